@@ -1,0 +1,103 @@
+"""The errors a user may meet, and the sentences they are made of.
+
+    LoraTrainerError
+    ├── SetupError            the worker's packages: missing, broken, not installable
+    ├── ConfigError           a setting: unknown, wrong type, out of range
+    ├── DatasetError          images and captions
+    ├── CheckpointError       the base model file
+    ├── LoraFileError         a LoRA file: unreadable, or it does not fit its base
+    ├── RunError              a run folder: occupied, not a run, not resumable
+    └── TrainingError         the training itself
+        ├── OutOfMemory
+        └── NotFinite         loss or gradients are NaN or infinite
+
+Every sentence is a template and its values, apart: `str(error)` is English, and a translation table can be keyed by the
+template. A hint says what to try. Standard library only; everything may import this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Message:
+    """One sentence for the user: a template with `{named}` places, and the values for them."""
+
+    template: str
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.template.format(**self.values) if self.values else self.template
+
+
+class LoraTrainerError(Exception):
+    """Something the user can act on. `message` says what is wrong, with the value; `hint` says what to try.
+
+    Both are templates; `values` fill the named places of either:
+
+        raise DatasetError("no images in {folder}", hint="Put .png, .jpg or .webp files directly in this folder.", folder=folder)
+    """
+
+    def __init__(self, template: str, *, hint: str = "", **values: Any) -> None:
+        self.message = Message(template, values)
+        self.hint = Message(hint, values if hint else {})
+        super().__init__(str(self.message))
+
+    def __str__(self) -> str:
+        return str(self.message)
+
+    def report(self) -> str:
+        """The message and, on a line of its own, the hint."""
+        hint = str(self.hint)
+        return f"{self}\n{hint}" if hint else str(self)
+
+
+class SetupError(LoraTrainerError):
+    """The worker's packages are missing, broken or could not be installed."""
+
+
+class ConfigError(LoraTrainerError):
+    """One setting is wrong, or several: `problems` holds one error for each."""
+
+    def __init__(self, template: str, *, hint: str = "", problems: tuple[ConfigError, ...] = (), **values: Any) -> None:
+        super().__init__(template, hint=hint, **values)
+        self.problems = problems or (self,)
+
+    @classmethod
+    def listing(cls, problems: list[ConfigError], source: str) -> ConfigError:
+        """All problems of one file as one error; a single problem stays as it is."""
+        if len(problems) == 1:
+            return problems[0]
+        lines = "\n".join(f"- {problem}" + (f". {problem.hint}" if str(problem.hint) else "") for problem in problems)
+        return cls("{count} settings in {source} need attention:\n{lines}", problems=tuple(problems), count=len(problems), source=source, lines=lines)
+
+
+class DatasetError(LoraTrainerError):
+    """The images or captions cannot be used as they are."""
+
+
+class CheckpointError(LoraTrainerError):
+    """The base model file cannot be used."""
+
+
+class LoraFileError(LoraTrainerError):
+    """A LoRA file cannot be read, written or matched with its base."""
+
+
+class RunError(LoraTrainerError):
+    """A run folder is occupied, is not a run, or cannot be continued."""
+
+
+class TrainingError(LoraTrainerError):
+    """Training cannot go on."""
+
+
+class OutOfMemory(TrainingError):
+    """The device's memory is used up."""
+
+
+class NotFinite(TrainingError):
+    """The loss or the gradients are NaN or infinite, step after step."""
