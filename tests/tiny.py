@@ -15,16 +15,16 @@ WIDTH = 32
 
 
 def tiny_unet(family: str) -> UNet2DConditionModel:
-    """SD1 and SD2 differ in linear or 1x1-conv projections; SDXL has three levels, deeper transformers and size conditioning."""
+    """SD1: 8 heads everywhere, 1x1-conv projections. SD2 and SDXL: heads of 64 channels (at least one head), linear projections."""
     common: dict[str, Any] = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 8}
     if family == "sdxl":
         return UNet2DConditionModel(
-            **common, block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH), attention_head_dim=(1, 2, 4), use_linear_projection=True,
+            **common, block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH), attention_head_dim=(1, 1, 2), use_linear_projection=True,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 3),
             cross_attention_dim=WIDTH + 64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 64,
         )
-    heads = (8, 8, 8, 8) if family == "sd1" else (1, 2, 4, 4)
+    heads = (8, 8, 8, 8) if family == "sd1" else (1, 1, 2, 2)
     return UNet2DConditionModel(
         **common, block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH), attention_head_dim=heads, use_linear_projection=family == "sd2",
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
@@ -41,7 +41,7 @@ def tiny_vae(family: str) -> AutoencoderKL:
 
 def tiny_text_config(hidden: int, layers: int, act: str, projection: int | None = None) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=max(1, hidden // 64) if hidden >= 64 else 4,
+        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=max(1, hidden // 64),
         max_position_embeddings=77, hidden_act=act, projection_dim=projection or hidden, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407 if act == "quick_gelu" else 0,
     )
 
