@@ -38,7 +38,7 @@ TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
-FORBIDDEN_IN_NAMES = ':<>=,"\'/\\|?*\0'
+FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
 
 
 def setting(
@@ -165,8 +165,10 @@ class LoraSettings(Settings):
         if bad:
             characters = " ".join(bad)
             yield ConfigError(
-                "name {name!r} contains {characters}, which <lora:NAME:0.7> cannot hold", hint="Use letters, digits, - and _.",
-                name=self.name, characters=characters,
+                "name {name!r} contains {characters}, which <lora:NAME:0.7> cannot hold",
+                hint="Use letters, digits, - and _.",
+                name=self.name,
+                characters=characters,
             )
         if self.name != self.name.strip() or self.name.startswith("."):
             yield ConfigError("name {name!r} starts or ends with a space, or starts with a dot", hint="Use letters, digits, - and _.", name=self.name)
@@ -308,8 +310,11 @@ def read_mapping(path: Path) -> dict[str, Any]:
         line = mark.line + 1 if mark else "?"
         detail = getattr(error, "problem", None) or str(error)
         raise ConfigError(
-            "{path}, line {line}: not valid YAML ({detail})", hint="Each line is `key: value`; put a path or text with special characters in single quotes.",
-            path=path, line=line, detail=detail,
+            "{path}, line {line}: not valid YAML ({detail})",
+            hint="Each line is `key: value`; put a path or text with special characters in single quotes.",
+            path=path,
+            line=line,
+            detail=detail,
         ) from error
     if values is None:
         values = {}
@@ -336,8 +341,10 @@ def from_mapping(values: Mapping[str, Any], source: str = "the settings", base: 
     groups: dict[str, Settings] = {}
     for group_name, group in GROUPS:
         fields_here = dataclasses.fields(group)  # type: ignore[arg-type]
-        missing = [item.name for item in fields_here if item.default is dataclasses.MISSING and item.name not in converted and item.name not in broken]
-        problems += [ConfigError("{key} is missing", hint=_first_sentence(documentation(group)[key]), key=key) for key in missing]
+        missing = [
+            item.name for item in fields_here if item.default is dataclasses.MISSING and item.name not in converted and item.name not in broken
+        ]
+        problems += [ConfigError("{key} is missing", hint=_first_sentence(documentation()[key]), key=key) for key in missing]
         here = {item.name: converted[item.name] for item in fields_here if item.name in converted}
         # a required field that is missing or broken has been reported; a stand-in lets the others be checked too
         for item in fields_here:
@@ -373,7 +380,7 @@ def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
     for _, group in GROUPS:
         lines += [f"# ---- {inspect.cleandoc(group.__doc__ or '')} ----", ""]
         for item in dataclasses.fields(group):  # type: ignore[arg-type]
-            lines += textwrap.wrap(documentation(group)[item.name], 120, initial_indent="# ", subsequent_indent="# ")
+            lines += textwrap.wrap(documentation()[item.name], 120, initial_indent="# ", subsequent_indent="# ")
             required = item.default is dataclasses.MISSING
             if item.name in values:
                 lines.append(_dump({item.name: _plain(values[item.name])}).rstrip())
@@ -399,20 +406,21 @@ def readme_table() -> str:
         parts += [f"**{inspect.cleandoc(group.__doc__ or '')}**", "", "| key | default | meaning |", "| --- | --- | --- |"]
         for item in dataclasses.fields(group):  # type: ignore[arg-type]
             default = "required" if item.default is dataclasses.MISSING else f"`{_shown(item.default)}`"
-            parts.append(f"| `{item.name}` | {default} | {documentation(group)[item.name].replace('|', chr(92) + '|')} |")
+            parts.append(f"| `{item.name}` | {default} | {documentation()[item.name].replace('|', chr(92) + '|')} |")
         parts.append("")
     return "\n".join(parts)
 
 
 @cache
-def documentation(group: type[Settings]) -> dict[str, str]:
-    """Field name -> the text under the field, read from this module's source."""
-    tree = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
-    assert isinstance(tree, ast.ClassDef)
+def documentation() -> dict[str, str]:
+    """Key -> the text under its field, read from this module's source."""
     found: dict[str, str] = {}
-    for statement, following in zip(tree.body, tree.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
-            found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
+    for _, group in GROUPS:
+        definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for statement, following in zip(definition.body, definition.body[1:], strict=False):
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
+                found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
     return found
 
 
@@ -420,21 +428,15 @@ def documentation(group: type[Settings]) -> dict[str, str]:
 
 
 @cache
-def _annotations(group: type[Settings]) -> dict[str, Any]:
-    return typing.get_type_hints(group)
+def _annotations() -> dict[str, Any]:
+    return {key: annotation for _, group in GROUPS for key, annotation in typing.get_type_hints(group).items()}
 
 
 def _kind(item: dataclasses.Field[Any]) -> tuple[Any, bool]:
     """A field's type without None, and whether None is allowed."""
-    for _, group in GROUPS:
-        if item.name in _annotations(group):
-            annotation = _annotations(group)[item.name]
-            break
-    else:  # a group that is being defined or tested
-        raise KeyError(item.name)
+    annotation = _annotations()[item.name]
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        options = [option for option in typing.get_args(annotation) if option is not type(None)]
-        return options[0], True
+        return next(option for option in typing.get_args(annotation) if option is not type(None)), True
     return annotation, False
 
 
@@ -443,7 +445,9 @@ def _convert(item: dataclasses.Field[Any], value: Any, base: Path) -> Any:
     kind, optional = _kind(item)
     if optional and (value is None or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))):
         return None
-    wrong = ConfigError("{key} is {value!r}, but must be {expected}", hint=item.metadata.get("hint", ""), key=item.name, value=value, expected=_expected(kind))
+    wrong = ConfigError(
+        "{key} is {value!r}, but must be {expected}", hint=item.metadata.get("hint", ""), key=item.name, value=value, expected=_expected(kind)
+    )
     origin = typing.get_origin(kind)
     if origin is Literal:
         # YAML reads a bare `no` as False
@@ -575,12 +579,34 @@ def _unknown_key(key: str, known: Mapping[str, Any]) -> ConfigError:
 
 ALIASES = {
     # what other trainers call it -> what it is called here; named in the hint, never guessed at silently
-    "network_dim": "lora_rank", "rank": "lora_rank", "network_alpha": "lora_alpha", "alpha": "lora_alpha", "lr": "learning_rate", "unet_lr": "learning_rate",
-    "train_batch_size": "batch_size", "max_train_epochs": "epochs", "num_epochs": "epochs", "num_train_epochs": "epochs", "steps": "max_train_steps",
-    "pretrained_model_name_or_path": "base_model", "model": "base_model", "output_name": "name", "save_every_n_steps": "save_steps",
-    "save_every_n_epochs": "save_epochs", "caption_dropout_rate": "caption_dropout", "flip_aug": "flip_augmentation", "optimizer_type": "optimizer",
-    "network_dropout": "lora_dropout", "dropout": "lora_dropout", "trigger": "trigger_word", "prompts": "sample_prompts", "num_repeats": "repeats",
-    "v_parameterization": "prediction_type", "zero_terminal_snr_rescale": "zero_terminal_snr", "image_dir": "train_data_dir", "data_dir": "train_data_dir",
+    "network_dim": "lora_rank",
+    "rank": "lora_rank",
+    "network_alpha": "lora_alpha",
+    "alpha": "lora_alpha",
+    "lr": "learning_rate",
+    "unet_lr": "learning_rate",
+    "train_batch_size": "batch_size",
+    "max_train_epochs": "epochs",
+    "num_epochs": "epochs",
+    "num_train_epochs": "epochs",
+    "steps": "max_train_steps",
+    "pretrained_model_name_or_path": "base_model",
+    "model": "base_model",
+    "output_name": "name",
+    "save_every_n_steps": "save_steps",
+    "save_every_n_epochs": "save_epochs",
+    "caption_dropout_rate": "caption_dropout",
+    "flip_aug": "flip_augmentation",
+    "optimizer_type": "optimizer",
+    "network_dropout": "lora_dropout",
+    "dropout": "lora_dropout",
+    "trigger": "trigger_word",
+    "prompts": "sample_prompts",
+    "num_repeats": "repeats",
+    "v_parameterization": "prediction_type",
+    "zero_terminal_snr_rescale": "zero_terminal_snr",
+    "image_dir": "train_data_dir",
+    "data_dir": "train_data_dir",
 }
 
 

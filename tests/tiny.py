@@ -19,30 +19,58 @@ def tiny_unet(family: str) -> UNet2DConditionModel:
     common: dict[str, Any] = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 8}
     if family == "sdxl":
         return UNet2DConditionModel(
-            **common, block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH), attention_head_dim=(1, 1, 2), use_linear_projection=True,
+            **common,
+            block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH),
+            attention_head_dim=(1, 1, 2),
+            use_linear_projection=True,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"), transformer_layers_per_block=(1, 2, 3),
-            cross_attention_dim=WIDTH + 64, addition_embed_type="text_time", addition_time_embed_dim=8, projection_class_embeddings_input_dim=6 * 8 + 64,
+            up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+            transformer_layers_per_block=(1, 2, 3),
+            cross_attention_dim=WIDTH + 64,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + 64,
         )
     heads = (8, 8, 8, 8) if family == "sd1" else (1, 1, 2, 2)
     return UNet2DConditionModel(
-        **common, block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH), attention_head_dim=heads, use_linear_projection=family == "sd2",
+        **common,
+        block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH),
+        attention_head_dim=heads,
+        use_linear_projection=family == "sd2",
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"), cross_attention_dim=WIDTH if family == "sd1" else 64,
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH if family == "sd1" else 64,
     )
 
 
 def tiny_vae(family: str) -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=(16, 16, 32, 32), layers_per_block=2, norm_num_groups=8, sample_size=64,
-        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.13025 if family == "sdxl" else 0.18215,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=(16, 16, 32, 32),
+        layers_per_block=2,
+        norm_num_groups=8,
+        sample_size=64,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=0.13025 if family == "sdxl" else 0.18215,
     )
 
 
 def tiny_text_config(hidden: int, layers: int, act: str, projection: int | None = None) -> CLIPTextConfig:
     return CLIPTextConfig(
-        vocab_size=VOCABULARY, hidden_size=hidden, intermediate_size=4 * hidden, num_hidden_layers=layers, num_attention_heads=max(1, hidden // 64),
-        max_position_embeddings=77, hidden_act=act, projection_dim=projection or hidden, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407 if act == "quick_gelu" else 0,
+        vocab_size=VOCABULARY,
+        hidden_size=hidden,
+        intermediate_size=4 * hidden,
+        num_hidden_layers=layers,
+        num_attention_heads=max(1, hidden // 64),
+        max_position_embeddings=77,
+        hidden_act=act,
+        projection_dim=projection or hidden,
+        bos_token_id=49406,
+        eos_token_id=49407,
+        pad_token_id=49407 if act == "quick_gelu" else 0,
     )
 
 
@@ -60,8 +88,12 @@ def tiny_parts(family: str, seed: int = 0, prediction_type: str = "epsilon", tok
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     parts = Parts(
-        family=family, schedule=NoiseSchedule(prediction_type=prediction_type), unet=tiny_unet(family).eval(), vae=tiny_vae(family).eval(),  # type: ignore[arg-type]
-        text_encoders=tuple(encoder.eval() for encoder in tiny_text_encoders(family)), tokenizers=tokenizers,
+        family=family,
+        schedule=NoiseSchedule(prediction_type=prediction_type),
+        unet=tiny_unet(family).eval(),
+        vae=tiny_vae(family).eval(),  # type: ignore[arg-type]
+        text_encoders=tuple(encoder.eval() for encoder in tiny_text_encoders(family)),
+        tokenizers=tokenizers,
     )
     torch.random.set_rng_state(generator_state)
     return parts

@@ -1,0 +1,95 @@
+"""Files that others may be reading: written whole or not at all; and locks that the operating system lets go when a process dies.
+
+Standard library only; everything may import this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import IO
+
+
+def replace_file(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a file beside `target`, then put it in its place: readers see the old file or the new one, never half of either.
+
+    An exception, from a full disk for example, leaves the old file and nothing else.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        write(partial)
+        with partial.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(partial, target)
+    finally:
+        with contextlib.suppress(OSError):
+            partial.unlink()
+    sync_folder(target.parent)
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Replace `target` by `content`, whole or not at all."""
+    replace_file(target, lambda partial: partial.write_bytes(content))
+
+
+def write_text(target: Path, text: str) -> None:
+    """Replace `target` by `text` in UTF-8 with plain newlines, whole or not at all."""
+    write_bytes(target, text.encode("utf-8"))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename durable. Windows has no such call, and needs none."""
+    if os.name == "nt":
+        return
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+class Locked(OSError):
+    """Another process holds the lock."""
+
+
+@contextlib.contextmanager
+def lock(path: Path) -> Iterator[None]:
+    """Hold `path` as a lock file; raises Locked at once if another process does. The system releases it when the holder dies, however it dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream = path.open("a+b")
+    try:
+        _acquire(stream)
+    except OSError as error:
+        stream.close()
+        raise Locked(f"{path} is held by another process") from error
+    try:
+        yield
+    finally:
+        stream.close()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock file."""
+    if not path.exists():
+        return False
+    try:
+        with lock(path):
+            return False
+    except Locked:
+        return True
+
+
+def _acquire(stream: IO[bytes]) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        stream.seek(0)
+        msvcrt.locking(stream.fileno(), msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,0 +1,230 @@
+"""What a worker says while it works: one JSON object a line in events.jsonl, appended by the worker alone.
+
+    Started   a worker has begun, or begun again (resumed_from is then the step it goes on from)
+    Phase     it is now loading, scanning, encoding, training, exporting ...
+    Progress  a step was done; or, without `loss`, a part of a phase
+    Previewed a preview picture was written
+    Saved     a LoRA file was written, verified and is ready to use
+    Warned    something the user should know; training goes on
+    Paused / Resumed
+    Finished  all steps are done; the LoRA file is `file`, delivered to `delivered`
+    Stopped   ended by request; what was learned is saved
+    Failed    ended by an error: a sentence and a hint
+
+Paths are relative to the run folder where they lie in it. Standard library only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from lora_trainer.errors import LoraTrainerError, Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    kind: ClassVar[str] = ""
+    time: float = 0.0
+    """Seconds since 1970, set by the writer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Event):
+    kind: ClassVar[str] = "started"
+    job: str = "train"
+    name: str = ""
+    step_count: int = 0
+    epoch_count: int = 0
+    image_count: int = 0
+    family: str = ""
+    resumed_from: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase(Event):
+    kind: ClassVar[str] = "phase"
+    phase: str = ""
+    """One of: checking, loading, encoding, training, previewing, saving, exporting, delivering."""
+    total: int = 0
+    """How many parts the phase has, or 0."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Event):
+    kind: ClassVar[str] = "progress"
+    step: int = 0
+    """Steps done; in a phase other than training, its parts done."""
+    epoch: int = 0
+    loss: float | None = None
+    smoothed_loss: float | None = None
+    learning_rate: float | None = None
+    images_per_second: float | None = None
+    seconds_left: float | None = None
+    memory: int | None = None
+    """Peak memory so far in bytes: the device's, or the process's on a CPU."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Previewed(Event):
+    kind: ClassVar[str] = "previewed"
+    step: int = 0
+    file: str = ""
+    prompt: str = ""
+    strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    kind: ClassVar[str] = "saved"
+    step: int = 0
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Warned(Event):
+    kind: ClassVar[str] = "warned"
+    message: str = ""
+    hint: str = ""
+    template: str = ""
+    """The message before its values were put in: the key of a translation table."""
+    hint_template: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, message: Message, hint: Message | None = None) -> Warned:
+        hint = hint or Message("")
+        return cls(
+            message=str(message),
+            hint=str(hint),
+            template=message.template,
+            hint_template=hint.template,
+            values=_plain({**hint.values, **message.values}),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paused(Event):
+    kind: ClassVar[str] = "paused"
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed(Event):
+    kind: ClassVar[str] = "resumed"
+    step: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished(Event):
+    kind: ClassVar[str] = "finished"
+    step: int = 0
+    file: str = ""
+    delivered: str = ""
+    """The file in the WebUI's LoRA folder, absolute, or empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stopped(Event):
+    kind: ClassVar[str] = "stopped"
+    step: int = 0
+    file: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failed(Event):
+    kind: ClassVar[str] = "failed"
+    error: str = ""
+    """The class of the error, as in errors.py, or of a foreign exception."""
+    message: str = ""
+    hint: str = ""
+    template: str = ""
+    hint_template: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, error: LoraTrainerError) -> Failed:
+        return cls(
+            error=type(error).__name__,
+            message=str(error),
+            hint=str(error.hint),
+            template=error.message.template,
+            hint_template=error.hint.template,
+            values=_plain(error.message.values),
+        )
+
+
+KINDS: dict[str, type[Event]] = {
+    event.kind: event for event in (Started, Phase, Progress, Previewed, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
+}
+
+
+def to_line(event: Event) -> str:
+    """Event -> one line of JSON, without the newline. A loss that is not finite becomes null: JSON has no NaN."""
+    values = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
+    finite = {key: None if isinstance(value, float) and value - value != 0 else value for key, value in values.items()}
+    return json.dumps({"event": event.kind, **finite}, ensure_ascii=False, separators=(",", ":"), default=str)
+
+
+def from_line(line: str) -> Event | None:
+    """One line -> Event; None for a torn line or an event of a later version."""
+    try:
+        values = json.loads(line)
+        event = KINDS[values.pop("event")]
+    except (ValueError, KeyError, AttributeError, TypeError):
+        return None
+    known = {item.name for item in dataclasses.fields(event)}
+    return event(**{key: value for key, value in values.items() if key in known})
+
+
+class EventWriter:
+    """Appends events to events.jsonl. There is one writer: the worker that holds the folder's lock."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._clock = clock
+        self._stream = path.open("ab")
+        if self._stream.tell() and not _ends_with_newline(path):
+            # a worker died in the middle of a line; what follows must not be glued to it
+            self._stream.write(b"\n")
+
+    def write(self, event: Event) -> Event:
+        """Append the event, stamped with the time. It is on disk when this returns, but for frequent Progress."""
+        event = dataclasses.replace(event, time=self._clock())
+        self._stream.write(to_line(event).encode("utf-8") + b"\n")
+        self._stream.flush()
+        if not isinstance(event, Progress):
+            os.fsync(self._stream.fileno())
+        return event
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
+    """The events from byte `offset` on, and the offset to go on from. A torn last line is left for the next call."""
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            content = stream.read()
+    except FileNotFoundError:
+        return [], offset
+    end = content.rfind(b"\n") + 1
+    lines = content[:end].decode("utf-8", errors="replace").splitlines()
+    return [event for event in map(from_line, lines) if event is not None], offset + end
+
+
+def _ends_with_newline(path: Path) -> bool:
+    with path.open("rb") as stream:
+        stream.seek(-1, os.SEEK_END)
+        return stream.read(1) == b"\n"
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value if isinstance(value, (str, int, float, bool, type(None))) else str(value) for key, value in values.items()}

@@ -1,0 +1,54 @@
+"""What others ask of a running worker: one small file each in requests/, consumed by the worker between two steps.
+
+    stop      finish the step, save, end            save      write a LoRA file now
+    preview   make the preview pictures now         pause / resume
+
+A request is a JSON file whose name sorts by time; it appears whole (rename) and is deleted when it is taken. Standard library only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from lora_trainer import files
+from lora_trainer.errors import RunError
+
+RequestKind = Literal["stop", "save", "preview", "pause", "resume"]
+
+
+@dataclass(frozen=True)
+class Request:
+    kind: RequestKind
+    values: dict[str, Any] = field(default_factory=dict)
+
+
+def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
+    """Put a request into the `requests` folder."""
+    if kind not in get_args(RequestKind):
+        raise RunError("{kind!r} is not a request", hint="Use one of: {known}.", kind=kind, known=", ".join(get_args(RequestKind)))
+    name = f"{time.time_ns():020d}-{os.getpid()}-{kind}.json"
+    files.write_text(folder / name, json.dumps({"request": kind, **values}))
+
+
+def take_requests(folder: Path) -> list[Request]:
+    """All waiting requests, oldest first; they are deleted. What is not a request is left alone."""
+    taken = []
+    for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
+        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
+            values = json.loads(path.read_text(encoding="utf-8"))
+            kind = values.pop("request")
+            if kind in get_args(RequestKind):
+                taken.append(Request(kind, values))
+                path.unlink()
+    return taken
+
+
+def forget_requests(folder: Path) -> None:
+    """Drop what was asked of an earlier worker: a new one must not stop because the last one was asked to."""
+    take_requests(folder)

@@ -1,0 +1,52 @@
+import json
+
+from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.runs import events
+from lora_trainer.runs.events import EventWriter, read_events
+
+
+def test_events_come_back_as_they_were_written(tmp_path):
+    path = tmp_path / "events.jsonl"
+    writer = EventWriter(path, clock=lambda: 12.5)
+    writer.write(events.Started(name="墨", step_count=3))
+    writer.write(events.Progress(step=1, loss=0.25))
+    found, _ = read_events(path)
+    assert found == [events.Started(name="墨", step_count=3, time=12.5), events.Progress(step=1, loss=0.25, time=12.5)]
+
+
+def test_a_torn_last_line_is_left_for_the_next_read(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"event":"saved","step":1}\n{"event":"sav')
+    found, offset = read_events(path)
+    assert [event.kind for event in found] == ["saved"] and offset == 27
+    path.write_bytes(path.read_bytes() + b'ed","step":2}\n')
+    assert read_events(path, offset)[0] == [events.Saved(step=2)]
+
+
+def test_a_new_worker_does_not_write_into_the_torn_line_of_a_dead_one(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_bytes(b'{"event":"saved","step":1}\n{"event":"sav')
+    EventWriter(path, clock=lambda: 0.0).write(events.Saved(step=3))
+    assert read_events(path)[0] == [events.Saved(step=1), events.Saved(step=3)]
+
+
+def test_a_loss_that_is_not_finite_is_written_as_null(tmp_path):
+    line = events.to_line(events.Progress(step=1, loss=float("nan"), smoothed_loss=float("inf")))
+    assert json.loads(line)["loss"] is None and json.loads(line)["smoothed_loss"] is None
+
+
+def test_events_and_fields_of_a_later_version_are_passed_over():
+    assert events.from_line('{"event":"teleported"}') is None
+    assert events.from_line('{"event":"saved","step":4,"colour":"red"}') == events.Saved(step=4)
+    assert events.from_line("[]") is None
+
+
+def test_a_failure_keeps_template_and_values_for_translation():
+    failed = events.Failed.of(CheckpointError("{path} is a {what}", hint="Choose a checkpoint.", path="a.pt", what="VAE"))
+    assert (failed.error, failed.message, failed.hint) == ("CheckpointError", "a.pt is a VAE", "Choose a checkpoint.")
+    assert failed.template.format(**failed.values) == failed.message
+
+
+def test_a_warning_carries_its_hint():
+    warned = events.Warned.of(Message("{n} images are small", {"n": 3}), Message("Use larger ones."))
+    assert (warned.message, warned.hint) == ("3 images are small", "Use larger ones.")

@@ -1,0 +1,83 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from lora_trainer import files
+from lora_trainer.errors import RunError
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.requests import Request, forget_requests, send_request, take_requests
+
+
+def test_a_run_never_begins_over_another(tmp_path):
+    path = tmp_path / "my style 水墨"
+    folders.begin(path, "lora_rank: 8\n")
+    with pytest.raises(RunError) as caught:
+        folders.begin(path, "lora_rank: 4\n")
+    assert "already holds a run" in str(caught.value) and "resume" in str(caught.value.hint) and "水墨-2" in str(caught.value.hint)
+    assert folders.RunFolder(path).config.read_text(encoding="utf-8") == "lora_rank: 8\n"
+
+
+def test_a_folder_with_other_files_can_become_a_run(tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    folders.begin(tmp_path, "")
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+def test_a_file_as_output_dir_is_refused_with_a_sentence(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(RunError, match="is a file"):
+        folders.begin(tmp_path / "out", "")
+
+
+def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(tmp_path):
+    folder = folders.begin(tmp_path / "run", "")
+    code = (
+        "import sys, os; sys.path.insert(0, '.')\n"
+        "from pathlib import Path; from lora_trainer.runs import folder\n"
+        "with folder.occupy(folder.RunFolder(Path(sys.argv[1])), {}): print('held', flush=True); sys.stdin.readline(); os._exit(1)\n"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    assert folder.is_alive
+    assert json.loads(folder.worker.read_text())["pid"] == holder.pid
+    with pytest.raises(RunError, match="already training"), folders.occupy(folder, {}):
+        pass
+    holder.communicate("\n")
+    assert not folder.is_alive
+    with folders.occupy(folder, {"torch": "2"}):
+        assert json.loads(folder.worker.read_text())["versions"] == {"torch": "2"}
+
+
+def test_paths_in_events_are_relative_and_portable(tmp_path):
+    folder = folders.RunFolder(tmp_path)
+    assert folder.relative(folder.saved_file("ink", 100)) == "checkpoints/ink-step00000100.safetensors"
+
+
+def test_requests_are_taken_once_and_in_order(tmp_path):
+    for kind in ("pause", "resume", "save"):
+        send_request(tmp_path, kind)
+    send_request(tmp_path, "stop", keep=True)
+    (tmp_path / "other.json").write_text("{]")
+    assert take_requests(tmp_path) == [Request("pause"), Request("resume"), Request("save"), Request("stop", {"keep": True})]
+    assert take_requests(tmp_path) == []
+    assert (tmp_path / "other.json").exists()
+    with pytest.raises(RunError, match="'fly' is not a request"):
+        send_request(tmp_path, "fly")
+    send_request(tmp_path, "stop")
+    forget_requests(tmp_path)
+    assert take_requests(tmp_path) == []
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "a.json"
+    files.write_text(target, "old")
+
+    def fail(partial):
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError):
+        files.replace_file(target, fail)
+    assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,157 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lora_trainer import config
+from lora_trainer.errors import ConfigError
+
+SEED_1 = """train_data_dir: "./data/style_train"
+metadata_path: "./data/style_train/metadata.csv"
+base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
+lora_rank: 8
+target_modules: ["to_q", "to_v"]
+batch_size: 4
+epochs: 10
+learning_rate: 2e-4
+output_dir: "./output/my_style_lora"
+save_steps: 100
+"""
+SEED_2 = """train_data_dir: "./data/sci_lab"
+metadata_path: "./data/sci_lab/metadata.csv"
+base_model: "./models/sd-v1-5-pruned.safetensors"
+lora_rank: 16
+batch_size: 4
+epochs: 15
+learning_rate: 1.5e-4
+output_dir: "./output/sci_lab_lora"
+save_steps: 100
+"""
+REQUIRED = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "out"}
+
+
+def problems(values):
+    with pytest.raises(ConfigError) as caught:
+        config.from_mapping(values)
+    return {str(problem): str(problem.hint) for problem in caught.value.problems}
+
+
+def one_problem(**values):
+    (found,) = problems({**REQUIRED, **values}).items()
+    return found
+
+
+def test_the_first_seed_reads_as_it_is_printed(tmp_path, monkeypatch):
+    (tmp_path / "a.yaml").write_text(SEED_1, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    run = config.read(Path("a.yaml"))
+    assert run.dataset.train_data_dir == tmp_path / "data" / "style_train"
+    assert run.dataset.metadata_path == tmp_path / "data" / "style_train" / "metadata.csv"
+    assert run.checkpoint.base_model == tmp_path / "models" / "Stable-diffusion" / "v1-5-pruned.safetensors"
+    assert (run.lora.lora_rank, run.lora.target_modules) == (8, ("to_q", "to_v"))
+    assert (run.training.batch_size, run.training.epochs, run.training.learning_rate) == (4, 10, 2e-4)
+    assert (run.output.output_dir, run.output.save_steps) == (tmp_path / "output" / "my_style_lora", 100)
+
+
+def test_the_second_seed_reads_as_it_is_printed(tmp_path):
+    (tmp_path / "b.yaml").write_text(SEED_2, encoding="utf-8")
+    run = config.read(tmp_path / "b.yaml")
+    assert (run.lora.lora_rank, run.training.learning_rate, run.lora.target_modules) == (16, 1.5e-4, config.UNET_TARGETS)
+
+
+def test_everything_wrong_is_listed_at_once():
+    found = problems(
+        {"lora_rnk": 3, "network_dim": 8, "lora_rank": 0, "learning_rate": "fast", "batch_size": 2.5, "lr_scheduler": "cosin", "output_dir": "out"}
+    )
+    assert found == {
+        "lora_rnk is not a setting": "Did you mean lora_rank?",
+        "network_dim is not a setting": "Did you mean lora_rank?",
+        "learning_rate is 'fast', but must be a number, such as 1e-4": "Use 1e-4 to 3e-4 with AdamW.",
+        "batch_size is 2.5, but must be a whole number": "1 to 4 on a consumer card.",
+        "train_data_dir is missing": "The folder with your images.",
+        "base_model is missing": found["base_model is missing"],
+        "lora_rank is 0, but must be between 1 and 1024": "Use 4 to 64; 8 suits most styles.",
+        "lr_scheduler is 'cosin', but must be one of: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial": "Did you mean cosine?",
+    }
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ({"learning_rate": float("nan")}, "learning_rate is nan, but must be between 0 and 1"),
+        ({"learning_rate": True}, "learning_rate is True, but must be a number, such as 1e-4"),
+        ({"lora_alpha": 0}, "lora_alpha is 0.0, but must be above 0 and at most 4096"),
+        ({"epochs": -1}, "epochs is -1, but must be between 1 and 100000"),
+        ({"max_token_length": 77}, "max_token_length is 77, but must be one of: 75, 150, 225"),
+        ({"target_modules": []}, "target_modules is empty, so nothing would be trained"),
+        ({"target_modules": {"a": 1}}, "target_modules is {'a': 1}, but must be a list of texts, such as [to_q, to_v]"),
+        ({"sample_strengths": [0, 5]}, "sample_strengths is 5.0, but must be between 0 and 2"),
+        ({"name": "a:b<c"}, "name 'a:b<c' contains : <, which <lora:NAME:0.7> cannot hold"),
+        ({"background": "pink"}, "background is 'pink'"),
+        ({"bucket_step": 20}, "bucket_step is 20"),
+        ({"train_text_encoder": "maybe"}, "train_text_encoder is 'maybe', but must be true or false"),
+        ({"base_model": ["a", "b"]}, "base_model is ['a', 'b'], but must be a path"),
+        ({"device": "gpu"}, "device is 'gpu'"),
+        ({"min_bucket_side": 512, "max_bucket_side": 256}, "min_bucket_side is 512, above max_bucket_side 256"),
+    ],
+)
+def test_a_wrong_value_gets_a_sentence(values, sentence):
+    found, hint = one_problem(**values)
+    assert found == sentence
+    assert hint or "must be" in found
+
+
+def test_values_are_read_as_people_write_them():
+    run = config.from_mapping({**REQUIRED, "learning_rate": "2e-4", "epochs": 3.0, "mixed_precision": False, "resolution": "auto", "target_modules": "to_q, to_v"})
+    assert (run.training.learning_rate, run.training.epochs, run.checkpoint.mixed_precision) == (2e-4, 3, "no")
+    assert (run.dataset.resolution, run.lora.target_modules) == (None, ("to_q", "to_v"))
+    assert config.from_mapping({**REQUIRED, "sample_prompts": "a cat, red"}).samples.sample_prompts == ("a cat, red",)
+
+
+def test_yaml_and_settings_are_each_others_inverse(tmp_path):
+    run = config.from_mapping({**REQUIRED, "learning_rate": 1.5e-5, "name": "墨", "sample_prompts": ["a: b", "c, d"], "vae": "v.safetensors", "trigger_word": "on"})
+    (tmp_path / "c.yaml").write_text(config.to_yaml(run), encoding="utf-8")
+    assert config.read(tmp_path / "c.yaml") == run
+
+
+def test_the_commented_yaml_holds_every_key_and_reads_as_the_defaults():
+    text = config.commented_yaml()
+    live = yaml.safe_load(text)
+    assert set(live) == set(REQUIRED)
+    uncommented = yaml.safe_load("\n".join(line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()))
+    assert config.from_mapping(uncommented) == config.from_mapping(live)
+    assert list(uncommented) == list(config.to_mapping(config.from_mapping(live)))
+
+
+def test_every_setting_is_documented():
+    for key in config.to_mapping(config.from_mapping(REQUIRED)):
+        assert config.documentation()[key].endswith((".", ")")), key
+
+
+def test_every_name_from_other_trainers_leads_to_a_setting():
+    keys = set(config.documentation())
+    assert set(config.ALIASES.values()) <= keys
+    assert not set(config.ALIASES) & keys
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [("a: [1", "line 1: not valid YAML"), ("- a\n- b", "is not a list of `key: value` lines"), ("", "3 settings in")],
+)
+def test_a_broken_file_gets_a_sentence(tmp_path, content, sentence):
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        config.read(path)
+
+
+def test_a_missing_file_gets_a_sentence(tmp_path):
+    with pytest.raises(ConfigError, match="there is no file"):
+        config.read(tmp_path / "nothing.yaml")
+
+
+def test_changes_are_laid_over_the_file_and_checked(tmp_path):
+    (tmp_path / "a.yaml").write_text(SEED_1, encoding="utf-8")
+    assert config.read(tmp_path / "a.yaml", {"lora_rank": 4}).lora.lora_rank == 4
+    with pytest.raises(ConfigError, match="lora_rank is 0"):
+        config.read(tmp_path / "a.yaml", {"lora_rank": 0})
