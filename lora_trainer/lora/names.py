@@ -1,0 +1,130 @@
+"""Names of layers: the path inside the model, and what the WebUI calls the same layer in a LoRA file.
+
+In: Parts, or the weight shapes of a checkpoint under diffusers' names. Out: paths ("down_blocks.0.attentions.0...to_q") and WebUI names
+("lora_unet_down_blocks_0_attentions_0_..._to_q"). adapters, export and describe call it.
+
+The WebUI's name of a layer is a prefix and the path with underscores for dots. Every name given out here is found by both loaders, read from their
+sources: A1111 1.10.1 (extensions-builtin/Lora/networks.py) and Forge (packages_3rdparty/comfyui_lora_collection/lora.py).
+
+    part                     SD1, SD2              SDXL
+    unet                     lora_unet_ + path     lora_unet_ + path in SGM's names (input_blocks_4_1_...)
+    text_encoder             lora_te_ + path       lora_te1_ + path
+    text_encoder_2                                 lora_te2_ + path
+
+SDXL has SGM's names because A1111 knows SDXL's upsamplers and add_embedding under no other; kohya writes the same ones.
+SD2's host has all 24 layers of its text encoder, ours the 23 that are used: layer numbers mean the same in both.
+
+No torch at import: shapes may come from a file's header.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+from lora_trainer.checkpoint.parts import Family, Parts
+
+Part = Literal["unet", "text_encoder", "text_encoder_2"]
+PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
+
+PREFIXES: dict[Family, dict[Part, str]] = {
+    "sd1": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
+    "sd2": {"unet": "lora_unet_", "text_encoder": "lora_te_"},
+    "sdxl": {"unet": "lora_unet_", "text_encoder": "lora_te1_", "text_encoder_2": "lora_te2_"},
+}
+
+Shape = tuple[int, ...]
+BaseModules = Mapping[str, Shape]
+"""WebUI name -> shape of the base's weight, (out, in) or (out, in, height, width), for every layer that can hold a LoRA."""
+
+# hosts keep it as a bare matrix, not as a layer: no LoRA key reaches it
+UNREACHABLE = ("text_projection",)
+
+
+def part_models(parts: Parts) -> Iterator[tuple[Part, Any]]:
+    """The models that may hold adapters and are loaded, each with its name: unet, text_encoder, text_encoder_2."""
+    for part, model in zip(PARTS, (parts.unet, *parts.text_encoders), strict=False):
+        if model is not None:
+            yield part, model
+
+
+def adaptable_layers(model: Any) -> dict[str, Any]:
+    """Path -> layer for every Linear and Conv2d (one group) of a model, in the model's own order, with or without adapters inside."""
+    import torch
+
+    layers: dict[str, Any] = {}
+    wrapped: list[str] = []
+    for path, module in model.named_modules():
+        if any(path.startswith(outer) for outer in wrapped) or path in UNREACHABLE:
+            continue
+        base = module
+        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+            wrapped.append(path + ".")
+            base = module.base_layer
+        if isinstance(base, torch.nn.Linear) or (isinstance(base, torch.nn.Conv2d) and base.groups == 1):
+            layers[path] = base
+    return layers
+
+
+def module_names(parts: Parts) -> BaseModules:
+    """Every layer of the loaded models that can hold a LoRA, under its WebUI name, with its weight's shape."""
+    shapes = {part: {path: tuple(layer.weight.shape) for path, layer in adaptable_layers(model).items()} for part, model in part_models(parts)}
+    return {webui_name(parts.family, part, path): shape for part, layers in shapes.items() for path, shape in layers.items()}
+
+
+def module_names_of_weights(family: Family, weights: Mapping[Part, Mapping[str, Shape]]) -> BaseModules:
+    """The same from the shapes of the weights alone: part -> {"down_blocks.0....to_q.weight": (out, in)} in diffusers' names."""
+    found: dict[str, Shape] = {}
+    for part, shapes in weights.items():
+        for name, shape in shapes.items():
+            path, _, kind = name.rpartition(".")
+            if kind == "weight" and len(shape) in (2, 4) and not path.endswith("_embedding") and path not in UNREACHABLE:
+                found[webui_name(family, part, path)] = tuple(shape)
+    return found
+
+
+def webui_name(family: Family, part: Part, path: str) -> str:
+    """A layer's name in a WebUI LoRA file, without `.lora_down.weight` and the like."""
+    name = path.replace(".", "_")
+    if family == "sdxl" and part == "unet":
+        name = sgm_name(name)
+    return PREFIXES[family][part] + name
+
+
+SGM_RESNET = {"conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection"}
+SGM_FIXED = {
+    "conv_in": "input_blocks_0_0",
+    "conv_out": "out_2",
+    "time_embedding_linear_1": "time_embed_0",
+    "time_embedding_linear_2": "time_embed_2",
+    "add_embedding_linear_1": "label_emb_0_0",
+    "add_embedding_linear_2": "label_emb_0_2",
+}
+_BLOCK = re.compile(
+    r"(down_blocks_(?P<down>\d+)|mid_block|up_blocks_(?P<up>\d+))_(?P<kind>attentions|resnets|downsamplers|upsamplers)_(?P<layer>\d+)_(?P<rest>.+)"
+)
+
+
+def sgm_name(name: str) -> str:
+    """An SDXL UNet layer's name (underscores for dots) from diffusers' numbering to SGM's.
+
+    Each of SGM's input blocks is one (resnet, attention) pair or one downsampler: three to a down block; output blocks likewise.
+    """
+    match = _BLOCK.fullmatch(name)
+    if not match:
+        return SGM_FIXED.get(name, name)
+    kind, layer, rest = match["kind"], int(match["layer"]), match["rest"]
+    if kind == "resnets":
+        rest = SGM_RESNET.get(rest, rest)
+    slot = 1 if kind == "attentions" else 0
+    if match["down"]:
+        if kind == "downsamplers":
+            return f"input_blocks_{3 + 3 * int(match['down'])}_0_op"
+        return f"input_blocks_{1 + 3 * int(match['down']) + layer}_{slot}_{rest}"
+    if match["up"]:
+        if kind == "upsamplers":
+            # after the resnet and the attention: both of SDXL's up blocks that grow have attention
+            return f"output_blocks_{2 + 3 * int(match['up'])}_2_{rest}"
+        return f"output_blocks_{3 * int(match['up']) + layer}_{slot}_{rest}"
+    return f"middle_block_{1 if kind == 'attentions' else 2 * layer}_{rest}"
