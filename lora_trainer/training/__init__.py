@@ -1,0 +1,15 @@
+"""The training itself, as stages that take values and return values. Worker only.
+
+images.py       image file -> tensor (3, H, W) in [-1, 1]
+encode.py       tensor -> latent, caption -> text states, as the WebUI encodes them
+batches.py      cached latents and text states -> Batch
+schedule.py     NoiseSchedule -> noise levels; loss weights
+loss.py         Batch -> loss per image
+optimizer.py    adapters -> optimizer and learning-rate schedule
+train.py        the loop
+resume.py       what an exact resume needs, on disk
+preview.py      adapters as they are -> pictures
+device.py       which device, which number format, how much memory
+randomness.py   every draw comes from (seed, what for, step): nothing to save, nothing to restore
+scalars.py      TensorBoard
+"""
