@@ -73,6 +73,11 @@ def module_names(parts: Parts) -> BaseModules:
     return {webui_name(parts.family, part, path): shape for part, layers in shapes.items() for path, shape in layers.items()}
 
 
+def diffusers_names(parts: Parts) -> BaseModules:
+    """The same layers under diffusers' names: part and path, "unet.down_blocks.0...to_q"."""
+    return {f"{part}.{path}": tuple(layer.weight.shape) for part, model in part_models(parts) for path, layer in adaptable_layers(model).items()}
+
+
 def module_names_of_weights(family: Family, weights: Mapping[Part, Mapping[str, Shape]]) -> BaseModules:
     """The same from the shapes of the weights alone: part -> {"down_blocks.0....to_q.weight": (out, in)} in diffusers' names."""
     found: dict[str, Shape] = {}

@@ -1,0 +1,215 @@
+"""What is written into a LoRA file besides its weights: for A1111, Forge, other tools, and people.
+
+In: TrainingFacts, plain values that the training knows. Out: a flat dict of strings (JSON inside some), in the keys that kohya's trainer
+made usual (ss_*) and those of ModelSpec 1.0.1 (modelspec.*, https://github.com/Stability-AI/ModelSpec). `export` adds the hashes. No torch.
+
+Three keys decide whether the LoRA is shown at all: A1111 reads ss_base_model_version and ss_v2, Forge modelspec.architecture.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+from lora_trainer import __version__
+from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.config import RunConfig
+
+IMPLEMENTATION_SGM = "https://github.com/Stability-AI/generative-models"
+OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderFacts:
+    """One folder of training images."""
+
+    name: str
+    """The folder's own name, without the path: files are shared with strangers."""
+    image_count: int
+    repeats: int
+    captions: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingFacts:
+    """Everything the metadata is made of. Values that `config` leaves at auto are given here as they were used."""
+
+    config: RunConfig
+    name: str
+    """The LoRA file's stem."""
+    family: Family
+    prediction_type: PredictionType
+    zero_terminal_snr: bool
+    resolution: int
+    mixed_precision: str
+    """no, fp16 or bf16"""
+    text_encoder_lr: float | None
+    """None if the text encoder was not trained."""
+    step: int
+    """Steps done in this file."""
+    step_count: int
+    """Steps of the whole run."""
+    epoch: int
+    """Epochs begun in this file."""
+    epoch_count: int
+    batches_per_epoch: int
+    folders: tuple[FolderFacts, ...]
+    buckets: tuple[tuple[tuple[int, int], int], ...]
+    """((width, height), images with repeats) for each bucket"""
+    started_at: float
+    """Seconds since 1970."""
+    written_at: float
+    """Seconds since 1970: the clock, as an argument."""
+    base_sha256: str | None = None
+    """Of the base model's file, with its first-generation hash, from `file.file_hashes`. None: not known (a folder, or not yet computed)."""
+    base_legacy_hash: str | None = None
+    vae_sha256: str | None = None
+    vae_legacy_hash: str | None = None
+
+
+def build(facts: TrainingFacts) -> dict[str, str]:
+    """All metadata but the hashes of the weights."""
+    values = {**_model(facts), **_network(facts), **_training(facts), **_dataset(facts)}
+    return {**{key: str(value) for key, value in values.items()}, **_modelspec(facts)}
+
+
+def _model(facts: TrainingFacts) -> dict[str, Any]:
+    """The base model. ss_base_model_version and ss_v2 are what A1111 tells the family by."""
+    v_prediction = facts.prediction_type == "v_prediction"
+    version = {"sd1": "sd_v1", "sd2": "sd_v2_v" if v_prediction else "sd_v2", "sdxl": "sdxl_base_v1-0"}[facts.family]
+    checkpoint = facts.config.checkpoint
+    values: dict[str, Any] = {
+        "ss_base_model_version": version,
+        "ss_v2": facts.family == "sd2",
+        "ss_sd_model_name": checkpoint.base_model.name,
+        "ss_clip_skip": None if facts.family == "sdxl" else checkpoint.clip_skip,
+        "ss_zero_terminal_snr": facts.zero_terminal_snr,
+        "ss_max_token_length": checkpoint.max_token_length,
+        "ss_mixed_precision": facts.mixed_precision,
+    }
+    hashes = {"ss_sd_model_hash": facts.base_legacy_hash, "ss_new_sd_model_hash": facts.base_sha256}
+    if checkpoint.vae:
+        values["ss_vae_name"] = checkpoint.vae.name
+        hashes |= {"ss_vae_hash": facts.vae_legacy_hash, "ss_new_vae_hash": facts.vae_sha256}
+    return {**values, **{key: value for key, value in hashes.items() if value}}
+
+
+def _network(facts: TrainingFacts) -> dict[str, Any]:
+    lora = facts.config.lora
+    targets: dict[str, Any] = {"target_modules": list(lora.target_modules)}
+    if lora.train_text_encoder:
+        targets["text_encoder_targets"] = list(lora.text_encoder_targets)
+    return {
+        "ss_output_name": facts.name,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": lora.lora_rank,
+        "ss_network_alpha": _number(lora.lora_rank if lora.lora_alpha is None else lora.lora_alpha),
+        "ss_network_dropout": lora.lora_dropout or None,
+        "ss_network_args": json.dumps(targets),
+    }
+
+
+def _training(facts: TrainingFacts) -> dict[str, Any]:
+    training = facts.config.training
+    return {
+        "ss_training_started_at": facts.started_at,
+        "ss_training_finished_at": facts.written_at,
+        "ss_steps": facts.step,
+        "ss_max_train_steps": facts.step_count,
+        "ss_epoch": facts.epoch,
+        "ss_num_epochs": facts.epoch_count,
+        "ss_num_batches_per_epoch": facts.batches_per_epoch,
+        "ss_batch_size_per_device": training.batch_size,
+        "ss_total_batch_size": training.batch_size * training.gradient_accumulation_steps,
+        "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
+        "ss_gradient_checkpointing": training.gradient_checkpointing,
+        "ss_learning_rate": training.learning_rate,
+        "ss_unet_lr": training.learning_rate if facts.config.lora.target_modules else None,
+        "ss_text_encoder_lr": facts.text_encoder_lr,
+        "ss_optimizer": f"{OPTIMIZERS[training.optimizer]}(weight_decay={training.weight_decay})",
+        "ss_max_grad_norm": training.max_grad_norm,
+        "ss_lr_scheduler": training.lr_scheduler,
+        "ss_lr_warmup_steps": training.lr_warmup_steps,
+        "ss_min_snr_gamma": training.min_snr_gamma,
+        "ss_noise_offset": training.noise_offset or None,
+        "ss_seed": training.seed,
+        "ss_cache_latents": True,
+    }
+
+
+def _dataset(facts: TrainingFacts) -> dict[str, Any]:
+    """A1111's card dialog shows the tags, the number of images and the resolutions; it parses values that begin with a brace as JSON."""
+    dataset = facts.config.dataset
+    folders = distinct(facts.folders)
+    buckets = {str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(facts.buckets)}
+    return {
+        "ss_resolution": (facts.resolution, facts.resolution),
+        "ss_num_train_images": sum(folder.image_count * folder.repeats for folder in facts.folders),
+        "ss_num_reg_images": 0,
+        "ss_dataset_dirs": _json({name: {"n_repeats": folder.repeats, "img_count": folder.image_count} for name, folder in folders.items()}),
+        "ss_reg_dataset_dirs": "{}",
+        "ss_tag_frequency": _json({name: tag_frequency(folder.captions) for name, folder in folders.items()}),
+        "ss_enable_bucket": dataset.enable_bucket,
+        "ss_bucket_info": _json({"buckets": buckets}),
+        "ss_min_bucket_reso": dataset.min_bucket_side or facts.resolution // 2,
+        "ss_max_bucket_reso": dataset.max_bucket_side or facts.resolution * 2,
+        "ss_bucket_no_upscale": False,
+        "ss_caption_dropout_rate": dataset.caption_dropout,
+        "ss_shuffle_caption": dataset.shuffle_caption,
+        "ss_keep_tokens": dataset.keep_tokens,
+        "ss_flip_aug": dataset.flip_augmentation,
+        "ss_color_aug": False,
+        "ss_random_crop": False,
+    }
+
+
+def _modelspec(facts: TrainingFacts) -> dict[str, str]:
+    v_prediction = facts.prediction_type == "v_prediction"
+    sd2 = "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512"
+    architecture = {"sd1": "stable-diffusion-v1", "sd2": sd2, "sdxl": "stable-diffusion-xl-v1-base"}[facts.family]
+    values = {
+        "sai_model_spec": "1.0.1",
+        "architecture": f"{architecture}/lora",
+        "implementation": IMPLEMENTATION_SGM if facts.family == "sdxl" else "diffusers",
+        "implementation_version": f"sd-webui-lora-trainer/{__version__}",
+        "title": facts.name,
+        "resolution": f"{facts.resolution}x{facts.resolution}",
+        "date": datetime.fromtimestamp(int(facts.written_at), timezone.utc).isoformat(),
+        "prediction_type": "v" if v_prediction else "epsilon",
+        "encoder_layer": "" if facts.family == "sdxl" else str(facts.config.checkpoint.clip_skip),
+        "trigger_phrase": facts.config.dataset.trigger_word,
+    }
+    return {f"modelspec.{key}": value for key, value in values.items() if value}
+
+
+def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
+    """How often each comma-separated part of the captions occurs, in lower case, as kohya counts."""
+    counts: dict[str, int] = {}
+    for caption in captions:
+        for part in caption.split(","):
+            tag = part.strip().lower()
+            if tag:
+                counts[tag] = counts.get(tag, 0) + 1
+    return counts
+
+
+def distinct(folders: Iterable[FolderFacts]) -> dict[str, FolderFacts]:
+    """Folders by name; a second "images" is "images (2)"."""
+    named: dict[str, FolderFacts] = {}
+    for folder in folders:
+        name, count = folder.name, 2
+        while name in named:
+            name, count = f"{folder.name} ({count})", count + 1
+        named[name] = folder
+    return named
+
+
+def _json(value: Mapping[str, Any]) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value == int(value) else str(value)
