@@ -16,7 +16,7 @@ WIDTH = 32
 
 def tiny_unet(family: str) -> UNet2DConditionModel:
     """SD1: 8 heads everywhere, 1x1-conv projections. SD2 and SDXL: heads of 64 channels (at least one head), linear projections."""
-    common: dict[str, Any] = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 8}
+    common: dict[str, Any] = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 32}
     if family == "sdxl":
         return UNet2DConditionModel(
             **common,
@@ -50,7 +50,7 @@ def tiny_vae(family: str) -> AutoencoderKL:
         latent_channels=4,
         block_out_channels=(16, 16, 32, 32),
         layers_per_block=2,
-        norm_num_groups=8,
+        norm_num_groups=16,
         sample_size=64,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,

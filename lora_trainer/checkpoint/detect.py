@@ -1,0 +1,286 @@
+"""What a checkpoint is: a header goes in, family and noise schedule come out, or a sentence why it cannot be trained on.
+
+Told by names and shapes alone, as the WebUIs do; the sidecar `NAME.yaml` and the metadata settle what names cannot. Called by `load`, and by the
+tab to show a checkpoint's family. No torch.
+
+Prediction type, first answer wins:
+1. the sidecar: `parameterization: v`, or SGM's VScaling (A1111 and Forge obey it)
+2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models; Forge and reForge obey them)
+3. the metadata: `modelspec.prediction_type`, `modelspec.architecture`
+4. SD1 and SDXL: epsilon. SD2: None, that is, unknown: epsilon (512 px) and v-prediction (768 px) checkpoints have the same names and shapes, and
+   only the answer of the UNet tells them apart (see `load`)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
+from lora_trainer.checkpoint.names import TEXT_ENCODERS, UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
+from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.errors import CheckpointError
+
+FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
+"""Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail already."""
+ANOTHER = "Choose a checkpoint of SD1, SD2 or SDXL."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Detected:
+    """What is known of a checkpoint before any tensor is read."""
+
+    family: Family
+    prediction_type: PredictionType | None
+    """None: names and shapes cannot tell (SD2)."""
+    prediction_source: str
+    """Where the prediction type was found: sidecar, marker, metadata or family."""
+    zero_terminal_snr: bool
+    beta_start: float
+    beta_end: float
+    text_encoders: tuple[TextEncoderLayout, ...]
+    has_vae: bool
+    weight_type: str
+    """The type most of the UNet is stored in, as safetensors writes it: F16, BF16, F32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sidecar:
+    """The few settings of a WebUI `NAME.yaml` that change what is trained. None: not stated."""
+
+    prediction_type: PredictionType | None = None
+    beta_start: float | None = None
+    beta_end: float | None = None
+
+
+def detect_file(path: Path) -> Detected:
+    """What the checkpoint at `path` is, its sidecar included. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    return detect(read_header(path), read_sidecar(path))
+
+
+def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
+    """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    _refuse(header)
+    layouts = _text_encoder_layouts(header)
+    family: Family = "sd1"
+    if len(layouts) == 2:
+        family = "sdxl"
+    elif layouts[0].style == "open_clip":
+        family = "sd2"
+    sidecar = sidecar or Sidecar()
+    prediction_type, source = _prediction_type(header, sidecar, family)
+    return Detected(
+        family=family,
+        prediction_type=prediction_type,
+        prediction_source=source,
+        zero_terminal_snr="ztsnr" in header.tensors or header.metadata.get("ss_zero_terminal_snr") == "True",
+        beta_start=sidecar.beta_start or 0.00085,
+        beta_end=sidecar.beta_end or 0.012,
+        text_encoders=layouts,
+        has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
+        weight_type=_usual_type(info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)),
+    )
+
+
+def read_sidecar(path: Path) -> Sidecar | None:
+    """The WebUI's own `NAME.yaml` beside a checkpoint, or None if there is none."""
+    file = Path(path).with_suffix(".yaml")
+    if not file.is_file():
+        return None
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
+        params = content["model"]["params"]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+        hint = "The WebUI reads it as the checkpoint's configuration. Repair it, or move it away."
+        raise CheckpointError("{path} is not a WebUI model configuration", hint=hint, path=file) from error
+    scaling = _walk(params, "denoiser_config", "params", "scaling_config", "target")
+    is_v = params.get("parameterization") == "v" or str(scaling).endswith(".VScaling")
+    return Sidecar(
+        prediction_type="v_prediction" if is_v else "epsilon",
+        beta_start=_number(params.get("linear_start")),
+        beta_end=_number(params.get("linear_end")),
+    )
+
+
+def _walk(value: Any, *keys: str) -> Any:
+    for key in keys:
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, (int, float)) else None
+
+
+def _prediction_type(header: Header, sidecar: Sidecar, family: Family) -> tuple[PredictionType | None, str]:
+    if sidecar.prediction_type == "v_prediction":
+        return "v_prediction", "sidecar"
+    if "v_pred" in header.tensors:
+        return "v_prediction", "marker"
+    stated = header.metadata.get("modelspec.prediction_type", "").lower()
+    if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get("modelspec.architecture", "").endswith("-v"):
+        return "v_prediction", "metadata"
+    if stated in ("epsilon", "eps"):
+        return "epsilon", "metadata"
+    if family == "sd2":
+        return sidecar.prediction_type, "sidecar" if sidecar.prediction_type else "family"
+    return "epsilon", "family"
+
+
+def _usual_type(infos: Iterable[TensorInfo]) -> str:
+    sizes = Counter[str]()
+    for info in infos:
+        sizes[info.dtype] += info.end - info.start
+    return sizes.most_common(1)[0][0]
+
+
+def _text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
+    """Where the text encoders lie. Early SD1 files (NovelAI's) lack `text_model`; SD 2.1 turbo has SDXL's naming."""
+    clip_l, open_clip_g = TEXT_ENCODERS["sdxl"]
+    if _has_open_clip(header, open_clip_g.prefix) and _has_clip(header, clip_l.prefix):
+        return clip_l, open_clip_g
+    for prefix in (TEXT_ENCODERS["sd1"][0].prefix, "cond_stage_model.transformer."):
+        if _has_clip(header, prefix):
+            return (TextEncoderLayout(prefix, "clip"),)
+    for prefix in (TEXT_ENCODERS["sd2"][0].prefix, "conditioner.embedders.0.model."):
+        if _has_open_clip(header, prefix):
+            return (TextEncoderLayout(prefix, "open_clip"),)
+    raise CheckpointError(
+        "{path} has no text encoder",
+        hint="It may be a UNet by itself, for a WebUI that loads the parts apart. Choose the full checkpoint.",
+        path=header.path,
+    )
+
+
+def _has_clip(header: Header, prefix: str) -> bool:
+    return prefix + "embeddings.token_embedding.weight" in header.tensors
+
+
+def _has_open_clip(header: Header, prefix: str) -> bool:
+    return prefix + "token_embedding.weight" in header.tensors
+
+
+def _refuse(header: Header) -> None:
+    """Raise for everything that is not a whole text-to-image checkpoint of SD1, SD2 or SDXL."""
+    for holds, what, hint in _KINDS:
+        if holds(header):
+            raise CheckpointError("{path} is " + what, hint=hint, path=header.path)
+    conv_in = header.shape(UNET_PREFIX + "input_blocks.0.0.weight")
+    if conv_in is None or len(conv_in) != 4:
+        examples = ", ".join(sorted(header.tensors)[:3])
+        raise CheckpointError("{path} is a model of an unknown kind (it holds {examples})", hint=ANOTHER, path=header.path, examples=examples)
+    if conv_in[1] != 4:
+        raise _wrong_input(header, conv_in[1])
+    odd = next((info.dtype for name, info in header.tensors.items() if name.startswith(UNET_PREFIX) and info.dtype not in FULL_PRECISIONS), None)
+    if odd:
+        hint = "Training needs the fp16, bf16 or fp32 version."
+        raise CheckpointError("the weights in {path} are quantised ({kind})", hint=hint, path=header.path, kind=odd)
+
+
+def _wrong_input(header: Header, channels: int) -> CheckpointError:
+    if channels == 9:
+        hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
+        return CheckpointError("{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=header.path)
+    if channels == 8:
+        return CheckpointError("{path} is an instruct-pix2pix checkpoint (8 input channels)", hint=ANOTHER, path=header.path)
+    if channels == 5:
+        return CheckpointError("{path} is a depth-to-image checkpoint (5 input channels)", hint=ANOTHER, path=header.path)
+    return CheckpointError("the UNet in {path} has {count} input channels instead of 4", hint=ANOTHER, path=header.path, count=channels)
+
+
+def _has(*names: str) -> Callable[[Header], bool]:
+    return lambda header: any(name in header.tensors for name in names)
+
+
+def _begins(*starts: str) -> Callable[[Header], bool]:
+    return lambda header: any(name.startswith(starts) for name in header.tensors)
+
+
+def _contains(*parts: str) -> Callable[[Header], bool]:
+    return lambda header: any(part in name for name in header.tensors for part in parts)
+
+
+def _ends(*ends: str) -> Callable[[Header], bool]:
+    return lambda header: any(name.endswith(ends) for name in header.tensors)
+
+
+def _without_unet(holds: Callable[[Header], bool]) -> Callable[[Header], bool]:
+    return lambda header: UNET_PREFIX + "input_blocks.0.0.weight" not in header.tensors and holds(header)
+
+
+def _is_embedding(header: Header) -> bool:
+    return len(header.tensors) <= 4 and any(
+        name in ("emb_params", "clip_l", "clip_g", "*") or name.startswith("string_to_param") for name in header.tensors
+    )
+
+
+def _is_refiner(header: Header) -> bool:
+    return _has_open_clip(header, "conditioner.embedders.0.model.") and UNET_PREFIX + "label_emb.0.0.weight" in header.tensors
+
+
+FULL_CHECKPOINT = "Set base_model to the full checkpoint."
+_KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
+    (
+        _contains(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".hada_w1_", ".lokr_w1", ".oft_blocks", ".dora_scale"),
+        "a LoRA, not a checkpoint",
+        "Set base_model to the checkpoint the LoRA was made for.",
+    ),
+    (_is_embedding, "a textual-inversion embedding, not a checkpoint", FULL_CHECKPOINT),
+    (_contains("control_model.", "input_hint_block.", "controlnet_"), "a ControlNet, not a checkpoint", FULL_CHECKPOINT),
+    (_contains("motion_modules."), "an AnimateDiff motion module or holds one", ANOTHER),
+    (_contains("joint_blocks.", "joint_transformer_blocks."), "a Stable Diffusion 3 model, which is not supported", ANOTHER),
+    (_contains("double_blocks.", "single_transformer_blocks."), "a FLUX model, which is not supported", ANOTHER),
+    (_contains("clip_txt_pooled_mapper.", "clip_txt_mapper.", "effnet_mapper."), "a Stable Cascade model, which is not supported", ANOTHER),
+    (_contains("time_stack.", "time_mixer."), "a Stable Video Diffusion model, which is not supported", ANOTHER),
+    (
+        _contains("adaln_single.", "adaLN_modulation", "t_block.1.", "x_embedder.", "cap_embedder.", "patch_embedding."),
+        "a diffusion transformer, which is not supported",
+        ANOTHER,
+    ),
+    (_begins("embedder.model.", "noise_augmentor."), "an unCLIP checkpoint, which takes pictures for prompts", ANOTHER),
+    (_begins("depth_model."), "a depth-to-image checkpoint", ANOTHER),
+    (_begins("cond_stage_model.roberta."), "an AltDiffusion checkpoint, whose text encoder is not CLIP", ANOTHER),
+    (
+        _has("edm_mean", "edm_std", "edm_vpred.sigma_max"),
+        "an EDM checkpoint (Playground v2.5, CosXL), whose noise schedule is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("time_embed.cond_proj", "time_embedding.cond_proj"),
+        "an LCM-distilled model, which learns nothing from ordinary training",
+        "Train on the model it was distilled from.",
+    ),
+    (
+        _ends(".scale_weight", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".absmax"),
+        "quantised",
+        "Training needs the fp16, bf16 or fp32 version.",
+    ),
+    (_is_refiner, "an SDXL refiner, which cannot be used alone", "Train on the SDXL base checkpoint."),
+    (
+        _without_unet(_has("conv_in.weight", "unet.conv_in.weight")),
+        "a UNet alone, in diffusers' names",
+        "Use the whole diffusers folder, or the single-file checkpoint.",
+    ),
+    (_without_unet(_has("input_blocks.0.0.weight")), "a UNet alone", FULL_CHECKPOINT),
+    (
+        _without_unet(_begins("model_ema.")),
+        "the EMA copy of a UNet alone",
+        "Choose the version of the checkpoint that holds model.diffusion_model weights.",
+    ),
+    (
+        _without_unet(_has("decoder.conv_in.weight", "first_stage_model.decoder.conv_in.weight")),
+        "a VAE alone, not a checkpoint",
+        "Set vae to this file, and base_model to a full checkpoint.",
+    ),
+    (
+        _without_unet(_contains("text_model.encoder.layers.", "transformer.resblocks.", "encoder.block.0.layer.0.SelfAttention")),
+        "a text encoder alone",
+        FULL_CHECKPOINT,
+    ),
+)
+"""What people choose by mistake, most telling signs first: a test on the header, what the file is, what to do."""

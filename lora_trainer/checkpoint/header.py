@@ -1,0 +1,169 @@
+"""The header of a .safetensors file: a path goes in, names, types and shapes come out. No tensor is read.
+
+Called by `detect`, `architecture` and `load`, and by the tab to show what a file is. Standard library only. What is not a safetensors file
+is told apart by its first bytes, so that each mistake gets its own sentence; a pickle is never opened.
+
+Format: 8 bytes little-endian header length, the header as JSON, then the tensors' bytes.
+https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.errors import CheckpointError
+
+LONGEST_HEADER = 100_000_000
+"""The limit of the safetensors library itself."""
+BYTES_EACH = {
+    "F64": 8,
+    "F32": 4,
+    "F16": 2,
+    "BF16": 2,
+    "F8_E4M3": 1,
+    "F8_E5M2": 1,
+    "I64": 8,
+    "I32": 4,
+    "I16": 2,
+    "I8": 1,
+    "U64": 8,
+    "U32": 4,
+    "U16": 2,
+    "U8": 1,
+    "BOOL": 1,
+}
+DOWNLOAD_AGAIN = "Download the file again, and compare its size with the one the site states."
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One tensor: its type as safetensors writes it ("F16"), its shape, and where its bytes lie, counted from `Header.data_start`."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a .safetensors file says about itself."""
+
+    path: Path
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    data_start: int
+    """Offset of the first tensor's bytes in the file."""
+    file_size: int
+
+    def shape(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a tensor, or None if the file has no such tensor."""
+        info = self.tensors.get(name)
+        return info.shape if info else None
+
+
+def read_header(path: Path) -> Header:
+    """Read and check the header of a .safetensors file: all tensors must lie inside the file. CheckpointError says what the file is instead."""
+    path = Path(path)
+    if path.is_dir():
+        raise CheckpointError("{path} is a folder, not a .safetensors file", hint="Name the file inside it.", path=path)
+    try:
+        with path.open("rb") as file:
+            file_size = path.stat().st_size
+            start = file.read(512)
+            length = _header_length(path, start, file_size)
+            file.seek(8)
+            text = file.read(length)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            "there is no file {path}", hint="Check the spelling; a relative path starts at the working directory.", path=path
+        ) from error
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise CheckpointError("{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=path, reason=reason) from error
+    return _parse(path, text, data_start=8 + length, file_size=file_size)
+
+
+def _header_length(path: Path, start: bytes, file_size: int) -> int:
+    """The length of the JSON part, once the first bytes look like a safetensors file's."""
+    length = int.from_bytes(start[:8], "little")
+    # looked at first: the length 640, as bytes, reads like the start of a pickle
+    if start[8:9] != b"{" or length > LONGEST_HEADER:
+        raise _not_safetensors(path, start, file_size)
+    if 8 + length > file_size:
+        raise CheckpointError("{path} is cut off inside its header: {size} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size)
+    return length
+
+
+def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointError:
+    """Name what people save or rename as .safetensors: pickles, web pages, git-lfs pointers, GGUF, nothing at all."""
+    text = start.lstrip().lower()
+    if not start:
+        return CheckpointError("{path} is empty", hint=DOWNLOAD_AGAIN, path=path)
+    if not any(start):
+        return CheckpointError("{path} is filled with zeros", hint="The download has not finished. " + DOWNLOAD_AGAIN, path=path)
+    if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
+        return CheckpointError(
+            "{path} is a pickle (.ckpt, .pt), which can run any program when opened",
+            hint="Use the model's .safetensors version, or convert it in the WebUI: Checkpoint Merger, No interpolation, safetensors.",
+            path=path,
+        )
+    if text.startswith(b"version https://git-lfs"):
+        return CheckpointError(
+            "{path} is a git-lfs pointer of {size} bytes, not the model",
+            hint="Run `git lfs pull`, or download the file itself.",
+            path=path,
+            size=file_size,
+        )
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return CheckpointError(
+            "{path} is a web page, not a model", hint="The site asked for a login or refused. Download the file in a browser.", path=path
+        )
+    if text.startswith(b'{"'):
+        return CheckpointError(
+            "{path} is a JSON text, not a model",
+            hint="The site may have answered with an error message: open the file in an editor to read it.",
+            path=path,
+        )
+    if start.startswith(b"GGUF"):
+        return CheckpointError(
+            "{path} is a GGUF file, whose weights are quantised", hint="Training needs the fp16 or bf16 .safetensors version.", path=path
+        )
+    if file_size < 10:
+        return CheckpointError("{path} is cut off inside its header: {size} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size)
+    return CheckpointError(
+        "{path} is not a .safetensors file", hint="Use a .safetensors checkpoint; renaming another kind of file does not convert it.", path=path
+    )
+
+
+def _parse(path: Path, text: bytes, *, data_start: int, file_size: int) -> Header:
+    try:
+        entries = json.loads(text)
+        metadata = entries.pop("__metadata__", None) or {}
+        tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise CheckpointError("the header of {path} is damaged", hint=DOWNLOAD_AGAIN, path=path) from error
+    needed = data_start + max((info.end for info in tensors.values()), default=0)
+    if needed > file_size:
+        raise CheckpointError(
+            "{path} is cut off: {size:,} of {needed:,} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size, needed=needed
+        )
+    if not tensors:
+        raise CheckpointError("{path} holds no tensors", hint="Choose another checkpoint.", path=path)
+    return Header(
+        path=path, tensors=tensors, metadata={str(key): str(value) for key, value in metadata.items()}, data_start=data_start, file_size=file_size
+    )
+
+
+def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
+    start, end = entry["data_offsets"]
+    info = TensorInfo(dtype=str(entry["dtype"]), shape=tuple(int(side) for side in entry["shape"]), start=int(start), end=int(end))
+    size = prod(info.shape) * BYTES_EACH.get(info.dtype, 0)
+    if info.start < 0 or info.end < info.start or any(side < 0 for side in info.shape) or (size and size != info.end - info.start):
+        raise ValueError(f"impossible tensor {entry}")
+    return info

@@ -1,0 +1,213 @@
+"""A checkpoint on disk, opened: a path goes in, its components come out one by one, each in the type and on the device asked for.
+
+    checkpoint = open_checkpoint(path)            # reads headers only
+    encoders = checkpoint.load_text_encoders(torch.bfloat16, device)
+    vae = checkpoint.load_vae(torch.float32, device)
+    ...                                           # encode everything, let them go
+    unet = checkpoint.load_unet(torch.bfloat16, device)
+
+Called by training, previews and export. Works offline: configurations are drawn from the file itself, tokenizers from an installed package.
+
+A single .safetensors file in the WebUI's format and a diffusers folder look the same from here on: each component is a configuration, the files
+that hold its tensors, and a place for each tensor. EMA copies (`model_ema.*`) are left alone, as A1111 leaves them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
+
+from lora_trainer.checkpoint import architecture, names
+from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar
+from lora_trainer.checkpoint.header import Header, read_header
+from lora_trainer.checkpoint.names import Stored
+from lora_trainer.checkpoint.parts import Family, NoiseSchedule, Parts, PredictionType
+from lora_trainer.checkpoint.tensors import TensorAt, build_empty, fill, tensors_of
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.errors import CheckpointError, Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One model before it is loaded."""
+
+    config: Mapping[str, Any]
+    tensors: Mapping[str, TensorAt]
+    place: Callable[[str], Stored]
+    """Where a tensor of the model lies among `tensors`."""
+
+
+@dataclass(kw_only=True)
+class Checkpoint:
+    """An opened checkpoint. No weights are held: each `load_*` reads them anew and hands them over, in eval mode and frozen."""
+
+    path: Path
+    detected: Detected
+    unet: Component
+    text_encoders: tuple[Component, ...]
+    vae: Component | None
+    asked_prediction_type: PredictionType | None
+    asked_zero_terminal_snr: bool | None
+    notes: list[Message] = field(default_factory=list)
+    """What the user should know about this checkpoint, in sentences; `schedule` may add to them."""
+
+    @property
+    def family(self) -> Family:
+        return self.detected.family
+
+    @property
+    def title(self) -> str:
+        """The file's name without its ending, as a WebUI lists it."""
+        return self.path.stem if self.path.is_file() else self.path.name
+
+    @cached_property
+    def schedule(self) -> NoiseSchedule:
+        """How the checkpoint was trained to remove noise. For an SD2 file that does not say so, its UNet is loaded for a moment and asked."""
+        prediction_type = self.asked_prediction_type or self.detected.prediction_type or self._ask_unet()
+        zero_terminal_snr = self.detected.zero_terminal_snr if self.asked_zero_terminal_snr is None else self.asked_zero_terminal_snr
+        if zero_terminal_snr and prediction_type == "epsilon":
+            self.notes.append(Message("zero_terminal_snr is on, but the model predicts epsilon, which has no answer where only noise is left"))
+        return NoiseSchedule(
+            prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, beta_start=self.detected.beta_start, beta_end=self.detected.beta_end
+        )
+
+    def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+        """diffusers.UNet2DConditionModel."""
+        return _load(self.unet, lambda config: UNet2DConditionModel.from_config(config), dtype, device)
+
+    def load_vae(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
+        """diffusers.AutoencoderKL. In float16, SDXL's own VAE overflows to NaN: ask for bfloat16 or float32."""
+        if self.vae is None:
+            raise CheckpointError("{path} has no VAE", hint="Set vae to a VAE file for this kind of checkpoint.", path=self.path)
+        return _load(self.vae, lambda config: AutoencoderKL.from_config(config), dtype, device)
+
+    def load_text_encoders(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, ...]:
+        """CLIPTextModel; for SDXL, CLIPTextModel and CLIPTextModelWithProjection.
+
+        Clip skip n means `hidden_states[-n]`, then `text_model.final_layer_norm` (SD1, SD2), and 1 is the default of both. SD2's encoder comes
+        without its last layer, which SD2 never used, so that 1 is what A1111 computes at any setting of its clip skip slider, and Forge at 1.
+        SDXL uses `hidden_states[-2]` of both encoders without the norm, whatever the clip skip (A1111's default), and the second one's
+        `text_embeds` of the first 75-token chunk as the pooled state.
+        """
+        return tuple(_load(component, _build_text_encoder, dtype, device) for component in self.text_encoders)
+
+    def tokenizers(self) -> tuple[Any, ...]:
+        """transformers.CLIPTokenizer, one for each text encoder."""
+        return load_tokenizers(self.family)
+
+    def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
+        """Everything at once."""
+        return Parts(
+            family=self.family,
+            schedule=self.schedule,
+            unet=self.load_unet(dtype, device),
+            vae=self.load_vae(dtype, device),
+            text_encoders=self.load_text_encoders(dtype, device),
+            tokenizers=self.tokenizers(),
+        )
+
+    def _ask_unet(self) -> PredictionType:
+        """Tell SD2's two kinds apart as A1111 does: at the last timestep, a v-prediction UNet answers a bright input with a dark output.
+
+        A1111 1.10.1, modules/sd_models_config.py: v if mean(unet(x) - x) < -1 for x = 0.5 and text 0.5. Measured on real SD2 weights, so that it
+        says nothing about a member of other width: that one is taken to predict epsilon.
+        """
+        config = self.unet.config
+        if config["block_out_channels"][0] != 320 or config["cross_attention_dim"] != 1024:
+            self.notes.append(
+                Message("the file does not say what the model predicts; epsilon is assumed. Set prediction_type if it was trained on v")
+            )
+            return "epsilon"
+        unet = self.load_unet(torch.bfloat16)
+        sample = torch.full((1, 4, 8, 8), 0.5, dtype=torch.bfloat16)
+        text = torch.full((1, 2, config["cross_attention_dim"]), 0.5, dtype=torch.bfloat16)
+        with torch.no_grad():
+            difference = (unet(sample, 999, encoder_hidden_states=text).sample - sample).float().mean().item()
+        found: PredictionType = "v_prediction" if difference < -1 else "epsilon"
+        self.notes.append(Message("judged by its answers, the model predicts {kind}; set prediction_type if you know better", {"kind": found}))
+        return found
+
+
+def open_checkpoint(
+    path: Path,
+    *,
+    vae: Path | None = None,
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = "auto",
+    zero_terminal_snr: bool | None = None,
+) -> Checkpoint:
+    """Open a .safetensors file in the WebUI's format, or a diffusers folder. Reads headers only.
+
+    vae: a VAE file (or diffusers folder) to use instead of the one inside. prediction_type and zero_terminal_snr: what to take the checkpoint for,
+    instead of what it says. CheckpointError if it is of a kind that cannot be trained on.
+    """
+    path = Path(path)
+    checkpoint = _open_file(path)
+    if prediction_type != "auto":
+        checkpoint.asked_prediction_type = prediction_type
+    checkpoint.asked_zero_terminal_snr = zero_terminal_snr
+    if vae is not None:
+        checkpoint.vae = _open_vae(Path(vae), checkpoint.family)
+    return checkpoint
+
+
+def _open_file(path: Path) -> Checkpoint:
+    header = read_header(path)
+    detected = detect(header, read_sidecar(path))
+    family, tensors = detected.family, tensors_of([header])
+    text_encoders = tuple(_text_encoder_in(header, layout, family, tensors) for layout in detected.text_encoders)
+    config = architecture.unet_config(header, family, pooled_width=text_encoders[-1].config["projection_dim"])
+    modules = names.unet_modules(config)
+    return Checkpoint(
+        path=path,
+        detected=detected,
+        unet=Component(config=config, tensors=tensors, place=lambda name: names.stored_in_unet(name, modules)),
+        text_encoders=text_encoders,
+        vae=_vae_in(header, family, names.VAE_PREFIX) if detected.has_vae else None,
+        asked_prediction_type=None,
+        asked_zero_terminal_snr=None,
+    )
+
+
+def _text_encoder_in(header: Header, layout: names.TextEncoderLayout, family: Family, tensors: Mapping[str, TensorAt]) -> Component:
+    config = architecture.text_encoder_config(header, layout, last_layer_unused=family == "sd2")
+    config["with_projection"] = family == "sdxl" and layout.style == "open_clip"
+    return Component(config=config, tensors=tensors, place=lambda name: names.stored_in_text_encoder(name, layout))
+
+
+def _vae_in(header: Header, family: Family, prefix: str) -> Component:
+    """A VAE in a WebUI file, or in a file of its own: with either prefix or none, in LDM's or diffusers' names."""
+    config = architecture.vae_config(header, family, prefix=prefix)
+    modules = names.vae_modules(config)
+    place: Callable[[str], Stored] = lambda name: names.stored_in_vae(name, modules, prefix=prefix)  # noqa: E731
+    return Component(config=config, tensors=tensors_of([header]), place=place)
+
+
+def _open_vae(path: Path, family: Family) -> Component:
+    """A VAE in a file of its own, as it is cut out of a WebUI file, or with bare names, LDM's or diffusers'."""
+    header = read_header(path)
+    if "encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors:
+        config = architecture.vae_config(header, family, prefix="")
+        return Component(config=config, tensors=tensors_of([header]), place=Stored)
+    for prefix in (names.VAE_PREFIX, ""):
+        if prefix + "decoder.conv_in.weight" in header.tensors:
+            return _vae_in(header, family, prefix)
+    raise CheckpointError("{path} holds no VAE", hint="Set vae to a VAE file for this kind of checkpoint, or to auto for the one inside.", path=path)
+
+
+def _build_text_encoder(config: Mapping[str, Any]) -> Any:
+    values = dict(config)
+    model_class = CLIPTextModelWithProjection if values.pop("with_projection") else CLIPTextModel
+    return model_class(CLIPTextConfig(**values))
+
+
+def _load(component: Component, build: Callable[[Mapping[str, Any]], Any], dtype: torch.dtype, device: torch.device | str) -> Any:
+    model = build_empty(lambda: build(component.config))
+    places = {name: component.place(name) for name in model.state_dict()}
+    return fill(model, places, component.tensors, dtype=dtype, device=torch.device(device))

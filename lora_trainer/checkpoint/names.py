@@ -1,0 +1,187 @@
+"""Where each tensor of a diffusers or transformers model lies in a WebUI file: one map, used for loading and for writing.
+
+A WebUI file (the LDM format of SD1 and SD2, the SGM format of SDXL) names its tensors as CompVis and Stability did; diffusers and transformers have
+their own names for the same layers. `stored(component, name)` says under which name, and in which form, the file holds one tensor of a model:
+
+    stored(unet_modules(config), "down_blocks.0.resnets.0.conv1.weight", prefix="model.diffusion_model.")
+        -> Stored("model.diffusion_model.input_blocks.1.0.in_layers.2.weight")
+
+Inside attention blocks the names are the same on both sides, so a map holds the names of modules and only goes as deep as the two differ.
+`config` is a UNet's or VAE's configuration as a mapping (architecture.py makes one; `model.config` is one). No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+
+RESNET = {
+    "norm1": "in_layers.0",
+    "conv1": "in_layers.2",
+    "time_emb_proj": "emb_layers.1",
+    "norm2": "out_layers.0",
+    "conv2": "out_layers.3",
+    "conv_shortcut": "skip_connection",
+}
+VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
+VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+OPEN_CLIP_LAYER = {
+    "layer_norm1": "ln_1",
+    "layer_norm2": "ln_2",
+    "self_attn.out_proj": "attn.out_proj",
+    "mlp.fc1": "mlp.c_fc",
+    "mlp.fc2": "mlp.c_proj",
+}
+OPEN_CLIP_OUTSIDE = {
+    "text_model.embeddings.token_embedding.weight": "token_embedding.weight",
+    "text_model.embeddings.position_embedding.weight": "positional_embedding",
+    "text_model.final_layer_norm.weight": "ln_final.weight",
+    "text_model.final_layer_norm.bias": "ln_final.bias",
+}
+
+Form = Literal["same", "transposed", "1x1 convolution"]
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One tensor of a model as the file holds it."""
+
+    name: str
+    third: int | None = None
+    """OpenCLIP keeps query, key and value in one tensor: 0, 1 or 2 is the third of its rows that is meant."""
+    form: Form = "same"
+    """transposed: the file has columns for rows. 1x1 convolution: the file has (out, in, 1, 1) where the model has a linear layer's (out, in)."""
+
+
+@dataclass(frozen=True)
+class TextEncoderLayout:
+    """How a file holds a text encoder."""
+
+    prefix: str
+    """clip: stands in the place of `text_model.`. open_clip: stands before OpenCLIP's own names."""
+    style: Literal["clip", "open_clip"]
+
+
+TEXT_ENCODERS: Mapping[str, tuple[TextEncoderLayout, ...]] = {
+    "sd1": (TextEncoderLayout("cond_stage_model.transformer.text_model.", "clip"),),
+    "sd2": (TextEncoderLayout("cond_stage_model.model.", "open_clip"),),
+    "sdxl": (
+        TextEncoderLayout("conditioner.embedders.0.transformer.text_model.", "clip"),
+        TextEncoderLayout("conditioner.embedders.1.model.", "open_clip"),
+    ),
+}
+"""The text encoders of each family where the family's original files have them."""
+
+
+def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Names of a UNet's modules: diffusers' -> the WebUI's."""
+    return dict(_unet_pairs(config))
+
+
+def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
+    """Names of a VAE's modules: diffusers' -> the WebUI's."""
+    return dict(_vae_pairs(config))
+
+
+def rename(name: str, modules: Mapping[str, str]) -> str:
+    """A module's or tensor's name with its longest known beginning replaced: KeyError if no beginning is known."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        renamed = modules.get(".".join(parts[:count]))
+        if renamed is not None:
+            return ".".join([renamed, *parts[count:]])
+    raise KeyError(name)
+
+
+def ldm_module_name(diffusers_name: str, config: Mapping[str, Any]) -> str:
+    """A UNet module's name in LDM and SGM files: `mid_block.attentions.0.proj_in` -> `middle_block.1.proj_in`."""
+    return rename(diffusers_name, unet_modules(config))
+
+
+def stored_in_unet(name: str, modules: Mapping[str, str]) -> Stored:
+    """Where a tensor of `UNet2DConditionModel` lies; `modules` comes from `unet_modules`."""
+    return Stored(UNET_PREFIX + rename(name, modules))
+
+
+def stored_in_vae(name: str, modules: Mapping[str, str], *, prefix: str = VAE_PREFIX) -> Stored:
+    """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`."""
+    linear = ".attentions." in name and name.endswith(".weight") and ".group_norm." not in name
+    return Stored(prefix + rename(name, modules), form="1x1 convolution" if linear else "same")
+
+
+def stored_in_text_encoder(name: str, layout: TextEncoderLayout) -> Stored:
+    """Where a tensor of `CLIPTextModel` or `CLIPTextModelWithProjection` (transformers 4) lies."""
+    if layout.style == "clip":
+        return Stored(layout.prefix + name.removeprefix("text_model."))
+    if name == "text_projection.weight":
+        return Stored(layout.prefix + "text_projection", form="transposed")
+    if name in OPEN_CLIP_OUTSIDE:
+        return Stored(layout.prefix + OPEN_CLIP_OUTSIDE[name])
+    layer, _, inside = name.removeprefix("text_model.encoder.layers.").partition(".")
+    block = f"{layout.prefix}transformer.resblocks.{layer}."
+    for third, projection in enumerate(("q_proj", "k_proj", "v_proj")):
+        if inside.startswith(f"self_attn.{projection}."):
+            return Stored(f"{block}attn.in_proj_{inside.rpartition('.')[2]}", third=third)
+    return Stored(block + rename(inside, OPEN_CLIP_LAYER))
+
+
+def _inside(ours: str, theirs: str, table: Mapping[str, str]) -> Iterator[tuple[str, str]]:
+    return ((f"{ours}.{a}", f"{theirs}.{b}") for a, b in table.items())
+
+
+def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """LDM numbers input and output blocks straight through; diffusers groups them by level."""
+    yield from {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}.items()
+    yield from {
+        "add_embedding.linear_1": "label_emb.0.0",
+        "add_embedding.linear_2": "label_emb.0.2",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+    }.items()
+    layer_count, last = int(config["layers_per_block"]), len(config["block_out_channels"]) - 1
+    block = 1
+    for level, kind in enumerate(config["down_block_types"]):
+        for layer in range(layer_count):
+            yield from _inside(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{block}.0", RESNET)
+            if "CrossAttn" in kind:
+                yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{block}.1"
+            block += 1
+        if level < last:
+            yield f"down_blocks.{level}.downsamplers.0.conv", f"input_blocks.{block}.0.op"
+            block += 1
+    yield from _inside("mid_block.resnets.0", "middle_block.0", RESNET)
+    yield "mid_block.attentions.0", "middle_block.1"
+    yield from _inside("mid_block.resnets.1", "middle_block.2", RESNET)
+    block = 0
+    for level, kind in enumerate(config["up_block_types"]):
+        for layer in range(layer_count + 1):
+            yield from _inside(f"up_blocks.{level}.resnets.{layer}", f"output_blocks.{block}.0", RESNET)
+            if "CrossAttn" in kind:
+                yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks.{block}.1"
+            if level < last and layer == layer_count:
+                yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{block}.{2 if 'CrossAttn' in kind else 1}.conv"
+            block += 1
+
+
+def _vae_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """LDM counts the decoder's levels from the finest, diffusers from the coarsest."""
+    yield from {
+        name: name for name in ("quant_conv", "post_quant_conv", "encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out")
+    }.items()
+    last, layer_count = len(config["block_out_channels"]) - 1, int(config["layers_per_block"])
+    for half in ("encoder", "decoder"):
+        yield f"{half}.conv_norm_out", f"{half}.norm_out"
+        yield from _inside(f"{half}.mid_block.resnets.0", f"{half}.mid.block_1", VAE_RESNET)
+        yield from _inside(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", VAE_ATTENTION)
+        yield from _inside(f"{half}.mid_block.resnets.1", f"{half}.mid.block_2", VAE_RESNET)
+    for level in range(last + 1):
+        for layer in range(layer_count):
+            yield from _inside(f"encoder.down_blocks.{level}.resnets.{layer}", f"encoder.down.{level}.block.{layer}", VAE_RESNET)
+        for layer in range(layer_count + 1):
+            yield from _inside(f"decoder.up_blocks.{level}.resnets.{layer}", f"decoder.up.{last - level}.block.{layer}", VAE_RESNET)
+        yield f"encoder.down_blocks.{level}.downsamplers.0.conv", f"encoder.down.{level}.downsample.conv"
+        yield f"decoder.up_blocks.{level}.upsamplers.0.conv", f"decoder.up.{last - level}.upsample.conv"

@@ -1,0 +1,90 @@
+"""CLIP's tokenizers, offline: nothing goes in, transformers' tokenizers come out.
+
+Called by `load`, and by dataset's check to count tokens. The vocabulary is a data file of the package open_clip_torch, which A1111 and Forge have
+installed; the package itself is not imported (it wants torchvision).
+
+The reference is transformers' CLIPTokenizer with ftfy installed, as A1111 uses it for SD1 and SDXL's first text encoder: ftfy repairs the text
+(full-width punctuation becomes ASCII, curly quotes straight, mojibake is undone), white space is joined, letters become small. For SD2 and SDXL's
+second encoder A1111 takes open_clip's tokenizer, which differs in one thing: it reads HTML entities (`&amp;` as `&`). Forge, kohya's trainer and
+diffusers use CLIPTokenizer there too, and so do we.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib.util
+import json
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.checkpoint.parts import Family
+from lora_trainer.errors import SetupError
+
+DATA_FILE = "bpe_simple_vocab_16e6.txt.gz"
+MERGE_COUNT = 49152 - 256 - 2
+START, END = "<|startoftext|>", "<|endoftext|>"
+LENGTH = 77
+"""Tokens a text encoder takes at once: 75 of the text, one at the start, one at the end."""
+PADDING = {"clip": END, "open_clip": "!"}
+"""What fills a short text up: CLIP repeats the end token (49407), OpenCLIP writes zeros, and 0 is the exclamation mark."""
+
+
+def load_tokenizers(family: Family) -> tuple[Any, ...]:
+    """One transformers.CLIPTokenizer for each text encoder of the family."""
+    kinds = {"sd1": ("clip",), "sd2": ("open_clip",), "sdxl": ("clip", "open_clip")}[family]
+    return tuple(_tokenizer(PADDING[kind]) for kind in kinds)
+
+
+def count_tokens(text: str) -> int:
+    """How many tokens a text has for CLIP, without start and end: 75 fill one chunk."""
+    return len(_counting_tokenizer().encode(text, add_special_tokens=False))
+
+
+@lru_cache(maxsize=1)
+def _counting_tokenizer() -> Any:
+    return _tokenizer(END)
+
+
+def _tokenizer(padding: str) -> Any:
+    from transformers import CLIPTokenizer
+
+    if importlib.util.find_spec("ftfy") is None:
+        # without it CLIPTokenizer cleans text in another way, and says so only in a log
+        raise SetupError("the package ftfy is not installed", hint="Run install.py again.")
+    vocabulary, merges = _vocabulary_and_merges()
+    with tempfile.TemporaryDirectory(prefix="lora-trainer-") as folder:
+        vocabulary_file, merges_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
+        vocabulary_file.write_text(json.dumps(vocabulary), encoding="utf-8")
+        merges_file.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+        tokenizer = CLIPTokenizer(str(vocabulary_file), str(merges_file), pad_token=padding, model_max_length=LENGTH)
+    # training and the WebUIs cut long texts into chunks themselves
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+@lru_cache(maxsize=1)
+def _vocabulary_and_merges() -> tuple[dict[str, int], list[str]]:
+    """Token -> id, and the pairs to join, most frequent first. https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py"""
+    with gzip.open(_data_file(), "rt", encoding="utf-8") as file:
+        merges = file.read().split("\n")[1 : MERGE_COUNT + 1]
+    letters = _byte_letters()
+    tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges), START, END]
+    return {token: number for number, token in enumerate(tokens)}, merges
+
+
+def _byte_letters() -> list[str]:
+    """One visible character for each byte, in the vocabulary's order: printable ones stand for themselves, the others for U+0100 and up."""
+    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = [byte for byte in range(256) if byte not in printable]
+    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(hidden))]
+
+
+def _data_file() -> Path:
+    spec = importlib.util.find_spec("open_clip")
+    for folder in spec.submodule_search_locations or () if spec else ():
+        file = Path(folder, DATA_FILE)
+        if file.is_file():
+            return file
+    raise SetupError("the package open_clip_torch is not installed: it holds CLIP's vocabulary", hint="Run install.py again.")
