@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -57,15 +58,23 @@ class Locked(OSError):
 
 
 @contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold `path` as a lock file; raises Locked at once if another process does. The system releases it when the holder dies, however it dies."""
+def lock(path: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold `path` as a lock file; raises Locked if another process still does after `patience` seconds.
+
+    The system releases it when the holder dies, however it dies.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = path.open("a+b")
-    try:
-        _acquire(stream)
-    except OSError as error:
-        stream.close()
-        raise Locked(f"{path} is held by another process") from error
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            _acquire(stream)
+            break
+        except OSError as error:
+            if time.monotonic() >= deadline:
+                stream.close()
+                raise Locked(f"{path} is held by another process") from error
+            time.sleep(0.02)
     try:
         yield
     finally:

@@ -68,8 +68,9 @@ class RunFolder:
         return self.path / "cache"
 
     @property
-    def is_run(self) -> bool:
-        return self.events.exists() or self.config.exists()
+    def has_learned(self) -> bool:
+        """Whether anything here came out of training: a LoRA file or a resume point."""
+        return any(self.path.glob("*.safetensors")) or any(self.checkpoints.glob("*.safetensors")) or any(self.state.glob("*.pt"))
 
     @property
     def is_alive(self) -> bool:
@@ -95,9 +96,12 @@ class RunFolder:
 
 
 def begin(path: Path, config_yaml: str) -> RunFolder:
-    """Make a new run folder with its config.yaml. Raises RunError if the folder holds a run already: nothing is ever overwritten."""
+    """Make `path` a run folder with its config.yaml. Raises RunError if a run is there already that has learned something, or is at it.
+
+    A run that failed before its first save (a wrong path, a missing caption) has nothing to lose: the corrected one takes its folder.
+    """
     folder = RunFolder(path)
-    if folder.is_run:
+    if folder.is_alive or folder.has_learned:
         free = free_name(path)
         raise RunError(
             "{path} already holds a run",
@@ -118,6 +122,12 @@ def begin(path: Path, config_yaml: str) -> RunFolder:
             reason=error.strerror or error,
         ) from error
     return folder
+
+
+def refuse_if_alive(folder: RunFolder) -> None:
+    """Raises RunError when a worker is at work in the folder."""
+    if folder.is_alive:
+        raise RunError("a worker is already training in {path}", hint="Stop it first, or watch it in the tab.", path=folder.path)
 
 
 def existing(path: Path) -> RunFolder:
@@ -142,12 +152,14 @@ def free_name(path: Path) -> Path:
 def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat]:
     """Be the folder's one worker: hold its lock and keep worker.json. Raises RunError when another worker lives."""
     try:
-        with files.lock(folder.lock):
+        # whoever asks whether a worker lives holds the lock for an instant
+        with files.lock(folder.lock, patience=2.0):
             heartbeat = Heartbeat(folder.worker, versions)
             heartbeat.beat()
             yield heartbeat
-    except files.Locked as error:
-        raise RunError("a worker is already training in {path}", hint="Stop it first, or watch it in the tab.", path=folder.path) from error
+    except files.Locked:
+        refuse_if_alive(folder)
+        raise
 
 
 class Heartbeat:

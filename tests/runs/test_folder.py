@@ -12,11 +12,18 @@ from lora_trainer.runs.requests import Request, forget_requests, send_request, t
 
 def test_a_run_never_begins_over_another(tmp_path):
     path = tmp_path / "my style 水墨"
-    folders.begin(path, "lora_rank: 8\n")
+    folder = folders.begin(path, "lora_rank: 8\n")
+    folder.state.mkdir()
+    (folder.state / "step00000001.pt").write_bytes(b"")
     with pytest.raises(RunError) as caught:
         folders.begin(path, "lora_rank: 4\n")
     assert "already holds a run" in str(caught.value) and "resume" in str(caught.value.hint) and "水墨-2" in str(caught.value.hint)
     assert folders.RunFolder(path).config.read_text(encoding="utf-8") == "lora_rank: 8\n"
+
+
+def test_a_run_that_failed_before_it_learned_anything_makes_way_for_the_corrected_one(tmp_path):
+    folders.begin(tmp_path / "run", "lora_rank: 8\n")
+    assert folders.begin(tmp_path / "run", "lora_rank: 4\n").config.read_text(encoding="utf-8") == "lora_rank: 4\n"
 
 
 def test_a_folder_with_other_files_can_become_a_run(tmp_path):
