@@ -13,6 +13,7 @@ Prediction type, first answer wins:
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -45,6 +46,8 @@ class Detected:
     beta_end: float
     text_encoders: tuple[TextEncoderLayout, ...]
     has_vae: bool
+    resolution: int | None = None
+    """Side in pixels of the pictures it was made for, where the metadata says so (modelspec.resolution: "512x512")."""
     weight_type: str
     """The type most of the UNet is stored in, as safetensors writes it: F16, BF16, F32."""
 
@@ -83,8 +86,16 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
         beta_end=sidecar.beta_end or 0.012,
         text_encoders=layouts,
         has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
-        weight_type=_usual_type(info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)),
+        resolution=_resolution(header),
+        weight_type=usual_type(info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)),
     )
+
+
+def _resolution(header: Header) -> int | None:
+    sides = header.metadata.get("modelspec.resolution", "").lower().split("x")
+    # the side of a square of the same area; latents are whole, so it is a multiple of 8
+    numbers = [int(side) for side in sides if side.isdecimal()]
+    return round(math.sqrt(numbers[0] * numbers[1])) // 8 * 8 or None if len(numbers) == 2 == len(sides) else None
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
@@ -132,7 +143,8 @@ def _prediction_type(header: Header, sidecar: Sidecar, family: Family) -> tuple[
     return "epsilon", "family"
 
 
-def _usual_type(infos: Iterable[TensorInfo]) -> str:
+def usual_type(infos: Iterable[TensorInfo]) -> str:
+    """The type that most bytes of these tensors are in."""
     sizes = Counter[str]()
     for info in infos:
         sizes[info.dtype] += info.end - info.start

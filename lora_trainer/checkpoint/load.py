@@ -14,8 +14,8 @@ that hold its tensors, and a place for each tensor. EMA copies (`model_ema.*`) a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lora_trainer.checkpoint import architecture, names
 from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar
+from lora_trainer.checkpoint.folder import FolderComponent, read_component, read_folder
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Family, NoiseSchedule, Parts, PredictionType
@@ -67,20 +68,27 @@ class Checkpoint:
         """The file's name without its ending, as a WebUI lists it."""
         return self.path.stem if self.path.is_file() else self.path.name
 
+    @property
+    def resolution(self) -> int | None:
+        """Side in pixels of the pictures it was made for, if the file says so."""
+        return self.detected.resolution
+
     @cached_property
     def schedule(self) -> NoiseSchedule:
         """How the checkpoint was trained to remove noise. For an SD2 file that does not say so, its UNet is loaded for a moment and asked."""
         prediction_type = self.asked_prediction_type or self.detected.prediction_type or self._ask_unet()
         zero_terminal_snr = self.detected.zero_terminal_snr if self.asked_zero_terminal_snr is None else self.asked_zero_terminal_snr
         if zero_terminal_snr and prediction_type == "epsilon":
-            self.notes.append(Message("zero_terminal_snr is on, but the model predicts epsilon, which has no answer where only noise is left"))
+            self._note(Message("zero_terminal_snr is on, but the model predicts epsilon, which has no answer where only noise is left"))
         return NoiseSchedule(
             prediction_type=prediction_type, zero_terminal_snr=zero_terminal_snr, beta_start=self.detected.beta_start, beta_end=self.detected.beta_end
         )
 
     def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
         """diffusers.UNet2DConditionModel."""
-        return _load(self.unet, lambda config: UNet2DConditionModel.from_config(config), dtype, device)
+        unet = _load(self.unet, lambda config: UNet2DConditionModel.from_config(config), dtype, device)
+        self._note_unused(unet)
+        return unet
 
     def load_vae(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
         """diffusers.AutoencoderKL. In float16, SDXL's own VAE overflows to NaN: ask for bfloat16 or float32."""
@@ -113,6 +121,19 @@ class Checkpoint:
             tokenizers=self.tokenizers(),
         )
 
+    def _note_unused(self, unet: Any) -> None:
+        """Weights the UNet has no place for: WebUIs leave them out without a word, and what they were for is lost."""
+        prefix = names.UNET_PREFIX if self.path.is_file() else ""
+        used = {self.unet.place(name).name for name in unet.state_dict()}
+        unused = [name for name in self.unet.tensors if name.startswith(prefix) and name not in used]
+        if unused:
+            values = {"count": len(unused), "examples": ", ".join(unused[:3])}
+            self._note(Message("{count} weights of the UNet are of an unknown kind and are not used ({examples})", values))
+
+    def _note(self, message: Message) -> None:
+        if message not in self.notes:
+            self.notes.append(message)
+
     def _ask_unet(self) -> PredictionType:
         """Tell SD2's two kinds apart as A1111 does: at the last timestep, a v-prediction UNet answers a bright input with a dark output.
 
@@ -131,7 +152,7 @@ class Checkpoint:
         with torch.no_grad():
             difference = (unet(sample, 999, encoder_hidden_states=text).sample - sample).float().mean().item()
         found: PredictionType = "v_prediction" if difference < -1 else "epsilon"
-        self.notes.append(Message("judged by its answers, the model predicts {kind}; set prediction_type if you know better", {"kind": found}))
+        self._note(Message("judged by its answers, the model predicts {kind}; set prediction_type if you know better", {"kind": found}))
         return found
 
 
@@ -148,7 +169,7 @@ def open_checkpoint(
     instead of what it says. CheckpointError if it is of a kind that cannot be trained on.
     """
     path = Path(path)
-    checkpoint = _open_file(path)
+    checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)
     if prediction_type != "auto":
         checkpoint.asked_prediction_type = prediction_type
     checkpoint.asked_zero_terminal_snr = zero_terminal_snr
@@ -189,22 +210,49 @@ def _vae_in(header: Header, family: Family, prefix: str) -> Component:
     return Component(config=config, tensors=tensors_of([header]), place=place)
 
 
+def _open_folder(path: Path) -> Checkpoint:
+    folder = read_folder(path)
+    text_encoders = [_folder_component(component) for component in folder.text_encoders]
+    for number, component in enumerate(text_encoders):
+        text_encoders[number] = replace(component, config={**component.config, "with_projection": number == 1})
+    return Checkpoint(
+        path=path,
+        detected=folder.detected,
+        unet=_folder_component(folder.unet),
+        text_encoders=tuple(text_encoders),
+        vae=_diffusers_vae(folder.vae.config, folder.vae.headers) if folder.vae else None,
+        asked_prediction_type=None,
+        asked_zero_terminal_snr=None,
+    )
+
+
+def _folder_component(component: FolderComponent) -> Component:
+    return Component(config=component.config, tensors=tensors_of(component.headers), place=Stored)
+
+
 def _open_vae(path: Path, family: Family) -> Component:
-    """A VAE in a file of its own, as it is cut out of a WebUI file, or with bare names, LDM's or diffusers'."""
+    """A VAE by itself: a diffusers folder, or a file, cut out of a WebUI checkpoint or with bare names, LDM's or diffusers'."""
+    if path.is_dir():
+        component = read_component(path)
+        return _diffusers_vae({**component.config, "scaling_factor": architecture.LATENT_SCALE[family]}, component.headers)
     header = read_header(path)
     if "encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors:
-        config = architecture.vae_config(header, family, prefix="")
-        return Component(config=config, tensors=tensors_of([header]), place=Stored)
+        return _diffusers_vae(architecture.vae_config(header, family, prefix=""), [header])
     for prefix in (names.VAE_PREFIX, ""):
         if prefix + "decoder.conv_in.weight" in header.tensors:
             return _vae_in(header, family, prefix)
     raise CheckpointError("{path} holds no VAE", hint="Set vae to a VAE file for this kind of checkpoint, or to auto for the one inside.", path=path)
 
 
+def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Component:
+    tensors = tensors_of(headers)
+    return Component(config=config, tensors=tensors, place=lambda name: names.stored_in_diffusers_vae(name, tensors))
+
+
 def _build_text_encoder(config: Mapping[str, Any]) -> Any:
     values = dict(config)
     model_class = CLIPTextModelWithProjection if values.pop("with_projection") else CLIPTextModel
-    return model_class(CLIPTextConfig(**values))
+    return model_class(CLIPTextConfig.from_dict(values))
 
 
 def _load(component: Component, build: Callable[[Mapping[str, Any]], Any], dtype: torch.dtype, device: torch.device | str) -> Any:

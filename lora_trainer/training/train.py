@@ -17,7 +17,7 @@ from typing import Any, Literal, Protocol
 import torch
 
 from lora_trainer.config import TrainingSettings
-from lora_trainer.dataset.buckets import Bucket, epoch_batches
+from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite
 from lora_trainer.lora.adapters import Adapters
 from lora_trainer.training.batches import Captions, TrainingData
@@ -49,12 +49,12 @@ class Plan:
 
     @property
     def batches_per_epoch(self) -> int:
-        return sum(math.ceil(sum(self.repeats[index] for index in indices) / self.batch_size) for indices in self.buckets.values())
+        return steps_per_epoch(self.buckets, self.repeats, self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
         """The last step of an epoch may gather fewer batches than the others; it is a step all the same."""
-        return math.ceil(self.batches_per_epoch / self.accumulation)
+        return steps_per_epoch(self.buckets, self.repeats, self.batch_size, self.accumulation)
 
     def epoch_of(self, step: int) -> int:
         return step // self.steps_per_epoch
@@ -174,10 +174,10 @@ class Trainer:
 
     def _losses(self, indices: Sequence[int], part: int) -> tuple[torch.Tensor, tuple[str, ...]]:
         batch = self.data.batch(indices, self.step, part)
-        text = self.captions.states(batch.captions).to(self.device)
         latents, noise, timesteps = (tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps))
         sizes = batch.size_conditions.to(self.device) if self.size_conditioned else None
         with self.precision():
+            text = self.captions.states(batch.captions).to(self.device)
             losses = denoising_loss(self.unet, self.levels, latents, text, noise, timesteps, sizes, self.settings.min_snr_gamma)
         return losses, batch.names
 

@@ -1,0 +1,188 @@
+"""The command line: `python -m lora_trainer COMMAND`. Light: what needs the worker's packages is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import __version__, environment
+from lora_trainer.errors import ConfigError, LoraTrainerError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong call, 3 stopped by request."""
+    parser = make_parser()
+    asked = parser.parse_args(arguments)
+    if not hasattr(asked, "command"):
+        parser.print_help()
+        return 2
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # a Windows console in a legacy code page must not stop a run over a Chinese file name
+            stream.reconfigure(errors="replace")
+    try:
+        if asked.needs_packages:
+            environment.activate(required=True)
+        return int(asked.command(asked) or 0)
+    except LoraTrainerError as error:
+        print(error.report(), file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m lora_trainer", description="Train a LoRA from your own images.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    def add(name: str, command: Any, summary: str, *, needs_packages: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=summary, description=summary)
+        sub.set_defaults(command=command, needs_packages=needs_packages)
+        return sub
+
+    sub = add("train", train, "train what a YAML file asks for")
+    sub.add_argument("--config", required=True, type=Path, metavar="FILE", help="the YAML file; `init` writes one")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting; may be given several times")
+
+    sub = add("resume", resume, "go on with a run that was stopped or interrupted, exactly where it was")
+    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting, such as max_train_steps=2000")
+
+    sub = add("tell", tell, "ask a running training for something")
+    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("request", choices=["stop", "save", "preview", "pause", "resume"])
+
+    sub = add("status", status, "say where a run stands")
+    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = add("init", init, "write a commented YAML file to start from")
+    sub.add_argument("file", type=Path)
+
+    sub = add("inspect", inspect, "say what a LoRA file is")
+    sub.add_argument("file", type=Path)
+    sub.add_argument("--base", type=Path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = add("env", env, "say what a worker would run on", needs_packages=False)
+    sub.add_argument("--json", action="store_true", help="as JSON")
+
+    sub = add("demo", demo, "train a LoRA on drawn images and an embedded checkpoint, and show what it does")
+    sub.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="where to put it (default: %(default)s)")
+    return parser
+
+
+# --- commands ----------------------------------------------------------------------------------------------------------------------------
+
+
+def train(asked: argparse.Namespace) -> int:
+    from lora_trainer import config
+    from lora_trainer.runs import folder as folders
+
+    requested = config.read(asked.config, parse_changes(asked.changes))
+    return watch(folders.begin(requested.output.output_dir, config.to_yaml(requested)))
+
+
+def resume(asked: argparse.Namespace) -> int:
+    from lora_trainer import config, files
+    from lora_trainer.runs import folder as folders
+
+    folder = folders.existing(asked.run_dir.absolute())
+    folders.refuse_if_alive(folder)
+    if folder.read_state().status == "finished" and not asked.changes:
+        print(f"This run is finished: {folder.path / folder.read_state().file}")
+        print("To train it further: resume --set max_train_steps=N, with N above the steps it has.")
+        return 0
+    if asked.changes:
+        files.write_text(folder.config, config.to_yaml(config.read(folder.config, parse_changes(asked.changes))))
+    return watch(folder)
+
+
+def tell(asked: argparse.Namespace) -> int:
+    from lora_trainer.runs import folder as folders
+    from lora_trainer.runs.requests import send_request
+
+    folder = folders.existing(asked.run_dir.absolute())
+    if not folder.is_alive:
+        print("Nothing is training there at the moment.", file=sys.stderr)
+        return 1
+    send_request(folder.requests, asked.request)
+    return 0
+
+
+def status(asked: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lora_trainer.console import describe_state
+    from lora_trainer.runs import folder as folders
+
+    folder = folders.existing(asked.run_dir.absolute())
+    state = folder.read_state()
+    if asked.json:
+        print(json.dumps({**dataclasses.asdict(state), "alive": folder.is_alive}, ensure_ascii=False, indent=1, default=str))
+    else:
+        print(describe_state(state, alive=folder.is_alive))
+    return 0
+
+
+def init(asked: argparse.Namespace) -> int:
+    from lora_trainer import config, files
+
+    if asked.file.exists():
+        raise ConfigError("{file} exists already", hint="Choose another name, or move it away.", file=asked.file)
+    files.write_text(asked.file, config.commented_yaml())
+    print(f"Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m lora_trainer train --config {asked.file}")
+    return 0
+
+
+def inspect(asked: argparse.Namespace) -> int:
+    from lora_trainer.lora.describe import describe, to_json, to_text
+
+    description = describe(asked.file, asked.base)
+    print(json.dumps(to_json(description), ensure_ascii=False, indent=1) if asked.json else to_text(description))
+    return 0
+
+
+def env(asked: argparse.Namespace) -> int:
+    report = environment.report()
+    print(json.dumps(report, ensure_ascii=False, indent=1) if asked.json else environment.report_text(report))
+    return 0
+
+
+def demo(asked: argparse.Namespace) -> int:
+    from lora_trainer.demo.run import run_demo
+
+    return run_demo(asked.output)
+
+
+def watch(folder: Any) -> int:
+    """Start the run's worker and show its progress until it ends."""
+    from lora_trainer.console import Console
+    from lora_trainer.jobs.start import start_worker
+
+    return Console(folder, start_worker(folder)).watch()
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is not KEY=VALUE."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for change in changes:
+        key, separator, text = change.partition("=")
+        if not separator or not key.strip():
+            raise ConfigError("--set {change} is not KEY=VALUE", hint="For example: --set lora_rank=16", change=change)
+        try:
+            values[key.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key.strip()] = text
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""The worker process: `python .../lora_trainer/worker/__main__.py RUN_DIR`. Does the run's job and leaves the result in the run folder.
+
+Started by path, in whatever state the interpreter is: an embedded Windows Python ignores PYTHONPATH and the working directory. So this file itself
+puts the overlay and the extension first on sys.path, before it imports anything of ours.
+
+Exit status: 0 finished, 3 stopped by request, 1 failed. What happened is in events.jsonl; what was printed is in worker.log.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+EXTENSION = Path(__file__).resolve().parent.parent.parent
+
+
+def main(arguments: list[str]) -> int:
+    """Do the job of the run folder named by the one argument."""
+    # Python puts this file's own folder first; a module of ours must not be found under its bare name
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+    sys.path.insert(0, str(EXTENSION))
+    if len(arguments) != 1:
+        print("usage: python lora_trainer/worker/__main__.py RUN_DIR", file=sys.stderr)
+        return 2
+    from lora_trainer import environment
+
+    environment.activate()
+    from lora_trainer.worker import job
+
+    return job.run(Path(arguments[0]).absolute())
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

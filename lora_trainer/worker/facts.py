@@ -1,0 +1,96 @@
+"""What the LoRA file's metadata says about its training, gathered from the job's parts."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.config import RunConfig
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.scan import Example
+from lora_trainer.lora.file import file_hashes
+from lora_trainer.lora.metadata import FolderFacts, TrainingFacts
+from lora_trainer.training.train import Trainer
+
+log = logging.getLogger(__name__)
+
+
+class Hashes:
+    """sha256 and first-generation hash of the base and the VAE, computed beside the training: a checkpoint takes seconds."""
+
+    def __init__(self, base: Path, vae: Path | None) -> None:
+        self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hashes")
+        self._base = self._pool.submit(file_hashes, base) if base.is_file() else None
+        self._vae = self._pool.submit(file_hashes, vae) if vae is not None and vae.is_file() else None
+        self._pool.shutdown(wait=False)
+
+    def base(self) -> tuple[str | None, str | None]:
+        return _result(self._base)
+
+    def vae(self) -> tuple[str | None, str | None]:
+        return _result(self._vae)
+
+
+def _result(future: concurrent.futures.Future[tuple[str, str]] | None) -> tuple[str | None, str | None]:
+    try:
+        return future.result() if future is not None else (None, None)
+    except OSError as error:
+        # the checkpoint was moved away meanwhile; the LoRA is none the worse for lacking its hash
+        log.warning("no hash of the base model: %s", error)
+        return None, None
+
+
+def training_facts(
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    examples: Sequence[Example],
+    buckets: Mapping[Bucket, Sequence[int]],
+    trainer: Trainer,
+    hashes: Hashes,
+    *,
+    name: str,
+    started_at: float,
+    written_at: float,
+) -> TrainingFacts:
+    """Everything that `lora.metadata.build` writes. `name` is the file's stem; `config` is resolved."""
+    base_sha256, base_legacy = hashes.base()
+    vae_sha256, vae_legacy = hashes.vae()
+    plan = trainer.plan
+    assert config.dataset.resolution is not None
+    return TrainingFacts(
+        config=config,
+        name=name,
+        family=checkpoint.family,
+        prediction_type=checkpoint.schedule.prediction_type,
+        zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
+        resolution=config.dataset.resolution,
+        mixed_precision=config.checkpoint.mixed_precision,
+        text_encoder_lr=config.training.text_encoder_lr if config.lora.train_text_encoder else None,
+        step=trainer.step,
+        step_count=plan.step_count,
+        epoch=trainer.epoch,
+        epoch_count=-(-plan.step_count // plan.steps_per_epoch),
+        batches_per_epoch=plan.batches_per_epoch,
+        folders=folder_facts(examples),
+        buckets=tuple(((bucket.width, bucket.height), sum(examples[index].repeats for index in indices)) for bucket, indices in buckets.items()),
+        started_at=started_at,
+        written_at=written_at,
+        base_sha256=base_sha256,
+        base_legacy_hash=base_legacy,
+        vae_sha256=vae_sha256,
+        vae_legacy_hash=vae_legacy,
+    )
+
+
+def folder_facts(examples: Sequence[Example]) -> tuple[FolderFacts, ...]:
+    """One entry a folder and number of repeats, in the order in which they come up."""
+    groups: dict[tuple[str, int], list[Example]] = {}
+    for example in examples:
+        groups.setdefault((example.folder, example.repeats), []).append(example)
+    return tuple(
+        FolderFacts(name=folder, image_count=len(members), repeats=repeats, captions=tuple(example.caption for example in members))
+        for (folder, repeats), members in groups.items()
+    )

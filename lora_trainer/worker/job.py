@@ -1,0 +1,77 @@
+"""A run folder -> its job, done; and the one place where exceptions become a `failed` event with a hint."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import logging
+import platform
+import traceback
+from pathlib import Path
+
+from lora_trainer import config
+from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.events import Failed
+from lora_trainer.worker.report import Report
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+
+
+def run(path: Path) -> int:
+    """Train what the folder's config.yaml asks for, from its resume point if it has one. Returns the exit status."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    try:
+        folder = folders.existing(path)
+        with folders.occupy(folder, versions()) as heartbeat, contextlib.closing(Report(folder, heartbeat)) as report:
+            report.listen_for_interrupts()
+            try:
+                return _train(folder, report)
+            except LoraTrainerError as error:
+                traceback.print_exc()
+                report.say(Failed.of(error))
+                return FAILED
+    except RunError as error:
+        # the folder is not ours to write in: another worker's, or no run at all
+        print(error.report())
+        return FAILED
+
+
+def _train(folder: folders.RunFolder, report: Report) -> int:
+    from lora_trainer.worker.training_job import TrainingJob
+
+    step = 0
+    try:
+        job = TrainingJob(folder, config.read(folder.config), report)
+        outcome = job.run()
+        return FINISHED if outcome == "finished" else STOPPED
+    except LoraTrainerError:
+        raise
+    except Exception as error:
+        from lora_trainer.training.device import is_out_of_memory
+
+        step = folder.read_state().step
+        if is_out_of_memory(error):
+            raise OutOfMemory(
+                "memory ran out at step {step}",
+                hint="Set gradient_checkpointing to true and batch_size to 1; if that is not enough, lower resolution.",
+                step=step,
+            ) from error
+        if isinstance(error, OSError) and error.errno == 28:
+            raise TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.") from error
+        raise TrainingError(
+            "something unexpected went wrong: {kind}: {detail}",
+            hint="The details are at the end of {log}. Please report it with that file.",
+            kind=type(error).__name__,
+            detail=error,
+            log=folder.log,
+        ) from error
+
+
+def versions() -> dict[str, str]:
+    """What this worker runs on, for worker.json."""
+    found = {"python": platform.python_version()}
+    for name in ("torch", "diffusers", "transformers", "peft", "safetensors"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found

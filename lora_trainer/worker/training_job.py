@@ -1,0 +1,446 @@
+"""One training job as a straight line: check, encode, train, export, deliver.
+
+    config -> checkpoint -> dataset -> latents and text states -> adapters -> LoRA file
+
+Big parts are loaded one after the other, and let go as soon as what they make is kept: text encoders, then VAE, then UNet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from lora_trainer import config as settings
+from lora_trainer import files
+from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.config import RunConfig
+from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.findings import refuse
+from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.lora.adapters import Adapters, add_adapters
+from lora_trainer.lora.deliver import Delivered, deliver
+from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
+from lora_trainer.lora.metadata import build as metadata_of
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import forget_requests
+from lora_trainer.training import batches, preview, resume, schedule
+from lora_trainer.training.device import (
+    choose_device, choose_precision, describe_device, free_memory, move_optimizer, peak_memory, precision_name,
+)  # fmt: skip
+from lora_trainer.training.encode import TextStates
+from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
+from lora_trainer.training.randomness import derived_seed
+from lora_trainer.training.scalars import Scalars
+from lora_trainer.training.train import Outcome, Plan, StepResult, Trainer, make_scaler
+from lora_trainer.worker.facts import Hashes, training_facts
+from lora_trainer.worker.report import Report
+from lora_trainer.worker.resolve import native_resolution, require_lora_dir, resolve, unet_parameter_count
+
+log = logging.getLogger(__name__)
+PAUSE_POLL_SECONDS = 0.2
+
+
+class TrainingJob:
+    """Carries one run from its settings to its LoRA file. The trainer's conductor: requests, reports, saves and previews are dealt with here."""
+
+    def __init__(self, folder: RunFolder, requested: RunConfig, report: Report) -> None:
+        self.folder = folder
+        self.report = report
+        self.config = requested
+        self.started = time.time()
+
+    def run(self) -> Outcome:
+        forget_requests(self.folder.requests)
+        self._prepare()
+        self._encode()
+        trainer = self._assemble()
+        resumed = resume.has_state(self.folder.state)
+        if resumed:
+            trainer.load_state_dict(resume.read_state(self.folder.state))
+        self._say_started(trainer, resumed)
+        self.scalars = Scalars(self.folder.logs, trainer.step)
+        self.pace = Pace()
+        self.report.phase("training", self.plan.step_count)
+        outcome = trainer.run(self)
+        self.scalars.close()
+        return self._finish(trainer) if outcome == "finished" else self._stop(trainer)
+
+    # --- before ---------------------------------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        """Everything that can be found wrong without loading a model is found here."""
+        self.report.phase("checking")
+        require_lora_dir(self.config)
+        base = self.config.checkpoint
+        self.device = choose_device(self.config.training.device)
+        self.checkpoint = open_checkpoint(
+            base.base_model, vae=base.vae, prediction_type=base.prediction_type, zero_terminal_snr=base.zero_terminal_snr
+        )
+        for note in self.checkpoint.notes:
+            self.report.warn(note)
+        self.tokenizers = self.checkpoint.tokenizers()
+        self.dataset = self._scan()
+        self._plan_and_resolve()
+
+    def _scan(self) -> Dataset:
+        tokenizer = self.tokenizers[0]
+
+        def count_tokens(caption: str) -> int:
+            return len(tokenizer(caption, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+
+        dataset = scan(self.config.dataset, count_tokens, self.config.checkpoint.max_token_length)
+        refuse(dataset.findings, self.config.dataset)
+        for finding in dataset.findings:
+            self.report.warn(finding.message, finding.hint)
+        return dataset
+
+    def _plan_and_resolve(self) -> None:
+        """Settle every `auto`, and write config.yaml: complete and resolved."""
+        self.dtype = choose_precision(self.config.checkpoint.mixed_precision, self.device, unet_parameter_count(self.checkpoint))
+        resolution = self.config.dataset.resolution or native_resolution(self.checkpoint)
+        self.buckets = bucketing.assign(self.dataset.examples, self.config.dataset, resolution)
+        training = self.config.training
+        self.plan = Plan(
+            buckets=self.buckets,
+            repeats=[example.repeats for example in self.dataset.examples],
+            batch_size=training.batch_size,
+            accumulation=training.gradient_accumulation_steps,
+            seed=training.seed,
+            step_count=0,
+        )
+        self.plan.step_count = training.max_train_steps or training.epochs * self.plan.steps_per_epoch
+        self.config = resolve(self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count)
+        self.name = self.config.lora.name
+        for finding in bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution):
+            self.report.warn(finding.message, finding.hint)
+        files.write_text(self.folder.config, settings.to_yaml(self.config))
+
+    def _say_started(self, trainer: Trainer, resumed: bool) -> None:
+        log.info("training on %s in %s", describe_device(self.device), self.dtype)
+        log.info("%d adapters with %d parameters", trainer.adapters.module_count, trainer.adapters.parameter_count)
+        self.report.say(
+            events.Started(
+                name=self.name,
+                step_count=self.plan.step_count,
+                epoch_count=-(-self.plan.step_count // self.plan.steps_per_epoch),
+                image_count=len(self.dataset.examples),
+                family=self.checkpoint.family,
+                resumed_from=trainer.step if resumed else None,
+            )
+        )
+
+    # --- encoding -------------------------------------------------------------------------------------------------------------------------
+
+    def _encode(self) -> None:
+        """Text states and latents are made; what made them is let go, unless it is needed in every step."""
+        data, lora = self.config.dataset, self.config.lora
+        self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
+        self.report.phase("encoding", len(self.dataset.examples))
+        self.parts.text_encoders = self.checkpoint.load_text_encoders(self._text_dtype, self.device)
+        self.captions = batches.Captions(self.parts, self.config.checkpoint, live=lora.train_text_encoder or data.shuffle_caption)
+        if not self.captions.live:
+            self.captions.keep((example.caption for example in self.dataset.examples), self._kept_dtype)
+        self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
+        if not self.captions.live:
+            self.parts.text_encoders = ()
+            free_memory(self.device)
+        self._encode_images()
+
+    @property
+    def _text_dtype(self) -> torch.dtype:
+        """A CPU is in no hurry here, and float32 is exact; a card's memory is dear, and the WebUI itself encodes in half precision."""
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    @property
+    def _kept_dtype(self) -> torch.dtype:
+        return torch.float32 if self.device.type == "cpu" else self.dtype
+
+    def _encode_images(self) -> None:
+        with self._vae() as vae:
+            self.store = batches.store_for(
+                self.config.training.cache_latents,
+                sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()),
+                self.config.dataset.flip_augmentation,
+                self.folder.cache,
+            )
+            for done in batches.encode_images(vae, self.dataset.examples, self.buckets, self.config.dataset, self.store, self._vae_key):
+                self.report.part_done(done)
+
+    @property
+    def _vae_key(self) -> str:
+        """Names the VAE's weights in the disk cache."""
+        source = self.config.checkpoint.vae or self.config.checkpoint.base_model
+        details = source.stat()
+        return f"{source}:{details.st_size}:{details.st_mtime_ns}"
+
+    @contextlib.contextmanager
+    def _vae(self) -> Iterator[Any]:
+        """The VAE, for as long as it is needed. In float32: SDXL's overflows in fp16."""
+        vae = self.checkpoint.load_vae(torch.float32, self.device)
+        try:
+            yield vae
+        finally:
+            del vae
+            free_memory(self.device)
+
+    # --- training -------------------------------------------------------------------------------------------------------------------------
+
+    def _assemble(self) -> Trainer:
+        """Load the UNet, put the adapters in, and gather what the loop needs."""
+        self.report.phase("loading")
+        self.hashes = Hashes(self.config.checkpoint.base_model, self.config.checkpoint.vae)
+        training = self.config.training
+        self.parts.unet = self.checkpoint.load_unet(self.dtype, self.device)
+        if training.gradient_checkpointing:
+            self.parts.unet.enable_gradient_checkpointing()
+        adapters = add_adapters(self.parts, self.config.lora, derived_seed(training.seed, "adapters"))
+        self.parts.unet.train()
+        optimizer = make_optimizer(adapters, training, self.device)
+        levels = schedule.NoiseLevels.of(self.parts.schedule, self.device)
+        return Trainer(
+            unet=self.parts.unet,
+            adapters=adapters,
+            optimizer=optimizer,
+            rates=make_rate_schedule(optimizer, training, self.plan.step_count),
+            levels=levels,
+            data=batches.TrainingData(
+                examples=self.dataset.examples,
+                store=self.store,
+                settings=self.config.dataset,
+                seed=training.seed,
+                noise_offset=training.noise_offset,
+                timestep_count=levels.step_count,
+            ),
+            captions=self.captions,
+            plan=self.plan,
+            settings=training,
+            device=self.device,
+            dtype=self.dtype,
+            size_conditioned=self.parts.family == "sdxl",
+            scaler=make_scaler(self.device, self.dtype),
+        )
+
+    def before_step(self, trainer: Trainer) -> bool:
+        """Obey what was asked since the last step. False: stop."""
+        asked = [request.kind for request in self.report.requests()]
+        while asked:
+            kind = asked.pop(0)
+            if kind == "stop":
+                return False
+            if kind == "save":
+                self._save(trainer)
+            elif kind == "preview":
+                self._preview(trainer)
+            elif kind == "pause" and not self._pause(trainer):
+                return False
+        return True
+
+    def after_step(self, trainer: Trainer, result: StepResult) -> None:
+        if result.skipped:
+            self.report.warn(
+                Message("step {step} was left out: not a finite number in its {what}", {"step": trainer.step, "what": result.skipped}),
+                Message("If this goes on, training stops by itself. A lower learning_rate or mixed_precision no prevents it."),
+            )
+        self._report_progress(trainer, result)
+        output, samples = self.config.output, self.config.samples
+        epoch_over = trainer.step % self.plan.steps_per_epoch == 0
+        by_epoch = output.save_epochs is not None and epoch_over and (trainer.step // self.plan.steps_per_epoch) % output.save_epochs == 0
+        assert output.save_steps is not None
+        if trainer.step < self.plan.step_count and (trainer.step % output.save_steps == 0 or by_epoch):
+            self._save(trainer)
+        if samples.sample_prompts and samples.sample_every and trainer.step % samples.sample_every == 0 and trainer.step < self.plan.step_count:
+            self._preview(trainer)
+
+    def _report_progress(self, trainer: Trainer, result: StepResult) -> None:
+        self.pace.add(result)
+        rates = {f"learning_rate/{group['name']}": group["lr"] for group in trainer.optimizer.param_groups}
+        memory = peak_memory(self.device)
+        self.report.say(
+            events.Progress(
+                step=trainer.step,
+                epoch=trainer.epoch,
+                loss=result.loss,
+                smoothed_loss=trainer.smoothed_loss.value,
+                learning_rate=next(iter(rates.values())),
+                images_per_second=self.pace.images_per_second,
+                seconds_left=self.pace.seconds_per_step * (self.plan.step_count - trainer.step),
+                memory=memory,
+            )
+        )
+        curves = {"loss": result.loss, "loss/smoothed": trainer.smoothed_loss.value, "gradient_norm": result.gradient_norm}
+        self.scalars.write(trainer.step, {**curves, **rates, "images_per_second": self.pace.images_per_second, "memory_gb": memory / 1e9})
+
+    def _pause(self, trainer: Trainer) -> bool:
+        """Leave the device to others until `resume`. False if `stop` came instead."""
+        self._move(trainer, torch.device("cpu"))
+        self.report.say(events.Paused(step=trainer.step))
+        stopped = False
+        while not stopped:
+            kinds = [request.kind for request in self.report.requests()]
+            stopped = "stop" in kinds
+            if stopped or "resume" in kinds:
+                break
+            time.sleep(PAUSE_POLL_SECONDS)
+        if not stopped:
+            self._move(trainer, self.device)
+            self.report.say(events.Resumed(step=trainer.step))
+        return not stopped
+
+    def _move(self, trainer: Trainer, device: torch.device) -> None:
+        if self.device.type == "cpu":
+            return
+        trainer.unet.to(device)
+        for encoder in self.parts.text_encoders:
+            encoder.to(device)
+        move_optimizer(trainer.optimizer, device)
+        free_memory(self.device)
+
+    # --- saving ---------------------------------------------------------------------------------------------------------------------------
+
+    def _save(self, trainer: Trainer) -> Path:
+        """A LoRA file that is ready to use, and the resume point that belongs to it."""
+        self.report.phase("saving")
+        target = self.folder.saved_file(self.name, trainer.step)
+        self._export(trainer, target)
+        resume.write_state(self.folder.state, trainer.state_dict())
+        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        self._let_old_saves_go()
+        self.report.phase("training", self.plan.step_count)
+        return target
+
+    def _export(self, trainer: Trainer, target: Path) -> dict[str, str]:
+        """Write the LoRA file, read back and verified. Returns its metadata."""
+        facts = training_facts(
+            self.config, self.checkpoint, self.dataset.examples, self.buckets, trainer, self.hashes,
+            name=target.stem, started_at=self.started, written_at=time.time(),
+        )  # fmt: skip
+        metadata = metadata_of(facts)
+        done = export(trainer.adapters, self.parts, target, metadata)
+        if done.does_nothing and trainer.step:
+            self.report.warn(
+                Message("the LoRA at step {step} changes nothing yet: it has learned nothing", {"step": trainer.step}),
+                Message("Check that learning_rate is above 0."),
+            )
+        return metadata
+
+    def _let_old_saves_go(self) -> None:
+        keep = self.config.output.keep_last
+        if keep is not None:
+            for old in sorted(self.folder.checkpoints.glob("*-step*.safetensors"))[:-keep]:
+                with contextlib.suppress(OSError):
+                    old.unlink()
+
+    def _stop(self, trainer: Trainer) -> Outcome:
+        saved = self._save(trainer)
+        self.report.say(events.Stopped(step=trainer.step, file=self.folder.relative(saved)))
+        return "stopped"
+
+    def _finish(self, trainer: Trainer) -> Outcome:
+        card = self._final_preview(trainer)
+        self.report.phase("exporting")
+        target = self.folder.path / f"{self.name}.safetensors"
+        metadata = self._export(trainer, target)
+        export_diffusers(trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata)
+        resume.write_state(self.folder.state, trainer.state_dict())
+        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        delivered = self._deliver(target, card)
+        self.report.say(events.Finished(step=trainer.step, file=self.folder.relative(target), delivered=str(delivered.path) if delivered else ""))
+        return "finished"
+
+    def _deliver(self, target: Path, card: Path | None) -> Delivered | None:
+        output = self.config.output
+        if output.lora_dir is None:
+            return None
+        self.report.phase("delivering")
+        try:
+            delivered = deliver(
+                target,
+                output.lora_dir,
+                self.name,
+                trigger=self.config.dataset.trigger_word,
+                preferred_weight=output.preferred_weight,
+                family=self.parts.family,
+                preview=card,
+                negative_text=self.config.samples.sample_negative_prompt,
+            )
+        except LoraFileError as error:
+            # the training is done and its file is safe; only the copy failed
+            self.report.warn(error.message, error.hint)
+            return None
+        for warning in delivered.warnings:
+            self.report.warn(Message(warning.replace("{", "{{").replace("}", "}}")))
+        if delivered.renamed:
+            self.report.warn(
+                Message("{lora_dir} had a LoRA called {old}, so this one is called {new}", {"lora_dir": output.lora_dir, "old": self.name, "new": delivered.name})
+            )
+        return delivered
+
+    # --- previews -------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """What previews show; without any prompts, the first caption serves for the LoRA's own picture."""
+        return self.config.samples.sample_prompts or (self.dataset.examples[0].caption,)
+
+    def _preview(self, trainer: Trainer, strengths: tuple[float, ...] | None = None) -> list[events.Previewed]:
+        samples = self.config.samples if strengths is None else _with_strengths(self.config, strengths)
+        self.report.phase("previewing", len(self.sample_prompts) * len(samples.sample_strengths))
+        made: list[events.Previewed] = []
+        side = samples.sample_size or 512
+        with self._vae() as vae, trainer.precision():
+            self.parts.vae = vae
+            pictures = preview.make_pictures(
+                self.parts, trainer.adapters, [preview.Prompt(text, self._states(text)) for text in self.sample_prompts],
+                self._states(samples.sample_negative_prompt), samples, size=(side, side), name=self.name, model_name=self.checkpoint.title,
+            )  # fmt: skip
+            for number, picture in enumerate(pictures):
+                target = self.folder.previews / f"step{trainer.step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
+                preview.write_picture(picture, target)
+                event = events.Previewed(step=trainer.step, file=self.folder.relative(target), prompt=picture.prompt, strength=picture.strength)
+                self.report.say(event)
+                self.report.part_done(number + 1)
+                made.append(event)
+        self.parts.vae = None
+        self.report.phase("training", self.plan.step_count)
+        return made
+
+    def _states(self, text: str) -> TextStates:
+        with torch.no_grad():
+            return self.captions.states([text]).detach()
+
+    def _final_preview(self, trainer: Trainer) -> Path | None:
+        """The previews of the last step; the one nearest to the recommended strength goes on the LoRA's card."""
+        output, samples = self.config.output, self.config.samples
+        if not samples.sample_prompts and output.lora_dir is None:
+            return None
+        made = self._preview(trainer, None if samples.sample_prompts else (output.preferred_weight,))
+        best = min((event for event in made if event.strength), key=lambda event: abs(event.strength - output.preferred_weight), default=None)
+        return self.folder.path / best.file if best else None
+
+
+def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings.SampleSettings:
+    return config.replace(sample_strengths=strengths).samples
+
+
+@dataclass
+class Pace:
+    """How fast steps go: a running average over about ten of them; saves, previews and pauses are not in it."""
+
+    seconds_per_step: float = 0.0
+    images_per_second: float = 0.0
+
+    def add(self, result: StepResult) -> None:
+        weight = 0.1 if self.seconds_per_step else 1.0
+        self.seconds_per_step += weight * (result.seconds - self.seconds_per_step)
+        self.images_per_second += weight * (len(result.losses) / result.seconds - self.images_per_second)
