@@ -12,7 +12,7 @@ Inside attention blocks the names are the same on both sides, so a map holds the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -29,6 +29,8 @@ RESNET = {
 }
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+OLD_VAE_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
+"""diffusers' own names before 0.17, still found in many folders."""
 OPEN_CLIP_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -111,6 +113,14 @@ def stored_in_vae(name: str, modules: Mapping[str, str], *, prefix: str = VAE_PR
     """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`."""
     linear = ".attentions." in name and name.endswith(".weight") and ".group_norm." not in name
     return Stored(prefix + rename(name, modules), form="1x1 convolution" if linear else "same")
+
+
+def stored_in_diffusers_vae(name: str, tensor_names: Container[str]) -> Stored:
+    """Where a tensor of `AutoencoderKL` lies in a file with diffusers' names, new or old."""
+    if name not in tensor_names:
+        for new, old in OLD_VAE_ATTENTION.items():
+            name = name.replace(new, old)
+    return Stored(name)
 
 
 def stored_in_text_encoder(name: str, layout: TextEncoderLayout) -> Stored:

@@ -59,44 +59,59 @@ def fill(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorA
         raise _missing(next(iter(tensors.values())).path, missing)
     modules = dict(model.named_modules())
     with ExitStack() as stack:
-        files: dict[Path, FileIO] = {}
+        reader = _Reader(stack)
         for name, empty in model.state_dict().items():
-            place = places[name]
-            at = tensors[place.name]
-            if at.path not in files:
-                files[at.path] = stack.enter_context(FileIO(at.path, "rb"))
-            tensor = _in_shape(_read(files[at.path], at, place.third), place, tuple(empty.shape), at).to(device=device, dtype=dtype)
+            place, at = places[name], tensors[places[name].name]
+            stored = _in_shape(reader.read(at, place.third), place, tuple(empty.shape), at)
+            weight = torch.empty(empty.shape, dtype=dtype, device=device).copy_(stored)
             owner, _, attribute = name.rpartition(".")
-            modules[owner].register_parameter(attribute, torch.nn.Parameter(tensor, requires_grad=False))
+            modules[owner].register_parameter(attribute, torch.nn.Parameter(weight, requires_grad=False))
     _make_position_ids(model, device)
     return model.requires_grad_(False).eval()
 
 
-def _read(file: FileIO, at: TensorAt, third: int | None) -> torch.Tensor:
-    """A tensor as it lies in the file, or one third of its rows."""
-    if at.info.dtype not in TYPES:
-        hint = "Training needs the fp16, bf16 or fp32 version."
-        raise CheckpointError("the weights in {path} are quantised ({kind})", hint=hint, path=at.path, kind=at.info.dtype)
-    size, shape, offset = at.info.end - at.info.start, at.info.shape, at.offset
-    if third is not None:
-        size, shape = size // 3, (shape[0] // 3, *shape[1:])
-        offset += third * size
-    buffer = torch.empty(size, dtype=torch.uint8)
-    view = memoryview(buffer.numpy())  # type: ignore[arg-type]
-    filled = 0
-    file.seek(offset)
-    while filled < size:
-        count = file.readinto(view[filled:])
-        if not count:
-            raise CheckpointError("{path} ends in the middle of a tensor", hint="Is it still being written? Wait, then try again.", path=at.path)
-        filled += count
-    return buffer.view(TYPES[at.info.dtype]).view(shape)
+class _Reader:
+    """Open files, and one buffer as large as the largest tensor so far."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._stack = stack
+        self._files: dict[Path, FileIO] = {}
+        self._buffer = torch.empty(0, dtype=torch.uint8)
+
+    def read(self, at: TensorAt, third: int | None) -> torch.Tensor:
+        """A tensor as it lies in the file, or one third of its rows. It lives in the buffer: copy it before the next read."""
+        if at.info.dtype not in TYPES:
+            hint = "Training needs the fp16, bf16 or fp32 version."
+            raise CheckpointError("the weights in {path} are quantised ({kind})", hint=hint, path=at.path, kind=at.info.dtype)
+        size, shape, offset = at.info.end - at.info.start, at.info.shape, at.offset
+        if third is not None:
+            size, shape = size // 3, (shape[0] // 3, *shape[1:])
+            offset += third * size
+        if size > self._buffer.numel():
+            self._buffer = torch.empty(size, dtype=torch.uint8)
+        self._fill(self._file(at.path), offset, memoryview(self._buffer[:size].numpy()), at.path)  # type: ignore[arg-type]
+        return self._buffer[:size].view(TYPES[at.info.dtype]).view(shape)
+
+    def _file(self, path: Path) -> FileIO:
+        if path not in self._files:
+            self._files[path] = self._stack.enter_context(FileIO(path, "rb"))
+        return self._files[path]
+
+    @staticmethod
+    def _fill(file: FileIO, offset: int, view: memoryview, path: Path) -> None:
+        file.seek(offset)
+        filled = 0
+        while filled < len(view):
+            count = file.readinto(view[filled:])
+            if not count:
+                raise CheckpointError("{path} ends in the middle of a tensor", hint="Is it still being written? Wait, then try again.", path=path)
+            filled += count
 
 
 def _in_shape(tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: TensorAt) -> torch.Tensor:
     """The tensor as the model wants it: transposed, or without the two empty sides of a 1x1 convolution."""
     if place.form == "transposed":
-        tensor = tensor.t().contiguous()
+        tensor = tensor.t()
     if place.form == "1x1 convolution" and tensor.numel() == shape[0] * shape[1]:
         tensor = tensor.reshape(shape)
     if tuple(tensor.shape) != shape:

@@ -1,0 +1,142 @@
+"""A diffusers folder: a path goes in, each component's configuration and the headers of its files come out.
+
+Called by `load`; `detect_any` also by the tab. Only what lies in the folder is read, and only safetensors files. No torch.
+
+    model_index.json   unet/config.json   unet/diffusion_pytorch_model.safetensors   (or .fp16.safetensors, or several with an index)
+    scheduler/scheduler_config.json   vae/   text_encoder/   text_encoder_2/ (SDXL)
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file, usual_type
+from lora_trainer.checkpoint.header import Header, read_header
+from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.errors import CheckpointError
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderComponent:
+    """One model of a diffusers folder."""
+
+    config: dict[str, Any]
+    headers: tuple[Header, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A diffusers folder of a kind that can be trained on."""
+
+    detected: Detected
+    unet: FolderComponent
+    text_encoders: tuple[FolderComponent, ...]
+    vae: FolderComponent | None
+
+
+def detect_any(path: Path) -> Detected:
+    """What the checkpoint at `path` is, a file or a diffusers folder. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    return read_folder(path).detected if Path(path).is_dir() else detect_file(path)
+
+
+def read_folder(path: Path) -> Folder:
+    """Read the configurations and headers of a diffusers folder. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    path = Path(path)
+    if not (path / "model_index.json").is_file():
+        raise _not_diffusers(path)
+    if not (path / "unet").is_dir():
+        kind = str(_read_json(path / "model_index.json").get("_class_name", "an unknown pipeline"))
+        raise CheckpointError("{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind)
+    unet = read_component(path / "unet")
+    family = _family(path, unet.config)
+    text_encoders = tuple(read_component(path / name) for name in (("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)))
+    return Folder(
+        detected=_detected(path, family, unet),
+        unet=unet,
+        text_encoders=text_encoders,
+        vae=read_component(path / "vae") if (path / "vae").is_dir() else None,
+    )
+
+
+def read_component(folder: Path) -> FolderComponent:
+    """The configuration and the weights' headers of one model's folder."""
+    if not (folder / "config.json").is_file():
+        raise CheckpointError("{path} has no config.json", hint="The diffusers folder is incomplete: download it again.", path=folder)
+    return FolderComponent(config=_read_json(folder / "config.json"), headers=tuple(read_header(file) for file in _weight_files(folder)))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """The files of the main weights: the plain ones, else a variant's (fp16)."""
+    for stem in ("diffusion_pytorch_model", "model"):
+        for variant in ("", ".fp16"):
+            single, index = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
+            if single.is_file():
+                return [single]
+            if index.is_file():
+                return [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+    if any(folder.glob("*.bin")):
+        hint = "Use a version with .safetensors files."
+        raise CheckpointError("{path} holds its weights as pickles (.bin), which can run any program when opened", hint=hint, path=folder)
+    raise CheckpointError("{path} holds no .safetensors weights", hint="The diffusers folder is incomplete: download it again.", path=folder)
+
+
+def _family(path: Path, config: dict[str, Any]) -> Family:
+    channels = config.get("in_channels", 4)
+    if channels == 9:
+        hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
+        raise CheckpointError("{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path)
+    if channels != 4:
+        raise CheckpointError("the UNet in {path} has {count} input channels instead of 4", hint=ANOTHER, path=path, count=channels)
+    if config.get("time_cond_proj_dim"):
+        hint = "Train on the model it was distilled from."
+        raise CheckpointError("{path} is an LCM-distilled model, which learns nothing from ordinary training", hint=hint, path=path)
+    if config.get("addition_embed_type") == "text_time":
+        if not (path / "text_encoder").is_dir():
+            raise CheckpointError("{path} is an SDXL refiner, which cannot be used alone", hint="Train on the SDXL base checkpoint.", path=path)
+        return "sdxl"
+    if config.get("_class_name") != "UNet2DConditionModel" or config.get("class_embed_type") or config.get("encoder_hid_dim"):
+        raise CheckpointError("{path} is a model of an unknown kind", hint=ANOTHER, path=path)
+    text = _read_json(path / "text_encoder" / "config.json")
+    return "sd2" if text.get("hidden_act") == "gelu" else "sd1"
+
+
+def _detected(path: Path, family: Family, unet: FolderComponent) -> Detected:
+    file = path / "scheduler" / "scheduler_config.json"
+    scheduler = _read_json(file) if file.is_file() else {}
+    stated = scheduler.get("prediction_type")
+    prediction_type: PredictionType | None = None if family == "sd2" else "epsilon"
+    if stated in ("epsilon", "v_prediction"):
+        prediction_type = stated
+    elif stated:
+        raise CheckpointError("{path} predicts {kind}, which is not supported", hint=ANOTHER, path=path, kind=stated)
+    return Detected(
+        family=family,
+        prediction_type=prediction_type,
+        prediction_source="scheduler" if stated else "family",
+        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
+        beta_start=float(scheduler.get("beta_start", 0.00085)),
+        beta_end=float(scheduler.get("beta_end", 0.012)),
+        text_encoders=(),
+        has_vae=(path / "vae").is_dir(),
+        weight_type=usual_type(info for header in unet.headers for info in header.tensors.values()),
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError("{path} cannot be read", hint="The diffusers folder is incomplete: download it again.", path=path) from error
+    if not isinstance(content, dict):
+        raise CheckpointError("{path} cannot be read", hint="The diffusers folder is incomplete: download it again.", path=path)
+    return content
+
+
+def _not_diffusers(path: Path) -> CheckpointError:
+    files = sorted(path.glob("*.safetensors"))
+    if len(files) == 1:
+        return CheckpointError("{path} is a folder", hint="Name the file inside it: {file}", path=path, file=files[0])
+    return CheckpointError("{path} is a folder without model_index.json", hint="Name a .safetensors file, or a diffusers folder.", path=path)
