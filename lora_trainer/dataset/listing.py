@@ -1,0 +1,202 @@
+"""What lies in a dataset folder: one walk over it, and every file sorted by what it is to us. Nothing is opened.
+
+Flat folders, kohya folders ("10_name") and nested ones are all walked. Called by dataset.scan.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import unicodedata
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_trainer.dataset.findings import Finding, error, warning
+from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, readable_suffixes
+from lora_trainer.dataset.metadata import TABLE_SUFFIXES
+from lora_trainer.errors import DatasetError
+
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Text files beside an image; the first found wins."""
+
+_METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
+"""Found without being named; of several in one folder, the first."""
+
+_IGNORED_FOLDERS = frozenset({"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
+_KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
+_MOST_NAMED = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class KohyaFolder:
+    """What kohya's trainer reads from a folder named like "10_fox animal"."""
+
+    name: str
+    repeats: int
+    class_name: str
+
+
+@dataclass(kw_only=True)
+class Listing:
+    """A dataset folder's files, in a stable order."""
+
+    root: Path
+    """train_data_dir."""
+    images: list[Path] = field(default_factory=list)
+    """Pictures in a format that is read."""
+    others: list[Path] = field(default_factory=list)
+    """Pictures in a format that is not."""
+    texts: dict[tuple[Path, str], Path] = field(default_factory=dict)
+    """(folder, `folded` file name) -> a .txt or .caption file."""
+    metadata: list[Path] = field(default_factory=list)
+    """metadata.csv and its like, at most one a folder."""
+    tables: list[Path] = field(default_factory=list)
+    """Files that may be metadata under another name."""
+    suffixes: Counter[str] = field(default_factory=Counter)
+    """How often each suffix occurs, among all files."""
+    findings: list[Finding] = field(default_factory=list)
+
+    def name(self, path: Path) -> str:
+        """A file's path from the root, with forward slashes."""
+        return path.relative_to(self.root).as_posix()
+
+    def folder_name(self, folder: Path) -> str:
+        """A folder's path from the root; the root's own name for the root."""
+        return self.name(folder) if folder != self.root else self.root.name
+
+    def kohya_folder_of(self, folder: Path) -> KohyaFolder | None:
+        """What the nearest kohya folder around a folder says, itself and the root included."""
+        for candidate in (folder, *folder.parents):
+            kohya = kohya_folder(candidate)
+            if kohya or candidate == self.root:
+                return kohya
+        return None
+
+    def texts_beside(self, image: Path) -> list[Path]:
+        """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption, a.png.caption."""
+        names = [stem + suffix for suffix in CAPTION_SUFFIXES for stem in (image.stem, image.name)]
+        found = (self.texts.get((image.parent, folded(name))) for name in names)
+        return [path for path in found if path is not None]
+
+
+def folded(name: str) -> str:
+    """A name as it is compared: without regard to capitals, or to whether macOS took its accents apart."""
+    return unicodedata.normalize("NFC", name).casefold()
+
+
+def kohya_folder(folder: Path) -> KohyaFolder | None:
+    """The repeats and the class name in a folder's name. Numbers above 999 are years, not repeats."""
+    match = _KOHYA_FOLDER.fullmatch(folder.name)
+    return KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip()) if match else None
+
+
+def list_folder(root: Path) -> Listing:
+    """Walks the folder. Raises DatasetError when there is no such folder or no picture in it."""
+    _require_folder(root)
+    listing = Listing(root=root)
+    for folder, names in _walk(_start(listing), listing, set()):
+        _sort_in(folder, names, listing)
+    if not listing.images and not listing.others:
+        raise _no_images(listing)
+    return listing
+
+
+def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, list[str]]]:
+    """(folder, its files' names), depth first, in the order of names; links to folders are followed, once."""
+    real = os.path.realpath(folder)
+    if real in seen:
+        return []
+    seen.add(real)
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+    except OSError as problem:
+        hint = "Check the folder's permissions."
+        listing.findings.append(
+            error("unreadable-folder", "{name} cannot be opened: {reason}", hint=hint, path=folder, name=folder.name, reason=problem.strerror)
+        )
+        return []
+    visible = [entry for entry in found if not entry.name.startswith(".")]
+    names = [entry.name for entry in visible if not entry.is_dir()]
+    if "events.jsonl" in names and folder != listing.root:
+        return []  # a run's own folder, with its previews
+    walked = [(folder, names)]
+    for entry in visible:
+        if entry.is_dir() and entry.name.casefold() not in _IGNORED_FOLDERS:
+            walked += _walk(folder / entry.name, listing, seen)
+    return walked
+
+
+def _start(listing: Listing) -> Path:
+    """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold pictures not to be trained."""
+    images = listing.root / "img"
+    if not images.is_dir() or any(kohya_folder(entry) for entry in listing.root.iterdir() if entry.is_dir()):
+        return listing.root
+    if not any(kohya_folder(entry) for entry in images.iterdir() if entry.is_dir()):
+        return listing.root
+    template = "{folder} is laid out as a kohya project: only its folder img is trained"
+    listing.findings.append(warning("left-out", template, folder=listing.root.name, path=listing.root))
+    return images
+
+
+def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
+    listing.suffixes.update(Path(name).suffix.lower() for name in names)
+    by_name = {folded(name): folder / name for name in names}
+    metadata = [by_name[name] for name in _METADATA_NAMES if name in by_name]
+    listing.metadata += metadata[:1]
+    listing.findings += [
+        warning("left-out", "{name} is not read: {chosen} in the same folder is", path=path, name=listing.name(path), chosen=metadata[0].name)
+        for path in metadata[1:]
+    ]
+    readable = readable_suffixes()
+    stems = {Path(name).stem for name in names if Path(name).suffix.lower() in readable}
+    for name in names:
+        path, suffix = folder / name, Path(name).suffix.lower()
+        if suffix in readable:
+            listing.images.append(path)
+        # beside a readable picture of its name, it is that picture's source
+        elif suffix in OTHER_PICTURE_SUFFIXES and path.stem not in stems:
+            listing.others.append(path)
+        elif suffix in CAPTION_SUFFIXES:
+            listing.texts[folder, folded(name)] = path
+        elif suffix in TABLE_SUFFIXES and path not in metadata:
+            listing.tables.append(path)
+
+
+# --- folders that cannot be a dataset ----------------------------------------------------------------------------------------------------
+
+
+def _require_folder(folder: Path) -> None:
+    if folder.is_dir():
+        return
+    if folder.suffix.lower() in (".zip", ".7z", ".rar", ".tar", ".gz") and folder.exists():
+        raise DatasetError("train_data_dir {folder} is an archive", hint="Unpack it and give the folder.", folder=folder)
+    if folder.exists():
+        raise DatasetError("train_data_dir {folder} is a file", hint="Give the folder: {parent}", folder=folder, parent=folder.parent)
+    raise missing(folder, "train_data_dir {path} does not exist")
+
+
+def missing(path: Path, template: str) -> DatasetError:
+    """The error for a path that is not there, with the nearest thing that is. The template names {path}."""
+    parent = next((parent for parent in path.parents if parent.is_dir()), None)
+    if parent is None:
+        return DatasetError(template, hint="No part of this path exists.", path=path)
+    wanted = path.relative_to(parent).parts[0]
+    try:
+        names = {folded(entry.name): entry.name for entry in parent.iterdir()}
+    except OSError:
+        names = {}
+    close = difflib.get_close_matches(folded(wanted), names, 1)
+    if close:
+        return DatasetError(template, hint="Did you mean {close}?", path=path, close=parent / names[close[0]])
+    return DatasetError(template, hint="{parent} exists, but there is no {wanted} in it.", path=path, parent=parent, wanted=wanted)
+
+
+def _no_images(listing: Listing) -> DatasetError:
+    hint = "Put .png, .jpg or .webp files in it."
+    if not listing.suffixes:
+        return DatasetError("{folder} holds no files", hint=hint, folder=listing.root)
+    most = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.suffixes.most_common(_MOST_NAMED))
+    return DatasetError("no images in {folder} or the folders in it, only other files: {most}", hint=hint, folder=listing.root, most=most)

@@ -1,0 +1,189 @@
+"""A folder of images -> the Examples to train on, and everything that is wrong with it.
+
+    scan(settings) -> Dataset(examples, findings)
+
+Layout and captions are recognised, not configured: flat, nested and kohya folders ("10_name"); captions from metadata.csv or metadata.jsonl, from
+.txt or .caption files beside the images, from a kohya folder's name. The rules, where two of them speak about one image:
+
+- A row of the metadata file goes before a .txt, a .txt before a .caption, each of them before a folder's name. An empty one counts as none.
+- An image that no caption is found for is an error; but where a trigger word is set and no image has a caption, the trigger word is every caption.
+- Masks ("fox_mask.png" or masks/fox.png for fox.jpg) are left out unless they have a caption of their own.
+
+Only usable examples come out; what was left out is among the findings. Then dataset.findings.refuse decides whether the run goes on. Called by the
+worker before training, and by the command line. Neither torch nor a tokenizer is needed: counting tokens is passed in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
+from lora_trainer.dataset.images import Examined, examine
+from lora_trainer.dataset.listing import Listing, folded, list_folder
+from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.errors import DatasetError
+
+_THREADS = 8
+_MASK = re.compile(r"(.+)[-_](mask|masklabel|condlabel)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image with its caption."""
+
+    path: Path
+    name: str
+    """The path from train_data_dir, with forward slashes: how the image is named to the user and in metadata.csv."""
+    caption: str
+    """As it is trained, the trigger word included; never empty."""
+    caption_source: CaptionSource
+    width: int
+    """In pixels, of the upright picture."""
+    height: int
+    digest: str
+    """A hash of the file's content: the key of what is cached for it."""
+    repeats: int
+    """How often it is seen in one epoch."""
+    folder: str
+    """The folder it lies in: the path from train_data_dir, or train_data_dir's own name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    """What a scan found: usable examples in the order of their names, and everything worth telling."""
+
+    examples: tuple[Example, ...]
+    findings: tuple[Finding, ...]
+
+
+def scan(
+    settings: DatasetSettings,
+    count_tokens: Callable[[str], int] | None = None,
+    token_limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Dataset:
+    """Finds, captions and decodes every image of settings.train_data_dir.
+
+    With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond the limit are found. `progress` hears (images
+    examined, images in all). Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is named, no image left.
+    """
+    listing = list_folder(settings.train_data_dir)
+    captions = read_captions(listing, settings)
+    images, mask_findings = _without_masks(listing, captions)
+    repeats, repeat_findings = _repeats(images, listing, settings)
+    images = [image for image in images if image in repeats]
+    captions = fill_in(captions, images, listing, settings)
+    examined, image_findings = _examined(images, listing, progress)
+    examples = tuple(
+        _example(image, examined[image], captions, repeats[image], listing, settings)
+        for image in images
+        if image in captions.by_image and image in examined
+    )
+    findings = [*listing.findings, *captions.findings, *mask_findings, *repeat_findings, *_unsupported(listing), *image_findings]
+    if count_tokens and token_limit:
+        findings += long_captions(examples, count_tokens, token_limit)
+    if not examples:
+        refuse_empty(findings, settings)
+    return Dataset(examples=examples, findings=tuple(findings))
+
+
+def long_captions(examples: Iterable[Example], count_tokens: Callable[[str], int], token_limit: int) -> list[Finding]:
+    """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is trained with its end cut off."""
+    template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
+    hint = "Shorten it, or raise max_token_length (150 or 225)."
+    counted = ((example, count_tokens(example.caption)) for example in examples)
+    return [
+        error("long-caption", template, hint=hint, path=example.path, name=example.name, count=count, excess=count - token_limit, limit=token_limit)
+        for example, count in counted
+        if count > token_limit
+    ]
+
+
+def _example(image: Path, examined: Examined, captions: Captions, repeats: int, listing: Listing, settings: DatasetSettings) -> Example:
+    caption = captions.by_image[image]
+    return Example(
+        path=image,
+        name=listing.name(image),
+        caption=with_trigger_word(caption.text, settings.trigger_word),
+        caption_source=caption.source,
+        width=examined.width,
+        height=examined.height,
+        digest=examined.digest,
+        repeats=repeats,
+        folder=listing.folder_name(image.parent),
+    )
+
+
+def _without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
+    """The images to train: not the masks that belong to another image and have no caption of their own."""
+    stems = {(image.parent, folded(image.stem)) for image in listing.images}
+
+    def is_mask(image: Path) -> bool:
+        named = _MASK.fullmatch(folded(image.stem))
+        in_masks = folded(image.parent.name) in ("mask", "masks") and (image.parent.parent, folded(image.stem)) in stems
+        return image not in captions.by_image and (in_masks or (named is not None and (image.parent, named[1]) in stems))
+
+    masks = {image for image in listing.images if is_mask(image)}
+    images = [image for image in listing.images if image not in masks]
+    if not masks:
+        return images, []
+    first = min(masks)
+    return images, [warning("left-out", "{count} masks are not trained, such as {name}", path=first, count=len(masks), name=listing.name(first))]
+
+
+def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, int], list[Finding]]:
+    """Image -> its repeats; without those in a kohya folder that asks for none, which kohya leaves out too."""
+    counts, findings = {}, []
+    for folder in dict.fromkeys(image.parent for image in images):
+        kohya = listing.kohya_folder_of(folder)
+        counts[folder] = kohya.repeats if kohya else settings.repeats
+        if kohya and not kohya.repeats:
+            findings.append(warning("left-out", "{folder} is left out: its name asks for 0 repeats", path=folder, folder=listing.folder_name(folder)))
+        elif kohya and kohya.name.startswith("0"):
+            template = "{folder}: the number in its name is taken for repeats, so each image in it is seen {count} times an epoch"
+            hint = "If it is only a number, put a letter in front of it."
+            findings.append(warning("repeats", template, hint=hint, path=folder, folder=listing.folder_name(folder), count=kohya.repeats))
+    return {image: counts[image.parent] for image in images if counts[image.parent]}, findings
+
+
+def _unsupported(listing: Listing) -> list[Finding]:
+    hint = "Export them as PNG or JPEG, or move them out of the folder."
+    template = "{name} is in a format that is not read here"
+    return [error("unsupported-format", template, hint=hint, path=path, name=listing.name(path)) for path in listing.others]
+
+
+def _examined(
+    images: Sequence[Path], listing: Listing, progress: Callable[[int, int], None] | None
+) -> tuple[dict[Path, Examined], list[Finding]]:
+    """Decodes every image once, several at a time (Pillow lets other threads run meanwhile)."""
+    examined: dict[Path, Examined] = {}
+    findings: list[Finding] = []
+    originals: dict[str, Path] = {}
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
+        for done, (image, result) in enumerate(zip(images, pool.map(_attempt, images), strict=True), 1):
+            if isinstance(result, DatasetError):
+                findings.append(from_error("unreadable-image", result, image, listing.name(image)))
+            else:
+                examined[image] = result
+                original = originals.setdefault(result.digest, image)
+                if original != image:
+                    hint = "Remove the copies, unless they are meant to count twice."
+                    names = {"name": listing.name(image), "original": listing.name(original)}
+                    findings.append(warning("duplicate-image", "{name} is a copy of {original}", hint=hint, path=image, **names))
+            if progress:
+                progress(done, len(images))
+    return examined, findings
+
+
+def _attempt(image: Path) -> Examined | DatasetError:
+    try:
+        return examine(image)
+    except DatasetError as problem:
+        return problem

@@ -1,0 +1,232 @@
+"""Where each image's caption comes from, when nobody has said so.
+
+    read_captions  a row of a metadata file, else the .txt or .caption beside the image
+    fill_in        else a kohya folder's name; else, where no image has a caption, the trigger word; else an error
+
+The first of these that says anything speaks; where another says something else, that is a finding. Called by dataset.scan.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.findings import Finding, error, from_error, warning
+from lora_trainer.dataset.listing import Listing, missing
+from lora_trainer.dataset.matching import Match, NameIndex, Sureness
+from lora_trainer.dataset.metadata import Row, read_metadata
+from lora_trainer.dataset.text import guessed_encoding, read_text
+from lora_trainer.errors import DatasetError
+
+CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
+
+_CHOOSE_ONE = "Keep the one you mean."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caption:
+    """A caption as it was written, and the file it stands in, if any."""
+
+    text: str
+    source: CaptionSource
+    path: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captions:
+    """The captions found so far, and what was found on the way."""
+
+    by_image: Mapping[Path, Caption]
+    """Without the images that have none, or an empty one."""
+    spoiled: frozenset[Path]
+    """Images whose only caption cannot be read: an error each, among the findings."""
+    findings: tuple[Finding, ...]
+
+
+def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
+    """Reads the metadata files and text files of a dataset. Raises DatasetError when settings.metadata_path does not exist."""
+    rows, findings = _rows(listing, settings)
+    by_image: dict[Path, Caption] = {}
+    spoiled: set[Path] = set()
+    for image in listing.images:
+        texts, text_findings = _texts(image, listing)
+        written = [caption for caption in (rows.get(image), *texts) if caption and caption.text]
+        if written:
+            by_image[image] = written[0]
+            findings += _disagreement(image, written, listing)
+            # what is not needed may be unreadable
+            text_findings = [dataclasses.replace(finding, severity="warning") for finding in text_findings]
+        elif any(finding.severity == "error" for finding in text_findings):
+            spoiled.add(image)
+        findings += text_findings
+    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=(*findings, *_shared(by_image, listing)))
+
+
+def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> Captions:
+    """Gives `images` without a caption the one that follows from a kohya folder's name or the trigger word; an error for each still without."""
+    lacking = [image for image in images if image not in captions.by_image and image not in captions.spoiled]
+    filled, findings = _from_folder_names(lacking, listing)
+    lacking = [image for image in lacking if image not in filled]
+    if lacking and settings.trigger_word.strip() and not (captions.by_image or captions.spoiled or filled):
+        filled, findings = _from_trigger_word(lacking, settings.trigger_word.strip())
+    else:
+        findings += [_no_caption(image, listing) for image in lacking]
+    return Captions(by_image={**captions.by_image, **filled}, spoiled=captions.spoiled, findings=(*captions.findings, *findings))
+
+
+def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[Path, Caption], list[Finding]]:
+    """What kohya's trainer does too: the class name is the caption."""
+    folders: dict[Path, list[Path]] = defaultdict(list)
+    for image in images:
+        kohya = listing.kohya_folder_of(image.parent)
+        if kohya and kohya.class_name:
+            folders[image.parent].append(image)
+    filled: dict[Path, Caption] = {}
+    findings = []
+    template = '{folder}: {count} images have no caption of their own; "{caption}", from the folder\'s name, is used'
+    for folder, members in folders.items():
+        kohya = listing.kohya_folder_of(folder)
+        assert kohya
+        filled.update({image: Caption(text=tidy(kohya.class_name), source="folder_name") for image in members})
+        finding = warning(
+            "folder-name-caption", template, path=folder, folder=listing.folder_name(folder), count=len(members), caption=tidy(kohya.class_name)
+        )
+        findings.append(finding)
+    return filled, findings
+
+
+def _from_trigger_word(images: Sequence[Path], word: str) -> tuple[dict[Path, Caption], list[Finding]]:
+    template = 'none of the {count} images has a caption; the trigger word "{word}" is the caption of each'
+    hint = "Captions that say what differs from image to image make a more flexible LoRA."
+    finding = warning("trigger-word-caption", template, hint=hint, count=len(images), word=word)
+    return {image: Caption(text=word, source="trigger_word") for image in images}, [finding]
+
+
+def _no_caption(image: Path, listing: Listing) -> Finding:
+    hint = "Write a .txt file of the same name beside each, or a row in metadata.csv."
+    if listing.tables and not listing.metadata:
+        hint += f" If {listing.tables[0].name} holds the captions, set metadata_path to it."
+    texts = listing.texts_beside(image)
+    if texts:
+        return error("no-caption", "{name} has no caption: {file} is empty", hint=hint, path=image, name=listing.name(image), file=texts[0].name)
+    return error("no-caption", "{name} has no caption", hint=hint, path=image, name=listing.name(image))
+
+
+# --- text files beside the images --------------------------------------------------------------------------------------------------------
+
+
+def _texts(image: Path, listing: Listing) -> tuple[list[Caption], list[Finding]]:
+    captions: list[Caption] = []
+    findings: list[Finding] = []
+    for path in listing.texts_beside(image):
+        try:
+            text = read_text(path)
+        except DatasetError as problem:
+            findings.append(from_error("unreadable-caption", problem, path, listing.name(path)))
+            continue
+        captions.append(Caption(text=tidy(text.content), source="text", path=path))
+        findings += guessed_encoding(text, path, listing.name(path))
+    return captions, findings
+
+
+def _disagreement(image: Path, written: Sequence[Caption], listing: Listing) -> list[Finding]:
+    used = written[0]
+    others = [caption.path.name for caption in written[1:] if caption.text != used.text and caption.path]
+    if not others or not used.path:
+        return []
+    template = "{name}: {used} and {others} have different captions; that in {used} is used"
+    values = {"name": listing.name(image), "used": used.path.name, "others": " and ".join(others)}
+    return [warning("captions-differ", template, hint=_CHOOSE_ONE, path=image, **values)]
+
+
+def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]:
+    """A warning for each text file that serves two images (a.png and a.jpg)."""
+    users: dict[Path, list[Path]] = defaultdict(list)
+    for image, caption in by_image.items():
+        if caption.source == "text" and caption.path:
+            users[caption.path].append(image)
+    template, hint = "{images} share the caption in {file}", "If they are one picture, remove one; if not, rename one and write its own caption."
+    return [
+        warning("shared-caption", template, hint=hint, path=path, images=" and ".join(listing.name(image) for image in images), file=path.name)
+        for path, images in users.items()
+        if len(images) > 1
+    ]
+
+
+# --- rows of metadata files --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    """A row that means one certain image, and how surely it does."""
+
+    row: Row
+    file: Path
+    sureness: Sureness
+
+
+def _rows(listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, Caption], list[Finding]]:
+    """Image -> the caption in the row that means it."""
+    index = NameIndex([*listing.images, *listing.others])
+    claims: dict[Path, list[_Claim]] = defaultdict(list)
+    findings: list[Finding] = []
+    for file in _metadata_files(listing, settings):
+        metadata = read_metadata(file)
+        findings += metadata.findings
+        for row in metadata.rows:
+            match = index.find(row.file_name, (file.parent, listing.root))
+            if len(match.images) == 1:
+                claims[match.images[0]].append(_Claim(row=row, file=file, sureness=match.sureness))
+            else:
+                findings.append(_unmatched(row, file, match, listing))
+    captions = {}
+    for image, rivals in claims.items():
+        claim, claim_findings = _settled(image, rivals, listing)
+        captions[image] = Caption(text=claim.row.caption, source="metadata", path=claim.file)
+        findings += claim_findings
+    return captions, findings
+
+
+def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Path]:
+    path = settings.metadata_path
+    if path is None:
+        return listing.metadata
+    if path.is_dir():
+        raise DatasetError("metadata_path {path} is a folder", hint="Give the file, as in {path}/metadata.csv.", path=path)
+    if not path.exists():
+        raise missing(path, "metadata_path {path} does not exist")
+    return [path]
+
+
+def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[_Claim, list[Finding]]:
+    """Of several rows for one image the surest, and of equally sure ones the last. Less sure ones must mean files that are not there."""
+    surest = min(claim.sureness for claim in claims)
+    rivals = [claim for claim in claims if claim.sureness == surest]
+    chosen, row = rivals[-1], rivals[-1].row
+    nothing = Match(images=(), sureness=surest)
+    findings = [_unmatched(claim.row, claim.file, nothing, listing) for claim in claims if claim.sureness > surest]
+    values = {"name": listing.name(image), "file": chosen.file.name}
+    if any(claim.row.caption != row.caption for claim in rivals):
+        template = "{name} has several rows with different captions (lines {lines} of {file}); the last is used"
+        lines = ", ".join(str(claim.row.line) for claim in rivals)
+        findings.append(warning("duplicate-row", template, hint=_CHOOSE_ONE, path=chosen.file, lines=lines, **values))
+    if surest == Sureness.OTHER_SUFFIX:
+        template = "{file}, line {line}: there is no {image}; {name} is taken for it"
+        findings.append(warning("other-suffix", template, path=chosen.file, line=row.line, image=row.file_name, **values))
+    return chosen, findings
+
+
+def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:
+    values = {"file": file.name, "line": row.line, "image": row.file_name}
+    if match.images:
+        images = ", ".join(listing.name(image) for image in match.images)
+        hint = "Write the path from train_data_dir, as in folder/img01.jpg."
+        return error("ambiguous-row", "{file}, line {line}: {image} may be any of {images}", hint=hint, path=file, images=images, **values)
+    hint = "Put the images into train_data_dir, or remove the rows."
+    return error("row-without-file", "{file}, line {line}: there is no image {image}", hint=hint, path=file, **values)

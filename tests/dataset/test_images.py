@@ -1,0 +1,328 @@
+"""Whatever an image file holds, an upright 8-bit RGB picture comes out, or a sentence."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageCms, features
+
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.images import MAX_PIXELS, digest, examine, fit, image_size, read_image, readable_suffixes
+from lora_trainer.errors import DatasetError
+from tests.dataset.pictures import BLUE, GREEN, RED, WHITE, corners, noise, png, png_chunk, save, tiff
+
+AVIF = pytest.param(".avif", marks=pytest.mark.skipif(".avif" not in readable_suffixes(), reason="this Pillow reads no AVIF"))
+
+
+def colour(path: Path, background: str = "white") -> tuple[int, ...]:
+    image = read_image(path, background)
+    assert image.mode == "RGB"
+    return image.getpixel((3, 3))
+
+
+def near(one: tuple[int, ...], other: tuple[int, ...], tolerance: int = 6) -> bool:
+    return all(abs(a - b) <= tolerance for a, b in zip(one, other, strict=True))
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tif", AVIF])
+def test_every_format_gives_its_colour_back(tmp_path, suffix):
+    path = save(tmp_path / f"狐 狸{suffix}", colour=(200, 100, 50))
+    assert near(colour(path), (200, 100, 50))
+    assert image_size(path) == (96, 64)
+    assert (examine(path).width, examine(path).height) == (96, 64)
+
+
+def test_the_content_counts_not_the_suffix(tmp_path):
+    path = save(tmp_path / "a.webp")
+    assert colour(path.rename(tmp_path / "a.jpg")) == colour(save(tmp_path / "b.webp"))
+
+
+# --- more than 8 bits --------------------------------------------------------------------------------------------------------------------
+
+
+def grey(path: Path) -> list[int]:
+    image = read_image(path)
+    assert all(red == green == blue for red, green, blue in zip(*(image.getchannel(band).tobytes() for band in "RGB"), strict=True))
+    return list(image.getchannel("R").tobytes())
+
+
+def test_a_16_bit_grey_png_is_scaled_not_clipped(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(4, 1, 16, 0, struct.pack(">4H", 0, 300, 32896, 65535)))
+    assert grey(path) == [0, 1, 128, 255]
+
+
+def test_a_16_bit_rgb_png_is_scaled(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(1, 1, 16, 2, struct.pack(">3H", 65535, 25700, 0)))
+    assert read_image(path).getpixel((0, 0)) == (255, 100, 0)
+
+
+def test_a_16_bit_rgba_png_lies_on_the_background(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(png(2, 1, 16, 6, struct.pack(">8H", 65535, 0, 0, 65535, 65535, 0, 0, 0)))
+    image = read_image(path, "#0000ff")
+    assert [image.getpixel((x, 0)) for x in (0, 1)] == [RED, BLUE]
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I;16B"])
+def test_a_16_bit_grey_tiff_is_scaled_in_both_byte_orders(tmp_path, mode):
+    order = ">" if mode.endswith("B") else "<"
+    Image.frombytes(mode, (4, 1), struct.pack(f"{order}4H", 0, 300, 32896, 65535)).save(tmp_path / "a.tif")
+    assert grey(tmp_path / "a.tif") == [0, 1, 128, 255]
+
+
+def test_a_16_bit_rgb_tiff_is_scaled(tmp_path):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(1, 1, channels=3, bits=16, pixels=struct.pack("<3H", 65535, 25700, 0)))
+    assert read_image(path).getpixel((0, 0)) == (255, 100, 0)
+
+
+@pytest.mark.parametrize(
+    "values", [(0.0, 0.5, 1.0), (0.0, 127.5, 255.0), (0.0, 0.75, 1.5), (-1.0, 0.5, 1.0)], ids=["to 1", "to 255", "highlights above 1", "negative"]
+)
+def test_a_floating_point_tiff_is_scaled_to_its_white(tmp_path, values):
+    Image.frombytes("F", (3, 1), struct.pack("=3f", *values)).save(tmp_path / "a.tif")
+    assert grey(tmp_path / "a.tif") == [0, 128, 255]
+
+
+def test_a_floating_point_tiff_with_infinite_pixels_gets_a_sentence(tmp_path):
+    Image.frombytes("F", (2, 1), struct.pack("=2f", 0.5, float("inf"))).save(tmp_path / "a.tif")
+    with pytest.raises(DatasetError, match="infinite"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_32_bit_integer_tiff_is_scaled_to_its_white(tmp_path):
+    Image.frombytes("I", (3, 1), struct.pack("=3i", 0, 32896, 65535)).save(tmp_path / "a.tif")
+    assert grey(tmp_path / "a.tif") == [0, 128, 255]
+
+
+# --- other colour models -----------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_cmyk_is_not_inverted(tmp_path, suffix):
+    """Pillow writes CMYK JPEGs the way Adobe does, inverted and marked."""
+    Image.new("CMYK", (16, 16), (0, 255, 255, 0)).save(tmp_path / f"a{suffix}")
+    assert near(colour(tmp_path / f"a{suffix}"), RED)
+
+
+@pytest.mark.parametrize(("mode", "value", "expected"), [("1", 1, WHITE), ("L", 77, (77, 77, 77)), ("LA", (77, 255), (77, 77, 77))])
+def test_greys_become_rgb(tmp_path, mode, value, expected):
+    Image.new(mode, (8, 8), value).save(tmp_path / "a.png")
+    assert colour(tmp_path / "a.png") == expected
+
+
+@pytest.mark.parametrize(("background", "expected"), [("white", WHITE), ("black", (0, 0, 0)), ("grey", (128, 128, 128)), ("#f0e8d0", (240, 232, 208))])
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_the_background_shows_through(tmp_path, mode, background, expected):
+    Image.new(mode, (8, 8), (0,) * len(mode)).save(tmp_path / "a.png")
+    assert colour(tmp_path / "a.png", background) == expected
+
+
+def test_half_transparent_is_half_way_to_the_background(tmp_path):
+    Image.new("RGBA", (8, 8), (255, 0, 0, 128)).save(tmp_path / "a.png")
+    assert near(colour(tmp_path / "a.png"), (255, 127, 127), 1)
+
+
+def test_a_palette_with_a_transparent_entry_lies_on_the_background(tmp_path):
+    image = Image.new("P", (8, 8), 0)
+    image.putpalette([*RED, *GREEN])
+    image.paste(1, (4, 0, 8, 8))
+    image.save(tmp_path / "a.png", transparency=1)
+    read = read_image(tmp_path / "a.png", "#0000ff")
+    assert (read.getpixel((0, 0)), read.getpixel((7, 0))) == (RED, BLUE)
+
+
+def test_a_transparent_colour_of_an_rgb_png_lies_on_the_background(tmp_path):
+    corners().save(tmp_path / "a.png", transparency=RED)
+    assert colour(tmp_path / "a.png", "black") == (0, 0, 0)
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp", ".png", ".tif"])
+def test_the_first_frame_is_taken(tmp_path, suffix):
+    frames = [Image.new("RGB", (16, 16), shade) for shade in (RED, GREEN, BLUE)]
+    options = {"lossless": True} if suffix == ".webp" else {}
+    frames[0].save(tmp_path / f"a{suffix}", save_all=True, append_images=frames[1:], **options)
+    assert colour(tmp_path / f"a{suffix}") == RED
+    assert examine(tmp_path / f"a{suffix}").width == 16
+
+
+# --- orientation and colour profiles -----------------------------------------------------------------------------------------------------
+
+# what a camera held in each way stores of one and the same scene: the inverse of what EXIF asks for
+STORED = {
+    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+}
+
+
+def exif(orientation: int) -> Image.Exif:
+    values = Image.Exif()
+    values[0x0112] = orientation
+    return values
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif", AVIF])
+def test_pictures_come_out_upright(tmp_path, suffix, orientation):
+    path, method = tmp_path / f"a{suffix}", STORED[orientation]
+    stored = corners().transpose(method) if method is not None else corners()
+    stored.save(path, exif=exif(orientation), **({} if suffix in (".png", ".tif") else {"quality": 95}))
+    image = read_image(path)
+    assert image.size == image_size(path) == (examine(path).width, examine(path).height) == (32, 16)
+    shades = [image.getpixel(place) for place in ((4, 4), (28, 4), (4, 12), (28, 12))]
+    assert all(near(shade, expected, 60) for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)), shades
+
+
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_does_not_refuse_a_sound_picture(tmp_path):
+    save(tmp_path / "a.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12garbage")
+    assert near(colour(tmp_path / "a.jpg"), (200, 100, 50))
+
+
+def swapped_profile() -> bytes:
+    """An RGB profile in which red and blue have changed places."""
+    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    entries = {data[at : at + 4]: at for at in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12)}
+    red, blue = entries[b"rXYZ"], entries[b"bXYZ"]
+    swapped = bytearray(data)
+    swapped[red + 4 : red + 12], swapped[blue + 4 : blue + 12] = data[blue + 4 : blue + 12], data[red + 4 : red + 12]
+    return bytes(swapped)
+
+
+@pytest.mark.skipif(not features.check("littlecms2"), reason="Pillow without littlecms")
+def test_a_colour_profile_is_applied(tmp_path):
+    save(tmp_path / "a.png", colour=RED, icc_profile=swapped_profile())
+    assert near(colour(tmp_path / "a.png"), BLUE)
+
+
+@pytest.mark.skipif(not features.check("littlecms2"), reason="Pillow without littlecms")
+def test_a_colour_profile_is_applied_under_transparency(tmp_path):
+    Image.new("RGBA", (8, 8), (*RED, 255)).save(tmp_path / "a.png", icc_profile=swapped_profile())
+    assert near(colour(tmp_path / "a.png"), BLUE)
+
+
+@pytest.mark.parametrize("profile", [b"nonsense", b""], ids=["broken", "empty"])
+def test_a_broken_colour_profile_is_left_aside(tmp_path, profile):
+    save(tmp_path / "a.png", colour=RED, icc_profile=profile)
+    assert colour(tmp_path / "a.png") == RED
+
+
+def test_a_colour_profile_of_another_colour_model_is_left_aside(tmp_path):
+    Image.new("L", (8, 8), 77).save(tmp_path / "a.png", icc_profile=swapped_profile())
+    assert colour(tmp_path / "a.png") == (77, 77, 77)
+
+
+# --- files that are no whole pictures ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
+@pytest.mark.parametrize("suffix", [".jpg", "progressive.jpg", ".png", ".webp", ".tif", ".gif", ".bmp"])
+def test_a_truncated_file_is_said_to_be_cut_off(tmp_path, suffix, share):
+    path = tmp_path / f"a{suffix}"
+    noise().save(path, **({"progressive": True} if "progressive" in suffix else {}))
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
+    for read in (read_image, examine):
+        with pytest.raises(DatasetError, match=r"cut off|damaged"):
+            read(path)
+
+
+def test_a_truncated_jpeg_is_said_to_end_before_its_picture(tmp_path):
+    noise().save(tmp_path / "a.jpg")
+    path = tmp_path / "b.jpg"
+    path.write_bytes((tmp_path / "a.jpg").read_bytes()[:-2000])
+    with pytest.raises(DatasetError) as caught:
+        examine(path)
+    assert str(caught.value) == f"{path} is cut off: the file ends before the picture does"
+    assert str(caught.value.hint) == "Copy or download it again, or remove it."
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "is empty (0 bytes)"),
+        (b"\0" * 5000, "holds nothing but zeros"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is an HEIC picture, which is not read here"),
+        (b"\xff\x0a" + b"x" * 50, "is a JPEG XL picture, which is not read here"),
+        (b"\n<!DOCTYPE html><html>404</html>", "is a web page, not a picture"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, not the picture"),
+        (b"\xff\xd8\xff\xe0\0", "is cut off or damaged: its header cannot be read"),
+        (b"\x89PNG\r\n\x1a\n", "is cut off or damaged: its header cannot be read"),
+        (b"my holiday pictures", "is not a picture in a format that is read here"),
+    ],
+)
+def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, sentence):
+    path = tmp_path / "a.jpg"
+    path.write_bytes(content)
+    for read in (read_image, examine, image_size):
+        with pytest.raises(DatasetError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path} {sentence}"
+        assert str(caught.value.hint)
+
+
+def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
+    for pillow_limit in (Image.MAX_IMAGE_PIXELS, None):
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
+        for read in (read_image, examine, image_size):
+            with pytest.raises(DatasetError, match=f"claims more than {MAX_PIXELS // 10**6} million pixels"):
+                read(path)
+
+
+def test_a_missing_file_gets_a_sentence(tmp_path):
+    for read in (read_image, examine, image_size, digest):
+        with pytest.raises(DatasetError, match="does not exist"):
+            read(tmp_path / "a.png")
+
+
+def test_a_folder_named_like_a_picture_gets_a_sentence(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(DatasetError, match=r"a\.png"):
+        read_image(tmp_path / "a.png")
+
+
+# --- digest and fit ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_digest_is_that_of_the_content(tmp_path):
+    one, same, other = save(tmp_path / "a.png"), save(tmp_path / "b.png"), save(tmp_path / "c.png", colour=RED)
+    assert digest(one) == digest(same) == examine(one).digest != digest(other)
+    (tmp_path / "d").write_bytes(b"abc")
+    assert digest(tmp_path / "d") == "384264f676f39536840523f284921cdc68b6846b"  # b2sum -l 160
+
+
+@pytest.mark.parametrize(
+    ("size", "bucket", "crop"),
+    [
+        ((1000, 500), Bucket(512, 512), (0, 256)),  # resized to 1024 x 512
+        ((500, 1000), Bucket(512, 512), (256, 0)),
+        ((512, 512), Bucket(512, 512), (0, 0)),
+        ((100, 100), Bucket(64, 128), (0, 32)),  # enlarged to 128 x 128
+        ((333, 777), Bucket(384, 640), (128, 0)),  # resized to 384 x 896
+    ],
+)
+def test_fit_covers_the_bucket_and_crops_the_middle(size, bucket, crop):
+    fitted = fit(Image.new("RGB", size), bucket)
+    assert fitted.image.size == fitted.target_size == (bucket.width, bucket.height)
+    assert fitted.original_size == size
+    assert fitted.crop_top_left == crop
+
+
+def test_fit_keeps_the_middle_of_the_picture():
+    image = Image.new("RGB", (300, 100), RED)
+    image.paste(GREEN, (100, 0, 200, 100))
+    fitted = fit(image, Bucket(64, 64)).image
+    assert fitted.getpixel((32, 32)) == GREEN
+    assert near(fitted.getpixel((3, 32)), GREEN) and near(fitted.getpixel((60, 32)), GREEN)
+
+
+def test_fit_never_leaves_a_gap():
+    for width in range(50, 500, 37):
+        for height in range(50, 500, 41):
+            assert fit(Image.new("L", (width, height), 255), Bucket(72, 56)).image.getextrema() == (255, 255)
