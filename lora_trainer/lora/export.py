@@ -26,7 +26,7 @@ from lora_trainer.errors import LoraFileError
 from lora_trainer.files import replace_file
 from lora_trainer.lora.adapters import Adapter, Adapters
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
-from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, module_names, webui_name
+from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, fits, module_names, webui_name
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
 """The name under which diffusers looks for a LoRA in a folder."""
@@ -198,9 +198,3 @@ def _module(down: torch.Tensor, up: torch.Tensor, alpha: torch.Tensor | None) ->
     finite = all(bool(torch.isfinite(tensor).all()) for tensor in (down, up, alpha) if tensor is not None)
     return _Module(down=tuple(down.shape), up=tuple(up.shape), finite=finite, idle=not bool(up.count_nonzero()))
 
-
-def fits(base: Shape, down: Shape, up: Shape) -> bool:
-    """Whether up @ down has the shape of the base's weight. 1x1 convolutions and Linear layers stand in for each other, as in the hosts."""
-    if len(down) < 2 or len(up) < 2 or down[0] != up[1] or up[0] != base[0] or down[1] != base[1]:
-        return False
-    return all(side == 1 for side in up[2:]) and (down[2:] or (1, 1)) == (base[2:] or (1, 1))

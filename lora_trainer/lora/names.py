@@ -89,9 +89,19 @@ def module_names_of_weights(family: Family, weights: Mapping[Part, Mapping[str, 
     return found
 
 
+def fits(base: Shape, down: Shape, up: Shape) -> bool:
+    """Whether up @ down has the shape of the base's weight. 1x1 convolutions and Linear layers stand in for each other, as in the hosts."""
+    if len(down) < 2 or len(up) < 2 or down[0] != up[1] or up[0] != base[0] or down[1] != base[1]:
+        return False
+    return all(side == 1 for side in up[2:]) and (down[2:] or (1, 1)) == (base[2:] or (1, 1))
+
+
 def webui_name(family: Family, part: Part, path: str) -> str:
     """A layer's name in a WebUI LoRA file, without `.lora_down.weight` and the like."""
     name = path.replace(".", "_")
+    if part != "unet" and not name.startswith("text_model_"):
+        # transformers 5 has no text_model in between; the hosts do
+        name = "text_model_" + name
     if family == "sdxl" and part == "unet":
         name = sgm_name(name)
     return PREFIXES[family][part] + name
