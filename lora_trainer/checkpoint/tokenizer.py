@@ -3,10 +3,13 @@
 Called by `load`, and by dataset's check to count tokens. The vocabulary is a data file of the package open_clip_torch, which A1111 and Forge have
 installed; the package itself is not imported (it wants torchvision).
 
-The reference is transformers' CLIPTokenizer with ftfy installed, as A1111 uses it for SD1 and SDXL's first text encoder: ftfy repairs the text
-(full-width punctuation becomes ASCII, curly quotes straight, mojibake is undone), white space is joined, letters become small. For SD2 and SDXL's
-second encoder A1111 takes open_clip's tokenizer, which differs in one thing: it reads HTML entities (`&amp;` as `&`). Forge, kohya's trainer and
-diffusers use CLIPTokenizer there too, and so do we.
+The reference for SD1 and SDXL's first text encoder is transformers' CLIPTokenizer with ftfy installed, as A1111 and Forge use it: ftfy repairs
+the text (full-width punctuation becomes ASCII, curly quotes straight, mojibake and HTML entities are undone), white space is joined, letters
+become small. The fast tokenizer does none of the repairs, and gives other ids for most Chinese punctuation: it is not used.
+
+The reference for SD2 and SDXL's second text encoder is open_clip's tokenizer, as A1111 uses it. It gives the same ids, but for entities in a text
+with a `<` in it, and for texts that spell out CLIP's own end marker. Forge differs there: it takes `!` for padding (0) even inside a text, where
+A1111 and the model's own training have an exclamation mark (256).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 """Tokens a text encoder takes at once: 75 of the text, one at the start, one at the end."""
 PADDING = {"clip": END, "open_clip": "!"}
-"""What fills a short text up: CLIP repeats the end token (49407), OpenCLIP writes zeros, and 0 is the exclamation mark."""
+"""What fills a short text up: CLIP repeats the end token (49407), OpenCLIP writes zeros, and 0 is an exclamation mark inside a word."""
 
 
 def load_tokenizers(family: Family) -> tuple[Any, ...]:
@@ -58,7 +61,9 @@ def _tokenizer(padding: str) -> Any:
         vocabulary_file, merges_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
         vocabulary_file.write_text(json.dumps(vocabulary), encoding="utf-8")
         merges_file.write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-        tokenizer = CLIPTokenizer(str(vocabulary_file), str(merges_file), pad_token=padding, model_max_length=LENGTH)
+        tokenizer = CLIPTokenizer(str(vocabulary_file), str(merges_file), model_max_length=LENGTH)
+    # set afterwards: a padding token given at construction is cut out of every text as a token of its own
+    tokenizer.pad_token = padding
     # training and the WebUIs cut long texts into chunks themselves
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
