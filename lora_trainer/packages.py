@@ -1,0 +1,196 @@
+"""Which packages the worker needs, in which versions, and which of them an interpreter already has.
+
+Each package has one exact version, the one we install, and a range of versions that are good enough when the interpreter brings its own.
+The libraries that train (diffusers, transformers, PEFT and what they are tied to) have no range: they are ours in exactly that version.
+The versions are proven together on torch 2.1, 2.3 and 2.13; each has ready-made files for Python 3.10 to 3.13 on Linux, Windows and macOS.
+
+Comes in: the folders an interpreter imports from. Goes out: name -> version, and what is missing. Called by `environment` (at every start:
+it has to be quick and imports none of the packages) and by `installation`. Standard library only.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import Distribution
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One distribution: what we install, and what we accept from the interpreter."""
+
+    name: str
+    """As on the package index."""
+    version: str
+    """The exact version that goes into the overlay."""
+    at_least: str | None = None
+    """Oldest version accepted from the interpreter. None: only `version` itself."""
+    below: str | None = None
+    """First version not accepted any more. None: no limit is known."""
+    modules: tuple[str, ...] = ()
+    """What the worker imports of it; imported once after installing, to see that it works here."""
+    files: tuple[str, ...] = ()
+    """Data files the worker reads from it without importing it, as `top_level_package/file`."""
+    python_below: tuple[int, int] | None = None
+    """Needed only on Python versions below this one."""
+    platform: str | None = None
+    """Needed only where sys.platform is this."""
+    with_dependencies: bool = False
+    """Let pip choose what it depends on: torch's CUDA libraries differ from platform to platform."""
+    megabytes: int = 2
+    """Installed size, rounded up: for the question whether the disk has room."""
+
+    @property
+    def key(self) -> str:
+        return normal_name(self.name)
+
+    @property
+    def requirement(self) -> str:
+        return f"{self.name}=={self.version}"
+
+    def applies(self) -> bool:
+        """Whether this interpreter and system need it at all."""
+        if self.platform is not None and self.platform != sys.platform:
+            return False
+        return self.python_below is None or sys.version_info[:2] < self.python_below
+
+    def accepts(self, version: str | None) -> bool:
+        """Whether the interpreter's own version is good enough."""
+        if version is None:
+            return False
+        if self.at_least is None:
+            return same_version(version, self.version)
+        release = _release(version)
+        return release >= _release(self.at_least) and (self.below is None or release < _release(self.below))
+
+
+TORCH = Package(name="torch", version="2.13.0", at_least="2.1", modules=("torch",), with_dependencies=True, megabytes=800)
+
+WORKER_PACKAGES: tuple[Package, ...] = (
+    TORCH,
+    # ours, always in this version
+    Package(
+        name="diffusers", version="0.35.2", megabytes=20,
+        modules=("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl", "diffusers.loaders.lora_pipeline"),
+    ),
+    Package(
+        name="transformers", version="4.49.0", megabytes=50,
+        modules=("transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip"),
+    ),
+    Package(name="tokenizers", version="0.21.4", modules=("tokenizers",), megabytes=10),
+    Package(name="peft", version="0.17.1", modules=("peft",), megabytes=3),
+    Package(name="accelerate", version="1.10.1", modules=("accelerate",)),
+    Package(name="safetensors", version="0.5.3", modules=("safetensors.torch",)),
+    Package(name="huggingface-hub", version="0.34.4", modules=("huggingface_hub",), megabytes=3),
+    # the interpreter's own, where it has them
+    Package(name="numpy", version="2.2.6", at_least="1.23", below="3", modules=("numpy",), megabytes=65),
+    Package(name="pillow", version="12.1.1", at_least="9.1", modules=("PIL.Image",), megabytes=20),
+    Package(name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50),  # made for numpy 1 and 2 alike
+    Package(name="python-dateutil", version="2.9.0.post0", at_least="2.8.2", modules=("dateutil",)),
+    Package(name="six", version="1.17.0", at_least="1.5", modules=("six",)),
+    Package(name="pytz", version="2025.2", at_least="2020.1", modules=("pytz",), megabytes=3),
+    Package(name="tzdata", version="2025.3", at_least="2022.7", megabytes=3),
+    Package(name="PyYAML", version="6.0.3", at_least="5.1", modules=("yaml",), megabytes=3),
+    Package(name="psutil", version="7.1.3", at_least="5.6", modules=("psutil",)),
+    Package(name="regex", version="2025.11.3", at_least="2021.1", modules=("regex",), megabytes=3),
+    Package(name="ftfy", version="6.3.1", at_least="6.0", modules=("ftfy",)),
+    Package(name="wcwidth", version="0.2.14", at_least="0.2.5", modules=("wcwidth",)),
+    Package(name="requests", version="2.32.5", at_least="2.20", modules=("requests",)),
+    Package(name="urllib3", version="2.6.3", at_least="1.21.1", modules=("urllib3",)),
+    Package(name="idna", version="3.11", at_least="2.5", modules=("idna",)),
+    Package(name="certifi", version="2026.1.4", at_least="2017.4.17", modules=("certifi",)),
+    Package(name="charset-normalizer", version="3.4.4", at_least="2.0", modules=("charset_normalizer",)),
+    Package(name="tqdm", version="4.67.1", at_least="4.42.1", modules=("tqdm",)),
+    Package(name="filelock", version="3.20.3", at_least="3.0", modules=("filelock",)),
+    Package(name="fsspec", version="2025.12.0", at_least="2023.5.0", modules=("fsspec",)),
+    Package(name="packaging", version="25.0", at_least="20.9", modules=("packaging.version",)),
+    Package(name="typing-extensions", version="4.15.0", at_least="4.10", modules=("typing_extensions",)),
+    # TensorBoard's event files without TensorBoard's server
+    Package(name="tensorboardX", version="2.6.4", at_least="2.6", modules=("tensorboardX",)),
+    Package(name="protobuf", version="6.33.4", at_least="3.20", modules=("google.protobuf",)),
+    # the CLIP vocabulary; importing open_clip would ask for torchvision
+    Package(name="open-clip-torch", version="3.2.0", at_least="2.0", files=("open_clip/bpe_simple_vocab_16e6.txt.gz",), megabytes=4),
+)
+
+TORCH_DEPENDENCIES: tuple[Package, ...] = (
+    # what pip brings along with torch, held at known versions
+    Package(name="sympy", version="1.14.0"),
+    Package(name="mpmath", version="1.3.0"),
+    Package(name="networkx", version="3.4.2"),
+    Package(name="Jinja2", version="3.1.6"),
+    Package(name="MarkupSafe", version="3.0.3"),
+    Package(name="setuptools", version="80.9.0"),
+)
+
+TEST_PACKAGES: tuple[Package, ...] = (
+    Package(name="pytest", version="9.2.0", modules=("pytest",)),
+    Package(name="pytest-timeout", version="2.4.0", modules=("pytest_timeout",)),
+    Package(name="pytest-xdist", version="3.8.0", modules=("xdist",)),
+    Package(name="execnet", version="2.1.2"),
+    Package(name="iniconfig", version="2.3.1"),
+    Package(name="pluggy", version="1.7.0"),
+    Package(name="packaging", version="25.0", at_least="24"),
+    Package(name="Pygments", version="2.21.0", megabytes=5),
+    Package(name="exceptiongroup", version="1.3.1", python_below=(3, 11)),
+    Package(name="tomli", version="2.4.0", python_below=(3, 11)),
+    Package(name="colorama", version="0.4.6", platform="win32"),
+    Package(name="ruff", version="0.17.5", modules=("ruff",), megabytes=30),
+    Package(name="mypy", version="2.4.1", modules=("mypy.api",), megabytes=60),
+    Package(name="mypy-extensions", version="1.2.0"),
+    Package(name="typing-extensions", version="4.15.0", at_least="4.10"),
+    Package(name="pathspec", version="1.1.0"),
+    Package(name="librt", version="0.16.0"),
+    Package(name="ast-serialize", version="0.13.1", megabytes=3),
+    Package(name="types-PyYAML", version="6.0.12.20261113"),
+    Package(name="types-psutil", version="7.2.2.20261111"),
+    Package(name="types-pytz", version="2025.2.0.20251108"),
+    Package(name="pandas-stubs", version="2.3.3.260113"),
+)
+
+
+def found_versions(packages: Iterable[Package], folders: Sequence[str]) -> dict[str, str]:
+    """The versions of the packages in an interpreter's folders: normal name -> version, absent ones left out.
+
+    Reads the installed metadata, in the order in which the interpreter would import; nothing is imported.
+    """
+    found: dict[str, str] = {}
+    for package in packages:
+        version = _found_version(package.key, folders)
+        if version is not None:
+            found[package.key] = version
+    return found
+
+
+def missing_packages(packages: Iterable[Package], found: Mapping[str, str]) -> tuple[Package, ...]:
+    """The packages that this interpreter lacks, or has in a version that does not do."""
+    return tuple(package for package in packages if package.applies() and not package.accepts(found.get(package.key)))
+
+
+def normal_name(name: str) -> str:
+    """A distribution's name as indexes compare it: `Open_Clip.torch` -> `open-clip-torch`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def same_version(one: str, other: str) -> bool:
+    """Equal but for the build: 2.13.0+cpu is 2.13.0."""
+    return one.split("+")[0] == other.split("+")[0]
+
+
+def _found_version(name: str, folders: Sequence[str]) -> str | None:
+    for distribution in Distribution.discover(name=name, path=list(folders)):
+        # an interrupted uninstall leaves a folder without METADATA behind
+        metadata = distribution.metadata
+        if metadata and "Version" in metadata:
+            return metadata["Version"]
+    return None
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """The numbers at the front: 2.10.0a0+git1b2c -> (2, 10). Trailing zeros go, so that 2.1.0 is 2.1."""
+    numbers = re.match(r"\d+(?:\.\d+)*", version)
+    parts = [int(number) for number in numbers.group().split(".")] if numbers else [0]
+    while len(parts) > 1 and parts[-1] == 0:
+        parts.pop()
+    return tuple(parts)
