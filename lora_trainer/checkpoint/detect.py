@@ -105,7 +105,7 @@ def read_sidecar(path: Path) -> Sidecar | None:
         return None
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-        params = content["model"]["params"]
+        params = dict(content["model"]["params"])
     except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
         hint = "The WebUI reads it as the checkpoint's configuration. Repair it, or move it away."
         raise CheckpointError("{path} is not a WebUI model configuration", hint=hint, path=file) from error
