@@ -127,7 +127,7 @@ def _remove(*paths: Path) -> None:
 
 
 def clean_name(name: str) -> str:
-    """A name that <lora:NAME:0.7>, every file system and the hosts' lists can hold: "My: style v1.5" -> "My_style_v1_5"."""
+    """A name that <lora:NAME:0.7>, every file system and the hosts' lists can hold: "My: style v1.5" -> "My_style v1_5"."""
     text = unicodedata.normalize("NFC", name).encode("utf-8", "ignore").decode("utf-8")
     forbidden = set(FORBIDDEN_IN_NAMES) | {"."}
     text = "".join("_" if character in forbidden or unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp") else character for character in text)

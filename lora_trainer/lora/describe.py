@@ -263,9 +263,9 @@ class _Measure:
         """The tensor as float32."""
         import torch
 
-        types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+        types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
         if info.dtype not in types:
-            raise LoraFileError("{path} holds weights of type {dtype}", hint="Convert it to fp16 first.", path=self.header.path, dtype=info.dtype)
+            raise LoraFileError("{path} holds numbers of type {dtype}", hint="Convert it to fp16 first.", path=self.header.path, dtype=info.dtype)
         with self.header.path.open("rb") as stream:
             stream.seek(self.header.data_start + info.start)
             content = bytearray(stream.read(info.end - info.start))

@@ -11,7 +11,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from safetensors import safe_open
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import UNET_TARGETS, LoraSettings
+from lora_trainer.config import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.lora.export import DIFFUSERS_ENDS, export, export_diffusers, verify
@@ -20,13 +20,16 @@ from tests.lora.test_adapters import fill, predictions
 from tests.tiny import tiny_parts
 
 STRENGTHS = (0.0, 0.5, 1.0)
+FEW = {
+    "lora_rank": 4, "lora_alpha": 2.7, "target_modules": ("to_q", "proj_in"), "train_text_encoder": True, "text_encoder_targets": ("q_proj", "fc1"),
+}  # fmt: skip
 METADATA = {"ss_output_name": "x", "ss_base_model_version": "sd_v1"}
 CONVOLUTIONS = ("to_q", "proj_in", "conv1", "conv_shortcut", "downsamplers.0.conv")
 
 
 def trained(family: str, **settings: Any) -> tuple[Parts, Adapters]:
     parts = tiny_parts(family)
-    adapters = add_adapters(parts, LoraSettings(**{"lora_rank": 4, "lora_alpha": 2.7, "train_text_encoder": True, **settings}), seed=0)
+    adapters = add_adapters(parts, LoraSettings(**{**FEW, **settings}), seed=0)
     fill(adapters)
     return parts, adapters
 
@@ -67,7 +70,7 @@ def close(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
 
 @pytest.mark.parametrize(("family", "targets"), [("sd1", UNET_TARGETS), ("sd2", UNET_TARGETS), ("sdxl", UNET_TARGETS), ("sd1", CONVOLUTIONS)])
 def test_training_the_webui_and_diffusers_see_the_same_lora_at_every_strength(family: str, targets: tuple[str, ...], tmp_path: Path) -> None:
-    parts, adapters = trained(family, target_modules=targets)
+    parts, adapters = trained(family, target_modules=targets, text_encoder_targets=TEXT_ENCODER_TARGETS)
     export(adapters, parts, tmp_path / "webui.safetensors", METADATA, torch.float32)
     export_diffusers(adapters, parts, tmp_path / "diffusers.safetensors", METADATA, torch.float32)
     loaded = tiny_parts(family)
@@ -155,25 +158,25 @@ def test_the_tensors_lie_as_the_safetensors_library_lays_them(tmp_path: Path) ->
 
 def test_a_lora_that_has_learned_nothing_is_reported(tmp_path: Path) -> None:
     parts = tiny_parts("sd1")
-    adapters = add_adapters(parts, LoraSettings(), seed=0)
+    adapters = add_adapters(parts, LoraSettings(target_modules=("to_q",)), seed=0)
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     assert report.does_nothing
-    assert report.idle_modules == 192
+    assert report.idle_modules == 32
     with torch.no_grad():
         adapters.layers[0].up.fill_(0.1)
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA)
-    assert (report.does_nothing, report.idle_modules) == (False, 191)
+    assert (report.does_nothing, report.idle_modules) == (False, 31)
 
 
 def test_values_beyond_float16_are_refused_and_leave_no_file(tmp_path: Path) -> None:
     parts, adapters = trained("sd1")
     with torch.no_grad():
         adapters.layers[3].up.fill_(1e6)
-    with pytest.raises(LoraFileError, match="1 of 210 layers .* not finite") as caught:
+    with pytest.raises(LoraFileError, match=r"1 of 54 layers .* not finite") as caught:
         export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     assert "float32 or bf16" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
-    assert export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.bfloat16).module_count == 210
+    assert export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.bfloat16).module_count == 54
 
 
 def test_a_refused_export_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -197,11 +200,12 @@ def test_a_folder_in_the_place_of_the_file_gets_a_sentence(tmp_path: Path) -> No
 def test_verify_names_what_does_not_fit(tmp_path: Path) -> None:
     parts, adapters = trained("sdxl")
     export(adapters, parts, tmp_path / "x.safetensors", METADATA)
-    assert verify(tmp_path / "x.safetensors", module_names(parts)).module_count == 338
-    with pytest.raises(LoraFileError, match=r"320 of 338 layers in .* match no layer of the base, such as lora_"):
-        verify(tmp_path / "x.safetensors", {name: shape for name, shape in module_names(parts).items() if name.startswith("lora_te1")})
+    assert verify(tmp_path / "x.safetensors", module_names(parts)).module_count == 79
+    first_text_encoder = {name: shape for name, shape in module_names(parts).items() if name.startswith("lora_te1")}
+    with pytest.raises(LoraFileError, match=r"73 of 79 layers in .* match no layer of the base, such as lora_"):
+        verify(tmp_path / "x.safetensors", first_text_encoder)
     narrower = {name: (shape[0] + 1, *shape[1:]) for name, shape in module_names(parts).items()}
-    with pytest.raises(LoraFileError, match="338 of 338 layers .* shapes that do not fit"):
+    with pytest.raises(LoraFileError, match=r"79 of 79 layers .* shapes that do not fit"):
         verify(tmp_path / "x.safetensors", narrower)
     with pytest.raises(LoraFileError, match="is not a whole LoRA"):
         verify(tmp_path / "x.safetensors", diffusers_names(parts), ends=DIFFUSERS_ENDS)

@@ -20,7 +20,10 @@ DEPTHS = {"sd1": ((1, 1, 1, 0), 1), "sd2": ((1, 1, 1, 0), 1), "sdxl": ((0, 2, 10
 
 def full_size_unet(family: str) -> UNet2DConditionModel:
     """The true architecture, without memory for its weights."""
-    attention = {"sd1": {"attention_head_dim": 8, "cross_attention_dim": 768}, "sd2": {"attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024}}
+    attention = {
+        "sd1": {"attention_head_dim": 8, "cross_attention_dim": 768},
+        "sd2": {"attention_head_dim": (5, 10, 20, 20), "cross_attention_dim": 1024},
+    }
     with torch.device("meta"):
         if family != "sdxl":
             return UNet2DConditionModel(**attention[family], use_linear_projection=family == "sd2")
@@ -40,12 +43,14 @@ def full_size_parts(family: str) -> Parts:
 
 
 def resnet(ldm: str, diffusers: str, *, shortcut: bool) -> Iterator[tuple[str, str]]:
-    pairs = [("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj"), ("out_layers.3", "conv2"), *([("skip_connection", "conv_shortcut")] * shortcut)]
+    pairs = [("in_layers.2", "conv1"), ("emb_layers.1", "time_emb_proj"), ("out_layers.3", "conv2"), ("skip_connection", "conv_shortcut")]
+    pairs = pairs if shortcut else pairs[:3]
     yield from ((f"{ldm}.{ours}", f"{diffusers}.{theirs}") for ours, theirs in pairs)
 
 
 def transformer(ldm: str, diffusers: str, depth: int) -> Iterator[tuple[str, str]]:
-    ends = [f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")] + ["ff.net.0.proj", "ff.net.2"]
+    ends = [f"{attention}.{layer}" for attention in ("attn1", "attn2") for layer in ("to_q", "to_k", "to_v", "to_out.0")]
+    ends += ["ff.net.0.proj", "ff.net.2"]
     for end in ["proj_in", "proj_out", *(f"transformer_blocks.{block}.{end}" for block in range(depth) for end in ends)]:
         yield f"{ldm}.{end}", f"{diffusers}.{end}"
 
@@ -53,7 +58,8 @@ def transformer(ldm: str, diffusers: str, depth: int) -> Iterator[tuple[str, str
 def host_unet(family: str) -> dict[str, str]:
     """diffusers' path -> the host's module path, for every layer that can hold a LoRA."""
     depths, middle = DEPTHS[family]
-    pairs = [("input_blocks.0.0", "conv_in"), ("out.2", "conv_out"), ("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2")]
+    pairs = [("input_blocks.0.0", "conv_in"), ("out.2", "conv_out")]
+    pairs += [("time_embed.0", "time_embedding.linear_1"), ("time_embed.2", "time_embedding.linear_2")]
     if family == "sdxl":
         pairs += [("label_emb.0.0", "add_embedding.linear_1"), ("label_emb.0.2", "add_embedding.linear_2")]
     index = 1
@@ -82,7 +88,8 @@ def host_unet(family: str) -> dict[str, str]:
 
 
 def open_clip(prefix: str, layer_count: int) -> set[str]:
-    return {f"{prefix}model.transformer.resblocks.{layer}.{end}" for layer in range(layer_count) for end in ("attn", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")}
+    ends = ("attn", "attn.out_proj", "mlp.c_fc", "mlp.c_proj")
+    return {f"{prefix}model.transformer.resblocks.{layer}.{end}" for layer in range(layer_count) for end in ends}
 
 
 def clip(prefix: str) -> set[str]:
@@ -138,7 +145,8 @@ def a1111_translates(key: str, is_sd2: bool) -> str:
 
 def forge_knows(family: str) -> set[str]:
     """Forge, comfyui_lora_collection/lora.py: the UNet under ldm's and under diffusers' names, the text encoders under kohya's."""
-    unet = {"lora_unet_" + path.replace(".", "_") for pair in host_unet(family).items() for path in (pair[0], pair[1].removeprefix("diffusion_model."))}
+    paths = [path.removeprefix("diffusion_model.") for pair in host_unet(family).items() for path in pair]
+    unet = {"lora_unet_" + path.replace(".", "_") for path in paths}
     prefixes = {"sd1": {"lora_te": 12}, "sd2": {"lora_te": 24}, "sdxl": {"lora_te1": 12, "lora_te2": 32}}[family]
     text = {
         f"{prefix}_text_model_encoder_layers_{layer}_{end.replace('.', '_')}" for prefix, count in prefixes.items() for layer in range(count)

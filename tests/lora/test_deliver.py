@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from PIL import Image, PngImagePlugin
+
+from lora_trainer.errors import LoraFileError
+from lora_trainer.lora import deliver as module
+from lora_trainer.lora.deliver import Delivered, clean_name, deliver, used_names
+from lora_trainer.lora.file import read_header
+
+
+@pytest.fixture
+def lora(tmp_path: Path) -> Path:
+    """The run's own file."""
+    path = tmp_path / "run" / "cat.safetensors"
+    path.parent.mkdir()
+    metadata = {"ss_output_name": "cat", "modelspec.title": "cat", "sshs_model_hash": "stale", "ss_steps": "10"}
+    safetensors.torch.save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 3)}, path, metadata)
+    return path
+
+
+@pytest.fixture
+def lora_dir(tmp_path: Path) -> Path:
+    path = tmp_path / "stable diffusion 雪" / "models" / "Lora"
+    path.mkdir(parents=True)
+    return path
+
+
+def put(file: Path, lora_dir: Path, name: str = "cat", **changes: Any) -> Delivered:
+    return deliver(file, lora_dir, name, **{"trigger": "sks cat", "preferred_weight": 0.7, "family": "sd1", "description": "A cat", **changes})
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)).replace("\\", "/") for path in folder.rglob("*") if path.is_file())
+
+
+def test_the_weights_the_sidecar_and_the_picture_stand_in_the_folder(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
+    settings = PngImagePlugin.PngInfo()
+    settings.add_text("parameters", "a cat\nSteps: 20")
+    Image.new("RGB", (1024, 1536), "red").save(tmp_path / "preview.png", pnginfo=settings)
+    delivered = put(lora, lora_dir, preview=tmp_path / "preview.png", negative_text="blurry", notes="v1")
+    assert (delivered.name, delivered.renamed, delivered.path) == ("cat", False, lora_dir / "cat.safetensors")
+    assert names(lora_dir) == ["cat.json", "cat.png", "cat.safetensors"]
+    assert (lora_dir / "cat.json").read_text(encoding="utf-8") == (
+        '{\n    "description": "A cat",\n    "sd version": "SD1",\n    "activation text": "sks cat",\n    "preferred weight": 0.7,\n'
+        '    "negative text": "blurry",\n    "notes": "v1"\n}\n'
+    )
+    with Image.open(lora_dir / "cat.png") as picture:
+        assert (picture.format, picture.size, picture.info["parameters"]) == ("PNG", (512, 768), "a cat\nSteps: 20")
+    assert torch.equal(safetensors.torch.load_file(delivered.path)["lora_unet_x.lora_down.weight"], torch.ones(2, 3))
+
+
+@pytest.mark.parametrize(("family", "version"), [("sd1", "SD1"), ("sd2", "SD2"), ("sdxl", "SDXL")])
+def test_the_sidecar_names_the_family_as_the_host_does(family: str, version: str, lora: Path, lora_dir: Path) -> None:
+    assert json.loads(put(lora, lora_dir, family=family).sidecar.read_text(encoding="utf-8"))["sd version"] == version
+
+
+def test_text_in_any_script_is_written_as_it_is(lora: Path, lora_dir: Path) -> None:
+    delivered = put(lora, lora_dir, "雪猫", trigger='雪猫, "quoted"')
+    assert delivered.path == lora_dir / "雪猫.safetensors"
+    assert '"activation text": "雪猫, \\"quoted\\""' in delivered.sidecar.read_text(encoding="utf-8")
+
+
+def test_a_second_delivery_gets_a_new_name_inside_and_outside(lora: Path, lora_dir: Path) -> None:
+    put(lora, lora_dir)
+    second, third = put(lora, lora_dir), put(lora, lora_dir)
+    assert [(d.name, d.renamed) for d in (second, third)] == [("cat-2", True), ("cat-3", True)]
+    metadata = read_header(second.path).metadata
+    assert (metadata["ss_output_name"], metadata["modelspec.title"], metadata["ss_steps"]) == ("cat-2", "cat-2", "10")
+    assert len(metadata["sshs_model_hash"]) == 64
+    assert read_header(lora).metadata["ss_output_name"] == "cat"
+
+
+@pytest.mark.parametrize("taken", ["sub/deeper/cat.safetensors", "CAT.safetensors", "Cat.pt", "sub/cat.CKPT"])
+def test_a_name_used_anywhere_in_the_tree_in_any_case_is_taken(taken: str, lora: Path, lora_dir: Path) -> None:
+    (lora_dir / taken).parent.mkdir(parents=True, exist_ok=True)
+    (lora_dir / taken).write_bytes(b"another")
+    assert put(lora, lora_dir).name == "cat-2"
+    assert (lora_dir / taken).read_bytes() == b"another"
+
+
+def test_a_name_used_beside_a_subfolder_or_among_lycoris_is_taken(lora: Path, lora_dir: Path) -> None:
+    (lora_dir / "mine").mkdir()
+    (lora_dir / "cat.safetensors").write_bytes(b"another")
+    (lora_dir.parent / "LyCORIS").mkdir()
+    (lora_dir.parent / "LyCORIS" / "cat-2.safetensors").write_bytes(b"another")
+    assert put(lora, lora_dir / "mine").path == lora_dir / "mine" / "cat-3.safetensors"
+
+
+@pytest.mark.parametrize("left", ["cat.json", "cat.png", "cat.txt", "cat.preview.png", "Cat.json"])
+def test_notes_and_pictures_of_a_lora_that_is_gone_are_kept(left: str, lora: Path, lora_dir: Path) -> None:
+    (lora_dir / left).write_bytes(b"kept")
+    assert put(lora, lora_dir).name == "cat-2"
+    assert (lora_dir / left).read_bytes() == b"kept"
+
+
+def test_a_name_deleted_earlier_is_free_again(lora: Path, lora_dir: Path) -> None:
+    first = put(lora, lora_dir)
+    first.path.unlink()
+    first.sidecar.unlink()
+    assert put(lora, lora_dir).name == "cat"
+
+
+def test_a_link_that_leads_back_up_does_not_hang_the_search(lora: Path, lora_dir: Path) -> None:
+    try:
+        (lora_dir / "loop").symlink_to(lora_dir, target_is_directory=True)
+    except OSError:
+        pytest.skip("no symbolic links here")
+    (lora_dir / "dog.safetensors").write_bytes(b"")
+    assert {"dog"} <= used_names(lora_dir)
+
+
+def test_deliveries_at_the_same_moment_never_share_a_name(lora: Path, lora_dir: Path) -> None:
+    start, done, lock = threading.Barrier(8), [], threading.Lock()
+
+    def work(name: str) -> None:
+        start.wait()
+        delivered = put(lora, lora_dir, name)
+        with lock:
+            done.append(delivered.name)
+
+    threads = [threading.Thread(target=work, args=("cat" if number % 2 else "Cat",)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({name.casefold() for name in done}) == 8
+    assert sorted(name.rpartition("-")[2].casefold() for name in done) == ["2", "3", "4", "5", "6", "7", "8", "cat"]
+    assert names(lora_dir) == sorted(f"{name}.{end}" for name in done for end in ("json", "safetensors"))
+    assert all(read_header(lora_dir / f"{name}.safetensors").metadata["ss_output_name"] == name for name in done)
+
+
+def test_the_host_never_sees_the_weights_before_all_else_is_there(lora: Path, lora_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+    replace = os.replace
+
+    def watching(source: Any, target: Any) -> None:
+        seen.append([Path(target).name, *(name for name in names(lora_dir) if name.endswith(".safetensors"))])
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", watching)
+    put(lora, lora_dir)
+    assert seen == [["cat.json"], ["cat.safetensors"]]
+
+
+def test_the_file_is_newer_than_anything_the_host_remembers(lora: Path, lora_dir: Path) -> None:
+    os.utime(lora, (1_000_000, 1_000_000))
+    assert abs(put(lora, lora_dir).path.stat().st_mtime - time.time()) < 60
+
+
+def test_a_file_without_metadata_gets_none(lora_dir: Path, tmp_path: Path) -> None:
+    safetensors.torch.save_file({"lora_unet_x.alpha": torch.ones(())}, tmp_path / "plain.safetensors")
+    assert read_header(put(tmp_path / "plain.safetensors", lora_dir).path).metadata == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "cleaned"),
+    [
+        ("my_cat-2", "my_cat-2"), ("My: style v1.5", "My_style v1_5"), ("<lora:x=1>", "lora_x_1"), ("a, b", "a_b"), ("it's \"x\"", "it_s_x"),
+        ("雪 猫", "雪 猫"), ("../../etc/passwd", "etc_passwd"), ("C:\\x|y?*", "C_x_y"), ("...", "lora"), ("", "lora"), ("  a\tb\n", "a_b"),
+        ("x" * 300, "x" * 150), ("雪" * 100, "雪" * 50), ("e\u0301", "é"), ("\u202egnp", "gnp"), ("a\udcff", "a"),
+    ],
+)  # fmt: skip
+def test_names_are_cleaned_of_what_prompts_and_disks_cannot_hold(name: str, cleaned: str) -> None:
+    assert clean_name(name) == cleaned
+
+
+def test_a_cleaned_name_counts_as_renamed(lora: Path, lora_dir: Path) -> None:
+    delivered = put(lora, lora_dir, "cat v1.5")
+    assert (delivered.name, delivered.renamed, delivered.path.name) == ("cat v1_5", True, "cat v1_5.safetensors")
+
+
+@pytest.mark.parametrize("name", ["none", "CON", "nul", "com1"])
+def test_words_of_the_host_and_of_windows_are_not_names(name: str, lora: Path, lora_dir: Path) -> None:
+    assert put(lora, lora_dir, name).name == f"{name}-2"
+
+
+def test_a_broken_picture_is_a_warning(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "preview.png").write_bytes(b"not a picture")
+    delivered = put(lora, lora_dir, preview=tmp_path / "preview.png")
+    assert delivered.preview is None
+    assert "cannot be read and was left out" in str(delivered.warnings[0])
+    assert names(lora_dir) == ["cat.json", "cat.safetensors"]
+
+
+def test_a_missing_folder_gets_a_sentence(lora: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match="there is no folder") as caught:
+        put(lora, tmp_path / "nowhere")
+    assert str(lora) in str(caught.value.hint)
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(LoraFileError, match="is not a folder"):
+        put(lora, tmp_path / "file")
+
+
+def test_a_missing_file_gets_a_sentence(lora_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match="there is no file"):
+        put(tmp_path / "gone.safetensors", lora_dir)
+    assert names(lora_dir) == []
+
+
+@pytest.mark.parametrize(
+    ("code", "sentence"), [(errno.ENOSPC, "the disk of .* is full"), (errno.EACCES, "cannot be written to"), (errno.EIO, "could not be put into")]
+)
+def test_trouble_half_way_leaves_nothing_behind_and_the_runs_own_file_alone(
+    code: int, sentence: str, lora: Path, lora_dir: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    before = lora.read_bytes()
+    Image.new("RGB", (64, 64)).save(tmp_path / "preview.png")
+
+    def fail(*_: Any) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(module, "copy_with_metadata", fail)
+    with pytest.raises(LoraFileError, match=sentence) as caught:
+        put(lora, lora_dir, preview=tmp_path / "preview.png")
+    assert str(lora) in str(caught.value.hint)
+    assert names(lora_dir) == []
+    assert lora.read_bytes() == before
+
+
+def test_a_folder_that_cannot_be_written_to_gets_a_sentence(lora: Path, lora_dir: Path) -> None:
+    lora_dir.chmod(0o555)
+    try:
+        (lora_dir / "probe").touch()
+    except OSError:
+        with pytest.raises(LoraFileError, match="cannot be written to"):
+            put(lora, lora_dir)
+    else:
+        pytest.skip("this user may write anywhere")
+    finally:
+        lora_dir.chmod(0o755)

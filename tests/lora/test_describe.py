@@ -1,0 +1,202 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from lora_trainer.config import LoraSettings
+from lora_trainer.errors import LoraFileError
+from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.lora.describe import describe
+from lora_trainer.lora.export import export, export_diffusers
+from lora_trainer.lora.metadata import build
+from lora_trainer.lora.names import module_names
+from tests.lora.test_adapters import fill
+from tests.lora.test_export import FEW
+from tests.lora.test_metadata import config, facts
+from tests.tiny import tiny_parts
+
+
+def save(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> Path:
+    safetensors.torch.save_file(tensors, path, metadata)
+    return path
+
+
+def layer(name: str, down: torch.Tensor, up: torch.Tensor, alpha: float | None = None) -> dict[str, torch.Tensor]:
+    tensors = {f"{name}.lora_down.weight": down, f"{name}.lora_up.weight": up}
+    return tensors if alpha is None else {**tensors, f"{name}.alpha": torch.tensor(alpha)}
+
+
+def test_our_own_file_is_described_in_full(tmp_path: Path) -> None:
+    parts = tiny_parts("sd1")
+    adapters = add_adapters(parts, LoraSettings(**FEW), seed=0)
+    fill(adapters)
+    settings = config(lora_rank=4, lora_alpha=2.7, trigger_word="sks cat")
+    export(adapters, parts, tmp_path / "my cat.safetensors", build(facts(settings)))
+    size = (tmp_path / "my cat.safetensors").stat().st_size
+    found = describe(tmp_path / "my cat.safetensors", module_names(parts))
+    unet, text = found.parts["unet"].effect, found.parts["text_encoder"].effect
+    assert found.to_text().splitlines() == [
+        f"file:            {tmp_path / 'my cat.safetensors'} ({size / 1e6:.2f} MB)",
+        "title:           my_cat",
+        "kind:            LoRA, WebUI names",
+        "family:          SD1 (metadata)",
+        f"UNet:            48 layers, typical change of a weight {unet:.2e}",
+        f"text encoder:    6 layers, typical change of a weight {text:.2e}",
+        f"parameters:      {adapters.parameter_count:,} in F16",
+        "rank:            4",
+        "alpha:           2.7",
+        "scale:           0.675 = alpha / rank",
+        "trigger:         sks cat",
+        "trained:         60 steps, 2 epochs",
+        "base model:      雪 v1.5.safetensors",
+        "images:          3",
+        "resolution:      512x512, 448x576",
+        "unmatched:       none: every layer fits the base model",
+    ]
+    values = json.loads(found.to_json())
+    assert (values["family"], values["ranks"], values["alphas"], values["module_count"], values["does_nothing"]) == ("sd1", [4], [2.7], 54, False)
+    assert (values["unmatched"], values["misshapen"], values["notes"], values["image_count"]) == ([], [], [], 3)
+
+
+def test_the_effect_is_the_root_mean_square_of_the_merged_change(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    down, up = torch.randn(3, 20, generator=generator), torch.randn(30, 3, generator=generator)
+    path = save(tmp_path / "x.safetensors", layer("lora_unet_mid_block_attentions_0_proj_in", down, up, 1.5))
+    assert describe(path).parts["unet"].effect == pytest.approx(float((0.5 * up @ down).pow(2).mean().sqrt()), rel=1e-5)
+
+
+def test_no_alpha_means_the_rank(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.safetensors", layer("lora_unet_mid_block_attentions_0_proj_in", torch.ones(2, 5), torch.ones(5, 2)))
+    found = describe(path)
+    assert (found.ranks, found.alphas, found.scales, found.parts["unet"].effect) == ((2,), (), (1.0,), pytest.approx(2.0))
+    assert "alpha:           none (same as the rank)" in found.to_text()
+    assert "There is no metadata: A1111 cannot tell its family." in found.to_text()
+
+
+def test_a_lora_that_does_nothing_shows(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.safetensors", layer("lora_unet_mid_block_attentions_0_proj_in", torch.ones(2, 5), torch.zeros(5, 2), 1))
+    found = describe(path)
+    assert found.does_nothing
+    assert "All its weights are zero: it changes nothing." in found.to_text()
+    assert "1 layers, typical change of a weight 0.00e+00, 1 of them without effect" in found.to_text()
+
+
+def test_a_lora_with_nan_shows(tmp_path: Path) -> None:
+    path = save(tmp_path / "x.safetensors", layer("lora_unet_mid_block_attentions_0_proj_in", torch.ones(2, 5), torch.full((5, 2), float("nan")), 1))
+    assert "Some weights are not finite" in describe(path).to_text()
+
+
+def test_a_lora_of_another_base_shows_what_does_not_match(tmp_path: Path) -> None:
+    parts, path = tiny_parts("sd1"), tmp_path / "x.safetensors"
+    good = layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k", torch.ones(2, 32), torch.ones(128, 2))
+    wide = layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k", torch.ones(2, 64), torch.ones(128, 2))
+    lost = layer("lora_te2_text_model_encoder_layers_0_mlp_fc1", torch.ones(2, 64), torch.ones(128, 2))
+    found = describe(save(path, {**good, **wide, **lost}, {"ss_base_model_version": "sd_v1"}), module_names(parts))
+    assert found.unmatched == ("lora_te2_text_model_encoder_layers_0_mlp_fc1",)
+    assert found.misshapen == ("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k",)
+    assert "1 of 3 layers match nothing in this base model" in found.to_text()
+
+
+def test_sdxl_matches_under_both_of_its_names(tmp_path: Path) -> None:
+    names = ("lora_unet_down_blocks_1_attentions_0_proj_in", "lora_unet_input_blocks_4_1_proj_out")
+    tensors = {key: tensor for name in names for key, tensor in layer(name, torch.ones(2, 64), torch.ones(64, 2)).items()}
+    found = describe(save(tmp_path / "x.safetensors", tensors), module_names(tiny_parts("sdxl")))
+    assert (found.unmatched, found.misshapen) == ((), ())
+
+
+@pytest.mark.parametrize(("width", "family"), [(768, "sd1"), (1024, "sd2"), (2048, "sdxl"), (640, None)])
+def test_without_metadata_the_family_is_read_from_the_width_of_the_text(width: int, family: str | None, tmp_path: Path) -> None:
+    name = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    assert describe(save(tmp_path / "x.safetensors", layer(name, torch.ones(2, width), torch.ones(5, 2)))).family == family
+
+
+def test_an_sdxl_lora_that_a1111_would_hide_is_told(tmp_path: Path) -> None:
+    name = "lora_te2_text_model_encoder_layers_0_mlp_fc1"
+    path = save(tmp_path / "x.safetensors", layer(name, torch.ones(2, 5), torch.ones(5, 2)), {"format": "pt"})
+    assert "A1111 takes it for SD1 and hides it while an SDXL model is loaded" in describe(path).to_text()
+
+
+def test_diffusers_form_is_understood_and_warned_about(tmp_path: Path) -> None:
+    parts = tiny_parts("sdxl")
+    adapters = add_adapters(parts, LoraSettings(**FEW), seed=0)
+    fill(adapters)
+    export_diffusers(adapters, parts, tmp_path / "x.safetensors", build(facts(family="sdxl")))
+    found = describe(tmp_path / "x.safetensors")
+    assert (found.names, found.family, found.ranks) == ("PEFT", "sdxl", (4,))
+    assert {part: description.module_count for part, description in found.parts.items()} == {"unet": 67, "text_encoder": 6, "text_encoder_2": 6}
+    assert "A1111 loads zero layers of such a file" in found.to_text()
+
+
+def test_older_names_of_diffusers_are_understood(tmp_path: Path) -> None:
+    tensors = {
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.down.weight": torch.ones(2, 768),
+        "unet.mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k_lora.up.weight": torch.ones(9, 2),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight": torch.ones(2, 9),
+        "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.up.weight": torch.ones(9, 2),
+    }
+    found = describe(save(tmp_path / "x.safetensors", tensors))
+    assert (found.names, found.family, found.ranks, found.module_count) == ("diffusers", "sd1", (2,), 2)
+
+
+def test_a_language_models_lora_is_told(tmp_path: Path) -> None:
+    name = "base_model.model.model.layers.0.self_attn.q_proj"
+    path = save(tmp_path / "x.safetensors", {f"{name}.lora_A.weight": torch.ones(2, 9), f"{name}.lora_B.weight": torch.ones(9, 2)})
+    assert "This LoRA belongs to a language model" in describe(path).to_text()
+
+
+UNET = "lora_unet_mid_block_attentions_0_proj_in"
+
+
+@pytest.mark.parametrize(
+    ("tensors", "kind", "rank"),
+    [
+        (layer("lora_unet_mid_block_resnets_0_conv1", torch.ones(2, 5, 3, 3), torch.ones(5, 2, 1, 1)), "LoCon (LoRA with 3x3 convolutions)", (2,)),
+        ({**layer(UNET, torch.ones(2, 5), torch.ones(5, 2)), f"{UNET}.dora_scale": torch.ones(5, 1)}, "LoRA + DoRA", (2,)),
+        ({f"{UNET}.hada_w{n}_{x}": torch.ones(5, 3) if x == "a" else torch.ones(3, 5) for n in (1, 2) for x in "ab"}, "LoHa", (3,)),
+        ({f"{UNET}.lokr_w1": torch.ones(2, 2), f"{UNET}.lokr_w2_a": torch.ones(4, 3), f"{UNET}.lokr_w2_b": torch.ones(3, 4)}, "LoKr", (3,)),
+        ({f"{UNET}.diff": torch.ones(5, 5)}, "full difference", ()),
+    ],
+)
+def test_kin_of_lora_are_named(tensors: dict[str, torch.Tensor], kind: str, rank: tuple[int, ...], tmp_path: Path) -> None:
+    found = describe(save(tmp_path / "x.safetensors", tensors))
+    assert (found.kind, found.ranks) == (kind, rank)
+    assert not found.does_nothing
+
+
+@pytest.mark.parametrize(
+    ("key", "what"),
+    [
+        ("model.diffusion_model.input_blocks.0.0.weight", "is a checkpoint, not a LoRA"),
+        ("first_stage_model.decoder.conv_in.weight", "is a VAE, not a LoRA"),
+        ("control_model.input_blocks.0.0.weight", "is a ControlNet, not a LoRA"),
+        ("emb_params", "is an embedding, not a LoRA"),
+        ("down_blocks.0.resnets.0.conv1.weight", "is a diffusers UNet, not a LoRA"),
+        ("something.else", "holds no LoRA: it has weights such as something.else"),
+    ],
+)
+def test_what_is_not_a_lora_gets_a_sentence(key: str, what: str, tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match=what):
+        describe(save(tmp_path / "x.safetensors", {key: torch.ones(2)}))
+
+
+def test_a_missing_file_a_pickle_and_half_a_file_get_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(LoraFileError, match="there is no file"):
+        describe(tmp_path / "x.safetensors")
+    torch.save({"a": torch.ones(2)}, tmp_path / "x.pt")
+    with pytest.raises(LoraFileError, match="is a pickle"):
+        describe(tmp_path / "x.pt")
+    path = save(tmp_path / "y.safetensors", layer(UNET, torch.ones(2, 500), torch.ones(500, 2)))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(LoraFileError, match="is cut off"):
+        describe(path)
+
+
+def test_odd_metadata_does_not_disturb(tmp_path: Path) -> None:
+    odd = {"ss_dataset_dirs": "[1]", "ss_bucket_info": "{", "ss_steps": "many", "ss_epoch": "inf", "ss_sd_model_name": "None"}
+    odd["ss_num_train_images"] = "12"
+    found = describe(save(tmp_path / "x.safetensors", layer(UNET, torch.ones(2, 5), torch.ones(5, 2)), odd))
+    assert (found.image_count, found.resolutions, found.step, found.epoch, found.base_model) == (12, (), None, None, None)
