@@ -110,6 +110,15 @@ class Checkpoint:
         """transformers.CLIPTokenizer, one for each text encoder."""
         return load_tokenizers(self.family)
 
+    def outline(self) -> Parts:
+        """UNet and text encoders without their weights (on the meta device): enough to say which layers there are."""
+        return Parts(
+            family=self.family,
+            schedule=NoiseSchedule(),
+            unet=build_empty(lambda: UNet2DConditionModel.from_config(self.unet.config)),
+            text_encoders=tuple(build_empty(lambda config=component.config: _build_text_encoder(config)) for component in self.text_encoders),
+        )
+
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
         """Everything at once."""
         return Parts(
@@ -135,25 +144,25 @@ class Checkpoint:
             self.notes.append(message)
 
     def _ask_unet(self) -> PredictionType:
-        """Tell SD2's two kinds apart as A1111 does: at the last timestep, a v-prediction UNet answers a bright input with a dark output.
-
-        A1111 1.10.1, modules/sd_models_config.py: v if mean(unet(x) - x) < -1 for x = 0.5 and text 0.5. Measured on real SD2 weights, so that it
-        says nothing about a member of other width: that one is taken to predict epsilon.
-        """
-        config = self.unet.config
-        if config["block_out_channels"][0] != 320 or config["cross_attention_dim"] != 1024:
-            self.notes.append(
-                Message("the file does not say what the model predicts; epsilon is assumed. Set prediction_type if it was trained on v")
-            )
+        """What an SD2 UNet predicts, by its answer; for a member of other width the answer says nothing, and it is taken to predict epsilon."""
+        if self.unet.config["block_out_channels"][0] != 320 or self.unet.config["cross_attention_dim"] != 1024:
+            self._note(Message("the file does not say what the model predicts; epsilon is assumed. Set prediction_type if it was trained on v"))
             return "epsilon"
-        unet = self.load_unet(torch.bfloat16)
-        sample = torch.full((1, 4, 8, 8), 0.5, dtype=torch.bfloat16)
-        text = torch.full((1, 2, config["cross_attention_dim"]), 0.5, dtype=torch.bfloat16)
-        with torch.no_grad():
-            difference = (unet(sample, 999, encoder_hidden_states=text).sample - sample).float().mean().item()
-        found: PredictionType = "v_prediction" if difference < -1 else "epsilon"
+        found: PredictionType = "v_prediction" if answers_like_v_prediction(self.load_unet(torch.bfloat16)) else "epsilon"
         self._note(Message("judged by its answers, the model predicts {kind}; set prediction_type if you know better", {"kind": found}))
         return found
+
+
+def answers_like_v_prediction(unet: Any) -> bool:
+    """Whether an SD2 UNet predicts v: at the last timestep it answers a bright input with a dark output. Measured on the published weights.
+
+    From A1111 1.10.1, modules/sd_models_config.py: mean(unet(x) - x) < -1 for x = 0.5 and text 0.5.
+    """
+    sample = torch.full((1, 4, 8, 8), 0.5, dtype=unet.dtype)
+    text = torch.full((1, 2, unet.config.cross_attention_dim), 0.5, dtype=unet.dtype)
+    with torch.no_grad():
+        answer = unet(sample, 999, encoder_hidden_states=text).sample
+    return bool((answer - sample).float().mean() < -1)
 
 
 def open_checkpoint(

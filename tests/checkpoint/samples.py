@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -15,7 +16,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
-from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
 from lora_trainer.checkpoint.write import write_checkpoint
 from tests.tiny import tiny_parts
 
@@ -53,9 +54,10 @@ FULL_TEXT_ENCODERS: dict[str, tuple[dict[str, Any], ...]] = {
 }
 
 
-def random_parts(family: str, **changes: Any) -> Parts:
-    """Tiny parts in which no two tensors are alike: fresh norms are all ones and zeros, and would hide a wrong name."""
-    parts = tiny_parts(family, **changes)
+@cache
+def random_parts(family: str) -> Parts:
+    """Tiny parts in which no two tensors are alike: fresh norms are all ones and zeros, and would hide a wrong name. Change none."""
+    parts = tiny_parts(family)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for model in (parts.unet, parts.vae, *parts.text_encoders):
@@ -64,14 +66,15 @@ def random_parts(family: str, **changes: Any) -> Parts:
     return parts
 
 
-def tiny_file(folder: Path, family: str = "sd1", dtype: torch.dtype = torch.float32, **changes: Any) -> Path:
+def tiny_file(folder: Path, family: str = "sd1", dtype: torch.dtype = torch.float32, **schedule: Any) -> Path:
     """A tiny checkpoint in WebUI format."""
-    return write_checkpoint(random_parts(family, **changes), folder / f"{family}.safetensors", dtype)
+    parts = replace(random_parts(family), schedule=NoiseSchedule(**schedule))
+    return write_checkpoint(parts, folder / f"{family}.safetensors", dtype)
 
 
 @cache
 def full_models(family: str) -> tuple[Any, Any, list[Any]]:
-    """UNet, VAE and text encoders in full size, without memory. Made once: change none of them."""
+    """UNet, VAE and text encoders in full size, without memory. Change none."""
     with torch.device("meta"):
         unet = UNet2DConditionModel(**FULL_UNETS[family])
         vae = AutoencoderKL(

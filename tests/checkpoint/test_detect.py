@@ -9,10 +9,8 @@ import torch
 
 from lora_trainer.checkpoint.detect import Sidecar, detect, detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
-from lora_trainer.checkpoint.parts import NoiseSchedule
-from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.errors import CheckpointError
-from tests.checkpoint.samples import FAMILIES, full_shapes, header_of, random_parts, tiny_file
+from tests.checkpoint.samples import FAMILIES, full_shapes, header_of, tiny_file
 
 UNET = "model.diffusion_model."
 
@@ -96,9 +94,8 @@ def test_a_sidecar_that_is_none_is_named(tmp_path: Path, content: str) -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 def test_a_written_checkpoint_says_what_it_predicts(tmp_path: Path, family: str, prediction_type: str) -> None:
-    parts = random_parts(family)
-    parts.schedule = NoiseSchedule(prediction_type=prediction_type, zero_terminal_snr=prediction_type == "v_prediction")
-    detected = detect_file(write_checkpoint(parts, tmp_path / "x.safetensors", torch.float16))
+    file = tiny_file(tmp_path, family, torch.float16, prediction_type=prediction_type, zero_terminal_snr=prediction_type == "v_prediction")
+    detected = detect_file(file)
     assert (detected.prediction_type, detected.zero_terminal_snr) == (prediction_type, prediction_type == "v_prediction")
 
 

@@ -1,0 +1,378 @@
+"""Opening checkpoints: the same weights, and the same answers, as the reference loader's."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from safetensors.torch import load_file, save_file
+
+from lora_trainer.checkpoint.detect import detect_file
+from lora_trainer.checkpoint.folder import detect_any
+from lora_trainer.checkpoint.load import answers_like_v_prediction, open_checkpoint
+from lora_trainer.checkpoint.parts import NoiseSchedule
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.errors import CheckpointError
+from tests.checkpoint.samples import FAMILIES, random_parts, tiny_file
+
+FLOAT32 = torch.float32
+
+
+def pipeline_of(family: str) -> Any:
+    """diffusers' own pipeline around the tiny models."""
+    parts, tokenizers = random_parts(family), load_tokenizers(family)
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1)
+    if family == "sdxl":
+        return StableDiffusionXLPipeline(parts.vae, *parts.text_encoders, *tokenizers, parts.unet, scheduler)
+    return StableDiffusionPipeline(parts.vae, *parts.text_encoders, *tokenizers, parts.unet, scheduler, None, None, requires_safety_checker=False)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Diffusers folders of the tiny models."""
+    paths = {family: tmp_path_factory.mktemp("diffusers folders") / family for family in FAMILIES}
+    for family, path in paths.items():
+        pipeline_of(family).save_pretrained(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return {family: tiny_file(tmp_path_factory.mktemp("文件 夹"), family) for family in FAMILIES}
+
+
+@pytest.fixture
+def inputs() -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    tokens = torch.randint(0, 49406, (2, 75), generator=generator)
+    return {
+        "latents": torch.randn(2, 4, 8, 8, generator=generator),
+        "timesteps": torch.tensor([20, 800]),
+        "image": torch.rand(1, 3, 32, 32, generator=generator) * 2 - 1,
+        "tokens": torch.cat([torch.full((2, 1), 49406), tokens, torch.full((2, 1), 49407)], dim=1),
+        "sizes": torch.tensor([[1024.0, 768, 0, 16, 1024, 1024], [512, 512, 0, 0, 1024, 1024]]),
+    }
+
+
+@torch.no_grad()
+def answers(unet: Any, vae: Any, text_encoders: tuple[Any, ...], inputs: dict[str, torch.Tensor]) -> Iterator[torch.Tensor]:
+    """What the models make of the inputs, text encoder to UNet."""
+    outputs = [encoder(inputs["tokens"], output_hidden_states=True) for encoder in text_encoders]
+    text, conditions = outputs[0].last_hidden_state, {}
+    if len(outputs) == 2:
+        text = torch.cat([output.hidden_states[-2] for output in outputs], dim=-1)
+        conditions = {"added_cond_kwargs": {"text_embeds": outputs[1].text_embeds, "time_ids": inputs["sizes"]}}
+        yield outputs[1].text_embeds
+    yield text
+    yield unet(inputs["latents"], inputs["timesteps"], encoder_hidden_states=text, **conditions).sample
+    latents = vae.encode(inputs["image"]).latent_dist.mean
+    yield latents
+    yield vae.decode(latents).sample
+
+
+def assert_same_answers(one: tuple[Any, ...], other: tuple[Any, ...], inputs: dict[str, torch.Tensor], tolerance: float) -> None:
+    for answer, expected in zip(answers(*one, inputs), answers(*other, inputs), strict=True):
+        assert expected.std() > 1e-3
+        assert (answer - expected).abs().max() <= tolerance * expected.abs().max()
+
+
+def models_of(parts: Any) -> tuple[Any, Any, tuple[Any, ...]]:
+    return parts.unet, parts.vae, parts.text_encoders
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_checkpoint_answers_as_the_models_it_was_written_from(files: dict, family: str, inputs: dict) -> None:
+    assert_same_answers(models_of(open_checkpoint(files[family]).load(FLOAT32)), models_of(random_parts(family)), inputs, 1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_loaded_checkpoint_answers_as_the_reference_loaders(files: dict, folders: dict, tmp_path: Path, family: str, inputs: dict) -> None:
+    """diffusers reads the same file with a converter of its own; the folder gives it configurations only."""
+    configurations = tmp_path / "configurations"
+    for file in folders[family].rglob("*.*"):
+        if file.suffix in (".json", ".txt"):
+            target = configurations / file.relative_to(folders[family])
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(file.read_bytes())
+    loader = StableDiffusionXLPipeline if family == "sdxl" else StableDiffusionPipeline
+    reference = loader.from_single_file(str(files[family]), config=str(configurations), local_files_only=True)
+    encoders = (reference.text_encoder, reference.text_encoder_2) if family == "sdxl" else (reference.text_encoder,)
+    ours = models_of(open_checkpoint(files[family]).load(FLOAT32))
+    assert_same_answers(ours, (reference.unet, reference.vae, encoders), inputs, 1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_diffusers_folder_answers_as_the_file(files: dict, folders: dict, family: str, inputs: dict) -> None:
+    checkpoint = open_checkpoint(folders[family])
+    assert (checkpoint.family, checkpoint.title) == (family, family)
+    assert checkpoint.schedule == NoiseSchedule()
+    assert_same_answers(models_of(checkpoint.load(FLOAT32)), models_of(open_checkpoint(files[family]).load(FLOAT32)), inputs, 1e-6)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loaded_models_are_frozen_in_eval_mode_and_wholly_in_memory(files: dict, family: str) -> None:
+    parts = open_checkpoint(files[family]).load(torch.bfloat16)
+    for model in (parts.unet, parts.vae, *parts.text_encoders):
+        assert not model.training
+        assert all(parameter.dtype == torch.bfloat16 and not parameter.requires_grad for parameter in model.parameters())
+        assert all(not tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    for encoder in parts.text_encoders:
+        assert encoder.text_model.embeddings.position_ids.tolist() == [list(range(77))]
+    assert len(parts.tokenizers) == len(parts.text_encoders)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_weights_stored_in_another_type_are_converted_exactly(tmp_path: Path, dtype: torch.dtype) -> None:
+    unet = open_checkpoint(tiny_file(tmp_path, "sd1", dtype)).load_unet(FLOAT32)
+    for name, tensor in random_parts("sd1").unet.state_dict().items():
+        assert torch.equal(unet.state_dict()[name], tensor.to(dtype).to(FLOAT32)), name
+
+
+def test_sd2_uses_its_text_encoder_up_to_the_last_layer_but_one(files: dict, inputs: dict) -> None:
+    (encoder,) = open_checkpoint(files["sd2"]).load_text_encoders(FLOAT32)
+    stored = {name.split(".")[4] for name in load_file(files["sd2"]) if ".resblocks." in name}
+    assert stored == {"0", "1", "2", "3"}
+    assert encoder.config.num_hidden_layers == 3
+
+
+def changed(tmp_path: Path, file: Path, change: Callable[[dict[str, torch.Tensor]], None], name: str = "changed.safetensors") -> Path:
+    tensors = load_file(file)
+    change(tensors)
+    save_file(tensors, tmp_path / name)
+    return tmp_path / name
+
+
+def test_ema_copies_and_training_leftovers_change_nothing(files: dict, tmp_path: Path, inputs: dict) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if name.startswith("model.diffusion_model.")]:
+            tensors["model_ema." + name.removeprefix("model.").replace(".", "")] = torch.zeros_like(tensors[name])
+        tensors |= {"model_ema.decay": torch.tensor(0.99), "alphas_cumprod": torch.rand(1000), "first_stage_model.loss.logvar": torch.zeros(1)}
+        tensors["cond_stage_model.logit_scale"] = torch.tensor(1.0)
+
+    checkpoint = open_checkpoint(changed(tmp_path, files["sd1"], add))
+    assert_same_answers(models_of(checkpoint.load(FLOAT32)), models_of(random_parts("sd1")), inputs, 1e-6)
+    assert checkpoint.notes == []
+
+
+def test_novelais_text_encoder_names_are_read(files: dict, tmp_path: Path, inputs: dict) -> None:
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if "transformer.text_model." in name]:
+            tensors[name.replace("transformer.text_model.", "transformer.")] = tensors.pop(name)
+
+    parts = open_checkpoint(changed(tmp_path, files["sd1"], rename)).load(FLOAT32)
+    assert_same_answers(models_of(parts), models_of(random_parts("sd1")), inputs, 1e-6)
+
+
+def test_missing_weights_are_named(files: dict, tmp_path: Path) -> None:
+    def remove(tensors: dict[str, torch.Tensor]) -> None:
+        del tensors["model.diffusion_model.middle_block.0.in_layers.2.weight"]
+
+    with pytest.raises(CheckpointError, match=r"changed.safetensors lacks model.diffusion_model.middle_block.0.in_layers.2.weight"):
+        open_checkpoint(changed(tmp_path, files["sd1"], remove)).load_unet(FLOAT32)
+
+    def remove_many(tensors: dict[str, torch.Tensor]) -> None:
+        for name in [name for name in tensors if ".out_layers." in name]:
+            if not name.endswith("3.weight"):
+                del tensors[name]
+
+    with pytest.raises(CheckpointError, match=r"lacks 66 weights \(model.diffusion_model.*, \.\.\.\)"):
+        open_checkpoint(changed(tmp_path, files["sd1"], remove_many)).load_unet(FLOAT32)
+
+
+def test_weights_of_an_unexpected_shape_are_named(files: dict, tmp_path: Path) -> None:
+    def transpose(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.diffusion_model.time_embed.0.weight"] = tensors["model.diffusion_model.time_embed.0.weight"].t().contiguous()
+
+    with pytest.raises(CheckpointError, match=r"time_embed.0.weight in .* has shape \[32, 128\] instead of \[128, 32\]"):
+        open_checkpoint(changed(tmp_path, files["sd1"], transpose)).load_unet(FLOAT32)
+
+
+def test_weights_the_unet_has_no_place_for_are_noted(files: dict, tmp_path: Path) -> None:
+    def add(tensors: dict[str, torch.Tensor]) -> None:
+        tensors["model.diffusion_model.input_blocks.1.1.transformer_blocks.0.attn2.to_k_ip.weight"] = torch.zeros(2)
+
+    checkpoint = open_checkpoint(changed(tmp_path, files["sd1"], add))
+    checkpoint.load_unet(FLOAT32)
+    checkpoint.load_unet(FLOAT32)
+    assert [note.values["count"] for note in checkpoint.notes] == [1]
+    assert "to_k_ip" in str(checkpoint.notes[0])
+
+
+def test_a_file_that_shrinks_after_opening_is_named(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path)
+    checkpoint = open_checkpoint(file)
+    file.write_bytes(file.read_bytes()[:200_000])
+    with pytest.raises(CheckpointError, match="ends in the middle of a tensor"):
+        checkpoint.load_unet(FLOAT32)
+
+
+def vae_tensors(file: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for name, tensor in load_file(file).items() if name.startswith("first_stage_model.")}
+
+
+def vae_answer(vae: Any, inputs: dict) -> torch.Tensor:
+    with torch.no_grad():
+        return vae.decode(vae.encode(inputs["image"]).latent_dist.mean).sample
+
+
+@pytest.mark.parametrize("kind", ["cut out of a checkpoint", "bare names", "diffusers names", "old diffusers names", "diffusers folder"])
+def test_a_vae_of_its_own_replaces_the_one_inside(files: dict, folders: dict, tmp_path: Path, kind: str, inputs: dict) -> None:
+    file = tmp_path / "vae.safetensors"
+    tensors = {name: tensor * 0.5 for name, tensor in vae_tensors(files["sd1"]).items()}
+    expected = open_checkpoint(changed(tmp_path, files["sd1"], lambda all_tensors: all_tensors.update(tensors))).load_vae(FLOAT32)
+    if kind == "cut out of a checkpoint":
+        save_file(tensors, file)
+    elif kind == "bare names":
+        save_file({name.removeprefix("first_stage_model."): tensor for name, tensor in tensors.items()}, file)
+    elif kind == "diffusers names":
+        save_file(expected.state_dict(), file)
+    elif kind == "old diffusers names":
+        old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+        state = dict(expected.state_dict())
+        for name in [name for name in state if ".attentions." in name]:
+            new_name = name
+            for new, before in old.items():
+                new_name = new_name.replace(f".{new}.", f".{before}.")
+            state[new_name] = state.pop(name)
+        save_file(state, file)
+    else:
+        file = tmp_path / "vae folder"
+        expected.save_pretrained(file)
+    checkpoint = open_checkpoint(files["sd1"], vae=file)
+    vae = checkpoint.load_vae(FLOAT32)
+    assert torch.equal(vae_answer(vae, inputs), vae_answer(expected, inputs))
+    assert vae.config.scaling_factor == 0.18215
+    assert not torch.allclose(vae_answer(vae, inputs), vae_answer(random_parts("sd1").vae, inputs))
+
+
+def test_a_vae_setting_that_is_no_vae_is_named(files: dict, tmp_path: Path) -> None:
+    save_file({"fc.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="holds no VAE"):
+        open_checkpoint(files["sd1"], vae=tmp_path / "x.safetensors")
+    (tmp_path / "vae.pt").write_bytes(b"PK\x03\x04" + bytes(100))
+    with pytest.raises(CheckpointError, match=r"is a pickle \(.ckpt, .pt\)"):
+        open_checkpoint(files["sd1"], vae=tmp_path / "vae.pt")
+
+
+def test_a_checkpoint_without_vae_asks_for_one(files: dict, tmp_path: Path) -> None:
+    def remove(tensors: dict[str, torch.Tensor]) -> None:
+        for name in vae_tensors(files["sd1"]):
+            del tensors[name]
+
+    file = changed(tmp_path, files["sd1"], remove)
+    with pytest.raises(CheckpointError, match="has no VAE"):
+        open_checkpoint(file).load_vae(FLOAT32)
+    save_file(vae_tensors(files["sd1"]), tmp_path / "vae.safetensors")
+    assert open_checkpoint(file, vae=tmp_path / "vae.safetensors").load_vae(FLOAT32).config.latent_channels == 4
+
+
+def test_the_schedule_is_what_the_file_says_unless_told_otherwise(tmp_path: Path) -> None:
+    file = tiny_file(tmp_path, "sdxl", prediction_type="v_prediction", zero_terminal_snr=True)
+    assert open_checkpoint(file).schedule == NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+    told = open_checkpoint(file, prediction_type="epsilon", zero_terminal_snr=False)
+    assert told.schedule == NoiseSchedule(prediction_type="epsilon", zero_terminal_snr=False)
+
+
+def test_zero_terminal_snr_with_epsilon_is_noted(files: dict) -> None:
+    checkpoint = open_checkpoint(files["sd1"], zero_terminal_snr=True)
+    assert checkpoint.schedule.zero_terminal_snr
+    assert "zero_terminal_snr is on" in str(checkpoint.notes[0])
+
+
+def test_a_narrow_sd2_checkpoint_that_says_nothing_is_taken_for_epsilon_with_a_note(files: dict) -> None:
+    file = files["sd2"].with_name("silent.safetensors")
+    save_file(load_file(files["sd2"]), file)
+    assert detect_file(file).prediction_type is None
+    checkpoint = open_checkpoint(file)
+    assert checkpoint.schedule.prediction_type == "epsilon"
+    assert ["epsilon is assumed" in str(note) for note in checkpoint.notes] == [True]
+    assert open_checkpoint(file, prediction_type="v_prediction").schedule.prediction_type == "v_prediction"
+
+
+@pytest.mark.parametrize(("answer", "is_v"), [(-2.0, True), (0.5, False), (-0.4, False)])
+def test_a_dark_answer_to_a_bright_input_means_v_prediction(answer: float, is_v: bool) -> None:
+    from tests.tiny import tiny_unet
+
+    unet = tiny_unet("sd2")
+    torch.nn.init.zeros_(unet.conv_out.weight)
+    torch.nn.init.constant_(unet.conv_out.bias, answer)
+    assert answers_like_v_prediction(unet) is is_v
+
+
+def test_folders_are_told_apart(folders: dict, tmp_path: Path) -> None:
+    assert [detect_any(folders[family]).family for family in FAMILIES] == list(FAMILIES)
+    with pytest.raises(CheckpointError, match=r"is a folder without model_index.json"):
+        open_checkpoint(tmp_path)
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        open_checkpoint(tmp_path)
+    assert str(caught.value.hint) == f"Name the file inside it: {tmp_path / 'model.safetensors'}"
+
+
+def copy_folder(source: Path, target: Path) -> Path:
+    for file in source.rglob("*"):
+        if file.is_file():
+            (target / file.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
+            (target / file.relative_to(source)).write_bytes(file.read_bytes())
+    return target
+
+
+def edit(file: Path, **values: Any) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), **values}), encoding="utf-8")
+
+
+def test_the_folders_schedule_is_read(folders: dict, tmp_path: Path) -> None:
+    folder = copy_folder(folders["sdxl"], tmp_path / "x")
+    edit(folder / "scheduler" / "scheduler_config.json", prediction_type="v_prediction", rescale_betas_zero_snr=True)
+    assert open_checkpoint(folder).schedule == NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+
+
+def test_a_folder_with_half_precision_files_only_is_read(folders: dict, tmp_path: Path) -> None:
+    folder = copy_folder(folders["sd1"], tmp_path / "x")
+    for file in folder.rglob("*.safetensors"):
+        file.rename(file.with_name(file.stem + ".fp16.safetensors"))
+    assert open_checkpoint(folder).load_unet(FLOAT32).config.cross_attention_dim == 32
+
+
+def test_weights_split_over_several_files_are_read(folders: dict, tmp_path: Path, inputs: dict) -> None:
+    folder = copy_folder(folders["sd1"], tmp_path / "x")
+    (folder / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    random_parts("sd1").unet.save_pretrained(folder / "unet", max_shard_size="1MB")
+    assert len(list((folder / "unet").glob("*.safetensors"))) > 2
+    assert_same_answers(models_of(open_checkpoint(folder).load(FLOAT32)), models_of(random_parts("sd1")), inputs, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda folder: edit(folder / "unet" / "config.json", in_channels=9), "is an inpainting checkpoint"),
+        (lambda folder: edit(folder / "unet" / "config.json", in_channels=8), "has 8 input channels instead of 4"),
+        (lambda folder: edit(folder / "unet" / "config.json", time_cond_proj_dim=256), "is an LCM-distilled model"),
+        (lambda folder: edit(folder / "unet" / "config.json", class_embed_type="projection"), "is a model of an unknown kind"),
+        (lambda folder: edit(folder / "scheduler" / "scheduler_config.json", prediction_type="sample"), "predicts sample, which is not supported"),
+        (lambda folder: (folder / "unet" / "config.json").unlink(), "has no config.json"),
+        (lambda folder: (folder / "unet" / "config.json").write_text("[", encoding="utf-8"), "cannot be read"),
+        (lambda folder: (folder / "text_encoder" / "model.safetensors").unlink(), "holds no .safetensors weights"),
+        (lambda folder: (folder / "vae" / "diffusion_pytorch_model.safetensors").rename(folder / "vae" / "x.bin"), r"as pickles \(.bin\)"),
+        (lambda folder: (folder / "unet").rename(folder / "transformer"), "is a StableDiffusionPipeline, which is not supported"),
+    ],
+)
+def test_each_unusable_folder_gets_its_own_sentence(folders: dict, tmp_path: Path, change: Callable[[Path], None], sentence: str) -> None:
+    folder = copy_folder(folders["sd1"], tmp_path / "x")
+    change(folder)
+    with pytest.raises(CheckpointError, match=sentence):
+        open_checkpoint(folder)
+
+
+def test_nothing_is_asked_of_the_network(files: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    assert open_checkpoint(files["sdxl"]).load(torch.bfloat16).family == "sdxl"
