@@ -25,8 +25,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # a Windows console in a legacy code page must not stop a run over a Chinese file name
             stream.reconfigure(errors="replace")
     try:
+        overlay = environment.activate()
         if asked.needs_packages:
-            environment.activate(required=True)
+            overlay.require()
         return int(asked.command(asked) or 0)
     except LoraTrainerError as error:
         print(error.report(), file=sys.stderr)
@@ -141,16 +142,24 @@ def init(asked: argparse.Namespace) -> int:
 
 
 def inspect(asked: argparse.Namespace) -> int:
-    from lora_trainer.lora.describe import describe, to_json, to_text
+    from lora_trainer.lora.describe import describe
 
-    description = describe(asked.file, asked.base)
-    print(json.dumps(to_json(description), ensure_ascii=False, indent=1) if asked.json else to_text(description))
+    modules = None
+    if asked.base is not None:
+        from lora_trainer.checkpoint.load import open_checkpoint
+        from lora_trainer.lora.names import module_names
+
+        modules = module_names(open_checkpoint(asked.base).outline())
+    description = describe(asked.file, modules)
+    print(description.to_json() if asked.json else description.to_text())
     return 0
 
 
 def env(asked: argparse.Namespace) -> int:
-    report = environment.report()
-    print(json.dumps(report, ensure_ascii=False, indent=1) if asked.json else environment.report_text(report))
+    from lora_trainer import diagnosis
+
+    report = diagnosis.report()
+    print(json.dumps(report, ensure_ascii=False, indent=1) if asked.json else diagnosis.report_text(report))
     return 0
 
 

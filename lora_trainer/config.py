@@ -453,7 +453,8 @@ def _convert(item: dataclasses.Field[Any], value: Any, base: Path) -> Any:
         # YAML reads a bare `no` as False
         if value is False and "no" in typing.get_args(kind):
             return "no"
-        return value.strip().lower() if isinstance(value, str) else value
+        # "75" means 75
+        return next((choice for choice in typing.get_args(kind) if str(choice) == str(value).strip().lower()), value)
     if origin is tuple:
         element = typing.get_args(kind)[0]
         if isinstance(value, str):

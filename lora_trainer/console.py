@@ -58,9 +58,14 @@ class Console:
 
     def _show(self, event: Event) -> None:
         match event:
-            case events.Started():
-                at = f", from step {event.resumed_from}" if event.resumed_from else ""
-                self._say(f"{event.name}: {event.image_count} images, {event.step_count} steps, {event.family}{at}")
+            case events.Started() if event.resumed_from:
+                self._say(f"Going on from step {event.resumed_from}")
+            case events.Planned():
+                self._close_bar()
+                self._say(
+                    f"{event.name}: {event.family.upper()}, {event.image_count} images in {event.bucket_count} bucket(s) at {event.resolution} px, "
+                    f"{event.step_count} steps in {event.epoch_count} epoch(s), on {event.device}, mixed_precision {event.precision}"
+                )
             case events.Phase() if event.phase == "training":
                 self._open_bar(self._state.step_count, "Training", self._state.step)
             case events.Phase() if event.phase in ("saving", "previewing"):
@@ -96,7 +101,7 @@ class Console:
         return status if status >= 0 else 1
 
     def _open_bar(self, total: int, title: str, done: int) -> None:
-        if self._bar is not None and self._bar.desc == f"{title}: ":
+        if self._bar is not None and self._bar.desc == title:
             return
         self._close_bar()
         self._bar = tqdm(total=total, desc=title, initial=done, dynamic_ncols=True, unit="")

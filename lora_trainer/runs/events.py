@@ -1,7 +1,8 @@
 """What a worker says while it works: one JSON object a line in events.jsonl, appended by the worker alone.
 
     Started   a worker has begun, or begun again (resumed_from is then the step it goes on from)
-    Phase     it is now loading, scanning, encoding, training, exporting ...
+    Planned   what it will do: checkpoint, dataset and settings have been read and fit together
+    Phase     it is now checking, encoding, loading, training, exporting ...
     Progress  a step was done; or, without `loss`, a part of a phase
     Previewed a preview picture was written
     Saved     a LoRA file was written, verified and is ready to use
@@ -39,12 +40,21 @@ class Event:
 class Started(Event):
     kind: ClassVar[str] = "started"
     job: str = "train"
+    resumed_from: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned(Event):
+    kind: ClassVar[str] = "planned"
     name: str = ""
+    family: str = ""
     step_count: int = 0
     epoch_count: int = 0
     image_count: int = 0
-    family: str = ""
-    resumed_from: int | None = None
+    bucket_count: int = 0
+    resolution: int = 0
+    device: str = ""
+    precision: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,15 +171,15 @@ class Failed(Event):
 
 
 KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Started, Phase, Progress, Previewed, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
+    event.kind: event for event in (Started, Planned, Phase, Progress, Previewed, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
 }
 
 
 def to_line(event: Event) -> str:
-    """Event -> one line of JSON, without the newline. A loss that is not finite becomes null: JSON has no NaN."""
+    """Event -> one line of JSON, without the newline. What is None is left out; so is a loss that is not finite: JSON has no NaN."""
     values = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
-    finite = {key: None if isinstance(value, float) and value - value != 0 else value for key, value in values.items()}
-    return json.dumps({"event": event.kind, **finite}, ensure_ascii=False, separators=(",", ":"), default=str)
+    known = {key: value for key, value in values.items() if value is not None and not (isinstance(value, float) and value - value != 0)}
+    return json.dumps({"event": event.kind, **known}, ensure_ascii=False, separators=(",", ":"), default=str)
 
 
 def from_line(line: str) -> Event | None:

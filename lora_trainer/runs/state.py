@@ -58,21 +58,15 @@ def _after(state: RunState, event: Event) -> RunState:
     match event:
         case events.Started():
             resumed = event.resumed_from or 0
+            # what was saved after the resume point is made again
+            saved = tuple(saved for saved in state.saved if saved.step <= resumed)
+            return RunState(
+                status="running", name=state.name, family=state.family, step=resumed, step_count=state.step_count, started=state.started or event.time,
+                saved=saved, previews=tuple(preview for preview in state.previews if preview.step <= resumed),
+            )  # fmt: skip
+        case events.Planned():
             return replace(
-                state,
-                status="running",
-                name=event.name or state.name,
-                family=event.family or state.family,
-                started=state.started or event.time,
-                step_count=event.step_count,
-                epoch_count=event.epoch_count,
-                image_count=event.image_count,
-                step=resumed,
-                failure=None,
-                phase="",
-                # what was saved after the resume point is made again
-                saved=tuple(saved for saved in state.saved if saved.step <= resumed),
-                seconds_left=None,
+                state, name=event.name, family=event.family, step_count=event.step_count, epoch_count=event.epoch_count, image_count=event.image_count
             )
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)

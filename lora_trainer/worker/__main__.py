@@ -16,18 +16,16 @@ EXTENSION = Path(__file__).resolve().parent.parent.parent
 
 def main(arguments: list[str]) -> int:
     """Do the job of the run folder named by the one argument."""
-    # Python puts this file's own folder first; a module of ours must not be found under its bare name
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
     sys.path.insert(0, str(EXTENSION))
     if len(arguments) != 1:
         print("usage: python lora_trainer/worker/__main__.py RUN_DIR", file=sys.stderr)
         return 2
     from lora_trainer import environment
 
-    environment.activate()
+    overlay = environment.activate()
     from lora_trainer.worker import job
 
-    return job.run(Path(arguments[0]).absolute())
+    return job.run(Path(arguments[0]).absolute(), overlay)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import traceback
 from pathlib import Path
 
 from lora_trainer import config
+from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
@@ -18,14 +19,19 @@ from lora_trainer.worker.report import Report
 FINISHED, FAILED, STOPPED = 0, 1, 3
 
 
-def run(path: Path) -> int:
-    """Train what the folder's config.yaml asks for, from its resume point if it has one. Returns the exit status."""
+def run(path: Path, overlay: Overlay | None = None) -> int:
+    """Train what the folder's config.yaml asks for, from its resume point if it has one. Returns the exit status.
+
+    overlay: the worker's packages; if they are not there, that is the run's failure.
+    """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         folder = folders.existing(path)
         with folders.occupy(folder, versions()) as heartbeat, contextlib.closing(Report(folder, heartbeat)) as report:
             report.listen_for_interrupts()
             try:
+                if overlay is not None:
+                    overlay.require()
                 return _train(folder, report)
             except LoraTrainerError as error:
                 traceback.print_exc()
@@ -40,7 +46,6 @@ def run(path: Path) -> int:
 def _train(folder: folders.RunFolder, report: Report) -> int:
     from lora_trainer.worker.training_job import TrainingJob
 
-    step = 0
     try:
         job = TrainingJob(folder, config.read(folder.config), report)
         outcome = job.run()
@@ -50,12 +55,11 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
     except Exception as error:
         from lora_trainer.training.device import is_out_of_memory
 
-        step = folder.read_state().step
         if is_out_of_memory(error):
             raise OutOfMemory(
                 "memory ran out at step {step}",
                 hint="Set gradient_checkpointing to true and batch_size to 1; if that is not enough, lower resolution.",
-                step=step,
+                step=folder.read_state().step,
             ) from error
         if isinstance(error, OSError) and error.errno == 28:
             raise TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.") from error

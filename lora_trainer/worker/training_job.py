@@ -62,13 +62,13 @@ class TrainingJob:
 
     def run(self) -> Outcome:
         forget_requests(self.folder.requests)
+        state = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else None
+        self.report.say(events.Started(resumed_from=state["step"] if state else None))
         self._prepare()
         self._encode()
         trainer = self._assemble()
-        resumed = resume.has_state(self.folder.state)
-        if resumed:
-            trainer.load_state_dict(resume.read_state(self.folder.state))
-        self._say_started(trainer, resumed)
+        if state:
+            trainer.load_state_dict(state)
         self.scalars = Scalars(self.folder.logs, trainer.step)
         self.pace = Pace()
         self.report.phase("training", self.plan.step_count)
@@ -87,11 +87,24 @@ class TrainingJob:
         self.checkpoint = open_checkpoint(
             base.base_model, vae=base.vae, prediction_type=base.prediction_type, zero_terminal_snr=base.zero_terminal_snr
         )
-        for note in self.checkpoint.notes:
-            self.report.warn(note)
         self.tokenizers = self.checkpoint.tokenizers()
         self.dataset = self._scan()
         self._plan_and_resolve()
+        for note in self.checkpoint.notes:
+            self.report.warn(note)
+        self.report.say(
+            events.Planned(
+                name=self.name,
+                family=self.checkpoint.family,
+                step_count=self.plan.step_count,
+                epoch_count=-(-self.plan.step_count // self.plan.steps_per_epoch),
+                image_count=len(self.dataset.examples),
+                bucket_count=len(self.buckets),
+                resolution=self.config.dataset.resolution or 0,
+                device=describe_device(self.device),
+                precision=self.config.checkpoint.mixed_precision,
+            )
+        )
 
     def _scan(self) -> Dataset:
         tokenizer = self.tokenizers[0]
@@ -125,20 +138,6 @@ class TrainingJob:
         for finding in bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution):
             self.report.warn(finding.message, finding.hint)
         files.write_text(self.folder.config, settings.to_yaml(self.config))
-
-    def _say_started(self, trainer: Trainer, resumed: bool) -> None:
-        log.info("training on %s in %s", describe_device(self.device), self.dtype)
-        log.info("%d adapters with %d parameters", trainer.adapters.module_count, trainer.adapters.parameter_count)
-        self.report.say(
-            events.Started(
-                name=self.name,
-                step_count=self.plan.step_count,
-                epoch_count=-(-self.plan.step_count // self.plan.steps_per_epoch),
-                image_count=len(self.dataset.examples),
-                family=self.checkpoint.family,
-                resumed_from=trainer.step if resumed else None,
-            )
-        )
 
     # --- encoding -------------------------------------------------------------------------------------------------------------------------
 
@@ -206,6 +205,7 @@ class TrainingJob:
             self.parts.unet.enable_gradient_checkpointing()
         adapters = add_adapters(self.parts, self.config.lora, derived_seed(training.seed, "adapters"))
         self.parts.unet.train()
+        log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
         optimizer = make_optimizer(adapters, training, self.device)
         levels = schedule.NoiseLevels.of(self.parts.schedule, self.device)
         return Trainer(
@@ -382,7 +382,10 @@ class TrainingJob:
             self.report.warn(Message(warning.replace("{", "{{").replace("}", "}}")))
         if delivered.renamed:
             self.report.warn(
-                Message("{lora_dir} had a LoRA called {old}, so this one is called {new}", {"lora_dir": output.lora_dir, "old": self.name, "new": delivered.name})
+                Message(
+                    "{lora_dir} had a LoRA called {old}, so this one is called {new}",
+                    {"lora_dir": output.lora_dir, "old": self.name, "new": delivered.name},
+                )
             )
         return delivered
 

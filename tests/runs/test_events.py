@@ -8,10 +8,10 @@ from lora_trainer.runs.events import EventWriter, read_events
 def test_events_come_back_as_they_were_written(tmp_path):
     path = tmp_path / "events.jsonl"
     writer = EventWriter(path, clock=lambda: 12.5)
-    writer.write(events.Started(name="墨", step_count=3))
+    writer.write(events.Planned(name="墨", step_count=3))
     writer.write(events.Progress(step=1, loss=0.25))
     found, _ = read_events(path)
-    assert found == [events.Started(name="墨", step_count=3, time=12.5), events.Progress(step=1, loss=0.25, time=12.5)]
+    assert found == [events.Planned(name="墨", step_count=3, time=12.5), events.Progress(step=1, loss=0.25, time=12.5)]
 
 
 def test_a_torn_last_line_is_left_for_the_next_read(tmp_path):
@@ -30,9 +30,9 @@ def test_a_new_worker_does_not_write_into_the_torn_line_of_a_dead_one(tmp_path):
     assert read_events(path)[0] == [events.Saved(step=1), events.Saved(step=3)]
 
 
-def test_a_loss_that_is_not_finite_is_written_as_null(tmp_path):
-    line = events.to_line(events.Progress(step=1, loss=float("nan"), smoothed_loss=float("inf")))
-    assert json.loads(line)["loss"] is None and json.loads(line)["smoothed_loss"] is None
+def test_a_loss_that_is_not_finite_is_left_out():
+    line = events.to_line(events.Progress(step=1, loss=float("nan"), smoothed_loss=float("inf"), learning_rate=0.5))
+    assert json.loads(line) == {"event": "progress", "time": 0.0, "step": 1, "epoch": 0, "learning_rate": 0.5}
 
 
 def test_events_and_fields_of_a_later_version_are_passed_over():

@@ -4,7 +4,8 @@ from lora_trainer.runs.state import RunState, fold
 
 def test_a_run_from_start_to_finish():
     history = [
-        events.Started(name="ink", step_count=10, epoch_count=2, image_count=5, family="sd1", time=1.0),
+        events.Started(time=1.0),
+        events.Planned(name="ink", step_count=10, epoch_count=2, image_count=5, family="sd1", time=1.5),
         events.Phase(phase="encoding", total=5, time=2.0),
         events.Progress(step=3, time=2.5),
         events.Phase(phase="training", total=10, time=3.0),
@@ -13,21 +14,27 @@ def test_a_run_from_start_to_finish():
     state = fold(history)
     assert (state.status, state.phase, state.phase_step, state.step, state.loss, state.seconds_left) == ("running", "training", 0, 4, 0.2, 3.0)
     assert state.started == 1.0 and state.changed == 4.0
-    assert fold(history[3:], fold(history[:3])) == state
+    assert fold(history[4:], fold(history[:4])) == state
     done = fold([events.Saved(step=10, file="a"), events.Finished(step=10, file="ink.safetensors", time=5.0)], state)
     assert (done.status, done.step, done.file, done.ended) == ("finished", 10, "ink.safetensors", True)
 
 
 def test_progress_of_a_phase_is_not_progress_of_the_training():
-    state = fold([events.Started(step_count=9), events.Phase(phase="encoding", total=5), events.Progress(step=3)])
+    state = fold([events.Started(), events.Planned(step_count=9), events.Phase(phase="encoding", total=5), events.Progress(step=3)])
     assert (state.step, state.phase_step, state.phase_total) == (0, 3, 5)
 
 
 def test_resuming_takes_back_what_was_saved_after_the_resume_point_and_the_failure():
-    history = [events.Started(step_count=9), events.Saved(step=2, file="2"), events.Saved(step=4, file="4"), events.Failed(message="out of memory")]
+    history = [
+        events.Started(),
+        events.Planned(step_count=9),
+        events.Saved(step=2, file="2"),
+        events.Saved(step=4, file="4"),
+        events.Failed(message="out of memory"),
+    ]
     assert fold(history).failure is not None
-    state = fold([*history, events.Started(step_count=9, resumed_from=2)])
-    assert (state.status, state.step, [saved.step for saved in state.saved], state.failure) == ("running", 2, [2], None)
+    state = fold([*history, events.Started(resumed_from=2)])
+    assert (state.status, state.step, [saved.step for saved in state.saved], state.failure, state.step_count) == ("running", 2, [2], None, 9)
 
 
 def test_pause_and_resume():

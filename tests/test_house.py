@@ -1,0 +1,120 @@
+"""The house's rules: which package may import which, read from the source, so that a stray `import torch` in the tab is seen at once."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "lora_trainer"
+
+TORCH_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "bitsandbytes", "ftfy", "huggingface_hub"}
+BASICS = {"errors", "files", "__init__"}
+LIGHT_CHECKPOINT = {"checkpoint.parts", "checkpoint.header", "checkpoint.detect", "checkpoint.architecture", "checkpoint.names"}
+
+# package or module of lora_trainer -> (what it may import from outside the standard library, what of lora_trainer)
+RULES: dict[str, tuple[set[str], set[str]]] = {
+    "__init__": (set(), set()),
+    "errors": (set(), set()),
+    "files": (set(), set()),
+    "packages": (set(), BASICS),
+    "environment": (set(), BASICS | {"packages"}),
+    "diagnosis": ({"torch", "psutil"}, BASICS | {"packages", "environment"}),
+    "installation": (set(), BASICS | {"packages", "environment"}),
+    "config": ({"yaml"}, BASICS),
+    "runs": (set(), BASICS),
+    "dataset": ({"PIL", "pandas"}, BASICS | {"config"}),
+    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
+    "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
+    "captioning": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
+    "training": (TORCH_STACK | {"PIL", "psutil"}, BASICS | {"config", "runs", "dataset", "checkpoint", "lora"}),
+    "worker": (
+        TORCH_STACK | {"PIL", "psutil"},
+        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment"},
+    ),
+    "jobs": ({"psutil"}, BASICS | {"config", "runs", "environment"}),
+    "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
+    "demo": (
+        TORCH_STACK | {"PIL"},
+        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "training", "worker", "jobs", "console", "environment"},
+    ),
+    "webui": ({"gradio", "pandas", "fastapi", "starlette"}, BASICS | {"jobs", "dataset", "config", "runs"} | LIGHT_CHECKPOINT),
+    "__main__": ({"yaml"}, {"*"}),
+}
+HOST = {"modules", "modules_forge", "backend", "ldm_patched", "launch"}
+
+
+def imports_of(path: Path) -> set[str]:
+    """Full names of everything a file imports, inside functions too, but for what only type checkers see."""
+    found = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def sources():
+    return [path for path in sorted(PACKAGE.rglob("*.py")) if "__pycache__" not in path.parts]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def broken_rules(path: Path) -> list[str]:
+    outside, inside = RULES[place(path)]
+    problems = []
+    for name in imports_of(path):
+        top = name.split(".")[0]
+        if top == "lora_trainer":
+            target = name.removeprefix("lora_trainer.").split(".")
+            own = target[0] == place(path) or target[0] in ("lora_trainer", "__version__")
+            allowed = {target[0], ".".join(target[:2])} & inside
+            if not own and not allowed and "*" not in inside:
+                problems.append(f"{path.name} imports {name}")
+        elif top in HOST:
+            if path.name != "host.py":
+                problems.append(f"{path.name} imports the host: {name}")
+        elif top not in sys.stdlib_module_names and top not in outside:
+            problems.append(f"{path.name} imports {name}")
+    return problems
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_its_place_allows(path):
+    assert broken_rules(path) == []
+
+
+def test_the_rules_notice_a_stray_import(tmp_path, monkeypatch):
+    stray = PACKAGE / "webui" / "tab.py"
+    monkeypatch.setattr(sys.modules[__name__], "imports_of", lambda path: {"torch", "lora_trainer.training.train", "modules.shared", "json"})
+    assert len(broken_rules(stray)) == 3
+
+
+def test_the_light_checkpoint_modules_stay_light():
+    for name in LIGHT_CHECKPOINT:
+        path = PACKAGE / (name.replace(".", "/") + ".py")
+        assert not {imported.split(".")[0] for imported in imports_of(path)} & TORCH_STACK, name
+        ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
+        assert all(imported.removeprefix("lora_trainer.").startswith((*LIGHT_CHECKPOINT, "errors", "config")) for imported in ours), name
+
+
+def test_no_file_speaks_of_one_machine():
+    for path in [*sources(), *ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("tests/**/*.py")]:
+        text = path.read_text(encoding="utf-8")
+        assert str(ROOT) not in text and str(Path.home()) + "/" not in text, path
+
+
+def test_there_is_no_scripts_package():
+    # the host executes each scripts/*.py by path; an __init__.py there shadows other extensions
+    assert not (ROOT / "scripts" / "__init__.py").exists()

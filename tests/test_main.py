@@ -1,0 +1,211 @@
+"""The command line as people use it: real processes, real files."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from lora_trainer import __main__ as command_line
+from lora_trainer import config
+from lora_trainer.runs.folder import RunFolder
+from tests.made import draw_images, tiny_checkpoint
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# the two files of the seeds, but for the paths' last folders existing here
+SEED_1 = """train_data_dir: "./data/style_train"
+metadata_path: "./data/style_train/metadata.csv"
+base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
+lora_rank: 8
+target_modules: ["to_q", "to_v"]
+batch_size: 4
+epochs: 10
+learning_rate: 2e-4
+output_dir: "./output/my_style_lora"
+save_steps: 100
+"""
+SEED_2 = """train_data_dir: "./data/sci_lab"
+metadata_path: "./data/sci_lab/metadata.csv"
+base_model: "./models/sd-v1-5-pruned.safetensors"
+lora_rank: 16
+batch_size: 4
+epochs: 15
+learning_rate: 1.5e-4
+output_dir: "./output/sci_lab_lora"
+save_steps: 100
+"""
+
+
+def call(*arguments, cwd):
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
+    return subprocess.run(
+        [sys.executable, "-m", "lora_trainer", *map(str, arguments)], cwd=cwd, env=environ, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+@pytest.mark.parametrize(("yaml", "rank", "modules"), [(SEED_1, 8, 64), (SEED_2, 16, 192)])
+def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
+    folder = tmp_path / "我的 项目"
+    folder.mkdir()
+    (folder / "seed.yaml").write_text(yaml, encoding="utf-8")
+    asked = config.read(folder / "seed.yaml")
+    here = Path.cwd()
+    draw_images(folder / asked.dataset.train_data_dir.relative_to(here), 4)
+    base = folder / asked.checkpoint.base_model.relative_to(here)
+    base.parent.mkdir(parents=True)
+    base.symlink_to(tiny_checkpoint("sd1"))
+    done = call("train", "--config", "seed.yaml", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    output = folder / asked.output.output_dir.relative_to(here)
+    weights = load_file(output / f"{output.name}.safetensors")
+    assert len(weights) == 3 * modules
+    assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_down.weight")} == {rank}
+    assert (output / "pytorch_lora_weights.safetensors").exists()
+    assert "Finished" in done.stdout and "Training" in done.stderr
+    described = call("inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder)
+    assert json.loads(described.stdout)["unmatched"] == []
+    again = call("train", "--config", "seed.yaml", cwd=folder)
+    assert again.returncode == 1 and "already holds a run" in again.stderr and "resume" in again.stderr
+
+
+def write_yaml(tmp_path, **changes):
+    draw_images(tmp_path / "images", 3)
+    values = {
+        "train_data_dir": "images",
+        "base_model": str(tiny_checkpoint("sd1")),
+        "output_dir": "out",
+        "lora_rank": 2,
+        "save_steps": 1000,
+        **changes,
+    }
+    (tmp_path / "run.yaml").write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()), encoding="utf-8")
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.05)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
+    write_yaml(tmp_path, epochs=10000)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"], cwd=tmp_path, env=environ, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "out")
+    wait_for(lambda: folder.read_state().step >= 3)
+    # a terminal sends Ctrl-C to every process in it
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    stopped = folder.read_state()
+    assert (process.returncode, stopped.status) == (3, "stopped") and stopped.step >= 3
+    assert "Stopped at step" in output and "resume" in output
+    assert load_file(folder.path / stopped.file)
+    status = call("status", "out", cwd=tmp_path)
+    assert status.stdout.startswith(f"Stopped at step {stopped.step} of 30000")
+    done = call("resume", "out", "--set", f"max_train_steps={stopped.step + 2}", cwd=tmp_path)
+    assert done.returncode == 0 and f"Going on from step {stopped.step}" in done.stdout
+    assert folder.read_state().step == stopped.step + 2
+    assert "This run is finished" in call("resume", "out", cwd=tmp_path).stdout
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_a_killed_worker_is_told_as_such(tmp_path):
+    write_yaml(tmp_path, epochs=10000)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    folder = RunFolder(tmp_path / "out")
+    wait_for(lambda: folder.read_state().step >= 1)
+    refused = call("resume", "out", cwd=tmp_path)
+    assert refused.returncode == 1 and "already training" in refused.stderr
+    os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "ended unexpectedly (signal 9)" in output and "memory" in output
+    assert not folder.is_alive
+
+
+def test_tell_reaches_a_running_worker(tmp_path):
+    write_yaml(tmp_path, epochs=10000)
+    assert "no config.yaml" not in call("tell", "out", "stop", cwd=tmp_path).stdout
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    folder = RunFolder(tmp_path / "out")
+    wait_for(lambda: folder.read_state().step >= 1)
+    assert call("tell", "out", "save", cwd=tmp_path).returncode == 0
+    wait_for(lambda: folder.read_state().saved)
+    assert call("tell", "out", "stop", cwd=tmp_path).returncode == 0
+    assert process.wait(60) == 3
+    ended = call("tell", "out", "stop", cwd=tmp_path)
+    assert ended.returncode == 1 and "Nothing is training there" in ended.stderr
+
+
+def run(capsys, *arguments):
+    status = command_line.main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return status, captured.out, captured.err
+
+
+def test_init_writes_a_file_that_train_reads(tmp_path, capsys):
+    path = tmp_path / "my.yaml"
+    status, out, _ = run(capsys, "init", path)
+    assert status == 0 and str(path) in out
+    assert config.read(path).lora.lora_rank == 8
+    status, _, err = run(capsys, "init", path)
+    assert status == 1 and "exists already" in err
+
+
+def test_set_is_read_as_yaml_and_checked(tmp_path, capsys):
+    assert command_line.parse_changes(["lora_rank=4", "sample_prompts=[a, b]", "learning_rate=2e-4", "name=x=y"]) == {
+        "lora_rank": 4, "sample_prompts": ["a", "b"], "learning_rate": "2e-4", "name": "x=y",
+    }  # fmt: skip
+    write_yaml(tmp_path)
+    status, _, err = run(capsys, "train", "--config", tmp_path / "run.yaml", "--set", "lora_rank=0")
+    assert status == 1 and "lora_rank is 0, but must be between 1 and 1024" in err
+    status, _, err = run(capsys, "train", "--config", tmp_path / "run.yaml", "--set", "lora_rank")
+    assert status == 1 and "--set lora_rank is not KEY=VALUE" in err
+
+
+def test_resume_of_what_is_no_run_gets_a_sentence(tmp_path, capsys):
+    status, _, err = run(capsys, "resume", tmp_path)
+    assert status == 1 and "is not a run folder" in err
+
+
+def test_env_says_what_a_worker_would_run_on(capsys):
+    status, out, _ = run(capsys, "env", "--json")
+    report = json.loads(out)
+    assert status == 0 and report
+
+
+def test_no_command_shows_the_help(capsys):
+    status, out, _ = run(capsys)
+    assert status == 2 and "train" in out and "resume" in out
+
+
+def test_readme_lists_every_setting_as_the_settings_themselves_do():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    begin, end = "<!-- settings -->\n", "<!-- /settings -->"
+    assert readme[readme.index(begin) + len(begin) : readme.index(end)].strip() == config.readme_table().strip()

@@ -1,0 +1,272 @@
+"""The job as it really runs: image files and a checkpoint file in, a run folder full of results out."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from lora_trainer import config
+from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.worker import job
+from lora_trainer.worker.report import Report
+from lora_trainer.worker.training_job import TrainingJob
+from tests.made import draw_images, tiny_checkpoint
+
+SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
+
+
+def begin(tmp_path, run="run", family="sd1", images=5, **changes):
+    draw_images(tmp_path / "images", images)
+    values = {
+        "train_data_dir": str(tmp_path / "images"), "base_model": str(tiny_checkpoint(family)), "output_dir": str(tmp_path / run), **SMALL, **changes
+    }  # fmt: skip
+    asked = config.from_mapping(values)
+    return folders.begin(asked.output.output_dir, config.to_yaml(asked))
+
+
+def losses(folder):
+    return [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]
+
+
+def train_until(folder, step, monkeypatch, request="stop"):
+    """Run the folder's job, with a request that arrives when `step` steps are done."""
+    real = TrainingJob.before_step
+
+    def before_step(self, trainer):
+        if trainer.step == step:
+            send_request(folder.requests, request)
+        return real(self, trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingJob, "before_step", before_step)
+        return job.run(folder.path)
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family):
+    (tmp_path / "Lora").mkdir()
+    folder = begin(tmp_path, "ink", family, trigger_word="zrb", lora_dir=str(tmp_path / "Lora"), sample_steps=2, save_steps=3)
+    assert job.run(folder.path) == job.FINISHED
+    state = folder.read_state()
+    assert (state.status, state.step, state.step_count, state.image_count, state.family) == ("finished", 6, 6, 5, family)
+    assert [saved.file for saved in state.saved] == ["checkpoints/ink-step00000003.safetensors", "ink.safetensors"]
+    assert {path.name for path in (tmp_path / "Lora").iterdir()} == {"ink.safetensors", "ink.json", "ink.png"}
+    sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
+    assert (sidecar["activation text"], sidecar["preferred weight"]) == ("zrb", 0.7)
+    assert sidecar["sd version"] == {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}[family]
+    weights = load_file(folder.path / "ink.safetensors")
+    assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if name.endswith("lora_up.weight"))
+    assert load_file(folder.path / "pytorch_lora_weights.safetensors")
+    with safe_open(tmp_path / "Lora" / "ink.safetensors", "pt") as file:
+        metadata = file.metadata()
+    assert (metadata["ss_output_name"], metadata["ss_steps"], metadata["modelspec.trigger_phrase"]) == ("ink", "6", "zrb")
+    assert list(folder.logs.iterdir())
+
+
+def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tmp_path):
+    weights = {}
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        folder = begin(tmp_path, name, seed=seed)
+        job.run(folder.path)
+        weights[name] = load_file(folder.path / f"{name}.safetensors")
+    assert all(torch.equal(weights["a"][key], weights["b"][key]) for key in weights["a"])
+    assert not all(torch.equal(weights["a"][key], weights["c"][key]) for key in weights["a"])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"batch_size": 1, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "lr_warmup_steps": 1, "lora_dropout": 0.2},
+        {"train_text_encoder": True, "shuffle_caption": True, "caption_dropout": 0.5, "flip_augmentation": True, "noise_offset": 0.1},
+    ],
+)
+def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, changes):
+    whole = begin(tmp_path, "whole", epochs=3, **changes)
+    assert job.run(whole.path) == job.FINISHED
+    parts = begin(tmp_path, "parts", epochs=3, name="whole", **changes)
+    assert train_until(parts, 4, monkeypatch) == job.STOPPED
+    assert parts.read_state().step == 4
+    assert job.run(parts.path) == job.FINISHED
+    assert losses(parts) == losses(whole)
+    expected, found = (load_file(folder.path / "whole.safetensors") for folder in (whole, parts))
+    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
+    states = [torch.load(folder.state / "step00000009.pt", weights_only=True) for folder in (whole, parts)]
+    first, second = (state["optimizer"]["state"] for state in states)
+    assert all(torch.equal(first[key]["exp_avg_sq"], second[key]["exp_avg_sq"]) for key in first)
+    assert states[0]["rates"] == states[1]["rates"] and states[0]["smoothed_loss"] == states[1]["smoothed_loss"]
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_save(tmp_path, monkeypatch):
+    whole = begin(tmp_path, "whole", save_steps=2)
+    job.run(whole.path)
+    killed = begin(tmp_path, "killed", name="whole", save_steps=2)
+
+    def die(self, trainer, result):
+        if trainer.step == 5:
+            raise KeyboardInterrupt  # what nobody catches, as a kill would be
+        return real(self, trainer, result)
+
+    real = TrainingJob.after_step
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(TrainingJob, "after_step", die)
+        job.run(killed.path)
+    assert killed.read_state().status == "running" and not killed.is_alive
+    assert job.run(killed.path) == job.FINISHED
+    started = [event for event in killed.read_events() if isinstance(event, events.Started)]
+    assert [event.resumed_from for event in started] == [None, 4]
+    expected, found = (load_file(folder.path / "whole.safetensors") for folder in (whole, killed))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_the_resolved_config_reproduces_the_run(tmp_path):
+    first = begin(tmp_path, "first")
+    job.run(first.path)
+    resolved = config.read(first.config)
+    assert resolved.dataset.resolution == 64  # what the checkpoint's metadata says
+    assert (resolved.lora.name, resolved.lora.lora_alpha, resolved.training.max_train_steps) == ("first", 2.0, 6)
+    assert (resolved.checkpoint.prediction_type, resolved.checkpoint.mixed_precision) == ("epsilon", "no")
+    again = resolved.replace(output_dir=str(tmp_path / "again"))
+    folder = folders.begin(again.output.output_dir, config.to_yaml(again))
+    job.run(folder.path)
+    assert losses(folder) == losses(first)
+
+
+def test_stop_keeps_what_was_learned(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    assert train_until(folder, 2, monkeypatch) == job.STOPPED
+    state = folder.read_state()
+    assert (state.status, state.step, state.file) == ("stopped", 2, "checkpoints/run-step00000002.safetensors")
+    assert load_file(folder.path / state.file)
+
+
+def test_save_and_preview_on_request(tmp_path, monkeypatch):
+    folder = begin(tmp_path, sample_prompts=["a red disc"], sample_strengths=[0, 1], sample_steps=2, sample_every=100)
+    assert train_until(folder, 3, monkeypatch, "save") == job.FINISHED
+    assert [saved.step for saved in folder.read_state().saved] == [3, 6]
+    other = begin(tmp_path, "other", sample_prompts=["a red disc"], sample_strengths=[0, 1], sample_steps=2, sample_every=100)
+    assert train_until(other, 3, monkeypatch, "preview") == job.FINISHED
+    previews = other.read_state().previews
+    assert [(preview.step, preview.strength) for preview in previews] == [(3, 0.0), (3, 1.0), (6, 0.0), (6, 1.0)]
+    base, after = (Image.open(other.path / preview.file) for preview in previews[:2])
+    assert base.size == (64, 64) and base.tobytes() != after.tobytes()
+    assert Image.open(other.path / previews[2].file).tobytes() == base.tobytes()  # strength 0 is the base, whatever was learned
+    assert after.text["parameters"].startswith("a red disc <lora:other:1>\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 64x64")
+
+
+def test_previews_and_saves_change_nothing_in_the_training(tmp_path):
+    plain = begin(tmp_path, "plain")
+    job.run(plain.path)
+    busy = begin(tmp_path, "busy", save_steps=1, sample_prompts=["x"], sample_every=1, sample_steps=1)
+    job.run(busy.path)
+    assert losses(busy) == losses(plain)
+
+
+def test_pause_waits_for_resume(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    real = Report.requests
+    calls = []
+
+    def requests(self):
+        calls.append(1)
+        if len(calls) == 3:
+            return [Request("pause")]
+        return [Request("resume")] if len(calls) == 5 else real(self)
+
+    monkeypatch.setattr(Report, "requests", requests)
+    assert job.run(folder.path) == job.FINISHED
+    kinds = [event.kind for event in folder.read_events()]
+    assert kinds.index("paused") + 1 == kinds.index("resumed") < kinds.index("finished")
+    plain = begin(tmp_path, "plain")
+    monkeypatch.undo()
+    job.run(plain.path)
+    assert losses(folder) == losses(plain)
+
+
+def test_only_the_last_saves_are_kept_when_asked(tmp_path):
+    folder = begin(tmp_path, save_steps=1, keep_last=2)
+    job.run(folder.path)
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["run-step00000004.safetensors", "run-step00000005.safetensors"]
+
+
+def test_save_epochs_saves_at_the_end_of_each(tmp_path):
+    folder = begin(tmp_path, epochs=3, save_epochs=1)
+    job.run(folder.path)
+    assert [saved.step for saved in folder.read_state().saved] == [3, 6, 9]
+
+
+def failure(folder):
+    assert job.run(folder.path) == job.FAILED
+    return folder.read_state().failure
+
+
+def test_a_bad_dataset_fails_with_its_list_before_anything_is_loaded(tmp_path):
+    folder = begin(tmp_path)
+    (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
+    (tmp_path / "images" / "img02.png").unlink()
+    failed = failure(folder)
+    assert failed.error == "DatasetError" and "img01.png" in failed.message and "img02.png" in failed.message and "on_bad_data" in failed.hint
+    assert not folder.state.exists()
+
+
+def test_on_bad_data_skip_goes_on_without_them_and_says_so(tmp_path):
+    folder = begin(tmp_path, on_bad_data="skip")
+    (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
+    assert job.run(folder.path) == job.FINISHED
+    state = folder.read_state()
+    assert state.image_count == 4 and any("img01.png" in warning.message for warning in state.warnings)
+
+
+def test_wrong_layers_fail_with_the_right_names(tmp_path):
+    failed = failure(begin(tmp_path, target_modules=["q_proj", "v_proj"]))
+    assert failed.error == "ConfigError" and "to_q" in failed.hint
+
+
+def test_a_lora_dir_that_does_not_exist_fails_before_training(tmp_path):
+    failed = failure(begin(tmp_path, lora_dir=str(tmp_path / "nowhere")))
+    assert "nowhere" in failed.message and "models/Lora" in failed.hint
+
+
+def test_fp16_on_a_cpu_fails_with_a_sentence(tmp_path):
+    assert failure(begin(tmp_path, mixed_precision="fp16")).message == "mixed_precision is fp16, but training runs on the CPU"
+
+
+def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
+    folder = begin(tmp_path, epochs=4)
+    real = TrainingJob._assemble
+
+    def broken(self):
+        trainer = real(self)
+        self.store._kept[2].moments.fill_(float("nan"))
+        return trainer
+
+    TrainingJob._assemble = broken
+    try:
+        status = job.run(folder.path)
+    finally:
+        TrainingJob._assemble = real
+    # one image of five is broken: each of its steps is left out, named, and the others go on
+    state = folder.read_state()
+    skipped = [warning.message for warning in state.warnings if "left out" in warning.message]
+    assert skipped and all("img02.png" in message for message in skipped)
+    assert status == job.FINISHED
+    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder.path / "run.safetensors").values())
+
+
+def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):
+    (tmp_path / "Lora").mkdir()
+    folder = begin(tmp_path, lora_dir=str(tmp_path / "Lora"), sample_steps=1)
+    real = TrainingJob._final_preview
+    try:
+        TrainingJob._final_preview = lambda self, trainer: shutil.rmtree(tmp_path / "Lora")
+        assert job.run(folder.path) == job.FINISHED
+    finally:
+        TrainingJob._final_preview = real
+    state = folder.read_state()
+    assert state.delivered == "" and (folder.path / state.file).exists() and "no folder" in state.warnings[-1].message
