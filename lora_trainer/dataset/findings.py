@@ -61,13 +61,13 @@ class Finding:
 
 
 def error(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
-    """A finding that stops the run (see `Severity`)."""
-    return Finding(kind=kind, severity="error", message=Message(template, values), hint=Message(hint), path=path)
+    """A finding that stops the run (see `Severity`). The template and the hint name their `values` in braces."""
+    return Finding(kind=kind, severity="error", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
 
 
 def warning(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
     """A finding to be told, and no more."""
-    return Finding(kind=kind, severity="warning", message=Message(template, values), hint=Message(hint), path=path)
+    return Finding(kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
 
 
 def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Finding:

@@ -174,9 +174,9 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DatasetError("{path} does not exist", hint="Check the name.", path=path) from error
-    except PermissionError as error:
-        raise DatasetError("{path} may not be read", hint="Check the file's permissions.", path=path) from error
     except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise DatasetError("{path} cannot be read: {reason}", hint="Check the file and the disk.", path=path, reason=error.strerror) from error
         # Pillow's decoders meet arbitrary bytes here, and fail with a dozen types: OSError, SyntaxError, ValueError, struct.error, zlib.error ...
         if "truncated" in str(error).lower():
             raise DatasetError("{path} is cut off: the file ends before the picture does", hint=_COPY_AGAIN, path=path) from error
@@ -219,7 +219,7 @@ def _orientation(image: Image.Image) -> int:
         value = image.getexif().get(_ORIENTATION, 1)
     except Exception:  # camera software writes EXIF of all kinds; a picture that decodes is not refused for it
         return 1
-    return value if isinstance(value, int) else 1
+    return value if value in _TRANSPOSITIONS else 1
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

@@ -64,7 +64,7 @@ class Listing:
 
     def folder_name(self, folder: Path) -> str:
         """A folder's path from the root; the root's own name for the root."""
-        return self.name(folder) if folder != self.root else self.root.name
+        return self.name(folder) if folder != self.root else Path(os.path.normpath(self.root.absolute())).name
 
     def kohya_folder_of(self, folder: Path) -> KohyaFolder | None:
         """What the nearest kohya folder around a folder says, itself and the root included."""

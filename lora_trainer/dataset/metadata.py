@@ -36,7 +36,7 @@ _PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
 _ANY_SUFFIX = "|".join(re.escape(suffix) for suffix in sorted(_PICTURE_SUFFIXES))
 _SWALLOWED_ROW = re.compile(rf'\n\s*"?[^\n,;\t"]+(?:{_ANY_SUFFIX})"?\s*[,;\t]', re.IGNORECASE)
 _ROW_HINT = 'A row is: name of the image, comma, caption in quotation marks, as in img01.jpg,"a red fox, snow".'
-_JSON_HINT = 'A line is: {"file_name": "img01.jpg", "text": "a red fox, snow"}.'
+_JSON_HINT = 'Each line is a JSON object with "file_name" and "text".'
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -135,7 +135,8 @@ def _without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], li
     if not masks:
         return images, []
     first = min(masks)
-    return images, [warning("left-out", "{count} masks are not trained, such as {name}", path=first, count=len(masks), name=listing.name(first))]
+    template = "masks are not trained ({count} of them, such as {name})"
+    return images, [warning("left-out", template, path=first, count=len(masks), name=listing.name(first))]
 
 
 def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, int], list[Finding]]:

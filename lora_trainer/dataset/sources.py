@@ -89,7 +89,7 @@ def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[P
             folders[image.parent].append(image)
     filled: dict[Path, Caption] = {}
     findings = []
-    template = '{folder}: {count} images have no caption of their own; "{caption}", from the folder\'s name, is used'
+    template = '{folder}: images without a caption of their own ({count}) get the one in the folder\'s name, "{caption}"'
     for folder, members in folders.items():
         kohya = listing.kohya_folder_of(folder)
         assert kohya
@@ -102,7 +102,7 @@ def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[P
 
 
 def _from_trigger_word(images: Sequence[Path], word: str) -> tuple[dict[Path, Caption], list[Finding]]:
-    template = 'none of the {count} images has a caption; the trigger word "{word}" is the caption of each'
+    template = 'no image has a caption ({count} in all); the trigger word "{word}" is the caption of each'
     hint = "Captions that say what differs from image to image make a more flexible LoRA."
     finding = warning("trigger-word-caption", template, hint=hint, count=len(images), word=word)
     return {image: Caption(text=word, source="trigger_word") for image in images}, [finding]
@@ -110,12 +110,14 @@ def _from_trigger_word(images: Sequence[Path], word: str) -> tuple[dict[Path, Ca
 
 def _no_caption(image: Path, listing: Listing) -> Finding:
     hint = "Write a .txt file of the same name beside each, or a row in metadata.csv."
+    values = {"name": listing.name(image)}
     if listing.tables and not listing.metadata:
-        hint += f" If {listing.tables[0].name} holds the captions, set metadata_path to it."
+        hint += " If {table} holds the captions, set metadata_path to it."
+        values["table"] = listing.tables[0].name
     texts = listing.texts_beside(image)
     if texts:
-        return error("no-caption", "{name} has no caption: {file} is empty", hint=hint, path=image, name=listing.name(image), file=texts[0].name)
-    return error("no-caption", "{name} has no caption", hint=hint, path=image, name=listing.name(image))
+        return error("no-caption", "{name} has no caption: {file} is empty", hint=hint, path=image, file=texts[0].name, **values)
+    return error("no-caption", "{name} has no caption", hint=hint, path=image, **values)
 
 
 # --- text files beside the images --------------------------------------------------------------------------------------------------------

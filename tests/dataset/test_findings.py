@@ -1,0 +1,60 @@
+"""Everything that is wrong is said at once, and the run stops unless the settings say otherwise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset.findings import error, from_error, refuse, refuse_empty, report, warning
+from lora_trainer.errors import DatasetError
+
+LACKING = [error("no-caption", "{name} has no caption", hint="Write one.", name=f"{number:02d}.png") for number in range(13)]
+DAMAGED = error("unreadable-image", "{name} is damaged", hint="Copy it again.", name="x.png")
+COPY = warning("duplicate-image", "{name} is a copy", name="y.png")
+
+
+def settings(**values: object) -> DatasetSettings:
+    return DatasetSettings(train_data_dir=Path("my data"), **values)  # type: ignore[arg-type]
+
+
+def test_a_report_groups_by_kind_names_ten_and_counts_the_rest():
+    lines = report([COPY, *LACKING[:7], DAMAGED, *LACKING[7:]]).splitlines()
+    assert lines == [
+        *[f"- {number:02d}.png has no caption" for number in range(10)], "- and 3 more like these", "  Write one.",
+        "- x.png is damaged", "  Copy it again.",
+        "- y.png is a copy",
+    ]
+
+
+def test_errors_stop_the_run_all_at_once():
+    with pytest.raises(DatasetError) as caught:
+        refuse([COPY, LACKING[0], DAMAGED], settings())
+    assert str(caught.value) == (
+        "the images and captions in my data need attention (2 found):\n- 00.png has no caption\n  Write one.\n- x.png is damaged\n  Copy it again."
+    )
+    assert "on_bad_data to skip" in str(caught.value.hint)
+    assert caught.value.message.values["findings"] == (LACKING[0], DAMAGED)
+
+
+def test_warnings_stop_nothing():
+    refuse([COPY], settings())
+
+
+def test_skip_stops_nothing():
+    refuse([COPY, DAMAGED, *LACKING], settings(on_bad_data="skip"))
+
+
+@pytest.mark.parametrize("choice", ["stop", "skip"])
+def test_a_dataset_without_a_usable_image_is_refused_either_way(choice):
+    with pytest.raises(DatasetError) as caught:
+        refuse_empty([DAMAGED], settings(on_bad_data=choice))
+    assert str(caught.value) == "no image in my data can be used (1 found):\n- x.png is damaged\n  Copy it again."
+
+
+def test_an_error_about_a_file_becomes_a_finding_under_the_files_short_name():
+    problem = DatasetError("{path} is damaged ({reason})", hint="Copy {path} again.", path=Path("/long/way/a.png"), reason="bad {brace}")
+    finding = from_error("unreadable-image", problem, Path("/long/way/a.png"), "sub/a.png")
+    assert str(finding) == "sub/a.png is damaged (bad {brace})"
+    assert (finding.severity, finding.path) == ("error", Path("/long/way/a.png"))
