@@ -86,7 +86,7 @@ class Checkpoint:
 
     def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
         """diffusers.UNet2DConditionModel."""
-        unet = _load(self.unet, lambda config: UNet2DConditionModel.from_config(config), dtype, device)
+        unet = _load(self.unet, _build_unet, dtype, device)
         self._note_unused(unet)
         return unet
 
@@ -94,7 +94,7 @@ class Checkpoint:
         """diffusers.AutoencoderKL. In float16, SDXL's own VAE overflows to NaN: ask for bfloat16 or float32."""
         if self.vae is None:
             raise CheckpointError("{path} has no VAE", hint="Set vae to a VAE file for this kind of checkpoint.", path=self.path)
-        return _load(self.vae, lambda config: AutoencoderKL.from_config(config), dtype, device)
+        return _load(self.vae, _build_vae, dtype, device)
 
     def load_text_encoders(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, ...]:
         """CLIPTextModel; for SDXL, CLIPTextModel and CLIPTextModelWithProjection.
@@ -115,8 +115,8 @@ class Checkpoint:
         return Parts(
             family=self.family,
             schedule=NoiseSchedule(),
-            unet=build_empty(lambda: UNet2DConditionModel.from_config(self.unet.config)),
-            text_encoders=tuple(build_empty(lambda config=component.config: _build_text_encoder(config)) for component in self.text_encoders),
+            unet=_empty(self.unet, _build_unet),
+            text_encoders=tuple(_empty(component, _build_text_encoder) for component in self.text_encoders),
         )
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
@@ -258,13 +258,25 @@ def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Comp
     return Component(config=config, tensors=tensors, place=lambda name: names.stored_in_diffusers_vae(name, tensors))
 
 
+def _build_unet(config: Mapping[str, Any]) -> Any:
+    return UNet2DConditionModel.from_config(dict(config))
+
+
+def _build_vae(config: Mapping[str, Any]) -> Any:
+    return AutoencoderKL.from_config(dict(config))
+
+
 def _build_text_encoder(config: Mapping[str, Any]) -> Any:
     values = dict(config)
     model_class = CLIPTextModelWithProjection if values.pop("with_projection") else CLIPTextModel
     return model_class(CLIPTextConfig.from_dict(values))
 
 
+def _empty(component: Component, build: Callable[[Mapping[str, Any]], Any]) -> Any:
+    return build_empty(lambda: build(component.config))
+
+
 def _load(component: Component, build: Callable[[Mapping[str, Any]], Any], dtype: torch.dtype, device: torch.device | str) -> Any:
-    model = build_empty(lambda: build(component.config))
+    model = _empty(component, build)
     places = {name: component.place(name) for name in model.state_dict()}
     return fill(model, places, component.tensors, dtype=dtype, device=torch.device(device))

@@ -31,10 +31,13 @@ def write_checkpoint(parts: Parts, path: Path, dtype: torch.dtype = torch.float1
     tensors = {name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in _stored_tensors(parts)}
     tensors |= _positions_and_markers(parts)
     partial = path.with_name(path.name + ".part")
-    save_file(tensors, partial, metadata=_metadata(parts) | dict(metadata or {}))
-    with partial.open("r+b") as file:
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        save_file(tensors, partial, metadata=_metadata(parts) | dict(metadata or {}))
+        with partial.open("r+b") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
 
 

@@ -376,3 +376,11 @@ def test_nothing_is_asked_of_the_network(files: dict, monkeypatch: pytest.Monkey
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
     assert open_checkpoint(files["sdxl"]).load(torch.bfloat16).family == "sdxl"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_outline_has_the_layers_but_no_weights(files: dict, family: str) -> None:
+    outline, whole = open_checkpoint(files[family]).outline(), random_parts(family)
+    for one, other in [(outline.unet, whole.unet), *zip(outline.text_encoders, whole.text_encoders, strict=True)]:
+        assert [name for name, _ in one.named_modules()] == [name for name, _ in other.named_modules()]
+        assert all(parameter.is_meta for parameter in one.parameters())
