@@ -1,4 +1,4 @@
-"""Put a finished LoRA where the host finds it, under a name never used before, with what its card shows.
+"""Put a finished LoRA where the host finds it, under a name of its own, with what its card shows.
 
     deliver(file, lora_dir, name, ...) -> NAME.safetensors, NAME.json (trigger, strength) and NAME.png in lora_dir
 
@@ -56,7 +56,7 @@ def deliver(
     file: Path, lora_dir: Path, name: str, *, trigger: str, preferred_weight: float, family: Family, description: str = "",
     preview: Path | None = None, negative_text: str = "", notes: str = "",
 ) -> Delivered:  # fmt: skip
-    """Copy a LoRA file into the host's folder as `name`, or name-2, name-3... if that was ever in use there, in any subfolder.
+    """Copy a LoRA file into the host's folder as `name`, or name-2, name-3... if that is in use there, in any subfolder.
 
     ss_output_name and modelspec.title inside the copy become the new name: the host inserts the first when the card is clicked.
     Raises LoraFileError if the folder is missing, full or not writable; `file` itself is never touched.
@@ -87,8 +87,6 @@ def _write_weights(file: Path, partial: Path, stem: str) -> None:
     copy_with_metadata(file, partial, {key: stem for key in ("ss_output_name", "modelspec.title") if key in metadata})
     with partial.open("rb+") as stream:
         os.fsync(stream.fileno())
-    # the host re-reads a file only if it is newer than what it remembers under that name
-    os.utime(partial)
 
 
 def _sidecar(trigger: str, preferred_weight: float, family: Family, description: str, negative_text: str, notes: str) -> str:

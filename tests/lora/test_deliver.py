@@ -15,7 +15,7 @@ from PIL import Image, PngImagePlugin
 
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora import deliver as module
-from lora_trainer.lora.deliver import Delivered, clean_name, deliver, used_names
+from lora_trainer.lora.deliver import Delivered, claimed_name, clean_name, deliver, used_names
 from lora_trainer.lora.file import read_header
 
 
@@ -138,6 +138,12 @@ def test_deliveries_at_the_same_moment_never_share_a_name(lora: Path, lora_dir: 
     assert sorted(name.rpartition("-")[2].casefold() for name in done) == ["2", "3", "4", "5", "6", "7", "8", "cat"]
     assert names(lora_dir) == sorted(f"{name}.{end}" for name in done for end in ("json", "safetensors"))
     assert all(read_header(lora_dir / f"{name}.safetensors").metadata["ss_output_name"] == name for name in done)
+
+
+def test_a_name_being_delivered_is_taken_in_any_case(lora_dir: Path) -> None:
+    with claimed_name(lora_dir, "Cat") as (first, _), claimed_name(lora_dir, "cat") as (second, _):
+        assert (first, second) == ("Cat", "cat-2")
+    assert names(lora_dir) == []
 
 
 def test_the_host_never_sees_the_weights_before_all_else_is_there(lora: Path, lora_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
