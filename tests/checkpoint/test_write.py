@@ -22,8 +22,9 @@ def test_what_was_written_is_read_back_bit_for_bit(tmp_path: Path, family: str) 
     models = [(written.unet, read.unet), (written.vae, read.vae), *zip(written.text_encoders, read.text_encoders, strict=True)]
     for one, other in models:
         assert type(one) is type(other)
-        assert one.state_dict().keys() == other.state_dict().keys()
-        assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+        before, after = one.state_dict(), other.state_dict()
+        assert before.keys() == after.keys()
+        assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
 
 
 @pytest.mark.parametrize("family", FAMILIES)
