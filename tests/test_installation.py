@@ -109,7 +109,8 @@ def test_pip_settings_that_point_elsewhere_have_no_say(tmp_path: Path, environ: 
     configuration.write_text(f"[global]\nuser = true\nrequire-virtualenv = true\ntarget = {elsewhere}\nprefix = {elsewhere}\n", encoding="utf-8")
     hostile = {
         "PIP_CONFIG_FILE": str(configuration), "PIP_TARGET": str(elsewhere), "PIP_USER": "1", "PIP_PREFIX": str(elsewhere),
-        "PIP_ROOT": str(elsewhere), "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_BINARY": ":all:", "PIP_DRY_RUN": "1", "PIP_CONSTRAINT": str(tmp_path / "absent.txt"),
+        "PIP_ROOT": str(elsewhere), "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_BINARY": ":all:", "PIP_DRY_RUN": "1",
+        "PIP_CONSTRAINT": str(tmp_path / "absent.txt"),
     }
     overlay = look(tmp_path / "overlay")
     install(overlay, {**environ, **hostile})
