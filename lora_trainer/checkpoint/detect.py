@@ -40,7 +40,7 @@ class Detected:
     prediction_type: PredictionType | None
     """None: names and shapes cannot tell (SD2)."""
     prediction_source: str
-    """Where the prediction type was found: sidecar, marker, metadata or family."""
+    """Where the prediction type was found: sidecar, marker, metadata, scheduler (of a diffusers folder) or family."""
     zero_terminal_snr: bool
     beta_start: float
     beta_end: float

@@ -215,8 +215,7 @@ def _vae_in(header: Header, family: Family, prefix: str) -> Component:
     """A VAE in a WebUI file, or in a file of its own: with either prefix or none, in LDM's or diffusers' names."""
     config = architecture.vae_config(header, family, prefix=prefix)
     modules = names.vae_modules(config)
-    place: Callable[[str], Stored] = lambda name: names.stored_in_vae(name, modules, prefix=prefix)  # noqa: E731
-    return Component(config=config, tensors=tensors_of([header]), place=place)
+    return Component(config=config, tensors=tensors_of([header]), place=lambda name: names.stored_in_vae(name, modules, prefix=prefix))
 
 
 def _open_folder(path: Path) -> Checkpoint:

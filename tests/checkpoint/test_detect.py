@@ -180,3 +180,8 @@ def test_quantised_weights_are_named(shapes: dict) -> None:
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3"])
 def test_all_floating_point_types_are_accepted(shapes: dict, dtype: str) -> None:
     assert detect(header_of(shapes["sd1"], dtype=dtype)).family == "sd1"
+
+
+@pytest.mark.parametrize(("stated", "side"), [("512x512", 512), ("1024x1024", 1024), ("768x1344", 1016), ("large", None), ("", None)])
+def test_the_size_of_the_pictures_is_read_from_the_metadata(shapes: dict, stated: str, side: int | None) -> None:
+    assert detect(header_of(shapes["sd1"], metadata={"modelspec.resolution": stated})).resolution == side
