@@ -17,6 +17,7 @@ from typing import Any
 from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import Family, PredictionType
 from lora_trainer.config import RunConfig
+from lora_trainer.dataset.captions import parts
 
 IMPLEMENTATION_SGM = "https://github.com/Stability-AI/generative-models"
 OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
@@ -189,10 +190,8 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
     """How often each comma-separated part of the captions occurs, in lower case, as kohya counts."""
     counts: dict[str, int] = {}
     for caption in captions:
-        for part in caption.split(","):
-            tag = part.strip().lower()
-            if tag:
-                counts[tag] = counts.get(tag, 0) + 1
+        for part in parts(caption):
+            counts[part.lower()] = counts.get(part.lower(), 0) + 1
     return counts
 
 

@@ -21,7 +21,6 @@ from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import CheckpointSettings, DatasetSettings
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption
-from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.scan import Example
 from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
 from lora_trainer.training.images import load_pixels
@@ -106,7 +105,7 @@ def encode_images(
     for bucket, indices in buckets.items():
         for index in indices:
             example = examples[index]
-            key = _key(digest(example.path), bucket, settings, vae_key)
+            key = _key(example.digest, bucket, settings, vae_key)
             if not store.find(index, key):
                 loaded = load_pixels(example, bucket, settings.background)
                 moments = encode_image(vae, loaded.pixels[None])[0]

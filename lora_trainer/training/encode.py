@@ -122,7 +122,8 @@ def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     with torch.no_grad():
         distribution = vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
     scale = vae.config.scaling_factor
-    return (torch.cat([distribution.mean, distribution.std], 1).float() * scale).cpu()
+    moments: torch.Tensor = torch.cat([distribution.mean, distribution.std], 1).float() * scale
+    return moments.cpu()
 
 
 def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:

@@ -64,7 +64,7 @@ def sample_latents(
     generator = torch.Generator("cpu").manual_seed(settings.sample_seed)
     sampler = make_sampler(settings.sample_sampler, schedule)
     sampler.set_timesteps(settings.sample_steps, device=device)
-    latents = torch.randn((1, 4, height // 8, width // 8), generator=generator).to(device) * sampler.init_noise_sigma
+    latents: torch.Tensor = torch.randn((1, 4, height // 8, width // 8), generator=generator).to(device) * sampler.init_noise_sigma
     sizes = None
     if prompt.pooled is not None:
         sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
-from lora_trainer.dataset.findings import refuse
+from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import LoraFileError, Message
 from lora_trainer.lora.adapters import Adapters, add_adapters
@@ -49,6 +49,8 @@ from lora_trainer.worker.resolve import native_resolution, require_lora_dir, res
 
 log = logging.getLogger(__name__)
 PAUSE_POLL_SECONDS = 0.2
+CHECKS_PER_EVENT = 25
+NAMED_PER_KIND = 3
 
 
 class TrainingJob:
@@ -112,11 +114,29 @@ class TrainingJob:
         def count_tokens(caption: str) -> int:
             return len(tokenizer(caption, add_special_tokens=False, truncation=False, verbose=False).input_ids)
 
-        dataset = scan(self.config.dataset, count_tokens, self.config.checkpoint.max_token_length)
+        dataset = scan(self.config.dataset, count_tokens, self.config.checkpoint.max_token_length, progress=self._report_check)
         refuse(dataset.findings, self.config.dataset)
-        for finding in dataset.findings:
-            self.report.warn(finding.message, finding.hint)
+        self._warn_of(dataset.findings)
         return dataset
+
+    def _report_check(self, done: int, total: int) -> None:
+        if done == 1:
+            self.report.phase("checking", total)
+        if done % CHECKS_PER_EVENT == 0 or done == total:
+            self.report.part_done(done)
+
+    def _warn_of(self, findings: Sequence[Finding]) -> None:
+        """One warning for each kind of finding, naming the first few: two thousand copies are one sentence's worth."""
+        groups: dict[tuple[str, str], list[Finding]] = {}
+        for finding in findings:
+            groups.setdefault((finding.kind, str(finding.hint)), []).append(finding)
+        for group in groups.values():
+            for finding in group[:NAMED_PER_KIND]:
+                self.report.warn(finding.message, finding.hint)
+            if len(group) > NAMED_PER_KIND:
+                self.report.warn(
+                    Message("and {count} more like these: {names}", {"count": len(group) - NAMED_PER_KIND, "names": _names(group[NAMED_PER_KIND:])})
+                )
 
     def _plan_and_resolve(self) -> None:
         """Settle every `auto`, and write config.yaml: complete and resolved."""
@@ -135,8 +155,7 @@ class TrainingJob:
         self.plan.step_count = training.max_train_steps or training.epochs * self.plan.steps_per_epoch
         self.config = resolve(self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count)
         self.name = self.config.lora.name
-        for finding in bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution):
-            self.report.warn(finding.message, finding.hint)
+        self._warn_of(bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution))
         files.write_text(self.folder.config, settings.to_yaml(self.config))
 
     # --- encoding -------------------------------------------------------------------------------------------------------------------------
@@ -379,7 +398,7 @@ class TrainingJob:
             self.report.warn(error.message, error.hint)
             return None
         for warning in delivered.warnings:
-            self.report.warn(Message(warning.replace("{", "{{").replace("}", "}}")))
+            self.report.warn(warning)
         if delivered.renamed:
             self.report.warn(
                 Message(
@@ -434,6 +453,11 @@ class TrainingJob:
 
 def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings.SampleSettings:
     return config.replace(sample_strengths=strengths).samples
+
+
+def _names(findings: Sequence[Finding]) -> str:
+    names = [finding.path.name for finding in findings if finding.path is not None]
+    return ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
 
 
 @dataclass

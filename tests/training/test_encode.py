@@ -2,7 +2,18 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
-from lora_trainer.training.encode import COMMA, END, START, TextStates, cut_into_pieces, decode_latents, draw_latents, encode_captions, encode_image, join_rows
+from lora_trainer.training.encode import (
+    COMMA,
+    END,
+    START,
+    TextStates,
+    cut_into_pieces,
+    decode_latents,
+    draw_latents,
+    encode_captions,
+    encode_image,
+    join_rows,
+)
 from tests.tiny import tiny_parts
 
 WORD = 320
