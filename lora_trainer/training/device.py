@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -64,8 +65,7 @@ def _cpu_has_bfloat16() -> bool:
             return True
     if sys.platform == "linux" and not hasattr(torch.cpu, "_is_amx_tile_supported"):
         try:
-            with open("/proc/cpuinfo", encoding="ascii", errors="replace") as stream:
-                flags = stream.read(20_000)
+            flags = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
         except OSError:
             return False
         return "amx_bf16" in flags or "avx512_bf16" in flags
@@ -76,14 +76,17 @@ def peak_memory(device: torch.device) -> int:
     """Most memory used so far in bytes: the card's, or on a CPU the process's."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "linux":
+        # not getrusage: its peak is inherited from the process that started this one, which may be a WebUI of many gigabytes
+        status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
+        return next((int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("VmHWM:")), 0)
     if sys.platform == "win32":
         import psutil
 
         return int(psutil.Process().memory_info().peak_wset)
     import resource
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return int(peak if sys.platform == "darwin" else peak * 1024)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def free_memory(device: torch.device) -> None:
