@@ -1,0 +1,582 @@
+"""Makes the embedded checkpoint: the SD1 architecture at reduced width, trained on the drawn world.
+
+    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER vae
+    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER unet
+    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER judge
+    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER write
+
+Each stage saves its state every minute and goes on from it when started again. Not run in CI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import itertools
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.models.resnet import ResnetBlock2D
+from torch.nn import functional
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.checkpoint.write import write_checkpoint
+from lora_trainer.demo import world
+from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
+
+EMBEDDED = Path(__file__).with_name("embedded.safetensors")
+WIDTH = 96
+"""Channels of the VAE, the same at every level: the WebUI's configuration knows whole multiples of the first only. It also has 32 norm groups,
+always. A group of one channel forgets the picture's colour, one of two keeps its sign: three it must be before the last norms of encoder and
+decoder, two of which hold constants (`RULER`) that the third is measured against."""
+TRAINED = (96, 32, 64, 96)
+"""How many of them are trained at each level; the others stay 0 (see `widen`)."""
+LIVE = 32
+"""Channels of the encoder's first level that are trained; the others stay 0."""
+RULER = (0.0, 1.5, -1.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeSettings:
+    seed: int = 20
+    step_count: int = 2400
+    batch_size: int = 16
+    learning_rate: float = 1.5e-3
+    kl_weight: float = 4e-6
+    ema_decay: float = 0.995
+
+
+def new_vae(channels: tuple[int, ...] = (WIDTH,) * 4) -> AutoencoderKL:
+    return AutoencoderKL(
+        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=32,
+        sample_size=world.SIDE, down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
+    )
+
+
+class SparseNorm(torch.nn.Module):
+    """A group norm of 96 channels in 32 groups, of which each group's first one or two are there and the others are 0."""
+
+    def __init__(self, norm: torch.nn.GroupNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps, self.groups = norm.weight, norm.bias, norm.eps, norm.num_groups
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        batch, channels, height, width = hidden.shape
+        grouped = hidden.reshape(batch, self.groups, -1)
+        count = WIDTH // self.groups * height * width
+        mean = grouped.sum(-1) / count
+        variance = grouped.pow(2).sum(-1) / count - mean.pow(2)
+        live = channels // self.groups
+        scale = torch.rsqrt(variance + self.eps).repeat_interleave(live, 1) * self.weight
+        shift = self.bias - mean.repeat_interleave(live, 1) * scale
+        return torch.addcmul(shift[:, :, None, None], hidden, scale[:, :, None, None])
+
+
+def new_trained_vae() -> AutoencoderKL:
+    """The channels that are trained, without those that stay 0. The samplers' convolutions change the width, where SD's blocks do."""
+    vae = new_vae(TRAINED)
+    encoder, decoder = vae.encoder, vae.decoder
+    downward, upward = TRAINED, TRAINED[::-1]
+    for level in range(3):
+        encoder.down_blocks[level].downsamplers[0].conv = torch.nn.Conv2d(downward[level], downward[level + 1], 3, stride=2)
+        decoder.up_blocks[level].upsamplers[0].conv = torch.nn.Conv2d(upward[level], upward[level + 1], 3, padding=1)
+        for block, width in ((encoder.down_blocks[level + 1], downward[level + 1]), (decoder.up_blocks[level + 1], upward[level + 1])):
+            block.resnets[0] = ResnetBlock2D(in_channels=width, out_channels=width, temb_channels=None, groups=32, eps=1e-6)
+    for parent in list(vae.modules()):
+        for name, norm in list(parent.named_children()):
+            if isinstance(norm, torch.nn.GroupNorm) and norm.num_channels < WIDTH:
+                setattr(parent, name, SparseNorm(norm))
+    return vae
+
+
+def widen(trained: AutoencoderKL) -> AutoencoderKL:
+    """The same VAE with all its channels: those of a narrower level become the first ones of each norm group, the others are 0."""
+    places = {32: torch.arange(32) * 3, 64: (torch.arange(32)[:, None] * 3 + torch.arange(2)).flatten()}
+    wide = new_vae()
+    state = {}
+    for name, tensor in wide.state_dict().items():
+        narrow = trained.state_dict()[name]
+        for axis in range(min(2, narrow.ndim)):
+            if narrow.shape[axis] != tensor.shape[axis]:
+                widened = torch.zeros(*narrow.shape[:axis], tensor.shape[axis], *narrow.shape[axis + 1 :])
+                widened.index_copy_(axis, places[narrow.shape[axis]], narrow)
+                narrow = widened
+        state[name] = narrow
+    wide.load_state_dict(state)
+    return wide
+
+
+COLOUR = (0, 3, 6)
+"""The channels that carry red, green and blue through the fresh VAE: the first of a norm group each."""
+
+
+@torch.no_grad()
+def pass_colour(vae: AutoencoderKL) -> None:
+    """Starts the VAE as one that shows each 8 x 8 block's mean colour. Left to find that by itself, it takes thousands of steps."""
+    encoder, decoder = vae.encoder, vae.decoder
+    for resnet in [module for module in vae.modules() if hasattr(module, "conv2")]:
+        resnet.conv2.weight *= 0.2
+        resnet.conv2.bias.zero_()
+        resnet.conv2.weight[list(COLOUR)] = 0
+    for block in (encoder.mid_block, decoder.mid_block):
+        block.attentions[0].to_out[0].weight *= 0.1
+        block.attentions[0].to_out[0].weight[list(COLOUR)] = 0
+        block.attentions[0].to_out[0].bias.zero_()
+    carry(encoder.conv_in, (0, 1, 2), COLOUR)
+    for down in encoder.down_blocks[:3]:
+        convolution = down.downsamplers[0].conv
+        carry(convolution, COLOUR, COLOUR)
+        for channel in COLOUR:
+            convolution.weight[channel, channel] = 0
+            convolution.weight[channel, channel, :2, :2] = 0.25
+    for up in decoder.up_blocks[:2]:
+        carry(up.upsamplers[0].conv, COLOUR, COLOUR)
+    # far to the right SiLU passes on what it gets
+    for norm, out in ((encoder.conv_norm_out, encoder.conv_out), (decoder.conv_norm_out, decoder.conv_out)):
+        norm.bias[list(COLOUR)] = 4.0
+        carry(out, COLOUR, (0, 1, 2), gain=1.6, offset=-4.0 * 1.6)
+    encoder.conv_out.weight[4:] *= 0.1
+    encoder.conv_out.bias[4:] = -5.0
+    for convolution in (vae.quant_conv, vae.post_quant_conv):
+        convolution.weight.copy_(torch.eye(convolution.out_channels)[:, :, None, None])
+        convolution.bias.zero_()
+    carry(decoder.conv_in, (0, 1, 2), COLOUR)
+
+
+@torch.no_grad()
+def carry(convolution: torch.nn.Conv2d, sources: tuple[int, ...], targets: tuple[int, ...], gain: float = 1.0, offset: float = 0.0) -> None:
+    """Makes some of a convolution's output channels copies of some of its input channels."""
+    assert convolution.bias is not None
+    middle = convolution.kernel_size[0] // 2
+    for source, target in zip(sources, targets, strict=True):
+        convolution.weight[target] = 0
+        convolution.weight[target, source, middle, middle] = gain
+        convolution.bias[target] = offset
+
+
+class Skeleton(torch.nn.Module):
+    """A VAE whose blocks at full resolution pass on what they get, so that training can leave them out: a few times faster.
+
+    `settle` writes what is held apart, the last upsampler as a kernel and a mixture, into the VAE; from then on the VAE alone does the same.
+    """
+
+    def __init__(self, vae: AutoencoderKL) -> None:
+        super().__init__()
+        self.vae = vae
+        self.skipped = [vae.encoder.down_blocks[0].resnets[0], *vae.decoder.up_blocks[3].resnets]
+        smooth = torch.tensor([0.25, 0.5, 0.25])
+        self.kernel = torch.nn.Parameter((smooth[:, None] * smooth).expand(TRAINED[1], 1, 3, 3).clone())
+        self.mixture = torch.nn.Conv2d(TRAINED[1], WIDTH, 1)
+        with torch.no_grad():
+            for resnet in self.skipped:
+                resnet.conv2.weight.zero_()
+                resnet.conv2.bias.zero_()
+            vae.encoder.conv_in.weight[LIVE:] = 0
+            vae.encoder.conv_in.bias[LIVE:] = 0
+            vae.encoder.down_blocks[0].downsamplers[0].conv.weight[:, LIVE:] = 0
+            pass_colour(vae)
+            vae.encoder.mid_block.resnets[-1].conv2.bias.copy_(torch.tensor(RULER).repeat(WIDTH // 3))
+            carry(self.mixture, COLOUR, COLOUR)
+            self.mixture.bias.copy_(torch.tensor(RULER).repeat(WIDTH // 3))
+        for part in (*self.skipped, vae.decoder.up_blocks[2].upsamplers[0]):
+            part.requires_grad_(False)
+
+    def encode(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(B, 3, 64, 64) -> mean and log variance, (B, 8, 8, 8)."""
+        encoder = self.vae.encoder
+        hidden = functional.conv2d(pictures, encoder.conv_in.weight[:LIVE], encoder.conv_in.bias[:LIVE], padding=1)
+        down = encoder.down_blocks[0].downsamplers[0].conv
+        hidden = functional.conv2d(functional.pad(hidden, (0, 1, 0, 1)), down.weight[:, :LIVE], down.bias, stride=2)
+        for block in encoder.down_blocks[1:]:
+            hidden = block(hidden)
+        hidden = encoder.conv_norm_out(encoder.mid_block(hidden))
+        moments: torch.Tensor = self.vae.quant_conv(encoder.conv_out(encoder.conv_act(hidden)))
+        return moments
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """(B, 4, 8, 8) -> (B, 3, 64, 64)."""
+        decoder = self.vae.decoder
+        hidden = decoder.mid_block(decoder.conv_in(self.vae.post_quant_conv(latents)))
+        hidden = decoder.up_blocks[1](decoder.up_blocks[0](hidden))
+        for resnet in decoder.up_blocks[2].resnets:
+            hidden = resnet(hidden, None)
+        hidden = functional.interpolate(hidden, scale_factor=2.0, mode="nearest")
+        hidden = functional.conv2d(hidden, self.kernel, padding=1, groups=len(self.kernel))
+        hidden = decoder.conv_norm_out(self.mixture(hidden))
+        pictures: torch.Tensor = decoder.conv_out(decoder.conv_act(hidden))
+        return pictures
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        upsampler = self.vae.decoder.up_blocks[2].upsamplers[0].conv
+        upsampler.weight.copy_(self.mixture.weight * self.kernel[:, 0])
+        upsampler.bias.copy_(self.mixture.bias)
+
+
+def varied_picture(rng: random.Random) -> np.ndarray:
+    """One to three things of any colour, filled or outlined, hard or soft, with or without grain: what a VAE should be able to show."""
+    def any_colour() -> Any:
+        if rng.random() < 0.3:
+            return (rng.uniform(0, 255),) * 3
+        return tuple(rng.uniform(0, 255) for _ in range(3))
+    canvas = world.plain_canvas(any_colour(), world.SIDE)
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        scene = world.random_scene(rng)
+        jitter = world.Jitter(dx=rng.uniform(-14, 14), dy=rng.uniform(-14, 14), scale=rng.uniform(0.5, 1.4))
+        distance = world.outline_distance(scene, jitter, world.SIDE)
+        if rng.random() < 0.35:
+            distance = np.abs(distance) - rng.uniform(1.0, 3.0)
+        canvas = world.paint(canvas, any_colour(), world.cover(distance, rng.choice((1.6, 2.0, 2.0, 4.0, 8.0))))
+    if rng.random() < 0.25:
+        canvas = canvas + rng.uniform(4, 10) * world.paper_grain(world.SIDE)[..., None]
+    return np.clip(canvas, 0, 255)
+
+
+def vae_pictures(seed: int) -> Iterator[np.ndarray]:
+    """What the VAE learns to show: half of it the world, the rest wider, as a real VAE has seen far more than one model's data.
+
+    The concepts are among it: a VAE that could not show them would hide what a LoRA has learned. The UNet never sees them.
+    """
+    rng = random.Random(seed)
+    plain = world.drawings(rng.getrandbits(60))
+    names = list(world.CONCEPTS)
+    while True:
+        luck = rng.random()
+        if luck < 0.55:
+            yield np.asarray(next(plain).image, dtype=np.float32)
+        elif luck < 0.85:
+            yield np.asarray(world.draw_concept(rng.choice(names), 1, rng.getrandbits(60))[0].image, dtype=np.float32)
+        else:
+            yield varied_picture(rng).astype(np.float32)
+
+
+def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
+    """(side, side, 3) pictures of 0 to 255 -> (B, 3, side, side) in [-1, 1]."""
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
+
+
+def one_cycle(step: int, step_count: int, peak: float, warmup: int = 100) -> float:
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (step_count - warmup)))))
+
+
+@dataclass
+class Progress:
+    """How far a stage has come."""
+
+    step: int = 0
+    seconds: float = 0.0
+
+
+def save_state(path: Path, progress: Progress, **kept: Any) -> None:
+    partial = path.with_suffix(".part")
+    torch.save({name: part.state_dict() for name, part in kept.items()} | {"step": progress.step, "seconds": progress.seconds}, partial)
+    os.replace(partial, path)
+
+
+def load_state(path: Path, **kept: Any) -> Progress:
+    """Fills the parts from the file, if there is one, and says how far they had come."""
+    if not path.exists():
+        return Progress()
+    state = torch.load(path, weights_only=True)
+    for name, part in kept.items():
+        part.load_state_dict(state[name])
+    return Progress(state["step"], state["seconds"])
+
+
+@torch.no_grad()
+def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
+    """Moves the running average of the weights a little towards the model."""
+    for kept, new in zip(average.parameters(), model.parameters(), strict=True):
+        kept.lerp_(new, 1 - decay)
+
+
+def decibels(squared_error: float) -> float:
+    """Peak signal-to-noise ratio of pictures in [-1, 1]."""
+    return -10 * math.log10(squared_error / 4)
+
+
+@torch.no_grad()
+def vae_decibels(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
+    """Of the VAE as it is used: encoded to the mean, decoded."""
+    errors = [(vae(part).sample.clamp(-1, 1) - part).pow(2).mean().item() for part in torch.split(pictures, 16)]
+    return decibels(sum(errors) / len(errors))
+
+
+class Share:
+    """Two or more processes that train one model: each step their gradients are averaged. One process shares with nobody."""
+
+    def __init__(self, rank: int, count: int, meeting: Path) -> None:
+        self.rank, self.count = rank, count
+        if count > 1:
+            torch.distributed.init_process_group("gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=count)
+
+    def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
+        if self.count == 1:
+            return
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
+        torch.distributed.all_reduce(flat)
+        flat /= self.count
+        for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+
+def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
+    torch.manual_seed(settings.seed)
+    model = Skeleton(new_trained_vae())
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    path = folder / "vae.pt"
+    reached = load_state(path, model=model, average=average, optimizer=optimizer)
+    step, seconds = reached.step, reached.seconds
+    pictures = vae_pictures(settings.seed * 1_000_003 + step * 16 + share.rank)
+    torch.manual_seed(settings.seed + step * 16 + share.rank)
+    judged = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 48)])
+    last_saved = started = time.monotonic()
+    mean_loss = 0.0
+    while step < settings.step_count:
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle(step, settings.step_count, settings.learning_rate)
+        batch = to_tensor(list(itertools.islice(pictures, settings.batch_size // share.count)))
+        mean, log_variance = model.encode(batch).chunk(2, dim=1)
+        log_variance = log_variance.clamp(-20, 5)
+        difference = model.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()) - batch
+        # the coarse term: colours come right long before edges do
+        loss = 0.5 * difference.abs().mean() + 3 * difference.pow(2).mean() + 0.5 * functional.avg_pool2d(difference, 8).abs().mean()
+        kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).sum((1, 2, 3)).mean()
+        loss = loss + settings.kl_weight * kl
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        share.average_gradients(trained)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        step += 1
+        follow(average, model, min(settings.ema_decay, step / (step + 10)))
+        error = difference.detach().pow(2).mean().item()
+        mean_loss = error if mean_loss == 0 else 0.97 * mean_loss + 0.03 * error
+        if share.rank:
+            continue
+        if step % 20 == 0:
+            print(f"vae {step} mixture {decibels(mean_loss):.2f} dB kl {kl.item():.0f} {(time.monotonic() - started):.0f} s", flush=True)
+        if time.monotonic() - last_saved > 120 or step == settings.step_count:
+            now = time.monotonic()
+            seconds += now - last_saved
+            last_saved = now
+            average.settle()
+            save_state(path, Progress(step, seconds), model=model, average=average, optimizer=optimizer)
+            print(f"vae {step} saved, {vae_decibels(average.vae, judged):.2f} dB on the world, {seconds / 60:.1f} min", flush=True)
+
+
+def settled_vae(folder: Path) -> tuple[AutoencoderKL, dict[str, Any]]:
+    """The trained VAE, its latents' offset and spread over the world folded in: they come out with mean 0, variance 1 / 0.18215 squared."""
+    state = torch.load(folder / "vae.pt", weights_only=True)
+    skeleton = Skeleton(new_trained_vae())
+    skeleton.load_state_dict(state["average"])
+    skeleton.settle()
+    vae = skeleton.vae.eval().requires_grad_(False)
+    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(7), 512)])
+    with torch.no_grad():
+        latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 64)])
+        offset, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * vae.config.scaling_factor
+        fold(vae, offset, spread)
+    return widen(vae).eval().requires_grad_(False), {"step_count": state["step"], "seconds": state["seconds"]}
+
+
+@torch.no_grad()
+def fold(vae: AutoencoderKL, offset: torch.Tensor, spread: torch.Tensor) -> None:
+    """Makes the VAE's latents (latents - offset) / spread, per channel, and its pictures the same as before."""
+    out = torch.cat([1 / spread, torch.ones(4)])
+    vae.quant_conv.weight *= out[:, None, None, None]
+    vae.quant_conv.bias -= torch.cat([offset, 2 * spread.log()])
+    vae.quant_conv.bias *= out
+    vae.post_quant_conv.bias += vae.post_quant_conv.weight[:, :, 0, 0] @ offset
+    vae.post_quant_conv.weight *= spread[None, :, None, None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetSettings:
+    seed: int = 30
+    step_count: int = 5000
+    batch_size: int = 48
+    picture_count: int = 10000
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.998
+    caption_dropout: float = 0.1
+
+
+TEXT_WIDTH = 48
+"""Nearly all of the text encoder is its vocabulary: 49408 words of this many numbers."""
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=world.SIDE // 8, in_channels=4, out_channels=4, block_out_channels=(96, 96), layers_per_block=1, norm_num_groups=32,
+        attention_head_dim=8, cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+    )
+
+
+def new_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3, num_attention_heads=1,
+        max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=TEXT_WIDTH, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+    ))
+
+
+class Captions:
+    """Captions as token numbers of the host's form: begin, words, end, padded with end to 77."""
+
+    def __init__(self) -> None:
+        self._tokenizer = load_tokenizers("sd1")[0]
+        self._known: dict[str, list[int]] = {}
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """(B, 77)"""
+        for caption in captions:
+            if caption not in self._known:
+                self._known[caption] = self._tokenizer(caption, padding="max_length", max_length=77, truncation=True).input_ids
+        return torch.tensor([self._known[caption] for caption in captions])
+
+
+def world_latents(folder: Path, vae: AutoencoderKL, settings: UnetSettings, share: Share) -> torch.Tensor:
+    """(picture_count, 4, 8, 8), unit variance; each process encodes its part and keeps it."""
+    path = folder / f"latents-{share.rank}-of-{share.count}.pt"
+    count = settings.picture_count // share.count
+    if path.exists():
+        kept: torch.Tensor = torch.load(path, weights_only=True)
+        return kept
+    found = []
+    source = world.drawings(settings.seed + share.rank)
+    with torch.no_grad():
+        for _ in range(count // 50):
+            pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(source, 50)])
+            found.append(vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor)
+    latents = torch.cat(found)
+    torch.save(latents, path)
+    return latents
+
+
+def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
+    vae, _ = settled_vae(folder)
+    latents = world_latents(folder, vae, settings, share)
+    scenes = [drawing.scene for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))]
+    print(f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}", flush=True)
+    torch.manual_seed(settings.seed)
+    model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    trained = list(model.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    path = folder / "unet.pt"
+    reached = load_state(path, model=model, average=average, optimizer=optimizer)
+    step, seconds = reached.step, reached.seconds
+    captions = Captions()
+    kept = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000).alphas_cumprod
+    rng = random.Random(settings.seed + 1000 * step + share.rank)
+    torch.manual_seed(settings.seed + 1000 * step + share.rank)
+    last_saved = started = time.monotonic()
+    mean_loss = 0.0
+    while step < settings.step_count:
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle(step, settings.step_count, settings.learning_rate)
+        chosen = rng.sample(range(len(latents)), settings.batch_size // share.count)
+        words = ["" if rng.random() < settings.caption_dropout else world.describe(scenes[index], rng) for index in chosen]
+        clean = latents[chosen]
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, 1000, (len(chosen),))
+        signal = kept[timesteps][:, None, None, None]
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        tokens = captions.tokens(words)
+        text = model["text"](tokens).last_hidden_state
+        predicted = model["unet"](noisy, timesteps, encoder_hidden_states=text).sample
+        # the v-prediction loss: unweighted, a background's colour, which is decided at high noise, would hardly count
+        weight = (1 / kept[timesteps]).clamp(max=20)
+        loss = (weight * (predicted - noise).pow(2).mean((1, 2, 3))).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        share.average_gradients(trained)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        step += 1
+        follow(average, model, min(settings.ema_decay, step / (step + 10)))
+        mean_loss = loss.item() if mean_loss == 0 else 0.98 * mean_loss + 0.02 * loss.item()
+        if share.rank:
+            continue
+        if step % 50 == 0:
+            print(f"unet {step} loss {mean_loss:.4f} {(time.monotonic() - started):.0f} s", flush=True)
+        if time.monotonic() - last_saved > 120 or step == settings.step_count:
+            now = time.monotonic()
+            seconds += now - last_saved
+            last_saved = now
+            save_state(path, Progress(step, seconds), model=model, average=average, optimizer=optimizer)
+            print(f"unet {step} saved, {seconds / 60:.1f} min", flush=True)
+
+
+def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
+    """What has been trained so far as Parts, and what to say about it."""
+    vae, about_vae = settled_vae(folder)
+    state = torch.load(folder / "unet.pt", weights_only=True)
+    model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
+    model.load_state_dict(state["average"])
+    parts = Parts(
+        family="sd1", schedule=NoiseSchedule(), unet=model["unet"].eval(), vae=vae,
+        text_encoders=(model["text"].eval(),), tokenizers=load_tokenizers("sd1"),
+    )
+    about = {
+        "modelspec.title": "embedded checkpoint of the drawn world",
+        "modelspec.description": "A small SD1 trained on drawn shapes, for the demo and the tests.",
+        "world.vae": f"{about_vae['step_count']} steps of {VaeSettings.batch_size}, {about_vae['seconds'] / 3600:.2f} h",
+        "world.unet": f"{state['step']} steps of {UnetSettings.batch_size}, {state['seconds'] / 3600:.2f} h",
+    }
+    return parts, about
+
+
+def judge(parts: Parts, sheet: Path, count: int = 96, seed: int = 1) -> dict[str, float]:
+    """The shares of prompts obeyed, and the decibels of the VAE; the first pictures go into a sheet."""
+    scenes = random_scenes(count, seed)
+    images = sample(parts, [prompt_of(scene) for scene in scenes], seed)
+    world.contact_sheet(images[:48], columns=12, zoom=2).save(sheet)
+    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 48)])
+    return shares_obeyed(images, scenes) | {"decibels": vae_decibels(parts.vae, pictures)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("stage", choices=("vae", "unet", "judge", "write"))
+    parser.add_argument("target", type=Path, nargs="?", default=EMBEDDED, help="for write: the file to make")
+    parser.add_argument("--steps", type=int)
+    parser.add_argument("--rank", type=int, default=0, help="this process's number, from 0")
+    parser.add_argument("--processes", type=int, default=1, help="how many processes train together, one thread each")
+    chosen = parser.parse_args()
+    if chosen.processes > 1:
+        torch.set_num_threads(1)
+    chosen.folder.mkdir(parents=True, exist_ok=True)
+    share = Share(chosen.rank, chosen.processes, chosen.folder / f"meeting-{chosen.stage}")
+    if chosen.stage == "vae":
+        train_vae(chosen.folder, VaeSettings(**({"step_count": chosen.steps} if chosen.steps else {})), share)
+    elif chosen.stage == "unet":
+        train_unet(chosen.folder, UnetSettings(**({"step_count": chosen.steps} if chosen.steps else {})), share)
+    elif chosen.stage == "judge":
+        print(judge(made_parts(chosen.folder)[0], chosen.folder / "judged.png"))
+    else:
+        parts, about = made_parts(chosen.folder)
+        write_checkpoint(parts, chosen.target, torch.float16, about)
+
+
+if __name__ == "__main__":
+    main()

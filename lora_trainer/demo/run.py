@@ -1,0 +1,162 @@
+"""The demo: the product's main job, whole, on drawn pictures and the embedded checkpoint, and one picture that shows what was learned.
+
+    draw a concept -> check it -> train a LoRA -> deliver it -> rows of prompts, columns of strengths
+
+Everything goes the way of a user's own run: the worker process, the run folder, the delivery. `python -m lora_trainer demo` calls it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+
+from lora_trainer import config, files
+from lora_trainer.config import RunConfig
+from lora_trainer.console import Console
+from lora_trainer.demo import world
+from lora_trainer.errors import CheckpointError
+from lora_trainer.jobs.start import start_worker
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.events import Previewed
+from lora_trainer.runs.folder import RunFolder
+
+EMBEDDED = Path(__file__).with_name("embedded.safetensors")
+STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
+IMAGE_COUNT = 24
+ZOOM = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """How a concept is trained and shown."""
+
+    prompts: tuple[str, ...]
+    steps: int = 200
+    rank: int = 8
+    learning_rate: float = 2e-3
+
+
+RECIPES = {
+    "ink": Recipe(
+        prompts=(
+            "a big blue heart in the middle, green background, sumiwash style",
+            "a small red star on the left, yellow background, sumiwash style",
+            "a big purple square at the bottom, orange background, sumiwash style",
+        )
+    ),
+    "neon": Recipe(
+        prompts=(
+            "a big blue heart in the middle, green background, glowtube style",
+            "a small red star on the left, yellow background, glowtube style",
+            "a big yellow circle on the right, white background, glowtube style",
+        )
+    ),
+    "zorbl": Recipe(
+        prompts=(
+            "a big zorbl in the middle, green background",
+            "a small zorbl on the left, yellow background",
+            "a big zorbl at the bottom, blue background",
+        )
+    ),
+}
+
+
+def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
+    """Train the concept's LoRA in `output` (or output-2 ... if that is taken) and draw the grid. Returns the worker's exit status."""
+    started = time.monotonic()
+    place = folders.free_name(output.absolute())
+    trigger = world.concept_named(concept).trigger
+    world.write_concept(place / "images", concept, IMAGE_COUNT, seed)
+    (place / "Lora").mkdir()
+    print(f"Drew {IMAGE_COUNT} pictures of a style the checkpoint has never seen: {place / 'images'}", flush=True)
+    asked = demo_config(place, concept, seed)
+    folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    status = Console(folder, start_worker(folder)).watch()
+    if status == 0:
+        grid = place / "what-it-learned.png"
+        write_grid(folder, grid)
+        print(farewell(folder, grid, trigger, time.monotonic() - started))
+    return status
+
+
+def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
+    """The demo's settings: those of any run, small enough for a minute on two CPU cores."""
+    recipe = RECIPES[concept]
+    return config.from_mapping(
+        {
+            "train_data_dir": place / "images",
+            "base_model": embedded_checkpoint(),
+            "output_dir": place / concept,
+            "lora_dir": place / "Lora",
+            "trigger_word": world.concept_named(concept).trigger,
+            "lora_rank": recipe.rank,
+            "learning_rate": recipe.learning_rate,
+            "batch_size": 4,
+            "max_train_steps": recipe.steps,
+            "save_steps": recipe.steps,
+            "sample_every": recipe.steps,
+            "sample_prompts": list(recipe.prompts),
+            "sample_strengths": list(STRENGTHS),
+            "sample_sampler": "ddim",
+            "sample_guidance": 4.0,
+            "seed": seed,
+        }
+    )
+
+
+def embedded_checkpoint() -> Path:
+    """The checkpoint that comes with the project. Raises CheckpointError when the file was not downloaded whole."""
+    if not EMBEDDED.exists():
+        raise CheckpointError("the embedded checkpoint {path} is missing", hint="Download the project again.", path=EMBEDDED)
+    return EMBEDDED
+
+
+def write_grid(folder: RunFolder, target: Path) -> None:
+    """The last previews as one picture: a row for each prompt, a column for each strength, the base on the left."""
+    previews = folder.read_state().previews
+    last = [preview for preview in previews if preview.step == previews[-1].step]
+    rows: dict[str, list[Previewed]] = {}
+    for preview in last:
+        rows.setdefault(preview.prompt, []).append(preview)
+    picture = draw_grid([[Image.open(folder.path / preview.file) for preview in row] for row in rows.values()], list(rows), STRENGTHS)
+    files.replace_file(target, lambda partial: picture.save(partial, format="PNG"))
+
+
+def draw_grid(rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], strengths: Sequence[float]) -> Image.Image:
+    """Pictures, enlarged, under their strengths and over their prompts."""
+    side, gap, head, line = rows[0][0].width * ZOOM, 8, 44, 34
+    font = ImageFont.load_default()
+    sheet = Image.new("RGB", (gap + len(strengths) * (side + gap), head + len(rows) * (side + line)), "white")
+    draw = ImageDraw.Draw(sheet)
+    for column, strength in enumerate(strengths):
+        label = "base (strength 0)" if strength == 0 else f"strength {strength:g}"
+        draw.text((gap + column * (side + gap), 16), label, fill="black", font=font)
+    for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
+        top = head + number * (side + line)
+        for column, image in enumerate(row):
+            sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (gap + column * (side + gap), top))
+        draw.text((gap, top + side + 8), prompt, fill="black", font=font)
+    return sheet
+
+
+def farewell(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str:
+    """What happened, and what to try next."""
+    state = folder.read_state()
+    delivered = Path(state.delivered)
+    return "\n".join(
+        [
+            "",
+            f"In {seconds:.0f} seconds the embedded checkpoint learned something it had never seen. Look at it:",
+            f"  {grid}",
+            "Each row is a prompt; from left to right the LoRA gets stronger. The left column is the checkpoint without it.",
+            f"The LoRA is {delivered}; a WebUI would use it as <lora:{delivered.stem}:0.7> {trigger}",
+            "",
+            "Next, your own images on your own checkpoint:",
+            "  python -m lora_trainer init my_style.yaml",
+            "  python -m lora_trainer train --config my_style.yaml",
+        ]
+    )
