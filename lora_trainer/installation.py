@@ -322,7 +322,7 @@ def _free_space(folder: Path) -> int:
 
 
 def _disk_full(folder: Path) -> SetupError:
-    hint = "Free some space (about 500 MB; 3 GB or more if torch is installed too) and start again."
+    hint = "Free some space (about 500 MB; up to 6 GB if torch is installed too) and start again."
     return SetupError("the disk with {folder} is full", hint=hint, folder=folder)
 
 

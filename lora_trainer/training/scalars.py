@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +17,13 @@ class Scalars:
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self._writer: Any = None
         try:
-            from torch.utils.tensorboard import SummaryWriter
+            # the event files of TensorBoard without its server, which would come with gRPC and more
+            from tensorboardX import SummaryWriter
 
+            # a run resumed within the same second must not write over its own curves
+            suffix = f".{os.getpid()}.{time.monotonic_ns()}"
             # a resumed run replaces what was written after its resume point
-            self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
+            self._writer = SummaryWriter(str(folder), purge_step=first_step or None, filename_suffix=suffix)
         except ImportError as error:
             log.warning("no TensorBoard curves: %s", error)
 
