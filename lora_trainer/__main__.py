@@ -75,6 +75,9 @@ def make_parser() -> argparse.ArgumentParser:
 
     sub = add("demo", demo, "train a LoRA on drawn images and an embedded checkpoint, and show what it does")
     sub.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="where to put it (default: %(default)s)")
+    sub.add_argument(
+        "--concept", choices=["ink", "neon", "zorbl"], default="ink", help="what to learn: two styles and a character (default: %(default)s)"
+    )
     return parser
 
 
@@ -166,7 +169,7 @@ def env(asked: argparse.Namespace) -> int:
 def demo(asked: argparse.Namespace) -> int:
     from lora_trainer.demo.run import run_demo
 
-    return run_demo(asked.output)
+    return run_demo(asked.output, asked.concept)
 
 
 def watch(folder: Any) -> int:
