@@ -189,7 +189,7 @@ class Skeleton(torch.nn.Module):
             pass_colour(vae)
             vae.encoder.mid_block.resnets[-1].conv2.bias.copy_(torch.tensor(RULER).repeat(WIDTH // 3))
             carry(self.mixture, COLOUR, COLOUR)
-            self.mixture.bias.copy_(torch.tensor(RULER).repeat(WIDTH // 3))
+            self.mixture.get_parameter("bias").copy_(torch.tensor(RULER).repeat(WIDTH // 3))
         for part in (*self.skipped, vae.decoder.up_blocks[2].upsamplers[0]):
             part.requires_grad_(False)
 
@@ -346,7 +346,7 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
     step, seconds = reached.step, reached.seconds
     pictures = vae_pictures(settings.seed * 1_000_003 + step * 16 + share.rank)
     torch.manual_seed(settings.seed + step * 16 + share.rank)
-    judged = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 48)])
+    judged = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 16)])
     last_saved = started = time.monotonic()
     mean_loss = 0.0
     while step < settings.step_count:
@@ -382,19 +382,17 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
             print(f"vae {step} saved, {vae_decibels(average.vae, judged):.2f} dB on the world, {seconds / 60:.1f} min", flush=True)
 
 
-def settled_vae(folder: Path) -> tuple[AutoencoderKL, dict[str, Any]]:
+def settled_skeleton(folder: Path) -> tuple[Skeleton, Progress]:
     """The trained VAE, its latents' offset and spread over the world folded in: they come out with mean 0, variance 1 / 0.18215 squared."""
-    state = torch.load(folder / "vae.pt", weights_only=True)
     skeleton = Skeleton(new_trained_vae())
-    skeleton.load_state_dict(state["average"])
+    reached = load_state(folder / "vae.pt", average=skeleton)
     skeleton.settle()
-    vae = skeleton.vae.eval().requires_grad_(False)
+    skeleton.eval().requires_grad_(False)
     pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(7), 512)])
     with torch.no_grad():
-        latents = torch.cat([vae.encode(part).latent_dist.mean for part in torch.split(pictures, 64)])
-        offset, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * vae.config.scaling_factor
-        fold(vae, offset, spread)
-    return widen(vae).eval().requires_grad_(False), {"step_count": state["step"], "seconds": state["seconds"]}
+        latents = torch.cat([skeleton.encode(part)[:, :4] for part in torch.split(pictures, 64)])
+        fold(skeleton.vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * skeleton.vae.config.scaling_factor)
+    return skeleton, reached
 
 
 @torch.no_grad()
@@ -453,7 +451,7 @@ class Captions:
         return torch.tensor([self._known[caption] for caption in captions])
 
 
-def world_latents(folder: Path, vae: AutoencoderKL, settings: UnetSettings, share: Share) -> torch.Tensor:
+def world_latents(folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share) -> torch.Tensor:
     """(picture_count, 4, 8, 8), unit variance; each process encodes its part and keeps it."""
     path = folder / f"latents-{share.rank}-of-{share.count}.pt"
     count = settings.picture_count // share.count
@@ -465,15 +463,15 @@ def world_latents(folder: Path, vae: AutoencoderKL, settings: UnetSettings, shar
     with torch.no_grad():
         for _ in range(count // 50):
             pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(source, 50)])
-            found.append(vae.encode(pictures).latent_dist.mean * vae.config.scaling_factor)
+            found.append(skeleton.encode(pictures)[:, :4] * skeleton.vae.config.scaling_factor)
     latents = torch.cat(found)
     torch.save(latents, path)
     return latents
 
 
 def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
-    vae, _ = settled_vae(folder)
-    latents = world_latents(folder, vae, settings, share)
+    skeleton, _ = settled_skeleton(folder)
+    latents = world_latents(folder, skeleton, settings, share)
     scenes = [drawing.scene for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))]
     print(f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}", flush=True)
     torch.manual_seed(settings.seed)
@@ -528,19 +526,20 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
 
 def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
     """What has been trained so far as Parts, and what to say about it."""
-    vae, about_vae = settled_vae(folder)
-    state = torch.load(folder / "unet.pt", weights_only=True)
+    skeleton, of_vae = settled_skeleton(folder)
     model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
-    model.load_state_dict(state["average"])
+    of_unet = load_state(folder / "unet.pt", average=model)
+    model.requires_grad_(False)
     parts = Parts(
-        family="sd1", schedule=NoiseSchedule(), unet=model["unet"].eval(), vae=vae,
+        family="sd1", schedule=NoiseSchedule(), unet=model["unet"].eval(), vae=widen(skeleton.vae).eval().requires_grad_(False),
         text_encoders=(model["text"].eval(),), tokenizers=load_tokenizers("sd1"),
     )
     about = {
         "modelspec.title": "embedded checkpoint of the drawn world",
+        "modelspec.resolution": f"{world.SIDE}x{world.SIDE}",
         "modelspec.description": "A small SD1 trained on drawn shapes, for the demo and the tests.",
-        "world.vae": f"{about_vae['step_count']} steps of {VaeSettings.batch_size}, {about_vae['seconds'] / 3600:.2f} h",
-        "world.unet": f"{state['step']} steps of {UnetSettings.batch_size}, {state['seconds'] / 3600:.2f} h",
+        "world.vae": f"{of_vae.step} steps of {VaeSettings.batch_size}, {of_vae.seconds / 3600:.2f} h",
+        "world.unet": f"{of_unet.step} steps of {UnetSettings.batch_size}, {of_unet.seconds / 3600:.2f} h",
     }
     return parts, about
 
