@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -42,106 +43,111 @@ class Batch:
     names: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class EncodedImage:
-    """moments: (8, h, w) float32, and those of the mirrored image if it is trained too; size_condition: see images.Pixels."""
-
-    moments: torch.Tensor
-    mirrored: torch.Tensor | None
-    size_condition: torch.Tensor
-
-
-class ImageStore:
-    """Encoded images by index, in memory or, keyed by content, on disk."""
+class TensorStore:
+    """Tensors under keys that name their content: in memory, or on disk, where a later run finds them again."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
-        self._kept: dict[int, EncodedImage] = {}
+        self._kept: dict[str, dict[str, torch.Tensor]] = {}
+
+    def put(self, key: str, tensors: dict[str, torch.Tensor]) -> None:
+        if self._folder is None:
+            self._kept[key] = tensors
+        else:
+            files.replace_file(self._file(key), lambda partial: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial))
+
+    def get(self, key: str) -> dict[str, torch.Tensor]:
+        return self._kept[key] if self._folder is None else load_file(self._file(key))
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._kept if self._folder is None else self._file(key).exists()
+
+    def _file(self, key: str) -> Path:
+        assert self._folder is not None
+        return self._folder / f"{key}.safetensors"
+
+
+def stores_for(setting: str, pixel_count: int, caption_count: int, mirrored: bool, folder: Path) -> tuple[TensorStore, TensorStore]:
+    """cache_latents -> where encoded images are kept, and where encoded captions."""
+    # moments: 8 numbers of 4 bytes for 64 pixels; text states: at most 77 x 2048 numbers of 4 bytes for each 75 tokens
+    size = pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
+    on_disk = setting == "disk" or (setting == "auto" and size > MEMORY_LIMIT)
+    return (TensorStore(folder / "images"), TensorStore(folder / "captions")) if on_disk else (TensorStore(None), TensorStore(None))
+
+
+class EncodedImages:
+    """The dataset's images as the VAE encodes them, by their index."""
+
+    def __init__(self, store: TensorStore) -> None:
+        self._store = store
         self._keys: dict[int, str] = {}
 
-    def put(self, index: int, key: str, image: EncodedImage) -> None:
-        if self._folder is None:
-            self._kept[index] = image
-            return
-        tensors = {"moments": image.moments, "size_condition": image.size_condition}
-        if image.mirrored is not None:
-            tensors["mirrored"] = image.mirrored
-        target = self._folder / f"{key}.safetensors"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        files.replace_file(target, lambda partial: save_file(tensors, partial))
-        self._keys[index] = key
+    def encode(
+        self, vae: Any, examples: Sequence[Example], buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, vae_key: str
+    ) -> Iterator[int]:
+        """Encode one image after the other, but for those that are kept already; yields how many are done. `vae_key` names the VAE's weights."""
+        done = 0
+        for bucket, indices in buckets.items():
+            for index in indices:
+                key = _key(examples[index].digest, f"{bucket.width}x{bucket.height}", settings.background, settings.flip_augmentation, vae_key)
+                if key not in self._store:
+                    self._store.put(key, _encoded(vae, examples[index], bucket, settings))
+                self._keys[index] = key
+                done += 1
+                yield done
 
-    def find(self, index: int, key: str) -> bool:
-        """Whether an image of this content was encoded before; then it is known by this index too."""
-        if self._folder is None or not (self._folder / f"{key}.safetensors").exists():
-            return False
-        self._keys[index] = key
-        return True
-
-    def get(self, index: int) -> EncodedImage:
-        if self._folder is None:
-            return self._kept[index]
-        tensors = load_file(self._folder / f"{self._keys[index]}.safetensors")
-        return EncodedImage(tensors["moments"], tensors.get("mirrored"), tensors["size_condition"])
+    def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """Moments (8, h, w), of the mirrored image if asked, and SDXL's size condition (6,); float32."""
+        tensors = self._store.get(self._keys[index])
+        return tensors["mirrored" if mirrored else "moments"], tensors["size_condition"]
 
 
-def store_for(setting: str, pixel_count: int, mirrored: bool, folder: Path) -> ImageStore:
-    """cache_latents -> where encoded images are kept. Moments take half a byte a pixel, twice that with mirrored ones."""
-    size = pixel_count * (2 if mirrored else 1) // 2
-    on_disk = setting == "disk" or (setting == "auto" and size > MEMORY_LIMIT)
-    return ImageStore(folder if on_disk else None)
+def _encoded(vae: Any, example: Example, bucket: Bucket, settings: DatasetSettings) -> dict[str, torch.Tensor]:
+    loaded = load_pixels(example, bucket, settings.background)
+    tensors = {"moments": encode_image(vae, loaded.pixels[None])[0], "size_condition": torch.tensor(loaded.size_condition, dtype=torch.float32)}
+    if settings.flip_augmentation:
+        tensors["mirrored"] = encode_image(vae, loaded.pixels.flip(-1)[None])[0]
+    return tensors
 
 
-def encode_images(
-    vae: object,
-    examples: Sequence[Example],
-    buckets: Mapping[Bucket, Sequence[int]],
-    settings: DatasetSettings,
-    store: ImageStore,
-    vae_key: str,
-) -> Iterator[int]:
-    """Fill the store, one image after the other; yields how many are done. `vae_key` names the VAE's weights in the disk cache."""
-    done = 0
-    for bucket, indices in buckets.items():
-        for index in indices:
-            example = examples[index]
-            key = _key(example.digest, bucket, settings, vae_key)
-            if not store.find(index, key):
-                loaded = load_pixels(example, bucket, settings.background)
-                moments = encode_image(vae, loaded.pixels[None])[0]
-                mirrored = encode_image(vae, loaded.pixels.flip(-1)[None])[0] if settings.flip_augmentation else None
-                store.put(index, key, EncodedImage(moments, mirrored, torch.tensor(loaded.size_condition, dtype=torch.float32)))
-            done += 1
-            yield done
-
-
-def _key(content: str, bucket: Bucket, settings: DatasetSettings, vae_key: str) -> str:
-    text = f"{content}:{bucket.width}x{bucket.height}:{settings.background}:{settings.flip_augmentation}:{vae_key}"
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+def _key(*parts: object) -> str:
+    return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=20).hexdigest()
 
 
 class Captions:
     """Captions -> text states: looked up where captions are constant, encoded anew where they change or the text encoder learns."""
 
-    def __init__(self, parts: Parts, settings: CheckpointSettings, *, live: bool) -> None:
+    def __init__(self, parts: Parts, settings: CheckpointSettings, store: TensorStore, encoder_key: str, *, live: bool) -> None:
+        """`encoder_key` names the text encoders' weights."""
         self._parts = parts
         self._settings = settings
-        self._known: dict[str, TextStates] = {}
+        self._store = store
+        self._encoder_key = encoder_key
         self.live = live
 
     def keep(self, captions: Iterable[str], dtype: torch.dtype) -> None:
         """Encode captions for later, on the CPU in `dtype`. The empty one is always among them: it fills up shorter captions."""
         with torch.no_grad():
             for caption in dict.fromkeys(["", *captions]):
-                if caption not in self._known:
+                if self._key(caption) not in self._store:
                     states = self._encode([caption])
-                    self._known[caption] = TextStates(states.hidden.cpu().to(dtype), None if states.pooled is None else states.pooled.cpu().to(dtype))
+                    tensors = {"hidden": states.hidden.cpu().to(dtype)}
+                    if states.pooled is not None:
+                        tensors["pooled"] = states.pooled.cpu().to(dtype)
+                    self._store.put(self._key(caption), tensors)
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """One row for each caption. With `live`, gradients reach the text encoders."""
         if self.live:
             return self._encode(captions)
-        return join_rows([self._known[caption] for caption in captions], self._known[""].row(0))
+        return join_rows([self._kept(caption) for caption in captions], self._kept(""))
+
+    def _kept(self, caption: str) -> TextStates:
+        tensors = self._store.get(self._key(caption))
+        return TextStates(tensors["hidden"], tensors.get("pooled"))
+
+    def _key(self, caption: str) -> str:
+        return _key(caption, self._settings.clip_skip, self._settings.max_token_length, self._encoder_key)
 
     def _encode(self, captions: Sequence[str]) -> TextStates:
         return encode_captions(self._parts, captions, clip_skip=self._settings.clip_skip, max_token_length=self._settings.max_token_length)
@@ -152,7 +158,7 @@ class TrainingData:
     """The encoded dataset, and every random draw a batch needs."""
 
     examples: Sequence[Example]
-    store: ImageStore
+    images: EncodedImages
     settings: DatasetSettings
     seed: int
     noise_offset: float
@@ -162,11 +168,9 @@ class TrainingData:
         """The batch of these examples in `step`, as its `part`-th piece of gradient accumulation."""
         numbers = number_generator(self.seed, "caption", step, part)
         generator = tensor_generator(self.seed, "noise", step, part)
-        encoded = [self.store.get(index) for index in indices]
         mirror = [self.settings.flip_augmentation and numbers.random() < 0.5 for _ in indices]
-        moments = torch.stack(
-            [image.mirrored if flip and image.mirrored is not None else image.moments for image, flip in zip(encoded, mirror, strict=True)]
-        )
+        encoded = [self.images.get(index, mirrored=mirrored) for index, mirrored in zip(indices, mirror, strict=True)]
+        moments = torch.stack([moments for moments, _ in encoded])
         shape = (len(indices), 4, *moments.shape[2:])
         latents = draw_latents(moments, torch.randn(shape, generator=generator))
         noise = torch.randn(shape, generator=generator)
@@ -177,7 +181,7 @@ class TrainingData:
             noise=noise,
             timesteps=torch.randint(0, self.timestep_count, (len(indices),), generator=generator),
             captions=tuple(self._caption(self.examples[index].caption, numbers) for index in indices),
-            size_conditions=torch.stack([image.size_condition for image in encoded]),
+            size_conditions=torch.stack([sizes for _, sizes in encoded]),
             names=tuple(self.examples[index].path.name for index in indices),
         )
 

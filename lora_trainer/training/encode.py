@@ -1,8 +1,8 @@
 """Captions -> text states and pixels -> latents, as the WebUI makes them when it generates.
 
-Text facts from A1111 1.10.1 (modules/sd_hijack_clip.py, sd_hijack_open_clip.py): a prompt is cut into pieces of 75 tokens; a piece is preferably cut after
-a comma in its last 20 tokens; each piece is wrapped in its own start and end and encoded by itself; the pieces' states are laid end to end;
-the pooled state is the first piece's. clip_skip counts SD1's layers from the end; SD2 and SDXL have theirs fixed.
+Text facts from A1111 1.10.1 (modules/sd_hijack_clip.py, sd_hijack_open_clip.py): a prompt is cut into pieces of 75 tokens; a piece is preferably cut
+after a comma in its last 20 tokens; each piece is wrapped in its own start and end and encoded by itself; the pieces' states are laid end to
+end; the pooled state is the first piece's. clip_skip counts SD1's layers from the end; SD2 and SDXL have theirs fixed.
 """
 
 from __future__ import annotations

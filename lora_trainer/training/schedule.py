@@ -55,6 +55,10 @@ class NoiseLevels:
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
     """The arguments that diffusers' schedulers share."""
     return {
-        "num_train_timesteps": schedule.step_count, "beta_start": schedule.beta_start, "beta_end": schedule.beta_end, "beta_schedule": "scaled_linear",
-        "prediction_type": schedule.prediction_type, "rescale_betas_zero_snr": schedule.zero_terminal_snr,
-    }  # fmt: skip
+        "num_train_timesteps": schedule.step_count,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": schedule.prediction_type,
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+    }

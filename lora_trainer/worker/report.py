@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable
 from types import FrameType
 
 from lora_trainer.errors import Message

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shutil
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -19,15 +20,14 @@ import torch
 
 from lora_trainer import config as settings
 from lora_trainer import files
-from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
-from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import LoraFileError, Message
-from lora_trainer.lora.adapters import Adapters, add_adapters
+from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.lora.deliver import Delivered, deliver
 from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
 from lora_trainer.lora.metadata import build as metadata_of
@@ -36,8 +36,13 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import forget_requests
 from lora_trainer.training import batches, preview, resume, schedule
 from lora_trainer.training.device import (
-    choose_device, choose_precision, describe_device, free_memory, move_optimizer, peak_memory, precision_name,
-)  # fmt: skip
+    choose_device,
+    choose_precision,
+    describe_device,
+    free_memory,
+    move_optimizer,
+    peak_memory,
+)
 from lora_trainer.training.encode import TextStates
 from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
 from lora_trainer.training.randomness import derived_seed
@@ -166,14 +171,22 @@ class TrainingJob:
         self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
         self.report.phase("encoding", len(self.dataset.examples))
         self.parts.text_encoders = self.checkpoint.load_text_encoders(self._text_dtype, self.device)
-        self.captions = batches.Captions(self.parts, self.config.checkpoint, live=lora.train_text_encoder or data.shuffle_caption)
+        image_store, caption_store = batches.stores_for(
+            self.config.training.cache_latents,
+            sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()),
+            len(self.dataset.examples),
+            data.flip_augmentation,
+            self.folder.cache,
+        )
+        live = lora.train_text_encoder or data.shuffle_caption
+        self.captions = batches.Captions(self.parts, self.config.checkpoint, caption_store, _file_key(self.config.checkpoint.base_model), live=live)
         if not self.captions.live:
             self.captions.keep((example.caption for example in self.dataset.examples), self._kept_dtype)
         self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
         if not self.captions.live:
             self.parts.text_encoders = ()
             free_memory(self.device)
-        self._encode_images()
+        self._encode_images(image_store)
 
     @property
     def _text_dtype(self) -> torch.dtype:
@@ -184,23 +197,12 @@ class TrainingJob:
     def _kept_dtype(self) -> torch.dtype:
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
-    def _encode_images(self) -> None:
+    def _encode_images(self, store: batches.TensorStore) -> None:
+        self.images = batches.EncodedImages(store)
+        base = self.config.checkpoint
         with self._vae() as vae:
-            self.store = batches.store_for(
-                self.config.training.cache_latents,
-                sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()),
-                self.config.dataset.flip_augmentation,
-                self.folder.cache,
-            )
-            for done in batches.encode_images(vae, self.dataset.examples, self.buckets, self.config.dataset, self.store, self._vae_key):
+            for done in self.images.encode(vae, self.dataset.examples, self.buckets, self.config.dataset, _file_key(base.vae or base.base_model)):
                 self.report.part_done(done)
-
-    @property
-    def _vae_key(self) -> str:
-        """Names the VAE's weights in the disk cache."""
-        source = self.config.checkpoint.vae or self.config.checkpoint.base_model
-        details = source.stat()
-        return f"{source}:{details.st_size}:{details.st_mtime_ns}"
 
     @contextlib.contextmanager
     def _vae(self) -> Iterator[Any]:
@@ -235,7 +237,7 @@ class TrainingJob:
             levels=levels,
             data=batches.TrainingData(
                 examples=self.dataset.examples,
-                store=self.store,
+                images=self.images,
                 settings=self.config.dataset,
                 seed=training.seed,
                 noise_offset=training.noise_offset,
@@ -374,6 +376,8 @@ class TrainingJob:
         resume.write_state(self.folder.state, trainer.state_dict())
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         delivered = self._deliver(target, card)
+        # a finished run is not encoded again; its cache may be larger than all the rest
+        shutil.rmtree(self.folder.cache, ignore_errors=True)
         self.report.say(events.Finished(step=trainer.step, file=self.folder.relative(target), delivered=str(delivered.path) if delivered else ""))
         return "finished"
 
@@ -453,6 +457,12 @@ class TrainingJob:
 
 def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings.SampleSettings:
     return config.replace(sample_strengths=strengths).samples
+
+
+def _file_key(path: Path) -> str:
+    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint or VAE."""
+    details = path.stat()
+    return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 
 
 def _names(findings: Sequence[Finding]) -> str:

@@ -243,7 +243,7 @@ def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
 
     def broken(self):
         trainer = real(self)
-        self.store._kept[2].moments.fill_(float("nan"))
+        self.images._store.get(self.images._keys[2])["moments"].fill_(float("nan"))
         return trainer
 
     TrainingJob._assemble = broken
@@ -270,3 +270,20 @@ def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):
         TrainingJob._final_preview = real
     state = folder.read_state()
     assert state.delivered == "" and (folder.path / state.file).exists() and "no folder" in state.warnings[-1].message
+
+
+def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, monkeypatch):
+    changes = {"flip_augmentation": True, "caption_dropout": 0.3}
+    memory = begin(tmp_path, "memory", cache_latents="memory", **changes)
+    job.run(memory.path)
+    disk = begin(tmp_path, "disk", cache_latents="disk", **changes)
+    assert train_until(disk, 2, monkeypatch) == job.STOPPED
+    kept = sorted(path.relative_to(disk.cache).as_posix() for path in disk.cache.rglob("*.safetensors"))
+    assert len([name for name in kept if name.startswith("images/")]) == 5
+    assert len([name for name in kept if name.startswith("captions/")]) == 6  # five captions and the empty one
+    times = {name: (disk.cache / name).stat().st_mtime_ns for name in kept}
+    assert train_until(disk, 4, monkeypatch) == job.STOPPED
+    assert {name: (disk.cache / name).stat().st_mtime_ns for name in kept} == times
+    assert job.run(disk.path) == job.FINISHED
+    assert losses(disk) == losses(memory)
+    assert not disk.cache.exists()
