@@ -21,7 +21,9 @@ def test_precision_is_what_was_asked_and_fp16_is_refused_on_a_cpu():
         devices.choose_precision("fp16", cpu, 10)
 
 
-@pytest.mark.parametrize(("has_bfloat16", "parameters", "expected"), [(True, 860_000_000, "bf16"), (True, 9_000_000, "no"), (False, 860_000_000, "no")])
+@pytest.mark.parametrize(
+    ("has_bfloat16", "parameters", "expected"), [(True, 860_000_000, "bf16"), (True, 9_000_000, "no"), (False, 860_000_000, "no")]
+)
 def test_auto_takes_bfloat16_on_a_cpu_only_where_it_is_faster(monkeypatch, has_bfloat16, parameters, expected):
     monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: has_bfloat16)
     assert devices.precision_name(devices.choose_precision("auto", torch.device("cpu"), parameters)) == expected

@@ -1,0 +1,85 @@
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
+from PIL import Image
+
+from lora_trainer.checkpoint.parts import NoiseSchedule
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.config import LoraSettings, SampleSettings
+from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.training import preview
+from lora_trainer.training.encode import encode_captions
+from tests.tiny import tiny_parts
+
+
+def states(parts, text):
+    with torch.no_grad():
+        return encode_captions(parts, [text], max_token_length=150)
+
+
+@pytest.mark.parametrize(("family", "pipeline_class"), [("sd1", StableDiffusionPipeline), ("sdxl", StableDiffusionXLPipeline)])
+@pytest.mark.parametrize("sampler", ["euler_a", "dpmpp_2m_karras", "ddim"])
+def test_a_preview_equals_what_diffusers_pipeline_makes(family, pipeline_class, sampler):
+    parts = tiny_parts(family, tokenizers=load_tokenizers(family))
+    settings = SampleSettings(sample_steps=3, sample_guidance=4.0, sample_sampler=sampler, sample_seed=11)
+    prompt, negative = states(parts, "a red cat"), states(parts, "")
+    ours = preview.sample_latents(parts.unet, parts.schedule, prompt, negative, settings, (64, 64))
+    components = {"vae": parts.vae, "unet": parts.unet, "scheduler": preview.make_sampler(sampler, parts.schedule)}
+    if family == "sd1":
+        pipeline = pipeline_class(
+            **components, text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+        extra = {}
+    else:
+        pipeline = pipeline_class(
+            **components,
+            text_encoder=parts.text_encoders[0],
+            text_encoder_2=parts.text_encoders[1],
+            tokenizer=parts.tokenizers[0],
+            tokenizer_2=parts.tokenizers[1],
+        )
+        extra = {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": negative.pooled}
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline(
+        prompt_embeds=prompt.hidden, negative_prompt_embeds=negative.hidden, num_inference_steps=3, guidance_scale=4.0, height=64, width=64, output_type="latent",
+        generator=torch.Generator().manual_seed(11), **extra,
+    ).images  # fmt: skip
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+
+
+def test_a_long_prompt_with_a_short_negative_one_works():
+    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    long = states(parts, " ".join(["cat"] * 100))
+    assert long.hidden.shape[1] == 154
+    latents = preview.sample_latents(parts.unet, parts.schedule, long, states(parts, ""), SampleSettings(sample_steps=1), (64, 64))
+    assert torch.isfinite(latents).all()
+
+
+def test_zero_terminal_snr_and_v_prediction_give_finite_pictures():
+    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    schedule = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+    for sampler in ("euler_a", "dpmpp_2m_karras", "ddim"):
+        settings = SampleSettings(sample_steps=4, sample_sampler=sampler)
+        latents = preview.sample_latents(parts.unet, schedule, states(parts, "cat"), states(parts, ""), settings, (64, 64))
+        assert torch.isfinite(latents).all(), sampler
+
+
+def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_path):
+    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5), 0)
+    for _, parameter in adapters.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    parts.unet.train()
+    settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 0.7), sample_negative_prompt="ugly", sample_sampler="dpmpp_2m_karras")
+    prompts = [preview.Prompt("a red cat", states(parts, "a red cat"))]
+    pictures = list(
+        preview.make_pictures(parts, adapters, prompts, states(parts, "ugly"), settings, size=(64, 64), name="ink", model_name="sd15, v1: pruned")
+    )
+    assert [picture.strength for picture in pictures] == [0.0, 0.7]
+    assert pictures[0].image.tobytes() != pictures[1].image.tobytes()
+    assert parts.unet.training and all(adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers)
+    target = tmp_path / "p.png"
+    preview.write_picture(pictures[1], target)
+    assert Image.open(target).text["parameters"] == (
+        "a red cat <lora:ink:0.7>\nNegative prompt: ugly\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 42, Size: 64x64, Model: sd15 v1 pruned, RNG: CPU"
+    )

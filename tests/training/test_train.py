@@ -1,0 +1,213 @@
+"""The loop by itself: a tiny UNet, made-up latents, no files."""
+
+import math
+
+import pytest
+import torch
+
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.config import CheckpointSettings, DatasetSettings, LoraSettings, TrainingSettings
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.scan import Example
+from lora_trainer.errors import ConfigError, NotFinite
+from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.training import train
+from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
+from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
+from lora_trainer.training.schedule import NoiseLevels
+from lora_trainer.training.train import Plan, SmoothedLoss, Trainer
+from tests.tiny import tiny_parts
+
+CPU = torch.device("cpu")
+
+
+def example(path, number):
+    return Example(
+        path=path, name=path.name, caption=f"picture {number}", caption_source=None, width=64, height=64, digest=str(number), repeats=1, folder=""
+    )
+
+
+def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
+    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    lora = lora or LoraSettings(lora_rank=2, target_modules=("to_q", "to_v"))
+    training = TrainingSettings(**{"learning_rate": 1e-3, **settings})
+    examples = [example(tmp_path / f"{number}.png", number) for number in range(images)]
+    encoded = EncodedImages(TensorStore(None))
+    generator = torch.Generator().manual_seed(5)
+    for number in range(images):
+        encoded._keys[number] = str(number)
+        moments = torch.cat([torch.randn(4, 8, 8, generator=generator), torch.zeros(4, 8, 8)])
+        encoded._store.put(str(number), {"moments": moments, "size_condition": torch.zeros(6)})
+    checkpoint = CheckpointSettings(base_model=tmp_path)
+    captions = Captions(parts, checkpoint, TensorStore(None), "encoder", live=lora.train_text_encoder)
+    captions.keep([one.caption for one in examples], torch.float32)
+    adapters = add_adapters(parts, lora, 3)
+    parts.unet.train()
+    optimizer = make_optimizer(adapters, training, CPU)
+    return Trainer(
+        unet=parts.unet,
+        adapters=adapters,
+        optimizer=optimizer,
+        rates=make_rate_schedule(optimizer, training, step_count),
+        levels=NoiseLevels.of(parts.schedule),
+        data=TrainingData(
+            examples=examples, images=encoded, settings=DatasetSettings(train_data_dir=tmp_path), seed=training.seed, noise_offset=0.0, timestep_count=1000
+        ),
+        captions=captions,
+        plan=Plan(
+            buckets={Bucket(64, 64): list(range(images))}, repeats=[1] * images, batch_size=training.batch_size,
+            accumulation=training.gradient_accumulation_steps, seed=training.seed, step_count=step_count,
+        ),
+        settings=training,
+        device=CPU,
+        dtype=torch.float32,
+        size_conditioned=False,
+    )  # fmt: skip
+
+
+class Silent:
+    def before_step(self, trainer):
+        return True
+
+    def after_step(self, trainer, result):
+        self.results = [*getattr(self, "results", []), result]
+
+
+def gradients(trainer, group):
+    """Those of one step over `group`, before the optimizer uses them."""
+    kept = {}
+    trainer._apply_gradients = lambda: kept.update({name: parameter.grad.clone() for name, parameter in trainer.adapters.parameters()}) or 1.0
+    trainer.train_step(group)
+    return kept
+
+
+def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monkeypatch):
+    # the same noise for every image, however the group is divided
+    real = TrainingData.batch
+
+    def batch(self, indices, step, part):
+        singles = [real(self, [index], 0, index) for index in indices]
+        return type(singles[0])(
+            latents=torch.cat([one.latents for one in singles]), noise=torch.cat([one.noise for one in singles]),
+            timesteps=torch.cat([one.timesteps for one in singles]), captions=tuple(one.captions[0] for one in singles),
+            size_conditions=torch.cat([one.size_conditions for one in singles]), names=tuple(one.names[0] for one in singles),
+        )  # fmt: skip
+
+    monkeypatch.setattr(TrainingData, "batch", batch)
+    together = gradients(make_trainer(tmp_path, images=3), [(0, 1, 2)])
+    divided = gradients(make_trainer(tmp_path, images=3), [(0, 1), (2,)])
+    for name in together:
+        torch.testing.assert_close(divided[name], together[name], rtol=1e-4, atol=1e-7)
+
+
+def test_the_last_group_of_an_epoch_may_be_smaller_and_nothing_is_dropped(tmp_path):
+    trainer = make_trainer(tmp_path, images=5, gradient_accumulation_steps=2, batch_size=1, step_count=6)
+    assert (trainer.plan.batches_per_epoch, trainer.plan.steps_per_epoch) == (5, 3)
+    groups = [trainer.plan.group(step) for step in range(6)]
+    assert [len(group) for group in groups] == [2, 2, 1, 2, 2, 1]
+    for epoch in (groups[:3], groups[3:]):
+        assert sorted(index for group in epoch for indices in group for index in indices) == [0, 1, 2, 3, 4]
+    assert groups[:3] != groups[3:]
+
+
+def test_gradient_checkpointing_changes_no_gradient(tmp_path):
+    plain, saving = make_trainer(tmp_path), make_trainer(tmp_path)
+    saving.unet.enable_gradient_checkpointing()
+    first, second = gradients(plain, [(0, 1)]), gradients(saving, [(0, 1)])
+    assert any(gradient.abs().max() > 0 for gradient in first.values())
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-4, atol=1e-8)
+
+
+def test_training_learns_what_it_is_shown(tmp_path):
+    # one image, again and again, at a high rate: the loss at the same noise must fall
+    trainer = make_trainer(tmp_path, images=1, step_count=60, learning_rate=1e-2, lora=LoraSettings(lora_rank=8))
+    before = trainer._losses([0], 99)[0].item()
+    trainer.run(Silent())
+    assert trainer._losses([0], 99)[0].item() != before
+    fixed = trainer.data.batch([0], 7, 0)
+
+    def loss_at_fixed_noise():
+        with torch.no_grad():
+            text = trainer.captions.states(fixed.captions)
+            return train.denoising_loss(trainer.unet, trainer.levels, fixed.latents, text, fixed.noise, fixed.timesteps).item()
+
+    learned = loss_at_fixed_noise()
+    with trainer.adapters.strength(0):
+        untouched = loss_at_fixed_noise()
+    assert learned < untouched * 0.9
+
+
+def test_the_base_is_never_changed(tmp_path):
+    trainer = make_trainer(tmp_path, step_count=3)
+    trained = {name for name, parameter in trainer.unet.named_parameters() if parameter.requires_grad}
+    base = {name: parameter.clone() for name, parameter in trainer.unet.named_parameters() if name not in trained}
+    trainer.run(Silent())
+    assert trained and all("lora_" in name for name in trained)
+    assert all(torch.equal(base[name], parameter) for name, parameter in trainer.unet.named_parameters() if name in base)
+
+
+def test_a_step_without_finite_gradients_leaves_the_weights_alone(tmp_path):
+    trainer = make_trainer(tmp_path)
+    trainer.data.images._store.get("1")["moments"].fill_(math.nan)
+    before = trainer.adapters.state_dict()
+    result = trainer.train_step([(0, 1)])
+    assert result.skipped == "loss: 1.png"
+    assert all(torch.equal(before[name], value) for name, value in trainer.adapters.state_dict().items())
+    assert trainer.train_step([(0, 2)]).skipped == ""
+
+
+def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
+    trainer = make_trainer(tmp_path, images=1, step_count=100)
+    trainer.data.images._store.get("0")["moments"].fill_(math.inf)
+    with pytest.raises(NotFinite) as caught:
+        trainer.run(Silent())
+    assert "10 steps running" in str(caught.value) and "0.png" in str(caught.value) and "learning_rate" in str(caught.value.hint)
+
+
+def test_the_text_encoder_has_a_rate_of_its_own_and_learns(tmp_path):
+    lora = LoraSettings(lora_rank=2, target_modules=("to_q",), train_text_encoder=True)
+    trainer = make_trainer(tmp_path, lora=lora, learning_rate=1e-3, text_encoder_lr=5e-5, step_count=2)
+    assert {group["name"]: group["lr"] for group in trainer.optimizer.param_groups} == {"unet": 1e-3, "text_encoder": 5e-5}
+    before = {name: value.clone() for name, value in trainer.adapters.parameters_text_encoder()}
+    trainer.run(Silent())
+    assert any(not torch.equal(before[name], value) for name, value in trainer.adapters.parameters_text_encoder())
+    half = make_optimizer(trainer.adapters, TrainingSettings(learning_rate=1e-3), CPU)
+    assert half.param_groups[1]["lr"] == 5e-4
+
+
+def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
+    trainer = make_trainer(tmp_path, max_grad_norm=1e-3)
+    seen = []
+    real = trainer.optimizer.step
+    trainer.optimizer.step = lambda: (
+        seen.append(torch.stack([p.grad.norm() for p in trainer._parameters if p.grad is not None]).norm().item()) or real()
+    )
+    result = trainer.train_step([(0, 1)])
+    assert result.gradient_norm > 1e-3 and seen == [pytest.approx(1e-3, rel=1e-3)]
+
+
+@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+def test_every_schedule_warms_up(tmp_path, name):
+    trainer = make_trainer(tmp_path, lr_scheduler=name, lr_warmup_steps=4, step_count=8)
+    rates = []
+    for _ in range(8):
+        rates.append(trainer.optimizer.param_groups[0]["lr"])
+        trainer.optimizer.step()
+        trainer.rates.step()
+    assert rates[:5] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3])
+    assert rates[7] == pytest.approx(1e-3) if name.startswith("constant") else rates[7] < 1e-3
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="lr_warmup_steps is 8, but the run has only 8 steps"):
+        make_trainer(tmp_path, lr_warmup_steps=8, step_count=8)
+
+
+def test_the_smoothed_loss_starts_at_the_first_and_forgets_slowly():
+    loss = SmoothedLoss()
+    assert loss.value is None
+    loss.add(0.5)
+    assert loss.value == pytest.approx(0.5)
+    loss.add(0.1)
+    assert loss.value == pytest.approx((0.98 * 0.02 * 0.5 + 0.02 * 0.1) / (1 - 0.98**2))
