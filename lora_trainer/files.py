@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import IO
 
 
+REPLACE_PATIENCE = 3.0
+"""Seconds for which a file that others hold is waited for."""
+
+
 def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a file beside `target`, then put it in its place: readers see the old file or the new one, never half of either.
 
@@ -24,11 +28,24 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
         write(partial)
         with partial.open("rb+") as stream:
             os.fsync(stream.fileno())
-        os.replace(partial, target)
+        _replace(partial, target)
     finally:
         with contextlib.suppress(OSError):
             partial.unlink()
     sync_folder(target.parent)
+
+
+def _replace(partial: Path, target: Path) -> None:
+    """Windows refuses while a reader, an indexer or a virus scanner holds the old file, mostly for an instant: try again for a while."""
+    deadline = time.monotonic() + REPLACE_PATIENCE
+    while True:
+        try:
+            os.replace(partial, target)
+            return
+        except PermissionError:
+            if os.name != "nt" or time.monotonic() >= deadline:
+                raise
+            time.sleep(0.05)
 
 
 def write_bytes(target: Path, content: bytes) -> None:

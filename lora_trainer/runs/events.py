@@ -207,7 +207,8 @@ class EventWriter:
     def write(self, event: Event) -> Event:
         """Append the event, stamped with the time. It is on disk when this returns, but for frequent Progress."""
         event = dataclasses.replace(event, time=self._clock())
-        self._stream.write(to_line(event).encode("utf-8") + b"\n")
+        # a file name that is not UTF-8 reaches Python as lone surrogates; backslashreplace writes them as JSON's own \udc.. escapes
+        self._stream.write(to_line(event).encode("utf-8", errors="backslashreplace") + b"\n")
         self._stream.flush()
         if not isinstance(event, Progress):
             os.fsync(self._stream.fileno())
@@ -226,7 +227,8 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], offset
     end = content.rfind(b"\n") + 1
-    lines = content[:end].decode("utf-8", errors="replace").splitlines()
+    # not splitlines(): a prompt may hold U+2028 or U+0085, which end no line of JSON
+    lines = content[:end].decode("utf-8", errors="replace").split("\n")
     return [event for event in map(from_line, lines) if event is not None], offset + end
 
 

@@ -175,4 +175,6 @@ class Heartbeat:
         now = time.time()
         if now - self._last >= every:
             self._last = now
-            files.write_text(self._path, json.dumps({**self._values, "heartbeat": now}, indent=1))
+            # a heartbeat that cannot be written (on Windows, a reader may hold the file) is no reason to lose a run; the lock says who lives
+            with contextlib.suppress(OSError):
+                files.write_text(self._path, json.dumps({**self._values, "heartbeat": now}, indent=1))

@@ -44,8 +44,9 @@ def take_requests(folder: Path) -> list[Request]:
             values = json.loads(path.read_text(encoding="utf-8"))
             kind = values.pop("request")
             if kind in get_args(RequestKind):
-                taken.append(Request(kind, values))
+                # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken next time, not twice
                 path.unlink()
+                taken.append(Request(kind, values))
     return taken
 
 

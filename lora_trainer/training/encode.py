@@ -119,7 +119,7 @@ def _encode_pieces(parts: Parts, pieces: Sequence[Sequence[int]], clip_skip: int
 def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 8, H/8, W/8) float32 on the CPU: mean and standard deviation of the scaled latent."""
     parameter = next(vae.parameters())
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         distribution = vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
     scale = vae.config.scaling_factor
     moments: torch.Tensor = torch.cat([distribution.mean, distribution.std], 1).float() * scale
@@ -135,6 +135,7 @@ def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents (B, 4, h, w) -> pixels (B, 3, 8h, 8w) in [0, 1], float32 on the CPU."""
     parameter = next(vae.parameters())
-    with torch.no_grad():
+    # the UNet's autocast is not for the VAE: SDXL's overflows in fp16
+    with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         pixels = vae.decode((latents / vae.config.scaling_factor).to(parameter.device, parameter.dtype)).sample
     return F.hardtanh(pixels.float().cpu() / 2 + 0.5, 0.0, 1.0)

@@ -38,6 +38,7 @@ def predict(unet: Any, noisy: torch.Tensor, timesteps: torch.Tensor, text: TextS
     added = None
     if size_conditions is not None:
         assert text.pooled is not None, "SDXL's text states have a pooled part"
-        added = {"text_embeds": text.pooled.to(dtype), "time_ids": size_conditions.to(dtype)}
+        # sizes stay float32: bfloat16 has no 683, and the embedding's quickest wave turns once in six pixels
+        added = {"text_embeds": text.pooled.to(dtype), "time_ids": size_conditions.float()}
     prediction = unet(noisy.to(dtype), timesteps, encoder_hidden_states=text.hidden.to(dtype), added_cond_kwargs=added, return_dict=False)[0]
     return prediction  # type: ignore[no-any-return]

@@ -50,3 +50,15 @@ def test_a_failure_keeps_template_and_values_for_translation():
 def test_a_warning_carries_its_hint():
     warned = events.Warned.of(Message("{n} images are small", {"n": 3}), Message("Use larger ones."))
     assert (warned.message, warned.hint) == ("3 images are small", "Use larger ones.")
+
+
+def test_a_prompt_with_any_line_separator_is_still_one_event(tmp_path):
+    path = tmp_path / "events.jsonl"
+    EventWriter(path, clock=lambda: 0.0).write(events.Previewed(step=1, prompt="a\u2028b\u0085c\x0bd"))
+    assert read_events(path)[0] == [events.Previewed(step=1, prompt="a\u2028b\u0085c\x0bd")]
+
+
+def test_a_file_name_that_is_not_utf8_can_be_told(tmp_path):
+    path = tmp_path / "events.jsonl"
+    EventWriter(path, clock=lambda: 0.0).write(events.Warned(message="\udcc4\udce3.png"))
+    assert read_events(path)[0] == [events.Warned(message="\udcc4\udce3.png")]

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +89,17 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     with pytest.raises(OSError):
         files.replace_file(target, fail)
     assert target.read_text() == "old" and [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_request_that_cannot_be_deleted_yet_is_not_obeyed_twice(tmp_path, monkeypatch):
+    send_request(tmp_path, "save")
+    real, refused = Path.unlink, []
+
+    def unlink(self, missing_ok=False):
+        if self.suffix == ".json" and not refused:
+            refused.append(self)
+            raise PermissionError(13, "Access is denied")
+        real(self, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlink)
+    assert [request for _ in range(3) for request in take_requests(tmp_path)] == [Request("save")]

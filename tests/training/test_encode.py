@@ -117,3 +117,12 @@ def test_decoding_undoes_the_scale_and_gives_pixels_between_0_and_1():
     latents = torch.randn(1, 4, 8, 8)
     pixels = decode_latents(vae, latents)
     torch.testing.assert_close(pixels, (vae.decode(latents / 0.13025).sample / 2 + 0.5).clamp(0, 1))
+
+
+def test_the_vae_computes_in_its_own_type_whatever_the_unet_does():
+    parts = tiny_parts("sdxl")
+    latents, pixels = torch.randn(1, 4, 8, 8), torch.rand(1, 3, 64, 64)
+    decoded, encoded = decode_latents(parts.vae, latents), encode_image(parts.vae, pixels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(decode_latents(parts.vae, latents), decoded)
+        assert torch.equal(encode_image(parts.vae, pixels), encoded)

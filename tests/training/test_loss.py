@@ -60,3 +60,14 @@ def test_the_loss_is_the_mean_squared_error_of_each_image(family):
     torch.testing.assert_close(losses, ((predicted - noise) ** 2).mean((1, 2, 3)))
     alone = denoising_loss(parts.unet, levels, latents[1:], text.row(1), noise[1:], timesteps[1:], None if sizes is None else sizes[1:])
     torch.testing.assert_close(alone, losses[1:])
+
+
+def test_sdxl_is_told_sizes_exactly_in_bfloat16_too():
+    parts = tiny_parts("sdxl")
+    parts.unet.to(torch.bfloat16)
+    seen = []
+    parts.unet.add_time_proj.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    sizes = torch.tensor([[683.0, 1333.0, 0.0, 155.0, 832.0, 1216.0]])
+    text = TextStates(torch.randn(1, 77, 96), torch.randn(1, 64))
+    loss = denoising_loss(parts.unet, NoiseLevels.of(parts.schedule), torch.randn(1, 4, 8, 8), text, torch.randn(1, 4, 8, 8), torch.tensor([7]), sizes)
+    assert torch.isfinite(loss).all() and seen[0].tolist() == [683, 1333, 0, 155, 832, 1216]
