@@ -22,7 +22,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "files": (set(), set()),
     "packages": (set(), BASICS),
     "environment": (set(), BASICS | {"packages"}),
-    "diagnosis": ({"torch", "psutil"}, BASICS | {"packages", "environment"}),
+    "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
     "config": ({"yaml"}, BASICS),
     "runs": (set(), BASICS),
@@ -30,7 +30,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
     "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
     "captioning": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
-    "training": (TORCH_STACK | {"PIL", "psutil"}, BASICS | {"config", "runs", "dataset", "checkpoint", "lora"}),
+    "training": (TORCH_STACK | {"PIL", "psutil", "tensorboardX"}, BASICS | {"config", "runs", "dataset", "checkpoint", "lora"}),
     "worker": (
         TORCH_STACK | {"PIL", "psutil"},
         BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment"},
