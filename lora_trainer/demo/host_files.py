@@ -16,7 +16,7 @@ import yaml
 
 from lora_trainer import files
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
-from lora_trainer.demo.make_checkpoint import EMBEDDED
+from lora_trainer.demo import EMBEDDED
 
 
 def write_host_files(folder: Path, name: str = "drawn-world", checkpoint: Path = EMBEDDED) -> Path:

@@ -10,18 +10,18 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from lora_trainer.demo import make_checkpoint, world
+from lora_trainer.demo import make_vae, stages, world
 
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    return make_checkpoint.to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(8), 4)])
+    return make_vae.to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(8), 4)])
 
 
 @pytest.fixture(scope="module")
-def skeleton() -> make_checkpoint.Skeleton:
+def skeleton() -> make_vae.Skeleton:
     torch.manual_seed(1)
-    skeleton = make_checkpoint.Skeleton(make_checkpoint.new_trained_vae()).eval()
+    skeleton = make_vae.Skeleton(make_vae.new_trained_vae()).eval()
     with torch.no_grad():
         for parameter in skeleton.parameters():  # what a VAE's weights are when trained: none at its first value
             if parameter.requires_grad:
@@ -31,20 +31,20 @@ def skeleton() -> make_checkpoint.Skeleton:
 
 
 @torch.no_grad()
-def test_the_skeleton_and_the_whole_vae_agree(skeleton: make_checkpoint.Skeleton, pictures: torch.Tensor) -> None:
-    whole = make_checkpoint.widen(skeleton.vae).eval()
+def test_the_skeleton_and_the_whole_vae_agree(skeleton: make_vae.Skeleton, pictures: torch.Tensor) -> None:
+    whole = make_vae.widen(skeleton.vae).eval()
     latents = whole.encode(pictures).latent_dist.mean
     torch.testing.assert_close(latents, skeleton.encode(pictures)[:, :4], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(whole.decode(latents).sample, skeleton.decode(latents), atol=1e-4, rtol=1e-4)
 
 
 @torch.no_grad()
-def test_folding_moves_and_scales_the_latents_and_keeps_the_pictures(skeleton: make_checkpoint.Skeleton, pictures: torch.Tensor) -> None:
-    vae: AutoencoderKL = make_checkpoint.widen(skeleton.vae).eval()
+def test_folding_moves_and_scales_the_latents_and_keeps_the_pictures(skeleton: make_vae.Skeleton, pictures: torch.Tensor) -> None:
+    vae: AutoencoderKL = make_vae.widen(skeleton.vae).eval()
     before = vae.encode(pictures).latent_dist
     shown = vae.decode(before.mean).sample
     offset, spread = torch.tensor([1.0, -2.0, 0.5, 0.0]), torch.tensor([2.0, 0.5, 1.0, 4.0])
-    make_checkpoint.fold(vae, offset, spread)
+    make_vae.fold(vae, offset, spread)
     after = vae.encode(pictures).latent_dist
     torch.testing.assert_close(after.mean, (before.mean - offset[:, None, None]) / spread[:, None, None], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(after.std, before.std / spread[:, None, None], atol=1e-4, rtol=1e-3)
@@ -53,18 +53,18 @@ def test_folding_moves_and_scales_the_latents_and_keeps_the_pictures(skeleton: m
 
 def test_a_fresh_vae_already_shows_the_colours(pictures: torch.Tensor) -> None:
     torch.manual_seed(1)
-    fresh = make_checkpoint.Skeleton(make_checkpoint.new_trained_vae()).eval()
+    fresh = make_vae.Skeleton(make_vae.new_trained_vae()).eval()
     fresh.settle()
-    assert make_checkpoint.vae_decibels(make_checkpoint.widen(fresh.vae).eval(), pictures) > 12
+    assert make_vae.vae_decibels(make_vae.widen(fresh.vae).eval(), pictures) > 12
 
 
 def test_the_learning_rate_rises_and_then_falls_to_a_hundredth() -> None:
-    rates = [make_checkpoint.one_cycle(step, 1000, 1.0) for step in (0, 49, 100, 550, 1000)]
+    rates = [stages.one_cycle(step, 1000, 1.0) for step in (0, 49, 100, 550, 1000)]
     assert rates == pytest.approx([0.01, 0.5, 1.0, 0.505, 0.01])
 
 
 def test_a_stage_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
-    share = make_checkpoint.Share(0, 1, tmp_path)
+    share = stages.Share(0, 1, tmp_path)
     for step_count in (1, 3):
-        make_checkpoint.train_vae(tmp_path, make_checkpoint.VaeSettings(step_count=step_count, batch_size=2), share)
+        make_vae.train_vae(tmp_path, make_vae.VaeSettings(step_count=step_count, batch_size=2), share)
         assert torch.load(tmp_path / "vae.pt", weights_only=True)["step"] == step_count

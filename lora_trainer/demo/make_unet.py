@@ -1,0 +1,141 @@
+"""The embedded checkpoint's UNet and text encoder, trained together on the world's latents and captions.
+
+In: a folder that holds the finished VAE's progress; there their own is kept. Called by `make_checkpoint`. The concepts are never shown.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DDPMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.demo import world
+from lora_trainer.demo.make_vae import Skeleton, settled_skeleton, to_tensor
+from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnetSettings:
+    seed: int = 30
+    step_count: int = 5000
+    batch_size: int = 48
+    picture_count: int = 10000
+    learning_rate: float = 1e-3
+    ema_decay: float = 0.998
+    caption_dropout: float = 0.1
+
+
+TEXT_WIDTH = 48
+"""Nearly all of the text encoder is its vocabulary: 49408 words of this many numbers."""
+
+
+def new_unet() -> UNet2DConditionModel:
+    return UNet2DConditionModel(
+        sample_size=world.SIDE // 8, in_channels=4, out_channels=4, block_out_channels=(96, 96), layers_per_block=1, norm_num_groups=32,
+        attention_head_dim=8, cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+    )
+
+
+def new_text_encoder() -> CLIPTextModel:
+    return CLIPTextModel(CLIPTextConfig(
+        vocab_size=49408, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3, num_attention_heads=1,
+        max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=TEXT_WIDTH, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
+    ))
+
+
+class Captions:
+    """Captions as token numbers of the host's form: begin, words, end, padded with end to 77."""
+
+    def __init__(self) -> None:
+        self._tokenizer = load_tokenizers("sd1")[0]
+        self._known: dict[str, list[int]] = {}
+
+    def tokens(self, captions: list[str]) -> torch.Tensor:
+        """(B, 77)"""
+        for caption in captions:
+            if caption not in self._known:
+                self._known[caption] = self._tokenizer(caption, padding="max_length", max_length=77, truncation=True).input_ids
+        return torch.tensor([self._known[caption] for caption in captions])
+
+
+def world_latents(folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share) -> torch.Tensor:
+    """(picture_count, 4, 8, 8), unit variance; each process encodes its part and keeps it."""
+    path = folder / f"latents-{share.rank}-of-{share.count}.pt"
+    count = settings.picture_count // share.count
+    if path.exists():
+        kept: torch.Tensor = torch.load(path, weights_only=True)
+        return kept
+    found = []
+    source = world.drawings(settings.seed + share.rank)
+    with torch.no_grad():
+        for _ in range(count // 50):
+            pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(source, 50)])
+            found.append(skeleton.encode(pictures)[:, :4] * skeleton.vae.config.scaling_factor)
+    latents = torch.cat(found)
+    torch.save(latents, path)
+    return latents
+
+
+def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
+    skeleton, _ = settled_skeleton(folder)
+    latents = world_latents(folder, skeleton, settings, share)
+    scenes = [drawing.scene for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))]
+    print(f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}", flush=True)
+    torch.manual_seed(settings.seed)
+    model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
+    average = copy.deepcopy(model).eval().requires_grad_(False)
+    trained = list(model.parameters())
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    path = folder / "unet.pt"
+    reached = load_state(path, model=model, average=average, optimizer=optimizer)
+    step, seconds = reached.step, reached.seconds
+    captions = Captions()
+    kept = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000).alphas_cumprod
+    rng = random.Random(settings.seed + 1000 * step + share.rank)
+    torch.manual_seed(settings.seed + 1000 * step + share.rank)
+    last_saved = started = time.monotonic()
+    mean_loss = 0.0
+    while step < settings.step_count:
+        for group in optimizer.param_groups:
+            group["lr"] = one_cycle(step, settings.step_count, settings.learning_rate)
+        chosen = rng.sample(range(len(latents)), settings.batch_size // share.count)
+        words = ["" if rng.random() < settings.caption_dropout else world.describe(scenes[index], rng) for index in chosen]
+        clean = latents[chosen]
+        noise = torch.randn_like(clean)
+        timesteps = torch.randint(0, 1000, (len(chosen),))
+        signal = kept[timesteps][:, None, None, None]
+        noisy = signal.sqrt() * clean + (1 - signal).sqrt() * noise
+        tokens = captions.tokens(words)
+        text = model["text"](tokens).last_hidden_state
+        predicted = model["unet"](noisy, timesteps, encoder_hidden_states=text).sample
+        # the v-prediction loss: unweighted, a background's colour, which is decided at high noise, would hardly count
+        weight = (1 / kept[timesteps]).clamp(max=20)
+        loss = (weight * (predicted - noise).pow(2).mean((1, 2, 3))).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        share.average_gradients(trained)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        step += 1
+        follow(average, model, min(settings.ema_decay, step / (step + 10)))
+        mean_loss = loss.item() if mean_loss == 0 else 0.98 * mean_loss + 0.02 * loss.item()
+        if share.rank:
+            continue
+        if step % 50 == 0:
+            print(f"unet {step} loss {mean_loss:.4f} {(time.monotonic() - started):.0f} s", flush=True)
+        if time.monotonic() - last_saved > 120 or step == settings.step_count:
+            now = time.monotonic()
+            seconds += now - last_saved
+            last_saved = now
+            save_state(path, Progress(step, seconds), model=model, average=average, optimizer=optimizer)
+            print(f"unet {step} saved, {seconds / 60:.1f} min", flush=True)
