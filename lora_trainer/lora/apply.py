@@ -1,0 +1,69 @@
+"""LoRA files -> their effect in a loaded model, as the WebUI has it for `<lora:NAME:strength>`.
+
+    W + strength * alpha / rank * up @ down                for each layer, one file after the other
+
+In: Parts and WebUI-form LoRA files. The demo's report judges files with it, not the adapters they came from: what is shown is what a host would show.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.errors import LoraFileError
+from lora_trainer.lora.names import adaptable_layers, part_models, webui_name
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """One `<lora:NAME:strength>`."""
+
+    file: Path
+    strength: float
+
+
+@contextmanager
+def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
+    """The loaded models with these LoRAs in them; afterwards every weight is as it was, bit for bit.
+
+    Raises LoraFileError if a file has a layer these models lack.
+    """
+    layers = {webui_name(parts.family, part, path): layer for part, model in part_models(parts) for path, layer in adaptable_layers(model).items()}
+    kept: dict[str, torch.Tensor] = {}
+    try:
+        for lora in loras:
+            for name, change in effects(lora.file).items():
+                if name not in layers:
+                    raise LoraFileError(
+                        "{path} has a layer {name}, which this base lacks", hint="Use the family it was trained for.", path=lora.file, name=name
+                    )
+                weight = layers[name].weight
+                kept.setdefault(name, weight.detach().clone())
+                with torch.no_grad():
+                    weight += lora.strength * change.reshape(weight.shape).to(weight)
+        yield
+    finally:
+        for name, before in kept.items():
+            with torch.no_grad():
+                layers[name].weight.copy_(before)
+
+
+def effects(file: Path) -> dict[str, torch.Tensor]:
+    """Each layer's change at strength 1, float32: (out, in), or (out, in, height, width) for a convolution's."""
+    tensors: dict[str, Any] = load_file(file)
+    found: dict[str, torch.Tensor] = {}
+    for key in tensors:
+        if key.endswith(".lora_down.weight"):
+            name = key.removesuffix(".lora_down.weight")
+            down, up = tensors[key].float(), tensors[f"{name}.lora_up.weight"].float()
+            rank = down.shape[0]
+            scale = float(tensors[f"{name}.alpha"]) / rank if f"{name}.alpha" in tensors else 1.0
+            found[name] = scale * (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+    return found
