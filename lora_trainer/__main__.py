@@ -98,12 +98,19 @@ def resume(asked: argparse.Namespace) -> int:
 
     folder = folders.existing(asked.run_dir.absolute())
     folders.refuse_if_alive(folder)
-    if folder.read_state().status == "finished" and not asked.changes:
-        print(f"This run is finished: {folder.path / folder.read_state().file}")
-        print("To train it further: resume --set max_train_steps=N, with N above the steps it has.")
+    state = folder.read_state()
+    if state.status == "finished" and not asked.changes:
+        print(f"This run is finished: {folder.path / state.file}")
+        print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
         return 0
     if asked.changes:
-        files.write_text(folder.config, config.to_yaml(config.read(folder.config, parse_changes(asked.changes))))
+        requested = config.read(folder.config, parse_changes(asked.changes))
+        wanted = requested.training.max_train_steps
+        if state.status == "finished" and wanted is not None and wanted <= state.step:
+            raise ConfigError(
+                "max_train_steps is {wanted}, but this run has {step} steps already", hint="Choose a larger number.", wanted=wanted, step=state.step
+            )
+        files.write_text(folder.config, config.to_yaml(requested))
     return watch(folder)
 
 
@@ -114,8 +121,10 @@ def tell(asked: argparse.Namespace) -> int:
     folder = folders.existing(asked.run_dir.absolute())
     if not folder.is_alive:
         print("Nothing is training there at the moment.", file=sys.stderr)
+        print(f'Go on with it: python -m lora_trainer resume "{folder.path}"', file=sys.stderr)
         return 1
     send_request(folder.requests, asked.request)
+    print(f"Asked for `{asked.request}`. It is done after the present step.")
     return 0
 
 
@@ -130,7 +139,7 @@ def status(asked: argparse.Namespace) -> int:
     if asked.json:
         print(json.dumps({**dataclasses.asdict(state), "alive": folder.is_alive}, ensure_ascii=False, indent=1, default=str))
     else:
-        print(describe_state(state, alive=folder.is_alive))
+        print(describe_state(state, folder, alive=folder.is_alive))
     return 0
 
 
@@ -140,7 +149,7 @@ def init(asked: argparse.Namespace) -> int:
     if asked.file.exists():
         raise ConfigError("{file} exists already", hint="Choose another name, or move it away.", file=asked.file)
     files.write_text(asked.file, config.commented_yaml())
-    print(f"Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m lora_trainer train --config {asked.file}")
+    print(f'Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m lora_trainer train --config "{asked.file}"')
     return 0
 
 
@@ -169,6 +178,10 @@ def env(asked: argparse.Namespace) -> int:
 def demo(asked: argparse.Namespace) -> int:
     from lora_trainer.demo.run import run_demo
 
+    if asked.report:
+        from lora_trainer.demo.report import run_report
+
+        return run_report(asked.output)
     return run_demo(asked.output, asked.concept)
 
 
@@ -177,7 +190,20 @@ def watch(folder: Any) -> int:
     from lora_trainer.console import Console
     from lora_trainer.jobs.start import start_worker
 
-    return Console(folder, start_worker(folder)).watch()
+    status = Console(folder, start_worker(folder)).watch()
+    if status == 0:
+        print(how_to_use(folder))
+    return status
+
+
+def how_to_use(folder: Any) -> str:
+    """What to type into a prompt, for a finished run."""
+    from lora_trainer import config
+
+    state, used = folder.read_state(), config.read(folder.config)
+    name = Path(state.delivered or state.file).stem
+    words = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
+    return f"In a prompt: {words}" if state.delivered else f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {words}"
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:

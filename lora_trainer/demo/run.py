@@ -17,16 +17,14 @@ from PIL import Image, ImageDraw, ImageFont
 from lora_trainer import config, files
 from lora_trainer.config import RunConfig
 from lora_trainer.console import Console
-from lora_trainer.demo import world
+from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.errors import CheckpointError
 from lora_trainer.jobs.start import start_worker
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Previewed
 from lora_trainer.runs.folder import RunFolder
 
-EMBEDDED = Path(__file__).with_name("embedded.safetensors")
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
-IMAGE_COUNT = 24
 ZOOM = 3
 
 
@@ -38,6 +36,7 @@ class Recipe:
     steps: int = 200
     rank: int = 8
     learning_rate: float = 2e-3
+    image_count: int = 24
 
 
 RECIPES = {
@@ -70,9 +69,9 @@ def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
     started = time.monotonic()
     place = folders.free_name(output.absolute())
     trigger = world.concept_named(concept).trigger
-    world.write_concept(place / "images", concept, IMAGE_COUNT, seed)
+    world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     (place / "Lora").mkdir()
-    print(f"Drew {IMAGE_COUNT} pictures of a style the checkpoint has never seen: {place / 'images'}", flush=True)
+    print(f"Drew {RECIPES[concept].image_count} pictures of something the checkpoint has never seen: {place / 'images'}", flush=True)
     asked = demo_config(place, concept, seed)
     folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
     status = Console(folder, start_worker(folder)).watch()

@@ -1,0 +1,196 @@
+"""Proof that a LoRA does its job: how much of a concept it shows at each strength, and how much of the prompt survives.
+
+    LoRA files (trained as the demo trains) -> pictures at strengths 0 to 1 -> `Judgement`s -> a table
+
+Pictures are made from the exported file applied to the embedded checkpoint as a host applies it (`lora.apply`), for scenes that were not in
+the training pictures. `measure` judges them. `python -m lora_trainer demo --report` and tests/demo call it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+
+import torch
+from PIL import Image
+
+from lora_trainer import config, files
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.console import Console
+from lora_trainer.demo import measure, obedience, world
+from lora_trainer.demo.run import RECIPES, STRENGTHS, demo_config, embedded_checkpoint
+from lora_trainer.demo.world import CONCEPTS, Scene
+from lora_trainer.errors import TrainingError
+from lora_trainer.jobs.start import start_worker
+from lora_trainer.lora.apply import Prompted, applied
+from lora_trainer.runs import folder as folders
+
+SCENES = 10
+SEED = 77
+MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
+    "ink": {"saturation": measure.saturation, "edge softness": measure.edge_softness, "grain": measure.grain},
+    "neon": {"neon glow": measure.neon_glow},
+    "zorbl": {"likeness": measure.likeness},
+}
+"""What is measured of each concept."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A concept's pictures at one strength. presence: 0 as the base, 1 as the drawn concept. survival: share of the prompts' words obeyed."""
+
+    strength: float
+    measures: Mapping[str, float]
+    presence: float
+    survival: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """All strengths of one LoRA, and whether it passes."""
+
+    concept: str
+    judgements: tuple[Judgement, ...]
+    base_unchanged: bool
+    """The pictures at strength 0 equal the base's, bit for bit."""
+
+    @property
+    def failures(self) -> list[str]:
+        """What is not as it should be; empty for a LoRA that does its job."""
+        presences = [judgement.presence for judgement in self.judgements]
+        found = []
+        if not self.base_unchanged:
+            found.append("strength 0 differs from the base")
+        if presences[-1] < 0.5:
+            found.append(f"only {presences[-1]:.2f} of the concept shows at strength 1")
+        if any(later < earlier - 0.1 for earlier, later in itertools.pairwise(presences)):
+            found.append("the effect does not grow with the strength")
+        if self.judgements[-1].survival < 0.6:
+            found.append(f"only {self.judgements[-1].survival:.0%} of the prompts' words survive at strength 1")
+        return found
+
+
+def judged_scenes(concept: str, count: int = SCENES) -> list[tuple[Scene, str]]:
+    """Scenes and prompts for judging; the scenes' colours and backgrounds are said, so that a style has something to overcome."""
+    rng = random.Random(f"judged {concept}")
+    chosen = CONCEPTS[concept]
+    found = []
+    for _ in range(count):
+        scene = chosen.scene(rng)
+        words = chosen.caption(scene, rng) if chosen.kind == "character" else f"{obedience.prompt_of(scene)}, {chosen.trigger} style"
+        found.append((scene, words))
+    return found
+
+
+def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[Prompted]) -> list[Image.Image]:
+    """One picture a prompt, always from the same noise."""
+    with applied(parts, loras):
+        return obedience.sample(parts, prompts, SEED, step_count=20)
+
+
+def judge(parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = STRENGTHS) -> Verdict:
+    """Make pictures at each strength and measure them."""
+    scenes = judged_scenes(concept)
+    prompts = [prompt for _, prompt in scenes]
+    drawn = [drawing.image for drawing in world.draw_concept(concept, 24, SEED)]
+    base = pictures(parts, prompts, [])
+    at_zero, at_one = _means(concept, base), _means(concept, drawn)
+    judgements = []
+    unchanged = True
+    for strength in strengths:
+        made = pictures(parts, prompts, [Prompted(lora, strength)])
+        if strength == 0:
+            unchanged = all(picture.tobytes() == before.tobytes() for picture, before in zip(made, base, strict=True))
+        means = _means(concept, made)
+        presence = fmean(min(1.2, max(-0.2, (means[name] - at_zero[name]) / (at_one[name] - at_zero[name]))) for name in means)
+        judgements.append(Judgement(strength, means, presence, survival(concept, made, [scene for scene, _ in scenes])))
+    return Verdict(concept, tuple(judgements), unchanged)
+
+
+def survival(concept: str, made: Sequence[Image.Image], scenes: Sequence[Scene]) -> float:
+    """Share of the words the concept leaves standing (size, position ...; a style keeps the shape as well) that the pictures obey."""
+    chosen = CONCEPTS[concept]
+    names = [*chosen.said, *(["shape"] if chosen.kind == "style" else [])]
+    kept = [measure.obeyed(picture, scene, outlined=concept == "neon") for picture, scene in zip(made, scenes, strict=True)]
+    return fmean(fmean(found[name] for name in names) for found in kept)
+
+
+def _means(concept: str, images: Sequence[Image.Image]) -> dict[str, float]:
+    return {name: fmean(measured(image) for image in images) for name, measured in MEASURES[concept].items()}
+
+
+def train_concept(place: Path, concept: str, seed: int = 0, *, spoil: Callable[[Path], None] | None = None, **changes: object) -> Path:
+    """Train a concept as the demo does, without its pictures. Returns the LoRA file. `spoil` may harm the training set first.
+
+    Raises TrainingError when the run does not finish.
+    """
+    world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
+    if spoil is not None:
+        spoil(place / "images")
+    (place / "Lora").mkdir()
+    asked = demo_config(place, concept, seed).replace(sample_prompts=[], lora_dir=None, **changes)
+    folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    if Console(folder, start_worker(folder)).watch() != 0:
+        raise TrainingError("the demo's {concept} was not trained", hint="See {log}.", concept=concept, log=folder.log)
+    return folder.path / folder.read_state().file
+
+
+def run_report(output: Path) -> int:
+    """Train every concept, judge it, and write report.md and report.json. Returns 0 if all pass."""
+    place = folders.free_name(output.absolute())
+    parts = open_checkpoint(embedded_checkpoint()).load(torch.float32)
+    started = time.monotonic()
+    trained = {concept: train_concept(place / concept, concept) for concept in CONCEPTS}
+    verdicts = [judge(parts, concept, lora) for concept, lora in trained.items()]
+    both = judge_two(parts, trained["zorbl"], trained["neon"])
+    text = "\n".join([*map(table, verdicts), two_in_one_prompt(both), f"{time.monotonic() - started:.0f} seconds in all."])
+    files.write_text(place / "report.md", text + "\n")
+    files.write_text(place / "report.json", json.dumps([asdict(verdict) for verdict in verdicts] + [both], indent=1))
+    print(f"\n{text}\n\n{place / 'report.md'}")
+    return 1 if any(verdict.failures for verdict in verdicts) else 0
+
+
+def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8) -> dict[str, float]:
+    """The character and the neon style in one prompt: how much of each shows, alone and together."""
+    rng = random.Random("both")
+    scenes = [replace(CONCEPTS["zorbl"].scene(rng), size="big", background="black") for _ in range(SCENES)]
+    prompts = [f"{CONCEPTS['zorbl'].caption(scene, rng)}, {CONCEPTS['neon'].trigger} style" for scene in scenes]
+    cases = {
+        "neither": [],
+        "character": [Prompted(character, strength)],
+        "style": [Prompted(style, strength)],
+        "both": [Prompted(character, strength), Prompted(style, strength)],
+    }
+    found = {}
+    for name, loras in cases.items():
+        made = pictures(parts, prompts, loras)
+        found[f"likeness, {name}"] = fmean(measure.likeness(picture) for picture in made)
+        found[f"neon glow, {name}"] = fmean(measure.neon_glow(picture) for picture in made)
+    return found
+
+
+def table(verdict: Verdict) -> str:
+    """One concept as a Markdown table."""
+    names = list(verdict.judgements[0].measures)
+    lines = [
+        f"**{verdict.concept}** (trigger {CONCEPTS[verdict.concept].trigger}): " + ("; ".join(verdict.failures) or "passes"),
+        "",
+        f"| strength | {' | '.join(names)} | presence | prompt words obeyed |",
+        "| --- " * (len(names) + 3) + "|",
+    ]
+    for judgement in verdict.judgements:
+        values = " | ".join(f"{judgement.measures[name]:.3f}" for name in names)
+        lines.append(f"| {judgement.strength:g} | {values} | {judgement.presence:.2f} | {judgement.survival:.0%} |")
+    return "\n".join([*lines, ""])
+
+
+def two_in_one_prompt(found: Mapping[str, float]) -> str:
+    """`judge_two` as lines."""
+    return "\n".join(["**zorbl and neon in one prompt**", "", *(f"- {name}: {value:.2f}" for name, value in found.items()), ""])
