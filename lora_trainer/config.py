@@ -39,6 +39,9 @@ Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cos
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
+RESERVED_ON_WINDOWS = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+LONGEST_NAME = 150
+"""In bytes: the step, the suffix and the process of a file that is being written are added, and file systems hold 255."""
 
 
 def setting(
@@ -170,6 +173,10 @@ class LoraSettings(Settings):
                 name=self.name,
                 characters=characters,
             )
+        if len(self.name.encode()) > LONGEST_NAME:
+            yield ConfigError("name is longer than a file's name can be", hint="Use a short one: letters, digits, - and _.")
+        if self.name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
+            yield ConfigError("name {name!r} cannot be a file's name on Windows", hint="Use another word.", name=self.name)
         if self.name != self.name.strip() or self.name.startswith("."):
             yield ConfigError("name {name!r} starts or ends with a space, or starts with a dot", hint="Use letters, digits, - and _.", name=self.name)
 
@@ -299,28 +306,52 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
 
 def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file as they stand. Raises ConfigError."""
+    if path.suffix.lower() == ".toml":
+        raise ConfigError(
+            "{path} is a TOML file, as other trainers use", hint="`python -m lora_trainer init FILE` writes a YAML file to fill in.", path=path
+        )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
+        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except FileNotFoundError:
         raise ConfigError("there is no file {path}", hint="`python -m lora_trainer init {path}` writes one to start from.", path=path) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError("{path} cannot be read: {error}", hint="It must be a text file in UTF-8.", path=path, error=error) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("{path} is not a text file in UTF-8", hint="In the editor: Save as, with the encoding UTF-8.", path=path) from error
+    except OSError as error:
+        reason = "it is a folder" if path.is_dir() else error.strerror or error
+        raise ConfigError("{path} cannot be read: {reason}", hint="It must be a text file in UTF-8.", path=path, reason=reason) from error
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else "?"
-        detail = getattr(error, "problem", None) or str(error)
-        raise ConfigError(
-            "{path}, line {line}: not valid YAML ({detail})",
-            hint="Each line is `key: value`; put a path or text with special characters in single quotes.",
-            path=path,
-            line=line,
-            detail=detail,
-        ) from error
+        raise _not_yaml(error, path) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
         raise ConfigError("{path} is not a list of `key: value` lines", hint="`python -m lora_trainer init FILE` writes an example.", path=path)
     return {str(key): value for key, value in values.items()}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML that refuses a key given twice, of which PyYAML silently takes the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in seen:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+            seen.add(str(key.value))
+        return dict(super().construct_mapping(node, deep))
+
+
+def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
+    """The parser's complaint as a sentence with the line it is about."""
+    detail = str(getattr(error, "problem", None) or error)
+    # a line without a colon is noticed one line too late
+    mark = getattr(error, "context_mark" if "expected ':'" in detail else "problem_mark", None)
+    line = mark.line + 1 if mark else "?"
+    hint = "Each line is `key: value`; put a path or text with special characters in single quotes."
+    if "'\\t'" in detail:
+        detail, hint = "a tab", "YAML does not allow tabs at the start of a line; use spaces, or nothing."
+    elif detail.endswith("is there twice"):
+        hint = "Keep one of the two lines."
+    return ConfigError("{path}, line {line}: not valid YAML ({detail})", hint=hint, path=path, line=line, detail=detail)
 
 
 def from_mapping(values: Mapping[str, Any], source: str = "the settings", base: Path | None = None) -> RunConfig:

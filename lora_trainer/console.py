@@ -1,8 +1,12 @@
-"""A run on the terminal: a bar with loss and time left, and a line for everything that matters. Reads events; knows nothing of training."""
+"""A run on the terminal: a bar with loss and time left, and a line for everything that matters. Reads events; knows nothing of training.
+
+Where the output is no terminal (a file, a pipe), a line now and then takes the bar's place.
+"""
 
 from __future__ import annotations
 
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 
@@ -15,6 +19,9 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.state import RunState, fold
 
 POLL_SECONDS = 0.1
+LINE_SECONDS = 60.0
+LINES_A_PHASE = 20
+BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PHASES = {
     "checking": "Checking images and captions", "encoding": "Encoding images", "loading": "Loading the model", "training": "Training",
     "previewing": "Making previews", "saving": "Saving", "exporting": "Writing the LoRA file", "delivering": "Putting it into the LoRA folder",
@@ -30,11 +37,14 @@ class Console:
         # what an earlier worker said is not shown again
         history, self._offset = read_events(folder.events)
         self._state = fold(history)
-        self._bar: tqdm[None] | None = None
+        self._bar: Bar | Lines | None = None
+        self._killed = False
+        self._last_hint = ""
 
     def watch(self) -> int:
         """Returns the worker's exit status."""
         asked_to_stop = False
+        self._say(f"Starting in {self._folder.path}")
         while True:
             try:
                 ended = self._worker.poll() is not None
@@ -45,7 +55,7 @@ class Console:
             except KeyboardInterrupt:
                 if asked_to_stop:
                     self._worker.kill()
-                    self._say("Stopped at once. What was saved before is kept; `resume` goes on from there.")
+                    self._killed = True
                 else:
                     asked_to_stop = True
                     self._say("Stopping after this step and saving. Ctrl-C again: stop at once.")
@@ -63,12 +73,18 @@ class Console:
             case events.Planned():
                 self._close_bar()
                 self._say(
-                    f"{event.name}: {event.family.upper()}, {event.image_count} images in {event.bucket_count} bucket(s) at {event.resolution} px, "
-                    f"{event.step_count} steps in {event.epoch_count} epoch(s), on {event.device}, mixed_precision {event.precision}"
+                    f"{event.name}: {event.family.upper()}, {_count(event.image_count, 'image')} in {_count(event.bucket_count, 'bucket')} "
+                    f"at {event.resolution} px, {_count(event.step_count, 'step')} in {_count(event.epoch_count, 'epoch')}, on {event.device}, "
+                    f"mixed_precision {event.precision}"
                 )
             case events.Phase() if event.phase == "training":
                 self._open_bar(self._state.step_count, "Training", self._state.step)
             case events.Phase() if event.phase in ("saving", "previewing"):
+                # parts of the training, whose bar stays and says why it stands still
+                if self._bar is not None:
+                    self._bar.show(self._state.step, PHASES[event.phase].lower())
+            case events.Phase() if event.phase == "checking" and not event.total:
+                # how many images there are is known in a moment
                 pass
             case events.Phase():
                 self._close_bar()
@@ -76,70 +92,131 @@ class Console:
                     self._open_bar(event.total, PHASES.get(event.phase, event.phase), 0)
                 else:
                     self._say(PHASES.get(event.phase, event.phase))
-            case events.Progress() if self._bar is not None:
-                self._bar.n = event.step
-                if event.loss is not None:
-                    self._bar.set_postfix_str(f"loss {self._state.smoothed_loss or event.loss:.4f}", refresh=False)
-                self._bar.refresh()
+            case events.Progress() if self._bar is not None and self._state.phase == "training":
+                self._bar.show(event.step, describe_pace(self._state))
+            case events.Progress() if self._bar is not None and self._state.phase not in ("saving", "previewing"):
+                self._bar.show(event.step)
             case events.Saved():
                 self._say(f"Saved step {event.step}: {event.file}")
             case events.Previewed():
                 self._say(f"Preview at strength {event.strength:g}: {event.file}")
             case events.Warned():
-                self._say(f"Note: {event.message}" + (f" {event.hint}" if event.hint else ""))
+                self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():
-                self._say(f"Paused at step {event.step}. `tell {self._folder.path} resume` goes on.")
+                self._say(f'Paused at step {event.step}. Go on with: python -m lora_trainer tell "{self._folder.path}" resume')
+            case events.Resumed():
+                self._say("Going on")
 
     def _end(self) -> int:
         self._close_bar()
         status = int(self._worker.returncode)
-        if not self._state.ended:
+        if not self._state.ended and not self._killed:
             failure = note_death(self._folder, status)
             if failure is not None:
                 self._state = fold([failure], self._state)
-        print(describe_state(self._state, folder=self._folder))
+        print(describe_state(self._state, self._folder))
         return status if status >= 0 else 1
 
     def _open_bar(self, total: int, title: str, done: int) -> None:
-        if self._bar is not None and self._bar.desc == title:
+        if self._bar is not None and self._bar.title == title:
             return
         self._close_bar()
-        self._bar = tqdm(total=total, desc=title, initial=done, dynamic_ncols=True, unit="")
+        self._bar = Bar(total, title, done) if sys.stderr.isatty() else Lines(total, title)
 
     def _close_bar(self) -> None:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
+    def _with_hint(self, message: str, hint: str) -> str:
+        """The hint follows as a sentence of its own; three copies of an image need it once."""
+        repeated, self._last_hint = hint == self._last_hint, hint
+        if not hint or repeated:
+            return message
+        return f"{message} {hint}" if message.endswith((".", ":", "!", "?")) else f"{message}. {hint}"
+
     def _say(self, text: str) -> None:
         tqdm.write(text)
 
 
-def describe_state(state: RunState, *, folder: RunFolder | None = None, alive: bool = False) -> str:
+class Bar:
+    """How far a phase is, as one line of a terminal that is drawn again and again."""
+
+    def __init__(self, total: int, title: str, done: int) -> None:
+        self.title = title
+        # tqdm's own rate counts pauses and previews as work, so that its time left is wrong; `describe_pace` says it instead
+        self._bar: tqdm[None] = tqdm(total=total, desc=title, initial=done, dynamic_ncols=True, bar_format=BAR)
+
+    def show(self, done: int, details: str = "") -> None:
+        self._bar.n = done
+        self._bar.set_postfix_str(details, refresh=False)
+        self._bar.refresh()
+
+    def close(self) -> None:
+        self._bar.close()
+
+
+class Lines:
+    """How far a phase is, for a file: a line for each twentieth of it, and at least one a minute."""
+
+    def __init__(self, total: int, title: str) -> None:
+        self.title = title
+        self._total = total
+        self._shown = -1
+        self._shown_at = time.monotonic()
+
+    def show(self, done: int, details: str = "") -> None:
+        part = done * LINES_A_PHASE // max(1, self._total)
+        now = time.monotonic()
+        if part > self._shown or now - self._shown_at >= LINE_SECONDS:
+            self._shown, self._shown_at = part, now
+            print(f"{self.title}: {done} of {self._total}" + (f", {details}" if details else ""), file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+def describe_pace(state: RunState) -> str:
+    """Loss, time left and speed, as far as they are known: "loss 0.1234, 12:30 left, 1.42 s/step"."""
+    parts = [] if state.smoothed_loss is None else [f"loss {state.smoothed_loss:.4f}"]
+    steps_left = state.step_count - state.step
+    if state.seconds_left is not None and steps_left > 0:
+        pace = state.seconds_left / steps_left
+        parts += [f"{_duration(state.seconds_left)} left", f"{pace:.2f} s/step" if pace >= 1 else f"{1 / max(pace, 1e-9):.2f} steps/s"]
+    return ", ".join(parts)
+
+
+def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -> str:
     """Where a run stands, in a few lines."""
-    where = f'"{folder.path}"' if folder else "RUN_DIR"
+    go_on = f'Go on with: python -m lora_trainer resume "{folder.path}"'
     lines: Sequence[str]
     if state.status == "finished":
-        lines = [f"Finished: {state.name}, {state.step} steps, smoothed loss {_number(state.smoothed_loss)}"]
-        lines.append(f"  {folder.path / state.file if folder else state.file}")
+        loss = "" if state.smoothed_loss is None else f", loss {state.smoothed_loss:.4f}"
+        lines = [f"Finished: {state.name}, {_count(state.step, 'step')}{loss}", f"  {folder.path / state.file}"]
         if state.delivered:
             lines.append(f"  delivered: {state.delivered}")
     elif state.status == "stopped":
-        lines = [
-            f"Stopped at step {state.step} of {state.step_count}; what was learned is in {state.file}",
-            f"Go on with: python -m lora_trainer resume {where}",
-        ]
+        lines = [f"Stopped at step {state.step} of {state.step_count}; what was learned is in {folder.path / state.file}", go_on]
     elif state.status == "failed" and state.failure is not None:
-        lines = [f"Failed: {state.failure.message}", *([state.failure.hint] if state.failure.hint else [])]
+        lines = [f"Failed: {state.failure.message}", *([state.failure.hint] if state.failure.hint else []), *([go_on] if state.saved else [])]
     elif state.status in ("running", "paused") and not alive:
-        lines = [f"Interrupted at step {state.step} of {state.step_count}", f"Go on with: python -m lora_trainer resume {where}"]
+        kept = f"step {state.saved[-1].step} is saved" if state.saved else "nothing was saved yet, so it begins again"
+        lines = [f"Interrupted at step {state.step} of {state.step_count}; {kept}", go_on]
+    elif state.status == "new":
+        lines = ["Not started yet" if alive else f"Not started yet. Start it with: python -m lora_trainer resume \"{folder.path}\""]
     else:
-        left = "" if state.seconds_left is None else f", {state.seconds_left:.0f} s left"
-        lines = [
-            f"{state.status}: {PHASES.get(state.phase, state.phase)}, step {state.step} of {state.step_count}, loss {_number(state.smoothed_loss)}{left}"
-        ]
+        pace = describe_pace(state) if state.phase == "training" else ""
+        lines = [f"{state.status}: {PHASES.get(state.phase, state.phase)}, step {state.step} of {state.step_count}" + (f", {pace}" if pace else "")]
     return "\n".join(lines)
 
 
-def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _count(number: int, noun: str) -> str:
+    """1 image, 2 images."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _duration(seconds: float) -> str:
+    """In minutes and seconds, or hours too: 0:07, 1:02:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -155,3 +155,36 @@ def test_changes_are_laid_over_the_file_and_checked(tmp_path):
     assert config.read(tmp_path / "a.yaml", {"lora_rank": 4}).lora.lora_rank == 4
     with pytest.raises(ConfigError, match="lora_rank is 0"):
         config.read(tmp_path / "a.yaml", {"lora_rank": 0})
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence", "hint"),
+    [
+        (b"lora_rank: 8\n\tepochs: 2\n", "line 2: not valid YAML (a tab)", "YAML does not allow tabs"),
+        (b"lora_rank: 8\nepochs 2\nseed: 1\n", "line 2: not valid YAML (could not find expected ':')", "Each line is `key: value`"),
+        (b"lora_rank: 8\nepochs: 2\nlora_rank: 4\n", "line 3: not valid YAML (lora_rank is there twice)", "Keep one"),
+        ("trigger_word: 中国画\n".encode("gbk"), "is not a text file in UTF-8", "Save as"),
+    ],
+)
+def test_a_yaml_file_that_cannot_be_read_gets_a_sentence(tmp_path, content, sentence, hint):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        config.read(path)
+    assert sentence in str(caught.value) and hint in str(caught.value.hint)
+
+
+def test_a_folder_and_a_toml_file_are_no_yaml(tmp_path):
+    with pytest.raises(ConfigError, match="it is a folder"):
+        config.read(tmp_path)
+    toml = tmp_path / "kohya.toml"
+    toml.write_text("[training]\nlearning_rate = 1e-4\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="TOML file, as other trainers use"):
+        config.read(toml)
+
+
+@pytest.mark.parametrize("name", ["con", "NUL.v2", "lpt1", "水" * 60])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    with pytest.raises(ConfigError, match=r"a file's name"):
+        config.LoraSettings(name=name)
+    assert config.LoraSettings(name="console").name == "console"

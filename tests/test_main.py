@@ -67,7 +67,8 @@ def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
     assert len(weights) == 3 * modules
     assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_down.weight")} == {rank}
     assert (output / "pytorch_lora_weights.safetensors").exists()
-    assert "Finished" in done.stdout and "Training" in done.stderr
+    assert "Finished" in done.stdout and "Training" in done.stderr and "\r" not in done.stderr
+    assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
     described = call("inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder)
     assert json.loads(described.stdout)["unmatched"] == []
     again = call("train", "--config", "seed.yaml", cwd=folder)
@@ -116,7 +117,27 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     done = call("resume", "out", "--set", f"max_train_steps={stopped.step + 2}", cwd=tmp_path)
     assert done.returncode == 0 and f"Going on from step {stopped.step}" in done.stdout
     assert folder.read_state().step == stopped.step + 2
-    assert "This run is finished" in call("resume", "out", cwd=tmp_path).stdout
+    assert f'resume "{folder.path}" --set max_train_steps=N' in call("resume", "out", cwd=tmp_path).stdout
+    fewer = call("resume", "out", "--set", "max_train_steps=1", cwd=tmp_path)
+    assert fewer.returncode == 1 and "max_train_steps is 1, but this run has" in fewer.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_twice_ends_at_once_and_blames_nobody(tmp_path):
+    write_yaml(tmp_path, epochs=10000)
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"], cwd=tmp_path, env=environ,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    folder = RunFolder(tmp_path / "out")
+    wait_for(lambda: folder.read_state().step >= 1)
+    # the worker is not asked, as if it were in the midst of something long
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Interrupted at step" in output and "memory" not in output
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
@@ -138,7 +159,7 @@ def test_a_killed_worker_is_told_as_such(tmp_path):
     os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGKILL)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "ended unexpectedly (signal 9)" in output and "memory" in output
+    assert "ended unexpectedly (signal 9)" in output and "memory" in output and "INFO" not in output
     assert not folder.is_alive
 
 
@@ -155,12 +176,15 @@ def test_tell_reaches_a_running_worker(tmp_path):
     )
     folder = RunFolder(tmp_path / "out")
     wait_for(lambda: folder.read_state().step >= 1)
-    assert call("tell", "out", "save", cwd=tmp_path).returncode == 0
+    asked = call("tell", "out", "save", cwd=tmp_path)
+    assert asked.returncode == 0 and "Asked for `save`" in asked.stdout
     wait_for(lambda: folder.read_state().saved)
     assert call("tell", "out", "stop", cwd=tmp_path).returncode == 0
     assert process.wait(60) == 3
     ended = call("tell", "out", "stop", cwd=tmp_path)
-    assert ended.returncode == 1 and "Nothing is training there" in ended.stderr
+    assert ended.returncode == 1 and "Nothing is training there" in ended.stderr and f'resume "{tmp_path / "out"}"' in ended.stderr
+    status = call("status", "out", cwd=tmp_path)
+    assert f'Go on with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
 
 
 def run(capsys, *arguments):

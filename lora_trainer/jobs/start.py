@@ -33,7 +33,7 @@ def note_death(folder: RunFolder, status: int) -> Failed | None:
     if state.ended:
         return None
     signal_name = f"signal {-status}" if status < 0 else f"exit status {status}"
-    last_words = tail(folder.log)
+    last_words = tail(folder.log) or "it said nothing"
     killed = status in (-9, 137)
     hint = (
         "The system ended it, most likely because memory ran out. Lower batch_size or resolution, close other programs, then continue with `resume`."
@@ -42,16 +42,18 @@ def note_death(folder: RunFolder, status: int) -> Failed | None:
     )
     return Failed(
         time=time.time(), error="WorkerDied", message=f"the training process ended unexpectedly ({signal_name}): {last_words}", hint=hint,
-        template="the training process ended unexpectedly ({how}): {last_words}", hint_template=hint, values={"how": signal_name, "last_words": last_words},
+        template="the training process ended unexpectedly ({how}): {last_words}", hint_template=hint,
+        values={"how": signal_name, "last_words": last_words},
     )  # fmt: skip
 
 
 def tail(log: Path, lines: int = 3) -> str:
-    """The last lines of a log."""
+    """The last lines of a log that are no log entries: what a dying process prints."""
     try:
         with log.open("rb") as stream:
             stream.seek(0, os.SEEK_END)
             stream.seek(max(0, stream.tell() - 4096))
-            return " / ".join(stream.read().decode("utf-8", errors="replace").strip().splitlines()[-lines:])
+            text = stream.read().decode("utf-8", errors="replace")
+            return " / ".join([line for line in text.strip().splitlines() if " INFO " not in line][-lines:])
     except OSError:
         return ""

@@ -101,7 +101,8 @@ def begin(path: Path, config_yaml: str) -> RunFolder:
     A run that failed before its first save (a wrong path, a missing caption) has nothing to lose: the corrected one takes its folder.
     """
     folder = RunFolder(path)
-    if folder.is_alive or folder.has_learned:
+    refuse_if_alive(folder)
+    if folder.has_learned:
         free = free_name(path)
         raise RunError(
             "{path} already holds a run",
@@ -127,7 +128,11 @@ def begin(path: Path, config_yaml: str) -> RunFolder:
 def refuse_if_alive(folder: RunFolder) -> None:
     """Raises RunError when a worker is at work in the folder."""
     if folder.is_alive:
-        raise RunError("a worker is already training in {path}", hint="Stop it first, or watch it in the tab.", path=folder.path)
+        raise RunError(
+            "a worker is already training in {path}",
+            hint='`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop` ends it, `tell "{path}" resume` ends a pause.',
+            path=folder.path,
+        )
 
 
 def existing(path: Path) -> RunFolder:
