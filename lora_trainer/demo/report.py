@@ -78,15 +78,10 @@ class Verdict:
 
 
 def judged_scenes(concept: str, count: int = SCENES) -> list[tuple[Scene, str]]:
-    """Scenes and prompts for judging; the scenes' colours and backgrounds are said, so that a style has something to overcome."""
+    """Scenes and prompts for judging, worded as the training captions are."""
     rng = random.Random(f"judged {concept}")
-    chosen = CONCEPTS[concept]
-    found = []
-    for _ in range(count):
-        scene = chosen.scene(rng)
-        words = chosen.caption(scene, rng) if chosen.kind == "character" else f"{obedience.prompt_of(scene)}, {chosen.trigger} style"
-        found.append((scene, words))
-    return found
+    scenes = [CONCEPTS[concept].scene(rng) for _ in range(count)]
+    return [(scene, CONCEPTS[concept].caption(scene, rng)) for scene in scenes]
 
 
 def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[Prompted]) -> list[Image.Image]:

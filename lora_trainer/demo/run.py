@@ -42,16 +42,16 @@ class Recipe:
 RECIPES = {
     "ink": Recipe(
         prompts=(
-            "a big blue heart in the middle, green background, sumiwash style",
-            "a small red star on the left, yellow background, sumiwash style",
-            "a big purple square at the bottom, orange background, sumiwash style",
+            "a big heart in the middle, sumiwash style",
+            "a small star on the left, sumiwash style",
+            "a big square at the bottom, sumiwash style",
         )
     ),
     "neon": Recipe(
         prompts=(
-            "a big blue heart in the middle, green background, glowtube style",
-            "a small red star on the left, yellow background, glowtube style",
-            "a big yellow circle on the right, white background, glowtube style",
+            "a big blue heart in the middle, glowtube style",
+            "a small red star on the left, glowtube style",
+            "a big yellow circle on the right, glowtube style",
         )
     ),
     "zorbl": Recipe(
