@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
 
-
 REPLACE_PATIENCE = 3.0
 """Seconds for which a file that others hold is waited for."""
 

@@ -123,8 +123,10 @@ def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, li
     if "events.jsonl" in names and folder != listing.root:
         return []  # a run's own folder, with its previews
     walked = [(folder, names)]
+    # the images may lie in the run's own folder: its pictures of what was learned are not to be learned from
+    ignored = _IGNORED_FOLDERS | {"previews"} if "events.jsonl" in names else _IGNORED_FOLDERS
     for entry in visible:
-        if entry.is_dir() and entry.name.casefold() not in _IGNORED_FOLDERS:
+        if entry.is_dir() and entry.name.casefold() not in ignored:
             walked += _walk(folder / entry.name, listing, seen)
     return walked
 

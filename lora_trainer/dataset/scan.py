@@ -15,12 +15,14 @@ worker before training, and by the command line. Neither torch nor a tokenizer i
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import with_trigger_word
@@ -167,8 +169,10 @@ def _examined(
     examined: dict[Path, Examined] = {}
     findings: list[Finding] = []
     originals: dict[str, Path] = {}
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
-        for done, (image, result) in enumerate(zip(images, pool.map(_attempt, images), strict=True), 1):
+    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool, contextlib.ExitStack() as stack:
+        # closing: when `progress` raises, the images that still wait are not examined first
+        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", pool.map(_attempt, images))))
+        for done, (image, result) in enumerate(zip(images, results, strict=True), 1):
             if isinstance(result, DatasetError):
                 findings.append(from_error("unreadable-image", result, image, listing.name(image)))
             else:

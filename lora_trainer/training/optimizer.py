@@ -32,6 +32,12 @@ def make_rate_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSetti
     name = settings.lr_scheduler
     if name == "constant" and settings.lr_warmup_steps:
         name = "constant_with_warmup"
+    require_warmup_fits(settings, step_count)
+    return get_scheduler(name, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=step_count)
+
+
+def require_warmup_fits(settings: TrainingSettings, step_count: int) -> None:
+    """Raises ConfigError when the run would end before its warm-up does."""
     if settings.lr_warmup_steps >= step_count:
         raise ConfigError(
             "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
@@ -39,7 +45,12 @@ def make_rate_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSetti
             warmup=settings.lr_warmup_steps,
             steps=step_count,
         )
-    return get_scheduler(name, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=step_count)
+
+
+def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:
+    """Raises ConfigError when the optimizer asked for cannot be had here."""
+    if settings.optimizer == "adamw8bit":
+        _adamw8bit(device)
 
 
 def _adamw8bit(device: torch.device) -> Any:

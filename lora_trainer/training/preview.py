@@ -5,7 +5,7 @@ The starting noise is drawn on the CPU from the seed, as the WebUI does with its
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,8 @@ SAMPLER_NAMES = {"euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "dd
 """Setting -> what the WebUI calls it."""
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """A prompt with its text states, encoded while the text encoders were at hand."""
-
-    text: str
-    states: TextStates
+class Abandoned(Exception):
+    """A stop was asked for before the picture was done."""
 
 
 @dataclass(frozen=True)
@@ -48,17 +44,28 @@ def make_sampler(name: str, schedule: NoiseSchedule) -> Any:
     """diffusers' scheduler of that name, set up as the WebUI's."""
     config = scheduler_config(schedule)
     spacing = "trailing" if schedule.zero_terminal_snr else "leading"
+    # the WebUI's k-diffusion begins at the noisiest level there is and spaces its steps evenly down to the least
+    spread = "trailing" if schedule.zero_terminal_snr else "linspace"
     if name == "ddim":
         return DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing=spacing)
     if name == "dpmpp_2m_karras":
         return DPMSolverMultistepScheduler(**config, use_karras_sigmas=True, steps_offset=1, timestep_spacing=spacing)
-    return EulerAncestralDiscreteScheduler(**config, steps_offset=1, timestep_spacing=spacing)
+    return EulerAncestralDiscreteScheduler(**config, steps_offset=1, timestep_spacing=spread)
 
 
 def sample_latents(
-    unet: Any, schedule: NoiseSchedule, prompt: TextStates, negative: TextStates, settings: SampleSettings, size: tuple[int, int]
+    unet: Any,
+    schedule: NoiseSchedule,
+    prompt: TextStates,
+    negative: TextStates,
+    settings: SampleSettings,
+    size: tuple[int, int],
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
-    """One picture's latents, (1, 4, height / 8, width / 8), by classifier-free guidance (arXiv 2207.12598). `size`: width, height in pixels."""
+    """One picture's latents, (1, 4, height / 8, width / 8), by classifier-free guidance (arXiv 2207.12598). `size`: width, height in pixels.
+
+    Raises Abandoned between two sampling steps once `stop_asked`.
+    """
     device = next(unet.parameters()).device
     width, height = size
     generator = torch.Generator("cpu").manual_seed(settings.sample_seed)
@@ -74,6 +81,8 @@ def sample_latents(
         texts = [join_rows(texts)]
     with torch.no_grad():
         for timestep in sampler.timesteps:
+            if stop_asked():
+                raise Abandoned
             scaled = sampler.scale_model_input(latents, timestep)
             predictions = [_predict_rows(unet, scaled, timestep, text, sizes) for text in texts]
             without, with_prompt = torch.cat(predictions).float().chunk(2)
@@ -85,22 +94,35 @@ def sample_latents(
 def make_pictures(
     parts: Parts,
     adapters: Adapters,
-    prompts: Sequence[Prompt],
-    negative: TextStates,
+    prompts: Sequence[str],
+    encode: Callable[[str], TextStates],
     settings: SampleSettings,
     *,
     size: tuple[int, int],
     name: str,
     model_name: str,
+    stop_asked: Callable[[], bool] = lambda: False,
 ) -> Iterator[Picture]:
-    """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as before afterwards."""
+    """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as before afterwards.
+
+    `encode` gives a text's states; it is asked anew at each strength, for the text encoder may hold adapters too. Raises Abandoned once `stop_asked`.
+    """
     for prompt in prompts:
         for strength in settings.sample_strengths:
             with adapters.strength(strength):
-                latents = sample_latents(parts.unet, parts.schedule, prompt.states, negative, settings, size)
+                negative = _negative_states(parts, encode, settings.sample_negative_prompt)
+                latents = sample_latents(parts.unet, parts.schedule, encode(prompt), negative, settings, size, stop_asked)
             image = to_image(decode_latents(parts.vae, latents)[0])
-            tag = f"{prompt.text} <lora:{name}:{strength:g}>" if strength else prompt.text
-            yield Picture(image, prompt.text, strength, parameters_text(tag, settings, size, model_name))
+            tag = f"{prompt} <lora:{name}:{strength:g}>" if strength else prompt
+            yield Picture(image, prompt, strength, parameters_text(tag, settings, size, model_name))
+
+
+def _negative_states(parts: Parts, encode: Callable[[str], TextStates], text: str) -> TextStates:
+    """The WebUI and diffusers give SDXL zeros for an empty negative prompt: that is what its base was trained with (sd_models_xl.py)."""
+    states = encode(text)
+    if parts.family != "sdxl" or text:
+        return states
+    return TextStates(torch.zeros_like(states.hidden), None if states.pooled is None else torch.zeros_like(states.pooled))
 
 
 def parameters_text(prompt: str, settings: SampleSettings, size: tuple[int, int], model_name: str) -> str:

@@ -236,8 +236,13 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from `state`. Raises LoraFileError if it belongs to another model or other settings."""
         self.adapters.load_state_dict(state["adapters"])
+        asked = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])
+        # both would bring back the rates of the start; those asked for now hold, at the schedule's place
+        self.rates.base_lrs = [rate for rate, _ in asked]
+        for group, (rate, decay), factor in zip(self.optimizer.param_groups, asked, self.rates.lr_lambdas, strict=True):
+            group.update(initial_lr=rate, lr=rate * factor(self.rates.last_epoch), weight_decay=decay)
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
         self.step, self.smoothed_loss, self._skipped = state["step"], SmoothedLoss(**state["smoothed_loss"]), state["skipped"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import logging
 import platform
@@ -35,7 +36,10 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
                 return _train(folder, report)
             except LoraTrainerError as error:
                 traceback.print_exc()
-                report.say(Failed.of(error))
+                # on a full disk there may be no room even for this; the log's last words then speak
+                with contextlib.suppress(OSError):
+                    report.say(Failed.of(error))
+                print(error.report())
                 return FAILED
     except RunError as error:
         # the folder is not ours to write in: another worker's, or no run at all
@@ -61,7 +65,7 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
                 hint="Set gradient_checkpointing to true and batch_size to 1; if that is not enough, lower resolution.",
                 step=folder.read_state().step,
             ) from error
-        if isinstance(error, OSError) and error.errno == 28:
+        if is_disk_full(error):
             raise TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.") from error
         raise TrainingError(
             "something unexpected went wrong: {kind}: {detail}",
@@ -70,6 +74,17 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
             detail=error,
             log=folder.log,
         ) from error
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """safetensors and torch.save tell of a full disk in words of their own."""
+    while error is not None:
+        text = str(error).lower()
+        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed")
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(words in text for words in full):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ class Report:
         self._events = EventWriter(folder.events)
         self._heartbeat = heartbeat
         self._interrupted = False
+        self._waiting: list[Request] = []
 
     def say(self, event: Event) -> None:
         self._events.write(event)
@@ -43,8 +44,13 @@ class Report:
     def requests(self) -> list[Request]:
         """What was asked since the last call; Ctrl-C and the system's polite end count as `stop`."""
         self._heartbeat.beat(HEARTBEAT_SECONDS)
-        asked = take_requests(self.folder.requests)
+        asked, self._waiting = [*self._waiting, *take_requests(self.folder.requests)], []
         return [*asked, Request("stop")] if self._interrupted else asked
+
+    def stop_asked(self) -> bool:
+        """Whether `stop` is among what was asked. It stays there: `requests` will give it too."""
+        self._waiting += take_requests(self.folder.requests)
+        return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def listen_for_interrupts(self) -> None:
         """Ctrl-C and SIGTERM ask for a stop that keeps what was learned. Only a process of our own may do this."""
@@ -52,9 +58,11 @@ class Report:
         def interrupt(number: int, frame: FrameType | None) -> None:
             self._interrupted = True
 
-        for name in ("SIGINT", "SIGTERM", "SIGBREAK"):
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), interrupt)
+        # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so
+        for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
+            number = getattr(signal, name, None)
+            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+                signal.signal(number, interrupt)
 
     def close(self) -> None:
         self._events.close()

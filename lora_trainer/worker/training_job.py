@@ -11,10 +11,10 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -27,35 +27,42 @@ from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import LoraFileError, Message
-from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.lora.adapters import add_adapters, matching_layers
 from lora_trainer.lora.deliver import Delivered, deliver
 from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
 from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import forget_requests
+from lora_trainer.runs.requests import RequestKind, forget_requests
 from lora_trainer.training import batches, preview, resume, schedule
 from lora_trainer.training.device import (
     choose_device,
     choose_precision,
     describe_device,
     free_memory,
+    is_out_of_memory,
     move_optimizer,
     peak_memory,
 )
 from lora_trainer.training.encode import TextStates
-from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
+from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule, require_optimizer, require_warmup_fits
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import Outcome, Plan, StepResult, Trainer, make_scaler
 from lora_trainer.worker.facts import Hashes, training_facts
+from lora_trainer.worker.provenance import Provenance, differences
 from lora_trainer.worker.report import Report
 from lora_trainer.worker.resolve import native_resolution, require_lora_dir, resolve, unet_parameter_count
 
 log = logging.getLogger(__name__)
+Thing = TypeVar("Thing")
 PAUSE_POLL_SECONDS = 0.2
 CHECKS_PER_EVENT = 25
 NAMED_PER_KIND = 3
+
+
+class StoppedEarly(Exception):
+    """`stop` was asked before the first step: there is nothing to save."""
 
 
 class TrainingJob:
@@ -70,9 +77,14 @@ class TrainingJob:
     def run(self) -> Outcome:
         forget_requests(self.folder.requests)
         state = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else None
-        self.report.say(events.Started(resumed_from=state["step"] if state else None))
-        self._prepare()
-        self._encode()
+        self.first_step = int(state["step"]) if state else 0
+        self.report.say(events.Started(resumed_from=self.first_step if state else None))
+        try:
+            self._prepare()
+            self._warn_of_changes(state)
+            self._encode()
+        except StoppedEarly:
+            return self._stop_without_saving()
         trainer = self._assemble()
         if state:
             trainer.load_state_dict(state)
@@ -81,7 +93,22 @@ class TrainingJob:
         self.report.phase("training", self.plan.step_count)
         outcome = trainer.run(self)
         self.scalars.close()
-        return self._finish(trainer) if outcome == "finished" else self._stop(trainer)
+        if outcome == "finished":
+            return self._finish(trainer)
+        return self._stop(trainer) if trainer.step > self.first_step else self._stop_without_saving()
+
+    def _until_stopped(self, things: Iterable[Thing]) -> Iterator[Thing]:
+        """The same things, one after the other, until a stop is asked for."""
+        for thing in things:
+            if self.report.stop_asked():
+                raise StoppedEarly
+            yield thing
+
+    def _warn_of_changes(self, state: dict[str, Any] | None) -> None:
+        """Remember what the run learns from; say what is no longer as it was when the state was written."""
+        self.provenance = Provenance.of(self.config, self.dataset.examples, self.device)
+        for note in differences(state.get("provenance") if state else None, self.provenance):
+            self.report.warn(note, Message("Training goes on, but the LoRA will not be what an uninterrupted run gives."))
 
     # --- before ---------------------------------------------------------------------------------------------------------------------------
 
@@ -94,6 +121,8 @@ class TrainingJob:
         self.checkpoint = open_checkpoint(
             base.base_model, vae=base.vae, prediction_type=base.prediction_type, zero_terminal_snr=base.zero_terminal_snr
         )
+        self._require_layers()
+        require_optimizer(self.config.training, self.device)
         self.tokenizers = self.checkpoint.tokenizers()
         self.dataset = self._scan()
         self._plan_and_resolve()
@@ -113,6 +142,15 @@ class TrainingJob:
             )
         )
 
+    def _require_layers(self) -> None:
+        """Raises ConfigError for names of layers that the checkpoint does not have, before any of its weights are read."""
+        outline, lora = self.checkpoint.outline(), self.config.lora
+        if lora.target_modules:
+            matching_layers(outline.unet, "target_modules", lora.target_modules)
+        if lora.train_text_encoder and lora.text_encoder_targets:
+            for encoder in outline.text_encoders:
+                matching_layers(encoder, "text_encoder_targets", lora.text_encoder_targets)
+
     def _scan(self) -> Dataset:
         tokenizer = self.tokenizers[0]
 
@@ -129,6 +167,8 @@ class TrainingJob:
             self.report.phase("checking", total)
         if done % CHECKS_PER_EVENT == 0 or done == total:
             self.report.part_done(done)
+            if self.report.stop_asked():
+                raise StoppedEarly
 
     def _warn_of(self, findings: Sequence[Finding]) -> None:
         """One warning for each kind of finding, naming the first few: two thousand copies are one sentence's worth."""
@@ -158,6 +198,7 @@ class TrainingJob:
             step_count=0,
         )
         self.plan.step_count = training.max_train_steps or training.epochs * self.plan.steps_per_epoch
+        require_warmup_fits(training, self.plan.step_count)
         self.config = resolve(self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count)
         self.name = self.config.lora.name
         self._warn_of(bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution))
@@ -181,7 +222,8 @@ class TrainingJob:
         live = lora.train_text_encoder or data.shuffle_caption
         self.captions = batches.Captions(self.parts, self.config.checkpoint, caption_store, _file_key(self.config.checkpoint.base_model), live=live)
         if not self.captions.live:
-            self.captions.keep((example.caption for example in self.dataset.examples), self._kept_dtype)
+            for example in self._until_stopped(self.dataset.examples):
+                self.captions.keep([example.caption], self._kept_dtype)
         self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
         if not self.captions.live:
             self.parts.text_encoders = ()
@@ -200,18 +242,20 @@ class TrainingJob:
     def _encode_images(self, store: batches.TensorStore) -> None:
         self.images = batches.EncodedImages(store)
         base = self.config.checkpoint
-        with self._vae() as vae:
-            for done in self.images.encode(vae, self.dataset.examples, self.buckets, self.config.dataset, _file_key(base.vae or base.base_model)):
+        with self._vae():
+            vae_key = _file_key(base.vae or base.base_model)
+            counts = self.images.encode(self.parts.vae, self.dataset.examples, self.buckets, self.config.dataset, vae_key)
+            for done in self._until_stopped(counts):
                 self.report.part_done(done)
 
     @contextlib.contextmanager
-    def _vae(self) -> Iterator[Any]:
-        """The VAE, for as long as it is needed. In float32: SDXL's overflows in fp16."""
-        vae = self.checkpoint.load_vae(torch.float32, self.device)
+    def _vae(self) -> Iterator[None]:
+        """parts.vae is there for as long as it is needed. In float32: SDXL's overflows in fp16."""
+        self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
         try:
-            yield vae
+            yield
         finally:
-            del vae
+            self.parts.vae = None
             free_memory(self.device)
 
     # --- training -------------------------------------------------------------------------------------------------------------------------
@@ -256,15 +300,15 @@ class TrainingJob:
         """Obey what was asked since the last step. False: stop."""
         asked = [request.kind for request in self.report.requests()]
         while asked:
-            kind = asked.pop(0)
-            if kind == "stop":
+            if "stop" in asked:
                 return False
+            kind = asked.pop(0)
             if kind == "save":
                 self._save(trainer)
             elif kind == "preview":
                 self._preview(trainer)
-            elif kind == "pause" and not self._pause(trainer):
-                return False
+            elif kind == "pause":
+                asked = self._pause(trainer, asked)
         return True
 
     def after_step(self, trainer: Trainer, result: StepResult) -> None:
@@ -302,21 +346,18 @@ class TrainingJob:
         curves = {"loss": result.loss, "loss/smoothed": trainer.smoothed_loss.value, "gradient_norm": result.gradient_norm}
         self.scalars.write(trainer.step, {**curves, **rates, "images_per_second": self.pace.images_per_second, "memory_gb": memory / 1e9})
 
-    def _pause(self, trainer: Trainer) -> bool:
-        """Leave the device to others until `resume`. False if `stop` came instead."""
-        self._move(trainer, torch.device("cpu"))
-        self.report.say(events.Paused(step=trainer.step))
-        stopped = False
-        while not stopped:
-            kinds = [request.kind for request in self.report.requests()]
-            stopped = "stop" in kinds
-            if stopped or "resume" in kinds:
-                break
-            time.sleep(PAUSE_POLL_SECONDS)
-        if not stopped:
-            self._move(trainer, self.device)
-            self.report.say(events.Resumed(step=trainer.step))
-        return not stopped
+    def _pause(self, trainer: Trainer, asked: list[RequestKind]) -> list[RequestKind]:
+        """Leave the device to others until `resume` or `stop`, which may have come with the `pause` itself. Returns what is to be done then."""
+        if not {"resume", "stop"} & set(asked):
+            self._move(trainer, torch.device("cpu"))
+            self.report.say(events.Paused(step=trainer.step))
+            while not {"resume", "stop"} & set(asked):
+                time.sleep(PAUSE_POLL_SECONDS)
+                asked = [*asked, *(request.kind for request in self.report.requests())]
+            if "stop" not in asked:
+                self._move(trainer, self.device)
+                self.report.say(events.Resumed(step=trainer.step))
+        return asked
 
     def _move(self, trainer: Trainer, device: torch.device) -> None:
         if self.device.type == "cpu":
@@ -334,11 +375,14 @@ class TrainingJob:
         self.report.phase("saving")
         target = self.folder.saved_file(self.name, trainer.step)
         self._export(trainer, target)
-        resume.write_state(self.folder.state, trainer.state_dict())
+        self._write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         self._let_old_saves_go()
         self.report.phase("training", self.plan.step_count)
         return target
+
+    def _write_state(self, trainer: Trainer) -> None:
+        resume.write_state(self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()})
 
     def _export(self, trainer: Trainer, target: Path) -> dict[str, str]:
         """Write the LoRA file, read back and verified. Returns its metadata."""
@@ -367,15 +411,21 @@ class TrainingJob:
         self.report.say(events.Stopped(step=trainer.step, file=self.folder.relative(saved)))
         return "stopped"
 
+    def _stop_without_saving(self) -> Outcome:
+        """Nothing was learned since the resume point, or at all."""
+        saved = [event for event in self.folder.read_state().saved if event.step == self.first_step]
+        self.report.say(events.Stopped(step=self.first_step, file=saved[-1].file if saved else ""))
+        return "stopped"
+
     def _finish(self, trainer: Trainer) -> Outcome:
-        card = self._final_preview(trainer)
+        # the file before the pictures: whatever becomes of them, it is safe
         self.report.phase("exporting")
         target = self.folder.path / f"{self.name}.safetensors"
         metadata = self._export(trainer, target)
         export_diffusers(trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata)
-        resume.write_state(self.folder.state, trainer.state_dict())
+        self._write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
-        delivered = self._deliver(target, card)
+        delivered = self._deliver(target, self._final_preview(trainer))
         # a finished run is not encoded again; its cache may be larger than all the rest
         shutil.rmtree(self.folder.cache, ignore_errors=True)
         self.report.say(events.Finished(step=trainer.step, file=self.folder.relative(target), delivered=str(delivered.path) if delivered else ""))
@@ -424,20 +474,29 @@ class TrainingJob:
         self.report.phase("previewing", len(self.sample_prompts) * len(samples.sample_strengths))
         made: list[events.Previewed] = []
         side = samples.sample_size or 512
-        with self._vae() as vae, trainer.precision():
-            self.parts.vae = vae
-            pictures = preview.make_pictures(
-                self.parts, trainer.adapters, [preview.Prompt(text, self._states(text)) for text in self.sample_prompts],
-                self._states(samples.sample_negative_prompt), samples, size=(side, side), name=self.name, model_name=self.checkpoint.title,
-            )  # fmt: skip
-            for number, picture in enumerate(pictures):
-                target = self.folder.previews / f"step{trainer.step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
-                preview.write_picture(picture, target)
-                event = events.Previewed(step=trainer.step, file=self.folder.relative(target), prompt=picture.prompt, strength=picture.strength)
-                self.report.say(event)
-                self.report.part_done(number + 1)
-                made.append(event)
-        self.parts.vae = None
+        try:
+            with self._vae(), trainer.precision():
+                pictures = preview.make_pictures(
+                    self.parts, trainer.adapters, self.sample_prompts, self._states, samples, size=(side, side), name=self.name,
+                    model_name=self.checkpoint.title, stop_asked=self.report.stop_asked,
+                )  # fmt: skip
+                for number, picture in enumerate(pictures):
+                    target = self.folder.previews / f"step{trainer.step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
+                    preview.write_picture(picture, target)
+                    event = events.Previewed(step=trainer.step, file=self.folder.relative(target), prompt=picture.prompt, strength=picture.strength)
+                    self.report.say(event)
+                    self.report.part_done(number + 1)
+                    made.append(event)
+        except preview.Abandoned:
+            log.info("previews abandoned: a stop was asked for")
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            self.report.warn(
+                Message("there was no memory for the previews of step {step}; the training itself goes on", {"step": trainer.step}),
+                Message("A smaller sample_size needs less."),
+            )
+            free_memory(self.device)
         self.report.phase("training", self.plan.step_count)
         return made
 

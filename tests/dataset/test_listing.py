@@ -119,3 +119,7 @@ def test_a_folder_without_pictures_tells_what_it_holds(tmp_path):
     assert refusal(tmp_path)[0] == f"{tmp_path} holds no files"
     touch(tmp_path, "a.txt", "b.txt", "c.mp4")
     assert refusal(tmp_path)[0] == f"no images in {tmp_path} or the folders in it, only other files: 2 .txt, 1 .mp4"
+
+
+def test_nor_are_they_where_the_run_is_made_in_the_images_own_folder(tmp_path):
+    assert images(touch(tmp_path, "a.jpg", "events.jsonl", "previews/step.png", "more/previews/b.png")) == ["a.jpg", "more/previews/b.png"]

@@ -1,3 +1,4 @@
+import numpy
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
@@ -9,6 +10,7 @@ from lora_trainer.config import LoraSettings, SampleSettings
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.training import preview
 from lora_trainer.training.encode import encode_captions
+from lora_trainer.training.schedule import NoiseLevels
 from tests.tiny import tiny_parts
 
 
@@ -71,9 +73,10 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
         torch.nn.init.normal_(parameter, std=0.3)
     parts.unet.train()
     settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 0.7), sample_negative_prompt="ugly", sample_sampler="dpmpp_2m_karras")
-    prompts = [preview.Prompt("a red cat", states(parts, "a red cat"))]
     pictures = list(
-        preview.make_pictures(parts, adapters, prompts, states(parts, "ugly"), settings, size=(64, 64), name="ink", model_name="sd15, v1: pruned")
+        preview.make_pictures(
+            parts, adapters, ["a red cat"], lambda text: states(parts, text), settings, size=(64, 64), name="ink", model_name="sd15, v1: pruned"
+        )
     )
     assert [picture.strength for picture in pictures] == [0.0, 0.7]
     assert pictures[0].image.tobytes() != pictures[1].image.tobytes()
@@ -83,3 +86,70 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
     assert Image.open(target).text["parameters"] == (
         "a red cat <lora:ink:0.7>\nNegative prompt: ugly\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 42, Size: 64x64, Model: sd15 v1 pruned, RNG: CPU"
     )
+
+
+def test_euler_a_walks_through_the_webuis_noise_levels():
+    schedule = NoiseSchedule()
+    sampler = preview.make_sampler("euler_a", schedule)
+    sampler.set_timesteps(20)
+    assert (sampler.timesteps[0].item(), sampler.timesteps[-1].item()) == (999, 0)
+    # k-diffusion: logarithms of the levels at evenly spaced steps, and the noise times the first
+    alphas = NoiseLevels.of(schedule).alphas_cumprod.double()
+    logarithms = ((1 - alphas) / alphas).sqrt().log()
+    steps = torch.linspace(999, 0, 20, dtype=torch.float64)
+    low, share = steps.floor().long(), steps.frac()
+    expected = (logarithms[low] * (1 - share) + logarithms[(low + 1).clamp(max=999)] * share).exp()
+    torch.testing.assert_close(sampler.sigmas[:-1].double(), expected, rtol=1e-3, atol=1e-4)
+    assert float(sampler.init_noise_sigma) == pytest.approx(14.6146, abs=1e-3)
+
+
+def trained_text_encoder(family):
+    parts = tiny_parts(family, tokenizers=load_tokenizers(family))
+    adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5, train_text_encoder=True), 0)
+    for _, parameter in adapters.parameters_text_encoder():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return parts, adapters
+
+
+def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
+    parts, adapters = trained_text_encoder("sd1")
+    settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 1.0))
+
+    def pictures():
+        made = preview.make_pictures(parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="x", model_name="")
+        return [picture.image.tobytes() for picture in made]
+
+    first = pictures()
+    assert first == pictures()  # the adapters' dropout is off
+    assert first[0] != first[1]
+    for _, parameter in adapters.parameters():
+        torch.nn.init.zeros_(parameter)
+    assert pictures() == [first[0], first[0]]
+
+
+def test_sdxls_empty_negative_prompt_is_zeros_as_in_the_webui_and_diffusers():
+    parts, adapters = trained_text_encoder("sdxl")
+    settings = SampleSettings(sample_steps=2, sample_strengths=(0.0,))
+    picture = next(preview.make_pictures(parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="", model_name=""))
+    adapters.remove()
+    pipeline = StableDiffusionXLPipeline(
+        vae=parts.vae, unet=parts.unet, scheduler=preview.make_sampler("euler_a", parts.schedule), text_encoder=parts.text_encoders[0],
+        text_encoder_2=parts.text_encoders[1], tokenizer=parts.tokenizers[0], tokenizer_2=parts.tokenizers[1], add_watermarker=False,
+    )  # fmt: skip
+    pipeline.set_progress_bar_config(disable=True)
+    theirs = pipeline("a cat", num_inference_steps=2, guidance_scale=7.0, height=64, width=64, generator=torch.Generator().manual_seed(42)).images[0]
+    difference = numpy.abs(numpy.asarray(picture.image, dtype=int) - numpy.asarray(theirs, dtype=int))
+    assert difference.max() <= 2
+
+
+def test_a_stop_ends_a_picture_between_two_of_its_steps():
+    parts, adapters = trained_text_encoder("sd1")
+    asked = iter([False, False, True])
+    settings = SampleSettings(sample_steps=20)
+    pictures = preview.make_pictures(
+        parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="x", model_name="", stop_asked=lambda: next(asked)
+    )
+    with pytest.raises(preview.Abandoned):
+        next(pictures)
+    assert next(asked, None) is None
+    assert all(adapter.layer.lora_dropout["default"].training and adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers)

@@ -1,0 +1,228 @@
+"""Requests that come at odd moments, and runs that go on under other circumstances than they began."""
+
+import errno
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lora_trainer import config
+from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.training import batches, preview
+from lora_trainer.worker import job
+from lora_trainer.worker.report import Report
+from lora_trainer.worker.training_job import TrainingJob
+from tests.made import draw_images, tiny_checkpoint
+
+SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
+
+
+def begin(tmp_path, run="run", family="sd1", images=5, **changes):
+    draw_images(tmp_path / "images", images)
+    values = {
+        "train_data_dir": str(tmp_path / "images"), "base_model": str(tiny_checkpoint(family)), "output_dir": str(tmp_path / run), **SMALL, **changes
+    }  # fmt: skip
+    asked = config.from_mapping(values)
+    return folders.begin(asked.output.output_dir, config.to_yaml(asked))
+
+
+def change(folder, **changes):
+    folder.config.write_text(config.to_yaml(config.read(folder.config, changes)), encoding="utf-8")
+
+
+def losses(folder):
+    return [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]
+
+
+def at_step(folder, step, monkeypatch, *kinds):
+    """Run the folder's job; these requests arrive together when `step` steps are done."""
+    real = TrainingJob.before_step
+
+    def before_step(self, trainer):
+        if trainer.step == step:
+            for kind in kinds:
+                send_request(folder.requests, kind)
+        return real(self, trainer)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingJob, "before_step", before_step)
+        return job.run(folder.path)
+
+
+def sleepless(monkeypatch, most=20):
+    """A pause that nothing ends fails the test instead of hanging it."""
+    count = []
+
+    def sleep(seconds):
+        count.append(seconds)
+        assert len(count) < most, "paused for ever"
+
+    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
+
+
+@pytest.mark.parametrize(("kinds", "status"), [(("pause", "resume"), job.FINISHED), (("pause", "stop"), job.STOPPED)])
+def test_what_came_together_with_a_pause_ends_it(tmp_path, monkeypatch, kinds, status):
+    sleepless(monkeypatch)
+    folder = begin(tmp_path)
+    assert at_step(folder, 2, monkeypatch, *kinds) == status
+
+
+def test_what_is_asked_during_a_pause_is_done_after_it(tmp_path, monkeypatch):
+    sleepless(monkeypatch)
+    folder = begin(tmp_path)
+    real, calls = Report.requests, []
+
+    def requests(self):
+        calls.append(1)
+        return {3: [Request("pause")], 4: [Request("save")], 5: [Request("resume")]}.get(len(calls)) or real(self)
+
+    monkeypatch.setattr(Report, "requests", requests)
+    assert job.run(folder.path) == job.FINISHED
+    assert [saved.step for saved in folder.read_state().saved] == [2, 6]
+
+
+def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    real, encoded = batches._encoded, []
+
+    def encode(*arguments):
+        encoded.append(1)
+        if len(encoded) == 2:
+            send_request(folder.requests, "stop")
+        return real(*arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "_encoded", encode)
+        assert job.run(folder.path) == job.STOPPED
+    state = folder.read_state()
+    assert len(encoded) == 2 and (state.status, state.step, state.file) == ("stopped", 0, "")
+    assert not folder.has_learned
+    assert job.run(folder.path) == job.FINISHED
+
+
+def test_a_stop_before_the_first_step_after_a_resume_keeps_the_resume_point(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    assert at_step(folder, 2, monkeypatch, "stop") == job.STOPPED
+    assert at_step(folder, 2, monkeypatch, "stop") == job.STOPPED
+    state = folder.read_state()
+    assert (state.step, state.file) == (2, "checkpoints/run-step00000002.safetensors")
+    assert job.run(folder.path) == job.FINISHED
+
+
+def test_a_stop_during_previews_does_not_wait_for_them(tmp_path, monkeypatch):
+    folder = begin(tmp_path, sample_prompts=["a", "b", "c"], sample_every=2, sample_steps=3)
+    real = preview.write_picture
+
+    def write(picture, target):
+        real(picture, target)
+        send_request(folder.requests, "stop")
+
+    monkeypatch.setattr(preview, "write_picture", write)
+    assert job.run(folder.path) == job.STOPPED
+    state = folder.read_state()
+    assert len(state.previews) == 1 and (state.status, state.step) == ("stopped", 2)
+    assert load_file(folder.path / state.file)
+
+
+def test_previews_without_memory_do_not_cost_the_training(tmp_path, monkeypatch):
+    (tmp_path / "Lora").mkdir()
+    folder = begin(tmp_path, sample_prompts=["a"], sample_every=2, lora_dir=str(tmp_path / "Lora"))
+
+    def no_memory(*arguments, **named):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+
+    monkeypatch.setattr(preview, "decode_latents", no_memory)
+    assert job.run(folder.path) == job.FINISHED
+    state = folder.read_state()
+    assert state.delivered and any("no memory for the previews of step 6" in warning.message for warning in state.warnings)
+
+
+def test_the_lora_is_written_before_its_last_pictures_are_made(tmp_path, monkeypatch):
+    folder = begin(tmp_path, sample_prompts=["a"], sample_every=100)
+
+    def broken(*arguments, **named):
+        raise ValueError("anything")
+
+    monkeypatch.setattr(preview, "make_pictures", broken)
+    assert job.run(folder.path) == job.FAILED
+    assert load_file(folder.path / "run.safetensors") and folder.read_state().saved[-1].step == 6
+
+
+def test_a_changed_learning_rate_is_used_after_a_resume_and_said(tmp_path, monkeypatch):
+    folder = begin(tmp_path, lr_scheduler="cosine", lr_warmup_steps=1)
+    at_step(folder, 3, monkeypatch, "stop")
+    change(folder, learning_rate=1e-5, weight_decay=0.5)
+    seen = []
+    real = TrainingJob.before_step
+
+    def before_step(self, trainer):
+        group = trainer.optimizer.param_groups[0]
+        seen.append((group["lr"], group["weight_decay"]))
+        return real(self, trainer)
+
+    monkeypatch.setattr(TrainingJob, "before_step", before_step)
+    assert job.run(folder.path) == job.FINISHED
+    assert all(0 < rate <= 1e-5 and decay == 0.5 for rate, decay in seen)
+    warnings = [warning.message for warning in folder.read_state().warnings]
+    assert "learning_rate was 0.001 until the resume point and is 1e-05 from there" in warnings
+
+
+def test_an_unchanged_run_resumes_without_a_warning(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    at_step(folder, 3, monkeypatch, "stop")
+    shutil.move(tmp_path / "run", tmp_path / "elsewhere")
+    moved = folders.existing(tmp_path / "elsewhere")
+    change(moved, max_train_steps=7)  # at a constant rate, a longer run is exact too
+    assert job.run(moved.path) == job.FINISHED
+    assert not [warning for warning in moved.read_state().warnings if "resume point" in warning.message]
+
+
+def test_a_dataset_that_changed_meanwhile_is_said(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    at_step(folder, 3, monkeypatch, "stop")
+    lines = (tmp_path / "images" / "metadata.csv").read_text(encoding="utf-8").splitlines()
+    lines[0] = 'img00.png,"something else"'
+    (tmp_path / "images" / "metadata.csv").write_text("\n".join([*lines[:-1], 'new.png,"a new one"']), encoding="utf-8")
+    (tmp_path / "images" / "img04.png").rename(tmp_path / "images" / "new.png")
+    assert job.run(folder.path) == job.FINISHED
+    messages = [warning.message for warning in folder.read_state().warnings]
+    assert "images or captions new since the resume point (1): new.png" in messages
+    assert "images or captions gone since the resume point (1): img04.png" in messages
+    assert "images or captions changed since the resume point (1): img00.png" in messages
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"target_modules": ["to_x"]}, "to_x"), ({"lr_warmup_steps": 500}, "lr_warmup_steps is 500"), ({"optimizer": "adamw8bit"}, "adamw8bit")],
+)
+def test_what_the_checkpoint_or_the_plan_forbids_is_found_before_anything_is_loaded(tmp_path, monkeypatch, changes, words):
+    folder = begin(tmp_path, **changes)
+
+    def encode(self):
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr(TrainingJob, "_encode", encode)
+    assert job.run(folder.path) == job.FAILED
+    assert words in folder.read_state().failure.message
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),
+        RuntimeError("[enforce fail at inline_container.cc:668] . PytorchStreamWriter failed writing file data/3: file write failed"),
+    ],
+)
+def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
+    folder = begin(tmp_path, save_steps=2)
+
+    def write_state(self, trainer):
+        raise error
+
+    monkeypatch.setattr(TrainingJob, "_write_state", write_state)
+    assert job.run(folder.path) == job.FAILED
+    assert folder.read_state().failure.message == "the disk is full"
