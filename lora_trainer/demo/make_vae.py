@@ -42,7 +42,7 @@ RULER = (0.0, 1.5, -1.5)
 @dataclass(frozen=True, kw_only=True)
 class VaeSettings:
     seed: int = 20
-    step_count: int = 2400
+    step_count: int = 1500
     batch_size: int = 16
     learning_rate: float = 1.5e-3
     kl_weight: float = 4e-6
