@@ -7,10 +7,14 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_trainer import __version__, environment
 from lora_trainer.errors import ConfigError, LoraTrainerError
+
+if TYPE_CHECKING:
+    from lora_trainer.config import RunConfig
+    from lora_trainer.runs.folder import RunFolder
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,6 +35,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(asked.command(asked) or 0)
     except LoraTrainerError as error:
         print(error.report(), file=sys.stderr)
+        return 1
+    except OSError as error:
+        # a folder without permission, a full disk: nothing that a traceback would say better
+        print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -104,7 +112,7 @@ def resume(asked: argparse.Namespace) -> int:
         print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
         return 0
     if asked.changes:
-        requested = config.read(folder.config, parse_changes(asked.changes))
+        requested = changed(folder, parse_changes(asked.changes))
         wanted = requested.training.max_train_steps
         if state.status == "finished" and wanted is not None and wanted <= state.step:
             raise ConfigError(
@@ -112,6 +120,28 @@ def resume(asked: argparse.Namespace) -> int:
             )
         files.write_text(folder.config, config.to_yaml(requested))
     return watch(folder)
+
+
+def changed(folder: RunFolder, changes: dict[str, Any]) -> RunConfig:
+    """The settings of a run that goes on. Raises ConfigError for what it cannot change any more: its config.yaml then stays as it is."""
+    from lora_trainer import config
+
+    if "epochs" in changes and "max_train_steps" not in changes:
+        # a run's own config.yaml holds the steps that its epochs came to
+        changes = {**changes, "max_train_steps": None}
+    after = config.read(folder.config, changes)
+    try:
+        before = config.to_mapping(config.read(folder.config))
+    except ConfigError:  # edited by hand; these changes have put it right
+        return after
+    fixed = [key for key in config.FIXED_BY_THE_FIRST_STEP if before[key] != config.to_mapping(after)[key]]
+    if fixed and folder.has_learned:
+        raise ConfigError(
+            "{keys} cannot change any more: what was learned has its shape from them",
+            hint="Begin a new run with `train`, under another output_dir.",
+            keys=", ".join(fixed),
+        )
+    return after
 
 
 def tell(asked: argparse.Namespace) -> int:

@@ -18,6 +18,7 @@ import dataclasses
 import difflib
 import inspect
 import math
+import re
 import textwrap
 import types
 import typing
@@ -39,6 +40,8 @@ Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cos
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
+FIXED_BY_THE_FIRST_STEP = ("lora_rank", "target_modules", "train_text_encoder", "text_encoder_targets")
+"""Settings that the learned weights have taken their shape from: a run that is resumed cannot change them."""
 RESERVED_ON_WINDOWS = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
 LONGEST_NAME = 150
 """In bytes: the step, the suffix and the process of a file that is being written are added, and file systems hold 255."""
@@ -164,9 +167,9 @@ class LoraSettings(Settings):
     def contradictions(self) -> Iterator[ConfigError]:
         if not self.target_modules and not (self.train_text_encoder and self.text_encoder_targets):
             yield ConfigError("target_modules is empty, so nothing would be trained", hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].")
-        bad = sorted(set(self.name) & set(FORBIDDEN_IN_NAMES))
+        bad = sorted(character for character in set(self.name) if character in FORBIDDEN_IN_NAMES or not character.isprintable())
         if bad:
-            characters = " ".join(bad)
+            characters = " ".join(character if character.isprintable() else repr(character) for character in bad)
             yield ConfigError(
                 "name {name!r} contains {characters}, which <lora:NAME:0.7> cannot hold",
                 hint="Use letters, digits, - and _.",
@@ -177,8 +180,8 @@ class LoraSettings(Settings):
             yield ConfigError("name is longer than a file's name can be", hint="Use a short one: letters, digits, - and _.")
         if self.name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
             yield ConfigError("name {name!r} cannot be a file's name on Windows", hint="Use another word.", name=self.name)
-        if self.name != self.name.strip() or self.name.startswith("."):
-            yield ConfigError("name {name!r} starts or ends with a space, or starts with a dot", hint="Use letters, digits, - and _.", name=self.name)
+        if self.name != self.name.strip() or self.name.startswith(".") or self.name.endswith("."):
+            yield ConfigError("name {name!r} starts or ends with a space or a dot", hint="Use letters, digits, - and _.", name=self.name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +224,7 @@ class TrainingSettings(Settings):
     """auto, cuda, cuda:1, mps or cpu."""
 
     def contradictions(self) -> Iterator[ConfigError]:
-        if self.device.split(":")[0] not in ("auto", "cpu", "cuda", "mps", "xpu"):
+        if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", self.device, re.ASCII):
             yield ConfigError("device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=self.device)
 
 
@@ -265,6 +268,14 @@ class OutputSettings(Settings):
     """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but output_dir."""
     preferred_weight: float = setting(0.7, at_least=0.0, at_most=2.0)
     """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>."""
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        if self.lora_dir is not None and self.lora_dir in (self.output_dir, *self.output_dir.parents):
+            yield ConfigError(
+                "output_dir {output_dir} lies in lora_dir, where the WebUI would list every saved step as a LoRA",
+                hint="Choose another output_dir: the finished LoRA is copied into lora_dir.",
+                output_dir=self.output_dir,
+            )
 
 
 GROUPS: tuple[tuple[str, type[Settings]], ...] = (
@@ -497,17 +508,20 @@ def _convert(item: dataclasses.Field[Any], value: Any, base: Path) -> Any:
             raise wrong
         try:
             return tuple(_scalar(element, part) for part in value)
-        except ValueError:
+        except (ValueError, OverflowError):
             raise wrong from None
     try:
         if kind is Path:
+            # YAML reads a folder called 2024 as a number
+            value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
             if not isinstance(value, (str, Path)) or not str(value).strip():
                 raise ValueError
             if "\0" in str(value):
                 raise ValueError
             return (base / Path(value).expanduser()).absolute()
         return _scalar(kind, value)
-    except ValueError:
+    except (ValueError, OverflowError, RuntimeError):
+        # OverflowError: .inf for a whole number; RuntimeError: ~somebody, who has no home here
         raise wrong from None
 
 
@@ -577,7 +591,8 @@ def _is_a(kind: Any, value: Any) -> bool:
 
 def _within(item: dataclasses.Field[Any], value: float) -> bool:
     low, high, above = item.metadata["at_least"], item.metadata["at_most"], item.metadata["above"]
-    if not math.isfinite(value):
+    # not isfinite: it fails for whole numbers beyond all floats
+    if value != value or value in (math.inf, -math.inf):
         return False
     return not ((low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above))
 

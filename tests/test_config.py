@@ -188,3 +188,36 @@ def test_a_name_that_no_file_can_have_is_refused(name):
     with pytest.raises(ConfigError, match=r"a file's name"):
         config.LoraSettings(name=name)
     assert config.LoraSettings(name="console").name == "console"
+
+
+@pytest.mark.parametrize("value", [".inf", 10**400, float("inf"), "1e999", float("nan")])
+def test_a_number_beyond_all_numbers_gets_a_sentence(value):
+    (sentence,) = problems({**REQUIRED, "batch_size": yaml.safe_load(value) if isinstance(value, str) else value})
+    assert sentence.startswith("batch_size is ")
+    (sentence,) = problems({**REQUIRED, "learning_rate": yaml.safe_load(value) if isinstance(value, str) else value})
+    assert sentence.startswith("learning_rate is ")
+
+
+@pytest.mark.parametrize("device", ["cuda:x", "cuda:", "cpu:9", "cuda:-1", "mps:1"])
+def test_a_device_that_torch_cannot_read_is_refused(device):
+    assert one_problem(device=device)[0] == f"device is {device!r}"
+
+
+def test_a_home_that_is_not_there_gets_a_sentence():
+    assert one_problem(train_data_dir="~nobody-of-this-name/x")[0].startswith("train_data_dir is '~nobody-of-this-name/x'")
+
+
+def test_a_folder_called_by_a_number_is_a_folder():
+    assert config.from_mapping({**REQUIRED, "train_data_dir": 2024}).dataset.train_data_dir.name == "2024"
+
+
+def test_a_run_inside_the_webuis_lora_folder_is_refused(tmp_path):
+    for inside in (tmp_path / "Lora", tmp_path / "Lora" / "ink"):
+        sentence, _ = one_problem(output_dir=str(inside), lora_dir=str(tmp_path / "Lora"))
+        assert "lies in lora_dir" in sentence
+    assert config.from_mapping({**REQUIRED, "output_dir": str(tmp_path / "Lora-runs"), "lora_dir": str(tmp_path / "Lora")})
+
+
+@pytest.mark.parametrize("name", ["a\nb", "ink."])
+def test_a_name_that_becomes_no_file_later_is_refused_now(name):
+    assert one_problem(name=name)[0].startswith("name ")

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from lora_trainer import __main__ as command_line
 from lora_trainer import config
+from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from tests.made import draw_images, tiny_checkpoint
 
@@ -233,3 +234,40 @@ def test_readme_lists_every_setting_as_the_settings_themselves_do():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     begin, end = "<!-- settings -->\n", "<!-- /settings -->"
     assert readme[readme.index(begin) + len(begin) : readme.index(end)].strip() == config.readme_table().strip()
+
+
+def stopped_run(tmp_path):
+    write_yaml(tmp_path, epochs=5, max_train_steps=15)
+    folder = folders.begin(tmp_path / "out", config.to_yaml(config.read(tmp_path / "run.yaml", {"output_dir": str(tmp_path / "out")})))
+    folder.state.mkdir()
+    (folder.state / "step00000003.pt").write_bytes(b"")
+    return folder
+
+
+def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):
+    folder = stopped_run(tmp_path)
+    before = folder.config.read_text(encoding="utf-8")
+    status, _, err = run(capsys, "resume", folder.path, "--set", "lora_rank=16", "--set", "target_modules=[to_q]")
+    assert status == 1 and "lora_rank, target_modules cannot change any more" in err
+    assert folder.config.read_text(encoding="utf-8") == before
+
+
+def test_more_epochs_after_a_resume_are_more_steps(tmp_path):
+    folder = stopped_run(tmp_path)
+    training = command_line.changed(folder, {"epochs": 20}).training
+    assert (training.epochs, training.max_train_steps) == (20, None)
+    assert command_line.changed(folder, {"epochs": 20, "max_train_steps": 7}).training.max_train_steps == 7
+    assert command_line.changed(folder, {"learning_rate": 1e-5}).training.max_train_steps == 15
+
+
+def test_a_change_can_put_right_what_a_hand_has_broken(tmp_path):
+    folder = stopped_run(tmp_path)
+    text = folder.config.read_text(encoding="utf-8")
+    folder.config.write_text(text.replace("batch_size: 1", "batch_size: many"), encoding="utf-8")
+    assert command_line.changed(folder, {"batch_size": 2}).training.batch_size == 2
+
+
+def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    status, _, err = run(capsys, "init", tmp_path / "file" / "run.yaml")
+    assert status == 1 and "Traceback" not in err and str(tmp_path / "file") in err

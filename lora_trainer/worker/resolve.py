@@ -44,8 +44,9 @@ def resolve(config: RunConfig, checkpoint: Checkpoint, resolution: int, dtype: t
         text_encoder_lr=training.learning_rate / 2 if training.text_encoder_lr is None else training.text_encoder_lr,
         max_train_steps=step_count,
         save_steps=save_steps,
-        sample_every=samples.sample_every or save_steps,
-        sample_size=samples.sample_size or resolution,
+        sample_every=samples.sample_every or min(save_steps, 1_000_000),
+        # what nobody asked for must not break a bound; nor can a picture's side be anything but a multiple of 8
+        sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
     )
 
 

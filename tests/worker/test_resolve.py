@@ -1,0 +1,23 @@
+from types import SimpleNamespace
+
+import torch
+
+from lora_trainer import config
+from lora_trainer.checkpoint.parts import NoiseSchedule
+from lora_trainer.worker.resolve import resolve
+
+CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule())
+
+
+def resolved(resolution, **values):
+    asked = config.from_mapping({"train_data_dir": "a", "base_model": "b", "output_dir": "c", **values})
+    return resolve(asked, CHECKPOINT, resolution, torch.float32, 100)
+
+
+def test_what_nobody_asked_for_breaks_no_bound():
+    run = resolved(2560, save_steps=5_000_000)
+    assert (run.samples.sample_size, run.samples.sample_every) == (2048, 1_000_000)
+
+
+def test_a_preview_has_the_size_its_text_says():
+    assert resolved(512, sample_size=100).samples.sample_size == 96
