@@ -77,10 +77,10 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """safetensors and torch.save tell of a full disk in words of their own."""
+    """safetensors and torch.save tell of a full disk in words of their own ("unexpected pos 704 vs 598" is the latter's)."""
     while error is not None:
         text = str(error).lower()
-        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed")
+        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos")
         if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(words in text for words in full):
             return True
         error = error.__cause__ or error.__context__
