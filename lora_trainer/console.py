@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from lora_trainer.jobs.start import note_death
+from lora_trainer.jobs.start import note_death, tail
 from lora_trainer.runs import events
 from lora_trainer.runs.events import Event, read_events
 from lora_trainer.runs.folder import RunFolder
@@ -39,11 +39,11 @@ class Console:
         self._state = fold(history)
         self._bar: Bar | Lines | None = None
         self._killed = False
+        self._asked_to_stop = False
         self._last_hint = ""
 
     def watch(self) -> int:
         """Returns the worker's exit status."""
-        asked_to_stop = False
         self._say(f"Starting in {self._folder.path}")
         while True:
             try:
@@ -53,11 +53,11 @@ class Console:
                     return self._end()
                 time.sleep(POLL_SECONDS)
             except KeyboardInterrupt:
-                if asked_to_stop:
+                if self._asked_to_stop:
                     self._worker.kill()
                     self._killed = True
                 else:
-                    asked_to_stop = True
+                    self._asked_to_stop = True
                     self._say("Stopping after this step and saving. Ctrl-C again: stop at once.")
 
     def _show_new_events(self) -> None:
@@ -110,7 +110,9 @@ class Console:
     def _end(self) -> int:
         self._close_bar()
         status = int(self._worker.returncode)
-        if not self._state.ended and not self._killed:
+        # Ctrl-C while the worker was still importing: its first line of ours had not run, so it could not say anything
+        told = self._killed or (self._asked_to_stop and tail(self._folder.log).endswith("KeyboardInterrupt"))
+        if not self._state.ended and not told:
             failure = note_death(self._folder, status)
             if failure is not None:
                 self._state = fold([failure], self._state)
@@ -196,7 +198,9 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
         if state.delivered:
             lines.append(f"  delivered: {state.delivered}")
     elif state.status == "stopped":
-        lines = [f"Stopped at step {state.step} of {state.step_count}; what was learned is in {folder.path / state.file}", go_on]
+        # stopped while images were being encoded, there is no file yet, nor, before that, a number of steps
+        learned = f"what was learned is in {folder.path / state.file}" if state.file else "nothing was learned yet"
+        lines = [f"Stopped at step {state.step}" + (f" of {state.step_count}" if state.step_count else "") + f"; {learned}", go_on]
     elif state.status == "failed" and state.failure is not None:
         lines = [f"Failed: {state.failure.message}", *([state.failure.hint] if state.failure.hint else []), *([go_on] if state.saved else [])]
     elif state.status in ("running", "paused") and not alive:

@@ -123,3 +123,26 @@ def test_last_words_are_what_was_printed_not_what_was_logged(tmp_path):
     log = tmp_path / "worker.log"
     log.write_text("2026-01-01 10:00:00,000 INFO lora_trainer.worker.report: Phase(total=0)\nSegmentation fault\n", encoding="utf-8")
     assert tail(log) == "Segmentation fault"
+
+
+def test_a_stop_before_the_first_step_names_no_file(tmp_path):
+    state = fold([events.Started(), events.Stopped(step=0)])
+    assert describe_state(state, RunFolder(tmp_path)).splitlines()[0] == "Stopped at step 0; nothing was learned yet"
+
+
+def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
+    class Worker:
+        returncode = -2
+        polls = 0
+
+        def poll(self):
+            self.polls += 1
+            if self.polls == 1:
+                raise KeyboardInterrupt
+            return self.returncode
+
+    folder = RunFolder(tmp_path)
+    folder.log.write_text("Traceback (most recent call last):\n  import torch\nKeyboardInterrupt\n", encoding="utf-8")
+    assert Console(folder, Worker()).watch() == 1
+    told = capsys.readouterr()
+    assert "unexpectedly" not in told.out + told.err and "report it" not in told.out + told.err
