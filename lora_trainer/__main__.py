@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,6 +36,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(asked.command(asked) or 0)
     except LoraTrainerError as error:
         print(error.report(), file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # `inspect ... | head` has read enough; nothing more can be printed, at exit neither
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         # a folder without permission, a full disk: nothing that a traceback would say better

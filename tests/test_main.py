@@ -188,6 +188,15 @@ def test_tell_reaches_a_running_worker(tmp_path):
     assert f'Go on with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
 
 
+@pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
+def test_a_reader_that_has_seen_enough_is_no_error():
+    command = [sys.executable, "-u", "-m", "lora_trainer", "env"]
+    process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert process.stderr.read() == ""
+    process.wait(60)
+
+
 def run(capsys, *arguments):
     status = command_line.main([str(argument) for argument in arguments])
     captured = capsys.readouterr()

@@ -104,8 +104,8 @@ class Description:
             ("base model", self.base_model),
             ("images", self.image_count),
             ("resolution", ", ".join(self.resolutions)),
-            ("unmatched", None if self.unmatched is None else _layers(self.unmatched)),
-            ("misshapen", _layers(self.misshapen) if self.misshapen else None),
+            ("unmatched", None if self.unmatched is None else _layers(self.unmatched, "none" if self.misshapen else FITS)),
+            ("misshapen", _layers(self.misshapen, "none") if self.misshapen else None),
             *(("note", str(note)) for note in self.notes),
         ]
         return "\n".join(f"{label + ':':<16} {value}" for label, value in lines if value not in (None, ""))
@@ -410,7 +410,7 @@ def _part_line(part: PartDescription) -> str:
 
 
 def _trained(step: int | None, epoch: int | None) -> str | None:
-    pieces = [f"{step} steps" if step is not None else "", f"{epoch} epochs" if epoch is not None else ""]
+    pieces = [f"{number} {noun}{'' if number == 1 else 's'}" if number is not None else "" for number, noun in ((step, "step"), (epoch, "epoch"))]
     return ", ".join(piece for piece in pieces if piece) or None
 
 
@@ -419,7 +419,10 @@ def _numbers(values: Iterable[float]) -> str:
     return ", ".join(listed) if len(listed) <= 8 else f"{len(listed)} different, {listed[0]} to {listed[-1]}"
 
 
-def _layers(names: tuple[str, ...]) -> str:
+FITS = "none: every layer fits the base model"
+
+
+def _layers(names: tuple[str, ...], none: str) -> str:
     if not names:
-        return "none: every layer fits the base model"
-    return f"{len(names)} layers: " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+        return none
+    return f"{len(names)} {'layer' if len(names) == 1 else 'layers'}: " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

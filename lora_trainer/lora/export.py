@@ -109,7 +109,7 @@ def _write_and_verify(
         replace_file(path, write)
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = "Make room on the disk, or check the folder's permissions; the training itself is not lost."
+        hint = "Make room on the disk, or check the folder's permissions, then continue with `resume`: it goes on from the last save."
         raise LoraFileError("the LoRA file {path} could not be written: {reason}", hint=hint, path=path, reason=reason) from error
     return ExportReport(**{**vars(reports[0]), "path": path})
 

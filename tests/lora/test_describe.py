@@ -101,6 +101,12 @@ def test_a_lora_of_another_base_shows_what_does_not_match(tmp_path: Path) -> Non
     assert "1 of 3 layers match nothing in this base model" in found.to_text()
 
 
+def test_a_layer_of_another_shape_is_not_said_to_fit(tmp_path: Path) -> None:
+    wide = layer("lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_k", torch.ones(2, 64), torch.ones(128, 2))
+    text = describe(save(tmp_path / "x.safetensors", wide), module_names(tiny_parts("sd1"))).to_text()
+    assert "misshapen:       1 layer:" in text and "fits the base model" not in text
+
+
 def test_sdxl_matches_under_both_of_its_names(tmp_path: Path) -> None:
     names = ("lora_unet_down_blocks_1_attentions_0_proj_in", "lora_unet_input_blocks_4_1_proj_out")
     tensors = {key: tensor for name in names for key, tensor in layer(name, torch.ones(2, 64), torch.ones(64, 2)).items()}
