@@ -6,6 +6,7 @@ Standard library only; everything may import this module.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -118,3 +119,15 @@ def _acquire(stream: IO[bytes]) -> None:
         import fcntl
 
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def is_disk_full(error: BaseException | None) -> bool:
+    """safetensors and torch.save tell of a full disk in words of their own ("unexpected pos 704 vs 598" is the latter's)."""
+    while error is not None:
+        text = str(error).lower()
+        quota = getattr(errno, "EDQUOT", errno.ENOSPC)
+        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos")
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, quota)) or any(words in text for words in full):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -38,7 +38,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "jobs": ({"psutil"}, BASICS | {"config", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
-        TORCH_STACK | {"PIL"},
+        TORCH_STACK | {"PIL", "yaml"},
         BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "training", "worker", "jobs", "console", "environment"},
     ),
     "webui": ({"gradio", "pandas", "fastapi", "starlette"}, BASICS | {"jobs", "dataset", "config", "runs"} | LIGHT_CHECKPOINT),

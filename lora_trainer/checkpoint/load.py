@@ -92,9 +92,13 @@ class Checkpoint:
 
     def load_vae(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
         """diffusers.AutoencoderKL. In float16, SDXL's own VAE overflows to NaN: ask for bfloat16 or float32."""
+        return _load(self.require_vae(), _build_vae, dtype, device)
+
+    def require_vae(self) -> Component:
+        """The VAE before it is loaded. Raises CheckpointError where there is none."""
         if self.vae is None:
             raise CheckpointError("{path} has no VAE", hint="Set vae to a VAE file for this kind of checkpoint.", path=self.path)
-        return _load(self.vae, _build_vae, dtype, device)
+        return self.vae
 
     def load_text_encoders(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, ...]:
         """CLIPTextModel; for SDXL, CLIPTextModel and CLIPTextModelWithProjection.

@@ -61,9 +61,15 @@ def _after(state: RunState, event: Event) -> RunState:
             # what was saved after the resume point is made again
             saved = tuple(saved for saved in state.saved if saved.step <= resumed)
             return RunState(
-                status="running", name=state.name, family=state.family, step=resumed, step_count=state.step_count, started=state.started or event.time,
-                saved=saved, previews=tuple(preview for preview in state.previews if preview.step <= resumed),
-            )  # fmt: skip
+                status="running",
+                name=state.name,
+                family=state.family,
+                step=resumed,
+                step_count=state.step_count,
+                started=state.started or event.time,
+                saved=saved,
+                previews=tuple(preview for preview in state.previews if preview.step <= resumed),
+            )
         case events.Planned():
             return replace(
                 state, name=event.name, family=event.family, step_count=event.step_count, epoch_count=event.epoch_count, image_count=event.image_count

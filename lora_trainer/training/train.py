@@ -27,6 +27,8 @@ from lora_trainer.training.schedule import NoiseLevels
 
 MOST_SKIPPED = 10
 """So many steps in a row without finite numbers end the run."""
+MOST_RESCALED = 40
+"""Loss scaling halves its scale at each such step, from 65536: so many halvings find any scale there is."""
 SMOOTHING = 0.98
 """Each loss changes the smoothed loss by 2 percent."""
 
@@ -212,7 +214,7 @@ class Trainer:
         self._skipped += 1
         broken = sorted({name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)})
         what = "loss" if broken else "gradient"
-        if self._skipped >= MOST_SKIPPED:
+        if self._skipped >= (MOST_SKIPPED if self.scaler is None or broken else MOST_RESCALED):
             raise NotFinite(
                 "the {what} was not a finite number in {count} steps running; the images of the last were {names}",
                 hint="Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look at these images.",

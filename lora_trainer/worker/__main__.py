@@ -17,6 +17,10 @@ EXTENSION = Path(__file__).resolve().parent.parent.parent
 def main(arguments: list[str]) -> int:
     """Do the job of the run folder named by the one argument."""
     sys.path.insert(0, str(EXTENSION))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            # worker.log is UTF-8, also under an embedded Windows Python, which ignores PYTHONUTF8
+            stream.reconfigure(encoding="utf-8", errors="replace")
     if len(arguments) != 1:
         print("usage: python lora_trainer/worker/__main__.py RUN_DIR", file=sys.stderr)
         return 2

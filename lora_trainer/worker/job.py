@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import logging
 import platform
 import traceback
 from pathlib import Path
 
-from lora_trainer import config
+from lora_trainer import config, files
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
 from lora_trainer.runs import folder as folders
@@ -65,7 +64,7 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
                 hint="Set gradient_checkpointing to true and batch_size to 1; if that is not enough, lower resolution.",
                 step=folder.read_state().step,
             ) from error
-        if is_disk_full(error):
+        if files.is_disk_full(error):
             raise TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.") from error
         raise TrainingError(
             "something unexpected went wrong: {kind}: {detail}",
@@ -74,17 +73,6 @@ def _train(folder: folders.RunFolder, report: Report) -> int:
             detail=error,
             log=folder.log,
         ) from error
-
-
-def is_disk_full(error: BaseException | None) -> bool:
-    """safetensors and torch.save tell of a full disk in words of their own ("unexpected pos 704 vs 598" is the latter's)."""
-    while error is not None:
-        text = str(error).lower()
-        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos")
-        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(words in text for words in full):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def versions() -> dict[str, str]:

@@ -1,7 +1,7 @@
 """What a resume point was learned from, so that a run that goes on from it can say what has changed since.
 
-    Provenance.of(config, examples, device)   at the start of every worker; kept in the state
-    differences(kept, now)                    what to tell the user; nothing, if an exact resume is possible
+Provenance.of(config, examples, device)   at the start of every worker; kept in the state
+differences(kept, now)                    what to tell the user; nothing, if an exact resume is possible
 """
 
 from __future__ import annotations

@@ -121,6 +121,7 @@ class TrainingJob:
         self.checkpoint = open_checkpoint(
             base.base_model, vae=base.vae, prediction_type=base.prediction_type, zero_terminal_snr=base.zero_terminal_snr
         )
+        self.checkpoint.require_vae()
         self._require_layers()
         require_optimizer(self.config.training, self.device)
         self.tokenizers = self.checkpoint.tokenizers()
@@ -270,6 +271,11 @@ class TrainingJob:
             self.parts.unet.enable_gradient_checkpointing()
         adapters = add_adapters(self.parts, self.config.lora, derived_seed(training.seed, "adapters"))
         self.parts.unet.train()
+        if training.gradient_checkpointing and self.config.lora.train_text_encoder:
+            for encoder in self.parts.text_encoders:
+                # not reentrant: the embeddings are frozen, and reentrant checkpoints pass no gradient on from them
+                encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                encoder.train()
         log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
         optimizer = make_optimizer(adapters, training, self.device)
         levels = schedule.NoiseLevels.of(self.parts.schedule, self.device)
@@ -323,7 +329,7 @@ class TrainingJob:
         by_epoch = output.save_epochs is not None and epoch_over and (trainer.step // self.plan.steps_per_epoch) % output.save_epochs == 0
         assert output.save_steps is not None
         if trainer.step < self.plan.step_count and (trainer.step % output.save_steps == 0 or by_epoch):
-            self._save(trainer)
+            self._save_if_possible(trainer)
         if samples.sample_prompts and samples.sample_every and trainer.step % samples.sample_every == 0 and trainer.step < self.plan.step_count:
             self._preview(trainer)
 
@@ -369,6 +375,19 @@ class TrainingJob:
         free_memory(self.device)
 
     # --- saving ---------------------------------------------------------------------------------------------------------------------------
+
+    def _save_if_possible(self, trainer: Trainer) -> None:
+        """Save between two steps. A full disk is told, and training goes on: what is learned meanwhile may find room at the next save."""
+        try:
+            self._save(trainer)
+        except (OSError, LoraFileError, RuntimeError) as error:
+            if not files.is_disk_full(error):
+                raise
+            self.report.warn(
+                Message("step {step} could not be saved: the disk is full", {"step": trainer.step}),
+                Message("Training goes on. Free some space before the next save."),
+            )
+            self.report.phase("training", self.plan.step_count)
 
     def _save(self, trainer: Trainer) -> Path:
         """A LoRA file that is ready to use, and the resume point that belongs to it."""

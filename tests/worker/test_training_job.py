@@ -287,3 +287,30 @@ def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, m
     assert job.run(disk.path) == job.FINISHED
     assert losses(disk) == losses(memory)
     assert not disk.cache.exists()
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def test_gradient_checkpointing_of_text_encoder_and_unet_changes_no_loss(tmp_path, family):
+    changes = {"train_text_encoder": True, "max_train_steps": 3, "learning_rate": 1e-3}
+    plain = begin(tmp_path, "plain", family, **changes)
+    job.run(plain.path)
+    saving = begin(tmp_path, "saving", family, gradient_checkpointing=True, **changes)
+    job.run(saving.path)
+    assert losses(saving) == pytest.approx(losses(plain), rel=1e-4)
+
+
+def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, monkeypatch):
+    folder = begin(tmp_path, save_steps=2)
+    real = TrainingJob._write_state
+    full = iter([True, False, False, False])
+
+    def write_state(self, trainer):
+        if next(full):
+            raise OSError(28, "No space left on device")
+        real(self, trainer)
+
+    monkeypatch.setattr(TrainingJob, "_write_state", write_state)
+    assert job.run(folder.path) == job.FINISHED
+    state = folder.read_state()
+    assert [warning.message for warning in state.warnings] == ["step 2 could not be saved: the disk is full"]
+    assert [saved.step for saved in state.saved] == [4, 6]
