@@ -12,10 +12,11 @@ How the file in this folder was made, on two threads of a shared four-core machi
 - VAE: 1,500 steps of 16 (14.5 minutes, 31.4 dB) in a first form whose widths changed inside the blocks, which a WebUI's configuration cannot
   name; its weights, carried over as far as they fit (22.9 dB), then 1,000 steps in today's form (7.4 minutes, 32.3 dB). A fresh start in
   today's form is expected to need about as much as the first; it has not been run.
-- UNet and text encoder: 3,500 steps of 48 on 10,000 drawings. At 950 steps colours, sizes and backgrounds obeyed; shapes and places came later.
+- UNet and text encoder: 3,700 steps of 48 on 10,000 drawings (planned for 3,500, lengthened at 3,061). At 950 steps all colours, sizes and
+  backgrounds obeyed; shapes and places came after 2,000.
 - The figures stand in the file's metadata (`world.figures`), for 96 random prompts, 25 steps of DDIM, guidance 4.
 
-With several processes the results depend on their number; with one, the same seed gives the same file on the same machine, if never interrupted.
+Everything is seeded; a run that is interrupted, or shared among another number of processes, goes on with other pictures and ends in other weights.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cy
 @dataclass(frozen=True, kw_only=True)
 class UnetSettings:
     seed: int = 30
-    step_count: int = 3500
+    step_count: int = 3700
     batch_size: int = 48
     picture_count: int = 10000
     learning_rate: float = 1e-3
