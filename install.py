@@ -82,15 +82,16 @@ def _parser() -> argparse.ArgumentParser:
 
 def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_host: bool) -> None:
     """Install what is missing; tell of it only if something was done, or a person asked."""
-    if overlay.state == "ready" and overlay.is_checked and not environment.has_leftovers(overlay):
-        if not by_host:
-            print(_summary(overlay))
-        return
-    from lora_trainer import installation
+    is_ready = overlay.state == "ready" and overlay.is_checked
+    if not is_ready or environment.has_leftovers(overlay):
+        from lora_trainer import installation
 
-    was_ready = overlay.state == "ready" and overlay.is_checked
-    installation.install(overlay, environ=environ, say=lambda line: print(line, flush=True), patience=HOST_PATIENCE if by_host else 3600.0)
-    if not (was_ready and by_host):
+        if is_ready:
+            installation.tidy(overlay)
+        else:
+            patience = HOST_PATIENCE if by_host else installation.PATIENCE
+            installation.install(overlay, environ=environ, say=lambda line: print(line, flush=True), patience=patience)
+    if not (is_ready and by_host):
         print(_summary(overlay), flush=True)
 
 

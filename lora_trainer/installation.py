@@ -31,6 +31,9 @@ from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES, Package, found_vers
 
 Say = Callable[[str], None]
 
+PATIENCE = 3600.0
+"""Seconds to wait for another installation of the same: torch may come over a slow line."""
+
 NOT_FOR_US = (
     # where and for whom the user's own pip installs, and what else would change the meaning of our command
     "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_SRC", "PIP_PYTHON", "PIP_PLATFORM", "PIP_PYTHON_VERSION", "PIP_IMPLEMENTATION", "PIP_ABI",
@@ -48,7 +51,7 @@ DISK_FULL = ("Errno 28", "No space left on device", "WinError 112", "Errno 122",
 
 
 def install(
-    overlay: Overlay, *, environ: Mapping[str, str], say: Say, patience: float = 3600.0, free_space: Callable[[Path], int] | None = None,
+    overlay: Overlay, *, environ: Mapping[str, str], say: Say, patience: float = PATIENCE, free_space: Callable[[Path], int] | None = None,
 ) -> None:
     """Make `overlay` ready, or raise SetupError; `look()` afterwards sees the result.
 
@@ -71,6 +74,12 @@ def install(
                 _write_stamp(overlay.wanted, dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)))
             return
         _build(overlay, environ, say, free_space or _free_space)
+        clear_leftovers(overlay)
+
+
+def tidy(overlay: Overlay) -> None:
+    """Clear leftovers beside a set that is ready, unless an installation is at work there."""
+    with contextlib.suppress(files.Locked), files.lock(overlay.shelf / "lock"):
         clear_leftovers(overlay)
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer import environment
+from lora_trainer import environment, files
 from lora_trainer.packages import TEST_PACKAGES, WORKER_PACKAGES, Package
 from tests.wheels import copy_extension, listing, make_interpreter, make_wheel, make_wheels, site_packages, unpack
 
@@ -130,6 +130,17 @@ def test_the_second_run_is_quick_and_imports_neither_torch_nor_pip(installed: Ma
 def test_a_host_hears_nothing_when_there_is_nothing_to_do(installed: Machine) -> None:
     result = installed.install(environ=installed.host_environ)
     assert (result.returncode, result.stdout) == (0, "")
+
+
+def test_a_ready_host_starts_at_once_while_another_one_installs(installed: Machine) -> None:
+    unfinished = installed.shelf / "p1"
+    unfinished.mkdir()
+    with files.lock(installed.shelf / "lock"):
+        result = installed.install(environ=installed.host_environ)
+        assert (result.returncode, result.stdout) == (0, "")
+        assert unfinished.exists()
+    assert installed.install(environ=installed.host_environ).returncode == 0
+    assert not unfinished.exists()
 
 
 def test_the_packages_reach_a_process_that_was_started_in_isolation(installed: Machine, tmp_path: Path) -> None:
