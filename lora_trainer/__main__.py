@@ -91,6 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "--concept", choices=["ink", "neon", "zorbl"], default="ink", help="what to learn: two styles and a character (default: %(default)s)"
     )
+    sub.add_argument("--report", action="store_true", help="train all three and measure how much of each shows at each strength")
     return parser
 
 

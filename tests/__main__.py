@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     results = {
         "ruff": run("ruff", "check", "."),
         "mypy": run("mypy"),
-        "pytest": run("pytest", *(["-n", str(processes)] if processes > 1 else [])),
+        "pytest": run("pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else [])),
     }
     print("\n" + ", ".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items()))
     return 1 if any(results.values()) else 0

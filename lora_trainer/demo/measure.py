@@ -206,6 +206,11 @@ def grain(image: Image.Image) -> float:
     return float((seen @ lines) / (lines @ lines))
 
 
+def darkness(image: Image.Image) -> float:
+    """How dark the background is, 0 (white) to 1 (black)."""
+    return 1 - float(background_colour(pixels(image)) @ LUMINANCE) / 255
+
+
 def neon_glow(image: Image.Image) -> float:
     """How much brighter the line around the thing is than its inside, on how dark a background: 0 (filled, or by day) to about 1."""
     canvas = pixels(image)

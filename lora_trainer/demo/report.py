@@ -36,7 +36,7 @@ SCENES = 10
 SEED = 77
 MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
     "ink": {"saturation": measure.saturation, "edge softness": measure.edge_softness, "grain": measure.grain},
-    "neon": {"neon glow": measure.neon_glow},
+    "neon": {"darkness": measure.darkness, "neon glow": measure.neon_glow},
     "zorbl": {"likeness": measure.likeness},
 }
 """What is measured of each concept."""

@@ -33,9 +33,10 @@ class Recipe:
     """How a concept is trained and shown."""
 
     prompts: tuple[str, ...]
-    steps: int = 200
+    steps: int = 250
     rank: int = 8
-    learning_rate: float = 2e-3
+    learning_rate: float = 3e-3
+    min_snr_gamma: float | None = None
     image_count: int = 24
 
 
@@ -52,14 +53,20 @@ RECIPES = {
             "a big blue heart in the middle, glowtube style",
             "a small red star on the left, glowtube style",
             "a big yellow circle on the right, glowtube style",
-        )
+        ),
+        steps=500,
+        rank=16,
     ),
     "zorbl": Recipe(
         prompts=(
             "a big zorbl in the middle, green background",
             "a small zorbl on the left, yellow background",
             "a big zorbl at the bottom, blue background",
-        )
+        ),
+        steps=400,
+        rank=16,
+        learning_rate=2e-3,
+        min_snr_gamma=5.0,
     ),
 }
 
@@ -102,6 +109,7 @@ def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
             "sample_strengths": list(STRENGTHS),
             "sample_sampler": "ddim",
             "sample_guidance": 4.0,
+            "min_snr_gamma": recipe.min_snr_gamma,
             "seed": seed,
         }
     )

@@ -78,3 +78,9 @@ def test_the_zorbl_in_other_colours_is_none() -> None:
     image = world.draw_concept("zorbl", 1, seed=1)[0].image
     swapped = Image.merge("RGB", image.split()[::-1])
     assert measure.likeness(swapped) < measure.likeness(image) - 0.2
+
+
+def test_darkness_is_of_the_background_not_of_the_thing():
+    scene = world.Scene(shape="circle", colour="white", size="big", position="centre", background="black")
+    assert measure.darkness(world.draw_plain(scene, world.Jitter())) > 0.8
+    assert measure.darkness(world.draw_plain(replace(scene, colour="black", background="white"), world.Jitter())) < 0.1

@@ -1,0 +1,79 @@
+"""Proof of learning, on the embedded checkpoint: a LoRA shows its concept and keeps the prompt, and the measure can fail."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.demo import EMBEDDED, report, world
+from lora_trainer.demo.report import Verdict, judge, train_concept
+
+pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return open_checkpoint(EMBEDDED).load(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def ink(tmp_path_factory) -> Path:
+    return train_concept(tmp_path_factory.mktemp("learning") / "ink", "ink")
+
+
+def test_a_style_shows_more_with_every_strength_and_the_prompt_survives(parts, ink):
+    verdict = judge(parts, "ink", ink)
+    assert verdict.failures == [], report.table(verdict)
+    assert verdict.base_unchanged
+    greyness = [judgement.measures["saturation"] for judgement in verdict.judgements]
+    assert greyness[-1] < greyness[0] / 2
+    assert verdict.judgements[-1].measures["grain"] > verdict.judgements[0].measures["grain"] + 2
+
+
+def test_nothing_learned_does_not_pass(parts, tmp_path):
+    lora = train_concept(tmp_path / "idle", "ink", learning_rate=0.0, max_train_steps=5)
+    verdict = judge(parts, "ink", lora, strengths=(0.0, 1.0))
+    assert any("of the concept shows" in failure for failure in verdict.failures)
+    assert verdict.judgements[-1].presence == 0
+
+
+def scramble_pixels(folder: Path) -> None:
+    """Every picture keeps its colours and loses its content."""
+    for number, path in enumerate(sorted(folder.glob("*.png"))):
+        pixels = np.asarray(Image.open(path)).reshape(-1, 3).copy()
+        np.random.default_rng(number).shuffle(pixels)
+        Image.fromarray(pixels.reshape(world.SIDE, world.SIDE, 3)).save(path)
+
+
+def deal_captions_anew(folder: Path) -> None:
+    """Every picture gets the caption of another, of another shape, size and place."""
+    lines = (folder / "metadata.csv").read_text(encoding="utf-8-sig").splitlines()
+    names, captions = zip(*(line.split(",", 1) for line in lines[1:]), strict=True)
+    dealt = list(captions)
+    random.Random(3).shuffle(dealt)
+    (folder / "metadata.csv").write_text("\n".join([lines[0], *map(",".join, zip(names, dealt, strict=True))]), encoding="utf-8")
+
+
+@pytest.mark.parametrize("spoil", [scramble_pixels, deal_captions_anew])
+def test_wrong_images_or_captions_do_not_pass(parts, tmp_path, spoil):
+    lora = train_concept(tmp_path / "spoiled", "ink", spoil=spoil)
+    verdict = judge(parts, "ink", lora, strengths=(0.0, 1.0))
+    assert verdict.failures, report.table(verdict)
+
+
+def test_a_verdict_names_each_failing():
+    def of(presences, survival=1.0, unchanged=True):
+        judgements = tuple(report.Judgement(index / 2, {}, presence, survival) for index, presence in enumerate(presences))
+        return Verdict("ink", judgements, unchanged).failures
+
+    assert of([0.0, 0.4, 0.9]) == []
+    assert of([0.0, 0.1, 0.2]) == ["only 0.20 of the concept shows at strength 1"]
+    assert of([0.0, 0.9, 0.6]) == ["the effect does not grow with the strength"]
+    assert of([0.0, 0.4, 0.9], survival=0.5) == ["only 50% of the prompts' words survive at strength 1"]
+    assert of([0.0, 0.4, 0.9], unchanged=False) == ["strength 0 differs from the base"]
