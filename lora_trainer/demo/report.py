@@ -13,7 +13,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 
@@ -34,6 +34,7 @@ from lora_trainer.runs import folder as folders
 
 SCENES = 10
 SEED = 77
+PLACES = ("in the middle", "on the left", "on the right", "at the top", "at the bottom")
 MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
     "ink": {"saturation": measure.saturation, "edge softness": measure.edge_softness, "grain": measure.grain},
     "neon": {"darkness": measure.darkness, "neon glow": measure.neon_glow},
@@ -144,31 +145,48 @@ def run_report(output: Path) -> int:
     started = time.monotonic()
     trained = {concept: train_concept(place / concept, concept) for concept in CONCEPTS}
     verdicts = [judge(parts, concept, lora) for concept, lora in trained.items()]
-    both = judge_two(parts, trained["zorbl"], trained["neon"])
-    text = "\n".join([*map(table, verdicts), two_in_one_prompt(both), f"{time.monotonic() - started:.0f} seconds in all."])
+    pair = judge_two(parts, trained["zorbl"], trained["ink"])
+    text = "\n".join([*map(table, verdicts), pair_table(pair), f"{time.monotonic() - started:.0f} seconds in all."])
     files.write_text(place / "report.md", text + "\n")
-    files.write_text(place / "report.json", json.dumps([asdict(verdict) for verdict in verdicts] + [both], indent=1))
+    files.write_text(place / "report.json", json.dumps({"concepts": [asdict(verdict) for verdict in verdicts], "pair": asdict(pair)}, indent=1))
     print(f"\n{text}\n\n{place / 'report.md'}")
-    return 1 if any(verdict.failures for verdict in verdicts) else 0
+    return 1 if pair.failures or any(verdict.failures for verdict in verdicts) else 0
 
 
-def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8) -> dict[str, float]:
-    """The character and the neon style in one prompt: how much of each shows, alone and together."""
+@dataclass(frozen=True)
+class Pair:
+    """The character and the ink style in one prompt: how much of each shows, with neither LoRA, either, and both."""
+
+    likeness: Mapping[str, float]
+    grain: Mapping[str, float]
+
+    @property
+    def failures(self) -> list[str]:
+        """Both have to be seen together: at least half of what each shows alone above the base, for the character; paper lines, for the style."""
+        found = []
+        halfway = (self.likeness["neither"] + self.likeness["character"]) / 2
+        if self.likeness["both"] < halfway:
+            found.append(f"together, the character's likeness is only {self.likeness['both']:.2f}")
+        if self.grain["both"] < max(1.0, 3 * abs(self.grain["character"])):
+            found.append(f"together, the style's grain is only {self.grain['both']:.2f}")
+        return found
+
+
+def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8) -> Pair:
+    """Make pictures of the character in the ink style with both LoRAs, as `<lora:zorbl:0.8> <lora:ink:0.8>` would."""
     rng = random.Random("both")
-    scenes = [replace(CONCEPTS["zorbl"].scene(rng), size="big", background="black") for _ in range(SCENES)]
-    prompts = [f"{CONCEPTS['zorbl'].caption(scene, rng)}, {CONCEPTS['neon'].trigger} style" for scene in scenes]
-    cases = {
+    prompts = [f"a big zorbl {where}, {CONCEPTS['ink'].trigger} style" for where in rng.choices(PLACES, k=SCENES)]
+    cases: dict[str, list[Prompted]] = {
         "neither": [],
         "character": [Prompted(character, strength)],
         "style": [Prompted(style, strength)],
         "both": [Prompted(character, strength), Prompted(style, strength)],
     }
-    found = {}
-    for name, loras in cases.items():
-        made = pictures(parts, prompts, loras)
-        found[f"likeness, {name}"] = fmean(measure.likeness(picture) for picture in made)
-        found[f"neon glow, {name}"] = fmean(measure.neon_glow(picture) for picture in made)
-    return found
+    made = {name: pictures(parts, prompts, loras) for name, loras in cases.items()}
+    return Pair(
+        likeness={name: fmean(measure.likeness(picture) for picture in shown) for name, shown in made.items()},
+        grain={name: fmean(measure.grain(picture) for picture in shown) for name, shown in made.items()},
+    )
 
 
 def table(verdict: Verdict) -> str:
@@ -186,6 +204,13 @@ def table(verdict: Verdict) -> str:
     return "\n".join([*lines, ""])
 
 
-def two_in_one_prompt(found: Mapping[str, float]) -> str:
-    """`judge_two` as lines."""
-    return "\n".join(["**zorbl and neon in one prompt**", "", *(f"- {name}: {value:.2f}" for name, value in found.items()), ""])
+def pair_table(pair: Pair) -> str:
+    """`judge_two` as a Markdown table."""
+    lines = [
+        f"**zorbl and ink in one prompt**, 0.8 each: {'; '.join(pair.failures) or 'both show'}",
+        "",
+        "| | likeness to the zorbl | grain of the ink's paper |",
+    ]
+    lines.append("| --- | --- | --- |")
+    lines += [f"| {name} | {pair.likeness[name]:.2f} | {pair.grain[name]:.2f} |" for name in pair.likeness]
+    return "\n".join([*lines, ""])

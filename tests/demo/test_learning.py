@@ -12,7 +12,7 @@ from PIL import Image
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED, report, world
-from lora_trainer.demo.report import Verdict, judge, train_concept
+from lora_trainer.demo.report import Verdict, judge, judge_two, train_concept
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
@@ -34,6 +34,16 @@ def test_a_style_shows_more_with_every_strength_and_the_prompt_survives(parts, i
     greyness = [judgement.measures["saturation"] for judgement in verdict.judgements]
     assert greyness[-1] < greyness[0] / 2
     assert verdict.judgements[-1].measures["grain"] > verdict.judgements[0].measures["grain"] + 2
+
+
+def test_a_character_is_recognised_and_two_loras_show_in_one_prompt(parts, ink, tmp_path):
+    zorbl = train_concept(tmp_path / "zorbl", "zorbl")
+    verdict = judge(parts, "zorbl", zorbl, strengths=(0.0, 1.0))
+    assert verdict.failures == [], report.table(verdict)
+    pair = judge_two(parts, zorbl, ink)
+    assert pair.failures == [], report.pair_table(pair)
+    assert pair.likeness["both"] > pair.likeness["style"] + 0.2
+    assert pair.grain["both"] > pair.grain["character"] + 0.5
 
 
 def test_nothing_learned_does_not_pass(parts, tmp_path):
