@@ -8,8 +8,35 @@ from tempfile import mkdtemp
 
 from PIL import Image, ImageDraw
 
+from lora_trainer import config
 from lora_trainer.checkpoint.write import write_checkpoint
+from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
 from tests.tiny import tiny_parts
+
+SEED_1 = """train_data_dir: "./data/style_train"
+metadata_path: "./data/style_train/metadata.csv"
+base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
+lora_rank: 8
+target_modules: ["to_q", "to_v"]
+batch_size: 4
+epochs: 10
+learning_rate: 2e-4
+output_dir: "./output/my_style_lora"
+save_steps: 100
+"""
+SEED_2 = """train_data_dir: "./data/sci_lab"
+metadata_path: "./data/sci_lab/metadata.csv"
+base_model: "./models/sd-v1-5-pruned.safetensors"
+lora_rank: 16
+batch_size: 4
+epochs: 15
+learning_rate: 1.5e-4
+output_dir: "./output/sci_lab_lora"
+save_steps: 100
+"""
+"""The two YAML files of the articles this trainer began with, as they are printed there."""
 
 COLOURS = ("red", "green", "blue", "orange", "purple", "black", "white", "yellow")
 
@@ -36,3 +63,21 @@ def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
     # its pictures are 64 pixels wide, and it says so
     write_checkpoint(tiny_parts(family, prediction_type=prediction_type), path, metadata={"modelspec.resolution": "64x64"})
     return path
+
+
+SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
+
+
+def begin(tmp_path: Path, run: str = "run", family: str = "sd1", images: int = 5, **changes: object) -> RunFolder:
+    """A run folder about to train a tiny checkpoint on a few drawn images."""
+    draw_images(tmp_path / "images", images)
+    values = {
+        "train_data_dir": str(tmp_path / "images"), "base_model": str(tiny_checkpoint(family)), "output_dir": str(tmp_path / run), **SMALL, **changes
+    }  # fmt: skip
+    asked = config.from_mapping(values)
+    return folders.begin(asked.output.output_dir, config.to_yaml(asked))
+
+
+def losses(folder: RunFolder) -> list[float]:
+    """The loss of every step so far, in order."""
+    return [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]

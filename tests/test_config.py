@@ -5,28 +5,8 @@ import yaml
 
 from lora_trainer import config
 from lora_trainer.errors import ConfigError
+from tests.made import SEED_1, SEED_2
 
-SEED_1 = """train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
-lora_rank: 8
-target_modules: ["to_q", "to_v"]
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
-SEED_2 = """train_data_dir: "./data/sci_lab"
-metadata_path: "./data/sci_lab/metadata.csv"
-base_model: "./models/sd-v1-5-pruned.safetensors"
-lora_rank: 16
-batch_size: 4
-epochs: 15
-learning_rate: 1.5e-4
-output_dir: "./output/sci_lab_lora"
-save_steps: 100
-"""
 REQUIRED = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "out"}
 
 
@@ -102,14 +82,18 @@ def test_a_wrong_value_gets_a_sentence(values, sentence):
 
 
 def test_values_are_read_as_people_write_them():
-    run = config.from_mapping({**REQUIRED, "learning_rate": "2e-4", "epochs": 3.0, "mixed_precision": False, "resolution": "auto", "target_modules": "to_q, to_v"})
+    run = config.from_mapping(
+        {**REQUIRED, "learning_rate": "2e-4", "epochs": 3.0, "mixed_precision": False, "resolution": "auto", "target_modules": "to_q, to_v"}
+    )
     assert (run.training.learning_rate, run.training.epochs, run.checkpoint.mixed_precision) == (2e-4, 3, "no")
     assert (run.dataset.resolution, run.lora.target_modules) == (None, ("to_q", "to_v"))
     assert config.from_mapping({**REQUIRED, "sample_prompts": "a cat, red"}).samples.sample_prompts == ("a cat, red",)
 
 
 def test_yaml_and_settings_are_each_others_inverse(tmp_path):
-    run = config.from_mapping({**REQUIRED, "learning_rate": 1.5e-5, "name": "墨", "sample_prompts": ["a: b", "c, d"], "vae": "v.safetensors", "trigger_word": "on"})
+    run = config.from_mapping(
+        {**REQUIRED, "learning_rate": 1.5e-5, "name": "墨", "sample_prompts": ["a: b", "c, d"], "vae": "v.safetensors", "trigger_word": "on"}
+    )
     (tmp_path / "c.yaml").write_text(config.to_yaml(run), encoding="utf-8")
     assert config.read(tmp_path / "c.yaml") == run
 

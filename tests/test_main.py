@@ -15,32 +15,9 @@ from lora_trainer import __main__ as command_line
 from lora_trainer import config
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
-from tests.made import draw_images, tiny_checkpoint
+from tests.made import SEED_1, SEED_2, draw_images, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# the two files of the seeds, but for the paths' last folders existing here
-SEED_1 = """train_data_dir: "./data/style_train"
-metadata_path: "./data/style_train/metadata.csv"
-base_model: "./models/Stable-diffusion/v1-5-pruned.safetensors"
-lora_rank: 8
-target_modules: ["to_q", "to_v"]
-batch_size: 4
-epochs: 10
-learning_rate: 2e-4
-output_dir: "./output/my_style_lora"
-save_steps: 100
-"""
-SEED_2 = """train_data_dir: "./data/sci_lab"
-metadata_path: "./data/sci_lab/metadata.csv"
-base_model: "./models/sd-v1-5-pruned.safetensors"
-lora_rank: 16
-batch_size: 4
-epochs: 15
-learning_rate: 1.5e-4
-output_dir: "./output/sci_lab_lora"
-save_steps: 100
-"""
 
 
 def call(*arguments, cwd):

@@ -9,33 +9,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lora_trainer import config
-from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import Request, send_request
 from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
 from lora_trainer.worker.report import Report
 from lora_trainer.worker.training_job import TrainingJob
-from tests.made import draw_images, tiny_checkpoint
-
-SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
-
-
-def begin(tmp_path, run="run", family="sd1", images=5, **changes):
-    draw_images(tmp_path / "images", images)
-    values = {
-        "train_data_dir": str(tmp_path / "images"), "base_model": str(tiny_checkpoint(family)), "output_dir": str(tmp_path / run), **SMALL, **changes
-    }  # fmt: skip
-    asked = config.from_mapping(values)
-    return folders.begin(asked.output.output_dir, config.to_yaml(asked))
+from tests.made import begin
 
 
 def change(folder, **changes):
     folder.config.write_text(config.to_yaml(config.read(folder.config, changes)), encoding="utf-8")
-
-
-def losses(folder):
-    return [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]
 
 
 def at_step(folder, step, monkeypatch, *kinds):
