@@ -26,7 +26,7 @@ from lora_trainer.errors import LoraFileError
 from lora_trainer.files import replace_file
 from lora_trainer.lora.adapters import Adapter, Adapters
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
-from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, fits, module_names, webui_name
+from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, fits, module_names, unet_depth, webui_name
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
 """The name under which diffusers looks for a LoRA in a folder."""
@@ -66,7 +66,7 @@ def export(adapters: Adapters, parts: Parts, path: Path, metadata: Mapping[str, 
     """
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
-        name = webui_name(adapters.family, adapter.part, adapter.path)
+        name = webui_name(adapters.family, adapter.part, adapter.path, unet_depth(parts))
         tensors[name + WEBUI_ENDS[0]] = adapter.down.detach().to("cpu", dtype)
         tensors[name + WEBUI_ENDS[1]] = adapter.up.detach().to("cpu", dtype)
         # float32 whatever the weights are: float16 would round an alpha of 2.7

@@ -12,6 +12,7 @@ sources: A1111 1.10.1 (extensions-builtin/Lora/networks.py) and Forge (packages_
     text_encoder_2                                 lora_te2_ + path
 
 SDXL has SGM's names because A1111 knows SDXL's upsamplers and add_embedding under no other; kohya writes the same ones.
+So has any UNet whose blocks are not two layers deep: A1111 translates diffusers' names by that depth.
 SD2's host has all 24 layers of its text encoder, ours the 23 that are used: layer numbers mean the same in both.
 
 No torch at import: shapes may come from a file's header.
@@ -37,6 +38,8 @@ PREFIXES: dict[Family, dict[Part, str]] = {
 Shape = tuple[int, ...]
 BaseModules = Mapping[str, Shape]
 """WebUI name -> shape of the base's weight, (out, in) or (out, in, height, width), for every layer that can hold a LoRA."""
+
+USUAL_DEPTH = 2
 
 # hosts keep it as a bare matrix, not as a layer: no LoRA key reaches it
 UNREACHABLE = ("text_projection",)
@@ -70,7 +73,8 @@ def adaptable_layers(model: Any) -> dict[str, Any]:
 def module_names(parts: Parts) -> BaseModules:
     """Every layer of the loaded models that can hold a LoRA, under its WebUI name, with its weight's shape."""
     shapes = {part: {path: tuple(layer.weight.shape) for path, layer in adaptable_layers(model).items()} for part, model in part_models(parts)}
-    return {webui_name(parts.family, part, path): shape for part, layers in shapes.items() for path, shape in layers.items()}
+    depth = unet_depth(parts)
+    return {webui_name(parts.family, part, path, depth): shape for part, layers in shapes.items() for path, shape in layers.items()}
 
 
 def diffusers_names(parts: Parts) -> BaseModules:
@@ -96,14 +100,20 @@ def fits(base: Shape, down: Shape, up: Shape) -> bool:
     return all(side == 1 for side in up[2:]) and (down[2:] or (1, 1)) == (base[2:] or (1, 1))
 
 
-def webui_name(family: Family, part: Part, path: str) -> str:
-    """A layer's name in a WebUI LoRA file, without `.lora_down.weight` and the like."""
+def unet_depth(parts: Parts) -> int:
+    """Layers in each block of the loaded UNet: 2 in every published checkpoint, and where no UNet is loaded."""
+    return USUAL_DEPTH if parts.unet is None else int(parts.unet.config.layers_per_block)
+
+
+def webui_name(family: Family, part: Part, path: str, depth: int = USUAL_DEPTH) -> str:
+    """A layer's name in a WebUI LoRA file, without `.lora_down.weight` and the like. depth: of the UNet, see `unet_depth`."""
     name = path.replace(".", "_")
     if part != "unet" and not name.startswith("text_model_"):
         # transformers 5 has no text_model in between; the hosts do
         name = "text_model_" + name
-    if family == "sdxl" and part == "unet":
-        name = sgm_name(name)
+    if part == "unet" and (family == "sdxl" or depth != USUAL_DEPTH):
+        # A1111 translates diffusers' names as if every block had two layers; the file's own names need no translation
+        name = sgm_name(name, depth)
     return PREFIXES[family][part] + name
 
 
@@ -121,11 +131,12 @@ _BLOCK = re.compile(
 )
 
 
-def sgm_name(name: str) -> str:
-    """An SDXL UNet layer's name (underscores for dots) from diffusers' numbering to SGM's.
+def sgm_name(name: str, depth: int = USUAL_DEPTH) -> str:
+    """A UNet layer's name (underscores for dots) from diffusers' numbering to that of the checkpoint file (SGM's, LDM's).
 
-    Each of SGM's input blocks is one (resnet, attention) pair or one downsampler: three to a down block; output blocks likewise.
+    Each of the file's input blocks is one (resnet, attention) pair or one downsampler: depth + 1 to a down block; output blocks likewise.
     """
+    stride = depth + 1
     match = _BLOCK.fullmatch(name)
     if not match:
         return SGM_FIXED.get(name, name)
@@ -135,11 +146,11 @@ def sgm_name(name: str) -> str:
     slot = 1 if kind == "attentions" else 0
     if match["down"]:
         if kind == "downsamplers":
-            return f"input_blocks_{3 + 3 * int(match['down'])}_0_op"
-        return f"input_blocks_{1 + 3 * int(match['down']) + layer}_{slot}_{rest}"
+            return f"input_blocks_{stride + stride * int(match['down'])}_0_op"
+        return f"input_blocks_{1 + stride * int(match['down']) + layer}_{slot}_{rest}"
     if match["up"]:
         if kind == "upsamplers":
             # after the resnet and the attention: both of SDXL's up blocks that grow have attention
-            return f"output_blocks_{2 + 3 * int(match['up'])}_2_{rest}"
-        return f"output_blocks_{3 * int(match['up']) + layer}_{slot}_{rest}"
+            return f"output_blocks_{depth + stride * int(match['up'])}_2_{rest}"
+        return f"output_blocks_{stride * int(match['up']) + layer}_{slot}_{rest}"
     return f"middle_block_{1 if kind == 'attentions' else 2 * layer}_{rest}"

@@ -9,8 +9,11 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lora_trainer.checkpoint.load import open_checkpoint
+from lora_trainer.checkpoint.names import rename, unet_modules
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.lora.names import fits, module_names, module_names_of_weights, webui_name
+from lora_trainer.demo import EMBEDDED
+from lora_trainer.lora.names import adaptable_layers, fits, module_names, module_names_of_weights, unet_depth, webui_name
 from tests.tiny import tiny_parts
 
 TEXT_LAYERS = ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "mlp.fc1", "mlp.fc2")
@@ -212,3 +215,12 @@ def test_shapes_fit_when_up_times_down_is_the_weight() -> None:
     assert not fits((8, 6), (2, 6), (7, 2))
     assert not fits((8, 6), (2, 6), (8, 3))
     assert not fits((8, 6), (6,), (8,))
+
+
+def test_a_unet_of_another_depth_has_the_names_of_its_checkpoint_file() -> None:
+    # A1111 reads down_blocks_1 as if every block had two layers: of the embedded checkpoint, one layer deep, it would miss the second level
+    parts = open_checkpoint(EMBEDDED).outline()
+    modules = unet_modules(parts.unet.config)
+    for path in adaptable_layers(parts.unet):
+        assert webui_name("sd1", "unet", path, unet_depth(parts)) == "lora_unet_" + rename(path, modules).replace(".", "_"), path
+    assert webui_name("sd1", "unet", "down_blocks.1.attentions.0.proj_in", 1) == "lora_unet_input_blocks_3_1_proj_in"
