@@ -5,7 +5,6 @@ Called by the demo's checkpoint maker, by export and by tests. `load` reads the 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lora_trainer import files
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Parts
@@ -30,14 +30,7 @@ def write_checkpoint(parts: Parts, path: Path, dtype: torch.dtype = torch.float1
     path = Path(path)
     tensors = {name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in _stored_tensors(parts)}
     tensors |= _positions_and_markers(parts)
-    partial = path.with_name(path.name + ".part")
-    try:
-        save_file(tensors, partial, metadata=_metadata(parts) | dict(metadata or {}))
-        with partial.open("r+b") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    files.replace_file(path, lambda partial: save_file(tensors, partial, metadata=_metadata(parts) | dict(metadata or {})))
     return path
 
 

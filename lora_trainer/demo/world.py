@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-import os
 import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from lora_trainer import files
 from lora_trainer.errors import DatasetError
 
 Plane = NDArray[np.float64]
@@ -333,12 +333,7 @@ def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
         drawing.image.save(folder / name)
         writer.writerow([name, drawing.caption])
     target = folder / "metadata.csv"
-    partial = target.with_suffix(".part")
-    with partial.open("w", encoding="utf-8", newline="") as file:
-        file.write(rows.getvalue())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, target)
+    files.write_text(target, rows.getvalue())
     return target
 
 

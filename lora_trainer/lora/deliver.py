@@ -23,7 +23,7 @@ from PIL import Image, PngImagePlugin
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
-from lora_trainer.files import replace_file, sync_folder, write_text
+from lora_trainer.files import is_disk_full, replace_file, sync_folder, write_text
 from lora_trainer.lora.file import copy_with_metadata, read_header
 
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".ckpt")
@@ -202,7 +202,7 @@ def _require_folder(lora_dir: Path, file: Path) -> None:
 
 
 def _could_not(error: OSError, lora_dir: Path, file: Path) -> LoraTrainerError:
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if is_disk_full(error):
         hint = "Make room there, then deliver again; the LoRA itself is safe in {file}."
         return LoraFileError("the disk of {lora_dir} is full", hint=hint, lora_dir=lora_dir, file=file)
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):

@@ -58,6 +58,11 @@ class Plan:
         """The last step of an epoch may gather fewer batches than the others; it is a step all the same."""
         return steps_per_epoch(self.buckets, self.repeats, self.batch_size, self.accumulation)
 
+    @property
+    def epoch_count(self) -> int:
+        """Epochs begun by the end of the run."""
+        return math.ceil(self.step_count / self.steps_per_epoch)
+
     def epoch_of(self, step: int) -> int:
         return step // self.steps_per_epoch
 

@@ -72,7 +72,7 @@ def training_facts(
         step=trainer.step,
         step_count=plan.step_count,
         epoch=trainer.epoch,
-        epoch_count=-(-plan.step_count // plan.steps_per_epoch),
+        epoch_count=plan.epoch_count,
         batches_per_epoch=plan.batches_per_epoch,
         folders=folder_facts(examples),
         buckets=tuple(((bucket.width, bucket.height), sum(examples[index].repeats for index in indices)) for bucket, indices in buckets.items()),

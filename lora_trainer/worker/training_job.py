@@ -134,7 +134,7 @@ class TrainingJob:
                 name=self.name,
                 family=self.checkpoint.family,
                 step_count=self.plan.step_count,
-                epoch_count=-(-self.plan.step_count // self.plan.steps_per_epoch),
+                epoch_count=self.plan.epoch_count,
                 image_count=len(self.dataset.examples),
                 bucket_count=len(self.buckets),
                 resolution=self.config.dataset.resolution or 0,
