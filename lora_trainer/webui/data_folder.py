@@ -1,0 +1,75 @@
+"""The extension's data folder: what the tab keeps, and the only way an id from the browser becomes a path.
+
+    <data folder>/
+      datasets/     uploaded datasets, one folder each
+      runs/         run folders; the command line may put some here too
+      captioning/   run folders of caption jobs
+      tries/        pictures of "Try it"
+      thumbnails/   small pictures, by content
+      trash/        what was deleted in the tab
+      queue.json    runs that wait
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from lora_trainer.config import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
+from lora_trainer.errors import LoraTrainerError
+
+Kind = Literal["datasets", "runs", "captioning", "tries", "thumbnails", "trash"]
+
+
+class NotFound(LoraTrainerError):
+    """What was asked for is not there, or is not an id at all."""
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    root: Path
+
+    def folder(self, kind: Kind) -> Path:
+        """The folder of one kind of thing; made when it is first asked for."""
+        path = self.root / kind
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+    @property
+    def queue(self) -> Path:
+        return self.root / "queue.json"
+
+    def new(self, kind: Kind, name: str) -> Path:
+        """Where something called `name` may be made. Raises LoraTrainerError for a name that cannot be a folder's."""
+        problem = name_problem(name)
+        if problem:
+            raise LoraTrainerError(problem, hint="Use letters, digits, - and _.", name=name)
+        return self.folder(kind) / unicodedata.normalize("NFC", name)
+
+    def child(self, kind: Kind, name: str) -> Path:
+        """The existing `name` directly inside the folder of its kind. Raises NotFound for anything else, whatever it looks like."""
+        parent = self.folder(kind)
+        if name_problem(name):
+            raise NotFound("there is nothing called {name} here", name=name[:80])
+        path = parent / unicodedata.normalize("NFC", name)
+        # a link that leads out of the folder would let a visitor read what lies behind it
+        if not path.exists() or path.resolve().parent != parent.resolve():
+            raise NotFound("there is nothing called {name} here", hint="It may have been deleted. Reload the page.", name=name)
+        return path
+
+
+def name_problem(name: str) -> str:
+    """Why `name` cannot be one folder's name on every system, as a template with {name}; empty if it can."""
+    if not name or name != name.strip() or name.startswith(".") or name.endswith("."):
+        return "the name {name!r} is empty, or starts or ends with a space or a dot"
+    if any(character in FORBIDDEN_IN_NAMES or not character.isprintable() for character in name):
+        return "the name {name!r} contains a character that a name cannot hold"
+    if len(name.encode("utf-8", errors="surrogatepass")) > LONGEST_NAME:
+        return "the name {name!r} is too long"
+    if name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
+        return "the name {name!r} cannot be a folder's name on Windows"
+    return ""

@@ -1,0 +1,227 @@
+"""The tab's HTTP side: a table of routes, the guard in front of all of them, and errors as JSON.
+
+    @route("POST", "/runs")
+    def start(studio: Studio, request: Request) -> dict: ...
+
+    mount(app, studio)      hangs every route under /lora-trainer/ of the host's FastAPI app
+
+The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it here. What changes something needs a header that
+a foreign page cannot send to 127.0.0.1 without the browser asking first. A handler returns what becomes JSON, or a Response; a LoraTrainerError
+becomes a sentence and a hint in the visitor's language. Called by tab.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import inspect
+import json
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from lora_trainer.errors import ConfigError, LoraTrainerError
+from lora_trainer.webui import texts
+from lora_trainer.webui.data_folder import NotFound
+
+PREFIX = "/lora-trainer"
+HEADER = "x-lora-trainer"
+LANGUAGE_HEADER = "x-lora-trainer-language"
+LONGEST_BODY = 4 * 2**20
+"""Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
+
+Handler = Callable[[Any, "Request"], Any]
+log = logging.getLogger("lora_trainer.webui")
+
+
+class Conflict(LoraTrainerError):
+    """Someone else changed it meanwhile; `current` is what it is now."""
+
+    def __init__(self, template: str, *, hint: str = "", current: Any = None, **values: Any) -> None:
+        super().__init__(template, hint=hint, **values)
+        self.current = current
+
+
+class Forbidden(LoraTrainerError):
+    """Not from here: a remote visitor, or a request that no page of ours makes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, after the guard: what a handler may look at."""
+
+    path: dict[str, str]
+    query: dict[str, str]
+    body: Any
+    """The parsed JSON of a POST; None for a GET or an upload."""
+    language: str
+    remote: bool
+    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this machine is taken or shown."""
+    raw: StarletteRequest
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The body of an upload, piece by piece."""
+        return self.raw.stream()
+
+    def require_local(self) -> None:
+        """Raises Forbidden for what only the person at this machine may do."""
+        if self.remote:
+            raise Forbidden(
+                "this WebUI can be reached from other machines, so folders of this machine cannot be opened from the browser",
+                hint="Upload the images instead, or start the WebUI with --enable-insecure-extension-access.",
+            )
+
+    def value(self, key: str, kind: type, default: Any = ...) -> Any:
+        """One value of the JSON body. Raises LoraTrainerError when it is missing (without a default) or of another type."""
+        values = self.body if isinstance(self.body, dict) else {}
+        found = values.get(key, default)
+        if found is ...:
+            raise LoraTrainerError("the request lacks {key}", hint="Reload the page: it may be older than the extension.", key=key)
+        if found is default:
+            return found
+        if kind is float and isinstance(found, int) and not isinstance(found, bool):
+            found = float(found)
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+            raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key=key)
+        return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    method: str
+    path: str
+    handler: Handler
+    upload: bool
+
+
+ROUTES: list[Entry] = []
+"""Every route, in the order of definition; tests walk it."""
+
+
+def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler], Handler]:
+    """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts; upload: the body is not JSON."""
+
+    def add(handler: Handler) -> Handler:
+        ROUTES.append(Entry(method, path, handler, upload))
+        return handler
+
+    return add
+
+
+def mount(app: Any, studio: Any) -> None:
+    """Hang the routes into the host's app; again, for a new app, after "Reload UI"."""
+    inner = Starlette(routes=[Route(entry.path, _endpoint(entry, app, studio), methods=[entry.method]) for entry in ROUTES])
+    inner.add_exception_handler(404, _no_such_route)
+    inner.add_exception_handler(405, _no_such_route)
+    app.mount(PREFIX, inner)
+
+
+def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest], Any]:
+    async def endpoint(raw: StarletteRequest) -> Response:
+        language = texts.choose(raw.headers.get(LANGUAGE_HEADER, ""), studio.host.language(), raw.headers.get("accept-language", ""))
+        try:
+            if not is_allowed(app, raw, studio.host.api_credentials()):
+                return _problem(401, LoraTrainerError("log in to the WebUI first", hint="Reload the page."), language)
+            request = Request(
+                path=dict(raw.path_params), query=dict(raw.query_params), body=await _body(entry, raw), language=language,
+                remote=studio.host.is_remote(), raw=raw,
+            )  # fmt: skip
+            if inspect.iscoroutinefunction(entry.handler):
+                answer = await entry.handler(studio, request)
+            else:
+                answer = await run_in_threadpool(entry.handler, studio, request)
+            return answer if isinstance(answer, Response) else _json(answer)
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except LoraTrainerError as error:
+            return _problem(_status(error), error, language)
+        except Exception as error:
+            log.exception("%s %s", entry.method, entry.path)
+            unexpected = LoraTrainerError(
+                "something unexpected went wrong: {kind}: {detail}",
+                hint="Please report it, with the lines that the WebUI's console shows.",
+                kind=type(error).__name__,
+                detail=error,
+            )
+            return _problem(500, unexpected, language)
+
+    return endpoint
+
+
+async def _body(entry: Entry, raw: StarletteRequest) -> Any:
+    """The JSON of a request that changes something, once it is sure that a page of ours sent it. Raises Forbidden."""
+    if entry.method == "GET":
+        return None
+    if not raw.headers.get(HEADER):
+        raise Forbidden("the request lacks the header X-LoRA-Trainer", hint="It is there so that other web pages cannot act in your name.")
+    if entry.upload:
+        return None
+    if raw.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise Forbidden("the request is not JSON", hint="Send Content-Type: application/json.")
+    content = b""
+    async for piece in raw.stream():
+        content += piece
+        if len(content) > LONGEST_BODY:
+            raise LoraTrainerError("the request is larger than {limit} bytes", limit=LONGEST_BODY)
+    try:
+        return json.loads(content or b"{}")
+    except ValueError as error:
+        raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
+
+
+def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:
+    """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it brings the API's user and password."""
+    if getattr(app, "auth", None) is None and getattr(app, "auth_dependency", None) is None:
+        return True
+    dependency = getattr(app, "auth_dependency", None)
+    if dependency is not None:
+        return bool(dependency(raw))
+    tokens = getattr(app, "tokens", None) or {}
+    # gradio 3: access-token, access-token-unsecure; gradio 4: access-token-<id of the app>
+    if any(name.startswith("access-token") and tokens.get(value) for name, value in raw.cookies.items()):
+        return True
+    return _has_credentials(raw.headers.get("authorization", ""), api_credentials)
+
+
+def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        user, _, password = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    known = api_credentials.get(user)
+    return known is not None and hmac.compare_digest(known.encode(), password.encode())
+
+
+def _status(error: LoraTrainerError) -> int:
+    return {NotFound: 404, Conflict: 409, Forbidden: 403}.get(type(error), 400)
+
+
+def _problem(status: int, error: LoraTrainerError, language: str) -> Response:
+    told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
+    if isinstance(error, ConfigError):
+        told["problems"] = [texts.say_error(problem, language) for problem in error.problems]
+    answer: dict[str, Any] = {"error": told}
+    if isinstance(error, Conflict):
+        answer["current"] = error.current
+    return _json(answer, status)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+
+
+async def _no_such_route(raw: StarletteRequest, error: Exception) -> Response:
+    language = texts.choose(raw.headers.get(LANGUAGE_HEADER, ""), "", raw.headers.get("accept-language", ""))
+    return _problem(404, NotFound("there is nothing at this address", hint="Reload the page: it may be older than the extension."), language)

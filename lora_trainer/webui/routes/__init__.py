@@ -1,0 +1,3 @@
+"""Every route of the tab, one file an area: importing this package fills http.ROUTES."""
+
+from lora_trainer.webui.routes import home as home

@@ -1,0 +1,81 @@
+"""The tab as the host sees it: callbacks that never raise, because the host leaves out a tab whose callback does.
+
+on_ui_tabs draws one mount point for javascript/lora_trainer.js; where the extension itself is in trouble, the reason and what to report stand in it
+instead. This file imports nothing of ours at the top, and its syntax is old, so that there is a tab to say it even then.
+"""
+
+import html
+import logging
+import platform
+import sys
+import traceback
+
+log = logging.getLogger("lora_trainer.webui")
+
+TITLE = "LoRA Trainer"
+TAB_ID = "lora_trainer"
+
+
+def on_ui_tabs():
+    """What the host's callback of that name wants: [(blocks, title, id of the tab)]."""
+    import gradio
+
+    with gradio.Blocks(analytics_enabled=False) as blocks:
+        gradio.HTML(mount_point(), elem_id="lora_trainer_mount")
+    return [(blocks, TITLE, TAB_ID)]
+
+
+def mount_point():
+    """The tab's HTML: an empty room for the script, or the reason why there is none."""
+    try:
+        from lora_trainer.webui import routes  # noqa: F401
+        from lora_trainer.webui.studio import studio
+
+        studio()
+    except Exception as error:
+        log.exception("LoRA Trainer cannot start")
+        return trouble(error)
+    return (
+        '<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">LoRA Trainer is loading. '
+        "If this stays, look at the WebUI's console and at the browser's (F12).</p></div>"
+    )
+
+
+def on_app_started(demo, app):
+    """The host's server is up, for the first time or after "Reload UI": hang our routes into this app, and let the queue go on."""
+    try:
+        from lora_trainer.webui import http, routes  # noqa: F401
+        from lora_trainer.webui.studio import studio
+
+        http.mount(app, studio())
+        studio().begin()
+    except Exception:
+        log.exception("LoRA Trainer's routes cannot be added")
+
+
+def on_ui_settings():
+    """Our section on the host's Settings page."""
+    try:
+        from lora_trainer.webui import options
+
+        options.add()
+    except Exception:
+        log.exception("LoRA Trainer's settings cannot be added")
+
+
+def trouble(error):
+    """What is wrong, in words and as a report to copy."""
+    lines = [
+        "LoRA Trainer cannot start: {}: {}".format(type(error).__name__, error),
+        "Python {} on {}".format(sys.version.split()[0], platform.platform()),
+        "gradio {}".format(getattr(sys.modules.get("gradio"), "__version__", "?")),
+        "",
+        *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
+    ]
+    hint = "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines."
+    if sys.version_info < (3, 10):
+        hint = "LoRA Trainer needs Python 3.10 or newer; this WebUI runs on {}.".format(sys.version.split()[0])
+    return (
+        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>LoRA Trainer cannot start</h2><p>{}</p>'
+        '<label for="lora_trainer_report">Report</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
+    ).format(html.escape(hint), html.escape("\n".join(lines)))

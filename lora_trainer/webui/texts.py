@@ -1,0 +1,98 @@
+"""Languages: one table a language, `localizations/CODE.json`, from the English sentence to the other language's.
+
+Python's sentences are templates (errors.Message) and are translated here, before their values are put in; the browser gets the same table for its
+own. English needs no table: it is the key. A third language is one more file. The host reads the same files for what it draws itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.errors import ConfigError, LoraTrainerError, Message
+
+FOLDER = Path(__file__).resolve().parents[2] / "localizations"
+ENGLISH = "en"
+NAMES = {"en": "English", "zh_CN": "简体中文"}
+"""What a language calls itself; one without an entry goes by its code."""
+
+log = logging.getLogger("lora_trainer.webui")
+
+
+@cache
+def languages() -> tuple[str, ...]:
+    """The codes of all languages, English first."""
+    return (ENGLISH, *sorted(path.stem for path in FOLDER.glob("*.json")))
+
+
+@cache
+def table(language: str) -> Mapping[str, str]:
+    """English sentence -> sentence. Empty for English and for a language that is not there."""
+    if language not in languages() or language == ENGLISH:
+        return {}
+    try:
+        return dict(json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        log.exception("the table of %s cannot be read", language)
+        return {}
+
+
+def choose(*wishes: str) -> str:
+    """The first language of ours that a wish names: a code, the name of a host's localization ("zh-Hans (All)"), or an Accept-Language header."""
+    for wish in wishes:
+        for part in wish.split(","):
+            language = _match(part.split(";")[0].strip())
+            if language:
+                return language
+    return ENGLISH
+
+
+def _match(wish: str) -> str:
+    """zh-Hans, zh_CN, zh-TW -> zh_CN: a table of the same language serves where there is no closer one."""
+    plain = re.sub(r"[^a-z]+", "_", wish.lower()).strip("_")
+    if not plain:
+        return ""
+    exact = [code for code in languages() if plain == code.lower()]
+    same = [code for code in languages() if plain.split("_")[0] == code.lower().split("_")[0]]
+    return next(iter(exact + same), "")
+
+
+def translate(text: str, language: str) -> str:
+    """The sentence of a template, or the template where the table lacks it."""
+    return table(language).get(text, text)
+
+
+def say(message: Message, language: str) -> str:
+    """One sentence in a language, with its values in it; values that are sentences themselves are translated too."""
+    if language == ENGLISH:
+        return str(message)
+    template = translate(message.template, language)
+    values = {key: _said(value, language) for key, value in message.values.items()}
+    try:
+        return template.format(**values) if values else template
+    except (KeyError, IndexError, ValueError):
+        log.warning("the %s text of %r does not fit its values", language, message.template)
+        return str(message)
+
+
+def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
+    """An error's sentence and hint."""
+    if isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values:
+        lines = "\n".join("- " + ". ".join(filter(None, say_error(problem, language).values())) for problem in error.problems)
+        message = Message(error.message.template, {**error.message.values, "lines": lines})
+    else:
+        message = error.message
+    return {"message": say(message, language), "hint": say(error.hint, language)}
+
+
+def _said(value: Any, language: str) -> Any:
+    if isinstance(value, Message):
+        return say(value, language)
+    if isinstance(value, LoraTrainerError):
+        return say_error(value, language)["message"]
+    return value

@@ -1,0 +1,9 @@
+"""The host executes this file at start and at every "Reload UI": it hangs the tab into the host's callbacks."""
+
+from modules import script_callbacks
+
+from lora_trainer.webui import tab
+
+script_callbacks.on_ui_tabs(tab.on_ui_tabs)
+script_callbacks.on_ui_settings(tab.on_ui_settings)
+script_callbacks.on_app_started(tab.on_app_started)
