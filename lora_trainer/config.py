@@ -22,7 +22,7 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -304,6 +304,41 @@ class RunConfig:
         return from_mapping({**to_mapping(self), **changes})
 
 
+# --- what auto comes to ------------------------------------------------------------------------------------------------------------------
+
+
+def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
+    """How many steps a run takes whose epochs have this many each."""
+    return training.max_train_steps or training.epochs * steps_per_epoch
+
+
+def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
+    """Raises ConfigError when the run would end before its warm-up does."""
+    if training.lr_warmup_steps >= step_count:
+        raise ConfigError(
+            "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
+            hint="Use about a tenth of the steps, or 0.",
+            warmup=training.lr_warmup_steps,
+            steps=step_count,
+        )
+
+
+def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
+    """The run with every `auto` settled that follows from its resolution (in pixels) and its number of steps."""
+    training, samples = config.training, config.samples
+    save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
+    return config.replace(
+        resolution=resolution,
+        lora_alpha=float(config.lora.lora_rank) if config.lora.lora_alpha is None else config.lora.lora_alpha,
+        text_encoder_lr=training.learning_rate / 2 if training.text_encoder_lr is None else training.text_encoder_lr,
+        max_train_steps=step_count,
+        save_steps=save_steps,
+        sample_every=samples.sample_every or min(save_steps, 1_000_000),
+        # what nobody asked for must not break a bound; nor can a picture's side be anything but a multiple of 8
+        sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
+    )
+
+
 # --- YAML <-> RunConfig ------------------------------------------------------------------------------------------------------------------
 
 
@@ -367,7 +402,14 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
 
 def from_mapping(values: Mapping[str, Any], source: str = "the settings", base: Path | None = None) -> RunConfig:
     """Flat keys -> RunConfig. Relative paths are resolved against `base` (the working directory). Raises one ConfigError with all problems."""
-    known = {item.name: item for _, group in GROUPS for item in dataclasses.fields(group)}  # type: ignore[arg-type]
+    return RunConfig(**groups_from_mapping(GROUPS, values, source, base))  # type: ignore[arg-type]
+
+
+def groups_from_mapping(
+    groups: Sequence[tuple[str, type[Settings]]], values: Mapping[str, Any], source: str, base: Path | None = None
+) -> dict[str, Settings]:
+    """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all problems."""
+    known = {item.name: (item, group) for _, group in groups for item in dataclasses.fields(group)}  # type: ignore[arg-type]
     problems: list[ConfigError] = []
     converted: dict[str, Any] = {}
     broken: set[str] = set()
@@ -376,43 +418,44 @@ def from_mapping(values: Mapping[str, Any], source: str = "the settings", base: 
             problems.append(_unknown_key(key, known))
             continue
         try:
-            converted[key] = _convert(known[key], value, base or Path.cwd())
+            converted[key] = _convert(*known[key], value, base or Path.cwd())
         except ConfigError as problem:
             problems.append(problem)
             broken.add(key)
-    groups: dict[str, Settings] = {}
-    for group_name, group in GROUPS:
+    made: dict[str, Settings] = {}
+    for group_name, group in groups:
         fields_here = dataclasses.fields(group)  # type: ignore[arg-type]
         missing = [
             item.name for item in fields_here if item.default is dataclasses.MISSING and item.name not in converted and item.name not in broken
         ]
-        problems += [ConfigError("{key} is missing", hint=_first_sentence(documentation()[key]), key=key) for key in missing]
+        problems += [ConfigError("{key} is missing", hint=_first_sentence(documentation_of(group)[key]), key=key) for key in missing]
         here = {item.name: converted[item.name] for item in fields_here if item.name in converted}
         # a required field that is missing or broken has been reported; a stand-in lets the others be checked too
         for item in fields_here:
             if item.default is dataclasses.MISSING and item.name not in here:
                 here[item.name] = Path()
         try:
-            groups[group_name] = group(**here)
+            made[group_name] = group(**here)
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
         raise ConfigError.listing(problems, source)
-    return RunConfig(**groups)  # type: ignore[arg-type]
+    return made
 
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
     """RunConfig -> flat keys with plain YAML values."""
-    return {
-        item.name: _plain(getattr(getattr(config, group_name), item.name))
-        for group_name, group in GROUPS
-        for item in dataclasses.fields(group)  # type: ignore[arg-type]
-    }
+    return {key: value for group_name, _ in GROUPS for key, value in group_to_mapping(getattr(config, group_name)).items()}
+
+
+def group_to_mapping(group: Settings) -> dict[str, Any]:
+    """One group of settings -> flat keys with plain YAML values."""
+    return {item.name: _plain(getattr(group, item.name)) for item in dataclasses.fields(group)}  # type: ignore[arg-type]
 
 
 def to_yaml(config: RunConfig) -> str:
     """RunConfig -> the text of config.yaml."""
-    return _dump(to_mapping(config))
+    return dump(to_mapping(config))
 
 
 def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
@@ -425,11 +468,11 @@ def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
             lines += textwrap.wrap(documentation()[item.name], 120, initial_indent="# ", subsequent_indent="# ")
             required = item.default is dataclasses.MISSING
             if item.name in values:
-                lines.append(_dump({item.name: _plain(values[item.name])}).rstrip())
+                lines.append(dump({item.name: _plain(values[item.name])}).rstrip())
             elif required:
                 lines.append(f"{item.name}: {EXAMPLE_PATHS[item.name]}")
             else:
-                lines.append("#" + _dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#"))
+                lines.append("#" + dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#"))
             lines.append("")
     return "\n".join(lines)
 
@@ -456,13 +499,17 @@ def readme_table() -> str:
 @cache
 def documentation() -> dict[str, str]:
     """Key -> the text under its field, read from this module's source."""
+    return {key: text for _, group in GROUPS for key, text in documentation_of(group).items()}
+
+
+def documentation_of(group: type[Settings]) -> dict[str, str]:
+    """The same for one group of settings (a class)."""
     found: dict[str, str] = {}
-    for _, group in GROUPS:
-        definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
-        assert isinstance(definition, ast.ClassDef)
-        for statement, following in zip(definition.body, definition.body[1:], strict=False):
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
-                found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
+    definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    for statement, following in zip(definition.body, definition.body[1:], strict=False):
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
+            found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
     return found
 
 
@@ -470,21 +517,21 @@ def documentation() -> dict[str, str]:
 
 
 @cache
-def _annotations() -> dict[str, Any]:
-    return {key: annotation for _, group in GROUPS for key, annotation in typing.get_type_hints(group).items()}
+def _annotations(group: Any) -> dict[str, Any]:
+    return typing.get_type_hints(group)
 
 
-def _kind(item: dataclasses.Field[Any]) -> tuple[Any, bool]:
+def _kind(item: dataclasses.Field[Any], group: Any) -> tuple[Any, bool]:
     """A field's type without None, and whether None is allowed."""
-    annotation = _annotations()[item.name]
+    annotation = _annotations(group)[item.name]
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return next(option for option in typing.get_args(annotation) if option is not type(None)), True
     return annotation, False
 
 
-def _convert(item: dataclasses.Field[Any], value: Any, base: Path) -> Any:
+def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, base: Path) -> Any:
     """A YAML value -> the field's type. Raises ConfigError for the wrong type."""
-    kind, optional = _kind(item)
+    kind, optional = _kind(item, group)
     if optional and (value is None or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))):
         return None
     wrong = ConfigError(
@@ -559,7 +606,7 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterator[ConfigError]:
     value = getattr(settings, item.name)
-    kind, optional = _kind(item)
+    kind, optional = _kind(item, type(settings))
     if value is None and optional:
         return
     hint, bounds = item.metadata["hint"], _bounds_in_words(item)
@@ -694,5 +741,6 @@ _Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("t
 _Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True))
 
 
-def _dump(values: Mapping[str, Any]) -> str:
+def dump(values: Mapping[str, Any]) -> str:
+    """Plain values -> YAML."""
     return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))

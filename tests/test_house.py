@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lora_trainer"
 
 TORCH_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "bitsandbytes", "ftfy", "huggingface_hub"}
 BASICS = {"errors", "files", "__init__"}
-LIGHT_CHECKPOINT = {"checkpoint.parts", "checkpoint.header", "checkpoint.detect", "checkpoint.architecture", "checkpoint.names"}
+LIGHT_CHECKPOINT = {"checkpoint.parts", "checkpoint.header", "checkpoint.detect", "checkpoint.architecture", "checkpoint.names", "checkpoint.folder"}
 
 # package or module of lora_trainer -> (what it may import from outside the standard library, what of lora_trainer)
 RULES: dict[str, tuple[set[str], set[str]]] = {
@@ -41,7 +41,12 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         TORCH_STACK | {"PIL", "yaml"},
         BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "training", "worker", "jobs", "console", "environment"},
     ),
-    "webui": ({"gradio", "pandas", "fastapi", "starlette"}, BASICS | {"jobs", "dataset", "config", "runs"} | LIGHT_CHECKPOINT),
+    "webui": (
+        {"gradio", "pandas", "fastapi", "starlette", "PIL", "yaml"},
+        BASICS
+        | {"jobs", "dataset", "config", "runs", "environment", "packages", "lora.deliver", "lora.file", "demo.EMBEDDED"}
+        | LIGHT_CHECKPOINT,
+    ),
     "__main__": ({"yaml"}, {"*"}),
 }
 HOST = {"modules", "modules_forge", "backend", "ldm_patched", "launch"}

@@ -91,6 +91,15 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
     )
 
 
+def native_resolution(family: Family, prediction_type: PredictionType | None, stated: int | None) -> int:
+    """The side of the square pictures a checkpoint was made for, in pixels: as its metadata says (`Detected.resolution`), else its family's."""
+    if stated is not None:
+        return stated
+    if family == "sdxl":
+        return 1024
+    return 768 if family == "sd2" and prediction_type == "v_prediction" else 512
+
+
 def _resolution(header: Header) -> int | None:
     sides = header.metadata.get("modelspec.resolution", "").lower().split("x")
     # the side of a square of the same area; latents are whole, so it is a multiple of 8

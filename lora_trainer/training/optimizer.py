@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 
-from lora_trainer.config import TrainingSettings
+from lora_trainer.config import TrainingSettings, require_warmup_fits
 from lora_trainer.errors import ConfigError
 from lora_trainer.lora.adapters import Adapters
 
@@ -34,17 +34,6 @@ def make_rate_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSetti
         name = "constant_with_warmup"
     require_warmup_fits(settings, step_count)
     return get_scheduler(name, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=step_count)
-
-
-def require_warmup_fits(settings: TrainingSettings, step_count: int) -> None:
-    """Raises ConfigError when the run would end before its warm-up does."""
-    if settings.lr_warmup_steps >= step_count:
-        raise ConfigError(
-            "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
-            hint="Use about a tenth of the steps, or 0.",
-            warmup=settings.lr_warmup_steps,
-            steps=step_count,
-        )
 
 
 def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:

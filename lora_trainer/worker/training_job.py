@@ -20,6 +20,7 @@ import torch
 
 from lora_trainer import config as settings
 from lora_trainer import files
+from lora_trainer.checkpoint.detect import native_resolution
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import RunConfig
@@ -33,7 +34,7 @@ from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffuse
 from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.runs.requests import RequestKind, forget_requests
+from lora_trainer.runs.requests import RequestKind
 from lora_trainer.training import batches, preview, resume, schedule
 from lora_trainer.training.device import (
     choose_device,
@@ -45,14 +46,14 @@ from lora_trainer.training.device import (
     peak_memory,
 )
 from lora_trainer.training.encode import TextStates
-from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule, require_optimizer, require_warmup_fits
+from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule, require_optimizer
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import Outcome, Plan, StepResult, Trainer, make_scaler
 from lora_trainer.worker.facts import Hashes, training_facts
 from lora_trainer.worker.provenance import Provenance, differences
 from lora_trainer.worker.report import Report
-from lora_trainer.worker.resolve import native_resolution, require_lora_dir, resolve, unet_parameter_count
+from lora_trainer.worker.resolve import require_lora_dir, resolve, unet_parameter_count
 
 log = logging.getLogger(__name__)
 Thing = TypeVar("Thing")
@@ -75,7 +76,6 @@ class TrainingJob:
         self.started = time.time()
 
     def run(self) -> Outcome:
-        forget_requests(self.folder.requests)
         state = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else None
         self.first_step = int(state["step"]) if state else 0
         self.report.say(events.Started(resumed_from=self.first_step if state else None))
@@ -187,7 +187,9 @@ class TrainingJob:
     def _plan_and_resolve(self) -> None:
         """Settle every `auto`, and write config.yaml: complete and resolved."""
         self.dtype = choose_precision(self.config.checkpoint.mixed_precision, self.device, unet_parameter_count(self.checkpoint))
-        resolution = self.config.dataset.resolution or native_resolution(self.checkpoint)
+        resolution = self.config.dataset.resolution or native_resolution(
+            self.checkpoint.family, self.checkpoint.schedule.prediction_type, self.checkpoint.resolution
+        )
         self.buckets = bucketing.assign(self.dataset.examples, self.config.dataset, resolution)
         training = self.config.training
         self.plan = Plan(
@@ -198,8 +200,8 @@ class TrainingJob:
             seed=training.seed,
             step_count=0,
         )
-        self.plan.step_count = training.max_train_steps or training.epochs * self.plan.steps_per_epoch
-        require_warmup_fits(training, self.plan.step_count)
+        self.plan.step_count = settings.step_count_of(training, self.plan.steps_per_epoch)
+        settings.require_warmup_fits(training, self.plan.step_count)
         self.config = resolve(self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count)
         self.name = self.config.lora.name
         self._warn_of(bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution))
