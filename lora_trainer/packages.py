@@ -147,6 +147,15 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="types-psutil", version="7.2.2.20261111"),
     Package(name="types-pytz", version="2025.2.0.20251108"),
     Package(name="pandas-stubs", version="2.3.3.260113"),
+    # the tab's routes, as the WebUIs serve them: these are Forge's versions; A1111's starlette is 0.26.1
+    Package(name="starlette", version="0.27.0", modules=("starlette.applications",)),
+    Package(name="anyio", version="3.7.1"),
+    Package(name="sniffio", version="1.3.1"),
+    Package(name="httpx", version="0.24.1", modules=("httpx",)),
+    Package(name="httpcore", version="0.17.3"),
+    Package(name="h11", version="0.14.0"),
+    Package(name="certifi", version="2026.1.4", at_least="2017.4.17"),
+    Package(name="idna", version="3.11", at_least="2.8"),
 )
 
 

@@ -61,8 +61,8 @@ class Request:
 
     path: dict[str, str]
     query: dict[str, str]
-    body: Any
-    """The parsed JSON of a POST; None for a GET or an upload."""
+    body: dict[str, Any]
+    """The parsed JSON of a POST; empty for a GET or an upload."""
     language: str
     remote: bool
     """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this machine is taken or shown."""
@@ -82,8 +82,7 @@ class Request:
 
     def value(self, key: str, kind: type, default: Any = ...) -> Any:
         """One value of the JSON body. Raises LoraTrainerError when it is missing (without a default) or of another type."""
-        values = self.body if isinstance(self.body, dict) else {}
-        found = values.get(key, default)
+        found = self.body.get(key, default)
         if found is ...:
             raise LoraTrainerError("the request lacks {key}", hint="Reload the page: it may be older than the extension.", key=key)
         if found is default:
@@ -157,14 +156,14 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
     return endpoint
 
 
-async def _body(entry: Entry, raw: StarletteRequest) -> Any:
+async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
     """The JSON of a request that changes something, once it is sure that a page of ours sent it. Raises Forbidden."""
     if entry.method == "GET":
-        return None
+        return {}
     if not raw.headers.get(HEADER):
         raise Forbidden("the request lacks the header X-LoRA-Trainer", hint="It is there so that other web pages cannot act in your name.")
     if entry.upload:
-        return None
+        return {}
     if raw.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise Forbidden("the request is not JSON", hint="Send Content-Type: application/json.")
     content = b""
@@ -173,9 +172,12 @@ async def _body(entry: Entry, raw: StarletteRequest) -> Any:
         if len(content) > LONGEST_BODY:
             raise LoraTrainerError("the request is larger than {limit} bytes", limit=LONGEST_BODY)
     try:
-        return json.loads(content or b"{}")
+        body = json.loads(content or b"{}")
     except ValueError as error:
         raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
+    if not isinstance(body, dict):
+        raise LoraTrainerError("the request is not a JSON object", hint="Reload the page: it may be older than the extension.")
+    return body
 
 
 def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import base64
+from types import SimpleNamespace
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from lora_trainer.errors import ConfigError, LoraTrainerError
+from lora_trainer.webui import http
+from lora_trainer.webui.data_folder import NotFound
+
+ASK = {"X-LoRA-Trainer": "1"}
+
+
+def host(**facts):
+    facts = {"language": "", "remote": False, "credentials": {}, **facts}
+    return SimpleNamespace(language=lambda: facts["language"], is_remote=lambda: facts["remote"], api_credentials=lambda: facts["credentials"])
+
+
+@pytest.fixture
+def client(monkeypatch):
+    monkeypatch.setattr(http, "ROUTES", [])
+
+    @http.route("GET", "/things/{name}")
+    def thing(studio, request):
+        if request.path["name"] == "none":
+            raise NotFound("there is no {name}", name="none")
+        return {"name": request.path["name"], "query": request.query, "language": request.language, "remote": request.remote}
+
+    @http.route("POST", "/things")
+    def make(studio, request):
+        if request.body.get("taken"):
+            raise http.Conflict("taken", current="theirs")
+        if request.body.get("broken"):
+            raise ZeroDivisionError("oops")
+        if request.body.get("config"):
+            raise ConfigError.listing([ConfigError("one is wrong", hint="Mend one."), ConfigError("two is wrong")], "x.yaml")
+        return {"rank": request.value("rank", int), "rate": request.value("rate", float, 0.5)}
+
+    @http.route("POST", "/files", upload=True)
+    async def upload(studio, request):
+        return {"size": sum([len(piece) async for piece in request.stream()])}
+
+    @http.route("POST", "/folder")
+    def folder(studio, request):
+        request.require_local()
+        return {}
+
+    def make_client(app=None, **facts):
+        app = app or Starlette()
+        http.mount(app, SimpleNamespace(host=host(**facts)))
+        return TestClient(app, raise_server_exceptions=False)
+
+    return make_client
+
+
+def test_a_handlers_answer_is_json_that_nobody_keeps(client):
+    answer = client().get("/lora-trainer/things/fox?page=2")
+    assert answer.json() == {"name": "fox", "query": {"page": "2"}, "language": "en", "remote": False}
+    assert answer.headers["cache-control"] == "no-store"
+
+
+def test_what_changes_something_needs_the_header_and_json(client):
+    visitor = client()
+    assert visitor.post("/lora-trainer/things", json={"rank": 8}).status_code == 403
+    assert visitor.post("/lora-trainer/things", content="{}", headers={**ASK, "Content-Type": "text/plain"}).status_code == 403
+    assert visitor.post("/lora-trainer/things", json={"rank": 8}, headers=ASK).json() == {"rank": 8, "rate": 0.5}
+    assert visitor.post("/lora-trainer/files", content=b"12345").status_code == 403
+    assert visitor.post("/lora-trainer/files", content=b"12345", headers=ASK).json() == {"size": 5}
+
+
+@pytest.mark.parametrize("body", [{}, {"rank": "8"}, {"rank": True}, {"rank": None}, [1], {"rank": 8, "rate": "fast"}])
+def test_a_body_of_another_shape_is_refused_with_a_sentence(client, body):
+    answer = client().post("/lora-trainer/things", json=body, headers=ASK)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
+
+
+def test_bad_json_and_too_much_of_it_are_refused(client):
+    headers = {**ASK, "Content-Type": "application/json"}
+    assert "not valid JSON" in client().post("/lora-trainer/things", content=b"{", headers=headers).json()["error"]["message"]
+    assert client().post("/lora-trainer/things", content=b" " * (http.LONGEST_BODY + 1), headers=headers).status_code == 400
+
+
+def test_errors_are_sentences_with_their_status(client):
+    visitor = client()
+    missing = visitor.get("/lora-trainer/things/none")
+    assert (missing.status_code, missing.json()["error"]) == (404, {"kind": "NotFound", "message": "there is no none", "hint": ""})
+    conflict = visitor.post("/lora-trainer/things", json={"taken": 1}, headers=ASK)
+    assert (conflict.status_code, conflict.json()["current"]) == (409, "theirs")
+    broken = visitor.post("/lora-trainer/things", json={"broken": 1}, headers=ASK)
+    assert (broken.status_code, broken.json()["error"]["message"]) == (500, "something unexpected went wrong: ZeroDivisionError: oops")
+    config = visitor.post("/lora-trainer/things", json={"config": 1}, headers=ASK).json()["error"]
+    assert config["problems"] == [{"message": "one is wrong", "hint": "Mend one."}, {"message": "two is wrong", "hint": ""}]
+    assert visitor.get("/lora-trainer/nothing/here").json()["error"]["kind"] == "NotFound"
+    assert visitor.delete("/lora-trainer/things").status_code == 404
+
+
+def test_folders_of_this_machine_are_for_visitors_at_this_machine(client):
+    assert client(remote=False).post("/lora-trainer/folder", json={}, headers=ASK).status_code == 200
+    assert client(remote=True).post("/lora-trainer/folder", json={}, headers=ASK).status_code == 403
+
+
+@pytest.mark.parametrize("cookie", ["access-token", "access-token-unsecure", "access-token-Qx3"])
+def test_with_a_login_only_who_is_logged_in_comes_in(client, cookie):
+    app = Starlette()
+    app.auth, app.tokens = {"ann": "secret"}, {"T0K": "ann"}
+    visitor = client(app)
+    for method, path in [("GET", "/things/fox"), ("POST", "/things"), ("POST", "/files"), ("POST", "/folder")]:
+        assert visitor.request(method, f"/lora-trainer{path}", headers=ASK).status_code == 401
+    assert visitor.get("/lora-trainer/things/fox", cookies={cookie: "wrong"}).status_code == 401
+    assert visitor.get("/lora-trainer/things/fox", cookies={"other": "T0K"}).status_code == 401
+    assert visitor.get("/lora-trainer/things/fox", cookies={cookie: "T0K"}).status_code == 200
+
+
+def test_the_apis_own_password_opens_too(client):
+    app = Starlette()
+    app.auth, app.tokens = {"ann": "secret"}, {}
+    visitor = client(app, credentials={"bot": "pw"})
+    assert visitor.get("/lora-trainer/things/fox", headers=basic("bot:pw")).status_code == 200
+    for wrong in ("bot:no", "ann:pw", "bot", ""):
+        assert visitor.get("/lora-trainer/things/fox", headers=basic(wrong)).status_code == 401
+    assert visitor.get("/lora-trainer/things/fox", headers={"Authorization": "Basic ***"}).status_code == 401
+
+
+def basic(words: str) -> dict[str, str]:
+    return {"Authorization": "Basic " + base64.b64encode(words.encode()).decode()}
+
+
+def test_the_language_is_the_visitors_wish_then_the_hosts_then_the_browsers(client):
+    visitor = client(language="zh-Hans (All)")
+    assert visitor.get("/lora-trainer/things/fox").json()["language"] == "zh_CN"
+    assert visitor.get("/lora-trainer/things/fox", headers={"X-LoRA-Trainer-Language": "en"}).json()["language"] == "en"
+    assert client().get("/lora-trainer/things/fox", headers={"Accept-Language": "fr;q=0.9, zh-TW;q=0.8"}).json()["language"] == "zh_CN"
+
+
+def test_conflicts_and_not_found_are_errors_of_ours():
+    assert issubclass(http.Conflict, LoraTrainerError) and issubclass(http.Forbidden, LoraTrainerError) and issubclass(NotFound, LoraTrainerError)
