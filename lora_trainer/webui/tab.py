@@ -1,7 +1,7 @@
 """The tab as the host sees it: callbacks that never raise, because the host leaves out a tab whose callback does.
 
 on_ui_tabs draws one mount point for javascript/lora_trainer.js; where the extension itself is in trouble, the reason and what to report stand in it
-instead. This file imports nothing of ours at the top, and its syntax is old, so that there is a tab to say it even then.
+instead. This file imports nothing of ours at the top, and its syntax is old (Python 3.6), so that there is a tab to say it even then.
 """
 
 import html
@@ -9,6 +9,7 @@ import logging
 import platform
 import sys
 import traceback
+from typing import Any
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -16,7 +17,7 @@ TITLE = "LoRA Trainer"
 TAB_ID = "lora_trainer"
 
 
-def on_ui_tabs():
+def on_ui_tabs() -> Any:
     """What the host's callback of that name wants: [(blocks, title, id of the tab)]."""
     import gradio
 
@@ -25,7 +26,7 @@ def on_ui_tabs():
     return [(blocks, TITLE, TAB_ID)]
 
 
-def mount_point():
+def mount_point() -> str:
     """The tab's HTML: an empty room for the script, or the reason why there is none."""
     try:
         from lora_trainer.webui import routes  # noqa: F401
@@ -41,7 +42,7 @@ def mount_point():
     )
 
 
-def on_app_started(demo, app):
+def on_app_started(demo: Any, app: Any) -> None:
     """The host's server is up, for the first time or after "Reload UI": hang our routes into this app, and let the queue go on."""
     try:
         from lora_trainer.webui import http, routes  # noqa: F401
@@ -53,7 +54,7 @@ def on_app_started(demo, app):
         log.exception("LoRA Trainer's routes cannot be added")
 
 
-def on_ui_settings():
+def on_ui_settings() -> None:
     """Our section on the host's Settings page."""
     try:
         from lora_trainer.webui import options
@@ -63,18 +64,16 @@ def on_ui_settings():
         log.exception("LoRA Trainer's settings cannot be added")
 
 
-def trouble(error):
+def trouble(error: Exception) -> str:
     """What is wrong, in words and as a report to copy."""
     lines = [
-        "LoRA Trainer cannot start: {}: {}".format(type(error).__name__, error),
-        "Python {} on {}".format(sys.version.split()[0], platform.platform()),
+        f"LoRA Trainer cannot start: {type(error).__name__}: {error}",
+        f"Python {sys.version.split()[0]} on {platform.platform()}",
         "gradio {}".format(getattr(sys.modules.get("gradio"), "__version__", "?")),
         "",
         *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
     ]
     hint = "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines."
-    if sys.version_info < (3, 10):
-        hint = "LoRA Trainer needs Python 3.10 or newer; this WebUI runs on {}.".format(sys.version.split()[0])
     return (
         '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>LoRA Trainer cannot start</h2><p>{}</p>'
         '<label for="lora_trainer_report">Report</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
