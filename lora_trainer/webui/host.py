@@ -1,0 +1,686 @@
+"""The WebUI we live in: AUTOMATIC1111, Forge, reForge or forge-classic. The only file that touches `modules.*` and its relatives.
+
+    host = find()                       told apart by what can be imported
+    host.loaded(), host.checkpoints()   facts; reading them never loads a model
+    host.release_model() ... host.restore_model()     the model leaves the device for a training run, and comes back
+    host.on_generation(before, after)   around everything the host does on its device
+    host.generate(wish) -> Made         a picture by the host's own pipeline
+
+Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None, an empty list or a sentence, never a traceback.
+What each call does on each host was read in their sources: A1111 v1.10.1, Forge dfdcbab6, reForge 3b56b268, forge-classic 1f95d717.
+Called by studio, handover, tries, loras and the routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import gc
+import importlib
+import importlib.util
+import logging
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.webui.turns import Turns
+
+log = logging.getLogger(__name__)
+Result = TypeVar("Result")
+LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+WATCH_SECONDS = 0.2
+"""How often a picture in the making is asked how far it is."""
+
+
+class HostError(LoraTrainerError):
+    """The WebUI cannot do what was asked of it."""
+
+
+class Cancelled(LoraTrainerError):
+    """The picture was given up on request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostPaths:
+    data: Path
+    """--data-dir, or the WebUI's own folder."""
+    models: Path
+    lora_dir: Path
+    """--lora-dir, or models/Lora."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostFile:
+    title: str
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostCheckpoint:
+    title: str
+    """As the WebUI's menu shows it; it may gain a hash once the file has been hashed."""
+    path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedCheckpoint:
+    """What the next picture would be made with."""
+
+    title: str
+    path: Path
+    vae: Path | None
+    clip_skip: int
+    in_memory: bool
+    """False: chosen in the menu, and read at the first picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostDevice:
+    kind: str
+    """cuda, cpu, mps, xpu ..."""
+    device_id: str | None
+    """What --device-id names, for the worker's CUDA_VISIBLE_DEVICES."""
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Memory:
+    """Of the device, in bytes."""
+
+    free: int
+    total: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """One picture to make. An empty sampler or scheduler is the host's default."""
+
+    prompt: str
+    negative: str = ""
+    seed: int = 1
+    steps: int = 20
+    cfg: float = 7.0
+    width: int = 512
+    height: int = 512
+    sampler: str = ""
+    scheduler: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Made:
+    """One picture, made by the host."""
+
+    image: Image.Image
+    infotext: str
+    """The host's generation parameters, as it writes them into a PNG."""
+    comments: tuple[str, ...]
+    """What the host remarked: a LoRA it did not find, keys it could not match."""
+    matched_modules: dict[str, int] | None
+    """LoRA name -> how many of its modules the model took, where the host can tell (A1111)."""
+
+
+def find() -> Host:
+    """The host of this process. Raises HostError outside a WebUI."""
+    if not _exists("modules.shared"):
+        raise HostError("this is not inside a WebUI", hint="Use the command line: python -m lora_trainer.")
+    if not _exists("modules_forge"):
+        return A1111()
+    if _exists("backend.memory_management"):
+        return Forge()
+    version = str(getattr(_module("modules_forge.forge_version"), "version", ""))
+    return Classic() if version == "classic" else ReForge()
+
+
+class Host:
+    """What every host has. Subclasses say how its model leaves the device and comes back."""
+
+    kind = ""
+    name = ""
+
+    def __init__(self) -> None:
+        self._turns: Turns | None = None
+
+    # --- facts ----------------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """The host's version, as it names it; empty if it does not."""
+        return _text(lambda: importlib.import_module("modules.launch_utils").git_tag())
+
+    def paths(self) -> HostPaths:
+        """Where the host keeps things. Raises HostError if it does not say."""
+        internal = _module("modules.paths_internal")
+        data, models = getattr(internal, "data_path", None), getattr(internal, "models_path", None)
+        if not data or not models:
+            raise HostError("the WebUI does not say where its models are", hint="Please report it with the WebUI's name and version.")
+        lora_dir = self._flag("lora_dir") or Path(models) / "Lora"
+        return HostPaths(data=Path(data), models=Path(models), lora_dir=Path(lora_dir))
+
+    def checkpoints(self) -> list[HostCheckpoint]:
+        """What the host's menu of checkpoints lists."""
+        listed = getattr(_module("modules.sd_models"), "checkpoints_list", None) or {}
+        found = [HostCheckpoint(title=str(info.title), path=Path(info.filename)) for info in list(listed.values()) if getattr(info, "filename", None)]
+        return sorted(found, key=lambda checkpoint: checkpoint.title.casefold())
+
+    def loaded(self) -> LoadedCheckpoint | None:
+        """The checkpoint of the next picture; None if there is none. Never loads one."""
+        info = self._checkpoint_info()
+        if info is None or not getattr(info, "filename", None):
+            return None
+        return LoadedCheckpoint(
+            title=str(getattr(info, "title", "")) or Path(info.filename).name,
+            path=Path(info.filename),
+            vae=self._vae(),
+            clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
+            in_memory=self._model() is not None,
+        )
+
+    def vaes(self) -> list[HostFile]:
+        """The VAE files that the host lists."""
+        listed = getattr(_module("modules.sd_vae"), "vae_dict", None) or {}
+        return [HostFile(title=str(title), path=Path(path)) for title, path in list(listed.items())]
+
+    def samplers(self) -> list[str]:
+        """Names of samplers, in the host's order, without those the user has hidden."""
+        module = _module("modules.sd_samplers")
+        names = getattr(module, "visible_sampler_names", None)
+        if callable(names):
+            with contextlib.suppress(Exception):
+                return [str(name) for name in names()]
+        return [str(sampler.name) for sampler in getattr(module, "samplers", None) or []]
+
+    def schedulers(self) -> list[str]:
+        """Labels of noise schedules; empty where they are part of the sampler's name (forge-classic)."""
+        listed = getattr(_module("modules.sd_schedulers"), "schedulers", None) or []
+        return [str(getattr(scheduler, "label", scheduler)) for scheduler in listed]
+
+    def device(self) -> HostDevice:
+        """Where the host computes."""
+        devices = _module("modules.devices")
+        device = getattr(devices, "device", None)
+        kind = str(getattr(device, "type", "") or device or "cpu").split(":")[0]
+        name = _text(lambda: devices.torch.cuda.get_device_name(device)) if kind == "cuda" else kind
+        chosen = self._flag("device_id")
+        return HostDevice(kind=kind, device_id=None if chosen is None else str(chosen), name=name or kind)
+
+    def memory(self) -> Memory | None:
+        """Free and total memory of the device, all programs counted; None on a CPU or where it cannot be asked."""
+        devices = _module("modules.devices")
+        if self.device().kind != "cuda":
+            return None
+        try:
+            free, total = devices.torch.cuda.mem_get_info(devices.device)
+        except Exception:
+            log.debug("memory cannot be asked", exc_info=True)
+            return None
+        return Memory(free=int(free), total=int(total))
+
+    def is_remote(self) -> bool:
+        """Whether people on other machines may be using the tab: they get no paths and open no folders."""
+        if self._flag("enable_insecure_extension_access"):
+            return False
+        server = str(self._flag("server_name") or "")
+        return any(self._flag(flag) for flag in ("share", "listen", "ngrok")) or bool(server and server not in LOOPBACK)
+
+    def option(self, key: str, default: Any = None) -> Any:
+        """One of the user's settings."""
+        options = getattr(_module("modules.shared"), "opts", None)
+        try:
+            found = getattr(options, key, default)
+        except Exception:
+            return default
+        return default if found is None else found
+
+    def language(self) -> str:
+        """The name of the chosen localization, such as zh_CN; empty for the WebUI's own English."""
+        chosen = str(self.option("localization", "") or "")
+        return "" if chosen == "None" else chosen
+
+    def api_credentials(self) -> dict[str, str]:
+        """User -> password of --api-auth."""
+        pairs = (pair.partition(":") for pair in str(self._flag("api_auth") or "").split(","))
+        return {user.strip(): password for user, colon, password in pairs if colon}
+
+    # --- the device -----------------------------------------------------------------------------------------------------------------------
+
+    @property
+    def turns(self) -> Turns:
+        """The host's queue. Raises HostError if it has none that we know."""
+        if self._turns is None:
+            lock = getattr(_module("modules.call_queue"), "queue_lock", None)
+            if lock is None:
+                raise HostError("this WebUI has no queue that the training could join", hint="Please report it with the WebUI's name and version.")
+            self._turns = Turns(lock)
+        return self._turns
+
+    def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool:
+        """Call `before` when the host is about to use its device (Generate, the API, an upscale, another checkpoint), `after` when it has.
+
+        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture. `after` comes however the turn ended.
+        False if this host cannot be watched.
+        """
+
+        def guarded() -> None:
+            try:
+                before()
+            except LoraTrainerError:
+                self._forget_waiting_task()
+                raise
+
+        return self.turns.watch(guarded, after)
+
+    def off_generation(self) -> None:
+        """Undo on_generation, when the extension is unloaded."""
+        if self._turns is not None:
+            self._turns.unwatch()
+
+    def is_generating(self) -> bool:
+        """Whether the host is using its device now."""
+        if self._turns is not None and self._turns.watched:
+            return self._turns.guest_inside
+        state = getattr(_module("modules.shared"), "state", None)
+        return bool(getattr(state, "job", "")) or _whole(getattr(state, "job_count", 0), 0) != 0
+
+    def release_model(self) -> None:
+        """Take the host's model off the device, in our turn of the queue. Nothing happens if it is not there."""
+        try:
+            with self.turns.ours():
+                self._on_main_thread(self._release)
+        except Exception as error:
+            log.warning("the host's model could not be moved", exc_info=True)
+            raise HostError(
+                "the WebUI's model could not leave the graphics card: {reason}",
+                hint="Unload it in the WebUI's settings (Actions), or restart the WebUI.",
+                reason=_reason(error),
+            ) from error
+
+    def restore_model(self) -> None:
+        """Put the model back, in our turn; hosts that load on demand do so at the next picture."""
+        try:
+            with self.turns.ours():
+                self._on_main_thread(self._restore)
+        except Exception as error:
+            log.warning("the host's model could not be moved", exc_info=True)
+            raise HostError(
+                "the WebUI's model could not return to the graphics card: {reason}",
+                hint="Choose the checkpoint again in the WebUI's menu, or restart the WebUI.",
+                reason=_reason(error),
+            ) from error
+
+    def model_on_device(self) -> bool:
+        """Whether the host's model takes memory on the device now."""
+        raise NotImplementedError
+
+    def _release(self) -> None:
+        raise NotImplementedError
+
+    def _restore(self) -> None:
+        """Nothing: this host loads on demand."""
+
+    # --- pictures -------------------------------------------------------------------------------------------------------------------------
+
+    def generate(self, wish: Wish, *, progress: Callable[[int, int], object] | None = None, stop_asked: Callable[[], bool] | None = None) -> Made:
+        """Make one picture as the host's txt2img would, LoRA tags of the prompt included. Nothing is saved in the host's folders.
+
+        Waits in the host's queue like anyone. `progress` gets (step, steps) while it is made; `stop_asked` is asked meanwhile and leads to Cancelled.
+        Raises HostError with the host's reason when there is no picture.
+        """
+        stopped = stop_asked or (lambda: False)
+        with self.turns.lock:
+            if stopped():
+                raise Cancelled("the picture was cancelled")
+            return self._on_main_thread(lambda: self._make(wish, progress or (lambda step, steps: None), stopped))
+
+    def _make(self, wish: Wish, progress: Callable[[int, int], object], stopped: Callable[[], bool]) -> Made:
+        state = getattr(_module("modules.shared"), "state", None)
+        if state is None:
+            raise HostError("the WebUI is still starting", hint="Try again in a moment.")
+        state.begin(job="LoRA Trainer")
+        try:
+            with _watching(state, progress, stopped) as was_stopped, self._listening() as heard:
+                processed = self._process(wish)
+            if was_stopped():
+                raise Cancelled("the picture was cancelled")
+            return self._made(processed, heard)
+        finally:
+            state.end()
+            # what `wrap_gradio_call` does for the host's own buttons
+            state.skipped = state.interrupted = False
+
+    def _process(self, wish: Wish) -> Any:
+        processing = importlib.import_module("modules.processing")
+        kind = processing.StableDiffusionProcessingTxt2Img
+        asked = {
+            "prompt": wish.prompt, "negative_prompt": wish.negative, "styles": [], "seed": wish.seed, "steps": wish.steps, "cfg_scale": wish.cfg,
+            "width": wish.width, "height": wish.height, "batch_size": 1, "n_iter": 1, "do_not_save_samples": True, "do_not_save_grid": True,
+            "sampler_name": wish.sampler or next(iter(self.samplers()), None), "scheduler": wish.scheduler or None,
+        }  # fmt: skip
+        # forge-classic has no `scheduler`
+        known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(asked)
+        try:
+            request = kind(**{key: value for key, value in asked.items() if key in known})
+            # an empty runner: no other extension's script joins in, and reForge reads an attribute of it without asking whether there is one
+            request.scripts = importlib.import_module("modules.scripts").ScriptRunner()
+            with contextlib.closing(request):
+                return processing.process_images(request)
+        except LoraTrainerError:
+            raise
+        except Exception as error:
+            log.warning("the host's pipeline failed", exc_info=True)
+            raise _failure(error) from error
+
+    def _made(self, processed: Any, heard: list[str]) -> Made:
+        images = list(getattr(processed, "images", None) or [])
+        if not images:
+            raise HostError("the WebUI made no picture", hint="Make one in txt2img with the same checkpoint; the WebUI's console may say more.")
+        first = min(_whole(getattr(processed, "index_of_first_image", 0), 0), len(images) - 1)
+        infotexts = list(getattr(processed, "infotexts", None) or [])
+        infotext = infotexts[first] if first < len(infotexts) else getattr(processed, "info", "")
+        remarks = [line.strip() for line in str(getattr(processed, "comments", "") or "").splitlines()]
+        return Made(
+            image=images[first].convert("RGB"),
+            infotext=str(infotext),
+            comments=tuple(line for line in (*remarks, *heard) if line),
+            matched_modules=self._matched_modules(),
+        )
+
+    def refresh_loras(self) -> None:
+        """Let the host list its LoRA folder again; its Lora page's own refresh button then shows new cards at once."""
+        for page in getattr(_module("modules.ui_extra_networks"), "extra_pages", None) or []:
+            if str(getattr(page, "name", "")).lower() == "lora":
+                try:
+                    page.refresh()
+                except Exception:
+                    log.warning("the host could not list its LoRA folder", exc_info=True)
+
+    # --- what hosts differ in -------------------------------------------------------------------------------------------------------------
+
+    def _model(self) -> Any:
+        """The model in memory, or None. Not `shared.sd_model`: reading that loads one on A1111."""
+        return getattr(getattr(_module("modules.sd_models"), "model_data", None), "sd_model", None)
+
+    def _checkpoint_info(self) -> Any:
+        return getattr(self._model(), "sd_checkpoint_info", None) or self._selected_info()
+
+    def _selected_info(self) -> Any:
+        """What the menu says. Not `select_checkpoint()`: it prints a line whenever the checkpoint is gone, and raises when there is none."""
+        models = _module("modules.sd_models")
+        aliases = getattr(models, "checkpoint_aliases", None) or {}
+        chosen = aliases.get(self.option("sd_model_checkpoint"))
+        return chosen or next(iter((getattr(models, "checkpoints_list", None) or {}).values()), None)
+
+    def _vae(self) -> Path | None:
+        path = getattr(_module("modules.sd_vae"), "loaded_vae_file", None)
+        return Path(path) if path else None
+
+    def _on_main_thread(self, work: Callable[[], Result]) -> Result:
+        """Do work where the host does its own."""
+        return work()
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[str]]:
+        """What the host says of LoRAs elsewhere than in its comments."""
+        yield []
+
+    def _matched_modules(self) -> dict[str, int] | None:
+        return None
+
+    def _flag(self, name: str) -> Any:
+        """A command-line option; None if this host has none of that name."""
+        return getattr(getattr(_module("modules.shared"), "cmd_opts", None), name, None)
+
+    def _forget_waiting_task(self) -> None:
+        """A refused task would stay in the host's list of waiting ones, and its Generate button hidden: it is the oldest there."""
+        progress = _module("modules.progress")
+        with contextlib.suppress(Exception):
+            task = next(iter(progress.pending_tasks), None)
+            if task is not None:
+                progress.start_task(task)
+                progress.finish_task(task)
+
+
+class A1111(Host):
+    """AUTOMATIC1111's WebUI. Its model stays where it is put: it has to be moved both ways."""
+
+    kind = "a1111"
+    name = "AUTOMATIC1111"
+
+    def model_on_device(self) -> bool:
+        model = self._model()
+        if model is None:
+            return False
+        if getattr(model, "lowvram", False):
+            return getattr(_module("modules.lowvram"), "module_in_gpu", None) is not None
+        try:
+            return any(parameter.device.type not in ("cpu", "meta") for parameter in model.parameters())
+        except Exception:
+            return False
+
+    def _release(self) -> None:
+        models = importlib.import_module("modules.sd_models")
+        data = models.model_data
+        # with more than one checkpoint kept in memory, the others are on the device too
+        held = [data.sd_model, *(getattr(data, "loaded_sd_models", None) or [])]
+        for model in {id(model): model for model in held if model is not None}.values():
+            models.send_model_to_cpu(model)
+
+    def _restore(self) -> None:
+        models = importlib.import_module("modules.sd_models")
+        if models.model_data.sd_model is not None:
+            # not reload_model_weights(): it returns early for the same file, and the model stays on the CPU
+            models.send_model_to_device(models.model_data.sd_model)
+
+    def _matched_modules(self) -> dict[str, int] | None:
+        # the builtin Lora extension puts its own folder on sys.path
+        loaded = getattr(sys.modules.get("networks"), "loaded_networks", None)
+        if loaded is None:
+            return None
+        return {str(network.name): len(network.modules) for network in loaded if hasattr(network, "modules")}
+
+
+class OnDemand(Host):
+    """The Forge family: all work is done on one thread, and models are loaded when a picture needs them."""
+
+    manager = ""
+
+    @property
+    def version(self) -> str:
+        return str(getattr(_module("modules_forge.forge_version"), "version", "") or "")
+
+    def model_on_device(self) -> bool:
+        return bool(getattr(_module(self.manager), "current_loaded_models", None)) and self.device().kind != "cpu"
+
+    def _release(self) -> None:
+        manager = importlib.import_module(self.manager)
+        manager.unload_all_models()
+        gc.collect()
+        _call_forcing(getattr(manager, "soft_empty_cache", None))
+
+    def _model(self) -> Any:
+        model = super()._model()
+        # before the first picture Forge has a FakeInitialModel
+        return model if getattr(model, "sd_checkpoint_info", None) is not None else None
+
+    def _on_main_thread(self, work: Callable[[], Result]) -> Result:
+        run = getattr(_module("modules_forge.main_thread"), "run_and_wait_result", None)
+        if run is None or threading.current_thread() is threading.main_thread():
+            return work()
+        box: list[Result] = []
+        failure: list[BaseException] = []
+
+        def task() -> None:
+            # the thread's own loop prints what is raised, and forgets it
+            try:
+                box.append(work())
+            except BaseException as error:
+                failure.append(error)
+
+        run(task)
+        if failure:
+            raise failure[0]
+        if not box:
+            raise HostError("the WebUI is shutting down")
+        return box[0]
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[list[str]]:
+        """These hosts print what became of a LoRA's keys, and say it nowhere else."""
+        heard: list[str] = []
+        before = sys.stdout
+        listener = _Listener(before, heard)
+        sys.stdout = listener
+        try:
+            yield heard
+        finally:
+            if sys.stdout is listener:
+                sys.stdout = before
+
+    def _forget_waiting_task(self) -> None:
+        super()._forget_waiting_task()
+        thread = _module("modules_forge.main_thread")
+        if getattr(thread, "last_exception", None) is not None:
+            # it would be shown instead of the reason for the refusal
+            thread.last_exception = None
+
+
+class Forge(OnDemand):
+    """lllyasviel's Forge, since its own backend."""
+
+    kind = "forge"
+    name = "Forge"
+    manager = "backend.memory_management"
+
+    def _checkpoint_info(self) -> Any:
+        chosen = getattr(getattr(_module("modules.sd_models"), "model_data", None), "forge_loading_parameters", None) or {}
+        return chosen.get("checkpoint_info") or super()._checkpoint_info()
+
+    def vaes(self) -> list[HostFile]:
+        """Forge lists VAEs and text encoders together; here are those from folders of VAEs."""
+        listed = getattr(_module("modules_forge.main_entry"), "module_list", None) or {}
+        return [HostFile(title=str(title), path=Path(path)) for title, path in list(listed.items()) if self._is_vae(Path(path))] or super().vaes()
+
+    def _vae(self) -> Path | None:
+        chosen = self.option("forge_additional_modules", [])
+        paths = [Path(path) for path in chosen if isinstance(path, str)] if isinstance(chosen, list) else []
+        return next((path for path in paths if self._is_vae(path)), None)
+
+    def _is_vae(self, path: Path) -> bool:
+        folders = [self.paths().models / "VAE", *([Path(self._flag("vae_dir"))] if self._flag("vae_dir") else [])]
+        return any(folder in path.parents for folder in folders)
+
+    def device(self) -> HostDevice:
+        found = super().device()
+        chosen = self._flag("gpu_device_id") if found.device_id is None else found.device_id
+        return dataclasses.replace(found, device_id=None if chosen is None else str(chosen))
+
+
+class ReForge(OnDemand):
+    """Panchovix's reForge, and Forge as it was before its own backend."""
+
+    kind = "reforge"
+    name = "reForge"
+    manager = "ldm_patched.modules.model_management"
+
+
+class Classic(OnDemand):
+    """Haoming02's Forge Classic."""
+
+    kind = "classic"
+    name = "Forge Classic"
+    manager = "ldm_patched.modules.model_management"
+
+
+@contextlib.contextmanager
+def _watching(state: Any, progress: Callable[[int, int], object], stopped: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
+    """Report steps, and interrupt when asked, while our picture is made: `interrupt` at any other time would hit somebody else's."""
+    over, interrupted = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(WATCH_SECONDS):
+            progress(_whole(getattr(state, "sampling_step", 0), 0), _whole(getattr(state, "sampling_steps", 0), 0))
+            if stopped() and not over.is_set():
+                interrupted.set()
+                state.interrupt()
+
+    thread = threading.Thread(target=watch, name="lora-trainer-picture", daemon=True)
+    thread.start()
+    try:
+        yield interrupted.is_set
+    finally:
+        over.set()
+        thread.join()
+
+
+class _Listener:
+    """A stream that passes everything on and keeps the lines about LoRAs that did not fit."""
+
+    def __init__(self, stream: Any, heard: list[str]) -> None:
+        self._stream = stream
+        self._heard = heard
+
+    def write(self, text: str) -> Any:
+        if "[LORA]" in text and any(words in text for words in ("unmatched", "mismatch")):
+            self._heard.append(text.strip())
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _exists(name: str) -> bool:
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError, AttributeError):
+        return False
+
+
+def _module(name: str) -> Any:
+    """A module of the host, or None: a fork may lack it, or fail in importing it."""
+    try:
+        return importlib.import_module(name)
+    except Exception:
+        log.debug("%s is not to be had", name, exc_info=True)
+        return None
+
+
+def _text(ask: Callable[[], Any]) -> str:
+    try:
+        return str(ask() or "")
+    except Exception:
+        return ""
+
+
+def _whole(value: Any, default: int) -> int:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return default
+
+
+def _call_forcing(empty_cache: Any) -> None:
+    """soft_empty_cache(force=True) in Forge and reForge; a fork may have dropped the argument."""
+    if callable(empty_cache):
+        try:
+            empty_cache(force=True)
+        except TypeError:
+            empty_cache()
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _failure(error: Exception) -> HostError:
+    """The host's exception as a sentence; being out of memory is told apart, as its remedy is another."""
+    text = _reason(error)
+    if "out of memory" in text.lower():
+        return HostError(
+            "the graphics card ran out of memory while the WebUI made the picture", hint="Choose a smaller width and height, or close other programs."
+        )
+    return HostError("the WebUI could not make the picture: {reason}", hint="Try the prompt in txt2img; the WebUI's console says more.", reason=text)
