@@ -1,0 +1,85 @@
+"""A small WebUI for the tests: what an extension meets on AUTOMATIC1111 or on Forge, without torch and without a model.
+
+    python tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour a1111
+    python tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour forge --gradio-auth me:secret
+
+It runs on the real gradio of that host (a1111: 3.41.2, forge: 4.40.0), which `install.py --tests` puts into folders of their own; that folder comes
+first on this process's sys.path and nowhere else, so a worker that the extension starts from here knows nothing of it. The modules beside this
+file have the names and signatures of the hosts' own, and as little inside as behaves the same: pictures are drawn by Pillow, the "GPU" is a label
+(--fake-gpu). Every call that a test may ask about is written to FOLDER/calls.jsonl.
+
+The hosts' own flags keep their names. `import launch` works as on the hosts: extensions ask it for the version.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[2]
+FLAVOURS = ("a1111", "forge")
+VERSIONS = {"a1111": "v1.10.1", "forge": "f2.0.1v1.10.1-previous-659-gdfdcbab6"}
+
+
+def git_tag() -> str:
+    """The host's version, as the hosts tell it."""
+    return VERSIONS[flavour()]
+
+
+def flavour() -> str:
+    """Which host this process plays."""
+    return os.environ.get("FAKE_HOST_FLAVOUR", "a1111")
+
+
+def module_folders(name: str) -> list[str]:
+    """What a process puts on sys.path to be such a host: Forge's own modules hide the common ones of the same name."""
+    return [str(HERE / "forge"), str(HERE)] if name == "forge" else [str(HERE)]
+
+
+def gradio_folder(name: str) -> Path:
+    """Where `install.py --tests` put this host's gradio and what belongs to it. Raises SetupError if it is not there."""
+    before = list(sys.path)
+    sys.path.insert(0, str(ROOT))
+    try:
+        from lora_trainer import environment
+
+        overlay = environment.look_at_gradio(name).require()
+        assert overlay.folder is not None
+        return overlay.folder
+    finally:
+        # the extension has to be imported the way a host imports it
+        sys.path[:] = before
+        for module in [module for module in sys.modules if module.split(".")[0] == "lora_trainer"]:
+            del sys.modules[module]
+
+
+def value_of(flag: str, arguments: list[str]) -> str | None:
+    """The value of one flag before there is a parser: the modules read sys.argv while they are imported, as the hosts' do."""
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(flag + "="):
+            return argument.partition("=")[2]
+    return None
+
+
+def main() -> None:
+    name = value_of("--flavour", sys.argv) or "a1111"
+    if name not in FLAVOURS:
+        raise SystemExit(f"--flavour is one of {', '.join(FLAVOURS)}")
+    os.environ["FAKE_HOST_FLAVOUR"] = name
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    site = value_of("--site-packages", sys.argv)
+    folder = Path(site) if site else gradio_folder(name)
+    own = [entry for entry in sys.path if entry and Path(entry).resolve() != HERE]
+    sys.path[:] = [*module_folders(name), str(folder), *own]
+    from modules import webui
+
+    webui.run()
+
+
+if __name__ == "__main__":
+    main()

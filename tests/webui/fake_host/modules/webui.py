@@ -1,0 +1,116 @@
+"""Start, serve, reload: the order of things is the hosts'."""
+
+from __future__ import annotations
+
+import html
+import os
+import signal
+import time
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import gradio as gr
+from modules import initialize, localization, paths, script_callbacks, scripts, shared, ui, ui_extra_networks
+from modules.shared_cmd_options import cmd_opts
+
+template_response = gr.routes.templates.TemplateResponse
+
+
+def run() -> None:
+    """Serve until killed. A1111 serves from its main thread; Forge keeps that for making pictures."""
+    signal.signal(signal.SIGINT, lambda *_: os._exit(0))
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    if cmd_opts.lacking:
+        pretend_to_lack(cmd_opts.lacking)
+    initialize.initialize()
+    if cmd_opts.flavour != "forge":
+        webui()
+        return
+    from modules_forge import main_thread
+
+    Thread(target=webui, daemon=True, name="webui").start()
+    main_thread.loop()
+
+
+def webui() -> None:
+    while True:
+        script_callbacks.before_ui_callback()
+        shared.demo = ui.create_ui()
+        gr.routes.templates.TemplateResponse = with_head
+        if not cmd_opts.no_gradio_queue:
+            shared.demo.queue(64)
+        login = [tuple(pair.strip().split(":", 1)) for pair in (cmd_opts.gradio_auth or "").split(",") if pair.strip()]
+        app, _, _ = shared.demo.launch(
+            share=False, server_name=cmd_opts.server_name or ("0.0.0.0" if cmd_opts.listen else None), server_port=cmd_opts.port,
+            auth=login or None, inbrowser=False, prevent_thread_lock=True, quiet=True,
+            allowed_paths=[*cmd_opts.gradio_allowed_path, paths.script_path, *(extension.path for extension in active_extensions())],
+            root_path=f"/{cmd_opts.subpath}" if cmd_opts.subpath else "",
+        )
+        tidy_middleware(app)
+        app.add_api_route("/internal/ping", ping, methods=["GET"])
+        app.add_api_route("/internal/reload", shared.state.request_restart, methods=["POST"])
+        ui_extra_networks.add_pages_to_demo(app)
+        script_callbacks.app_started_callback(shared.demo, app)
+        print("Startup time: ready.", flush=True)
+        while shared.state.wait_for_server_command(timeout=5) != "restart":
+            pass
+        print("Restarting UI...", flush=True)
+        shared.demo.close()
+        time.sleep(0.5)
+        script_callbacks.app_reload_callback()
+        script_callbacks.script_unloaded_callback()
+        initialize.initialize_rest(reload_script_modules=True)
+
+
+def ping() -> dict[str, str]:
+    return {}
+
+
+def active_extensions() -> list[Any]:
+    from modules import extensions
+
+    return extensions.active()
+
+
+def tidy_middleware(app: Any) -> None:
+    """The hosts replace gradio's open CORS policy, and compress."""
+    from starlette.middleware.gzip import GZipMiddleware
+
+    app.user_middleware = [one for one in app.user_middleware if one.cls.__name__ != "CORSMiddleware"]
+    app.middleware_stack = None
+    app.add_middleware(GZipMiddleware, minimum_size=1000)
+    app.middleware_stack = app.build_middleware_stack()
+
+
+def webpath(path: str) -> str:
+    return html.escape(f"file={path}?{Path(path).stat().st_mtime}")
+
+
+def with_head(*args: Any, **kwargs: Any) -> Any:
+    """The host's page with the scripts and style sheets of the host and of all extensions in it."""
+    response = template_response(*args, **kwargs)
+    files = [str(Path(paths.script_path, "script.js")), *(file.path for file in scripts.list_scripts("javascript", ".js"))]
+    head = f"<script>{localization.localization_js(shared.opts.localization)}</script>\n"
+    head += "".join(f'<script type="text/javascript" src="{webpath(path)}"></script>\n' for path in files)
+    if cmd_opts.theme:
+        head += f'<script>set_theme("{cmd_opts.theme}");</script>\n'
+    foot = "".join(f'<link rel="stylesheet" property="stylesheet" href="{webpath(path)}">' for path in scripts.list_files_with_name("style.css"))
+    response.body = response.body.replace(b"</head>", head.encode() + b"</head>").replace(b"</body>", foot.encode() + b"</body>")
+    response.init_headers()
+    return response
+
+
+def pretend_to_lack(name: str) -> None:
+    """Let the extension's look at the worker's packages miss one that no index has."""
+    import sys
+
+    root = str(Path(__file__).resolve().parents[4])
+    sys.path.insert(0, root)
+    from lora_trainer import environment, packages
+
+    sys.path.remove(root)
+    lacking = (*packages.WORKER_PACKAGES, packages.Package(name=name, version="1.0"))
+    assert environment.look.__kwdefaults__ is not None
+    environment.look.__kwdefaults__["wanted"] = lacking
+    environment.look.__defaults__ = (Path(paths.data_path, "overlay"),)
