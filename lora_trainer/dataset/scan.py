@@ -70,25 +70,27 @@ def scan(
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
+    look: Callable[[Path], Examined] = examine,
 ) -> Dataset:
     """Finds, captions and decodes every image of settings.train_data_dir.
 
     With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond the limit are found. `progress` hears (images
-    examined, images in all). Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is named, no image left.
+    examined, images in all). `look` says what an image file is, where something is known of it already (the tab keeps that from scan to scan).
+    Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is named, no image left.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
-    images, mask_findings = _without_masks(listing, captions)
+    images, mask_findings = without_masks(listing, captions)
     repeats, repeat_findings = _repeats(images, listing, settings)
     images = [image for image in images if image in repeats]
     captions = fill_in(captions, images, listing, settings)
-    examined, image_findings = _examined(images, listing, progress)
+    examined, image_findings = _examined(images, listing, progress, look)
     examples = tuple(
         _example(image, examined[image], captions, repeats[image], listing, settings)
         for image in images
         if image in captions.by_image and image in examined
     )
-    findings = [*listing.findings, *captions.findings, *mask_findings, *repeat_findings, *_unsupported(listing), *image_findings]
+    findings = [*listing.findings, *captions.findings, *mask_findings, *repeat_findings, *unsupported(listing), *image_findings]
     if count_tokens and token_limit:
         findings += long_captions(examples, count_tokens, token_limit)
     if not examples:
@@ -123,8 +125,8 @@ def _example(image: Path, examined: Examined, captions: Captions, repeats: int, 
     )
 
 
-def _without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
-    """The images to train: not the masks that belong to another image and have no caption of their own."""
+def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
+    """The images to train, and what is said of the rest: not the masks that belong to another image and have no caption of their own."""
     stems = {(image.parent, folded(image.stem)) for image in listing.images}
 
     def is_mask(image: Path) -> bool:
@@ -156,14 +158,15 @@ def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings
     return {image: counts[image.parent] for image in images if counts[image.parent]}, findings
 
 
-def _unsupported(listing: Listing) -> list[Finding]:
+def unsupported(listing: Listing) -> list[Finding]:
+    """An error for each picture in a format that is not read."""
     hint = "Export them as PNG or JPEG, or move them out of the folder."
     template = "{name} is in a format that is not read here"
     return [error("unsupported-format", template, hint=hint, path=path, name=listing.name(path)) for path in listing.others]
 
 
 def _examined(
-    images: Sequence[Path], listing: Listing, progress: Callable[[int, int], None] | None
+    images: Sequence[Path], listing: Listing, progress: Callable[[int, int], None] | None, look: Callable[[Path], Examined]
 ) -> tuple[dict[Path, Examined], list[Finding]]:
     """Decodes every image once, several at a time (Pillow lets other threads run meanwhile)."""
     examined: dict[Path, Examined] = {}
@@ -171,7 +174,7 @@ def _examined(
     originals: dict[str, Path] = {}
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool, contextlib.ExitStack() as stack:
         # closing: when `progress` raises, the images that still wait are not examined first
-        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", pool.map(_attempt, images))))
+        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", pool.map(lambda image: _attempt(look, image), images))))
         for done, (image, result) in enumerate(zip(images, results, strict=True), 1):
             if isinstance(result, DatasetError):
                 findings.append(from_error("unreadable-image", result, image, listing.name(image)))
@@ -187,8 +190,8 @@ def _examined(
     return examined, findings
 
 
-def _attempt(image: Path) -> Examined | DatasetError:
+def _attempt(look: Callable[[Path], Examined], image: Path) -> Examined | DatasetError:
     try:
-        return examine(image)
+        return look(image)
     except DatasetError as problem:
         return problem
