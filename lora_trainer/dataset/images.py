@@ -4,8 +4,10 @@
     image_size(path)   its size, from the header alone
     examine(path)      its size and content hash, after decoding all of it once: is the file sound?
     fit(image, bucket) resized and cropped to a bucket, with the numbers SDXL is told about it
+    write_reduced(...) a small copy, to be looked at
+    suffix_of(path)    what a file's name should end in, by its content
 
-Called by dataset.scan and training.images. Works with Pillow 9.5 (what A1111 ships) and later.
+Called by dataset.scan, training.images and the tab. Works with Pillow 9.5 (what A1111 ships) and later.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import hashlib
 import importlib
 import io
 import math
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +41,10 @@ MAX_PIXELS = 178_956_970
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What is opened, by content; other plugins of Pillow (one of them starts Ghostscript) stay out of it."""
+
+_SUFFIXES = {
+    "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "DIB": ".dib", "TIFF": ".tif", "GIF": ".gif", "AVIF": ".avif",
+}  # fmt: skip
 
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -96,7 +103,33 @@ def read_image(path: Path, background: str = "white") -> Image.Image:
 def image_size(path: Path) -> tuple[int, int]:
     """(width, height) of the upright picture, from the file's header. Raises DatasetError."""
     with _explained(path), path.open("rb") as file, _open(file, path) as image:
+        if image.format == "PNG" and not _may_have_exif(image, file):
+            return image.width, image.height
         return _upright_size(image)
+
+
+def suffix_of(path: Path) -> str:
+    """The suffix that tells what the file really is, ".jpg" for a JPEG called .heic. Raises DatasetError for what is not read here."""
+    with _explained(path), path.open("rb") as file, _open(file, path) as image:
+        return _SUFFIXES[image.format or ""]
+
+
+def write_reduced(path: Path, target: Path, longest_side: int, quality: int = 82) -> tuple[int, int]:
+    """Writes a picture to `target` as WebP, upright, on white, no side above `longest_side` pixels. Returns its own upright size in pixels.
+
+    Raises DatasetError for whatever is not a whole, readable picture.
+    """
+    with _explained(path), path.open("rb") as file, _open(file, path) as image:
+        size = _upright_size(image)
+        # twice what is needed, so that the resizing still has something to average
+        scale = 2 * longest_side / max(image.size)
+        if scale < 1:
+            image.draft(None, (round(image.width * scale), round(image.height * scale)))
+        image.load()
+        small = _rgb(_upright(image), "white")
+    small.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
+    small.save(target, "WEBP", quality=quality, method=2)
+    return size
 
 
 def examine(path: Path) -> Examined:
@@ -220,6 +253,23 @@ def _orientation(image: Image.Image) -> int:
     except Exception:  # camera software writes EXIF of all kinds; a picture that decodes is not refused for it
         return 1
     return value if value in _TRANSPOSITIONS else 1
+
+
+def _may_have_exif(image: Image.Image, file: io.BufferedReader) -> bool:
+    """Whether a PNG, just opened, may hold EXIF. It may lie behind the pixels, so Pillow decodes them all to find out; the chunks' names tell too."""
+    if "exif" in image.info or "Raw profile type exif" in image.info:
+        return True
+    position = file.tell()
+    try:
+        file.seek(8)
+        while len(head := file.read(8)) == 8:
+            length, kind = struct.unpack(">I4s", head)
+            if kind == b"eXIf":
+                return True
+            file.seek(length + 4, io.SEEK_CUR)
+    finally:
+        file.seek(position)
+    return False
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:

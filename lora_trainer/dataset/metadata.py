@@ -1,7 +1,8 @@
 """metadata.csv and metadata.jsonl: a file of captions <-> rows of (image name, caption).
 
 Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one, separated by comma, semicolon or tab, quoted or not,
-in the encodings of dataset.text. Which image a row means is for dataset.matching to find out. Called by dataset.scan and the caption command.
+in the encodings of dataset.text. Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place. Called by
+dataset.scan and the caption command.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 from lora_trainer.dataset.captions import tidy
 from lora_trainer.dataset.findings import Finding, error
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
-from lora_trainer.dataset.text import guessed_encoding, read_text, write_text
+from lora_trainer.dataset.text import decode, guessed_encoding, read_text, write_text
 from lora_trainer.errors import DatasetError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -57,13 +58,13 @@ class Metadata:
     findings: tuple[Finding, ...]
 
 
-def read_metadata(path: Path) -> Metadata:
-    """Reads a metadata file. Never raises for its content: a file or row that cannot be read is a finding."""
+def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
+    """Reads a metadata file, or `data` as if it were that file's. Never raises for its content: a file or row that cannot be read is a finding."""
     suffix = path.suffix.lower()
     try:
         if suffix in (".xlsx", ".xls", ".ods"):
             raise DatasetError("{path} is a workbook, not a CSV file", hint='Save it as "CSV UTF-8" from Excel.', path=path)
-        text = read_text(path)
+        text = read_text(path) if data is None else decode(data, path)
         rows, findings = (_read_jsonl if suffix in (".jsonl", ".ndjson", ".json") else _read_csv)(text.content, path)
     except DatasetError as problem:
         unreadable = Finding(kind="unreadable-metadata", severity="error", message=problem.message, hint=problem.hint, path=path)
@@ -102,23 +103,56 @@ def names_a_picture(name: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Columns:
+class Columns:
+    """Where in a row the image's name and the caption stand, from 0."""
+
     file: int
     caption: int
     count: int
     """How many columns there are."""
 
 
-def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """The cells of one row, and the lines of the file it takes up (from 1, both included)."""
+
+    line: int
+    last_line: int
+    cells: list[str]
+
+    def whole(self, columns: Columns, delimiter: str) -> list[str]:
+        """The cells with the caption in one piece, where its own commas, without quotation marks around it, cut it up."""
+        cells = self.cells
+        while len(cells) > columns.count and not cells[-1].strip():
+            cells = cells[:-1]  # Excel fills short rows up
+        excess = max(0, len(cells) - columns.count)
+        end = columns.caption + 1 + excess
+        return [*cells[: columns.caption], _joined(cells[columns.caption : end], delimiter), *cells[end:]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A CSV taken apart: its rows without the header."""
+
+    delimiter: str
+    columns: Columns
+    records: tuple[Record, ...]
+
+
+def take_apart(content: str, path: Path) -> Table:
+    """The text of a CSV, with `\\n` at the ends of lines -> Table. `path` is for the sentences of the DatasetError only."""
     declared = re.match(r"sep=(.)\n", content, re.IGNORECASE)  # Excel's own first line
     # of equally plausible delimiters, the first
     delimiter = declared[1] if declared else max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
     records = _records(content, delimiter, path)[1 if declared else 0 :]
-    if not records:
-        return [], []
-    header = _header(records, path)
-    columns = header or _Columns(file=0, caption=1, count=2)
-    return _sorted_out(_row(cells, columns, delimiter, line, path) for line, cells in (records[1:] if header else records))
+    header = _header(records, path) if records else None
+    columns = header or Columns(file=0, caption=1, count=2)
+    return Table(delimiter=delimiter, columns=columns, records=tuple(records[1:] if header else records))
+
+
+def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
+    table = take_apart(content, path)
+    return _sorted_out(_row(record, table, path) for record in table.records)
 
 
 def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Finding]]:
@@ -131,14 +165,15 @@ def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Findi
     return rows, findings
 
 
-def _records(content: str, delimiter: str, path: Path) -> list[tuple[int, list[str]]]:
-    """The lines of a CSV that are not blank, each with the number of the line it starts in."""
+def _records(content: str, delimiter: str, path: Path) -> list[Record]:
+    """The rows of a CSV that are not blank."""
     reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True)
-    records, start = [], 1
+    records: list[Record] = []
+    start = 1
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                records.append((start, cells))
+                records.append(Record(line=start, last_line=reader.line_num, cells=cells))
             start = reader.line_num + 1
     except csv.Error as problem:
         hint = "A quotation mark is probably not closed."
@@ -156,29 +191,29 @@ def _plausibility(content: str, delimiter: str) -> int:
     return 100 * named + sum(len(cells) > 1 and (named or names_a_picture(cells[0])) for cells in records)
 
 
-def _header(records: list[tuple[int, list[str]]], path: Path) -> _Columns | None:
+def _header(records: list[Record], path: Path) -> Columns | None:
     """The columns a first row names, or None when the first row is an image already. Raises DatasetError for a header that names too little."""
-    first = records[0][1]
+    first = records[0].cells
     named = _named_columns(first)
     if named or names_a_picture(first[0]):
         return named
     file = _column(first, FILE_COLUMNS)
-    rest_are_pictures = len(records) > 1 and all(names_a_picture(cells[0]) for _, cells in records[1:])
+    rest_are_pictures = len(records) > 1 and all(names_a_picture(record.cells[0]) for record in records[1:])
     if file is None and not rest_are_pictures:
         return None
     # a header in words of its own
     file = file or 0
     if len(first) == 2:
-        return _Columns(file=file, caption=1 - file, count=2)
+        return Columns(file=file, caption=1 - file, count=2)
     template = "{path} has the columns {columns}: none of them is known to hold captions"
     raise DatasetError(template, hint="Name the columns file_name and text.", path=path, columns=", ".join(first))
 
 
-def _named_columns(cells: list[str]) -> _Columns | None:
+def _named_columns(cells: list[str]) -> Columns | None:
     file, caption = _column(cells, FILE_COLUMNS), _column(cells, CAPTION_COLUMNS)
     if file is None or caption is None:
         return None
-    return _Columns(file=file, caption=caption, count=len(cells))
+    return Columns(file=file, caption=caption, count=len(cells))
 
 
 def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
@@ -186,24 +221,16 @@ def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
     return next((names.index(name) for name in known if name in names), None)
 
 
-def _row(cells: list[str], columns: _Columns, delimiter: str, line: int, path: Path) -> Row | Finding:
-    if any(_SWALLOWED_ROW.search(cell) for cell in cells):
+def _row(record: Record, table: Table, path: Path) -> Row | Finding:
+    columns, line = table.columns, record.line
+    if any(_SWALLOWED_ROW.search(cell) for cell in record.cells):
         return _bad_row("{name}, line {line}: a quotation mark is not closed, so the rows below it are lost", line, path)
-    cells = _made_whole(cells, columns, delimiter)
+    cells = record.whole(columns, table.delimiter)
     file_name = cells[columns.file].strip() if columns.file < len(cells) else ""
     if not file_name:
         return _bad_row("{name}, line {line}: no image is named", line, path)
     caption = cells[columns.caption] if columns.caption < len(cells) else ""
     return Row(file_name=file_name, caption=tidy(caption), line=line)
-
-
-def _made_whole(cells: list[str], columns: _Columns, delimiter: str) -> list[str]:
-    """Cells with the caption in one piece, where its own commas, without quotation marks around it, cut it up."""
-    while len(cells) > columns.count and not cells[-1].strip():
-        cells = cells[:-1]  # Excel fills short rows up
-    excess = max(0, len(cells) - columns.count)
-    end = columns.caption + 1 + excess
-    return [*cells[: columns.caption], _joined(cells[columns.caption : end], delimiter), *cells[end:]]
 
 
 def _joined(cells: list[str], delimiter: str) -> str:

@@ -47,11 +47,13 @@ class Captions:
     spoiled: frozenset[Path]
     """Images whose only caption cannot be read: an error each, among the findings."""
     findings: tuple[Finding, ...]
+    rows: Mapping[Path, tuple[tuple[Path, Row], ...]] = dataclasses.field(default_factory=dict)
+    """Image -> the rows that mean it, each with its metadata file; the one that counts comes last."""
 
 
 def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
     """Reads the metadata files and text files of a dataset. Raises DatasetError when settings.metadata_path does not exist."""
-    rows, findings = _rows(listing, settings)
+    rows, all_rows, findings = _rows(listing, settings)
     by_image: dict[Path, Caption] = {}
     spoiled: set[Path] = set()
     for image in listing.images:
@@ -65,7 +67,7 @@ def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
         elif any(finding.severity == "error" for finding in text_findings):
             spoiled.add(image)
         findings += text_findings
-    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=(*findings, *_shared(by_image, listing)))
+    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=(*findings, *_shared(by_image, listing)), rows=all_rows)
 
 
 def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> Captions:
@@ -77,7 +79,7 @@ def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settin
         filled, findings = _from_trigger_word(lacking, settings.trigger_word.strip())
     else:
         findings += [_no_caption(image, listing) for image in lacking]
-    return Captions(by_image={**captions.by_image, **filled}, spoiled=captions.spoiled, findings=(*captions.findings, *findings))
+    return dataclasses.replace(captions, by_image={**captions.by_image, **filled}, findings=(*captions.findings, *findings))
 
 
 def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[Path, Caption], list[Finding]]:
@@ -173,8 +175,10 @@ class _Claim:
     sureness: Sureness
 
 
-def _rows(listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, Caption], list[Finding]]:
-    """Image -> the caption in the row that means it."""
+def _rows(
+    listing: Listing, settings: DatasetSettings
+) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
+    """Image -> the caption in the row that means it; image -> all its rows."""
     index = NameIndex([*listing.images, *listing.others])
     claims: dict[Path, list[_Claim]] = defaultdict(list)
     findings: list[Finding] = []
@@ -187,12 +191,13 @@ def _rows(listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, Capti
                 claims[match.images[0]].append(_Claim(row=row, file=file, sureness=match.sureness))
             else:
                 findings.append(_unmatched(row, file, match, listing))
-    captions = {}
-    for image, rivals in claims.items():
-        claim, claim_findings = _settled(image, rivals, listing)
-        captions[image] = Caption(text=claim.row.caption, source="metadata", path=claim.file)
+    captions, by_image = {}, {}
+    for image, claimed in claims.items():
+        rivals, claim_findings = _settled(image, claimed, listing)
+        captions[image] = Caption(text=rivals[-1].row.caption, source="metadata", path=rivals[-1].file)
+        by_image[image] = tuple((claim.file, claim.row) for claim in rivals)
         findings += claim_findings
-    return captions, findings
+    return captions, by_image, findings
 
 
 def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Path]:
@@ -206,8 +211,8 @@ def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Pat
     return [path]
 
 
-def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[_Claim, list[Finding]]:
-    """Of several rows for one image the surest, and of equally sure ones the last. Less sure ones must mean files that are not there."""
+def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[list[_Claim], list[Finding]]:
+    """Of several rows for one image the surest; of equally sure ones the last counts. Less sure ones must mean files that are not there."""
     surest = min(claim.sureness for claim in claims)
     rivals = [claim for claim in claims if claim.sureness == surest]
     chosen, row = rivals[-1], rivals[-1].row
@@ -221,7 +226,7 @@ def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[_
     if surest == Sureness.OTHER_SUFFIX:
         template = "{file}, line {line}: there is no {image}; {name} is taken for it"
         findings.append(warning("other-suffix", template, path=chosen.file, line=row.line, image=row.file_name, **values))
-    return chosen, findings
+    return rivals, findings
 
 
 def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:

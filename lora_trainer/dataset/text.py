@@ -78,10 +78,32 @@ def guessed_encoding(text: Text, path: Path, name: str) -> list[Finding]:
     return [warning("guessed-encoding", "{name} is not UTF-8; it was read as GBK", hint=hint, path=path, name=name)] if text.encoding == "gbk" else []
 
 
+def encode_like(content: str, before: bytes, path: Path) -> bytes:
+    """Text -> bytes, in the encoding, and with the byte-order mark, that `before` has: what a file held until now.
+
+    Where that could not be read back as the same text, it is UTF-8 with a mark.
+    """
+    if before.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        mark = before[:2]
+        data = mark + content.encode("utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be")
+    elif before and decode(before, path).encoding == "gbk":
+        data = content.encode("gb18030")
+    else:
+        data = content.encode("utf-8-sig" if before.startswith(codecs.BOM_UTF8) else "utf-8")
+    plain = content.replace("\r\n", "\n").replace("\r", "\n")
+    # a few GBK characters may happen to be valid UTF-8
+    return data if decode(data, path).content == plain else content.encode("utf-8-sig")
+
+
 def write_text(path: Path, content: str, *, mark: bool = False) -> None:
     """Writes UTF-8, whole or not at all; with `mark`, a byte-order mark in front. Raises DatasetError."""
+    write_bytes(path, content.encode("utf-8-sig" if mark else "utf-8"))
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Writes encoded text, whole or not at all. Raises DatasetError."""
     try:
-        files.write_bytes(path, content.encode("utf-8-sig" if mark else "utf-8"))
+        files.write_bytes(path, data)
     except OSError as error:
         hint = "Check the free space and the folder's permissions, and that no other program holds the file."
         raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror) from error

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms, features
 
 from lora_trainer.dataset.buckets import Bucket
-from lora_trainer.dataset.images import MAX_PIXELS, digest, examine, fit, image_size, read_image, readable_suffixes
+from lora_trainer.dataset.images import MAX_PIXELS, digest, examine, fit, image_size, read_image, readable_suffixes, suffix_of, write_reduced
 from lora_trainer.errors import DatasetError
 from tests.dataset.pictures import BLUE, GREEN, RED, WHITE, corners, noise, png, png_chunk, save, tiff
 
@@ -334,3 +334,52 @@ def test_fit_never_leaves_a_gap():
     for width in range(50, 500, 37):
         for height in range(50, 500, 41):
             assert fit(Image.new("L", (width, height), 255), Bucket(72, 56)).image.getextrema() == (255, 255)
+
+
+# --- small copies, and what a file really is -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_reduced_copy_is_upright_and_within_its_size(tmp_path, suffix):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held upright: turn by 90 degrees clockwise
+    path = tmp_path / f"a{suffix}"
+    corners((640, 320)).save(path, exif=exif)
+    assert write_reduced(path, tmp_path / "small.webp", 100) == (320, 640)
+    with Image.open(tmp_path / "small.webp") as small:
+        assert (small.format, small.size) == ("WEBP", (50, 100))
+        assert near(small.convert("RGB").getpixel((5, 5)), BLUE, 30) and near(small.convert("RGB").getpixel((45, 5)), RED, 30)
+
+
+def test_a_small_picture_is_not_enlarged(tmp_path):
+    write_reduced(save(tmp_path / "a.png", size=(30, 20)), tmp_path / "small.webp", 384)
+    with Image.open(tmp_path / "small.webp") as small:
+        assert small.size == (30, 20)
+
+
+def test_a_picture_that_is_cut_off_has_no_reduced_copy(tmp_path):
+    path = tmp_path / "a.png"
+    noise().save(path)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(DatasetError, match="cut off|damaged"):
+        write_reduced(path, tmp_path / "small.webp", 100)
+    assert not (tmp_path / "small.webp").exists()
+
+
+def test_the_size_of_a_png_is_upright_wherever_its_exif_lies(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = tmp_path / "a.png"
+    corners((32, 16)).save(path)
+    content, chunk = path.read_bytes(), png_chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+    path.write_bytes(content[:-12] + chunk + content[-12:])  # after the pixels
+    assert image_size(path) == (16, 32)
+    path.write_bytes(content[:33] + chunk + content[33:])  # before them
+    assert image_size(path) == (16, 32)
+    path.write_bytes(content)
+    assert image_size(path) == (32, 16)
+
+
+@pytest.mark.parametrize(("name", "suffix"), [("a.png", ".png"), ("a.webp", ".webp"), ("a.jpeg", ".jpg"), ("a.tiff", ".tif"), ("a.bmp", ".bmp")])
+def test_the_content_tells_the_suffix(tmp_path, name, suffix):
+    assert suffix_of(save(tmp_path / name).rename(tmp_path / "IMG_0001.heic")) == suffix

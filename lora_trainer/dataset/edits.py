@@ -1,0 +1,274 @@
+"""Captions changed where they stand: a row of a metadata file, a text file. Everything else in the file stays, byte for byte.
+
+    write_captions(listing, captions, {image: text})    each to where it was read from; a new one to where the dataset keeps its captions
+    remove_rows(captions, images) -> rows               for images that leave the dataset
+    restore_rows(rows)                                  for images that come back
+
+The encoding, the byte-order mark, the ends of lines, other columns and other rows survive. Before a file is replaced, what is to be written is read:
+a change that would cost another row its caption is refused. So is one of a file that another program saved since the captions were read.
+
+New captions go into one metadata.csv, as in the articles this trainer follows: it opens in a spreadsheet, and however many captions change at once,
+one file is replaced. Where captions lie in .txt files already, or in kohya's folders, which other trainers read too, they stay in .txt files.
+
+Called by the tab.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.listing import Listing
+from lora_trainer.dataset.metadata import CAPTION_COLUMNS, Row, read_metadata, take_apart
+from lora_trainer.dataset.sources import Captions
+from lora_trainer.dataset.text import decode, encode_like, write_bytes
+from lora_trainer.errors import DatasetError
+
+METADATA_NAME = "metadata.csv"
+"""The file new captions go into."""
+
+_NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF-8
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
+_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+_CODECS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "gbk": "gb18030"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RemovedRow:
+    """A row taken out of a metadata file, as it stood there: `text` without the end of its line."""
+
+    file: Path
+    text: str
+
+
+class ChangedMeanwhile(DatasetError):
+    """A file is no longer what was read; who asked must read again."""
+
+
+def clean(caption: str) -> str:
+    """A caption as it is kept: one line, and nothing in it that a text file cannot hold."""
+    return tidy("".join(character if character.isprintable() else " " for character in caption))
+
+
+def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, str]) -> None:
+    """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
+
+    `captions` is what read_captions has just found. Each file is written once, whole or not at all. Raises DatasetError, naming the file, when one
+    cannot be written; files before it have been.
+    """
+    tables: dict[Path, _Edits] = defaultdict(_Edits)
+    texts: dict[Path, tuple[str, str]] = {}
+    for image, changed in changes.items():
+        caption = clean(changed)
+        place = _place(image, listing, captions)
+        if isinstance(place, tuple):
+            file, row = place
+            tables[file].replaced[row] = caption
+        elif place.suffix.lower() in (".txt", ".caption"):
+            texts[place] = (_text_of(image, place, captions), caption)
+        elif caption:
+            tables[place].added.append((image.relative_to(place.parent).as_posix(), caption))
+    for file, edits in tables.items():
+        _change(file, edits)
+    for file, (was, caption) in texts.items():
+        write_caption_file(file, was, caption)
+
+
+def remove_rows(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
+    """Takes the rows of images out of the metadata files; image -> its rows, for restore_rows. Raises DatasetError."""
+    by_file: dict[Path, dict[Row, Path]] = defaultdict(dict)
+    for image in images:
+        for file, row in captions.rows.get(image, ()):
+            by_file[file][row] = image
+    removed: dict[Path, tuple[RemovedRow, ...]] = {}
+    for file, rows in by_file.items():
+        for row, text in _change(file, _Edits(removed=set(rows))).items():
+            removed[rows[row]] = (*removed.get(rows[row], ()), RemovedRow(file=file, text=text))
+    return removed
+
+
+def restore_rows(rows: Sequence[RemovedRow]) -> None:
+    """Puts removed rows back, at the end of their files. Raises DatasetError."""
+    tables: dict[Path, _Edits] = defaultdict(_Edits)
+    for row in rows:
+        tables[row.file].texts.append(row.text)
+    for file, edits in tables.items():
+        _change(file, edits)
+
+
+def write_rows(file: Path, replaced: Mapping[Row, str], added: Mapping[str, str]) -> None:
+    """{row as it was read: caption} and {image's name: caption of a new row} -> one metadata file, made if it is not there. Raises DatasetError."""
+    new_rows = [(name, clean(caption)) for name, caption in added.items()]
+    _change(file, _Edits(replaced={row: clean(caption) for row, caption in replaced.items()}, added=new_rows))
+
+
+def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Path, Row]:
+    """Where a caption of the image belongs: a row that is there, or a file."""
+    caption = captions.by_image.get(image)
+    if caption and caption.source == "text" and caption.path:
+        return caption.path
+    if image in captions.rows:
+        return captions.rows[image][-1]
+    beside = listing.texts_beside(image)
+    if beside:
+        return beside[0]
+    tables = {file.parent: file for file in listing.metadata}
+    around = next((tables[folder] for folder in image.parents if folder in tables), None)
+    if around:
+        return around
+    if any(caption.source == "text" for caption in captions.by_image.values()) or listing.kohya_folder_of(image.parent):
+        return image.with_suffix(".txt")
+    return listing.root / METADATA_NAME
+
+
+# --- text files --------------------------------------------------------------------------------------------------------------------------
+
+
+def _text_of(image: Path, file: Path, captions: Captions) -> str:
+    caption = captions.by_image.get(image)
+    return caption.text if caption and caption.path == file else ""
+
+
+def write_caption_file(file: Path, was: str, caption: str) -> None:
+    """A caption -> a text file, which is made if it is not there. Raises ChangedMeanwhile when it does not say what it `was`, or DatasetError."""
+    before = file.read_bytes() if file.exists() else b""
+    if tidy(decode(before, file).content) != was:
+        raise _changed(file)
+    write_bytes(file, encode_like(caption + "\n", before, file))
+
+
+def _changed(file: Path) -> ChangedMeanwhile:
+    return ChangedMeanwhile("{file} was changed by another program", hint="Try again.", file=file)
+
+
+# --- metadata files ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Edits:
+    """What is to change in one metadata file."""
+
+    replaced: dict[Row, str] = field(default_factory=dict)
+    """Row as it was read -> its new caption."""
+    removed: set[Row] = field(default_factory=set)
+    added: list[tuple[str, str]] = field(default_factory=list)
+    """(image name, caption) of new rows."""
+    texts: list[str] = field(default_factory=list)
+    """New rows as they are to stand in the file."""
+
+
+def _change(file: Path, edits: _Edits) -> dict[Row, str]:
+    """Edits and replaces a metadata file, made if it is not there; the removed rows, as they stood. Raises DatasetError."""
+    is_json = file.suffix.lower() in _JSON_SUFFIXES
+    before = file.read_bytes() if file.exists() else b"" if is_json else _NEW_TABLE
+    rows = read_metadata(file, before).rows
+    if not {*edits.replaced, *edits.removed} <= set(rows):
+        raise _changed(file)
+    table = _JsonLines(file, before) if is_json else _Csv(file, before)
+    removed = {row: table.text_of(row) for row in edits.removed}
+    after = encode_like(table.edited(edits), before, file)
+    _require_nothing_lost(file, rows, edits, after)
+    if file.exists() and file.read_bytes() != before:
+        raise _changed(file)
+    write_bytes(file, after)
+    return removed
+
+
+def _require_nothing_lost(file: Path, rows: Sequence[Row], edits: _Edits, after: bytes) -> None:
+    """Reads what is to be written: an unclosed quotation mark anywhere in the file swallows what is put behind it."""
+    kept = [(row.file_name, edits.replaced.get(row, row.caption)) for row in rows if row not in edits.removed]
+    found = [(row.file_name, row.caption) for row in read_metadata(file, after).rows]
+    complete = len(found) == len(kept) + len(edits.added) + len(edits.texts)
+    if not complete or found[: len(kept)] != kept or found[len(kept) :][: len(edits.added)] != edits.added:
+        raise DatasetError(
+            "{file} cannot be changed row by row without losing others",
+            hint="Open it in a spreadsheet or text editor, close every quotation mark, and name the columns file_name and text.",
+            file=file,
+        )
+
+
+class _Lines:
+    """The lines of a metadata file, with their ends. Rows are found by their line in the file as it was read."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        text = decode(data, path)
+        self.content = text.content
+        self._lines: list[str] = _LINE.findall(data.decode(_CODECS[text.encoding]))
+        self._ending = "\r\n" if self._lines and self._lines[0].endswith("\r\n") else "\n"
+
+    def last_line(self, row: Row) -> int:
+        """The last line a row takes up."""
+        return row.line
+
+    def row_text(self, row: Row, caption: str) -> str:
+        """A row that is there, with another caption."""
+        raise NotImplementedError
+
+    def new_text(self, name: str, caption: str) -> str:
+        """A row for an image that has none."""
+        raise NotImplementedError
+
+    def text_of(self, row: Row) -> str:
+        """A row as it stands in the file, without its line's end."""
+        return "".join(self._lines[row.line - 1 : self.last_line(row)]).rstrip("\r\n")
+
+    def edited(self, edits: _Edits) -> str:
+        lines: list[str] = list(self._lines)
+        for row, caption in edits.replaced.items():
+            last = self.last_line(row)
+            end = lines[last - 1][len(lines[last - 1].rstrip("\r\n")) :]
+            lines[row.line - 1 : last] = [self.row_text(row, caption) + end, *[""] * (last - row.line)]
+        for row in edits.removed:
+            last = self.last_line(row)
+            lines[row.line - 1 : last] = [""] * (last - row.line + 1)
+        content = "".join(lines)
+        new = [self.new_text(name, caption) for name, caption in edits.added] + edits.texts
+        if new and content and not content.endswith(("\r", "\n")):
+            content += self._ending
+        return content + "".join(text + self._ending for text in new)
+
+
+class _JsonLines(_Lines):
+    def row_text(self, row: Row, caption: str) -> str:
+        values = json.loads(self.text_of(row))
+        known = {str(key).casefold(): key for key in values}
+        key = next((known[name] for name in CAPTION_COLUMNS if name in known), "text")
+        return json.dumps({**values, key: caption}, ensure_ascii=False)
+
+    def new_text(self, name: str, caption: str) -> str:
+        return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False)
+
+
+class _Csv(_Lines):
+    def __init__(self, path: Path, data: bytes) -> None:
+        super().__init__(path, data)
+        self._table = take_apart(self.content, path)
+        self._records = {record.line: record for record in self._table.records}
+
+    def last_line(self, row: Row) -> int:
+        return self._records[row.line].last_line
+
+    def row_text(self, row: Row, caption: str) -> str:
+        columns = self._table.columns
+        cells = self._records[row.line].whole(columns, self._table.delimiter)
+        cells += [""] * (columns.caption + 1 - len(cells))
+        cells[columns.caption] = caption
+        return self._written(cells)
+
+    def new_text(self, name: str, caption: str) -> str:
+        columns = self._table.columns
+        cells = [""] * columns.count
+        cells[columns.file], cells[columns.caption] = name, caption
+        return self._written(cells)
+
+    def _written(self, cells: list[str]) -> str:
+        buffer = io.StringIO()
+        csv.writer(buffer, delimiter=self._table.delimiter, lineterminator="").writerow(cells)
+        return buffer.getvalue()
