@@ -22,6 +22,7 @@ import logging
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -162,6 +163,11 @@ class Host:
         lora_dir = self._flag("lora_dir") or Path(models) / "Lora"
         return HostPaths(data=Path(data), models=Path(models), lora_dir=Path(lora_dir))
 
+    def data_folder(self) -> Path:
+        """Where the extension keeps what people give it and make with it: a setting, else lora-trainer in the host's data folder."""
+        chosen = str(self.option("lora_trainer_data_folder", "") or "").strip()
+        return Path(chosen).expanduser() if chosen else self.paths().data / "lora-trainer"
+
     def checkpoints(self) -> list[HostCheckpoint]:
         """What the host's menu of checkpoints lists."""
         listed = getattr(_module("modules.sd_models"), "checkpoints_list", None) or {}
@@ -258,6 +264,10 @@ class Host:
                 raise HostError("this WebUI has no queue that the training could join", hint="Please report it with the WebUI's name and version.")
             self._turns = Turns(lock)
         return self._turns
+
+    def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]:
+        """A turn of ours in the host's queue: True while nobody else has the device. With wait=False, False at once when somebody has it."""
+        return self.turns.ours(wait=wait)
 
     def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool:
         """Call `before` when the host is about to use its device (Generate, the API, an upscale, another checkpoint), `after` when it has.

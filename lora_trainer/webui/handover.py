@@ -1,0 +1,381 @@
+"""One graphics card, two users: the host's model leaves it while a run trains, and gets it back for pictures and in the end.
+
+    idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says paused ──> lent
+                                        ^                                                                     │
+                                        └──────────── no picture for `grace` seconds: resume ─────────────────┘
+    any of them ── after_end ──> idle, with the model where it was
+
+    keeper thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run) once the process is gone   tick() every second or so
+    host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another checkpoint, "Try it"
+    the browser     ask(run, "pause" | "resume")   status()
+
+Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at once, and no lock of ours is held meanwhile. A picture
+waits for the run to pause; when that takes longer than `patience` it is refused with a sentence, unless there is room for both.
+On a host that computes on the processor there is nothing to hand over, and training does not pause for pictures.
+Called by studio, keeper and the routes. Never touches the host itself, nor torch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from lora_trainer import files
+from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.runs import events
+from lora_trainer.runs.events import read_events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import send_request
+from lora_trainer.runs.state import RunState, fold
+from lora_trainer.webui.host import HostDevice, Memory
+
+log = logging.getLogger(__name__)
+State = Literal["idle", "training", "asking", "lent"]
+PATIENCE = 90.0
+"""Seconds that a picture waits for the run to pause. A step of a large model on a small card takes ten or more."""
+GRACE = 4.0
+"""Seconds without a picture after which training goes on: moving models for each of several pictures would take longer than the pictures."""
+POLL = 0.1
+PICTURE_ROOM = 3 * 2**30
+"""Bytes beyond the model's own that a picture needs: enough for SDXL at its usual size."""
+
+
+class HandOverError(LoraTrainerError):
+    """The graphics card cannot be had now."""
+
+
+class HostDeviceUser(Protocol):
+    """What is needed of a host; see host.Host."""
+
+    def device(self) -> HostDevice: ...
+    def memory(self) -> Memory | None: ...
+    def release_model(self) -> None: ...
+    def restore_model(self) -> None: ...
+    def model_on_device(self) -> bool: ...
+    def is_generating(self) -> bool: ...
+    def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]: ...
+    def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where the graphics card is, for people."""
+
+    state: State
+    sentence: Message
+    before: Memory | None = None
+    """The device's memory before the model left it for the run, and after."""
+    after: Memory | None = None
+
+    def to_mapping(self, say: Callable[[Message], str]) -> dict[str, Any]:
+        """As JSON; `say` puts the sentence into the visitor's language."""
+        return {"state": self.state, "sentence": say(self.sentence), "before": _memory(self.before), "after": _memory(self.after)}
+
+
+class HandOver:
+    """Who has the graphics card. `marker` is a small file that outlives the host: which run was paused for a picture."""
+
+    def __init__(
+        self, host: HostDeviceUser, marker: Path, *, patience: Callable[[], float] = lambda: PATIENCE, grace: float = GRACE,
+        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self.host = host
+        self.state: State = "idle"
+        self._marker = marker
+        self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
+        self._run: _Watched | None = None
+        self._owed = False
+        self._freed = 0
+        self._last_picture = 0.0
+        self._trouble = Message("")
+        self._before: Memory | None = None
+        self._after: Memory | None = None
+        self._on_processor = host.device().kind == "cpu"
+        self._sees_pictures = False
+        self.watch()
+
+    def watch(self) -> None:
+        """Have the host tell of its pictures; again after "Reload UI", which makes it forget."""
+        self._sees_pictures = self._on_processor or self.host.on_generation(self._before_turn, self._after_turn)
+
+    # --- the keeper's thread --------------------------------------------------------------------------------------------------------------
+
+    def before_start(self, folder: RunFolder) -> bool:
+        """Make room for a worker about to start. False: the host is making a picture; ask again later. Raises HostError if the model cannot leave."""
+        return self._take_on(folder, adopted=False)
+
+    def adopt(self, folder: RunFolder) -> bool:
+        """Make room for a worker that is at work already, started before this host was. A pause for a picture that the last host made ends."""
+        return self._take_on(folder, adopted=True)
+
+    def after_end(self, folder: RunFolder) -> None:
+        """The worker's process is gone, however it went: the model comes back now, or as soon as the host's queue lets us."""
+        run = self._run
+        if run is not None and run.folder.path == folder.path:
+            run.ended = True
+            self._finish_if_possible(run)
+
+    def tick(self) -> None:
+        """Whatever is due: end a loan that nobody uses, or the time of a run that has died. Quick unless a model has to be moved."""
+        run = self._run
+        if run is None:
+            return
+        if run.is_over():
+            self._finish_if_possible(run)
+        elif self.state == "lent":
+            if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
+                self._take_back(run)
+        elif self.state == "training" and not self.host.is_generating() and self.host.model_on_device():
+            # another checkpoint was chosen, or the host was still starting
+            self._take_back(run)
+
+    def _take_on(self, folder: RunFolder, *, adopted: bool) -> bool:
+        if self._on_processor:
+            return True
+        with self.host.our_turn(wait=False) as ours:
+            if not ours:
+                return False
+            if self._run is not None and self._run.folder.path == folder.path and not self._run.ended:
+                return True
+            run = _Watched(folder, adopted=adopted)
+            try:
+                self._release()
+            except LoraTrainerError:
+                self._restore()
+                raise
+            self._run, self.state = run, "training"
+            if adopted:
+                self._end_an_old_loan(run)
+            return True
+
+    def _end_an_old_loan(self, run: _Watched) -> None:
+        run.read()
+        if run.state.status == "paused":
+            if _marked(self._marker) == str(run.folder.path):
+                run.ask("resume")
+            else:
+                run.paused_by_user = True
+        self._mark(None)
+
+    def _take_back(self, run: _Watched) -> None:
+        with self.host.our_turn(wait=False) as ours:
+            if not ours or self._run is not run or run.ended:
+                return
+            try:
+                self._release()
+            except LoraTrainerError as error:
+                # the run stays paused, and the next tick tries again
+                self._trouble = error.message
+                self._last_picture = self._clock()
+                return
+            if self.state == "lent" and not run.paused_by_user:
+                run.ask("resume")
+            self.state = "training"
+            self._mark(None)
+
+    def _finish_if_possible(self, run: _Watched) -> None:
+        with self.host.our_turn(wait=False) as ours:
+            if ours and self._run is run:
+                self._run = None
+                self._settle()
+
+    def _settle(self) -> None:
+        """No run has the device: the host gets back what it had."""
+        self.state = "idle"
+        self._mark(None)
+        try:
+            self._restore()
+        except LoraTrainerError as error:
+            # told, and tried again at the next picture
+            self._trouble = error.message
+            log.warning("%s", error)
+
+    # --- the host's threads ---------------------------------------------------------------------------------------------------------------
+
+    def _before_turn(self) -> None:
+        """The host wants its device, and has the turn. Raises HandOverError when it cannot have it."""
+        run = self._run
+        if run is None:
+            self._restore()
+            return
+        if self.state == "lent":
+            return
+        self.state = "asking"
+        if self._wait_until_paused(run) or self._has_room():
+            if run.is_over():
+                self._run = None
+                self._settle()
+                return
+            try:
+                self._restore()
+            except LoraTrainerError:
+                self.state = "training"
+                self._withdraw(run)
+                raise
+            self.state = "lent"
+            return
+        self.state = "training"
+        self._withdraw(run)
+        raise self._refusal(run)
+
+    def _after_turn(self) -> None:
+        self._last_picture = self._clock()
+
+    def _wait_until_paused(self, run: _Watched) -> bool:
+        """Whether the device is free: the run says it is paused, or is gone."""
+        run.read()
+        if run.state.status == "paused":
+            run.paused_by_user = True
+            return True
+        deadline = self._clock() + self._patience()
+        asked = False
+        while True:
+            if run.is_over() or (run.read().status == "paused"):
+                return True
+            if not asked and run.has_spoken and not run.paused_by_user:
+                # not earlier: a worker drops what was asked of the one before it
+                self._mark(run.folder.path)
+                run.ask("pause")
+                asked = True
+            if self._clock() >= deadline:
+                return False
+            self._sleep(POLL)
+
+    def _has_room(self) -> bool:
+        memory = self.host.memory()
+        return memory is not None and memory.free >= self._freed + PICTURE_ROOM
+
+    def _withdraw(self, run: _Watched) -> None:
+        """The picture is not made: a pause that was asked for must not come true later."""
+        if not run.paused_by_user:
+            run.ask("resume")
+        self._mark(None)
+
+    def _refusal(self, run: _Watched) -> HandOverError:
+        seconds = round(self._patience())
+        if run.state.phase == "training":
+            return HandOverError(
+                "the training did not pause within {seconds} seconds, so there is no room on the graphics card for a picture",
+                hint="Press Pause in the tab LoRA Trainer, wait until it says paused, and generate again.",
+                seconds=seconds,
+            )
+        return HandOverError(
+            "the training is still preparing and cannot pause yet, so there is no room on the graphics card for a picture",
+            hint="Generate again when its first steps are done, or stop it in the tab LoRA Trainer.",
+        )
+
+    # --- the browser's threads ------------------------------------------------------------------------------------------------------------
+
+    def ask(self, folder: RunFolder, what: Literal["pause", "resume"]) -> None:
+        """A person presses Pause or Resume. A pause of theirs outlasts pictures; a resume waits until the picture is made."""
+        run = self._run
+        if run is None or run.folder.path != folder.path:
+            send_request(folder.requests, what)
+            return
+        run.paused_by_user = what == "pause"
+        if self.state in ("asking", "lent"):
+            self._mark(None if run.paused_by_user else folder.path)
+        else:
+            run.ask(what)
+
+    def status(self) -> Status:
+        return Status(state=self.state, sentence=self._sentence(), before=self._before, after=self._after)
+
+    def _sentence(self) -> Message:
+        if self._trouble.template:
+            return self._trouble
+        if self._on_processor:
+            return Message("The WebUI computes on the processor: nothing has to make room, and training does not pause for pictures.")
+        if self.state == "asking":
+            return Message("A picture was asked for: the training pauses after its step.")
+        if self.state == "lent":
+            return Message("The training waits while the WebUI uses the graphics card, and goes on by itself.")
+        if self.state == "idle":
+            return Message("")
+        if not self._sees_pictures:
+            return Message("This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it.")
+        return Message("The WebUI's model has left the graphics card for the training. Generate pauses the training for as long as the picture takes.")
+
+    # --- moving the model -----------------------------------------------------------------------------------------------------------------
+
+    def _release(self) -> None:
+        self._trouble = Message("")
+        before = self.host.memory()
+        if not self.host.model_on_device():
+            self._before = self._before or before
+            self._after = before
+            return
+        self._owed = True
+        self.host.release_model()
+        after = self.host.memory()
+        self._before, self._after = before, after
+        if before and after:
+            self._freed = max(0, after.free - before.free)
+
+    def _restore(self) -> None:
+        if self._owed:
+            self.host.restore_model()
+            self._owed = False
+            self._trouble = Message("")
+
+    def _mark(self, path: Path | None) -> None:
+        """Write down which run was paused for a picture: a host that dies meanwhile leaves it paused, and the next one must know why."""
+        with contextlib.suppress(OSError):
+            if path is None:
+                self._marker.unlink(missing_ok=True)
+            else:
+                files.write_text(self._marker, json.dumps({"paused_for_a_picture": str(path)}))
+
+
+class _Watched:
+    """The run that has the device, read as its events come."""
+
+    def __init__(self, folder: RunFolder, *, adopted: bool) -> None:
+        self.folder = folder
+        self.ended = False
+        self.paused_by_user = False
+        self.has_spoken = adopted
+        self.state = RunState()
+        self._lived = adopted
+        self._reading = threading.Lock()
+        # what an earlier worker said of this run is of no interest
+        self._offset = 0 if adopted or not folder.events.exists() else folder.events.stat().st_size
+
+    def read(self) -> RunState:
+        with self._reading:
+            new, self._offset = read_events(self.folder.events, self._offset)
+            self.state = fold(new, self.state)
+            self.has_spoken = self.has_spoken or any(isinstance(event, events.Started) for event in new)
+            return self.state
+
+    def is_over(self) -> bool:
+        """Whether its process is gone: the keeper said so, or it has lived and no longer does. Its last event comes before it lets the device go."""
+        if not self.ended:
+            alive = self.folder.is_alive
+            self.ended = self._lived and not alive
+            self._lived = self._lived or alive
+        return self.ended
+
+    def ask(self, what: Literal["pause", "resume"]) -> None:
+        # a run folder that was deleted has nobody to ask
+        with contextlib.suppress(OSError):
+            send_request(self.folder.requests, what)
+
+
+def _marked(marker: Path) -> str:
+    try:
+        return str(json.loads(marker.read_text(encoding="utf-8"))["paused_for_a_picture"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def _memory(memory: Memory | None) -> dict[str, int] | None:
+    return None if memory is None else {"free": memory.free, "total": memory.total}
