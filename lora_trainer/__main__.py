@@ -13,11 +13,6 @@ from typing import TYPE_CHECKING, Any
 from lora_trainer import __version__, environment
 from lora_trainer.errors import ConfigError, LoraTrainerError
 
-if TYPE_CHECKING:
-    from lora_trainer.config import RunConfig
-    from lora_trainer.runs.folder import RunFolder
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong call, 3 stopped by request."""
     parser = make_parser()
@@ -103,51 +98,24 @@ def train(asked: argparse.Namespace) -> int:
     from lora_trainer.runs import folder as folders
 
     requested = config.read(asked.config, parse_changes(asked.changes))
-    return watch(folders.begin(requested.output.output_dir, config.to_yaml(requested)))
+    with folders.begun(requested.output.output_dir, config.to_yaml(requested)) as folder:
+        return watch(folder)
 
 
 def resume(asked: argparse.Namespace) -> int:
-    from lora_trainer import config, files
+    from lora_trainer.jobs.resume import prepare
     from lora_trainer.runs import folder as folders
 
     folder = folders.existing(asked.run_dir.absolute())
-    folders.refuse_if_alive(folder)
-    state = folder.read_state()
-    if state.status == "finished" and not asked.changes:
-        print(f"This run is finished: {folder.path / state.file}")
-        print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
-        return 0
-    if asked.changes:
-        requested = changed(folder, parse_changes(asked.changes))
-        wanted = requested.training.max_train_steps
-        if state.status == "finished" and wanted is not None and wanted <= state.step:
-            raise ConfigError(
-                "max_train_steps is {wanted}, but this run has {step} steps already", hint="Choose a larger number.", wanted=wanted, step=state.step
-            )
-        files.write_text(folder.config, config.to_yaml(requested))
-    return watch(folder)
-
-
-def changed(folder: RunFolder, changes: dict[str, Any]) -> RunConfig:
-    """The settings of a run that goes on. Raises ConfigError for what it cannot change any more: its config.yaml then stays as it is."""
-    from lora_trainer import config
-
-    if "epochs" in changes and "max_train_steps" not in changes:
-        # a run's own config.yaml holds the steps that its epochs came to
-        changes = {**changes, "max_train_steps": None}
-    after = config.read(folder.config, changes)
-    try:
-        before = config.to_mapping(config.read(folder.config))
-    except ConfigError:  # edited by hand; these changes have put it right
-        return after
-    fixed = [key for key in config.FIXED_BY_THE_FIRST_STEP if before[key] != config.to_mapping(after)[key]]
-    if fixed and folder.has_learned:
-        raise ConfigError(
-            "{keys} cannot change any more: what was learned has its shape from them",
-            hint="Begin a new run with `train`, under another output_dir.",
-            keys=", ".join(fixed),
-        )
-    return after
+    with folders.claimed(folder.path):
+        folders.refuse_if_alive(folder)
+        state = folder.read_state()
+        if state.status == "finished" and not asked.changes:
+            print(f"This run is finished: {folder.path / state.file}")
+            print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
+            return 0
+        prepare(folder, parse_changes(asked.changes))
+        return watch(folder)
 
 
 def tell(asked: argparse.Namespace) -> int:

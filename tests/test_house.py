@@ -35,7 +35,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         TORCH_STACK | {"PIL", "psutil"},
         BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment"},
     ),
-    "jobs": ({"psutil"}, BASICS | {"config", "runs", "environment"}),
+    "jobs": ({"psutil", "yaml"}, BASICS | {"config", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from lora_trainer import __main__ as command_line
 from lora_trainer import config
+from lora_trainer.jobs.resume import changed
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from tests.made import SEED_1, SEED_2, draw_images, tiny_checkpoint
@@ -240,17 +241,17 @@ def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):
 
 def test_more_epochs_after_a_resume_are_more_steps(tmp_path):
     folder = stopped_run(tmp_path)
-    training = command_line.changed(folder, {"epochs": 20}).training
+    training = changed(folder, {"epochs": 20}).training
     assert (training.epochs, training.max_train_steps) == (20, None)
-    assert command_line.changed(folder, {"epochs": 20, "max_train_steps": 7}).training.max_train_steps == 7
-    assert command_line.changed(folder, {"learning_rate": 1e-5}).training.max_train_steps == 15
+    assert changed(folder, {"epochs": 20, "max_train_steps": 7}).training.max_train_steps == 7
+    assert changed(folder, {"learning_rate": 1e-5}).training.max_train_steps == 15
 
 
 def test_a_change_can_put_right_what_a_hand_has_broken(tmp_path):
     folder = stopped_run(tmp_path)
     text = folder.config.read_text(encoding="utf-8")
     folder.config.write_text(text.replace("batch_size: 1", "batch_size: many"), encoding="utf-8")
-    assert command_line.changed(folder, {"batch_size": 2}).training.batch_size == 2
+    assert changed(folder, {"batch_size": 2}).training.batch_size == 2
 
 
 def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):

@@ -1,22 +1,32 @@
-"""A run folder -> a worker process at work on it. The command line and the tab both start workers here."""
+"""A run folder -> a worker process at work on it; and what to say when it dies. The command line and the tab both start workers here."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
-from lora_trainer import environment
+from lora_trainer import environment, files
 from lora_trainer.runs.events import Failed
-from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.folder import RunFolder, refuse_if_alive
+from lora_trainer.runs.requests import forget_requests
 
 
-def start_worker(folder: RunFolder, *, device_id: str | None = None) -> subprocess.Popen[bytes]:
-    """Start a worker; everything it prints goes to worker.log.
+def start_worker(folder: RunFolder, *, device_id: str | None = None, apart: bool = False, ends_with_us: bool = False) -> subprocess.Popen[bytes]:
+    """Start a worker; everything it prints goes to worker.log. Raises RunError when one is at work there, OSError when none can be started.
 
-    It shares the starter's terminal, so Ctrl-C reaches it: it takes that as a request to stop.
+    apart: it outlives this process and its terminal, as the WebUI's workers do. Otherwise it shares the starter's terminal, so Ctrl-C reaches it:
+        it takes that as a request to stop.
+    ends_with_us: it stops, keeping what was learned, when this process is gone, however that went.
     """
+    refuse_if_alive(folder)
+    # a new worker must not stop because the last one was asked to; what is asked from now on is for the new one
+    forget_requests(folder.requests)
+    tie(folder, ends_with_us)
     with folder.log.open("ab") as log:
         return subprocess.Popen(
             environment.worker_command(folder.path),
@@ -24,36 +34,72 @@ def start_worker(folder: RunFolder, *, device_id: str | None = None) -> subproce
             stdout=log,
             stderr=subprocess.STDOUT,
             env=environment.worker_environ(os.environ, device_id),
+            **(_apart() if apart else {}),
         )
 
 
-def note_death(folder: RunFolder, status: int) -> Failed | None:
-    """When a worker ended without saying how (killed, crashed), the failure to show: its last words and what to do. None if it spoke."""
+def _apart() -> dict[str, Any]:
+    """A session of its own: neither Ctrl-C in the WebUI's terminal nor the closing of its window reaches the worker."""
+    if os.name == "nt":
+        # no console window of its own either; not DETACHED_PROCESS, under which each of its child processes would open one
+        return {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP | subprocess.CREATE_NO_WINDOW}  # type: ignore[attr-defined,unused-ignore]
+    return {"start_new_session": True}
+
+
+def tie(folder: RunFolder, ends_with_us: bool) -> None:
+    """Let the run's worker end with this process, or not. It may be changed while the worker is at work."""
+    if ends_with_us:
+        import psutil
+
+        # a pid alone may be another process's by the time it is looked up
+        files.write_text(folder.host, json.dumps({"pid": os.getpid(), "started": psutil.Process().create_time()}))
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            folder.host.unlink()
+
+
+def note_death(folder: RunFolder, status: int | None, since: float = 0.0) -> Failed | None:
+    """When a worker ended without saying how (killed, crashed), the failure to show: its last words and what to do. None if it spoke.
+
+    It is also written into the run folder, so that everyone sees it from now on.
+    status: its exit status, or None where that cannot be known. since: when it was started; what the run's earlier workers said does not count.
+    """
     state = folder.read_state()
-    if state.ended:
+    if state.ended and state.changed >= since:
         return None
-    signal_name = f"signal {-status}" if status < 0 else f"exit status {status}"
+    how = "exit status unknown" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
     last_words = tail(folder.log) or "it said nothing"
-    killed = status in (-9, 137)
     hint = (
         "The system ended it, most likely because memory ran out. Lower batch_size or resolution, close other programs, then continue with `resume`."
-        if killed
+        if status in (-9, 137)
         else "Continue with `resume`. If it happens again, please report it with worker.log."
     )
-    return Failed(
-        time=time.time(), error="WorkerDied", message=f"the training process ended unexpectedly ({signal_name}): {last_words}", hint=hint,
+    failure = Failed(
+        time=max(time.time(), state.changed), error="WorkerDied",
+        message=f"the training process ended unexpectedly ({how}): {last_words}", hint=hint,
         template="the training process ended unexpectedly ({how}): {last_words}", hint_template=hint,
-        values={"how": signal_name, "last_words": last_words},
+        values={"how": how, "last_words": last_words},
     )  # fmt: skip
+    with contextlib.suppress(OSError):
+        folder.write_death(failure)
+    return failure
 
 
 def tail(log: Path, lines: int = 3) -> str:
     """The last lines of a log that are no log entries: what a dying process prints."""
+    return " / ".join([line for line in last_lines(log, 4096) if " INFO " not in line][-lines:])
+
+
+def last_lines(log: Path, byte_count: int) -> list[str]:
+    """The lines in the last `byte_count` bytes of a log. Empty where there is none."""
     try:
         with log.open("rb") as stream:
-            stream.seek(0, os.SEEK_END)
-            stream.seek(max(0, stream.tell() - 4096))
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - byte_count))
             text = stream.read().decode("utf-8", errors="replace")
-            return " / ".join([line for line in text.strip().splitlines() if " INFO " not in line][-lines:])
     except OSError:
-        return ""
+        return []
+    # a progress bar draws over its own line: what was drawn last is what a terminal would show
+    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
+    whole = lines if size <= byte_count else lines[1:]
+    return [line for line in whole if line.strip()]

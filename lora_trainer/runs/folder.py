@@ -13,8 +13,15 @@ from typing import Any
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
-from lora_trainer.runs.events import Event, read_events
+from lora_trainer.runs.events import Event, Failed, from_line, read_events, to_line
 from lora_trainer.runs.state import RunState, fold
+
+BEGIN_PATIENCE = 1.0
+"""Seconds for which another one's beginning in the same folder is waited for: a config.yaml is written in an instant."""
+
+
+class Taken(RunError):
+    """A new run's folder exists already: someone else was quicker."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +49,16 @@ class RunFolder:
     @property
     def lock(self) -> Path:
         return self.path / "worker.lock"
+
+    @property
+    def death(self) -> Path:
+        """What others found out about the end of a worker that could not say it itself: one event in one line."""
+        return self.path / "ended.json"
+
+    @property
+    def host(self) -> Path:
+        """Names the process with which the worker ends, if there is one."""
+        return self.path / "host.json"
 
     @property
     def log(self) -> Path:
@@ -88,18 +105,85 @@ class RunFolder:
             return str(path)
 
     def read_state(self) -> RunState:
-        """Where the run stands, from its events."""
-        return fold(read_events(self.events)[0])
+        """Where the run stands, from its events, and from what was noted of its worker's death."""
+        return self.with_death(fold(read_events(self.events)[0]))
+
+    def with_death(self, state: RunState) -> RunState:
+        """The state, ended by the noted death if nothing was heard of the run since."""
+        try:
+            death = from_line(self.death.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError):
+            return state
+        return fold([death], state) if isinstance(death, Failed) and death.time >= state.changed else state
+
+    def write_death(self, failure: Failed) -> None:
+        """Keep a failure that no worker could tell of; events.jsonl is the worker's alone."""
+        files.write_bytes(self.death, to_line(failure).encode("utf-8", errors="backslashreplace") + b"\n")
 
     def read_events(self) -> list[Event]:
         return read_events(self.events)[0]
 
 
-def begin(path: Path, config_yaml: str) -> RunFolder:
+def begin(path: Path, config_yaml: str, *, new: bool = False) -> RunFolder:
     """Make `path` a run folder with its config.yaml. Raises RunError if a run is there already that has learned something, or is at it.
 
     A run that failed before its first save (a wrong path, a missing caption) has nothing to lose: the corrected one takes its folder.
+    new: take no folder that exists already, whatever is in it. Of any number of callers at one instant, one gets it.
     """
+    if new:
+        _make_new(path)
+    with claimed(path):
+        return _begin(path, config_yaml)
+
+
+@contextlib.contextmanager
+def begun(path: Path, config_yaml: str) -> Iterator[RunFolder]:
+    """`begin`, and keep everyone else from beginning there until the block ends: the worker is then at work, and holds the folder itself."""
+    with claimed(path):
+        yield _begin(path, config_yaml)
+
+
+@contextlib.contextmanager
+def claimed(path: Path) -> Iterator[None]:
+    """Be the only one who begins something in the folder, which is made. Raises RunError when another process is at it."""
+    _make_folder(path)
+    try:
+        with files.lock(path / "begin.lock", patience=BEGIN_PATIENCE):
+            yield
+    except files.Locked:
+        refuse_if_alive(RunFolder(path))
+        raise RunError("another training is being started in {path}", hint="Set output_dir to another folder.", path=path) from None
+
+
+def _make_new(path: Path) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir()
+    except FileExistsError:
+        raise Taken("{path} exists already", hint="Choose another name.", path=path) from None
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
+
+
+def _make_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise RunError("output_dir {path} is a file", hint="Choose a folder.", path=path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_written(path, error) from error
+
+
+def _cannot_be_written(path: Path, error: OSError) -> RunError:
+    return RunError(
+        "output_dir {path} cannot be written: {reason}",
+        hint="Choose another folder, or free some disk space.",
+        path=path,
+        reason=error.strerror or error,
+    )
+
+
+def _begin(path: Path, config_yaml: str) -> RunFolder:
     folder = RunFolder(path)
     refuse_if_alive(folder)
     if folder.has_learned:
@@ -110,18 +194,10 @@ def begin(path: Path, config_yaml: str) -> RunFolder:
             path=path,
             free=free,
         )
-    if path.exists() and not path.is_dir():
-        raise RunError("output_dir {path} is a file", hint="Choose a folder.", path=path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
         files.write_text(folder.config, config_yaml)
     except OSError as error:
-        raise RunError(
-            "output_dir {path} cannot be written: {reason}",
-            hint="Choose another folder, or free some disk space.",
-            path=path,
-            reason=error.strerror or error,
-        ) from error
+        raise _cannot_be_written(path, error) from error
     return folder
 
 
@@ -159,12 +235,21 @@ def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat
     try:
         # whoever asks whether a worker lives holds the lock for an instant
         with files.lock(folder.lock, patience=2.0):
+            remove_leftovers(folder)
             heartbeat = Heartbeat(folder.worker, versions)
             heartbeat.beat()
             yield heartbeat
     except files.Locked:
         refuse_if_alive(folder)
         raise
+
+
+def remove_leftovers(folder: RunFolder) -> None:
+    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's lock: nobody else writes these."""
+    for pattern in ("checkpoints/*.part", "state/*.part", "previews/*.part", "*.safetensors.*.part"):
+        for partial in folder.path.glob(pattern):
+            with contextlib.suppress(OSError):
+                partial.unlink()
 
 
 class Heartbeat:

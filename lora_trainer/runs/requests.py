@@ -14,7 +14,7 @@ import os
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
@@ -51,5 +51,15 @@ def take_requests(folder: Path) -> list[Request]:
 
 
 def forget_requests(folder: Path) -> None:
-    """Drop what was asked of an earlier worker: a new one must not stop because the last one was asked to."""
+    """Drop what was asked of an earlier worker: a new one must not stop because the last one was asked to. For whoever starts a worker."""
     take_requests(folder)
+
+
+def waiting_requests(folder: Path) -> tuple[RequestKind, ...]:
+    """What was asked and is not taken yet, oldest first."""
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return ()
+    asked = [name[:-5].rpartition("-")[2] for name in names if name.endswith(".json")]
+    return tuple(cast(RequestKind, kind) for kind in asked if kind in get_args(RequestKind))

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import signal
+import time
 from types import FrameType
+
+import psutil
 
 from lora_trainer.errors import Message
 from lora_trainer.runs.events import Event, EventWriter, Phase, Progress, Warned
@@ -13,6 +18,7 @@ from lora_trainer.runs.requests import Request, take_requests
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
+HOST_SECONDS = 2.0
 
 
 class Report:
@@ -23,6 +29,7 @@ class Report:
         self._events = EventWriter(folder.events)
         self._heartbeat = heartbeat
         self._interrupted = False
+        self._host_seen = 0.0
         self._waiting: list[Request] = []
 
     def say(self, event: Event) -> None:
@@ -44,13 +51,24 @@ class Report:
     def requests(self) -> list[Request]:
         """What was asked since the last call; Ctrl-C and the system's polite end count as `stop`."""
         self._heartbeat.beat(HEARTBEAT_SECONDS)
+        self._look_for_host()
         asked, self._waiting = [*self._waiting, *take_requests(self.folder.requests)], []
         return [*asked, Request("stop")] if self._interrupted else asked
 
     def stop_asked(self) -> bool:
         """Whether `stop` is among what was asked. It stays there: `requests` will give it too."""
+        self._look_for_host()
         self._waiting += take_requests(self.folder.requests)
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
+
+    def _look_for_host(self) -> None:
+        """The end of the process that this run was tied to, if it was (host.json), asks for a stop like Ctrl-C does."""
+        now = time.monotonic()
+        if not self._interrupted and now - self._host_seen >= HOST_SECONDS:
+            self._host_seen = now
+            self._interrupted = is_orphan(self.folder)
+            if self._interrupted:
+                log.info("the WebUI that started this is gone: stopping")
 
     def listen_for_interrupts(self) -> None:
         """Ctrl-C and SIGTERM ask for a stop that keeps what was learned. Only a process of our own may do this."""
@@ -66,3 +84,19 @@ class Report:
 
     def close(self) -> None:
         self._events.close()
+
+
+def is_orphan(folder: RunFolder) -> bool:
+    """Whether the run is to end with a process (host.json) that has ended."""
+    try:
+        host = json.loads(folder.host.read_text(encoding="utf-8"))
+        pid, started = int(host["pid"]), float(host["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    with contextlib.suppress(psutil.AccessDenied):
+        try:
+            # another process may have its number by now; the clock that psutil reads is whole seconds on some systems
+            return abs(psutil.Process(pid).create_time() - started) > 2.0 or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+        except psutil.NoSuchProcess:
+            return True
+    return False

@@ -1,0 +1,299 @@
+"""The one who starts runs, sees them end and looks after what is between: one thread of the WebUI's process, for one data folder.
+
+    keeper = Keeper(history=..., queue=..., lock=..., trash=..., hand_over=..., delivered=..., options=...)
+    keeper.begin()      from then on `tick` runs every second; `wake` makes the next one come at once
+
+A tick: adopt runs that live (started before this process was, or on the command line), notice those that have ended, start the next that waits.
+Of several WebUIs on one data folder only the one that holds the lock file keeps it; the others show what happens, and take over when it is gone.
+Nothing that a tick knows is needed after a crash: it is all in the run folders and queue.json. Used by the tab.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from lora_trainer import files
+from lora_trainer.errors import LoraTrainerError, RunError
+from lora_trainer.jobs.history import History
+from lora_trainer.jobs.queue import Queue
+from lora_trainer.jobs.start import note_death, start_worker, tie
+from lora_trainer.jobs.trash import discard
+from lora_trainer.runs.events import Failed
+from lora_trainer.runs.folder import RunFolder
+
+TICK_SECONDS = 1.0
+TIDY_SECONDS = 60.0
+
+log = logging.getLogger(__name__)
+
+
+class Worker(Protocol):
+    """A process, as far as the keeper cares."""
+
+    def poll(self) -> int | None: ...
+
+
+class HandOver(Protocol):
+    """Who shares the host's device between the host and the worker."""
+
+    def before_start(self, folder: RunFolder, /) -> object: ...
+    def after_end(self, folder: RunFolder, /) -> object: ...
+    def tick(self) -> object: ...
+
+
+class NoHandOver:
+    """Where nothing is shared."""
+
+    def before_start(self, folder: RunFolder, /) -> None: ...
+    def after_end(self, folder: RunFolder, /) -> None: ...
+    def tick(self) -> None: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeeperOptions:
+    """What the user chose in the WebUI's settings."""
+
+    keep_training: bool = True
+    """Whether a worker goes on when the WebUI closes."""
+    runs_to_keep: int = 0
+    """Finished runs beyond the newest so many go to the trash; 0 keeps all."""
+    device_id: str | None = None
+    """The host's --device-id."""
+
+
+@dataclass
+class Kept:
+    """A run that lives, and what is known of its worker."""
+
+    folder: RunFolder
+    since: float
+    worker: Worker | None = None
+    """None for one that somebody else has started."""
+    tied: bool = False
+
+
+Start = Callable[[RunFolder, KeeperOptions], Worker]
+
+
+def start_apart(folder: RunFolder, options: KeeperOptions) -> Worker:
+    """A worker as the WebUI starts one: in a session of its own."""
+    return start_worker(folder, device_id=options.device_id, apart=True, ends_with_us=not options.keep_training)
+
+
+class Keeper:
+    """See the module. `tick` may be called by hand, with a clock and a `start` of one's own."""
+
+    def __init__(
+        self, *, history: History, queue: Queue, lock: Path, trash: Path, hand_over: HandOver | None = None,
+        delivered: Callable[[], object] = lambda: None, options: Callable[[], KeeperOptions] = KeeperOptions, start: Start = start_apart,
+        clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        self._history = history
+        self._queue = queue
+        self._lock = lock
+        self._trash = trash
+        self._hand_over: HandOver = hand_over or NoHandOver()
+        self._delivered = delivered
+        self._options = options
+        self._start = start
+        self._clock = clock
+        self._kept: dict[str, Kept] = {}
+        self._duty = contextlib.ExitStack()
+        self._on_duty = False
+        self._tidied = 0.0
+        self._ticking = threading.Lock()
+        self._awake = threading.Event()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+
+    @property
+    def on_duty(self) -> bool:
+        """Whether this process keeps the data folder; if not, another one does, or none has ticked yet."""
+        return self._on_duty
+
+    def active(self) -> tuple[str, ...]:
+        """Ids of the runs that are being started or live, as of the last tick."""
+        return tuple(self._kept)
+
+    def begin(self) -> None:
+        """Tick every second, in a thread that ends with the process. Called again, it does nothing."""
+        with self._ticking:
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._live, name="lora-trainer-keeper", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Something has changed: tick now."""
+        self._awake.set()
+
+    def close(self) -> None:
+        """Let the data folder go, as the end of the process does. Workers stay."""
+        self._closed = True
+        self._awake.set()
+        if self._thread is not None:
+            self._thread.join()
+        with self._ticking:
+            self._duty.close()
+            self._on_duty = False
+
+    def _live(self) -> None:
+        while not self._closed:
+            try:
+                self.tick()
+            except Exception:
+                # whatever a disk or a host does: the next tick may find it mended, and runs must be looked after
+                log.exception("while looking after the runs")
+            self._awake.wait(TICK_SECONDS)
+            self._awake.clear()
+
+    def tick(self) -> None:
+        """Look once at everything."""
+        with self._ticking:
+            if self._take_duty():
+                self._notice_ends()
+                self._adopt()
+                self._follow_options()
+                with _unharmed("the hand-over of the device"):
+                    self._hand_over.tick()
+                self._start_next()
+                self._tidy()
+
+    def _take_duty(self) -> bool:
+        if not self._on_duty:
+            try:
+                self._duty.enter_context(files.lock(self._lock))
+            except files.Locked:
+                return False
+            self._on_duty = True
+            self._take_over()
+        return True
+
+    def _take_over(self) -> None:
+        """What an earlier keeper was starting when it ended: it lives by now, or has ended, or waits again."""
+        line = self._queue.read()
+        if line.starting is None:
+            return
+        folder = RunFolder(self._history.runs / line.starting)
+        if not folder.path.is_dir() or folder.read_state().changed >= line.taken:
+            self._queue.drop(line.starting)
+        elif not folder.is_alive:
+            self._queue.put_back()
+
+    # --- ends -----------------------------------------------------------------------------------------------------------------------------
+
+    def _notice_ends(self) -> None:
+        for run_id, kept in list(self._kept.items()):
+            status = None if kept.worker is None else kept.worker.poll()
+            gone = not kept.folder.is_alive if kept.worker is None else status is not None
+            if gone:
+                del self._kept[run_id]
+                self._queue.drop(run_id)
+                self._end(kept, status)
+            elif kept.folder.is_alive:
+                self._no_longer_starting(run_id)
+
+    def _no_longer_starting(self, run_id: str) -> None:
+        if self._queue.read().starting == run_id:
+            self._queue.drop(run_id)
+
+    def _end(self, kept: Kept, status: int | None) -> None:
+        """A run has ended, however: its end is written down, the host has its device back, and shows the new LoRA."""
+        if kept.folder.path.is_dir():
+            note_death(kept.folder, status, kept.since)
+        with _unharmed("giving the device back"):
+            self._hand_over.after_end(kept.folder)
+        state = kept.folder.read_state()
+        if state.status == "finished" and state.delivered:
+            with _unharmed("showing the new LoRA"):
+                self._delivered()
+        self._tidied = 0.0
+
+    # --- beginnings -----------------------------------------------------------------------------------------------------------------------
+
+    def _adopt(self) -> None:
+        for run_id in self._history.alive():
+            if run_id in self._kept:
+                continue
+            folder = RunFolder(self._history.runs / run_id)
+            self._kept[run_id] = Kept(folder=folder, since=0.0)
+            if run_id in self._queue.read():
+                self._queue.drop(run_id)
+            with _unharmed("handing the device over"):
+                self._hand_over.before_start(folder)
+
+    def _start_next(self) -> None:
+        while not self._kept:
+            run_id = self._queue.take(self._clock())
+            if run_id is None:
+                return
+            folder = RunFolder(self._history.runs / run_id)
+            if not folder.path.is_dir():
+                self._queue.drop(run_id)
+                continue
+            self._start_run(run_id, folder)
+
+    def _start_run(self, run_id: str, folder: RunFolder) -> None:
+        options = self._options()
+        since = self._clock()
+        with _unharmed("handing the device over"):
+            self._hand_over.before_start(folder)
+        try:
+            worker = self._start(folder, options)
+        except (LoraTrainerError, OSError) as error:
+            self._queue.drop(run_id)
+            folder.write_death(_failure(error, since))
+            with _unharmed("giving the device back"):
+                self._hand_over.after_end(folder)
+            return
+        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training)
+
+    # --- between --------------------------------------------------------------------------------------------------------------------------
+
+    def _follow_options(self) -> None:
+        """The option to keep training when the WebUI closes may be changed while a worker is at work. Others' workers are left as they are."""
+        tied = not self._options().keep_training
+        for kept in self._kept.values():
+            if kept.worker is not None and kept.tied != tied:
+                tie(kept.folder, tied)
+                kept.tied = tied
+
+    def _tidy(self) -> None:
+        """Finished runs beyond those to keep go to the trash."""
+        most = self._options().runs_to_keep
+        if most < 1 or self._clock() - self._tidied < TIDY_SECONDS:
+            return
+        self._tidied = self._clock()
+        finished = [entry for entry in self._history.listing() if entry.state.status == "finished" and entry.problem is None]
+        with self._queue.holding() as line:
+            for entry in finished[most:]:
+                if not entry.alive and entry.id not in line and entry.id not in self._kept:
+                    with _unharmed("tidying up"):
+                        discard(entry.folder.path, self._trash, kind="run", now=self._clock())
+
+
+def _failure(error: LoraTrainerError | OSError, now: float) -> Failed:
+    if isinstance(error, OSError):
+        error = RunError(
+            "no training process could be started: {reason}",
+            hint="Look at the WebUI's console. A disk that is full or a virus scanner may be in the way.",
+            reason=error.strerror or error,
+        )
+    told = Failed.of(error)
+    return dataclasses.replace(told, time=now)
+
+
+@contextlib.contextmanager
+def _unharmed(what: str) -> Iterator[None]:
+    """What goes wrong here must not cost a run, or the next one."""
+    try:
+        yield
+    except Exception:
+        log.exception(what)

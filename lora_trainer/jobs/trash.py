@@ -1,0 +1,86 @@
+"""Deleted folders, kept in the data folder's trash until someone empties it by hand.
+
+    discard(folder, trash, kind="run")  -> Discarded      it moves to trash/20260131-154500-NAME, with a note of where it was
+    contents(trash, "run")              -> what can be restored, newest first
+    restore(found, parent)              -> where it lies again
+
+Used by the tab and by the keeper, for runs beyond those to keep. Standard library only.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_trainer import files
+from lora_trainer.errors import RunError
+from lora_trainer.runs.folder import free_name
+
+NOTE = "discarded.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discarded:
+    """A folder in the trash."""
+
+    path: Path
+    kind: str
+    name: str
+    """What it was called, and will be again."""
+    time: float
+    """When it was discarded, in seconds since 1970."""
+
+    @property
+    def id(self) -> str:
+        return self.path.name
+
+
+def discard(folder: Path, trash: Path, *, kind: str, now: float) -> Discarded:
+    """Move a folder into the trash. Raises RunError when it cannot be moved: on Windows, when a program has a file of it open."""
+    moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
+    target = free_name(trash / f"{moment}-{folder.name}")
+    try:
+        trash.mkdir(parents=True, exist_ok=True)
+        files.write_text(folder / NOTE, json.dumps({"kind": kind, "name": folder.name, "time": now}, ensure_ascii=False))
+        folder.rename(target)
+    except OSError as error:
+        raise RunError(
+            "{name} cannot be moved to the trash: {reason}",
+            hint="Close the programs that show its files, then try again.",
+            name=folder.name,
+            reason=error.strerror or error,
+        ) from error
+    return Discarded(path=target, kind=kind, name=folder.name, time=now)
+
+
+def contents(trash: Path, kind: str) -> list[Discarded]:
+    """What of one kind lies in the trash, newest first. Folders without a readable note are left alone."""
+    found = []
+    for path in trash.iterdir() if trash.is_dir() else ():
+        try:
+            note = json.loads((path / NOTE).read_text(encoding="utf-8"))
+            if note["kind"] == kind:
+                found.append(Discarded(path=path, kind=kind, name=str(note["name"]), time=float(note["time"])))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return sorted(found, key=lambda item: item.time, reverse=True)
+
+
+def restore(found: Discarded, parent: Path) -> Path:
+    """Put a folder back into `parent` under its name, or name-2 ... if that is taken. Raises RunError when it cannot be moved."""
+    # a note is only text: it names one folder, never a way out of `parent`
+    target = free_name(parent / (Path(found.name.replace("\\", "/")).name or found.id))
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        found.path.rename(target)
+        (target / NOTE).unlink()
+    except OSError as error:
+        raise RunError(
+            "{name} cannot be taken out of the trash: {reason}",
+            hint="Close the programs that show its files, then try again.",
+            name=found.name,
+            reason=error.strerror or error,
+        ) from error
+    return target
