@@ -1,7 +1,7 @@
 """Installs the worker's packages into a folder of this extension; the interpreter's own packages stay as they are.
 
     python install.py             what the worker needs
-    python install.py --tests     and the tools for `python -m tests`
+    python install.py --tests     and the tools for `python -m tests`: ruff, mypy, pytest, the WebUIs' gradio, and a browser if there is none
 
 The WebUI runs this file, without arguments, at every start: then a failure is told and never stops the WebUI. Run by hand, a failure ends with
 code 1. When there is nothing to do it takes a fraction of a second and imports neither torch nor pip.
@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 OLDEST = (3, 10)
+NEWEST_FOR_WEBUIS = (3, 13)
+"""From this version on there is no numpy of the kind that the WebUIs' gradio needs."""
 HERE = Path(__file__).absolute()
 
 
@@ -38,7 +40,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
-from lora_trainer.packages import TORCH  # noqa: E402
+from lora_trainer.packages import TORCH, WEBUI_PACKAGES  # noqa: E402
 
 HOST_PATIENCE = 600.0
 """Seconds a starting WebUI waits for another one's installation."""
@@ -58,7 +60,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             _refuse_to_replace_torch(overlay)
         _make_ready(overlay, environ, by_host)
         if asked.tests:
-            _make_ready(environment.look_at_tests(), environ, by_host)
+            _make_ready_for_tests(environ)
         return 0
     except SetupError as error:
         print(f"LoRA Trainer: {error.report()}", flush=True)
@@ -95,8 +97,23 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
         print(_summary(overlay), flush=True)
 
 
+def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
+    """The tools, the WebUIs' gradio that the tab is tested on, and a browser to look at it."""
+    _make_ready(environment.look_at_tests(), environ, by_host=False)
+    if sys.version_info < NEWEST_FOR_WEBUIS:
+        for host in WEBUI_PACKAGES:
+            _make_ready(environment.look_at_gradio(host), environ, by_host=False)
+    else:
+        print("The WebUIs' gradio does not exist for this Python; the tests of the tab in a browser will be skipped.", flush=True)
+    browser = HERE.parent / "tests" / "browser" / "chromium.py"
+    if browser.is_file():
+        import subprocess
+
+        subprocess.run([sys.executable, str(browser)], env=dict(environ), check=False)
+
+
 def _summary(overlay: environment.Overlay) -> str:
-    name = overlay.home.name
+    name = overlay.home.relative_to(HERE.parent).as_posix() if HERE.parent in overlay.home.parents else overlay.home.name
     if not overlay.missing:
         return f"LoRA Trainer ({name}): this Python has everything that is needed."
     return f"LoRA Trainer ({name}): ready, {len(overlay.missing)} packages in {overlay.wanted}"

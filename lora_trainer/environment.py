@@ -158,6 +158,11 @@ def look_at_tests() -> Overlay:
     return look(TEST_OVERLAY, wanted=packages.TEST_PACKAGES)
 
 
+def look_at_gradio(host: str) -> Overlay:
+    """The same for the WebUI that the tests play, "a1111" or "forge": always complete in itself, whatever the interpreter has."""
+    return look(TEST_OVERLAY / host, wanted=packages.WEBUI_PACKAGES[host], folders=())
+
+
 def activate(overlay: Overlay | None = None) -> Overlay:
     """Put the overlay and the extension first on sys.path, for this process.
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import environment, files
-from lora_trainer.packages import TEST_PACKAGES, WORKER_PACKAGES, Package
+from lora_trainer.packages import TEST_PACKAGES, WEBUI_PACKAGES, WORKER_PACKAGES, Package
 from tests.wheels import copy_extension, listing, make_interpreter, make_wheel, make_wheels, site_packages, unpack
 
 
@@ -72,6 +72,9 @@ class Machine:
 
 FEW = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
+# of two packages in the same version, the last one's wheel stays: what is imported is written there
+EVERYTHING = (*(package for host in WEBUI_PACKAGES.values() for package in host), *TEST_PACKAGES, *WORKER_PACKAGES)
+
 
 def make_machine(folder: Path, *, packages: tuple[Package, ...]) -> Machine:
     machine = Machine(folder)
@@ -95,7 +98,7 @@ def machine(tmp_path: Path) -> Machine:
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Machine:
     """A machine after a successful first run. Read it, do not change it."""
-    machine = make_machine(tmp_path_factory.mktemp("installed"), packages=(*TEST_PACKAGES, *WORKER_PACKAGES))
+    machine = make_machine(tmp_path_factory.mktemp("installed"), packages=EVERYTHING)
     before = listing(machine.site)
     result = machine.install()
     assert result.returncode == 0, result.stdout
@@ -233,6 +236,17 @@ def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> Non
     assert "pytest" not in {path.name for path in (installed.shelf / installed.sets()[0]).iterdir()}
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="the WebUIs' gradio does not exist for this Python")
+def test_each_webui_that_the_tests_play_gets_its_gradio_in_a_folder_of_its_own(installed: Machine) -> None:
+    assert installed.install("--tests").returncode == 0
+    for host, version in (("a1111", "3.41.2"), ("forge", "4.40.0")):
+        shelf = installed.extension / "overlay-tests" / host / environment.python_tag()
+        (folder,) = (path for path in shelf.iterdir() if path.is_dir())
+        stamp = environment.read_stamp(folder)
+        assert stamp is not None
+        assert stamp.versions["gradio"] == version
+
+
 def test_without_the_test_tools_the_tests_say_how_to_get_them(machine: Machine) -> None:
     (machine.extension / "tests").mkdir()
     shutil.copy(environment.ROOT / "tests" / "__main__.py", machine.extension / "tests")
@@ -301,7 +315,7 @@ def test_an_older_python_gets_as_far_as_the_sentence_that_names_it() -> None:
     text = (environment.ROOT / "install.py").read_text(encoding="utf-8")
     tree = ast.parse(text, feature_version=(3, 6))
     names = [node.names[0].name for node in ast.walk(tree) if isinstance(node, ast.Import)]
-    assert set(names) <= {"argparse", "contextlib", "os", "shlex", "sys"}
+    assert set(names) <= {"argparse", "contextlib", "os", "shlex", "subprocess", "sys"}
     check = "if sys.version_info < OLDEST:"
     assert text.count(check) == 1
     code = text.replace(check, "sys.version_info = (3, 8, 1)\n" + check)

@@ -71,7 +71,7 @@ def test_a_host_keeps_its_torch_numpy_and_pillow_and_gets_our_training_libraries
 
 
 def test_every_package_is_pinned_to_one_exact_version_and_named_once() -> None:
-    for group in (packages.WORKER_PACKAGES + packages.TORCH_DEPENDENCIES, packages.TEST_PACKAGES):
+    for group in (packages.WORKER_PACKAGES + packages.TORCH_DEPENDENCIES, packages.TEST_PACKAGES, *packages.WEBUI_PACKAGES.values()):
         assert all(re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", package.version) for package in group)
         assert len({package.key for package in group}) == len(group)
         assert all(package.at_least is None or package.accepts(package.version) for package in group)
