@@ -1,0 +1,122 @@
+"""How fast this machine trains: read from what its earlier runs said of themselves. No run of the same kind yet, no number.
+
+Comes in: the folder of all runs. Goes out: images a second for a kind of run. Called by plan.py. Only the beginning and the end of each run's events
+are read, and each run once for as long as it does not grow.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_trainer import config
+from lora_trainer.config import RunConfig
+from lora_trainer.errors import ConfigError
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+
+END = 16_384
+"""Bytes at the end of events.jsonl that are looked at: some eighty steps."""
+FEWEST_STEPS = 10
+"""The first steps of a run are slow, and the average needs a few."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """What decides the pace, and so must be alike for one run to speak for another."""
+
+    family: str
+    resolution: int
+    batch_size: int
+    gradient_checkpointing: bool
+    train_text_encoder: bool
+    optimizer: str
+    device: str
+    """What was asked for (auto, cuda:1 ...): this machine's answer to it stays the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    kind: Kind
+    images_per_second: float
+    changed: float
+
+
+class Pace:
+    """Thread-safe. `runs`: the folder that holds the run folders."""
+
+    def __init__(self, runs: Path) -> None:
+        self._runs = runs
+        self._lock = threading.Lock()
+        self._read: dict[Path, tuple[tuple[int, int], Record | None]] = {}
+
+    def images_per_second(self, kind: Kind) -> float | None:
+        """The pace of the newest run of this kind, of any size of batch if none had the same; None if there was none."""
+        with self._lock:
+            records = [record for record in self._records() if _alike(record.kind, kind)]
+        same = [record for record in records if record.kind.batch_size == kind.batch_size]
+        newest = max(same or records, key=lambda record: record.changed, default=None)
+        return newest.images_per_second if newest else None
+
+    def _records(self) -> Iterator[Record]:
+        try:
+            folders = [path for path in self._runs.iterdir() if path.is_dir()]
+        except OSError:
+            return
+        for path in folders:
+            folder = RunFolder(path)
+            try:
+                details = folder.events.stat()
+            except OSError:
+                continue
+            signature = (details.st_mtime_ns, details.st_size)
+            known = self._read.get(path)
+            if known is None or known[0] != signature:
+                known = self._read[path] = (signature, _record(folder, details.st_size, details.st_mtime))
+            if known[1] is not None:
+                yield known[1]
+
+
+def kind_of(settings: RunConfig, family: str, resolution: int) -> Kind:
+    """`resolution` in pixels: what `auto` came to."""
+    training = settings.training
+    return Kind(
+        family=family, resolution=resolution, batch_size=training.batch_size, gradient_checkpointing=training.gradient_checkpointing,
+        train_text_encoder=settings.lora.train_text_encoder, optimizer=training.optimizer, device=training.device,
+    )  # fmt: skip
+
+
+def _alike(one: Kind, other: Kind) -> bool:
+    return (one.family, one.resolution, one.gradient_checkpointing, one.train_text_encoder, one.optimizer, one.device) == (
+        other.family, other.resolution, other.gradient_checkpointing, other.train_text_encoder, other.optimizer, other.device
+    )  # fmt: skip
+
+
+def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
+    last = [event for event in events.read_events(folder.events, max(0, size - END))[0] if isinstance(event, events.Progress)]
+    steps = [event for event in last if event.images_per_second]
+    if not steps or steps[-1].step < FEWEST_STEPS:
+        return None
+    try:
+        settings = config.read(folder.config)
+    except ConfigError:
+        return None
+    family = _family(folder)
+    resolution = settings.dataset.resolution
+    if not family or resolution is None:
+        return None
+    return Record(kind=kind_of(settings, family, resolution), images_per_second=steps[-1].images_per_second or 0.0, changed=changed)
+
+
+def _family(folder: RunFolder) -> str:
+    """The family in the run's first `planned` event, which is among its first lines."""
+    with folder.events.open("rb") as stream:
+        for line in stream:
+            event = events.from_line(line.decode("utf-8", errors="replace"))
+            if isinstance(event, events.Planned):
+                return event.family
+            if isinstance(event, events.Progress) and event.loss is not None:
+                break
+    return ""

@@ -1,0 +1,556 @@
+"""What the tab's draft comes to: a wish goes in, a run's settings come out, and before that what will happen.
+
+    run_config(studio, wish) -> RunConfig   for POST /runs: complete but for the `auto`s that the worker settles; raises what is wrong
+    plan(studio, wish)       -> Plan        for POST /plan: checkpoint, images, steps, time, disk, the file's name, and every problem, each with
+                                            the field that mends it; never raises for what a user can choose
+
+The arithmetic is the worker's own (dataset.scan, dataset.buckets, config.settle): what is said here is what will be done. Quick enough for each
+keystroke: nothing of a checkpoint but its header is read, and no picture is decoded while somebody waits (known_images.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_trainer import config as settings
+from lora_trainer.config import RunConfig
+from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.findings import Finding, Severity
+from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.errors import CheckpointError, ConfigError, DatasetError, LoraTrainerError, Message
+from lora_trainer.lora.deliver import clean_name, used_names
+from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.runs import folder as folders
+from lora_trainer.webui import form, pace, texts
+from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, Choice, Facts
+from lora_trainer.webui.data_folder import name_problem
+
+if TYPE_CHECKING:
+    from lora_trainer.webui.studio import Studio
+
+NAMED_PER_KIND = 3
+"""Findings of one kind that are named; the rest is counted."""
+STATE_BYTES = 12
+"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are kept."""
+FILE_BYTES = 2
+"""Of a LoRA file, for each weight: float16."""
+PREVIEW_BYTES = 1.5
+"""Of a preview PNG, for each pixel, about."""
+CACHE_LIMIT = 2 * 2**30
+"""Encoded images beyond this many bytes go to disk when cache_latents is auto, as in training.batches."""
+HELD_NAMES_SECONDS = 5.0
+NO_HINT = Message("")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWish:
+    """What the browser's draft asks for."""
+
+    dataset: str = ""
+    """A dataset's id."""
+    checkpoint: str = LOADED
+    """A checkpoint's id, or "loaded"."""
+    name: str = ""
+    """The LoRA's name as it was typed; empty: the dataset's."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Config keys -> values, of the form's fields only."""
+
+    @classmethod
+    def of(cls, body: Any) -> RunWish:
+        """From a request's JSON; what is of the wrong type counts as not given."""
+        values = body if isinstance(body, dict) else {}
+        texts_given = {key: values[key] for key in ("dataset", "checkpoint", "name") if isinstance(values.get(key), str)}
+        chosen = values.get("settings")
+        return cls(**texts_given, settings=dict(chosen) if isinstance(chosen, dict) else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something to mend or to know, and where: a form field's key, "dataset", "checkpoint" or "name"; None: nowhere in the form."""
+
+    field: str | None
+    severity: Severity
+    message: Message
+    hint: Message = NO_HINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    label: Message
+    value: Message | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What Start would do."""
+
+    sentence: tuple[Message, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    target: str = ""
+    """Where the LoRA will be, from the models folder on."""
+    steps: int | None = None
+    seconds: float | None = None
+    """None: no earlier run on this machine says how fast it is."""
+    disk: int | None = None
+    """Bytes, about."""
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    """Config key -> what its `auto` comes to."""
+    unchecked: int = 0
+    """Images that have not been decoded yet; ask again."""
+
+    @property
+    def ok(self) -> bool:
+        return self.steps is not None and not any(problem.severity == "error" for problem in self.problems)
+
+    def to_json(self, language: str) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "sentence": " ".join(texts.say(message, language) for message in self.sentence),
+            "facts": [{"label": texts.say(fact.label, language), "value": _said(fact.value, language)} for fact in self.facts],
+            "problems": [
+                {
+                    "field": problem.field,
+                    "severity": problem.severity,
+                    "message": texts.say(problem.message, language),
+                    "hint": texts.say(problem.hint, language),
+                }
+                for problem in self.problems
+            ],
+            "target": self.target, "steps": self.steps, "seconds": self.seconds, "disk": self.disk, "resolved": dict(self.resolved),
+            "unchecked": self.unchecked,
+        }  # fmt: skip
+
+
+# --- a run's settings --------------------------------------------------------------------------------------------------------------------
+
+
+def run_config(studio: Studio, wish: RunWish) -> RunConfig:
+    """The settings of the run that is wished for, in a run folder of a name that is free now. Raises ConfigError, DatasetError, CheckpointError.
+
+    `folders.begin(config.output.output_dir, ...)` makes it a run.
+    """
+    draft = _Draft(studio, wish)
+    draft.facts.require()
+    return settings.from_mapping(draft.values(), source="the settings")
+
+
+class _Draft:
+    """A wish with its dataset, checkpoint and name looked up. Raises DatasetError, CheckpointError."""
+
+    def __init__(self, studio: Studio, wish: RunWish) -> None:
+        self.studio = studio
+        self.wish = wish
+        self.dataset = _dataset(studio, wish.dataset)
+        self.choice: Choice = studio.checkpoints.find(wish.checkpoint)
+        self.facts: Facts = studio.checkpoints.facts(self.choice.path)
+
+    @property
+    def name(self) -> str:
+        return clean_name(self.wish.name.strip() or self.dataset.name)
+
+    def values(self) -> dict[str, Any]:
+        """Flat config keys. What is no field of the form is not taken from the browser: it could name any path."""
+        chosen = {key: value for key, value in self.wish.settings.items() if key in form.KEYS}
+        if "clip_skip" not in chosen and self.choice.clip_skip:
+            chosen["clip_skip"] = self.choice.clip_skip
+        return {
+            **chosen,
+            "train_data_dir": self.dataset.path,
+            "base_model": self.choice.path,
+            "vae": _usable_vae(self.choice),
+            "name": self.name,
+            "output_dir": _free_run_folder(self.studio.data.folder("runs"), self.name),
+            "lora_dir": self.studio.host.paths().lora_dir,
+        }
+
+
+def _dataset(studio: Studio, identity: str) -> Any:
+    """The dataset of an id: something with `path` and `name`. Raises DatasetError when none is chosen, or it is gone."""
+    if not identity:
+        raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+    return studio.datasets.find(identity)
+
+
+def _free_run_folder(runs: Path, name: str) -> Path:
+    # a name that no folder can have is refused by the settings' own check, with a sentence
+    return folders.free_name(runs / ("run" if name_problem(name) else name))
+
+
+def _usable_vae(choice: Choice) -> Path | None:
+    return choice.vae if choice.vae is not None and choice.vae.suffix.lower() == ".safetensors" else None
+
+
+# --- what will happen --------------------------------------------------------------------------------------------------------------------
+
+
+def plan(studio: Studio, wish: RunWish) -> Plan:
+    """What Start would do with this wish, and everything that stands against it."""
+    problems: list[Problem] = []
+    try:
+        draft = _Draft(studio, wish)
+    except LoraTrainerError:
+        return Plan(problems=tuple(_choice_problems(studio, wish)))
+    if draft.facts.problem is not None:
+        problems.append(Problem(field="checkpoint", severity="error", message=draft.facts.problem, hint=draft.facts.hint))
+    asked = _settings(draft.values(), problems)
+    problems += _host_problems(studio, draft, asked)
+    found = _scan(studio, asked, problems)
+    if found is None or draft.facts.problem is not None:
+        return Plan(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
+    return _Forecast(studio, draft, asked, found, problems).plan()
+
+
+def _choice_problems(studio: Studio, wish: RunWish) -> Iterator[Problem]:
+    """What is wrong with the choices themselves: both are looked at, so that both are told."""
+    try:
+        _dataset(studio, wish.dataset)
+    except LoraTrainerError as error:
+        yield _problem("dataset", error)
+    try:
+        choice = studio.checkpoints.find(wish.checkpoint)
+        facts = studio.checkpoints.facts(choice.path)
+        if facts.problem is not None:
+            yield Problem(field="checkpoint", severity="error", message=facts.problem, hint=facts.hint)
+    except LoraTrainerError as error:
+        yield _problem("checkpoint", error)
+
+
+def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
+    """The settings, with the wrong ones at their defaults: what is right about them can be told all the same."""
+    try:
+        return settings.from_mapping(values)
+    except ConfigError as error:
+        problems += [_setting_problem(problem) for problem in error.problems]
+    wrong = {problem.field for problem in problems}
+    kept = {key: value for key, value in values.items() if key not in wrong}
+    try:
+        return settings.from_mapping({**kept, "name": "" if "name" in wrong else values["name"]})
+    except ConfigError:
+        paths = ("train_data_dir", "base_model", "vae", "output_dir")
+        return settings.from_mapping({key: values[key] for key in paths})
+
+
+def _setting_problem(error: ConfigError) -> Problem:
+    """The field a ConfigError is about, which it names in its values or in its own words; there, in the field's human name."""
+    words = [str(error.message.values.get("key", "")), *error.message.template.replace(":", " ").split()]
+    key = next((word for word in words if word in form.PLACES), "")
+    values = dict(error.message.values)
+    if "key" in values and key in form.LABELS:
+        values["key"] = form.LABELS[key]
+    return Problem(field=form.PLACES.get(key), severity="error", message=Message(error.message.template, values), hint=error.hint)
+
+
+def _host_problems(studio: Studio, draft: _Draft, asked: RunConfig) -> Iterator[Problem]:
+    """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
+    if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
+        yield Problem(
+            field=None, severity="error", message=Message("the WebUI's LoRA folder {folder} is missing", {"folder": asked.output.lora_dir.name}),
+            hint=Message("Make this folder, or correct --lora-dir, and start the WebUI again."),
+        )  # fmt: skip
+    on_cpu = asked.training.device == "cpu" or (asked.training.device == "auto" and studio.host.device().kind == "cpu")
+    if on_cpu and asked.training.optimizer == "adamw8bit":
+        yield Problem(
+            field="optimizer", severity="error", message=Message("AdamW 8-bit needs an NVIDIA card, and training runs on the CPU"),
+            hint=Message("Use AdamW: a LoRA's optimizer is small."),
+        )  # fmt: skip
+    if on_cpu and asked.checkpoint.mixed_precision == "fp16":
+        yield Problem(
+            field="mixed_precision", severity="error", message=Message("fp16 does not work on the CPU"),
+            hint=Message("Use auto, bf16 or no."),
+        )  # fmt: skip
+    choice = draft.choice
+    if choice.vae is not None and _usable_vae(choice) is None:
+        yield Problem(
+            field="checkpoint", severity="warning",
+            message=Message("the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead", {"name": choice.vae.name}),
+            hint=Message("A pickle can run any program when opened. Use the VAE's .safetensors version."),
+        )  # fmt: skip
+    if draft.facts.problem is None and not draft.facts.has_vae and _usable_vae(choice) is None:
+        yield Problem(
+            field="checkpoint", severity="error", message=Message("{name} has no VAE inside", {"name": choice.path.name}),
+            hint=Message("Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one."),
+        )  # fmt: skip
+
+
+# --- images ------------------------------------------------------------------------------------------------------------------------------
+
+
+def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset | None:
+    """The examples as the worker would find them; everything found is among the problems. None: there is nothing to train."""
+    try:
+        dataset = scan(asked.dataset, look=studio.images.look)
+    except DatasetError as error:
+        findings = error.message.values.get("findings")
+        if findings:
+            problems += _finding_problems(findings, asked)
+        if not findings or not any(problem.severity == "error" for problem in problems):
+            problems.append(_problem("dataset", error))
+        return None
+    problems += _finding_problems(dataset.findings, asked)
+    return dataset
+
+
+def _finding_problems(findings: Iterable[Finding], asked: RunConfig) -> list[Problem]:
+    """One or a few problems for each kind of finding, errors first: two thousand copies are one sentence's worth."""
+    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((_severity(finding, asked), finding.kind, str(finding.hint)), []).append(finding)
+    # "error" sorts before "warning"; within each, the order of first appearance stays
+    ordered = sorted(groups.items(), key=lambda item: item[0][0])
+    return [problem for (severity, kind, _), group in ordered for problem in _group_problems(severity, kind, group)]
+
+
+def _severity(finding: Finding, asked: RunConfig) -> Severity:
+    return "warning" if asked.dataset.on_bad_data == "skip" else finding.severity
+
+
+def _group_problems(severity: Severity, kind: str, group: Sequence[Finding]) -> Iterator[Problem]:
+    place = FINDING_PLACES.get(kind, "dataset")
+    if kind == "no-caption":
+        yield _without_captions(severity, group)
+        return
+    for finding in group[:NAMED_PER_KIND]:
+        yield Problem(field=place, severity=severity, message=_without_folders(finding.message), hint=_without_folders(finding.hint))
+    if len(group) > NAMED_PER_KIND:
+        rest = [finding.path.name for finding in group[NAMED_PER_KIND:] if finding.path is not None]
+        names = ", ".join(rest[:20]) + (" ..." if len(rest) > 20 else "")
+        more = Message("and {count} more like these: {names}", {"count": len(group) - NAMED_PER_KIND, "names": names})
+        yield Problem(field=place, severity=severity, message=more, hint=_without_folders(group[0].hint))
+
+
+FINDING_PLACES = {"repeats": "dataset", "trigger-word-caption": "trigger_word", "small-image": "resolution", "cropped-image": "dataset"}
+"""Kind of finding -> the field that mends it; the dataset, where nothing else is said."""
+
+
+def _without_captions(severity: Severity, group: Sequence[Finding]) -> Problem:
+    names = ", ".join(finding.path.name for finding in group[:NAMED_PER_KIND] if finding.path is not None)
+    if len(group) > NAMED_PER_KIND:
+        names += " ..."
+    return Problem(
+        field="trigger_word", severity=severity, message=Message("{count} images have no caption: {names}", {"count": len(group), "names": names}),
+        hint=Message("Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each."),
+    )  # fmt: skip
+
+
+# --- numbers -----------------------------------------------------------------------------------------------------------------------------
+
+
+class _Forecast:
+    """Steps, time, disk and names of a run whose checkpoint and images are sound."""
+
+    def __init__(self, studio: Studio, draft: _Draft, asked: RunConfig, dataset: Dataset, problems: list[Problem]) -> None:
+        self.studio, self.draft, self.dataset, self.problems = studio, draft, dataset, problems
+        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it is said
+        self.is_certain = asked.dataset.resolution is not None or draft.facts.resolution is not None
+        self.resolution = asked.dataset.resolution or draft.facts.resolution or 512
+        self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
+        repeats = [example.repeats for example in dataset.examples]
+        training = asked.training
+        self.steps_per_epoch = bucketing.steps_per_epoch(self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps)
+        self.steps = settings.step_count_of(training, self.steps_per_epoch)
+        self.epoch_images = sum(repeats)
+        self.settled = settings.settle(asked, self.resolution, self.steps)
+
+    def plan(self) -> Plan:
+        findings = bucketing.bucket_findings(self.dataset.examples, self.buckets, self.settled.dataset, self.resolution)
+        self.problems += _finding_problems(findings, self.settled)
+        self.problems += self._number_problems()
+        seconds, disk, target = self._seconds(), self._disk(), self._target()
+        self.problems += self._disk_problems(disk)
+        return Plan(
+            sentence=tuple(self._sentence(seconds, disk, target)),
+            facts=(*_checkpoint_facts(self.draft), *self._facts(seconds, disk, target)),
+            problems=tuple(self.problems),
+            target=target,
+            steps=self.steps,
+            seconds=seconds,
+            disk=disk,
+            resolved=self._resolved(),
+            unchecked=self.studio.images.unchecked(example.path for example in self.dataset.examples),
+        )
+
+    def _number_problems(self) -> Iterator[Problem]:
+        try:
+            settings.require_warmup_fits(self.settled.training, self.steps)
+        except ConfigError as error:
+            yield _setting_problem(error)
+        native = self.draft.facts.resolution
+        if native is not None and self.resolution < native * 3 // 4:
+            yield Problem(
+                field="resolution", severity="warning",
+                message=Message("this checkpoint was made for {native} pixels; at {resolution} it learns less detail", {
+                    "native": native, "resolution": self.resolution,
+                }),
+                hint=Message("Leave it at auto, unless memory is short."),
+            )  # fmt: skip
+        if self._parameter_count() == 0:
+            yield Problem(
+                field="target_modules", severity="error",
+                message=Message("no layer of the checkpoint bears these names, so nothing would be trained"),
+                hint=Message("Use the default, or: to_q, to_k, to_v, to_out.0"),
+            )  # fmt: skip
+
+    def _disk_problems(self, disk: int) -> Iterator[Problem]:
+        runs = self.studio.data.folder("runs")
+        try:
+            free = shutil.disk_usage(runs).free
+        except OSError:
+            return
+        if disk > free:
+            yield Problem(
+                field=None, severity="error",
+                message=Message("the run needs about {needed}, and the disk has {free} left", {"needed": size_of(disk), "free": size_of(free)}),
+                hint=Message("Free some space, or keep fewer saved steps (Keep last)."),
+            )  # fmt: skip
+
+    def _seconds(self) -> float | None:
+        """Of the steps alone: encoding, previews and saving come on top."""
+        if not self.is_certain:
+            return None
+        kind = pace.kind_of(self.settled, self.draft.facts.family or "", self.resolution)
+        images_per_second: float | None = self.studio.pace.images_per_second(kind)
+        if not images_per_second:
+            return None
+        return self.steps / self.steps_per_epoch * self.epoch_images / images_per_second
+
+    def _parameter_count(self) -> int | None:
+        """None: the checkpoint's layers have unusual names (a CheckpointError is told by the worker)."""
+        try:
+            path = self.draft.choice.path
+            return parameter_count(_layers(path, path.stat().st_mtime_ns), self.settled.lora)
+        except (CheckpointError, OSError):
+            return None
+
+    def _disk(self) -> int:
+        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews, and what is cached on disk meanwhile."""
+        weights = self._parameter_count() or 0
+        output, samples = self.settled.output, self.settled.samples
+        saves = (self.steps - 1) // (output.save_steps or self.steps)
+        if output.save_epochs:
+            saves += self.steps // (self.steps_per_epoch * output.save_epochs)
+        saves = min(saves, output.keep_last or saves)
+        previews = len(samples.sample_prompts) * len(samples.sample_strengths) * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
+        preview_bytes = int(previews * (samples.sample_size or 512) ** 2 * PREVIEW_BYTES)
+        return weights * FILE_BYTES * (saves + 3) + 2 * weights * STATE_BYTES + preview_bytes + self._cache_bytes()
+
+    def _cache_bytes(self) -> int:
+        """As training.batches.stores_for counts: 8 numbers of 4 bytes for 64 pixels, twice with mirroring; and the captions' states."""
+        pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
+        size = pixels * (2 if self.settled.dataset.flip_augmentation else 1) // 2 + len(self.dataset.examples) * 77 * 2048 * 4
+        where = self.settled.training.cache_latents
+        return size if where == "disk" or (where == "auto" and size > CACHE_LIMIT) else 0
+
+    def _target(self) -> str:
+        lora_dir = self.settled.output.lora_dir
+        assert lora_dir is not None
+        wanted = self.draft.name
+        taken = _held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS))
+        name, number = wanted, 2
+        while name.casefold() in taken:
+            name, number = f"{wanted}-{number}", number + 1
+        return f"{lora_dir.parent.name}/{lora_dir.name}/{name}.safetensors"
+
+    def _resolved(self) -> dict[str, Any]:
+        values = settings.to_mapping(self.settled)
+        keys = ("resolution", "lora_alpha", "text_encoder_lr", "max_train_steps", "save_steps", "sample_every", "sample_size")
+        return {key: values[key] for key in keys if self.is_certain or key not in ("resolution", "sample_size")}
+
+    def _sentence(self, seconds: float | None, disk: int, target: str) -> Iterator[Message]:
+        values = {"count": len(self.dataset.examples), "sizes": len(self.buckets), "steps": self.steps, "checkpoint": _checkpoint_name(self.draft)}
+        yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
+        if seconds is not None:
+            yield Message("That takes about {time} and about {disk} of disk.", {"time": duration(seconds), "disk": size_of(disk)})
+        else:
+            yield Message("How long that takes is known after the first steps; it needs about {disk} of disk.", {"disk": size_of(disk)})
+        yield Message("The LoRA will be {target}.", {"target": target})
+
+    def _facts(self, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
+        yield Fact(label=Message("Images"), value=_image_words(self.dataset, self.buckets))
+        times = self.steps / self.steps_per_epoch * self.epoch_images / len(self.dataset.examples)
+        values = {"steps": self.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
+        yield Fact(label=Message("Steps"), value=Message("{steps}: each image is seen {times} times", values))
+        if not self.is_certain:
+            yield Fact(label=Message("Resolution"), value=Message("512 or 768: found when the checkpoint is loaded"))
+        else:
+            yield Fact(label=Message("Resolution"), value=Message("{side} pixels", {"side": self.resolution}))
+        weights = self._parameter_count()
+        if weights:
+            counts = {"count": f"{weights / 1e6:.3g}", "size": size_of(weights * FILE_BYTES)}
+            yield Fact(label=Message("LoRA"), value=Message("{count} million weights, a file of {size}", counts))
+        time_words = Message("known after the first steps") if seconds is None else Message("about {time}", {"time": duration(seconds)})
+        yield Fact(label=Message("Time"), value=time_words)
+        yield Fact(label=Message("Disk"), value=Message("about {disk}", {"disk": size_of(disk)}))
+        yield Fact(label=Message("Goes to"), value=target)
+
+
+def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
+    if draft.facts.family is None:
+        return
+    name = _checkpoint_name(draft)
+    is_loaded = draft.wish.checkpoint == LOADED
+    yield Fact(label=Message("Checkpoint"), value=Message("{checkpoint}, loaded now", {"checkpoint": name}) if is_loaded else name)
+    vae = _usable_vae(draft.choice)
+    if vae is not None:
+        yield Fact(label=Message("VAE"), value=vae.name)
+
+
+def _checkpoint_name(draft: _Draft) -> str:
+    family = draft.facts.family
+    title = draft.choice.title if draft.choice.is_practice else draft.choice.path.stem
+    return f"{title} ({FAMILY_NAMES[family]})" if family else title
+
+
+def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> Message:
+    most = sorted(buckets.items(), key=lambda item: -len(item[1]))
+    named = ", ".join(f"{bucket} ({len(indices)})" for bucket, indices in most[:4]) + (" ..." if len(most) > 4 else "")
+    return Message("{count}, in {sizes} sizes: {named}", {"count": len(dataset.examples), "sizes": len(buckets), "named": named})
+
+
+@lru_cache(maxsize=4)
+def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    from lora_trainer.checkpoint.folder import detect_any
+
+    return layers_of(path, detect_any(path))
+
+
+@lru_cache(maxsize=2)
+def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
+    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder may hold thousands of files."""
+    return frozenset(used_names(lora_dir))
+
+
+# --- words -------------------------------------------------------------------------------------------------------------------------------
+
+
+def duration(seconds: float) -> Message:
+    if seconds < 90:
+        return Message("{count} seconds", {"count": max(1, round(seconds))})
+    if seconds < 5400:
+        return Message("{count} minutes", {"count": round(seconds / 60)})
+    return Message("{count} hours", {"count": f"{seconds / 3600:.1f}"})
+
+
+def size_of(count: int) -> str:
+    """Bytes as people read them: 340 MB, 1.2 GB."""
+    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MB"
+
+
+def _said(text: Message | str, language: str) -> str:
+    return text if isinstance(text, str) else texts.say(text, language)
+
+
+def _problem(place: str, error: LoraTrainerError) -> Problem:
+    return Problem(field=place, severity="error", message=_without_folders(error.message), hint=_without_folders(error.hint))
+
+
+def _without_folders(message: Message) -> Message:
+    """Each path by its last part: the page may be read from elsewhere, and is easier to read here."""
+    return Message(message.template, {key: value.name if isinstance(value, Path) else value for key, value in message.values.items()})

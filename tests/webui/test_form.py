@@ -1,0 +1,68 @@
+"""The form shows every setting that is not decided elsewhere, with the config's own bounds and help, under a human name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from lora_trainer import config
+from lora_trainer.webui import form
+
+ALL_KEYS = {item.name for _, group in config.GROUPS for item in dataclasses.fields(group)}
+
+
+def fields(language="en"):
+    return {field["key"]: field for group in form.form(language)["groups"] for field in group["fields"]}
+
+
+def test_every_setting_is_a_field_or_decided_elsewhere():
+    assert set(fields()) | set(form.CHOSEN_ELSEWHERE) == ALL_KEYS
+    assert not set(fields()) & set(form.CHOSEN_ELSEWHERE)
+
+
+def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
+    shown = fields()
+    assert len({field["label"] for field in shown.values()}) == len(shown)
+    for key, field in shown.items():
+        assert "_" not in field["label"] and field["label"][0].isupper(), key
+        assert field["help"] == config.documentation()[key]
+
+
+def test_a_beginner_sees_few_fields():
+    groups = form.form("en")["groups"]
+    assert [group["id"] for group in groups] == ["plain", "dataset", "checkpoint", "lora", "training", "samples", "output"]
+    assert [field["key"] for field in groups[0]["fields"]] == list(form.PLAIN)
+    assert [group["advanced"] for group in groups] == [False, True, True, True, True, True, True]
+
+
+@pytest.mark.parametrize(
+    ("key", "kind"),
+    [
+        ("lora_rank", "integer"), ("resolution", "auto_integer"), ("learning_rate", "number"), ("lora_alpha", "auto_number"),
+        ("enable_bucket", "flag"), ("zero_terminal_snr", "auto_flag"), ("trigger_word", "text"), ("sample_prompts", "lines"),
+        ("target_modules", "list"), ("sample_strengths", "number_list"), ("optimizer", "choice"), ("max_token_length", "choice"),
+    ],
+)  # fmt: skip
+def test_a_field_is_entered_as_its_type_asks(key, kind):
+    assert fields()[key]["type"] == kind
+
+
+def test_bounds_and_defaults_are_the_configs_own():
+    rank = fields()["lora_rank"]
+    assert (rank["minimum"], rank["maximum"], rank["default"], rank["step"]) == (1, 1024, 8, 1)
+    assert fields()["resolution"]["default"] is None
+    assert fields()["sample_strengths"]["default"] == [1.0]
+    assert fields()["lora_alpha"]["above"] == 0
+
+
+def test_every_default_is_accepted_back():
+    values = {key: field["default"] for key, field in fields().items()}
+    asked = config.from_mapping({**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"})
+    assert asked == config.from_mapping({"train_data_dir": "a", "base_model": "b", "output_dir": "c"})
+
+
+def test_every_choice_has_words():
+    for field in fields().values():
+        assert [bool(choice["label"]) for choice in field["choices"]] == [True] * len(field["choices"])
+    assert {choice["value"]: choice["label"] for choice in fields()["mixed_precision"]["choices"]}["no"] == "float32"
