@@ -9,8 +9,8 @@
     host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another checkpoint, "Try it"
     the browser     ask(run, "pause" | "resume")   status()
 
-Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at once, and no lock of ours is held meanwhile. A picture
-waits for the run to pause; when that takes longer than `patience` it is refused with a sentence, unless there is room for both.
+Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at once, and no lock of ours is held meanwhile.
+A picture waits for the run to pause; when that takes longer than `patience` it is refused with a sentence, unless there is room for both.
 On a host that computes on the processor there is nothing to hand over, and training does not pause for pictures.
 Called by studio, keeper and the routes. Never touches the host itself, nor torch.
 """
@@ -302,7 +302,7 @@ class HandOver:
             return Message("")
         if not self._sees_pictures:
             return Message("This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it.")
-        return Message("The WebUI's model has left the graphics card for the training. Generate pauses the training for as long as the picture takes.")
+        return Message("The WebUI's model has left the graphics card for the training. Generate pauses the training while a picture is made.")
 
     # --- moving the model -----------------------------------------------------------------------------------------------------------------
 

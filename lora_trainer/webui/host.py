@@ -217,11 +217,11 @@ class Host:
 
     def memory(self) -> Memory | None:
         """Free and total memory of the device, all programs counted; None on a CPU or where it cannot be asked."""
-        devices = _module("modules.devices")
         if self.device().kind != "cuda":
             return None
         try:
-            free, total = devices.torch.cuda.mem_get_info(devices.device)
+            # the host's own gauge: it knows which card is meant
+            free, total = _module("modules.shared").mem_mon.cuda_mem_get_info()
         except Exception:
             log.debug("memory cannot be asked", exc_info=True)
             return None

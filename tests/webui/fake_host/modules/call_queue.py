@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import threading
 from functools import wraps
 
-from modules import shared
+from modules import fifo_lock, shared
 
-queue_lock = threading.Lock()
-"""On the hosts one that serves in order of arrival."""
+queue_lock = fifo_lock.FIFOLock()
 
 
 def wrap_queued_call(func):

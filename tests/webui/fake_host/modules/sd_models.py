@@ -30,6 +30,10 @@ class Model:
         self.device = device
         return self
 
+    def parameters(self):
+        """What torch's parameters are asked here is `.device`, and that the model can tell itself."""
+        return iter([self])
+
     def is_on_gpu(self) -> bool:
         return str(self.device).startswith("cuda")
 

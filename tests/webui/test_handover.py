@@ -1,0 +1,520 @@
+"""Who has the graphics card: a ledger of its bytes, a worker that does what real ones do in a run folder, and every way in which one may end."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lora_trainer import files
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import take_requests, waiting_requests
+from lora_trainer.webui.handover import HandOver, HandOverError
+from lora_trainer.webui.host import HostDevice, HostError, Memory
+from lora_trainer.webui.turns import Turns
+from tests.webui.fake_host.modules.fifo_lock import FIFOLock
+
+CARD, MODEL, WORKER, PICTURE = 8, 4, 6, 3
+"""Bytes: the model leaves room for a picture, but not for a worker."""
+PATIENCE = 5.0
+
+
+class Card:
+    """The graphics card: who has how many bytes. Two who do not fit together are an error, at once and in the end."""
+
+    def __init__(self):
+        self.used: dict[str, int] = {}
+        self.overflows: list[dict[str, int]] = []
+        self._lock = threading.Lock()
+
+    def take(self, who, size):
+        with self._lock:
+            self.used[who] = size
+            if sum(self.used.values()) > CARD:
+                self.overflows.append(dict(self.used))
+
+    def give(self, who):
+        with self._lock:
+            self.used.pop(who, None)
+
+    @property
+    def free(self):
+        return CARD - sum(self.used.values())
+
+
+class GpuHost:
+    """A host as A1111 is: a picture with the model elsewhere is an error."""
+
+    def __init__(self, card, *, kind="cuda", watchable=True):
+        self.card, self.kind = card, kind
+        self.turns = Turns(FIFOLock() if watchable else threading.Lock())
+        self.moves: list[str] = []
+        self.pictures = 0
+        self.restore_fails = 0
+        card.take("model", MODEL)
+
+    def device(self):
+        return HostDevice(kind=self.kind, device_id=None, name=self.kind)
+
+    def memory(self):
+        return Memory(free=self.card.free, total=CARD)
+
+    def model_on_device(self):
+        return "model" in self.card.used
+
+    def is_generating(self):
+        return self.turns.guest_inside
+
+    def our_turn(self, *, wait=True):
+        return self.turns.ours(wait=wait)
+
+    def on_generation(self, before, after):
+        return self.turns.watch(before, after)
+
+    def release_model(self):
+        self.moves.append("release")
+        self.card.give("model")
+
+    def restore_model(self):
+        if self.restore_fails:
+            self.restore_fails -= 1
+            raise HostError("the WebUI's model could not return to the graphics card: {reason}", reason="out of memory")
+        self.moves.append("restore")
+        self.card.take("model", MODEL)
+
+    def generate(self, seconds=0.02, fails=False):
+        with self.turns.lock:
+            assert self.model_on_device(), "Expected all tensors to be on the same device"
+            self.card.take("picture", PICTURE)
+            try:
+                time.sleep(seconds)
+                if fails:
+                    raise RuntimeError("a script failed")
+                self.pictures += 1
+            finally:
+                self.card.give("picture")
+
+
+class Worker(threading.Thread):
+    """What a training process does, as far as others see it: it holds the lock, says events, obeys requests and takes memory."""
+
+    def __init__(self, folder, card, *, preparing=0.0, paused=False):
+        super().__init__(daemon=True)
+        self.folder, self.card, self.preparing = folder, card, preparing
+        self.end: str | None = None
+        self._paused = paused
+        self.writer = events.EventWriter(folder.events)
+
+    def run(self):
+        with files.lock(self.folder.lock, patience=2):
+            if not self._paused:
+                self.writer.write(events.Started())
+                self.card.take(self.name, WORKER)
+                self.writer.write(events.Phase(phase="encoding"))
+                time.sleep(self.preparing)
+            self.writer.write(events.Phase(phase="training"))
+            while self.end is None:
+                asked = [request.kind for request in take_requests(self.folder.requests)]
+                if "stop" in asked:
+                    self.end = "stopped"
+                elif "resume" in asked and self._paused:
+                    self.card.take(self.name, WORKER)
+                    self._paused = False
+                    self.writer.write(events.Resumed())
+                elif "pause" in asked and "resume" not in asked and not self._paused:
+                    self.card.give(self.name)
+                    self._paused = True
+                    self.writer.write(events.Paused())
+                time.sleep(0.003)
+            if self.end == "finished":
+                self.writer.write(events.Finished())
+            elif self.end == "stopped":
+                self.writer.write(events.Stopped())
+            elif self.end == "failed":
+                self.writer.write(events.Failed(error="TrainingError"))
+            time.sleep(0.02)  # a process leaves after its last word, and takes its memory with it
+            self.card.give(self.name)
+            self.writer.close()
+
+    @property
+    def status(self):
+        return self.folder.read_state().status
+
+
+class Keeper:
+    """The thread that starts workers and notices their end, as in jobs.keeper."""
+
+    def __init__(self, handover):
+        self.handover = handover
+        self.over = threading.Event()
+        self.current = None
+        self.thread = threading.Thread(target=self._loop, daemon=True)
+
+    def start(self, worker):
+        assert until(lambda: self.handover.before_start(worker.folder))
+        worker.start()
+        self.current = worker
+        if not self.thread.is_alive():
+            self.thread.start()
+        return worker
+
+    def _loop(self):
+        while not self.over.wait(0.003):
+            if self.current and not self.current.is_alive():
+                self.handover.after_end(self.current.folder)
+                self.current = None
+            self.handover.tick()
+
+
+def until(condition, seconds=8.0):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.003)
+    return True
+
+
+@pytest.fixture
+def card():
+    return Card()
+
+
+@pytest.fixture
+def host(card):
+    return GpuHost(card)
+
+
+@pytest.fixture
+def handover(host, tmp_path):
+    return make(host, tmp_path)
+
+
+@pytest.fixture
+def keeper(handover):
+    keeper = Keeper(handover)
+    yield keeper
+    keeper.over.set()
+
+
+def make(host, tmp_path, **settings):
+    settings = {"patience": lambda: PATIENCE, "grace": 0.03, **settings}
+    return HandOver(host, tmp_path / "lent.json", sleep=lambda seconds: time.sleep(0.003), **settings)
+
+
+def folder(tmp_path, name="run"):
+    (tmp_path / name).mkdir(exist_ok=True)
+    return RunFolder(tmp_path / name)
+
+
+def training(keeper, tmp_path, card, **settings):
+    worker = keeper.start(Worker(folder(tmp_path), card, **settings))
+    assert until(lambda: worker.folder.read_state().phase == "training")
+    return worker
+
+
+def assert_all_is_well(card, handover):
+    assert until(lambda: handover.state == "idle" and card.used == {"model": MODEL}), (handover.state, card.used)
+    assert card.overflows == []
+    assert not handover._marker.exists()
+
+
+@pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
+def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(end, card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    assert "model" not in card.used and handover.state == "training"
+    worker.end = end
+    assert_all_is_well(card, handover)
+    assert host.moves == ["release", "restore"]
+
+
+@pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
+def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the_host(end, card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    with host.turns.lock:
+        assert handover.state == "lent" and card.used == {"model": MODEL}
+        worker.end = end
+        assert until(lambda: not worker.is_alive())
+    assert_all_is_well(card, handover)
+
+
+def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, host, handover, tmp_path):
+    run = folder(tmp_path)
+    assert handover.before_start(run)
+    with ThreadPoolExecutor() as pool:
+        picture = pool.submit(host.generate)
+        assert until(lambda: handover.state == "asking")
+        handover.after_end(run)
+        picture.result(timeout=5)
+    assert_all_is_well(card, handover)
+
+
+def test_a_picture_pauses_the_training_which_then_goes_on(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    host.generate()
+    assert host.pictures == 1
+    assert until(lambda: worker.status == "running" and handover.state == "training")
+    assert [event.kind for event in worker.folder.read_events()] == ["started", "phase", "phase", "paused", "resumed"]
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(card, host, handover, keeper, tmp_path):
+    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.2))
+    host.generate()
+    assert [event.kind for event in worker.folder.read_events()][:4] == ["started", "phase", "phase", "paused"]
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
+    handover = make(host, tmp_path, grace=0.5)
+    keeper = Keeper(handover)
+    worker = training(keeper, tmp_path, card)
+    for _ in range(3):
+        host.generate()
+    assert until(lambda: worker.status == "running")
+    assert [event.kind for event in worker.folder.read_events()].count("paused") == 1
+    assert host.moves == ["release", "restore", "release"]
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_a_picture_that_fails_does_not_keep_the_training_waiting(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    with pytest.raises(RuntimeError, match="a script failed"):
+        host.generate(fails=True)
+    assert until(lambda: worker.status == "running" and handover.state == "training")
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    handover.ask(worker.folder, "pause")
+    assert until(lambda: worker.status == "paused")
+    host.generate()
+    assert until(lambda: handover.state == "training")
+    assert worker.status == "paused" and waiting_requests(worker.folder.requests) == ()
+    handover.ask(worker.folder, "resume")
+    assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, handover, keeper, tmp_path):
+    from lora_trainer.runs.requests import send_request
+
+    worker = training(keeper, tmp_path, card)
+    send_request(worker.folder.requests, "pause")
+    assert until(lambda: worker.status == "paused")
+    host.generate()
+    assert until(lambda: handover.state == "training")
+    time.sleep(0.05)
+    assert worker.status == "paused"
+    worker.end = "stopped"
+    assert_all_is_well(card, handover)
+
+
+def test_pause_pressed_while_a_picture_is_made_holds_afterwards(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    with host.turns.lock:
+        handover.ask(worker.folder, "pause")
+    assert until(lambda: handover.state == "training")
+    time.sleep(0.05)
+    assert worker.status == "paused"
+    worker.end = "stopped"
+    assert_all_is_well(card, handover)
+
+
+def test_resume_pressed_while_a_picture_is_made_waits_for_it(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    handover.ask(worker.folder, "pause")
+    assert until(lambda: worker.status == "paused")
+    with host.turns.lock:
+        handover.ask(worker.folder, "resume")
+        time.sleep(0.05)
+        assert worker.status == "paused"
+    assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(card, host, tmp_path):
+    handover = make(host, tmp_path, patience=lambda: 0.05)
+    keeper = Keeper(handover)
+    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
+    with pytest.raises(HandOverError, match="still preparing and cannot pause yet"):
+        host.generate()
+    assert host.pictures == 0 and handover.state == "training"
+    # the pause that was asked for does not come true later
+    assert until(lambda: worker.folder.read_state().phase == "training" and waiting_requests(worker.folder.requests) == ())
+    assert worker.status == "running"
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(card, host, tmp_path, monkeypatch):
+    monkeypatch.setattr("lora_trainer.webui.handover.PICTURE_ROOM", PICTURE)
+    monkeypatch.setattr("tests.webui.test_handover.CARD", 20)
+    handover = make(host, tmp_path, patience=lambda: 0.05)
+    keeper = Keeper(handover)
+    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
+    host.generate()
+    assert host.pictures == 1 and worker.status == "running"
+    assert until(lambda: handover.state == "training" and "model" not in card.used)
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, tmp_path):
+    host = GpuHost(card, kind="cpu")
+    handover = make(host, tmp_path)
+    run = folder(tmp_path)
+    assert handover.before_start(run)
+    host.generate()
+    handover.tick()
+    handover.after_end(run)
+    assert host.moves == [] and waiting_requests(run.requests) == ()
+    assert str(handover.status().sentence).startswith("The WebUI computes on the processor")
+
+
+def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    with host.turns.lock:
+        keeper.over.set()  # the host dies in the middle of a picture
+        keeper.thread.join()
+        assert worker.status == "paused"
+        card.give("model")
+        card.give("picture")
+    reborn = GpuHost(card)
+    again = make(reborn, tmp_path)
+    assert again.adopt(worker.folder)
+    keeper = Keeper(again)
+    keeper.current = worker
+    keeper.thread.start()
+    assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, again)
+    keeper.over.set()
+
+
+def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(card, tmp_path):
+    worker = Worker(folder(tmp_path), card, paused=True)
+    worker.writer.write(events.Started())
+    worker.writer.write(events.Paused())
+    worker.start()
+    host = GpuHost(card)
+    handover = make(host, tmp_path)
+    assert until(lambda: worker.folder.is_alive)
+    assert handover.adopt(worker.folder)
+    host.generate()
+    for _ in range(20):
+        handover.tick()
+        time.sleep(0.005)
+    assert worker.status == "paused" and waiting_requests(worker.folder.requests) == ()
+    worker.end = "stopped"
+    worker.join()
+    handover.tick()
+    assert_all_is_well(card, handover)
+
+
+def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    worker.card.give(worker.name)  # room, so that the ledger does not complain of the instant
+    card.take("model", MODEL)
+    assert until(lambda: "model" not in card.used)
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_card(card, host, tmp_path):
+    handover = make(host, tmp_path, grace=0.01)
+    keeper = Keeper(handover)
+    with ThreadPoolExecutor() as pool:
+        pictures = [pool.submit(lambda: [host.generate(0.01) for _ in range(6)]) for _ in range(2)]
+        for number in range(3):
+            worker = keeper.start(Worker(folder(tmp_path, f"run{number}"), card))
+            time.sleep(0.1)
+            worker.end = ("finished", "killed", "failed")[number]
+            assert until(lambda: keeper.current is None)
+        for picture in pictures:
+            picture.result(timeout=20)
+    assert host.pictures == 12
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_a_run_is_not_begun_while_a_picture_is_made(card, host, handover, tmp_path):
+    run = folder(tmp_path)
+    started = threading.Event()
+
+    def paint():
+        with host.turns.lock:
+            started.set()
+            time.sleep(0.1)
+
+    with ThreadPoolExecutor() as pool:
+        picture = pool.submit(paint)
+        started.wait()
+        assert not handover.before_start(run)
+        picture.result()
+    assert handover.before_start(run) and "model" not in card.used
+
+
+def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(card, host, handover, tmp_path):
+    run = folder(tmp_path)
+    handover.before_start(run)
+    host.restore_fails = 1
+    handover.after_end(run)
+    assert str(handover.status().sentence) == "the WebUI's model could not return to the graphics card: out of memory"
+    host.generate()
+    assert_all_is_well(card, handover)
+
+
+def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(card, host, handover, keeper, tmp_path):
+    worker = training(keeper, tmp_path, card)
+    host.restore_fails = 1
+    with pytest.raises(LoraTrainerError, match="could not return"):
+        host.generate()
+    assert until(lambda: worker.status == "running")
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+
+
+def test_memory_before_and_after_is_shown(card, host, handover, tmp_path):
+    handover.before_start(folder(tmp_path))
+    told = handover.status().to_mapping(str)
+    assert told["state"] == "training"
+    assert told["before"] == {"free": 4, "total": 8} and told["after"] == {"free": 8, "total": 8}
+
+
+def test_a_host_whose_queue_cannot_be_watched_says_what_to_do(card, tmp_path):
+    host = GpuHost(card, watchable=False)
+    handover = make(host, tmp_path)
+    handover.before_start(folder(tmp_path))
+    assert str(handover.status().sentence) == (
+        "This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it."
+    )
+
+
+def test_asking_another_run_than_the_one_on_the_card_goes_straight_to_it(handover, tmp_path):
+    other = folder(tmp_path, "other")
+    handover.ask(other, "pause")
+    assert waiting_requests(other.requests) == ("pause",)
+
+
+def test_the_lock_is_left_as_it_was_found(host, handover):
+    host.turns.unwatch()
+    assert type(host.turns.lock) is FIFOLock
+    with contextlib.suppress(AssertionError):
+        host.generate()
+    assert not host.is_generating()
