@@ -26,7 +26,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "installation": (set(), BASICS | {"packages", "environment"}),
     "config": ({"yaml"}, BASICS),
     "runs": (set(), BASICS),
-    "dataset": ({"PIL", "pandas"}, BASICS | {"config"}),
+    "dataset": ({"PIL", "pandas", "numpy", "yaml"}, BASICS | {"config"}),
     "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
     "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
     "captioning": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),

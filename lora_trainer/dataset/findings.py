@@ -6,7 +6,7 @@ go on without them. Called by dataset.scan and dataset.buckets (which make findi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -40,6 +40,19 @@ Kind = Literal[
     "repeats",
     "small-image",
     "cropped-image",
+    "blurred-image",
+    "near-duplicate",
+    "wide-border",
+    "extreme-aspect",
+    "lettering",
+    "too-dark",
+    "too-bright",
+    "low-contrast",
+    "small-subject",
+    "identical-captions",
+    "no-trigger",
+    "vocabulary",
+    "little-variety",
 ]
 
 NAMES_PER_KIND = 10
@@ -55,6 +68,12 @@ class Finding:
     message: Message
     hint: Message
     path: Path | None = None
+    measured: float | None = None
+    """What was measured, where a number says how bad it is; its unit is the kind's (dataset.check)."""
+    mend: Mapping[str, Any] | None = None
+    """What would mend it, to be done at a click: {"mend": "crop", "box": [left, top, right, bottom]}, {"mend": "leave_out"} ... (dataset.check)."""
+    related: tuple[Path, ...] = ()
+    """All files the finding is about, where it is about several: the members of a cluster of near-duplicates."""
 
     def __str__(self) -> str:
         return str(self.message)
@@ -65,9 +84,22 @@ def error(kind: Kind, template: str, *, hint: str = "", path: Path | None = None
     return Finding(kind=kind, severity="error", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
 
 
-def warning(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
+def warning(
+    kind: Kind,
+    template: str,
+    *,
+    hint: str = "",
+    path: Path | None = None,
+    measured: float | None = None,
+    mend: Mapping[str, Any] | None = None,
+    related: tuple[Path, ...] = (),
+    **values: Any,
+) -> Finding:
     """A finding to be told, and no more."""
-    return Finding(kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
+    return Finding(
+        kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}),
+        path=path, measured=measured, mend=mend, related=related,
+    )  # fmt: skip
 
 
 def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Finding:

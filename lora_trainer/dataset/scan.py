@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -28,12 +27,12 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
 from lora_trainer.dataset.images import Examined, examine
-from lora_trainer.dataset.listing import Listing, folded, list_folder
+from lora_trainer.dataset.listing import Listing, list_folder
+from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.errors import DatasetError
 
 _THREADS = 8
-_MASK = re.compile(r"(.+)[-_](mask|masklabel|condlabel)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,14 +126,7 @@ def _example(image: Path, examined: Examined, captions: Captions, repeats: int, 
 
 def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
     """The images to train, and what is said of the rest: not the masks that belong to another image and have no caption of their own."""
-    stems = {(image.parent, folded(image.stem)) for image in listing.images}
-
-    def is_mask(image: Path) -> bool:
-        named = _MASK.fullmatch(folded(image.stem))
-        in_masks = folded(image.parent.name) in ("mask", "masks") and (image.parent.parent, folded(image.stem)) in stems
-        return image not in captions.by_image and (in_masks or (named is not None and (image.parent, named[1]) in stems))
-
-    masks = {image for image in listing.images if is_mask(image)}
+    masks = find_masks(listing.images, captions.by_image)
     images = [image for image in listing.images if image not in masks]
     if not masks:
         return images, []

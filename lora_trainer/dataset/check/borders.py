@@ -1,0 +1,59 @@
+"""Bars and frames of one colour around a picture: where the picture inside begins. Pixels come in, a box goes out. Called by check.measure.
+
+A border ends in a straight edge, at which most of a line changes at once. A subject on a plain background does not: there a line changes where the
+subject first touches it. So neither a white sheet with a drawing on it nor a product shot is taken for a picture with a border.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels, right and bottom outside."""
+
+TOLERANCE = 14
+"""How far, of 255, a pixel may be from the border's colour: JPEG leaves no colour quite even."""
+STRAY_SHARE = 0.02
+"""This part of a border's line may be anything: dust, the halo of an edge."""
+CHANGE_SHARE = 0.55
+"""At least this part of the line behind a border is of another colour."""
+LOOK_BEHIND = 3
+"""Lines that a smoothed edge may take."""
+NARROWEST = 0.012
+"""Of the side: thinner borders are left alone."""
+THICKEST = 0.45
+
+
+def inner_box(pixels: Pixels) -> Box:
+    """What is left of (height, width, 3) pixels without their borders: the whole picture where there are none."""
+    height, width = pixels.shape[:2]
+    # a wide frame hides bars of another colour inside it only from the side that is looked at first
+    top, bottom = _ends(pixels)
+    left, right = _ends(pixels[top : height - bottom].transpose(1, 0, 2))
+    if not top and not bottom and (left or right):
+        top, bottom = _ends(pixels[:, left : width - right])
+    return left, top, width - right, height - bottom
+
+
+def _ends(lines: Pixels) -> tuple[int, int]:
+    """The number of border lines at the beginning and at the end."""
+    return _border(lines), _border(lines[::-1])
+
+
+def _border(lines: Pixels) -> int:
+    count = len(lines)
+    limit = int(THICKEST * count)
+    colour = np.median(lines[0], axis=0)
+    distance = np.abs(lines[: limit + LOOK_BEHIND].astype(np.int16) - colour.astype(np.int16)).max(axis=2)
+    change = (distance > TOLERANCE).mean(axis=1)
+    inside = np.nonzero(change > STRAY_SHARE)[0]
+    if not len(inside) or inside[0] > limit or inside[0] < NARROWEST * count:
+        return 0
+    first = int(inside[0])
+    behind = change[first : first + LOOK_BEHIND]
+    if behind.max() < CHANGE_SHARE:
+        return 0
+    # the lines of a smoothed edge belong to the border
+    return first + int(np.argmax(behind >= CHANGE_SHARE))

@@ -1,0 +1,163 @@
+"""One image file -> everything the check measures of it, in one decoding; many files, several at a time.
+
+    measure(path)        -> Measures; raises DatasetError for a file that is no whole picture
+    measure_all(paths)   -> {path: Measures, or the DatasetError}, with a Store that remembers what was measured before
+
+What is measured does not depend on the training's settings; check.judge compares it with them. Pillow and numpy only, so that it runs in the WebUI's
+process as well. Called by `check`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from lora_trainer.dataset.check.borders import Box, inner_box
+from lora_trainer.dataset.check.fingerprint import fingerprint, palette
+from lora_trainer.dataset.check.marks import Mark, find_mark
+from lora_trainer.dataset.check.sharpness import edge_width
+from lora_trainer.dataset.check.store import Store
+from lora_trainer.dataset.images import digest, read_image
+from lora_trainer.errors import DatasetError
+
+ANALYSED_SIDE = 768
+"""Larger pictures are measured at an area of this many pixels squared."""
+TONE_SIDE = 128
+"""Brightness is taken from a picture of this size, which noise does not reach."""
+CLIPPED, NEARLY_CLIPPED = 250, 225
+"""Grey levels of what counts as white, and of what comes just before."""
+_THREADS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measures:
+    """What was measured of one picture, inside its borders. Sizes are those of the upright picture in the file."""
+
+    digest: str
+    width: int
+    height: int
+    inner: Box
+    """The picture without borders of one colour."""
+    edge_width: float | None
+    """Sigma of the sharpest edges, in pixels of a picture of `analysed_side` squared; None: no edges (check.sharpness)."""
+    analysed_side: float
+    darkest: float
+    """Of 255: the grey level below which a hundredth of the picture lies."""
+    middle: float
+    """The grey level below which half of it lies."""
+    brightest: float
+    """The level of the brightest channel above which a hundredth lies."""
+    contrast: float
+    """Levels between the darkest and the brightest hundredth, in the channel where they are furthest apart."""
+    clipped: float
+    """The part, 0 to 1, that is white."""
+    nearly_clipped: float
+    """The part just below white: much in a blown-out photograph, little in a drawing on white paper."""
+    mark: tuple[float, float, float, float] | None
+    """(left, top, right, bottom) of a line of lettering, in pixels (check.marks)."""
+    fingerprint: str
+    """check.fingerprint, as hexadecimal digits."""
+    palette: str
+    """The colours of sixteen parts, as hexadecimal digits."""
+
+
+def measure(path: Path, content_digest: str | None = None) -> Measures:
+    """Decodes and measures one image file. Raises DatasetError."""
+    image = read_image(path)
+    reduced, scale = _reduced(image)
+    pixels = np.asarray(reduced)
+    box = inner_box(pixels)
+    picture = reduced.crop(box) if box != (0, 0, *reduced.size) else reduced
+    grey = picture.convert("L")
+    return Measures(
+        digest=content_digest or digest(path),
+        width=image.width,
+        height=image.height,
+        inner=_enlarged(box, scale, image),
+        edge_width=edge_width(np.asarray(grey, np.float32)),
+        analysed_side=(grey.width * grey.height) ** 0.5,
+        mark=_mark_box(find_mark(grey), box, scale),
+        fingerprint=fingerprint(grey).hex(),
+        palette=palette(picture).hex(),
+        **_tones(picture),
+    )
+
+
+def measure_all(
+    paths: Sequence[Path], store: Store | None = None, progress: Callable[[int, int], None] | None = None
+) -> dict[Path, Measures | DatasetError]:
+    """Measures every file, several at a time. `progress` hears (files measured, files in all); what it raises ends the measuring.
+
+    What `store` knows is not measured again; what is new is put into it (the caller saves it).
+    """
+    store = store if store is not None else Store(None)
+    measured: dict[Path, Measures | DatasetError] = {}
+    pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
+    try:
+        for done, (path, result) in enumerate(zip(paths, pool.map(lambda path: _attempt(path, store), paths), strict=True), 1):
+            measured[path] = result
+            if progress:
+                progress(done, len(paths))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return measured
+
+
+def _attempt(path: Path, store: Store) -> Measures | DatasetError:
+    try:
+        content = store.digest(path)
+        known = store.known(content)
+        if known is not None:
+            return Measures(**{**known, "inner": tuple(known["inner"]), "mark": tuple(known["mark"]) if known["mark"] else None})
+        result = measure(path, content)
+    except DatasetError as problem:
+        return problem
+    store.put(result)
+    return result
+
+
+def _reduced(image: Image.Image) -> tuple[Image.Image, float]:
+    """The picture at no more than ANALYSED_SIDE squared, and how many times it was made smaller."""
+    scale = (image.width * image.height) ** 0.5 / ANALYSED_SIDE
+    if scale <= 1:
+        return image, 1.0
+    size = max(1, round(image.width / scale)), max(1, round(image.height / scale))
+    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), scale
+
+
+def _enlarged(box: Box, scale: float, image: Image.Image) -> Box:
+    """A box of the reduced picture in pixels of the picture: a border goes whole, a line of the picture rather than one of the border."""
+    left, top, right, bottom = box
+    width, height = image.width / scale, image.height / scale
+    return (
+        int(np.ceil(left * scale)), int(np.ceil(top * scale)),
+        image.width if right >= round(width) else int(right * scale), image.height if bottom >= round(height) else int(bottom * scale),
+    )  # fmt: skip
+
+
+def _mark_box(mark: Mark | None, box: Box, scale: float) -> tuple[float, float, float, float] | None:
+    if mark is None:
+        return None
+    left, top, right, bottom = box
+    width, height = right - left, bottom - top
+    corners = (left + mark.left * width, top + mark.top * height, left + mark.right * width, top + mark.bottom * height)
+    return tuple(round(value * scale, 1) for value in corners)  # type: ignore[return-value]
+
+
+def _tones(picture: Image.Image) -> dict[str, float]:
+    small = np.asarray(picture.resize((TONE_SIDE, TONE_SIDE), Image.Resampling.BOX), np.float32).reshape(-1, 3)
+    grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
+    low, high = np.percentile(small, [1, 99], axis=0)
+    lightest, least = small.max(axis=1), small.min(axis=1)
+    values = {
+        "darkest": np.percentile(grey, 1), "middle": np.percentile(grey, 50), "brightest": np.percentile(lightest, 99),
+        "contrast": (high - low).max(), "clipped": (least >= CLIPPED).mean(),
+        "nearly_clipped": ((grey >= NEARLY_CLIPPED) & (least < CLIPPED)).mean(),
+    }  # fmt: skip
+    return {name: round(float(value), 4) for name, value in values.items()}

@@ -1,0 +1,79 @@
+"""What was measured before, kept in one JSON file: content digest -> Measures, and file -> digest as long as its size and date stay.
+
+A check of two thousand unchanged files then opens none of them. The file may be deleted at any time; one that cannot be read is begun anew.
+Called by check.measure, from several threads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_trainer import files
+from lora_trainer.dataset.images import digest
+
+if TYPE_CHECKING:
+    from lora_trainer.dataset.check.measure import Measures
+
+VERSION = 1
+"""Raised when anything is measured differently: older files are then begun anew."""
+
+
+class Store:
+    """Measures by content. `Store(None)` forgets everything."""
+
+    def __init__(self, file: Path | None) -> None:
+        self._file = file
+        self._lock = threading.Lock()
+        self._changed = False
+        kept = _read(file) if file else {}
+        self._measures: dict[str, dict[str, Any]] = kept.get("measures", {})
+        self._digests: dict[str, list[Any]] = kept.get("digests", {})
+        self._seen: dict[str, list[Any]] = {}
+
+    def digest(self, path: Path) -> str:
+        """The file's content digest; read only if its size or date is not the one known. Raises DatasetError."""
+        try:
+            state = path.stat()
+        except OSError:
+            return digest(path)  # which says why
+        known = self._digests.get(str(path))
+        if known is not None and known[:2] == [state.st_size, state.st_mtime_ns]:
+            entry = known
+        else:
+            entry = [state.st_size, state.st_mtime_ns, digest(path)]
+        with self._lock:
+            self._changed |= entry is not known
+            self._seen[str(path)] = entry
+        return str(entry[2])
+
+    def known(self, content: str) -> dict[str, Any] | None:
+        """The Measures of this content, as keyword arguments."""
+        return self._measures.get(content)
+
+    def put(self, measures: Measures) -> None:
+        with self._lock:
+            self._changed = True
+            self._measures[measures.digest] = dataclasses.asdict(measures)
+
+    def save(self) -> None:
+        """Writes the file, whole or not at all, if anything is new. Only what belongs to files seen since it was opened is kept.
+
+        Raises OSError.
+        """
+        if self._file is None or not (self._changed or len(self._seen) != len(self._digests)):
+            return
+        used = {entry[2] for entry in self._seen.values()}
+        kept = {"version": VERSION, "digests": self._seen, "measures": {key: value for key, value in self._measures.items() if key in used}}
+        files.write_text(self._file, json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        return kept if kept["version"] == VERSION and isinstance(kept["measures"], dict) and isinstance(kept["digests"], dict) else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
