@@ -69,6 +69,8 @@ def _left_out(path: Path) -> bool:
 
 def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[str]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in ("log", "logging", "logger", "warnings"):
+        return
     says = name in SAYING or name in ("OutOfMemory", "NotFinite", "NotFound", "Conflict", "Forbidden") or (name.endswith("Error") and name[0].isupper())
     if says and name not in ("ValueError", "TypeError", "KeyError", "RuntimeError", "OSError", "AssertionError"):
         for argument in node.args:

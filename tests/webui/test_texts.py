@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from lora_trainer.errors import ConfigError, DatasetError, Message
+from lora_trainer.webui import texts
+from tests import texts as sources
+
+
+@pytest.mark.parametrize("code", sources.codes())
+def test_a_table_holds_every_text_of_the_tab_and_nothing_else(code):
+    needed, known = sources.needed(), set(sources.table(code))
+    assert sorted(needed - known) == [], "untranslated"
+    assert sorted(known - needed) == [], "unused"
+
+
+@pytest.mark.parametrize("code", sources.codes())
+def test_a_translation_has_the_places_of_its_original(code):
+    def places(text: str) -> list[str]:
+        return sorted(re.findall(r"\{[^}]*\}", text))
+
+    assert {text: known for text, known in sources.table(code).items() if places(text) != places(known)} == {}
+
+
+@pytest.mark.parametrize("code", sources.codes())
+def test_a_translation_is_not_its_original(code):
+    words = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
+    assert [text for text, known in sources.table(code).items() if text == known and words.search(text)] == []
+
+
+def test_the_collector_sees_what_is_written(tmp_path, monkeypatch):
+    package, scripts = tmp_path / "lora_trainer", tmp_path / "javascript"
+    package.mkdir()
+    scripts.mkdir()
+    (package / "one.py").write_text(
+        """
+HINT = "Try again."
+LABELS: Texts = {"rank": "Size of it"}
+def f(bad):
+    template = "it is bad" if bad else "it is good"
+    log.warning("not for visitors %s")
+    raise DatasetError(template, hint=HINT, name="not this")
+"""
+    )
+    (scripts / "one.js").write_text('app.t("Start now"); app.count(n, "{count} image", "{count} images"); app.t(x ? "On it" : "Off it"); format("not this");')
+    monkeypatch.setattr(sources, "PACKAGE", package)
+    monkeypatch.setattr(sources, "ROOT", tmp_path)
+    assert sources.python_texts() == {"Try again.", "Size of it", "it is bad", "it is good"}
+    assert sources.javascript_texts() == {"Start now", "{count} image", "{count} images", "On it", "Off it"}
+
+
+def test_a_sentence_is_translated_before_its_values_are_put_in():
+    message = Message("there is no file {path}", {"path": "水墨.png"})
+    assert texts.say(message, "en") == "there is no file 水墨.png"
+    assert texts.say(message, "zh_CN") == "没有文件 水墨.png"
+
+
+def test_a_sentence_without_a_translation_stays_english(monkeypatch):
+    monkeypatch.setattr(texts, "table", lambda language: {"it is {value}": "{wrong}"})
+    assert texts.say(Message("it was {value}", {"value": 3}), "zh_CN") == "it was 3"
+    assert texts.say(Message("it is {value}", {"value": 3}), "zh_CN") == "it is 3"
+
+
+def test_several_wrong_settings_are_each_translated():
+    error = ConfigError.listing([ConfigError("{key} is missing", key="epochs"), ConfigError("nothing would be trained", hint="Try again.")], "x.yaml")
+    said = texts.say_error(error, "zh_CN")
+    assert "缺少 epochs" in said["message"] and "请重试。" in said["message"] and "2" in said["message"]
+
+
+def test_a_sentence_inside_a_sentence_is_translated_too():
+    inner = DatasetError("{name} has no caption", name="a.png")
+    assert texts.say(Message("this run cannot be read: {reason}", {"reason": inner}), "zh_CN") == "无法读取这次训练：a.png 没有标注"
+
+
+@pytest.mark.parametrize(
+    ("wishes", "language"),
+    [(("", "", ""), "en"), (("zh_CN",), "zh_CN"), (("zh-Hans (Stable)",), "zh_CN"), (("", "None", "zh-TW,zh;q=0.9"), "zh_CN"),
+     (("fr", "", "de-DE,de;q=0.9,en;q=0.8"), "en"), (("en", "zh_CN"), "en"), (("../../etc",), "en")],
+)  # fmt: skip
+def test_the_first_wish_that_can_be_met_counts(wishes, language):
+    assert texts.choose(*wishes) == language
+
+
+def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
+    for code in sources.codes():
+        keys = list(json.loads((sources.TABLES / f"{code}.json").read_text(encoding="utf-8")))
+        assert keys == sorted(keys)
