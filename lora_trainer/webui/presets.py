@@ -1,0 +1,107 @@
+"""Presets: named sets of settings for an occasion, each a YAML file in presets/ that says why.
+
+    listing(language)  all of them for the browser, in their order
+
+A preset fills in fields and does nothing else. `values` hold for every checkpoint, `family_values` are laid over them on a checkpoint of that family
+(sd1, sd2, sdxl) or on the embedded one (practice). Called by the home route. A file that does not fit the settings is left out and told in the log.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import config
+from lora_trainer.errors import ConfigError
+from lora_trainer.webui import form, texts
+
+FOLDER = Path(__file__).with_name("presets")
+FAMILIES = ("sd1", "sd2", "sdxl", "practice")
+ANY_PATHS = {"train_data_dir": "images", "base_model": "checkpoint", "output_dir": "run"}
+
+log = logging.getLogger("lora_trainer.webui")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset:
+    id: str
+    order: int
+    title: str
+    why: str
+    values: Mapping[str, Any]
+    """Config key -> value, as `config.to_mapping` writes them."""
+    family_values: Mapping[str, Mapping[str, Any]]
+    notes: Mapping[str, str]
+    """Config key -> why this value."""
+
+    def values_for(self, family: str) -> dict[str, Any]:
+        """What it sets on a checkpoint of this family, or on the embedded one ("practice")."""
+        return {**self.values, **self.family_values.get(family, {})}
+
+    def texts(self) -> list[str]:
+        """Everything in it that is shown."""
+        return [self.title, self.why, *self.notes.values()]
+
+
+class Presets:
+    """The presets of a folder, read once."""
+
+    def __init__(self, folder: Path = FOLDER) -> None:
+        self._folder = folder
+
+    @cached_property
+    def all(self) -> tuple[Preset, ...]:
+        """In their order. Those that cannot be used are left out."""
+        found = []
+        for path in sorted(self._folder.glob("*.yaml")):
+            try:
+                found.append(read(path))
+            except ConfigError as error:
+                log.warning("the preset %s is left out: %s", path.name, error.report())
+        return tuple(sorted(found, key=lambda preset: (preset.order, preset.id)))
+
+    def listing(self, language: str) -> list[dict[str, Any]]:
+        """[{id, title, why, values, family_values, notes}]"""
+        return [
+            {
+                "id": preset.id,
+                "title": texts.translate(preset.title, language),
+                "why": texts.translate(preset.why, language),
+                "values": dict(preset.values),
+                "family_values": {family: dict(values) for family, values in preset.family_values.items()},
+                "notes": {key: texts.translate(note, language) for key, note in preset.notes.items()},
+            }
+            for preset in self.all
+        ]
+
+
+def read(path: Path) -> Preset:
+    """One preset. Raises ConfigError for values that the settings refuse, and for keys that are no fields of the form."""
+    content = config.read_mapping(path)
+    values = _checked(content.get("values") or {}, path)
+    families = content.get("families") or {}
+    unknown = sorted(set(families) - set(FAMILIES))
+    if unknown:
+        raise ConfigError("{path}: there is no family {family}", hint="Use sd1, sd2, sdxl or practice.", path=path.name, family=unknown[0])
+    return Preset(
+        id=path.stem,
+        order=int(content.get("order") or 99),
+        title=str(content.get("title") or path.stem),
+        why=" ".join(str(content.get("why") or "").split()),
+        values=values,
+        family_values={family: _checked({**values, **its}, path, only=its) for family, its in families.items()},
+        notes={key: " ".join(str(note).split()) for key, note in (content.get("notes") or {}).items()},
+    )
+
+
+def _checked(values: Mapping[str, Any], path: Path, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The values as the settings hold them; of these, the keys in `only`."""
+    foreign = sorted(set(values) - form.KEYS)
+    if foreign:
+        raise ConfigError("{path}: {key} cannot be set by a preset", hint="Presets set fields of the form.", path=path.name, key=foreign[0])
+    settled = config.to_mapping(config.from_mapping({**ANY_PATHS, **values}, source=path.name))
+    return {key: settled[key] for key in (values if only is None else only)}
