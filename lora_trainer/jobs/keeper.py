@@ -44,7 +44,12 @@ class Worker(Protocol):
 class HandOver(Protocol):
     """Who shares the host's device between the host and the worker."""
 
-    def before_start(self, folder: RunFolder, /) -> object: ...
+    def before_start(self, folder: RunFolder, /) -> bool:
+        """Make room for a worker about to start. False: the host needs its device at this moment; ask again later."""
+
+    def adopt(self, folder: RunFolder, /) -> bool:
+        """The same for a worker that is at work already."""
+
     def after_end(self, folder: RunFolder, /) -> object: ...
     def tick(self) -> object: ...
 
@@ -52,7 +57,12 @@ class HandOver(Protocol):
 class NoHandOver:
     """Where nothing is shared."""
 
-    def before_start(self, folder: RunFolder, /) -> None: ...
+    def before_start(self, folder: RunFolder, /) -> bool:
+        return True
+
+    def adopt(self, folder: RunFolder, /) -> bool:
+        return True
+
     def after_end(self, folder: RunFolder, /) -> None: ...
     def tick(self) -> None: ...
 
@@ -78,6 +88,8 @@ class Kept:
     worker: Worker | None = None
     """None for one that somebody else has started."""
     tied: bool = False
+    has_device: bool = False
+    """Whether the host has made room for it."""
 
 
 Start = Callable[[RunFolder, KeeperOptions], Worker]
@@ -120,8 +132,16 @@ class Keeper:
         return self._on_duty
 
     def active(self) -> tuple[str, ...]:
-        """Ids of the runs that are being started or live, as of the last tick."""
+        """Ids of the runs whose process lives or is about to, as of the last tick."""
         return tuple(self._kept)
+
+    def withdraw(self, run_id: str) -> bool:
+        """Take a run that is about to start out of the line again. False when its process has been started."""
+        with self._ticking:
+            if run_id in self._kept:
+                return False
+            self._queue.drop(run_id)
+            return True
 
     def begin(self) -> None:
         """Tick every second, in a thread that ends with the process. Called again, it does nothing."""
@@ -160,6 +180,7 @@ class Keeper:
             if self._take_duty():
                 self._notice_ends()
                 self._adopt()
+                self._hand_devices()
                 self._follow_options()
                 with _unharmed("the hand-over of the device"):
                     self._hand_over.tick()
@@ -222,12 +243,13 @@ class Keeper:
         for run_id in self._history.alive():
             if run_id in self._kept:
                 continue
-            folder = RunFolder(self._history.runs / run_id)
-            self._kept[run_id] = Kept(folder=folder, since=0.0)
-            if run_id in self._queue.read():
+            self._kept[run_id] = Kept(folder=RunFolder(self._history.runs / run_id), since=0.0)
+            line = self._queue.read()
+            if run_id in line:
                 self._queue.drop(run_id)
-            with _unharmed("handing the device over"):
-                self._hand_over.before_start(folder)
+            elif line.starting and line.starting not in self._kept:
+                # somebody else was quicker
+                self._queue.put_back()
 
     def _start_next(self) -> None:
         while not self._kept:
@@ -238,13 +260,19 @@ class Keeper:
             if not folder.path.is_dir():
                 self._queue.drop(run_id)
                 continue
-            self._start_run(run_id, folder)
+            if not self._start_run(run_id, folder):
+                return
 
-    def _start_run(self, run_id: str, folder: RunFolder) -> None:
+    def _start_run(self, run_id: str, folder: RunFolder) -> bool:
+        """Start the run's worker. False: not yet, the host is making a picture."""
         options = self._options()
-        since = self._clock()
+        has_device = False
+        # a host whose model cannot leave may still have room for a training; `_hand_devices` asks again
         with _unharmed("handing the device over"):
-            self._hand_over.before_start(folder)
+            has_device = self._hand_over.before_start(folder)
+            if not has_device:
+                return False
+        since = self._clock()
         try:
             worker = self._start(folder, options)
         except (LoraTrainerError, OSError) as error:
@@ -252,10 +280,17 @@ class Keeper:
             folder.write_death(_failure(error, since))
             with _unharmed("giving the device back"):
                 self._hand_over.after_end(folder)
-            return
-        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training)
+            return True
+        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training, has_device=has_device)
+        return True
 
     # --- between --------------------------------------------------------------------------------------------------------------------------
+
+    def _hand_devices(self) -> None:
+        for kept in self._kept.values():
+            if not kept.has_device:
+                with _unharmed("handing the device over"):
+                    kept.has_device = self._hand_over.adopt(kept.folder)
 
     def _follow_options(self) -> None:
         """The option to keep training when the WebUI closes may be changed while a worker is at work. Others' workers are left as they are."""

@@ -1,3 +1,4 @@
 """Every route of the tab, one file an area: importing this package fills http.ROUTES."""
 
 from lora_trainer.webui.routes import home as home
+from lora_trainer.webui.routes import runs as runs

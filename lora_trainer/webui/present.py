@@ -1,0 +1,304 @@
+"""A run as the tab shows it: Entry + queue -> the dict of the route, with its status, what can be asked of it, and a sentence, in words.
+
+Pure: no file is read, no clock asked; the same run gives the same dict. Called by runs.py.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal
+from urllib.parse import quote
+
+from lora_trainer.errors import Message
+from lora_trainer.jobs.history import Entry, Point
+from lora_trainer.jobs.queue import Line
+from lora_trainer.runs.events import Previewed, Warned
+from lora_trainer.runs.requests import RequestKind
+from lora_trainer.runs.state import RunState
+from lora_trainer.webui.plan import duration
+
+Status = Literal["queued", "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "lost"]
+Say = Callable[[Message], str]
+
+ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
+DELIVERED = "delivered"
+"""The name under which the picture on the delivered LoRA's card is asked for; it lies outside the run's folder."""
+MOST_WARNINGS = 20
+
+ABILITIES = ("pause", "resume", "stop", "save", "preview", "continue", "further", "delete", "move", "unqueue")
+
+PHASES = {
+    "checking": Message("Checking images and captions"),
+    "encoding": Message("Encoding images"),
+    "loading": Message("Loading the model"),
+    "training": Message("Training"),
+    "captioning": Message("Captioning"),
+    "downloading": Message("Downloading the model"),
+    "previewing": Message("Making previews"),
+    "saving": Message("Saving"),
+    "exporting": Message("Writing the LoRA file"),
+    "delivering": Message("Putting it into the LoRA folder"),
+}
+
+
+def status_of(entry: Entry, line: Line, asked: RequestKind | None = None) -> Status:
+    """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests still in its folder count too."""
+    if entry.alive:
+        return _status_of_living(entry, {*entry.asked, *([asked] if asked else [])})
+    if entry.id == line.starting:
+        return "starting"
+    if entry.id in line.waiting:
+        return "queued"
+    return _status_of_past(entry)
+
+
+def _status_of_living(entry: Entry, asked: set[RequestKind]) -> Status:
+    if "stop" in asked and not (entry.heard and entry.state.ended):
+        return "stopping"
+    if not entry.heard:
+        return "starting"
+    if entry.state.ended:
+        # it has said its last word and is about to go
+        return _status_of_past(entry)
+    if entry.state.status == "paused":
+        return "paused"
+    return "pausing" if "pause" in asked else "running"
+
+
+def _status_of_past(entry: Entry) -> Status:
+    if entry.problem is not None:
+        return "failed"
+    match entry.state.status:
+        case "finished" | "stopped" | "failed" as ended:
+            return ended
+        case "new":
+            return "stopped"
+    return "lost"
+
+
+def abilities(entry: Entry, status: Status) -> dict[str, bool]:
+    """What can be asked of a run in this status."""
+    training = entry.job == "train"
+    working = status in ("running", "pausing")
+    rests = status in ("finished", "stopped", "failed", "lost") and not entry.alive
+    if status == "failed" and entry.problem is not None and entry.alive:
+        # its settings cannot be read, but its worker has them
+        return {**dict.fromkeys(ABILITIES, False), "stop": True}
+    return {
+        "pause": status == "running",
+        "resume": status in ("paused", "pausing"),
+        "stop": status in ("starting", "running", "pausing", "paused"),
+        "save": working and training and entry.state.step > 0,
+        "preview": working and training and entry.state.phase == "training",
+        "continue": rests and entry.problem is None and status != "finished",
+        "further": rests and training and entry.problem is None and status == "finished" and entry.resume_step is not None,
+        "delete": rests,
+        "move": status == "queued",
+        "unqueue": status == "queued",
+    }
+
+
+def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None) -> dict[str, Any]:
+    """The Run of the routes. Numbers are finite or null: JSON has no NaN."""
+    state = entry.state
+    status = status_of(entry, line, asked)
+    # a worker that has not spoken yet goes on from the resume point; what the last one said of its end is not true any more
+    shown = state if status not in ("starting", "queued") else _waiting_state(entry)
+    position = line.waiting.index(entry.id) if entry.id in line.waiting else None
+    return {
+        "id": entry.id,
+        "name": state.name or name_of(entry),
+        "job": entry.job,
+        "status": status,
+        "position": position,
+        "family": state.family or None,
+        "checkpoint": last_part(str(entry.settings.get("base_model") or "")),
+        "dataset": last_part(str(entry.settings.get("train_data_dir") or "")),
+        "step": shown.step,
+        "step_count": shown.step_count or whole(entry.settings.get("max_train_steps")),
+        "epoch": shown.epoch,
+        "epoch_count": shown.epoch_count,
+        "phase": phase(shown.phase, say) if status in ACTIVE else "",
+        "phase_step": shown.phase_step,
+        "phase_total": shown.phase_total,
+        "loss": finite(shown.loss),
+        "smoothed_loss": finite(shown.smoothed_loss),
+        "images_per_second": finite(shown.images_per_second),
+        "seconds_left": finite(shown.seconds_left) if status in ("running", "pausing") else None,
+        "memory": shown.memory,
+        "started": state.started or None,
+        "changed": state.changed or entry.made or None,
+        "picture": picture_address(entry),
+        "delivered": last_part(state.delivered) or None,
+        "lora": last_part(state.delivered).rpartition(".")[0] or None,
+        "failure": failure(entry, say) if status in ("failed", "lost") else None,
+        "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
+        "can": abilities(entry, status),
+        "sentence": say(sentence(entry, status, position, say)),
+    }
+
+
+def _waiting_state(entry: Entry) -> RunState:
+    return RunState(name=entry.state.name, family=entry.state.family, step=entry.state.step, step_count=entry.state.step_count)
+
+
+def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Message:
+    """What a person would answer when asked how the run is."""
+    state = entry.state
+    match status:
+        case "queued" if position == 0:
+            return Message("Starts as soon as nothing else trains.")
+        case "queued":
+            return Message("Waits: number {position} in the queue.", {"position": (position or 0) + 1})
+        case "starting":
+            return Message("The training process is starting.")
+        case "stopping":
+            return Message("Stops after this step and keeps what was learned.")
+        case "pausing":
+            return Message("Pauses after this step.")
+        case "paused":
+            return Message("Paused at step {step}.", {"step": state.step})
+        case "running":
+            return _progress(state, say)
+        case "finished" if state.delivered:
+            return Message("Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>", {
+                "step": state.step, "lora": last_part(state.delivered).rpartition(".")[0], "strength": strength_of(entry),
+            })  # fmt: skip
+        case "finished":
+            return Message("Finished after {step} steps.", {"step": state.step})
+        case "stopped" if state.status == "new":
+            return Message("Not started yet.")
+        case "stopped" if state.step == 0:
+            return Message("Stopped before the first step.")
+        case "stopped":
+            return Message("Stopped at step {step}. What was learned is kept.", {"step": state.step})
+        case "failed":
+            return _cause(entry)
+    return lost(entry)
+
+
+def _progress(state: RunState, say: Say) -> Message:
+    if state.phase != "training" or not state.step_count:
+        words = phase(state.phase, say) or say(Message("Reading the settings"))
+        if state.phase_total:
+            return Message("{phase}: {done} of {total}", {"phase": words, "done": state.phase_step, "total": state.phase_total})
+        return Message("{phase} ...", {"phase": words})
+    if finite(state.seconds_left) is None:
+        return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})
+    left = say(duration(state.seconds_left or 0.0))
+    return Message("Step {step} of {total}, about {time} left", {"step": state.step, "total": state.step_count, "time": left})
+
+
+def lost(entry: Entry) -> Message:
+    """A run whose worker is gone without a word, and nobody was there to see it."""
+    if entry.resume_step is None:
+        return Message("The training process is gone: the computer was switched off, or it was ended from outside. Nothing had been saved yet.")
+    return Message(
+        "The training process is gone: the computer was switched off, or it was ended from outside. It can go on from step {step}.",
+        {"step": entry.resume_step},
+    )
+
+
+def failure(entry: Entry, say: Say) -> dict[str, str]:
+    """What went wrong and what to try."""
+    failed = entry.state.failure
+    if entry.problem is not None:
+        hint = entry.problem.hint
+    elif failed is not None:
+        hint = _message(failed.hint_template, failed.values, failed.hint)
+    else:
+        hint = Message("Press Continue.")
+    return {"message": say(_cause(entry)), "hint": say(hint)}
+
+
+def _cause(entry: Entry) -> Message:
+    if entry.problem is not None:
+        return entry.problem.message
+    failed = entry.state.failure
+    return _message(failed.template, failed.values, failed.message) if failed else lost(entry)
+
+
+def warning(event: Warned, say: Say) -> dict[str, str]:
+    return {
+        "message": say(_message(event.template, event.values, event.message)),
+        "hint": say(_message(event.hint_template, event.values, event.hint)),
+    }
+
+
+def _message(template: str, values: Any, english: str) -> Message:
+    """What a worker said, ready to be translated; as it stands where its template does not fit, as with another version's."""
+    message = Message(template, values)
+    try:
+        str(message)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return plain(english)
+    return message if template else plain(english)
+
+
+def plain(text: str) -> Message:
+    """A text that is no template: its braces are its own."""
+    return Message("{text}", {"text": text}) if text else Message("")
+
+
+def phase(name: str, say: Say) -> str:
+    return say(PHASES[name]) if name in PHASES else name
+
+
+def preview(entry: Entry, event: Previewed) -> dict[str, Any]:
+    return {
+        "step": event.step,
+        "strength": finite(event.strength),
+        "prompt": event.prompt,
+        "url": address(entry.id, last_part(event.file), event.time),
+    }
+
+
+def saved(entry: Entry) -> list[dict[str, Any]]:
+    """The LoRA files of the run, oldest first."""
+    return [{"step": event.step, "file": event.file, "lora": last_part(event.file).rpartition(".")[0]} for event in entry.state.saved]
+
+
+def points(found: list[Point]) -> list[list[float | None]]:
+    """The loss curve as JSON: [step, loss, smoothed loss]."""
+    return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]
+
+
+def picture_address(entry: Entry) -> str | None:
+    """The newest preview, else the picture on the LoRA's card."""
+    if entry.state.previews:
+        newest = entry.state.previews[-1]
+        return address(entry.id, last_part(newest.file), newest.time)
+    if entry.state.delivered:
+        return address(entry.id, DELIVERED, entry.state.changed)
+    return None
+
+
+def address(run_id: str, picture: str, version: float) -> str:
+    """Relative to the page: the host may live under a subpath. A picture of another `version` has another address, so browsers may keep it."""
+    return f"lora-trainer/runs/{quote(run_id, safe='')}/picture/{quote(picture, safe='')}?v={round(version * 1000)}"
+
+
+def name_of(entry: Entry) -> str:
+    return str(entry.settings.get("name") or "") or entry.id
+
+
+def strength_of(entry: Entry) -> str:
+    strength = finite(entry.settings.get("preferred_weight"))
+    return f"{0.7 if strength is None else strength:g}"
+
+
+def last_part(path: str) -> str:
+    """The file's own name: no folder of this machine is shown to a visitor. Runs may come from another system."""
+    return PureWindowsPath(path).name if "\\" in path else Path(path).name
+
+
+def finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,0 +1,316 @@
+"""Everything the tab does with runs: begin, watch, ask, continue, order, delete. Routes call one method each.
+
+A click comes in, a run's folder, a request or a place in the queue comes out; the keeper does the rest. What is shown is made by present.py from what
+lies on disk, so every browser and every WebUI on this data folder sees the same. Made by studio.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from lora_trainer import config
+from lora_trainer.config import RunConfig
+from lora_trainer.errors import ConfigError, RunError
+from lora_trainer.jobs import resume, trash
+from lora_trainer.jobs.history import Entry, History, thinned
+from lora_trainer.jobs.keeper import Keeper, KeeperOptions, Start, start_apart
+from lora_trainer.jobs.queue import Line, Queue
+from lora_trainer.jobs.start import last_lines
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.requests import RequestKind, send_request
+from lora_trainer.webui import form, present, texts
+from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.handover import HandOver
+
+MOST_POINTS = 600
+MOST_NAMES = 20
+LOG_LINES = 60
+LOG_BYTES = 16_384
+LONG_LOG_BYTES = 200_000
+LONGEST_TOKEN = 200
+ALIVE_SECONDS = 2.0
+"""How long it is believed who lives, where another WebUI keeps the runs."""
+PICTURES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+class Runs:
+    """The runs of one data folder."""
+
+    def __init__(
+        self, *, data: DataFolder, hand_over: HandOver, settings_of: Callable[[Any], RunConfig], delivered: Callable[[], object],
+        options: Callable[[], KeeperOptions] = KeeperOptions, start: Start = start_apart, clock: Callable[[], float] = time.time,
+    ) -> None:  # fmt: skip
+        """settings_of: a wish from the browser -> the run's settings, under an output_dir that is free. delivered: show a new LoRA in the host."""
+        self.data = data
+        self.hand_over = hand_over
+        self.queue = Queue(data.queue)
+        self.history = History(data.folder("runs"))
+        self.keeper = Keeper(
+            history=self.history, queue=self.queue, lock=data.root / "keeper.lock", trash=data.folder("trash"), hand_over=hand_over,
+            delivered=delivered, options=options, start=start, clock=clock,
+        )  # fmt: skip
+        self._settings_of = settings_of
+        self._clock = clock
+        self._asked: dict[str, tuple[RequestKind, float]] = {}
+        self._alive: tuple[float, tuple[str, ...]] = (0.0, ())
+        self._looking = threading.Lock()
+
+    # --- beginning ------------------------------------------------------------------------------------------------------------------------
+
+    def create(self, wish: Any, token: str, when: str, language: str) -> dict[str, Any]:
+        """Begin what the browser wishes for: at once if nothing trains, else next (when="now") or last in line. One token, one run."""
+        if not 8 <= len(token) <= LONGEST_TOKEN:
+            raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
+        run_id = self.queue.once(token, lambda: self._make(wish), first=when == "now")
+        self.keeper.wake()
+        return self.one(run_id, language)
+
+    def _make(self, wish: Any) -> str:
+        for _ in range(MOST_NAMES):
+            asked = self._settings_of(wish)
+            target = asked.output.output_dir
+            if target.parent.resolve() != self.history.runs.resolve():
+                raise RunError("the run would not lie in {folder}", folder=self.history.runs)
+            try:
+                return folders.begin(target, config.to_yaml(asked), new=True).path.name
+            except folders.Taken:
+                # another browser was quicker; the next name is free
+                continue
+        raise RunError("no free name for this run was found", hint="Give it another name.")
+
+    def go_on(self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now") -> dict[str, Any]:
+        """Put a run that has ended into the line again: it goes on from its resume point. changes: fields of the form, such as max_train_steps."""
+        foreign = [key for key in changes if key not in form.KEYS]
+        if foreign:
+            raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
+        if run_id in self.keeper.active():
+            # it may have ended within the last second
+            self.keeper.tick()
+        entry = self._entry(run_id)
+        if not entry.alive and run_id not in self.queue.read():
+            resume.prepare(entry.folder, changes)
+            self.queue.add(run_id, first=when == "now")
+            self.keeper.wake()
+        return self.one(run_id, language)
+
+    # --- watching -------------------------------------------------------------------------------------------------------------------------
+
+    def listing(self, language: str) -> dict[str, Any]:
+        """Every run, newest first."""
+        line = self.queue.read()
+        shown = [self._shown(_reachable(entry), line, language) for entry in self.history.listing()]
+        return {"runs": shown, "revision": self.revision(line)}
+
+    def one(self, run_id: str, language: str) -> dict[str, Any]:
+        """One run with all that the tab shows of it."""
+        entry = self._entry(run_id)
+        return {
+            **self._shown(entry, self.queue.read(), language),
+            "settings": _text(entry.folder.config),
+            "saved": present.saved(entry),
+            "previews": [present.preview(entry, event) for event in entry.state.previews],
+        }
+
+    def live(self, run_id: str, offset: int, with_log: bool, language: str) -> dict[str, Any]:
+        """What has happened since byte `offset` of the run's events. `whole`: the points are all there are, and replace what was shown before."""
+        entry = self._entry(run_id)
+        curve = self.history.curve(run_id)
+        points, whole = curve.since(offset)
+        return {
+            "run": self._shown(entry, self.queue.read(), language),
+            "offset": curve.offset,
+            "whole": whole,
+            "points": present.points(thinned(points, MOST_POINTS)),
+            "previews": [present.preview(entry, event) for event in entry.state.previews],
+            "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
+            "handover": self._handed(language),
+        }
+
+    def pulse(self, language: str) -> dict[str, Any]:
+        """What is going on at all: small, and asked for every second or two."""
+        line = self.queue.read()
+        active = [self._shown(entry, line, language) for entry in self._active_entries(line)]
+        for shown in active:
+            del shown["warnings"]
+        return {
+            "active": active,
+            "queued": len(line.waiting),
+            "handover": self._handed(language),
+            "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
+        }
+
+    def revision(self, line: Line, active: list[tuple[str, str]] | None = None) -> str:
+        """Another text whenever the list of runs may look different."""
+        if active is None:
+            active = [(entry.id, present.status_of(entry, line, self._asked_of(entry))) for entry in self._active_entries(line)]
+        moments = [_moment(path) for path in (self.history.runs, self.data.folder("trash"))]
+        return f"{zlib.crc32(repr((active, line.waiting, line.starting, moments)).encode('utf-8', errors='replace')):08x}"
+
+    def _active_entries(self, line: Line) -> Iterator[Entry]:
+        ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else [])])
+        for run_id in ids:
+            if (self.history.runs / run_id).is_dir():
+                yield self.history.entry(run_id)
+
+    def _alive_ids(self) -> tuple[str, ...]:
+        if self.keeper.on_duty:
+            return self.keeper.active()
+        with self._looking:
+            looked, found = self._alive
+            if self._clock() - looked >= ALIVE_SECONDS:
+                found = self.history.alive()
+                self._alive = (self._clock(), found)
+            return found
+
+    def _shown(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
+        return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry))
+
+    def _handed(self, language: str) -> dict[str, Any]:
+        return self.hand_over.status().to_mapping(lambda message: texts.say(message, language))
+
+    # --- asking ---------------------------------------------------------------------------------------------------------------------------
+
+    def ask(self, run_id: str, what: str, language: str) -> dict[str, Any]:
+        """Ask a run for something. Raises RunError when it cannot do it now."""
+        entry = self._entry(run_id)
+        if what not in get_args(RequestKind):
+            raise RunError("{what} is not a request", what=what)
+        line = self.queue.read()
+        status = present.status_of(entry, line, self._asked_of(entry))
+        if status not in present.ACTIVE and not entry.alive:
+            raise RunError("nothing is training there at the moment", hint="Press Continue to go on with it.")
+        if what in ("save", "preview") and not present.abilities(entry, status)[what]:
+            raise RunError("there is nothing to save or to show yet", hint="Wait for the first steps.")
+        self._send(entry, line, what)  # type: ignore[arg-type]
+        return self._shown(self._entry(run_id), self.queue.read(), language)
+
+    def _send(self, entry: Entry, line: Line, what: RequestKind) -> None:
+        if what == "stop" and entry.id == line.starting and not entry.alive and self.keeper.on_duty and self.keeper.withdraw(entry.id):
+            return
+        if what == "pause" or what == "resume":
+            self.hand_over.ask(entry.folder, what)
+        else:
+            send_request(entry.folder.requests, what)
+        if what in ("stop", "pause"):
+            self._asked[entry.id] = (what, self._clock())
+        elif what == "resume":
+            self._asked.pop(entry.id, None)
+
+    def _asked_of(self, entry: Entry) -> RequestKind | None:
+        """What was asked of the run here and has not come true yet: the worker has taken it, and is at its step."""
+        kind, when = self._asked.get(entry.id, (None, 0.0))
+        if kind is None:
+            return None
+        done = (entry.state.ended and entry.state.changed >= when) or (kind == "pause" and entry.state.status == "paused")
+        process_expected = entry.alive or entry.id in self.keeper.active()
+        if done or not process_expected:
+            self._asked.pop(entry.id, None)
+            return None
+        return kind
+
+    # --- order and deletion ---------------------------------------------------------------------------------------------------------------
+
+    def move(self, run_id: str, position: int, language: str) -> dict[str, Any]:
+        """Give a waiting run another place in the line."""
+        self._entry(run_id)
+        self.queue.move(run_id, position)
+        return self.listing(language)
+
+    def unqueue(self, run_id: str, language: str) -> dict[str, Any]:
+        """Take a waiting run out of the line; it stays in the list."""
+        self._entry(run_id)
+        self.queue.remove(run_id)
+        return self.one(run_id, language)
+
+    def delete(self, run_id: str) -> dict[str, Any]:
+        """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The LoRA that was delivered stays where it is."""
+        entry = self._entry(run_id)
+        if run_id in self.keeper.active():
+            self.keeper.tick()
+        with self.queue.holding() as line:
+            if entry.folder.is_alive or run_id in line or run_id in self.keeper.active():
+                raise RunError("{name} is at work or waits in the queue", hint="Stop it first, or take it out of the queue.", name=run_id)
+            moved = trash.discard(entry.folder.path, self.data.folder("trash"), kind="run", now=self._clock())
+        return {"trash": moved.id}
+
+    def discarded(self) -> list[dict[str, Any]]:
+        """The runs in the trash, newest first."""
+        return [
+            {"id": found.id, "kind": found.kind, "name": found.name, "time": found.time} for found in trash.contents(self.data.folder("trash"), "run")
+        ]
+
+    def restore(self, trash_id: str, language: str) -> dict[str, Any]:
+        """Take a run out of the trash again."""
+        for found in trash.contents(self.data.folder("trash"), "run"):
+            if found.id == trash_id:
+                return self.one(trash.restore(found, self.history.runs).name, language)
+        raise NotFound("there is nothing called {name} here", hint="It may have been restored already. Reload the page.", name=trash_id[:80])
+
+    # --- files ----------------------------------------------------------------------------------------------------------------------------
+
+    def picture(self, run_id: str, name: str) -> Path:
+        """A preview of the run, or the picture on its LoRA's card. Raises NotFound for anything else."""
+        entry = self._entry(run_id)
+        path = _card(entry) if name == present.DELIVERED else _preview(entry, name)
+        if path is None:
+            raise NotFound("there is no picture {name}", hint="It may have been deleted.", name=name[:80])
+        return path
+
+    def log(self, run_id: str) -> str:
+        """The end of what the worker printed."""
+        return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
+
+    def settings(self, run_id: str) -> str:
+        """The run's config.yaml."""
+        return _text(self._entry(run_id).folder.config)
+
+    def folder(self, run_id: str) -> Path:
+        return self._entry(run_id).folder.path
+
+    def _entry(self, run_id: str) -> Entry:
+        self.data.child("runs", run_id)
+        return self.history.entry(run_id)
+
+
+def _reachable(entry: Entry) -> Entry:
+    """A folder that somebody made by hand under a name that no address can hold is shown, and says so."""
+    problem = name_problem(entry.id)
+    if not problem:
+        return entry
+    return dataclasses.replace(entry, problem=RunError(problem, hint="Rename the folder.", name=entry.id))
+
+
+def _card(entry: Entry) -> Path | None:
+    if not entry.state.delivered:
+        return None
+    path = Path(entry.state.delivered).with_suffix(".png")
+    return path if path.is_file() else None
+
+
+def _preview(entry: Entry, name: str) -> Path | None:
+    known = {present.last_part(event.file) for event in entry.state.previews}
+    path = entry.folder.previews / name
+    if name not in known or name_problem(name) or path.suffix.lower() not in PICTURES or not path.is_file():
+        return None
+    # a link that leads out of the run's folder is no preview
+    return path if path.resolve().parent == entry.folder.previews.resolve() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""
+
+
+def _moment(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
