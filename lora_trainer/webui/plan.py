@@ -465,7 +465,10 @@ class _Forecast:
 
     def _sentence(self, seconds: float | None, disk: int, target: str) -> Iterator[Message]:
         values = {"count": len(self.dataset.examples), "sizes": len(self.buckets), "steps": self.steps, "checkpoint": _checkpoint_name(self.draft)}
-        yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
+        if len(self.buckets) > 1:
+            yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
+        else:
+            yield Message("Trains {steps} steps on {count} images of one size, with {checkpoint}.", values)
         if seconds is not None:
             yield Message("That takes about {time} and about {disk} of disk.", {"time": duration(seconds), "disk": size_of(disk)})
         else:
@@ -511,7 +514,7 @@ def _checkpoint_name(draft: _Draft) -> str:
 def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> Message:
     most = sorted(buckets.items(), key=lambda item: -len(item[1]))
     named = ", ".join(f"{bucket} ({len(indices)})" for bucket, indices in most[:4]) + (" ..." if len(most) > 4 else "")
-    return Message("{count}, in {sizes} sizes: {named}", {"count": len(dataset.examples), "sizes": len(buckets), "named": named})
+    return Message("{count}, in sizes {named}", {"count": len(dataset.examples), "named": named})
 
 
 @lru_cache(maxsize=4)

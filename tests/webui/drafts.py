@@ -1,0 +1,71 @@
+"""A studio without a WebUI, for what only reads facts: plain values where the host would be asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui.checkpoints import Checkpoints
+from lora_trainer.webui.data_folder import DataFolder
+from lora_trainer.webui.host import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
+from lora_trainer.webui.known_images import KnownImages
+from lora_trainer.webui.pace import Pace
+
+
+class FakeHost:
+    """The host's facts, settable."""
+
+    kind, name, version = "a1111", "AUTOMATIC1111", "v1.10.1"
+
+    def __init__(self, root: Path) -> None:
+        self.listed: list[HostCheckpoint] = []
+        self.now: LoadedCheckpoint | None = None
+        self.device_kind = "cpu"
+        self.options: dict[str, object] = {}
+        self.models = root / "models"
+        (self.models / "Lora").mkdir(parents=True)
+
+    def list(self, *paths: Path) -> None:
+        self.listed = [HostCheckpoint(title=path.name, path=path) for path in paths]
+
+    def load(self, path: Path, vae: Path | None = None, clip_skip: int = 1) -> None:
+        self.now = LoadedCheckpoint(title=path.name, path=path, vae=vae, clip_skip=clip_skip, in_memory=True)
+
+    def checkpoints(self):
+        return self.listed
+
+    def loaded(self):
+        return self.now
+
+    def paths(self):
+        return HostPaths(data=self.models.parent, models=self.models, lora_dir=self.models / "Lora")
+
+    def device(self):
+        return HostDevice(kind=self.device_kind, device_id=None, name=self.device_kind)
+
+    def option(self, key, default=None):
+        return self.options.get(key, default)
+
+
+class FakeDatasets:
+    def __init__(self) -> None:
+        self.folders: dict[str, Path] = {}
+
+    def find(self, identity):
+        if identity not in self.folders:
+            raise DatasetError("there is no dataset {name}", name=identity)
+        return SimpleNamespace(path=self.folders[identity], name=identity)
+
+
+def studio(root: Path) -> SimpleNamespace:
+    """A studio with an empty data folder under `root`; no checkpoint, no images."""
+    host, data = FakeHost(root), DataFolder(root / "data")
+    return SimpleNamespace(
+        host=host,
+        data=data,
+        datasets=FakeDatasets(),
+        checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
+        images=KnownImages(data.root / "images.json"),
+        pace=Pace(data.folder("runs")),
+    )

@@ -1,0 +1,328 @@
+"""What the tab says before Start is what the worker then does; whatever a user chooses gets a sentence beside the field that mends it."""
+
+from __future__ import annotations
+
+import json
+import time
+from math import prod
+
+import pytest
+from PIL import Image
+
+from lora_trainer import config
+from lora_trainer.checkpoint.header import read_header
+from lora_trainer.checkpoint.write import write_checkpoint
+from lora_trainer.demo import EMBEDDED
+from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
+from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
+from lora_trainer.webui import plan as planning
+from lora_trainer.webui.plan import RunWish, plan, run_config
+from lora_trainer.worker import job
+from tests.made import draw_images, tiny_checkpoint
+from tests.tiny import tiny_parts
+from tests.webui.drafts import studio as make_studio
+
+
+@pytest.fixture
+def studio(tmp_path):
+    """Five square pictures with captions, and a tiny SD1 checkpoint loaded."""
+    made = make_studio(tmp_path)
+    made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
+    made.host.list(tiny_checkpoint("sd1"), tiny_checkpoint("sdxl"))
+    made.host.load(tiny_checkpoint("sd1"))
+    return made
+
+
+def wish(name="", checkpoint="loaded", dataset="discs", **settings):
+    return RunWish(dataset=dataset, checkpoint=checkpoint, name=name, settings=settings)
+
+
+def told(made, severity="error"):
+    """(field, message) of the problems of one severity."""
+    return [(problem.field, str(problem.message)) for problem in made.problems if problem.severity == severity]
+
+
+def facts(made):
+    return {str(fact.label): str(fact.value) for fact in made.facts}
+
+
+# --- what will be done -------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_is_what_the_worker_then_does(studio):
+    asked = wish("My: discs", max_train_steps=None, epochs=3, batch_size=2, save_steps=100, lora_rank=2, trigger_word="zrb", sample_steps=1)
+    made = plan(studio, asked)
+    assert made.ok and told(made) == []
+    run = run_config(studio, asked)
+    folder = folders.begin(run.output.output_dir, config.to_yaml(run))
+    assert job.run(folder.path) == 0
+    state = folder.read_state()
+    assert (made.steps, made.target) == (state.step, "models/Lora/My_discs.safetensors") == (9, "models/Lora/My_discs.safetensors")
+    assert state.delivered == str(studio.host.models / "Lora" / "My_discs.safetensors")
+    resolved = config.to_mapping(config.read(folder.config))
+    assert {key: resolved[key] for key in made.resolved} == made.resolved
+    tensors = read_header(folder.path / "My_discs.safetensors").tensors
+    weights = sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha"))
+    assert facts(made)["LoRA"] == f"{weights / 1e6:.3g} million weights, a file of 1 MB"
+
+
+def test_the_facts_name_checkpoint_images_steps_and_file(studio):
+    made = plan(studio, wish("ink", max_train_steps=40))
+    assert facts(made)["Checkpoint"] == "tiny-sd1 (SD1.5), loaded now"
+    assert facts(made)["Images"] == "5, in sizes 64 x 64 (5)"
+    assert facts(made)["Steps"] == "40: each image is seen 8 times"
+    assert facts(made)["Time"] == "known after the first steps"
+    assert facts(made)["Goes to"] == "models/Lora/ink.safetensors"
+    assert str(made.sentence[0]) == "Trains 40 steps on 5 images of one size, with tiny-sd1 (SD1.5)."
+    assert made.seconds is None
+
+
+def test_every_auto_is_told(studio):
+    made = plan(studio, wish(epochs=8, batch_size=2))
+    assert made.resolved == {
+        "resolution": 64, "lora_alpha": 8.0, "text_encoder_lr": 5e-5, "max_train_steps": 24, "save_steps": 3, "sample_every": 3, "sample_size": 64
+    }  # fmt: skip
+
+
+def test_a_name_that_is_taken_gets_a_number(studio):
+    (studio.host.models / "Lora" / "sub").mkdir()
+    (studio.host.models / "Lora" / "sub" / "Ink.safetensors").write_bytes(b"")
+    planning._held_names.cache_clear()
+    assert plan(studio, wish("ink")).target == "models/Lora/ink-2.safetensors"
+
+
+def test_without_a_name_the_datasets_name_is_taken(studio):
+    assert plan(studio, wish()).target == "models/Lora/discs.safetensors"
+    assert run_config(studio, wish()).lora.name == "discs"
+
+
+def test_the_loaded_checkpoint_brings_its_vae_and_clip_skip(studio, tmp_path):
+    vae = tmp_path / "kl.safetensors"
+    vae.write_bytes(b"")
+    studio.host.load(tiny_checkpoint("sd1"), vae=vae, clip_skip=2)
+    run = run_config(studio, wish())
+    assert (run.checkpoint.vae, run.checkpoint.clip_skip) == (vae, 2)
+    assert run_config(studio, wish(clip_skip=1)).checkpoint.clip_skip == 1
+    assert facts(plan(studio, wish()))["VAE"] == "kl.safetensors"
+    other = next(choice for choice in studio.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl"))
+    assert (run_config(studio, wish(checkpoint=other.id)).checkpoint.vae, run_config(studio, wish(checkpoint=other.id)).checkpoint.clip_skip) == (None, 1)
+
+
+def test_the_hosts_vae_as_a_pickle_is_left_out_and_told(studio, tmp_path):
+    studio.host.load(tiny_checkpoint("sd1"), vae=tmp_path / "anime.vae.pt")
+    made = plan(studio, wish())
+    assert ("checkpoint", "the WebUI's VAE anime.vae.pt is a pickle; the one inside the checkpoint is used instead") in told(made, "warning")
+    assert run_config(studio, wish()).checkpoint.vae is None
+
+
+def test_each_run_has_a_folder_of_its_own(studio):
+    first = run_config(studio, wish("ink")).output.output_dir
+    assert first == studio.data.folder("runs") / "ink"
+    first.mkdir()
+    assert run_config(studio, wish("ink")).output.output_dir.name == "ink-2"
+
+
+def test_paths_are_not_taken_from_the_browser(studio, tmp_path):
+    run = run_config(studio, wish(lora_dir="/", output_dir="/tmp/x", base_model="/etc/passwd", train_data_dir="/", vae="/etc/shadow", name_="x"))
+    assert run.output.lora_dir == studio.host.models / "Lora"
+    assert run.dataset.train_data_dir == tmp_path / "discs"
+    assert run.checkpoint.base_model == tiny_checkpoint("sd1")
+
+
+# --- time and disk -----------------------------------------------------------------------------------------------------------------------
+
+
+def earlier_run(studio, images_per_second, **changes):
+    asked = run_config(studio, wish("earlier", max_train_steps=200, **changes))
+    folder = folders.begin(asked.output.output_dir, config.to_yaml(config.settle(asked, asked.dataset.resolution or 64, 200)))
+    writer = events.EventWriter(folder.events)
+    writer.write(events.Planned(family="sd1", step_count=200))
+    for step in range(1, 31):
+        writer.write(events.Progress(step=step, loss=0.1, images_per_second=images_per_second))
+    writer.close()
+
+
+def test_time_comes_from_earlier_runs_of_the_same_kind(studio):
+    earlier_run(studio, 4.0)
+    made = plan(studio, wish(max_train_steps=1200))
+    assert made.seconds == pytest.approx(300)
+    assert facts(made)["Time"] == "about 5 minutes"
+
+
+@pytest.mark.parametrize("changes", [{"resolution": 128}, {"gradient_checkpointing": True}, {"train_text_encoder": True}])
+def test_runs_of_another_kind_say_nothing_of_the_time(studio, changes):
+    earlier_run(studio, 4.0)
+    assert plan(studio, wish(max_train_steps=1200, **changes)).seconds is None
+
+
+def test_disk_counts_what_the_run_will_write(studio):
+    asked = wish("ink", max_train_steps=12, save_steps=4, sample_steps=1, batch_size=2, sample_prompts=["a disc"])
+    made = plan(studio, asked)
+    run = run_config(studio, asked)
+    folder = folders.begin(run.output.output_dir, config.to_yaml(run))
+    assert job.run(folder.path) == 0
+    written = sum(path.stat().st_size for path in [*folder.path.rglob("*"), *(studio.host.models / "Lora").iterdir()] if path.is_file())
+    assert made.disk is not None and 0.6 * written < made.disk < 1.6 * written
+
+
+def test_a_disk_that_is_too_small_is_told_before_the_start(studio, monkeypatch):
+    monkeypatch.setattr(planning.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    made = plan(studio, wish())
+    assert not made.ok and told(made)[0][1].endswith("and the disk has 1 MB left")
+
+
+# --- problems ----------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "field", "words"),
+    [
+        ({"lora_rank": 0}, "lora_rank", "Rank is 0, but must be between 1 and 1024"),
+        ({"learning_rate": "fast"}, "learning_rate", "Learning rate is 'fast', but must be a number"),
+        ({"resolution": 100}, "resolution", "resolution is 100"),
+        ({"bucket_step": 12}, "bucket_step", "bucket_step is 12"),
+        ({"min_bucket_side": 512, "max_bucket_side": 256}, "min_bucket_side", "min_bucket_side is 512, above"),
+        ({"device": "gpu"}, "device", "device is 'gpu'"),
+        ({"background": "pink-ish"}, "background", "background is 'pink-ish'"),
+        ({"target_modules": []}, "target_modules", "target_modules is empty"),
+        ({"target_modules": ["query"]}, "target_modules", "no layer of the checkpoint bears these names"),
+        ({"lr_warmup_steps": 500, "max_train_steps": 500}, "lr_warmup_steps", "lr_warmup_steps is 500, but the run has only 500 steps"),
+        ({"optimizer": "adamw8bit"}, "optimizer", "AdamW 8-bit needs an NVIDIA card"),
+        ({"mixed_precision": "fp16"}, "mixed_precision", "fp16 does not work on the CPU"),
+        ({"lr_scheduler": "cosin"}, "lr_scheduler", "'cosin', but must be one of"),
+        ({"sample_strengths": [0, 3]}, "sample_strengths", "3"),
+        ({"epochs": None}, "epochs", "Epochs is None"),
+        ({"seed": {"a": 1}}, "seed", "Seed is"),
+    ],
+)
+def test_a_setting_out_of_bounds_is_told_beside_its_field(studio, settings, field, words):
+    made = plan(studio, wish(**settings))
+    assert not made.ok
+    (problem,) = [problem for problem in made.problems if problem.severity == "error"]
+    assert problem.field == field and words in str(problem.message)
+
+
+def test_all_wrong_settings_are_told_at_once_and_the_rest_still_counts(studio):
+    made = plan(studio, wish(lora_rank=0, learning_rate=-1, epochs=2))
+    assert {field for field, _ in told(made)} == {"lora_rank", "learning_rate"}
+    assert (made.steps, made.ok) == (10, False)
+
+
+def test_a_name_that_no_file_can_have_is_told_beside_the_name(studio):
+    made = plan(studio, wish("con"))
+    assert told(made) == [("name", "name 'con' cannot be a file's name on Windows")]
+    with pytest.raises(ConfigError, match="Windows"):
+        run_config(studio, wish("con"))
+
+
+def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(studio):
+    studio.host.now = None
+    made = plan(studio, wish(dataset=""))
+    assert told(made) == [("dataset", "no images are chosen"), ("checkpoint", "the WebUI has no checkpoint loaded")]
+    with pytest.raises(DatasetError):
+        run_config(studio, wish(dataset=""))
+    with pytest.raises(CheckpointError):
+        run_config(studio, wish())
+
+
+def test_a_checkpoint_that_cannot_be_trained_is_told_with_the_images_findings(studio, tmp_path):
+    pickle = tmp_path / "old.ckpt"
+    pickle.write_bytes(b"PK\x03\x04" + bytes(600))
+    studio.host.load(pickle)
+    (tmp_path / "discs" / "img00.png").write_bytes(b"not a picture")
+    made = plan(studio, wish())
+    assert [field for field, _ in told(made)] == ["checkpoint", "dataset"]
+    assert told(made)[0][1].startswith("old.ckpt is a pickle")
+    with pytest.raises(CheckpointError):
+        run_config(studio, wish())
+
+
+def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_to_do(studio, tmp_path):
+    for file in (tmp_path / "discs").glob("*.csv"):
+        file.unlink()
+    made = plan(studio, wish())
+    assert told(made) == [("trigger_word", "5 images have no caption: img00.png, img01.png, img02.png ...")]
+    with_word = plan(studio, wish(trigger_word="zrb"))
+    assert with_word.ok and told(with_word, "warning")[0][0] == "trigger_word"
+
+
+def test_many_findings_of_one_kind_are_a_few_lines(studio, tmp_path):
+    for number in range(30):
+        (tmp_path / "discs" / f"bad{number:02d}.png").write_bytes(b"")
+    made = plan(studio, wish())
+    lines = [message for field, message in told(made) if field == "dataset"]
+    assert len(lines) == 4 and lines[-1].startswith("and 27 more like these: bad")
+    skipping = plan(studio, wish(on_bad_data="skip"))
+    assert skipping.ok and skipping.steps == 50
+
+
+def test_no_path_of_this_machine_is_in_what_is_told(studio, tmp_path):
+    (tmp_path / "discs" / "bad.png").write_bytes(b"")
+    studio.datasets.folders["gone"] = tmp_path / "gone"
+    for made in (plan(studio, wish()), plan(studio, wish(dataset="gone")), plan(studio, wish(lora_rank=0))):
+        assert made.problems and str(tmp_path) not in str(made.to_json("en"))
+
+
+def test_a_resolution_far_below_the_checkpoints_own_is_a_warning(studio, tmp_path):
+    path = tmp_path / "large.safetensors"
+    write_checkpoint(tiny_parts("sd1"), path, metadata={"modelspec.resolution": "512x512"})
+    studio.host.load(path)
+    assert "this checkpoint was made for 512 pixels; at 256 it learns less detail" in str(plan(studio, wish(resolution=256)).to_json("en"))
+    assert "learns less" not in str(plan(studio, wish(resolution=448)).to_json("en"))
+
+
+def test_the_practice_model_can_be_trained_on(studio):
+    made = plan(studio, wish(checkpoint="practice"))
+    assert made.ok and facts(made)["Checkpoint"] == "Tiny practice model (SD1.5)"
+    assert run_config(studio, wish(checkpoint="practice")).checkpoint.base_model == EMBEDDED
+
+
+def test_a_missing_lora_folder_is_told(studio):
+    (studio.host.models / "Lora").rmdir()
+    assert (None, "the WebUI's LoRA folder Lora is missing") in told(plan(studio, wish()))
+
+
+@pytest.mark.parametrize("body", [None, [], "x", {"settings": 3}, {"dataset": 5, "checkpoint": None}, {"settings": {"lora_rank": [1, {}]}}, {"dataset": "../.."}])
+def test_nothing_a_browser_sends_makes_it_raise(studio, body):
+    assert plan(studio, RunWish.of(body)).ok is False
+
+
+def test_sd2_that_does_not_say_its_resolution_leaves_it_open(studio, tmp_path):
+    path = tmp_path / "v2.safetensors"
+    content = tiny_checkpoint("sd2").read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    del header["__metadata__"]
+    path.write_bytes(len(text := json.dumps(header).encode()).to_bytes(8, "little") + text + content[8 + length :])
+    studio.host.load(path)
+    made = plan(studio, wish(max_train_steps=10))
+    assert facts(made)["Resolution"] == "512 or 768: found when the checkpoint is loaded"
+    assert (made.steps, made.seconds, "resolution" in made.resolved) == (10, None, False)
+
+
+# --- speed -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_two_thousand_images_hold_up_nobody(studio, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    picture = folder / "000000.jpg"
+    Image.effect_noise((512, 384), 40).convert("RGB").save(picture, quality=80)
+    content = picture.read_bytes()
+    for number in range(2000):
+        (folder / f"{number:06d}.jpg").write_bytes(content + bytes([number % 256, number // 256]))
+        (folder / f"{number:06d}.txt").write_text(f"a picture, number {number}", encoding="utf-8")
+    studio.datasets.folders["many"] = folder
+    begin = time.perf_counter()
+    made = plan(studio, wish(dataset="many"))
+    first = time.perf_counter() - begin
+    assert made.unchecked > 0 and made.steps == 20_000
+    studio.images.wait()
+    begin = time.perf_counter()
+    made = plan(studio, wish(dataset="many", lora_rank=16))
+    again = time.perf_counter() - begin
+    print(f"first {first:.2f} s, again {again:.2f} s")
+    assert made.unchecked == 0
+    # measured 0.9 and 0.4 s; the limits leave room for a busy machine, and none for decoding two thousand pictures
+    assert first < 6 and again < 3
