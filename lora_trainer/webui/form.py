@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from lora_trainer import config
 from lora_trainer.config import GROUPS
-from lora_trainer.errors import Message
 from lora_trainer.webui import texts
 
 Type = Literal["text", "lines", "number", "integer", "auto_number", "auto_integer", "choice", "flag", "auto_flag", "list", "number_list"]
@@ -27,62 +26,64 @@ CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
 }  # fmt: skip
 """Config keys that are no fields of the form -> the place of the tab that decides them."""
 
-LABELS: Mapping[str, Message] = {
-    "trigger_word": Message("Trigger word"),
-    "resolution": Message("Resolution"),
-    "repeats": Message("Repeats"),
-    "enable_bucket": Message("Keep aspect ratios"),
-    "bucket_step": Message("Size step"),
-    "min_bucket_side": Message("Shortest side"),
-    "max_bucket_side": Message("Longest side"),
-    "max_upscale": Message("Enlarge at most"),
-    "caption_dropout": Message("Caption dropout"),
-    "shuffle_caption": Message("Shuffle captions"),
-    "keep_tokens": Message("Parts kept in place"),
-    "flip_augmentation": Message("Mirror at random"),
-    "background": Message("Background"),
-    "on_bad_data": Message("Unusable images"),
-    "prediction_type": Message("Prediction type"),
-    "zero_terminal_snr": Message("Zero terminal SNR"),
-    "clip_skip": Message("Clip skip"),
-    "max_token_length": Message("Longest caption"),
-    "mixed_precision": Message("Precision"),
-    "lora_rank": Message("Rank"),
-    "lora_alpha": Message("Alpha"),
-    "lora_dropout": Message("LoRA dropout"),
-    "target_modules": Message("Layers of the UNet"),
-    "train_text_encoder": Message("Train the text encoder"),
-    "text_encoder_targets": Message("Layers of the text encoder"),
-    "batch_size": Message("Images per step"),
-    "epochs": Message("Epochs"),
-    "max_train_steps": Message("Steps"),
-    "learning_rate": Message("Learning rate"),
-    "text_encoder_lr": Message("Text encoder's learning rate"),
-    "gradient_accumulation_steps": Message("Batches gathered per step"),
-    "gradient_checkpointing": Message("Save memory (gradient checkpointing)"),
-    "optimizer": Message("Optimizer"),
-    "weight_decay": Message("Weight decay"),
-    "max_grad_norm": Message("Gradient limit"),
-    "lr_scheduler": Message("Learning rate over time"),
-    "lr_warmup_steps": Message("Warm-up"),
-    "min_snr_gamma": Message("Min-SNR gamma"),
-    "noise_offset": Message("Noise offset"),
-    "seed": Message("Seed"),
-    "cache_latents": Message("Keep encoded images"),
-    "device": Message("Device"),
-    "sample_prompts": Message("Preview prompts"),
-    "sample_negative_prompt": Message("Preview negative prompt"),
-    "sample_every": Message("Preview every"),
-    "sample_steps": Message("Preview sampling steps"),
-    "sample_size": Message("Preview size"),
-    "sample_strengths": Message("Preview strengths"),
-    "sample_sampler": Message("Preview sampler"),
-    "sample_guidance": Message("Preview CFG scale"),
-    "sample_seed": Message("Preview seed"),
-    "save_steps": Message("Save every"),
-    "save_epochs": Message("Save every so many epochs"),
-    "keep_last": Message("Keep last"),
-    "preferred_weight": Message("Recommended strength"),
+Texts = Mapping[str, str]
+
+LABELS: Texts = {
+    "trigger_word": "Trigger word",
+    "resolution": "Resolution",
+    "repeats": "Repeats",
+    "enable_bucket": "Keep aspect ratios",
+    "bucket_step": "Size step",
+    "min_bucket_side": "Shortest side",
+    "max_bucket_side": "Longest side",
+    "max_upscale": "Enlarge at most",
+    "caption_dropout": "Caption dropout",
+    "shuffle_caption": "Shuffle captions",
+    "keep_tokens": "Parts kept in place",
+    "flip_augmentation": "Mirror at random",
+    "background": "Background",
+    "on_bad_data": "Unusable images",
+    "prediction_type": "Prediction type",
+    "zero_terminal_snr": "Zero terminal SNR",
+    "clip_skip": "Clip skip",
+    "max_token_length": "Longest caption",
+    "mixed_precision": "Precision",
+    "lora_rank": "Rank",
+    "lora_alpha": "Alpha",
+    "lora_dropout": "LoRA dropout",
+    "target_modules": "Layers of the UNet",
+    "train_text_encoder": "Train the text encoder",
+    "text_encoder_targets": "Layers of the text encoder",
+    "batch_size": "Images per step",
+    "epochs": "Epochs",
+    "max_train_steps": "Steps",
+    "learning_rate": "Learning rate",
+    "text_encoder_lr": "Text encoder's learning rate",
+    "gradient_accumulation_steps": "Batches gathered per step",
+    "gradient_checkpointing": "Save memory (gradient checkpointing)",
+    "optimizer": "Optimizer",
+    "weight_decay": "Weight decay",
+    "max_grad_norm": "Gradient limit",
+    "lr_scheduler": "Learning rate over time",
+    "lr_warmup_steps": "Warm-up",
+    "min_snr_gamma": "Min-SNR gamma",
+    "noise_offset": "Noise offset",
+    "seed": "Seed",
+    "cache_latents": "Keep encoded images",
+    "device": "Device",
+    "sample_prompts": "Preview prompts",
+    "sample_negative_prompt": "Preview negative prompt",
+    "sample_every": "Preview every",
+    "sample_steps": "Preview sampling steps",
+    "sample_size": "Preview size",
+    "sample_strengths": "Preview strengths",
+    "sample_sampler": "Preview sampler",
+    "sample_guidance": "Preview CFG scale",
+    "sample_seed": "Preview seed",
+    "save_steps": "Save every",
+    "save_epochs": "Save every so many epochs",
+    "keep_last": "Keep last",
+    "preferred_weight": "Recommended strength",
 }
 """Key -> what an artist calls it."""
 
@@ -93,48 +94,50 @@ PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELS
 PLAIN = ("trigger_word", "max_train_steps", "epochs", "resolution", "lora_rank", "learning_rate", "sample_prompts", "preferred_weight")
 """What is shown at once, in this order; all else is folded away under Advanced."""
 
-PLAIN_TITLE = Message("Settings")
-TITLES: Mapping[str, Message] = {
-    "dataset": Message("Images and captions"),
-    "checkpoint": Message("Model"),
-    "lora": Message("LoRA"),
-    "training": Message("Training"),
-    "samples": Message("Previews"),
-    "output": Message("Saving"),
+TITLES: Texts = {
+    "plain": "Settings",
+    "dataset": "Images and captions",
+    "checkpoint": "Model",
+    "lora": "LoRA",
+    "training": "Training",
+    "samples": "Previews",
+    "output": "Saving",
 }
 
-UNITS: Mapping[str, Message] = {
-    **dict.fromkeys(("resolution", "bucket_step", "min_bucket_side", "max_bucket_side", "sample_size"), Message("pixels")),
-    **dict.fromkeys(("max_train_steps", "save_steps", "sample_every", "lr_warmup_steps"), Message("steps")),
-    "max_upscale": Message("times"),
-    "max_token_length": Message("tokens"),
-}
+UNITS: Texts = {
+    "resolution": "pixels", "bucket_step": "pixels", "min_bucket_side": "pixels", "max_bucket_side": "pixels", "sample_size": "pixels",
+    "max_train_steps": "steps", "save_steps": "steps", "sample_every": "steps", "lr_warmup_steps": "steps",
+    "max_upscale": "times", "max_token_length": "tokens",
+}  # fmt: skip
 STEPS: Mapping[str, float] = {
     "resolution": 64, "bucket_step": 8, "sample_size": 64, "preferred_weight": 0.05, "caption_dropout": 0.05, "lora_dropout": 0.05,
     "noise_offset": 0.01, "sample_guidance": 0.5, "max_upscale": 0.5, "lora_alpha": 1, "weight_decay": 0.01, "max_grad_norm": 0.1, "min_snr_gamma": 1,
 }  # fmt: skip
 """What one click on a field's arrows adds. Learning rates have none: any number will do."""
 
-CHOICES: Mapping[str, Message | str] = {
-    "auto": Message("auto"), "stop": Message("stop and list them"), "skip": Message("train without them"), "no": "float32",
-    "epsilon": "epsilon", "v_prediction": "v-prediction", "fp16": "fp16", "bf16": "bf16", "75": "75", "150": "150", "225": "225",
-    "adamw": "AdamW", "adamw8bit": "AdamW 8-bit", "memory": Message("in memory"), "disk": Message("on disk"),
-    "constant": Message("constant"), "constant_with_warmup": Message("constant, with warm-up"), "linear": Message("linear, down to zero"),
-    "cosine": Message("cosine, down to zero"), "cosine_with_restarts": Message("cosine with restarts"), "polynomial": Message("polynomial"),
-    "euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "ddim": "DDIM",
+CHOICES: Texts = {
+    "auto": "auto", "stop": "stop and list them", "skip": "train without them", "memory": "in memory", "disk": "on disk",
+    "constant": "constant", "constant_with_warmup": "constant, with warm-up", "linear": "linear, down to zero", "cosine": "cosine, down to zero",
+    "cosine_with_restarts": "cosine with restarts", "polynomial": "polynomial",
 }  # fmt: skip
-"""Value -> how it is shown. Names that are the same in every language are plain texts."""
+"""Value -> how it is shown."""
+PROPER_NAMES: Mapping[str, str] = {
+    "no": "float32", "fp16": "fp16", "bf16": "bf16", "epsilon": "epsilon", "v_prediction": "v-prediction", "75": "75", "150": "150", "225": "225",
+    "adamw": "AdamW", "adamw8bit": "AdamW 8-bit", "euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "ddim": "DDIM",
+}  # fmt: skip
+"""Value -> how it is shown in every language."""
 
 
 def form(language: str) -> dict[str, Any]:
     """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the advanced ones by their part of the config."""
-    plain = {"id": "plain", "title": texts.say(PLAIN_TITLE, language), "advanced": False, "fields": [_field(key, language) for key in PLAIN]}
+    title = texts.translate(TITLES["plain"], language)
+    plain = {"id": "plain", "title": title, "advanced": False, "fields": [_field(key, language) for key in PLAIN]}
     return {"groups": [plain, *(_advanced_group(identity, group, language) for identity, group in GROUPS)]}
 
 
 def _advanced_group(identity: str, group: type[config.Settings], language: str) -> dict[str, Any]:
     keys = [item.name for item in dataclasses.fields(group) if item.name in KEYS and item.name not in PLAIN]  # type: ignore[arg-type]
-    return {"id": identity, "title": texts.say(TITLES[identity], language), "advanced": True, "fields": [_field(key, language) for key in keys]}
+    return {"id": identity, "title": texts.translate(TITLES[identity], language), "advanced": True, "fields": [_field(key, language) for key in keys]}
 
 
 def _field(key: str, language: str) -> dict[str, Any]:
@@ -142,7 +145,7 @@ def _field(key: str, language: str) -> dict[str, Any]:
     kind, optional = _kind(key)
     return {
         "key": key,
-        "label": texts.say(LABELS[key], language),
+        "label": texts.translate(LABELS[key], language),
         "help": texts.translate(config.documentation()[key], language),
         "type": type_of(key),
         "choices": [{"value": choice, "label": _shown(choice, language)} for choice in typing.get_args(kind)] if _is_choice(kind) else [],
@@ -153,7 +156,7 @@ def _field(key: str, language: str) -> dict[str, Any]:
         "default": list(item.default) if isinstance(item.default, tuple) else item.default,
         "optional": optional,
         "advanced": key not in PLAIN,
-        "unit": texts.say(UNITS[key], language) if key in UNITS else "",
+        "unit": texts.translate(UNITS[key], language) if key in UNITS else "",
     }
 
 
@@ -194,8 +197,8 @@ def _is_choice(kind: Any) -> bool:
 
 
 def _shown(choice: object, language: str) -> str:
-    shown = CHOICES[str(choice)]
-    return shown if isinstance(shown, str) else texts.say(shown, language)
+    name = str(choice)
+    return PROPER_NAMES[name] if name in PROPER_NAMES else texts.translate(CHOICES[name], language)
 
 
 def _bound(item: dataclasses.Field[Any], name: str) -> float | None:

@@ -47,6 +47,10 @@ CACHE_LIMIT = 2 * 2**30
 """Encoded images beyond this many bytes go to disk when cache_latents is auto, as in training.batches."""
 HELD_NAMES_SECONDS = 5.0
 NO_HINT = Message("")
+FACTS: form.Texts = {
+    "checkpoint": "Checkpoint", "vae": "VAE", "images": "Images", "steps": "Steps", "resolution": "Resolution", "lora": "LoRA", "time": "Time",
+    "disk": "Disk", "goes_to": "Goes to",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +87,8 @@ class Problem:
 
 @dataclass(frozen=True, kw_only=True)
 class Fact:
-    label: Message
+    label: str
+    """English; the key of a translation."""
     value: Message | str
 
 
@@ -114,7 +119,7 @@ class Plan:
         return {
             "ok": self.ok,
             "sentence": " ".join(texts.say(message, language) for message in self.sentence),
-            "facts": [{"label": texts.say(fact.label, language), "value": _said(fact.value, language)} for fact in self.facts],
+            "facts": [{"label": texts.translate(fact.label, language), "value": _said(fact.value, language)} for fact in self.facts],
             "problems": [
                 {
                     "field": problem.field,
@@ -244,7 +249,7 @@ def _setting_problem(error: ConfigError) -> Problem:
     key = next((word for word in words if word in form.PLACES), "")
     values = dict(error.message.values)
     if "key" in values and key in form.LABELS:
-        values["key"] = form.LABELS[key]
+        values["key"] = Message(form.LABELS[key])
     return Problem(field=form.PLACES.get(key), severity="error", message=Message(error.message.template, values), hint=error.hint)
 
 
@@ -476,22 +481,22 @@ class _Forecast:
         yield Message("The LoRA will be {target}.", {"target": target})
 
     def _facts(self, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
-        yield Fact(label=Message("Images"), value=_image_words(self.dataset, self.buckets))
+        yield Fact(label=FACTS["images"], value=_image_words(self.dataset, self.buckets))
         times = self.steps / self.steps_per_epoch * self.epoch_images / len(self.dataset.examples)
         values = {"steps": self.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
-        yield Fact(label=Message("Steps"), value=Message("{steps}: each image is seen {times} times", values))
+        yield Fact(label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values))
         if not self.is_certain:
-            yield Fact(label=Message("Resolution"), value=Message("512 or 768: found when the checkpoint is loaded"))
+            yield Fact(label=FACTS["resolution"], value=Message("512 or 768: found when the checkpoint is loaded"))
         else:
-            yield Fact(label=Message("Resolution"), value=Message("{side} pixels", {"side": self.resolution}))
+            yield Fact(label=FACTS["resolution"], value=Message("{side} pixels", {"side": self.resolution}))
         weights = self._parameter_count()
         if weights:
             counts = {"count": f"{weights / 1e6:.3g}", "size": size_of(weights * FILE_BYTES)}
-            yield Fact(label=Message("LoRA"), value=Message("{count} million weights, a file of {size}", counts))
+            yield Fact(label=FACTS["lora"], value=Message("{count} million weights, a file of {size}", counts))
         time_words = Message("known after the first steps") if seconds is None else Message("about {time}", {"time": duration(seconds)})
-        yield Fact(label=Message("Time"), value=time_words)
-        yield Fact(label=Message("Disk"), value=Message("about {disk}", {"disk": size_of(disk)}))
-        yield Fact(label=Message("Goes to"), value=target)
+        yield Fact(label=FACTS["time"], value=time_words)
+        yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
+        yield Fact(label=FACTS["goes_to"], value=target)
 
 
 def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
@@ -499,10 +504,10 @@ def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
         return
     name = _checkpoint_name(draft)
     is_loaded = draft.wish.checkpoint == LOADED
-    yield Fact(label=Message("Checkpoint"), value=Message("{checkpoint}, loaded now", {"checkpoint": name}) if is_loaded else name)
+    yield Fact(label=FACTS["checkpoint"], value=Message("{checkpoint}, loaded now", {"checkpoint": name}) if is_loaded else name)
     vae = _usable_vae(draft.choice)
     if vae is not None:
-        yield Fact(label=Message("VAE"), value=vae.name)
+        yield Fact(label=FACTS["vae"], value=vae.name)
 
 
 def _checkpoint_name(draft: _Draft) -> str:
