@@ -124,6 +124,15 @@ TORCH_DEPENDENCIES: tuple[Package, ...] = (
     Package(name="setuptools", version="80.9.0"),
 )
 
+CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
+    # captioner -> what only it needs, installed when it is asked for
+    "wd": (
+        # the last with files for Python 3.10; what else it names is for its converters and its log's colours
+        Package(name="onnxruntime", version="1.23.2", at_least="1.16", modules=("onnxruntime",), megabytes=60),
+        next(package for package in WORKER_PACKAGES if package.name == "numpy"),
+    ),
+}
+
 TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="pytest", version="9.2.0", modules=("pytest",)),
     Package(name="pytest-timeout", version="2.4.0", modules=("pytest_timeout",)),
@@ -136,6 +145,7 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="exceptiongroup", version="1.3.1", python_below=(3, 11)),
     Package(name="tomli", version="2.4.0", python_below=(3, 11)),
     Package(name="colorama", version="0.4.6", platform="win32"),
+    Package(name="onnxruntime", version="1.23.2", modules=("onnxruntime",), megabytes=60),
     Package(name="ruff", version="0.17.5", modules=("ruff",), megabytes=30),
     Package(name="mypy", version="2.4.1", modules=("mypy.api",), megabytes=60),
     Package(name="mypy-extensions", version="1.2.0"),
