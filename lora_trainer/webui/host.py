@@ -21,7 +21,7 @@ import importlib.util
 import logging
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,6 +88,17 @@ class HostDevice:
     device_id: str | None
     """What --device-id names, for the worker's CUDA_VISIBLE_DEVICES."""
     name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostOption:
+    """One option of ours on the host's Settings page: a text, a whole number, a yes or no by its default; or one of `choices`."""
+
+    key: str
+    label: str
+    help: str
+    default: str | int | bool
+    choices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +174,14 @@ class Host:
         lora_dir = self._flag("lora_dir") or Path(models) / "Lora"
         return HostPaths(data=Path(data), models=Path(models), lora_dir=Path(lora_dir))
 
+    def font(self) -> Path | None:
+        """A font file that the host brings along, for labels on pictures."""
+        path = getattr(_module("modules.paths_internal"), "roboto_ttf_file", None)
+        return Path(path) if path and Path(path).is_file() else None
+
     def data_folder(self) -> Path:
-        """Where the extension keeps what people give it and make with it: a setting, else lora-trainer in the host's data folder."""
-        chosen = str(self.option("lora_trainer_data_folder", "") or "").strip()
+        """Where the extension keeps what people give it and make with it: the flag, else the setting, else lora-trainer in the host's data folder."""
+        chosen = str(self._flag("lora_trainer_data_dir") or self.option("lora_trainer_data_folder", "") or "").strip()
         return Path(chosen).expanduser() if chosen else self.paths().data / "lora-trainer"
 
     def checkpoints(self) -> list[HostCheckpoint]:
@@ -242,6 +258,21 @@ class Host:
         except Exception:
             return default
         return default if found is None else found
+
+    def add_options(self, section: tuple[str, str], options: Sequence[HostOption]) -> None:
+        """Put options of ours on the host's Settings page, as a section (id, title) of their own. For on_ui_settings."""
+        shared = importlib.import_module("modules.shared")
+        for option in options:
+            component: Any = None
+            arguments: dict[str, Any] | None = None
+            if option.choices:
+                component, arguments = importlib.import_module("gradio").Dropdown, {"choices": list(option.choices)}
+            elif isinstance(option.default, int) and not isinstance(option.default, bool):
+                component, arguments = importlib.import_module("gradio").Number, {"precision": 0}
+            made = shared.OptionInfo(option.default, option.label, component, arguments, section=section)
+            if hasattr(made, "info"):
+                made.info(option.help)
+            shared.opts.add_option(option.key, made)
 
     def language(self) -> str:
         """The name of the chosen localization, such as zh_CN; empty for the WebUI's own English."""
@@ -635,7 +666,7 @@ class _Listener:
         self._heard = heard
 
     def write(self, text: str) -> Any:
-        if "[LORA]" in text and any(words in text for words in ("unmatched", "mismatch")):
+        if "[LORA]" in text and any(words in text.lower() for words in ("unmatched", "mismatch")):
             self._heard.append(text.strip())
         return self._stream.write(text)
 

@@ -1,0 +1,101 @@
+"""Our section on the host's Settings page, and what was chosen there.
+
+    add()             the section, for on_ui_settings
+    Options.of(host)  the choices, as values that are sure to be of their type: the host stores whatever it is given
+
+Few, because each is a question. The host translates labels and help itself, from the same tables in localizations/. Called by tab.py and studio.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from lora_trainer.webui.form import Texts
+from lora_trainer.webui.host import Host, HostOption, find
+from lora_trainer.webui.presets import Presets
+
+SECTION = ("lora_trainer", "LoRA Trainer")
+
+DATA_FOLDER, RUNS_TO_KEEP, HF_MIRROR = "lora_trainer_data_folder", "lora_trainer_runs_to_keep", "lora_trainer_hf_mirror"
+KEEP_TRAINING, PAUSE_FOR_PICTURES, PRESET = "lora_trainer_keep_training", "lora_trainer_pause_for_pictures", "lora_trainer_preset"
+
+LABELS: Texts = {
+    DATA_FOLDER: "Folder for datasets and runs",
+    RUNS_TO_KEEP: "Finished runs to keep",
+    HF_MIRROR: "Mirror of huggingface.co",
+    KEEP_TRAINING: "Keep training when the WebUI closes",
+    PAUSE_FOR_PICTURES: "Pause training while the WebUI makes a picture",
+    PRESET: "Preset at the start",
+}
+HELP: Texts = {
+    DATA_FOLDER: "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir goes before it. Needs a restart of the WebUI.",
+    RUNS_TO_KEEP: "Older ones go to the trash in that folder; their delivered LoRAs stay. 0 keeps all.",
+    HF_MIRROR: "An address such as https://hf-mirror.com, for captioners that are downloaded. Empty: huggingface.co, or what HF_ENDPOINT says.",
+    KEEP_TRAINING: "The training is a program of its own: it can go on, and is found again when the WebUI is back.",
+    PAUSE_FOR_PICTURES: "Otherwise both use the graphics card at once, which needs memory for both.",
+    PRESET: "What a new draft begins with.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user chose. The data folder is `host.data_folder()`, which the flag has a say in."""
+
+    runs_to_keep: int = 0
+    hf_mirror: str = ""
+    """An http(s) address without a slash at its end, or empty."""
+    keep_training: bool = True
+    pause_for_pictures: bool = True
+    preset: str = "style"
+    """A preset's id."""
+
+    @classmethod
+    def of(cls, host: Host) -> Options:
+        preset = str(host.option(PRESET, cls.preset))
+        return cls(
+            runs_to_keep=_count(host.option(RUNS_TO_KEEP, cls.runs_to_keep)),
+            hf_mirror=_address(host.option(HF_MIRROR, cls.hf_mirror)),
+            keep_training=bool(host.option(KEEP_TRAINING, cls.keep_training)),
+            pause_for_pictures=bool(host.option(PAUSE_FOR_PICTURES, cls.pause_for_pictures)),
+            preset=preset if preset in _preset_ids() else cls.preset,
+        )
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Environment variables for a worker."""
+        return {"HF_ENDPOINT": self.hf_mirror} if self.hf_mirror else {}
+
+
+def add(host: Host | None = None) -> None:
+    """Put the section on the host's Settings page."""
+    usual = Options()
+    defaults: dict[str, str | int | bool] = {
+        DATA_FOLDER: "", RUNS_TO_KEEP: usual.runs_to_keep, HF_MIRROR: usual.hf_mirror, KEEP_TRAINING: usual.keep_training,
+        PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset,
+    }  # fmt: skip
+    choices = {PRESET: _preset_ids()}
+    options = [
+        HostOption(key=key, label=label, help=HELP[key], default=defaults[key], choices=choices.get(key, ())) for key, label in LABELS.items()
+    ]
+    (host or find()).add_options(SECTION, options)
+
+
+def _preset_ids() -> tuple[str, ...]:
+    return tuple(preset.id for preset in Presets().all)
+
+
+def _count(value: object) -> int:
+    try:
+        return max(0, int(float(str(value))))
+    except (ValueError, OverflowError):
+        return 0
+
+
+def _address(value: object) -> str:
+    text = str(value or "").strip().rstrip("/")
+    try:
+        parts = urlsplit(text)
+    except ValueError:
+        return ""
+    return text if parts.scheme in ("http", "https") and parts.netloc else ""
