@@ -1,0 +1,257 @@
+"""Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps of runs.
+
+    loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
+    loras.find(id)                  an id is a hash of the path: no path ever comes from the browser
+    loras.insertable()              ours with their tag, and the preferred weight of every LoRA in the folder that has one
+    loras.set_strength(id, 0.7)     writes one key of NAME.json
+    loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
+
+Ours are known by what training writes into the header. Headers are read once and remembered by time and size. Called by tries.py and the routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.checkpoint.header import read_header
+from lora_trainer.checkpoint.parts import Family
+from lora_trainer.errors import CheckpointError, LoraFileError
+from lora_trainer.jobs.history import Entry, History
+from lora_trainer.lora.deliver import SD_VERSIONS, deliver
+from lora_trainer.webui import sidecar
+from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.host import Host
+
+OURS = "sd-webui-lora-trainer/"
+USUAL_WEIGHT = 0.7
+TRIES = "lora-trainer-tries"
+"""Below the LoRA folder: saved steps for as long as they are tried."""
+PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
+FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA file of ours."""
+
+    id: str
+    name: str
+    """The file's stem: what <lora:name:0.7> says, once it is delivered."""
+    path: Path
+    run: str | None
+    step: int | None
+    trigger: str
+    preferred_weight: float
+    family: Family | None
+    picture: Path | None
+    delivered: bool
+    changed: float
+
+    @property
+    def tag(self) -> str:
+        return f"<lora:{self.name}:{self.preferred_weight:g}>"
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a LoRA's header says."""
+
+    ours: bool = False
+    alias: str = ""
+    family: Family | None = None
+    trigger: str = ""
+
+
+class Loras:
+    def __init__(self, host: Host, history: History) -> None:
+        self._host = host
+        self._history = history
+        self._headers: dict[Path, tuple[tuple[int, int], _Header]] = {}
+        self._reading = threading.Lock()
+
+    def listing(self) -> list[Lora]:
+        """Delivered ones, then saved steps; each newest first."""
+        entries = [entry for entry in self._history.listing() if entry.job == "train" and entry.problem is None]
+        delivered = sorted(self._delivered(entries), key=lambda lora: lora.changed, reverse=True)
+        return [*delivered, *(lora for entry in entries for lora in self._saved(entry))]
+
+    def find(self, lora_id: str) -> Lora:
+        """One of the listing. Raises NotFound."""
+        for lora in self.listing():
+            if lora.id == lora_id:
+                return lora
+        raise NotFound("this LoRA is no longer there", hint="It may have been deleted or moved. Reload the page.")
+
+    def insertable(self) -> tuple[list[Lora], dict[str, float]]:
+        """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar that states one)"""
+        weights: dict[str, float] = {}
+        for path in self._files():
+            weight = sidecar.weight(sidecar.read(path))
+            if weight is not None:
+                header = self._header(path)
+                weights |= {name: weight for name in (path.stem, header.alias) if name}
+        return [lora for lora in self.listing() if lora.delivered], weights
+
+    def set_strength(self, lora_id: str, strength: float) -> Lora:
+        """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step, which has no card."""
+        lora = self.find(lora_id)
+        if not lora.delivered:
+            raise LoraFileError("{name} is not in the WebUI's LoRA folder yet", hint="Deliver it first.", name=lora.name)
+        self._require_inside(sidecar.path_of(lora.path))
+        values = {sidecar.TRIGGER: lora.trigger, "sd version": SD_VERSIONS.get(lora.family, "Unknown") if lora.family else "Unknown"}
+        sidecar.write_weight(lora.path, strength, otherwise=values)
+        self._host.refresh_loras()
+        return self.find(lora_id)
+
+    def deliver(self, lora_id: str) -> Lora:
+        """Put a saved step where the host finds it, under a name never used there before. Raises LoraFileError."""
+        lora = self.find(lora_id)
+        if lora.delivered:
+            return lora
+        if lora.family is None:
+            raise LoraFileError("it is not known for which family of checkpoints {name} was trained", name=lora.name)
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        done = deliver(
+            lora.path, folder, lora.name, trigger=lora.trigger, preferred_weight=lora.preferred_weight, family=lora.family, preview=lora.picture
+        )
+        self._host.refresh_loras()
+        return self.find(_id(done.path))
+
+    # --- delivered ones -------------------------------------------------------------------------------------------------------------------
+
+    def _folder(self) -> Path:
+        return self._host.paths().lora_dir
+
+    def _files(self) -> Iterator[Path]:
+        """Every .safetensors file that the host lists, but for those that are only tried."""
+        seen: set[str] = set()
+        for folder, subfolders, names in os.walk(self._folder(), followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen or Path(folder).name == TRIES:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(".safetensors"))
+
+    def _delivered(self, entries: list[Entry]) -> Iterator[Lora]:
+        runs = {_same(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
+        for path in self._files():
+            header = self._header(path)
+            entry = runs.get(_same(path))
+            if not header.ours and entry is None:
+                continue
+            values = sidecar.read(path)
+            yield Lora(
+                id=_id(path),
+                name=path.stem,
+                path=path,
+                run=entry.id if entry else None,
+                step=entry.state.step if entry else None,
+                trigger=sidecar.trigger(values) or header.trigger,
+                preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
+                family=header.family,
+                picture=next((found for ending in PICTURES if (found := path.with_name(path.stem + ending)).is_file()), None),
+                delivered=True,
+                changed=_changed(path),
+            )
+
+    def _header(self, path: Path) -> _Header:
+        try:
+            details = path.stat()
+        except OSError:
+            return _Header()
+        mark = (details.st_mtime_ns, details.st_size)
+        with self._reading:
+            known = self._headers.get(path)
+            if known is None or known[0] != mark:
+                known = self._headers[path] = (mark, _read(path))
+            return known[1]
+
+    def _require_inside(self, path: Path) -> None:
+        """Raises LoraFileError for a file that is not the LoRA folder's own: a link would lead a write elsewhere."""
+        if self._folder().absolute() not in path.absolute().parents or path.is_symlink():
+            raise LoraFileError("{file} is not inside the WebUI's LoRA folder, so it is left alone", file=path.name)
+
+    # --- saved steps ----------------------------------------------------------------------------------------------------------------------
+
+    def _saved(self, entry: Entry) -> Iterator[Lora]:
+        """What a run has saved, newest first, without what it has delivered."""
+        state = entry.state
+        weight = _weight_of(entry.settings)
+        was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
+        for saved in reversed(state.saved):
+            path = entry.folder.path / saved.file
+            if not path.is_file() or (was_delivered and saved.file == state.file):
+                continue
+            previews = [preview for preview in state.previews if preview.step == saved.step and preview.strength]
+            nearest = min(previews, key=lambda preview: abs(preview.strength - weight), default=None)
+            picture = entry.folder.path / nearest.file if nearest else None
+            yield Lora(
+                id=_id(path),
+                name=path.stem,
+                path=path,
+                run=entry.id,
+                step=saved.step,
+                trigger=str(entry.settings.get("trigger_word") or "").strip(),
+                preferred_weight=weight,
+                family=next((family for family in FAMILIES if family == state.family), None),
+                picture=picture if picture and picture.is_file() else None,
+                delivered=False,
+                changed=_changed(path),
+            )
+
+
+def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
+    """As JSON. `address` is where its picture is served."""
+    return {
+        "id": lora.id, "name": lora.name, "file": lora.path.name, "run": lora.run, "step": lora.step, "trigger": lora.trigger,
+        "preferred_weight": lora.preferred_weight, "family": lora.family, "picture": address if lora.picture else None,
+        "delivered": lora.delivered, "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
+    }  # fmt: skip
+
+
+def _read(path: Path) -> _Header:
+    try:
+        metadata = read_header(path).metadata
+    except (CheckpointError, OSError):
+        return _Header()
+    return _Header(
+        ours=metadata.get("modelspec.implementation_version", "").startswith(OURS),
+        alias=metadata.get("ss_output_name", ""),
+        family=_family(metadata),
+        trigger=metadata.get("modelspec.trigger_phrase", ""),
+    )
+
+
+def _family(metadata: Mapping[str, str]) -> Family | None:
+    version = metadata.get("ss_base_model_version", "")
+    starts: dict[str, Family] = {"sdxl_": "sdxl", "sd_v2": "sd2", "sd_v1": "sd1"}
+    return next((family for start, family in starts.items() if version.startswith(start)), None)
+
+
+def _weight_of(settings: Mapping[str, Any]) -> float:
+    weight = settings.get("preferred_weight")
+    return float(weight) if isinstance(weight, (int, float)) and not isinstance(weight, bool) and weight else USUAL_WEIGHT
+
+
+def _id(path: Path) -> str:
+    return hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _same(path: Path) -> str:
+    """What makes two ways of writing a path one; case does not count on Windows."""
+    return os.path.normcase(os.path.realpath(path))
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

@@ -1,0 +1,198 @@
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from PIL import Image
+
+from lora_trainer.errors import LoraFileError
+from lora_trainer.jobs.history import History
+from lora_trainer.runs import events
+from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.host import HostPaths
+from lora_trainer.webui.loras import TRIES, Loras, to_mapping
+from tests.webui.lora_files import write_lora, write_run
+
+
+class Host:
+    def __init__(self, root):
+        self.root = root
+        self.refreshed = 0
+
+    def paths(self):
+        return HostPaths(data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora")
+
+    def refresh_loras(self):
+        self.refreshed += 1
+
+
+@pytest.fixture
+def host(tmp_path):
+    return Host(tmp_path)
+
+
+@pytest.fixture
+def folder(host):
+    return host.paths().lora_dir
+
+
+@pytest.fixture
+def runs(tmp_path):
+    return tmp_path / "runs"
+
+
+@pytest.fixture
+def loras(host, runs):
+    return Loras(host, History(runs))
+
+
+def only(loras):
+    (found,) = loras.listing()
+    return found
+
+
+def test_ours_are_listed_and_those_of_others_are_not(loras, folder):
+    write_lora(folder / "styles" / "ink.safetensors", trigger="inkstyle")
+    write_lora(folder / "downloaded.safetensors", ours=False)
+    (folder / "broken.safetensors").write_bytes(b"no header")
+    found = only(loras)
+    assert (found.name, found.trigger, found.family, found.delivered, found.run) == ("ink", "inkstyle", "sd1", True, None)
+    assert found.tag == "<lora:ink:0.7>"
+
+
+def test_the_sidecar_says_trigger_and_strength(loras, folder):
+    write_lora(folder / "ink.safetensors", trigger="old")
+    (folder / "ink.json").write_text('{"activation text": "ink style", "preferred weight": 0.55}', encoding="utf-8-sig")
+    assert (only(loras).trigger, only(loras).preferred_weight) == ("ink style", 0.55)
+    assert to_mapping(only(loras), "there")["tag"] == "<lora:ink:0.55> ink style"
+
+
+def test_a_preferred_weight_of_zero_is_none_as_in_the_hosts_own_editor(loras, folder):
+    write_lora(folder / "ink.safetensors")
+    (folder / "ink.json").write_text('{"preferred weight": 0.0}', encoding="utf-8")
+    assert only(loras).preferred_weight == 0.7
+    assert loras.insertable()[1] == {}
+
+
+def test_the_strength_changes_one_key_of_the_sidecar_and_keeps_the_rest(loras, folder, host):
+    write_lora(folder / "ink.safetensors")
+    sidecar = folder / "ink.json"
+    sidecar.write_text('{"notes": "墨", "preferred weight": 0.7, "somebody elses": [1, 2], "negative text": "blurry"}', encoding="utf-8")
+    assert loras.set_strength(only(loras).id, 0.9).preferred_weight == 0.9
+    values = json.loads(sidecar.read_text(encoding="utf-8"))
+    assert list(values.items()) == [("notes", "墨"), ("preferred weight", 0.9), ("somebody elses", [1, 2]), ("negative text", "blurry")]
+    assert host.refreshed == 1 and [path.name for path in folder.iterdir() if "part" in path.name] == []
+
+
+def test_a_lora_without_a_sidecar_gets_one(loras, folder):
+    write_lora(folder / "ink.safetensors", trigger="inkstyle", family="sdxl")
+    loras.set_strength(only(loras).id, 1.2)
+    assert json.loads((folder / "ink.json").read_text(encoding="utf-8")) == {
+        "activation text": "inkstyle", "sd version": "SDXL", "preferred weight": 1.2
+    }  # fmt: skip
+
+
+def test_a_sidecar_that_cannot_be_read_is_not_overwritten(loras, folder):
+    write_lora(folder / "ink.safetensors")
+    (folder / "ink.json").write_text('{"notes": "half', encoding="utf-8")
+    with pytest.raises(LoraFileError, match="ink.json is not valid JSON"):
+        loras.set_strength(only(loras).id, 0.9)
+    assert (folder / "ink.json").read_text(encoding="utf-8") == '{"notes": "half'
+
+
+@pytest.mark.parametrize("strength", [0.0, -0.1, 2.01, float("nan"), float("inf"), True])
+def test_what_is_no_strength_is_refused(loras, folder, strength):
+    write_lora(folder / "ink.safetensors")
+    with pytest.raises(LoraFileError, match="cannot be the preferred strength"):
+        loras.set_strength(only(loras).id, strength)
+    assert not (folder / "ink.json").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right of their own there")
+def test_a_sidecar_that_leads_out_of_the_folder_is_left_alone(loras, folder, tmp_path):
+    write_lora(folder / "ink.safetensors")
+    outside = tmp_path / "outside.json"
+    outside.write_text("{}", encoding="utf-8")
+    (folder / "ink.json").symlink_to(outside)
+    with pytest.raises(LoraFileError, match="is not inside the WebUI's LoRA folder"):
+        loras.set_strength(only(loras).id, 0.9)
+    assert outside.read_text(encoding="utf-8") == "{}"
+
+
+def test_every_lora_with_a_preferred_weight_is_known_to_the_strength_panel_by_name_and_alias(loras, folder):
+    write_lora(folder / "mine.safetensors")
+    (folder / "mine.json").write_text('{"preferred weight": 0.6}', encoding="utf-8")
+    foreign = write_lora(folder / "alias.safetensors", ours=False)
+    foreign.rename(folder / "theirs.safetensors")
+    (folder / "theirs.json").write_text('{"preferred weight": "0.4"}', encoding="utf-8")
+    ours, weights = loras.insertable()
+    assert [lora.name for lora in ours] == ["mine"]
+    assert weights == {"mine": 0.6, "theirs": 0.4, "alias": 0.4}
+
+
+def test_saved_steps_are_listed_newest_first_with_what_the_run_knows(loras, runs):
+    run = write_run(runs, "fox", (100, 200, 300), trigger="foxy", family="sdxl")
+    found = loras.listing()
+    assert [(lora.name, lora.step, lora.run, lora.delivered) for lora in found] == [
+        ("fox", 300, "fox", False), ("fox-step00000200", 200, "fox", False), ("fox-step00000100", 100, "fox", False)
+    ]  # fmt: skip
+    assert (found[1].trigger, found[1].preferred_weight, found[1].family) == ("foxy", 0.8, "sdxl")
+    run.saved_file("fox", 200).unlink()
+    assert [lora.step for lora in loras.listing()] == [300, 100]
+
+
+def test_a_delivered_run_is_listed_once_with_its_run(loras, folder, runs):
+    path = write_lora(folder / "fox.safetensors")
+    write_run(runs, "fox", (100, 200), delivered=str(path))
+    assert [(lora.name, lora.run, lora.step, lora.delivered) for lora in loras.listing()] == [
+        ("fox", "fox", 200, True), ("fox-step00000100", "fox", 100, False)
+    ]  # fmt: skip
+
+
+def test_a_saved_step_shows_the_preview_nearest_to_its_strength(loras, runs):
+    run = write_run(runs, "fox", (100,))
+    run.previews.mkdir()
+    writer = events.EventWriter(run.events)
+    for strength in (0.0, 0.7, 1.0):
+        Image.new("RGB", (8, 8)).save(run.previews / f"{strength}.png")
+        writer.write(events.Previewed(step=100, file=f"previews/{strength}.png", strength=strength))
+    writer.close()
+    assert only(loras).picture == run.previews / "0.7.png"
+
+
+def test_a_saved_step_is_delivered_under_a_new_name_each_time(loras, folder, runs, host):
+    write_run(runs, "fox", (100, 200), trigger="foxy")
+    step = next(lora for lora in loras.listing() if lora.step == 100)
+    first = loras.deliver(step.id)
+    second = loras.deliver(step.id)
+    assert (first.name, second.name) == ("fox-step00000100", "fox-step00000100-2")
+    assert first.delivered and first.trigger == "foxy" and first.preferred_weight == 0.8
+    assert json.loads((folder / "fox-step00000100.json").read_text(encoding="utf-8"))["activation text"] == "foxy"
+    assert host.refreshed == 2
+    assert loras.deliver(first.id) == first
+
+
+def test_the_strength_of_a_saved_step_cannot_be_written(loras, runs):
+    write_run(runs, "fox", (100,))
+    with pytest.raises(LoraFileError, match="fox is not in the WebUI's LoRA folder yet"):
+        loras.set_strength(only(loras).id, 0.9)
+
+
+def test_what_is_only_being_tried_is_not_listed(loras, folder):
+    write_lora(folder / TRIES / "try-00000000-0.safetensors")
+    assert loras.listing() == []
+
+
+@pytest.mark.parametrize("lora_id", ["", "..", "../../etc/passwd", "0" * 16])
+def test_an_id_that_is_not_listed_is_not_found(loras, folder, lora_id):
+    write_lora(folder / "ink.safetensors")
+    with pytest.raises(NotFound):
+        loras.find(lora_id)
+
+
+def test_a_changed_file_is_read_again(loras, folder):
+    write_lora(folder / "ink.safetensors", trigger="one")
+    assert only(loras).trigger == "one"
+    write_lora(folder / "ink.safetensors", trigger="another")
+    assert only(loras).trigger == "another"
