@@ -2,6 +2,7 @@
 
     python install.py             what the worker needs
     python install.py --tests     and the tools for `python -m tests`: ruff, mypy, pytest, the WebUIs' gradio, and a browser if there is none
+    python install.py --captioner wd      and onnxruntime, which only the WD taggers need
 
 The WebUI runs this file, without arguments, at every start: then a failure is told and never stops the WebUI. Run by hand, a failure ends with
 code 1. When there is nothing to do it takes a fraction of a second and imports neither torch nor pip.
@@ -40,7 +41,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
-from lora_trainer.packages import TORCH, WEBUI_PACKAGES  # noqa: E402
+from lora_trainer.packages import CAPTIONER_PACKAGES, TORCH, WEBUI_PACKAGES  # noqa: E402
 
 HOST_PATIENCE = 600.0
 """Seconds a starting WebUI waits for another one's installation."""
@@ -59,6 +60,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if by_host:
             _refuse_to_replace_torch(overlay)
         _make_ready(overlay, environ, by_host)
+        for captioner in asked.captioner:
+            _make_ready(environment.look_at_captioner(captioner), environ, by_host)
         if asked.tests:
             _make_ready_for_tests(environ)
         return 0
@@ -77,6 +80,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="install.py", description="Installs LoRA Trainer's packages into its own folder.")
     parser.add_argument("--tests", action="store_true", help="also install the tools for `python -m tests`")
+    parser.add_argument(
+        "--captioner", action="append", choices=sorted(CAPTIONER_PACKAGES), default=[], help="also install what only this captioner needs"
+    )
     parser.add_argument("--skip-install", action="store_true", help="install nothing")
     parser.add_argument("--by-hand", action="store_true", help="report failure by the exit code, even if a WebUI's folder is on PYTHONPATH")
     return parser

@@ -8,10 +8,11 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_trainer import __version__, environment
-from lora_trainer.errors import ConfigError, LoraTrainerError
+from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong call, 3 stopped by request."""
@@ -62,6 +63,8 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("run_dir", type=Path, help="the run's output_dir")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting, such as max_train_steps=2000")
 
+    add_caption(add("caption", caption, "write a first draft of the captions for a folder of images; what a person wrote stays"))
+
     sub = add("tell", tell, "ask a running training for something")
     sub.add_argument("run_dir", type=Path, help="the run's output_dir")
     sub.add_argument("request", choices=["stop", "save", "preview", "pause", "resume"])
@@ -90,6 +93,32 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def add_caption(sub: argparse.ArgumentParser) -> None:
+    """The options of `caption`, each a field of caption_config.CaptionSettings, which says more of it and checks it."""
+    unset: Any = argparse.SUPPRESS  # what is not given keeps its default there
+    sub.add_argument("--input", required=True, metavar="DIR", help="the folder with your images")
+    sub.add_argument("--output", default=unset, metavar="FILE", help="the metadata.csv or .jsonl to write into (default: the one in DIR)")
+    sub.add_argument("--format", default=unset, metavar="FORMAT", help="csv, jsonl, or txt: a file beside each image (default: as FILE ends)")
+    sub.add_argument(
+        "--captioner", default=unset, metavar="NAME", help="blip-large (default), blip, qwen: sentences; wd: Danbooru tags; clip: words from a list"
+    )
+    sub.add_argument("--model", default=unset, metavar="ID_OR_FOLDER", help="another model of the same kind, from the hub or on this disk")
+    sub.add_argument("--prefix", default=unset, help="put in front of each caption")
+    sub.add_argument("--suffix", default=unset, help="put at the end of each caption")
+    sub.add_argument("--trigger", default=unset, help="the trigger word, put in front of all else")
+    sub.add_argument("--only-missing", action="store_true", default=unset, help="leave all images alone that have a caption")
+    sub.add_argument("--overwrite", action="store_true", default=unset, help="also replace captions that a person wrote or changed")
+    sub.add_argument("--threshold", default=unset, metavar="N", help="clip, wd: leave out tags less sure than this (default: 0.2, 0.35)")
+    sub.add_argument("--character-threshold", default=unset, metavar="N", help="wd: the same for names of characters (default: 0.85)")
+    sub.add_argument("--exclude", default=unset, metavar="TAGS", help="clip, wd: tags never to be written, with commas between")
+    sub.add_argument("--vocabulary", default=unset, metavar="FILE", help="clip: the list, one word or phrase a line, [headings] between groups")
+    sub.add_argument("--top-k", default=unset, metavar="N", help="clip: at most so many from each group; wd: in all")
+    sub.add_argument("--instruction", default=unset, metavar="TEXT", help="qwen: what it is asked")
+    sub.add_argument("--max-tokens", default=unset, metavar="N", help="blip, qwen: longest caption (default: 75 of its tokens)")
+    sub.add_argument("--batch-size", default=unset, metavar="N", help="images at once (default: as the captioner suggests)")
+    sub.add_argument("--device", default=unset, help="auto (default), cuda, cuda:1, mps or cpu")
+
+
 # --- commands ----------------------------------------------------------------------------------------------------------------------------
 
 
@@ -107,6 +136,10 @@ def resume(asked: argparse.Namespace) -> int:
     from lora_trainer.runs import folder as folders
 
     folder = folders.existing(asked.run_dir.absolute())
+    if folder.job == "caption":
+        if asked.changes:
+            raise ConfigError("--set is for trainings", hint="Call `caption` again, with other options.")
+        return watch(folder)
     with folders.claimed(folder.path):
         folders.refuse_if_alive(folder)
         state = folder.read_state()
@@ -116,6 +149,20 @@ def resume(asked: argparse.Namespace) -> int:
             return 0
         prepare(folder, parse_changes(asked.changes))
         return watch(folder)
+
+
+def caption(asked: argparse.Namespace) -> int:
+    import dataclasses
+
+    from lora_trainer import caption_config
+    from lora_trainer.dataset.authors import FOLDER
+    from lora_trainer.runs import folder as folders
+
+    keys = {field.name for field in dataclasses.fields(caption_config.CaptionSettings)}
+    settings = caption_config.from_mapping({key: value for key, value in vars(asked).items() if key in keys}, source="the call")
+    if not settings.input.is_dir():
+        raise DatasetError("{folder} is not a folder", hint="Give the folder with your images.", folder=settings.input)
+    return watch(folders.begin_captioning(settings.input / FOLDER / "captioning", caption_config.to_yaml(settings)))
 
 
 def tell(asked: argparse.Namespace) -> int:
@@ -195,7 +242,7 @@ def watch(folder: Any) -> int:
     from lora_trainer.jobs.start import start_worker
 
     status = Console(folder, start_worker(folder)).watch()
-    if status == 0:
+    if status == 0 and folder.job == "train":
         print(how_to_use(folder))
     return status
 

@@ -224,8 +224,7 @@ class TrainingSettings(Settings):
     """auto, cuda, cuda:1, mps or cpu."""
 
     def contradictions(self) -> Iterator[ConfigError]:
-        if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", self.device, re.ASCII):
-            yield ConfigError("device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=self.device)
+        yield from device_problems(self.device)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -702,6 +701,12 @@ ALIASES = {
     "image_dir": "train_data_dir",
     "data_dir": "train_data_dir",
 }
+
+
+def device_problems(device: str) -> Iterator[ConfigError]:
+    """What is wrong with the name of a device, whether it is there or not."""
+    if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", device, re.ASCII):
+        yield ConfigError("device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device)
 
 
 def _is_colour(text: str) -> bool:

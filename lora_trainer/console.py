@@ -24,6 +24,7 @@ LINES_A_PHASE = 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PHASES = {
     "checking": "Checking images and captions", "encoding": "Encoding images", "loading": "Loading the model", "training": "Training",
+    "downloading": "Fetching the model, in MB", "captioning": "Captioning",
     "previewing": "Making previews", "saving": "Saving", "exporting": "Writing the LoRA file", "delivering": "Putting it into the LoRA folder",
 }  # fmt: skip
 
@@ -58,7 +59,8 @@ class Console:
                     self._killed = True
                 else:
                     self._asked_to_stop = True
-                    self._say("Stopping after this step and saving. Ctrl-C again: stop at once.")
+                    what = "batch" if self._state.job == "caption" else "step"
+                    self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
 
     def _show_new_events(self) -> None:
         new, self._offset = read_events(self._folder.events, self._offset)
@@ -70,6 +72,9 @@ class Console:
         match event:
             case events.Started() if event.resumed_from:
                 self._say(f"Going on from step {event.resumed_from}")
+            case events.Planned() if self._state.job == "caption":
+                self._close_bar()
+                self._say(f"{event.name}: {event.step_count} of {_count(event.image_count, 'image')} to caption, on {event.device}")
             case events.Planned():
                 self._close_bar()
                 self._say(
@@ -92,7 +97,7 @@ class Console:
                     self._open_bar(event.total, PHASES.get(event.phase, event.phase), 0)
                 else:
                     self._say(PHASES.get(event.phase, event.phase))
-            case events.Progress() if self._bar is not None and self._state.phase == "training":
+            case events.Progress() if self._bar is not None and self._state.phase in ("training", "captioning"):
                 self._bar.show(event.step, describe_pace(self._state))
             case events.Progress() if self._bar is not None and self._state.phase not in ("saving", "previewing"):
                 self._bar.show(event.step)
@@ -184,7 +189,8 @@ def describe_pace(state: RunState) -> str:
     steps_left = state.step_count - state.step
     if state.seconds_left is not None and steps_left > 0:
         pace = state.seconds_left / steps_left
-        parts += [f"{_duration(state.seconds_left)} left", f"{pace:.2f} s/step" if pace >= 1 else f"{1 / max(pace, 1e-9):.2f} steps/s"]
+        unit = "image" if state.job == "caption" else "step"
+        parts += [f"{_duration(state.seconds_left)} left", f"{pace:.2f} s/{unit}" if pace >= 1 else f"{1 / max(pace, 1e-9):.2f} {unit}s/s"]
     return ", ".join(parts)
 
 
@@ -192,6 +198,10 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
     """Where a run stands, in a few lines."""
     go_on = f'Go on with: python -m lora_trainer resume "{folder.path}"'
     lines: Sequence[str]
+    if state.job == "caption" and state.status in ("finished", "stopped"):
+        end = "Finished" if state.status == "finished" else "Stopped"
+        where = f", in {state.file}" if state.file else ""
+        return f"{end}: {_count(state.step, 'caption')} written{where}" + ("" if end == "Finished" else f"\n{go_on}")
     if state.status == "finished":
         loss = "" if state.smoothed_loss is None else f", loss {state.smoothed_loss:.4f}"
         lines = [f"Finished: {state.name}, {_count(state.step, 'step')}{loss}", f"  {folder.path / state.file}"]

@@ -26,7 +26,7 @@ import os
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Literal
 
@@ -38,6 +38,10 @@ ROOT = Path(__file__).resolve().parent.parent
 """The extension's folder."""
 OVERLAY = ROOT / "overlay"
 TEST_OVERLAY = ROOT / "overlay-tests"
+CAPTIONER_OVERLAYS = {name: ROOT / f"overlay-{name}" for name in packages.CAPTIONER_PACKAGES}
+"""For what only one captioner needs: nobody else downloads it, and the worker's own set stays as it is."""
+CAPTIONER_MODULES = {name: wanted[0].modules[0] for name, wanted in packages.CAPTIONER_PACKAGES.items()}
+"""What the captioner imports of it: an interpreter that has it needs no overlay."""
 
 STAMP = "stamp.json"
 IN_USE = "in-use"
@@ -83,6 +87,8 @@ class Overlay:
     """The interpreter's own: normal name -> version."""
     missing: tuple[Package, ...]
     """What it lacks, or has in a version that does not do."""
+    captioner: str = ""
+    """The captioner that needs it, if it is not for all of the worker."""
 
     @property
     def shelf(self) -> Path:
@@ -131,6 +137,12 @@ class Overlay:
         """Itself, if the worker can start; else a SetupError that says how to get there."""
         if self.state != "missing":
             return self
+        if self.captioner:
+            raise SetupError(
+                "the captioner {captioner} needs packages that are not installed: {names}",
+                hint='In {root} run: "{python}" install.py --captioner {captioner}',
+                captioner=self.captioner, names=", ".join(package.name for package in self.missing), root=ROOT, python=sys.executable,
+            )
         hint = 'In {root} run: "{python}" install.py'
         if self.wanted.exists():
             raise SetupError("the worker's packages in {folder} are incomplete", hint=hint, folder=self.wanted, root=ROOT, python=sys.executable)
@@ -161,6 +173,11 @@ def look_at_tests() -> Overlay:
 def look_at_gradio(host: str) -> Overlay:
     """The same for the WebUI that the tests play, "a1111" or "forge": always complete in itself, whatever the interpreter has."""
     return look(TEST_OVERLAY / host, wanted=packages.WEBUI_PACKAGES[host], folders=())
+
+
+def look_at_captioner(captioner: str) -> Overlay:
+    """The same for what one captioner needs: a key of packages.CAPTIONER_PACKAGES."""
+    return replace(look(CAPTIONER_OVERLAYS[captioner], wanted=packages.CAPTIONER_PACKAGES[captioner]), captioner=captioner)
 
 
 def activate(overlay: Overlay | None = None) -> Overlay:
@@ -207,7 +224,7 @@ def python_tag() -> str:
 
 def interpreter_folders() -> list[str]:
     """Where this interpreter imports from by itself: sys.path without the extension and its overlays."""
-    ours = [ROOT / "lora_trainer", ROOT / "tests", OVERLAY, TEST_OVERLAY]
+    ours = [ROOT / "lora_trainer", ROOT / "tests", OVERLAY, TEST_OVERLAY, *CAPTIONER_OVERLAYS.values()]
     return [entry for entry in sys.path if entry and Path(entry) != ROOT and not any(_is_within(entry, str(folder)) for folder in ours)]
 
 

@@ -4,6 +4,7 @@
     ├── SetupError            the worker's packages: missing, broken, not installable
     ├── ConfigError           a setting: unknown, wrong type, out of range
     ├── DatasetError          images and captions
+    ├── CaptionerError        a captioner: its model is missing, damaged, or cannot caption
     ├── CheckpointError       the base model file
     ├── LoraFileError         a LoRA file: unreadable, or it does not fit its base
     ├── RunError              a run folder: occupied, not a run, not resumable
@@ -77,6 +78,10 @@ class ConfigError(LoraTrainerError):
 
 class DatasetError(LoraTrainerError):
     """The images or captions cannot be used as they are."""
+
+
+class CaptionerError(LoraTrainerError):
+    """A captioner's model is not there, cannot be fetched, is damaged, or cannot caption."""
 
 
 class CheckpointError(LoraTrainerError):

@@ -25,17 +25,18 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
     "config": ({"yaml"}, BASICS),
+    "caption_config": ({"yaml"}, BASICS | {"config"}),
     "runs": (set(), BASICS),
     "dataset": ({"PIL", "pandas", "numpy", "yaml"}, BASICS | {"config"}),
     "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
     "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
-    "captioning": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
+    "captioning": (TORCH_STACK | {"PIL", "onnxruntime"}, BASICS | {"config", "caption_config", "runs", "dataset", "checkpoint"}),
     "training": (TORCH_STACK | {"PIL", "psutil", "tensorboardX"}, BASICS | {"config", "runs", "dataset", "checkpoint", "lora"}),
     "worker": (
         TORCH_STACK | {"PIL", "psutil"},
-        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment"},
+        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment", "caption_config"},
     ),
-    "jobs": ({"psutil", "yaml"}, BASICS | {"config", "runs", "environment"}),
+    "jobs": ({"psutil", "yaml"}, BASICS | {"config", "caption_config", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
@@ -44,7 +45,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "webui": (
         {"gradio", "pandas", "fastapi", "starlette", "PIL", "yaml"},
         BASICS
-        | {"jobs", "dataset", "config", "runs", "environment", "packages", "lora.deliver", "lora.file", "demo.EMBEDDED"}
+        | {"jobs", "dataset", "config", "caption_config", "runs", "environment", "packages", "lora.deliver", "lora.file", "demo.EMBEDDED"}
         | LIGHT_CHECKPOINT,
     ),
     "__main__": ({"yaml"}, {"*"}),

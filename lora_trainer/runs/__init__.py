@@ -1,7 +1,7 @@
 """The run folder: the one thing that stands between the WebUI's process and the worker's.
 
     output_dir/
-      config.yaml       what was asked, complete and resolved; running it again reproduces the run
+      config.yaml       what was asked, complete and resolved; running it again reproduces the run. A caption job has a caption.yaml instead
       events.jsonl      one JSON object a line, appended by the worker alone             (events.py)
       requests/         stop, save, preview, pause, resume: consumed by the worker       (requests.py)
       worker.json       pid, start time, heartbeat, versions; worker.lock: held while the worker lives

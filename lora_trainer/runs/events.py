@@ -5,6 +5,7 @@
     Phase     it is now checking, encoding, loading, training, exporting ...
     Progress  a step was done; or, without `loss`, a part of a phase
     Previewed a preview picture was written
+    Captioned a caption was written into the dataset (a caption job)
     Saved     a LoRA file was written, verified and is ready to use
     Warned    something the user should know; training goes on
     Paused / Resumed
@@ -61,7 +62,7 @@ class Planned(Event):
 class Phase(Event):
     kind: ClassVar[str] = "phase"
     phase: str = ""
-    """One of: checking, loading, encoding, training, previewing, saving, exporting, delivering."""
+    """One of: checking, loading, encoding, training, previewing, saving, exporting, delivering; in a caption job also downloading, captioning."""
     total: int = 0
     """How many parts the phase has, or 0."""
 
@@ -88,6 +89,14 @@ class Previewed(Event):
     file: str = ""
     prompt: str = ""
     strength: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Captioned(Event):
+    kind: ClassVar[str] = "captioned"
+    image: str = ""
+    """The path from the dataset's folder, with forward slashes."""
+    caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,7 +180,8 @@ class Failed(Event):
 
 
 KINDS: dict[str, type[Event]] = {
-    event.kind: event for event in (Started, Planned, Phase, Progress, Previewed, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
+    event.kind: event
+    for event in (Started, Planned, Phase, Progress, Previewed, Captioned, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
 }
 
 
@@ -205,12 +215,12 @@ class EventWriter:
             self._stream.write(b"\n")
 
     def write(self, event: Event) -> Event:
-        """Append the event, stamped with the time. It is on disk when this returns, but for frequent Progress."""
+        """Append the event, stamped with the time. It is on disk when this returns, but for those that come often."""
         event = dataclasses.replace(event, time=self._clock())
         # a file name that is not UTF-8 reaches Python as lone surrogates; backslashreplace writes them as JSON's own \udc.. escapes
         self._stream.write(to_line(event).encode("utf-8", errors="backslashreplace") + b"\n")
         self._stream.flush()
-        if not isinstance(event, Progress):
+        if not isinstance(event, (Progress, Captioned)):
             os.fsync(self._stream.fileno())
         return event
 

@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs.events import Event, Failed, from_line, read_events, to_line
 from lora_trainer.runs.state import RunState, fold
 
+Job = Literal["train", "caption"]
 BEGIN_PATIENCE = 1.0
 """Seconds for which another one's beginning in the same folder is waited for: a config.yaml is written in an instant."""
 
@@ -33,6 +34,16 @@ class RunFolder:
     @property
     def config(self) -> Path:
         return self.path / "config.yaml"
+
+    @property
+    def caption_config(self) -> Path:
+        """What a caption job holds in config.yaml's place."""
+        return self.path / "caption.yaml"
+
+    @property
+    def job(self) -> Job:
+        """What is done here, by the file that asks for it."""
+        return "caption" if self.caption_config.exists() and not self.config.exists() else "train"
 
     @property
     def events(self) -> Path:
@@ -201,6 +212,23 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
     return folder
 
 
+def begin_captioning(path: Path, caption_yaml: str) -> RunFolder:
+    """Make `path` the run folder of a caption job, with its caption.yaml. Raises RunError if a worker is at it, or if it is a training's.
+
+    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on where that one ended.
+    """
+    with claimed(path):
+        folder = RunFolder(path)
+        refuse_if_alive(folder)
+        if folder.config.exists():
+            raise RunError("{path} is the folder of a training", hint="Choose another folder.", path=path)
+        try:
+            files.write_text(folder.caption_config, caption_yaml)
+        except OSError as error:
+            raise _cannot_be_written(path, error) from error
+        return folder
+
+
 def refuse_if_alive(folder: RunFolder) -> None:
     """Raises RunError when a worker is at work in the folder."""
     if folder.is_alive:
@@ -214,7 +242,7 @@ def refuse_if_alive(folder: RunFolder) -> None:
 def existing(path: Path) -> RunFolder:
     """The run in `path`. Raises RunError when there is none."""
     folder = RunFolder(path)
-    if not folder.config.exists():
+    if not folder.config.exists() and not folder.caption_config.exists():
         raise RunError("{path} is not a run folder", hint="A run folder has a config.yaml; it is the output_dir of a training.", path=path)
     return folder
 

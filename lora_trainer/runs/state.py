@@ -15,6 +15,8 @@ Status = Literal["new", "running", "paused", "finished", "stopped", "failed"]
 @dataclass(frozen=True, kw_only=True)
 class RunState:
     status: Status = "new"
+    job: str = "train"
+    """train or caption."""
     name: str = ""
     family: str = ""
     phase: str = ""
@@ -62,6 +64,7 @@ def _after(state: RunState, event: Event) -> RunState:
             saved = tuple(saved for saved in state.saved if saved.step <= resumed)
             return RunState(
                 status="running",
+                job=event.job,
                 name=state.name,
                 family=state.family,
                 step=resumed,
@@ -76,7 +79,7 @@ def _after(state: RunState, event: Event) -> RunState:
             )
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)
-        case events.Progress() if event.loss is None and state.phase != "training":
+        case events.Progress() if event.loss is None and state.phase not in ("training", "captioning"):
             return replace(state, phase_step=event.step)
         case events.Progress():
             return replace(

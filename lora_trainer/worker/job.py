@@ -9,7 +9,7 @@ import platform
 import traceback
 from pathlib import Path
 
-from lora_trainer import config, files
+from lora_trainer import caption_config, config, files
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
 from lora_trainer.runs import folder as folders
@@ -20,7 +20,7 @@ FINISHED, FAILED, STOPPED = 0, 1, 3
 
 
 def run(path: Path, overlay: Overlay | None = None) -> int:
-    """Train what the folder's config.yaml asks for, from its resume point if it has one. Returns the exit status.
+    """Do what the folder's config.yaml or caption.yaml asks for, from where it was left. Returns the exit status.
 
     overlay: the worker's packages; if they are not there, that is the run's failure.
     """
@@ -32,7 +32,7 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
             try:
                 if overlay is not None:
                     overlay.require()
-                return _train(folder, report)
+                return _do(folder, report)
             except LoraTrainerError as error:
                 traceback.print_exc()
                 # on a full disk there may be no room even for this; the log's last words then speak
@@ -46,12 +46,21 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
         return FAILED
 
 
-def _train(folder: folders.RunFolder, report: Report) -> int:
+def _train(folder: folders.RunFolder, report: Report) -> str:
     from lora_trainer.worker.training_job import TrainingJob
 
+    return TrainingJob(folder, config.read(folder.config), report).run()
+
+
+def _caption(folder: folders.RunFolder, report: Report) -> str:
+    from lora_trainer.worker.caption_job import CaptionJob
+
+    return CaptionJob(folder, caption_config.read(folder.caption_config), report).run()
+
+
+def _do(folder: folders.RunFolder, report: Report) -> int:
     try:
-        job = TrainingJob(folder, config.read(folder.config), report)
-        outcome = job.run()
+        outcome = (_caption if folder.job == "caption" else _train)(folder, report)
         return FINISHED if outcome == "finished" else STOPPED
     except LoraTrainerError:
         raise

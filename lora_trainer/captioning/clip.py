@@ -1,0 +1,110 @@
+"""CLIP (arXiv 2103.00020) with a vocabulary: a picture -> the words of a given list that fit it best.
+
+Within each group of the vocabulary the words compete: a word's score is its share among them, the softmax of CLIP's similarities. From each group at
+most `top_k` words above the threshold are taken, the groups in the order of the file; so captions keep the structure [subject][action][clothing or
+features][scene][style][light][colour] and use one word for one thing throughout the dataset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from lora_trainer.captioning.captioner import Caption, Tag
+from lora_trainer.captioning.weights import explained
+from lora_trainer.dataset.text import read_text
+from lora_trainer.errors import CaptionerError
+
+DEFAULT_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
+TEMPLATES = ("{}", "a picture of {}")
+"""Each word is encoded in these, and the mean taken: a bare word is a weak description (section 3.1.4 of the paper)."""
+WORDS_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Words that compete with one another."""
+
+    name: str
+    words: tuple[str, ...]
+
+
+class Clip:
+    """A loaded CLIP and its vocabulary, encoded once."""
+
+    def __init__(
+        self, model: Any, processor: Any, groups: Sequence[Group], *, device: torch.device, dtype: torch.dtype, threshold: float, top_k: int
+    ) -> None:
+        self._model = model.to(device=device, dtype=dtype).eval()
+        self._processor = processor
+        self._device, self._dtype = device, dtype
+        self._groups = tuple(groups)
+        self._threshold, self._top_k = threshold, top_k
+        with torch.inference_mode():
+            self._words = torch.cat([self._encode(group.words) for group in groups])
+
+    @torch.inference_mode()
+    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
+        features = torch.nn.functional.normalize(self._model.get_image_features(pixel_values=pixels).float(), dim=-1)
+        logits = self._model.logit_scale.float().exp() * features @ self._words.T
+        scores = torch.cat([part.softmax(dim=-1) for part in logits.split([len(group.words) for group in self._groups], dim=-1)], dim=-1)
+        return [Caption(tags=self._tags(row)) for row in scores.tolist()]
+
+    def _tags(self, scores: Sequence[float]) -> tuple[Tag, ...]:
+        found: list[Tag] = []
+        start = 0
+        for group in self._groups:
+            tags = [Tag(text=word, score=score) for word, score in zip(group.words, scores[start:], strict=False)]
+            tags.sort(key=lambda tag: -tag.score)
+            found += [tag for tag in tags[: self._top_k] if tag.score >= self._threshold]
+            start += len(group.words)
+        return tuple(found)
+
+    def _encode(self, words: Sequence[str]) -> torch.Tensor:
+        """(words, width): the mean of each word's templates, of length 1."""
+        texts = [template.format(word) for word in words for template in TEMPLATES]
+        features = []
+        for start in range(0, len(texts), WORDS_AT_ONCE):
+            tokens = self._processor(text=texts[start : start + WORDS_AT_ONCE], return_tensors="pt", padding=True, truncation=True).to(self._device)
+            inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
+            features.append(torch.nn.functional.normalize(self._model.get_text_features(**inputs).float(), dim=-1))
+        means = torch.cat(features).reshape(len(words), len(TEMPLATES), -1).mean(dim=1)
+        return torch.nn.functional.normalize(means, dim=-1)
+
+
+def load(folder: Path, groups: Sequence[Group], *, device: torch.device, dtype: torch.dtype, threshold: float, top_k: int) -> Clip:
+    """A folder as the hub holds it -> a Clip. Raises CaptionerError."""
+    from transformers import CLIPModel, CLIPProcessor
+
+    with explained(folder, "CLIP"):
+        processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
+        model = CLIPModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
+    return Clip(model, processor, groups, device=device, dtype=dtype, threshold=threshold, top_k=top_k)
+
+
+def read_vocabulary(path: Path) -> tuple[Group, ...]:
+    """A text file with one word or phrase a line; [a heading] begins a group, # a remark. Raises CaptionerError or DatasetError."""
+    if not path.is_file():
+        raise CaptionerError("there is no vocabulary {path}", path=path, hint="A vocabulary is a text file with one word or phrase a line.")
+    return parse_vocabulary(read_text(path).content, path)
+
+
+def parse_vocabulary(content: str, path: Path) -> tuple[Group, ...]:
+    """The same for its text. `path` is for the sentence of the error only."""
+    groups: dict[str, dict[str, None]] = {}
+    name = ""
+    for line in content.split("\n"):
+        word = line.strip()
+        if word.startswith("[") and word.endswith("]"):
+            name = word[1:-1].strip()
+        elif word and not word.startswith("#"):
+            groups.setdefault(name, {})[word] = None
+    if not groups:
+        raise CaptionerError("the vocabulary {path} has no words in it", path=path, hint="Write one word or phrase a line.")
+    return tuple(Group(name=name, words=tuple(words)) for name, words in groups.items())

@@ -1,0 +1,314 @@
+"""Where a captioner's model comes from: a folder, the WebUI's own files, the hub's cache, or the hub.
+
+    find(settings, listener) -> Path     a folder as the hub holds it, or the WebUI's BLIP in its original format (a .pth file)
+
+What is on the disk is used; nothing is fetched that is there already. HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are honoured:
+they are huggingface_hub's own. Only what a captioner reads is fetched, its weights once, as safetensors where there are any. A fetch that was broken
+off goes on where it was.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import json
+import logging
+import os
+import shutil
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn, Protocol
+
+from lora_trainer import files
+from lora_trainer.caption_config import CaptionSettings
+from lora_trainer.errors import CaptionerError
+
+log = logging.getLogger(__name__)
+
+SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "selected_tags.csv", "*.jinja")
+WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+HOST_BLIP = "BLIP/model_base_caption_capfilt_large.pth"
+"""In a WebUI's models folder: BLIP base, in Salesforce's own format, as its interrogator fetched it."""
+POLL_SECONDS = 0.5
+
+
+class Listener(Protocol):
+    """Hears how a fetch goes on, and is asked whether it should."""
+
+    def fetching(self, model: str, total: int) -> None: ...
+
+    def fetched(self, done: int) -> None: ...
+
+    def stop_asked(self) -> bool: ...
+
+
+class StoppedWhileFetching(Exception):
+    """A stop was asked for. What has arrived stays, and the next fetch goes on from there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What a model's folder must hold."""
+
+    files: tuple[str, ...]
+    """Each must be there."""
+    weights: tuple[str, ...]
+    """One of them, or all parts that one of their indexes names."""
+
+
+TRANSFORMERS = Needs(files=("config.json", "preprocessor_config.json"), weights=("model.safetensors", "pytorch_model.bin"))
+TAGGER = Needs(files=("selected_tags.csv",), weights=("model.onnx",))
+
+
+def needs_of(settings: CaptionSettings) -> Needs:
+    return TAGGER if settings.captioner == "wd" else TRANSFORMERS
+
+
+def find(settings: CaptionSettings, listener: Listener) -> Path:
+    """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to do; StoppedWhileFetching."""
+    named = settings.model_name
+    needs = needs_of(settings)
+    local = Path(named).expanduser()
+    if local.is_file() and settings.captioner in ("blip", "blip-large"):
+        return local
+    if local.is_dir():
+        return _complete(local, needs)
+    if not _is_hub_id(named):
+        raise CaptionerError(
+            "there is no model folder {model}", model=named, hint="Give the folder that holds config.json, or a model's id such as {id}.",
+            id=settings.info.model,
+        )  # fmt: skip
+    cached = cached_folder(named, needs)
+    if cached is not None:
+        return cached
+    if settings.captioner == "blip" and not settings.model:
+        hosts = host_blip(settings.host_models)
+        if hosts is not None:
+            return hosts
+    return fetch(named, needs, settings.info.download_bytes if not settings.model else 0, listener)
+
+
+def host_blip(host_models: Path | None) -> Path | None:
+    """The WebUI's own BLIP, if it ever fetched it."""
+    folder = host_models or _models_around()
+    path = folder / HOST_BLIP if folder is not None else None
+    return path if path is not None and path.is_file() else None
+
+
+def _models_around() -> Path | None:
+    """The models folder of the WebUI whose extension this is: <webui>/extensions/<this>."""
+    extension = Path(__file__).resolve().parent.parent.parent
+    return extension.parent.parent / "models" if extension.parent.name == "extensions" else None
+
+
+def cached_folder(model: str, needs: Needs) -> Path | None:
+    """The hub cache's folder of a model, if everything needed is in it."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(model, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError, OSError):
+        return None
+    return folder if not missing_files(folder, needs) else None
+
+
+def cached_file(model: str, name: str) -> Path | None:
+    """One file of a model, if it is in the hub's cache."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(model, name)
+    return Path(found) if isinstance(found, str) else None
+
+
+def missing_files(folder: Path, needs: Needs) -> list[str]:
+    """What a model's folder lacks; the parts of weights in several files are counted one by one."""
+    missing = [name for name in needs.files if not (folder / name).is_file()]
+    if any((folder / name).is_file() for name in needs.weights):
+        return missing
+    for name in needs.weights:
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            return missing + [part for part in _parts(index) if not (folder / part).is_file()]
+    return [*missing, needs.weights[0]]
+
+
+def weight_bytes(folder: Path) -> int:
+    """How large a model's weights are on the disk."""
+    for pattern in ("*.safetensors", "*.bin", "*.onnx"):
+        found = [path.stat().st_size for path in folder.glob(pattern) if path.is_file()]
+        if found:
+            return sum(found)
+    return 0
+
+
+def _parts(index: Path) -> list[str]:
+    try:
+        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, AttributeError):
+        return [index.name]
+
+
+def _complete(folder: Path, needs: Needs) -> Path:
+    missing = missing_files(folder, needs)
+    if missing:
+        raise CaptionerError(
+            "{folder} is not a whole model of this kind: {missing} is not there", folder=folder, missing=" and ".join(missing),
+            hint="Give the folder of a model as the hub holds it, with all its files.",
+        )  # fmt: skip
+    return folder
+
+
+def _is_hub_id(name: str) -> bool:
+    parts = name.split("/")
+    return len(parts) <= 2 and all(part and set(part) <= _ID_LETTERS and not part.startswith((".", "-")) for part in parts)
+
+
+_ID_LETTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
+
+
+# --- fetching ----------------------------------------------------------------------------------------------------------------------------
+
+
+def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, only: Sequence[str] = ()) -> Path:
+    """Fetches what a captioner reads of a model into the hub's cache. Returns its folder there. Raises CaptionerError; StoppedWhileFetching.
+
+    only: just these files.
+    """
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        raise _not_here(model, expected_bytes, constants.HF_HUB_CACHE)
+    listener.fetching(model, 0)
+    try:
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(model, files_metadata=True)
+    except Exception as error:
+        _explain(error, model, expected_bytes)
+    sizes = {entry.rfilename: int(entry.size or 0) for entry in info.siblings or ()}
+    wanted = list(only) or _wanted(sizes, needs)
+    total = sum(sizes.get(name, 0) for name in wanted)
+    _require_room(model, total, Path(constants.HF_HUB_CACHE))
+    listener.fetching(model, total)
+    folder = _download(model, str(info.sha), wanted, expected_bytes, total, listener)
+    return folder if only else _complete(folder, needs)
+
+
+def _wanted(names: Iterable[str], needs: Needs) -> list[str]:
+    """The small files and one form of the weights."""
+    names = list(names)
+    small = [name for name in names if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in SMALL_FILES)]
+    if needs is TAGGER:
+        return [*[name for name in small if name in ("selected_tags.csv", "config.json")], "model.onnx"]
+    for pattern in WEIGHTS:
+        weights = fnmatch.filter(names, pattern)
+        if weights:
+            return [*small, *weights]
+    return [*small, needs.weights[0]]
+
+
+def _download(model: str, revision: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener) -> Path:
+    """One file after the other, in a thread of its own: meanwhile it is told how much has arrived, and asked whether to stop."""
+    from huggingface_hub import constants, hf_hub_download
+    from huggingface_hub.file_download import repo_folder_name
+
+    failure: list[Exception] = []
+    paths: list[Path] = []
+
+    def run() -> None:
+        try:
+            for name in names:
+                paths.append(Path(hf_hub_download(model, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT") or None)))
+        except Exception as error:
+            failure.append(error)
+
+    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
+    # a daemon: the process ends while it waits for a slow server, and the half-fetched file stays for the next time
+    thread = threading.Thread(target=run, name="fetch", daemon=True)
+    thread.start()
+    told = -1
+    while thread.is_alive():
+        thread.join(POLL_SECONDS)
+        # what arrived earlier counts; another revision's files may lie there too
+        done = min(total, _size_of(blobs))
+        if done != told:
+            told = done
+            listener.fetched(done)
+        if listener.stop_asked():
+            raise StoppedWhileFetching
+    if failure:
+        _explain(failure[0], model, expected_bytes)
+    listener.fetched(total)
+    # every file lies in the snapshot's folder
+    return paths[0].parent
+
+
+def _size_of(folder: Path) -> int:
+    total = 0
+    try:
+        for path in folder.iterdir():
+            total += path.stat().st_size
+    except OSError:
+        pass
+    return total
+
+
+def _require_room(model: str, needed: int, cache: Path) -> None:
+    existing = next((folder for folder in (cache, *cache.parents) if folder.exists()), None)
+    free = shutil.disk_usage(existing).free if existing is not None else needed
+    if free < needed:
+        raise CaptionerError(
+            "{model} takes {needed}, and the disk with {cache} has {free} free", model=model, needed=gigabytes(needed), cache=cache,
+            free=gigabytes(free), hint="Free some space, or set HF_HOME to a folder on another disk.",
+        )  # fmt: skip
+
+
+def _not_here(model: str, expected_bytes: int, cache: str) -> CaptionerError:
+    size = f" ({gigabytes(expected_bytes)})" if expected_bytes else ""
+    return CaptionerError(
+        "the model {model}{size} is not on this disk, and HF_HUB_OFFLINE forbids fetching it", model=model, size=size, cache=cache,
+        hint="Unset HF_HUB_OFFLINE; or fetch it on another computer and name its folder as the model; or copy that one's hub cache to {cache}.",
+    )  # fmt: skip
+
+
+def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
+    """What huggingface_hub or the network raised -> a sentence. Raises CaptionerError."""
+    from huggingface_hub import constants
+    from huggingface_hub import errors as hub
+
+    size = f" ({gigabytes(expected_bytes)})" if expected_bytes else ""
+    endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
+    if isinstance(error, hub.GatedRepoError):
+        raise CaptionerError(
+            "the model {model} is only given to people who accepted its terms", model=model,
+            hint="Accept them on its page, set HF_TOKEN to your token, and start again; or choose another model.",
+        ) from error  # fmt: skip
+    if isinstance(error, (hub.RepositoryNotFoundError, hub.EntryNotFoundError, hub.RevisionNotFoundError)) and not isinstance(
+        error, hub.LocalEntryNotFoundError
+    ):
+        raise CaptionerError(
+            "{endpoint} has no model {model}, or not all of its files", endpoint=endpoint, model=model,
+            hint="Check the spelling: it is OWNER/NAME, as in Salesforce/blip-image-captioning-base.",
+        ) from error  # fmt: skip
+    if files.is_disk_full(error):
+        raise CaptionerError(
+            "the disk is full: the model {model}{size} does not fit", model=model, size=size,
+            hint="Free some space, or set HF_HOME to a folder on another disk; what has arrived stays.",
+        ) from error  # fmt: skip
+    log.warning("fetching %s failed", model, exc_info=error)
+    raise CaptionerError(
+        "the model {model}{size} cannot be fetched from {endpoint}: {reason}", model=model, size=size, endpoint=endpoint,
+        reason=_first_line(error), cache=constants.HF_HUB_CACHE,
+        hint="Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or name the folder of a model that was fetched elsewhere.",
+    ) from error  # fmt: skip
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return (lines[0] if lines else type(error).__name__)[:300]
+
+
+def gigabytes(count: int) -> str:
+    """4.4 GB, 467 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
