@@ -229,17 +229,20 @@ class TryJobs:
     def _work(self) -> None:
         while True:
             job = self._waiting.get()
+            status: Status = "failed"
             try:
                 self._make(job)
-                job.status = "done"
+                status = "done"
             except Cancelled:
-                job.status = "cancelled"
+                status = "cancelled"
             except LoraTrainerError as error:
-                job.error, job.status = error, "failed"
+                job.error = error
             except Exception as error:
                 log.exception("trying a LoRA")
-                job.error, job.status = _unexpected(error), "failed"
-            self._write(job)
+                job.error = _unexpected(error)
+            job.step = job.step_count = 0
+            self._write(job, status)
+            job.status = status
 
     def _make(self, job: Try) -> None:
         if job.stop.is_set():
@@ -373,9 +376,9 @@ class TryJobs:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._clock()))
         return f"{stamp}-{secrets.token_hex(3)}"
 
-    def _write(self, job: Try) -> None:
+    def _write(self, job: Try, status: Status | None = None) -> None:
         values = {
-            "id": job.id, "wanted": dataclasses.asdict(job.wanted), "total": job.total, "started": job.started, "status": job.status,
+            "id": job.id, "wanted": dataclasses.asdict(job.wanted), "total": job.total, "started": job.started, "status": status or job.status,
             "pictures": [dataclasses.asdict(picture) for picture in job.pictures], "sheet": job.sheet, "infotext": job.infotext, "seed": job.seed,
             "notes": [_written(note) for note in job.notes],
             "error": {"message": _written(job.error.message), "hint": job.error.hint.template} if job.error else None,
