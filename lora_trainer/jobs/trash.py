@@ -9,7 +9,10 @@ Used by the tab and by the keeper, for runs beyond those to keep. Standard libra
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,9 +46,13 @@ def discard(folder: Path, trash: Path, *, kind: str, now: float) -> Discarded:
     target = free_name(trash / f"{moment}-{folder.name}")
     try:
         trash.mkdir(parents=True, exist_ok=True)
+        if not folder.is_dir():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         files.write_text(folder / NOTE, json.dumps({"kind": kind, "name": folder.name, "time": now}, ensure_ascii=False))
         folder.rename(target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            (folder / NOTE).unlink()
         raise RunError(
             "{name} cannot be moved to the trash: {reason}",
             hint="Close the programs that show its files, then try again.",

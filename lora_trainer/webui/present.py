@@ -27,6 +27,8 @@ DELIVERED = "delivered"
 """The name under which the picture on the delivered LoRA's card is asked for; it lies outside the run's folder."""
 MOST_WARNINGS = 20
 
+STEPPING = ("training", "captioning")
+"""Phases whose progress is the run's steps."""
 ABILITIES = ("pause", "resume", "stop", "save", "preview", "continue", "further", "delete", "move", "unqueue")
 
 PHASES = {
@@ -162,6 +164,8 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
             return Message("Paused at step {step}.", {"step": state.step})
         case "running":
             return _progress(state, say)
+        case "finished" if entry.job == "caption":
+            return Message("Finished: {count} images are captioned.", {"count": state.step})
         case "finished" if state.delivered:
             return Message("Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>", {
                 "step": state.step, "lora": last_part(state.delivered).rpartition(".")[0], "strength": strength_of(entry),
@@ -170,8 +174,10 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
             return Message("Finished after {step} steps.", {"step": state.step})
         case "stopped" if state.status == "new":
             return Message("Not started yet.")
-        case "stopped" if state.step == 0:
+        case "stopped" if state.step == 0 and entry.job == "train":
             return Message("Stopped before the first step.")
+        case "stopped" if entry.job == "caption":
+            return Message("Stopped: {count} images are captioned.", {"count": state.step})
         case "stopped":
             return Message("Stopped at step {step}. What was learned is kept.", {"step": state.step})
         case "failed":
@@ -180,11 +186,13 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
 
 
 def _progress(state: RunState, say: Say) -> Message:
-    if state.phase != "training" or not state.step_count:
+    if state.phase not in STEPPING or not state.step_count:
         words = phase(state.phase, say) or say(Message("Reading the settings"))
         if state.phase_total:
             return Message("{phase}: {done} of {total}", {"phase": words, "done": state.phase_step, "total": state.phase_total})
         return Message("{phase} ...", {"phase": words})
+    if state.phase == "captioning":
+        return Message("Captioning: {done} of {total}", {"done": state.step, "total": state.step_count})
     if finite(state.seconds_left) is None:
         return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})
     left = say(duration(state.seconds_left or 0.0))

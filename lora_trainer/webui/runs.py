@@ -18,7 +18,7 @@ from lora_trainer import config
 from lora_trainer.config import RunConfig
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.jobs import resume, trash
-from lora_trainer.jobs.history import Entry, History, thinned
+from lora_trainer.jobs.history import SETTINGS_FILES, Entry, History, thinned
 from lora_trainer.jobs.keeper import Keeper, KeeperOptions, Start, start_apart
 from lora_trainer.jobs.queue import Line, Queue
 from lora_trainer.jobs.start import last_lines
@@ -36,6 +36,7 @@ LONG_LOG_BYTES = 200_000
 LONGEST_TOKEN = 200
 ALIVE_SECONDS = 2.0
 """How long it is believed who lives, where another WebUI keeps the runs."""
+SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
 PICTURES = (".png", ".webp", ".jpg", ".jpeg")
 
 
@@ -112,7 +113,7 @@ class Runs:
         entry = self._entry(run_id)
         return {
             **self._shown(entry, self.queue.read(), language),
-            "settings": _text(entry.folder.config),
+            "settings": _text(entry.folder.path / SETTINGS_OF[entry.job]),
             "saved": present.saved(entry),
             "previews": [present.preview(entry, event) for event in entry.state.previews],
         }
@@ -267,8 +268,9 @@ class Runs:
         return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
 
     def settings(self, run_id: str) -> str:
-        """The run's config.yaml."""
-        return _text(self._entry(run_id).folder.config)
+        """The run's config.yaml, or a caption job's caption.yaml."""
+        entry = self._entry(run_id)
+        return _text(entry.folder.path / SETTINGS_OF[entry.job])
 
     def folder(self, run_id: str) -> Path:
         return self._entry(run_id).folder.path

@@ -1,0 +1,296 @@
+"""The keeper with a clock and workers made for the test: what it starts, when, and what it does about every kind of end."""
+
+import contextlib
+import shutil
+
+import pytest
+
+from lora_trainer import files
+from lora_trainer.errors import SetupError
+from lora_trainer.jobs.history import History
+from lora_trainer.jobs.keeper import Keeper, KeeperOptions
+from lora_trainer.jobs.queue import Queue
+from lora_trainer.jobs.trash import contents
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
+
+
+class FakeWorker:
+    """A process that holds the folder's lock until the test ends it."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.status = None
+        self.holding = contextlib.ExitStack()
+        self.holding.enter_context(files.lock(folder.lock))
+
+    def poll(self):
+        return self.status
+
+    def end(self, status, *history, start=10_000.0):
+        append(self.folder, *history, start=start)
+        self.status = status
+        self.holding.close()
+
+
+class FakeHandOver:
+    def __init__(self):
+        self.calls = []
+        self.free = True
+        self.trouble = None
+
+    def before_start(self, folder):
+        self.calls.append(("before_start", folder.path.name))
+        if self.trouble:
+            raise self.trouble
+        return self.free
+
+    def adopt(self, folder):
+        self.calls.append(("adopt", folder.path.name))
+        return self.free
+
+    def after_end(self, folder):
+        self.calls.append(("after_end", folder.path.name))
+
+    def tick(self):
+        pass
+
+
+class Bench:
+    """A data folder with a keeper, whose workers are fakes."""
+
+    def __init__(self, root):
+        self.root = root
+        self.now = 5000.0
+        self.queue = Queue(root / "queue.json")
+        self.history = History(root / "runs")
+        self.hand_over = FakeHandOver()
+        self.options = KeeperOptions()
+        self.workers = {}
+        self.refreshed = 0
+        self.start_error = None
+        self.keeper = self.another()
+
+    def another(self):
+        """A second keeper on the folder: another WebUI, or this one started again."""
+        return Keeper(
+            history=self.history, queue=self.queue, lock=self.root / "keeper.lock", trash=self.root / "trash", hand_over=self.hand_over,
+            delivered=self.refresh, options=lambda: self.options, start=self.start, clock=lambda: self.now,
+        )  # fmt: skip
+
+    def start(self, folder, options):
+        if self.start_error:
+            raise self.start_error
+        self.workers[folder.path.name] = worker = FakeWorker(folder)
+        return worker
+
+    def refresh(self):
+        self.refreshed += 1
+
+    def run(self, name, *history):
+        return write_run(self.root / "runs" / name, *history)
+
+    def queued(self, *names):
+        for name in names:
+            self.run(name)
+            self.queue.add(name)
+
+    def tick(self, seconds=1.0):
+        self.now += seconds
+        self.keeper.tick()
+        return self.keeper.active()
+
+
+@pytest.fixture
+def bench(tmp_path):
+    made = Bench(tmp_path)
+    yield made
+    for worker in made.workers.values():
+        worker.holding.close()
+
+
+@pytest.mark.parametrize("last", [
+    (0, [*TRAINED, events.Finished(step=10)]), (3, [*TRAINED, events.Stopped(step=10)]), (1, [*BEGUN, events.Failed(message="no")]), (-9, list(BEGUN)),
+])  # fmt: skip
+def test_the_next_run_starts_after_an_end_of_any_kind(bench, last):
+    bench.queued("a", "b")
+    assert bench.tick() == ("a",)
+    assert bench.tick() == ("a",) and list(bench.workers) == ["a"]
+    bench.workers["a"].end(last[0], *last[1])
+    assert bench.tick() == ("b",)
+    assert bench.hand_over.calls == [("before_start", "a"), ("after_end", "a"), ("before_start", "b")]
+
+
+def test_a_death_is_written_down_for_everyone_to_see(bench):
+    bench.queued("a")
+    bench.tick()
+    folder = bench.workers["a"].folder
+    folder.log.write_text("2026 INFO x\nSegmentation fault\n", encoding="utf-8")
+    bench.workers["a"].end(-9, *TRAINED)
+    bench.tick()
+    state = History(bench.root / "runs").entry("a").state
+    assert state.status == "failed" and "signal 9" in state.failure.message and "Segmentation fault" in state.failure.message
+    assert "memory ran out" in state.failure.hint
+
+
+def test_a_worker_that_dies_before_it_speaks_is_not_taken_for_the_one_before(bench):
+    bench.run("a", *TRAINED, events.Stopped(step=10))
+    bench.queue.add("a")
+    bench.tick()
+    bench.workers["a"].end(1)
+    bench.tick()
+    assert bench.history.entry("a").state.status == "failed"
+
+
+def test_a_delivered_lora_is_shown_in_the_host_and_another_end_is_not(bench):
+    bench.queued("a", "b")
+    bench.tick()
+    bench.workers["a"].end(0, *TRAINED, events.Finished(step=10, file="ink.safetensors", delivered="/Lora/ink.safetensors"))
+    bench.tick()
+    assert bench.refreshed == 1
+    bench.workers["b"].end(0, *FINISHED)
+    bench.tick()
+    assert bench.refreshed == 1
+
+
+def test_a_run_from_the_command_line_is_adopted_and_the_queue_waits_for_it(bench):
+    bench.queued("a")
+    bench.run("mine", *BEGUN)
+    with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
+        assert bench.tick() == ("mine",)
+        assert bench.tick() == ("mine",) and not bench.workers
+    assert bench.tick() == ("a",)
+    assert bench.hand_over.calls == [("adopt", "mine"), ("after_end", "mine"), ("before_start", "a")]
+    assert "exit status unknown" in bench.history.entry("mine").state.failure.message
+
+
+def test_a_waiting_run_that_somebody_else_starts_leaves_the_queue(bench):
+    bench.queued("a", "b")
+    with files.lock(RunFolder(bench.root / "runs" / "a").lock):
+        assert bench.tick() == ("a",)
+        assert bench.queue.read().waiting == ("b",)
+
+
+def test_the_next_host_finds_the_run_and_the_queue_where_they_are(bench):
+    bench.queued("a", "b")
+    bench.tick()
+    worker = bench.workers["a"]
+    bench.keeper.close()
+    bench.keeper = bench.another()
+    assert bench.tick() == ("a",) and bench.queue.read().starting is None
+    worker.end(0, *FINISHED)
+    assert bench.tick() == ("b",)
+    assert bench.history.entry("a").state.status == "finished"
+
+
+def test_of_two_webuis_on_one_folder_one_starts_the_runs(bench):
+    bench.queued("a", "b")
+    other = bench.another()
+    bench.tick()
+    other.tick()
+    assert bench.keeper.on_duty and not other.on_duty and list(bench.workers) == ["a"] and other.active() == ()
+    bench.workers["a"].end(0, *FINISHED)
+    bench.keeper.close()
+    other.tick()
+    assert other.on_duty and list(bench.workers) == ["a", "b"]
+    other.close()
+
+
+@pytest.mark.parametrize(("history", "again"), [([], True), ([*BEGUN, *steps(1, 10), events.Finished(step=10)], False)])
+def test_a_run_whose_start_a_crash_cut_off_starts_once(bench, history, again):
+    bench.queued("a", "b")
+    bench.queue.take(900.0)
+    append(RunFolder(bench.root / "runs" / "a"), *history)
+    assert bench.tick() == (("a",) if again else ("b",))
+
+
+def test_a_run_waits_until_the_host_has_made_its_picture(bench):
+    bench.queued("a")
+    bench.hand_over.free = False
+    assert bench.tick() == () and bench.queue.read().starting == "a"
+    assert bench.tick() == ()
+    bench.hand_over.free = True
+    assert bench.tick() == ("a",)
+
+
+def test_a_run_that_waits_for_the_host_can_be_withdrawn(bench):
+    bench.queued("a")
+    bench.hand_over.free = False
+    bench.tick()
+    assert bench.keeper.withdraw("a")
+    bench.hand_over.free = True
+    assert bench.tick() == () and not bench.workers
+    bench.queue.add("a")
+    bench.tick()
+    assert not bench.keeper.withdraw("a"), "its process is there"
+
+
+def test_a_host_whose_model_cannot_leave_does_not_keep_a_run_from_starting(bench):
+    bench.queued("a")
+    bench.hand_over.trouble = RuntimeError("CUDA error")
+    assert bench.tick() == ("a",)
+    bench.tick()
+    assert bench.hand_over.calls == [("before_start", "a"), ("adopt", "a")]
+
+
+@pytest.mark.parametrize(("error", "words"), [
+    (SetupError("no packages", hint="Set up."), "no packages"), (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
+])  # fmt: skip
+def test_a_worker_that_cannot_be_started_is_a_failure_with_a_sentence_and_the_next_has_its_turn(bench, error, words):
+    bench.queued("a", "b")
+    bench.start_error = error
+    bench.tick()
+    state = bench.history.entry("a").state
+    assert state.status == "failed" and words in state.failure.message and state.failure.hint
+    assert bench.queue.read().waiting == () and bench.history.entry("b").state.status == "failed"
+    assert bench.hand_over.calls[:2] == [("before_start", "a"), ("after_end", "a")]
+
+
+def test_a_queued_run_whose_folder_is_gone_is_passed_over(bench):
+    bench.queued("a", "b")
+    shutil.rmtree(bench.root / "runs" / "a")
+    assert bench.tick() == ("b",)
+
+
+def test_finished_runs_beyond_those_to_keep_go_to_the_trash_and_no_others(bench):
+    for number in range(5):
+        folder = bench.run(f"done-{number}")
+        append(folder, *FINISHED, start=1000.0 * (number + 1))
+    bench.run("stopped", *TRAINED, events.Stopped(step=10))
+    bench.run("waits", *FINISHED)
+    bench.queue.add("waits")
+    bench.options = KeeperOptions(runs_to_keep=2)
+    with files.lock(RunFolder(bench.root / "runs" / "done-0").lock):
+        bench.tick(100.0)
+    assert sorted(path.name for path in (bench.root / "runs").iterdir()) == ["done-0", "done-3", "done-4", "stopped", "waits"]
+    assert sorted(found.name for found in contents(bench.root / "trash", "run")) == ["done-1", "done-2"]
+
+
+def test_all_runs_are_kept_unless_told_otherwise(bench):
+    for number in range(3):
+        bench.run(f"done-{number}", *FINISHED)
+    bench.tick(1000.0)
+    assert len(bench.history.listing()) == 3
+
+
+def test_a_tick_that_goes_wrong_is_not_the_last(bench, monkeypatch):
+    bench.queued("a")
+    real, failures = bench.keeper.tick, []
+
+    def tick():
+        if not failures:
+            failures.append(1)
+            raise OSError(5, "Input/output error")
+        real()
+
+    monkeypatch.setattr(bench.keeper, "tick", tick)
+    monkeypatch.setattr("lora_trainer.jobs.keeper.TICK_SECONDS", 0.01)
+    bench.keeper.begin()
+    bench.keeper.begin()
+    for _ in range(500):
+        if bench.workers:
+            break
+        bench.keeper._awake.wait(0.01)
+    bench.keeper.close()
+    assert list(bench.workers) == ["a"] and failures == [1]
