@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,9 @@ import pytest
 from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs import folder as folders
-from lora_trainer.runs.requests import Request, forget_requests, send_request, take_requests
+from lora_trainer.runs.requests import Request, forget_requests, send_request, take_requests, waiting_requests
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_run_never_begins_over_another(tmp_path):
@@ -103,3 +106,65 @@ def test_a_request_that_cannot_be_deleted_yet_is_not_obeyed_twice(tmp_path, monk
 
     monkeypatch.setattr(Path, "unlink", unlink)
     assert [request for _ in range(3) for request in take_requests(tmp_path)] == [Request("save")]
+
+
+RACER = """
+import sys, time
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from lora_trainer.errors import RunError
+from lora_trainer.runs import folder
+while time.time() < float(sys.argv[3]): pass
+try:
+    with folder.begun(Path(sys.argv[2]), f"name: {sys.argv[4]}"):
+        print("begun", flush=True)
+        sys.stdin.readline()
+except RunError as error:
+    print(error, flush=True)
+"""
+
+
+def test_of_several_that_begin_in_one_folder_at_the_same_instant_one_does(tmp_path):
+    path, moment = tmp_path / "my run", time.time() + 1.0
+    racers = [
+        subprocess.Popen(
+            [sys.executable, "-c", RACER, str(ROOT), str(path), str(moment), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        for number in range(4)
+    ]
+    told = [racer.stdout.readline().strip() for racer in racers]
+    assert sorted(told) == sorted(["begun", *[f"another training is being started in {path}"] * 3])
+    assert (path / "config.yaml").read_text() == f"name: {told.index('begun')}"
+    for racer in racers:
+        racer.communicate("\n")
+    # the winner is gone without having learned anything: the folder is free again
+    with folders.begun(path, "name: next") as folder:
+        assert folder.config.read_text() == "name: next"
+
+
+def test_a_new_run_takes_no_folder_that_is_there(tmp_path):
+    (tmp_path / "run").mkdir()
+    with pytest.raises(folders.Taken, match="exists already"):
+        folders.begin(tmp_path / "run", "", new=True)
+    assert list((tmp_path / "run").iterdir()) == []
+    assert folders.begin(tmp_path / "run-2", "name: a", new=True).config.read_text() == "name: a"
+
+
+def test_what_a_killed_worker_left_half_written_is_gone_when_the_next_one_works(tmp_path):
+    folder = folders.begin(tmp_path / "run", "")
+    left = ["checkpoints/ink-step00000100.safetensors.77.part", "state/step00000100.pt.77.part", "previews/a.png.77.part", "ink.safetensors.77.part"]
+    kept = ["checkpoints/ink-step00000100.safetensors", "state/step00000100.pt", "notes.part", "requests/1-2-stop.json.9.part"]
+    for name in (*left, *kept):
+        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).write_bytes(b"")
+    with folders.occupy(folder, {}):
+        assert [name for name in left if (folder.path / name).exists()] == []
+        assert [name for name in kept if not (folder.path / name).exists()] == []
+
+
+def test_what_waits_to_be_taken_can_be_seen_without_taking_it(tmp_path):
+    for kind in ("pause", "resume"):
+        send_request(tmp_path, kind)
+    (tmp_path / "other.json").write_text("{]")
+    assert waiting_requests(tmp_path) == ("pause", "resume") and waiting_requests(tmp_path / "none") == ()
+    assert [request.kind for request in take_requests(tmp_path)] == ["pause", "resume"]
