@@ -3,10 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
+
+import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A Chromium without a window, for all tests of a process; where there is none, they are skipped."""
+    from tests.browser.chromium import find
+
+    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (python install.py --tests)")
+    program = find(os.environ)
+    if program is None:
+        pytest.skip("there is no browser (install Chromium, or name one in the environment variable CHROMIUM)")
+    with sync_api.sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield launched
+        launched.close()
 
 
 def pytest_addoption(parser: Any) -> None:

@@ -5,15 +5,13 @@ One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a fl
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.browser.chromium import find
-from tests.browser.running import FakeHost, missing_for_browser_tests, missing_for_fake_hosts
+from tests.browser.running import FakeHost, missing_for_fake_hosts
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -40,21 +38,6 @@ def host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
     running.start()
     yield running
     running.kill()
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    reason = missing_for_browser_tests()
-    if reason:
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    program = find(os.environ)
-    assert program is not None
-    with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield launched
-        launched.close()
 
 
 class Visitor:

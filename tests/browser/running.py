@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import environment
-from tests.browser.chromium import find
 
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = ROOT / "tests" / "webui" / "fake_host" / "launch.py"
@@ -207,17 +206,6 @@ def free_port() -> int:
     with contextlib.closing(socket.socket()) as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def missing_for_browser_tests() -> str:
-    """Why the tests with a browser cannot run here; empty if they can."""
-    try:
-        import playwright.sync_api  # noqa: F401
-    except ImportError:
-        return "Playwright is not installed (python install.py --tests)"
-    if find(os.environ) is None:
-        return "there is no browser (install Chromium, or name one in the environment variable CHROMIUM)"
-    return missing_for_fake_hosts()
 
 
 def missing_for_fake_hosts() -> str:

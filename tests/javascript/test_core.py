@@ -1,0 +1,31 @@
+"""lora_trainer.js: what it says of numbers, sizes and times, and how it asks."""
+
+from __future__ import annotations
+
+import pytest
+
+pytestmark = pytest.mark.xdist_group("scripts")
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (40.4, "40 s"), (89, "89 s"), (90, "2 min"), (3599, "60 min"), (5400, "1 h 30 min"), (7260, "2 h 1 min")])
+def test_a_duration_is_told_as_people_do(call, seconds, words):
+    assert call("duration", seconds) == words
+
+
+@pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (12_000_000, "12 MB"), (4_200_000_000, "4.2 GB")])
+def test_a_size_has_its_unit(call, size, words):
+    assert call("size", size) == words
+
+
+def test_a_text_gets_its_values_and_an_unknown_place_stays(call):
+    assert call("t", "{count} images in {name}", {"count": 3}) == "3 images in {name}"
+    assert call("t", "plain {name}") == "plain {name}"
+
+
+def test_addresses_are_relative_and_leave_out_what_is_empty(call):
+    assert call("address", "/runs/a b", {"offset": 0, "text": "", "none": None}) == "lora-trainer/runs/a b?offset=0"
+
+
+def test_two_clicks_have_two_names(call):
+    one, two = call("random"), call("random")
+    assert one != two and len(one) == len(two) == 32
