@@ -12,9 +12,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium without a window, for all tests of a process; where there is none, they are skipped."""
+    """A Chromium without a window; where there is none, the tests that ask for it are skipped.
+
+    One a module: while Playwright runs, no other test of the process could start an asyncio loop.
+    """
     from tests.browser.chromium import find
 
     sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (python install.py --tests)")

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def script_page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(locale="en-US")
     page.set_content('<div id="txt2img_prompt"><textarea></textarea></div>')
