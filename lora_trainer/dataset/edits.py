@@ -1,7 +1,8 @@
 """Captions changed where they stand: a row of a metadata file, a text file. Everything else in the file stays, byte for byte.
 
     write_captions(listing, captions, {image: text})    each to where it was read from; a new one to where the dataset keeps its captions
-    remove_rows(captions, images) -> rows               for images that leave the dataset
+    rows_of(captions, images) -> rows                   as they stand
+    remove_rows(captions, images)                       for images that leave the dataset
     restore_rows(rows)                                  for images that come back
 
 The encoding, the byte-order mark, the ends of lines, other columns and other rows survive. Before a file is replaced, what is to be written is read:
@@ -36,7 +37,6 @@ METADATA_NAME = "metadata.csv"
 
 _NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF-8
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
-_JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
 _CODECS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "gbk": "gb18030"}
 
 
@@ -81,17 +81,26 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
         write_caption_file(file, was, caption)
 
 
-def remove_rows(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
-    """Takes the rows of images out of the metadata files; image -> its rows, for restore_rows. Raises DatasetError."""
-    by_file: dict[Path, dict[Row, Path]] = defaultdict(dict)
+def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
+    """Image -> its rows in the metadata files, in their order there, for restore_rows. Raises DatasetError."""
+    places = {image: captions.rows[image] for image in images if image in captions.rows}
+    tables = {}
+    for file in {file for rows in places.values() for file, _ in rows}:
+        data = file.read_bytes()
+        if not {row for rows in places.values() for other, row in rows if other == file} <= set(read_metadata(file, data).rows):
+            raise _changed(file)
+        tables[file] = _lines(file, data)
+    return {image: tuple(RemovedRow(file=file, text=tables[file].text_of(row)) for file, row in rows) for image, rows in places.items()}
+
+
+def remove_rows(captions: Captions, images: Collection[Path]) -> None:
+    """Takes the rows of images out of the metadata files. Raises DatasetError."""
+    tables: dict[Path, _Edits] = defaultdict(_Edits)
     for image in images:
         for file, row in captions.rows.get(image, ()):
-            by_file[file][row] = image
-    removed: dict[Path, tuple[RemovedRow, ...]] = {}
-    for file, rows in by_file.items():
-        for row, text in _change(file, _Edits(removed=set(rows))).items():
-            removed[rows[row]] = (*removed.get(rows[row], ()), RemovedRow(file=file, text=text))
-    return removed
+            tables[file].removed.add(row)
+    for file, edits in tables.items():
+        _change(file, edits)
 
 
 def restore_rows(rows: Sequence[RemovedRow]) -> None:
@@ -164,21 +173,25 @@ class _Edits:
     """New rows as they are to stand in the file."""
 
 
-def _change(file: Path, edits: _Edits) -> dict[Row, str]:
-    """Edits and replaces a metadata file, made if it is not there; the removed rows, as they stood. Raises DatasetError."""
-    is_json = file.suffix.lower() in _JSON_SUFFIXES
-    before = file.read_bytes() if file.exists() else b"" if is_json else _NEW_TABLE
+def _change(file: Path, edits: _Edits) -> None:
+    """Edits and replaces a metadata file, made if it is not there. Raises DatasetError."""
+    before = file.read_bytes() if file.exists() else b"" if _is_json(file) else _NEW_TABLE
     rows = read_metadata(file, before).rows
     if not {*edits.replaced, *edits.removed} <= set(rows):
         raise _changed(file)
-    table = _JsonLines(file, before) if is_json else _Csv(file, before)
-    removed = {row: table.text_of(row) for row in edits.removed}
-    after = encode_like(table.edited(edits), before, file)
+    after = encode_like(_lines(file, before).edited(edits), before, file)
     _require_nothing_lost(file, rows, edits, after)
     if file.exists() and file.read_bytes() != before:
         raise _changed(file)
     write_bytes(file, after)
-    return removed
+
+
+def _is_json(file: Path) -> bool:
+    return file.suffix.lower() in (".jsonl", ".ndjson", ".json")
+
+
+def _lines(file: Path, data: bytes) -> _Lines:
+    return _JsonLines(file, data) if _is_json(file) else _Csv(file, data)
 
 
 def _require_nothing_lost(file: Path, rows: Sequence[Row], edits: _Edits, after: bytes) -> None:

@@ -75,7 +75,7 @@ class NameIndex:
 
 
 def _normal(path: Path) -> str:
-    return Path(os.path.normpath(path)).as_posix()
+    return os.path.normpath(path).replace(os.sep, "/")
 
 
 def _plain(name: str) -> str:

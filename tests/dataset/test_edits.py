@@ -9,7 +9,7 @@ import pytest
 
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import edits
-from lora_trainer.dataset.edits import ChangedMeanwhile, remove_rows, restore_rows, write_captions
+from lora_trainer.dataset.edits import ChangedMeanwhile, remove_rows, restore_rows, rows_of, write_captions
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.sources import fill_in, read_captions
 from lora_trainer.errors import DatasetError
@@ -167,7 +167,8 @@ def test_a_caption_is_one_line_of_printable_text(tmp_path):
 def test_removed_rows_come_back_as_they_were(tmp_path):
     folder = dataset(tmp_path, {"metadata.csv": "image,caption,rating\na.png,a fox,5\nb.png,a cat,3\na.png,a red fox,4\n"})
     _, found = read(folder)
-    rows = remove_rows(found, [folder / "a.png"])
+    rows = rows_of(found, [folder / "a.png"])[folder / "a.png"]
+    remove_rows(found, [folder / "a.png"])
     assert (folder / "metadata.csv").read_text("utf-8") == "image,caption,rating\nb.png,a cat,3\n"
-    restore_rows(sorted(rows[folder / "a.png"], key=lambda row: row.text, reverse=False))
+    restore_rows(rows)
     assert (folder / "metadata.csv").read_text("utf-8") == "image,caption,rating\nb.png,a cat,3\na.png,a fox,5\na.png,a red fox,4\n"

@@ -1,0 +1,362 @@
+"""The images of one dataset with their captions, as they lie on disk: nothing else is true.
+
+    contents.view() -> View                       every image with the caption that will be trained, and where it comes from
+    contents.write_captions([CaptionChange])      compare and swap: what someone else changed meanwhile is left alone and comes back
+    contents.remove(keys), .restore(keys)         to the dataset's own trash, with their captions, and back
+
+A view is made from the files' names, sizes and times; the files are read again when one of these differs, so that a caption saved in a text editor
+or a spreadsheet is seen at the next look. No picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
+writes at a time (dataset.authors holds the lock that the caption job takes too), and one thread.
+
+Keys stand for images in addresses. They are made from the image's name, and mean nothing but through the view: no key becomes a path.
+Called by the routes, uploads.py and datasets.py. Pillow is not needed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import stat
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from lora_trainer import files
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset import authors, edits
+from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.edits import ChangedMeanwhile, RemovedRow
+from lora_trainer.dataset.findings import Finding, warning
+from lora_trainer.dataset.images import digest
+from lora_trainer.dataset.listing import Listing, list_folder
+from lora_trainer.dataset.scan import unsupported, without_masks
+from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.safe_names import free_name, natural_order
+
+TRASH = "removed"
+"""In the dataset's folder .lora_trainer: one folder for each removed image."""
+
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One image with the caption that will be trained."""
+
+    key: str
+    name: str
+    """Its path from the dataset's folder, with forward slashes."""
+    path: Path
+    caption: str
+    """As it is written, without the trigger word that training may put in front; empty: it has none."""
+    source: CaptionSource | None
+    caption_file: str
+    """The name of the file the caption stands in, or nothing."""
+    changed: float
+    """When the image was, in seconds since 1970."""
+    version: str
+    """Changes with the image file."""
+    findings: tuple[Finding, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One reading of a dataset's folder."""
+
+    revision: str
+    """Changes with any of its files."""
+    items: tuple[Item, ...]
+    """In the natural order of their names."""
+    findings: tuple[Finding, ...]
+    """What is not about one of the items."""
+    listing: Listing
+    captions: Captions
+
+    @cached_property
+    def by_key(self) -> dict[str, Item]:
+        return {item.key: item for item in self.items}
+
+    @cached_property
+    def by_path(self) -> dict[Path, Item]:
+        return {item.path: item for item in self.items}
+
+    def item(self, key: str) -> Item:
+        """The image of a key. Raises NotFound."""
+        if key not in self.by_key:
+            raise NotFound("this image is not there any more", hint="It may have been removed in another window.")
+        return self.by_key[key]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionChange:
+    """A caption someone wants, and the one that was there when they began."""
+
+    key: str
+    caption: str
+    was: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removed:
+    """An image in the trash."""
+
+    key: str
+    name: str
+    caption: str
+    time: float
+    folder: Path
+
+    @property
+    def image(self) -> Path:
+        return self.folder / PurePosixPath(self.name).name
+
+
+class Contents:
+    """One dataset's images and captions. Thread-safe.
+
+    `follow_links`: whether a link may lead out of the folder. In uploaded datasets none may: visitors from elsewhere see those.
+    """
+
+    def __init__(self, path: Path, *, follow_links: bool) -> None:
+        self.path = path
+        self._follow_links = follow_links
+        self.lock = threading.RLock()
+        """Held by whoever changes the folder."""
+        self._view: View | None = None
+
+    # --- reading -------------------------------------------------------------------------------------------------------------------------
+
+    def view(self) -> View:
+        """What is there now. Raises DatasetError when the folder is not."""
+        with self.lock:
+            listing = self._listing()
+            stamps = {path: path.lstat() for path in (*listing.images, *listing.texts.values(), *listing.metadata) if path.exists()}
+            revision = _revision(stamps)
+            if self._view is None or self._view.revision != revision:
+                self._view = _read(listing, stamps, revision)
+            return self._view
+
+    def _listing(self) -> Listing:
+        if not self.path.is_dir():
+            hint = "It may have been moved, or lie on a disk that is not connected."
+            raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+        try:
+            listing = list_folder(self.path)
+        except DatasetError:
+            return Listing(root=self.path)  # no image yet
+        return listing if self._follow_links else _without_links(listing)
+
+    # --- captions ------------------------------------------------------------------------------------------------------------------------
+
+    def write_captions(self, changes: Sequence[CaptionChange]) -> dict[str, str]:
+        """Writes captions; returns {key: the caption now} for those that are no longer what they were, which are left alone.
+
+        Raises NotFound for an unknown key, DatasetError when a file cannot be written.
+        """
+        with self.lock, authors.changing_captions(self.path):
+            for attempt in range(_ATTEMPTS):
+                view = self.view()
+                wanted = {change.key: edits.clean(change.caption) for change in changes}
+                conflicts = {
+                    change.key: view.item(change.key).caption
+                    for change in changes
+                    if view.item(change.key).caption not in (tidy(change.was), wanted[change.key])
+                }
+                writing = [item for item in map(view.item, wanted) if item.key not in conflicts and item.caption != wanted[item.key]]
+                self.remember_author({item.path: wanted[item.key] for item in writing})
+                try:
+                    edits.write_captions(view.listing, view.captions, {item.path: wanted[item.key] for item in writing})
+                    return conflicts
+                except ChangedMeanwhile:
+                    self._view = None
+                    if attempt == _ATTEMPTS - 1:
+                        raise
+        raise AssertionError("the loop returns or raises")
+
+    def remember_author(self, captions: Mapping[Path, str]) -> None:
+        """{image: caption} is about to be written for a person. Raises DatasetError. Call it within authors.changing_captions."""
+        # a caption nobody recorded counts as a person's already: only where a captioner has been at work must it be said
+        if captions and authors.read_authors(self.path).by_digest:
+            authors.record(self.path, {digest(image): authors.Written(text=text, by=authors.PERSON) for image, text in captions.items()})
+
+    # --- removing and restoring ----------------------------------------------------------------------------------------------------------
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Moves images with their captions to the dataset's trash. Raises NotFound, or DatasetError when a file cannot be moved."""
+        with self.lock, authors.changing_captions(self.path):
+            view = self.view()
+            items = [view.item(key) for key in dict.fromkeys(keys)]
+            rows = edits.rows_of(view.captions, [item.path for item in items])
+            leaving = {item.path for item in items}
+            staying_texts = {text for image in view.listing.images if image not in leaving for text in view.listing.texts_beside(image)}
+            folders = [self._new_trash(item, rows.get(item.path, ())) for item in items]
+            edits.remove_rows(view.captions, [item.path for item in items])
+            for item, folder in zip(items, folders, strict=True):
+                try:
+                    shutil.move(item.path, folder / item.path.name)
+                except OSError as problem:
+                    self._bring_back(folder)
+                    raise _cannot_move(item.name, problem) from problem
+                for text in view.listing.texts_beside(item.path):
+                    if text not in staying_texts and text.exists():
+                        shutil.move(text, folder / text.name)
+
+    def removed(self) -> list[Removed]:
+        """What is in the trash, the newest first."""
+        trash = self._trash
+        found = [_removed(folder) for folder in trash.iterdir()] if trash.is_dir() else []
+        return sorted((entry for entry in found if entry), key=lambda entry: -entry.time)
+
+    def restore(self, keys: Sequence[str]) -> None:
+        """Brings removed images back to where they were. Raises NotFound, or DatasetError when another image has taken the place."""
+        with self.lock, authors.changing_captions(self.path):
+            newest: dict[str, Removed] = {}
+            for entry in self.removed():
+                newest.setdefault(entry.key, entry)
+            for key in dict.fromkeys(keys):
+                if key not in newest:
+                    raise NotFound("this image is not in the trash any more", hint="It may have been restored in another window.")
+                if (self.path / newest[key].name).exists():
+                    hint = "Rename or remove that one first."
+                    raise DatasetError("there is another {name} in the folder now", hint=hint, name=newest[key].name)
+            for key in dict.fromkeys(keys):
+                self._bring_back(newest[key].folder)
+
+    @property
+    def _trash(self) -> Path:
+        return self.path / authors.FOLDER / TRASH
+
+    def _new_trash(self, item: Item, rows: Sequence[RemovedRow]) -> Path:
+        """A folder that knows all that is needed to bring the image back, before anything is moved."""
+        self._trash.mkdir(parents=True, exist_ok=True)
+        folder = self._trash / free_name(item.key, lambda name: (self._trash / name).exists())
+        told = {
+            "key": item.key, "name": item.name, "caption": item.caption, "time": time.time(),
+            "rows": [{"file": row.file.relative_to(self.path).as_posix(), "text": row.text} for row in rows],
+        }  # fmt: skip
+        files.write_text(folder / "removed.json", json.dumps(told, ensure_ascii=False))
+        return folder
+
+    def _bring_back(self, folder: Path) -> None:
+        """Everything in a trash folder -> its place. What is there already, after a crash, stays."""
+        told = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
+        target = self.path / told["name"]
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            for file in folder.iterdir():
+                if file.name != "removed.json" and not (target.parent / file.name).exists():
+                    shutil.move(file, target.parent / file.name)
+        except OSError as problem:
+            raise _cannot_move(told["name"], problem) from problem
+        if not self.view().captions.rows.get(target):
+            edits.restore_rows([RemovedRow(file=self.path / row["file"], text=row["text"]) for row in told["rows"]])
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def key_of(name: str) -> str:
+    """The key of an image: what stands for it in addresses."""
+    return base64.urlsafe_b64encode(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()).decode("ascii")
+
+
+def version_of(details: os.stat_result) -> str:
+    """What changes when a file does."""
+    return f"{details.st_mtime_ns:x}-{details.st_size:x}"
+
+
+def _revision(stamps: Mapping[Path, os.stat_result]) -> str:
+    state = hashlib.blake2b(digest_size=12)
+    for path, details in stamps.items():
+        state.update(f"{path}\0{version_of(details)}\0".encode("utf-8", "surrogatepass"))
+    return state.hexdigest()
+
+
+def _without_links(listing: Listing) -> Listing:
+    """The listing without what lies elsewhere."""
+    root = listing.root.resolve()
+    inside: dict[Path, bool] = {}
+
+    def is_here(path: Path) -> bool:
+        folder = path.parent
+        if folder not in inside:
+            inside[folder] = folder.resolve().is_relative_to(root)
+        is_link = stat.S_ISLNK(path.lstat().st_mode)
+        return inside[folder] and (not is_link or path.resolve().is_relative_to(root))
+
+    kept = Listing(root=listing.root, suffixes=listing.suffixes, findings=list(listing.findings))
+    kept.images = [path for path in listing.images if is_here(path)]
+    kept.others = [path for path in listing.others if is_here(path)]
+    kept.texts = {place: path for place, path in listing.texts.items() if is_here(path)}
+    kept.metadata = [path for path in listing.metadata if is_here(path)]
+    kept.tables = [path for path in listing.tables if is_here(path)]
+    left_out = [path for path in listing.images if path not in set(kept.images)]
+    if left_out:
+        template = "{name} is a link to a file elsewhere, and is left out"
+        kept.findings += [warning("left-out", template, path=path, name=listing.name(path)) for path in left_out]
+    return kept
+
+
+def _read(listing: Listing, stamps: Mapping[Path, os.stat_result], revision: str) -> View:
+    settings = DatasetSettings(train_data_dir=listing.root)
+    captions = read_captions(listing, settings)
+    unmasked, mask_findings = without_masks(listing, captions)
+    images = [image for image in unmasked if image in stamps]
+    captions = fill_in(captions, images, listing, settings)
+    about, rest = _by_image([*listing.findings, *captions.findings, *mask_findings, *unsupported(listing)], images, captions)
+    items = [_item(image, stamps[image], captions, listing, about.get(image, [])) for image in images]
+    items.sort(key=lambda item: natural_order(item.name))
+    return View(revision=revision, items=tuple(items), findings=tuple(rest), listing=listing, captions=captions)
+
+
+def _item(image: Path, details: os.stat_result, captions: Captions, listing: Listing, findings: list[Finding]) -> Item:
+    caption = captions.by_image.get(image)
+    name = listing.name(image)
+    return Item(
+        key=key_of(name),
+        name=name,
+        path=image,
+        caption=caption.text if caption else "",
+        source=caption.source if caption else None,
+        caption_file=listing.name(caption.path) if caption and caption.path else "",
+        changed=details.st_mtime,
+        version=version_of(details),
+        findings=tuple(findings),
+    )
+
+
+def _by_image(findings: Iterable[Finding], images: Sequence[Path], captions: Captions) -> tuple[dict[Path, list[Finding]], list[Finding]]:
+    """Findings of an image or its text file, by image; and the others."""
+    users: dict[Path, list[Path]] = {image: [image] for image in images}
+    for image in images:
+        caption = captions.by_image.get(image)
+        if caption and caption.path and caption.source == "text":
+            users.setdefault(caption.path, []).append(image)
+    about: dict[Path, list[Finding]] = {}
+    rest = []
+    for finding in findings:
+        owners = users.get(finding.path, []) if finding.path else []
+        for image in owners:
+            about.setdefault(image, []).append(finding)
+        if not owners:
+            rest.append(finding)
+    return about, rest
+
+
+def _removed(folder: Path) -> Removed | None:
+    try:
+        told = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
+        return Removed(key=told["key"], name=told["name"], caption=told["caption"], time=float(told["time"]), folder=folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _cannot_move(name: str, problem: OSError) -> DatasetError:
+    hint = "Close the programs that have it open, and check the folder's permissions."
+    return DatasetError("{name} cannot be moved: {reason}", hint=hint, name=name, reason=problem.strerror or problem)

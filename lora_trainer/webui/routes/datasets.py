@@ -1,0 +1,244 @@
+"""Datasets over HTTP: cards, uploads, pages of images, pictures, captions, the trash. Each handler reads its request, calls the package, answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from lora_trainer.dataset.findings import Finding, from_error
+from lora_trainer.dataset.images import image_size
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui import file_manager, pages, texts, uploads
+from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
+from lora_trainer.webui.datasets import thumbnail_address
+from lora_trainer.webui.http import Conflict, Request, route
+from lora_trainer.webui.studio import Studio
+from lora_trainer.webui.thumbnails import LARGE_SIDE
+from lora_trainer.webui.uploads import Accepted
+
+_SHOWN_BY_BROWSERS = {
+    ".png": "image/png", ".apng": "image/apng", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg",
+    ".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif",
+}  # fmt: skip
+_MOST_AT_ONCE = 500
+_FOR_GOOD = "private, max-age=31536000, immutable"
+
+
+@route("GET", "/datasets")
+def list_datasets(studio: Studio, request: Request) -> list[dict[str, Any]]:
+    return studio.datasets.listing(request.language)
+
+
+@route("POST", "/datasets")
+def create(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.card(studio.datasets.create(request.value("name", str)), request.language)
+
+
+@route("POST", "/datasets/open")
+def open_folder(studio: Studio, request: Request) -> dict[str, Any]:
+    request.require_local()
+    return studio.datasets.card(studio.datasets.open(request.value("folder", str)), request.language)
+
+
+@route("GET", "/datasets/{id}")
+def show(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.card(studio.datasets.find(request.path["id"]), request.language)
+
+
+@route("POST", "/datasets/{id}/rename")
+def rename(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.card(studio.datasets.rename(request.path["id"], request.value("name", str)), request.language)
+
+
+@route("POST", "/datasets/{id}/delete")
+def delete(studio: Studio, request: Request) -> dict[str, Any]:
+    studio.datasets.delete(request.path["id"])
+    return {}
+
+
+@route("POST", "/datasets/{id}/folder")
+def show_folder(studio: Studio, request: Request) -> dict[str, Any]:
+    request.require_local()
+    file_manager.show(studio.datasets.find(request.path["id"]).path)
+    return {}
+
+
+# --- images ------------------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/upload", upload=True)
+async def upload(studio: Studio, request: Request) -> dict[str, Any]:
+    contents = await run_in_threadpool(studio.datasets.contents, request.path["id"])
+    name = request.query.get("name", "")
+    size = int(request.query["size"]) if request.query.get("size", "").isdecimal() else None
+    incoming = await uploads.receive(request.stream(), contents, name, size)
+    replace = request.query.get("captions") == "replace"
+    accepted = await run_in_threadpool(uploads.accept, contents, incoming, name, replace_captions=replace)
+    return _accepted(accepted, request.path["id"], request.language)
+
+
+@route("GET", "/datasets/{id}/items")
+def items(studio: Studio, request: Request) -> dict[str, Any]:
+    contents = studio.datasets.contents(request.path["id"])
+    view = contents.view()
+    if request.query.get("known") == view.revision:
+        return {"unchanged": True, "revision": view.revision}
+    wish = pages.Wish(
+        offset=_number(request, "offset", 0),
+        limit=min(_number(request, "limit", 60), _MOST_AT_ONCE),
+        order=cast(pages.Order, request.query.get("order", "name")),
+        which=cast(pages.Which, request.query.get("filter", "all")),
+        text=request.query.get("text", ""),
+    )
+    page = pages.page(view, wish)
+    return {
+        "total": len(view.items),
+        "matching": page.matching,
+        "captioned": sum(bool(item.caption) for item in view.items),
+        "revision": view.revision,
+        "removed": len(contents.removed()),
+        "findings": _findings(view.findings, request.language),
+        "items": [_item(request.path["id"], item, request.language) for item in page.items],
+    }
+
+
+@route("GET", "/datasets/{id}/thumbnail/{key}.webp")
+def thumbnail(studio: Studio, request: Request) -> Response:
+    item = _contents(studio, request).view().item(request.path["key"])
+    return _picture(studio.datasets.thumbnails.picture(item.path), "image/webp", item, request)
+
+
+@route("GET", "/datasets/{id}/picture/{key}")
+def picture(studio: Studio, request: Request) -> Response:
+    item = _contents(studio, request).view().item(request.path["key"])
+    kind = _SHOWN_BY_BROWSERS.get(item.path.suffix.lower())
+    if kind is None:
+        return _picture(studio.datasets.thumbnails.picture(item.path, LARGE_SIDE), "image/webp", item, request)
+    return _picture(item.path, kind, item, request)
+
+
+@route("POST", "/datasets/{id}/remove")
+def remove(studio: Studio, request: Request) -> dict[str, Any]:
+    contents = _contents(studio, request)
+    contents.remove(_keys(request))
+    return _counts(contents.view())
+
+
+@route("POST", "/datasets/{id}/restore")
+def restore(studio: Studio, request: Request) -> dict[str, Any]:
+    contents = _contents(studio, request)
+    contents.restore(_keys(request))
+    return _counts(contents.view())
+
+
+@route("GET", "/datasets/{id}/removed")
+def list_removed(studio: Studio, request: Request) -> list[dict[str, Any]]:
+    removed = _contents(studio, request).removed()
+    return [{"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time} for entry in removed]
+
+
+# --- captions ----------------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/caption")
+def write_caption(studio: Studio, request: Request) -> dict[str, Any]:
+    contents = _contents(studio, request)
+    change = CaptionChange(key=request.value("key", str), caption=request.value("caption", str), was=request.value("was", str))
+    conflicts = contents.write_captions([change])
+    item = contents.view().item(change.key)
+    if conflicts:
+        raise Conflict("someone else has changed the caption of {name}", hint="Choose which one to keep.", current=item.caption, name=item.name)
+    return _item(request.path["id"], item, request.language)
+
+
+# --- as JSON -----------------------------------------------------------------------------------------------------------------------------
+
+
+def _contents(studio: Studio, request: Request) -> Contents:
+    return studio.datasets.contents(request.path["id"])
+
+
+def _item(identity: str, item: Item, language: str) -> dict[str, Any]:
+    findings = list(item.findings)
+    width = height = 0
+    try:
+        width, height = image_size(item.path)
+    except DatasetError as problem:
+        findings.append(from_error("unreadable-image", problem, item.path, item.name))
+    return {
+        "key": item.key,
+        "name": item.name,
+        "width": width,
+        "height": height,
+        "caption": item.caption,
+        "source": item.source,
+        "caption_file": item.caption_file,
+        "changed": item.changed,
+        **_addresses(identity, item.key, item.version),
+        "findings": _findings(findings, language),
+    }
+
+
+def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
+    return {
+        "thumbnail": thumbnail_address(identity, key, version),
+        "picture": f"lora-trainer/datasets/{quote(identity, safe='')}/picture/{key}?v={version}",
+    }
+
+
+def _findings(findings: Sequence[Finding], language: str) -> list[dict[str, str]]:
+    return [
+        {
+            "severity": finding.severity,
+            "kind": finding.kind,
+            "message": texts.say(finding.message, language),
+            "hint": texts.say(finding.hint, language),
+        }
+        for finding in findings
+    ]
+
+
+def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
+    return {
+        "added": [{"key": added.key, "name": added.name, "width": added.width, "height": added.height} for added in accepted.added],
+        "captions": accepted.captions,
+        "skipped": [
+            {
+                "name": skipped.name,
+                "message": texts.say(skipped.message, language),
+                "hint": texts.say(skipped.hint, language),
+                "kept_caption": skipped.kept_caption,
+            }
+            for skipped in accepted.skipped
+        ],
+    }
+
+
+def _counts(view: View) -> dict[str, Any]:
+    return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items), "revision": view.revision}
+
+
+def _picture(path: Path, kind: str, item: Item, request: Request) -> Response:
+    # with its version in the address, the picture at this address never changes
+    keep = _FOR_GOOD if request.query.get("v") == item.version else "no-cache"
+    return FileResponse(path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"})
+
+
+# --- reading requests --------------------------------------------------------------------------------------------------------------------
+
+
+def _number(request: Request, name: str, default: int) -> int:
+    value = request.query.get(name, "")
+    return int(value) if value.isdecimal() and len(value) < 10 else default
+
+
+def _keys(request: Request) -> list[str]:
+    keys = request.value("keys", list)
+    if not all(isinstance(key, str) for key in keys):
+        raise DatasetError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
+    return keys

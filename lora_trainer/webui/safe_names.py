@@ -1,0 +1,47 @@
+"""Names from elsewhere -> names a file or folder can have on every system, and names no other has. Standard library only."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable
+from pathlib import PurePosixPath
+
+from lora_trainer.config import LONGEST_NAME, RESERVED_ON_WINDOWS
+
+_WINDOWS_FORBIDS = frozenset('<>:"/\\|?*')
+
+
+def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
+    """A file's or folder's name made from `name`, which may be anything: NFC, not too long, without what Windows or `forbidden` forbids.
+
+    `suffix`, with its dot, is put behind it. "a<b>.": "a_b_"; "CON": "_CON"; "": "unnamed".
+    """
+    kept = "".join(
+        "_" if character in forbidden or character in _WINDOWS_FORBIDS or not character.isprintable() else character
+        for character in unicodedata.normalize("NFC", name)
+    )
+    kept = " ".join(kept.split()).strip(" .")
+    if kept.split(".")[0].upper() in RESERVED_ON_WINDOWS:
+        kept = f"_{kept}"
+    # room for "-123" and for the names of what is written beside it
+    room = LONGEST_NAME - 20 - len(suffix.encode())
+    kept = kept.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").strip(" .")
+    return (kept or "unnamed") + suffix
+
+
+def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
+    """The name, or the first of name-2, name-3 ... that is not taken. A suffix (".png") stays at the end."""
+    path = PurePosixPath(name)
+    suffix = path.suffix if len(path.suffix) <= 6 and not path.suffix[1:].isdigit() else ""
+    stem, candidate, number = name[: len(name) - len(suffix)], name, 1
+    while is_taken(candidate):
+        number += 1
+        candidate = f"{stem}-{number}{suffix}"
+    return candidate
+
+
+def natural_order(name: str) -> list[tuple[int, int, str]]:
+    """A key that sorts img2 before img10, without regard to capitals."""
+    parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name).casefold())
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]

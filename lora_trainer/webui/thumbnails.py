@@ -1,0 +1,79 @@
+"""Small copies of pictures, made when they are first asked for, and kept by content: one file however many datasets hold the picture.
+
+    thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
+
+Two pictures at a time are decoded, whoever asks; someone who asks for one that is being made waits for that. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+
+from lora_trainer import files
+from lora_trainer.dataset.images import digest, write_reduced
+from lora_trainer.errors import DatasetError
+
+LONGEST_SIDE = 384
+"""In pixels: sharp on the cards at twice the usual density."""
+LARGE_SIDE = 2048
+"""For formats that browsers do not show themselves."""
+THREADS = 4
+_REMEMBERED = 20_000
+
+_Stamp = tuple[str, int, int]
+
+
+class Thumbnails:
+    """Thread-safe. `folder` is the cache: whatever is deleted in it is made again."""
+
+    def __init__(self, folder: Path, threads: int = THREADS) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        self._digests: OrderedDict[_Stamp, str] = OrderedDict()
+        self._making: dict[tuple[Path, int], Future[Path]] = {}
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
+
+    def picture(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
+        """The small copy of a picture, made if need be. Raises DatasetError when the picture cannot be read, or the disk is full."""
+        wish = (path, longest_side)
+        with self._lock:
+            future = self._making.get(wish)
+            if future is None:
+                future = self._making[wish] = self._pool.submit(self._make, path, longest_side)
+        try:
+            return future.result()
+        finally:
+            with self._lock:
+                self._making.pop(wish, None)
+
+    def _make(self, path: Path, longest_side: int) -> Path:
+        name = self._digest(path)
+        target = self._folder / name[:2] / f"{name}-{longest_side}.webp"
+        if not target.exists():
+            try:
+                files.replace_file(target, lambda partial: write_reduced(path, partial, longest_side))
+            except OSError as error:
+                values = {"name": path.name, "reason": error.strerror or error}
+                hint = "Check the free space on the disk of the data folder."
+                raise DatasetError("the small copy of {name} cannot be written: {reason}", hint=hint, **values) from error
+        return target
+
+    def _digest(self, path: Path) -> str:
+        try:
+            details = path.stat()
+        except OSError as error:
+            values = {"path": path.name, "reason": error.strerror}
+            raise DatasetError("{path} cannot be read: {reason}", hint="Check the file and the disk.", **values) from error
+        stamp = (str(path), details.st_mtime_ns, details.st_size)
+        with self._lock:
+            known = self._digests.get(stamp)
+        if known is None:
+            known = digest(path)
+            with self._lock:
+                self._digests[stamp] = known
+                while len(self._digests) > _REMEMBERED:
+                    self._digests.popitem(last=False)
+        return known

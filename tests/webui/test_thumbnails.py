@@ -1,0 +1,63 @@
+"""Small copies of pictures: made once, by content, whoever asks."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from PIL import Image
+
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui import thumbnails
+from lora_trainer.webui.thumbnails import Thumbnails
+from tests.dataset.pictures import noise, save
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The pictures decoded so far."""
+    decoded = []
+    real = thumbnails.write_reduced
+    monkeypatch.setattr(thumbnails, "write_reduced", lambda path, *rest: (decoded.append(path.name), real(path, *rest)))
+    return decoded
+
+
+def test_a_thumbnail_is_a_small_webp(tmp_path):
+    small = Thumbnails(tmp_path / "cache").picture(save(tmp_path / "a.png", size=(800, 400)))
+    with Image.open(small) as image:
+        assert (image.format, image.size) == ("WEBP", (384, 192))
+
+
+def test_it_is_made_once_also_for_a_copy_and_by_another_process(tmp_path, made):
+    first, copy = save(tmp_path / "a.png"), save(tmp_path / "b.png")
+    cache = Thumbnails(tmp_path / "cache")
+    assert cache.picture(first) == cache.picture(copy) == Thumbnails(tmp_path / "cache").picture(first)
+    assert made == ["a.png"]
+
+
+def test_a_changed_picture_gets_another_one(tmp_path, made):
+    cache = Thumbnails(tmp_path / "cache")
+    before = cache.picture(save(tmp_path / "a.png", colour="red"))
+    path = save(tmp_path / "a.png", colour="blue")
+    os.utime(path, (1, 1))
+    assert cache.picture(path) != before
+    assert made == ["a.png", "a.png"]
+
+
+def test_those_who_ask_at_once_wait_for_the_same_one(tmp_path, made):
+    path = tmp_path / "a.png"
+    noise((400, 300)).save(path)
+    cache = Thumbnails(tmp_path / "cache")
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(lambda _: cache.picture(path), range(8)))) == 1
+    assert made == ["a.png"]
+
+
+def test_a_damaged_picture_is_said_and_leaves_no_half_copy(tmp_path):
+    path = tmp_path / "a.png"
+    noise().save(path)
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(DatasetError):
+        Thumbnails(tmp_path / "cache").picture(path)
+    assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
