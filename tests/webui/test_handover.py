@@ -278,6 +278,7 @@ def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     worker = training(keeper, tmp_path, card)
     for _ in range(3):
         host.generate()
+        time.sleep(0.1)
     assert until(lambda: worker.status == "running")
     assert [event.kind for event in worker.folder.read_events()].count("paused") == 1
     assert host.moves == ["release", "restore", "release"]
