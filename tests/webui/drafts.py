@@ -44,6 +44,15 @@ class FakeHost:
     def device(self):
         return HostDevice(kind=self.device_kind, device_id=None, name=self.device_kind)
 
+    def is_remote(self):
+        return False
+
+    def language(self):
+        return ""
+
+    def api_credentials(self):
+        return {}
+
     def option(self, key, default=None):
         return self.options.get(key, default)
 

@@ -1,0 +1,55 @@
+"""Settings, before a run begins: what would happen, what a checkpoint is, and the set-up of the worker's packages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_trainer.errors import Message
+from lora_trainer.webui import texts
+from lora_trainer.webui.checkpoints import PRACTICE_TITLE, said
+from lora_trainer.webui.http import Request, route
+from lora_trainer.webui.plan import RunWish, plan
+from lora_trainer.webui.studio import Studio
+
+PRACTICE_NOTE = Message("It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying out this tab, not for pictures.")
+
+
+@route("POST", "/plan")
+def foresee(studio: Studio, request: Request) -> dict[str, Any]:
+    return plan(studio, RunWish.of(request.body)).to_json(request.language)
+
+
+@route("POST", "/checkpoint")
+def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
+    """Raises CheckpointError for one that cannot be trained on: the reason is the answer."""
+    choice = studio.checkpoints.find(request.value("id", str))
+    facts = studio.checkpoints.facts(choice.path).require()
+    return {
+        "id": choice.id,
+        "title": texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title,
+        "practice": choice.is_practice,
+        "vae": choice.vae.name if choice.vae else None,
+        "clip_skip": choice.clip_skip,
+        "notes": [texts.say(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
+        **said(facts, request.language),
+    }
+
+
+@route("GET", "/checkpoints")
+def list_checkpoints(studio: Studio, request: Request) -> dict[str, Any]:
+    """Asked again while families are still being looked up."""
+    return {"checkpoints": studio.checkpoints.listing(request.language), "loaded": studio.checkpoints.loaded(request.language)}
+
+
+@route("GET", "/setup")
+def look_at_setup(studio: Studio, request: Request) -> dict[str, Any]:
+    """With ?report=1 the report too, which takes some seconds."""
+    answer: dict[str, Any] = studio.setup.look(request.language)
+    return {**answer, "report": studio.setup.report()} if request.query.get("report") == "1" else answer
+
+
+@route("POST", "/setup")
+def begin_setup(studio: Studio, request: Request) -> dict[str, Any]:
+    studio.setup.begin()
+    answer: dict[str, Any] = studio.setup.look(request.language)
+    return answer

@@ -1,0 +1,132 @@
+"""The routes of settings and set-up over real HTTP: what the browser gets, for sound wishes and for nonsense."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from lora_trainer.webui import http, routes
+from lora_trainer.webui.checkpoints import Checkpoints
+from lora_trainer.webui.setup import Setup
+from tests.made import draw_images, tiny_checkpoint
+from tests.webui.drafts import studio as make_studio
+
+ASK = {"X-LoRA-Trainer": "1"}
+assert routes.forms
+
+
+@pytest.fixture
+def studio(tmp_path):
+    made = make_studio(tmp_path)
+    made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
+    made.host.list(tiny_checkpoint("sd1"), tiny_checkpoint("sdxl"))
+    made.host.load(tiny_checkpoint("sd1"), clip_skip=2)
+    made.setup = Setup(made.host, made.data, command=[sys.executable, "-c", "print('Installing'); raise SystemExit(1)"])
+    return made
+
+
+@pytest.fixture
+def client(studio):
+    app = Starlette()
+    http.mount(app, studio)
+    return TestClient(app, raise_server_exceptions=False)
+
+
+def post(client, path, body, language="en"):
+    return client.post(f"/lora-trainer/{path}", json=body, headers={**ASK, "X-LoRA-Trainer-Language": language})
+
+
+def test_a_plan_is_told_in_the_visitors_language(client):
+    wish = {"dataset": "discs", "checkpoint": "loaded", "name": "ink", "settings": {"max_train_steps": 40, "lora_rank": 0}}
+    told = post(client, "plan", wish).json()
+    assert (told["ok"], told["steps"], told["target"]) == (False, 40, "models/Lora/ink.safetensors")
+    assert told["problems"][0] == {
+        "field": "lora_rank", "severity": "error", "message": "Rank is 0, but must be between 1 and 1024", "hint": "Use 4 to 64; 8 suits most styles."
+    }  # fmt: skip
+    assert told["facts"][0] == {"label": "Checkpoint", "value": "tiny-sd1 (SD1.5), loaded now"}
+
+
+@pytest.mark.parametrize("body", [{}, {"settings": "text"}, {"settings": {"lora_rank": {"a": []}}}, {"dataset": "../..", "checkpoint": "/etc/passwd"}])
+def test_nonsense_is_a_plan_with_problems(client, body):
+    answer = post(client, "plan", body)
+    assert answer.status_code == 200 and answer.json()["ok"] is False and answer.json()["problems"]
+
+
+def test_a_checkpoints_family_is_told_at_once(client, studio):
+    told = post(client, "checkpoint", {"id": "loaded"}).json()
+    assert (told["family"], told["family_name"], told["resolution"], told["clip_skip"]) == ("sd1", "SD1.5", 64, 2)
+    other = next(choice for choice in studio.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl"))
+    assert post(client, "checkpoint", {"id": other.id}).json()["family_name"] == "SDXL"
+    practice = post(client, "checkpoint", {"id": "practice"}).json()
+    assert (practice["practice"], practice["title"], len(practice["notes"])) == (True, "Tiny practice model", 1)
+
+
+def test_a_checkpoint_that_cannot_be_used_is_an_error_with_its_reason(client, studio, tmp_path):
+    (tmp_path / "old.ckpt").write_bytes(b"PK\x03\x04" + bytes(600))
+    studio.host.list(tmp_path / "old.ckpt")
+    identity = studio.checkpoints.choices()[0].id
+    answer = post(client, "checkpoint", {"id": identity})
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("old.ckpt is a pickle")
+    assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).status_code == 400
+
+
+def test_the_list_names_families_as_they_become_known_and_keeps_them(client, studio, tmp_path):
+    (tmp_path / "inpainting.ckpt").write_bytes(b"\x80\x02" + bytes(600))
+    studio.host.list(tiny_checkpoint("sd1"), tiny_checkpoint("sdxl"), tmp_path / "inpainting.ckpt", tmp_path / "gone.safetensors")
+    first = client.get("/lora-trainer/checkpoints").json()["checkpoints"]
+    assert [entry["seen"] for entry in first] == [False, False, False, True, False]
+    studio.checkpoints.wait()
+    told = client.get("/lora-trainer/checkpoints").json()
+    assert [entry["family_name"] for entry in told["checkpoints"]] == ["SD1.5", "SDXL", None, None, "SD1.5"]
+    assert [bool(entry["problem"]) for entry in told["checkpoints"]] == [False, False, True, True, False]
+    assert [entry["loaded"] for entry in told["checkpoints"]] == [True, False, False, False, False]
+    assert told["checkpoints"][-1]["title"] == "Tiny practice model"
+    assert told["loaded"]["title"] == "tiny-sd1.safetensors"
+    assert str(tmp_path) not in json.dumps(told)
+    again = Checkpoints(studio.host, studio.data.root / "checkpoints.json").listing("en")
+    assert [entry["seen"] for entry in again] == [True] * 5
+
+
+def test_a_file_that_was_exchanged_is_looked_at_again(studio, tmp_path):
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(tiny_checkpoint("sd1").read_bytes())
+    assert studio.checkpoints.facts(path).family == "sd1"
+    path.write_bytes(tiny_checkpoint("sdxl").read_bytes())
+    assert studio.checkpoints.facts(path).family == "sdxl"
+
+
+def test_two_hundred_checkpoints_hold_up_nobody(studio, tmp_path):
+    content = tiny_checkpoint("sdxl").read_bytes()[:400_000]
+    paths = [tmp_path / f"model{number:03d}.safetensors" for number in range(200)]
+    for path in paths:
+        path.write_bytes(content)
+    studio.host.list(*paths)
+    begin = time.perf_counter()
+    assert len(studio.checkpoints.listing("en")) == 201
+    assert time.perf_counter() - begin < 0.5
+    studio.checkpoints.wait()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{\"a\": 3}", "{\"a\": {\"mark\": [1, 2]}}", "\x00"])
+def test_a_damaged_file_of_what_was_found_is_begun_anew(studio, content):
+    (studio.data.root / "checkpoints.json").write_text(content, encoding="utf-8")
+    assert Checkpoints(studio.host, studio.data.root / "checkpoints.json").facts(tiny_checkpoint("sd1")).family == "sd1"
+
+
+def test_set_up_is_begun_and_watched(client, studio):
+    assert client.get("/lora-trainer/setup").json()["state"] == "ready"
+    told = post(client, "setup", {}).json()
+    assert told["state"] in ("installing", "ready")
+    studio.setup.wait()
+    told = client.get("/lora-trainer/setup").json()
+    assert (told["lines"], told["report"]) == (["Installing"], "")
+
+
+def test_without_the_header_nothing_is_set_up(client, studio):
+    assert client.post("/lora-trainer/setup", json={}).status_code == 403
+    assert client.get("/lora-trainer/setup").json()["lines"] == []
