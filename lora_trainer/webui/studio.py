@@ -7,15 +7,91 @@ needed, so that one that cannot be made does not take the others with it.
 from __future__ import annotations
 
 import threading
+from functools import cached_property
+from pathlib import Path
 
+from lora_trainer.checkpoint.parts import Family
+from lora_trainer.jobs.keeper import KeeperOptions
+from lora_trainer.webui import plan
+from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.data_folder import DataFolder
+from lora_trainer.webui.datasets import Datasets
+from lora_trainer.webui.handover import HandOver
 from lora_trainer.webui.host import Host, find
+from lora_trainer.webui.known_images import KnownImages
+from lora_trainer.webui.loras import Loras
+from lora_trainer.webui.options import Options
+from lora_trainer.webui.pace import Pace
+from lora_trainer.webui.presets import Presets
+from lora_trainer.webui.runs import Runs
+from lora_trainer.webui.setup import Setup
+from lora_trainer.webui.tries import TryJobs
 
 
 class Studio:
     def __init__(self, host: Host, data: DataFolder) -> None:
         self.host = host
         self.data = data
+
+    def begin(self) -> None:
+        """The host's server is up, for the first time or again: watch its pictures, take up what trains, let the queue go on."""
+        self.hand_over.watch()
+        self.runs.keeper.begin()
+
+    @property
+    def options(self) -> Options:
+        """What the user chose on the host's Settings page, as it is now."""
+        return Options.of(self.host)
+
+    @cached_property
+    def setup(self) -> Setup:
+        return Setup(self.host, self.data)
+
+    @cached_property
+    def presets(self) -> Presets:
+        return Presets()
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.host, self.data.root / "checkpoints.json")
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        return Datasets(self.data, self.host.is_remote)
+
+    @cached_property
+    def images(self) -> KnownImages:
+        return KnownImages(self.data.root / "images.json")
+
+    @cached_property
+    def pace(self) -> Pace:
+        return Pace(self.data.folder("runs"))
+
+    @cached_property
+    def hand_over(self) -> HandOver:
+        return HandOver(self.host, self.data.root / "handover.json")
+
+    @cached_property
+    def runs(self) -> Runs:
+        return Runs(
+            data=self.data, hand_over=self.hand_over, settings_of=lambda wish: plan.run_config(self, plan.RunWish.of(wish)),
+            delivered=self.host.refresh_loras, options=self._keeper_options,
+        )  # fmt: skip
+
+    @cached_property
+    def loras(self) -> Loras:
+        return Loras(self.host, self.runs.history)
+
+    @cached_property
+    def tries(self) -> TryJobs:
+        return TryJobs(self.host, self.data, self.loras, self._family_of)
+
+    def _keeper_options(self) -> KeeperOptions:
+        chosen = self.options
+        return KeeperOptions(keep_training=chosen.keep_training, runs_to_keep=chosen.runs_to_keep, device_id=self.host.device().device_id)
+
+    def _family_of(self, checkpoint: Path) -> Family | None:
+        return self.checkpoints.facts(checkpoint).family
 
 
 _only: list[Studio] = []

@@ -8,6 +8,7 @@ from lora_trainer import __version__
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import texts
 from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.form import form
 from lora_trainer.webui.http import Request, route
 from lora_trainer.webui.studio import Studio
 
@@ -40,7 +41,9 @@ def home(studio: Studio, request: Request) -> dict[str, Any]:
         **part(request, "setup", lambda: studio.setup.look(request.language)),
         **part(request, "checkpoints", lambda: studio.checkpoints.listing(request.language)),
         **part(request, "presets", lambda: studio.presets.listing(request.language)),
-        **part(request, "form", lambda: studio.form(request.language)),
+        "preset": studio.options.preset,
+        **part(request, "loaded", lambda: studio.checkpoints.loaded(request.language)),
+        **part(request, "form", lambda: form(request.language)),
         **part(request, "datasets", lambda: studio.datasets.listing(request.language)),
     }
 
