@@ -15,6 +15,7 @@ Called by the routes, uploads.py and datasets.py. Pillow is not needed.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import os
@@ -33,8 +34,9 @@ from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.captions import tidy
 from lora_trainer.dataset.edits import ChangedMeanwhile, RemovedRow
 from lora_trainer.dataset.findings import Finding, warning
-from lora_trainer.dataset.images import digest
-from lora_trainer.dataset.listing import Listing, list_folder
+from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
+from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
+from lora_trainer.dataset.metadata import TABLE_SUFFIXES
 from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.errors import DatasetError
@@ -45,6 +47,7 @@ TRASH = "removed"
 """In the dataset's folder .lora_trainer: one folder for each removed image."""
 
 _ATTEMPTS = 3
+_STAMPED = tuple(READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,17 +140,26 @@ class Contents:
     def view(self) -> View:
         """What is there now. Raises DatasetError when the folder is not."""
         with self.lock:
-            listing = self._listing()
-            stamps = {path: path.lstat() for path in (*listing.images, *listing.texts.values(), *listing.metadata) if path.exists()}
-            revision = _revision(stamps)
+            if not self.path.is_dir():
+                hint = "It may have been moved, or lie on a disk that is not connected."
+                raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+            # before the files are read: what changes in between shows as another revision at the next look
+            revision = _revision(self.path)
             if self._view is None or self._view.revision != revision:
-                self._view = _read(listing, stamps, revision)
+                self._view = _read(self._listing(), revision)
             return self._view
 
+    def image(self, key: str) -> tuple[Path, str]:
+        """The image of a key and its version, without looking at all the others: for the many pictures of one page. Raises NotFound."""
+        view = self._view
+        item = view.by_key.get(key) if view else None
+        if item is not None and (self._follow_links or item.path.resolve().is_relative_to(self.path.resolve())):
+            with contextlib.suppress(OSError):
+                return item.path, version_of(item.path.stat())
+        item = self.view().item(key)
+        return item.path, item.version
+
     def _listing(self) -> Listing:
-        if not self.path.is_dir():
-            hint = "It may have been moved, or lie on a disk that is not connected."
-            raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
         try:
             listing = list_folder(self.path)
         except DatasetError:
@@ -271,11 +283,26 @@ def version_of(details: os.stat_result) -> str:
     return f"{details.st_mtime_ns:x}-{details.st_size:x}"
 
 
-def _revision(stamps: Mapping[Path, os.stat_result]) -> str:
-    state = hashlib.blake2b(digest_size=12)
-    for path, details in stamps.items():
-        state.update(f"{path}\0{version_of(details)}\0".encode("utf-8", "surrogatepass"))
-    return state.hexdigest()
+def _revision(root: Path) -> str:
+    """A hash of the names, sizes and times of all pictures and caption files below a folder."""
+    stamps: list[str] = []
+    waiting, seen = [os.fspath(root)], set()
+    while waiting:
+        folder = waiting.pop()
+        real = os.path.realpath(folder)
+        if real in seen:
+            continue
+        seen.add(real)
+        with contextlib.suppress(OSError), os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    waiting.append(entry.path)
+                elif entry.name.lower().endswith(_STAMPED):
+                    with contextlib.suppress(OSError):
+                        stamps.append(f"{entry.path}\0{version_of(entry.stat())}")
+    return hashlib.blake2b("\0".join(sorted(stamps)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
 
 
 def _without_links(listing: Listing) -> Listing:
@@ -303,16 +330,26 @@ def _without_links(listing: Listing) -> Listing:
     return kept
 
 
-def _read(listing: Listing, stamps: Mapping[Path, os.stat_result], revision: str) -> View:
+def _read(listing: Listing, revision: str) -> View:
     settings = DatasetSettings(train_data_dir=listing.root)
     captions = read_captions(listing, settings)
     unmasked, mask_findings = without_masks(listing, captions)
-    images = [image for image in unmasked if image in stamps]
+    stamps = _stamps(unmasked)
+    images = list(stamps)
     captions = fill_in(captions, images, listing, settings)
     about, rest = _by_image([*listing.findings, *captions.findings, *mask_findings, *unsupported(listing)], images, captions)
     items = [_item(image, stamps[image], captions, listing, about.get(image, [])) for image in images]
     items.sort(key=lambda item: natural_order(item.name))
     return View(revision=revision, items=tuple(items), findings=tuple(rest), listing=listing, captions=captions)
+
+
+def _stamps(images: Iterable[Path]) -> dict[Path, os.stat_result]:
+    """Without those that have gone since they were listed."""
+    stamps = {}
+    for image in images:
+        with contextlib.suppress(OSError):
+            stamps[image] = image.stat()
+    return stamps
 
 
 def _item(image: Path, details: os.stat_result, captions: Captions, listing: Listing, findings: list[Finding]) -> Item:

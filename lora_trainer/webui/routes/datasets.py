@@ -109,17 +109,17 @@ def items(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/datasets/{id}/thumbnail/{key}.webp")
 def thumbnail(studio: Studio, request: Request) -> Response:
-    item = _contents(studio, request).view().item(request.path["key"])
-    return _picture(studio.datasets.thumbnails.picture(item.path), "image/webp", item, request)
+    path, version = _contents(studio, request).image(request.path["key"])
+    return _picture(studio.datasets.thumbnails.picture(path), "image/webp", version, request)
 
 
 @route("GET", "/datasets/{id}/picture/{key}")
 def picture(studio: Studio, request: Request) -> Response:
-    item = _contents(studio, request).view().item(request.path["key"])
-    kind = _SHOWN_BY_BROWSERS.get(item.path.suffix.lower())
+    path, version = _contents(studio, request).image(request.path["key"])
+    kind = _SHOWN_BY_BROWSERS.get(path.suffix.lower())
     if kind is None:
-        return _picture(studio.datasets.thumbnails.picture(item.path, LARGE_SIDE), "image/webp", item, request)
-    return _picture(item.path, kind, item, request)
+        return _picture(studio.datasets.thumbnails.picture(path, LARGE_SIDE), "image/webp", version, request)
+    return _picture(path, kind, version, request)
 
 
 @route("POST", "/datasets/{id}/remove")
@@ -223,9 +223,9 @@ def _counts(view: View) -> dict[str, Any]:
     return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items), "revision": view.revision}
 
 
-def _picture(path: Path, kind: str, item: Item, request: Request) -> Response:
+def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
     # with its version in the address, the picture at this address never changes
-    keep = _FOR_GOOD if request.query.get("v") == item.version else "no-cache"
+    keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
     return FileResponse(path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"})
 
 
