@@ -133,7 +133,7 @@ class History:
             settings=settings,
             state=state,
             alive=alive,
-            heard=not alive or _began(folder) <= state.changed,
+            heard=not alive or (state.status != "new" and _began(folder) <= state.changed),
             asked=waiting_requests(folder.requests) if alive else (),
             made=made,
             resume_step=None if alive else newest_resume_point(folder),

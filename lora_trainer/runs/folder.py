@@ -263,9 +263,9 @@ def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat
     try:
         # whoever asks whether a worker lives holds the lock for an instant
         with files.lock(folder.lock, patience=2.0):
-            remove_leftovers(folder)
             heartbeat = Heartbeat(folder.worker, versions)
             heartbeat.beat()
+            remove_leftovers(folder)
             yield heartbeat
     except files.Locked:
         refuse_if_alive(folder)

@@ -29,7 +29,6 @@ MOST_WARNINGS = 20
 
 STEPPING = ("training", "captioning")
 """Phases whose progress is the run's steps."""
-ABILITIES = ("pause", "resume", "stop", "save", "preview", "continue", "further", "delete", "move", "unqueue")
 
 PHASES = {
     "checking": Message("Checking images and captions"),
@@ -85,9 +84,6 @@ def abilities(entry: Entry, status: Status) -> dict[str, bool]:
     training = entry.job == "train"
     working = status in ("running", "pausing")
     rests = status in ("finished", "stopped", "failed", "lost") and not entry.alive
-    if status == "failed" and entry.problem is not None and entry.alive:
-        # its settings cannot be read, but its worker has them
-        return {**dict.fromkeys(ABILITIES, False), "stop": True}
     return {
         "pause": status == "running",
         "resume": status in ("paused", "pausing"),

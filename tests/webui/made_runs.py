@@ -1,0 +1,95 @@
+"""A Runs for tests: a host that computes on the processor, workers that only hold the lock, and a clock to turn."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from lora_trainer import config, files
+from lora_trainer.errors import DatasetError
+from lora_trainer.jobs.keeper import KeeperOptions
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.webui.data_folder import DataFolder
+from lora_trainer.webui.handover import HandOver
+from lora_trainer.webui.host import HostDevice
+from lora_trainer.webui.runs import Runs
+
+
+class LockHolder:
+    """A worker that is at work, and nothing else."""
+
+    def __init__(self, folder: RunFolder, now: float = 0.0) -> None:
+        self.folder = folder
+        self.status: int | None = None
+        self._holding = contextlib.ExitStack()
+        self._holding.enter_context(files.lock(folder.lock))
+        folder.worker.write_text(json.dumps({"pid": 1, "started": now}), encoding="utf-8")
+
+    def poll(self) -> int | None:
+        return self.status
+
+    def end(self, status: int) -> None:
+        self.status = status
+        self._holding.close()
+
+
+class Desk:
+    """The runs of one data folder, and what a browser and a host would do to them."""
+
+    def __init__(self, root: Path) -> None:
+        self.data = DataFolder(root / "data")
+        self.now = 5000.0
+        self.refreshed = 0
+        self.workers: dict[str, LockHolder] = {}
+        self.options = KeeperOptions()
+        self.host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
+        self.runs = self.another()
+
+    def another(self) -> Runs:
+        """The same data folder in another process, or after a restart."""
+        hand_over = HandOver(self.host, self.data.root / "handover.json")  # type: ignore[arg-type]
+        return Runs(
+            data=self.data, hand_over=hand_over, settings_of=self.settings_of, delivered=self.refresh, options=lambda: self.options,
+            start=self.start, clock=lambda: self.now,
+        )  # fmt: skip
+
+    def settings_of(self, wish: Any) -> config.RunConfig:
+        if not wish.get("dataset"):
+            raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+        target = folders.free_name(self.data.folder("runs") / wish["name"])
+        return config.from_mapping({"train_data_dir": "/images", "base_model": "/base.safetensors", "output_dir": str(target), "name": wish["name"]})
+
+    def start(self, folder: RunFolder, options: KeeperOptions) -> LockHolder:
+        self.workers[folder.path.name] = worker = LockHolder(folder, self.now)
+        return worker
+
+    def refresh(self) -> None:
+        self.refreshed += 1
+
+    def folder(self, run_id: str) -> RunFolder:
+        return RunFolder(self.data.folder("runs") / run_id)
+
+    def create(self, name: str, token: str = "", when: str = "queue") -> str:
+        wish = {"dataset": "ink", "checkpoint": "loaded", "name": name, "settings": {}}
+        return str(self.runs.create(wish, token or f"token-of-{name}", when, "en")["id"])
+
+    def tick(self, seconds: float = 5.0) -> None:
+        self.now += seconds
+        self.runs.keeper.tick()
+
+    def status(self, run_id: str) -> str:
+        return str(self.runs.one(run_id, "en")["status"])
+
+
+@contextlib.contextmanager
+def desk(root: Path) -> Iterator[Desk]:
+    made = Desk(root)
+    yield made
+    made.runs.keeper.close()
+    for worker in made.workers.values():
+        worker.end(0)
