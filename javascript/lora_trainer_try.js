@@ -1,0 +1,357 @@
+/* The section "try": a LoRA, a prompt, a seed and a strength; the host's own pipeline makes the pictures, and they stand side by side.
+ *
+ *     Generate         without the LoRA and with it
+ *     Strength grid    0 ... 1 in a row
+ *     Saved steps      each chosen step at several strengths: a table of pictures
+ *
+ * Which LoRA: the store's "try", set by whoever offers "Try it"; else the newest. */
+(function (app) {
+    "use strict";
+
+    const el = (...all) => app.el(...all);
+    const GRID = [0, 0.25, 0.5, 0.75, 1];
+    const MATRIX = [0.4, 0.7, 1];
+    const SIZES = { sd1: 512, sd2: 768, sdxl: 1024 };
+    const MOST_STEPS = 16;
+    const SECONDS = 0.7, SECONDS_LOST = 3;
+
+    /** What the visitor has typed; it outlives a redrawing of the page. */
+    const wish = { lora: null, prompt: "", negative: "", seed: -1, steps: 20, cfg: 7, width: 512, height: 512, sampler: "", scheduler: "", strength: 0.7, prompted: "" };
+    let loras = [], samplers = { samplers: [], schedulers: [] }, tries = [], shown = null, poll = null, page = null;
+
+    const chosen = () => loras.find((lora) => lora.id === wish.lora) || null;
+    const isOver = (job) => ["done", "failed", "cancelled"].includes(job.status);
+    const stepsOf = (lora) => loras.filter((other) => lora.run && other.run === lora.run).sort((a, b) => a.step - b.step);
+
+    // --- the server ------------------------------------------------------------------------------------------------------------------
+
+    async function read() {
+        [loras, tries] = await Promise.all([app.api.get("loras"), app.api.get("tries")]);
+        const wanted = app.store.get("try");
+        if (wanted && loras.some((lora) => lora.id === wanted)) { wish.lora = wanted; app.store.set("try", null); }
+        if (!chosen()) wish.lora = loras.length ? loras[0].id : null;
+        shown = tries.find((job) => shown && job.id === shown.id) || tries.find((job) => !isOver(job)) || null;
+        app.summary("try", loras.length ? app.count(loras.filter((lora) => lora.delivered).length, "{count} LoRA", "{count} LoRAs") : "");
+    }
+
+    async function readSamplers() {
+        if (samplers.samplers.length) return;
+        try { samplers = await app.api.get("samplers"); } catch (problem) {
+            // the host's usual sampler serves as well
+            if (!(problem instanceof app.Problem)) throw problem;
+        }
+    }
+
+    /** The first caption of the dataset that the LoRA was trained on is the best first prompt. */
+    async function firstPrompt(lora) {
+        const dataset = app.store.get("dataset");
+        let caption = "";
+        try { caption = dataset ? ((await app.api.get("datasets/" + encodeURIComponent(dataset) + "/items", { limit: 1 })).items[0] || {}).caption || "" : ""; } catch (problem) {
+            if (!(problem instanceof app.Problem)) throw problem;
+        }
+        if (!lora.trigger) return caption;
+        return caption.toLowerCase().includes(lora.trigger.toLowerCase()) ? caption : [lora.trigger, caption].filter(Boolean).join(", ");
+    }
+
+    async function look() {
+        if (!shown || isOver(shown)) return null;
+        const id = shown.id;
+        try {
+            const job = await app.api.get("tries/" + encodeURIComponent(id));
+            if (!shown || shown.id !== id) return 0;
+            shown = job;
+            tries = tries.map((other) => (other.id === id ? job : other));
+            page.connection(null);
+            page.result();
+            if (isOver(job)) { page.history(); return null; }
+            return SECONDS;
+        } catch (problem) {
+            if (!(problem instanceof app.Problem)) throw problem;
+            if (problem.status === 404) { shown = null; page.result(); return null; }
+            page.connection(problem);
+            return SECONDS_LOST;
+        }
+    }
+
+    async function begin(more) {
+        const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } = wish;
+        try {
+            shown = await app.api.post("tries", { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler, ...more });
+            tries = [shown, ...tries.filter((job) => job.id !== shown.id)].slice(0, 20);
+            page.trouble(null);
+            page.result();
+            page.history();
+            poll.wake();
+        } catch (problem) {
+            if (!(problem instanceof app.Problem)) throw problem;
+            page.trouble(problem);
+        }
+    }
+
+    // --- the form --------------------------------------------------------------------------------------------------------------------
+
+    function numberField(key, label, { minimum, maximum, step, help = "" }) {
+        const input = el("input", { type: "number", class: "lora-trainer-input", min: minimum, max: maximum, step, value: String(wish[key]),
+            oninput: (event) => { if (event.target.value !== "" && event.target.validity.valid) wish[key] = Number(event.target.value); },
+            onchange: (event) => { event.target.value = String(wish[key]); } });
+        input.addEventListener("keydown", (event) => event.stopPropagation());
+        input.id = "lora_trainer_try_" + key;
+        return app.widgets.labelled(label, input, { help });
+    }
+
+    function seedField() {
+        const field = numberField("seed", app.t("Seed"), { minimum: -1, maximum: 4294967295, step: 1, help: app.t("The same seed gives the same picture; -1 draws another one each time.") });
+        const input = field.querySelector("input");
+        const set = (value) => { wish.seed = value; input.value = String(value); };
+        const buttons = el("div", { class: "lora-trainer-row" },
+            app.widgets.button({ label: app.t("Random"), onclick: () => set(-1) }),
+            app.widgets.button({ label: app.t("Last one"), title: app.t("The seed of the pictures shown below"), onclick: () => { if (shown) set(shown.seed); } }));
+        field.append(buttons);
+        return field;
+    }
+
+    function loraChoice(onchange) {
+        const label = (lora) => (lora.delivered ? lora.name : app.t("{name} (step {step}, not in the LoRA folder)", { name: lora.name, step: lora.step }));
+        const select = app.widgets.select({ value: wish.lora || "", options: loras.map((lora) => ({ value: lora.id, label: label(lora) })), onchange });
+        return app.widgets.labelled(app.t("LoRA"), select);
+    }
+
+    function choiceField(key, label, names) {
+        const usual = { value: "", label: app.t("As the WebUI has it") };
+        return app.widgets.labelled(label, app.widgets.select({ value: wish[key], options: [usual, ...names.map((name) => ({ value: name, label: name }))], onchange: (value) => { wish[key] = value; } }));
+    }
+
+    function more() {
+        const size = { minimum: 64, maximum: 2048, step: 8 };
+        return el("details", { class: "lora-trainer-try-more" }, el("summary", {}, app.t("More")), el("div", { class: "lora-trainer-try-fields" },
+            numberField("width", app.t("Width"), size), numberField("height", app.t("Height"), size),
+            numberField("steps", app.t("Sampling steps"), { minimum: 1, maximum: 150, step: 1 }), numberField("cfg", app.t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }),
+            choiceField("sampler", app.t("Sampler"), samplers.samplers || []), (samplers.schedulers || []).length ? choiceField("scheduler", app.t("Schedule"), samplers.schedulers) : null));
+    }
+
+    function strengthSlider(lora) {
+        const slider = app.widgets.slider({
+            label: app.t("Strength"), value: wish.strength, minimum: 0, maximum: 1.5, step: 0.05,
+            mark: { value: lora.preferred_weight, label: app.t("Recommended: {strength}", { strength: app.tags.format(lora.preferred_weight) }) },
+            onchange: (value) => { wish.strength = Math.min(2, Math.max(0, value)); page.usable(); },
+        });
+        return el("div", { class: "lora-trainer-field" }, el("span", { class: "lora-trainer-label", "aria-hidden": "true" }, app.t("Strength")), slider.element,
+            el("p", { class: "lora-trainer-help" }, app.t("The number in {tag}. The mark is the recommended one.", { tag: "<lora:" + lora.name + ":" + app.tags.format(lora.preferred_weight) + ">" })));
+    }
+
+    /** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
+    function askSteps(lora) {
+        const found = stepsOf(lora);
+        const boxes = found.map((step, at) => el("input", { type: "checkbox", id: app.id("step"), value: step.id, checked: at >= found.length - 4 }));
+        const place = el("div");
+        app.widgets.dialog({
+            title: app.t("Saved steps and strengths"),
+            body: [el("p", {}, app.t("Each chosen step is tried at the strengths {strengths}.", { strengths: MATRIX.map(app.tags.format).join(", ") })),
+                el("ul", { class: "lora-trainer-checks" }, found.map((step, at) => el("li", {}, boxes[at], el("label", { for: boxes[at].id }, step.delivered ? step.name : app.t("Step {step}", { step: step.step }))))), place],
+            actions: [{ label: app.t("Cancel") }, {
+                label: app.t("Make the pictures"), kind: "primary",
+                onclick: async () => {
+                    const picked = boxes.filter((box) => box.checked).map((box) => box.value);
+                    if (!picked.length || picked.length > MOST_STEPS) {
+                        app.fill(place, app.widgets.notice("error", app.t("Choose between 1 and {most} steps.", { most: MOST_STEPS })));
+                        return false;
+                    }
+                    await begin({ kind: "matrix", loras: picked, strengths: MATRIX });
+                    return true;
+                },
+            }],
+        });
+    }
+
+    // --- after the pictures ----------------------------------------------------------------------------------------------------------
+
+    async function useStrength(lora) {
+        const strength = Math.round(wish.strength * 100) / 100;
+        const now = await app.api.post("loras/" + lora.id + "/strength", { strength });
+        loras = loras.map((other) => (other.id === now.id ? now : other));
+        app.runs.announceDelivery();
+        page.form();
+        app.widgets.toast(app.t("A click on the card of {name} now inserts {tag}.", { name: now.name, tag: "<lora:" + now.name + ":" + app.tags.format(strength) + ">" }), { severity: "done" });
+    }
+
+    async function deliver(lora) {
+        const now = await app.api.post("loras/" + lora.id + "/deliver", {});
+        wish.lora = now.id;
+        // this section hears of it too, and reads again
+        app.runs.announceDelivery();
+        app.widgets.toast(app.t("It is in the LoRA folder as {name}.", { name: now.name }), { severity: "done" });
+    }
+
+    /** The prompt with the tag at the tried strength and the trigger, as "Send to txt2img" hands it over. */
+    function promptFor(lora) {
+        const others = app.tags.find(wish.prompt);
+        let text = wish.prompt;
+        for (let at = others.length - 1; at >= 0; at -= 1) if (others[at].name === lora.name) text = app.tags.apply(text, app.tags.removal(text, others[at]));
+        text = text.trim();
+        if (lora.trigger && !text.toLowerCase().includes(lora.trigger.toLowerCase())) text = [lora.trigger, text].filter(Boolean).join(", ");
+        return text + app.tags.addition(text, app.tags.make(lora.name, wish.strength)).text;
+    }
+
+    function send(lora) {
+        const seed = shown && wish.seed < 0 ? shown.seed : wish.seed;
+        app.host.send("txt2img", { prompt: promptFor(lora), negative: wish.negative, ...(seed >= 0 ? { seed } : {}) });
+    }
+
+    const pictureOf = (made) => ({ url: made.url, label: made.label });
+
+    /** Pictures as they come; empty places for those still to be made, so that nothing moves. */
+    function pictures(job) {
+        const all = job.pictures.map(pictureOf);
+        const made = all.map((picture, at) => app.viewer.thumbnail(picture, () => app.viewer.open(all, at)));
+        for (let at = made.length; at < job.total && !isOver(job); at += 1) made.push(el("figure", { class: "lora-trainer-figure" }, el("div", { class: "lora-trainer-figure-empty" }), el("figcaption", {}, "\u00a0")));
+        return el("div", { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind }, made);
+    }
+
+    function resultCard() {
+        const words = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
+        const bar = app.widgets.progress(app.t("Progress of the pictures"));
+        const lost = el("p", { class: "lora-trainer-hint lora-trainer-live-connection", role: "status" });
+        const cancel = app.widgets.button({ label: app.t("Cancel"), onclick: () => app.api.post("tries/" + encodeURIComponent(shown.id) + "/cancel", {}).then(() => poll.wake()) });
+        const place = el("div");
+        const busy = el("div", { class: "lora-trainer-try-busy" }, bar.element, cancel);
+        const element = el("section", { class: "lora-trainer-card lora-trainer-try-result", "aria-label": app.t("Pictures") }, busy, lost, words, place);
+
+        function body(job) {
+            const sheet = job.sheet ? { url: job.sheet, label: app.t("All in one picture") } : null;
+            const two = job.kind === "pair" && job.pictures.length === 2;
+            return [
+                job.error ? app.widgets.notice("error", job.error.message, job.error.hint) : null,
+                pictures(job),
+                el("div", { class: "lora-trainer-row" },
+                    two ? app.widgets.button({ label: app.t("Compare"), onclick: () => app.viewer.compare(job.pictures.map(pictureOf)) }) : null,
+                    sheet ? app.widgets.button({ label: app.t("All in one picture"), onclick: () => app.viewer.open([sheet], 0) }) : null),
+                job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
+                el("p", { class: "lora-trainer-help" }, app.t("Seed {seed}", { seed: job.seed }), " \u00b7 ", job.prompt),
+            ];
+        }
+
+        return {
+            element,
+            draw() {
+                const job = shown;
+                busy.style.visibility = job && !isOver(job) ? "visible" : "hidden";
+                if (!job) { app.live.redraw(place, "none", () => el("p", { class: "lora-trainer-help" }, app.t("The pictures appear here."))); app.live.put(words, ""); return; }
+                const within = job.step_count ? job.step / job.step_count : 0;
+                bar.set(isOver(job) ? job.total : job.done + within, job.status === "waiting" ? 0 : job.total, job.sentence);
+                app.live.put(words, job.status === "done" ? app.t("The pictures are ready.") : job.status === "cancelled" ? app.t("Cancelled.") : "");
+                app.live.redraw(place, JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]), () => body(job));
+            },
+            connection: (problem) => app.live.put(lost, problem ? app.t("Connection lost, trying again ...") : ""),
+        };
+    }
+
+    function historyCard() {
+        const row = el("div", { class: "lora-trainer-try-history-row" });
+        const element = el("section", { class: "lora-trainer-card", "aria-label": app.t("Earlier tries") }, el("h3", {}, app.t("Earlier tries")), row);
+        const words = { pair: () => app.t("Without and with"), grid: () => app.t("Strength grid"), matrix: () => app.t("Saved steps") };
+        const look = (job) => {
+            const last = job.pictures[job.pictures.length - 1];
+            return el("button", { type: "button", class: "lora-trainer-try-history-item", "aria-pressed": String(Boolean(shown && shown.id === job.id)), title: job.prompt,
+                onclick: () => { shown = job; page.result(); page.history(); if (!isOver(job)) poll.wake(); } },
+            last ? el("img", { src: last.url, alt: "", loading: "lazy" }) : el("span", { class: "lora-trainer-figure-empty" }),
+            el("span", {}, words[job.kind]()), el("span", { class: "lora-trainer-help" }, app.when(job.started)));
+        };
+        return {
+            element,
+            draw() {
+                element.hidden = !tries.length;
+                app.live.redraw(row, JSON.stringify([shown && shown.id, tries.map((job) => [job.id, job.status, job.pictures.length])]), () => tries.map(look));
+            },
+        };
+    }
+
+    // --- the section -----------------------------------------------------------------------------------------------------------------
+
+    function form(place) {
+        const lora = chosen();
+        if (!lora) {
+            app.fill(place, app.widgets.notice("info", app.t("There is no LoRA to try yet."), app.t("Train one first; saved steps can be tried while the training goes on."),
+                app.widgets.button({ label: app.t("Go to the training"), onclick: () => app.open("train") })));
+            return () => {};
+        }
+        const prompt = app.widgets.text({ rows: 3, value: wish.prompt, maxlength: 10000, oninput: (value) => { wish.prompt = value; } });
+        const negative = app.widgets.text({ rows: 2, value: wish.negative, maxlength: 10000, oninput: (value) => { wish.negative = value; } });
+        const use = app.widgets.button({ label: app.t("Use this strength"), onclick: () => useStrength(lora) });
+        const saved = stepsOf(lora).length;
+        const matrix = app.widgets.button({ label: app.t("Saved steps x strengths"), disabled: saved < 2, title: saved < 2 ? app.t("The run has saved only one step.") : "", onclick: () => askSteps(lora) });
+        app.fill(place,
+            loraChoice((id) => { wish.lora = id; take(chosen()); page.form(); }),
+            app.widgets.labelled(app.t("Prompt"), prompt, { help: app.t("The tag and the trigger are added by themselves.") }),
+            app.widgets.labelled(app.t("Negative prompt"), negative),
+            seedField(), strengthSlider(lora), more(),
+            el("div", { class: "lora-trainer-row" },
+                app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
+                app.widgets.button({ label: app.t("Strength grid"), title: GRID.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: GRID }) }), matrix),
+            el("div", { class: "lora-trainer-row" },
+                lora.delivered ? [app.widgets.button({ label: app.t("Send to txt2img"), onclick: () => send(lora) }), use]
+                    : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) })));
+        return () => { use.disabled = Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0; };
+    }
+
+    /** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */
+    function take(lora) {
+        if (!lora) return;
+        wish.strength = lora.preferred_weight;
+        wish.width = wish.height = SIZES[lora.family] || wish.width;
+        if (wish.prompt !== wish.prompted) return;
+        firstPrompt(lora).then((text) => {
+            if (wish.prompt !== wish.prompted || wish.lora !== lora.id) return;
+            wish.prompt = wish.prompted = text;
+            page.form();
+        });
+    }
+
+    function draw(container) {
+        const place = el("div", { class: "lora-trainer-card lora-trainer-try-form" });
+        const trouble = el("div");
+        const result = resultCard();
+        const past = historyCard();
+        let usable = () => {};
+        page = {
+            form() { usable = form(place); usable(); },
+            usable: () => usable(),
+            trouble: (problem) => app.fill(trouble, problem ? app.widgets.problem(problem) : null),
+            result: result.draw, connection: result.connection, history: past.draw,
+        };
+        app.fill(container, el("div", { class: "lora-trainer-try" }, el("div", { class: "lora-trainer-try-side" }, place, trouble), result.element), past.element);
+        poll = app.poll(look);
+        result.draw();
+        past.draw();
+    }
+
+    async function refresh() {
+        const before = wish.lora;
+        try {
+            await Promise.all([read(), readSamplers()]);
+        } catch (problem) {
+            if (!(problem instanceof app.Problem)) throw problem;
+            page.trouble(problem);
+            return;
+        }
+        page.trouble(null);
+        if (wish.lora !== before) take(chosen());
+        const now = JSON.stringify([loras, wish.lora, samplers]);
+        // the same form is not drawn again under somebody's fingers
+        if (now !== page.drawn) page.form();
+        page.drawn = now;
+        page.result();
+        page.history();
+        poll.wake();
+    }
+
+    app.section({ id: "try", title: () => app.t("Try it"), draw, shown: refresh });
+
+    let subscribed = false;
+    (app.onstart = app.onstart || []).push(() => {
+        page = null;
+        if (subscribed) return;
+        subscribed = true;
+        app.store.on("delivered", () => { if (page && app.current() === "try") refresh(); });
+        app.store.on("try", (id) => { if (id && page && app.current() === "try") refresh(); });
+    });
+})((window.loraTrainer = window.loraTrainer || {}));
