@@ -6,6 +6,7 @@ go on without them. Called by dataset.scan and dataset.buckets (which make findi
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,12 @@ def error(kind: Kind, template: str, *, hint: str = "", path: Path | None = None
     return Finding(kind=kind, severity="error", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
 
 
-def warning(
+def warning(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
+    """A finding to be told, and no more."""
+    return Finding(kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
+
+
+def problem(
     kind: Kind,
     template: str,
     *,
@@ -95,11 +101,9 @@ def warning(
     related: tuple[Path, ...] = (),
     **values: Any,
 ) -> Finding:
-    """A finding to be told, and no more."""
-    return Finding(
-        kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}),
-        path=path, measured=measured, mend=mend, related=related,
-    )  # fmt: skip
+    """A warning about something that was measured, with what would mend it."""
+    found = warning(kind, template, hint=hint, path=path, **values)
+    return dataclasses.replace(found, measured=measured, mend=mend, related=related)
 
 
 def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Finding:

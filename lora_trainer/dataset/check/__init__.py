@@ -1,0 +1,188 @@
+"""The check: what of a dataset would spoil a training, with a measured value, a sentence and, where there is one, a mend for each.
+
+    check_folder(settings, ...) -> Report     a dataset folder, as training reads it: the command line
+    check(pictures, ...)        -> Report     pictures and captions that are known already: the tab
+
+Pillow and numpy only. Two thousand pictures of 1024 x 1024 pixels take about a minute on four cores; a second time, with `cache`, about a second.
+
+A finding's `measured`, by kind, and its `mend`:
+
+    small-image         times the sides are enlarged                                         {"mend": "leave_out"}
+    blurred-image       sigma of the sharpest edges, in pixels of the trained picture        {"mend": "leave_out"}
+    wide-border         part of the picture that is border, 0 to 1                           {"mend": "crop", "box": [left, top, right, bottom]}
+    extreme-aspect      long side / short side                                               {"mend": "crop_subject", "ratio": 2.0} (dataset.crop)
+    lettering           height of the lettering / height of the picture                      {"mend": "crop", "box": ...}
+    too-dark            level of the brightest hundredth, 0 to 255                           {"mend": "leave_out"}
+    too-bright          part in which a channel is at its limit, 0 to 1                       {"mend": "leave_out"}
+    low-contrast        levels between the darkest and the brightest hundredth               {"mend": "leave_out"}
+    small-subject       the subject's box / the picture, 0 to 1; needs a mask                {"mend": "crop", "box": ...}
+    near-duplicate      similarity to the best of its cluster (`related`), up to 1           {"mend": "leave_out"}
+    duplicate-image     1: equal byte for byte                                               {"mend": "leave_out"}
+    no-trigger          -                                                                    {"mend": "add_trigger", "word": ...}
+    identical-captions  how many share it (`related`)                                        -
+    little-variety      mean similarity of all pairs, or the number of different pictures    -
+    unreadable-image    -                                                                    {"mend": "leave_out"}
+
+Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (metadata rows, formats, layout) is in check_folder's Report as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset import findings as reporting
+from lora_trainer.dataset.check.alike import near_duplicates, variety
+from lora_trainer.dataset.check.judge import Picture, is_blurred, picture_findings, unreadable
+from lora_trainer.dataset.check.measure import Measures, measure_all
+from lora_trainer.dataset.check.store import Store
+from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.findings import Finding, problem
+from lora_trainer.dataset.listing import list_folder
+from lora_trainer.dataset.masks import find_masks
+from lora_trainer.dataset.scan import unsupported, without_masks
+from lora_trainer.dataset.sources import fill_in, read_captions
+from lora_trainer.errors import DatasetError
+
+__all__ = ["Measures", "Picture", "Report", "Store", "check", "check_folder", "pictures_of"]
+
+MOSTLY_SOFT = 0.5
+"""Where more than this part of a dataset is blurred, softness is its style: one finding says so, instead of one for each picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What a check found."""
+
+    pictures: tuple[Picture, ...]
+    measures: Mapping[Path, Measures]
+    """Of the pictures that can be read."""
+    findings: tuple[Finding, ...]
+
+    @property
+    def stops_training(self) -> bool:
+        """Whether a training of this dataset would refuse to start."""
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def to_text(self) -> str:
+        """The findings grouped by kind, those that stop a training first."""
+        errors = sum(finding.severity == "error" for finding in self.findings)
+        head = f"{len(self.pictures)} pictures checked: {len(self.findings)} findings" + (f", {errors} of which stop a training" if errors else "")
+        return "\n".join([head, reporting.report(self.findings)]) if self.findings else f"{len(self.pictures)} pictures checked: nothing to mend"
+
+    def to_json(self, root: Path) -> str:
+        """All of it as JSON; paths are given from `root`, with forward slashes."""
+        data = {
+            "pictures": [
+                {"name": picture.name, "width": known.width, "height": known.height} if known else {"name": picture.name}
+                for picture in self.pictures
+                for known in [self.measures.get(picture.path)]
+            ],
+            "findings": [as_data(finding, root) for finding in self.findings],
+        }
+        return json.dumps(data, ensure_ascii=False, indent=1)
+
+
+def check(
+    pictures: Sequence[Picture],
+    *,
+    resolution: int,
+    trigger_word: str = "",
+    count_tokens: Callable[[str], int] | None = None,
+    token_limit: int = 75,
+    embeddings: NDArray[np.float32] | None = None,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Measures the pictures and says what is wrong with them and their captions.
+
+    `embeddings`: (number of pictures, any) from an image encoder, for the question of variety. `cache`: a JSON file that remembers what was
+    measured; it is made where there is none. `progress` hears (pictures measured, pictures in all); what it raises ends the check.
+    """
+    store = Store(cache)
+    measured = measure_all([picture.path for picture in pictures], store, progress)
+    store.save()
+    findings: list[Finding] = []
+    readable: list[tuple[Picture, Measures]] = []
+    rows: list[int] = []
+    for row, picture in enumerate(pictures):
+        result = measured[picture.path]
+        if isinstance(result, DatasetError):
+            findings.append(unreadable(picture, result))
+        else:
+            readable.append((picture, result))
+            rows.append(row)
+    findings += caption_findings(pictures, trigger_word, count_tokens, token_limit)
+    told = [finding for picture, measures in readable for finding in picture_findings(picture, measures, resolution)]
+    findings += _soft_as_a_whole(told, readable, resolution)
+    findings += near_duplicates(readable)
+    findings += variety(readable, embeddings[rows] if embeddings is not None else None)
+    return Report(pictures=tuple(pictures), measures={picture.path: measures for picture, measures in readable}, findings=tuple(findings))
+
+
+def check_folder(
+    settings: DatasetSettings,
+    *,
+    resolution: int,
+    count_tokens: Callable[[str], int] | None = None,
+    token_limit: int = 75,
+    cache: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Checks settings.train_data_dir as training reads it. Raises DatasetError only where there is no folder, or no picture in it."""
+    pictures, found = pictures_of(settings)
+    report = check(
+        pictures, resolution=resolution, trigger_word=settings.trigger_word, count_tokens=count_tokens, token_limit=token_limit,
+        cache=cache, progress=progress,
+    )  # fmt: skip
+    return Report(pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings))
+
+
+def pictures_of(settings: DatasetSettings) -> tuple[tuple[Picture, ...], tuple[Finding, ...]]:
+    """The pictures of a dataset folder with captions and masks, none of them opened; and what is wrong with its files. Raises DatasetError."""
+    listing = list_folder(settings.train_data_dir)
+    captions = read_captions(listing, settings)
+    images, mask_findings = without_masks(listing, captions)
+    masks = {image: mask for mask, image in find_masks(listing.images, captions.by_image).items()}
+    filled = fill_in(captions, images, listing, settings)
+
+    def caption_of(image: Path) -> str | None:
+        if image in captions.by_image:
+            return captions.by_image[image].text
+        # what is filled in for many at once is told once, and so is a caption that cannot be read
+        return None
+
+    pictures = tuple(Picture(path=image, name=listing.name(image), caption=caption_of(image), mask=masks.get(image)) for image in images)
+    return pictures, (*listing.findings, *filled.findings, *mask_findings, *unsupported(listing))
+
+
+def as_data(finding: Finding, root: Path) -> dict[str, Any]:
+    """A finding as JSON's types: kind, severity, message, hint, and template and values for a translation; path and related from `root`."""
+
+    def name(path: Path) -> str:
+        return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+    return {
+        "kind": finding.kind, "severity": finding.severity, "message": str(finding.message), "hint": str(finding.hint),
+        "template": finding.message.template, "values": {key: str(value) for key, value in finding.message.values.items()},
+        "path": name(finding.path) if finding.path else None, "measured": finding.measured,
+        "mend": dict(finding.mend) if finding.mend else None, "related": [name(path) for path in finding.related],
+    }  # fmt: skip
+
+
+def _soft_as_a_whole(findings: list[Finding], members: Sequence[tuple[Picture, Measures]], resolution: int) -> list[Finding]:
+    blurred = sum(is_blurred(measures, resolution) for _, measures in members)
+    if len(members) < 4 or blurred <= MOSTLY_SOFT * len(members):
+        return findings
+    hint = "If it is their style, all is well; if they were enlarged, train at a lower resolution."
+    template = "most pictures are soft at {resolution}: {count} of {total}"
+    share, total = round(blurred / len(members), 3), len(members)
+    whole = problem("blurred-image", template, hint=hint, measured=share, resolution=resolution, count=blurred, total=total)
+    return [*(finding for finding in findings if finding.kind != "blurred-image"), whole]

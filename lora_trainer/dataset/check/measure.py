@@ -30,8 +30,10 @@ ANALYSED_SIDE = 768
 """Larger pictures are measured at an area of this many pixels squared."""
 TONE_SIDE = 128
 """Brightness is taken from a picture of this size, which noise does not reach."""
-CLIPPED, NEARLY_CLIPPED = 250, 225
-"""Grey levels of what counts as white, and of what comes just before."""
+CLIPPED, BRIGHT = 250, (215, 244)
+"""The level of a channel from which on it holds no detail, and the grey levels of what is bright but not white."""
+SHADE = 6
+"""Colours nearer than this many levels are one shade."""
 _THREADS = 8
 
 
@@ -56,9 +58,9 @@ class Measures:
     contrast: float
     """Levels between the darkest and the brightest hundredth, in the channel where they are furthest apart."""
     clipped: float
-    """The part, 0 to 1, that is white."""
-    nearly_clipped: float
-    """The part just below white: much in a blown-out photograph, little in a drawing on white paper."""
+    """The part, 0 to 1, in which a channel is as bright as can be."""
+    bright_shades: float
+    """How many shades there are among what is bright but not white: many in a blown-out photograph, few in a drawing on white paper."""
     mark: tuple[float, float, float, float] | None
     """(left, top, right, bottom) of a line of lettering, in pixels (check.marks)."""
     fingerprint: str
@@ -155,9 +157,10 @@ def _tones(picture: Image.Image) -> dict[str, float]:
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
     low, high = np.percentile(small, [1, 99], axis=0)
     lightest, least = small.max(axis=1), small.min(axis=1)
+    bright = ((lightest >= CLIPPED) & (least < BRIGHT[1])) | ((grey >= BRIGHT[0]) & (grey < BRIGHT[1]))
+    shades = np.unique((small[bright] // SHADE).astype(np.int64) @ np.array([1, 64, 4096]))
     values = {
         "darkest": np.percentile(grey, 1), "middle": np.percentile(grey, 50), "brightest": np.percentile(lightest, 99),
-        "contrast": (high - low).max(), "clipped": (least >= CLIPPED).mean(),
-        "nearly_clipped": ((grey >= NEARLY_CLIPPED) & (least < CLIPPED)).mean(),
+        "contrast": (high - low).max(), "clipped": (lightest >= CLIPPED).mean(), "bright_shades": len(shades),
     }  # fmt: skip
     return {name: round(float(value), 4) for name, value in values.items()}

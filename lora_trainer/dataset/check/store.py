@@ -41,10 +41,8 @@ class Store:
         except OSError:
             return digest(path)  # which says why
         known = self._digests.get(str(path))
-        if known is not None and known[:2] == [state.st_size, state.st_mtime_ns]:
-            entry = known
-        else:
-            entry = [state.st_size, state.st_mtime_ns, digest(path)]
+        same = known is not None and known[:2] == [state.st_size, state.st_mtime_ns]
+        entry: list[Any] = known if known and same else [state.st_size, state.st_mtime_ns, digest(path)]
         with self._lock:
             self._changed |= entry is not known
             self._seen[str(path)] = entry

@@ -1,0 +1,72 @@
+"""Captions compared with what training needs: missing, identical, over-long, without the trigger word. Called by `check`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.check.judge import Picture
+from lora_trainer.dataset.findings import Finding, error, problem
+
+MOST_IDENTICAL = 0.2
+"""Of the captions; fewer that are equal are no harm."""
+
+
+def caption_findings(
+    pictures: Sequence[Picture], trigger_word: str = "", count_tokens: Callable[[str], int] | None = None, token_limit: int = 75
+) -> list[Finding]:
+    """What is wrong with the captions. Without `count_tokens`, which wants a tokenizer, their length is not asked."""
+    told = [picture for picture in pictures if picture.caption is not None]
+    findings = [_missing(picture) for picture in told if not picture.caption]
+    captioned = [picture for picture in told if picture.caption]
+    findings += _identical(captioned)
+    if trigger_word.strip():
+        findings += [_without_trigger(picture, trigger_word.strip()) for picture in captioned if _lacks(picture, trigger_word)]
+    if count_tokens is not None:
+        findings += _too_long(captioned, trigger_word, count_tokens, token_limit)
+    return findings
+
+
+def _missing(picture: Picture) -> Finding:
+    hint = "Write one, or let a captioner write a first draft."
+    return error("no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name)
+
+
+def _identical(pictures: Sequence[Picture]) -> list[Finding]:
+    """One warning for each caption that too many share. A dataset of two is not judged."""
+    groups: dict[str, list[Picture]] = defaultdict(list)
+    for picture in pictures:
+        groups[str(picture.caption).casefold()].append(picture)
+    hint = "Say what differs from picture to picture: what captions do not tell apart is learned as one."
+    template = '{count} pictures have the same caption, "{caption}"'
+    return [
+        problem(
+            "identical-captions", template, hint=hint, path=group[0].path, measured=float(len(group)), related=tuple(each.path for each in group),
+            count=len(group), caption=group[0].caption,
+        )
+        for group in groups.values()
+        if len(group) >= 3 and len(group) > MOST_IDENTICAL * len(pictures)
+    ]
+
+
+def _lacks(picture: Picture, trigger_word: str) -> bool:
+    return with_trigger_word(str(picture.caption), trigger_word) != picture.caption
+
+
+def _without_trigger(picture: Picture, word: str) -> Finding:
+    hint = "Training puts it in front of each caption that lacks it; written in, you see what is trained."
+    template = '{name}: the caption lacks the trigger word "{word}"'
+    return problem("no-trigger", template, hint=hint, path=picture.path, mend={"mend": "add_trigger", "word": word}, name=picture.name, word=word)
+
+
+def _too_long(pictures: Sequence[Picture], trigger_word: str, count_tokens: Callable[[str], int], limit: int) -> list[Finding]:
+    template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
+    hint = "Shorten it, or raise max_token_length (150 or 225)."
+    findings = []
+    for picture in pictures:
+        count = count_tokens(with_trigger_word(str(picture.caption), trigger_word))
+        if count > limit:
+            excess = count - limit
+            findings.append(error("long-caption", template, hint=hint, path=picture.path, name=picture.name, count=count, excess=excess, limit=limit))
+    return findings
