@@ -31,6 +31,7 @@ from lora_trainer.runs.folder import RunFolder
 
 TICK_SECONDS = 1.0
 TIDY_SECONDS = 60.0
+TROUBLE_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,8 @@ class Kept:
     tied: bool = False
     has_device: bool = False
     """Whether the host has made room for it."""
+    ask_again: float = 0.0
+    """When the host is asked again, after it could not."""
 
 
 Start = Callable[[RunFolder, KeeperOptions], Worker]
@@ -287,10 +290,14 @@ class Keeper:
     # --- between --------------------------------------------------------------------------------------------------------------------------
 
     def _hand_devices(self) -> None:
+        now = self._clock()
         for kept in self._kept.values():
-            if not kept.has_device:
+            if not kept.has_device and now >= kept.ask_again:
                 with _unharmed("handing the device over"):
+                    kept.ask_again = now + TROUBLE_SECONDS
                     kept.has_device = self._hand_over.adopt(kept.folder)
+                    # it is only making a picture
+                    kept.ask_again = now
 
     def _follow_options(self) -> None:
         """The option to keep training when the WebUI closes may be changed while a worker is at work. Others' workers are left as they are."""

@@ -65,7 +65,8 @@ def note_death(folder: RunFolder, status: int | None, since: float = 0.0) -> Fai
     status: its exit status, or None where that cannot be known. since: when it was started; what the run's earlier workers said does not count.
     """
     state = folder.read_state()
-    if state.ended and state.changed >= since:
+    if (state.ended and state.changed >= since) or folder.is_alive:
+        # somebody else's worker was quicker and has the folder: this one gave way to it
         return None
     how = "exit status unknown" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
     last_words = tail(folder.log) or "it said nothing"

@@ -26,6 +26,7 @@ ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopp
 DELIVERED = "delivered"
 """The name under which the picture on the delivered LoRA's card is asked for; it lies outside the run's folder."""
 MOST_WARNINGS = 20
+WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
 
 STEPPING = ("training", "captioning")
 """Phases whose progress is the run's steps."""
@@ -98,8 +99,8 @@ def abilities(entry: Entry, status: Status) -> dict[str, bool]:
     }
 
 
-def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None) -> dict[str, Any]:
-    """The Run of the routes. Numbers are finite or null: JSON has no NaN."""
+def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None, waits_for_host: bool = False) -> dict[str, Any]:
+    """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn has come, but the host needs its device."""
     state = entry.state
     status = status_of(entry, line, asked)
     # a worker that has not spoken yet goes on from the resume point; what the last one said of its end is not true any more
@@ -134,7 +135,7 @@ def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None)
         "failure": failure(entry, say) if status in ("failed", "lost") else None,
         "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
         "can": abilities(entry, status),
-        "sentence": say(sentence(entry, status, position, say)),
+        "sentence": say(WAITS_FOR_HOST if waits_for_host and status == "starting" else sentence(entry, status, position, say)),
     }
 
 

@@ -170,7 +170,8 @@ class Runs:
             return found
 
     def _shown(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
-        return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry))
+        waits = self.keeper.on_duty and entry.id == line.starting and entry.id not in self.keeper.active()
+        return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry), waits_for_host=waits)
 
     def _handed(self, language: str) -> dict[str, Any]:
         return self.hand_over.status().to_mapping(lambda message: texts.say(message, language))

@@ -231,7 +231,39 @@ def test_a_host_whose_model_cannot_leave_does_not_keep_a_run_from_starting(bench
     bench.hand_over.trouble = RuntimeError("CUDA error")
     assert bench.tick() == ("a",)
     bench.tick()
+    bench.hand_over.free = True
     assert bench.hand_over.calls == [("before_start", "a"), ("adopt", "a")]
+
+
+def test_a_host_in_trouble_is_not_asked_every_second_and_a_busy_one_is(bench, monkeypatch):
+    def trouble(folder):
+        bench.hand_over.calls.append("asked")
+        raise RuntimeError("CUDA error")
+
+    bench.run("mine", *BEGUN)
+    with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.hand_over, "adopt", trouble)
+            for _ in range(40):
+                bench.tick()
+        assert bench.hand_over.calls == ["asked", "asked"]
+        bench.hand_over.free = False
+        bench.tick(30.0)
+        bench.tick()
+        bench.hand_over.free = True
+        bench.tick()
+        bench.tick()
+        assert bench.hand_over.calls[2:] == [("adopt", "mine")] * 3
+
+
+def test_a_worker_that_gave_way_to_another_is_no_death(bench):
+    bench.queued("a")
+    bench.tick()
+    folder = bench.workers["a"].folder
+    bench.workers["a"].end(1, *BEGUN)
+    with files.lock(folder.lock):
+        assert bench.tick() == ("a",)
+        assert bench.history.entry("a").state.status == "running" and not folder.death.exists()
 
 
 @pytest.mark.parametrize(("error", "words"), [

@@ -76,6 +76,12 @@ def test_where_a_run_stands_in_one_word_and_one_sentence(found, line, status, se
     assert (run["status"], run["sentence"]) == (status, sentence)
 
 
+def test_a_run_whose_turn_has_come_says_what_it_waits_for():
+    line = Line(starting="ink 水")
+    assert shown(entry(), line, waits_for_host=True)["sentence"] == "Starts as soon as the WebUI lets go of the graphics card."
+    assert shown(entry(*BEGUN, alive=True), line, waits_for_host=True)["sentence"] == "Reading the settings ..."
+
+
 def able(found, line=None, **facts):
     return {what for what, possible in shown(found, line, **facts)["can"].items() if possible}
 
