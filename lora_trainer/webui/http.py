@@ -26,7 +26,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from lora_trainer.errors import ConfigError, LoraTrainerError
@@ -173,6 +173,8 @@ async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
             raise LoraTrainerError("the request is larger than {limit} bytes", limit=LONGEST_BODY)
     try:
         body = json.loads(content or b"{}")
+        # half a character: JSON can spell it, but no file's name and no sentence can hold it
+        json.dumps(body, ensure_ascii=False).encode()
     except ValueError as error:
         raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
     if not isinstance(body, dict):
@@ -221,7 +223,9 @@ def _problem(status: int, error: LoraTrainerError, language: str) -> Response:
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    return JSONResponse(content, status, headers={"Cache-Control": "no-store"})
+    # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive only escaped
+    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    return Response(text, status, headers={"Cache-Control": "no-store"}, media_type="application/json")
 
 
 async def _no_such_route(raw: StarletteRequest, error: Exception) -> Response:
