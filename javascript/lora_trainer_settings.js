@@ -1,0 +1,545 @@
+/* The section "settings": checkpoint, name, presets, fields, and what will happen; and the set-up screen above everything while the worker's packages are missing.
+ *
+ * The form, its help and the presets come from the server (home.form, home.presets); what is wrong comes from POST plan. Here is only the draft: the
+ * preset, what was changed against it, the checkpoint and the name. It survives a refresh of the page.
+ *
+ *     store keys written: checkpoint, name, preset, settings (what the server is sent), plan
+ *     app.replan()        ask again what would happen, for instance after captions were edited */
+(function (app) {
+    "use strict";
+
+    const DRAFT_KEY = "lora-trainer-draft";
+    const PLAN_DELAY = 400;
+    const EXAMPLES = { trigger_word: "ohwx, mychar ..." };
+
+    const el = (...all) => app.el(...all);
+    const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+    // --- the draft ---------------------------------------------------------------------------------------------------------------------
+
+    /** changes: config key -> the visitor's own value. checkpoint: an id of the list, "loaded" or "practice". */
+    const draft = { preset: null, changes: {}, checkpoint: "loaded", name: "", advanced: false };
+    let facts = null;
+    let ours = null;
+
+    function remember() {
+        try { localStorage.setItem(DRAFT_KEY, JSON.stringify(draft)); } catch { /* private windows keep nothing */ }
+    }
+
+    function recall(home) {
+        try { Object.assign(draft, JSON.parse(localStorage.getItem(DRAFT_KEY)) || {}); } catch { /* begin anew */ }
+        const known = fieldsOf(home);
+        draft.changes = Object.fromEntries(Object.entries(draft.changes || {}).filter(([key]) => known.has(key)));
+        const presets = home.presets || [];
+        const usual = home.preset;
+        if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset)) draft.preset = presets.some((preset) => preset.id === usual) ? usual : (presets[0] || { id: "" }).id;
+        if (draft.checkpoint !== "loaded" && !(home.checkpoints || []).some((known) => known.id === draft.checkpoint)) draft.checkpoint = "loaded";
+    }
+
+    const fieldsOf = (home) => new Map(((home.form || {}).groups || []).flatMap((group) => group.fields).map((field) => [field.key, field]));
+    const presetOf = () => (app.store.get("home").presets || []).find((preset) => preset.id === draft.preset) || null;
+
+    /** What the preset sets on the chosen checkpoint. */
+    function presetValues() {
+        const preset = presetOf();
+        if (!preset) return {};
+        const family = facts && (facts.practice ? "practice" : facts.family);
+        return { ...preset.values, ...((family && preset.family_values[family]) || {}) };
+    }
+
+    /** What a field is without the visitor's own change. */
+    function baseValue(field) {
+        const values = presetValues();
+        return field.key in values ? values[field.key] : field.default;
+    }
+
+    const valueOf = (field) => (field.key in draft.changes ? draft.changes[field.key] : baseValue(field));
+
+    function change(field, value) {
+        if (same(value, baseValue(field))) delete draft.changes[field.key];
+        else draft.changes[field.key] = value;
+        publish();
+    }
+
+    /** Tell the others, and ask what would happen now. */
+    function publish() {
+        remember();
+        const settings = { ...presetValues(), ...draft.changes };
+        app.store.set("checkpoint", draft.checkpoint);
+        app.store.set("name", draft.name);
+        app.store.set("preset", draft.preset);
+        if (!same(settings, ours)) { ours = settings; app.store.set("settings", settings); }
+        if (page) page.update();
+        app.replan();
+    }
+
+    /** Another part of the tab has put settings in place (those of an earlier run): they become the visitor's own changes. */
+    function takeOver(settings) {
+        if (same(settings, ours) || !app.store.get("home")) return;
+        const known = fieldsOf(app.store.get("home"));
+        draft.changes = {};
+        for (const [key, value] of Object.entries(settings || {})) {
+            if (known.has(key) && !same(value, baseValue(known.get(key)))) draft.changes[key] = value;
+        }
+        ours = settings;
+        if (page) page.redraw();
+        publish();
+    }
+
+    // --- what would happen -------------------------------------------------------------------------------------------------------------
+
+    let planTimer = 0, planNumber = 0, planTrouble = null;
+
+    app.replan = function (delay = PLAN_DELAY) {
+        clearTimeout(planTimer);
+        planTimer = setTimeout(askPlan, delay);
+        if (page) page.waiting(true);
+    };
+
+    async function askPlan() {
+        const number = (planNumber += 1);
+        try {
+            const plan = await app.api.post("plan", { dataset: app.store.get("dataset") || "", checkpoint: draft.checkpoint, name: draft.name, settings: app.store.get("settings") || {} });
+            if (number !== planNumber) return;
+            planTrouble = null;
+            app.store.set("plan", plan);
+            // the images are being looked at in the background; what is found then belongs into the plan
+            if (plan.unchecked > 0 && app.visible()) app.replan(1500);
+        } catch (problem) {
+            if (number !== planNumber) return;
+            planTrouble = problem;
+        }
+        if (page) { page.waiting(false); page.showPlan(); }
+        summarize();
+    }
+
+    function summarize() {
+        const plan = app.store.get("plan");
+        const preset = presetOf();
+        const wrong = plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
+        const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
+        app.summary("settings", wrong ? app.t("needs attention") : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "), wrong ? "problem" : "");
+    }
+
+    // --- checkpoints -------------------------------------------------------------------------------------------------------------------
+
+    /** What the chosen checkpoint is; asked at once, so that presets fit its family. */
+    async function learnCheckpoint() {
+        const asked = draft.checkpoint;
+        let found;
+        try { found = await app.api.post("checkpoint", { id: asked }); } catch (problem) { found = { problem: problem.message, hint: problem.hint, family: null, notes: [] }; }
+        if (asked !== draft.checkpoint) return;
+        facts = found;
+        publish();
+    }
+
+    async function learnCheckpoints() {
+        const answer = await app.api.get("checkpoints");
+        const home = app.store.get("home");
+        app.store.set("home", { ...home, checkpoints: answer.checkpoints, loaded: answer.loaded });
+        return answer.checkpoints.some((known) => !known.seen);
+    }
+
+    function checkpointOptions(home) {
+        const described = (known) => (known.family_name ? known.title + " \u2014 " + known.family_name : known.title);
+        const loaded = home.loaded;
+        const first = { value: "loaded", label: loaded ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Loaded now: none") };
+        return [first, ...(home.checkpoints || []).map((known) => ({
+            value: known.id, disabled: Boolean(known.problem),
+            label: known.problem ? app.t("{title} (cannot be trained on)", { title: known.title }) : described(known),
+        }))];
+    }
+
+    function checkpointWords() {
+        if (!facts) return app.t("Looking at the checkpoint ...");
+        if (facts.problem) return [facts.problem, facts.hint].filter(Boolean).join(" ");
+        const parts = [
+            facts.family_name,
+            facts.resolution ? app.t("made for {side} pixels", { side: facts.resolution }) : "",
+            facts.vae ? app.t("VAE {name}", { name: facts.vae }) : "",
+            facts.clip_skip && facts.family !== "sdxl" ? app.t("clip skip {number}", { number: facts.clip_skip }) : "",
+        ];
+        return [parts.filter(Boolean).join(" \u00b7 "), ...facts.notes].join(". ");
+    }
+
+    function checkpointCard() {
+        const home = () => app.store.get("home");
+        const select = app.widgets.select({ value: draft.checkpoint, options: checkpointOptions(home()), id: "lora_trainer_checkpoint", onchange: (id) => { draft.checkpoint = id; facts = null; publish(); learnCheckpoint(); } });
+        const words = el("p", { class: "lora-trainer-help lora-trainer-settings-line", role: "status", id: "lora_trainer_checkpoint_words" });
+        select.setAttribute("aria-describedby", words.id);
+        const unusable = el("details", { class: "lora-trainer-settings-unusable" });
+        const problem = el("div", { class: "lora-trainer-settings-problem" });
+        let drawn = null;
+        const element = el("div", { class: "lora-trainer-field" }, el("label", { for: select.id }, app.t("Checkpoint")), select, words, problem, unusable);
+
+        function update() {
+            const options = checkpointOptions(home());
+            if (!same(options, drawn)) {
+                drawn = options;
+                app.fill(select, options.map((option) => el("option", { value: option.value, disabled: option.disabled || null }, option.label)));
+                const refused = (home().checkpoints || []).filter((known) => known.problem);
+                unusable.hidden = !refused.length;
+                app.fill(unusable, el("summary", {}, app.count(refused.length, "{count} checkpoint cannot be trained on", "{count} checkpoints cannot be trained on")),
+                    el("ul", {}, refused.map((known) => el("li", {}, [known.problem, known.hint].filter(Boolean).join(". ")))));
+            }
+            select.value = draft.checkpoint;
+            put(words, checkpointWords());
+        }
+        return { element, update, input: select, problem };
+    }
+
+    function nameCard() {
+        const input = app.widgets.text({ value: draft.name, maxlength: 100, id: "lora_trainer_name", oninput: (name) => { draft.name = name; publish(); } });
+        const problem = el("div", { class: "lora-trainer-settings-problem" });
+        const element = app.widgets.labelled(app.t("Name of the LoRA"), input, { help: app.t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."), problem });
+        return { element, input, problem, update() {
+            const dataset = ((app.store.get("home") || {}).datasets || []).find((known) => known.id === app.store.get("dataset"));
+            input.placeholder = dataset ? dataset.name : "";
+        } };
+    }
+
+    // --- presets -----------------------------------------------------------------------------------------------------------------------
+
+    function presetCard(home, choose) {
+        const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
+        const buttons = (home.presets || []).map((preset) => {
+            const button = app.widgets.button({ label: preset.title, onclick: () => choose(preset.id) });
+            button.dataset.preset = preset.id;
+            return button;
+        });
+        const back = app.widgets.button({ label: app.t("Undo my changes"), onclick: () => { draft.changes = {}; choose(draft.preset); } });
+        const element = el("section", { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": app.t("Presets") },
+            el("h3", {}, app.t("What do you want to train?")), el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") }, buttons), why,
+            el("div", { class: "lora-trainer-row" }, back));
+        return { element, update() {
+            for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
+            const preset = presetOf();
+            put(why, preset ? preset.why : "");
+            const count = Object.keys(draft.changes).length;
+            back.disabled = !count;
+            put(back, count ? app.count(count, "Undo my change ({count})", "Undo my changes ({count})") : app.t("Undo my changes"));
+        } };
+    }
+
+    // --- fields ------------------------------------------------------------------------------------------------------------------------
+
+    /** A number as people write it: 0.0001 -> 1e-4. */
+    function written(value) {
+        if (value === null || value === undefined) return "";
+        if (typeof value !== "number") return String(value);
+        return value !== 0 && Math.abs(value) < 0.001 ? value.toExponential().replace("e+", "e") : String(value);
+    }
+
+    /** What was typed, as the setting's kind; what is no number stays as it is, and the server says so. */
+    function number(text, optional) {
+        const trimmed = text.trim();
+        if (trimmed === "" || trimmed === "auto") return optional ? null : "";
+        return Number.isFinite(Number(trimmed)) ? Number(trimmed) : trimmed;
+    }
+
+    /** {element to show, input to label, show(value)} for a field; `hear(value)` is called when the visitor changes it. */
+    function entry(field, hear) {
+        const id = "lora_trainer_field_" + field.key;
+        const text = (options) => app.widgets.text({ id, ...options });
+        const plain = (input, show) => ({ element: input, input, show: show || ((value) => { if (document.activeElement !== input) input.value = written(value); }) });
+        switch (field.type) {
+            case "flag": {
+                const input = el("input", { type: "checkbox", id, class: "lora-trainer-checkbox", onchange: (event) => hear(event.target.checked) });
+                return { element: input, input, row: true, show: (value) => { input.checked = Boolean(value); } };
+            }
+            case "auto_flag": {
+                const words = { auto: null, yes: true, no: false };
+                const input = app.widgets.select({ id, options: [{ value: "auto", label: app.t("auto") }, { value: "yes", label: app.t("yes") }, { value: "no", label: app.t("no") }], onchange: (value) => hear(words[value]) });
+                return plain(input, (value) => { input.value = value === null ? "auto" : value ? "yes" : "no"; });
+            }
+            case "choice": {
+                const input = app.widgets.select({ id, options: field.choices.map((choice) => ({ value: String(choice.value), label: choice.label })), onchange: (value) => hear(field.choices.find((choice) => String(choice.value) === value).value) });
+                return plain(input, (value) => { input.value = String(value); });
+            }
+            case "lines": {
+                const input = text({ rows: 3, oninput: (value) => hear(value.split("\n").map((line) => line.trim()).filter(Boolean)) });
+                return plain(input, (value) => { if (document.activeElement !== input) input.value = (value || []).join("\n"); });
+            }
+            case "list":
+            case "number_list": {
+                const parts = (value) => value.split(/[,\uff0c]/).map((part) => part.trim()).filter(Boolean);
+                const input = text({ oninput: (value) => hear(field.type === "list" ? parts(value) : parts(value).map((part) => number(part, false))) });
+                return plain(input, (value) => { if (document.activeElement !== input) input.value = (value || []).join(", "); });
+            }
+            case "text":
+                return plain(text({ placeholder: EXAMPLES[field.key] || "", oninput: (value) => hear(value) }));
+            default: {
+                if (field.key === "preferred_weight") return weightEntry(field, id, hear);
+                const optional = field.optional;
+                const whole = field.type.endsWith("integer");
+                const input = text({ placeholder: optional ? app.t("auto") : "", oninput: (value) => hear(number(value, optional)) });
+                input.inputMode = whole ? "numeric" : "decimal";
+                input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
+                return plain(input);
+            }
+        }
+    }
+
+    function weightEntry(field, id, hear) {
+        const slider = app.widgets.slider({ label: field.label, value: field.default, minimum: 0, maximum: 1.5, step: 0.05, onchange: hear });
+        slider.number.id = id;
+        return { element: slider.element, input: slider.number, show: (value) => { if (document.activeElement !== slider.number) slider.set(value); } };
+    }
+
+    /** Arrow up and down, as in a number box: by the field's step, within its bounds. */
+    function nudge(event, field, input, hear) {
+        const way = { ArrowUp: 1, ArrowDown: -1 }[event.key];
+        const now = Number(input.value);
+        if (!way || !field.step || input.value.trim() === "" || !Number.isFinite(now)) return;
+        event.preventDefault();
+        const raised = Number((now + way * field.step).toPrecision(12));
+        const next = Math.min(field.maximum === null ? raised : field.maximum, Math.max(field.minimum === null ? raised : field.minimum, raised));
+        input.value = written(next);
+        hear(next);
+    }
+
+    function shownValue(field, value) {
+        if (value === null || value === undefined || value === "") return field.optional ? app.t("auto") : app.t("empty");
+        if (typeof value === "boolean") return value ? app.t("yes") : app.t("no");
+        if (field.choices.length) return (field.choices.find((choice) => same(choice.value, value)) || { label: String(value) }).label;
+        return Array.isArray(value) ? value.join(", ") : written(value);
+    }
+
+    function fieldRow(field) {
+        const made = entry(field, (value) => change(field, value));
+        const { input } = made;
+        const label = el("label", { for: input.id }, field.label, field.unit ? el("span", { class: "lora-trainer-settings-unit" }, " (" + field.unit + ")") : null);
+        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { delete draft.changes[field.key]; input.blur(); publish(); input.focus(); } });
+        const help = el("p", { class: "lora-trainer-help", id: input.id + "_help" }, field.help);
+        const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note", id: input.id + "_note" });
+        const problem = el("div", { class: "lora-trainer-settings-problem", id: input.id + "_problem" });
+        input.setAttribute("aria-describedby", [help.id, note.id, problem.id].join(" "));
+        const element = el("div", { class: "lora-trainer-field lora-trainer-settings-field" + (made.row ? " lora-trainer-settings-flag" : ""), dataset: { key: field.key } },
+            el("div", { class: "lora-trainer-settings-label" }, label, back), made.element, problem, help, note);
+
+        function update() {
+            made.show(valueOf(field));
+            const changed = field.key in draft.changes;
+            element.classList.toggle("lora-trainer-settings-changed", changed);
+            back.hidden = !changed;
+            if (changed) {
+                const before = shownValue(field, baseValue(field));
+                put(back, app.t("changed; back to {value}", { value: before.length > 24 ? before.slice(0, 24) + " ..." : before }));
+                back.setAttribute("aria-label", app.t("{field} is changed; back to {value}", { field: field.label, value: before }));
+            }
+            put(note, noteOf(field, changed));
+        }
+        return { element, update, input, problem };
+    }
+
+    /** Why the preset sets this value, what auto comes to, or that another field goes before this one. */
+    function noteOf(field, changed) {
+        const settings = { ...presetValues(), ...draft.changes };
+        const plan = app.store.get("plan");
+        const preset = presetOf();
+        if (field.key === "epochs" && settings.max_train_steps) return app.t("Not used while Steps has a number. Empty it to count in epochs.");
+        if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
+        if (!changed && preset && field.key in presetValues() && preset.notes[field.key]) return preset.title + ": " + preset.notes[field.key];
+        return "";
+    }
+
+    // --- what will happen --------------------------------------------------------------------------------------------------------------
+
+    function planCard(goTo) {
+        const sentence = el("p", { class: "lora-trainer-settings-sentence", "aria-live": "polite" });
+        const table = el("dl", { class: "lora-trainer-settings-facts" });
+        const problems = el("ul", { class: "lora-trainer-settings-problems", "aria-label": app.t("What needs attention") });
+        const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", onclick: () => app.open("train") });
+        const element = el("section", { class: "lora-trainer-card lora-trainer-settings-plan", "aria-label": app.t("What will happen") },
+            el("h3", {}, app.t("What will happen")), sentence, table, problems, el("div", { class: "lora-trainer-row" }, onward));
+        let drawn = null;
+
+        function show() {
+            const plan = app.store.get("plan");
+            if (planTrouble) { put(sentence, [planTrouble.message, planTrouble.hint].filter(Boolean).join(" ")); return; }
+            if (!plan || same(plan, drawn)) return;
+            drawn = plan;
+            const first = plan.problems.find((problem) => problem.severity === "error");
+            put(sentence, plan.sentence || (first ? app.t("Training cannot start yet.") : ""));
+            app.fill(table, plan.facts.map((fact) => el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value))));
+            app.fill(problems, plan.problems.map((problem) => problemItem(problem, goTo)));
+            if (plan.unchecked > 0) problems.append(el("li", { class: "lora-trainer-help" }, app.count(plan.unchecked, "{count} image is still being looked at ...", "{count} images are still being looked at ...")));
+            problems.hidden = !problems.children.length;
+            onward.disabled = !plan.ok;
+        }
+        return { element, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
+    }
+
+    function problemItem(problem, goTo) {
+        return el("li", { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
+            el("p", {}, el("strong", {}, problem.severity === "error" ? app.t("To mend: ") : app.t("Note: ")), problem.message),
+            problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
+            problem.field ? el("button", { type: "button", class: "lora-trainer-settings-show", onclick: () => goTo(problem.field) }, app.t("Show where")) : null);
+    }
+
+    // --- the page ----------------------------------------------------------------------------------------------------------------------
+
+    let page = null;
+
+    /** Change a text only if it is another one: the host looks at the whole page after every change. */
+    function put(element, text) {
+        if (element.textContent !== text) element.textContent = text;
+    }
+
+    function makePage(container) {
+        const home = app.store.get("home");
+        const choose = (id) => { draft.preset = id; publish(); };
+        const checkpoint = checkpointCard(), name = nameCard();
+        const groups = (home.form || { groups: [] }).groups;
+        const rows = new Map(groups.flatMap((group) => group.fields).map((field) => [field.key, fieldRow(field)]));
+        const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, group.fields.map((field) => rows.get(field.key).element));
+        const presets = presetCard(home, choose);
+        const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: draft.advanced || null, ontoggle: () => { draft.advanced = advanced.open; remember(); } },
+            el("summary", {}, app.t("Advanced")),
+            groups.filter((group) => group.advanced).map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))));
+        const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
+
+        function goTo(place) {
+            if (place === "dataset") { app.open("images"); return; }
+            const found = places.get(place);
+            if (!found) return;
+            if (advanced.contains(found.element)) advanced.open = true;
+            found.element.scrollIntoView({ block: "center" });
+            found.input.focus({ preventScroll: true });
+        }
+
+        const plan = planCard(goTo);
+        app.fill(container, el("div", { class: "lora-trainer-settings" },
+            el("div", { class: "lora-trainer-settings-form" },
+                home.form ? null : app.widgets.notice("error", app.t("The settings could not be read."), home.form_problem ? home.form_problem.message : ""),
+                el("section", { class: "lora-trainer-card lora-trainer-settings-grid", "aria-label": app.t("Checkpoint and name") }, checkpoint.element, name.element),
+                presets.element,
+                ...groups.filter((group) => !group.advanced).map((group) => el("section", { class: "lora-trainer-card", "aria-label": group.title }, el("h3", {}, group.title), grid(group))),
+                advanced),
+            plan.element));
+
+        function showProblems() {
+            const found = (app.store.get("plan") || { problems: [] }).problems;
+            for (const [place, { problem, input }] of places) {
+                const here = found.filter((one) => one.field === place);
+                const words = JSON.stringify(here);
+                if (problem.dataset.drawn === words) continue;
+                problem.dataset.drawn = words;
+                input.toggleAttribute("aria-invalid", here.some((one) => one.severity === "error"));
+                app.fill(problem, here.map((one) => el("p", { class: "lora-trainer-settings-" + one.severity }, [one.message, one.hint].filter(Boolean).join(". "))));
+            }
+        }
+
+        const update = () => { for (const part of [checkpoint, name, presets, ...rows.values()]) part.update(); };
+        return { update, redraw: () => { page = makePage(container); }, waiting: plan.waiting, showPlan() { plan.show(); showProblems(); update(); } };
+    }
+
+    let looking = null;
+
+    app.section({
+        id: "settings",
+        title: () => app.t("Settings"),
+        draw(container) {
+            page = makePage(container);
+            page.update();
+            page.showPlan();
+        },
+        shown() {
+            // families become known one after the other; the list is asked for until all are
+            if (looking) looking.stop();
+            looking = app.poll(async () => ((await learnCheckpoints()) ? 1.5 : null));
+            learnCheckpoint();
+        },
+        hidden() {
+            if (looking) looking.stop();
+            looking = null;
+        },
+    });
+
+    // --- set-up ------------------------------------------------------------------------------------------------------------------------
+
+    let setUp = null;
+
+    function setUpCard(setup) {
+        const message = el("p", { class: "lora-trainer-setup-message" });
+        const hint = el("p", { class: "lora-trainer-hint" });
+        const lines = el("pre", { class: "lora-trainer-setup-lines", tabindex: "0", "aria-label": app.t("What the set-up says") });
+        const bar = app.widgets.progress(app.t("Setting up"));
+        const start = app.widgets.button({ label: app.t("Set up"), kind: "primary", onclick: async () => { show(await app.api.post("setup", {})); watch(); } });
+        const copy = app.widgets.button({ label: app.t("Copy a report"), title: app.t("Versions, the WebUI and the last lines, without names and passwords: for a bug report."), onclick: copyReport });
+        const later = app.widgets.button({ label: app.t("Later"), onclick: () => { element.hidden = true; } });
+        const heading = el("h3");
+        const element = el("section", { class: "lora-trainer-card lora-trainer-setup", "aria-label": app.t("Set-up"), role: "status" },
+            heading, message, hint, bar.element, el("div", { class: "lora-trainer-row" }, start, copy, later), lines);
+        let was = null;
+
+        function show(now) {
+            const busy = now.state === "installing";
+            const titles = {
+                ready: () => app.t("Training is set up"), missing: () => app.t("One step before training"), broken: () => app.t("The set-up is broken"),
+                installing: () => app.t("Setting up ..."), failed: () => app.t("The set-up did not work"),
+            };
+            put(heading, titles[now.state]());
+            put(message, now.message);
+            put(hint, now.hint);
+            element.dataset.state = now.state;
+            element.hidden = now.state === "ready" && !now.hint && was !== "installing";
+            bar.element.hidden = !busy;
+            if (busy) bar.set(0, 0, now.seconds ? app.duration(now.seconds) : "");
+            start.hidden = busy || (now.state === "ready" && !now.hint);
+            const size = now.megabytes ? app.size(now.megabytes * 1e6) : "";
+            put(start, now.state === "failed" ? app.t("Try again") : size ? app.t("Set up (about {size})", { size }) : app.t("Set up"));
+            copy.hidden = now.state === "ready" && !now.hint;
+            later.hidden = now.state !== "ready";
+            const text = now.lines.join("\n");
+            lines.hidden = !text;
+            if (lines.textContent !== text) { lines.textContent = text; lines.scrollTop = lines.scrollHeight; }
+            const finished = was === "installing" && now.state === "ready";
+            was = now.state;
+            if (finished) { app.widgets.toast(app.t("Everything is installed. You can train now."), { severity: "done" }); app.refresh(); }
+        }
+
+        async function copyReport() {
+            const answer = await app.api.get("setup", { report: "1" });
+            await app.copy(answer.report);
+            app.widgets.dialog({ title: app.t("Report"), wide: true, body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report) });
+        }
+
+        function watch() {
+            if (setUp.poll) setUp.poll.stop();
+            setUp.poll = app.poll(async () => {
+                const now = await app.api.get("setup");
+                show(now);
+                return now.state === "installing" ? 1 : null;
+            });
+        }
+
+        setUp = { element, poll: null };
+        show(setup);
+        if (setup.state === "installing") watch();
+        return element;
+    }
+
+    // --- start -------------------------------------------------------------------------------------------------------------------------
+
+    let listening = false;
+
+    app.onstart = app.onstart || [];
+    app.onstart.push((home) => {
+        page = null;
+        ours = null;
+        recall(home);
+        const steps = app.root().querySelector(".lora-trainer-steps");
+        if (home.setup) steps.before(setUpCard(home.setup));
+        // captions and images may have changed in another step
+        steps.addEventListener("click", () => app.replan());
+        learnCheckpoint();
+        publish();
+        if (listening) return;
+        listening = true;
+        for (const key of ["dataset", "language"]) app.store.on(key, () => app.replan());
+        app.store.on("settings", takeOver);
+        app.store.on("home", () => { if (page) page.update(); });
+        if (typeof onOptionsChanged === "function") onOptionsChanged(() => { if (page && app.visible() && app.current() === "settings") { learnCheckpoints(); if (draft.checkpoint === "loaded") learnCheckpoint(); } });
+    });
+})((window.loraTrainer = window.loraTrainer || {}));
