@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import html
 import os
 import signal
@@ -34,6 +35,8 @@ def run() -> None:
 
 
 def webui() -> None:
+    # gradio makes its locks in this thread, and on Forge it is not the main one
+    asyncio.set_event_loop(asyncio.new_event_loop())
     while True:
         script_callbacks.before_ui_callback()
         shared.demo = ui.create_ui()
