@@ -1,4 +1,4 @@
-"""One graphics card, two users: the host's model leaves it while a run trains, and gets it back for pictures and in the end.
+"""One graphics card, two users: the host's model leaves it while a run trains, and comes back for pictures and in the end.
 
     idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says paused ──> lent
                                         ^                                                                     │
@@ -91,7 +91,9 @@ class HandOver:
         self.state: State = "idle"
         self._marker = marker
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
-        self._run: _Watched | None = None
+        # one, but for runs that somebody started on the command line beside it
+        self._runs: dict[Path, _Watched] = {}
+        self._left_paused = _marked(marker)
         self._owed = False
         self._freed = 0
         self._last_picture = 0.0
@@ -118,24 +120,23 @@ class HandOver:
 
     def after_end(self, folder: RunFolder) -> None:
         """The worker's process is gone, however it went: the model comes back now, or as soon as the host's queue lets us."""
-        run = self._run
-        if run is not None and run.folder.path == folder.path:
+        run = self._runs.get(folder.path)
+        if run is not None:
             run.ended = True
-            self._finish_if_possible(run)
+            self._let_go()
 
     def tick(self) -> None:
         """Whatever is due: end a loan that nobody uses, or the time of a run that has died. Quick unless a model has to be moved."""
-        run = self._run
-        if run is None:
+        if not self._runs:
             return
-        if run.is_over():
-            self._finish_if_possible(run)
+        if any(run.is_over() for run in self._runs.values()):
+            self._let_go()
         elif self.state == "lent":
             if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
-                self._take_back(run)
+                self._take_back()
         elif self.state == "training" and not self.host.is_generating() and self.host.model_on_device():
             # another checkpoint was chosen, or the host was still starting
-            self._take_back(run)
+            self._take_back()
 
     def _take_on(self, folder: RunFolder, *, adopted: bool) -> bool:
         if self._on_processor:
@@ -143,31 +144,33 @@ class HandOver:
         with self.host.our_turn(wait=False) as ours:
             if not ours:
                 return False
-            if self._run is not None and self._run.folder.path == folder.path and not self._run.ended:
+            if folder.path in self._runs and not self._runs[folder.path].ended:
                 return True
             run = _Watched(folder, adopted=adopted)
             try:
                 self._release()
             except LoraTrainerError:
-                self._restore()
+                if not self._runs:
+                    self._restore()
                 raise
-            self._run, self.state = run, "training"
+            self._end_loan()
+            # a new dict: other threads may be looking through the old one
+            self._runs = {**self._runs, folder.path: run}
             if adopted:
                 self._end_an_old_loan(run)
             return True
 
     def _end_an_old_loan(self, run: _Watched) -> None:
-        run.read()
-        if run.state.status == "paused":
-            if _marked(self._marker) == str(run.folder.path):
+        """A host that died while it made a picture has left the run paused."""
+        if run.read().status == "paused":
+            if str(run.folder.path) in self._left_paused:
                 run.ask("resume")
             else:
                 run.paused_by_user = True
-        self._mark(None)
 
-    def _take_back(self, run: _Watched) -> None:
+    def _take_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
-            if not ours or self._run is not run or run.ended:
+            if not ours or not self._living():
                 return
             try:
                 self._release()
@@ -176,21 +179,33 @@ class HandOver:
                 self._trouble = error.message
                 self._last_picture = self._clock()
                 return
-            if self.state == "lent" and not run.paused_by_user:
+            self._end_loan()
+
+    def _end_loan(self) -> None:
+        """Whoever was paused for a picture goes on; the model has left the device."""
+        if self.state == "lent":
+            self._resume_all()
+        self.state = "training"
+        self._mark()
+
+    def _resume_all(self) -> None:
+        for run in self._living():
+            if not run.paused_by_user:
                 run.ask("resume")
-            self.state = "training"
-            self._mark(None)
 
-    def _finish_if_possible(self, run: _Watched) -> None:
+    def _let_go(self) -> None:
         with self.host.our_turn(wait=False) as ours:
-            if ours and self._run is run:
-                self._run = None
-                self._settle()
+            if ours:
+                self._forget_the_dead()
 
-    def _settle(self) -> None:
-        """No run has the device: the host gets back what it had."""
+    def _forget_the_dead(self) -> None:
+        """In a turn: runs that are over are forgotten; after the last of them the host gets back what it had."""
+        was_training = bool(self._runs)
+        self._runs = {path: run for path, run in self._runs.items() if not run.is_over()}
+        if self._runs or not was_training:
+            return
         self.state = "idle"
-        self._mark(None)
+        self._mark()
         try:
             self._restore()
         except LoraTrainerError as error:
@@ -198,53 +213,56 @@ class HandOver:
             self._trouble = error.message
             log.warning("%s", error)
 
+    def _living(self) -> list[_Watched]:
+        return [run for run in self._runs.values() if not run.ended]
+
     # --- the host's threads ---------------------------------------------------------------------------------------------------------------
 
     def _before_turn(self) -> None:
         """The host wants its device, and has the turn. Raises HandOverError when it cannot have it."""
-        run = self._run
-        if run is None:
-            self._restore()
-            return
         if self.state == "lent":
             return
-        self.state = "asking"
-        if self._wait_until_paused(run) or self._has_room():
-            if run.is_over():
-                self._run = None
-                self._settle()
-                return
-            try:
-                self._restore()
-            except LoraTrainerError:
-                self.state = "training"
-                self._withdraw(run)
-                raise
-            self.state = "lent"
+        self._forget_the_dead()
+        if not self._runs:
+            self._restore()
             return
-        self.state = "training"
-        self._withdraw(run)
-        raise self._refusal(run)
+        self.state = "asking"
+        if not self._wait_until_paused() and not self._has_room():
+            self.state = "training"
+            refusal = self._refusal()
+            self._withdraw()
+            raise refusal
+        self._forget_the_dead()
+        if not self._runs:
+            return
+        try:
+            self._restore()
+        except LoraTrainerError:
+            self.state = "training"
+            self._withdraw()
+            raise
+        self.state = "lent"
 
     def _after_turn(self) -> None:
         self._last_picture = self._clock()
 
-    def _wait_until_paused(self, run: _Watched) -> bool:
-        """Whether the device is free: the run says it is paused, or is gone."""
-        run.read()
-        if run.state.status == "paused":
-            run.paused_by_user = True
-            return True
+    def _wait_until_paused(self) -> bool:
+        """Whether the device is free in time: every run says it is paused, or is gone."""
+        for run in self._living():
+            # a pause that nobody asked for here was asked for on the command line
+            run.paused_by_user = run.paused_by_user or run.read().status == "paused"
         deadline = self._clock() + self._patience()
-        asked = False
+        asked: set[Path] = set()
         while True:
-            if run.is_over() or (run.read().status == "paused"):
+            at_work = [run for run in list(self._runs.values()) if not run.is_over() and run.read().status != "paused"]
+            if not at_work:
                 return True
-            if not asked and run.has_spoken and not run.paused_by_user:
-                # not earlier: a worker drops what was asked of the one before it
-                self._mark(run.folder.path)
-                run.ask("pause")
-                asked = True
+            for run in at_work:
+                # not before it has spoken: a worker drops what was asked of the one before it
+                if run.folder.path not in asked and run.has_spoken and not run.paused_by_user:
+                    asked.add(run.folder.path)
+                    self._mark(*asked)
+                    run.ask("pause")
             if self._clock() >= deadline:
                 return False
             self._sleep(POLL)
@@ -253,19 +271,17 @@ class HandOver:
         memory = self.host.memory()
         return memory is not None and memory.free >= self._freed + PICTURE_ROOM
 
-    def _withdraw(self, run: _Watched) -> None:
+    def _withdraw(self) -> None:
         """The picture is not made: a pause that was asked for must not come true later."""
-        if not run.paused_by_user:
-            run.ask("resume")
-        self._mark(None)
+        self._resume_all()
+        self._mark()
 
-    def _refusal(self, run: _Watched) -> HandOverError:
-        seconds = round(self._patience())
-        if run.state.phase == "training":
+    def _refusal(self) -> HandOverError:
+        if all(run.state.phase == "training" for run in self._living()):
             return HandOverError(
                 "the training did not pause within {seconds} seconds, so there is no room on the graphics card for a picture",
                 hint="Press Pause in the tab LoRA Trainer, wait until it says paused, and generate again.",
-                seconds=seconds,
+                seconds=round(self._patience()),
             )
         return HandOverError(
             "the training is still preparing and cannot pause yet, so there is no room on the graphics card for a picture",
@@ -276,13 +292,13 @@ class HandOver:
 
     def ask(self, folder: RunFolder, what: Literal["pause", "resume"]) -> None:
         """A person presses Pause or Resume. A pause of theirs outlasts pictures; a resume waits until the picture is made."""
-        run = self._run
-        if run is None or run.folder.path != folder.path:
+        run = self._runs.get(folder.path)
+        if run is None:
             send_request(folder.requests, what)
             return
         run.paused_by_user = what == "pause"
         if self.state in ("asking", "lent"):
-            self._mark(None if run.paused_by_user else folder.path)
+            self._mark(*(other.folder.path for other in self._living() if not other.paused_by_user))
         else:
             run.ask(what)
 
@@ -326,13 +342,13 @@ class HandOver:
             self._owed = False
             self._trouble = Message("")
 
-    def _mark(self, path: Path | None) -> None:
-        """Write down which run was paused for a picture: a host that dies meanwhile leaves it paused, and the next one must know why."""
+    def _mark(self, *paths: Path) -> None:
+        """Write down which runs were paused for a picture: a host that dies meanwhile leaves them so, and the next one must know why."""
         with contextlib.suppress(OSError):
-            if path is None:
-                self._marker.unlink(missing_ok=True)
+            if paths:
+                files.write_text(self._marker, json.dumps({"paused_for_a_picture": sorted(map(str, paths))}))
             else:
-                files.write_text(self._marker, json.dumps({"paused_for_a_picture": str(path)}))
+                self._marker.unlink(missing_ok=True)
 
 
 class _Watched:
@@ -370,11 +386,12 @@ class _Watched:
             send_request(self.folder.requests, what)
 
 
-def _marked(marker: Path) -> str:
+def _marked(marker: Path) -> list[str]:
     try:
-        return str(json.loads(marker.read_text(encoding="utf-8"))["paused_for_a_picture"])
+        found = json.loads(marker.read_text(encoding="utf-8"))["paused_for_a_picture"]
     except (OSError, ValueError, KeyError, TypeError):
-        return ""
+        return []
+    return [str(path) for path in found] if isinstance(found, list) else []
 
 
 def _memory(memory: Memory | None) -> dict[str, int] | None:

@@ -316,7 +316,7 @@ class TryJobs:
 
     def _write_sheet(self, job: Try, loras: list[Lora], rows: list[list[Image.Image]]) -> None:
         columns = [f"{strength:g}" for strength in job.wanted.strengths]
-        names = [_row_name(lora) for lora in loras] if len(loras) > 1 else [""]
+        names = _row_names(loras) if len(loras) > 1 else [""]
         whole = sheet(rows, columns, names, self._host.font())
         _save(whole, self._data.child("tries", job.id) / "sheet.png", job.infotext)
         job.sheet = "sheet.png"
@@ -485,8 +485,11 @@ def _label(picture: Picture, kind: Kind) -> Message:
     return Message("{name}, strength {strength}", values) if kind == "matrix" else Message("Strength {strength}", values)
 
 
-def _row_name(lora: Lora) -> str:
-    return f"{lora.step}" if lora.step is not None and not lora.delivered else lora.name
+def _row_names(loras: list[Lora]) -> list[str]:
+    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names become numbers."""
+    if len({lora.run for lora in loras}) == 1 and all(lora.step is not None for lora in loras):
+        return [str(lora.step) for lora in loras]
+    return [lora.name if lora.name.isascii() else f"LoRA {number}" for number, lora in enumerate(loras, 1)]
 
 
 def _save(image: Image.Image, target: Path, infotext: str) -> None:

@@ -106,7 +106,7 @@ def serve(stop):
 def aside(work):
     """Do something on a thread of its own, as the tab's requests do."""
     with ThreadPoolExecutor(1) as pool:
-        return pool.submit(work).result(timeout=10)
+        return pool.submit(work).result(timeout=30)
 
 
 def calls(tmp_path):
@@ -437,7 +437,7 @@ def test_our_turn_waits_for_a_picture(start):
             waiting = pool.submit(lambda: take_turn(host, order))
             time.sleep(0.05)
             order.append("picture")
-        waiting.result(timeout=5)
+        waiting.result(timeout=30)
     assert order == ["picture", "ours"]
 
 

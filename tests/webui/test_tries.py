@@ -107,7 +107,7 @@ def ask(jobs, *names, **values):
     return over(jobs.submit(Wanted(loras=tuple(lora_id(jobs, name) for name in names), **values)))
 
 
-def over(job, seconds=8.0):
+def over(job, seconds=20.0):
     deadline = time.monotonic() + seconds
     while not job.over:
         assert time.monotonic() < deadline, job
