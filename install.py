@@ -21,8 +21,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 OLDEST = (3, 10)
-NEWEST_FOR_WEBUIS = (3, 13)
-"""From this version on there is no numpy of the kind that the WebUIs' gradio needs."""
+TOO_NEW_FOR_WEBUIS = (3, 12)
+"""From this version on the older of the WebUIs' two gradios does not work: it imports distutils."""
 HERE = Path(__file__).absolute()
 
 
@@ -106,11 +106,11 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
 def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
     """The tools, the WebUIs' gradio that the tab is tested on, and a browser to look at it."""
     _make_ready(environment.look_at_tests(), environ, by_host=False)
-    if sys.version_info < NEWEST_FOR_WEBUIS:
+    if sys.version_info < TOO_NEW_FOR_WEBUIS:
         for host in WEBUI_PACKAGES:
             _make_ready(environment.look_at_gradio(host), environ, by_host=False)
     else:
-        print("The WebUIs' gradio does not exist for this Python; the tests of the tab in a browser will be skipped.", flush=True)
+        print("The WebUIs' gradio does not work on this Python; the tests of the tab in a browser will be skipped.", flush=True)
     browser = HERE.parent / "tests" / "browser" / "chromium.py"
     if browser.is_file():
         import subprocess

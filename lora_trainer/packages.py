@@ -35,8 +35,6 @@ class Package:
     """Data files the worker reads from it without importing it, as `top_level_package/file`."""
     python_below: tuple[int, int] | None = None
     """Needed only on Python versions below this one."""
-    python_from: tuple[int, int] | None = None
-    """Needed only on this Python version and later ones."""
     platform: str | None = None
     """Needed only where sys.platform is this."""
     with_dependencies: bool = False
@@ -56,8 +54,7 @@ class Package:
         """Whether this interpreter and system need it at all."""
         if self.platform is not None and self.platform != sys.platform:
             return False
-        version = sys.version_info[:2]
-        return (self.python_below is None or version < self.python_below) and (self.python_from is None or version >= self.python_from)
+        return self.python_below is None or sys.version_info[:2] < self.python_below
 
     def accepts(self, version: str | None) -> bool:
         """Whether the interpreter's own version is good enough."""
@@ -172,7 +169,7 @@ TEST_PACKAGES: tuple[Package, ...] = (
 )
 
 _WITH_EITHER_GRADIO: tuple[Package, ...] = (
-    # as A1111 1.10.1 and Forge have them; what the two leave open, in a version for Python 3.10 to 3.12
+    # as A1111 1.10.1 and Forge have them; what the two leave open, in a version for Python 3.10 and 3.11
     Package(name="aiofiles", version="23.2.1"),
     Package(name="anyio", version="3.7.1"),
     Package(name="certifi", version="2026.1.4"),
@@ -192,8 +189,7 @@ _WITH_EITHER_GRADIO: tuple[Package, ...] = (
     Package(name="packaging", version="25.0"),
     Package(name="pandas", version="2.3.3", modules=("pandas",), megabytes=50),
     Package(name="exceptiongroup", version="1.3.1", python_below=(3, 11)),
-    Package(name="Pillow", version="9.5.0", modules=("PIL.Image",), python_below=(3, 12), megabytes=12),
-    Package(name="Pillow", version="10.4.0", modules=("PIL.Image",), python_from=(3, 12), megabytes=12),
+    Package(name="Pillow", version="9.5.0", modules=("PIL.Image",), megabytes=12),
     Package(name="psutil", version="5.9.5"),
     Package(name="pydub", version="0.25.1"),
     Package(name="python-dateutil", version="2.9.0.post0"),

@@ -70,14 +70,8 @@ def test_a_host_keeps_its_torch_numpy_and_pillow_and_gets_our_training_libraries
     assert missing >= {"diffusers", "transformers", "tokenizers", "peft", "accelerate", "safetensors", "huggingface-hub"}
 
 
-def test_a_package_may_have_one_version_for_older_pythons_and_one_for_newer() -> None:
-    here = sys.version_info[:2]
-    older, newer = Package(name="Pillow", version="9.5.0", python_below=here), Package(name="Pillow", version="10.4.0", python_from=here)
-    assert (older.applies(), newer.applies()) == (False, True)
-
-
 def test_every_package_is_pinned_to_one_exact_version_and_named_once() -> None:
     for group in (packages.WORKER_PACKAGES + packages.TORCH_DEPENDENCIES, packages.TEST_PACKAGES, *packages.WEBUI_PACKAGES.values()):
         assert all(re.fullmatch(r"\d+(\.\d+)*(\.post\d+)?", package.version) for package in group)
-        assert len({(package.key, package.python_from) for package in group}) == len(group)
+        assert len({package.key for package in group}) == len(group)
         assert all(package.at_least is None or package.accepts(package.version) for package in group)
