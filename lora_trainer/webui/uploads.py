@@ -177,21 +177,25 @@ def _forget(file: Path) -> None:
 
 
 def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: bool = False, free: Callable[[Path], int] | None = None) -> Accepted:
-    """A received file -> the dataset. Never raises for what the file holds: that is among `skipped`. The file is moved or removed."""
+    """A received file -> the dataset. Never raises for what the file holds: that is among `skipped`. The file is moved or removed.
+
+    `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept.
+    """
     accepted = Accepted()
+    kohya = _kohya_folder(name)
     name = PurePosixPath(name.replace("\\", "/")).name or "unnamed"
     suffix = _suffix(name)
     try:
         if suffix == ".zip":
             _accept_archive(contents, incoming, accepted, replace_captions, free or (lambda path: shutil.disk_usage(path).free))
         elif suffix in CAPTION_SUFFIXES:
-            captions = _of_text_file(contents, name, incoming.read_bytes())
+            captions = _of_text_file(contents, name, incoming.read_bytes(), kohya)
             _write_captions(contents, captions, accepted, replace_captions)
         elif suffix in TABLE_SUFFIXES:
             _accept_table(contents, name, incoming.read_bytes(), accepted, replace_captions)
         else:
             _require_picture_name(name)
-            accepted.added.append(_place(contents, incoming, name))
+            accepted.added.append(_place(contents, incoming, name, kohya))
     except DatasetError as problem:
         accepted.skip(name, problem)
     finally:
@@ -245,11 +249,18 @@ def _move(incoming: Path, target: Path, name: str) -> None:
 # --- captions ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _of_text_file(contents: Contents, name: str, data: bytes) -> dict[Path, str]:
-    """A .txt -> {image: caption} for the images of its name, in whatever folder. Raises DatasetError."""
+def _kohya_folder(name: str) -> str:
+    """A safe name for the nearest kohya folder in a path, or nothing."""
+    folders = PurePosixPath(name.replace("\\", "/")).parts[:-1]
+    return next((safe_name(part) for part in reversed(folders) if kohya_folder(Path(part))), "")
+
+
+def _of_text_file(contents: Contents, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
+    """A .txt -> {image: caption} for the images of its name, in whatever folder, where none is given. Raises DatasetError."""
     text = tidy(decode(data, Path(name)).content)
     stem = folded(PurePosixPath(name).stem)
     images = [item.path for item in contents.view().items if stem in (folded(item.path.stem), folded(item.path.name))]
+    images = [image for image in images if not folder or image.parent.name == folder]
     if not images:
         raise DatasetError("{path} belongs to no image here", hint=_ADD_IMAGE, path=name)
     return dict.fromkeys(images, text)
@@ -315,11 +326,6 @@ class _Member:
     info: zipfile.ZipInfo
     name: str
     """Its path in the archive, with forward slashes."""
-
-    @property
-    def kohya(self) -> str:
-        """The name of the nearest kohya folder around it, or nothing."""
-        return next((part for part in reversed(PurePosixPath(self.name).parts[:-1]) if kohya_folder(Path(part))), "")
 
 
 def _accept_archive(contents: Contents, incoming: Path, accepted: Accepted, replace: bool, free: Callable[[Path], int]) -> None:
@@ -407,8 +413,7 @@ def _place_pictures(contents: Contents, archive: zipfile.ZipFile, members: Seque
             continue
         try:
             with _unpacked(contents, archive, member, LARGEST_IMAGE) as file:
-                kohya = safe_name(member.kohya) if member.kohya else ""
-                added = _place(contents, file, PurePosixPath(member.name).name, kohya)
+                added = _place(contents, file, PurePosixPath(member.name).name, _kohya_folder(member.name))
         except DatasetError as problem:
             accepted.skip(member.name, problem)
         else:

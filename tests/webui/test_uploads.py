@@ -95,6 +95,14 @@ def test_a_name_is_made_safe(contents, name, stored):
     assert not any(path.name in ("evil.png", "fox.png") for path in contents.path.parent.iterdir())
 
 
+def test_of_a_dropped_folders_path_only_kohyas_folder_is_kept(contents):
+    send(contents, "train/10_fox/sub/1.png", picture("red"))
+    send(contents, "train/3_cat/1.png", picture("blue"))
+    send(contents, "train/10_fox/1.txt", b"a fox")
+    send(contents, "train/other/2.png", picture("green"))
+    assert captions(contents) == {"2.png": "", "3_cat/1.png": "cat", "10_fox/1.png": "a fox"}
+
+
 def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(contents):
     send(contents, "fox.png", picture("red"))
     again = send(contents, "FOX.png", picture("red"))

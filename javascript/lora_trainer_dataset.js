@@ -1,0 +1,152 @@
+/* The chosen dataset and one page of its images, as the sections "images" and "captions" need them. The server holds the truth: a page is asked for
+ * again now and then, by its revision, so that what another browser or an editor changed is seen. */
+(function (app) {
+    "use strict";
+
+    const CHOSEN_KEY = "lora-trainer-dataset";
+    const PAGE = 60;
+    const LOOK_EVERY = 4;
+    const el = (...all) => app.el(...all);
+
+    const dataset = (app.dataset = app.dataset || {});
+
+    /** The cards of all datasets; null while they are not known. */
+    dataset.cards = () => app.store.get("datasets") || null;
+
+    dataset.chosen = () => (dataset.cards() || []).find((card) => card.id === app.store.get("dataset")) || null;
+
+    dataset.choose = function (id) {
+        app.store.set("dataset", id);
+        if (id) localStorage.setItem(CHOSEN_KEY, id); else localStorage.removeItem(CHOSEN_KEY);
+        summarize();
+    };
+
+    /** Where the routes of a dataset are; the chosen one's without an id. */
+    dataset.path = (tail = "", id = app.store.get("dataset")) => "datasets/" + encodeURIComponent(id) + (tail ? "/" + tail : "");
+
+    /** Ask for the cards again. */
+    dataset.refresh = async function () {
+        take(await app.api.get("datasets"));
+        return dataset.cards();
+    };
+
+    /** Put one changed card in its place. */
+    dataset.update = function (changes) {
+        const cards = dataset.cards() || [];
+        const known = cards.some((card) => card.id === changes.id);
+        app.store.set("datasets", known ? cards.map((card) => (card.id === changes.id ? { ...card, ...changes } : card)) : [...cards, changes]);
+        summarize();
+    };
+
+    function take(cards) {
+        app.store.set("datasets", cards);
+        const chosen = app.store.get("dataset") || localStorage.getItem(CHOSEN_KEY);
+        dataset.choose(cards.some((card) => card.id === chosen) ? chosen : "");
+    }
+
+    function summarize() {
+        const card = dataset.chosen();
+        app.summary("images", card ? app.t("{name}: {count}", { name: card.name, count: dataset.count(card.count) }) : "", "");
+        app.summary("captions", card && card.count ? app.t("{done} of {count}", { done: app.number(card.captioned), count: app.number(card.count) }) : "", "");
+    }
+
+    dataset.count = (count) => app.count(count, "{count} image", "{count} images");
+
+    (app.onstart = app.onstart || []).push((home) => {
+        if (home.datasets) take(home.datasets);
+        else dataset.refresh().catch(app.widgets.toastProblem);
+    });
+
+    /** One page of the chosen dataset. `show(answer)` draws it, `fail(problem)` says why there is none. Has query (offset, filter, text, order), load(), bar. */
+    dataset.pages = function ({ show, fail }) {
+        const pages = { query: { offset: 0, filter: "all", text: "", order: "name" }, answer: null };
+        let serial = 0;
+
+        pages.bar = el("nav", { class: "lora-trainer-pages", "aria-label": app.t("Pages") });
+
+        /** Ask for the page; with `known`, only if something has changed since. Answers that were overtaken are dropped. */
+        pages.load = async function ({ quietly = false } = {}) {
+            const id = app.store.get("dataset");
+            if (!id) { pages.answer = null; return; }
+            const mine = (serial += 1);
+            try {
+                const known = quietly && pages.answer && pages.answer.id === id ? pages.answer.revision : "";
+                const answer = await app.api.get(dataset.path("items"), { ...pages.query, limit: PAGE, known });
+                if (mine !== serial || id !== app.store.get("dataset") || answer.unchanged) return;
+                if (!answer.items.length && answer.matching) {
+                    pages.query.offset = Math.floor((answer.matching - 1) / PAGE) * PAGE;
+                    await pages.load();
+                    return;
+                }
+                pages.answer = { ...answer, id };
+                dataset.update({ id, count: answer.total, captioned: answer.captioned });
+                drawBar();
+                show(pages.answer);
+            } catch (problem) {
+                if (mine === serial) fail(problem);
+            }
+        };
+
+        pages.ask = function (changes) {
+            Object.assign(pages.query, { offset: 0 }, changes);
+            return pages.load();
+        };
+
+        /** Look now and again while the section is open. */
+        pages.watch = (id) => app.poll(async () => {
+            if (app.current() === id && pages.answer) await pages.load({ quietly: true });
+            return LOOK_EVERY;
+        });
+
+        function drawBar() {
+            const { matching } = pages.answer;
+            const { offset } = pages.query;
+            if (matching <= PAGE) { app.fill(pages.bar); return; }
+            const go = (to) => async () => { await pages.ask({ offset: to }); pages.bar.scrollIntoView({ block: "nearest" }); };
+            app.fill(pages.bar,
+                app.widgets.button({ label: app.t("Previous page"), disabled: offset === 0, onclick: go(Math.max(0, offset - PAGE)) }),
+                el("span", { "aria-live": "polite" }, app.t("{first} to {last} of {count}", { first: app.number(offset + 1), last: app.number(Math.min(matching, offset + PAGE)), count: app.number(matching) })),
+                app.widgets.button({ label: app.t("Next page"), disabled: offset + PAGE >= matching, onclick: go(offset + PAGE) }));
+        }
+
+        return pages;
+    };
+
+    /** The boxes above a page: which images, containing what, in which order. */
+    dataset.filters = function (pages, { order = true } = {}) {
+        let timer = 0;
+        const soon = (text) => { clearTimeout(timer); timer = setTimeout(() => pages.ask({ text }), 250); };
+        return el("div", { class: "lora-trainer-filters" },
+            app.widgets.select({
+                label: app.t("Which images"), value: pages.query.filter, onchange: (filter) => pages.ask({ filter }),
+                options: [{ value: "all", label: app.t("All images") }, { value: "missing", label: app.t("Without a caption") },
+                    { value: "captioned", label: app.t("With a caption") }, { value: "findings", label: app.t("With a remark") }],
+            }),
+            app.widgets.text({ value: pages.query.text, label: app.t("Caption or name contains"), placeholder: app.t("Caption or name contains"), oninput: soon }),
+            order ? app.widgets.select({
+                label: app.t("Order"), value: pages.query.order, onchange: (chosen) => pages.ask({ order: chosen }),
+                options: [{ value: "name", label: app.t("By name") }, { value: "changed", label: app.t("Newest first") }, { value: "caption", label: app.t("By caption") }],
+            }) : null);
+    };
+
+    /** What was found about the dataset as a whole, folded together when it is long. */
+    dataset.remarks = function (findings) {
+        if (!findings.length) return null;
+        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null));
+        return el("details", { class: "lora-trainer-remarks", open: findings.length <= 3 },
+            el("summary", {}, app.count(findings.length, "{count} remark about this dataset", "{count} remarks about this dataset")), el("ul", {}, lines));
+    };
+
+    /** Show the page's pictures large, beginning with one of them. */
+    dataset.enlarge = (items, item) => app.viewer.open(
+        items.map((one) => ({ url: one.picture, label: one.name, note: [one.width ? one.width + " \u00d7 " + one.height : "", one.caption].filter(Boolean).join(" \u00b7 ") })),
+        items.indexOf(item));
+
+    /** A thumbnail in a box of fixed shape; says so where the picture cannot be shown. */
+    dataset.thumbnail = function (item) {
+        const image = el("img", { src: item.thumbnail, alt: "", loading: "lazy", decoding: "async", draggable: "false" });
+        const box = el("span", { class: "lora-trainer-thumb" }, image);
+        image.addEventListener("error", () => app.fill(box, el("span", { class: "lora-trainer-thumb-broken" }, app.t("Cannot be shown"))));
+        return box;
+    };
+})((window.loraTrainer = window.loraTrainer || {}));

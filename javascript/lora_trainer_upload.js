@@ -1,0 +1,152 @@
+/* Files that are dropped or chosen -> uploads, three at a time, images before captions; what is on its way, what was left out and why. */
+(function (app) {
+    "use strict";
+
+    const AT_ONCE = 3;
+    const CAPTIONS = /\.(txt|caption|csv|tsv|jsonl|ndjson)$/i;
+    const ARCHIVE = /\.zip$/i;
+    const HIDDEN = /(^|\/)(\.|__MACOSX\/|Thumbs\.db$|desktop\.ini$)/i;
+    const el = (...all) => app.el(...all);
+
+    /** Captions need their images there, so they come last; a zip brings both. */
+    const rank = (entry) => (ARCHIVE.test(entry.path) ? 1 : CAPTIONS.test(entry.path) ? 2 : 0);
+
+    /** What was dropped -> [{file, path}], folders walked. Must be called while the drop is being handled: the list is gone afterwards. */
+    async function dropped(transfer) {
+        const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry()).filter(Boolean);
+        const plain = [...transfer.files].map((file) => ({ file, path: file.name }));
+        if (!entries.some((entry) => entry.isDirectory)) return plain;
+        const found = [];
+        for (const entry of entries) await walk(entry, "", found);
+        return found.filter((one) => !HIDDEN.test(one.path));
+    }
+
+    async function walk(entry, before, found) {
+        const path = before + entry.name;
+        if (entry.isFile) {
+            found.push({ path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) });
+            return;
+        }
+        const reader = entry.createReader();
+        for (;;) {
+            const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+            if (!some.length) return;
+            for (const inner of some) await walk(inner, path + "/", found);
+        }
+    }
+
+    /** The place to drop files on. `target()` resolves to the dataset's id, `done()` hears when something has arrived. */
+    function area({ target, done }) {
+        const report = el("div", { class: "lora-trainer-upload-report" });
+        const input = el("input", { type: "file", multiple: true, class: "lora-trainer-offscreen", tabindex: "-1", "aria-hidden": "true", accept: "image/*,.heic,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl" });
+        input.addEventListener("change", () => {
+            const entries = [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+            input.value = "";
+            start(entries);
+        });
+        const choose = app.widgets.button({ label: app.t("Choose files"), kind: "primary", onclick: () => input.click() });
+        const drop = el("div", { class: "lora-trainer-drop" }, el("p", {}, app.t("Drop images here: files, a folder or a .zip, with captions if you have them")), choose, input);
+        const hover = (over) => drop.classList.toggle("lora-trainer-drop-over", over);
+        drop.addEventListener("dragover", (event) => { event.preventDefault(); event.stopPropagation(); hover(true); });
+        drop.addEventListener("dragleave", () => hover(false));
+        drop.addEventListener("drop", (event) => {
+            // the host takes a picture dropped anywhere for its own
+            event.preventDefault();
+            event.stopPropagation();
+            hover(false);
+            dropped(event.dataTransfer).then(start).catch(app.widgets.toastProblem);
+        });
+
+        let running = false;
+
+        async function start(entries, query = {}) {
+            if (!entries.length) return;
+            if (running) { app.widgets.toast(app.t("Wait until the files before have arrived."), { severity: "warning" }); return; }
+            running = true;
+            choose.disabled = true;
+            try {
+                const id = await target(entries);
+                if (id) await send(id, entries, query);
+            } catch (problem) {
+                app.widgets.toastProblem(problem);
+            } finally {
+                running = false;
+                choose.disabled = false;
+            }
+        }
+
+        async function send(id, entries, query) {
+            const queue = [...entries].sort((one, other) => rank(one) - rank(other) || one.path.localeCompare(other.path, undefined, { numeric: true }));
+            const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
+            const state = { sent: 0, finished: 0, added: 0, captions: 0, skipped: [], kept: [], cancelled: false, active: new Map() };
+            const whole = app.widgets.progress(app.t("Upload"));
+            const list = el("ul", { class: "lora-trainer-upload-files", "aria-label": app.t("Files on their way") });
+            const show = () => {
+                const moving = [...state.active.values()].reduce((sum, one) => sum + one.share * one.size, 0);
+                whole.set(state.sent + moving, total, app.t("{done} of {count} files, {size}", { done: app.number(state.finished), count: app.number(queue.length), size: app.size(total) }));
+            };
+            const cancel = app.widgets.button({ label: app.t("Cancel"), kind: "stop", onclick: () => {
+                state.cancelled = true;
+                for (const one of state.active.values()) one.promise.cancel();
+            } });
+            app.fill(report, el("div", { class: "lora-trainer-card lora-trainer-upload" }, el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel), list));
+            show();
+
+            async function one(entry) {
+                const bar = app.widgets.progress(entry.path);
+                const row = el("li", {}, el("span", { class: "lora-trainer-upload-name" }, entry.path), bar.element);
+                list.append(row);
+                bar.set(0, 1, app.size(entry.file.size));
+                const moving = { share: 0, size: entry.file.size };
+                moving.promise = app.api.upload(app.dataset.path("upload", id), entry.file, (share) => {
+                    moving.share = share;
+                    if (share < 1) bar.set(share, 1, app.size(entry.file.size));
+                    else bar.set(0, 0, ARCHIVE.test(entry.path) ? app.t("Unpacking and checking") : app.t("Checking"));
+                    show();
+                }, { name: entry.path, ...query });
+                state.active.set(entry, moving);
+                try {
+                    const answer = await moving.promise;
+                    state.added += answer.added.length;
+                    state.captions += answer.captions;
+                    state.skipped.push(...answer.skipped);
+                    if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
+                } catch (problem) {
+                    if (problem.kind !== "Cancelled") state.skipped.push({ name: entry.path, message: problem.message, hint: problem.hint || "" });
+                } finally {
+                    state.active.delete(entry);
+                    state.sent += entry.file.size;
+                    state.finished += 1;
+                    row.remove();
+                    show();
+                }
+            }
+
+            // each kind ends before the next begins
+            for (const kind of [0, 1, 2]) {
+                const waiting = queue.filter((entry) => rank(entry) === kind);
+                const worker = async () => { while (waiting.length && !state.cancelled) await one(waiting.shift()); };
+                await Promise.all(Array.from({ length: kind === 0 ? AT_ONCE : 1 }, worker));
+            }
+            drawReport(state);
+            await done(id);
+        }
+
+        function drawReport(state) {
+            const arrived = [app.count(state.added, "{count} image added", "{count} images added"), state.captions ? app.count(state.captions, "{count} caption written", "{count} captions written") : ""];
+            const words = arrived.filter(Boolean).join(", ") + (state.cancelled ? ". " + app.t("The rest was cancelled; what had arrived stays.") : ".");
+            const close = app.widgets.button({ label: app.t("Close"), onclick: () => app.fill(report) });
+            const replace = state.kept.length
+                ? app.widgets.button({ label: app.t("Replace the captions that were kept"), onclick: () => { start(state.kept, { captions: "replace" }); } }) : null;
+            app.fill(report, app.widgets.notice(state.skipped.length ? "warning" : "done", words, "",
+                state.skipped.length ? el("details", { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
+                    el("summary", {}, app.count(state.skipped.length, "{count} was left out", "{count} were left out")),
+                    el("ul", {}, state.skipped.map((skipped) => el("li", {}, skipped.message, skipped.hint ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint) : null)))) : null,
+                replace, close));
+        }
+
+        return { element: el("div", { class: "lora-trainer-upload-area" }, drop, report) };
+    }
+
+    app.upload = { area, rank };
+})((window.loraTrainer = window.loraTrainer || {}));
