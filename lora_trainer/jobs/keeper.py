@@ -15,8 +15,8 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -31,6 +31,7 @@ from lora_trainer.runs.folder import RunFolder
 
 TICK_SECONDS = 1.0
 TIDY_SECONDS = 60.0
+LOOK_SECONDS = 3.0
 TROUBLE_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,8 @@ class KeeperOptions:
     """Finished runs beyond the newest so many go to the trash; 0 keeps all."""
     device_id: str | None = None
     """The host's --device-id."""
+    environ: Mapping[str, str] = field(default_factory=dict)
+    """More environment variables for the workers."""
 
 
 @dataclass
@@ -100,7 +103,7 @@ Start = Callable[[RunFolder, KeeperOptions], Worker]
 
 def start_apart(folder: RunFolder, options: KeeperOptions) -> Worker:
     """A worker as the WebUI starts one: in a session of its own."""
-    return start_worker(folder, device_id=options.device_id, apart=True, ends_with_us=not options.keep_training)
+    return start_worker(folder, device_id=options.device_id, apart=True, ends_with_us=not options.keep_training, environ=options.environ)
 
 
 class Keeper:
@@ -124,6 +127,7 @@ class Keeper:
         self._duty = contextlib.ExitStack()
         self._on_duty = False
         self._tidied = 0.0
+        self._looked = 0.0
         self._ticking = threading.Lock()
         self._awake = threading.Event()
         self._closed = False
@@ -238,16 +242,21 @@ class Keeper:
         if state.status == "finished" and state.delivered:
             with _unharmed("showing the new LoRA"):
                 self._delivered()
-        self._tidied = 0.0
+        self._tidied = self._looked = 0.0
 
     # --- beginnings -----------------------------------------------------------------------------------------------------------------------
 
     def _adopt(self) -> None:
+        """Find the runs that live. Always before one is started; otherwise now and then, for it asks the system once for every run there is."""
+        line = self._queue.read()
+        about_to_start = not self._kept and bool(line.waiting or line.starting)
+        if not about_to_start and self._clock() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = self._clock()
         for run_id in self._history.alive():
             if run_id in self._kept:
                 continue
             self._kept[run_id] = Kept(folder=RunFolder(self._history.runs / run_id), since=0.0)
-            line = self._queue.read()
             if run_id in line:
                 self._queue.drop(run_id)
             elif line.starting and line.starting not in self._kept:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,15 @@ from lora_trainer.runs.folder import RunFolder, refuse_if_alive
 from lora_trainer.runs.requests import forget_requests
 
 
-def start_worker(folder: RunFolder, *, device_id: str | None = None, apart: bool = False, ends_with_us: bool = False) -> subprocess.Popen[bytes]:
+def start_worker(
+    folder: RunFolder, *, device_id: str | None = None, apart: bool = False, ends_with_us: bool = False, environ: Mapping[str, str] | None = None,
+) -> subprocess.Popen[bytes]:  # fmt: skip
     """Start a worker; everything it prints goes to worker.log. Raises RunError when one is at work there, OSError when none can be started.
 
     apart: it outlives this process and its terminal, as the WebUI's workers do. Otherwise it shares the starter's terminal, so Ctrl-C reaches it:
         it takes that as a request to stop.
     ends_with_us: it stops, keeping what was learned, when this process is gone, however that went.
+    environ: more environment variables for it, such as HF_ENDPOINT.
     """
     refuse_if_alive(folder)
     # a new worker must not stop because the last one was asked to; what is asked from now on is for the new one
@@ -33,7 +37,7 @@ def start_worker(folder: RunFolder, *, device_id: str | None = None, apart: bool
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=environment.worker_environ(os.environ, device_id),
+            env=environment.worker_environ({**os.environ, **(environ or {})}, device_id),
             **(_apart() if apart else {}),
         )
 
@@ -71,9 +75,9 @@ def note_death(folder: RunFolder, status: int | None, since: float = 0.0) -> Fai
     how = "exit status unknown" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
     last_words = tail(folder.log) or "it said nothing"
     hint = (
-        "The system ended it, most likely because memory ran out. Lower batch_size or resolution, close other programs, then continue with `resume`."
+        "The system ended it, most likely because memory ran out. Lower batch_size or resolution, close other programs, then continue the run."
         if status in (-9, 137)
-        else "Continue with `resume`. If it happens again, please report it with worker.log."
+        else "Continue the run. If it happens again, please report it with worker.log."
     )
     failure = Failed(
         time=max(time.time(), state.changed), error="WorkerDied",

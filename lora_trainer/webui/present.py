@@ -17,6 +17,7 @@ from lora_trainer.jobs.queue import Line
 from lora_trainer.runs.events import Previewed, Warned
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
+from lora_trainer.webui.form import Texts
 from lora_trainer.webui.plan import duration
 
 Status = Literal["queued", "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "lost"]
@@ -31,17 +32,17 @@ WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics ca
 STEPPING = ("training", "captioning")
 """Phases whose progress is the run's steps."""
 
-PHASES = {
-    "checking": Message("Checking images and captions"),
-    "encoding": Message("Encoding images"),
-    "loading": Message("Loading the model"),
-    "training": Message("Training"),
-    "captioning": Message("Captioning"),
-    "downloading": Message("Downloading the model"),
-    "previewing": Message("Making previews"),
-    "saving": Message("Saving"),
-    "exporting": Message("Writing the LoRA file"),
-    "delivering": Message("Putting it into the LoRA folder"),
+PHASES: Texts = {
+    "checking": "Checking images and captions",
+    "encoding": "Encoding images",
+    "loading": "Loading the model",
+    "training": "Training",
+    "captioning": "Captioning",
+    "downloading": "Downloading the model",
+    "previewing": "Making previews",
+    "saving": "Saving",
+    "exporting": "Writing the LoRA file",
+    "delivering": "Putting it into the LoRA folder",
 }
 
 
@@ -248,7 +249,7 @@ def plain(text: str) -> Message:
 
 
 def phase(name: str, say: Say) -> str:
-    return say(PHASES[name]) if name in PHASES else name
+    return say(Message(PHASES[name])) if name in PHASES else name
 
 
 def preview(entry: Entry, event: Previewed) -> dict[str, Any]:
