@@ -14,15 +14,19 @@ A1111 and the model's own training have an exclamation mark (256).
 
 from __future__ import annotations
 
+import bisect
+import difflib
 import gzip
 import importlib.util
 import json
+import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lora_trainer.checkpoint.parts import Family
+from lora_trainer.dataset.tokens import Token
 from lora_trainer.errors import SetupError
 
 DATA_FILE = "bpe_simple_vocab_16e6.txt.gz"
@@ -43,6 +47,47 @@ def load_tokenizers(family: Family) -> tuple[Any, ...]:
 def count_tokens(text: str) -> int:
     """How many tokens a text has for CLIP, without start and end: 75 fill one chunk."""
     return len(_counting_tokenizer().encode(text, add_special_tokens=False))
+
+
+def tokenize(text: str) -> list[Token]:
+    """A text as CLIP's tokens, without start and end, each with its place in the text as it was given.
+
+    The tokenizer repairs a text first (see above); where that moved characters, places follow the nearest that stayed.
+    """
+    tokenizer = _counting_tokenizer()
+    read = whitespace_joined(tokenizer.fix_text(text)).lower()
+    places = _places(read, text)
+    tokens: list[Token] = []
+    for match in tokenizer.pat.finditer(read):
+        word, at = match.group(), match.start()
+        letters = "".join(tokenizer.byte_encoder[byte] for byte in word.encode("utf-8"))
+        # the number of bytes up to each character's end: a token may end inside a character
+        ends = [len(word[: index + 1].encode("utf-8")) for index in range(len(word))]
+        done = 0
+        for piece in tokenizer.bpe(letters).split(" "):
+            first = at + bisect.bisect_right(ends, done)
+            done += len(piece.removesuffix("</w>")) if piece != "</w>" else 0
+            last = at + bisect.bisect_left(ends, done)
+            tokens.append(Token(tokenizer.convert_tokens_to_ids(piece), places[first], places[last] + 1))
+    return tokens
+
+
+def whitespace_joined(text: str) -> str:
+    """Runs of white space as one space, none at the ends."""
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def _places(read: str, text: str) -> list[int]:
+    """For each character of the text that is read, the index of the one in the text as given that it comes from."""
+    given = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
+    if read == given:
+        return list(range(len(read)))
+    places = [0] * len(read)
+    for _, start, end, given_start, given_end in difflib.SequenceMatcher(None, read, given, autojunk=False).get_opcodes():
+        for index in range(start, end):
+            # one character for several, or several for one: spread evenly
+            places[index] = min(len(text) - 1, given_start + (index - start) * max(1, given_end - given_start) // (end - start))
+    return places
 
 
 @lru_cache(maxsize=1)

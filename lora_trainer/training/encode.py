@@ -15,11 +15,9 @@ import torch
 import torch.nn.functional as F
 
 from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.dataset.tokens import PIECE, piece_ends
 
-PIECE = 75
-"""Tokens in a piece, without its start and end."""
-COMMA_BACKTRACK = 20
-START, END, COMMA = 49406, 49407, 267
+START, END = 49406, 49407
 
 
 @dataclass(frozen=True)
@@ -41,21 +39,8 @@ class TextStates:
 
 def cut_into_pieces(tokens: Sequence[int], most: int) -> list[list[int]]:
     """Token ids, without start and end -> 1 to `most` pieces of at most 75; what is beyond is left out."""
-    pieces: list[list[int]] = [[]]
-    last_comma = -1
-    for token in tokens:
-        piece = pieces[-1]
-        if len(piece) == PIECE:
-            moved: list[int] = []
-            if token != COMMA and last_comma != -1 and PIECE - last_comma <= COMMA_BACKTRACK:
-                moved = piece[last_comma + 1 :]
-                del piece[last_comma + 1 :]
-            pieces.append(moved)
-            piece, last_comma = pieces[-1], -1
-        if token == COMMA:
-            last_comma = len(piece)
-        piece.append(token)
-    return pieces[:most]
+    ends = piece_ends(tokens)[:most]
+    return [list(tokens[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def encode_captions(parts: Parts, captions: Sequence[str], *, clip_skip: int = 1, max_token_length: int = PIECE) -> TextStates:

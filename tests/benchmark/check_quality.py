@@ -161,8 +161,9 @@ def in_half(group: str, half: str) -> bool:
 Way = Callable[[Image.Image, random.Random], Image.Image]
 
 
-def curve(image: Image.Image, function: Callable[[float], float]) -> Image.Image:
-    return image.point([int(min(255, max(0, function(level)))) for level in range(256)] * 3)
+def graded(image: Image.Image, gain: float, lift: float = 0.0) -> Image.Image:
+    """Every level times `gain`, plus `lift`."""
+    return image.point([int(min(255, level * gain + lift)) for level in range(256)] * 3)
 
 
 def unit(image: Image.Image) -> float:
@@ -268,8 +269,8 @@ WAYS: dict[str, tuple[str, Way]] = {
     "as it is": ("", lambda image, rng: image),
     "grain": ("", grained),
     "bokeh": ("", bokeh),
-    "dusk": ("", lambda image, rng: curve(image, lambda level: level * 0.62)),
-    "pale": ("", lambda image, rng: curve(image, lambda level: 255 * (level / 255) ** 0.8)),
+    "dusk": ("", lambda image, rng: graded(image, 0.62)),
+    "pale": ("", lambda image, rng: image.point([round(255 * (level / 255) ** 0.8) for level in range(256)] * 3)),
     "blur": ("blurred-image", blurred),
     "blur and grain": ("blurred-image", blurred_and_grained),
     "shaken": ("blurred-image", shaken),
@@ -278,10 +279,10 @@ WAYS: dict[str, tuple[str, Way]] = {
     "framed": ("wide-border", framed),
     "strip": ("extreme-aspect", strip),
     "signed": ("lettering", signed),
-    "underexposed": ("too-dark", lambda image, rng: curve(image, lambda level, gain=rng.uniform(0.12, 0.33): level * gain)),  # type: ignore[misc]
-    "overexposed": ("too-bright", lambda image, rng: curve(image, lambda level, gain=rng.uniform(2.2, 3.5): level * gain)),  # type: ignore[misc]
-    "washed out": ("too-bright", lambda image, rng: curve(image, lambda level: 150 + 0.4 * level)),
-    "hazy": ("low-contrast", lambda image, rng: curve(image, lambda level, rest=rng.uniform(0.12, 0.25): 100 + rest * level)),  # type: ignore[misc]
+    "underexposed": ("too-dark", lambda image, rng: graded(image, rng.uniform(0.12, 0.33))),
+    "overexposed": ("too-bright", lambda image, rng: graded(image, rng.uniform(2.2, 3.5))),
+    "washed out": ("too-bright", lambda image, rng: graded(image, 0.4, 150)),
+    "hazy": ("low-contrast", lambda image, rng: graded(image, rng.uniform(0.12, 0.25), 100)),
 }
 COPIES: dict[str, Way] = {
     "saved badly": saved_badly,

@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.dataset.tokens import COMMA
 from lora_trainer.training.encode import (
-    COMMA,
     END,
     START,
     TextStates,

@@ -1,0 +1,147 @@
+"""A caption as its text encoder sees it: tokens, the pieces of 75, what falls off the end; and what a trigger word is to CLIP before any training.
+
+    view(text, tokenize, limit)      -> TokenView     how long a caption is, and where in it it is cut
+    look_at_trigger(word, tokenize)  -> TriggerView   one token or several, rare or full of meaning already
+    piece_ends(ids)                  -> where tokens are cut into pieces, for training as well
+
+The tokenizer comes in as an argument, so that this needs no library: checkpoint.tokenizer.tokenize is one, with CLIP's own vocabulary. Called by
+the command line, training.encode and the tab.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from lora_trainer.errors import Message
+
+PIECE = 75
+"""Tokens in a piece, without its start and end."""
+COMMA = 267
+"""CLIP's token for a comma."""
+COMMA_BACKTRACK = 20
+"""A piece is preferably cut after a comma among its last so many tokens."""
+COMMON = 20_000
+"""Tokens are numbered by how often they were joined when the vocabulary was made: a whole word below is common English."""
+RARE = 40_000
+"""From here on a word was rare in the text the vocabulary was made from, and means little."""
+
+
+class Token(NamedTuple):
+    """One token of a text."""
+
+    id: int
+    start: int
+    """Its first character in the text, and the one behind its last."""
+    end: int
+
+
+Tokenize = Callable[[str], Sequence[Token]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenView:
+    """How a caption fills the pieces of a text encoder."""
+
+    count: int
+    """Tokens, without start and end."""
+    limit: int
+    """How many are read: 75, 150 or 225."""
+    pieces: tuple[tuple[int, int], ...]
+    """(start, end) of each piece that is read, in characters of the text."""
+    piece_counts: tuple[int, ...]
+    """Tokens in each of them. A piece that is cut at a comma holds fewer than 75."""
+    kept_end: int
+    """The character from which on the text is not read; its length where all of it is."""
+    dropped: str
+    """What falls off the end; "" where nothing does."""
+
+
+TriggerKind = Literal["rare", "uncommon", "common", "made-up", "phrase"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TriggerView:
+    """What a trigger word is to the text encoder before training."""
+
+    word: str
+    parts: tuple[tuple[str, int], ...]
+    """(text, token id) in order."""
+    kind: TriggerKind
+    """rare, uncommon, common: one token, by its rank. made-up: several tokens in one word. phrase: several words."""
+    is_good: bool
+    message: Message
+    hint: Message
+
+
+def piece_ends(ids: Sequence[int]) -> list[int]:
+    """Token ids -> the index behind the last token of each piece; one piece at least.
+
+    As A1111 1.10.1 cuts prompts (modules/sd_hijack_clip.py): at 75 tokens, or after a comma among the last 20 of them.
+    """
+    ends: list[int] = []
+    start, last_comma = 0, -1
+    for index, token in enumerate(ids):
+        if index - start == PIECE:
+            is_near = last_comma != -1 and PIECE - (last_comma - start) <= COMMA_BACKTRACK
+            start = last_comma + 1 if token != COMMA and is_near else index
+            ends.append(start)
+            last_comma = -1
+        if token == COMMA:
+            last_comma = index
+    return [*ends, len(ids)]
+
+
+def view(text: str, tokenize: Tokenize, limit: int = PIECE) -> TokenView:
+    """How much of a text is read, when `limit` tokens (75, 150 or 225) may be."""
+    tokens = tokenize(text)
+    ends = piece_ends([token.id for token in tokens])
+    kept = ends[: max(1, limit // PIECE)]
+    starts = [0, *kept[:-1]]
+    read = kept[-1]
+    kept_end = tokens[read - 1].end if read < len(tokens) else len(text)
+    return TokenView(
+        count=len(tokens),
+        limit=limit,
+        pieces=tuple((tokens[start].start, tokens[end - 1].end) for start, end in zip(starts, kept, strict=True) if end > start),
+        piece_counts=tuple(end - start for start, end in zip(starts, kept, strict=True)),
+        kept_end=kept_end,
+        dropped=text[kept_end:],
+    )
+
+
+def look_at_trigger(word: str, tokenize: Tokenize) -> TriggerView:
+    """Whether a trigger word is free to take a new meaning. Raises nothing: an empty word is a phrase of no parts."""
+    word = word.strip()
+    tokens = tokenize(word)
+    parts = tuple((word[token.start : token.end], token.id) for token in tokens)
+    kind = _kind(word, tokens)
+    message, hint = _sentences(kind, word, parts)
+    return TriggerView(word=word, parts=parts, kind=kind, is_good=kind in ("rare", "made-up"), message=message, hint=hint)
+
+
+def _kind(word: str, tokens: Sequence[Token]) -> TriggerKind:
+    if len(tokens) != 1:
+        return "phrase" if len(word.split()) != 1 else "made-up"
+    if tokens[0].id >= RARE:
+        return "rare"
+    return "common" if tokens[0].id < COMMON else "uncommon"
+
+
+def _sentences(kind: TriggerKind, word: str, parts: Sequence[tuple[str, int]]) -> tuple[Message, Message]:
+    values = {"word": word, "count": len(parts), "parts": " + ".join(text for text, _ in parts), "rank": parts[0][1] if parts else 0}
+    if kind == "rare":
+        message = Message('"{word}" is one rare token: free to take a new meaning', values)
+        return message, Message("")
+    if kind == "made-up":
+        message = Message('"{word}" is a made-up word of {count} tokens: {parts}', values)
+        return message, Message("It is free to take a new meaning, though its parts may lend it some of theirs: try it in a prompt before training.")
+    if kind == "phrase":
+        message = Message('"{word}" is a phrase of {count} tokens', values)
+        return message, Message("Each of its words keeps its meaning. A single made-up word is easier to call, and to leave out.")
+    if kind == "common":
+        message = Message('"{word}" is an everyday word to the model: it means something already', values)
+        return message, Message("Training has to overwrite that meaning, and every prompt with the word will show it. Choose a made-up word.")
+    message = Message('"{word}" is a word the model knows, if not an everyday one', values)
+    return message, Message("Try it in a prompt before training: if it shows something of its own, choose a made-up word.")
