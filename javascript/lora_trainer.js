@@ -265,7 +265,7 @@
             show(value);
             const share = mark && ((mark.value - minimum) / (maximum - minimum)) * 100;
             const element = el("div", { class: "lora-trainer-slider" }, el("div", { class: "lora-trainer-slider-track" }, range,
-                mark && share >= 0 && share <= 100 ? el("button", { type: "button", class: "lora-trainer-mark", style: { left: share + "%" }, title: mark.label, "aria-label": mark.label,
+                mark && share >= 0 && share <= 100 ? el("button", { type: "button", class: "lora-trainer-mark", style: { left: "calc(16px + (100% - 32px) * " + share / 100 + ")" }, title: mark.label, "aria-label": mark.label,
                     onclick: () => { show(mark.value); onchange(mark.value); } }) : null,
                 mark ? el("datalist", { id: name + "_marks" }, el("option", { value: mark.value })) : null), number);
             return Object.defineProperty({ element, range, number, set: show }, "value", { get: () => Number(number.value) });

@@ -39,7 +39,8 @@
         const buttons = runButtons(act, done);
         const graphs = el("div", { class: "lora-trainer-live-graphs" }, chart.element, previews.element);
         const element = el("section", { class: "lora-trainer-card lora-trainer-live", "aria-label": app.t("Training"), hidden: true },
-            el("div", { class: "lora-trainer-live-head" }, name, status), sentence, bar.element, facts.element, buttons.element, spoken, lost, notices, handed, graphs, logBox);
+            el("div", { class: "lora-trainer-live-head" }, name, status), sentence, bar.element, facts.element,
+            el("div", { class: "lora-trainer-live-controls" }, buttons.element, lost), spoken, notices, handed, graphs, logBox);
 
         function set(now, points) {
             const before = run;
@@ -78,10 +79,10 @@
     }
 
     function setBar(bar, run) {
-        if (["finished", "stopped", "failed", "lost", "queued"].includes(run.status)) bar.set(run.step, run.step_count || 1, app.t("Step {step} of {total}", { step: run.step, total: run.step_count }));
+        // a save or a preview in between does not move the bar away from the steps
+        if (run.step_count && (run.step > 0 || !app.runs.isActive(run))) bar.set(run.step, run.step_count, app.t("Step {step} of {total}", { step: run.step, total: run.step_count }));
         else if (run.phase_total) bar.set(run.phase_step, run.phase_total, app.t("{phase}: {done} of {total}", { phase: run.phase, done: run.phase_step, total: run.phase_total }));
-        else if (run.step_count && run.step > 0) bar.set(run.step, run.step_count, app.t("Step {step} of {total}", { step: run.step, total: run.step_count }));
-        else bar.set(0, 0, run.phase || app.runs.statusWords(run));
+        else bar.set(0, app.runs.isActive(run) ? 0 : 1, app.runs.statusWords(run));
     }
 
     /** A table of fixed cells, so that a number that comes or goes moves nothing. */
@@ -194,8 +195,10 @@
 
     function pictureOf(preview) {
         const strength = preview.strength === null ? "" : app.tags.format(preview.strength);
-        return { url: preview.url, note: preview.prompt, label: preview.step ? app.t("Step {step}, strength {strength}", { step: preview.step, strength }) : app.t("Before training, strength {strength}", { strength }) };
+        return { url: preview.url, note: preview.prompt, kind: preview.strength + preview.prompt, label: preview.step ? app.t("Step {step}, strength {strength}", { step: preview.step, strength }) : app.t("Before training, strength {strength}", { strength }) };
     }
+
+    const strengthOf = (preview) => (preview.strength === null ? "" : app.t("Strength {strength}", { strength: app.tags.format(preview.strength) }));
 
     /** Newest step first; a step's pictures stand together. */
     function previewGrid() {
@@ -216,7 +219,7 @@
                     return steps.map((step) => el("div", { class: "lora-trainer-previews-step" },
                         el("h5", {}, step ? app.t("Step {step}", { step }) : app.t("Before training")),
                         el("div", { class: "lora-trainer-previews-row" }, previews.map((preview, at) => (preview.step === step
-                            ? app.viewer.thumbnail(pictures[at], () => app.viewer.open(pictures, at)) : null)))));
+                            ? app.viewer.thumbnail(pictures[at], () => app.viewer.open(pictures, at), strengthOf(preview)) : null)))));
                 });
             },
         };

@@ -130,7 +130,7 @@
 
         const start = app.widgets.button({ label: app.t("Start"), kind: "primary", onclick: () => begin("now") });
         const queue = app.widgets.button({ label: app.t("Add to the queue"), onclick: () => begin("queue") });
-        const element = el("section", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, words, el("div", { class: "lora-trainer-row" }, start, queue), reason, connection, trouble);
+        const element = el("section", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, words, el("div", { class: "lora-trainer-row" }, start, queue, connection), reason, trouble);
 
         function draw() {
             const plan = app.store.get("plan");

@@ -1,6 +1,6 @@
 /* Pictures, large: one after the other in a dialog, and two of them under one another with a slider between.
  *
- * A picture is {url, label, note}. Called by the sections "train" and "try"; knows neither. */
+ * A picture is {url, label, note, kind}: `note` is shown below it, pictures of one `kind` are worth comparing. Called by the sections "train" and "try"; knows neither. */
 (function (app) {
     "use strict";
 
@@ -50,7 +50,10 @@
     /** A dialog with two choices and the comparison of what is chosen. */
     function compare(pictures) {
         const place = el("div");
-        const chosen = [0, pictures.length - 1];
+        const last = pictures.length - 1;
+        // the first and the last of a kind: how far it has come
+        const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
+        const chosen = [first === last ? 0 : first, last];
         const draw = () => app.fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
         const choice = (side, label) => app.widgets.select({
             label, value: String(chosen[side]), options: pictures.map((picture, number) => ({ value: String(number), label: picture.label })),
@@ -61,12 +64,12 @@
             el("div", { class: "lora-trainer-compare-choices" }, choice(0, app.t("Left picture")), choice(1, app.t("Right picture"))), place) });
     }
 
-    /** A small picture with its label, to be pressed to see it large. */
-    function thumbnail(picture, onclick) {
+    /** A small picture with its label (or a shorter caption), to be pressed to see it large. */
+    function thumbnail(picture, onclick, caption) {
         return el("figure", { class: "lora-trainer-figure" },
             el("button", { type: "button", class: "lora-trainer-figure-button", "aria-label": app.t("Show large: {label}", { label: picture.label }), onclick },
                 el("img", { src: picture.url, alt: picture.label, loading: "lazy" })),
-            el("figcaption", {}, picture.label));
+            el("figcaption", {}, caption === undefined ? picture.label : caption));
     }
 
     app.viewer = { open, compare, comparison, thumbnail };
