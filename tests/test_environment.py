@@ -200,3 +200,17 @@ def test_the_default_overlays_lie_in_the_extension() -> None:
     overlay, tests = look(), environment.look_at_tests()
     assert isinstance(overlay, Overlay)
     assert (overlay.home, tests.home) == (environment.ROOT / "overlay", environment.ROOT / "overlay-tests")
+
+
+def test_a_captioner_whose_packages_are_missing_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(environment, "interpreter_folders", list)
+    monkeypatch.setitem(environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
+    with pytest.raises(SetupError, match="the captioner wd needs packages that are not installed: onnxruntime, numpy") as caught:
+        environment.look_at_captioner("wd").require()
+    assert str(caught.value.hint).endswith("install.py --captioner wd")
+
+
+def test_what_lies_in_a_captioners_overlay_is_not_the_interpreters_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = str(environment.CAPTIONER_OVERLAYS["wd"] / "cp311" / "0123456789")
+    monkeypatch.setattr(sys, "path", [inside, *sys.path])
+    assert inside not in environment.interpreter_folders()

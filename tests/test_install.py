@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import environment, files
-from lora_trainer.packages import TEST_PACKAGES, WEBUI_PACKAGES, WORKER_PACKAGES, Package
+from lora_trainer.packages import CAPTIONER_PACKAGES, TEST_PACKAGES, WEBUI_PACKAGES, WORKER_PACKAGES, Package
 from tests.wheels import copy_extension, listing, make_interpreter, make_wheel, make_wheels, site_packages, unpack
 
 
@@ -333,3 +333,17 @@ def test_the_host_flag_is_accepted() -> None:
     preload.preload(parser)
     assert parser.parse_args([]).lora_trainer_data_dir is None
     assert parser.parse_args(["--lora-trainer-data-dir", "D:/my data"]).lora_trainer_data_dir == "D:/my data"
+
+
+def test_what_one_captioner_needs_comes_when_it_is_asked_for_into_an_overlay_of_its_own(machine: Machine) -> None:
+    make_wheels(machine.folder / "wheels", CAPTIONER_PACKAGES["wd"])
+    shelf = machine.extension / "overlay-wd" / environment.python_tag()
+    assert machine.install().returncode == 0
+    workers = machine.sets()
+    assert not shelf.exists()
+    result = machine.install("--captioner", "wd")
+    assert result.returncode == 0, result.stdout
+    assert "LoRA Trainer (overlay-wd): ready" in result.stdout and machine.sets() == workers
+    (found,) = environment.sets(shelf)
+    assert (found / "onnxruntime" / "__init__.py").is_file()
+    assert "invalid choice: 'blip'" in machine.install("--captioner", "blip").stdout

@@ -37,6 +37,7 @@ RENAMED = (
     (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
+PARTS = ("visual_encoder.", "text_decoder.")
 BUFFERS = re.compile(r"\.position_ids$")
 HEAD_WIDTH = 64
 
@@ -84,13 +85,16 @@ def _from_salesforce(path: Path, listener: source.Listener) -> tuple[Any, Any]:
 
     weights = read_salesforce(path)
     values = config_of(weights, path)
+    tokenizer = _bert_tokenizer(listener)
+    # a sentence ends with BERT's own separator
+    values["text_config"] |= {"sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
     with explained(path, "BLIP"):
         model = BlipForConditionalGeneration(BlipConfig(**values))
         missing, unexpected = model.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise _not_blip(path, next(iter([*missing, *unexpected])))
     size = values["vision_config"]["image_size"]
-    return model, BlipProcessor(BlipImageProcessor(size={"height": size, "width": size}), _bert_tokenizer(listener))
+    return model, BlipProcessor(BlipImageProcessor(size={"height": size, "width": size}), tokenizer)
 
 
 def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
@@ -105,9 +109,8 @@ def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
             hint="It is damaged, or not a file of weights. Delete it: the model is then fetched anew.",
         ) from error  # fmt: skip
     tensors = content.get("model", content) if isinstance(content, Mapping) else {}
-    return {
-        _renamed(name): tensor.float() for name, tensor in tensors.items() if isinstance(tensor, torch.Tensor) and not BUFFERS.search(name)
-    }
+    used = {name: tensor for name, tensor in tensors.items() if name.startswith(PARTS) and not BUFFERS.search(name)}
+    return {_renamed(name): tensor.float() for name, tensor in used.items() if isinstance(tensor, torch.Tensor)}
 
 
 def _renamed(name: str) -> str:

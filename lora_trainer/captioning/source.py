@@ -190,7 +190,7 @@ def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, onl
     total = sum(sizes.get(name, 0) for name in wanted)
     _require_room(model, total, Path(constants.HF_HUB_CACHE))
     listener.fetching(model, total)
-    folder = _download(model, str(info.sha), wanted, expected_bytes, total, listener)
+    folder = _download(model, wanted, expected_bytes, total, listener)
     return folder if only else _complete(folder, needs)
 
 
@@ -207,7 +207,7 @@ def _wanted(names: Iterable[str], needs: Needs) -> list[str]:
     return [*small, needs.weights[0]]
 
 
-def _download(model: str, revision: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener) -> Path:
+def _download(model: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener) -> Path:
     """One file after the other, in a thread of its own: meanwhile it is told how much has arrived, and asked whether to stop."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
@@ -218,7 +218,7 @@ def _download(model: str, revision: str, names: Sequence[str], expected_bytes: i
     def run() -> None:
         try:
             for name in names:
-                paths.append(Path(hf_hub_download(model, name, revision=revision, endpoint=os.environ.get("HF_ENDPOINT") or None)))
+                paths.append(Path(hf_hub_download(model, name, endpoint=os.environ.get("HF_ENDPOINT") or None)))
         except Exception as error:
             failure.append(error)
 

@@ -7,6 +7,7 @@ What was captioned is written every few seconds, so the dataset itself is the re
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import time
@@ -29,7 +30,7 @@ from lora_trainer.dataset import authors
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest, examine, read_image
 from lora_trainer.dataset.placing import CaptionPlaces
-from lora_trainer.errors import CaptionerError, DatasetError, Message, OutOfMemory
+from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, Message, OutOfMemory
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind
@@ -89,6 +90,11 @@ class CaptionJob:
             self._write()
             self.report.say(events.Stopped(step=self.done, file=self._target_name))
             return "stopped"
+        except Exception:
+            # what was captioned until now is kept; if it is the writing that fails, that is what is told
+            with contextlib.suppress(LoraTrainerError, OSError):
+                self._write()
+            raise
         finally:
             self._let_go()
         self._tell_rest()

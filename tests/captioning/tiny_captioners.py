@@ -25,7 +25,7 @@ def _seeded(make: Any) -> Any:
 
 def bert_vocabulary() -> list[str]:
     letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
-    return ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]
+    return list(dict.fromkeys(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *letters, *(f"##{letter}" for letter in letters)]))
 
 
 @cache
@@ -133,8 +133,8 @@ def tiny_tagger(side: int = 8) -> Path:
     return folder
 
 
-def onnx_model(side: int, weights: list[float], bias: list[float]) -> bytes:
-    """input (N, side, side, 3) -> ReduceMean over height and width -> MatMul -> Add -> Sigmoid -> output (N, tags), as onnx.proto3 writes it."""
+def onnx_model(side: int, weights: list[float], bias: list[float], batch: int | str = "N") -> bytes:
+    """input (batch, side, side, 3) -> ReduceMean over height and width -> MatMul -> Add -> Sigmoid -> output (batch, tags), as onnx.proto3 writes it."""
     count = len(bias)
     graph = b"".join(
         [
@@ -145,8 +145,8 @@ def onnx_model(side: int, weights: list[float], bias: list[float]) -> bytes:
             _field(2, b"tagger"),
             _field(5, _tensor("weights", [3, count], weights)),
             _field(5, _tensor("bias", [count], bias)),
-            _field(11, _value("input", ["N", side, side, 3])),
-            _field(12, _value("output", ["N", count])),
+            _field(11, _value("input", [batch, side, side, 3])),
+            _field(12, _value("output", [batch, count])),
         ]
     )
     opset = _field(1, b"") + _number(2, 13)

@@ -1,0 +1,403 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from lora_trainer import caption_config
+from lora_trainer.captioning.captioner import Caption
+from lora_trainer.dataset import authors
+from lora_trainer.dataset.images import digest
+from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory
+from lora_trainer.runs import events
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.requests import send_request
+from lora_trainer.worker import caption_job, job
+from lora_trainer.worker.caption_job import CaptionJob
+from lora_trainer.worker.report import Report
+from tests.captioning.hub import serve
+from tests.captioning.tiny_captioners import tiny_blip, tiny_clip, tiny_qwen, tiny_tagger
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+class Says:
+    """A captioner that says how bright each picture is, and does what a test asks for on the way."""
+
+    def __init__(self, on_batch=lambda images: None):
+        self.batches, self.on_batch = [], on_batch
+
+    def caption(self, images):
+        self.on_batch(images)
+        self.batches.append(len(images))
+        return [Caption(text=f"level {image.getpixel((0, 0))[0]}") for image in images]
+
+
+def draw(folder, count=5):
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        Image.new("RGB", (64, 64), (number * 10,) * 3).save(folder / f"img{number}.png")
+    return folder
+
+
+def work(images, says=None, **changes):
+    """One caption job in this process, as the worker does it. Returns its outcome and its folder."""
+    settings = caption_config.from_mapping({"input": str(images), "captioner": "blip", "batch_size": 2, "device": "cpu", **changes})
+    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
+    with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Report(folder, heartbeat)) as report:
+        mine = CaptionJob(folder, caption_config.read(folder.caption_config), report)
+        if says is not None:
+            mine._load = lambda: (setattr(mine, "captioner", says), report.phase("captioning", len(mine.pending)))
+            mine._load_captioner = mine._load
+        return mine.run(), folder
+
+
+def captions(images):
+    text = (images / "metadata.csv").read_text(encoding="utf-8-sig")
+    return dict(line.split(",", 1) for line in text.splitlines()[1:])
+
+
+def told(folder, kind):
+    """The events of this kind since the last start."""
+    history = folder.read_events()
+    start = max(number for number, event in enumerate(history) if isinstance(event, events.Started))
+    return [event for event in history[start:] if isinstance(event, kind)]
+
+
+# --- each captioner, loaded as a real one is ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("captioner", "model", "more"),
+    [
+        ("blip", tiny_blip, {"max_tokens": 8}), ("blip-large", tiny_blip, {"max_tokens": 8}), ("qwen", tiny_qwen, {"max_tokens": 8}),
+        ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}), ("wd", tiny_tagger, {}),
+    ],
+)  # fmt: skip
+def test_each_captioner_captions_a_folder(tmp_path, captioner, model, more):
+    if captioner == "wd":
+        pytest.importorskip("onnxruntime")
+    images = draw(tmp_path / "我的 图", 3)
+    outcome, folder = work(images, captioner=captioner, model=str(model()), trigger="zorb", **more)
+    assert outcome == "finished"
+    written = captions(images)
+    assert sorted(written) == ["img0.png", "img1.png", "img2.png"] and all("zorb" in text for text in written.values())
+    state = folder.read_state()
+    assert (state.job, state.status, state.step, state.step_count, state.image_count) == ("caption", "finished", 3, 3, 3)
+    assert state.file == str(images / "metadata.csv")
+    assert [(event.image, event.caption) for event in told(folder, events.Captioned)] == [(name, text.strip('"').replace('""', '"')) for name, text in written.items()]
+
+
+def test_progress_is_told_as_for_a_training(tmp_path):
+    _, folder = work(draw(tmp_path / "images"), Says())
+    assert [event.step for event in told(folder, events.Progress)][-3:] == [2, 4, 5]
+    last = told(folder, events.Progress)[-1]
+    assert last.images_per_second > 0 and last.seconds_left == 0 and last.memory > 0
+    (planned,) = told(folder, events.Planned)
+    assert (planned.name, planned.step_count, planned.image_count) == ("BLIP base", 5, 5)
+
+
+# --- what a person wrote -----------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_person_wrote_is_never_replaced_unless_told(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    (images / "img1.txt").write_text("mine", encoding="utf-8")
+    _, folder = work(images, Says())
+    assert captions(images) == {"img0.png": "level 0", "img2.png": "level 20"}
+    assert [warned.message for warned in told(folder, events.Warned)] == ["captions that a person wrote or changed stay as they are (1)"]
+    work(images, Says(), overwrite=True)
+    assert captions(images)["img1.png"] == "level 10"
+
+
+@pytest.mark.parametrize("file", ["metadata.csv", "img1.txt"])
+def test_what_a_person_changed_is_theirs_in_whatever_file(tmp_path, file):
+    images = draw(tmp_path / "images", 3)
+    work(images, Says(), format="csv" if file == "metadata.csv" else "txt")
+    path = images / file
+    path.write_text(path.read_text(encoding="utf-8-sig").replace("level 10", "my fox"), encoding="utf-8")
+    # another format, another prefix: all others are captioned anew
+    work(images, Says(), prefix="ink", format="txt")
+    assert (images / "img0.txt").read_text(encoding="utf-8").strip() == "ink, level 0"
+    assert "my fox" in path.read_text(encoding="utf-8-sig") and "level 10" not in path.read_text(encoding="utf-8-sig")
+
+
+def test_a_person_is_remembered_by_content_when_the_image_is_renamed(tmp_path):
+    images = draw(tmp_path / "images", 2)
+    work(images, Says(), format="txt")
+    (images / "img0.png").rename(images / "fox.png")
+    (images / "img0.txt").rename(images / "fox.txt")
+    captioner = Says()
+    work(images, captioner, format="txt")
+    assert captioner.batches == []
+
+
+def test_a_caption_changed_while_it_was_made_stays(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    outcome, folder = work(images, Says(lambda batch: (images / "img1.txt").write_text("mine", encoding="utf-8")), format="txt")
+    assert outcome == "finished" and (images / "img1.txt").read_text(encoding="utf-8") == "mine"
+    assert "the caption of img1.png was changed meanwhile; it stays as it is" in [warned.message for warned in told(folder, events.Warned)]
+    assert folder.read_state().step == 2
+
+
+def test_only_missing_leaves_a_captioners_earlier_captions_alone(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    work(images, Says())
+    Image.new("RGB", (64, 64), (99, 99, 99)).save(images / "new.png")
+    captioner = Says()
+    work(images, captioner, prefix="ink", only_missing=True)
+    assert captioner.batches == [1] and captions(images)["new.png"] == '"ink, level 99"' and captions(images)["img0.png"] == "level 0"
+
+
+def test_nothing_to_do_loads_nothing(tmp_path):
+    images = draw(tmp_path / "images", 2)
+    work(images, Says())
+    # its model is not on this disk, and the network is off
+    outcome, folder = work(images)
+    assert outcome == "finished" and folder.read_state().step_count == 0
+    with pytest.raises(CaptionerError, match="is not on this disk"):
+        work(images, prefix="ink")
+
+
+# --- stop, pause, resume -----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_stop_keeps_what_was_captioned_and_the_next_call_goes_on(tmp_path):
+    images = draw(tmp_path / "images")
+    requests = images / ".lora_trainer" / "captioning" / "requests"
+    outcome, folder = work(images, Says(lambda batch: send_request(requests, "stop")))
+    assert outcome == "stopped" and folder.read_state().status == "stopped"
+    assert captions(images) == {"img0.png": "level 0", "img1.png": "level 10"}
+    captioner = Says()
+    assert work(images, captioner)[0] == "finished"
+    assert captioner.batches == [2, 1] and len(captions(images)) == 5
+
+
+def test_overwriting_goes_on_after_a_stop_too(tmp_path):
+    images = draw(tmp_path / "images")
+    (images / "metadata.csv").write_text("".join(f"img{number}.png,by hand\n" for number in range(5)), encoding="utf-8")
+    requests = images / ".lora_trainer" / "captioning" / "requests"
+    work(images, Says(lambda batch: send_request(requests, "stop")), overwrite=True)
+    captioner = Says()
+    work(images, captioner, overwrite=True)
+    assert captioner.batches == [2, 1]
+    assert "by hand" not in (images / "metadata.csv").read_text(encoding="utf-8")
+
+
+def test_a_pause_gives_the_memory_back_and_a_resume_goes_on(tmp_path, monkeypatch):
+    images = draw(tmp_path / "images")
+    requests = images / ".lora_trainer" / "captioning" / "requests"
+    asked = iter(["pause"])
+
+    def on_batch(batch):
+        for kind in asked:
+            send_request(requests, kind)
+
+    freed = []
+    monkeypatch.setattr(caption_job, "free_memory", lambda device: freed.append(device))
+    monkeypatch.setattr(caption_job.time, "sleep", lambda seconds: send_request(requests, "resume"))
+    outcome, folder = work(images, Says(on_batch))
+    assert outcome == "finished" and len(captions(images)) == 5 and len(freed) == 2
+    kinds = [event.kind for event in told(folder, (events.Paused, events.Resumed, events.Finished))]
+    assert kinds == ["paused", "resumed", "finished"]
+
+
+def test_a_killed_worker_loses_no_more_than_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_job, "WRITE_SECONDS", 0.0)
+    images = draw(tmp_path / "images")
+
+    class Killed(BaseException):
+        pass
+
+    calls = iter([False, False, True])
+
+    def on_batch(batch):
+        if next(calls):
+            raise Killed
+
+    with pytest.raises(Killed):
+        work(images, Says(on_batch))
+    assert len(captions(images)) == 4
+    captioner = Says()
+    work(images, captioner)
+    assert captioner.batches == [1]
+
+
+# --- trouble -----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_bad_images_are_named_and_end_nothing(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    (images / "cut.png").write_bytes((images / "img1.png").read_bytes()[:60])
+    (images / "no.jpg").write_text("<html>")
+    outcome, folder = work(images, Says())
+    assert outcome == "finished" and sorted(captions(images)) == ["img0.png", "img1.png", "img2.png"]
+    warned = " ".join(event.message for event in told(folder, events.Warned))
+    assert "cut.png" in warned and "no.jpg is a web page, not a picture" in warned
+    captioner = Says()
+    work(images, captioner)
+    assert captioner.batches == []
+
+
+def test_an_image_that_spoils_its_batch_ends_only_its_own_caption(tmp_path):
+    images = draw(tmp_path / "images")
+
+    def on_batch(batch):
+        if any(image.getpixel((0, 0))[0] == 30 for image in batch):
+            raise ValueError("a shape of its own")
+
+    outcome, folder = work(images, Says(on_batch))
+    assert outcome == "finished" and sorted(captions(images)) == ["img0.png", "img1.png", "img2.png", "img4.png"]
+    assert "img3.png could not be captioned: ValueError: a shape of its own" in [event.message for event in told(folder, events.Warned)]
+
+
+def test_a_captioner_that_fails_at_every_image_is_the_trouble_itself(tmp_path):
+    def on_batch(batch):
+        raise ValueError("no such layer")
+
+    with pytest.raises(CaptionerError, match="fails at every image: ValueError: no such layer"):
+        work(draw(tmp_path / "images"), Says(on_batch))
+
+
+@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_out_of_memory_halves_the_batch_for_good(tmp_path, error):
+    images = draw(tmp_path / "images", 12)
+
+    def on_batch(batch):
+        if len(batch) > 2:
+            raise error
+
+    captioner = Says(on_batch)
+    assert work(images, captioner, batch_size=8)[0] == "finished"
+    assert captioner.batches == [2] * 6 and len(captions(images)) == 12
+
+
+def test_out_of_memory_at_one_image_says_so_and_keeps_the_rest(tmp_path):
+    images = draw(tmp_path / "images", 3)
+
+    def on_batch(batch):
+        if any(image.getpixel((0, 0))[0] == 20 for image in batch):
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(OutOfMemory, match=r"memory ran out at img2\.png"):
+        work(images, Says(on_batch))
+    assert len(captions(images)) == 2
+
+
+def test_a_model_that_does_not_fit_gets_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_job, "load", lambda *values, **more: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory")))
+    with pytest.raises(OutOfMemory, match="BLIP base does not fit into the memory of CPU"):
+        work(draw(tmp_path / "images"), model=str(tiny_blip()))
+
+
+def test_where_fp16_is_not_safe_bf16_is_used(tmp_path, monkeypatch):
+    class Qwen:
+        settings = caption_config.from_mapping({"input": "x", "captioner": "qwen"})
+        model, device = tiny_qwen(), torch.device("cuda")
+
+    monkeypatch.setattr(caption_job, "choose_precision", lambda *values: torch.float16)
+    assert CaptionJob._precision(Qwen) is torch.bfloat16
+    Qwen.device = torch.device("mps")
+    assert CaptionJob._precision(Qwen) is torch.float32
+    Qwen.settings = caption_config.from_mapping({"input": "x", "captioner": "blip"})
+    assert CaptionJob._precision(Qwen) is torch.float16
+
+
+def test_the_memory_is_given_back_at_the_end(tmp_path, monkeypatch):
+    freed = []
+    monkeypatch.setattr(caption_job, "free_memory", lambda device: freed.append(device.type))
+    work(draw(tmp_path / "images", 2), Says())
+    assert freed == ["cpu"]
+
+
+def test_a_tag_captioner_that_finds_nothing_writes_nothing(tmp_path):
+    pytest.importorskip("onnxruntime")
+    images = draw(tmp_path / "images", 2)
+    _, folder = work(images, captioner="wd", model=str(tiny_tagger()), exclude="always, red theme, green theme, blue theme")
+    assert not (images / "metadata.csv").exists()
+    assert "nothing was found to say of img0.png" in [event.message for event in told(folder, events.Warned)]
+
+
+def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
+    images = draw(tmp_path / "images", 2)
+    work(images, Says())
+    known = authors.read_authors(images)
+    assert {written.text for written in known.by_digest.values()} == {"level 0", "level 10"}
+    assert known.author(digest(images / "img1.png"), "level 10") == "machine"
+
+
+# --- through the worker and the command line ---------------------------------------------------------------------------------------------
+
+
+def test_a_failure_is_told_with_its_hint(tmp_path):
+    images = draw(tmp_path / "images", 2)
+    settings = caption_config.from_mapping({"input": str(images), "captioner": "blip", "model": str(tmp_path)})
+    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert job.run(folder.path) == 1
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    failure = folder.read_state().failure
+    assert failure.error == "CaptionerError" and "is not a whole model of this kind" in failure.message and failure.hint
+
+
+def test_a_trainings_folder_is_no_caption_jobs(tmp_path):
+    (tmp_path / "config.yaml").write_text("")
+    with pytest.raises(LoraTrainerError, match="is the folder of a training"):
+        folders.begin_captioning(tmp_path, "input: x\n")
+
+
+def call(*arguments, cwd, **environ):
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ}
+    command = [sys.executable, "-m", "lora_trainer", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
+
+
+def test_the_seeds_call_fetches_captions_and_writes(tmp_path):
+    images = draw(tmp_path / "我的 图", 3)
+    with serve("me/tiny-blip", tiny_blip()) as hub:
+        done = call(
+            "caption", "--input", images.name, "--output", f"{images.name}/metadata.csv", "--captioner", "blip", "--model", "me/tiny-blip",
+            "--max-tokens", "8", cwd=tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hf"),
+        )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"Finished: 3 captions written, in {images / 'metadata.csv'}" in done.stdout and "Fetching the model, in MB" in done.stderr
+    assert len(captions(images)) == 3
+    status = call("status", images / ".lora_trainer" / "captioning", cwd=tmp_path)
+    assert status.stdout.startswith("Finished: 3 captions written")
+    wrong = call("caption", "--input", "nowhere", cwd=tmp_path)
+    assert wrong.returncode == 1 and "nowhere is not a folder" in wrong.stderr
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(tmp_path):
+    images = draw(tmp_path / "images", 24)
+    asked = ["caption", "--input", str(images), "--captioner", "qwen", "--model", str(tiny_qwen()), "--max-tokens", "30", "--batch-size", "1", "--device", "cpu"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lora_trainer", *asked], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    folder = folders.RunFolder(images / ".lora_trainer" / "captioning")
+    deadline = time.monotonic() + 60
+    while folder.read_state().step < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    state = folder.read_state()
+    assert (process.returncode, state.status) == (3, "stopped") and "Stopped:" in output
+    written = len(captions(images))
+    assert 2 <= written == state.step < 24
+    again = call(*asked[:-1], "cpu", cwd=tmp_path)
+    assert again.returncode == 0 and f"{24 - written} of 24 images to caption" in again.stdout
+    assert len(captions(images)) == 24
