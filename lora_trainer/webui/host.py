@@ -432,13 +432,15 @@ class Host:
         )
 
     def refresh_loras(self) -> None:
-        """Let the host list its LoRA folder again; its Lora page's own refresh button then shows new cards at once."""
-        for page in getattr(_module("modules.ui_extra_networks"), "extra_pages", None) or []:
+        """Let the host list its LoRA folder again. New cards are there when the page is opened next, or its own refresh button is pressed."""
+        module = _module("modules.ui_extra_networks")
+        for page in getattr(module, "extra_pages", None) or []:
             if str(getattr(page, "name", "")).lower() == "lora":
                 try:
                     page.refresh()
                 except Exception:
                     log.warning("the host could not list its LoRA folder", exc_info=True)
+        _forget_cards(getattr(module, "ExtraNetworksUi", None))
 
     # --- what hosts differ in -------------------------------------------------------------------------------------------------------------
 
@@ -695,6 +697,13 @@ def _text(ask: Callable[[], Any]) -> str:
         return str(ask() or "")
     except Exception:
         return ""
+
+
+def _forget_cards(kind: Any) -> None:
+    """The cards of a page are drawn once and kept for whoever opens the page later, by an instance of `kind` that only closures know."""
+    for keeper in gc.get_referrers(kind) if isinstance(kind, type) else []:
+        if type(keeper) is kind:
+            keeper.pages_contents = []
 
 
 def _whole(value: Any, default: int) -> int:

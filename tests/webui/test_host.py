@@ -490,3 +490,17 @@ def test_the_lora_page_is_refreshed(start, tmp_path):
     import networks
 
     assert list(networks.available_networks) == ["ink"]
+
+
+def test_cards_that_the_host_has_drawn_and_kept_are_drawn_anew(start):
+    host = start("a1111")
+    from modules import ui_extra_networks
+
+    class ExtraNetworksUi:
+        pass
+
+    ui_extra_networks.ExtraNetworksUi = ExtraNetworksUi
+    txt2img, img2img = ExtraNetworksUi(), ExtraNetworksUi()
+    txt2img.pages_contents, img2img.pages_contents = ["old cards"], ["old cards"]
+    host.refresh_loras()
+    assert (txt2img.pages_contents, img2img.pages_contents) == ([], [])

@@ -1,8 +1,7 @@
-"""Try it, against a host that paints: each picture depends on prompt and seed, and on the bytes of each LoRA by its strength."""
+"""Try it, against a host that paints."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import threading
 import time
@@ -10,68 +9,15 @@ import time
 import pytest
 from PIL import Image
 
-from lora_trainer.checkpoint.header import read_header
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.jobs.history import History
 from lora_trainer.webui import tries
 from lora_trainer.webui.data_folder import DataFolder, NotFound
-from lora_trainer.webui.host import Cancelled, HostError, HostPaths, LoadedCheckpoint, Made
+from lora_trainer.webui.host import HostError
 from lora_trainer.webui.loras import TRIES, Loras
 from lora_trainer.webui.tries import TryError, TryJobs, Wanted, wanted_from
 from tests.webui.lora_files import write_lora, write_run
-
-TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")
-
-
-class PaintingHost:
-    """Finds LoRAs by the stem of a file below its folder, as hosts do, and remembers what it was asked for."""
-
-    def __init__(self, root):
-        self.root = root
-        self.wishes = []
-        self.seen = []
-        self.refreshed = 0
-        self.comments = ()
-        self.matched = None
-        self.fails: Exception | None = None
-        self.blind = False
-        self.gate: threading.Event | None = None
-        self.checkpoint = root / "base.safetensors"
-
-    def paths(self):
-        return HostPaths(data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora")
-
-    def samplers(self):
-        return ["Euler", "DPM++ 2M"]
-
-    def font(self):
-        return None
-
-    def refresh_loras(self):
-        self.refreshed += 1
-
-    def loaded(self):
-        return LoadedCheckpoint(title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1, in_memory=True)
-
-    def generate(self, wish, *, progress=None, stop_asked=None):
-        self.wishes.append(wish)
-        progress(1, wish.steps)
-        while self.gate is not None and not self.gate.is_set():
-            if stop_asked():
-                raise Cancelled("the picture was cancelled")
-            time.sleep(0.005)
-        if self.fails:
-            raise self.fails
-        key = TAG.sub("", wish.prompt).strip() + str(wish.seed)
-        for name, strength in TAG.findall(wish.prompt):
-            (path,) = self.paths().lora_dir.rglob(f"{name}.safetensors")
-            self.seen.append((name, read_header(path).metadata["ss_output_name"]))
-            if not self.blind:
-                key += hashlib.sha256(path.read_bytes()[-4:]).hexdigest() + strength
-        colour = tuple(hashlib.sha256(key.encode()).digest()[:3])
-        comments = tuple(comment.format(name=TAG.findall(wish.prompt)[0][0]) if TAG.findall(wish.prompt) else comment for comment in self.comments)
-        matched = {name: self.matched for name, _ in TAG.findall(wish.prompt)} if self.matched is not None else None
-        return Made(image=Image.new("RGB", (wish.width, wish.height), colour), infotext=f"{wish.prompt}\nSteps: {wish.steps}", comments=comments, matched_modules=matched)
+from tests.webui.painting_host import PaintingHost
 
 
 @pytest.fixture

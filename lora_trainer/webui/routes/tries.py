@@ -58,7 +58,7 @@ def list_tries(studio: Studio, request: Request) -> list[dict[str, Any]]:
 
 @route("POST", "/tries")
 def start_try(studio: Studio, request: Request) -> dict[str, Any]:
-    return _try(studio.tries.submit(wanted_from(request.body if isinstance(request.body, dict) else {})), request)
+    return _try(studio.tries.submit(wanted_from(request.body)), request)
 
 
 @route("GET", "/tries/{id}")
