@@ -81,6 +81,23 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--base", type=Path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
+    sub = add("check", check, "look for what would spoil a training: blur, copies, borders, lettering, captions ...")
+    sub.add_argument("folder", type=Path, help="the images, as for train_data_dir")
+    sub.add_argument("--resolution", type=int, metavar="PIXELS", help="what will be trained at (default: 512, or as the checkpoint asks)")
+    sub.add_argument("--checkpoint", type=Path, metavar="FILE", help="the base model: tells the resolution")
+    sub.add_argument("--trigger", default="", metavar="WORD", help="the trigger word: is it in each caption, and what does it mean already?")
+    sub.add_argument("--tokens", type=int, choices=[75, 150, 225], default=75, help="longest caption, in tokens (default: %(default)s)")
+    sub.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
+    sub.add_argument("--cache", type=Path, metavar="FILE", help="remember here what was measured: the next check is quick")
+
+    sub = add("crop", crop, "copy pictures into another folder, cropped and resized; captions come along, originals stay as they are")
+    sub.add_argument("--input", required=True, type=Path, metavar="DIR", help="the images, as for train_data_dir")
+    sub.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the copies go; nothing there is overwritten")
+    sub.add_argument("--size", type=int, default=512, metavar="PIXELS", help="side of the squares, such as 512, 768 or 1024 (default: %(default)s)")
+    sub.add_argument("--buckets", action="store_true", help="not squares, but the shapes that training at this size would use")
+    sub.add_argument("--subject", action="store_true", help="keep the subject: what a mask (fox_mask.png) says, else where most detail is")
+    sub.add_argument("--only", nargs="+", metavar="NAME", help="only these pictures")
+
     sub = add("env", env, "say what a worker would run on", needs_packages=False)
     sub.add_argument("--json", action="store_true", help="as JSON")
 
@@ -216,6 +233,52 @@ def inspect(asked: argparse.Namespace) -> int:
     description = describe(asked.file, modules)
     print(description.to_json() if asked.json else description.to_text())
     return 0
+
+
+def check(asked: argparse.Namespace) -> int:
+    from lora_trainer import files
+    from lora_trainer.checkpoint.detect import detect_file, native_resolution
+    from lora_trainer.checkpoint.tokenizer import count_tokens, tokenize
+    from lora_trainer.config import DatasetSettings
+    from lora_trainer.console import counting
+    from lora_trainer.dataset.check import check_folder
+    from lora_trainer.dataset.template import read_vocabulary
+    from lora_trainer.dataset.tokens import look_at_trigger
+
+    resolution = asked.resolution or 512
+    if asked.checkpoint is not None and asked.resolution is None:
+        found = detect_file(asked.checkpoint)
+        resolution = native_resolution(found.family, found.prediction_type, found.resolution)
+    settings = DatasetSettings(train_data_dir=asked.folder, trigger_word=asked.trigger, resolution=resolution)
+    with counting("Checking") as progress:
+        report = check_folder(
+            settings, resolution=resolution, count_tokens=count_tokens, token_limit=asked.tokens, vocabulary=read_vocabulary(asked.folder),
+            cache=asked.cache, progress=progress,
+        )  # fmt: skip
+    print(report.to_text())
+    if asked.trigger.strip():
+        seen = look_at_trigger(asked.trigger, tokenize)
+        print(" ".join(filter(None, [f"Trigger word: {seen.message}.", str(seen.hint)])))
+    if asked.json is not None:
+        files.write_text(asked.json, report.to_json(asked.folder))
+    return 1 if report.stops_training else 0
+
+
+def crop(asked: argparse.Namespace) -> int:
+    from lora_trainer.config import DatasetSettings
+    from lora_trainer.console import counting
+    from lora_trainer.dataset import findings
+    from lora_trainer.dataset.crop import crop_folder
+
+    settings = DatasetSettings(train_data_dir=asked.input, resolution=asked.size)
+    with counting("Cropping") as progress:
+        done = crop_folder(
+            settings, asked.output, size=asked.size, into_buckets=asked.buckets, subject=asked.subject, only=asked.only, progress=progress
+        )
+    print(f"{len(done.written)} pictures written to {asked.output}")
+    if done.findings:
+        print(findings.report(done.findings))
+    return 1 if any(finding.severity == "error" for finding in done.findings) else 0
 
 
 def env(asked: argparse.Namespace) -> int:

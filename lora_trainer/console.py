@@ -5,10 +5,11 @@ Where the output is no terminal (a file, a pipe), a line now and then takes the 
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from tqdm import tqdm
 
@@ -181,6 +182,24 @@ class Lines:
 
     def close(self) -> None:
         pass
+
+
+@contextlib.contextmanager
+def counting(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Shows how far something is that says (done, in all) from time to time: a bar on a terminal, lines elsewhere."""
+    bar: Bar | Lines | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal bar
+        if bar is None:
+            bar = Bar(total, title, 0) if sys.stderr.isatty() else Lines(total, title)
+        bar.show(done)
+
+    try:
+        yield show
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def describe_pace(state: RunState) -> str:

@@ -19,6 +19,7 @@ A finding's `measured`, by kind, and its `mend`:
     near-duplicate      similarity to the best of its cluster (`related`), up to 1           {"mend": "leave_out"}
     duplicate-image     1: equal byte for byte                                               {"mend": "leave_out"}
     no-trigger          -                                                                    {"mend": "add_trigger", "word": ...}
+    vocabulary          -                                                                    {"mend": "set_caption", "caption": ...}
     identical-captions  how many share it (`related`)                                        -
     little-variety      mean similarity of all pairs, or the number of different pictures    -
     unreadable-image    -                                                                    {"mend": "leave_out"}
@@ -49,6 +50,7 @@ from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import fill_in, read_captions
+from lora_trainer.dataset.template import Vocabulary, vocabulary_findings
 from lora_trainer.errors import DatasetError
 
 __all__ = ["Measures", "Picture", "Report", "Store", "check", "check_folder", "pictures_of"]
@@ -97,6 +99,7 @@ def check(
     trigger_word: str = "",
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
+    vocabulary: Vocabulary | None = None,
     embeddings: NDArray[np.float32] | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -120,6 +123,9 @@ def check(
             readable.append((picture, result))
             rows.append(row)
     findings += caption_findings(pictures, trigger_word, count_tokens, token_limit)
+    if vocabulary is not None:
+        captions = {picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption}
+        findings += vocabulary_findings(captions, vocabulary, trigger_word)
     told = [finding for picture, measures in readable for finding in picture_findings(picture, measures, resolution)]
     findings += _soft_as_a_whole(told, readable, resolution)
     findings += near_duplicates(readable)
@@ -133,6 +139,7 @@ def check_folder(
     resolution: int,
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
+    vocabulary: Vocabulary | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
@@ -140,7 +147,7 @@ def check_folder(
     pictures, found = pictures_of(settings)
     report = check(
         pictures, resolution=resolution, trigger_word=settings.trigger_word, count_tokens=count_tokens, token_limit=token_limit,
-        cache=cache, progress=progress,
+        vocabulary=vocabulary, cache=cache, progress=progress,
     )  # fmt: skip
     return Report(pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings))
 

@@ -1,0 +1,265 @@
+"""Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they would be trained in.
+
+    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions carried along: the command line and the tab
+    crop_file(source, target, box)                    one picture cut to a box: a mend of the check
+    choose_box(image, ratio, subject=...)             which part of a picture to keep
+
+The centre is kept, or the subject: where a mask (fox_mask.png, masks/fox.png) says what that is, the box around its white; else the part with the
+most detail, measured as edge energy. That is no recognition: it finds a face before a plain wall, and a crowd before a lonely figure.
+Originals are never written to, and nothing that exists is overwritten.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from lora_trainer import files
+from lora_trainer.config import DatasetSettings
+from lora_trainer.dataset.buckets import Bucket, bucket_for, enlargement
+from lora_trainer.dataset.check.judge import grown, mask_box
+from lora_trainer.dataset.findings import Finding, from_error, problem
+from lora_trainer.dataset.images import fit, image_size, read_image
+from lora_trainer.dataset.listing import Listing, folded, list_folder
+from lora_trainer.dataset.masks import find_masks
+from lora_trainer.dataset.scan import without_masks
+from lora_trainer.dataset.sources import Captions, read_captions
+from lora_trainer.errors import DatasetError
+
+ENERGY_SIDE = 96
+"""Edge energy is measured in a picture whose longer side has this many pixels: detail finer than that is texture."""
+CENTRE_PULL = 0.35
+"""How much less detail counts at the picture's edge than in its middle."""
+
+Box = tuple[int, int, int, int]
+"""(left, top, right, bottom) in pixels of the upright picture, right and bottom outside."""
+Energy = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cropped:
+    """What was written, and what to tell about it."""
+
+    written: tuple[Path, ...]
+    findings: tuple[Finding, ...]
+    """Pictures that could not be read, and those that had to be enlarged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Plan:
+    source: Path
+    target: Path
+    bucket: Bucket
+    mask: Path | None
+    caption: str | None
+
+
+def crop_folder(
+    settings: DatasetSettings,
+    output: Path,
+    *,
+    size: int,
+    into_buckets: bool = False,
+    subject: bool = False,
+    only: Collection[str] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Cropped:
+    """Writes PNG copies of the pictures in settings.train_data_dir, `size` x `size` or as large as their bucket of that size, into `output`.
+
+    Folders inside stay as they are; captions are written as .txt beside the copies. `subject`: keep the subject instead of the centre. `only`: the
+    names of the pictures to take. Raises DatasetError, before anything is written, if a file of `output` would be overwritten, or a name of `only`
+    means no picture.
+    """
+    listing = list_folder(settings.train_data_dir)
+    captions = read_captions(listing, settings)
+    plans, findings = _plans(listing, captions, settings, output, size, into_buckets, only)
+    _refuse_overwriting(plans)
+    written = []
+    for done, plan in enumerate(plans, 1):
+        try:
+            image = read_image(plan.source, settings.background)
+        except DatasetError as error:
+            findings.append(from_error("unreadable-image", error, plan.source, listing.name(plan.source)))
+            continue
+        ratio = plan.bucket.width / plan.bucket.height
+        box = choose_box(image, ratio, subject=subject, mask=plan.mask)
+        findings += _enlarged(plan, box, listing)
+        _save(fit(image.crop(box), plan.bucket).image, plan.target)
+        if plan.caption is not None:
+            files.write_text(plan.target.with_suffix(".txt"), plan.caption + "\n")
+        written.append(plan.target)
+        if progress:
+            progress(done, len(plans))
+    return Cropped(written=tuple(written), findings=tuple(findings))
+
+
+def crop_file(source: Path, target: Path, box: Sequence[int], background: str = "white") -> Box:
+    """Writes the part of a picture inside `box` as a PNG; returns the box as it was used. Raises DatasetError where `target` exists."""
+    if target.exists():
+        raise DatasetError("{path} exists already", hint="Choose another name, or move it away.", path=target)
+    image = read_image(source, background)
+    left, top = max(0, int(box[0])), max(0, int(box[1]))
+    right, bottom = min(image.width, int(box[2])), min(image.height, int(box[3]))
+    if right <= left or bottom <= top:
+        raise DatasetError("nothing of {path} lies inside the box", hint="Its size is {width} x {height}.", path=source, width=image.width,
+                           height=image.height)  # fmt: skip
+    _save(image.crop((left, top, right, bottom)), target)
+    return left, top, right, bottom
+
+
+def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask: Path | None = None) -> Box:
+    """The largest part of a picture whose width is `ratio` times its height: around the centre, or where the subject is."""
+    if not subject:
+        return _around(image.size, ratio, image.width / 2, image.height / 2)
+    marked = mask_box(mask, *image.size) if mask is not None else None
+    if marked is not None:
+        # closer than the largest part, if the subject is small; never so close that it is cut
+        return _closer(image.size, ratio, marked)
+    return _richest(image, ratio)
+
+
+def shaped(image: Image.Image, longest: float, *, mask: Path | None = None) -> Box:
+    """The part of a strip that keeps its subject, with sides of `longest` to 1: what the mend {"mend": "crop_subject", "ratio": ...} asks for."""
+    ratio = image.width / image.height
+    return choose_box(image, min(longest, max(1 / longest, ratio)), subject=True, mask=mask)
+
+
+# --- which part --------------------------------------------------------------------------------------------------------------------------
+
+
+def _largest(size: tuple[int, int], ratio: float) -> tuple[int, int]:
+    width, height = size
+    if width / height > ratio:
+        return max(1, min(width, round(height * ratio))), height
+    return width, max(1, min(height, round(width / ratio)))
+
+
+def _around(size: tuple[int, int], ratio: float, x: float, y: float) -> Box:
+    """The largest box of this shape, its middle as near to (x, y) as the picture allows."""
+    width, height = _largest(size, ratio)
+    left = min(max(0, round(x - width / 2)), size[0] - width)
+    top = min(max(0, round(y - height / 2)), size[1] - height)
+    return left, top, left + width, top + height
+
+
+def _closer(size: tuple[int, int], ratio: float, marked: Box) -> Box:
+    left, top, right, bottom = grown(marked, 0.6, *size)
+    width, height = max(right - left, (bottom - top) * ratio), max(bottom - top, (right - left) / ratio)
+    most = _largest(size, ratio)
+    width, height = min(round(width), most[0]), min(round(height), most[1])
+    x, y = (marked[0] + marked[2]) / 2, (marked[1] + marked[3]) / 2
+    start = min(max(0, round(x - width / 2)), size[0] - width), min(max(0, round(y - height / 2)), size[1] - height)
+    return *start, start[0] + width, start[1] + height
+
+
+def _richest(image: Image.Image, ratio: float) -> Box:
+    """The place of the largest box of this shape in which there is most edge energy."""
+    energy, scale = edge_energy(image)
+    width, height = _largest(image.size, ratio)
+    rows, columns = energy.sum(axis=1), energy.sum(axis=0)
+    left = _best_start(columns, width / scale) * scale
+    top = _best_start(rows, height / scale) * scale
+    return _around(image.size, ratio, left + width / 2, top + height / 2)
+
+
+def _best_start(energies: Energy, length: float) -> float:
+    """Where a window of `length` holds most; of all that hold nearly as much, the middle."""
+    window = min(len(energies), max(1, round(length)))
+    sums = np.convolve(energies, np.ones(window), "valid")
+    best = np.nonzero(sums >= 0.995 * sums.max())[0]
+    return float((best[0] + best[-1]) / 2)
+
+
+def edge_energy(image: Image.Image) -> tuple[Energy, float]:
+    """How much changes from pixel to pixel, less towards the edge of the picture; and how many pixels of the picture one of it stands for."""
+    scale = max(1.0, max(image.size) / ENERGY_SIDE)
+    size = max(2, round(image.width / scale)), max(2, round(image.height / scale))
+    small = image.convert("L").resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
+    levels = np.asarray(small, np.float64)
+    down, across = np.gradient(levels)
+    y, x = np.linspace(-1, 1, size[1])[:, None], np.linspace(-1, 1, size[0])[None, :]
+    return np.hypot(down, across) * (1 - CENTRE_PULL * np.maximum(np.abs(x), np.abs(y))), scale
+
+
+# --- the folder --------------------------------------------------------------------------------------------------------------------------
+
+
+def _plans(
+    listing: Listing, captions: Captions, settings: DatasetSettings, output: Path, size: int, into_buckets: bool, only: Collection[str] | None
+) -> tuple[list[_Plan], list[Finding]]:
+    images, _ = without_masks(listing, captions)
+    masks = {image: mask for mask, image in find_masks(listing.images, captions.by_image).items()}
+    taken: set[str] = set()
+    plans: list[_Plan] = []
+    findings: list[Finding] = []
+    for image in _chosen(images, listing, only):
+        try:
+            width, height = image_size(image)
+        except DatasetError as error:
+            findings.append(from_error("unreadable-image", error, image, listing.name(image)))
+            continue
+        # small pictures too are made the size that was asked for: max_upscale is for training
+        bucket = bucket_for(width, height, _without_limit(settings), size) if into_buckets else Bucket(size, size)
+        caption = captions.by_image[image].text if image in captions.by_image else None
+        target = _target(output, listing.name(image), taken)
+        plans.append(_Plan(source=image, target=target, bucket=bucket, mask=masks.get(image), caption=caption))
+    return plans, findings
+
+
+def _without_limit(settings: DatasetSettings) -> DatasetSettings:
+    return dataclasses.replace(settings, max_upscale=16.0)
+
+
+def _chosen(images: Sequence[Path], listing: Listing, only: Collection[str] | None) -> list[Path]:
+    if only is None:
+        return list(images)
+    by_name = {folded(listing.name(image)): image for image in images}
+    chosen = []
+    for name in only:
+        image = by_name.get(folded(Path(name).as_posix()))
+        if image is None:
+            raise DatasetError(
+                "there is no picture {name} in {folder}", hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
+                name=name, folder=listing.root,
+            )  # fmt: skip
+        chosen.append(image)
+    return chosen
+
+
+def _target(output: Path, name: str, taken: set[str]) -> Path:
+    """fox.jpg becomes fox.png; where there is a fox.png as well, fox-jpg.png."""
+    target = output / Path(name).with_suffix(".png")
+    if folded(target.as_posix()) in taken:
+        target = target.with_name(f"{Path(name).stem}-{Path(name).suffix.lstrip('.').lower()}.png")
+    taken.add(folded(target.as_posix()))
+    return target
+
+
+def _refuse_overwriting(plans: Sequence[_Plan]) -> None:
+    targets = [target for plan in plans for target in (plan.target, *([plan.target.with_suffix(".txt")] if plan.caption is not None else []))]
+    existing = [target for target in targets if target.exists()]
+    if existing:
+        hint = "Choose a new folder, or move them away. Nothing was written."
+        raise DatasetError("{path} exists already ({count} such files in all)", hint=hint, path=existing[0], count=len(existing))
+
+
+def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
+    width, height = box[2] - box[0], box[3] - box[1]
+    factor = enlargement(width, height, plan.bucket)
+    if factor <= 1.0:
+        return []
+    template = "{name} was enlarged {factor} times: its part of {width} x {height} pixels became {bucket}"
+    values = {"name": listing.name(plan.source), "width": width, "height": height, "bucket": str(plan.bucket), "factor": f"{factor:.2f}"}
+    finding = problem("small-image", template, hint="Use larger pictures, or a smaller size; enlarged ones teach the model blur.",
+                      path=plan.source, measured=round(factor, 2), mend=None, related=(), **values)  # fmt: skip
+    return [finding]
+
+
+def _save(image: Image.Image, target: Path) -> None:
+    files.replace_file(target, lambda partial: image.save(partial, format="PNG"))
