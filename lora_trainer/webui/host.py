@@ -30,6 +30,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.webui import texts
 from lora_trainer.webui.turns import Turns
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,18 @@ WATCH_SECONDS = 0.2
 
 class HostError(LoraTrainerError):
     """The WebUI cannot do what was asked of it."""
+
+
+class Refused(HostError):
+    """A turn that the host did not get. It shows the user `str(error)` and nothing else, so that this is message and hint, in the host's language."""
+
+    def __init__(self, error: LoraTrainerError, language: str) -> None:
+        super().__init__(error.message.template, hint=error.hint.template, **{**error.hint.values, **error.message.values})
+        told = texts.say_error(error, language)
+        self._told = f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
+
+    def __str__(self) -> str:
+        return self._told
 
 
 class Cancelled(LoraTrainerError):
@@ -310,9 +323,9 @@ class Host:
         def guarded() -> None:
             try:
                 before()
-            except LoraTrainerError:
+            except LoraTrainerError as error:
                 self._forget_waiting_task()
-                raise
+                raise Refused(error, texts.choose(self.language())) from error
 
         return self.turns.watch(guarded, after)
 

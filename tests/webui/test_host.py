@@ -392,11 +392,14 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
     main_thread.last_exception = ValueError("of an earlier picture")
 
     def refuse():
-        raise LoraTrainerError("the training is still preparing")
+        raise LoraTrainerError("the training is still at {step}", hint="Wait.", step=7)
 
     host.on_generation(refuse, lambda: None)
-    with pytest.raises(LoraTrainerError, match="still preparing"):
+    with pytest.raises(LoraTrainerError) as refused:
         call_queue.wrap_queued_call(lambda: None)()
+    # the host shows this and nothing else
+    assert str(refused.value) == "the training is still at 7 (Wait.)"
+    assert (str(refused.value.message), str(refused.value.hint)) == ("the training is still at 7", "Wait.")
     assert progress.finished == ["task(mine)"] and list(progress.pending_tasks) == ["task(next)"]
     assert main_thread.last_exception is None and not host.is_generating()
     host.off_generation()
