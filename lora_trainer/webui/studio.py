@@ -88,7 +88,9 @@ class Studio:
 
     def _keeper_options(self) -> KeeperOptions:
         chosen = self.options
-        return KeeperOptions(keep_training=chosen.keep_training, runs_to_keep=chosen.runs_to_keep, device_id=self.host.device().device_id)
+        return KeeperOptions(
+            keep_training=chosen.keep_training, runs_to_keep=chosen.runs_to_keep, device_id=self.host.device().device_id, environ=chosen.environ
+        )  # fmt: skip
 
     def _family_of(self, checkpoint: Path) -> Family | None:
         return self.checkpoints.facts(checkpoint).family

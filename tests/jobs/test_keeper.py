@@ -326,3 +326,21 @@ def test_a_tick_that_goes_wrong_is_not_the_last(bench, monkeypatch):
         bench.keeper._awake.wait(0.01)
     bench.keeper.close()
     assert list(bench.workers) == ["a"] and failures == [1]
+
+
+def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_not_for_anothers(bench):
+    bench.queued("a")
+    bench.tick()
+    worker = bench.workers["a"]
+    bench.options = KeeperOptions(keep_training=False)
+    bench.tick()
+    assert worker.folder.host.exists()
+    bench.options = KeeperOptions(keep_training=True)
+    bench.tick()
+    assert not worker.folder.host.exists()
+    worker.end(0, *FINISHED)
+    bench.run("mine", *BEGUN)
+    bench.options = KeeperOptions(keep_training=False)
+    with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
+        assert bench.tick(10.0) == ("mine",)
+        assert not RunFolder(bench.root / "runs" / "mine").host.exists()
