@@ -39,12 +39,16 @@
     const fieldsOf = (home) => new Map(((home.form || {}).groups || []).flatMap((group) => group.fields).map((field) => [field.key, field]));
     const presetOf = () => (app.store.get("home").presets || []).find((preset) => preset.id === draft.preset) || null;
 
+    /** What the preset sets differently, or besides, for the chosen checkpoint's family. */
+    function familyValues(preset) {
+        const family = facts && (facts.practice ? "practice" : facts.family);
+        return (family && preset.family_values[family]) || {};
+    }
+
     /** What the preset sets on the chosen checkpoint. */
     function presetValues() {
         const preset = presetOf();
-        if (!preset) return {};
-        const family = facts && (facts.practice ? "practice" : facts.family);
-        return { ...preset.values, ...((family && preset.family_values[family]) || {}) };
+        return preset ? { ...preset.values, ...familyValues(preset) } : {};
     }
 
     /** What a field is without the visitor's own change. */
@@ -152,7 +156,8 @@
 
     function checkpointWords() {
         if (!facts) return app.t("Looking at the checkpoint ...");
-        if (facts.problem) return [facts.problem, facts.hint].filter(Boolean).join(" ");
+        // the plan says what is wrong with it, in its place below
+        if (facts.problem) return "";
         const parts = [
             facts.family_name,
             facts.resolution ? app.t("made for {side} pixels", { side: facts.resolution }) : "",
@@ -209,8 +214,8 @@
         });
         const back = app.widgets.button({ label: app.t("Undo my changes"), onclick: () => { draft.changes = {}; choose(draft.preset); } });
         const element = el("section", { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": app.t("Presets") },
-            el("h3", {}, app.t("What do you want to train?")), el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") }, buttons), why,
-            el("div", { class: "lora-trainer-row" }, back));
+            el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, app.t("What do you want to train?")), back),
+            el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") }, buttons), why);
         return { element, update() {
             for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
             const preset = presetOf();
@@ -339,8 +344,9 @@
         const preset = presetOf();
         if (field.key === "epochs" && settings.max_train_steps) return app.t("Not used while Steps has a number. Empty it to count in epochs.");
         if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
-        if (!changed && preset && field.key in presetValues() && preset.notes[field.key]) return preset.title + ": " + preset.notes[field.key];
-        return "";
+        if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
+        // the reason is that of the common value: another value for one family has another
+        return field.key in preset.values && field.key in familyValues(preset) ? "" : preset.title + ": " + preset.notes[field.key];
     }
 
     // --- what will happen --------------------------------------------------------------------------------------------------------------

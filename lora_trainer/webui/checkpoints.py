@@ -66,6 +66,12 @@ class Facts:
     problem: Message | None = None
     hint: Message = field(default_factory=lambda: Message(""))
 
+    @classmethod
+    def refused(cls, error: CheckpointError) -> Facts:
+        """Of a file that cannot be used. It is called by its name, not its path: the list may be read from elsewhere."""
+        values = _named({**error.hint.values, **error.message.values})
+        return cls(problem=Message(error.message.template, values), hint=Message(error.hint.template, values))
+
     @property
     def resolution(self) -> int | None:
         """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2), when it is loaded."""
@@ -199,12 +205,11 @@ class Checkpoints:
 
 
 def look(path: Path) -> Facts:
-    """What a file's header says. The file is called by its name, not its path: the list may be read from elsewhere."""
+    """What a file's header says."""
     try:
         found: Detected = detect_any(path)
     except CheckpointError as error:
-        values = _named({**error.hint.values, **error.message.values})
-        return Facts(problem=Message(error.message.template, values), hint=Message(error.hint.template, values))
+        return Facts.refused(error)
     return Facts(family=found.family, prediction_type=found.prediction_type, stated_resolution=found.resolution, has_vae=found.has_vae)
 
 

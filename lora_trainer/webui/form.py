@@ -106,7 +106,7 @@ TITLES: Texts = {
 
 UNITS: Texts = {
     "resolution": "pixels", "bucket_step": "pixels", "min_bucket_side": "pixels", "max_bucket_side": "pixels", "sample_size": "pixels",
-    "max_train_steps": "steps", "save_steps": "steps", "sample_every": "steps", "lr_warmup_steps": "steps",
+    "save_steps": "steps", "sample_every": "steps", "lr_warmup_steps": "steps",
     "max_upscale": "times", "max_token_length": "tokens",
 }  # fmt: skip
 STEPS: Mapping[str, float] = {

@@ -202,7 +202,7 @@ def plan(studio: Studio, wish: RunWish) -> Plan:
     try:
         draft = _Draft(studio, wish)
     except LoraTrainerError:
-        return Plan(problems=tuple(_choice_problems(studio, wish)))
+        return Plan(problems=tuple(_without_a_choice(studio, wish)))
     if draft.facts.problem is not None:
         problems.append(Problem(field="checkpoint", severity="error", message=draft.facts.problem, hint=draft.facts.hint))
     asked = _settings(draft.values(), problems)
@@ -213,19 +213,25 @@ def plan(studio: Studio, wish: RunWish) -> Plan:
     return _Forecast(studio, draft, asked, found, problems).plan()
 
 
-def _choice_problems(studio: Studio, wish: RunWish) -> Iterator[Problem]:
-    """What is wrong with the choices themselves: both are looked at, so that both are told."""
+def _without_a_choice(studio: Studio, wish: RunWish) -> list[Problem]:
+    """What is wrong when the images or the checkpoint are not chosen: that, and all that can be told of the other and of the settings."""
+    problems: list[Problem] = []
+    folder = None
     try:
-        _dataset(studio, wish.dataset)
+        folder = _dataset(studio, wish.dataset).path
     except LoraTrainerError as error:
-        yield _problem("dataset", error)
+        problems.append(_problem("dataset", error))
     try:
-        choice = studio.checkpoints.find(wish.checkpoint)
-        facts = studio.checkpoints.facts(choice.path)
+        facts = studio.checkpoints.facts(studio.checkpoints.find(wish.checkpoint).path)
         if facts.problem is not None:
-            yield Problem(field="checkpoint", severity="error", message=facts.problem, hint=facts.hint)
+            problems.append(Problem(field="checkpoint", severity="error", message=facts.problem, hint=facts.hint))
     except LoraTrainerError as error:
-        yield _problem("checkpoint", error)
+        problems.append(_problem("checkpoint", error))
+    chosen = {key: value for key, value in wish.settings.items() if key in form.KEYS}
+    asked = _settings({**chosen, "name": clean_name(wish.name), "train_data_dir": folder or ".", "base_model": ".", "output_dir": "run"}, problems)
+    if folder is not None:
+        _scan(studio, asked, problems)
+    return problems
 
 
 def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
@@ -239,8 +245,7 @@ def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
     try:
         return settings.from_mapping({**kept, "name": "" if "name" in wrong else values["name"]})
     except ConfigError:
-        paths = ("train_data_dir", "base_model", "vae", "output_dir")
-        return settings.from_mapping({key: values[key] for key in paths})
+        return settings.from_mapping({key: value for key, value in values.items() if key in form.CHOSEN_ELSEWHERE and key != "name"})
 
 
 def _setting_problem(error: ConfigError) -> Problem:

@@ -220,6 +220,8 @@ def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(studio):
     studio.host.now = None
     made = plan(studio, wish(dataset=""))
     assert told(made) == [("dataset", "no images are chosen"), ("checkpoint", "the WebUI has no checkpoint loaded")]
+    (studio.datasets.folders["discs"] / "img00.png").write_bytes(b"not a picture")
+    assert [field for field, _ in told(plan(studio, wish(lora_rank=0)))] == ["checkpoint", "lora_rank", "dataset"]
     with pytest.raises(DatasetError):
         run_config(studio, wish(dataset=""))
     with pytest.raises(CheckpointError):

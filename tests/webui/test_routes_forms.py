@@ -66,13 +66,15 @@ def test_a_checkpoints_family_is_told_at_once(client, studio):
     assert (practice["practice"], practice["title"], len(practice["notes"])) == (True, "Tiny practice model", 1)
 
 
-def test_a_checkpoint_that_cannot_be_used_is_an_error_with_its_reason(client, studio, tmp_path):
+def test_a_checkpoint_that_cannot_be_used_says_why(client, studio, tmp_path):
     (tmp_path / "old.ckpt").write_bytes(b"PK\x03\x04" + bytes(600))
     studio.host.list(tmp_path / "old.ckpt")
-    identity = studio.checkpoints.choices()[0].id
-    answer = post(client, "checkpoint", {"id": identity})
-    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("old.ckpt is a pickle")
-    assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).status_code == 400
+    told = post(client, "checkpoint", {"id": studio.checkpoints.choices()[0].id}).json()
+    assert (told["family"], told["title"]) == (None, "old.ckpt")
+    assert told["problem"].startswith("old.ckpt is a pickle") and told["hint"]
+    studio.host.now = None
+    assert post(client, "checkpoint", {"id": "loaded"}).json()["problem"] == "the WebUI has no checkpoint loaded"
+    assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).json()["problem"] == "the WebUI does not list this checkpoint any more"
 
 
 def test_the_list_names_families_as_they_become_known_and_keeps_them(client, studio, tmp_path):

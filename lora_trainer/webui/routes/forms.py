@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from lora_trainer.errors import Message
+from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.webui import texts
-from lora_trainer.webui.checkpoints import PRACTICE_TITLE, said
+from lora_trainer.webui.checkpoints import PRACTICE_TITLE, Facts, said
 from lora_trainer.webui.http import Request, route
 from lora_trainer.webui.plan import RunWish, plan
 from lora_trainer.webui.studio import Studio
@@ -21,9 +21,13 @@ def foresee(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/checkpoint")
 def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
-    """Raises CheckpointError for one that cannot be trained on: the reason is the answer."""
-    choice = studio.checkpoints.find(request.value("id", str))
-    facts = studio.checkpoints.facts(choice.path).require()
+    """What it is; with a problem and a hint where it cannot be trained on, or there is none: choosing it is no mistake of the request."""
+    try:
+        choice = studio.checkpoints.find(request.value("id", str))
+    except CheckpointError as error:
+        nothing: dict[str, Any] = {"id": None, "title": "", "practice": False, "vae": None, "clip_skip": None, "notes": []}
+        return {**nothing, **said(Facts.refused(error), request.language)}
+    facts = studio.checkpoints.facts(choice.path)
     return {
         "id": choice.id,
         "title": texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title,
