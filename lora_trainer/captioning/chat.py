@@ -54,8 +54,9 @@ class Chat:
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
-        pictures = [[fitted(image)] for image in images]
+        pictures = [fitted(image) for image in images]
         inputs = self._processor(text=[self._prompt] * len(pictures), images=pictures, return_tensors="pt", padding=True).to(self._device)
+        inputs.pop("token_type_ids", None)  # what some tokenizers add and no such model takes
         for name, tensor in inputs.items():
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self._dtype)

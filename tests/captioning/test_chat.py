@@ -6,7 +6,7 @@ from PIL import Image
 
 from lora_trainer.captioning import chat
 from lora_trainer.errors import CaptionerError
-from tests.captioning.tiny_captioners import sharded, tiny_blip, tiny_qwen
+from tests.captioning.tiny_captioners import sharded, tiny_blip, tiny_llava, tiny_qwen, tiny_smolvlm
 
 CPU = torch.device("cpu")
 PICTURES = [Image.new("RGB", size, colour) for size, colour in (((80, 60), "red"), ((60, 120), "green"), ((300, 200), "white"))]
@@ -16,8 +16,9 @@ def loaded(folder, **changes):
     return chat.load(folder, **{"device": CPU, "dtype": torch.float32, "instruction": "Describe it.", "max_tokens": 6, **changes})
 
 
-def test_a_caption_does_not_depend_on_the_batch():
-    captioner = loaded(tiny_qwen())
+@pytest.mark.parametrize("folder", [tiny_qwen, tiny_llava, tiny_smolvlm])
+def test_a_caption_does_not_depend_on_the_batch(folder):
+    captioner = loaded(folder())
     together = captioner.caption(PICTURES)
     assert together == [captioner.caption([picture])[0] for picture in PICTURES]
     assert len({caption.text for caption in together}) == 3

@@ -106,6 +106,67 @@ def tiny_qwen() -> Path:
     return folder
 
 
+PLAIN_TEMPLATE = (
+    "{% for message in messages %}USER: {% for part in message['content'] %}{% if part['type'] == 'image' %}<image>{% else %}{{ part['text'] }}"
+    "{% endif %}{% endfor %}\n{% endfor %}ASSISTANT:"
+)
+
+
+def _byte_tokenizer(special: list[str]) -> Any:
+    """One token a byte, and these."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    bytewise = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[]))
+    bytewise.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bytewise.decoder = decoders.ByteLevel()
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "bos_token": "<s>", "unk_token": "<unk>"}
+    return PreTrainedTokenizerFast(tokenizer_object=bytewise, additional_special_tokens=special, **names)
+
+
+def _tiny_llama(tokenizer: Any) -> dict[str, Any]:
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "eos", "bos")}
+    return {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "vocab_size": len(tokenizer), **ids}
+
+
+@cache
+def tiny_llava() -> Path:
+    """LLaVA: CLIP's eyes, Llama's mouth."""
+    from transformers import CLIPImageProcessor, CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, LlavaProcessor
+
+    folder = Path(mkdtemp(prefix="tiny-llava-"))
+    tokenizer = _byte_tokenizer(["<image>"])
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "image_size": 32, "patch_size": 16}
+    config = LlavaConfig(
+        vision_config=CLIPVisionConfig(**sizes), text_config=LlamaConfig(**_tiny_llama(tokenizer)), image_seq_length=4,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    images = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    options = {"patch_size": 16, "vision_feature_select_strategy": "default", "num_additional_image_tokens": 1, "chat_template": PLAIN_TEMPLATE}
+    LlavaProcessor(images, tokenizer, **options).save_pretrained(folder)
+    _seeded(lambda: LlavaForConditionalGeneration(config)).save_pretrained(folder)
+    return folder
+
+
+@cache
+def tiny_smolvlm() -> Path:
+    """Idefics 3, the class of SmolVLM: a picture in pieces and once as a whole."""
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessor, Idefics3Processor, LlamaConfig
+
+    folder = Path(mkdtemp(prefix="tiny-smolvlm-"))
+    pieces = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+    tokenizer = _byte_tokenizer(["<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>", *pieces])
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
+    config = Idefics3Config(
+        vision_config=sizes, text_config=LlamaConfig(**_tiny_llama(tokenizer)), scale_factor=2, pad_token_id=tokenizer.pad_token_id,
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+    )  # fmt: skip
+    images = Idefics3ImageProcessor(size={"longest_edge": 64}, max_image_size={"longest_edge": 32})
+    Idefics3Processor(images, tokenizer, image_seq_len=4, chat_template=PLAIN_TEMPLATE).save_pretrained(folder)
+    _seeded(lambda: Idefics3ForConditionalGeneration(config)).save_pretrained(folder)
+    return folder
+
+
 # --- a tagger in ONNX --------------------------------------------------------------------------------------------------------------------
 
 TAGS = [
