@@ -96,6 +96,7 @@ class HandOver:
         self._left_paused = _marked(marker)
         self._owed = False
         self._freed = 0
+        self._stays = False
         self._last_picture = 0.0
         self._trouble = Message("")
         self._before: Memory | None = None
@@ -134,7 +135,7 @@ class HandOver:
         elif self.state == "lent":
             if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
                 self._take_back()
-        elif self.state == "training" and not self.host.is_generating() and self.host.model_on_device():
+        elif self.state == "training" and not self._stays and not self.host.is_generating() and self.host.model_on_device():
             # another checkpoint was chosen, or the host was still starting
             self._take_back()
 
@@ -245,6 +246,7 @@ class HandOver:
 
     def _after_turn(self) -> None:
         self._last_picture = self._clock()
+        self._stays = False
 
     def _wait_until_paused(self) -> bool:
         """Whether the device is free in time: every run says it is paused, or is gone."""
@@ -332,6 +334,8 @@ class HandOver:
         self._owed = True
         self.host.release_model()
         after = self.host.memory()
+        # Forge's list may hold what lies in main memory anyway: asking again and again would move nothing
+        self._stays = self.host.model_on_device()
         self._before, self._after = before, after
         if before and after:
             self._freed = max(0, after.free - before.free)

@@ -541,3 +541,15 @@ def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_las
     assert handover.state == "training" and "model" not in card.used
     second.end = "killed"
     assert_all_is_well(card, handover)
+
+
+def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(card, host, handover, tmp_path):
+    host.model_on_device = lambda: True
+    handover.before_start(folder(tmp_path))
+    for _ in range(5):
+        handover.tick()
+    assert host.moves == ["release"]
+    handover._after_turn()
+    for _ in range(5):
+        handover.tick()
+    assert host.moves == ["release", "release"]
