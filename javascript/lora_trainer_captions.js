@@ -27,7 +27,7 @@
 
     function build() {
         const made = { panel: el("div", { class: "lora-trainer-captions" }), rows: new Map(), list: null };
-        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)) });
+        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)), gone: countGone });
         made.place = el("div");
         return made;
     }
@@ -56,15 +56,22 @@
         parts.pages.load();
     }
 
-    function drawRows(answer) {
+    /** Of the rows shown, how many have left the filter by what was written into them. */
+    function countGone() {
+        const { filter } = parts.pages.query;
+        if (filter !== "missing" && filter !== "captioned") return 0;
+        return [...parts.rows.values()].filter((row) => row.isEmpty() === (filter === "captioned")).length;
+    }
+
+    function drawRows(answer, quietly) {
+        const items = new Map(answer.items.map((item) => [item.key, item]));
         const kept = new Map();
-        for (const item of answer.items) {
-            const row = parts.rows.get(item.key) || captionRow(item);
-            row.take(item);
-            kept.set(item.key, row);
-        }
-        // a row whose text is not saved yet does not leave, even when it no longer fits the filter
+        // nobody asked for this page: what the visitor has just written stays where it is, though it may no longer fit the filter or the order
+        if (quietly) for (const [key, row] of parts.rows) if (items.has(key) || row.isBusy() || row.isTouched()) kept.set(key, row);
+        for (const item of answer.items) kept.set(item.key, parts.rows.get(item.key) || captionRow(item));
+        // and a row whose text is not saved yet never leaves
         for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
+        for (const [key, row] of kept) if (items.has(key)) row.take(items.get(key), quietly);
         parts.rows = kept;
         showCounts(answer.captioned, answer.total);
         const elements = [...kept.values()].map((row) => row.element);
@@ -98,14 +105,14 @@
 
     /** One picture and its box. `base` is what the server said last; what is typed is compared with it when it is saved. */
     function captionRow(first) {
-        let item = first, base = first.caption, saving = null, conflict = false;
+        let item = first, base = first.caption, saving = null, conflict = false, touched = false;
         const id = dataset.path("caption");
         const box = app.widgets.text({ value: base, rows: 4, label: app.t("Caption of {name}", { name: item.name }), placeholder: app.t("What is in the picture?"), oninput: () => { mark("", ""); describe(); } });
         const state = el("span", { class: "lora-trainer-caption-state", role: "status" });
         const facts = el("span", { class: "lora-trainer-help" });
         const remarks = el("div", { class: "lora-trainer-help lora-trainer-caption-remarks" });
         const choice = el("div");
-        const picture = el("button", { type: "button", class: "lora-trainer-caption-picture", tabindex: "-1", "aria-label": app.t("Enlarge {name}", { name: item.name }), onclick: () => dataset.enlarge(parts.pages.answer.items, parts.pages.answer.items.find((one) => one.key === item.key) || parts.pages.answer.items[0]) }, dataset.thumbnail(item));
+        const picture = el("button", { type: "button", class: "lora-trainer-caption-picture", tabindex: "-1", "aria-label": app.t("Enlarge {name}", { name: item.name }), onclick: enlarge }, dataset.thumbnail(item));
         const element = el("div", { class: "lora-trainer-caption-row" }, picture,
             el("div", { class: "lora-trainer-caption-text" }, el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", { class: "lora-trainer-cell-name" }, item.name), state), box, choice, facts, remarks));
 
@@ -124,6 +131,12 @@
             } else if (event.key === "Enter") event.preventDefault(); // a caption is one line
         });
 
+        function enlarge() {
+            const { items } = parts.pages.answer;
+            const shown = items.find((one) => one.key === item.key);
+            dataset.enlarge(shown ? items : [item], shown || item);
+        }
+
         function mark(kind, text) {
             state.dataset.kind = kind;
             state.textContent = text;
@@ -137,7 +150,7 @@
                 text === base && item.source ? sources[item.source] : "",
                 word && text && !hasTrigger(text, word) ? app.t("trained as \u201c{word}, \u2026\u201d", { word }) : "",
             ].filter(Boolean).join(" \u00b7 "));
-            app.fill(remarks, item.findings.map((finding) => el("p", {}, finding.message + (finding.hint ? " " + finding.hint : ""))));
+            app.fill(remarks, item.findings.filter((finding) => finding.kind !== "no-caption").map((finding) => [el("p", {}, finding.message), finding.hint ? el("p", {}, finding.hint) : null]));
         }
 
         const isUnsaved = () => tidy(box.value) !== base;
@@ -168,6 +181,7 @@
         }
 
         function settle(before) {
+            touched = true;
             mark("saved", app.t("Saved"));
             describe();
             const card = dataset.chosen();
@@ -197,8 +211,12 @@
             describe,
             isUnsaved,
             isBusy: () => Boolean(saving) || conflict || isUnsaved(),
+            /** Whether something was saved since the visitor asked for this page. */
+            isTouched: () => touched,
+            isEmpty: () => !base,
             /** What the server says now. What is being typed stays; saving it will compare. */
-            take(now) {
+            take(now, quietly) {
+                if (!quietly) touched = false;
                 if (saving || conflict) return;
                 const untouched = !isUnsaved();
                 if (now.thumbnail !== item.thumbnail) app.fill(picture, dataset.thumbnail(now));

@@ -41,7 +41,8 @@
     function take(cards) {
         app.store.set("datasets", cards);
         const chosen = app.store.get("dataset") || localStorage.getItem(CHOSEN_KEY);
-        dataset.choose(cards.some((card) => card.id === chosen) ? chosen : "");
+        const known = cards.some((card) => card.id === chosen);
+        dataset.choose(known ? chosen : cards.length === 1 ? cards[0].id : "");
     }
 
     function summarize() {
@@ -57,10 +58,11 @@
         else dataset.refresh().catch(app.widgets.toastProblem);
     });
 
-    /** One page of the chosen dataset. `show(answer)` draws it, `fail(problem)` says why there is none. Has query (offset, filter, text, order), load(), bar. */
-    dataset.pages = function ({ show, fail }) {
+    /** One page of the chosen dataset. `show(answer, quietly)` draws it, quietly when nobody asked for it; `fail(problem)` says why there is none. `gone()`
+     * is how many of those shown no longer pass the filter, so that the next page does not leave out as many. Has query, load(), ask(changes), bar. */
+    dataset.pages = function ({ show, fail, gone = () => 0 }) {
         const pages = { query: { offset: 0, filter: "all", text: "", order: "name" }, answer: null };
-        let serial = 0;
+        let serial = 0, asked = 0;
 
         pages.bar = el("nav", { class: "lora-trainer-pages", "aria-label": app.t("Pages") });
 
@@ -68,7 +70,10 @@
         pages.load = async function ({ quietly = false } = {}) {
             const id = app.store.get("dataset");
             if (!id) { pages.answer = null; return; }
+            // what somebody waits for must not be overtaken by a look at the page before
+            if (quietly && asked) return;
             const mine = (serial += 1);
+            if (!quietly) asked += 1;
             try {
                 const known = quietly && pages.answer && pages.answer.id === id ? pages.answer.revision : "";
                 const answer = await app.api.get(dataset.path("items"), { ...pages.query, limit: PAGE, known });
@@ -81,9 +86,11 @@
                 pages.answer = { ...answer, id };
                 dataset.update({ id, count: answer.total, captioned: answer.captioned });
                 drawBar();
-                show(pages.answer);
+                show(pages.answer, quietly);
             } catch (problem) {
                 if (mine === serial) fail(problem);
+            } finally {
+                if (!quietly) asked -= 1;
             }
         };
 
@@ -102,11 +109,11 @@
             const { matching } = pages.answer;
             const { offset } = pages.query;
             if (matching <= PAGE) { app.fill(pages.bar); return; }
-            const go = (to) => async () => { await pages.ask({ offset: to }); pages.bar.scrollIntoView({ block: "nearest" }); };
+            const go = (to) => async () => { await pages.ask({ offset: to() }); };
             app.fill(pages.bar,
-                app.widgets.button({ label: app.t("Previous page"), disabled: offset === 0, onclick: go(Math.max(0, offset - PAGE)) }),
+                app.widgets.button({ label: app.t("Previous page"), disabled: offset === 0, onclick: go(() => Math.max(0, offset - PAGE)) }),
                 el("span", { "aria-live": "polite" }, app.t("{first} to {last} of {count}", { first: app.number(offset + 1), last: app.number(Math.min(matching, offset + PAGE)), count: app.number(matching) })),
-                app.widgets.button({ label: app.t("Next page"), disabled: offset + PAGE >= matching, onclick: go(offset + PAGE) }));
+                app.widgets.button({ label: app.t("Next page"), disabled: offset + PAGE >= matching, onclick: go(() => offset + PAGE - gone()) }));
         }
 
         return pages;

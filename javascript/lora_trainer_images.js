@@ -155,7 +155,7 @@
         for (const key of [...parts.selected]) if (!keys.has(key)) parts.selected.delete(key);
         parts.focus = Math.min(parts.focus, Math.max(0, answer.items.length - 1));
         const had = parts.grid && parts.grid.contains(document.activeElement);
-        parts.grid = el("div", { class: "lora-trainer-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": app.t("Images. Arrow keys move, Enter enlarges, Space selects, Delete removes."), onkeydown: keys_ },
+        parts.grid = el("div", { class: "lora-trainer-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": app.t("Images. Arrow keys move, Enter enlarges, Space selects, Delete removes."), onkeydown: onKey },
             answer.items.map((item, at) => cell(item, at)));
         app.fill(parts.place, dataset.remarks(answer.findings),
             answer.items.length ? parts.grid : el("p", { class: "lora-trainer-help lora-trainer-empty" }, answer.total ? app.t("No image is like that.") : app.t("No images yet. Drop some above.")));
@@ -216,7 +216,7 @@
         return next === -1 ? all.length : next;
     }
 
-    function keys_(event) {
+    function onKey(event) {
         const all = cells();
         const moves = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: columns(), ArrowUp: -columns(), Home: -all.length, End: all.length };
         // the host listens for keys everywhere
