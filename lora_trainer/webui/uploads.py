@@ -160,8 +160,10 @@ def _incoming(contents: Contents) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
-            if old.stat().st_mtime < time.time() - _STALE:
-                _forget(old)
+            # another upload's file may be taken to its place at this moment
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _STALE:
+                    _forget(old)
     except OSError as error:
         hint = "Check the folder's permissions, and that the disk is connected."
         raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=folder, reason=error.strerror) from error

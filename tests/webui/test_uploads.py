@@ -8,6 +8,7 @@ import os
 import stat
 import time
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -183,6 +184,19 @@ def test_what_a_crash_left_is_cleared_away_after_a_day(contents):
 
 
 # --- captions ----------------------------------------------------------------------------------------------------------------------------
+
+
+def test_many_uploads_at_once_all_arrive(contents):
+    def one(number: int) -> Accepted:
+        async def pieces():
+            yield picture(size=(40, 30 + number))
+
+        return accept(contents, asyncio.run(receive(pieces(), contents, f"{number}.png", None, PLENTY)), f"{number}.png", free=PLENTY)
+
+    with ThreadPoolExecutor(8) as pool:
+        accepted = list(pool.map(one, range(80)))
+    assert [reasons(each) for each in accepted if each.skipped] == []
+    assert len(list(contents.path.glob("*.png"))) == 80
 
 
 def test_a_text_file_is_the_caption_of_the_image_of_its_name(contents):
