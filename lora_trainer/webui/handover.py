@@ -261,9 +261,9 @@ class HandOver:
                 return True
             for run in at_work:
                 # not before it has spoken: a worker drops what was asked of the one before it
-                if run.folder.path not in asked and run.has_spoken and not run.paused_by_user:
+                if run.folder.path not in asked and run.has_spoken:
                     asked.add(run.folder.path)
-                    self._mark(*asked)
+                    self._mark(*(path for path in asked if not self._runs[path].paused_by_user))
                     run.ask("pause")
             if self._clock() >= deadline:
                 return False

@@ -553,3 +553,59 @@ def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(car
     for _ in range(5):
         handover.tick()
     assert host.moves == ["release", "release"]
+
+
+@pytest.mark.slow
+def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_been(card, host, tmp_path):
+    from lora_trainer.jobs.history import History
+    from lora_trainer.jobs.keeper import Keeper as RealKeeper
+    from lora_trainer.jobs.queue import Queue
+    from tests.made import begin
+
+    run = begin(tmp_path, "runs/run", epochs=3000, save_steps=100_000)
+    queue = Queue(tmp_path / "queue.json")
+    handover = make(host, tmp_path, patience=lambda: 90.0)
+    real = RealKeeper(
+        history=History(tmp_path / "runs"), queue=queue, lock=tmp_path / "keeper.lock", trash=tmp_path / "trash", hand_over=handover
+    )
+    queue.add("run")
+
+    def look(condition):
+        deadline = time.monotonic() + 90
+        while not condition():
+            assert time.monotonic() < deadline, (run.read_state(), handover.state)
+            real.tick()
+            time.sleep(0.02)
+
+    look(lambda: real.active() == ("run",))
+    assert "model" not in card.used
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(host.generate)  # while the worker is still starting
+        look(picture.done)
+        picture.result()
+    paused_at = run.read_state().step
+    look(lambda: run.read_state().step > paused_at + 2)
+    assert handover.state == "training" and "model" not in card.used
+    assert [event.kind for event in run.read_events() if event.kind in ("paused", "resumed")] == ["paused", "resumed"]
+    from lora_trainer.runs.requests import send_request
+
+    send_request(run.requests, "stop")
+    look(lambda: real.active() == ())
+    real.close()
+    assert run.read_state().status == "stopped"
+    assert card.used == {"model": MODEL} and card.overflows == [] and handover.state == "idle"
+
+
+def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(card, host, handover, keeper, tmp_path):
+    run = folder(tmp_path)
+    worker = keeper.start(Worker(run, card, preparing=0.2))
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(host.generate)
+        assert until(lambda: handover.state == "asking")
+        handover.ask(run, "pause")
+        picture.result(timeout=20)
+    assert until(lambda: handover.state == "training")
+    time.sleep(0.05)
+    assert worker.status == "paused"
+    worker.end = "stopped"
+    assert_all_is_well(card, handover)
