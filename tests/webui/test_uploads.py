@@ -8,7 +8,6 @@ import os
 import stat
 import time
 import zipfile
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -186,17 +185,17 @@ def test_what_a_crash_left_is_cleared_away_after_a_day(contents):
 # --- captions ----------------------------------------------------------------------------------------------------------------------------
 
 
-def test_many_uploads_at_once_all_arrive(contents):
-    def one(number: int) -> Accepted:
-        async def pieces():
-            yield picture(size=(40, 30 + number))
+def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(contents, monkeypatch):
+    incoming = contents.path / ".lora_trainer" / "incoming"
+    incoming.mkdir(parents=True)
+    listed = Path.iterdir
+    # listed, and moved to its place by another upload before it is looked at
+    monkeypatch.setattr(Path, "iterdir", lambda folder: iter([folder / "taken", *listed(folder)]) if folder == incoming else listed(folder))
 
-        return accept(contents, asyncio.run(receive(pieces(), contents, f"{number}.png", None, PLENTY)), f"{number}.png", free=PLENTY)
+    async def pieces():
+        yield picture()
 
-    with ThreadPoolExecutor(8) as pool:
-        accepted = list(pool.map(one, range(80)))
-    assert [reasons(each) for each in accepted if each.skipped] == []
-    assert len(list(contents.path.glob("*.png"))) == 80
+    assert asyncio.run(receive(pieces(), contents, "fox.png", None, PLENTY)).read_bytes() == picture()
 
 
 def test_a_text_file_is_the_caption_of_the_image_of_its_name(contents):
