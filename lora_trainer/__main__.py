@@ -176,7 +176,10 @@ def caption(asked: argparse.Namespace) -> int:
     from lora_trainer.runs import folder as folders
 
     keys = {field.name for field in dataclasses.fields(caption_config.CaptionSettings)}
-    settings = caption_config.from_mapping({key: value for key, value in vars(asked).items() if key in keys}, source="the call")
+    given = {key: value for key, value in vars(asked).items() if key in keys}
+    if "model" in given and Path(given["model"]).exists():
+        given["model"] = str(Path(given["model"]).absolute())  # the worker may look from elsewhere
+    settings = caption_config.from_mapping(given, source="the call")
     if not settings.input.is_dir():
         raise DatasetError("{folder} is not a folder", hint="Give the folder with your images.", folder=settings.input)
     return watch(folders.begin_captioning(settings.input / FOLDER / "captioning", caption_config.to_yaml(settings)))
