@@ -31,6 +31,8 @@ WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin",
 HOST_BLIP = "BLIP/model_base_caption_capfilt_large.pth"
 """In a WebUI's models folder: BLIP base, in Salesforce's own format, as its interrogator fetched it."""
 POLL_SECONDS = 0.5
+ASK_SECONDS = 20.0
+"""How long a silent hub is waited for; without a limit, a firewall's silence would be waited out for minutes."""
 
 
 class Listener(Protocol):
@@ -69,7 +71,7 @@ def find(settings: CaptionSettings, listener: Listener) -> Path:
     """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to do; StoppedWhileFetching."""
     named = settings.model_name
     needs = needs_of(settings)
-    local = Path(named).expanduser()
+    local = Path(named)
     if local.is_file() and settings.captioner in ("blip", "blip-large"):
         return local
     if local.is_dir():
@@ -135,7 +137,9 @@ def missing_files(folder: Path, needs: Needs) -> list[str]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """How large a model's weights are on the disk."""
+    """How large a model's weights are on the disk, in a folder or in one file."""
+    if folder.is_file():
+        return folder.stat().st_size
     for pattern in ("*.safetensors", "*.bin", "*.onnx"):
         found = [path.stat().st_size for path in folder.glob(pattern) if path.is_file()]
         if found:
@@ -182,7 +186,7 @@ def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, onl
         raise _not_here(model, expected_bytes, constants.HF_HUB_CACHE)
     listener.fetching(model, 0)
     try:
-        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(model, files_metadata=True)
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(model, files_metadata=True, timeout=ASK_SECONDS)
     except Exception as error:
         _explain(error, model, expected_bytes)
     sizes = {entry.rfilename: int(entry.size or 0) for entry in info.siblings or ()}

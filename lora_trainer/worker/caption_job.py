@@ -207,7 +207,7 @@ class CaptionJob:
             environment.activate(environment.look_at_captioner(wanted).require())
 
     def _precision(self) -> torch.dtype:
-        parameters = source.weight_bytes(self.model if self.model.is_dir() else self.model.parent) // 4
+        parameters = source.weight_bytes(self.model) // 4
         dtype = choose_precision(self.settings.mixed_precision, self.device, parameters)
         if dtype is torch.float16 and self.settings.mixed_precision == "auto" and not self.settings.info.fp16_is_safe:
             # an older card computes in bfloat16 too, only slower; what overflows in fp16 would be no words at all

@@ -67,6 +67,9 @@ def _do(folder: folders.RunFolder, report: Report) -> int:
     except Exception as error:
         from lora_trainer.training.device import is_out_of_memory
 
+        if is_out_of_memory(error) and folder.job == "caption":
+            hint = "Close other programs, or unload the WebUI's checkpoint; or use a smaller captioner, or set device to cpu."
+            raise OutOfMemory("memory ran out", hint=hint) from error
         if is_out_of_memory(error):
             raise OutOfMemory(
                 "memory ran out at step {step}",
