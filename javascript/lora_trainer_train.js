@@ -118,6 +118,8 @@
                 token = null;
                 app.fill(trouble);
                 changed(run);
+                // the name is taken now
+                if (app.replan) app.replan();
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
@@ -251,16 +253,7 @@
 
     const start = () => { if (page) page.start(); };
 
-    async function plan() {
-        start();
-        if (app.store.get("plan") || !app.store.get("dataset")) return;
-        try { app.store.set("plan", await app.api.post("plan", draft())); } catch (problem) {
-            // Start says the same when it is pressed
-            if (!(problem instanceof app.Problem)) throw problem;
-        }
-    }
-
-    app.section({ id: "train", title: () => app.t("Train"), draw, shown() { plan(); if (poll) poll.wake(); } });
+    app.section({ id: "train", title: () => app.t("Train"), draw, shown() { start(); if (poll) poll.wake(); } });
 
     let subscribed = false;
     (app.onstart = app.onstart || []).push(() => {

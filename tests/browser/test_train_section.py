@@ -1,0 +1,214 @@
+"""The section "train" on both WebUIs, watching a worker that the test plays: it holds the run's lock, writes events and takes requests."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from lora_trainer import files
+from lora_trainer.errors import OutOfMemory
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import take_requests
+from tests.browser.pictures import picture
+from tests.browser.tab import open_step, open_tab
+
+
+class PlayedWorker:
+    """A run at work."""
+
+    def __init__(self, folder: RunFolder, steps: int = 100) -> None:
+        self.folder = folder
+        folder.path.mkdir(parents=True)
+        folder.config.write_text(
+            f"train_data_dir: images\nbase_model: base.safetensors\nname: {folder.path.name}\nmax_train_steps: {steps}\n", encoding="utf-8"
+        )
+        folder.log.write_text("the first line\nthe last line\n", encoding="utf-8")
+        self._holding = contextlib.ExitStack()
+        self._holding.enter_context(files.lock(folder.lock))
+        folder.worker.write_text(json.dumps({"pid": 1, "started": time.time()}), encoding="utf-8")
+        self.say = events.EventWriter(folder.events).write
+        self.say(events.Started())
+        self.say(events.Planned(name=folder.path.name, family="sd1", step_count=steps, epoch_count=5, image_count=20))
+        self.say(events.Phase(phase="training", total=steps))
+
+    def step(self, step: int, loss: float = 0.12) -> None:
+        self.say(events.Progress(step=step, epoch=1, loss=loss, smoothed_loss=loss, images_per_second=1.5, seconds_left=60.0, memory=2 * 10**9))
+
+    def preview(self, step: int) -> None:
+        path = self.folder.previews / f"step{step}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture(step))
+        self.say(events.Previewed(step=step, file=self.folder.relative(path), prompt="a fox", strength=1.0))
+
+    def taken(self, seconds: float = 5.0) -> str:
+        """The request that comes next."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            for request in take_requests(self.folder.requests):
+                return request.kind
+            time.sleep(0.1)
+        return "nothing was asked"
+
+    def end(self, event: events.Event) -> None:
+        self.say(event)
+        self._holding.close()
+
+    def go(self) -> None:
+        self._holding.close()
+        shutil.rmtree(self.folder.path, ignore_errors=True)
+
+
+@pytest.fixture
+def worker(host: Any) -> Iterator[Any]:
+    made: list[PlayedWorker] = []
+
+    def begin(name: str) -> PlayedWorker:
+        made.append(PlayedWorker(RunFolder(host.trainer_folder / "runs" / name)))
+        return made[-1]
+
+    yield begin
+    for one in made:
+        one.go()
+
+
+def watch(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
+    """(page, live view) with the run shown."""
+    page = open_tab(visitor, host)
+    section = open_step(page, "train")
+    section.locator(".lora-trainer-runs li", has_text=name).get_by_role("button", name="Show", exact=True).click()
+    live = section.locator(".lora-trainer-live")
+    live.get_by_role("heading", name=name, exact=True).wait_for()
+    return page, live
+
+
+def fact(live: Any, label: str) -> str:
+    return str(live.locator(".lora-trainer-facts > div", has_text=label).locator("dd").inner_text())
+
+
+def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, worker):
+    run = worker("seen live")
+    run.step(10)
+    page, live = watch(visitor, host, "seen live")
+    live.get_by_text("Step 10 of 100", exact=True).wait_for()
+    place = live.locator(".lora-trainer-chart").bounding_box()
+    for step in range(11, 31):
+        run.step(step, 0.2 - step / 1000)
+    live.get_by_text("Step 30 of 100", exact=True).wait_for()
+    assert (fact(live, "Step"), fact(live, "Epoch"), fact(live, "Loss"), fact(live, "Images per second")) == ("30 / 100", "1 / 5", "0.17", "1.5")
+    assert live.get_by_role("progressbar").get_attribute("aria-valuenow") == "30"
+    assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute("aria-label")
+    assert live.locator(".lora-trainer-chart").bounding_box() == place
+    assert page.locator("#lora_trainer_step_train .lora-trainer-step-note").inner_text() == "Training, 30 %"
+
+
+def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
+    run = worker("with previews")
+    run.preview(10)
+    page, live = watch(visitor, host, "with previews")
+    run.preview(20)
+    live.get_by_role("button", name="Show large: Step 20, strength 1").click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("img").get_attribute("alt") == "Step 20, strength 1"
+    page.keyboard.press("ArrowLeft")
+    assert dialog.locator("img").get_attribute("alt") == "Step 10, strength 1"
+    page.keyboard.press("Escape")
+    dialog.wait_for(state="detached")
+    assert live.get_by_role("heading", level=5).all_inner_texts() == ["Step 20", "Step 10"]
+
+
+def test_the_buttons_ask_the_worker(host, visitor, worker):
+    run = worker("asked")
+    run.step(5)
+    page, live = watch(visitor, host, "asked")
+    live.get_by_role("button", name="Save now").click()
+    assert run.taken() == "save"
+    live.get_by_role("button", name="Preview now").click()
+    assert run.taken() == "preview"
+    live.get_by_role("button", name="Pause").click()
+    assert run.taken() == "pause"
+    run.say(events.Paused(step=5))
+    live.get_by_role("button", name="Resume").click()
+    assert run.taken() == "resume"
+    run.say(events.Resumed(step=5))
+    live.get_by_role("button", name="Pause").wait_for()
+    live.get_by_role("button", name="Stop").click()
+    assert "What was learned so far is kept" in page.get_by_role("dialog").inner_text()
+    page.get_by_role("dialog").get_by_role("button", name="Stop and keep").click()
+    assert run.taken() == "stop"
+
+
+def test_when_nothing_runs_any_more_nothing_is_asked_any_more(host, visitor, worker):
+    run = worker("soon over")
+    run.step(100)
+    page, live = watch(visitor, host, "soon over")
+    run.end(events.Stopped(step=100, file=""))
+    live.locator(".lora-trainer-badge", has_text="Stopped").wait_for()
+    page.wait_for_timeout(2500)
+    before = len(visitor.requests)
+    page.wait_for_timeout(3000)
+    assert visitor.requests[before:] == []
+
+
+def test_a_hidden_tab_asks_nothing(host, visitor, worker):
+    run = worker("unseen")
+    run.step(1)
+    page, live = watch(visitor, host, "unseen")
+    page.locator("#tabs > .tab-nav > button", has_text="txt2img").first.click()
+    # what was asked already may still be on its way, and the strength panel reads its list once
+    page.wait_for_timeout(3000)
+    before = len(visitor.requests)
+    page.wait_for_timeout(3000)
+    assert [url for _, url in visitor.requests[before:] if "lora-trainer/" in url] == []
+    run.step(2)
+    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
+    live.get_by_text("Step 2 of 100", exact=True).wait_for()
+
+
+def test_a_failure_says_what_and_what_to_try(host, visitor, worker):
+    run = worker("went wrong")
+    run.step(7)
+    run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="Set the batch size to 1.")))
+    page, live = watch(visitor, host, "went wrong")
+    notice = live.locator(".lora-trainer-notice-error")
+    assert notice.locator("p").all_inner_texts() == ["GPU memory ran out", "Set the batch size to 1."]
+    assert notice.get_by_role("button").all_inner_texts() == ["Continue", "Copy report"]
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    notice.get_by_role("button", name="Copy report").click()
+    page.get_by_text("Copied.").wait_for()
+    report = page.evaluate("navigator.clipboard.readText()")
+    assert "GPU memory ran out" in report and "the last line" in report
+
+
+def test_a_deleted_run_can_be_taken_back(host, visitor, worker):
+    run = worker("thrown away")
+    run.end(events.Stopped(step=3, file=""))
+    page, _ = watch(visitor, host, "thrown away")
+    row = page.locator(".lora-trainer-runs li", has_text="thrown away")
+    row.locator("summary").click()
+    row.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
+    row.wait_for(state="detached")
+    assert not run.folder.path.exists()
+    page.get_by_role("button", name="Undo").click()
+    row.wait_for()
+    assert run.folder.path.is_dir()
+
+
+def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
+    run = worker("cut off")
+    run.step(1)
+    page, live = watch(visitor, host, "cut off")
+    page.route("**/lora-trainer/**", lambda route: route.abort())
+    live.get_by_text("Connection lost, trying again ...").wait_for()
+    page.unroute("**/lora-trainer/**")
+    run.step(2)
+    live.get_by_text("Step 2 of 100", exact=True).wait_for()
+    assert live.get_by_text("Connection lost").count() == 0
+    visitor.complaints = [text for text in visitor.complaints if "ERR_FAILED" not in text]

@@ -1,0 +1,91 @@
+"""The section "try" and the strength panel on both WebUIs: the host makes the pictures, and takes up the prompt that a slider wrote."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser.tab import open_host, open_step, open_tab, show_tab
+from tests.webui.lora_files import write_lora
+
+
+@pytest.fixture
+def lora(host: Any) -> Iterator[str]:
+    """A delivered LoRA of ours; the host has a checkpoint to draw with."""
+    write_lora(host.data / "models" / "Stable-diffusion" / "base.safetensors", ours=False)
+    path = write_lora(host.lora_folder / "tried_fox.safetensors", trigger="ohwx")
+    path.with_suffix(".json").write_text(json.dumps({"preferred weight": 0.8, "activation text": "ohwx"}), encoding="utf-8")
+    yield path.stem
+    for file in host.lora_folder.glob("tried_fox*"):
+        file.unlink()
+
+
+def open_try(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
+    page = open_tab(visitor, host)
+    section = open_step(page, "try")
+    section.get_by_label("LoRA", exact=True).select_option(label=name)
+    return page, section
+
+
+def test_without_and_with_stand_side_by_side(host, visitor, lora):
+    page, section = open_try(visitor, host, lora)
+    section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
+    section.get_by_role("spinbutton", name="Seed").fill("7")
+    section.get_by_role("button", name="Generate").click()
+    section.get_by_text("The pictures are ready.").wait_for(state="attached")
+    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.8"]
+    job = host.get("tries")[0]
+    assert (job["seed"], job["strengths"]) == (7, [0.0, 0.8])
+    section.get_by_role("button", name="Show large: Without the LoRA").click()
+    page.keyboard.press("ArrowRight")
+    assert page.get_by_role("dialog").locator("img").get_attribute("alt") == "Strength 0.8"
+
+
+def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
+    _, section = open_try(visitor, host, lora)
+    section.get_by_label("Prompt", exact=True).fill("a fox")
+    section.get_by_role("button", name="Strength grid").first.click()
+    section.get_by_role("button", name="All in one picture").wait_for()
+    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.75", "Strength 1"]
+
+
+def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lora):
+    page, section = open_try(visitor, host, lora)
+    section.get_by_label("Prompt", exact=True).fill("a fox in the snow")
+    section.get_by_role("slider", name="Strength").fill("0.55")
+    section.get_by_role("button", name="Send to txt2img").click()
+    prompt = page.locator("#txt2img_prompt textarea")
+    prompt.wait_for(state="visible")
+    assert prompt.input_value() == "ohwx, a fox in the snow <lora:tried_fox:0.55>"
+
+
+def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
+    page, section = open_try(visitor, host, lora)
+    section.get_by_role("slider", name="Strength").fill("0.6")
+    section.get_by_role("button", name="Use this strength").click()
+    page.get_by_text("now inserts <lora:tried_fox:0.6>").wait_for()
+    assert json.loads((host.lora_folder / "tried_fox.json").read_text(encoding="utf-8"))["preferred weight"] == 0.6
+    show_tab(page, "txt2img")
+    page.locator("#txt2img_prompt textarea").fill("<lora:tried_fox:1>")
+    page.locator("#lora_trainer_strength_txt2img").get_by_role("button", name="Recommended: 0.6").wait_for()
+
+
+@pytest.mark.parametrize("tab", ["txt2img", "img2img"])
+def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, tab):
+    page = open_host(visitor, host)
+    show_tab(page, tab)
+    page.locator(f"#{tab}_prompt textarea").fill("a fox <lora:tried_fox:0.7>")
+    panel = page.locator(f"#lora_trainer_strength_{tab}")
+    panel.get_by_role("slider", name="Strength of tried_fox").fill("0.35")
+    assert page.locator(f"#{tab}_prompt textarea").input_value() == "a fox <lora:tried_fox:0.35>"
+    page.locator(f"#{tab}_generate").click()
+    pressed = "a fox <lora:tried_fox:0.35>"
+    end = time.monotonic() + 15
+    while time.monotonic() < end and not any(call.get("prompt") == pressed for call in host.calls()):
+        time.sleep(0.1)
+    # the panel wrote it, and gradio sent it: what the host heard is not what was typed
+    assert [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][-1] == pressed
