@@ -221,6 +221,8 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
         end = "Finished" if state.status == "finished" else "Stopped"
         where = f", in {state.file}" if state.file else ""
         return f"{end}: {_count(state.step, 'caption')} written{where}" + ("" if end == "Finished" else f"\n{go_on}")
+    if state.job == "caption" and state.status in ("running", "paused") and not alive:
+        return f"Interrupted at image {state.step} of {state.step_count}; the captions that were written stay\n{go_on}"
     if state.status == "finished":
         loss = "" if state.smoothed_loss is None else f", loss {state.smoothed_loss:.4f}"
         lines = [f"Finished: {state.name}, {_count(state.step, 'step')}{loss}", f"  {folder.path / state.file}"]

@@ -146,3 +146,28 @@ def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
     assert Console(folder, Worker()).watch() == 1
     told = capsys.readouterr()
     assert "unexpectedly" not in told.out + told.err and "report it" not in told.out + told.err
+
+
+def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
+    history = [
+        events.Started(job="caption"), events.Planned(name="BLIP base", step_count=12, image_count=14, device="CPU"),
+        events.Phase(phase="captioning", total=12), events.Progress(step=12, images_per_second=2.0, seconds_left=0.0),
+        events.Finished(step=11, file="/pictures/metadata.csv"),
+    ]  # fmt: skip
+    assert watch(tmp_path, history) == 0
+    captured = capsys.readouterr()
+    assert "BLIP base: 12 of 14 images to caption, on CPU" in captured.out and "Captioning: 12 of 12" in captured.err
+    assert captured.out.rstrip().endswith("Finished: 11 captions written, in /pictures/metadata.csv")
+
+
+def test_a_caption_job_that_was_stopped_or_killed_says_that_its_captions_stay(tmp_path):
+    folder = RunFolder(tmp_path)
+    go_on = f'Go on with: python -m lora_trainer resume "{tmp_path}"'
+    half = RunState(job="caption", status="running", step=3, step_count=12)
+    assert describe_state(half, folder) == f"Interrupted at image 3 of 12; the captions that were written stay\n{go_on}"
+    assert describe_state(RunState(job="caption", status="stopped", step=1, file="m.csv"), folder) == f"Stopped: 1 caption written, in m.csv\n{go_on}"
+
+
+def test_a_caption_jobs_pace_is_in_images():
+    state = RunState(job="caption", status="running", phase="captioning", step=2, step_count=12, seconds_left=5.0)
+    assert describe_pace(state) == "0:05 left, 2.00 images/s"

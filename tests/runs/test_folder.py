@@ -168,3 +168,19 @@ def test_what_waits_to_be_taken_can_be_seen_without_taking_it(tmp_path):
     (tmp_path / "other.json").write_text("{]")
     assert waiting_requests(tmp_path) == ("pause", "resume") and waiting_requests(tmp_path / "none") == ()
     assert [request.kind for request in take_requests(tmp_path)] == ["pause", "resume"]
+
+
+def test_a_caption_job_holds_a_caption_yaml_and_takes_the_folder_of_an_earlier_one(tmp_path):
+    folder = folders.begin_captioning(tmp_path / "run", "captioner: blip\n")
+    assert (folder.job, folders.existing(tmp_path / "run").job) == ("caption", "caption")
+    assert folders.begin_captioning(tmp_path / "run", "captioner: wd\n").caption_config.read_text(encoding="utf-8") == "captioner: wd\n"
+    assert folders.begin(tmp_path / "training", "lora_rank: 8\n").job == "train"
+
+
+def test_no_caption_job_begins_where_a_worker_is_or_a_training_was(tmp_path):
+    folder = folders.begin_captioning(tmp_path / "run", "captioner: blip\n")
+    with folders.occupy(folder, {}), pytest.raises(RunError, match="already"):
+        folders.begin_captioning(tmp_path / "run", "captioner: wd\n")
+    folders.begin(tmp_path / "training", "lora_rank: 8\n")
+    with pytest.raises(RunError, match="is the folder of a training"):
+        folders.begin_captioning(tmp_path / "training", "captioner: wd\n")

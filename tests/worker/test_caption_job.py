@@ -16,7 +16,7 @@ from lora_trainer import caption_config
 from lora_trainer.captioning.captioner import Caption
 from lora_trainer.dataset import authors
 from lora_trainer.dataset.images import digest
-from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory
+from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, SetupError
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import send_request
@@ -332,6 +332,15 @@ def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
     known = authors.read_authors(images)
     assert {written.text for written in known.by_digest.values()} == {"level 0", "level 10"}
     assert known.author(digest(images / "img1.png"), "level 10") == "machine"
+
+
+def test_a_captioner_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(caption_job.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(caption_job.environment, "interpreter_folders", list)
+    monkeypatch.setitem(caption_job.environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
+    with pytest.raises(SetupError, match="the captioner wd needs packages that are not installed: onnxruntime") as caught:
+        work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
+    assert "install.py --captioner wd" in str(caught.value.hint)
 
 
 # --- through the worker and the command line ---------------------------------------------------------------------------------------------
