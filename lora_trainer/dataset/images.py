@@ -127,8 +127,8 @@ def write_reduced(path: Path, target: Path, longest_side: int, quality: int = 82
             image.draft(None, (round(image.width * scale), round(image.height * scale)))
         image.load()
         small = _rgb(_upright(image), "white")
-    small.thumbnail((longest_side, longest_side), Image.Resampling.LANCZOS, reducing_gap=2.0)
-    small.save(target, "WEBP", quality=quality, method=2)
+    small.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
+    small.save(target, "WEBP", quality=quality, method=0)  # a tenth larger, in half the time
     return size
 
 

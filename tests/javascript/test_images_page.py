@@ -1,0 +1,262 @@
+"""The sections "images" and "captions" in a browser, against the real routes: what the artist does, and what two of them do at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
+
+import pytest
+
+pytest.importorskip("starlette")
+
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from lora_trainer.webui import http
+from lora_trainer.webui.data_folder import DataFolder
+from lora_trainer.webui.datasets import Datasets
+from lora_trainer.webui.routes import datasets as routes
+from tests.dataset.pictures import save
+
+pytestmark = pytest.mark.xdist_group("scripts")
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPTS = ("", "_captions", "_dataset", "_images", "_upload", "_viewer")
+HTML = (
+    '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
+    + "".join(f'<script src="javascript/lora_trainer{name}.js"></script>' for name in SCRIPTS)
+)
+# Chromium tells Playwright the bytes of an array, not of a file
+SEND_BYTES = """
+    const send = XMLHttpRequest.prototype.send;
+    XMLHttpRequest.prototype.send = function (body) {
+        if (body instanceof File) body.arrayBuffer().then((bytes) => send.call(this, bytes)); else send.call(this, body);
+    };
+"""
+
+
+class Tab:
+    """A WebUI of nothing but datasets; `open()` is one visitor's page, with the requests it makes answered in this process."""
+
+    def __init__(self, folder: Path, browser) -> None:
+        self.folder = folder / "datasets"
+        self.complaints: list[str] = []
+        self._browser = browser
+        self._contexts = []
+        host = SimpleNamespace(language=lambda: "", is_remote=lambda: False, api_credentials=dict)
+        self.datasets = Datasets(DataFolder(folder), host.is_remote)
+        app = Starlette()
+        entries = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
+        before = http.ROUTES[:]
+        http.ROUTES[:] = [*entries, http.Entry("GET", "/home", self._home, False)]
+        http.mount(app, SimpleNamespace(host=host, datasets=self.datasets))
+        http.ROUTES[:] = before
+        self.client = TestClient(app, raise_server_exceptions=False)
+
+    def _home(self, studio, request):
+        return {
+            "language": "en", "languages": [{"code": "en", "name": "English"}], "host": {"remote": False}, "datasets": self.datasets.listing("en"),
+        }  # fmt: skip
+
+    def make(self, name: str, files: dict[str, str], images: tuple[str, ...]) -> Path:
+        folder = self.datasets.create(name).path
+        for image in images:
+            save(folder / image, size=(90, 60), colour="teal")
+        for file, text in files.items():
+            (folder / file).write_text(text, encoding="utf-8")
+        return folder
+
+    def open(self, section: str = "images", **options):
+        context = self._browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        self._contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(10_000)
+        page.on("pageerror", lambda error: self.complaints.append(str(error.stack)))
+        page.add_init_script(SEND_BYTES)
+        page.route("**/*", self._answer)
+        page.goto("http://tab.test/")
+        page.click(f"#lora_trainer_step_{section}")
+        return page
+
+    def _answer(self, route) -> None:
+        address = urlsplit(route.request.url)
+        if address.path == "/":
+            route.fulfill(body=HTML, content_type="text/html")
+        elif address.path.startswith("/lora-trainer/"):
+            answer = self.client.request(
+                route.request.method, f"{address.path}?{address.query}", content=route.request.post_data_buffer, headers=route.request.headers
+            )
+            route.fulfill(status=answer.status_code, body=answer.content, headers={"content-type": answer.headers.get("content-type", "")})
+        elif (ROOT / address.path[1:]).is_file():
+            route.fulfill(path=ROOT / address.path[1:])
+        else:
+            route.fulfill(status=404)
+
+    def close(self) -> None:
+        for context in self._contexts:
+            context.close()
+
+
+@pytest.fixture
+def tab(tmp_path, browser):
+    made = Tab(tmp_path / "data", browser)
+    yield made
+    made.close()
+    assert made.complaints == []
+
+
+def wait(page, expression: str) -> None:
+    page.wait_for_function(expression)
+
+
+def names(page) -> list[str]:
+    return page.eval_on_selector_all(".lora-trainer-cell .lora-trainer-cell-name", "all => all.map((one) => one.textContent)")
+
+
+# --- images ------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
+    page = tab.open()
+    save(tmp_path / "a.png", size=(90, 60))
+    (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
+    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 20)
+    page.set_input_files("input[type=file]", [tmp_path / "a.txt", tmp_path / "b.heic", tmp_path / "a.png"])
+    page.wait_for_selector("text=1 image added, 1 caption written.")
+    page.wait_for_selector("text=b.heic is an HEIC picture, which is not read here")
+    assert names(page) == ["a.png"]
+    assert (tab.folder / "New dataset" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"
+    assert page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "New dataset: 1 image"
+
+
+def test_the_grid_by_keyboard_and_undo(tab):
+    folder = tab.make("fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png"))
+    page = tab.open()
+    page.focus(".lora-trainer-cell >> nth=0")
+    for key in ("ArrowRight", " ", "Shift+ArrowRight"):
+        page.keyboard.press(key)
+    assert page.locator(".lora-trainer-cell[tabindex='0']").count() == 1
+    assert page.eval_on_selector_all(".lora-trainer-cell[aria-selected=true]", "all => all.map((one) => one.title.split('\\n')[0])") == ["2.png", "3.png"]
+    page.keyboard.press("Delete")
+    page.wait_for_selector("text=2 images removed")
+    wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 1")
+    assert (folder / "metadata.csv").read_text("utf-8") == "1.png,one\n"
+    page.click("text=Undo")
+    wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 3")
+    assert (folder / "metadata.csv").read_text("utf-8") == "1.png,one\n2.png,two\n"
+
+
+def test_a_picture_is_shown_large_and_the_arrow_keys_go_on(tab):
+    tab.make("fox", {}, ("1.png", "2.png"))
+    page = tab.open()
+    page.click(".lora-trainer-cell >> nth=0")
+    page.wait_for_selector("dialog[open] >> text=1.png")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector("dialog[open] >> text=2.png")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog[open]", state="detached")
+
+
+def test_pages_of_a_large_dataset(tab):
+    folder = tab.make("fox", {}, ("000.png",))
+    for number in range(1, 130):
+        (folder / f"{number:03}.png").hardlink_to(folder / "000.png")
+    page = tab.open()
+    page.wait_for_selector("text=1 to 60 of 130")
+    page.click("#lora_trainer_section_images >> text=Next page")
+    page.wait_for_selector("text=61 to 120 of 130")
+    assert names(page)[0] == "060.png"
+    page.click("#lora_trainer_section_images >> text=Next page")
+    page.wait_for_selector("text=121 to 130 of 130")
+    assert page.is_disabled("#lora_trainer_section_images >> text=Next page")
+
+
+# --- captions ----------------------------------------------------------------------------------------------------------------------------
+
+
+def box(page, name: str):
+    return page.get_by_label(f"Caption of {name}", exact=True)
+
+
+def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png", "b.png", "c.png"))
+    page = tab.open("captions")
+    box(page, "a.png").fill("a red  fox,\nsnow")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=Saved")
+    assert box(page, "a.png").input_value() == "a red fox, snow"
+    page.keyboard.type("second")
+    page.keyboard.press("Control+Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of c.png"
+    wait(page, "document.querySelectorAll('[data-kind=saved]').length === 2")
+    assert (folder / "metadata.csv").read_text("utf-8") == 'a.png,"a red fox, snow"\nb.png,second\n'
+    page.keyboard.type("not this")
+    page.keyboard.press("Escape")
+    assert box(page, "c.png").input_value() == ""
+
+
+def test_of_two_browsers_neither_loses_a_text(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\nb.png,two\n"}, ("a.png", "b.png"))
+    mine, theirs = tab.open("captions"), tab.open("captions")
+    box(mine, "a.png").fill("mine")
+    box(theirs, "a.png").fill("theirs")
+    theirs.keyboard.press("Tab")
+    theirs.wait_for_selector("text=Saved")
+    mine.keyboard.press("Tab")
+    mine.wait_for_selector("text=Someone else changed this caption meanwhile")
+    assert mine.eval_on_selector_all(".lora-trainer-two-texts dd", "all => all.map((one) => one.textContent)") == ["mine", "theirs"]
+    assert (folder / "metadata.csv").read_text("utf-8") == "a.png,theirs\nb.png,two\n"
+    mine.click("text=Keep mine")
+    mine.wait_for_selector("text=Saved")
+    assert (folder / "metadata.csv").read_text("utf-8") == "a.png,mine\nb.png,two\n"
+    # the other browser sees it, without a reload
+    wait(theirs, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'mine')")
+
+
+def test_an_edit_in_a_spreadsheet_is_seen_and_what_is_being_typed_stays(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\nb.png,two\n"}, ("a.png", "b.png"))
+    page = tab.open("captions")
+    box(page, "b.png").fill("being typed")
+    (folder / "metadata.csv").write_text("a.png,from the spreadsheet\nb.png,two\n", encoding="utf-8")
+    wait(page, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the spreadsheet')")
+    assert box(page, "b.png").input_value() == "being typed"
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=Saved")
+    assert (folder / "metadata.csv").read_text("utf-8") == "a.png,from the spreadsheet\nb.png,being typed\n"
+
+
+def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_for(tab):
+    tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png", "b.png", "c.png"))
+    page = tab.open("captions")
+    page.select_option("#lora_trainer_section_captions select >> nth=0", "missing")
+    wait(page, "document.querySelectorAll('textarea').length === 2")
+    box(page, "b.png").fill("written")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=2 of 3 with a caption")
+    with page.expect_response(lambda response: "known=" in response.url):
+        pass
+    assert page.locator("textarea").count() == 2
+    page.select_option("#lora_trainer_section_captions select >> nth=0", "all")
+    wait(page, "document.querySelectorAll('textarea').length === 3")
+
+
+def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
+    tab.make("fox", {"metadata.csv": "a.png,a fox\nb.png,\"sks, a fox\"\n"}, ("a.png", "b.png"))
+    page = tab.open("captions")
+    page.get_by_label("Trigger word").fill("sks")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=trained as “sks, …”")
+    assert page.locator("text=trained as").count() == 1
+    assert page.evaluate("loraTrainer.store.get('settings').trigger_word") == "sks"
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1600])
+def test_nothing_is_wider_than_the_page(tab, width):
+    tab.make("fox", {"metadata.csv": f"a.png,{'word ' * 60}\n"}, ("a.png", "a very long name of a picture that goes on and on and on.png"))
+    page = tab.open()
+    page.set_viewport_size({"width": width, "height": 844})
+    for section in ("images", "captions"):
+        page.click(f"#lora_trainer_step_{section}")
+        page.wait_for_selector(f"#lora_trainer_section_{section} .lora-trainer-thumb >> nth=0")
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
