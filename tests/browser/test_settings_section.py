@@ -1,0 +1,211 @@
+"""The section "settings" and the set-up screen in a real browser, on both WebUIs."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+
+from tests.browser.tab import ROOT, open_step, open_tab
+from tests.made import draw_images
+
+
+@pytest.fixture
+def dataset(host: Any) -> Iterator[str]:
+    """Six square pictures with captions; its id."""
+    identity = json.loads(host.post("datasets", {"name": f"Discs {time.time_ns()}"}).body)["id"]
+    draw_images(host.trainer_folder / "datasets" / identity, 6)
+    yield identity
+    host.post(f"datasets/{quote(identity)}/delete")
+
+
+def open_settings(visitor: Any, host: Any, dataset: str = "", checkpoint: str = "") -> tuple[Any, Any]:
+    """(page, section) with a dataset chosen, and a checkpoint."""
+    page = open_tab(visitor, host)
+    page.evaluate("id => loraTrainer.store.set('dataset', id)", dataset)
+    section = open_step(page, "settings")
+    if checkpoint:
+        page.select_option("#lora_trainer_checkpoint", checkpoint)
+        page.wait_for_function("id => loraTrainer.store.get('checkpoint') === id", arg=checkpoint)
+    return page, section
+
+
+def field(section: Any, key: str) -> Any:
+    return section.locator(f"[data-key={key}]")
+
+
+def wait_for_plan(page: Any, condition: str) -> None:
+    page.wait_for_function(f"() => {{ const plan = loraTrainer.store.get('plan'); return plan && ({condition}); }}")
+
+
+def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok && plan.steps === 250")
+    plan = section.locator(".lora-trainer-settings-plan")
+    assert "Trains 250 steps on 6 images of one size, with Tiny practice model (SD1.5)." in plan.inner_text()
+    assert "models/Lora/Discs" in plan.inner_text().replace("\\", "/")
+    assert section.locator("#lora_trainer_checkpoint_words").inner_text().startswith("SD1.5 · made for 64 pixels")
+    assert field(section, "learning_rate").locator("input").input_value() == "0.003"
+    assert "auto is 64 here." in field(section, "resolution").inner_text()
+    plan.get_by_role("button", name="Go on to training").click()
+    assert page.locator("#lora_trainer_section_train").is_visible()
+
+
+def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    rank = field(section, "lora_rank")
+    rank.locator("input").fill("0")
+    wait_for_plan(page, "plan.problems.some((one) => one.field === 'lora_rank')")
+    assert "Rank is 0, but must be between 1 and 1024" in rank.locator(".lora-trainer-settings-problem").inner_text()
+    assert rank.locator("input").get_attribute("aria-invalid") is not None
+    listed = section.locator(".lora-trainer-settings-problems li", has_text="Rank is 0")
+    page.locator("#lora_trainer_checkpoint").focus()
+    listed.get_by_role("button", name="Show where").click()
+    assert rank.locator("input").evaluate("input => input === document.activeElement")
+    assert section.get_by_role("button", name="Go on to training").is_disabled()
+
+
+def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    warmup = field(section, "lr_warmup_steps")
+    assert not warmup.is_visible()
+    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps: 9999})")
+    section.locator(".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999").get_by_role("button", name="Show where").click()
+    assert warmup.is_visible() and warmup.locator("input").input_value() == "9999"
+
+
+def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    steps = field(section, "max_train_steps")
+    steps.locator("input").fill("77")
+    assert "lora-trainer-settings-changed" in steps.get_attribute("class")
+    section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
+    steps.get_by_role("button", name="is changed; back to 250").click()
+    assert steps.locator("input").input_value() == "250"
+    assert "lora-trainer-settings-changed" not in steps.get_attribute("class")
+
+
+def test_a_preset_sets_fields_and_keeps_what_was_changed(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    field(section, "lora_rank").locator("input").fill("5")
+    section.get_by_role("button", name="Quick test").click()
+    assert section.get_by_role("button", name="Quick test").get_attribute("aria-pressed") == "true"
+    assert field(section, "max_train_steps").locator("input").input_value() == "120"
+    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    wait_for_plan(page, "plan.steps === 120")
+    assert page.evaluate("loraTrainer.store.get('settings').save_steps") == 40
+
+
+def test_the_draft_survives_a_refresh(host, visitor, dataset):
+    _, section = open_settings(visitor, host, dataset, "practice")
+    field(section, "trigger_word").locator("input").fill("zrbl")
+    section.locator("#lora_trainer_name").fill("My discs")
+    section.get_by_role("button", name="Character").click()
+    again = open_tab(visitor, host)
+    section = open_step(again, "settings")
+    assert section.locator("#lora_trainer_name").input_value() == "My discs"
+    assert field(section, "trigger_word").locator("input").input_value() == "zrbl"
+    assert section.get_by_role("button", name="Character").get_attribute("aria-pressed") == "true"
+    assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
+
+
+def test_ticks_show_what_is_set(host, visitor, dataset):
+    _, section = open_settings(visitor, host, dataset, "practice")
+    section.locator(".lora-trainer-settings-advanced > summary").click()
+    assert section.get_by_label("Keep aspect ratios").is_checked()
+    assert not section.get_by_label("Mirror at random").is_checked()
+
+
+def test_arrows_change_a_number_within_its_bounds(host, visitor, dataset):
+    _, section = open_settings(visitor, host, dataset, "practice")
+    rank = field(section, "lora_rank").locator("input")
+    rank.fill("2")
+    for key in ("ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"):
+        rank.press(key)
+    assert rank.input_value() == "1"
+
+
+@pytest.mark.parametrize("width", [390, 1280, 1600])
+def test_nothing_is_wider_than_the_screen(host, visit, dataset, width):
+    visitor = visit(viewport={"width": width, "height": 900})
+    page, section = open_settings(visitor, host, dataset, "practice")
+    section.locator(".lora-trainer-settings-advanced > summary").click()
+    wait_for_plan(page, "plan.ok")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_every_input_has_a_name_that_is_read_out(host, visitor, dataset):
+    _, section = open_settings(visitor, host, dataset, "practice")
+    section.locator(".lora-trainer-settings-advanced > summary").click()
+    nameless = section.evaluate(
+        "section => [...section.querySelectorAll('input, select, textarea')].filter((input) => !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"
+    )
+    assert nameless == []
+
+
+# --- set-up ------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def played_setup(visitor: Any) -> Iterator[Any]:
+    yield lambda **now: PlayedSetup(visitor, **now)
+    # what is still on its way must not fail when the browser closes
+    visitor.context.unroute_all(behavior="ignoreErrors")
+
+
+class PlayedSetup:
+    """The server's answers about the set-up, as a test wants them."""
+
+    def __init__(self, visitor: Any, **now: Any) -> None:
+        self.now = {"state": "missing", "message": "Training needs packages.", "hint": "Set up.", "lines": [], "seconds": 0, "megabytes": 138, "report": "", **now}
+        self.begun = 0
+        visitor.context.route("**/lora-trainer/home", self._home)
+        visitor.context.route("**/lora-trainer/setup*", self._answer)
+
+    def _home(self, route: Any) -> None:
+        answer = route.fetch()
+        route.fulfill(response=answer, json={**answer.json(), "setup": self.now})
+
+    def _answer(self, route: Any) -> None:
+        if route.request.method == "POST":
+            self.begun += 1
+            self.now.update(state="installing", lines=["Collecting diffusers"], seconds=1)
+        route.fulfill(json={**self.now, "report": "a report" if "report=1" in route.request.url else ""})
+
+
+def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup):
+    played = played_setup()
+    page = open_tab(visitor, host)
+    card = page.locator(f"{ROOT} .lora-trainer-setup")
+    assert "One step before training" in card.inner_text() and "Training needs packages." in card.inner_text()
+    card.get_by_role("button", name="Set up (about 138 MB)").click()
+    card.get_by_text("Collecting diffusers").wait_for()
+    assert card.get_by_role("progressbar").is_visible() and not card.get_by_role("button", name="Set up").is_visible()
+    played.now.update(state="ready", hint="", message="Everything that training needs is installed.", lines=["Collecting diffusers", "ready"])
+    page.get_by_text("Everything is installed. You can train now.").wait_for()
+    assert played.begun == 1
+
+
+def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_setup):
+    played = played_setup(state="failed", message="Setting up did not work: no connection", hint="Check the connection.", lines=["Collecting diffusers"])
+    page = open_tab(visitor, host)
+    card = page.locator(f"{ROOT} .lora-trainer-setup")
+    assert "no connection" in card.inner_text() and "Check the connection." in card.inner_text()
+    card.get_by_role("button", name="Copy a report").click()
+    page.get_by_role("dialog").get_by_text("a report", exact=True).wait_for()
+    page.keyboard.press("Escape")
+    card.get_by_role("button", name="Try again").click()
+    card.get_by_role("progressbar").wait_for()
+    assert played.begun == 1
+
+
+def test_with_everything_installed_no_set_up_is_shown(host, visitor, played_setup):
+    played_setup(state="ready", hint="")
+    page = open_tab(visitor, host)
+    assert page.locator(f"{ROOT} .lora-trainer-setup").is_hidden()
