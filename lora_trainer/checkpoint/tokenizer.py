@@ -1,7 +1,7 @@
 """CLIP's tokenizers, offline: nothing goes in, transformers' tokenizers come out.
 
 Called by `load`, and by dataset's check to count tokens. The vocabulary is a data file of the package open_clip_torch, which A1111 and Forge have
-installed; the package itself is not imported (it wants torchvision).
+installed (dataset.clip_bpe); the package itself is not imported (it wants torchvision).
 
 The reference for SD1 and SDXL's first text encoder is transformers' CLIPTokenizer with ftfy installed, as A1111 and Forge use it: ftfy repairs
 the text (full-width punctuation becomes ASCII, curly quotes straight, mojibake and HTML entities are undone), white space is joined, letters
@@ -15,23 +15,18 @@ A1111 and the model's own training have an exclamation mark (256).
 from __future__ import annotations
 
 import bisect
-import difflib
-import gzip
 import importlib.util
 import json
-import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from lora_trainer.checkpoint.parts import Family
+from lora_trainer.dataset.clip_bpe import END, data_file, places, read_vocabulary, whitespace_joined
 from lora_trainer.dataset.tokens import Token
 from lora_trainer.errors import SetupError
 
-DATA_FILE = "bpe_simple_vocab_16e6.txt.gz"
-MERGE_COUNT = 49152 - 256 - 2
-START, END = "<|startoftext|>", "<|endoftext|>"
 LENGTH = 77
 """Tokens a text encoder takes at once: 75 of the text, one at the start, one at the end."""
 PADDING = {"clip": END, "open_clip": "!"}
@@ -56,7 +51,7 @@ def tokenize(text: str) -> list[Token]:
     """
     tokenizer = _counting_tokenizer()
     read = whitespace_joined(tokenizer.fix_text(text)).lower()
-    places = _places(read, text)
+    given = places(read, text)
     tokens: list[Token] = []
     for match in tokenizer.pat.finditer(read):
         word, at = match.group(), match.start()
@@ -68,26 +63,8 @@ def tokenize(text: str) -> list[Token]:
             first = at + bisect.bisect_right(ends, done)
             done += len(piece.removesuffix("</w>")) if piece != "</w>" else 0
             last = at + bisect.bisect_left(ends, done)
-            tokens.append(Token(tokenizer.convert_tokens_to_ids(piece), places[first], places[last] + 1))
+            tokens.append(Token(tokenizer.convert_tokens_to_ids(piece), given[first], given[last] + 1))
     return tokens
-
-
-def whitespace_joined(text: str) -> str:
-    """Runs of white space as one space, none at the ends."""
-    return re.sub(r"\s+", " ", text).strip()
-
-
-def _places(read: str, text: str) -> list[int]:
-    """For each character of the text that is read, the index of the one in the text as given that it comes from."""
-    given = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
-    if read == given:
-        return list(range(len(read)))
-    places = [0] * len(read)
-    for _, start, end, given_start, given_end in difflib.SequenceMatcher(None, read, given, autojunk=False).get_opcodes():
-        for index in range(start, end):
-            # one character for several, or several for one: spread evenly
-            places[index] = min(len(text) - 1, given_start + (index - start) * max(1, given_end - given_start) // (end - start))
-    return places
 
 
 @lru_cache(maxsize=1)
@@ -101,7 +78,7 @@ def _tokenizer(padding: str) -> Any:
     if importlib.util.find_spec("ftfy") is None:
         # without it CLIPTokenizer cleans text in another way, and says so only in a log
         raise SetupError("the package ftfy is not installed", hint="Run install.py again.")
-    vocabulary, merges = _vocabulary_and_merges()
+    vocabulary, merges = read_vocabulary(data_file())
     with tempfile.TemporaryDirectory(prefix="lora-trainer-") as folder:
         vocabulary_file, merges_file = Path(folder, "vocab.json"), Path(folder, "merges.txt")
         vocabulary_file.write_text(json.dumps(vocabulary), encoding="utf-8")
@@ -112,29 +89,3 @@ def _tokenizer(padding: str) -> Any:
     # training and the WebUIs cut long texts into chunks themselves
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
-
-
-@lru_cache(maxsize=1)
-def _vocabulary_and_merges() -> tuple[dict[str, int], list[str]]:
-    """Token -> id, and the pairs to join, most frequent first. https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py"""
-    with gzip.open(_data_file(), "rt", encoding="utf-8") as file:
-        merges = file.read().split("\n")[1 : MERGE_COUNT + 1]
-    letters = _byte_letters()
-    tokens = [*letters, *(letter + "</w>" for letter in letters), *(merge.replace(" ", "") for merge in merges), START, END]
-    return {token: number for number, token in enumerate(tokens)}, merges
-
-
-def _byte_letters() -> list[str]:
-    """One visible character for each byte, in the vocabulary's order: printable ones stand for themselves, the others for U+0100 and up."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in printable]
-    return [chr(byte) for byte in printable] + [chr(256 + number) for number in range(len(hidden))]
-
-
-def _data_file() -> Path:
-    spec = importlib.util.find_spec("open_clip")
-    for folder in spec.submodule_search_locations or () if spec else ():
-        file = Path(folder, DATA_FILE)
-        if file.is_file():
-            return file
-    raise SetupError("the package open_clip_torch is not installed: it holds CLIP's vocabulary", hint="Run install.py again.")

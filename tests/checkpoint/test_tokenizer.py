@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from lora_trainer.checkpoint import tokenizer
 from lora_trainer.checkpoint.tokenizer import count_tokens, load_tokenizers
+from lora_trainer.dataset import clip_bpe
 from lora_trainer.errors import SetupError
 
 # fmt: off
@@ -95,14 +95,13 @@ def test_tokens_are_counted_without_start_and_end() -> None:
 
 
 def test_the_vocabulary_is_that_of_clip() -> None:
-    vocabulary, merges = tokenizer._vocabulary_and_merges()
+    vocabulary, merges = clip_bpe.read_vocabulary(clip_bpe.data_file())
     assert (len(vocabulary), len(merges), merges[0]) == (49408, 48894, "i n")
     assert (vocabulary["!"], vocabulary["!</w>"], vocabulary["cat</w>"], vocabulary["<|startoftext|>"]) == (0, 256, 2368, 49406)
 
 
 def test_a_missing_vocabulary_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer._vocabulary_and_merges.cache_clear()
-    monkeypatch.setattr(tokenizer, "DATA_FILE", "no such file")
+    monkeypatch.setattr(clip_bpe, "DATA_FILE", "no such file")
     with pytest.raises(SetupError, match="open_clip_torch is not installed"):
         load_tokenizers("sd1")
 
