@@ -278,7 +278,7 @@ def crop(asked: argparse.Namespace) -> int:
         done = crop_folder(
             settings, asked.output, size=asked.size, into_buckets=asked.buckets, subject=asked.subject, only=asked.only, progress=progress
         )
-    print(f"{len(done.written)} pictures written to {asked.output}")
+    print(f"Pictures written to {asked.output}: {len(done.written)}")
     if done.findings:
         print(findings.report(done.findings))
     return 1 if any(finding.severity == "error" for finding in done.findings) else 0

@@ -23,7 +23,7 @@ from PIL import Image, ImageFilter
 from lora_trainer import files
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.buckets import Bucket, bucket_for, enlargement
-from lora_trainer.dataset.check.judge import grown, mask_box
+from lora_trainer.dataset.check.judge import WANTED_SHARE, grown, mask_box
 from lora_trainer.dataset.findings import Finding, from_error, problem
 from lora_trainer.dataset.images import fit, image_size, read_image
 from lora_trainer.dataset.listing import Listing, folded, list_folder
@@ -88,7 +88,7 @@ def crop_folder(
             findings.append(from_error("unreadable-image", error, plan.source, listing.name(plan.source)))
             continue
         ratio = plan.bucket.width / plan.bucket.height
-        box = choose_box(image, ratio, subject=subject, mask=plan.mask)
+        box = choose_box(image, ratio, subject=subject, mask=plan.mask, least_width=plan.bucket.width)
         findings += _enlarged(plan, box, listing)
         _save(fit(image.crop(box), plan.bucket).image, plan.target)
         if plan.caption is not None:
@@ -113,14 +113,17 @@ def crop_file(source: Path, target: Path, box: Sequence[int], background: str = 
     return left, top, right, bottom
 
 
-def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask: Path | None = None) -> Box:
-    """The largest part of a picture whose width is `ratio` times its height: around the centre, or where the subject is."""
+def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask: Path | None = None, least_width: int = 1) -> Box:
+    """The largest part of a picture whose width is `ratio` times its height: around the centre, or where the subject is.
+
+    Where a mask says what the subject is, the part is smaller if the subject is: it then fills about 60 %. It is at least `least_width` pixels
+    wide where the picture is, so that the subject is not brought closer than there are pixels for.
+    """
     if not subject:
         return _around(image.size, ratio, image.width / 2, image.height / 2)
     marked = mask_box(mask, *image.size) if mask is not None else None
     if marked is not None:
-        # closer than the largest part, if the subject is small; never so close that it is cut
-        return _closer(image.size, ratio, marked)
+        return _closer(image.size, ratio, marked, least_width)
     return _richest(image, ratio)
 
 
@@ -148,11 +151,11 @@ def _around(size: tuple[int, int], ratio: float, x: float, y: float) -> Box:
     return left, top, left + width, top + height
 
 
-def _closer(size: tuple[int, int], ratio: float, marked: Box) -> Box:
-    left, top, right, bottom = grown(marked, 0.6, *size)
-    width, height = max(right - left, (bottom - top) * ratio), max(bottom - top, (right - left) / ratio)
+def _closer(size: tuple[int, int], ratio: float, marked: Box, least_width: int) -> Box:
+    left, top, right, bottom = grown(marked, WANTED_SHARE, *size)
+    wanted = max(right - left, (bottom - top) * ratio, least_width)
     most = _largest(size, ratio)
-    width, height = min(round(width), most[0]), min(round(height), most[1])
+    width, height = min(round(wanted), most[0]), min(round(wanted / ratio), most[1])
     x, y = (marked[0] + marked[2]) / 2, (marked[1] + marked[3]) / 2
     start = min(max(0, round(x - width / 2)), size[0] - width), min(max(0, round(y - height / 2)), size[1] - height)
     return *start, start[0] + width, start[1] + height

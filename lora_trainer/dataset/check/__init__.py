@@ -76,8 +76,8 @@ class Report:
     def to_text(self) -> str:
         """The findings grouped by kind, those that stop a training first."""
         errors = sum(finding.severity == "error" for finding in self.findings)
-        head = f"{len(self.pictures)} pictures checked: {len(self.findings)} findings" + (f", {errors} of which stop a training" if errors else "")
-        return "\n".join([head, reporting.report(self.findings)]) if self.findings else f"{len(self.pictures)} pictures checked: nothing to mend"
+        head = f"Pictures checked: {len(self.pictures)}. Findings: {len(self.findings)}" + (f", {errors} of which stop a training" if errors else "")
+        return "\n".join([head, reporting.report(self.findings)]) if self.findings else f"Pictures checked: {len(self.pictures)}. Nothing to mend"
 
     def to_json(self, root: Path) -> str:
         """All of it as JSON; paths are given from `root`, with forward slashes."""

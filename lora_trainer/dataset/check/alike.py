@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, vectors
-from lora_trainer.dataset.check.judge import Picture
+from lora_trainer.dataset.check.judge import Picture, border_share
 from lora_trainer.dataset.check.measure import Measures
 from lora_trainer.dataset.findings import Finding, problem
 
@@ -123,11 +123,11 @@ def _root(roots: list[int], index: int) -> int:
     return index
 
 
-def _rank(measures: Measures) -> tuple[float, float]:
-    """The better picture comes first: larger, then sharper. A tenth more pixels is no difference."""
+def _rank(measures: Measures) -> tuple[float, bool, float]:
+    """The better picture comes first: larger inside its borders, then without any, then sharper. A tenth more pixels is no difference."""
     sharpness = measures.edge_width / measures.analysed_side if measures.edge_width is not None else 1.0
     left, top, right, bottom = measures.inner
-    return -round(np.log((right - left) * (bottom - top)) * 5), sharpness
+    return -round(np.log((right - left) * (bottom - top)) * 5), border_share(measures) > 0, sharpness
 
 
 def _similarity(one: Measures, other: Measures) -> float:

@@ -12,6 +12,9 @@ from lora_trainer.dataset.findings import Finding, error, problem
 MOST_IDENTICAL = 0.2
 """Of the captions; fewer that are equal are no harm."""
 
+LONGEST_QUOTE = 80
+"""Characters of a caption that a sentence quotes."""
+
 
 def caption_findings(
     pictures: Sequence[Picture], trigger_word: str = "", count_tokens: Callable[[str], int] | None = None, token_limit: int = 75
@@ -43,11 +46,15 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
     return [
         problem(
             "identical-captions", template, hint=hint, path=group[0].path, measured=float(len(group)), related=tuple(each.path for each in group),
-            count=len(group), caption=group[0].caption,
+            count=len(group), caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
         if len(group) >= 3 and len(group) > MOST_IDENTICAL * len(pictures)
     ]
+
+
+def _shortened(caption: str) -> str:
+    return caption if len(caption) <= LONGEST_QUOTE else caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
 
 
 def _lacks(picture: Picture, trigger_word: str) -> bool:
