@@ -32,7 +32,8 @@
         }
         if (page) page.connection(null);
         summarize();
-        if (known.pulse.active.length) return SECONDS_ACTIVE;
+        // a run from a command line is in the list a moment before the server has taken it on
+        if (known.pulse.active.length || known.runs.some(app.runs.isActive)) return SECONDS_ACTIVE;
         return known.pulse.queued ? SECONDS_QUEUED : null;
     }
 
@@ -157,11 +158,19 @@
         return run.picture ? el("img", { src: run.picture, alt: "", loading: "lazy", width: 64, height: 64, class: "lora-trainer-run-picture" }) : el("span", { class: "lora-trainer-run-picture" });
     }
 
+    /** A button that keeps the focus when its list is drawn again, and says for whom it is: many are called "Show". */
+    function mark(button, key, name) {
+        button.dataset.key = key;
+        button.setAttribute("aria-describedby", name);
+        return button;
+    }
+
     function queueRow(run, at, count) {
         const move = (to) => () => app.api.post(app.runs.route(run, "move"), { position: to }).then(() => changed());
-        const key = (button, what) => { button.dataset.key = run.id + what; return button; };
+        const name = app.id("queued");
+        const key = (button, what) => mark(button, run.id + what, name);
         return el("li", { class: "lora-trainer-run" }, el("span", { class: "lora-trainer-run-number" }, String(at + 1)),
-            el("div", { class: "lora-trainer-run-words" }, el("strong", {}, run.name), el("span", { class: "lora-trainer-help" }, run.sentence)),
+            el("div", { class: "lora-trainer-run-words" }, el("strong", { id: name }, run.name), el("span", { class: "lora-trainer-help" }, run.sentence)),
             el("div", { class: "lora-trainer-row" },
                 key(app.widgets.button({ label: app.t("Move up"), disabled: at === 0, onclick: move(at - 1) }), "up"),
                 key(app.widgets.button({ label: app.t("Move down"), disabled: at === count - 1, onclick: move(at + 1) }), "down"),
@@ -175,7 +184,8 @@
     }
 
     function runRow(run) {
-        const key = (button, what) => { button.dataset.key = run.id + what; return button; };
+        const name = app.id("run");
+        const key = (button, what) => mark(button, run.id + what, name);
         const tryIt = async () => {
             const lora = await app.runs.loraOf(run);
             if (lora) app.runs.tryLora(lora); else await app.runs.showSaved(run, changed);
@@ -186,13 +196,13 @@
             app.runs.isLocal() ? app.widgets.button({ label: app.t("Open folder"), onclick: () => app.runs.openFolder(run) }) : null,
             run.can.delete ? app.widgets.button({ label: app.t("Delete"), kind: "stop", onclick: () => app.runs.remove(run, changed) }) : null);
         return el("li", { class: "lora-trainer-run" }, picture(run),
-            el("div", { class: "lora-trainer-run-words" }, el("strong", {}, run.name), el("span", { class: "lora-trainer-help" }, facts(run))),
+            el("div", { class: "lora-trainer-run-words" }, el("strong", { id: name }, run.name), el("span", { class: "lora-trainer-help" }, facts(run))),
             el("div", { class: "lora-trainer-row" },
                 key(app.widgets.button({ label: app.t("Show"), onclick: () => { choose(run.id); poll.wake(); view.element.scrollIntoView({ block: "nearest" }); } }), "show"),
                 run.job === "train" && run.step > 0 ? key(app.widgets.button({ label: app.t("Try it"), onclick: tryIt }), "try") : null,
                 run.can.continue || run.can.further
                     ? key(app.widgets.button({ label: run.can.further ? app.t("Train further") : app.t("Continue"), onclick: () => app.runs.goOn(run, changed) }), "go") : null,
-                el("details", { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } }, el("summary", {}, app.t("More")), more)));
+                el("details", { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } }, el("summary", { "aria-describedby": name }, app.t("More")), more)));
     }
 
     /** A list that is drawn again only when it is another one, and keeps the focus and what is unfolded. */
@@ -264,7 +274,9 @@
         for (const key of ["plan", "dataset", "home", "checkpoint"]) app.store.on(key, start);
         app.store.on("run", (id) => { if (id && id !== known.chosen) { choose(id); if (poll) poll.wake(); } });
         // another browser or a command line may have started something meanwhile
-        window.addEventListener("focus", () => poll && poll.wake());
-        document.addEventListener("visibilitychange", () => poll && poll.wake());
+        const again = () => { if (poll) poll.wake(); };
+        window.addEventListener("focus", again);
+        document.addEventListener("visibilitychange", again);
+        if (typeof onUiTabChange === "function") onUiTabChange(again);
     });
 })((window.loraTrainer = window.loraTrainer || {}));
