@@ -5,10 +5,12 @@
 
     const CHOSEN_KEY = "lora-trainer-dataset";
     const PAGE = 60;
-    const LOOK_EVERY = 4;
     const el = (...all) => app.el(...all);
 
     const dataset = (app.dataset = app.dataset || {});
+
+    /** Seconds until it is looked again whether something has changed. */
+    dataset.lookEvery = dataset.lookEvery || 4;
 
     /** The cards of all datasets; null while they are not known. */
     dataset.cards = () => app.store.get("datasets") || null;
@@ -102,7 +104,7 @@
         /** Look now and again while the section is open. */
         pages.watch = (id) => app.poll(async () => {
             if (app.current() === id && pages.answer) await pages.load({ quietly: true });
-            return LOOK_EVERY;
+            return dataset.lookEvery;
         });
 
         function drawBar() {

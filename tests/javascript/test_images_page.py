@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCRIPTS = ("", "_captions", "_dataset", "_images", "_upload", "_viewer")
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
+    + "<script>window.loraTrainer = { dataset: { lookEvery: 0.4 } };</script>"
     + "".join(f'<script src="javascript/lora_trainer{name}.js"></script>' for name in SCRIPTS)
 )
 # Chromium tells Playwright the bytes of an array, not of a file

@@ -241,4 +241,4 @@ def _keys(request: Request) -> list[str]:
     keys = request.value("keys", list)
     if not all(isinstance(key, str) for key in keys):
         raise DatasetError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
-    return keys
+    return [str(key) for key in keys]
