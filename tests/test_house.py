@@ -45,7 +45,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "webui": (
         {"gradio", "pandas", "fastapi", "starlette", "PIL", "yaml"},
         BASICS
-        | {"jobs", "dataset", "config", "caption_config", "runs", "environment", "packages", "lora.deliver", "lora.file", "demo.EMBEDDED"}
+        | {"jobs", "dataset", "config", "caption_config", "runs", "environment", "packages", "lora.deliver", "lora.file", "lora.size", "demo.EMBEDDED"}
         | LIGHT_CHECKPOINT,
     ),
     "__main__": ({"yaml"}, {"*"}),
