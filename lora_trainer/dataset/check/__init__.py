@@ -3,7 +3,7 @@
     check_folder(settings, ...) -> Report     a dataset folder, as training reads it: the command line
     check(pictures, ...)        -> Report     pictures and captions that are known already: the tab
 
-Pillow and numpy only. Two thousand pictures of 1024 x 1024 pixels take about a minute on four cores; a second time, with `cache`, about a second.
+Pillow and numpy only. A picture of 1024 x 1024 pixels takes about 0.13 seconds of one core; with `cache`, two thousand take a second the next time.
 
 A finding's `measured`, by kind, and its `mend`:
 

@@ -6,6 +6,8 @@ subject first touches it. So neither a white sheet with a drawing on it nor a pr
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -44,12 +46,14 @@ def _ends(lines: Pixels) -> tuple[int, int]:
 
 def _border(lines: Pixels) -> int:
     count = len(lines)
-    limit = int(THICKEST * count)
-    colour = np.median(lines[0], axis=0)
-    distance = np.abs(lines[: limit + LOOK_BEHIND].astype(np.int16) - colour.astype(np.int16)).max(axis=2)
-    change = (distance > TOLERANCE).mean(axis=1)
+    limit, least = int(THICKEST * count), max(1, math.ceil(NARROWEST * count))
+    colour = np.median(lines[0], axis=0).astype(np.int16)
+    # most pictures have none, which their first lines tell
+    if (_change(lines[:least], colour) > STRAY_SHARE).any():
+        return 0
+    change = _change(lines[: limit + LOOK_BEHIND], colour)
     inside = np.nonzero(change > STRAY_SHARE)[0]
-    if not len(inside) or inside[0] > limit or inside[0] < NARROWEST * count:
+    if not len(inside) or inside[0] > limit:
         return 0
     first = int(inside[0])
     behind = change[first : first + LOOK_BEHIND]
@@ -57,3 +61,9 @@ def _border(lines: Pixels) -> int:
         return 0
     # the lines of a smoothed edge belong to the border
     return first + int(np.argmax(behind >= CHANGE_SHARE))
+
+
+def _change(lines: Pixels, colour: NDArray[np.int16]) -> NDArray[np.float64]:
+    """Which part of each line is of another colour."""
+    change: NDArray[np.float64] = (np.abs(lines.astype(np.int16) - colour).max(axis=2) > TOLERANCE).mean(axis=1)
+    return change

@@ -1,0 +1,76 @@
+"""The commands `check` and `crop`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import pytest
+from PIL import Image
+
+from lora_trainer.__main__ import main
+from tests.benchmark.check_quality import dead_leaves
+from tests.made import tiny_checkpoint
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return [dead_leaves(random.Random(seed), 128) for seed in range(5)]
+
+
+@pytest.fixture
+def folder(tmp_path, scenes):
+    folder = tmp_path / "my 图片"
+    folder.mkdir()
+    for number, scene in enumerate(scenes):
+        scene.save(folder / f"{number}.png")
+        (folder / f"{number}.txt").write_text(f"zorbl, scene {number}", encoding="utf-8")
+    return folder
+
+
+def test_a_good_dataset_passes(folder, capsys):
+    assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Pictures checked: 5. Nothing to mend",
+        'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a new meaning, though its parts may lend it some of '
+        "theirs: try it in a prompt before training.",
+    ]
+
+
+def test_warnings_pass_and_errors_do_not(folder, scenes, tmp_path, capsys):
+    Image.new("RGB", (128, 128), "grey").save(folder / "0.png")
+    assert main(["check", str(folder), "--resolution", "128"]) == 0
+    assert "0.png has little contrast" in capsys.readouterr().out
+    (folder / "1.txt").write_text("cat " * 80, encoding="utf-8")
+    assert main(["check", str(folder), "--resolution", "128", "--json", str(tmp_path / "r.json")]) == 1
+    assert "1.png: the caption has 80 tokens, 5 more than max_token_length 75" in capsys.readouterr().out
+    kinds = [each["kind"] for each in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["findings"]]
+    assert sorted(kinds) == ["long-caption", "low-contrast"]
+    assert main(["check", str(folder), "--resolution", "128", "--tokens", "150"]) == 0
+
+
+def test_the_checkpoint_tells_the_resolution(folder, capsys):
+    # the tiny checkpoint says that its pictures are 64 pixels wide: nothing has to grow
+    assert main(["check", str(folder), "--checkpoint", str(tiny_checkpoint("sd1"))]) == 0
+    assert "Nothing to mend" in capsys.readouterr().out
+
+
+def test_the_vocabulary_beside_the_images_is_kept_to(folder, capsys):
+    (folder / "vocabulary.yaml").write_text("opening: drawn leaves\n", encoding="utf-8")
+    assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
+    assert '0.png: the caption does not begin with "drawn leaves"' in capsys.readouterr().out
+
+
+def test_a_folder_that_is_not_there_gets_a_sentence(tmp_path, capsys):
+    assert main(["check", str(tmp_path / "nowhere")]) == 1
+    assert "does not exist" in capsys.readouterr().err
+
+
+def test_crop_writes_copies_once(folder, tmp_path, capsys):
+    call = ["crop", "--input", str(folder), "--output", str(tmp_path / "out"), "--size", "64", "--subject"]
+    assert main(call) == 0
+    assert capsys.readouterr().out.splitlines()[0] == f"Pictures written to {tmp_path / 'out'}: 5"
+    assert Image.open(tmp_path / "out" / "3.png").size == (64, 64)
+    assert (tmp_path / "out" / "3.txt").read_text(encoding="utf-8") == "zorbl, scene 3\n"
+    assert main(call) == 1
+    assert "exists already (10 such files in all)" in capsys.readouterr().err
