@@ -13,6 +13,7 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.errors import OutOfMemory
+from lora_trainer.jobs.queue import Queue
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
@@ -104,7 +105,8 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     assert (fact(live, "Step"), fact(live, "Epoch"), fact(live, "Loss"), fact(live, "Images per second")) == ("30 / 100", "1 / 5", "0.17", "1.5")
     assert live.get_by_role("progressbar").get_attribute("aria-valuenow") == "30"
     assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute("aria-label")
-    assert live.locator(".lora-trainer-chart").bounding_box() == place
+    # nothing jumps: the chart is where it was, but for a part of a pixel
+    assert live.locator(".lora-trainer-chart").bounding_box() == pytest.approx(place, abs=1)
     assert page.locator("#lora_trainer_step_train .lora-trainer-step-note").inner_text() == "Training, 30 %"
 
 
@@ -215,3 +217,27 @@ def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
         # the browser itself tells of each request that fails
         visitor.complaints[:] = [text for text in visitor.complaints if "ERR_FAILED" not in text]
     assert live.get_by_text("Connection lost").count() == 0
+
+
+def test_the_queue_is_put_in_another_order_from_the_keyboard(host, visitor, worker):
+    worker("at work").step(1)
+    queue = Queue(host.trainer_folder / "queue.json")
+    for name in ("waits first", "waits second"):
+        worker(name).end(events.Stopped(step=0, file=""))
+        queue.add(name)
+    try:
+        page, _ = watch(visitor, host, "at work")
+        waiting = page.get_by_role("region", name="Queue").locator("strong")
+        assert waiting.all_inner_texts() == ["waits first", "waits second"]
+        page.get_by_role("button", name="Move up").last.focus()
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('[aria-label=Queue] strong').textContent === 'waits second'")
+        assert queue.read().waiting == ("waits second", "waits first")
+        # it cannot go further up: the focus is on the row's next button
+        assert page.evaluate("document.activeElement.textContent") == "Move down"
+        page.get_by_role("button", name="Take out").first.click()
+        page.wait_for_function("() => document.querySelectorAll('[aria-label=Queue] strong').length === 1")
+        assert queue.read().waiting == ("waits first",)
+    finally:
+        for name in ("waits first", "waits second"):
+            queue.drop(name)
