@@ -1,0 +1,73 @@
+"""What a page is asked about its looks: names of controls, contrast, width, foreign words. Each answer is a list of complaints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textarea, a[href], [role=button], [role=tab], [role=slider], [role=radio], [role=option], [role=progressbar], img')]
+    .filter(control => control.type !== 'hidden' && control.checkVisibility() && control.getAttribute('aria-hidden') !== 'true' && !control.closest('[aria-hidden=true]'))
+    .filter(control => {
+        if (control.tagName === 'IMG') return !control.hasAttribute('alt');
+        const by = (control.getAttribute('aria-labelledby') || '').split(/\s+/).filter(Boolean).map(id => document.getElementById(id)?.textContent || '').join('');
+        const labels = [...(control.labels || [])].map(label => label.textContent).join('');
+        const pictures = [...control.querySelectorAll('img[alt], [aria-label]')].map(inner => inner.getAttribute('alt') || inner.getAttribute('aria-label')).join('');
+        const own = ['INPUT', 'SELECT', 'TEXTAREA'].includes(control.tagName) ? '' : control.textContent;
+        return ![control.getAttribute('aria-label'), by, labels, own, pictures, control.title].some(name => name && /[\p{L}\p{N}]/u.test(name));
+    })
+    .map(control => control.outerHTML.slice(0, 160))"""
+
+PALE = r"""root => {
+    const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
+    const pen = canvas.getContext('2d', {willReadFrequently: true});
+    const rgba = text => { pen.clearRect(0, 0, 1, 1); pen.fillStyle = text; pen.fillRect(0, 0, 1, 1); const [r, g, b, a] = pen.getImageData(0, 0, 1, 1).data; return [r, g, b, a / 255]; };
+    const over = (top, below) => [0, 1, 2].map(i => top[i] * top[3] + below[i] * (1 - top[3])).concat(1);
+    const light = colour => { const [r, g, b] = colour.map(part => { const share = part / 255; return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4; }); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
+    const ground = element => {
+        const layers = [];
+        for (let at = element; at; at = at.parentElement) {
+            const style = getComputedStyle(at);
+            if (style.backgroundImage.includes('url(')) return null;
+            // of a gradient the first colour
+            const gradient = style.backgroundImage.match(/rgba?\([^)]*\)/);
+            if (gradient) layers.push(rgba(gradient[0]));
+            layers.push(rgba(style.backgroundColor));
+        }
+        return layers.reverse().reduce((below, top) => over(top, below), [255, 255, 255, 1]);
+    };
+    const pale = [];
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) {
+        const element = node.parentElement;
+        if (!/\S/.test(node.data) || !element.checkVisibility({opacityProperty: true, visibilityProperty: true}) || element.closest('select, option, :disabled, [aria-disabled=true], [aria-hidden=true]')) continue;
+        const style = getComputedStyle(element), below = ground(element);
+        if (!below) continue;
+        const front = over(rgba(style.color), below);
+        const [one, two] = [light(front), light(below)].sort((a, b) => b - a);
+        const ratio = (one + 0.05) / (two + 0.05);
+        const size = parseFloat(style.fontSize), large = size >= 24 || (size >= 18.66 && Number(style.fontWeight) >= 700);
+        if (ratio < (large ? 3 : 4.5)) pale.push(`${ratio.toFixed(2)} ${node.data.trim().slice(0, 40)} (${element.className})`);
+    }
+    return [...new Set(pale)];
+}"""
+
+TOO_WIDE = r"""root => {
+    const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+    const culprits = [...root.querySelectorAll('*')].filter(element => element.checkVisibility() && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !scrolls(element));
+    function scrolls(element) { for (let at = element.parentElement; at && at !== root; at = at.parentElement) if (['auto', 'scroll', 'hidden', 'clip'].includes(getComputedStyle(at).overflowX)) return true; return false; }
+    return culprits.slice(0, 8).map(element => element.outerHTML.slice(0, 140)).concat(wide > 0 && culprits.length ? [`the page is ${wide} pixels too wide`] : []);
+}"""
+
+FOREIGN = r"""([root, known]) => {
+    const foreign = [], names = new Set(known.map(name => name.toLowerCase()));
+    const look = (text, where) => { for (const word of text.match(/[A-Za-z]{3,}/g) || []) if (!names.has(word.toLowerCase())) foreign.push(`${word}: ${text.trim().slice(0, 80)} (${where})`); };
+    const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
+    for (let node = walker.nextNode(); node; node = walker.nextNode()) if (!node.parentElement.closest('pre, code, script, style, [lang]:not(#lora_trainer_root)')) look(node.data, node.parentElement.className || node.parentElement.tagName);
+    for (const element of root.querySelectorAll('[aria-label], [title], [placeholder]')) for (const name of ['aria-label', 'title', 'placeholder']) look(element.getAttribute(name) || '', name);
+    return [...new Set(foreign)];
+}"""
+
+
+def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
+    """One of the questions above, asked of our tab."""
+    root = page.locator("#lora_trainer_root").element_handle()
+    return list(page.evaluate(what, [root, *arguments] if arguments else root))

@@ -1,0 +1,78 @@
+"""The tab at home in the WebUI: sizes, light and dark, names of controls, both languages; and quiet while nobody looks."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, complaints
+from tests.browser.tab import open_step, open_tab, show_tab
+from tests.browser.test_journey import trained
+
+__all__ = ["trained"]
+
+SECTIONS = ("images", "captions", "settings", "train", "try")
+SIZES = {"laptop": (1280, 900), "desktop": (1600, 1000), "phone": (390, 844)}
+SAID_EVERYWHERE = (
+    # names, units, file endings, what a prompt holds, and the words that Chinese users write in Latin letters too
+    "lora", "trainer", "webui", "txt2img", "img2img", "txt", "img", "zip", "gpu", "cpu", "vae", "clip", "sdxl", "png", "jpg", "jpeg", "webp", "csv", "jsonl",
+    "safetensors", "ohwx", "mychar", "name", "ctrl", "enter", "esc", "escape", "shift", "english", "unet", "adamw", "adam", "prodigy", "cosine", "constant",
+    "linear", "sgd", "lion", "adafactor", "float", "bit", "bfloat", "ddim", "euler", "dpm", "snr", "min", "gamma", "huber", "auto", "output", "models", "dropout",
+    "seed", "cfg", "rank", "alpha", "epoch", "epochs", "steps", "yaml", "json", "https", "http", "huggingface", "hugging", "face", "aaa", "fp16", "bf16", "webp",
+)
+
+
+def visit_all(page):
+    for step in SECTIONS:
+        open_step(page, step)
+        page.wait_for_timeout(700)
+        yield step
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, size, scheme):
+    width, height = SIZES[size]
+    visitor = visit(viewport={"width": width, "height": height}, color_scheme=scheme)
+    page = open_tab(visitor, host, f"?__theme={scheme}")
+    problems = {}
+    for step in visit_all(page):
+        if screenshots is not None:
+            page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
+        found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
+        if found:
+            problems[step] = found
+    assert problems == {}
+
+
+def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
+    page = open_tab(visit(locale="zh-CN"), host)
+    words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
+    words |= {word for card in host.get("datasets") for word in card["name"].split()} | {"My", "model", "Tiny", "practice", "picture", "step", "tiny", "sd1", "discs", "red"}
+    problems = {}
+    for step in visit_all(page):
+        if screenshots is not None:
+            page.screenshot(path=screenshots / f"{host.flavour}-{step}-zh_CN.png")
+        found = complaints(page, FOREIGN, [*SAID_EVERYWHERE, *words, host.get("home")["host"]["name"]])
+        if found:
+            problems[step] = found
+    assert problems == {}
+
+
+def test_nothing_is_asked_while_the_tab_cannot_be_seen(host, visitor, trained):
+    page = open_tab(visitor, host)
+    open_step(page, "train")
+    page.wait_for_timeout(1000)
+    show_tab(page, "txt2img")
+    page.wait_for_timeout(1500)
+    before = len([url for _, url in visitor.requests if "/lora-trainer/" in url])
+    page.wait_for_timeout(4000)
+    assert [url for _, url in visitor.requests if "/lora-trainer/" in url][before:] == []
+
+
+def test_the_keyboard_moves_through_the_steps(host, visitor):
+    page = open_tab(visitor, host)
+    page.locator("#lora_trainer_step_images").click()
+    for key, chosen in (("ArrowRight", "captions"), ("ArrowRight", "settings"), ("End", "try"), ("ArrowLeft", "train"), ("Home", "images")):
+        page.keyboard.press(key)
+        assert page.evaluate("document.activeElement.id") == f"lora_trainer_step_{chosen}"
+        assert page.locator(f"#lora_trainer_section_{chosen}").is_visible()

@@ -1,0 +1,74 @@
+"""When something is broken, the tab still appears, and says what."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.browser.running import ROOT, FakeHost, missing_for_fake_hosts
+from tests.browser.tab import open_host, open_tab, show_tab
+
+
+def extension_copy(folder: Path) -> Path:
+    """The extension as an artist has it, in a folder of their choice, to be broken."""
+    target = folder / "extensions" / "我的 trainer"
+    ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
+    for name in ("lora_trainer", "scripts", "javascript", "localizations"):
+        shutil.copytree(ROOT / name, target / name, ignore=ignored)
+    for name in ("install.py", "preload.py", "style.css"):
+        if (ROOT / name).is_file():
+            shutil.copy(ROOT / name, target)
+    return target
+
+
+@pytest.fixture
+def start(flavour, tmp_path):
+    reason = missing_for_fake_hosts()
+    if reason:
+        pytest.skip(reason)
+    started = []
+
+    def begin(*arguments: str) -> FakeHost:
+        host = FakeHost(data=tmp_path / "web ui", flavour=flavour, arguments=arguments)
+        host.start()
+        started.append(host)
+        return host
+
+    yield begin
+    for host in started:
+        host.kill()
+
+
+def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visitor):
+    host = start("--lacking", "lora-trainer-lacks-this")
+    page = open_tab(visitor, host)
+    setup = page.get_by_label("Set-up", exact=True)
+    setup.get_by_role("button", name="Set up", exact=True).wait_for()
+    assert setup.get_by_role("button", name="Copy a report").is_visible()
+    report = host.get("setup")["report"]
+    assert "lora-trainer-lacks-this" in report
+    assert str(Path.home()) not in report
+
+
+@pytest.mark.parametrize(
+    ("file", "addition", "reason"),
+    [
+        ("lora_trainer/webui/studio.py", "\nraise RuntimeError('something broke in studio')\n", "something broke in studio"),
+        ("lora_trainer/webui/datasets.py", "\nimport no_such_package\n", "no_such_package"),
+        ("lora_trainer/webui/host.py", "\nthis is no Python\n", "invalid syntax"),
+    ],
+)
+def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(start, visitor, tmp_path, file, addition, reason):
+    copy = extension_copy(tmp_path)
+    with (copy / file).open("a", encoding="utf-8") as stream:
+        stream.write(addition)
+    host = start("--extension", str(copy))
+    page = open_host(visitor, host)
+    show_tab(page)
+    trouble = page.locator("#lora_trainer_trouble")
+    trouble.wait_for()
+    report = trouble.locator("textarea").input_value()
+    assert reason in report
+    assert "gradio" in report
