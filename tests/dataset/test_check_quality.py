@@ -7,8 +7,10 @@ import pytest
 from tests.benchmark.check_quality import drawn_sources, run
 
 FLOORS = {
-    "blurred-image": (0.95, 0.75), "small-image": (1.0, 1.0), "wide-border": (0.85, 0.95), "extreme-aspect": (1.0, 1.0), "lettering": (0.85, 0.7),
-    "too-dark": (0.85, 1.0), "too-bright": (0.8, 0.8), "low-contrast": (0.6, 1.0), "near-duplicate": (0.85, 0.85),
+    # flat shapes cropped to a strip: enlarged, some are blurred indeed, and straight sides that are cut off look like bars
+    "blurred-image": (0.85, 0.8), "wide-border": (0.75, 1.0),
+    "small-image": (1.0, 1.0), "extreme-aspect": (1.0, 1.0), "lettering": (0.85, 0.75), "too-dark": (0.75, 1.0), "too-bright": (0.85, 0.8),
+    "low-contrast": (0.75, 1.0), "near-duplicate": (0.9, 0.9),
 }  # fmt: skip
 """(precision, recall) at least."""
 
