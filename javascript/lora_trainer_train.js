@@ -84,7 +84,7 @@
     }
 
     function summarize() {
-        const run = known.pulse.active[0];
+        const run = known.pulse.active[0] || known.runs.find(app.runs.isActive);
         if (!run) app.summary("train", known.pulse.queued ? app.count(known.pulse.queued, "{count} run waits", "{count} runs wait") : "");
         else app.summary("train", run.step_count && run.step ? app.t("{phase}, {share} %", { phase: app.runs.statusWords(run), share: Math.floor((run.step / run.step_count) * 100) }) : app.runs.statusWords(run));
     }

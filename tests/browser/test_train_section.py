@@ -107,7 +107,7 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute("aria-label")
     # nothing jumps: the chart is where it was, but for a part of a pixel
     assert live.locator(".lora-trainer-chart").bounding_box() == pytest.approx(place, abs=1)
-    assert page.locator("#lora_trainer_step_train .lora-trainer-step-note").inner_text() == "Training, 30 %"
+    page.locator("#lora_trainer_step_train .lora-trainer-step-note", has_text="Training, 30 %").wait_for()
 
 
 def test_previews_come_with_their_step_and_open_large(host, visitor, worker):

@@ -26,6 +26,14 @@ def test_a_translation_has_the_places_of_its_original(code):
 
 
 @pytest.mark.parametrize("code", sources.codes())
+def test_a_translation_spells_a_lora_tag_as_the_hosts_read_it(code):
+    def tags(text: str) -> list[str]:
+        return re.findall(r"<lora[^>]*>", text)
+
+    assert {text: known for text, known in sources.table(code).items() if tags(text) != tags(known)} == {}
+
+
+@pytest.mark.parametrize("code", sources.codes())
 def test_a_translation_is_not_its_original(code):
     words = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
     assert [text for text, known in sources.table(code).items() if text == known and words.search(text)] == []
