@@ -48,7 +48,7 @@ class PlayedWorker:
         path.write_bytes(picture(step))
         self.say(events.Previewed(step=step, file=self.folder.relative(path), prompt="a fox", strength=1.0))
 
-    def taken(self, seconds: float = 5.0) -> str:
+    def taken(self, seconds: float = 20.0) -> str:
         """The request that comes next."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
