@@ -80,6 +80,9 @@ CAPTIONERS: Mapping[str, CaptionerInfo] = {
     )
 }  # fmt: skip
 
+HOST_BLIP = "BLIP/model_base_caption_capfilt_large.pth"
+"""In a WebUI's models folder: BLIP base, in Salesforce's own format, as its interrogator fetched it."""
+
 DEFAULT_INSTRUCTION = (
     "Describe this picture in one or two plain English sentences of at most 50 words: the subject, what it does, its clothing or features, "
     "the scene, the style, the light and the colours. Say only what is to be seen. Do not begin with words such as \"The image shows\"."

@@ -21,15 +21,13 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from lora_trainer import files
-from lora_trainer.caption_config import CaptionSettings
+from lora_trainer.caption_config import HOST_BLIP, CaptionSettings
 from lora_trainer.errors import CaptionerError
 
 log = logging.getLogger(__name__)
 
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "selected_tags.csv", "*.jinja")
 WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
-HOST_BLIP = "BLIP/model_base_caption_capfilt_large.pth"
-"""In a WebUI's models folder: BLIP base, in Salesforce's own format, as its interrogator fetched it."""
 POLL_SECONDS = 0.5
 ASK_SECONDS = 20.0
 """How long a silent hub is waited for; without a limit, a firewall's silence would be waited out for minutes."""

@@ -50,12 +50,12 @@ _CUE_PATTERNS = {name: re.compile(rf"\b({cue})\b", re.IGNORECASE) for name, cue 
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
-def compose(fields: Mapping[Field, str]) -> str:
-    """The fields that say something, in their natural order, with commas between them. Raises DatasetError for a field there is not."""
+def compose(fields: Mapping[Field, str], order: Sequence[Field] = FIELDS) -> str:
+    """The fields that say something, in the order given, with commas between them. Raises DatasetError for a field there is not."""
     for name in fields:
         if name not in FIELDS:
             raise DatasetError("a caption has no field {name}", hint="Use: {known}.", name=name, known=", ".join(FIELDS))
-    return ", ".join(part for name in FIELDS for part in parts(tidy(fields.get(name, ""))))
+    return ", ".join(part for name in order for part in parts(tidy(fields.get(name, ""))))
 
 
 def split(caption: str, vocabulary: Vocabulary | None = None) -> dict[Field, str]:

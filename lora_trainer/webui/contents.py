@@ -105,6 +105,8 @@ class CaptionChange:
     key: str
     caption: str
     was: str
+    by: str = authors.PERSON
+    """Who is to be remembered as its writer: undoing gives a captioner's words back to the captioner."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +135,8 @@ class Contents:
         self._follow_links = follow_links
         self.lock = threading.RLock()
         """Held by whoever changes the folder."""
+        self.digest = DigestCache().digest
+        """Path -> the hash of the file's content; read again when the file's size or time is another. Raises DatasetError."""
         self._view: View | None = None
 
     # --- reading -------------------------------------------------------------------------------------------------------------------------
@@ -183,7 +187,8 @@ class Contents:
                     if view.item(change.key).caption not in (tidy(change.was), wanted[change.key])
                 }
                 writing = [item for item in map(view.item, wanted) if item.key not in conflicts and item.caption != wanted[item.key]]
-                self.remember_author({item.path: wanted[item.key] for item in writing})
+                by = {change.key: change.by for change in changes}
+                self.remember_author({item.path: wanted[item.key] for item in writing}, {item.path: by[item.key] for item in writing})
                 try:
                     edits.write_captions(view.listing, view.captions, {item.path: wanted[item.key] for item in writing})
                     return conflicts
@@ -193,11 +198,13 @@ class Contents:
                         raise
         raise AssertionError("the loop returns or raises")
 
-    def remember_author(self, captions: Mapping[Path, str]) -> None:
-        """{image: caption} is about to be written for a person. Raises DatasetError. Call it within authors.changing_captions."""
+    def remember_author(self, captions: Mapping[Path, str], by: Mapping[Path, str] | None = None) -> None:
+        """{image: caption} is about to be written, for a person unless `by` says who. Raises DatasetError. Call it within changing_captions."""
         # a caption nobody recorded counts as a person's already: only where a captioner has been at work must it be said
         if captions and authors.read_authors(self.path).by_digest:
-            authors.record(self.path, {digest(image): authors.Written(text=text, by=authors.PERSON) for image, text in captions.items()})
+            writers = by or {}
+            news = {image: authors.Written(text=text, by=writers.get(image, authors.PERSON)) for image, text in captions.items()}
+            authors.record(self.path, {self.digest(image): written for image, written in news.items()})
 
     # --- removing and restoring ----------------------------------------------------------------------------------------------------------
 
@@ -271,6 +278,24 @@ class Contents:
         if not self.view().captions.rows.get(target):
             edits.restore_rows([RemovedRow(file=self.path / row["file"], text=row["text"]) for row in told["rows"]])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class DigestCache:
+    """Remembers the digests of files by path, size and time. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+
+    def digest(self, path: Path) -> str:
+        """Raises DatasetError."""
+        try:
+            details = path.stat()
+        except OSError:
+            return digest(path)  # which says why
+        stamp, known = (details.st_mtime_ns, details.st_size), self._known.get(path)
+        if known is None or known[0] != stamp:
+            known = self._known[path] = (stamp, digest(path))
+        return known[1]
 
 
 def key_of(name: str) -> str:

@@ -3,6 +3,7 @@
     datasets.listing(language) -> [card]      for the page
     datasets.find(id) -> Dataset              id -> name and path
     datasets.contents(id) -> Contents         its images and captions (contents.py)
+    datasets.workbench(id) -> Workbench       every change of them, and the way back (workbench.py)
 
     <data folder>/datasets/<id>/     an uploaded dataset; its id is the folder's name and never changes, since runs name the folder
     <data folder>/datasets.json      names given later, and the folders opened by path: {"names": {id: name}, "folders": {id: path}}
@@ -35,6 +36,7 @@ from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.thumbnails import Thumbnails
+from lora_trainer.webui.workbench import Workbench
 
 LONGEST_NAME = 100
 _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
@@ -59,6 +61,7 @@ class Datasets:
         self._registry = data.root / "datasets.json"
         self._lock = threading.RLock()
         self._contents: dict[str, Contents] = {}
+        self._workbenches: dict[str, Workbench] = {}
         self.thumbnails = Thumbnails(data.folder("thumbnails"))
 
     # --- finding -------------------------------------------------------------------------------------------------------------------------
@@ -90,6 +93,15 @@ class Datasets:
             known = self._contents.get(identity)
             if known is None or known.path != dataset.path:
                 known = self._contents[identity] = Contents(dataset.path, follow_links=dataset.external)
+            return known
+
+    def workbench(self, identity: str) -> Workbench:
+        """Where a dataset is worked on. Raises NotFound."""
+        contents = self.contents(identity)
+        with self._lock:
+            known = self._workbenches.get(identity)
+            if known is None or known.contents is not contents:
+                known = self._workbenches[identity] = Workbench(contents)
             return known
 
     def listing(self, language: str) -> list[dict[str, Any]]:
@@ -161,6 +173,7 @@ class Datasets:
                         hint = "Close the programs that have it open."
                         raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, name=dataset.name, reason=error) from error
             self._contents.pop(identity, None)
+            self._workbenches.pop(identity, None)
             self._change(lambda registry: [registry[part].pop(identity, None) for part in registry])
 
     # --- the registry --------------------------------------------------------------------------------------------------------------------

@@ -1,37 +1,91 @@
-"""Of a dataset's images, those that are wanted now: sorted, filtered, one page of them. Pure; called by the routes."""
+"""Of a dataset's images, those that are wanted now: filtered, sorted, one page of them. Pure; called by the routes and the workbench.
+
+What a filter needs to know beyond the item itself comes in as `Knowledge`, which is asked only for what the filter needs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
+from lora_trainer.dataset.authors import Author
+from lora_trainer.dataset.captions import parts, with_trigger_word
 from lora_trainer.webui.contents import Item, View
 
-Order = Literal["name", "changed", "caption"]
-Which = Literal["all", "missing", "captioned", "findings"]
+Order = Literal["name", "changed", "caption", "tokens", "tokens-down", "edited", "findings"]
+Which = Literal[
+    "all", "missing", "captioned", "short", "long", "no-trigger", "unreviewed", "reviewed", "person", "machine", "findings"
+]  # fmt: skip
+COUNTED: tuple[Which, ...] = ("missing", "short", "long", "no-trigger", "unreviewed", "person", "machine", "findings")
+"""The filters whose labels tell how many images they let pass."""
 
-_ORDERS: dict[str, Callable[[Item], Any]] = {
-    "changed": lambda item: -item.changed,
-    "caption": lambda item: item.caption.casefold(),
-}
-_FILTERS: dict[str, Callable[[Item], bool]] = {
-    "missing": lambda item: not item.caption,
-    "captioned": lambda item: bool(item.caption),
-    "findings": lambda item: bool(item.findings),
-}
+SHORT_PARTS, SHORT_WORDS = 3, 6
+"""A caption with fewer of both is short."""
+
+
+class Knowledge(Protocol):
+    """What is known of an item beside what stands in its folder."""
+
+    def tokens(self, item: Item) -> int: ...
+    def is_long(self, item: Item) -> bool: ...
+    def reviewed(self, item: Item) -> bool: ...
+    def author(self, item: Item) -> Author: ...
+    def kinds(self, item: Item) -> Sequence[str]:
+        """The kinds of its findings."""
+        ...
+
+    def edited(self, item: Item) -> float:
+        """When its caption's file was changed."""
+        ...
+
+
+class Nothing:
+    """Knowledge for a folder as it is."""
+
+    def tokens(self, item: Item) -> int:
+        return 0
+
+    def is_long(self, item: Item) -> bool:
+        return False
+
+    def reviewed(self, item: Item) -> bool:
+        return False
+
+    def author(self, item: Item) -> Author:
+        return "person" if item.caption else "nobody"
+
+    def kinds(self, item: Item) -> Sequence[str]:
+        return [finding.kind for finding in item.findings]
+
+    def edited(self, item: Item) -> float:
+        return item.changed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
-    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of the names, an unknown filter lets all pass."""
+class Where:
+    """Which images. Conditions that are not given let all pass; an unknown filter does too."""
+
+    which: Which = "all"
+    text: str = ""
+    """The caption or the name contains this, in capitals or not."""
+    lacks: str = ""
+    """The caption does not contain this."""
+    tag: str = ""
+    """One of the caption's comma-separated parts is this."""
+    finding: str = ""
+    """There is a finding of this kind."""
+    trigger: str = ""
+    """The trigger word of the settings, for `no-trigger`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish(Where):
+    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of the names."""
 
     offset: int = 0
     limit: int = 60
     order: Order = "name"
-    which: Which = "all"
-    text: str = ""
-    """Only images whose caption or name contains this, in capitals or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +95,63 @@ class Page:
     """How many match in all."""
 
 
-def page(view: View, wish: Wish) -> Page:
+def page(view: View, wish: Wish, known: Knowledge | None = None) -> Page:
     """The images a Wish asks for."""
-    passes = _FILTERS.get(wish.which)
-    text = " ".join(wish.text.split()).casefold()
-    found = [item for item in view.items if (passes is None or passes(item)) and (text in item.caption.casefold() or text in item.name.casefold())]
-    if wish.order in _ORDERS:
-        found.sort(key=_ORDERS[wish.order])  # stable: of equal ones, by name
+    known = known or Nothing()
+    found = matching(view.items, wish, known)
+    order = _ORDERS.get(wish.order)
+    if order is not None:
+        found.sort(key=lambda item: order(item, known))  # stable: of equal ones, by name
     return Page(items=tuple(found[wish.offset : wish.offset + wish.limit]), matching=len(found))
+
+
+def matching(items: Sequence[Item], where: Where, known: Knowledge) -> list[Item]:
+    """The items that pass, in their order."""
+    passes, tests = _FILTERS.get(where.which), list(_tests(where, known))
+    return [item for item in items if (passes is None or passes(item, where, known)) and all(test(item) for test in tests)]
+
+
+def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, int]:
+    """How many of all the images each filter lets pass."""
+    return {name: sum(_FILTERS[name](item, where, known) for item in items) for name in COUNTED}
+
+
+def is_short(caption: str) -> bool:
+    """Whether a caption says little, be it tags or a sentence. One that is missing is not short."""
+    return bool(caption) and len(parts(caption)) < SHORT_PARTS and len(caption.split()) < SHORT_WORDS
+
+
+def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
+    text, lacks, tag = (" ".join(words.split()).casefold() for words in (where.text, where.lacks, where.tag))
+    tests: list[Callable[[Item], bool]] = []
+    if text:
+        tests.append(lambda item: text in item.caption.casefold() or text in item.name.casefold())
+    if lacks:
+        tests.append(lambda item: lacks not in item.caption.casefold())
+    if tag:
+        tests.append(lambda item: tag in item.caption.casefold() and any(part.casefold() == tag for part in parts(item.caption)))
+    if where.finding:
+        tests.append(lambda item: where.finding in known.kinds(item))
+    return tests
+
+
+_FILTERS: dict[str, Callable[[Item, Where, Knowledge], bool]] = {
+    "missing": lambda item, where, known: not item.caption,
+    "captioned": lambda item, where, known: bool(item.caption),
+    "short": lambda item, where, known: is_short(item.caption),
+    "long": lambda item, where, known: known.is_long(item),
+    "no-trigger": lambda item, where, known: bool(where.trigger.strip()) and with_trigger_word(item.caption, where.trigger) != item.caption,
+    "unreviewed": lambda item, where, known: not known.reviewed(item),
+    "reviewed": lambda item, where, known: known.reviewed(item),
+    "person": lambda item, where, known: known.author(item) == "person",
+    "machine": lambda item, where, known: known.author(item) == "machine",
+    "findings": lambda item, where, known: bool(known.kinds(item)),
+}
+_ORDERS: dict[str, Callable[[Item, Knowledge], Any]] = {
+    "changed": lambda item, known: -item.changed,
+    "caption": lambda item, known: item.caption.casefold(),
+    "tokens": lambda item, known: known.tokens(item),
+    "tokens-down": lambda item, known: -known.tokens(item),
+    "edited": lambda item, known: -known.edited(item),
+    "findings": lambda item, known: -len(known.kinds(item)),
+}

@@ -205,6 +205,11 @@ def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: b
     return accepted
 
 
+def may_hold_captions(name: str) -> bool:
+    """Whether a file of this name may bring captions."""
+    return _suffix(name) in (".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES)
+
+
 def _suffix(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).suffix.lower()
 

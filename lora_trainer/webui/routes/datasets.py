@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 from urllib.parse import quote
 
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
-from lora_trainer.dataset.findings import Finding, from_error
+from lora_trainer.dataset.findings import from_error
 from lora_trainer.dataset.images import image_size
-from lora_trainer.errors import DatasetError
-from lora_trainer.webui import file_manager, pages, texts, uploads
-from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
+from lora_trainer.errors import DatasetError, Message
+from lora_trainer.webui import file_manager, pages, texts, uploads, workbench_json, workbench_tokens
+from lora_trainer.webui.contents import Contents, Item, View
 from lora_trainer.webui.datasets import thumbnail_address
 from lora_trainer.webui.http import Conflict, Request, route
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.thumbnails import LARGE_SIDE
 from lora_trainer.webui.uploads import Accepted
+from lora_trainer.webui.workbench import Known
 
 _SHOWN_BY_BROWSERS = {
     ".png": "image/png", ".apng": "image/apng", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg",
@@ -77,33 +77,39 @@ async def upload(studio: Studio, request: Request) -> dict[str, Any]:
     name = request.query.get("name", "")
     size = int(request.query["size"]) if request.query.get("size", "").isdecimal() else None
     incoming = await uploads.receive(request.stream(), contents, name, size)
-    replace = request.query.get("captions") == "replace"
-    accepted = await run_in_threadpool(uploads.accept, contents, incoming, name, replace_captions=replace)
+    accepted = await run_in_threadpool(_take, studio, request, incoming, name)
     return _accepted(accepted, request.path["id"], request.language)
+
+
+def _take(studio: Studio, request: Request, incoming: Path, name: str) -> Accepted:
+    """An upload into its dataset; what it changes in captions that are there can be undone."""
+    bench, replace = studio.datasets.workbench(request.path["id"]), request.query.get("captions") == "replace"
+    if not uploads.may_hold_captions(name):
+        return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
+    with bench.recording(Message("Imported: {name}", {"name": name})):
+        return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
 
 
 @route("GET", "/datasets/{id}/items")
 def items(studio: Studio, request: Request) -> dict[str, Any]:
     contents = studio.datasets.contents(request.path["id"])
-    view = contents.view()
-    if request.query.get("known") == view.revision:
-        return {"unchanged": True, "revision": view.revision}
-    wish = pages.Wish(
-        offset=_number(request, "offset", 0),
-        limit=min(_number(request, "limit", 60), _MOST_AT_ONCE),
-        order=cast(pages.Order, request.query.get("order", "name")),
-        which=cast(pages.Which, request.query.get("filter", "all")),
-        text=request.query.get("text", ""),
-    )
-    page = pages.page(view, wish)
+    bench, view = studio.datasets.workbench(request.path["id"]), contents.view()
+    revision = bench.revision(view)
+    if request.query.get("known") == revision:
+        return {"unchanged": True, "revision": revision}
+    wish = workbench_json.wish_of(request.query, _number(request, "offset", 0), min(_number(request, "limit", 60), _MOST_AT_ONCE))
+    known = bench.known(view, wish.trigger, workbench_tokens.limit_of(request.query.get("tokens")))
+    page = pages.page(view, wish, known)
     return {
         "total": len(view.items),
         "matching": page.matching,
         "captioned": sum(bool(item.caption) for item in view.items),
-        "revision": view.revision,
+        "counts": pages.counts(view.items, wish, known),
+        "revision": revision,
         "removed": len(contents.removed()),
-        "findings": _findings(view.findings, request.language),
-        "items": [_item(request.path["id"], item, request.language) for item in page.items],
+        "edits": workbench_json.edits_json(bench, request.language),
+        "findings": [workbench_json.finding_json(finding, request.language) for finding in view.findings],
+        "items": [_item(request.path["id"], item, known, request.language) for item in page.items],
     }
 
 
@@ -124,16 +130,14 @@ def picture(studio: Studio, request: Request) -> Response:
 
 @route("POST", "/datasets/{id}/remove")
 def remove(studio: Studio, request: Request) -> dict[str, Any]:
-    contents = _contents(studio, request)
-    contents.remove(_keys(request))
-    return _counts(contents.view())
+    bench = studio.datasets.workbench(request.path["id"])
+    return {**workbench_json.outcome_json(bench, bench.remove(_keys(request)), request.language), **_counts(bench.contents.view())}
 
 
 @route("POST", "/datasets/{id}/restore")
 def restore(studio: Studio, request: Request) -> dict[str, Any]:
-    contents = _contents(studio, request)
-    contents.restore(_keys(request))
-    return _counts(contents.view())
+    bench = studio.datasets.workbench(request.path["id"])
+    return {**workbench_json.outcome_json(bench, bench.restore(_keys(request)), request.language), **_counts(bench.contents.view())}
 
 
 @route("GET", "/datasets/{id}/removed")
@@ -147,13 +151,15 @@ def list_removed(studio: Studio, request: Request) -> list[dict[str, Any]]:
 
 @route("POST", "/datasets/{id}/caption")
 def write_caption(studio: Studio, request: Request) -> dict[str, Any]:
-    contents = _contents(studio, request)
-    change = CaptionChange(key=request.value("key", str), caption=request.value("caption", str), was=request.value("was", str))
-    conflicts = contents.write_captions([change])
-    item = contents.view().item(change.key)
-    if conflicts:
+    bench, key = studio.datasets.workbench(request.path["id"]), request.value("key", str)
+    outcome = bench.save(key, request.value("caption", str), request.value("was", str))
+    view = bench.contents.view()
+    item = view.item(key)
+    if outcome.conflicts:
         raise Conflict("someone else has changed the caption of {name}", hint="Choose which one to keep.", current=item.caption, name=item.name)
-    return _item(request.path["id"], item, request.language)
+    known = bench.known(view, request.value("trigger", str, ""), workbench_tokens.limit_of(request.value("tokens", int, 75)))
+    answer = _item(request.path["id"], item, known, request.language)
+    return {**answer, "edits": workbench_json.edits_json(bench, request.language), "revision": bench.revision(view)}
 
 
 # --- as JSON -----------------------------------------------------------------------------------------------------------------------------
@@ -163,13 +169,14 @@ def _contents(studio: Studio, request: Request) -> Contents:
     return studio.datasets.contents(request.path["id"])
 
 
-def _item(identity: str, item: Item, language: str) -> dict[str, Any]:
+def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, Any]:
     findings = list(item.findings)
     width = height = 0
     try:
         width, height = image_size(item.path)
     except DatasetError as problem:
         findings.append(from_error("unreadable-image", problem, item.path, item.name))
+    facts = workbench_json.item_facts(known.contents.path, item, known, language)
     return {
         "key": item.key,
         "name": item.name,
@@ -180,7 +187,8 @@ def _item(identity: str, item: Item, language: str) -> dict[str, Any]:
         "caption_file": item.caption_file,
         "changed": item.changed,
         **_addresses(identity, item.key, item.version),
-        "findings": _findings(findings, language),
+        **facts,
+        "findings": [*(workbench_json.finding_json(finding, language) for finding in findings), *facts["findings"]],
     }
 
 
@@ -189,18 +197,6 @@ def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
         "thumbnail": thumbnail_address(identity, key, version),
         "picture": f"lora-trainer/datasets/{quote(identity, safe='')}/picture/{key}?v={version}",
     }
-
-
-def _findings(findings: Sequence[Finding], language: str) -> list[dict[str, str]]:
-    return [
-        {
-            "severity": finding.severity,
-            "kind": finding.kind,
-            "message": texts.say(finding.message, language),
-            "hint": texts.say(finding.hint, language),
-        }
-        for finding in findings
-    ]
 
 
 def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
@@ -220,7 +216,7 @@ def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any
 
 
 def _counts(view: View) -> dict[str, Any]:
-    return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items), "revision": view.revision}
+    return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items)}
 
 
 def _picture(path: Path, kind: str, version: str, request: Request) -> Response:

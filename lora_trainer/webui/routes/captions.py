@@ -1,0 +1,374 @@
+"""The workbench over HTTP: bulk edits, undo, tags, template and vocabulary, tokens, the check, crops, captioners. See webui/workbench.py."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from random import Random
+from typing import Any
+
+from starlette.responses import Response
+
+from lora_trainer.dataset import template
+from lora_trainer.dataset.captions import training_caption, with_trigger_word
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from, write_vocabulary
+from lora_trainer.dataset.tokens import TriggerView
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui import (
+    pages,
+    texts,
+    workbench_actions,
+    workbench_captioners,
+    workbench_export,
+    workbench_json,
+    workbench_tags,
+    workbench_tokens,
+)  # fmt: skip
+from lora_trainer.webui.form import Texts
+from lora_trainer.webui.http import Conflict, Request, route
+from lora_trainer.webui.studio import Studio
+from lora_trainer.webui.workbench import Workbench
+from lora_trainer.webui.workbench_captioners import CaptionWish
+from lora_trainer.webui.workbench_check import CheckSettings
+from lora_trainer.webui.workbench_pictures import Copy
+
+SAMPLES = 60
+DRAWS = 6
+DEPARTURES = 200
+MOST_TAGS = 2000
+LISTED_EDITS = 100
+
+FIELD_LABELS: Texts = {
+    "subject": "Subject", "action": "Action", "features": "Clothing or features", "scene": "Scene", "style": "Style", "light": "Light",
+    "colour": "Colour",
+}  # fmt: skip
+FIELD_EXAMPLES: Texts = {
+    "subject": "a red fox", "action": "leaping over a log", "features": "thick winter fur", "scene": "in a birch forest", "style": "ink wash",
+    "light": "soft morning light", "colour": "muted colours",
+}  # fmt: skip
+
+
+def _bench(studio: Studio, request: Request) -> Workbench:
+    return studio.datasets.workbench(request.path["id"])
+
+
+# --- bulk edits --------------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/bulk/preview")
+def preview(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    plan = bench.preview(workbench_json.chosen(bench, request), request.value("action", dict))
+    names = bench.contents.view().by_key
+    return {
+        "plan": plan.id,
+        "selected": plan.selected,
+        "changing": len(plan.changes),
+        "samples": [
+            {"key": change.key, "name": names[change.key].name if change.key in names else "", "before": change.was, "after": change.caption}
+            for change in plan.changes[:SAMPLES]
+        ],
+        "note": "",
+    }
+
+
+@route("POST", "/datasets/{id}/bulk")
+def bulk(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    identity = request.value("plan", str, None)
+    plan = bench.plan(identity) if identity else bench.preview(workbench_json.chosen(bench, request), request.value("action", dict))
+    if plan is None:
+        raise Conflict("this preview is too old", hint="Preview the change again.")
+    return workbench_json.outcome_json(bench, bench.apply(plan), request.language)
+
+
+@route("POST", "/datasets/{id}/shuffle")
+def shuffle(studio: Studio, request: Request) -> dict[str, Any]:
+    items = _bench(studio, request).contents.view().by_key
+    given = request.value("caption", str, None)
+    captions = [("", "", given)] if given is not None else [
+        (key, items[key].name, items[key].caption) for key in request.value("keys", list, [])[:SAMPLES] if key in items
+    ]  # fmt: skip
+    trigger, seed = request.value("trigger", str, ""), request.value("seed", int, 0)
+    # "keep nothing in place" is a wish of its own, and so is "never"
+    settings: dict[str, Any] = {
+        "shuffle": request.value("shuffle", bool, True),
+        "keep_tokens": max(0, request.value("keep_tokens", int, 0)),
+        "dropout": min(1.0, max(0.0, request.value("dropout", float, 0.0))),
+    }
+    samples = []
+    for key, name, caption in captions:
+        whole, random = with_trigger_word(caption, trigger), Random(f"{seed} {key}")
+        trained = [training_caption(whole, random=random, **settings) for _ in range(DRAWS)]
+        samples.append({"key": key, "name": name, "caption": whole, "trained": trained})
+    return {"samples": samples}
+
+
+# --- undo --------------------------------------------------------------------------------------------------------------------------------
+
+
+@route("GET", "/datasets/{id}/edits")
+def edits(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    lines = itertools.islice(bench.journal.lines(), LISTED_EDITS)
+    return {"edits": workbench_json.edits_json(bench, request.language), "list": [workbench_json.line_json(line, request.language) for line in lines]}
+
+
+@route("POST", "/datasets/{id}/undo")
+def undo(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    return workbench_json.outcome_json(bench, bench.undo(request.value("id", int, None)), request.language)
+
+
+@route("POST", "/datasets/{id}/redo")
+def redo(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    return workbench_json.outcome_json(bench, bench.redo(), request.language)
+
+
+@route("POST", "/datasets/{id}/reviewed")
+def reviewed(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    count = bench.mark(workbench_json.chosen(bench, request), reviewed=request.value("reviewed", bool))
+    return {"count": count, "edits": workbench_json.edits_json(bench, request.language), "revision": bench.revision(bench.contents.view())}
+
+
+# --- tags, export ------------------------------------------------------------------------------------------------------------------------
+
+
+@route("GET", "/datasets/{id}/tags")
+def tags(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    view, where = bench.contents.view(), workbench_json.where_of(request.query)
+    known = bench.known(view, where.trigger, workbench_tokens.limit_of(request.query.get("tokens")))
+    captions = [item.caption for item in pages.matching(view.items, where, known)]
+    kind: workbench_tags.Kind = "words" if request.query.get("kind") == "words" else "tags"
+    limit = request.query.get("limit", "")
+    most = min(MOST_TAGS, int(limit)) if limit.isdecimal() and len(limit) < 10 else 300
+    found = workbench_tags.table(captions, kind, "name" if request.query.get("sort") == "name" else "count", most)
+    return {
+        "kind": found.kind,
+        "mostly": workbench_tags.mostly(captions),
+        "images": found.captions,
+        "distinct": found.distinct,
+        "tags": [{"tag": tag.tag, "count": tag.count} for tag in found.tags],
+    }
+
+
+@route("GET", "/datasets/{id}/export")
+def export(studio: Studio, request: Request) -> Response:
+    kind = request.query.get("as", "csv")
+    content = workbench_export.export(_bench(studio, request).contents.view().items, kind)
+    name, media_type = workbench_export.KINDS[kind]
+    return Response(content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"})
+
+
+# --- template and vocabulary -------------------------------------------------------------------------------------------------------------
+
+
+@route("GET", "/datasets/{id}/template")
+def template_fields(studio: Studio, request: Request) -> dict[str, Any]:
+    fields = [
+        {"name": name, "label": texts.translate(FIELD_LABELS[name], request.language), "example": FIELD_EXAMPLES[name]} for name in FIELDS
+    ]  # fmt: skip
+    return {"order": list(_bench(studio, request).template_order()), "fields": fields}
+
+
+@route("POST", "/datasets/{id}/template")
+def set_template(studio: Studio, request: Request) -> dict[str, Any]:
+    _bench(studio, request).set_template_order(request.value("order", list))
+    answer: dict[str, Any] = template_fields(studio, request)
+    return answer
+
+
+@route("POST", "/datasets/{id}/split")
+def split(studio: Studio, request: Request) -> dict[str, Any]:
+    return {"fields": template.split(request.value("caption", str), _bench(studio, request).vocabulary())}
+
+
+@route("POST", "/datasets/{id}/compose")
+def compose(studio: Studio, request: Request) -> dict[str, Any]:
+    order = _bench(studio, request).template_order()
+    return {"caption": template.compose(workbench_actions.fields_of(request.value("fields", dict)), order)}
+
+
+@route("GET", "/datasets/{id}/vocabulary")
+def vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    found = template.read_vocabulary(bench.root)
+    if found is None:
+        return {"opening": "", "fields": {}, "exists": False, "departures": {"count": 0, "list": []}}
+    view = bench.contents.view()
+    captions = {item.name: item.caption for item in view.items}
+    by_name = {item.name: item.key for item in view.items}
+    departures = template.departures(captions, found, request.query.get("trigger", ""))
+    listed = [
+        {
+            "key": by_name[each.name], "name": each.name, "caption": each.caption, "lacks_opening": each.lacks_opening,
+            "variants": [list(pair) for pair in each.variants], "mended": each.mended,
+        }
+        for each in departures[:DEPARTURES]
+    ]  # fmt: skip
+    return {
+        "opening": found.opening, "fields": {name: list(words) for name, words in found.fields.items()}, "exists": True,
+        "departures": {"count": len(departures), "list": listed},
+    }  # fmt: skip
+
+
+@route("POST", "/datasets/{id}/vocabulary")
+def set_vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    values = {"opening": request.value("opening", str, ""), "fields": request.value("fields", dict, {})}
+    wished = vocabulary_from(values, bench.root / VOCABULARY_FILE)
+    try:
+        write_vocabulary(bench.root, wished)
+    except OSError as error:
+        hint = "Check the free space and the folder's permissions."
+        path, reason = VOCABULARY_FILE, error.strerror or error
+        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=reason) from error
+    answer: dict[str, Any] = vocabulary(studio, request)
+    return answer
+
+
+# --- tokens ------------------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/tokens")
+def count_tokens(studio: Studio, request: Request) -> dict[str, Any]:
+    caption, limit = request.value("caption", str), workbench_tokens.limit_of(request.value("limit", int, 75))
+    if not workbench_tokens.available():
+        return {
+            "available": False, "count": 0, "limit": limit, "kept_end": len(caption), "dropped": "", "pieces": [], "trigger_added": False,
+            "text": caption,
+        }  # fmt: skip
+    look = workbench_tokens.look(caption, request.value("trigger", str, ""), limit)
+    return {
+        "available": True, "count": look.view.count, "limit": limit, "kept_end": look.view.kept_end, "dropped": look.view.dropped,
+        "pieces": [list(piece) for piece in look.view.pieces], "trigger_added": look.trigger_added, "text": look.text,
+    }  # fmt: skip
+
+
+@route("GET", "/trigger")
+def trigger(studio: Studio, request: Request) -> dict[str, Any]:
+    word = request.query.get("word", "")[:200]
+    if not workbench_tokens.available() or not word.strip():
+        return {"available": False, "word": word, "parts": [], "kind": "", "is_good": True, "message": "", "hint": ""}
+    found: TriggerView = workbench_tokens.look_at_trigger(word)
+    return {
+        "available": True, "word": found.word, "parts": [list(part) for part in found.parts], "kind": found.kind, "is_good": found.is_good,
+        "message": texts.say(found.message, request.language), "hint": texts.say(found.hint, request.language),
+    }  # fmt: skip
+
+
+# --- the check ---------------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/check")
+def start_check(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    resolution = request.value("resolution", int, 512)
+    if not 64 <= resolution <= 4096:
+        hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
+        raise DatasetError("{size} is no size for pictures", hint=hint, size=resolution, low=64, high=4096)
+    limit = workbench_tokens.limit_of(request.value("tokens", int, 75))
+    bench.checker.start(CheckSettings(resolution=resolution, trigger=request.value("trigger", str, "").strip(), tokens=limit))
+    return workbench_json.check_json(bench, request.language)
+
+
+@route("GET", "/datasets/{id}/check")
+def read_check(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    bench.checker.keep_up(bench.contents.view())
+    return workbench_json.check_json(bench, request.language)
+
+
+@route("POST", "/datasets/{id}/check/stop")
+def stop_check(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    bench.checker.stop()
+    return workbench_json.check_json(bench, request.language)
+
+
+@route("POST", "/datasets/{id}/mend")
+def mend(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    found = bench.checker.findings(bench.contents.view())
+    kind = request.value("kind", str, None)
+    if kind is not None:
+        told = [each for each in found.everything if each.finding.kind == kind and each.finding.mend]
+    else:
+        told = [found.by_id[identity] for identity in request.value("ids", list) if identity in found.by_id]
+    if not told:
+        raise DatasetError("there is nothing left to mend here", hint="It may have been mended in another window.")
+    return workbench_json.outcome_json(bench, bench.mend(told), request.language)
+
+
+# --- crops into a copy -------------------------------------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/crop-copy")
+def crop_copy(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    keys, items = workbench_json.chosen(bench, request), bench.contents.view().by_key
+    copy = studio.copies.start(
+        bench.root, request.value("name", str), [items[key].name for key in keys if key in items], size=request.value("size", int),
+        buckets=request.value("buckets", bool, False), subject=request.value("subject", bool, False),
+    )  # fmt: skip
+    return _copy(studio, copy, request.language)
+
+
+@route("GET", "/crop-copies/{copy}")
+def read_copy(studio: Studio, request: Request) -> dict[str, Any]:
+    return _copy(studio, studio.copies.find(request.path["copy"]), request.language)
+
+
+@route("POST", "/crop-copies/{copy}/stop")
+def stop_copy(studio: Studio, request: Request) -> dict[str, Any]:
+    copy = studio.copies.find(request.path["copy"])
+    copy.stop = True
+    return _copy(studio, copy, request.language)
+
+
+def _copy(studio: Studio, copy: Copy, language: str) -> dict[str, Any]:
+    return {
+        "id": copy.id,
+        "state": copy.state,
+        "done": copy.done,
+        "total": copy.total,
+        "dataset": copy.dataset,
+        "card": studio.datasets.card(studio.datasets.find(copy.dataset), language) if copy.dataset and copy.state != "running" else None,
+        "notes": [{"message": texts.say(note.message, language), "hint": texts.say(note.hint, language)} for note in copy.notes],
+        "error": texts.say_error(copy.error, language) if copy.error else None,
+    }
+
+
+# --- captioners --------------------------------------------------------------------------------------------------------------------------
+
+
+@route("GET", "/captioners")
+def captioners(studio: Studio, request: Request) -> list[dict[str, Any]]:
+    environ = {**os.environ, **studio.options.environ}
+    return workbench_captioners.offers(studio.host.paths().models, environ, request.language)
+
+
+@route("POST", "/datasets/{id}/caption-run")
+def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
+    dataset = studio.datasets.find(request.path["id"])
+    view = studio.datasets.contents(dataset.id).view()
+    if not view.items:
+        raise DatasetError("there is no image to caption", hint="Add images first.")
+    wish = CaptionWish(
+        captioner=request.value("captioner", str), options=request.value("options", dict, {}), trigger=request.value("trigger", str, ""),
+        only_missing=request.value("only_missing", bool, False), overwrite=request.value("overwrite", bool, False),
+    )  # fmt: skip
+    settings = workbench_captioners.settings_of(wish, dataset.path, view, studio.host.paths().models, remote=request.remote)
+    when = request.value("when", str, "now")
+    return workbench_captioners.begin(
+        studio.runs, settings, dataset.name, token=request.value("token", str), when=when, language=request.language
+    )
+
+
+@route("GET", "/datasets/{id}/caption-run")
+def newest_caption_run(studio: Studio, request: Request) -> dict[str, Any]:
+    identity = workbench_captioners.newest(studio.runs, studio.datasets.find(request.path["id"]).path)
+    return studio.runs.one(identity, request.language) if identity else {}

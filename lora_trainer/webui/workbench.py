@@ -1,0 +1,512 @@
+"""The workbench of one dataset: every change of captions and pictures in the tab goes through here, so that it is compared, written once, and undone.
+
+    bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is written
+    bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile are left alone, and told
+    bench.save(key, caption, was)              one caption, as it was typed
+    bench.remove(keys), .restore(keys), .mend(findings)
+    bench.undo(), .redo()                      the newest edit; what was changed since is left alone, and told
+    bench.known(trigger, tokens) -> Known      what filters and the page ask about each image
+
+The truth is the folder (contents.py); what was done is in the journal, which marks were set in reviewed.json, what was found in the check's file: all
+in the dataset's own folder .lora_trainer, so that a restart loses nothing. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.dataset import authors, edits
+from lora_trainer.dataset.authors import Author
+from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary
+from lora_trainer.errors import DatasetError, LoraTrainerError, Message
+from lora_trainer.webui import workbench_actions, workbench_pictures, workbench_tokens
+from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
+from lora_trainer.webui.workbench_check import Checker, Findings, Told
+from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, Journal, Line, Swap
+from lora_trainer.webui.workbench_tokens import Length
+
+REVIEWED, TEMPLATE = "reviewed.json", "template.json"
+"""In the dataset's folder .lora_trainer."""
+PLANS_KEPT = 10
+NOT_THERE = Message("this image is not there any more")
+CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """An image that was left as it is, and why."""
+
+    key: str
+    name: str
+    current: str
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a change."""
+
+    title: Message
+    changed: int
+    unchanged: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A bulk edit that has not been carried out."""
+
+    id: str
+    title: Message
+    changes: tuple[CaptionChange, ...]
+    """Of the captions that change, only."""
+    selected: int
+
+
+@dataclass
+class _Draft:
+    """The parts of an edit as they are collected."""
+
+    captions: dict[str, CaptionEdit] = field(default_factory=dict)
+    changes: list[CaptionChange] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    unchanged: int = 0
+
+
+class Workbench:
+    """Thread-safe: changes are made under the contents' lock."""
+
+    def __init__(self, contents: Contents, clock: Callable[[], float] = time.time) -> None:
+        self.contents = contents
+        self.root = contents.path
+        self.journal = Journal(contents.path)
+        self.checker = Checker(contents, self.vocabulary, clock)
+        self._clock = clock
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._reviewed: tuple[int, dict[str, str]] = (-1, {})
+
+    # --- knowing --------------------------------------------------------------------------------------------------------------------------
+
+    def known(self, view: View, trigger: str = "", tokens: int = 75) -> Known:
+        """What filters and pages ask about the images of a view."""
+        return Known(
+            contents=self.contents, marks=self._marks(), authors_known=authors.read_authors(self.root), findings=self.checker.findings(view),
+            trigger=trigger, limit=tokens, times={},
+        )  # fmt: skip
+
+    def revision(self, view: View) -> str:
+        """Another text whenever a page may look different."""
+        folder = self.root / authors.FOLDER
+        stamps = [_stamp(folder / authors.FILE), _stamp(folder / REVIEWED), _stamp(self.root / VOCABULARY_FILE)]
+        return hashlib.blake2b(repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12).hexdigest()
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The dataset's vocabulary. None also where its file cannot be read: who asks for the vocabulary itself is told."""
+        try:
+            return read_vocabulary(self.root)
+        except (DatasetError, OSError):
+            return None
+
+    def template_order(self) -> tuple[Field, ...]:
+        """The order in which this dataset's captions name their fields."""
+        try:
+            kept = json.loads((self.root / authors.FOLDER / TEMPLATE).read_text(encoding="utf-8"))["order"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return FIELDS
+        return tuple(kept) if isinstance(kept, list) and sorted(map(str, kept)) == sorted(FIELDS) else FIELDS
+
+    def set_template_order(self, order: Sequence[Any]) -> None:
+        """Raises DatasetError for an order that is not of all the fields."""
+        if sorted(map(str, order)) != sorted(FIELDS):
+            raise DatasetError("the order does not name each field once", hint="Use: {known}.", known=", ".join(FIELDS))
+        self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
+
+    # --- captions -------------------------------------------------------------------------------------------------------------------------
+
+    def save(self, key: str, caption: str, was: str) -> Outcome:
+        """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
+        with self.contents.lock:
+            self.contents.view().item(key)
+            title = Message("Caption of {name}", {"name": self.contents.view().item(key).name})
+            outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)])
+            if not outcome.conflicts:
+                self.mark([key], reviewed=True)
+            return outcome
+
+    def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> Plan:
+        """What an action would do to these captions. Raises DatasetError for an action that makes no sense; unknown keys are left out."""
+        view = self.contents.view()
+        items = [view.by_key[key] for key in dict.fromkeys(keys) if key in view.by_key]
+        edit = workbench_actions.action(values, [item.caption for item in items], self.vocabulary(), self.template_order())
+        changes = []
+        for item in items:
+            caption = edits.clean(edit(item.caption))
+            if caption != item.caption:
+                changes.append(CaptionChange(key=item.key, caption=caption, was=item.caption))
+        plan = Plan(id=uuid.uuid4().hex, title=workbench_actions.title(values), changes=tuple(changes), selected=len(items))
+        with self.contents.lock:
+            self._plans[plan.id] = plan
+            while len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        return plan
+
+    def plan(self, identity: str) -> Plan | None:
+        """A plan that was made a moment ago and not carried out."""
+        with self.contents.lock:
+            return self._plans.get(identity)
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Carries a plan out: each file of captions is written once. A plan is carried out once."""
+        with self.contents.lock:
+            self._plans.pop(plan.id, None)
+            outcome = self._write(plan.title, plan.changes)
+        return dataclasses.replace(outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts))
+
+    @contextlib.contextmanager
+    def recording(self, title: Message) -> Iterator[None]:
+        """Writes down what the block changes in captions of images that are there already, as an import does."""
+        before = {item.name: item for item in self.contents.view().items}
+        yield
+        with self.contents.lock:
+            changed = {
+                item.name: CaptionEdit(before=own(before[item.name]), after=own(item), by=authors.PERSON)
+                for item in self.contents.view().items
+                if item.name in before and own(item) != own(before[item.name])
+            }
+            if changed:
+                self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
+
+    def _write(self, title: Message, changes: Sequence[CaptionChange]) -> Outcome:
+        """Compares, writes down, writes. The caller holds the lock."""
+        draft = self._drafted(changes)
+        if not draft.changes:
+            return Outcome(title=title, changed=0, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts))
+        edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
+        conflicts = self._write_drafted(draft, edit)
+        return Outcome(title=title, changed=len(draft.changes) - conflicts, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts))
+
+    def _drafted(self, changes: Sequence[CaptionChange]) -> _Draft:
+        view, draft, known = self.contents.view(), _Draft(), authors.read_authors(self.root)
+        for change in changes:
+            item, caption = view.by_key.get(change.key), edits.clean(change.caption)
+            if item is None:
+                draft.conflicts.append(Conflict(key=change.key, name="", current="", message=NOT_THERE))
+            elif item.caption == caption and own(item) == caption:
+                draft.unchanged += 1
+            elif item.caption != edits.clean(change.was):
+                draft.conflicts.append(Conflict(key=item.key, name=item.name, current=item.caption, message=CHANGED_SINCE))
+            else:
+                by = self._writer(item, known)
+                draft.captions[item.name] = CaptionEdit(before=own(item), after=caption, by=by)
+                draft.changes.append(dataclasses.replace(change, caption=caption, was=item.caption))
+        return draft
+
+    def _writer(self, item: Item, known: authors.Authors) -> str:
+        if not known.by_digest or not item.caption:
+            return authors.PERSON
+        content = self.contents.digest(item.path)
+        return known.by_digest[content].by if known.author(content, item.caption) == "machine" else authors.PERSON
+
+    def _write_drafted(self, draft: _Draft, edit: Edit) -> int:
+        """Writes the captions of a draft; what someone changed in this very moment becomes a conflict. Returns how many did."""
+        keep = self._reviewed_of([change.key for change in draft.changes])
+        try:
+            left = self.contents.write_captions(draft.changes)
+        except LoraTrainerError:
+            if not self._has_begun(draft):
+                self.journal.drop(edit)
+            raise
+        view = self.contents.view()
+        for key, current in left.items():
+            draft.conflicts.append(Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE))
+        self.mark([key for key in keep if key not in left], reviewed=True)
+        return len(left)
+
+    def _has_begun(self, draft: _Draft) -> bool:
+        view = self.contents.view()
+        return any(change.key in view.by_key and view.by_key[change.key].caption == change.caption for change in draft.changes)
+
+    # --- images ---------------------------------------------------------------------------------------------------------------------------
+
+    def remove(self, keys: Sequence[str]) -> Outcome:
+        """Images with their captions to the dataset's trash. Raises NotFound or DatasetError."""
+        keys = tuple(dict.fromkeys(keys))
+        with self.contents.lock:
+            self.contents.remove(keys)
+            title = Message("Removed: {count} images", {"count": len(keys)})
+            self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
+        return Outcome(title=title, changed=len(keys))
+
+    def restore(self, keys: Sequence[str]) -> Outcome:
+        """Images back from the trash. Raises NotFound or DatasetError."""
+        keys = tuple(dict.fromkeys(keys))
+        with self.contents.lock:
+            self.contents.restore(keys)
+            title = Message("Restored: {count} images", {"count": len(keys)})
+            self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
+        return Outcome(title=title, changed=len(keys))
+
+    # --- mends ----------------------------------------------------------------------------------------------------------------------------
+
+    def mend(self, told: Sequence[Told]) -> Outcome:
+        """Does what mends these findings, as one edit. Several mends of one picture are done one after the other, but it is cropped once."""
+        with self.contents.lock:
+            view = self.contents.view()
+            found = [(view.by_path[each.finding.path], each) for each in told if each.finding.path in view.by_path and each.finding.mend]
+            leaving = {item.key for item, each in found if _mend(each) == "leave_out"}
+            crops = {item.key: (item, each) for item, each in found if _mend(each) in ("crop", "crop_subject") and item.key not in leaving}
+            captions = _mended_captions([(item, each) for item, each in found if item.key not in leaving])
+            title = Message("Mended: {count} findings", {"count": len(found)})
+            draft = self._drafted(captions)
+            edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
+            if draft.changes:
+                self._write_drafted(draft, edit)
+            edit, conflicts = self._crop_all(edit, list(crops.values()))
+            if leaving:
+                self.contents.remove(sorted(leaving))
+                edit = dataclasses.replace(edit, removed=tuple(sorted(leaving)))
+            if edit.count:
+                self.journal.mark(edit, undone=False)
+            else:
+                self.journal.drop(edit)
+        return Outcome(title=title, changed=edit.count, conflicts=(*draft.conflicts, *conflicts))
+
+    def _crop_all(self, edit: Edit, crops: Sequence[tuple[Item, Told]]) -> tuple[Edit, list[Conflict]]:
+        swaps: dict[str, Swap] = {}
+        conflicts = []
+        if crops:
+            folder = self.journal.originals(edit.time)
+            for number, (item, told) in enumerate(crops):
+                # two folders may each hold a fox.png
+                place = folder / str(number)
+                place.mkdir()
+                try:
+                    swaps[item.name] = workbench_pictures.crop_in_place(self.root, item.path, told.finding.mend or {}, place)
+                except DatasetError as problem:
+                    conflicts.append(Conflict(key=item.key, name=item.name, current=item.caption, message=problem.message))
+                    continue
+                # at once: a crash must not leave a crop that nobody can undo
+                edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
+        return edit, conflicts
+
+    # --- undo and redo --------------------------------------------------------------------------------------------------------------------
+
+    def undo(self, identity: int | None = None) -> Outcome:
+        """Takes an edit back, the newest one that stands unless told which. Raises DatasetError where there is none."""
+        with self.contents.lock:
+            line = self._line(identity, self.journal.undoable, wants_undone=False)
+            return self._turn_back(self.journal.read(line.id), "undo")
+
+    def redo(self) -> Outcome:
+        """Does again what was undone last. Raises DatasetError where there is nothing."""
+        with self.contents.lock:
+            line = self._line(None, self.journal.redoable, wants_undone=True)
+            return self._turn_back(self.journal.read(line.id), "redo")
+
+    def _line(self, identity: int | None, newest: Line | None, *, wants_undone: bool) -> Line:
+        if identity is not None:
+            newest = next((line for line in self.journal.lines() if line.id == identity and line.undone == wants_undone), None)
+        if newest is None:
+            raise DatasetError("there is nothing to take back here", hint="It may have been undone in another window.")
+        return newest
+
+    def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
+        backwards = direction == "undo"
+        conflicts: list[Conflict] = []
+        restoring, removing = (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
+        moved = self._move(restoring, removing, conflicts)
+        swaps, swapped = self._swap_back(edit, conflicts)
+        draft = self._turned_captions(edit, backwards)
+        if draft.changes:
+            left = self.contents.write_captions(draft.changes)
+            view = self.contents.view()
+            conflicts += [Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE) for key, now in left.items()]
+        self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
+        conflicts = [*draft.conflicts, *conflicts]
+        return Outcome(title=edit.title, changed=moved + swapped + len(draft.changes), conflicts=tuple(conflicts))
+
+    def _turned_captions(self, edit: Edit, backwards: bool) -> _Draft:
+        by_name, draft = {item.name: item for item in self.contents.view().items}, _Draft()
+        for name, change in edit.captions.items():
+            expected, wanted = (change.after, change.before) if backwards else (change.before, change.after)
+            item = by_name.get(name)
+            if item is None:
+                draft.conflicts.append(Conflict(key="", name=name, current="", message=NOT_THERE))
+            elif own(item) == wanted:
+                draft.unchanged += 1
+            elif own(item) != expected:
+                draft.conflicts.append(Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE))
+            else:
+                by = change.by if backwards else authors.PERSON
+                draft.changes.append(CaptionChange(key=item.key, caption=wanted, was=item.caption, by=by))
+        return draft
+
+    def _move(self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[Conflict]) -> int:
+        moved = 0
+        for keys, move in ((restoring, self.contents.restore), (removing, self.contents.remove)):
+            if not keys:
+                continue
+            try:
+                move(keys)
+                moved += len(keys)
+            except LoraTrainerError:
+                # one of them keeps all from moving: one by one, then
+                moved += sum(self._moved_alone(key, move, conflicts) for key in keys)
+        return moved
+
+    def _moved_alone(self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[Conflict]) -> bool:
+        try:
+            move([key])
+            return True
+        except LoraTrainerError as problem:
+            item = self.contents.view().by_key.get(key)
+            conflicts.append(Conflict(key=key, name=item.name if item else "", current="", message=problem.message))
+            return False
+
+    def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
+        swaps, swapped = dict(edit.swaps), 0
+        for name, swap in edit.swaps.items():
+            try:
+                swaps[name] = workbench_pictures.swap_back(self.root, name, swap)
+                swapped += 1
+            except DatasetError as problem:
+                conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
+        return swaps, swapped
+
+    # --- reviewed -------------------------------------------------------------------------------------------------------------------------
+
+    def mark(self, keys: Sequence[str], *, reviewed: bool) -> int:
+        """Sets or takes away the mark that a person has looked at these captions; returns how many were changed. Raises DatasetError."""
+        with self.contents.lock:
+            view, marks, changed = self.contents.view(), dict(self._marks()), 0
+            for item in (view.by_key[key] for key in keys if key in view.by_key):
+                content = self.contents.digest(item.path)
+                now = item.caption if reviewed else None
+                if marks.get(content) != now:
+                    changed += 1
+                    marks.pop(content, None) if now is None else marks.update({content: now})
+            if changed:
+                self._write_json(REVIEWED, {"version": 1, "images": marks})
+            return changed
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        target = self.root / authors.FOLDER / name
+        try:
+            files.write_text(target, json.dumps(values, ensure_ascii=False, indent=0))
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions."
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error
+
+    def _marks(self) -> dict[str, str]:
+        """{digest: the caption that was looked at}."""
+        path = self.root / authors.FOLDER / REVIEWED
+        stamp = _stamp(path)
+        if stamp != self._reviewed[0]:
+            try:
+                images = json.loads(path.read_text(encoding="utf-8"))["images"]
+                self._reviewed = (stamp, {str(content): str(caption) for content, caption in images.items()})
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                self._reviewed = (stamp, {})
+        return self._reviewed[1]
+
+    def _reviewed_of(self, keys: Sequence[str]) -> list[str]:
+        if not self._marks():
+            return []
+        view = self.contents.view()
+        known = self.known(view)
+        return [key for key in keys if known.reviewed(view.item(key))]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """pages.Knowledge of a dataset at one moment, and what the page shows beside each image."""
+
+    contents: Contents
+    marks: Mapping[str, str]
+    authors_known: authors.Authors
+    findings: Findings
+    trigger: str
+    limit: int
+    times: dict[Path, float]
+
+    def length(self, item: Item) -> Length:
+        return workbench_tokens.length(item.caption, self.trigger, self.limit)
+
+    def tokens(self, item: Item) -> int:
+        return self.length(item).count if item.caption else 0
+
+    def is_long(self, item: Item) -> bool:
+        return bool(item.caption) and self.length(item).over
+
+    def reviewed(self, item: Item) -> bool:
+        return bool(self.marks) and self.marks.get(self._digest(item)) == item.caption
+
+    def author(self, item: Item) -> Author:
+        if not self.authors_known.by_digest or not item.caption:
+            return "person" if item.caption else "nobody"
+        return self.authors_known.author(self._digest(item), item.caption)
+
+    def told(self, item: Item) -> tuple[Told, ...]:
+        """What the check says of it."""
+        return self.findings.of_images.get(item.path, ())
+
+    def kinds(self, item: Item) -> list[str]:
+        return [*(finding.kind for finding in item.findings), *(told.finding.kind for told in self.told(item))]
+
+    def edited(self, item: Item) -> float:
+        if not item.caption_file:
+            return 0.0
+        path = self.contents.path / item.caption_file
+        if path not in self.times:
+            try:
+                self.times[path] = path.stat().st_mtime
+            except OSError:
+                self.times[path] = 0.0
+        return self.times[path]
+
+    def _digest(self, item: Item) -> str:
+        try:
+            return self.contents.digest(item.path)
+        except DatasetError:
+            return ""
+
+
+def own(item: Item) -> str:
+    """The caption that stands in a file; what follows from a folder's name is none."""
+    return item.caption if item.source in ("metadata", "text") else ""
+
+
+def _mend(told: Told) -> str:
+    return str((told.finding.mend or {}).get("mend", ""))
+
+
+def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
+    """The captions that mends ask for: the vocabulary's whole caption first, then the trigger word in front."""
+    captions: dict[str, tuple[Item, str]] = {}
+    for item, told in sorted(found, key=lambda pair: _mend(pair[1]) == "add_trigger"):
+        mend, caption = told.finding.mend or {}, captions.get(item.key, (item, item.caption))[1]
+        if _mend(told) == "set_caption":
+            captions[item.key] = (item, str(mend["caption"]))
+        elif _mend(told) == "add_trigger":
+            captions[item.key] = (item, with_trigger_word(caption, str(mend["word"])))
+    return [CaptionChange(key=key, caption=caption, was=item.caption) for key, (item, caption) in captions.items()]
+
+
+def _stamp(path: Path) -> int:
+    try:
+        details = path.stat()
+        return hash((details.st_mtime_ns, details.st_size))
+    except OSError:
+        return 0

@@ -1,0 +1,318 @@
+"""Bulk edits of captions: what a person asks for -> what each caption becomes. Pure, but for a regular expression, which runs in a process apart.
+
+    edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises CaptionEditError for what makes no sense
+    edit(caption) -> caption
+
+Nothing is read or written here. Captions of commas ("1girl, red hair") and of sentences go through the same edits: a tag is a comma-separated part.
+Called by workbench.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from lora_trainer.dataset import template
+from lora_trainer.dataset.captions import parts, tidy, with_trigger_word
+from lora_trainer.dataset.template import FIELDS, Field, Vocabulary
+from lora_trainer.errors import DatasetError, LoraTrainerError, Message
+from lora_trainer.webui.form import Texts
+
+REGEX_SECONDS = 4.0
+"""For all captions together. An ordinary pattern needs milliseconds; one that runs away would never end."""
+_LONGEST_TEXT = 5000
+
+# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms
+_REPLACE_APART = """
+import json, re, sys
+asked = json.loads(sys.stdin.buffer.read())
+pattern = re.compile(asked["find"], asked["flags"])
+print(json.dumps([pattern.sub(asked["replace"], caption) for caption in asked["captions"]]))
+"""
+
+Edit = Callable[[str], str]
+
+
+def action(
+    values: Mapping[str, Any], captions: Sequence[str], vocabulary: Vocabulary | None = None, order: Sequence[Field] = FIELDS
+) -> Edit:
+    """A request of the tab's -> a function from caption to caption, for captions among `captions`. Raises DatasetError.
+
+    `vocabulary` and `order` (of the template's fields) are the dataset's.
+    """
+    make = _ACTIONS.get(_text(values, "do"))
+    if make is None:
+        raise DatasetError("{do} is no way to change captions", hint="Reload the page.", do=values.get("do"))
+    return make(_Wish(values, captions, vocabulary, order))
+
+
+class _Wish:
+    """What an action is made from."""
+
+    def __init__(
+        self, values: Mapping[str, Any], captions: Sequence[str], vocabulary: Vocabulary | None = None, order: Sequence[Field] = FIELDS
+    ) -> None:
+        self.order = order
+        self.values = values
+        self.captions = captions
+        self.vocabulary = vocabulary
+
+    def text(self, key: str) -> str:
+        return _text(self.values, key)
+
+    def flag(self, key: str) -> bool:
+        return self.values.get(key) is True
+
+    def number(self, key: str) -> int:
+        value = self.values.get(key, 0)
+        return max(0, value) if isinstance(value, int) else 0
+
+    def tags(self) -> list[str]:
+        found = self.values.get("tags")
+        if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found) or not any(tag.strip() for tag in found):
+            raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
+        return [part for tag in found for part in parts(tag)]
+
+
+def _text(values: Mapping[str, Any], key: str) -> str:
+    value = values.get(key, "")
+    if not isinstance(value, str):
+        raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key=key)
+    if len(value) > _LONGEST_TEXT:
+        raise DatasetError("the text is longer than {limit} characters", hint="A caption needs a few dozen words.", limit=_LONGEST_TEXT)
+    return value
+
+
+# --- tags --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _add(wish: _Wish) -> Edit:
+    new, at = parts(tidy(wish.text("text"))), wish.values.get("at", "end")
+    if not new:
+        raise DatasetError("there is nothing to add", hint="Type the words that are to be added.")
+
+    def edit(caption: str) -> str:
+        present = {part.casefold() for part in parts(caption)}
+        adding = [tag for tag in new if tag.casefold() not in present]
+        if not adding:
+            return caption
+        if at == "after-first":
+            first, *others = parts(caption) or [""]
+            return ", ".join(filter(None, [first, *adding, *others]))
+        # what is there keeps its own punctuation
+        whole = ", ".join(adding)
+        if not caption:
+            return whole
+        return f"{whole}, {caption}" if at == "front" else f"{caption.rstrip(' ,，')}, {whole}"
+
+    return edit
+
+
+def _remove(wish: _Wish) -> Edit:
+    unwanted = {tag.casefold() for tag in wish.tags()}
+
+    def edit(caption: str) -> str:
+        found = parts(caption)
+        kept = [part for part in found if part.casefold() not in unwanted]
+        return caption if len(kept) == len(found) else ", ".join(kept)
+
+    return edit
+
+
+def _replace_tag(wish: _Wish) -> Edit:
+    old, new = wish.text("tag").strip().casefold(), ", ".join(parts(wish.text("replace")))
+    if not old:
+        raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
+
+    def edit(caption: str) -> str:
+        found = parts(caption)
+        if old not in {part.casefold() for part in found}:
+            return caption
+        return _without_repeats(", ".join(filter(None, (new if part.casefold() == old else part for part in found))))
+
+    return edit
+
+
+def _sort(wish: _Wish) -> Edit:
+    first, how_often = wish.number("keep_first"), Counter(part.casefold() for caption in wish.captions for part in parts(caption))
+
+    def order(part: str) -> tuple[int, str]:
+        return (-how_often[part.casefold()] if wish.values.get("by") == "frequency" else 0), part.casefold()
+
+    def edit(caption: str) -> str:
+        found = parts(caption)
+        return ", ".join([*found[:first], *sorted(found[first:], key=order)])
+
+    return edit
+
+
+def _dedupe(wish: _Wish) -> Edit:
+    return _without_repeats
+
+
+def _without_repeats(caption: str) -> str:
+    found = parts(caption)
+    kept = {part.casefold(): part for part in reversed(found)}
+    # the first of equal ones stays, where it stands
+    return caption if len(kept) == len(found) else ", ".join(dict.fromkeys(kept[part.casefold()] for part in found))
+
+
+def _tidy(wish: _Wish) -> Edit:
+    """Spaces, empty parts and full-width commas; sentences keep their words."""
+    return lambda caption: ", ".join(parts(tidy(caption)))
+
+
+# --- text --------------------------------------------------------------------------------------------------------------------------------
+
+
+def _set(wish: _Wish) -> Edit:
+    caption = tidy(wish.text("caption"))
+    return lambda _: caption
+
+
+def _clear(wish: _Wish) -> Edit:
+    return lambda _: ""
+
+
+def _remove_text(wish: _Wish) -> Edit:
+    edit = _replacing(_Wish({**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions))
+    return lambda caption: edit(caption).strip(" ,，")
+
+
+def _replace(wish: _Wish) -> Edit:
+    return _replacing(wish)
+
+
+def _replacing(wish: _Wish) -> Edit:
+    find, replacement = wish.text("find"), wish.text("replace")
+    if not find:
+        raise DatasetError("there is nothing to search for", hint="Type the words that are to be replaced.")
+    flags = 0 if wish.flag("case") else re.IGNORECASE
+    if wish.flag("regex"):
+        table = dict(zip(wish.captions, _replaced_apart(find, replacement, flags, list(wish.captions)), strict=True))
+        return lambda caption: _mended(caption, table[caption])
+    escaped = re.escape(find)
+    pattern = re.compile(rf"(?<!\w){escaped}(?!\w)" if wish.flag("whole") else escaped, flags)
+    return lambda caption: _mended(caption, pattern.sub(lambda _: replacement, caption))
+
+
+def _mended(before: str, after: str) -> str:
+    """What was replaced by nothing leaves no empty part and no double space."""
+    if after == before:
+        return before
+    return re.sub(r"\s+([,，.;])", r"\1", re.sub(r"(?:[,，]\s*){2,}", ", ", tidy(after))).strip(" ,，") if tidy(after) else ""
+
+
+def _replaced_apart(find: str, replacement: str, flags: int, captions: list[str]) -> list[str]:
+    """Runs a regular expression in a process of its own, which can be ended: some patterns need longer than the world is old. Raises DatasetError."""
+    try:
+        pattern = re.compile(find, flags)
+    except (re.error, OverflowError, RecursionError) as error:
+        where = getattr(error, "pos", None)
+        hint = "Write \\ before . ( ) [ ] * + ? when they are meant as they are, or turn regular expressions off."
+        reason = getattr(error, "msg", None) or str(error)
+        raise DatasetError(
+            "the pattern is no regular expression: {reason} (character {place})", hint=hint, reason=reason, place=(where or 0) + 1
+        ) from error
+    try:
+        pattern.sub(replacement, "")
+    except (re.error, IndexError) as error:
+        hint = "\\1 is what the first parentheses found; write \\\\ for a backslash."
+        raise DatasetError("the replacement cannot be used: {reason}", hint=hint, reason=error) from error
+    asked = json.dumps({"find": find, "replace": replacement, "flags": flags, "captions": captions})
+    try:
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", _REPLACE_APART], input=asked.encode(), capture_output=True, timeout=REGEX_SECONDS, check=True,
+            creationflags=subprocess.CREATE_NO_WINDOW if os.name == "nt" else 0,  # type: ignore[attr-defined,unused-ignore]
+        )  # fmt: skip
+        return [str(caption) for caption in json.loads(done.stdout)]
+    except subprocess.TimeoutExpired as error:
+        hint = "Repetitions inside repetitions, as in (a+)+, may take for ever. Make it simpler."
+        raise DatasetError("the pattern was not through after {seconds} seconds", hint=hint, seconds=round(REGEX_SECONDS)) from error
+    except (subprocess.CalledProcessError, OSError, ValueError) as error:
+        raise DatasetError("the pattern cannot be tried: {reason}", hint="Replace plain text instead.", reason=error) from error
+
+
+# --- words with a meaning ----------------------------------------------------------------------------------------------------------------
+
+
+def _trigger(wish: _Wish) -> Edit:
+    word, older = wish.text("word").strip(), wish.text("instead_of").strip()
+    if not word:
+        raise DatasetError("there is no trigger word", hint="Type one, such as sks_style.")
+    if "," in word or "，" in word:
+        raise DatasetError("the trigger word {word} has a comma in it", hint="Choose one word, such as sks_style.", word=word)
+
+    def edit(caption: str) -> str:
+        if older and older.casefold() != word.casefold():
+            caption = _mended(caption, re.sub(rf"(?<!\w){re.escape(older)}(?!\w)", "", caption, flags=re.IGNORECASE))
+        return with_trigger_word(caption, word)
+
+    return edit
+
+
+def _compose(wish: _Wish) -> Edit:
+    given = fields_of(wish.values.get("fields"))
+    if not any(given.values()):
+        raise DatasetError("there is nothing to add", hint="Type the words that are to be added.")
+    if not wish.flag("keep"):
+        whole = template.compose(given, wish.order)
+        return lambda _: whole
+    named = {name: words for name, words in given.items() if words}
+    return lambda caption: template.compose({**template.split(caption, wish.vocabulary), **named}, wish.order)
+
+
+def fields_of(values: object) -> dict[Field, str]:
+    """The template's fields in a request. Raises LoraTrainerError."""
+    if not isinstance(values, Mapping) or not all(isinstance(words, str) for words in values.values()):
+        raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key="fields")
+    unknown = [name for name in values if name not in FIELDS]
+    if unknown:
+        raise DatasetError("a caption has no field {name}", hint="Use: {known}.", name=unknown[0], known=", ".join(FIELDS))
+    return {name: tidy(values[name]) for name in FIELDS if name in values}
+
+
+def _vocabulary(wish: _Wish) -> Edit:
+    vocabulary = wish.vocabulary
+    if vocabulary is None:
+        raise DatasetError("this dataset has no vocabulary yet", hint="Write down its opening phrase and its words first.")
+    word = wish.text("trigger")
+
+    def edit(caption: str) -> str:
+        found = template.departures({"": caption}, vocabulary, word)
+        return found[0].mended if found else caption
+
+    return edit
+
+
+_ACTIONS: Mapping[str, Callable[[_Wish], Edit]] = {
+    "add": _add, "remove": _remove, "replace-tag": _replace_tag, "sort": _sort, "dedupe": _dedupe, "tidy": _tidy, "set": _set, "clear": _clear,
+    "remove-text": _remove_text, "replace": _replace, "trigger": _trigger, "compose": _compose, "vocabulary": _vocabulary,
+}  # fmt: skip
+
+
+def title(values: Mapping[str, Any]) -> Message:
+    """What an action is called in the list of edits."""
+    shown = {key: _shortened(str(values.get(key, ""))) for key in ("text", "find", "replace", "tag", "word")}
+    tags = values.get("tags")
+    shown["tags"] = _shortened(", ".join(map(str, tags))) if isinstance(tags, list) else ""
+    template = _TITLES.get(str(values.get("do")), "Captions changed")
+    return Message(template, {key: value for key, value in shown.items() if "{" + key + "}" in template})
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+_TITLES: Texts = {
+    "add": "Added: {text}", "remove": "Removed: {tags}", "replace-tag": "{tag} replaced by {replace}", "sort": "Tags sorted",
+    "dedupe": "Repeated tags removed", "tidy": "Captions tidied", "set": "One caption for several images", "clear": "Captions emptied",
+    "remove-text": "Removed: {text}", "replace": "{find} replaced by {replace}", "trigger": "Trigger word {word} set",
+    "compose": "Captions composed", "vocabulary": "Captions brought to the vocabulary",
+}  # fmt: skip

@@ -1,0 +1,237 @@
+"""The captioners as the tab offers them, and a click on "Caption" -> a run in the queue.
+
+    offers(...)                  every captioner: what it writes, what it would download, whether its weights are on this disk
+    begin(runs, ..., wish)       a caption run: its folder in runs/, its place in the queue; the keeper starts the worker
+
+What a captioner wrote with the same settings is not written again, so a run that was stopped goes on by being asked for again. What a person wrote is
+only replaced when that is asked for. No model is looked into here, and nothing is downloaded. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import caption_config, config, environment, packages
+from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP, WRITTEN_BY, CaptionerInfo, CaptionSettings
+from lora_trainer.config import FORBIDDEN_IN_NAMES
+from lora_trainer.errors import ConfigError, RunError
+from lora_trainer.runs import folder as folders
+from lora_trainer.webui import texts
+from lora_trainer.webui.contents import View
+from lora_trainer.webui.form import Texts
+from lora_trainer.webui.http import Forbidden
+from lora_trainer.webui.runs import LONGEST_TOKEN, Runs
+from lora_trainer.webui.safe_names import safe_name
+
+LABELS: Texts = {
+    "prefix": "In front of each caption",
+    "suffix": "At the end of each caption",
+    "threshold": "Least sureness",
+    "character_threshold": "Least sureness for characters",
+    "exclude": "Tags never to be written",
+    "top_k": "Most tags",
+    "instruction": "Instruction",
+    "vocabulary": "File with words",
+    "max_tokens": "Longest caption",
+    "batch_size": "Images at once",
+    "mixed_precision": "Precision",
+    "model": "Another model",
+}
+"""Setting -> what an artist calls it, in the order of the form."""
+ADVANCED = frozenset({"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"})
+LINES = frozenset({"instruction"})
+PATHS = frozenset({"vocabulary"})
+"""Settings that name a file of this machine: for the person at it alone."""
+
+_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.onnx", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+_MOST_NAMES = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionWish:
+    """What the page asks for."""
+
+    captioner: str
+    options: Mapping[str, Any]
+    only_missing: bool
+    overwrite: bool
+    trigger: str
+
+
+# --- what is offered ---------------------------------------------------------------------------------------------------------------------
+
+
+def offers(host_models: Path, environ: Mapping[str, str], language: str) -> list[dict[str, Any]]:
+    """GET /captioners. `environ`: the variables that the worker will have."""
+    return [_offer(info, host_models, environ, language) for info in CAPTIONERS.values()]
+
+
+def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str) -> dict[str, Any]:
+    needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
+    missing = needed[0] if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json")) else None
+    needs = "Needs {package} ({megabytes} MB), which is fetched when it is first used."
+    return {
+        "name": info.name,
+        "title": info.title,
+        "sentence": texts.translate(info.sentence, language),
+        "model": info.model,
+        "download": info.download_bytes,
+        "download_text": gigabytes(info.download_bytes),
+        "memory_text": gigabytes(info.memory_bytes),
+        "licence": info.licence,
+        "writes": info.writes,
+        "on_disk": is_on_disk(info, host_models, environ),
+        "needs": {"sentence": texts.translate(needs, language).format(package=missing.name, megabytes=missing.megabytes)} if missing else None,
+        "fields": [_field(key, language) for key in _keys_of(info)],
+    }
+
+
+def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:
+    """Whether its weights lie in the hub's cache, or among the host's models. The worker looks closer."""
+    if info.name == "blip" and (host_models / HOST_BLIP).is_file():
+        return True
+    snapshots = hub_cache(environ) / ("models--" + info.model.replace("/", "--")) / "snapshots"
+    return any((folder / name).is_file() for folder in snapshots.glob("*") for name in _WEIGHTS)
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps models: https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables"""
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    home = Path(environ["HF_HOME"]) if environ.get("HF_HOME") else Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return home.expanduser() / "hub"
+
+
+def gigabytes(count: int) -> str:
+    """4.4 GB, 467 MB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
+
+
+def _keys_of(info: CaptionerInfo) -> list[str]:
+    own = {"prefix", "suffix", "batch_size", "mixed_precision", "model", *WRITTEN_BY[info.writes], *WRITTEN_BY.get(info.name, ())}
+    return [key for key in LABELS if key in own]
+
+
+def _field(key: str, language: str) -> dict[str, Any]:
+    item = next(field for field in dataclasses.fields(CaptionSettings) if field.name == key)
+    kind, optional = _kind(key)
+    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
+    return {
+        "key": key,
+        "label": texts.translate(LABELS[key], language),
+        "help": texts.translate(config.documentation_of(CaptionSettings)[key], language),
+        "type": _type(key, kind, optional),
+        "choices": [{"value": choice, "label": choice} for choice in choices],
+        "minimum": item.metadata["at_least"],
+        "maximum": item.metadata["at_most"],
+        "above": item.metadata["above"],
+        "step": 0.05 if "threshold" in key else 1 if kind is int else None,
+        "default": list(item.default) if isinstance(item.default, tuple) else item.default,
+        "optional": optional,
+        "advanced": key in ADVANCED,
+        "unit": "",
+    }
+
+
+def _kind(key: str) -> tuple[Any, bool]:
+    kind = typing.get_type_hints(CaptionSettings)[key]
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return next(option for option in typing.get_args(kind) if option is not type(None)), True
+    return kind, False
+
+
+def _type(key: str, kind: Any, optional: bool) -> str:
+    if typing.get_origin(kind) is typing.Literal:
+        return "choice"
+    if typing.get_origin(kind) is tuple:
+        return "list"
+    if kind in (int, float):
+        name = "integer" if kind is int else "number"
+        return f"auto_{name}" if optional else name
+    return "lines" if key in LINES else "text"
+
+
+# --- a run -------------------------------------------------------------------------------------------------------------------------------
+
+
+def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool) -> CaptionSettings:
+    """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden for a path from elsewhere."""
+    if wish.captioner not in CAPTIONERS:
+        raise ConfigError("there is no captioner {name}", hint="Use: {known}.", name=wish.captioner, known=", ".join(CAPTIONERS))
+    allowed = set(_keys_of(CAPTIONERS[wish.captioner]))
+    foreign = [key for key in wish.options if key not in LABELS]
+    if foreign:
+        raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
+    options = {key: value for key, value in wish.options.items() if key in allowed and value not in (None, "", [])}
+    if remote:
+        _refuse_paths(options)
+    return caption_config.from_mapping(
+        {
+            **options,
+            "captioner": wish.captioner,
+            "input": str(folder),
+            "format": "txt" if keeps_texts(view) else "auto",
+            "trigger": wish.trigger,
+            "only_missing": wish.only_missing,
+            "overwrite": wish.overwrite,
+            "host_models": str(host_models),
+        },
+        source="the request",
+    )
+
+
+def _refuse_paths(options: Mapping[str, Any]) -> None:
+    named = str(options.get("model", ""))
+    if any(key in options for key in PATHS) or (named and not _HUB_ID.fullmatch(named)):
+        raise Forbidden(
+            "this WebUI can be reached from other machines, so files of this machine cannot be named from the browser",
+            hint="Name a model by its id, as in OWNER/NAME, or start the WebUI with --enable-insecure-extension-access.",
+        )
+
+
+def keeps_texts(view: View) -> bool:
+    """Whether the dataset keeps its captions in text files, as dataset.edits decides it for one that is new."""
+    sources = {item.source for item in view.items}
+    if view.listing.metadata:
+        return False
+    return "text" in sources or any(view.listing.kohya_folder_of(item.path.parent) for item in view.items)
+
+
+def begin(runs: Runs, settings: CaptionSettings, name: str, *, token: str, when: str, language: str) -> dict[str, Any]:
+    """A caption run in the queue, as /runs shows it. One token, one run. Raises RunError."""
+    if not 8 <= len(token) <= LONGEST_TOKEN:
+        raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
+    identity = runs.queue.once(token, lambda: _make(runs.data.folder("runs"), settings, name), first=when == "now")
+    runs.keeper.wake()
+    return runs.one(identity, language)
+
+
+def _make(parent: Path, settings: CaptionSettings, name: str) -> str:
+    wish = parent / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
+    for _ in range(_MOST_NAMES):
+        path = folders.free_name(wish)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            # another browser was quicker; the next name is free
+            continue
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions."
+            raise RunError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
+        return folders.begin_captioning(path, caption_config.to_yaml(settings)).path.name
+    raise RunError("no free name for this run was found", hint="Delete some runs that are not needed.")
+
+
+def newest(runs: Runs, dataset: Path) -> str | None:
+    """The id of the newest caption run of a dataset's folder."""
+    entries: Sequence[Any] = runs.history.listing()
+    return next((entry.id for entry in entries if entry.job == "caption" and entry.settings.get("input") == str(dataset)), None)

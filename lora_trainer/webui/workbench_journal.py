@@ -1,0 +1,201 @@
+"""What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the dataset's own folder.
+
+    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what it was and what it became
+    <dataset>/.lora_trainer/originals/...            pictures that were cropped; never deleted by the trainer
+
+An edit is written here before it is carried out: a process that dies in between leaves an edit whose captions are partly what they were, and undoing
+it mends that. The newest edits are kept, by number and by size; a picture in the trash or among the originals outlives its edit.
+
+    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(id, undone=True)
+
+Standard library only. Called by workbench.py, which holds the dataset's lock.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_trainer import files
+from lora_trainer.dataset import authors
+from lora_trainer.errors import DatasetError, Message
+
+FOLDER = "edits"
+ORIGINALS = "originals"
+MOST_EDITS = 200
+MOST_BYTES = 64 * 2**20
+VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionEdit:
+    """One caption before and after, and who had written it before: `person`, or a captioner."""
+
+    before: str
+    after: str
+    by: str = authors.PERSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """A picture that took another's place: `kept` is where the other one lies, from the dataset's folder; `digest` that of the one in place."""
+
+    kept: str
+    digest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One thing that was done, in all its parts. Images are named by their paths from the dataset's folder, with forward slashes."""
+
+    title: Message
+    time: float
+    captions: Mapping[str, CaptionEdit] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    """Keys of images that went to the dataset's trash."""
+    restored: tuple[str, ...] = ()
+    """Keys of images that came back from it."""
+    swaps: Mapping[str, Swap] = field(default_factory=dict)
+    undone: bool = False
+    id: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many images it is about."""
+        return len({*self.captions, *self.swaps}) + len(self.removed) + len(self.restored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An edit in a list, without its captions."""
+
+    id: int
+    title: Message
+    count: int
+    time: float
+    undone: bool
+
+
+class Journal:
+    """The edits of one dataset."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder = root / authors.FOLDER / FOLDER
+        self._known: dict[int, tuple[tuple[int, int], Line]] = {}
+
+    def add(self, edit: Edit) -> Edit:
+        """Writes an edit down; what was undone before can no longer be redone. Raises DatasetError."""
+        lines = self.lines()
+        for line in lines:
+            if line.undone:
+                self._forget(line.id)
+        edit = replace(edit, id=max((line.id for line in lines), default=0) + 1)
+        self._write(edit)
+        self._prune()
+        return edit
+
+    def lines(self) -> list[Line]:
+        """The newest first."""
+        return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
+
+    @property
+    def undoable(self) -> Line | None:
+        """The newest edit that stands."""
+        return next((line for line in self.lines() if not line.undone), None)
+
+    @property
+    def redoable(self) -> Line | None:
+        """The edit that was undone last."""
+        return next((line for line in reversed(self.lines()) if line.undone), None)
+
+    def read(self, identity: int) -> Edit:
+        """An edit with all its parts. Raises DatasetError."""
+        try:
+            return _edit(json.loads(self._file(identity).read_text(encoding="utf-8")), identity)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DatasetError("this edit cannot be undone any more: what it was is no longer known", hint="Reload the page.") from error
+
+    def mark(self, edit: Edit, *, undone: bool) -> Edit:
+        """Writes down that an edit was undone, or done again. Raises DatasetError."""
+        edit = replace(edit, undone=undone)
+        self._write(edit)
+        return edit
+
+    def drop(self, edit: Edit) -> None:
+        """An edit that came to nothing."""
+        self._forget(edit.id)
+
+    def originals(self, edit_time: float) -> Path:
+        """A new folder for pictures that are about to be replaced."""
+        folder = self._root / authors.FOLDER / ORIGINALS
+        number = 1
+        while (target := folder / f"{int(edit_time)}-{number}").exists():
+            number += 1
+        target.mkdir(parents=True)
+        return target
+
+    # --- files ----------------------------------------------------------------------------------------------------------------------------
+
+    def _file(self, identity: int) -> Path:
+        return self._folder / f"{identity:08d}.json"
+
+    def _write(self, edit: Edit) -> None:
+        values = {
+            "version": VERSION, "time": edit.time, "undone": edit.undone, "count": edit.count, "title": edit.title.template,
+            "values": {key: value if isinstance(value, (int, float)) else str(value) for key, value in edit.title.values.items()},
+            "captions": {name: [change.before, change.after, change.by] for name, change in edit.captions.items()},
+            "removed": edit.removed, "restored": edit.restored, "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
+        }  # fmt: skip
+        target = self._file(edit.id)
+        try:
+            files.write_text(target, json.dumps(values, ensure_ascii=False))
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions. Nothing was changed."
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error
+
+    def _forget(self, identity: int) -> None:
+        self._known.pop(identity, None)
+        self._file(identity).unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        kept, size = 0, 0
+        for path in sorted(self._folder.glob("*.json"), reverse=True):
+            kept, size = kept + 1, size + path.stat().st_size
+            # the newest can be undone, however large it is
+            if kept > 1 and (kept > MOST_EDITS or size > MOST_BYTES):
+                self._forget(int(path.stem))
+
+    def _lines(self) -> Iterator[tuple[int, Line]]:
+        for path in self._folder.glob("*.json") if self._folder.is_dir() else ():
+            try:
+                details = path.stat()
+                stamp, identity = (details.st_mtime_ns, details.st_size), int(path.stem)
+                known = self._known.get(identity)
+                if known is None or known[0] != stamp:
+                    edit = self.read(identity)
+                    line = Line(id=identity, title=edit.title, count=edit.count, time=edit.time, undone=edit.undone)
+                    known = self._known[identity] = (stamp, line)
+                yield identity, known[1]
+            except (OSError, ValueError, DatasetError):
+                # a file of this folder that is none of ours, or torn by a dying disk
+                continue
+
+
+def _edit(values: dict[str, Any], identity: int) -> Edit:
+    return Edit(
+        id=identity,
+        title=Message(str(values["title"]), dict(values["values"])),
+        time=float(values["time"]),
+        captions={name: CaptionEdit(before=was, after=now, by=by) for name, (was, now, by) in values["captions"].items()},
+        removed=tuple(values["removed"]),
+        restored=tuple(values["restored"]),
+        swaps={name: Swap(**swap) for name, swap in values["swaps"].items()},
+        undone=bool(values["undone"]),
+    )
+
+
+Direction = Literal["undo", "redo"]

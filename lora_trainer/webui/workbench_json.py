@@ -1,0 +1,179 @@
+"""The workbench's values as JSON, and requests as values: what the routes of datasets and captions share. Pure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from lora_trainer.dataset.findings import Finding
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.webui import pages, texts, workbench_tokens
+from lora_trainer.webui.contents import Item, View, key_of
+from lora_trainer.webui.form import Texts
+from lora_trainer.webui.http import Request
+from lora_trainer.webui.workbench import Known, Outcome, Workbench
+from lora_trainer.webui.workbench_check import Findings, Told, clusters
+from lora_trainer.webui.workbench_journal import Line
+
+KIND_LABELS: Texts = {
+    "unreadable-folder": "Unreadable folder", "unreadable-metadata": "Unreadable metadata file", "unreadable-row": "Unreadable row",
+    "row-without-file": "Row without an image", "ambiguous-row": "Row that fits several images", "duplicate-row": "Several rows for one image",
+    "other-suffix": "Another file type in the row", "unreadable-caption": "Unreadable caption", "guessed-encoding": "Encoding guessed",
+    "no-caption": "No caption", "captions-differ": "Two different captions", "shared-caption": "Caption of two images",
+    "folder-name-caption": "Caption from the folder's name", "trigger-word-caption": "Only the trigger word as caption",
+    "long-caption": "Caption too long", "unreadable-image": "Unreadable image", "unsupported-format": "Format that is not read",
+    "duplicate-image": "The same file twice", "left-out": "Left out", "repeats": "Repeats", "small-image": "Too small",
+    "cropped-image": "Cropped a lot",
+    "blurred-image": "Blurred", "near-duplicate": "Nearly the same picture", "wide-border": "Wide border", "extreme-aspect": "Very long or tall",
+    "lettering": "Watermark or lettering", "too-dark": "Too dark", "too-bright": "Too bright", "low-contrast": "Little contrast",
+    "small-subject": "Small subject", "identical-captions": "Identical captions", "no-trigger": "No trigger word", "vocabulary": "Other words",
+    "little-variety": "Little variety",
+}  # fmt: skip
+MEND_LABELS: Texts = {
+    "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "add_trigger": "Add trigger word", "set_caption": "Use the preferred words",
+}
+
+
+# --- from requests -----------------------------------------------------------------------------------------------------------------------
+
+
+def where_of(values: Mapping[str, Any]) -> pages.Where:
+    """Query parameters, or the `where` of a body. What is of another type counts as not given."""
+    given = {key: values[key] for key in ("text", "lacks", "tag", "finding", "trigger") if isinstance(values.get(key), str)}
+    which = values.get("filter", "all")
+    return pages.Where(which=cast(pages.Which, which if isinstance(which, str) else "all"), **given)
+
+
+def wish_of(query: Mapping[str, str], offset: int, limit: int) -> pages.Wish:
+    order = cast(pages.Order, query.get("order", "name"))
+    return pages.Wish(**dataclasses.asdict(where_of(query)), offset=offset, limit=limit, order=order)
+
+
+def chosen(bench: Workbench, request: Request) -> list[str]:
+    """The keys that a request's `select` means, in the page's order. Raises LoraTrainerError."""
+    select = request.value("select", dict)
+    keys = select.get("keys")
+    if keys is not None:
+        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+            raise LoraTrainerError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
+        return keys
+    where = select.get("where")
+    if not isinstance(where, dict):
+        raise LoraTrainerError("no image was chosen", hint="Choose some, or choose all.")
+    view = bench.contents.view()
+    wanted = where_of(where)
+    known = bench.known(view, wanted.trigger, workbench_tokens.limit_of(where.get("tokens")))
+    return [item.key for item in pages.matching(view.items, wanted, known)]
+
+
+# --- as JSON -----------------------------------------------------------------------------------------------------------------------------
+
+
+def item_facts(root: Path, item: Item, known: Known, language: str) -> dict[str, Any]:
+    """What the workbench knows of an image, beside what the folder tells."""
+    length = known.length(item)
+    return {
+        "tokens": {"count": known.tokens(item), "limit": length.limit, "kept_end": length.kept_end, "over": known.is_long(item)},
+        "reviewed": known.reviewed(item),
+        "author": known.author(item),
+        "findings": [told_json(root, told, language) for told in known.told(item)],
+    }
+
+
+def finding_json(finding: Finding, language: str) -> dict[str, Any]:
+    """A finding of the folder's: what reading it told."""
+    return {
+        "id": "", "severity": finding.severity, "kind": finding.kind, "message": texts.say(finding.message, language),
+        "hint": texts.say(finding.hint, language), "measured": None, "mend": None, "related": [],
+    }  # fmt: skip
+
+
+def told_json(root: Path, told: Told, language: str) -> dict[str, Any]:
+    """A finding of the check's."""
+    finding = told.finding
+    return {
+        **finding_json(finding, language),
+        "id": told.id,
+        "measured": finding.measured,
+        "mend": _mend(finding.mend, language),
+        "related": [_key(root, path) for path in finding.related],
+    }
+
+
+def _mend(mend: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
+    if not mend:
+        return None
+    details = {key: list(value) if isinstance(value, tuple) else value for key, value in mend.items() if key != "mend"}
+    return {"do": mend["mend"], "label": texts.translate(MEND_LABELS[mend["mend"]], language), **details}
+
+
+def _key(root: Path, path: Path) -> str:
+    return key_of(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
+
+
+def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
+    """What can be undone and redone next."""
+    undo, redo = bench.journal.undoable, bench.journal.redoable
+    return {"undo": line_json(undo, language) if undo else None, "redo": line_json(redo, language) if redo else None}
+
+
+def line_json(line: Line, language: str) -> dict[str, Any]:
+    return {"id": line.id, "title": texts.say(line.title, language), "count": line.count, "time": line.time, "undone": line.undone}
+
+
+def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str, Any]:
+    """What every change answers."""
+    return {
+        "title": texts.say(outcome.title, language),
+        "changed": outcome.changed,
+        "unchanged": outcome.unchanged,
+        "conflicts": [
+            {"key": conflict.key, "name": conflict.name, "current": conflict.current, "message": texts.say(conflict.message, language)}
+            for conflict in outcome.conflicts
+        ],
+        "edits": edits_json(bench, language),
+        "revision": bench.revision(bench.contents.view()),
+    }
+
+
+def check_json(bench: Workbench, language: str) -> dict[str, Any]:
+    """Check of the contract."""
+    view = bench.contents.view()
+    status, findings = bench.checker.status(view), bench.checker.findings(view)
+    return {
+        "state": status.state,
+        "done": status.done,
+        "total": status.total,
+        "stale": status.stale,
+        "settings": dataclasses.asdict(status.settings),
+        "error": texts.say_error(status.error, language) if status.error else None,
+        "checked": status.checked,
+        "kinds": _kinds(findings, view, language),
+        "findings": [told_json(bench.root, told, language) for told in findings.of_all],
+        "clusters": [
+            {"keys": [_key(bench.root, path) for path in paths], "best": _key(bench.root, best)} for paths, best in clusters(findings, view)
+        ],
+        "revision": bench.revision(view),
+    }  # fmt: skip
+
+
+def _kinds(findings: Findings, view: View, language: str) -> list[dict[str, Any]]:
+    """Each kind with the number of images it is about; errors first, then the most frequent."""
+    found: dict[str, list[Finding]] = {}
+    for finding in [*(told.finding for told in findings.everything), *(finding for item in view.items for finding in item.findings)]:
+        found.setdefault(finding.kind, []).append(finding)
+    kinds = []
+    for kind, some in found.items():
+        mends = [finding.mend["mend"] for finding in some if finding.mend]
+        kinds.append(
+            {
+                "kind": kind,
+                "label": texts.translate(KIND_LABELS[kind], language),
+                "severity": "error" if any(finding.severity == "error" for finding in some) else "warning",
+                "count": len({finding.path for finding in some}),
+                "mend": texts.translate(MEND_LABELS[mends[0]], language) if mends else None,
+            }
+        )
+    return sorted(kinds, key=lambda kind: (kind["severity"] != "error", -kind["count"], kind["kind"]))

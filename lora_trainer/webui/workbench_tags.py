@@ -1,0 +1,75 @@
+"""How often each tag or word is used in a dataset's captions. Pure; called by the routes.
+
+A tag is a comma-separated part of a caption; captions that are sentences have few of those, so their words are counted as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from lora_trainer.dataset.captions import parts
+
+Kind = Literal["tags", "words"]
+Sort = Literal["count", "name"]
+
+LONG_PART = 5
+"""Words; tags seldom have so many, and parts of sentences mostly do."""
+_WORD = re.compile(r"[^\W_]+(?:['’_-][^\W_]+)*")
+_CHINESE = re.compile("[\u3400-\u9fff]")
+_IDLE = frozenset({
+    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "is", "are", "was", "were", "be", "been", "by", "for", "from", "as", "it",
+    "its", "his", "her", "their", "he", "she", "they", "this", "that", "these", "those", "there", "has", "have",
+})  # fmt: skip
+"""English words that say nothing about a picture."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagCount:
+    tag: str
+    """As it is written most often."""
+    count: int
+    """In how many captions it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TagTable:
+    kind: Kind
+    captions: int
+    distinct: int
+    tags: tuple[TagCount, ...]
+
+
+def table(captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", most: int = 300) -> TagTable:
+    """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in capitals or not."""
+    of: Callable[[str], Sequence[str]] = parts if kind == "tags" else words
+    counts: Counter[str] = Counter()
+    spellings: dict[str, Counter[str]] = {}
+    total = 0
+    for caption in captions:
+        total += bool(caption)
+        for folded, written in {part.casefold(): part for part in of(caption)}.items():
+            counts[folded] += 1
+            spellings.setdefault(folded, Counter())[written] += 1
+    chosen = sorted(counts, key=lambda tag: (0 if sort == "name" else -counts[tag], tag))[:most]
+    tags = tuple(TagCount(tag=spellings[tag].most_common(1)[0][0], count=counts[tag]) for tag in chosen)
+    return TagTable(kind=kind, captions=total, distinct=len(counts), tags=tags)
+
+
+def words(caption: str) -> list[str]:
+    """The words of a caption that say something. Chinese is not divided: nothing here knows where its words end."""
+    return [word for word in _WORD.findall(caption) if word.casefold() not in _IDLE and (len(word) > 1 or _CHINESE.match(word))]
+
+
+def mostly(captions: Sequence[str]) -> Literal["tags", "sentences"]:
+    """What most captions are: sentences, or tags with commas between them."""
+    written = [caption for caption in captions if caption]
+    return "sentences" if sum(map(is_sentence, written)) * 2 > len(written) else "tags"
+
+
+def is_sentence(caption: str) -> bool:
+    found = parts(caption)
+    return bool(found) and sum(len(part.split()) for part in found) / len(found) >= LONG_PART
