@@ -462,6 +462,13 @@
             const show = window["switch_to_" + tab];
             if (typeof show === "function") show();
         },
+        /** Pages of LoRA cards that are open keep their cards until their own button is pressed; others are drawn when they are opened. */
+        redrawCards() {
+            for (const tab of ["txt2img", "img2img"]) {
+                const button = page().querySelector("#" + tab + "_lora_extra_refresh_internal");
+                if (button && page().querySelector("#" + tab + "_lora_cards")) button.dispatchEvent(new Event("click"));
+            }
+        },
         option: (key) => (typeof opts === "object" && opts ? opts[key] : undefined),
     };
 

@@ -143,7 +143,10 @@
     }
 
     /** Whoever shows LoRAs reads them again. */
-    const announceDelivery = () => app.store.set("delivered", (app.store.get("delivered") || 0) + 1);
+    function announceDelivery() {
+        app.store.set("delivered", (app.store.get("delivered") || 0) + 1);
+        app.host.redrawCards();
+    }
 
     const openFolder = (run) => app.api.post(route(run, "folder"), {});
 

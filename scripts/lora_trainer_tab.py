@@ -7,3 +7,4 @@ from lora_trainer.webui import tab
 script_callbacks.on_ui_tabs(tab.on_ui_tabs)
 script_callbacks.on_ui_settings(tab.on_ui_settings)
 script_callbacks.on_app_started(tab.on_app_started)
+script_callbacks.on_script_unloaded(tab.on_script_unloaded)

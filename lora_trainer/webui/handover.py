@@ -3,6 +3,7 @@
     idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says paused ──> lent
                                         ^                                                                     │
                                         └──────────── no picture for `grace` seconds: resume ─────────────────┘
+    training ── a picture, and its user wants no pauses ──> beside, with the model on the card too ── `grace` ──> training
     any of them ── after_end ──> idle, with the model where it was
 
     keeper thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run) once the process is gone   tick() every second or so
@@ -11,6 +12,7 @@
 
 Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at once, and no lock of ours is held meanwhile.
 A picture waits for the run to pause; when that takes longer than `patience` it is refused with a sentence, unless there is room for both.
+Users with a large card may choose that runs never pause for pictures: `pauses` says so, and is asked at each picture.
 On a host that computes on the processor there is nothing to hand over, and training does not pause for pictures.
 Called by studio, keeper and the routes. Never touches the host itself, nor torch.
 """
@@ -38,7 +40,7 @@ from lora_trainer.runs.state import RunState, fold
 from lora_trainer.webui.host import HostDevice, Memory
 
 log = logging.getLogger(__name__)
-State = Literal["idle", "training", "asking", "lent"]
+State = Literal["idle", "training", "asking", "lent", "beside"]
 PATIENCE = 90.0
 """Seconds that a picture waits for the run to pause. A step of a large model on a small card takes ten or more."""
 GRACE = 4.0
@@ -84,12 +86,14 @@ class HandOver:
     """Who has the graphics card. `marker` is a small file that outlives the host: which run was paused for a picture."""
 
     def __init__(
-        self, host: HostDeviceUser, marker: Path, *, patience: Callable[[], float] = lambda: PATIENCE, grace: float = GRACE,
+        self, host: HostDeviceUser, marker: Path, *, pauses: Callable[[], bool] = lambda: True,
+        patience: Callable[[], float] = lambda: PATIENCE, grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         self.host = host
         self.state: State = "idle"
         self._marker = marker
+        self._pauses = pauses
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
         # one, but for runs that somebody started on the command line beside it
         self._runs: dict[Path, _Watched] = {}
@@ -132,7 +136,7 @@ class HandOver:
             return
         if any(run.is_over() for run in self._runs.values()):
             self._let_go()
-        elif self.state == "lent":
+        elif self.state in ("lent", "beside"):
             if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
                 self._take_back()
         elif self.state == "training" and not self._stays and not self.host.is_generating() and self.host.model_on_device():
@@ -227,6 +231,10 @@ class HandOver:
         if not self._runs:
             self._restore()
             return
+        if not self._pauses():
+            self._restore()
+            self.state = "beside"
+            return
         self.state = "asking"
         if not self._wait_until_paused() and not self._has_room():
             self.state = "training"
@@ -260,7 +268,7 @@ class HandOver:
             if not at_work:
                 return True
             for run in at_work:
-                # not before it has spoken: a worker drops what was asked of the one before it
+                # not before it has spoken: whoever starts a worker first drops what was asked of the one before it
                 if run.folder.path not in asked and run.has_spoken:
                     asked.add(run.folder.path)
                     self._mark(*(path for path in asked if not self._runs[path].paused_by_user))
@@ -316,10 +324,14 @@ class HandOver:
             return Message("A picture was asked for: the training pauses after its step.")
         if self.state == "lent":
             return Message("The training waits while the WebUI uses the graphics card, and goes on by itself.")
+        if self.state == "beside":
+            return Message("The WebUI's model is on the graphics card beside the training, for a picture; it leaves again by itself.")
         if self.state == "idle":
             return Message("")
         if not self._sees_pictures:
             return Message("This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it.")
+        if not self._pauses():
+            return Message("The WebUI's model has left the graphics card for the training, and comes back beside it for a picture.")
         return Message("The WebUI's model has left the graphics card for the training. Generate pauses the training while a picture is made.")
 
     # --- moving the model -----------------------------------------------------------------------------------------------------------------

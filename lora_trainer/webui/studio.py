@@ -26,6 +26,7 @@ from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.setup import Setup
 from lora_trainer.webui.tries import TryJobs
+from lora_trainer.webui.workbench_pictures import Copies
 
 
 class Studio:
@@ -37,6 +38,10 @@ class Studio:
         """The host's server is up, for the first time or again: watch its pictures, take up what trains, let the queue go on."""
         self.hand_over.watch()
         self.runs.keeper.begin()
+
+    def end(self) -> None:
+        """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was found. `begin` follows in the first case."""
+        self.host.off_generation()
 
     @property
     def options(self) -> Options:
@@ -60,6 +65,10 @@ class Studio:
         return Datasets(self.data, self.host.is_remote)
 
     @cached_property
+    def copies(self) -> Copies:
+        return Copies(self.datasets)
+
+    @cached_property
     def images(self) -> KnownImages:
         return KnownImages(self.data.root / "images.json")
 
@@ -69,7 +78,7 @@ class Studio:
 
     @cached_property
     def hand_over(self) -> HandOver:
-        return HandOver(self.host, self.data.root / "handover.json")
+        return HandOver(self.host, self.data.root / "handover.json", pauses=lambda: self.options.pause_for_pictures)
 
     @cached_property
     def runs(self) -> Runs:

@@ -54,6 +54,16 @@ def on_app_started(demo: Any, app: Any) -> None:
         log.exception("LoRA Trainer's routes cannot be added")
 
 
+def on_script_unloaded() -> None:
+    """The host is about to load its extensions again ("Reload UI"), or to forget them."""
+    try:
+        from lora_trainer.webui.studio import studio
+
+        studio().end()
+    except Exception:
+        log.exception("LoRA Trainer cannot let go of the WebUI's queue")
+
+
 def on_ui_settings() -> None:
     """Our section on the host's Settings page."""
     try:

@@ -57,9 +57,21 @@ class Report:
 
     def stop_asked(self) -> bool:
         """Whether `stop` is among what was asked. It stays there: `requests` will give it too."""
+        self._listen()
+        return self._interrupted or any(request.kind == "stop" for request in self._waiting)
+
+    def pause_asked(self) -> bool:
+        """Whether a pause was asked for and not taken back since. A pause that was taken back is forgotten; all else stays for `requests`."""
+        self._listen()
+        if [request.kind for request in self._waiting if request.kind in ("pause", "resume")][-1:] == ["pause"]:
+            return True
+        self._waiting = [request for request in self._waiting if request.kind not in ("pause", "resume")]
+        return False
+
+    def _listen(self) -> None:
+        self._heartbeat.beat(HEARTBEAT_SECONDS)
         self._look_for_host()
         self._waiting += take_requests(self.folder.requests)
-        return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def _look_for_host(self) -> None:
         """The end of the process that this run was tied to, if it was (host.json), asks for a stop like Ctrl-C does."""

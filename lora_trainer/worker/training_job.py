@@ -98,11 +98,16 @@ class TrainingJob:
         return self._stop(trainer) if trainer.step > self.first_step else self._stop_without_saving()
 
     def _until_stopped(self, things: Iterable[Thing]) -> Iterator[Thing]:
-        """The same things, one after the other, until a stop is asked for."""
+        """The same things, one after the other, until a stop is asked for; a pause is obeyed between them."""
         for thing in things:
-            if self.report.stop_asked():
-                raise StoppedEarly
+            self._give_way()
             yield thing
+
+    def _give_way(self) -> None:
+        """Between two pieces of the preparation: obey a stop or a pause. What else is asked waits for the first step."""
+        self._wait_while_paused(self.first_step)
+        if self.report.stop_asked():
+            raise StoppedEarly
 
     def _warn_of_changes(self, state: dict[str, Any] | None) -> None:
         """Remember what the run learns from; say what is no longer as it was when the state was written."""
@@ -125,6 +130,7 @@ class TrainingJob:
         self._require_layers()
         require_optimizer(self.config.training, self.device)
         self.tokenizers = self.checkpoint.tokenizers()
+        self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
         self.dataset = self._scan()
         self._plan_and_resolve()
         for note in self.checkpoint.notes:
@@ -168,8 +174,7 @@ class TrainingJob:
             self.report.phase("checking", total)
         if done % CHECKS_PER_EVENT == 0 or done == total:
             self.report.part_done(done)
-            if self.report.stop_asked():
-                raise StoppedEarly
+            self._give_way()
 
     def _warn_of(self, findings: Sequence[Finding]) -> None:
         """One warning for each kind of finding, naming the first few: two thousand copies are one sentence's worth."""
@@ -212,8 +217,8 @@ class TrainingJob:
     def _encode(self) -> None:
         """Text states and latents are made; what made them is let go, unless it is needed in every step."""
         data, lora = self.config.dataset, self.config.lora
-        self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
         self.report.phase("encoding", len(self.dataset.examples))
+        self._give_way()
         self.parts.text_encoders = self.checkpoint.load_text_encoders(self._text_dtype, self.device)
         image_store, caption_store = batches.stores_for(
             self.config.training.cache_latents,
@@ -231,7 +236,9 @@ class TrainingJob:
         if not self.captions.live:
             self.parts.text_encoders = ()
             free_memory(self.device)
+        self._give_way()
         self._encode_images(image_store)
+        self._give_way()
 
     @property
     def _text_dtype(self) -> torch.dtype:
@@ -354,26 +361,41 @@ class TrainingJob:
         curves = {"loss": result.loss, "loss/smoothed": trainer.smoothed_loss.value, "gradient_norm": result.gradient_norm}
         self.scalars.write(trainer.step, {**curves, **rates, "images_per_second": self.pace.images_per_second, "memory_gb": memory / 1e9})
 
+    def _wait_while_paused(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
+        """Leave the device to others while a pause is asked for. It ends with `resume`, or with `stop`, which is left to whoever called."""
+        if self.report.stop_asked() or not self.report.pause_asked():
+            return
+        self._move(torch.device("cpu"), optimizer)
+        self.report.say(events.Paused(step=step))
+        while self.report.pause_asked():
+            if self.report.stop_asked():
+                return
+            time.sleep(PAUSE_POLL_SECONDS)
+        self._move(self.device, optimizer)
+        self.report.say(events.Resumed(step=step))
+
     def _pause(self, trainer: Trainer, asked: list[RequestKind]) -> list[RequestKind]:
         """Leave the device to others until `resume` or `stop`, which may have come with the `pause` itself. Returns what is to be done then."""
         if not {"resume", "stop"} & set(asked):
-            self._move(trainer, torch.device("cpu"))
+            self._move(torch.device("cpu"), trainer.optimizer)
             self.report.say(events.Paused(step=trainer.step))
             while not {"resume", "stop"} & set(asked):
                 time.sleep(PAUSE_POLL_SECONDS)
                 asked = [*asked, *(request.kind for request in self.report.requests())]
             if "stop" not in asked:
-                self._move(trainer, self.device)
+                self._move(self.device, trainer.optimizer)
                 self.report.say(events.Resumed(step=trainer.step))
         return asked
 
-    def _move(self, trainer: Trainer, device: torch.device) -> None:
+    def _move(self, device: torch.device, optimizer: torch.optim.Optimizer | None) -> None:
+        """Whatever is loaded now goes to `device`."""
         if self.device.type == "cpu":
             return
-        trainer.unet.to(device)
-        for encoder in self.parts.text_encoders:
-            encoder.to(device)
-        move_optimizer(trainer.optimizer, device)
+        for model in (*self.parts.text_encoders, self.parts.vae, self.parts.unet):
+            if model is not None:
+                model.to(device)
+        if optimizer is not None:
+            move_optimizer(optimizer, device)
         free_memory(self.device)
 
     # --- saving ---------------------------------------------------------------------------------------------------------------------------
@@ -508,6 +530,7 @@ class TrainingJob:
                     self.report.say(event)
                     self.report.part_done(number + 1)
                     made.append(event)
+                    self._wait_while_paused(trainer.step, trainer.optimizer)
         except preview.Abandoned:
             log.info("previews abandoned: a stop was asked for")
         except Exception as error:

@@ -388,6 +388,58 @@ def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, t
     assert str(handover.status().sentence).startswith("The WebUI computes on the processor")
 
 
+def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(card, host, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
+    handover = make(host, tmp_path, pauses=lambda: False)
+    keeper = Keeper(handover)
+    worker = training(keeper, tmp_path, card)
+    assert handover.status().sentence.template.endswith("comes back beside it for a picture.")
+    with ThreadPoolExecutor(1) as pool:
+        picture = pool.submit(host.generate, 0.1)
+        assert until(lambda: "picture" in card.used)
+        assert card.used == {"model": MODEL, worker.name: WORKER, "picture": PICTURE}
+        assert (handover.state, worker.status) == ("beside", "running")
+        picture.result(timeout=20)
+    assert until(lambda: handover.state == "training" and card.used == {worker.name: WORKER})
+    assert [event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")] == []
+    assert waiting_requests(worker.folder.requests) == ()
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(card, host, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
+    handover = make(host, tmp_path, pauses=lambda: False)
+    keeper = Keeper(handover)
+    worker = training(keeper, tmp_path, card)
+    host.generate()
+    assert handover.state == "beside"
+    handover.ask(worker.folder, "pause")
+    assert until(lambda: worker.status == "paused" and handover.state == "training")
+    time.sleep(0.05)
+    assert worker.status == "paused"
+    worker.end = "stopped"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
+def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monkeypatch):
+    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
+    chosen = [False]
+    handover = make(host, tmp_path, pauses=lambda: chosen[0], grace=60.0)
+    keeper = Keeper(handover)
+    worker = training(keeper, tmp_path, card)
+    host.generate()
+    assert (handover.state, worker.status) == ("beside", "running")
+    chosen[0] = True
+    host.generate()
+    assert (handover.state, worker.status) == ("lent", "paused")
+    worker.end = "finished"
+    assert_all_is_well(card, handover)
+    keeper.over.set()
+
+
 def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(card, host, handover, keeper, tmp_path):
     worker = training(keeper, tmp_path, card)
     with host.turns.lock:

@@ -15,7 +15,7 @@ from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
 from lora_trainer.worker.report import Report
 from lora_trainer.worker.training_job import TrainingJob
-from tests.made import begin
+from tests.made import begin, losses
 
 
 def change(folder, **changes):
@@ -86,6 +86,63 @@ def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path, monkeypatc
     assert len(encoded) == 2 and (state.status, state.step, state.file) == ("stopped", 0, "")
     assert not folder.has_learned
     assert job.run(folder.path) == job.FINISHED
+
+
+@pytest.mark.parametrize("moment", ["checking", "captions", "images", "previews"])
+def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_changes_nothing(tmp_path, monkeypatch, moment):
+    samples = {"sample_prompts": ["x"], "sample_every": 2, "sample_steps": 1, "sample_strengths": [0.0, 1.0]} if moment == "previews" else {}
+    plain = begin(tmp_path, "plain", images=30, epochs=1, **samples)
+    assert job.run(plain.path) == job.FINISHED
+
+    folder = begin(tmp_path, images=30, epochs=1, **samples)
+    names = {"checking": (TrainingJob, "_report_check"), "captions": (batches.Captions, "keep"), "images": (batches, "_encoded"), "previews": (preview, "write_picture")}
+    place, name = names[moment]
+    real, moved, asked = getattr(place, name), [], []
+
+    def work(*arguments):
+        if not asked:
+            asked.append(send_request(folder.requests, "pause"))
+        return real(*arguments)
+
+    def sleep(seconds):
+        # nothing else was done in between
+        assert folder.read_state().status == "paused"
+        send_request(folder.requests, "resume")
+
+    monkeypatch.setattr(place, name, work)
+    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
+    monkeypatch.setattr(TrainingJob, "_move", lambda self, device, optimizer: moved.append((str(device), optimizer is not None)))
+    assert job.run(folder.path) == job.FINISHED
+    kinds = [event.kind for event in folder.read_events()]
+    first_step = next(at for at, event in enumerate(folder.read_events()) if event.kind == "progress" and event.loss is not None)
+    assert kinds.count("paused") == kinds.count("resumed") == 1
+    assert kinds.index("paused") + 1 == kinds.index("resumed")
+    assert (kinds.index("paused") < first_step) == (moment != "previews")
+    assert moved == [("cpu", moment == "previews")] * 2
+    assert losses(folder) == losses(plain)
+
+
+def test_a_stop_while_the_preparation_is_paused_ends_the_run(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    real = batches._encoded
+
+    def encode(*arguments):
+        send_request(folder.requests, "pause")
+        return real(*arguments)
+
+    monkeypatch.setattr(batches, "_encoded", encode)
+    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", lambda seconds: send_request(folder.requests, "stop"))
+    assert job.run(folder.path) == job.STOPPED
+    assert [event.kind for event in folder.read_events()][-2:] == ["paused", "stopped"]
+
+
+def test_what_else_is_asked_during_the_preparation_waits_for_the_first_step(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    for kind in ("save", "pause", "resume"):
+        send_request(folder.requests, kind)
+    sleepless(monkeypatch)
+    assert job.run(folder.path) == job.FINISHED
+    assert [saved.step for saved in folder.read_state().saved] == [0, 6]
 
 
 def test_a_stop_before_the_first_step_after_a_resume_keeps_the_resume_point(tmp_path, monkeypatch):
