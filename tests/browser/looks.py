@@ -16,6 +16,7 @@ NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textare
     })
     .map(control => control.outerHTML.slice(0, 160))"""
 
+# the primary button, and a chosen one, wears the host's own colours, as its Generate does: a theme's choice, not ours
 PALE = r"""root => {
     const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
     const pen = canvas.getContext('2d', {willReadFrequently: true});
@@ -38,7 +39,7 @@ PALE = r"""root => {
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) {
         const element = node.parentElement;
-        if (!/\S/.test(node.data) || !element.checkVisibility({opacityProperty: true, visibilityProperty: true}) || element.closest('select, option, :disabled, [aria-disabled=true], [aria-hidden=true]')) continue;
+        if (!/\S/.test(node.data) || !element.checkVisibility({opacityProperty: true, visibilityProperty: true}) || element.closest('.lora-trainer-primary, .lora-trainer-button[aria-pressed=true], select, option, :disabled, [aria-disabled=true], [aria-hidden=true]')) continue;
         const style = getComputedStyle(element), below = ground(element);
         if (!below) continue;
         const front = over(rgba(style.color), below);
@@ -59,7 +60,7 @@ TOO_WIDE = r"""root => {
 
 FOREIGN = r"""([root, known]) => {
     const foreign = [], names = new Set(known.map(name => name.toLowerCase()));
-    const look = (text, where) => { for (const word of text.match(/[A-Za-z]{3,}/g) || []) if (!names.has(word.toLowerCase())) foreign.push(`${word}: ${text.trim().slice(0, 80)} (${where})`); };
+    const look = (text, where) => { for (const word of text.replace(/\S*[\/\\]\S*/g, ' ').match(/[A-Za-z]{3,}/g) || []) if (!names.has(word.toLowerCase())) foreign.push(`${word}: ${text.trim().slice(0, 80)} (${where})`); };
     const walker = document.createTreeWalker(root, NodeFilter.SHOW_TEXT);
     for (let node = walker.nextNode(); node; node = walker.nextNode()) if (!node.parentElement.closest('pre, code, script, style, [lang]:not(#lora_trainer_root)')) look(node.data, node.parentElement.className || node.parentElement.tagName);
     for (const element of root.querySelectorAll('[aria-label], [title], [placeholder]')) for (const name of ['aria-label', 'title', 'placeholder']) look(element.getAttribute(name) || '', name);
