@@ -63,7 +63,7 @@
     /** One page of the chosen dataset. `show(answer, quietly)` draws it, quietly when nobody asked for it; `fail(problem)` says why there is none. `gone()`
      * is how many of those shown no longer pass the filter, so that the next page does not leave out as many. Has query, load(), ask(changes), bar. */
     dataset.pages = function ({ show, fail, gone = () => 0 }) {
-        const pages = { query: { offset: 0, filter: "all", text: "", order: "name" }, answer: null };
+        const pages = { query: { offset: 0, filter: "all", text: "", order: "name" }, answer: null, size: PAGE };
         let serial = 0, asked = 0;
 
         pages.bar = el("nav", { class: "lora-trainer-pages", "aria-label": app.t("Pages") });

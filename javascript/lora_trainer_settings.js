@@ -243,8 +243,7 @@
     }
 
     /** {element to show, input to label, show(value)} for a field; `hear(value)` is called when the visitor changes it. */
-    function entry(field, hear) {
-        const id = "lora_trainer_field_" + field.key;
+    function entry(field, hear, id = "lora_trainer_field_" + field.key) {
         const text = (options) => app.widgets.text({ id, ...options });
         const plain = (input, show) => ({ element: input, input, show: show || ((value) => { if (document.activeElement !== input) input.value = written(value); }) });
         switch (field.type) {
@@ -284,6 +283,9 @@
             }
         }
     }
+
+    /** For other parts of the tab that show settings of the server's: entry(field, hear, id). */
+    app.settingEntry = entry;
 
     function weightEntry(field, id, hear) {
         const slider = app.widgets.slider({ label: field.label, value: field.default, minimum: 0, maximum: 1.5, step: 0.05, onchange: hear });

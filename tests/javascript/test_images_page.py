@@ -22,7 +22,8 @@ from tests.dataset.pictures import save
 pytestmark = pytest.mark.xdist_group("scripts")
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("", "_captions", "_dataset", "_images", "_upload", "_viewer")
+WORKBENCH = ("", "_bulk", "_captioner", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
+SCRIPTS = ("", "_captions", "_dataset", "_images", "_runs", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
     + "<script>window.loraTrainer = { dataset: { lookEvery: 0.4 } };</script>"
@@ -230,7 +231,7 @@ def test_an_edit_in_a_spreadsheet_is_seen_and_what_is_being_typed_stays(tab):
 def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_for(tab):
     tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png", "b.png", "c.png"))
     page = tab.open("captions")
-    page.select_option("#lora_trainer_section_captions select >> nth=0", "missing")
+    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "missing")
     wait(page, "document.querySelectorAll('textarea').length === 2")
     box(page, "b.png").fill("written")
     page.keyboard.press("Tab")
@@ -238,7 +239,7 @@ def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_
     with page.expect_response(lambda response: "known=" in response.url):
         pass
     assert page.locator("textarea").count() == 2
-    page.select_option("#lora_trainer_section_captions select >> nth=0", "all")
+    page.select_option("#lora_trainer_section_captions [aria-label='Which images']", "all")
     wait(page, "document.querySelectorAll('textarea').length === 3")
 
 

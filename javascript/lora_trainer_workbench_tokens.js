@@ -1,0 +1,88 @@
+/* Captions in tokens: how long each is, what falls off its end, and what the trigger word means to the model before training.
+ *
+ * Lengths come with each page; while somebody types, the server is asked for the text as it stands. Where no vocabulary is at hand, nothing is said. */
+(function (app) {
+    "use strict";
+
+    const WAIT = 400;
+    const SHOWN_BEFORE = 60;
+    const el = (...all) => app.el(...all);
+    const bench = (app.workbench = app.workbench || {});
+
+    /** A text cut where the model stops reading: the end of what is read, and all that is not. */
+    function cut(text, keptEnd, before = SHOWN_BEFORE) {
+        const kept = text.slice(0, keptEnd), dropped = text.slice(keptEnd);
+        const shown = kept.length > before ? "\u2026" + kept.slice(-before).replace(/^\S*\s/, "") : kept;
+        return { kept: shown, dropped };
+    }
+
+    /** The length of one row's caption: {count, tail} to show, hear(text) when the text is another. `of()` is the row's item. */
+    function line(of) {
+        const count = el("span", { class: "lora-trainer-bench-tokens" });
+        const tail = el("p", { class: "lora-trainer-help lora-trainer-bench-tail", hidden: true });
+        let timer = 0, serial = 0;
+
+        function show(text, found) {
+            const known = found && found.count !== undefined && found.available !== false && (found.count > 0 || !text);
+            count.textContent = known ? app.t("{count} / {limit} tokens", { count: app.number(found.count), limit: app.number(found.limit) }) + " \u00b7 " : "";
+            const over = Boolean(known && found.over);
+            count.classList.toggle("lora-trainer-bench-over", over);
+            tail.hidden = !over;
+            if (!over) return;
+            const { kept, dropped } = cut(text, found.kept_end);
+            app.fill(tail, app.t("Not read by the training:"), " ", kept, el("s", {}, dropped));
+        }
+
+        async function ask(text) {
+            const mine = (serial += 1);
+            try {
+                const found = await app.api.post("tokens", { caption: text, trigger: bench.trigger(), limit: bench.limit() });
+                // a trigger word that training adds stands in front of the text
+                const shift = found.text.length - text.length;
+                if (mine === serial) show(text, { ...found, kept_end: Math.max(0, found.kept_end - shift), over: found.kept_end < found.text.length });
+            } catch (problem) {
+                if (!(problem instanceof app.Problem)) throw problem;
+            }
+        }
+
+        return {
+            count,
+            tail,
+            hear(text) {
+                clearTimeout(timer);
+                serial += 1;
+                const item = of();
+                if (text === item.caption) show(text, item.tokens);
+                else if (item.tokens) timer = setTimeout(() => ask(text), WAIT);
+            },
+        };
+    }
+
+    /** The trigger word's box, with what the word means already. */
+    function triggerField() {
+        const remark = el("p", { class: "lora-trainer-help lora-trainer-bench-trigger", role: "status" });
+        const set = (value) => {
+            app.store.set("settings", { ...app.store.get("settings"), trigger_word: value.trim() });
+            look(value.trim());
+            bench.turn({}).catch(app.widgets.toastProblem);
+        };
+        async function look(word) {
+            if (!word) { app.fill(remark); return; }
+            try {
+                const found = await app.api.get("trigger", { word });
+                if (word !== bench.trigger()) return;
+                remark.dataset.good = String(found.is_good);
+                app.fill(remark, found.available === false ? null : [found.message, found.hint].filter(Boolean).join(" "),
+                    found.parts && found.parts.length > 1 ? el("span", { class: "lora-trainer-bench-pieces" }, found.parts.map(([text]) => el("span", {}, text))) : null);
+            } catch (problem) {
+                if (!(problem instanceof app.Problem)) throw problem;
+                app.fill(remark);
+            }
+        }
+        const word = app.widgets.text({ value: bench.trigger(), maxlength: 60, onchange: set });
+        look(bench.trigger());
+        return app.widgets.labelled(app.t("Trigger word"), word, { help: app.t("A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it."), problem: remark });
+    }
+
+    bench.tokens = { line, cut, triggerField };
+})((window.loraTrainer = window.loraTrainer || {}));
