@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from lora_trainer.caption_config import CaptionSettings
 from lora_trainer.captioning.captioner import Caption
-from lora_trainer.dataset.captions import tidy, with_trigger_word
+from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.edits import clean
 
 
 def finish(caption: Caption, settings: CaptionSettings) -> str:
-    """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty when the captioner had nothing to say."""
+    """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty when the captioner had nothing to say.
+
+    It is as the file will hold it: what is recorded as a captioner's must be what is read back, or it would count as a person's change.
+    """
     excluded = {_folded(tag) for tag in settings.exclude}
     said = caption.text or ", ".join(tag.text for tag in caption.tags if _folded(tag.text) not in excluded)
-    said = tidy(said).strip(",").strip()
+    said = clean(said).strip(",").strip()
     if not said:
         return ""
     text = said
@@ -19,7 +23,7 @@ def finish(caption: Caption, settings: CaptionSettings) -> str:
         text = _joined(settings.prefix.strip(), text)
     if settings.suffix.strip():
         text = _joined(text.rstrip(".") if settings.suffix.lstrip().startswith(",") else text, settings.suffix.strip())
-    return tidy(with_trigger_word(text, settings.trigger))
+    return clean(with_trigger_word(text, settings.trigger))
 
 
 def _joined(front: str, back: str) -> str:

@@ -13,6 +13,7 @@ import fnmatch
 import json
 import logging
 import os
+import re
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
@@ -300,14 +301,21 @@ def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
     log.warning("fetching %s failed", model, exc_info=error)
     raise CaptionerError(
         "the model {model}{size} cannot be fetched from {endpoint}: {reason}", model=model, size=size, endpoint=endpoint,
-        reason=_first_line(error), cache=constants.HF_HUB_CACHE,
+        reason=_first_line(_innermost(error)), cache=constants.HF_HUB_CACHE,
         hint="Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or name the folder of a model that was fetched elsewhere.",
     ) from error  # fmt: skip
 
 
+def _innermost(error: BaseException) -> BaseException:
+    """requests wraps urllib3's error, which wraps the one that says what happened."""
+    inner = getattr(error, "reason", None) or next(iter(error.args), None)
+    return _innermost(inner) if isinstance(inner, BaseException) else error
+
+
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    return (lines[0] if lines else type(error).__name__)[:300]
+    # urllib3 puts its connection in front: HTTPSConnection(host='huggingface.co', port=443): Failed to resolve ...
+    return re.sub(r"^\w+\(host=.*?\): ", "", lines[0])[:300] if lines else type(error).__name__
 
 
 def gigabytes(count: int) -> str:

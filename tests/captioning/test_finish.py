@@ -22,6 +22,7 @@ TAGS = Caption(tags=(Tag(text="some hero", score=0.9), Tag(text="solo", score=0.
     (Caption(text="a fox"), {"trigger": "zorb", "prefix": "ink"}, "zorb, ink, a fox"),
     (Caption(text="a Zorb fox"), {"trigger": "zorb"}, "a Zorb fox"),
     (Caption(), {"trigger": "zorb", "prefix": "ink"}, ""),
+    (Caption(text="a fox\x00 \u200bin\u00adsnow"), {}, "a fox in snow"),
     (Caption(text="狐狸"), {"prefix": "水墨，"}, "水墨， 狐狸"),
 ])  # fmt: skip
 def test_the_text_that_is_written(caption, settings, text):

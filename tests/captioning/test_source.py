@@ -136,8 +136,10 @@ def test_a_model_that_does_not_exist_gets_a_sentence(monkeypatch):
 
 def test_a_hub_that_cannot_be_reached_gets_a_sentence(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
-    with pytest.raises(CaptionerError, match=r"the model Salesforce/blip-image-captioning-large \(1\.9 GB\) cannot be fetched from http://127\.0\.0\.1:1"):
+    with pytest.raises(CaptionerError) as caught:
         find(settings("blip-large"), Listener())
+    start = "the model Salesforce/blip-image-captioning-large (1.9 GB) cannot be fetched from http://127.0.0.1:1: Failed to establish a new connection: "
+    assert str(caught.value).startswith(start)
 
 
 def test_a_disk_without_room_is_noticed_before_the_fetch(monkeypatch):
