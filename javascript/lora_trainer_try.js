@@ -111,7 +111,8 @@
     }
 
     function loraChoice(onchange) {
-        const label = (lora) => (lora.delivered ? lora.name : app.t("{name} (step {step}, not in the LoRA folder)", { name: lora.name, step: lora.step }));
+        // the saved steps of two runs may have the same files' names
+        const label = (lora) => (lora.delivered ? lora.name : app.t("{name} (step {step}, not in the LoRA folder)", { name: lora.run, step: lora.step }));
         const select = app.widgets.select({ value: wish.lora || "", options: loras.map((lora) => ({ value: lora.id, label: label(lora) })), onchange });
         return app.widgets.labelled(app.t("LoRA"), select);
     }

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
 import hmac
 import inspect
 import json
@@ -88,7 +89,8 @@ class Request:
         if found is default:
             return found
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
-            found = float(found)
+            with contextlib.suppress(OverflowError):
+                found = float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
             raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key=key)
         return found
@@ -145,13 +147,7 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
             return _problem(_status(error), error, language)
         except Exception as error:
             log.exception("%s %s", entry.method, entry.path)
-            unexpected = LoraTrainerError(
-                "something unexpected went wrong: {kind}: {detail}",
-                hint="Please report it, with the lines that the WebUI's console shows.",
-                kind=type(error).__name__,
-                detail=error,
-            )
-            return _problem(500, unexpected, language)
+            return _problem(500, _unexpected(error, studio.host.is_remote()), language)
 
     return endpoint
 
@@ -175,7 +171,7 @@ async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
         body = json.loads(content or b"{}")
         # half a character: JSON can spell it, but no file's name and no sentence can hold it
         json.dumps(body, ensure_ascii=False).encode()
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
     if not isinstance(body, dict):
         raise LoraTrainerError("the request is not a JSON object", hint="Reload the page: it may be older than the extension.")
@@ -206,6 +202,19 @@ def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
         return False
     known = api_credentials.get(user)
     return known is not None and hmac.compare_digest(known.encode(), password.encode())
+
+
+def _unexpected(error: Exception, remote: bool) -> LoraTrainerError:
+    """What is said of an exception that nobody foresaw. Its own words may name folders of this machine, which is nobody else's business."""
+    if isinstance(error, OSError):
+        hint = "Check the free space and the permissions of the data folder. The WebUI's console names the file."
+        return LoraTrainerError("a file or folder cannot be read or written: {reason}", hint=hint, reason=error.strerror or type(error).__name__)
+    return LoraTrainerError(
+        "something unexpected went wrong: {kind}: {detail}",
+        hint="Please report it, with the lines that the WebUI's console shows.",
+        kind=type(error).__name__,
+        detail="..." if remote else error,
+    )
 
 
 def _status(error: LoraTrainerError) -> int:

@@ -37,14 +37,14 @@ def trigger(values: dict[str, Any]) -> str:
 def weight(values: dict[str, Any]) -> float | None:
     """The preferred weight. A1111's own editor writes 0 for "none"."""
     found = values.get(WEIGHT)
-    if isinstance(found, str):
-        try:
-            found = float(found)
-        except ValueError:
-            return None
-    if isinstance(found, bool) or not isinstance(found, (int, float)) or not math.isfinite(found) or not found:
+    if isinstance(found, bool) or not isinstance(found, (int, float, str)):
         return None
-    return float(found)
+    try:
+        # JSON can spell whole numbers beyond any float
+        number = float(found)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and number else None
 
 
 def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:
@@ -52,7 +52,7 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
 
     Raises LoraFileError for a number that is no strength, and for a sidecar that cannot be read: it would be lost.
     """
-    if isinstance(value, bool) or not math.isfinite(value) or not 0 < value <= STRONGEST:
+    if isinstance(value, bool) or not 0 < value <= STRONGEST:
         # 0 is A1111's way of writing "none"
         raise LoraFileError("{value} cannot be the preferred strength", hint="Choose a number above 0, up to {most}.", value=value, most=STRONGEST)
     path = path_of(lora)

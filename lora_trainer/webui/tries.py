@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import math
 import queue
 import re
 import secrets
@@ -98,7 +97,8 @@ class Wanted:
             raise TryError("that would be more than {most} pictures", hint="Choose fewer strengths or fewer saved steps.", most=MOST_PICTURES)
 
     def _require(self, name: str, value: float, least: float, most: float) -> None:
-        if not math.isfinite(value) or not least <= value <= most:
+        # NaN is no number of any range either
+        if not least <= value <= most:
             raise TryError("{name} is {value}", hint="Use {least} to {most}.", name=name, value=value, least=least, most=most)
 
 
@@ -566,9 +566,14 @@ def _text(name: str, value: Any) -> str:
 
 
 def _number(name: str, value: Any, *, whole: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != value // 1):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != value // 1) or _is_beyond_floats(value):
         raise TryError("{name} is not a number", hint="Write a number.", name=name)
     return value
+
+
+def _is_beyond_floats(value: float) -> bool:
+    # JSON can spell such whole numbers
+    return isinstance(value, int) and value.bit_length() > 1000
 
 
 def _listed(name: str, value: Any) -> list[Any]:

@@ -35,6 +35,8 @@ def client(monkeypatch):
             raise http.Conflict("taken", current="theirs")
         if request.body.get("broken"):
             raise ZeroDivisionError("oops")
+        if request.body.get("disk"):
+            raise PermissionError(13, "Permission denied", "/home/ann/datasets")
         if request.body.get("config"):
             raise ConfigError.listing([ConfigError("one is wrong", hint="Mend one."), ConfigError("two is wrong")], "x.yaml")
         return {"rank": request.value("rank", int), "rate": request.value("rate", float, 0.5)}
@@ -96,6 +98,24 @@ def test_errors_are_sentences_with_their_status(client):
     assert config["problems"] == [{"message": "one is wrong", "hint": "Mend one."}, {"message": "two is wrong", "hint": ""}]
     assert visitor.get("/lora-trainer/nothing/here").json()["error"]["kind"] == "NotFound"
     assert visitor.delete("/lora-trainer/things").status_code == 404
+
+
+def test_a_disk_in_trouble_is_a_sentence_without_the_folders_name(client):
+    answer = client().post("/lora-trainer/things", json={"disk": 1}, headers=ASK)
+    assert (answer.status_code, answer.json()["error"]["message"]) == (500, "a file or folder cannot be read or written: Permission denied")
+    assert "/home/ann" not in answer.text
+
+
+def test_the_words_of_an_unforeseen_error_are_for_visitors_at_this_machine(client):
+    answer = client(remote=True).post("/lora-trainer/things", json={"broken": 1}, headers=ASK)
+    assert answer.json()["error"]["message"] == "something unexpected went wrong: ZeroDivisionError: ..."
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, '{"rank": 8, "rate": 1' + "0" * 400 + "}"], ids=["lists", "objects", "number"])
+def test_json_that_is_too_deep_or_too_large_a_number_is_refused_with_a_sentence(client, content):
+    answer = client().post("/lora-trainer/things", content=content, headers={**ASK, "Content-Type": "application/json"})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"]
 
 
 def test_folders_of_this_machine_are_for_visitors_at_this_machine(client):

@@ -120,6 +120,13 @@ def test_a_sidecar_that_leads_out_of_the_folder_is_left_alone(loras, folder, tmp
     assert outside.read_text(encoding="utf-8") == "{}"
 
 
+@pytest.mark.parametrize("text", ["1" + "0" * 400, "NaN", "Infinity", '"inf"', '"strong"', "true", "[0.5]", "null"])
+def test_a_preferred_weight_that_is_no_strength_counts_as_none(loras, folder, text):
+    write_lora(folder / "ink.safetensors")
+    (folder / "ink.json").write_text('{"preferred weight": ' + text + "}", encoding="utf-8")
+    assert only(loras).preferred_weight == 0.7
+
+
 def test_every_lora_with_a_preferred_weight_is_known_to_the_strength_panel_by_name_and_alias(loras, folder):
     write_lora(folder / "mine.safetensors")
     (folder / "mine.json").write_text('{"preferred weight": 0.6}', encoding="utf-8")

@@ -191,6 +191,13 @@ def test_a_lora_of_another_family_is_refused_at_once(host, data, folder):
     assert host.wishes == []
 
 
+@pytest.mark.parametrize("number", [10**400, -(10**400), float("nan"), float("inf"), 2**40])
+@pytest.mark.parametrize("key", ["seed", "steps", "cfg", "width", "height", "strengths"])
+def test_a_number_of_no_use_is_a_sentence(key, number):
+    with pytest.raises(TryError):
+        wanted_from({"kind": "grid", "prompt": "a fox", "lora": "x", key: [number] if key == "strengths" else number})
+
+
 def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.gate = threading.Event()
