@@ -16,11 +16,11 @@
     bench.page = null;
     bench.edits = null;
     bench.selection = { keys: new Set(), where: null, anchor: null };
-    const listeners = { selection: new Set(), answer: new Set(), edits: new Set(), changed: new Set() };
+    const listeners = { selection: new Set(), answer: new Set(), edits: new Set(), revision: new Set() };
 
     const tell = (what, ...all) => { for (const listener of [...listeners[what]]) listener(...all); };
 
-    /** Hear of "selection", "answer" (a page was read), "edits" and "changed" (captions were changed from here). */
+    /** Hear of "selection", "answer" (a page was read), "revision" (and something is another than before) and "edits". */
     bench.on = (what, listener) => listeners[what].add(listener);
 
     /** A new page takes the place of the one before; what listened to that one is forgotten. */
@@ -145,7 +145,9 @@
         const before = bench.revision;
         bench.revision = answer.revision;
         tell("answer", answer);
-        if (before !== answer.revision) bench.readEdits();
+        if (before === answer.revision) return;
+        tell("revision");
+        bench.readEdits();
     };
 
     bench.readEdits = async function () {
@@ -162,12 +164,11 @@
     /** Captions were changed from here: read the page again, and say what was left alone because somebody else had changed it. */
     bench.took = async function (answer, { say = "", undo = true } = {}) {
         if (answer.edits) setEdits(answer.edits);
-        bench.revision = answer.revision;
-        if (say) app.widgets.toast(say, { severity: "done", seconds: 10, action: undo && answer.edits && answer.edits.undo ? { label: app.t("Undo"), onclick: bench.undo } : null });
+        if (said) said.remove();
+        said = say && app.widgets.toast(say, { severity: "done", seconds: 10, action: undo && answer.edits && answer.edits.undo ? { label: app.t("Undo"), onclick: bench.undo } : null });
         if (answer.conflicts && answer.conflicts.length) showConflicts(answer.conflicts);
         bench.mark = () => app.t("Changed");
         try { await bench.page.pages.load(); } finally { bench.mark = () => app.t("Changed elsewhere"); }
-        tell("changed");
         if (app.replan) app.replan();
     };
 
@@ -191,6 +192,9 @@
         return answer;
     };
 
+    // the last word on a change; the next takes its place
+    let said = null;
+
     bench.undo = () => step("undo");
     bench.redo = () => step("redo");
 
@@ -199,7 +203,7 @@
         const answer = await app.api.post(dataset.path(way), id ? { id } : {});
         await bench.took(answer, { undo: false });
         await dataset.refresh();
-        app.widgets.toast(way === "undo" ? app.t("Undone: {title}", { title: answer.title }) : app.t("Done again: {title}", { title: answer.title }), {
+        said = app.widgets.toast(way === "undo" ? app.t("Undone: {title}", { title: answer.title }) : app.t("Done again: {title}", { title: answer.title }), {
             seconds: 8, action: way === "undo" ? { label: app.t("Do it again"), onclick: bench.redo } : null,
         });
     }
@@ -249,9 +253,8 @@
                 skipped.push(...answer.skipped);
             }
             app.fill(place, app.widgets.notice(skipped.length ? "warning" : "done", app.count(captions, "{count} caption written", "{count} captions written"), ""),
-                skipped.length ? el("ul", { class: "lora-trainer-bench-list" }, skipped.map((one) => el("li", {}, [one.name, one.message, one.hint].filter(Boolean).join(": ")))) : null);
-            await bench.took({ edits: null });
-            await bench.readEdits();
+                bench.notes(skipped.map((one) => bench.sentence(one.message, one.hint))));
+            await bench.took({});
             return false;
         };
         app.widgets.dialog({
@@ -262,6 +265,15 @@
             actions: [{ label: app.t("Close") }, { label: app.t("Import"), kind: "primary", onclick: bring }],
         });
     }
+
+    /** What was found and what to do about it, as one text. */
+    bench.sentence = (message, hint) => (message && hint ? message + (/[.!?\u3002]$/.test(message) ? " " : ". ") + hint : message || hint || "");
+
+    /** Remarks on several files, folded together when there are many. */
+    bench.notes = function (notes) {
+        if (!notes.length) return null;
+        return el("details", { open: notes.length <= 3 }, el("summary", {}, app.count(notes.length, "{count} note", "{count} notes")), el("ul", { class: "lora-trainer-bench-list lora-trainer-bench-notes" }, notes.map((note) => el("li", {}, note))));
+    };
 
     /** A box to tick with its words behind it. */
     function flag(input, label, help = "") {
@@ -363,6 +375,6 @@
         };
         bench.on("selection", draw);
         bench.on("answer", draw);
-        return el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, matching, none);
+        return el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, matching, none, bench.chips);
     };
 })((window.loraTrainer = window.loraTrainer || {}));

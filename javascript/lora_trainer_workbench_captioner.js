@@ -153,7 +153,7 @@
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
-                app.fill(trouble, app.widgets.problem(problem), (problem.problems || []).length > 1 ? el("ul", { class: "lora-trainer-bench-list" }, problem.problems.map((one) => el("li", {}, [one.message, one.hint].filter(Boolean).join(" ")))) : null);
+                app.fill(trouble, app.widgets.problem(problem), (problem.problems || []).length > 1 ? bench.notes(problem.problems.map((one) => bench.sentence(one.message, one.hint))) : null);
                 trouble.scrollIntoView({ block: "nearest" });
                 return false;
             }

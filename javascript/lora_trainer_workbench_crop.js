@@ -35,8 +35,7 @@
                 copy = await app.api.get("crop-copies/" + copy.id);
             }
             await dataset.refresh();
-            const notes = copy.notes.map((note) => el("li", {}, [note.message, note.hint].filter(Boolean).join(" ")));
-            app.fill(place, result(), notes.length ? el("ul", { class: "lora-trainer-bench-list" }, notes) : null);
+            app.fill(place, result(), bench.notes(copy.notes.map((note) => bench.sentence(note.message, note.hint))));
             return false;
         }
 

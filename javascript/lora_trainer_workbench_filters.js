@@ -34,7 +34,7 @@
         const text = app.widgets.text({ value: query.text, label: app.t("Caption or name contains"), placeholder: app.t("Caption or name contains"), oninput: (value) => soon({ text: value }) });
         const lacks = app.widgets.text({ value: query.lacks, label: app.t("Caption does not contain"), placeholder: app.t("Caption does not contain"), oninput: (value) => soon({ lacks: value }) });
         const order = app.widgets.select({ label: app.t("Order"), value: query.order, onchange: (chosen) => bench.turn({ order: chosen }), options: orders() });
-        const chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" });
+        const chips = (bench.chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" }));
 
         function draw(answer) {
             const counts = answer.counts || {};
@@ -54,7 +54,7 @@
         }
 
         bench.on("answer", draw);
-        return el("div", {}, el("div", { class: "lora-trainer-filters" }, which, text, lacks, order), chips);
+        return el("div", { class: "lora-trainer-filters" }, which, text, lacks, order);
     };
 
     const chip = (label, without) => el("span", { class: "lora-trainer-badge lora-trainer-bench-chip" }, label,

@@ -26,7 +26,7 @@
         of = id;
         draw();
         // what was found stands beside the images
-        if (was && !isRunning()) await bench.page.pages.load();
+        if (was && !isRunning()) await bench.page.pages.load({ quietly: true });
         return isRunning() ? SECONDS_RUNNING : known.stale ? SECONDS_STALE : null;
     }
 
@@ -81,6 +81,8 @@
             app.fill(element, known.state === "failed" ? app.widgets.notice("error", known.error.message, known.error.hint) : summary());
         };
         bench.on("answer", () => draw());
+        // what was changed may be looked at again by now
+        bench.on("revision", () => poll && known && known.state !== "none" && poll.wake());
         return element;
     }
 
@@ -91,7 +93,7 @@
         return [
             el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", {}, head), el("span", { class: "lora-trainer-help" }, [known.checked ? app.when(known.checked) : "", known.stale ? app.t("being looked at again") : ""].filter(Boolean).join(" \u00b7 "))),
             el("ul", { class: "lora-trainer-bench-kinds" }, known.kinds.map(kindLine)),
-            known.findings.length ? el("ul", { class: "lora-trainer-bench-whole" }, known.findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null))) : null,
+            known.findings.length ? el("ul", { class: "lora-trainer-bench-whole" }, known.findings.map((finding) => el("li", {}, bench.sentence(finding.message, finding.hint)))) : null,
             known.clusters.length ? app.widgets.button({ label: app.count(known.clusters.length, "Compare {count} group of similar images", "Compare {count} groups of similar images"), onclick: () => showClusters(known.clusters) }) : null,
         ];
     }
@@ -120,8 +122,8 @@
             finding.mend ? mendLink(finding, item) : null,
             finding.related && finding.related.length ? bench.link(app.t("Compare"), () => showClusters([{ keys: [...new Set([item.key, ...finding.related])], best: null }])) : null,
         ].filter(Boolean);
-        return el("li", { class: "lora-trainer-bench-finding", dataset: { severity: finding.severity } }, el("span", {}, finding.message),
-            finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null, buttons.length ? el("span", { class: "lora-trainer-row" }, buttons) : null);
+        return el("li", { class: "lora-trainer-bench-finding", dataset: { severity: finding.severity } }, el("p", {}, finding.message),
+            finding.hint ? el("p", { class: "lora-trainer-help" }, finding.hint) : null, buttons.length ? el("span", { class: "lora-trainer-row" }, buttons) : null);
     }
 
     function mendLink(finding, item) {

@@ -7,8 +7,6 @@
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
 
-    const authors = () => ({ machine: app.t("written by a captioner"), person: app.t("written by a person") });
-
     /** `base` is what the server said last; what is typed is compared with it when it is saved. */
     bench.row = function (first) {
         const { tidy, words, hasTrigger } = app.captions;
@@ -85,7 +83,7 @@
             app.fill(facts, tokens.count, [
                 app.count(words(text), "{count} word", "{count} words"),
                 text === base && item.source ? sources[item.source] : "",
-                text === base && text ? authors()[item.author] : "",
+                text === base && item.author === "machine" ? app.t("written by a captioner") : "",
                 word && text && !hasTrigger(text, word) ? app.t("trained as \u201c{word}, \u2026\u201d", { word }) : "",
             ].filter(Boolean).join(" \u00b7 "));
             const found = item.findings.filter((finding) => finding.kind !== "no-caption");

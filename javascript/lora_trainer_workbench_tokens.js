@@ -30,7 +30,7 @@
             tail.hidden = !over;
             if (!over) return;
             const { kept, dropped } = cut(text, found.kept_end);
-            app.fill(tail, app.t("Not read by the training:"), " ", kept, el("s", {}, dropped));
+            app.fill(tail, app.t("What is struck out is not read:"), " ", kept, el("s", {}, dropped));
         }
 
         async function ask(text) {
@@ -72,8 +72,7 @@
                 const found = await app.api.get("trigger", { word });
                 if (word !== bench.trigger()) return;
                 remark.dataset.good = String(found.is_good);
-                app.fill(remark, found.available === false ? null : [found.message, found.hint].filter(Boolean).join(" "),
-                    found.parts && found.parts.length > 1 ? el("span", { class: "lora-trainer-bench-pieces" }, found.parts.map(([text]) => el("span", {}, text))) : null);
+                app.fill(remark, found.available === false ? null : bench.sentence(found.message, found.hint));
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 app.fill(remark);
