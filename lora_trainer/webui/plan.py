@@ -28,7 +28,7 @@ from lora_trainer.errors import CheckpointError, ConfigError, DatasetError, Lora
 from lora_trainer.lora.deliver import clean_name, used_names
 from lora_trainer.lora.size import layers_of, parameter_count
 from lora_trainer.runs import folder as folders
-from lora_trainer.webui import form, pace, texts
+from lora_trainer.webui import form, pace, texts, workbench_tokens
 from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, Choice, Facts
 from lora_trainer.webui.data_folder import name_problem
 
@@ -159,7 +159,8 @@ class _Draft:
 
     @property
     def name(self) -> str:
-        return clean_name(self.wish.name.strip() or self.dataset.name)
+        """What was typed, to be refused where no tag could hold it; else what becomes of the dataset's name."""
+        return self.wish.name.strip() or clean_name(self.dataset.name)
 
     def values(self) -> dict[str, Any]:
         """Flat config keys. What is no field of the form is not taken from the browser: it could name any path."""
@@ -228,7 +229,7 @@ def _without_a_choice(studio: Studio, wish: RunWish) -> list[Problem]:
     except LoraTrainerError as error:
         problems.append(_problem("checkpoint", error))
     chosen = {key: value for key, value in wish.settings.items() if key in form.KEYS}
-    asked = _settings({**chosen, "name": clean_name(wish.name), "train_data_dir": folder or ".", "base_model": ".", "output_dir": "run"}, problems)
+    asked = _settings({**chosen, "name": wish.name.strip(), "train_data_dir": folder or ".", "base_model": ".", "output_dir": "run"}, problems)
     if folder is not None:
         _scan(studio, asked, problems)
     return problems
@@ -296,7 +297,9 @@ def _host_problems(studio: Studio, draft: _Draft, asked: RunConfig) -> Iterator[
 def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset | None:
     """The examples as the worker would find them; everything found is among the problems. None: there is nothing to train."""
     try:
-        dataset = scan(asked.dataset, look=studio.images.look)
+        # what training counts is counted here with the same vocabulary; where there is none, the worker's own check remains
+        count = workbench_tokens.count if workbench_tokens.available() else None
+        dataset = scan(asked.dataset, count, asked.checkpoint.max_token_length, look=studio.images.look)
     except DatasetError as error:
         findings = error.message.values.get("findings")
         if findings:
@@ -336,7 +339,10 @@ def _group_problems(severity: Severity, kind: str, group: Sequence[Finding]) -> 
         yield Problem(field=place, severity=severity, message=more, hint=_without_folders(group[0].hint))
 
 
-FINDING_PLACES = {"repeats": "dataset", "trigger-word-caption": "trigger_word", "small-image": "resolution", "cropped-image": "dataset"}
+FINDING_PLACES = {
+    "repeats": "dataset", "trigger-word-caption": "trigger_word", "small-image": "resolution", "cropped-image": "dataset",
+    "long-caption": "max_token_length",
+}  # fmt: skip
 """Kind of finding -> the field that mends it; the dataset, where nothing else is said."""
 
 
@@ -461,7 +467,7 @@ class _Forecast:
     def _target(self) -> str:
         lora_dir = self.settled.output.lora_dir
         assert lora_dir is not None
-        wanted = self.draft.name
+        wanted = clean_name(self.draft.name)
         taken = _held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS))
         name, number = wanted, 2
         while name.casefold() in taken:

@@ -216,6 +216,18 @@ def test_a_name_that_no_file_can_have_is_told_beside_the_name(studio):
         run_config(studio, wish("con"))
 
 
+@pytest.mark.parametrize("character", "<>:,=")
+def test_a_name_that_a_tag_cannot_hold_is_refused_rather_than_changed(studio, character):
+    made = plan(studio, wish(f"my{character}lora"))
+    assert told(made) == [("name", f"name 'my{character}lora' contains {character}, which <lora:NAME:0.7> cannot hold")]
+    with pytest.raises(ConfigError, match="cannot hold"):
+        run_config(studio, wish(f"my{character}lora"))
+
+
+def test_a_dot_in_a_name_is_told_as_the_file_will_have_it(studio):
+    assert plan(studio, wish("ink v1.5")).target.endswith("/ink v1_5.safetensors")
+
+
 def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(studio):
     studio.host.now = None
     made = plan(studio, wish(dataset=""))
@@ -247,6 +259,15 @@ def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_t
     assert told(made) == [("trigger_word", "5 images have no caption: img00.png, img01.png, img02.png ...")]
     with_word = plan(studio, wish(trigger_word="zrb"))
     assert with_word.ok and told(with_word, "warning")[0][0] == "trigger_word"
+
+
+def test_a_caption_that_is_too_long_is_told_before_the_worker_would(studio, tmp_path):
+    (tmp_path / "discs" / "img00.txt").write_text("fox " * 90, encoding="utf-8")
+    for file in (tmp_path / "discs").glob("*.csv"):
+        file.write_text("file_name,text\n" + "".join(f"img{number:02d}.png,a disc\n" for number in range(1, 5)), encoding="utf-8")
+    made = plan(studio, wish())
+    assert told(made) == [("max_token_length", "img00.png: the caption has 90 tokens, 15 more than max_token_length 75")]
+    assert plan(studio, wish(max_token_length=150)).ok
 
 
 def test_many_findings_of_one_kind_are_a_few_lines(studio, tmp_path):
