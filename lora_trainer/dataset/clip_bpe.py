@@ -33,6 +33,7 @@ WORDS_KEPT = 50_000
 
 _END_OF_WORD = "</w>"
 _CONTRACTIONS = ("re", "ve", "ll", "s", "t", "m", "d")
+_ASCII_WORDS = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
 
 
 class ClipBpe:
@@ -53,7 +54,7 @@ class ClipBpe:
 
     def tokenize(self, text: str) -> list[Token]:
         """A text as CLIP's tokens, without start and end. Where the repair moved characters, places follow the nearest that stayed."""
-        read = whitespace_joined(self._repair(text)).lower()
+        read = self._read(text)
         given = places(read, text)
         tokens: list[Token] = []
         for at, word in _words(read):
@@ -69,7 +70,13 @@ class ClipBpe:
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without start and end."""
-        return sum(len(self._pieces(word)) for _, word in _words(whitespace_joined(self._repair(text)).lower()))
+        return sum(len(self._pieces(word)) for _, word in _words(self._read(text)))
+
+    def _read(self, text: str) -> str:
+        """The text as it is cut into words."""
+        # in plain printable ASCII there is nothing to repair but entities
+        is_plain = text.isascii() and text.isprintable() and "&" not in text
+        return whitespace_joined(text if is_plain else self._repair(text)).lower()
 
     def _pieces_of(self, word: str) -> tuple[tuple[int, int], ...]:
         """A word -> (token id, how many bytes it stands for) for each of its tokens."""
@@ -111,6 +118,11 @@ def places(read: str, text: str) -> list[int]:
 
 def _words(read: str) -> Iterator[tuple[int, str]]:
     """(place, word): runs of letters, single digits, runs of anything else but spaces, and English contractions."""
+    if read.isascii():
+        # the same in one expression, five times as fast
+        for match in _ASCII_WORDS.finditer(read):
+            yield match.start(), match.group()
+        return
     at = 0
     while at < len(read):
         kind = _kind(read[at])

@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -247,6 +248,13 @@ def _occurrences(text: str, word: str) -> Iterable[re.Match[str]]:
 
 def _is_variant(said: str, preferred: str) -> bool:
     one, other = said.casefold(), preferred.casefold()
+    letters = _WORD.search(other)
+    # no other spelling begins with another letter; asked first, because it is asked of every word of every caption
+    return letters is not None and one[0] == letters.group()[0] and _is_spelled_otherwise(one, other)
+
+
+@lru_cache(maxsize=100_000)
+def _is_spelled_otherwise(one: str, other: str) -> bool:
     if one == other:
         return False
     if _key(one) == _key(other):
@@ -262,6 +270,7 @@ _SPELLINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
 """British and American spelling, and plurals, made one."""
 
 
+@lru_cache(maxsize=50_000)
 def _key(text: str) -> str:
     for pattern, replacement in _SPELLINGS:
         text = re.sub(pattern, replacement, text)

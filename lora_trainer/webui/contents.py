@@ -348,7 +348,8 @@ def _without_links(listing: Listing) -> Listing:
     kept.texts = {place: path for place, path in listing.texts.items() if is_here(path)}
     kept.metadata = [path for path in listing.metadata if is_here(path)]
     kept.tables = [path for path in listing.tables if is_here(path)]
-    left_out = [path for path in listing.images if path not in set(kept.images)]
+    staying = set(kept.images)
+    left_out = [path for path in listing.images if path not in staying]
     if left_out:
         template = "{name} is a link to a file elsewhere, and is left out"
         kept.findings += [warning("left-out", template, path=path, name=listing.name(path)) for path in left_out]

@@ -22,6 +22,7 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ class Workbench:
     def known(self, view: View, trigger: str = "", tokens: int = 75) -> Known:
         """What filters and pages ask about the images of a view."""
         return Known(
-            contents=self.contents, marks=self._marks(), authors_known=authors.read_authors(self.root), findings=self.checker.findings(view),
+            contents=self.contents, marks=self._marks(), authors_known=authors.read_authors(self.root), find=lambda: self.checker.findings(view),
             trigger=trigger, limit=tokens, times={},
         )  # fmt: skip
 
@@ -436,10 +437,15 @@ class Known:
     contents: Contents
     marks: Mapping[str, str]
     authors_known: authors.Authors
-    findings: Findings
+    find: Callable[[], Findings]
     trigger: str
     limit: int
     times: dict[Path, float]
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What the check found; put together only for who asks."""
+        return self.find()
 
     def length(self, item: Item) -> Length:
         return workbench_tokens.length(item.caption, self.trigger, self.limit)

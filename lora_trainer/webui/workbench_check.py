@@ -117,6 +117,7 @@ class Checker:
         self._again = False
         self._result = _Result()
         self._judged: tuple[Any, Findings] | None = None
+        self._departed: tuple[tuple[Vocabulary, str] | None, dict[tuple[Path, str], list[Finding]]] = (None, {})
         self._thread: threading.Thread | None = None
         self._ended = 0.0
         self._settings, self._checked = self._remembered()
@@ -249,11 +250,23 @@ class Checker:
         shown = pictures(view)
         counter = workbench_tokens.count if workbench_tokens.available() else None
         told = caption_findings(shown, settings.trigger, counter, settings.tokens)
+        return [*stay, *told, *self._departures(shown, settings.trigger)]
+
+    def _departures(self, shown: Sequence[Picture], trigger: str) -> list[Finding]:
+        """What the vocabulary says; of captions that are as they were, what it said before."""
         vocabulary = self._vocabulary()
-        if vocabulary is not None:
-            captions = {picture.path: (picture.name, picture.caption) for picture in shown if picture.caption}
-            told += vocabulary_findings(captions, vocabulary, settings.trigger)
-        return [*stay, *told]
+        if vocabulary is None:
+            return []
+        asked, known = self._departed
+        if asked != (vocabulary, trigger):
+            known = {}
+        kept: dict[tuple[Path, str], list[Finding]] = {}
+        for picture in shown:
+            if picture.caption:
+                place, captions = (picture.path, picture.caption), {picture.path: (picture.name, picture.caption)}
+                kept[place] = known[place] if place in known else vocabulary_findings(captions, vocabulary, trigger)
+        self._departed = ((vocabulary, trigger), kept)
+        return [finding for some in kept.values() for finding in some]
 
 
 def pictures(view: View, *, with_captions: bool = True) -> list[Picture]:

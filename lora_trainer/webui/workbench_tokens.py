@@ -48,6 +48,7 @@ def available() -> bool:
     return _clip() is not None
 
 
+@lru_cache(maxsize=_REMEMBERED)
 def count(text: str) -> int:
     """How many tokens a text has; 0 where there is no vocabulary."""
     clip = _clip()
@@ -61,7 +62,7 @@ def length(caption: str, trigger: str, limit: int) -> Length:
     if clip is None:
         return Length(count=0, limit=limit, kept_end=len(caption), over=False)
     text = with_trigger_word(caption, trigger)
-    number = clip.count(text)
+    number = count(text)
     # where it is cut matters only where it is; a text that fits is counted in a fifth of the time
     kept = tokens.view(text, clip.tokenize, limit).kept_end if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE) else len(text)
     return Length(count=number, limit=limit, kept_end=max(0, kept - (len(text) - len(caption))), over=kept < len(text))

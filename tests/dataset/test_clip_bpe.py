@@ -25,8 +25,10 @@ def texts():
     )  # fmt: skip
     chance = random.Random(1)
     pool = [chr(code) for code in range(32, 127)] * 4 + [chr(chance.randrange(0xA0, 0x3000)) for _ in range(600)] + list("，。！？：；“”‘’《》　一水") * 5
-    for _ in range(300):
-        yield "".join(chance.choice(pool) for _ in range(chance.randrange(40)))
+    plain = [chr(code) for code in range(32, 127)] + list("&'' ") * 6
+    for letters in (pool, plain):
+        for _ in range(300):
+            yield "".join(chance.choice(letters) for _ in range(chance.randrange(40)))
 
 
 def test_every_text_has_the_tokens_that_transformers_gives_it_at_the_same_places(clip):
