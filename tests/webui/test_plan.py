@@ -51,7 +51,7 @@ def facts(made):
 
 
 def test_the_plan_is_what_the_worker_then_does(studio):
-    asked = wish("My: discs", max_train_steps=None, epochs=3, batch_size=2, save_steps=100, lora_rank=2, trigger_word="zrb", sample_steps=1)
+    asked = wish("My.discs", max_train_steps=None, epochs=3, batch_size=2, save_steps=100, lora_rank=2, trigger_word="zrb", sample_steps=1)
     made = plan(studio, asked)
     assert made.ok and told(made) == []
     run = run_config(studio, asked)
@@ -62,7 +62,7 @@ def test_the_plan_is_what_the_worker_then_does(studio):
     assert state.delivered == str(studio.host.models / "Lora" / "My_discs.safetensors")
     resolved = config.to_mapping(config.read(folder.config))
     assert {key: resolved[key] for key in made.resolved} == made.resolved
-    tensors = read_header(folder.path / "My_discs.safetensors").tensors
+    tensors = read_header(folder.path / state.file).tensors
     weights = sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha"))
     assert facts(made)["LoRA"] == f"{weights / 1e6:.3g} million weights, a file of 1 MB"
 
