@@ -191,6 +191,7 @@
         },
 
         /** A modal dialog: Escape and the close button leave it; focus stays in it and goes back. actions: [{label, kind, onclick}]; onclick may return a promise or false to stay. */
+        // its actions stand in no <footer>: the hosts hide all of them, to be rid of gradio's
         dialog({ title, body, actions = [], wide = false, onclose = null }) {
             const heading = app.id("dialog");
             const dialog = el("dialog", { class: "lora-trainer-dialog" + (wide ? " lora-trainer-dialog-wide" : ""), "aria-labelledby": heading });
@@ -198,7 +199,7 @@
             app.fill(dialog,
                 el("header", {}, el("h3", { id: heading }, title), el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: close }, "\u00d7")),
                 el("div", { class: "lora-trainer-dialog-body" }, body),
-                actions.length ? el("footer", { class: "lora-trainer-row" }, actions.map((action) => app.widgets.button({
+                actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({
                     ...action, onclick: async () => { if ((await (action.onclick && action.onclick())) !== false) close(); },
                 }))) : null);
             dialog.addEventListener("close", () => { dialog.remove(); if (onclose) onclose(); });

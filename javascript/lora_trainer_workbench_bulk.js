@@ -151,7 +151,7 @@
                 el("div", { class: "lora-trainer-bench-preview" }, words, trouble, samples)),
             actions: [{ label: app.t("Cancel") }, { label: app.t("Change"), kind: "primary", onclick: change }],
         });
-        const apply = dialog.element.querySelector("footer .lora-trainer-primary");
+        const apply = dialog.element.querySelector(".lora-trainer-dialog-actions .lora-trainer-primary");
         drawFields(given);
         const first = fields.querySelector("input, select") || what;
         first.focus();

@@ -90,7 +90,7 @@
         dialog.element.addEventListener("keydown", (event) => {
             if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
             event.preventDefault();
-            dialog.element.querySelector("footer .lora-trainer-primary").click();
+            dialog.element.querySelector(".lora-trainer-dialog-actions .lora-trainer-primary").click();
         });
         await show(at);
     }

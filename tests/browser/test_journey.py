@@ -77,7 +77,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
     images.get_by_text("4 images added.").or_(dialog).first.wait_for()
     if dialog.count():
         dialog.get_by_role("textbox").fill("discs")
-        dialog.locator("footer .lora-trainer-primary").click()
+        dialog.locator(".lora-trainer-dialog-actions .lora-trainer-primary").click()
     images.get_by_text("4 images added.").wait_for()
     assert images.locator(".lora-trainer-cell").count() == 4
 
