@@ -9,9 +9,11 @@ A caption that is not what the captioner wrote last was changed by a person, in 
 
     read_authors(root) -> Authors     .author(digest, text): "machine", "person" or "nobody" (there is no text)
     record(root, {digest: Written})   whole or not at all
-    changing_captions(root)           the lock: take it, look again, record, write the captions
+    settle(root, digests)             these are in their files now
+    changing_captions(root)           the lock: take it, look again, record, write the captions, settle
 
-Recorded before the caption is written, so that a process that dies in between leaves a caption that is still known as a machine's (`before`).
+Recorded before the caption is written, so that a process that dies in between leaves a caption that is still known as a machine's (`before`). Once it is
+written that is forgotten: who puts an older caption back afterwards is a person.
 Called by the caption job and by the tab's workbench. Standard library only.
 """
 
@@ -19,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -48,7 +50,7 @@ class Written:
     by: str
     """`person`, or the captioner's name and a digest of its settings (caption_config.fingerprint)."""
     before: str | None = None
-    """What a captioner had written before that, if one had."""
+    """What a captioner had written before that, if one had; kept until the new text is in its file."""
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,18 @@ def record(root: Path, news: Mapping[str, Written]) -> None:
         old, text = known.get(digest), tidy(written.text)
         before = old.before if old is not None and old.text == text else old.text if old is not None and old.by != PERSON else None
         known[digest] = replace(written, text=text, before=before)
+    _write(root, known)
+
+
+def settle(root: Path, digests: Iterable[str]) -> None:
+    """What was recorded for these is in their files: what stood there before is no captioner's any more. Raises DatasetError."""
+    known = read_authors(root).by_digest
+    settled = {digest: replace(known[digest], before=None) for digest in digests if digest in known and known[digest].before is not None}
+    if settled:
+        _write(root, {**known, **settled})
+
+
+def _write(root: Path, known: Mapping[str, Written]) -> None:
     images = {digest: {"text": one.text, "by": one.by, **({"before": one.before} if one.before is not None else {})} for digest, one in known.items()}
     target = root / FOLDER / FILE
     try:

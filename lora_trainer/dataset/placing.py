@@ -4,8 +4,8 @@
     places.look()   -> {image: Standing}          what each image's captions are now, wherever they stand
     places.write({image: text}, seen) -> set      writes them, but for those whose captions someone changed since they were `seen`: these come back
 
-The target is a metadata file, or text files beside the images. Where an image has a row in a metadata file, that row is written too, whatever the
-target: it is read first, so that what was written is what is trained. Called by the caption job.
+The target is a metadata file, or text files beside the images. Wherever else an image has a caption already, in a row or in a text file, that is
+written too: rows are read first here, text files by other trainers, and what was written is what is to be trained. Called by the caption job.
 """
 
 from __future__ import annotations
@@ -110,10 +110,15 @@ class CaptionPlaces:
         for file in {**replaced, **added}:
             if replaced[file] or added[file]:
                 write_rows(file, replaced[file], added[file])
-        if self.target is None:
-            for image, text in unchanged.items():
-                file, was = next(iter(now[image].text_files), (_text_file(image, twins), ""))
-                write_caption_file(file, was, text)
+        owners = Counter(file for standing in now.values() for file, _ in standing.text_files)
+        for image, text in unchanged.items():
+            # a.txt beside a.png and a.jpg is no place for the caption of one of them
+            own = {file: was for file, was in now[image].text_files if owners[file] == 1}
+            if self.target is None and not own:
+                own = {_text_file(image, twins): ""}
+            for file, was in own.items():
+                if was or self.target is None:
+                    write_caption_file(file, was, text)
         return {image for image in captions if image in now and image not in unchanged}
 
     def _carry_over(self, now: dict[Path, Standing], rows: dict[str, str], target: Path) -> dict[Path, Standing]:

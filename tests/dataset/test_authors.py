@@ -7,7 +7,7 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.dataset import authors
-from lora_trainer.dataset.authors import PERSON, Authors, Written, changing_captions, read_authors, record
+from lora_trainer.dataset.authors import PERSON, Authors, Written, changing_captions, read_authors, record, settle
 from lora_trainer.errors import DatasetError
 
 BLIP, WD = "blip 0123", "wd 4567"
@@ -47,6 +47,14 @@ def test_a_worker_that_died_before_the_caption_was_written_leaves_a_machines_cap
     # recorded again by the next worker, it is still known
     record(tmp_path, {"aa": Written(text="fox, snow", by=WD)})
     assert read_authors(tmp_path).author("aa", "a fox") == "machine"
+
+
+def test_who_puts_an_older_caption_back_once_the_new_one_is_written_is_a_person(tmp_path):
+    record(tmp_path, {"aa": Written(text="a fox", by=BLIP), "bb": Written(text="a dog", by=BLIP)})
+    record(tmp_path, {"aa": Written(text="fox, snow", by=WD), "bb": Written(text="dog", by=WD)})
+    settle(tmp_path, ["aa", "cc"])
+    known = read_authors(tmp_path)
+    assert (known.author("aa", "a fox"), known.author("aa", "fox, snow"), known.author("bb", "a dog")) == ("person", "machine", "machine")
 
 
 def test_other_images_are_remembered_when_one_is_recorded(tmp_path):

@@ -66,6 +66,21 @@ def test_a_text_target_also_changes_the_row_that_is_read_first(tmp_path):
     assert text_of(tmp_path / "metadata.csv") == "a.png,new\n"
 
 
+def test_a_row_that_is_written_leaves_no_stale_text_file_behind(tmp_path):
+    for name, text in (("a.txt", "old\n"), ("a.caption", "older\n"), ("b.txt", "")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    write(places(tmp_path, "a.png", "b.png"), {"a.png": "new", "b.png": "two"})
+    assert text_of(tmp_path / "metadata.csv") == "file_name,text\na.png,new\nb.png,two\n"
+    assert (text_of(tmp_path / "a.txt"), text_of(tmp_path / "a.caption"), text_of(tmp_path / "b.txt")) == ("new\n", "new\n", "")
+
+
+@pytest.mark.parametrize("as_texts", [True, False])
+def test_a_text_file_that_two_pictures_share_is_left_alone(tmp_path, as_texts):
+    (tmp_path / "a.txt").write_text("both\n", encoding="utf-8")
+    assert write(places(tmp_path, "a.png", "a.jpg", as_texts=as_texts), {"a.png": "one", "a.jpg": "two"}) == set()
+    assert text_of(tmp_path / "a.txt") == "both\n"
+
+
 def test_a_new_csv_beside_a_jsonl_loses_no_caption_from_sight(tmp_path):
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "by hand"}\n', encoding="utf-8")
     target = places(tmp_path, "a.png", "b.png", output=tmp_path / "metadata.csv")

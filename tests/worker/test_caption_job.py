@@ -130,6 +130,33 @@ def test_what_a_person_changed_is_theirs_in_whatever_file(tmp_path, file):
     assert "my fox" in path.read_text(encoding="utf-8-sig") and "level 10" not in path.read_text(encoding="utf-8-sig")
 
 
+def test_a_person_who_puts_an_older_draft_back_is_a_person(tmp_path):
+    images = draw(tmp_path / "images", 1)
+    work(images, Says(), prefix="one")
+    first = (images / "metadata.csv").read_bytes()
+    work(images, Says(), prefix="two")
+    (images / "metadata.csv").write_bytes(first)
+    work(images, Says(), prefix="three")
+    assert (images / "metadata.csv").read_bytes() == first
+
+
+def test_drafts_in_rows_and_text_files_stay_drafts_however_often_they_are_made_anew(tmp_path):
+    images = draw(tmp_path / "images", 1)
+    work(images, Says(), prefix="one", format="txt")
+    for prefix in ("two", "three", "four", "five"):
+        work(images, Says(), prefix=prefix)
+    assert captions(images) == {"img0.png": '"five, level 0"'}
+    assert (images / "img0.txt").read_text(encoding="utf-8") == "five, level 0\n"
+
+
+def test_letters_that_no_file_can_hold_do_not_make_a_draft_a_persons(tmp_path):
+    images, says = draw(tmp_path / "images", 1), Says()
+    says.caption = lambda pictures: [Caption(text="a\u200bfox\x07 \U0001f468\u200d\U0001f3a8")]
+    work(images, says)
+    _, folder = work(images, Says(), prefix="new")
+    assert not told(folder, events.Warned) and captions(images) == {"img0.png": '"new, level 0"'}
+
+
 def test_a_person_is_remembered_by_content_when_the_image_is_renamed(tmp_path):
     images = draw(tmp_path / "images", 2)
     work(images, Says(), format="txt")
