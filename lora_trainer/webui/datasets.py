@@ -86,6 +86,10 @@ class Datasets:
             raise NotFound("this dataset is not there any more", hint="Reload the page.")
         return dataset
 
+    def opened(self) -> list[Path]:
+        """The folders that were opened by their path, whoever asks."""
+        return [Path(folder) for folder in self._read()["folders"].values()]
+
     def contents(self, identity: str) -> Contents:
         """What is in a dataset. Raises NotFound."""
         dataset = self.find(identity)

@@ -19,20 +19,22 @@ import hmac
 import inspect
 import json
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
-from starlette.responses import Response
+from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 from lora_trainer.errors import ConfigError, LoraTrainerError
 from lora_trainer.webui import texts
 from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.own_folders import without_folders
 
 PREFIX = "/lora-trainer"
 HEADER = "x-lora-trainer"
@@ -66,7 +68,7 @@ class Request:
     """The parsed JSON of a POST; empty for a GET or an upload."""
     language: str
     remote: bool
-    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this machine is taken or shown."""
+    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this machine is taken, and none shown as a whole."""
     raw: StarletteRequest
 
     def stream(self) -> AsyncIterator[bytes]:
@@ -140,11 +142,11 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
                 answer = await entry.handler(studio, request)
             else:
                 answer = await run_in_threadpool(entry.handler, studio, request)
-            return answer if isinstance(answer, Response) else _json(answer)
+            return _told(answer, studio.own_folders() if request.remote else {})
         except ClientDisconnect:
             return Response(status_code=400)
         except LoraTrainerError as error:
-            return _problem(_status(error), error, language)
+            return _problem(_status(error), error, language, studio.own_folders() if studio.host.is_remote() else {})
         except Exception as error:
             log.exception("%s %s", entry.method, entry.path)
             return _problem(500, _unexpected(error, studio.host.is_remote()), language)
@@ -221,14 +223,24 @@ def _status(error: LoraTrainerError) -> int:
     return {NotFound: 404, Conflict: 409, Forbidden: 403}.get(type(error), 400)
 
 
-def _problem(status: int, error: LoraTrainerError, language: str) -> Response:
+def _told(answer: Any, own_folders: Mapping[PurePath, str]) -> Response:
+    """A handler's answer as a response. Files go out as they are; of texts, what lies above `own_folders` does not."""
+    if not isinstance(answer, Response):
+        return _json(without_folders(answer, own_folders))
+    if isinstance(answer, PlainTextResponse) and own_folders:
+        kept = {name: value for name, value in answer.headers.items() if name.lower() not in ("content-length", "content-type")}
+        return PlainTextResponse(without_folders(bytes(answer.body).decode(), own_folders), answer.status_code, kept)
+    return answer
+
+
+def _problem(status: int, error: LoraTrainerError, language: str, own_folders: Mapping[PurePath, str] | None = None) -> Response:
     told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
     if isinstance(error, ConfigError):
         told["problems"] = [texts.say_error(problem, language) for problem in error.problems]
     answer: dict[str, Any] = {"error": told}
     if isinstance(error, Conflict):
         answer["current"] = error.current
-    return _json(answer, status)
+    return _json(without_folders(answer, own_folders or {}), status)
 
 
 def _json(content: Any, status: int = 200) -> Response:

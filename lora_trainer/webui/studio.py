@@ -6,10 +6,13 @@ needed, so that one that cannot be made does not take the others with it.
 
 from __future__ import annotations
 
+import sys
 import threading
+from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePath
 
+from lora_trainer import environment
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.jobs.keeper import KeeperOptions
 from lora_trainer.webui import plan
@@ -42,6 +45,17 @@ class Studio:
     def end(self) -> None:
         """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was found. `begin` follows in the first case."""
         self.host.off_generation()
+
+    def own_folders(self) -> Mapping[PurePath, str]:
+        """Folders of this machine -> what a visitor from elsewhere is told instead."""
+        paths = self.host.paths()
+        checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
+        fixed = (self.data.root, paths.data, paths.models, paths.lora_dir, environment.ROOT, Path(sys.prefix))
+        named = (*fixed, *checkpoints, *self.datasets.opened())
+        told: dict[PurePath, str] = {Path.home(): "~"}
+        for folder in named:
+            told |= dict.fromkeys((folder.absolute(), folder.resolve()), folder.name)
+        return told
 
     @property
     def options(self) -> Options:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import pytest
 from lora_trainer.webui import routes  # noqa: F401  fills the table
 from lora_trainer.webui.http import ROUTES, Entry
 from tests.browser.pictures import picture
-from tests.browser.running import HEADERS, FakeHost, missing_for_fake_hosts
+from tests.browser.running import HEADERS, ROOT, FakeHost, missing_for_fake_hosts
 
 SECRET = b"nobody outside may read this"
 
@@ -193,22 +194,38 @@ def test_an_upload_stays_in_its_dataset(open_host):
     assert not any(SECRET in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("character", list("<>:,="))
-def test_a_name_that_the_tag_could_not_hold_is_refused_with_a_sentence(open_host, character):
-    name = f"my{character}lora"
-    dataset = open_host.post("datasets", {"name": f"of {name}"}).json()["id"]
-    # what an artist calls a dataset is only shown; its folder has a name of its own
-    assert character not in dataset
-    picture_sent = open_host.ask("POST", f"lora-trainer/datasets/{quote(dataset)}/upload?name=a.png", picture(4), {"X-LoRA-Trainer": "1"})
-    assert picture_sent.status == 200
-    wish = {"name": name, "dataset": dataset, "checkpoint": "practice", "settings": {"trigger_word": "ohwx"}}
-    plan = open_host.post("plan", wish).json()
+@pytest.mark.parametrize("character", list('<>:,='))
+def test_a_name_that_the_tag_could_not_hold_is_refused_with_a_sentence(host, character):
+    identity = host.post("datasets", {"name": "names"}).json()["id"]
+    host.ask("POST", f"lora-trainer/datasets/{quote(identity)}/upload?name=a.png", picture(4), {"X-LoRA-Trainer": "1"})
+    wish = {"name": f"my{character}lora", "dataset": identity, "checkpoint": "practice", "settings": {"trigger_word": "ohwx"}}
+    answer = host.post("runs", {**wish, "token": f"a name with {character}", "when": "queue"})
+    assert answer.status == 400, answer.body
+    assert f"'my{character}lora'" in answer.json()["error"]["message"]
+    plan = host.post("plan", wish).json()
     assert [problem["field"] for problem in plan["problems"] if problem["severity"] == "error"] == ["name"]
-    answer = open_host.post("runs", {**wish, "token": "a click of the test", "when": "queue"})
-    assert answer.status == 400
-    error = answer.json()["error"]
-    assert character in error["message"] and error["hint"]
-    assert open_host.get("runs")["runs"] == [run for run in open_host.get("runs")["runs"] if character not in run["name"]]
+    assert not plan["ok"]
+
+
+@pytest.mark.parametrize("character", list('<>:,='))
+def test_images_may_be_called_anything_and_their_folder_and_lora_are_called_what_can_be(host, character):
+    made = host.post("datasets", {"name": f"my{character}images"}).json()
+    assert made["name"].startswith(f"my{character}images") and made["id"].startswith("my_images")
+
+
+def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
+    run = open_host.trainer_folder / "runs" / "told"
+    run.mkdir()
+    (run / "config.yaml").write_text(f"train_data_dir: {open_host.trainer_folder / 'datasets' / 'inside'}\nbase_model: {open_host.data / 'models' / 'x.safetensors'}\n", encoding="utf-8")
+    (run / "worker.log").write_text(f"saved {run / 'fox.safetensors'}\n", encoding="utf-8")
+    for path in ("home", "runs", "pulse", "datasets", "checkpoints", "setup?report=1", "loras", "runs/told", "runs/told/live?log=1", "runs/told/log", "runs/told/config"):
+        answer = open_host.ask("GET", "lora-trainer/" + path)
+        assert answer.status == 200, (path, answer.body)
+        is_json = answer.headers["content-type"].startswith("application/json")
+        text = json.dumps(answer.json(), ensure_ascii=False) if is_json else answer.body.decode()
+        assert str(open_host.data) not in text and str(ROOT) not in text, path
+    told = open_host.ask("GET", "lora-trainer/runs/told/config").body.decode()
+    assert f"train_data_dir: {open_host.trainer_folder.name}{os.sep}datasets{os.sep}inside" in told
 
 
 def test_no_folder_of_this_machine_is_opened_for_others(open_host):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import base64
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
+from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 
 from lora_trainer.errors import ConfigError, LoraTrainerError
@@ -45,6 +47,18 @@ def client(monkeypatch):
     async def upload(studio, request):
         return {"size": sum([len(piece) async for piece in request.stream()])}
 
+    @http.route("GET", "/log")
+    def log(studio, request):
+        return PlainTextResponse("saved /home/ann/webui/fox.png\n", headers={"Cache-Control": "no-store"})
+
+    @http.route("GET", "/telling")
+    def telling(studio, request):
+        return {"file": "/home/ann/webui/fox.png"}
+
+    @http.route("GET", "/failing")
+    def failing(studio, request):
+        raise LoraTrainerError("{file} is missing", hint="Look into {file}.", file=Path("/home/ann/webui/fox.png"))
+
     @http.route("POST", "/folder")
     def folder(studio, request):
         request.require_local()
@@ -52,7 +66,7 @@ def client(monkeypatch):
 
     def make_client(app=None, **facts):
         app = app or Starlette()
-        http.mount(app, SimpleNamespace(host=host(**facts)))
+        http.mount(app, SimpleNamespace(host=host(**facts), own_folders=lambda: {Path("/home/ann/webui"): "webui"}))
         return TestClient(app, raise_server_exceptions=False)
 
     return make_client
@@ -121,6 +135,17 @@ def test_json_that_is_too_deep_or_too_large_a_number_is_refused_with_a_sentence(
 def test_folders_of_this_machine_are_for_visitors_at_this_machine(client):
     assert client(remote=False).post("/lora-trainer/folder", json={}, headers=ASK).status_code == 200
     assert client(remote=True).post("/lora-trainer/folder", json={}, headers=ASK).status_code == 403
+
+
+def test_visitors_from_elsewhere_are_told_no_whole_path_of_this_machine(client):
+    here, elsewhere = client(remote=False), client(remote=True)
+    assert here.get("/lora-trainer/log").text == "saved /home/ann/webui/fox.png\n"
+    assert here.get("/lora-trainer/telling").json() == {"file": "/home/ann/webui/fox.png"}
+    log = elsewhere.get("/lora-trainer/log")
+    assert (log.text, log.headers["cache-control"], log.headers["content-type"]) == ("saved webui/fox.png\n", "no-store", "text/plain; charset=utf-8")
+    assert elsewhere.get("/lora-trainer/telling").json() == {"file": "webui/fox.png"}
+    assert elsewhere.get("/lora-trainer/failing").json()["error"]["message"] == "webui/fox.png is missing"
+    assert elsewhere.get("/lora-trainer/failing").json()["error"]["hint"] == "Look into webui/fox.png."
 
 
 @pytest.mark.parametrize("cookie", ["access-token", "access-token-unsecure", "access-token-Qx3"])

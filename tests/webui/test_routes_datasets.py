@@ -31,7 +31,7 @@ def page(tmp_path):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: facts["remote"], api_credentials=dict)
     datasets = Datasets(DataFolder(tmp_path / "data folder"), host.is_remote)
     app = Starlette()
-    http.mount(app, SimpleNamespace(host=host, datasets=datasets))
+    http.mount(app, SimpleNamespace(host=host, datasets=datasets, own_folders=dict))
     client = TestClient(app, raise_server_exceptions=False)
 
     def upload(identity, name, data, **query):

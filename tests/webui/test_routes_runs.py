@@ -26,7 +26,7 @@ def desk(tmp_path):
 def browser(desk, *, remote=False, app=None):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: remote, api_credentials=dict)
     app = app or Starlette()
-    http.mount(app, SimpleNamespace(host=host, runs=desk.runs))
+    http.mount(app, SimpleNamespace(host=host, runs=desk.runs, own_folders=dict))
     return TestClient(app, raise_server_exceptions=False, headers={"X-LoRA-Trainer": "1"})
 
 
