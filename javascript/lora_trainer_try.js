@@ -294,11 +294,17 @@
         return () => { use.disabled = Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0; };
     }
 
+    /** What the WebUI's checkpoint was trained at, if it is of the LoRA's family; else what the family was. */
+    function sizeFor(lora) {
+        const loaded = (app.store.get("home").checkpoints || []).find((checkpoint) => checkpoint.loaded && checkpoint.family === lora.family);
+        return (loaded && loaded.resolution) || SIZES[lora.family] || wish.width;
+    }
+
     /** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */
     function take(lora) {
         if (!lora) return;
         wish.strength = lora.preferred_weight;
-        wish.width = wish.height = SIZES[lora.family] || wish.width;
+        wish.width = wish.height = sizeFor(lora);
         if (wish.prompt !== wish.prompted) return;
         firstPrompt(lora).then((text) => {
             if (wish.prompt !== wish.prompted || wish.lora !== lora.id) return;

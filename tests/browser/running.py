@@ -177,20 +177,25 @@ class RealHost(RunningHost):
     def working_folder(self) -> Path:
         return self.folder
 
+    def environ(self) -> dict[str, str]:
+        # one thread would do for the fake ones; here a picture is work
+        return {**super().environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
+
     def prepare(self) -> None:
-        """The worker's packages for its interpreter, and a link to this checkout where it looks for extensions."""
-        subprocess.run([str(self.python), str(ROOT / "install.py"), "--by-hand"], check=True, stdout=subprocess.DEVNULL)
+        """A link to this checkout where it looks for extensions, and the checkpoint where it looks for models."""
         link = self.data / "extensions" / "sd-webui-lora-trainer"
         link.parent.mkdir(parents=True, exist_ok=True)
-        if not link.exists():
-            link.symlink_to(ROOT, target_is_directory=True)
+        link.symlink_to(ROOT, target_is_directory=True)
         target = self.data / "models" / "Stable-diffusion" / self.checkpoint.name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not target.exists():
-            try:
-                os.link(self.checkpoint, target)
-            except OSError:
-                shutil.copy(self.checkpoint, target)
+        try:
+            os.link(self.checkpoint, target)
+        except OSError:
+            shutil.copy(self.checkpoint, target)
+        # what A1111 reads about a model of unusual sizes
+        sidecar = self.checkpoint.with_suffix(".yaml")
+        if sidecar.is_file():
+            shutil.copy(sidecar, target.with_suffix(".yaml"))
 
     def command(self) -> list[str]:
         cpu = ["--always-cpu"] if self.flavour == "forge" else ["--use-cpu", "all", "--no-half", "--no-hashing"]

@@ -1,0 +1,53 @@
+"""The parts put together: what the user chose reaches them, and what they took of the host is given back."""
+
+from __future__ import annotations
+
+import threading
+
+from lora_trainer.webui import tab
+from lora_trainer.webui.data_folder import DataFolder
+from lora_trainer.webui.host import Host, HostDevice
+from lora_trainer.webui.studio import Studio
+from lora_trainer.webui.turns import Turns
+from tests.webui.fake_host.modules.fifo_lock import FIFOLock
+
+
+class CardHost(Host):
+    """A host with a card and the real queue; the rest of it is not asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self._turns = Turns(FIFOLock())
+        self.options = {}
+
+    def device(self):
+        return HostDevice(kind="cuda", device_id=None, name="a card")
+
+    def option(self, key, default=None):
+        return self.options.get(key, default)
+
+
+def test_whether_a_run_pauses_for_pictures_is_the_users_choice_at_any_time(tmp_path):
+    host = CardHost()
+    pauses = Studio(host, DataFolder(tmp_path)).hand_over._pauses
+    assert pauses() is True
+    host.options["lora_trainer_pause_for_pictures"] = False
+    assert pauses() is False
+
+
+def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, monkeypatch):
+    host = CardHost()
+    studio = Studio(host, DataFolder(tmp_path))
+    studio.hand_over.watch()
+    assert host.turns.watched
+    monkeypatch.setattr("lora_trainer.webui.studio._only", [studio])
+    tab.on_script_unloaded()
+    assert type(host.turns.lock) is FIFOLock
+    studio.hand_over.watch()
+    assert host.turns.watched
+
+
+def test_unloading_never_raises(monkeypatch, caplog):
+    monkeypatch.setattr("lora_trainer.webui.studio.studio", lambda: threading.Lock().no_such_thing)
+    tab.on_script_unloaded()
+    assert "cannot let go" in caplog.text
