@@ -248,7 +248,7 @@ def check(asked: argparse.Namespace) -> int:
     from lora_trainer.dataset.template import read_vocabulary
     from lora_trainer.dataset.tokens import look_at_trigger
 
-    resolution = asked.resolution or 512
+    resolution = 512 if asked.resolution is None else asked.resolution
     if asked.checkpoint is not None and asked.resolution is None:
         found = detect_file(asked.checkpoint)
         resolution = native_resolution(found.family, found.prediction_type, found.resolution)

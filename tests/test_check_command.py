@@ -61,6 +61,11 @@ def test_the_vocabulary_beside_the_images_is_kept_to(folder, capsys):
     assert '0.png: the caption does not begin with "drawn leaves"' in capsys.readouterr().out
 
 
+def test_a_resolution_of_nothing_is_refused(folder, capsys):
+    assert main(["check", str(folder), "--resolution", "0"]) == 1
+    assert "resolution is 0, but must be between 64 and 4096" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_not_there_gets_a_sentence(tmp_path, capsys):
     assert main(["check", str(tmp_path / "nowhere")]) == 1
     assert "does not exist" in capsys.readouterr().err

@@ -12,8 +12,8 @@ A caption that is not what the captioner wrote last was changed by a person, in 
     settle(root, digests)             these are in their files now
     changing_captions(root)           the lock: take it, look again, record, write the captions, settle
 
-Recorded before the caption is written, so that a process that dies in between leaves a caption that is still known as a machine's (`before`). Once it is
-written that is forgotten: who puts an older caption back afterwards is a person.
+Recorded before the caption is written, so that a process that dies in between leaves a caption that is still known as a machine's (`before`).
+Once it is written that is forgotten: who puts an older caption back afterwards is a person.
 Called by the caption job and by the tab's workbench. Standard library only.
 """
 

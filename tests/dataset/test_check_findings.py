@@ -16,6 +16,7 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.check import Picture, check, check_folder, measure
 from lora_trainer.dataset.check.alike import variety
 from lora_trainer.dataset.check.judge import grown
+from lora_trainer.dataset.check.store import VERSION
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.template import Vocabulary
 from lora_trainer.errors import DatasetError
@@ -213,12 +214,17 @@ def test_a_changed_picture_is_measured_again_and_a_moved_one_is_not(folder, tmp_
     assert opened == ["scene0.png"] and only(report, "blurred-image").path == folder / "scene0.png"
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"version": 0}', '{"version": 1, "measures": 3, "digests": {}}', "[]"])
+@pytest.mark.parametrize("content", ["", "{", '{"version": 0}', f'{{"version": {VERSION}, "measures": 3, "digests": {{}}}}', "[]"])
 def test_a_cache_that_cannot_be_read_is_begun_anew(folder, tmp_path, content):
     cache = tmp_path / "check.json"
     cache.write_text(content, encoding="utf-8")
     assert checked(folder, cache=cache).findings == ()
-    assert json.loads(cache.read_text(encoding="utf-8"))["version"] == 1
+    assert json.loads(cache.read_text(encoding="utf-8"))["version"] == VERSION
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(folder, tmp_path):
+    (tmp_path / "file").write_text("no folder", encoding="utf-8")
+    assert checked(folder, cache=tmp_path / "file" / "check.json").findings == ()
 
 
 def test_a_check_can_be_stopped(folder):

@@ -8,7 +8,9 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from lora_trainer.dataset.check.borders import inner_box
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, fingerprint, palette, vectors
+from lora_trainer.dataset.check.judge import Picture, picture_findings
 from lora_trainer.dataset.check.marks import find_mark
+from lora_trainer.dataset.check.measure import measure
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
 from tests.benchmark.check_quality import bokeh, dead_leaves, flat, grained, on_paper
 from tests.dataset.pictures import save
@@ -92,10 +94,44 @@ def test_the_plain_ground_of_a_drawing_is_no_border():
         assert inner_box(np.asarray(image)) == (0, 0, *image.size)
 
 
+def test_neither_a_gradient_sky_nor_the_flat_ground_below_it_is_a_border():
+    sky = Image.linear_gradient("L").resize((300, 220))
+    scene = Image.merge("RGB", (sky, sky, Image.new("L", sky.size, 250)))
+    assert inner_box(np.asarray(scene)) == (0, 0, 300, 220)
+    assert inner_box(np.asarray(ImageOps.expand(scene, (0, 0, 0, 80), "darkgreen"))) == (0, 0, 300, 300)
+
+
 def test_a_border_that_jpeg_has_touched_is_found(leaves, tmp_path):
     ImageOps.expand(leaves, (0, 50), "white").save(tmp_path / "a.jpg", quality=70)
     left, top, right, bottom = inner_box(np.asarray(Image.open(tmp_path / "a.jpg").convert("RGB")))
     assert (left, right) == (0, 400) and abs(top - 50) <= 3 and abs(bottom - 450) <= 3
+
+
+# --- light -------------------------------------------------------------------------------------------------------------------------------
+
+
+def pencil(level, paper, width=2):
+    image = Image.new("RGB", (800, 800), paper)
+    ImageDraw.Draw(image).arc((100, 100, 700, 700), 0, 300, fill=(level,) * 3, width=width)
+    return image
+
+
+def vivid():
+    across = Image.linear_gradient("L").resize((300, 300))
+    return Image.merge("RGB", (Image.new("L", (300, 300), 255), across, across.rotate(90).point(lambda level: level * 0.9)))
+
+
+@pytest.mark.parametrize(
+    ("image", "kinds"),
+    [
+        (pencil(0, "white"), []), (pencil(150, "white"), []), (pencil(90, (245, 238, 220)), []), (vivid(), []),
+        (Image.new("RGB", (600, 600), "grey"), ["low-contrast"]), (Image.new("RGB", (600, 600), (20, 20, 20)), ["too-dark"]),
+    ],
+)  # fmt: skip
+def test_thin_lines_on_paper_and_vivid_colours_are_no_faults_of_light(tmp_path, image, kinds):
+    image.save(tmp_path / "a.png")
+    found = picture_findings(Picture(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512)
+    assert [finding.kind for finding in found if finding.kind in ("too-dark", "too-bright", "low-contrast")] == kinds
 
 
 # --- lettering ---------------------------------------------------------------------------------------------------------------------------
@@ -159,15 +195,12 @@ def test_palettes_tell_colours_apart_but_not_light(leaves):
 
 
 def test_pictures_smaller_than_the_measures_are_measured(tmp_path):
-    from lora_trainer.dataset.check.measure import measure
-
     for size in ((1, 1), (1, 300), (300, 2), (40, 30)):
         measures = measure(save(tmp_path / "small.png", size))
         assert (measures.width, measures.height) == size and measures.inner == (0, 0, *size) and measures.edge_width is None
 
 
 def test_a_turned_and_transparent_picture_is_measured_as_it_is_seen(tmp_path):
-    from lora_trainer.dataset.check.measure import measure
     from lora_trainer.demo import world
 
     image = flat(next(world.drawings(3, 8)).scene, 200)

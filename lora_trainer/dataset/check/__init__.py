@@ -30,6 +30,7 @@ Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (me
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,8 @@ from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import fill_in, read_captions
 from lora_trainer.dataset.template import Vocabulary, vocabulary_findings
 from lora_trainer.errors import DatasetError
+
+log = logging.getLogger(__name__)
 
 __all__ = ["Measures", "Picture", "Report", "Store", "check", "check_folder", "pictures_of"]
 
@@ -107,11 +110,16 @@ def check(
     """Measures the pictures and says what is wrong with them and their captions.
 
     `embeddings`: (number of pictures, any) from an image encoder, for the question of variety. `cache`: a JSON file that remembers what was
-    measured; it is made where there is none. `progress` hears (pictures measured, pictures in all); what it raises ends the check.
+    measured; it is made where there is none, and done without where it cannot be written. `progress` hears (pictures measured, pictures in all);
+    what it raises ends the check.
     """
     store = Store(cache)
     measured = measure_all([picture.path for picture in pictures], store, progress)
-    store.save()
+    try:
+        store.save()
+    except OSError as error:
+        # what was found is worth more than that the next check is quick
+        log.warning("%s cannot be written: %s", cache, error)
     findings: list[Finding] = []
     readable: list[tuple[Picture, Measures]] = []
     rows: list[int] = []

@@ -1,7 +1,8 @@
 """Bars and frames of one colour around a picture: where the picture inside begins. Pixels come in, a box goes out. Called by check.measure.
 
 A border ends in a straight edge, at which most of a line changes at once. A subject on a plain background does not: there a line changes where the
-subject first touches it. So neither a white sheet with a drawing on it nor a product shot is taken for a picture with a border.
+subject first touches it. So neither a white sheet with a drawing on it nor a product shot is taken for a picture with a border. Nor is a sky that
+grows darker line by line, or ground of one colour below it: of borders at one side alone only narrow ones are believed.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ LOOK_BEHIND = 3
 NARROWEST = 0.012
 """Of the side: thinner borders are left alone."""
 THICKEST = 0.45
+THICKEST_ALONE = 0.15
+"""Of the side: a border without one opposite to it is hardly wider; a flat drawing's ground or wall often is."""
 
 
 def inner_box(pixels: Pixels) -> Box:
@@ -41,7 +44,11 @@ def inner_box(pixels: Pixels) -> Box:
 
 def _ends(lines: Pixels) -> tuple[int, int]:
     """The number of border lines at the beginning and at the end."""
-    return _border(lines), _border(lines[::-1])
+    first, last = _border(lines), _border(lines[::-1])
+    if not first or not last:
+        most = THICKEST_ALONE * len(lines)
+        return first if first <= most else 0, last if last <= most else 0
+    return first, last
 
 
 def _border(lines: Pixels) -> int:
@@ -58,6 +65,10 @@ def _border(lines: Pixels) -> int:
     first = int(inside[0])
     behind = change[first : first + LOOK_BEHIND]
     if behind.max() < CHANGE_SHARE:
+        return 0
+    # a gradient leaves the first line's colour all at once too, but not that of the lines just before
+    before = np.median(lines[max(0, first - LOOK_BEHIND)], axis=0).astype(np.int16)
+    if _change(lines[first : first + LOOK_BEHIND], before).max() < CHANGE_SHARE:
         return 0
     # the lines of a smoothed edge belong to the border
     return first + int(np.argmax(behind >= CHANGE_SHARE))

@@ -34,8 +34,10 @@ LETTERING = 0.35
 """check.marks' sureness is not told below this."""
 DARK, DARK_CONTRAST = 90.0, 90.0
 BRIGHT, BRIGHT_MIDDLE, BRIGHT_CONTRAST = 110.0, 160.0, 140.0
-BLOWN, BLOWN_SHADES = 0.2, 150
-FLAT = 66.0
+BLOWN, BLOWN_SHADES, BLOWN_WHITE = 0.2, 150, 0.01
+FLAT, EMPTY = 66.0, 8.0
+PLAIN = 0.6
+"""Part of the picture that is one shade: from here on it is a drawing on paper or a thing on a backdrop, and its light is that of the paper."""
 SUBJECT_SHARE, WANTED_SHARE = 0.4, 0.6
 """Of the picture's area, for the smallest box around the subject: what is told, and what a crop aims at."""
 
@@ -93,11 +95,14 @@ def is_dark(measures: Measures) -> bool:
 
 def is_bright(measures: Measures) -> bool:
     washed_out = measures.darkest >= BRIGHT and measures.middle >= BRIGHT_MIDDLE and measures.contrast < BRIGHT_CONTRAST
-    return washed_out or (measures.clipped >= BLOWN and measures.bright_shades >= BLOWN_SHADES)
+    # vivid colours fill one channel or two; what is blown out is white somewhere
+    blown_out = measures.clipped >= BLOWN and measures.bright_shades >= BLOWN_SHADES and measures.white >= BLOWN_WHITE
+    return blown_out or (washed_out and measures.plain < PLAIN)
 
 
 def is_flat(measures: Measures) -> bool:
-    return measures.contrast < FLAT and not is_dark(measures) and not is_bright(measures)
+    is_drawing = measures.plain >= PLAIN and measures.contrast >= EMPTY
+    return measures.contrast < FLAT and not is_drawing and not is_dark(measures) and not is_bright(measures)
 
 
 # --- the questions -----------------------------------------------------------------------------------------------------------------------
@@ -178,10 +183,11 @@ def _exposure(picture: Picture, measures: Measures, resolution: int) -> Iterable
             "too-dark", template, hint=hint, path=picture.path, measured=measures.brightest, mend=leave_out, name=picture.name, percent=percent
         )
     elif is_bright(measures):
-        hint = "Darken it in an image editor, or leave it out; what is blown out to white cannot be won back."
         template = "{name} is very bright: {percent} % of it is blown out"
+        hint = "Darken it in an image editor, or leave it out; what is blown out to white cannot be won back."
         if measures.clipped < BLOWN:
             template = "{name} is very bright, and nowhere dark"
+            hint = "Raise its contrast in an image editor, unless pale colours are the style."
         yield problem(
             "too-bright", template, hint=hint, path=picture.path, measured=measures.clipped, mend=leave_out, name=picture.name,
             percent=round(100 * measures.clipped),

@@ -61,6 +61,10 @@ class Measures:
     """The part, 0 to 1, in which a channel is as bright as can be."""
     bright_shades: float
     """How many shades there are among what is bright but not white: many in a blown-out photograph, few in a drawing on white paper."""
+    white: float
+    """The part, 0 to 1, in which all channels are as bright as can be."""
+    plain: float
+    """The part, 0 to 1, that is as light as the middle, give or take a twentieth of the contrast: the paper of a drawing, a product's backdrop."""
     mark: tuple[float, float, float, float] | None
     """(left, top, right, bottom) of a line of lettering, in pixels (check.marks)."""
     fingerprint: str
@@ -161,6 +165,7 @@ def _tones(picture: Image.Image) -> dict[str, float]:
     shades = np.unique((small[bright] // SHADE).astype(np.int64) @ np.array([1, 64, 4096]))
     values = {
         "darkest": np.percentile(grey, 1), "middle": np.percentile(grey, 50), "brightest": np.percentile(lightest, 99),
-        "contrast": (high - low).max(), "clipped": (lightest >= CLIPPED).mean(), "bright_shades": len(shades),
+        "contrast": (high - low).max(), "clipped": (lightest >= CLIPPED).mean(), "bright_shades": len(shades), "white": (least >= CLIPPED).mean(),
+        "plain": (np.abs(grey - np.percentile(grey, 50)) <= max(1, (high - low).max() / 20)).mean(),
     }  # fmt: skip
     return {name: round(float(value), 4) for name, value in values.items()}
