@@ -21,11 +21,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
-from typing import Any, ClassVar
+from types import UnionType
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
 from lora_trainer.errors import LoraTrainerError, Message
 
@@ -179,6 +182,7 @@ class Failed(Event):
         )
 
 
+_LARGEST = sys.float_info.max
 KINDS: dict[str, type[Event]] = {
     event.kind: event
     for event in (Started, Planned, Phase, Progress, Previewed, Captioned, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
@@ -193,14 +197,36 @@ def to_line(event: Event) -> str:
 
 
 def from_line(line: str) -> Event | None:
-    """One line -> Event; None for a torn line or an event of a later version."""
+    """One line -> Event; None for a torn line, an event of a later version, or one with values that are none."""
     try:
         values = json.loads(line)
         event = KINDS[values.pop("event")]
-    except (ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         return None
-    known = {item.name for item in dataclasses.fields(event)}
-    return event(**{key: value for key, value in values.items() if key in known})
+    kinds = _kinds_of_values(event)  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
+    known = {key: value for key, value in values.items() if key in kinds}
+    return event(**known) if all(_is_of(value, kinds[key]) for key, value in known.items()) else None
+
+
+@cache
+def _kinds_of_values(event: type[Event]) -> Mapping[str, tuple[type, ...]]:
+    """Field -> what its value may be."""
+    hints = get_type_hints(event)
+    return {item.name: _kinds_of(hints[item.name]) for item in dataclasses.fields(event)}
+
+
+def _kinds_of(hint: Any) -> tuple[type, ...]:
+    options = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    return tuple(get_origin(option) or option for option in options)
+
+
+def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    if isinstance(value, bool):
+        return bool in kinds
+    if isinstance(value, (int, float)) and float in kinds:
+        # Python's JSON reads NaN and Infinity, and whole numbers beyond any float
+        return -_LARGEST <= value <= _LARGEST
+    return isinstance(value, kinds)
 
 
 class EventWriter:

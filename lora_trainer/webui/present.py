@@ -5,7 +5,7 @@ Pure: no file is read, no clock asked; the same run gives the same dict. Called 
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
 from typing import Any, Literal
@@ -303,7 +303,8 @@ def last_part(path: str) -> str:
 def finite(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return None
-    return value if math.isfinite(value) else None
+    # NaN is within no bounds, and a whole number in JSON may be beyond any float
+    return value if abs(value) <= sys.float_info.max else None
 
 
 def whole(value: Any) -> int:

@@ -94,6 +94,8 @@ class Runs:
             # it may have ended within the last second
             self.keeper.tick()
         entry = self._entry(run_id)
+        if entry.problem is not None:
+            raise entry.problem
         if not entry.alive and run_id not in self.queue.read():
             resume.prepare(entry.folder, changes)
             self.queue.add(run_id, first=when == "now")

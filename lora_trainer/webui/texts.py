@@ -69,15 +69,14 @@ def translate(text: str, language: str) -> str:
 
 def say(message: Message, language: str) -> str:
     """One sentence in a language, with its values in it; values that are sentences themselves are translated too."""
-    if language == ENGLISH:
-        return str(message)
-    template = translate(message.template, language)
     values = {key: _said(value, language) for key, value in message.values.items()}
-    try:
-        return template.format(**values) if values else template
-    except (KeyError, IndexError, ValueError):
-        log.warning("the %s text of %r does not fit its values", language, message.template)
-        return str(message)
+    for template in (translate(message.template, language), message.template):
+        try:
+            return template.format(**values) if values else template
+        except (KeyError, IndexError, ValueError):
+            # a run's folder may hold sentences of another version, or of nobody
+            log.warning("%r does not fit its values", template)
+    return message.template
 
 
 def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """The list of runs: quick, whole, and undisturbed by broken folders."""
 
 import json
+import os
 import random
 import time
 
@@ -43,6 +44,22 @@ def test_broken_folders_are_shown_with_a_sentence(tmp_path):
     assert found["good"].problem is None and found["noise"].problem is None
     assert "holds no config.yaml" in str(found["stray"].problem)
     assert all(str(found[name].problem) for name in ("torn", "list", "bytes", "folder as config"))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need rights there")
+def test_a_link_to_itself_hides_no_other_run(tmp_path):
+    write_run(tmp_path / "good", *FINISHED)
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "nowhere").symlink_to(tmp_path / "gone")
+    assert [entry.id for entry in History(tmp_path).listing()] == ["good"]
+
+
+def test_a_curve_passes_over_lines_that_are_no_steps(tmp_path):
+    folder = write_run(tmp_path / "ink", *BEGUN)
+    noise = ['"step":"x","loss":1', '"step":1e400,"loss":1', '"step":1,"loss":"low"', '"step":2,"loss":1' + "0" * 400, '"step":' + "[" * 100_000]
+    with folder.events.open("a", encoding="utf-8") as stream:
+        stream.writelines('{"event":"progress",' + line + "}\n" for line in [*noise, '"step":3,"loss":0.5'])
+    assert History(tmp_path).curve("ink").since(0)[0] == [(3, 0.5, None)]
 
 
 def test_an_unknown_run_gets_a_sentence(tmp_path):

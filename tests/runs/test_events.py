@@ -1,8 +1,10 @@
 import json
 
+import pytest
+
 from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.runs import events
-from lora_trainer.runs.events import EventWriter, read_events
+from lora_trainer.runs.events import EventWriter, Progress, from_line, read_events
 
 
 def test_events_come_back_as_they_were_written(tmp_path):
@@ -62,3 +64,19 @@ def test_a_file_name_that_is_not_utf8_can_be_told(tmp_path):
     path = tmp_path / "events.jsonl"
     EventWriter(path, clock=lambda: 0.0).write(events.Warned(message="\udcc4\udce3.png"))
     assert read_events(path)[0] == [events.Warned(message="\udcc4\udce3.png")]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"event":"progress","step":"x"}', '{"event":"progress","step":1e400}', '{"event":"progress","step":true}', '{"event":"progress","step":null}',
+        '{"event":"progress","step":1,"loss":NaN}', '{"event":"progress","step":1,"loss":1' + "0" * 400 + "}", '{"event":"failed","values":5}',
+        '{"event":"previewed","file":3}', '{"event":"saved","step":1,"file":null}', '{"event":"started","time":"noon"}', '{"event":' + "[" * 100_000,
+    ],
+)  # fmt: skip
+def test_a_line_whose_values_are_none_is_no_event(line):
+    assert from_line(line) is None
+
+
+def test_whole_numbers_are_numbers_and_null_is_nothing():
+    assert from_line('{"event":"progress","time":5,"step":1,"loss":1,"smoothed_loss":null}') == Progress(time=5, step=1, loss=1, smoothed_loss=None)

@@ -143,6 +143,14 @@ def test_a_finished_run_is_trained_further_and_only_with_fields_of_the_form(desk
     assert run["status"] == "queued" and config.read(folder.config).training.max_train_steps == 25
 
 
+def test_a_folder_without_readable_settings_does_not_get_into_the_queue(desk):
+    (desk.runs.history.runs / "stray").mkdir()
+    (desk.runs.history.runs / "stray" / "notes.txt").write_text("mine")
+    with pytest.raises(RunError, match=r"stray holds no config\.yaml"):
+        desk.runs.go_on("stray", {}, "en")
+    assert desk.runs.queue.read().waiting == ()
+
+
 def test_what_is_deleted_lies_in_the_trash_and_comes_back(desk):
     write_run(desk.folder("ink").path, *FINISHED)
     before = desk.runs.listing("en")["revision"]

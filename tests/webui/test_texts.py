@@ -96,3 +96,9 @@ def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
     for code in sources.codes():
         keys = list(json.loads((sources.TABLES / f"{code}.json").read_text(encoding="utf-8")))
         assert keys == sorted(keys)
+
+
+@pytest.mark.parametrize("language", ["en", "zh_CN"])
+def test_a_sentence_that_its_values_do_not_fit_is_shown_as_it_stands(language):
+    assert texts.say(Message("{file} is {what}", {"file": "fox.png"}), language) == "{file} is {what}"
+    assert texts.say(Message("a { is open", {"file": "fox.png"}), language) == "a { is open"
