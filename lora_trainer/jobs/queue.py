@@ -51,6 +51,7 @@ class Queue:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._told = ""
 
     def read(self) -> Line:
         """The line as it is now. Empty where there is none, or none that can be read."""
@@ -65,8 +66,11 @@ class Queue:
             )
         except FileNotFoundError:
             return Line()
-        except (OSError, ValueError, TypeError, AttributeError):
-            log.exception("%s cannot be read: the queue starts anew", self.path)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            # once: it is read every second, until something is put into it
+            if str(error) != self._told:
+                self._told = str(error)
+                log.exception("%s cannot be read: the queue starts anew", self.path)
             return Line()
 
     @contextmanager

@@ -132,3 +132,10 @@ def test_a_damaged_file_is_an_empty_queue(tmp_path, text):
     assert queue.read() == Line()
     queue.add("a")
     assert waiting(queue) == ["a"]
+
+
+def test_a_damaged_file_is_told_once_and_not_every_second(tmp_path, caplog):
+    (tmp_path / "queue.json").write_text("{", encoding="utf-8")
+    queue = Queue(tmp_path / "queue.json")
+    assert [queue.read() for _ in range(5)] == [Line()] * 5
+    assert len(caplog.records) == 1
