@@ -2,8 +2,7 @@
 
     <data folder>/
       datasets/     uploaded datasets, one folder each
-      runs/         run folders; the command line may put some here too
-      captioning/   run folders of caption jobs
+      runs/         run folders, of trainings and of captioners; the command line may put some here too
       tries/        pictures of "Try it"
       thumbnails/   small pictures, by content
       trash/        what was deleted in the tab
@@ -22,7 +21,7 @@ from typing import Literal
 from lora_trainer.config import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
 from lora_trainer.errors import LoraTrainerError
 
-Kind = Literal["datasets", "runs", "captioning", "tries", "thumbnails", "trash"]
+Kind = Literal["datasets", "runs", "tries", "thumbnails", "trash"]
 
 
 class NotFound(LoraTrainerError):

@@ -210,6 +210,11 @@ def may_hold_captions(name: str) -> bool:
     return _suffix(name) in (".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES)
 
 
+def is_one_caption(name: str) -> bool:
+    """Whether a file of this name is the caption of one image."""
+    return _suffix(name) in CAPTION_SUFFIXES
+
+
 def _suffix(name: str) -> str:
     return PurePosixPath(name.replace("\\", "/")).suffix.lower()
 

@@ -32,13 +32,14 @@ from lora_trainer.dataset.authors import Author
 from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import workbench_actions, workbench_pictures, workbench_tokens
 from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
 from lora_trainer.webui.workbench_check import Checker, Findings, Told
 from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, Journal, Line, Swap
 from lora_trainer.webui.workbench_tokens import Length
 
-REVIEWED, TEMPLATE = "reviewed.json", "template.json"
+REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 """In the dataset's folder .lora_trainer."""
 PLANS_KEPT = 10
 NOT_THERE = Message("this image is not there any more")
@@ -176,18 +177,53 @@ class Workbench:
         return dataclasses.replace(outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts))
 
     @contextlib.contextmanager
-    def recording(self, title: Message) -> Iterator[None]:
-        """Writes down what the block changes in captions of images that are there already, as an import does."""
-        before = {item.name: item for item in self.contents.view().items}
+    def recording(self, title: Message, *, also_new: bool = True) -> Iterator[None]:
+        """Writes down what the block changes in captions of images that are there already, as an import does.
+
+        `also_new`: captions of images that had none, too. Two thousand text files would otherwise be two thousand edits.
+        """
+        before = self._standing()
         yield
         with self.contents.lock:
-            changed = {
-                item.name: CaptionEdit(before=own(before[item.name]), after=own(item), by=authors.PERSON)
-                for item in self.contents.view().items
-                if item.name in before and own(item) != own(before[item.name])
-            }
-            if changed:
-                self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
+            self._record_changes(title, {name: stood for name, stood in before.items() if also_new or stood[0]}, lambda item: True)
+
+    def expect(self, run: RunFolder, title: Message) -> None:
+        """A captioner is about to change captions, in a process of its own: once its run has ended, what it changed can be undone."""
+        with self.contents.lock:
+            folder = self.root / authors.FOLDER / EXPECTED
+            values = {"run": str(run.path), "title": title.template, "values": dict(title.values), "captions": self._standing()}
+            self._write_json(f"{EXPECTED}/{len(list(folder.glob('*.json'))) + 1}-{uuid.uuid4().hex[:8]}.json", values)
+
+    def settle(self) -> None:
+        """Writes down what captioners have changed whose runs have ended."""
+        folder = self.root / authors.FOLDER / EXPECTED
+        for path in sorted(folder.glob("*.json")):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DatasetError), self.contents.lock:
+                expected = json.loads(path.read_text(encoding="utf-8"))
+                run = RunFolder(Path(expected["run"]))
+                gone = not run.path.is_dir()
+                if not gone and (run.is_alive or not run.read_state().ended):
+                    continue
+                path.unlink()
+                known = authors.read_authors(self.root)
+                stood = {str(name): (str(caption), str(by)) for name, (caption, by) in expected["captions"].items()}
+                title = Message(str(expected["title"]), dict(expected["values"]))
+                self._record_changes(title, stood, lambda item, known=known: self._writer(item, known) != authors.PERSON)  # type: ignore[misc]
+
+    def _standing(self) -> dict[str, tuple[str, str]]:
+        """{image: (its caption, who wrote it)}."""
+        known = authors.read_authors(self.root)
+        return {item.name: (own(item), self._writer(item, known)) for item in self.contents.view().items}
+
+    def _record_changes(self, title: Message, before: Mapping[str, tuple[str, str]], counts: Callable[[Item], bool]) -> None:
+        known = authors.read_authors(self.root)
+        changed = {
+            item.name: CaptionEdit(before=before[item.name][0], after=own(item), by=before[item.name][1], now_by=self._writer(item, known))
+            for item in self.contents.view().items
+            if item.name in before and own(item) != before[item.name][0] and counts(item)
+        }
+        if changed:
+            self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
 
     def _write(self, title: Message, changes: Sequence[CaptionChange]) -> Outcome:
         """Compares, writes down, writes. The caller holds the lock."""
@@ -350,7 +386,7 @@ class Workbench:
             elif own(item) != expected:
                 draft.conflicts.append(Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE))
             else:
-                by = change.by if backwards else authors.PERSON
+                by = change.by if backwards else change.now_by
                 draft.changes.append(CaptionChange(key=item.key, caption=wanted, was=item.caption, by=by))
         return draft
 

@@ -13,7 +13,7 @@ import dataclasses
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP, WRITTEN_BY, Capti
 from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import texts
 from lora_trainer.webui.contents import View
 from lora_trainer.webui.form import Texts
@@ -206,16 +207,24 @@ def keeps_texts(view: View) -> bool:
     return "text" in sources or any(view.listing.kohya_folder_of(item.path.parent) for item in view.items)
 
 
-def begin(runs: Runs, settings: CaptionSettings, name: str, *, token: str, when: str, language: str) -> dict[str, Any]:
-    """A caption run in the queue, as /runs shows it. One token, one run. Raises RunError."""
+def begin(
+    runs: Runs, settings: CaptionSettings, name: str, *, token: str, when: str, language: str, made: Callable[[RunFolder], object] = lambda _: None
+) -> dict[str, Any]:
+    """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before it starts. Raises RunError."""
     if not 8 <= len(token) <= LONGEST_TOKEN:
         raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
-    identity = runs.queue.once(token, lambda: _make(runs.data.folder("runs"), settings, name), first=when == "now")
+
+    def make() -> str:
+        folder = _make(runs.data.folder("runs"), settings, name)
+        made(folder)
+        return folder.path.name
+
+    identity = runs.queue.once(token, make, first=when == "now")
     runs.keeper.wake()
     return runs.one(identity, language)
 
 
-def _make(parent: Path, settings: CaptionSettings, name: str) -> str:
+def _make(parent: Path, settings: CaptionSettings, name: str) -> RunFolder:
     wish = parent / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
     for _ in range(_MOST_NAMES):
         path = folders.free_name(wish)
@@ -227,7 +236,7 @@ def _make(parent: Path, settings: CaptionSettings, name: str) -> str:
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
             raise RunError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
-        return folders.begin_captioning(path, caption_config.to_yaml(settings)).path.name
+        return folders.begin_captioning(path, caption_config.to_yaml(settings))
     raise RunError("no free name for this run was found", hint="Delete some runs that are not needed.")
 
 

@@ -32,11 +32,13 @@ VERSION = 1
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionEdit:
-    """One caption before and after, and who had written it before: `person`, or a captioner."""
+    """One caption before and after, and who wrote either: `person`, or a captioner."""
 
     before: str
     after: str
     by: str = authors.PERSON
+    """Who had written it before."""
+    now_by: str = authors.PERSON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class Journal:
         values = {
             "version": VERSION, "time": edit.time, "undone": edit.undone, "count": edit.count, "title": edit.title.template,
             "values": {key: value if isinstance(value, (int, float)) else str(value) for key, value in edit.title.values.items()},
-            "captions": {name: [change.before, change.after, change.by] for name, change in edit.captions.items()},
+            "captions": {name: [change.before, change.after, change.by, change.now_by] for name, change in edit.captions.items()},
             "removed": edit.removed, "restored": edit.restored, "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
         }  # fmt: skip
         target = self._file(edit.id)
@@ -190,7 +192,7 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
         id=identity,
         title=Message(str(values["title"]), dict(values["values"])),
         time=float(values["time"]),
-        captions={name: CaptionEdit(before=was, after=now, by=by) for name, (was, now, by) in values["captions"].items()},
+        captions={name: CaptionEdit(before=was, after=now, by=by, now_by=now_by) for name, (was, now, by, now_by) in values["captions"].items()},
         removed=tuple(values["removed"]),
         restored=tuple(values["restored"]),
         swaps={name: Swap(**swap) for name, swap in values["swaps"].items()},

@@ -42,7 +42,7 @@ def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "secret.txt").write_bytes(SECRET)
         (folder / "secret.png").write_bytes(SECRET)
-    for kind in ("datasets", "runs", "captioning", "tries", "trash"):
+    for kind in ("datasets", "runs", "tries", "trash"):
         inside = running.trainer_folder / kind / "inside"
         inside.mkdir(parents=True)
         (inside / "a.png").write_bytes(picture(1))

@@ -14,11 +14,14 @@ from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.findings import problem
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import DatasetError, Message
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.webui import pages, workbench_journal
 from lora_trainer.webui.contents import Contents, key_of
 from lora_trainer.webui.workbench import Workbench
 from lora_trainer.webui.workbench_check import Told
 from tests.dataset.pictures import corners, save
+from tests.jobs.logs import append
 
 COLOURS = ("red", "green", "blue", "white", "black", "orange")
 
@@ -380,3 +383,29 @@ def test_a_datasets_own_order_of_fields_is_kept(tmp_path):
         bench.set_template_order(order[1:])
     (tmp_path / ".lora_trainer" / "template.json").write_text(json.dumps({"order": ["mood"]}), encoding="utf-8")
     assert bench.template_order()[0] == "subject"
+
+
+# --- captioners --------------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
+    bench = make(tmp_path / "fox", {"a.png": "draft", "b.png": "", "c.png": "mine"})
+    machine(bench, a="draft")
+    run = begin_captioning(tmp_path / "run", "captioner: blip\n")
+    bench.expect(run, Message("Captioned with {captioner}", {"captioner": "BLIP base"}))
+    text = (tmp_path / "fox" / "metadata.csv").read_text(encoding="utf-8")
+    (tmp_path / "fox" / "metadata.csv").write_text(text.replace("draft", "a fox").replace('b.png,""', "b.png,a wolf"), encoding="utf-8")
+    machine(bench, a="a fox", b="a wolf")
+    bench.save(key_of("c.png"), "mine, too", "mine")
+    bench.settle()
+    assert [str(line.title) for line in bench.journal.lines()] == ["Caption of c.png"]
+    append(run, events.Started(job="caption"), events.Finished(step=2))
+    bench = again(tmp_path / "fox")
+    bench.settle()
+    bench.settle()
+    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [("Captioned with BLIP base", 2), ("Caption of c.png", 1)]
+    bench.undo()
+    assert captions(bench) == {"a.png": "draft", "b.png": "", "c.png": "mine, too"}
+    assert by(bench, "a.png") == "machine"
+    bench.redo()
+    assert (captions(bench)["b.png"], by(bench, "b.png")) == ("a wolf", "machine")

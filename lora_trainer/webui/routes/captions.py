@@ -13,7 +13,7 @@ from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import training_caption, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from, write_vocabulary
 from lora_trainer.dataset.tokens import TriggerView
-from lora_trainer.errors import DatasetError
+from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
     pages,
     texts,
@@ -363,9 +363,11 @@ def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
     )  # fmt: skip
     settings = workbench_captioners.settings_of(wish, dataset.path, view, studio.host.paths().models, remote=request.remote)
     when = request.value("when", str, "now")
+    bench, title = _bench(studio, request), Message("Captioned with {captioner}", {"captioner": settings.info.title})
     return workbench_captioners.begin(
-        studio.runs, settings, dataset.name, token=request.value("token", str), when=when, language=request.language
-    )
+        studio.runs, settings, dataset.name, token=request.value("token", str), when=when, language=request.language,
+        made=lambda folder: bench.expect(folder, title),
+    )  # fmt: skip
 
 
 @route("GET", "/datasets/{id}/caption-run")

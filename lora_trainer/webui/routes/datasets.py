@@ -86,7 +86,7 @@ def _take(studio: Studio, request: Request, incoming: Path, name: str) -> Accept
     bench, replace = studio.datasets.workbench(request.path["id"]), request.query.get("captions") == "replace"
     if not uploads.may_hold_captions(name):
         return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
-    with bench.recording(Message("Imported: {name}", {"name": name})):
+    with bench.recording(Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)):
         return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
 
 
