@@ -33,9 +33,17 @@ class DataFolder:
     root: Path
 
     def folder(self, kind: Kind) -> Path:
-        """The folder of one kind of thing; made when it is first asked for."""
+        """The folder of one kind of thing; made when it is first asked for. Raises LoraTrainerError when it cannot be made."""
         path = self.root / kind
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LoraTrainerError(
+                "the data folder {folder} cannot be written: {reason}",
+                hint="Check the disk and the folder's permissions, or choose another data folder in Settings, LoRA Trainer, and start the WebUI again.",
+                folder=self.root,
+                reason=error.strerror or error,
+            ) from error
         return path
 
     @property

@@ -175,10 +175,15 @@ class Datasets:
                         shutil.move(dataset.path, target)
                     except OSError as error:
                         hint = "Close the programs that have it open."
-                        raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, name=dataset.name, reason=error) from error
+                        raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, name=dataset.name, reason=_reason(error)) from error
             self._contents.pop(identity, None)
             self._workbenches.pop(identity, None)
-            self._change(lambda registry: [registry[part].pop(identity, None) for part in registry])
+            try:
+                self._change(lambda registry: [registry[part].pop(identity, None) for part in registry])
+            except OSError:
+                # on a full disk: the images are gone all the same, and a name too many does no harm
+                if dataset.external:
+                    raise
 
     # --- the registry --------------------------------------------------------------------------------------------------------------------
 
@@ -211,6 +216,10 @@ class Datasets:
 def thumbnail_address(identity: str, key: str, version: str) -> str:
     """The address of an image's thumbnail, from the page. The version changes with the file, so that a browser may keep the picture for good."""
     return f"lora-trainer/datasets/{quote(identity, safe='')}/thumbnail/{key}.webp?v={version}"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
 
 
 def _tidy_name(name: str) -> str:

@@ -45,3 +45,9 @@ def test_a_name_that_cannot_be_is_refused_with_a_sentence(tmp_path, name):
 
 def test_names_in_any_script_are_kept(tmp_path):
     assert DataFolder(tmp_path).new("runs", "水墨 风格").name == "水墨 风格"
+
+
+def test_a_data_folder_that_cannot_be_made_is_a_sentence(tmp_path):
+    (tmp_path / "data").write_text("a file is in the way")
+    with pytest.raises(LoraTrainerError, match="the data folder .*data cannot be written"):
+        DataFolder(tmp_path / "data").folder("runs")

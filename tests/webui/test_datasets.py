@@ -291,3 +291,15 @@ def test_a_folder_that_is_gone_says_so_on_its_card_and_the_others_are_there(data
     cards = {card["name"]: card["problem"] for card in datasets.listing("en")}
     assert cards["here"] is None
     assert "not there any more" in cards["away"]["message"]
+
+
+def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):
+    datasets = Datasets(DataFolder(tmp_path / "data"), lambda: False)
+    identity = datasets.create("fox: red").id
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lora_trainer.files.write_text", full)
+    datasets.delete(identity)
+    assert datasets.all() == [] and len(list((tmp_path / "data" / "trash").iterdir())) == 1
