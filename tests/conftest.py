@@ -33,8 +33,8 @@ def browser() -> Iterator[Any]:
 def pytest_addoption(parser: Any) -> None:
     group = parser.getgroup("LoRA Trainer")
     group.addoption("--screenshots", metavar="FOLDER", help="the browser tests put pictures of the tab there")
-    group.addoption("--host-folder", metavar="FOLDER", help="an installed AUTOMATIC1111 or Forge: tests/browser/test_real_host.py runs on it")
-    group.addoption("--host-checkpoint", metavar="FILE", help="the checkpoint that this WebUI is started with")
+    group.addoption("--host-folder", metavar="FOLDER", help="an installed AUTOMATIC1111 or Forge, for tests/browser/test_real_host.py, which says how")
+    group.addoption("--host-checkpoint", metavar="FILE", help="the SD1.5 checkpoint that this WebUI is started with; else its smallest")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -203,7 +203,8 @@ class RealHost(RunningHost):
             str(self.python), "launch.py", "--data-dir", str(self.data), "--port", str(self.port), "--server-name", "127.0.0.1", "--api",
             "--skip-torch-cuda-test", "--skip-install", "--skip-version-check", "--no-download-sd-model", "--loglevel", "DEBUG",
             "--enable-insecure-extension-access", "--ckpt", str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name), *cpu,
-            "--lora-trainer-data-dir", str(self.trainer_folder), *self.arguments,
+            # with a data folder elsewhere, Forge's gradio would not hand out the WebUI's own scripts
+            "--gradio-allowed-path", str(self.folder), "--lora-trainer-data-dir", str(self.trainer_folder), *self.arguments,
         ]
 
 

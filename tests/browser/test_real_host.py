@@ -4,7 +4,10 @@
 
 FOLDER is the WebUI as it was installed, with its `venv`. Nothing in it is changed: it runs with a data folder of the test's own, in which the
 extension is a link to this checkout. FILE is an SD1.5 checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves.
-The flags it is started with are RealHost.command: on the processor, without installing anything, on a free port of 127.0.0.1. Variables of the
+It is started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run either: the tab sets training up),
+--skip-torch-cuda-test --skip-version-check --no-download-sd-model, on the processor (A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu),
+with --data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api --loglevel DEBUG (A1111 names unmatched keys
+at that level only) and --enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up needs. Variables of the
 environment reach it: HF_HOME names a cache that has the tokenizer of openai/clip-vit-large-patch14, if the usual one has it not.
 A full-size checkpoint needs about 16 GB of memory for the WebUI and the worker together, and the whole a quarter of an hour on four cores.
 """
@@ -91,7 +94,10 @@ def test_set_up_in_the_tab(host, visitor):
     card = page.get_by_label("Set-up", exact=True)
     if card.is_visible():
         card.get_by_role("button", name="Set up").click()
-        card.get_by_text("Training is set up").wait_for(timeout=PATIENCE)
+        end = time.monotonic() + PATIENCE / 1000
+        while host.get("setup")["hint"] and time.monotonic() < end:
+            time.sleep(0.5)
+        card.get_by_text("Training is set up").wait_for()
     assert host.get("setup")["state"] == "ready"
     assert host.get("home")["host"]["kind"] == host.flavour
     assert host.checkpoint.name in host.get("home")["loaded"]["title"]
