@@ -17,6 +17,7 @@ from lora_trainer.jobs.start import note_death, tail
 from lora_trainer.runs import events
 from lora_trainer.runs.events import Event, read_events
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import send_request
 from lora_trainer.runs.state import RunState, fold
 
 POLL_SECONDS = 0.1
@@ -62,6 +63,9 @@ class Console:
                     self._asked_to_stop = True
                     what = "batch" if self._state.job == "caption" else "step"
                     self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
+                    # a terminal interrupts the worker too; a signal to this process alone does not
+                    with contextlib.suppress(OSError):
+                        send_request(self._folder.requests, "stop")
 
     def _show_new_events(self) -> None:
         new, self._offset = read_events(self._folder.events, self._offset)

@@ -11,6 +11,7 @@ from lora_trainer.console import Console, Lines, describe_pace, describe_state
 from lora_trainer.jobs.start import tail
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import take_requests
 from lora_trainer.runs.state import RunState, fold
 
 PLANNED = events.Planned(
@@ -146,6 +147,26 @@ def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
     assert Console(folder, Worker()).watch() == 1
     told = capsys.readouterr()
     assert "unexpectedly" not in told.out + told.err and "report it" not in told.out + told.err
+
+
+def test_an_interrupt_that_only_the_console_heard_reaches_the_worker(tmp_path, capsys):
+    asked = []
+
+    class Worker:
+        returncode = 3
+        polls = 0
+
+        def poll(self):
+            self.polls += 1
+            if self.polls == 1:
+                raise KeyboardInterrupt
+            asked.extend(request.kind for request in take_requests(tmp_path / "requests"))
+            return self.returncode
+
+    folder = RunFolder(tmp_path)
+    folder.log.write_text("KeyboardInterrupt\n", encoding="utf-8")
+    Console(folder, Worker()).watch()
+    assert asked == ["stop"] and "Ctrl-C again: stop at once." in capsys.readouterr().out
 
 
 def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):

@@ -232,11 +232,10 @@ def begin_captioning(path: Path, caption_yaml: str) -> RunFolder:
 def refuse_if_alive(folder: RunFolder) -> None:
     """Raises RunError when a worker is at work in the folder."""
     if folder.is_alive:
-        raise RunError(
-            "a worker is already training in {path}",
-            hint='`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop` ends it, `tell "{path}" resume` ends a pause.',
-            path=folder.path,
-        )
+        hint = '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop` ends it, `tell "{path}" resume` ends a pause.'
+        if folder.job == "caption":
+            raise RunError("a captioner is already at work in {path}", hint=hint, path=folder.path)
+        raise RunError("a worker is already training in {path}", hint=hint, path=folder.path)
 
 
 def existing(path: Path) -> RunFolder:

@@ -55,6 +55,10 @@ def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(
     assert json.loads(folder.worker.read_text())["pid"] == holder.pid
     with pytest.raises(RunError, match="already training"), folders.occupy(folder, {}):
         pass
+    (folder.path / "config.yaml").unlink()
+    folder.caption_config.write_text("", encoding="utf-8")
+    with pytest.raises(RunError, match="a captioner is already at work"), folders.occupy(folder, {}):
+        pass
     holder.communicate("\n")
     assert not folder.is_alive
     with folders.occupy(folder, {"torch": "2"}):
