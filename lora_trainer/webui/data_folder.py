@@ -38,12 +38,9 @@ class DataFolder:
         try:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise LoraTrainerError(
-                "the data folder {folder} cannot be written: {reason}",
-                hint="Check the disk and the folder's permissions, or choose another data folder in Settings, LoRA Trainer, and start the WebUI again.",
-                folder=self.root,
-                reason=error.strerror or error,
-            ) from error
+            hint = "Check the disk and the folder's permissions, or choose another data folder in Settings, LoRA Trainer, and start the WebUI again."
+            reason = error.strerror or error
+            raise LoraTrainerError("the data folder {folder} cannot be written: {reason}", hint=hint, folder=self.root, reason=reason) from error
         return path
 
     @property

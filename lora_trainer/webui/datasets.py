@@ -174,8 +174,9 @@ class Datasets:
                     try:
                         shutil.move(dataset.path, target)
                     except OSError as error:
+                        values = {"name": dataset.name, "reason": error.strerror or error}
                         hint = "Close the programs that have it open."
-                        raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, name=dataset.name, reason=_reason(error)) from error
+                        raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, **values) from error
             self._contents.pop(identity, None)
             self._workbenches.pop(identity, None)
             try:
@@ -216,10 +217,6 @@ class Datasets:
 def thumbnail_address(identity: str, key: str, version: str) -> str:
     """The address of an image's thumbnail, from the page. The version changes with the file, so that a browser may keep the picture for good."""
     return f"lora-trainer/datasets/{quote(identity, safe='')}/thumbnail/{key}.webp?v={version}"
-
-
-def _reason(error: OSError) -> str:
-    return error.strerror or str(error)
 
 
 def _tidy_name(name: str) -> str:
