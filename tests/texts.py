@@ -23,7 +23,7 @@ NOT_IN_THE_TAB = ("demo", "diagnosis", "console", "__main__")
 
 SAYING = {"Message", "error", "warning", "problem", "say", "t", "_error", "_problem", "_bad_row", "missing", "Label"}
 """Functions whose first text is a template, beside the error classes; `hint` and `template` are texts wherever they stand."""
-TEXT_KEYWORDS = {"hint", "template", "hint_template"}
+TEXT_KEYWORDS = {"hint", "template", "hint_template", "sentence"}
 
 _JS_STRING = r'"((?:[^"\\]|\\.)*)"'
 _JS_T = re.compile(r"\bt\(\s*" + _JS_STRING)
@@ -144,8 +144,11 @@ def javascript_texts() -> set[str]:
 def documented_texts() -> set[str]:
     """What the settings and presets say of themselves."""
     from lora_trainer import config
+    from lora_trainer.caption_config import CaptionSettings
+    from lora_trainer.webui.workbench_captioners import LABELS
 
-    return {text for text in config.documentation().values() if _is_sentence(text)}
+    captioning = config.documentation_of(CaptionSettings)
+    return {text for text in (*config.documentation().values(), *(captioning[key] for key in LABELS)) if _is_sentence(text)}
 
 
 def preset_texts() -> set[str]:

@@ -444,7 +444,8 @@ class Workbench:
             files.write_text(target, json.dumps(values, ensure_ascii=False, indent=0))
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error
+            path = target.relative_to(self.root).as_posix()
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
 
     def _marks(self) -> dict[str, str]:
         """{digest: the caption that was looked at}."""

@@ -21,7 +21,7 @@ from typing import Any
 from lora_trainer import caption_config, config, environment, packages
 from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP, WRITTEN_BY, CaptionerInfo, CaptionSettings
 from lora_trainer.config import FORBIDDEN_IN_NAMES
-from lora_trainer.errors import ConfigError, RunError
+from lora_trainer.errors import ConfigError, Message, RunError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import texts
@@ -78,7 +78,6 @@ def offers(host_models: Path, environ: Mapping[str, str], language: str) -> list
 def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str) -> dict[str, Any]:
     needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
     missing = needed[0] if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json")) else None
-    needs = "Needs {package} ({megabytes} MB), which is fetched when it is first used."
     return {
         "name": info.name,
         "title": info.title,
@@ -90,9 +89,14 @@ def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], l
         "licence": info.licence,
         "writes": info.writes,
         "on_disk": is_on_disk(info, host_models, environ),
-        "needs": {"sentence": texts.translate(needs, language).format(package=missing.name, megabytes=missing.megabytes)} if missing else None,
+        "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
         "fields": [_field(key, language) for key in _keys_of(info)],
     }
+
+
+def _needs(package: packages.Package) -> Message:
+    values = {"package": package.name, "megabytes": package.megabytes}
+    return Message("Needs {package} ({megabytes} MB), which is fetched when it is first used.", values)
 
 
 def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:

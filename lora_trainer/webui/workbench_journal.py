@@ -157,7 +157,9 @@ class Journal:
             files.write_text(target, json.dumps(values, ensure_ascii=False))
         except OSError as error:
             hint = "Check the free space and the folder's permissions. Nothing was changed."
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error
+            # from the dataset's folder: where that lies is nothing for visitors from elsewhere
+            path = target.relative_to(self._root).as_posix()
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
 
     def _forget(self, identity: int) -> None:
         self._known.pop(identity, None)

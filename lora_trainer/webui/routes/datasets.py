@@ -175,7 +175,9 @@ def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, A
     try:
         width, height = image_size(item.path)
     except DatasetError as problem:
-        findings.append(from_error("unreadable-image", problem, item.path, item.name))
+        # the check may have said it already
+        if "unreadable-image" not in known.kinds(item):
+            findings.append(from_error("unreadable-image", problem, item.path, item.name))
     facts = workbench_json.item_facts(known.contents.path, item, known, language)
     return {
         "key": item.key,
