@@ -298,7 +298,7 @@
     bench.menu = function (label, items) {
         const list = el("div", { class: "lora-trainer-bench-menu-list", role: "menu", hidden: true }, items.map((item) =>
             el("button", { type: "button", role: "menuitem", tabindex: "-1", onclick: () => choose(item) }, item.label)));
-        const button = el("button", { type: "button", class: "lora-trainer-button lora-trainer-secondary lora-trainer-bench-menu-button", "aria-haspopup": "menu", "aria-expanded": "false" }, label);
+        const button = el("button", { type: "button", class: "lora-trainer-button lora-trainer-secondary lora-trainer-bench-menu-button", "aria-haspopup": "menu", "aria-expanded": "false" }, label, el("span", { "aria-hidden": "true" }, " \u25be"));
         const entries = [...list.children];
         const show = (open) => { list.hidden = !open; button.setAttribute("aria-expanded", String(open)); };
         const away = (event) => { if (!element.contains(event.target)) leave(); };

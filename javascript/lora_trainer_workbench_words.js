@@ -58,14 +58,16 @@
         }
 
         async function show(to) {
-            at = (to + rows.length) % rows.length;
+            const next = (to + rows.length) % rows.length;
+            const item = rows[next].item(), text = rows[next].text();
+            const { fields } = await app.api.post(dataset.path("split"), { caption: text });
             clearTimeout(timer);
             serial += 1;
-            const item = rows[at].item();
-            was = caption = rows[at].text();
+            at = next;
+            composing = null;
+            was = caption = text;
             app.fill(picture, dataset.thumbnail({ thumbnail: item.picture }), el("p", { class: "lora-trainer-help" }, app.t("{label} ({number} of {count})", { label: item.name, number: at + 1, count: rows.length })));
             app.fill(shown, was || app.t("(empty)"));
-            const { fields } = await app.api.post(dataset.path("split"), { caption: was });
             for (const [name, input] of inputs) input.value = fields[name] || "";
             inputs.values().next().value.focus();
         }
@@ -77,6 +79,7 @@
             if (caption !== was) await rows[at].write(caption);
         }
 
+        await show(at);
         const dialog = app.widgets.dialog({
             title: app.t("Fields of a caption"), wide: true, onclose: () => clearTimeout(timer),
             body: el("div", { class: "lora-trainer-bench-two lora-trainer-bench-compose" }, picture,
@@ -92,7 +95,7 @@
             event.preventDefault();
             dialog.element.querySelector(".lora-trainer-dialog-actions .lora-trainer-primary").click();
         });
-        await show(at);
+        inputs.values().next().value.focus();
     }
 
     // --- the vocabulary --------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,370 @@
+"""The workbench of the captions on both WebUIs: many captions at once, tags, fields, the check, a captioner; and everything undone again."""
+
+from __future__ import annotations
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from PIL import Image, ImageDraw
+
+from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints
+from tests.browser.tab import ROOT, open_step, open_tab
+from tests.made import draw_images
+
+CAPTIONS = ["red fox, snow, day", "red fox, forest, day", "grey wolf, snow, night", "grey wolf, forest, night"]
+
+
+class Dataset:
+    """A dataset's folder and its name in the tab."""
+
+    def __init__(self, host: Any, captions: list[str]) -> None:
+        self.name = f"Bench {time.time_ns()}"
+        self.id = host.post("datasets", {"name": self.name}).json()["id"]
+        self.folder: Path = host.trainer_folder / "datasets" / self.id
+        draw_images(self.folder, len(captions))
+        self.write(captions)
+
+    def write(self, captions: list[str]) -> None:
+        """As a spreadsheet does it."""
+        lines = [f'img{number:02d}.png,"{caption}"' for number, caption in enumerate(captions)]
+        (self.folder / "metadata.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def captions(self) -> list[str]:
+        """As they are on disk."""
+        with (self.folder / "metadata.csv").open(encoding="utf-8-sig", newline="") as stream:
+            rows = {row[0]: row[1] for row in csv.reader(stream)}
+        return [rows[name] for name in sorted(rows) if name != "file_name"]
+
+
+@pytest.fixture
+def dataset(host: Any) -> Iterator[Dataset]:
+    """Four captions of three tags."""
+    made = Dataset(host, CAPTIONS)
+    yield made
+    host.post(f"datasets/{quote(made.id)}/delete")
+
+
+def open_captions(page: Any, dataset: Dataset) -> Any:
+    """The section with this dataset's rows in it."""
+    images = open_step(page, "images")
+    images.get_by_role("radio", name=dataset.name).click()
+    section = open_step(page, "captions")
+    section.get_by_role("heading", name=dataset.name).wait_for()
+    section.locator(".lora-trainer-caption-row").first.wait_for()
+    return section
+
+
+def choose(section: Any, item: str) -> None:
+    section.get_by_role("button", name="More", exact=True).click()
+    section.get_by_role("menuitem", name=item, exact=True).click()
+
+
+def dialog_of(page: Any, title: str) -> Any:
+    dialog = page.locator("dialog[open]", has=page.get_by_role("heading", name=title, exact=True))
+    dialog.wait_for()
+    return dialog
+
+
+def apply(dialog: Any) -> None:
+    dialog.locator(".lora-trainer-dialog-actions .lora-trainer-primary").click()
+
+
+def names(section: Any) -> list[str]:
+    return [str(name) for name in section.locator(".lora-trainer-caption-row .lora-trainer-cell-name").all_text_contents()]
+
+
+def eventually(said: Any, wanted: Any, seconds: float = 15) -> None:
+    """Until said() is what is wanted."""
+    end = time.monotonic() + seconds
+    while said() != wanted and time.monotonic() < end:
+        time.sleep(0.1)
+    assert said() == wanted
+
+
+# --- many at once ------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Change many").click()
+    dialog = dialog_of(page, "Change many captions")
+    dialog.get_by_label("Change", exact=True).select_option("replace")
+    dialog.get_by_label("Find", exact=True).fill("[")
+    dialog.get_by_label("Regular expression").check()
+    dialog.get_by_role("alert").wait_for()
+    assert dialog.get_by_role("button", name="Change", exact=True).is_disabled()
+    dialog.get_by_label("Find", exact=True).fill(r"(red|grey) (\w+)")
+    dialog.get_by_label("Replace with").fill(r"\2 in \1")
+    dialog.get_by_text("4 of 4 captions will change.").wait_for()
+    assert dialog.locator("li").first.locator("del").all_text_contents() == ["red "]
+    assert dialog.locator("li").first.locator("ins").all_text_contents() == [" in red"]
+    assert dataset.captions() == CAPTIONS
+    apply(dialog)
+    page.get_by_text("4 captions changed").wait_for()
+    changed = ["fox in red, snow, day", "fox in red, forest, day", "wolf in grey, snow, night", "wolf in grey, forest, night"]
+    assert dataset.captions() == changed
+    eventually(lambda: section.get_by_label("Caption of img00.png").input_value(), changed[0])
+
+    page.reload()
+    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
+    undo = page.locator(ROOT).get_by_role("button", name="Undo: ").first
+    undo.click()
+    page.get_by_text("Undone: ").wait_for()
+    assert dataset.captions() == CAPTIONS
+    page.get_by_role("button", name="Do it again").click()
+    eventually(dataset.captions, changed)
+
+
+def test_only_what_is_selected_changes(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_label("Select img00.png").check()
+    section.get_by_label("Select img02.png").click(modifiers=["Shift"])
+    section.get_by_text("3 selected").wait_for()
+    section.get_by_label("Select img01.png").uncheck()
+    section.get_by_role("button", name="Change many").click()
+    dialog = dialog_of(page, "Change many captions")
+    dialog.get_by_label("Words", exact=True).fill("ink, snow")
+    dialog.get_by_text("2 of 2 captions will change.").wait_for()
+    apply(dialog)
+    page.get_by_text("2 captions changed").wait_for()
+    assert dataset.captions() == ["red fox, snow, day, ink", CAPTIONS[1], "grey wolf, snow, night, ink", CAPTIONS[3]]
+
+
+def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Change many").click()
+    dialog = dialog_of(page, "Change many captions")
+    dialog.get_by_label("Words", exact=True).fill("ink")
+    dialog.get_by_text("4 of 4 captions will change.").wait_for()
+    dataset.write([CAPTIONS[0], "from the spreadsheet", *CAPTIONS[2:]])
+    apply(dialog)
+    left = dialog_of(page, "1 caption was left alone")
+    assert left.locator("li").all_text_contents()[0].startswith("img01.png")
+    assert "from the spreadsheet" in left.locator("li").first.inner_text()
+    assert dataset.captions() == ["red fox, snow, day, ink", "from the spreadsheet", "grey wolf, snow, night, ink", "grey wolf, forest, night, ink"]
+
+
+def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Tags", exact=True).click()
+    table = section.get_by_role("region", name="Tags", exact=True)
+    table.get_by_text("6 different tags").wait_for()
+    assert [text.strip() for text in table.locator(".lora-trainer-bench-tag-count").all_text_contents()] == ["2"] * 6
+    table.get_by_role("button", name="snow: in 2 captions. Show them").click()
+    section.get_by_text("2 of 4 images").wait_for()
+    assert names(section) == ["img00.png", "img02.png"]
+    section.get_by_role("button", name="Without Tag: snow").click()
+    table.get_by_role("button", name="Remove snow from all captions").click()
+    page.get_by_text("2 captions changed").wait_for()
+    assert dataset.captions() == ["red fox, day", CAPTIONS[1], "grey wolf, night", CAPTIONS[3]]
+    table.get_by_text("5 different tags").wait_for()
+
+
+def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_label("Caption or name contains").fill("forest")
+    eventually(lambda: names(section), ["img01.png", "img03.png"])
+    page.reload()
+    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
+    section = page.locator("#lora_trainer_section_captions")
+    eventually(lambda: names(section), ["img01.png", "img03.png"])
+    assert section.get_by_label("Caption or name contains").input_value() == "forest"
+
+    section.get_by_label("Caption of img01.png").press("Control+Enter")
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of img03.png"
+    section.locator(".lora-trainer-caption-row").first.get_by_label("Reviewed").and_(section.locator(":checked")).wait_for()
+    section.get_by_role("button", name="Show all").click()
+    section.get_by_label("Which images", exact=True).select_option("unreviewed")
+    eventually(lambda: names(section), ["img00.png", "img02.png", "img03.png"])
+
+
+# --- fields and words --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_label("Caption of img00.png").press("F2")
+    dialog = dialog_of(page, "Fields of a caption")
+    assert dialog.get_by_label("Subject", exact=True).input_value() == "red fox"
+    dialog.get_by_label("Light", exact=True).fill("soft light")
+    dialog.locator("ins", has_text="soft light").wait_for()
+    dialog.get_by_role("button", name="Save and next").click()
+    dialog.get_by_text("img01.png (2 of 4)").wait_for()
+    written = dataset.captions()[0]
+    assert written.startswith("red fox, ") and "soft light" in written and set(written.split(", ")) == {"red fox", "snow", "day", "soft light"}
+    page.keyboard.press("Escape")
+
+    choose(section, "Template and vocabulary")
+    words = dialog_of(page, "Template and vocabulary")
+    words.get_by_label("Subject", exact=True).fill("gray wolf")
+    words.get_by_role("button", name="Save and look").click()
+    words.get_by_text("2 captions depart from it").wait_for()
+    words.get_by_role("button", name="Mend", exact=True).first.click()
+    words.get_by_text("1 caption departs from it").wait_for()
+    assert dataset.captions()[2:] == ["gray wolf, snow, night", "grey wolf, forest, night"]
+
+
+def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    choose(section, "Export captions")
+    dialog = dialog_of(page, "Export captions")
+    with page.expect_download() as download:
+        dialog.get_by_role("link", name="Download").last.click()
+    lines = [json.loads(line) for line in Path(download.value.path()).read_text("utf-8").splitlines()]
+    assert [line["text"] for line in lines] == CAPTIONS
+    page.keyboard.press("Escape")
+
+    choose(section, "Import captions")
+    table = tmp_path / "new.csv"
+    table.write_text("file_name,text\nimg03.png,from a table\nnowhere.png,nothing\n", encoding="utf-8")
+    dialog = dialog_of(page, "Import captions")
+    dialog.get_by_label("Files").set_input_files(table)
+    apply(dialog)
+    dialog.get_by_text("1 caption written").wait_for()
+    dialog.get_by_text("nowhere.png").wait_for()
+    assert dataset.captions() == [*CAPTIONS[:3], "from a table"]
+    page.keyboard.press("Escape")
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(dataset.captions, CAPTIONS)
+
+
+# --- pictures ----------------------------------------------------------------------------------------------------------------------------
+
+
+def spoil(folder: Path) -> None:
+    """img01 gets a wide border; img03 is img02 again."""
+    bordered = Image.new("RGB", (640, 640), "black")
+    inner = Image.effect_noise((640, 400), 90).convert("RGB")
+    ImageDraw.Draw(inner).ellipse((200, 60, 460, 320), fill="teal", outline="white", width=6)
+    bordered.paste(inner, (0, 120))
+    bordered.save(folder / "img01.png")
+    (folder / "img03.png").write_bytes((folder / "img02.png").read_bytes())
+
+
+def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, dataset, screenshots):
+    spoil(dataset.folder)
+    before = (dataset.folder / "img01.png").read_bytes()
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Check images").click()
+    kinds = section.get_by_role("region", name="Check", exact=True)
+    kinds.get_by_role("button", name="Wide border (1)").wait_for()
+    if screenshots is not None:
+        page.screenshot(path=screenshots / f"{host.flavour}-check.png")
+    kinds.get_by_role("button", name="Wide border (1)").click()
+    eventually(lambda: names(section), ["img01.png"])
+    crop = section.get_by_role("button", name="Crop", exact=True)
+    crop.hover()
+    section.locator(".lora-trainer-bench-outline").wait_for()
+    crop.click()
+    page.get_by_text("1 image mended").wait_for()
+    with Image.open(dataset.folder / "img01.png") as image:
+        assert image.size == (640, 400)
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(lambda: (dataset.folder / "img01.png").read_bytes(), before)
+
+    kinds.get_by_role("button", name="Compare 1 group of similar images").click()
+    dialog = dialog_of(page, "Similar images")
+    assert sorted(dialog.locator(".lora-trainer-cell-name").all_text_contents()) == ["img02.png", "img03.png"]
+    figure = dialog.locator("figure", has_text="img03.png")
+    figure.get_by_role("button", name="Keep this one").click()
+    dialog.wait_for(state="detached")
+    assert sorted(path.name for path in dataset.folder.glob("*.png")) == ["img00.png", "img01.png", "img03.png"]
+    section.get_by_role("button", name="Undo: ").click()
+    eventually(lambda: (dataset.folder / "img02.png").is_file(), True)
+    assert dataset.captions() == CAPTIONS
+
+
+def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    choose(section, "Crop into a new dataset")
+    dialog = dialog_of(page, "Crop into a new dataset")
+    assert dialog.get_by_label("Name of the new dataset").input_value() == f"{dataset.name} 512"
+    apply(dialog)
+    dialog.get_by_text("4 images in the new dataset").wait_for()
+    dialog.get_by_role("button", name="Go to the new dataset").click()
+    section.get_by_role("heading", name=f"{dataset.name} 512").wait_for()
+    new = dataset.folder.parent / f"{dataset.name} 512"
+    with Image.open(new / "img00.png") as image:
+        assert image.size == (512, 512)
+    with Image.open(dataset.folder / "img00.png") as image:
+        assert image.size == (64, 64)
+    eventually(lambda: section.get_by_label("Caption of img00").input_value(), CAPTIONS[0])
+    host.post(f"datasets/{quote(new.name)}/delete")
+
+
+# --- a captioner -------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
+    captioners = pytest.importorskip("tests.captioning.tiny_captioners")
+    dataset.write([CAPTIONS[0], "", "", ""])
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Write captions").click()
+    dialog = dialog_of(page, "Write captions")
+    dialog.get_by_role("radio", name="BLIP base").check()
+    dialog.get_by_label("In front of each caption").fill("a drawing of")
+    dialog.get_by_text("More settings").click()
+    dialog.get_by_label("Another model").fill(str(captioners.tiny_blip()))
+    apply(dialog)
+    panel = section.get_by_role("region", name="Writing captions", exact=True)
+    panel.get_by_role("progressbar").wait_for()
+    panel.get_by_text("The captions are written.").wait_for(timeout=150_000)
+    eventually(lambda: section.get_by_label("Caption of img01.png").input_value().startswith("a drawing of"), True)
+    captions = dataset.captions()
+    assert captions[0] == CAPTIONS[0]
+    assert all(caption.startswith("a drawing of") for caption in captions[1:])
+    section.get_by_label("Which images", exact=True).select_option("machine")
+    eventually(lambda: names(section), ["img01.png", "img02.png", "img03.png"])
+
+
+# --- looks -------------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light"), (1280, "dark"), (1600, "light")])
+def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, width, scheme):
+    page = open_tab(visit(viewport={"width": width, "height": 900}, color_scheme=scheme), host, f"?__theme={scheme}")
+    section = open_captions(page, dataset)
+    problems = {}
+
+    def look(name: str) -> None:
+        page.wait_for_timeout(400)
+        if screenshots is not None:
+            page.screenshot(path=screenshots / f"{host.flavour}-bench-{name}-{scheme}-{width}.png")
+        found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
+        if found:
+            problems[name] = found
+
+    section.get_by_label("Select this page").check()
+    section.get_by_role("button", name="Tags", exact=True).click()
+    look("tags")
+    section.get_by_role("button", name="Tags", exact=True).click()
+    for button in ("Write captions", "Change many"):
+        section.get_by_role("button", name=button).click()
+        page.locator("dialog[open]").wait_for()
+        look(button)
+        page.keyboard.press("Escape")
+    for item in ("Template and vocabulary", "What training will read", "Crop into a new dataset", "Import captions", "Export captions", "Changes"):
+        choose(section, item)
+        page.locator("dialog[open]").wait_for()
+        look(item)
+        page.keyboard.press("Escape")
+    section.get_by_label("Caption of img00.png").press("F2")
+    page.locator("dialog[open]").wait_for()
+    look("fields")
+    assert problems == {}
