@@ -11,8 +11,9 @@ Originals are never written to, and nothing that exists is overwritten.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def crop_folder(
 
     Folders inside stay as they are; captions are written as .txt beside the copies. `subject`: keep the subject instead of the centre. `only`: the
     names of the pictures to take. Raises DatasetError, before anything is written, if a file of `output` would be overwritten, or a name of `only`
-    means no picture.
+    means no picture; and when a copy cannot be written.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
@@ -92,7 +93,8 @@ def crop_folder(
         findings += _enlarged(plan, box, listing)
         _save(fit(image.crop(box), plan.bucket).image, plan.target)
         if plan.caption is not None:
-            files.write_text(plan.target.with_suffix(".txt"), plan.caption + "\n")
+            with _explained(plan.target.with_suffix(".txt")) as text_file:
+                files.write_text(text_file, plan.caption + "\n")
         written.append(plan.target)
         if progress:
             progress(done, len(plans))
@@ -265,4 +267,15 @@ def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
 
 
 def _save(image: Image.Image, target: Path) -> None:
-    files.replace_file(target, lambda partial: image.save(partial, format="PNG"))
+    with _explained(target):
+        files.replace_file(target, lambda partial: image.save(partial, format="PNG"))
+
+
+@contextlib.contextmanager
+def _explained(target: Path) -> Iterator[Path]:
+    """Turns what the system says about a file that cannot be written into a DatasetError."""
+    try:
+        yield target
+    except OSError as error:
+        hint = "Check the free space and the folder's permissions."
+        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error

@@ -217,6 +217,10 @@ def begin_captioning(path: Path, caption_yaml: str) -> RunFolder:
 
     What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on where that one ended.
     """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_room_in_dataset(path, error) from error
     with claimed(path):
         folder = RunFolder(path)
         refuse_if_alive(folder)
@@ -225,8 +229,14 @@ def begin_captioning(path: Path, caption_yaml: str) -> RunFolder:
         try:
             files.write_text(folder.caption_config, caption_yaml)
         except OSError as error:
-            raise _cannot_be_written(path, error) from error
+            raise _no_room_in_dataset(path, error) from error
         return folder
+
+
+def _no_room_in_dataset(path: Path, error: OSError) -> RunError:
+    """Nobody chose this folder: it lies in the one with the images."""
+    hint = "Check the free space and the folder's permissions."
+    return RunError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error)
 
 
 def refuse_if_alive(folder: RunFolder) -> None:

@@ -98,6 +98,13 @@ def test_nothing_is_overwritten_and_then_nothing_is_written(tmp_path):
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["b.png"]
 
 
+def test_an_output_that_cannot_be_written_gets_a_sentence(tmp_path):
+    save(tmp_path / "images" / "a.png", (100, 100))
+    (tmp_path / "out").write_text("a file", encoding="utf-8")
+    with pytest.raises(DatasetError, match=r"out.a\.png cannot be written"):
+        crop(tmp_path / "images", tmp_path / "out", size=64)
+
+
 def test_two_originals_of_one_name_get_two_copies(tmp_path):
     save(tmp_path / "in" / "a.jpg")
     save(tmp_path / "in" / "a.png")

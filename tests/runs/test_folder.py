@@ -188,3 +188,10 @@ def test_no_caption_job_begins_where_a_worker_is_or_a_training_was(tmp_path):
     folders.begin(tmp_path / "training", "lora_rank: 8\n")
     with pytest.raises(RunError, match="is the folder of a training"):
         folders.begin_captioning(tmp_path / "training", "captioner: wd\n")
+
+
+def test_a_dataset_in_which_no_folder_can_be_made_is_named_without_settings_nobody_gave(tmp_path):
+    (tmp_path / "images").write_text("a file", encoding="utf-8")
+    with pytest.raises(RunError) as caught:
+        folders.begin_captioning(tmp_path / "images" / "captioning", "")
+    assert str(caught.value).startswith(f"{tmp_path / 'images' / 'captioning'} cannot be written: ")
