@@ -7,6 +7,7 @@ Paths and the LoRA's name are no fields: the dataset, the checkpoint and the nam
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -88,6 +89,8 @@ LABELS: Texts = {
 """Key -> what an artist calls it."""
 
 KEYS = frozenset(LABELS)
+# keys without an underscore are words of the language too
+_KEYS_IN_A_SENTENCE = re.compile(r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key)))
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
 """Config key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or None."""
 
@@ -146,7 +149,7 @@ def _field(key: str, language: str) -> dict[str, Any]:
     return {
         "key": key,
         "label": texts.translate(LABELS[key], language),
-        "help": texts.translate(config.documentation()[key], language),
+        "help": _help(key, language),
         "type": type_of(key),
         "choices": [{"value": choice, "label": _shown(choice, language)} for choice in typing.get_args(kind)] if _is_choice(kind) else [],
         "minimum": _bound(item, "at_least"),
@@ -158,6 +161,12 @@ def _field(key: str, language: str) -> dict[str, Any]:
         "advanced": key not in PLAIN,
         "unit": texts.translate(UNITS[key], language) if key in UNITS else "",
     }
+
+
+def _help(key: str, language: str) -> str:
+    """The config's own sentence; where it speaks of another setting by its key, by the name that the form shows."""
+    sentence = texts.translate(config.documentation()[key], language)
+    return _KEYS_IN_A_SENTENCE.sub(lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence)
 
 
 def fields() -> dict[str, dataclasses.Field[Any]]:

@@ -29,7 +29,7 @@ from lora_trainer.lora.deliver import clean_name, used_names
 from lora_trainer.lora.size import layers_of, parameter_count
 from lora_trainer.runs import folder as folders
 from lora_trainer.webui import form, pace, texts, workbench_tokens
-from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, Choice, Facts
+from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, PRACTICE_TITLE, Choice, Facts
 from lora_trainer.webui.data_folder import name_problem
 
 if TYPE_CHECKING:
@@ -521,10 +521,10 @@ def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
         yield Fact(label=FACTS["vae"], value=vae.name)
 
 
-def _checkpoint_name(draft: _Draft) -> str:
+def _checkpoint_name(draft: _Draft) -> Message | str:
     family = draft.facts.family
-    title = draft.choice.title if draft.choice.is_practice else draft.choice.path.stem
-    return f"{title} ({FAMILY_NAMES[family]})" if family else title
+    title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
+    return Message("{title} ({family})", {"title": title, "family": FAMILY_NAMES[family]}) if family else title
 
 
 def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> Message:

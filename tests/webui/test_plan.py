@@ -298,6 +298,7 @@ def test_a_resolution_far_below_the_checkpoints_own_is_a_warning(studio, tmp_pat
 def test_the_practice_model_can_be_trained_on(studio):
     made = plan(studio, wish(checkpoint="practice"))
     assert made.ok and facts(made)["Checkpoint"] == "Tiny practice model (SD1.5)"
+    assert made.to_json("zh_CN")["facts"][0]["value"] == "小型练习模型 (SD1.5)"
     assert run_config(studio, wish(checkpoint="practice")).checkpoint.base_model == EMBEDDED
 
 
