@@ -23,7 +23,7 @@ from lora_trainer.errors import CaptionerError
 BEAMS = 3
 TOKENIZERS = ("Salesforce/blip-image-captioning-base", "bert-base-uncased", "google-bert/bert-base-uncased")
 """Whose tokenizer serves the WebUI's file: BERT's vocabulary of 30,522, to which BLIP adds two tokens."""
-ARTEFACT = re.compile(r"\ba(?:r)?raf(?:f?e|f?ed)\b\s*", re.IGNORECASE)
+ARTEFACT = re.compile(r"\bar?raff?(?:e[ds]?|y)?\b\s*", re.IGNORECASE)
 """A word that does not exist, with which BLIP large begins many a caption ("araffe", "arafed"): it would be learned."""
 
 RENAMED = (

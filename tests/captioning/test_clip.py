@@ -71,6 +71,9 @@ def test_the_vocabulary_that_comes_with_it_follows_the_structure_of_a_caption():
     groups = read_vocabulary(clip.DEFAULT_VOCABULARY)
     assert [group.name for group in groups] == ["subject", "action", "clothing and features", "scene", "style", "light", "colour"]
     assert all(len(group.words) >= 10 for group in groups)
+    words = [word for group in groups for word in group.words]
+    # a comma would make two tags of one, and a word in two groups would be written twice
+    assert len(set(words)) == len(words) and not any("," in word for word in words)
 
 
 def test_a_vocabulary_that_is_none_gets_a_sentence(tmp_path):
