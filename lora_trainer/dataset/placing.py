@@ -19,7 +19,7 @@ from pathlib import Path
 
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import tidy
-from lora_trainer.dataset.edits import METADATA_NAME, ChangedMeanwhile, write_caption_file, write_rows
+from lora_trainer.dataset.edits import METADATA_NAME, ChangedMeanwhile, can_be_named, write_caption_file, write_rows
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.metadata import Row
 from lora_trainer.dataset.scan import without_masks
@@ -65,7 +65,7 @@ class CaptionPlaces:
         listing = list_folder(root)
         own = next((file for file in listing.metadata if file.parent == root), root / METADATA_NAME)
         self.target = None if as_texts else output or own
-        self._is_apart = output is not None and output not in listing.metadata and not (output.parent == root and output.stem.lower() == "metadata")
+        self.is_apart = output is not None and output not in listing.metadata and not (output.parent == root and output.stem.lower() == "metadata")
         """The target is a file that the dataset does not read by itself: only what stands in it counts."""
         self.listing = self._list()
         self.images = tuple(without_masks(self.listing, self._captions())[0])
@@ -105,7 +105,7 @@ class CaptionPlaces:
             standing = now[image]
             if standing.row is not None:
                 replaced[standing.row[0]][standing.row[1]] = text
-            elif self.target is not None:
+            elif self.target is not None and can_be_named(image):
                 added[self.target][_row_name(image, self.target)] = text
         for file in {**replaced, **added}:
             if replaced[file] or added[file]:
@@ -114,7 +114,7 @@ class CaptionPlaces:
         for image, text in unchanged.items():
             # a.txt beside a.png and a.jpg is no place for the caption of one of them
             own = {file: was for file, was in now[image].text_files if owners[file] == 1}
-            if self.target is None and not own:
+            if not own and (self.target is None or not can_be_named(image)):
                 own = {_text_file(image, twins): ""}
             for file, was in own.items():
                 if was or self.target is None:
@@ -132,7 +132,7 @@ class CaptionPlaces:
 
     def _list(self) -> Listing:
         listing = list_folder(self.root)
-        if not self._is_apart:
+        if not self.is_apart:
             return listing
         assert self.target is not None
         return dataclasses.replace(listing, texts={}, metadata=[self.target] if self.target.exists() else [])

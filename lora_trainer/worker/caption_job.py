@@ -336,7 +336,9 @@ class CaptionJob:
         with authors.changing_captions(self.settings.input):
             authors.record(self.settings.input, {item.digest: Written(text=text, by=self.by) for item, text in items.values()})
             changed = self.places.write({image: text for image, (_, text) in items.items()}, self.seen)
-            authors.settle(self.settings.input, [item.digest for item, _ in items.values()])
+            if not self.places.is_apart:
+                # the dataset's own captions are still what a captioner wrote before
+                authors.settle(self.settings.input, [item.digest for item, _ in items.values()])
         self._unwritten.clear()
         for image, (_, text) in items.items():
             if image in changed:

@@ -149,6 +149,14 @@ def test_drafts_in_rows_and_text_files_stay_drafts_however_often_they_are_made_a
     assert (images / "img0.txt").read_text(encoding="utf-8") == "five, level 0\n"
 
 
+def test_drafts_written_elsewhere_leave_the_datasets_own_ones_drafts(tmp_path):
+    images = draw(tmp_path / "images", 1)
+    work(images, Says(), prefix="one")
+    work(images, Says(), prefix="two", output=str(tmp_path / "other.csv"))
+    work(images, Says(), prefix="three")
+    assert captions(images) == {"img0.png": '"three, level 0"'}
+
+
 def test_letters_that_no_file_can_hold_do_not_make_a_draft_a_persons(tmp_path):
     images, says = draw(tmp_path / "images", 1), Says()
     says.caption = lambda pictures: [Caption(text="a\u200bfox\x07 \U0001f468\u200d\U0001f3a8")]
