@@ -128,6 +128,8 @@ def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Pa
     beside = listing.texts_beside(image)
     if beside:
         return beside[0]
+    if not can_be_named(image):
+        return image.with_suffix(".txt")
     tables = {file.parent: file for file in listing.metadata}
     around = next((tables[folder] for folder in image.parents if folder in tables), None)
     if around:
@@ -135,6 +137,15 @@ def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Pa
     if any(caption.source == "text" for caption in captions.by_image.values()) or listing.kohya_folder_of(image.parent):
         return image.with_suffix(".txt")
     return listing.root / METADATA_NAME
+
+
+def can_be_named(image: Path) -> bool:
+    """Whether a row of a table can name this file. On Linux a name may hold bytes that are no characters; a text file beside it can share them."""
+    try:
+        str(image).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 # --- text files --------------------------------------------------------------------------------------------------------------------------

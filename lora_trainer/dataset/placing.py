@@ -114,10 +114,11 @@ class CaptionPlaces:
         for image, text in unchanged.items():
             # a.txt beside a.png and a.jpg is no place for the caption of one of them
             own = {file: was for file, was in now[image].text_files if owners[file] == 1}
-            if not own and (self.target is None or not can_be_named(image)):
+            needs_text = self.target is None or not can_be_named(image)
+            if needs_text and not own:
                 own = {_text_file(image, twins): ""}
             for file, was in own.items():
-                if was or self.target is None:
+                if was or needs_text:
                     write_caption_file(file, was, text)
         return {image for image in captions if image in now and image not in unchanged}
 

@@ -261,7 +261,8 @@ class Contents:
             "key": item.key, "name": item.name, "caption": item.caption, "time": time.time(),
             "rows": [{"file": row.file.relative_to(self.path).as_posix(), "text": row.text} for row in rows],
         }  # fmt: skip
-        files.write_text(folder / "removed.json", json.dumps(told, ensure_ascii=False))
+        # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+        files.write_text(folder / "removed.json", json.dumps(told))
         return folder
 
     def _bring_back(self, folder: Path) -> None:

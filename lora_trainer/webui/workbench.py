@@ -204,11 +204,11 @@ class Workbench:
                 gone = not run.path.is_dir()
                 if not gone and (run.is_alive or not run.read_state().ended):
                     continue
-                path.unlink()
                 known = authors.read_authors(self.root)
                 stood = {str(name): (str(caption), str(by)) for name, (caption, by) in expected["captions"].items()}
                 title = Message(str(expected["title"]), dict(expected["values"]))
                 self._record_changes(title, stood, lambda item, known=known: self._writer(item, known) != authors.PERSON)  # type: ignore[misc]
+                path.unlink()
 
     def _standing(self) -> dict[str, tuple[str, str]]:
         """{image: (its caption, who wrote it)}."""
@@ -441,7 +441,8 @@ class Workbench:
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         target = self.root / authors.FOLDER / name
         try:
-            files.write_text(target, json.dumps(values, ensure_ascii=False, indent=0))
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+            files.write_text(target, json.dumps(values, indent=0))
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
             path = target.relative_to(self.root).as_posix()

@@ -154,7 +154,8 @@ class Journal:
         }  # fmt: skip
         target = self._file(edit.id)
         try:
-            files.write_text(target, json.dumps(values, ensure_ascii=False))
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+            files.write_text(target, json.dumps(values))
         except OSError as error:
             hint = "Check the free space and the folder's permissions. Nothing was changed."
             # from the dataset's folder: where that lies is nothing for visitors from elsewhere

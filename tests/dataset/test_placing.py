@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 
 from lora_trainer.dataset.placing import CaptionPlaces
@@ -140,3 +143,13 @@ def test_an_image_removed_meanwhile_needs_no_caption(tmp_path):
 
 def test_masks_are_not_captioned(tmp_path):
     assert [image.name for image in places(tmp_path, "fox.png", "fox_mask.png").images] == ["fox.png"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is made of characters")
+def test_an_image_whose_name_no_table_can_hold_gets_a_text_file(tmp_path):
+    save(tmp_path / "a.png")
+    odd = save(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    places = CaptionPlaces(tmp_path, None)
+    assert places.write({tmp_path / "a.png": "one", odd: "two"}, places.look()) == set()
+    assert {image: standing.caption for image, standing in places.look().items()} == {tmp_path / "a.png": "one", odd: "two"}
+    assert odd.with_suffix(".txt").read_text(encoding="utf-8") == "two\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.webui import pages, workbench_journal
 from lora_trainer.webui.contents import Contents, key_of
 from lora_trainer.webui.workbench import Workbench
-from lora_trainer.webui.workbench_check import Told
+from lora_trainer.webui.workbench_check import CheckSettings, Told
 from tests.dataset.pictures import corners, save
 from tests.jobs.logs import append
 
@@ -409,3 +410,20 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     assert by(bench, "a.png") == "machine"
     bench.redo()
     assert (captions(bench)["b.png"], by(bench, "b.png")) == ("a wolf", "machine")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is made of characters")
+def test_a_name_that_is_no_text_can_be_worked_on(tmp_path):
+    save(tmp_path / "a.png", colour="red")
+    (tmp_path / "a.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
+    bench = again(tmp_path)
+    bulk(bench, do="set", caption="a fox")
+    bench.mark(keys(bench), reviewed=True)
+    bench.checker.start(CheckSettings(resolution=256))
+    bench.checker.wait()
+    assert bench.checker.status(bench.contents.view()).state == "done"
+    bench.remove(keys(bench))
+    again(tmp_path).undo()
+    assert list(captions(bench).values()) == ["a fox"] and len(reviewed(bench)) == 1
+    again(tmp_path).undo()
+    assert list(captions(bench).values()) == [""]

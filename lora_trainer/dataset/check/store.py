@@ -66,7 +66,7 @@ class Store:
             return
         used = {entry[2] for entry in self._seen.values()}
         kept = {"version": VERSION, "digests": self._seen, "measures": {key: value for key, value in self._measures.items() if key in used}}
-        files.write_text(self._file, json.dumps(kept, ensure_ascii=False, separators=(",", ":")))
+        files.write_text(self._file, json.dumps(kept, separators=(",", ":")))
 
 
 def _read(file: Path) -> dict[str, Any]:
