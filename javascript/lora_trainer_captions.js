@@ -22,7 +22,9 @@
         },
         shown() {
             if (!parts || !parts.pages.answer) return;
-            parts.pages.load({ quietly: true });
+            // lengths and filters depend on the settings, which may be others now
+            if (bench.followSettings()) bench.turn({ offset: parts.pages.query.offset });
+            else parts.pages.load({ quietly: true });
             bench.captioner.look();
             bench.check.look();
         },
@@ -30,7 +32,11 @@
     });
 
     app.store.on("dataset", () => { if (parts) drawPanel(); });
-    app.store.on("settings", () => { if (parts) for (const row of parts.rows.values()) row.describe(); });
+    app.store.on("settings", () => {
+        if (!parts) return;
+        for (const row of parts.rows.values()) row.describe();
+        if (parts.trigger && document.activeElement !== parts.trigger.input) parts.trigger.show();
+    });
     document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") saveAll(); });
     window.addEventListener("beforeunload", (event) => { if (parts && [...parts.rows.values()].some((row) => row.isUnsaved())) event.preventDefault(); });
 
@@ -55,11 +61,12 @@
         parts.place = el("div");
         parts.counts = el("p", { class: "lora-trainer-help", role: "status" });
         parts.findings = el("div");
+        parts.trigger = bench.tokens.triggerField();
         app.fill(parts.panel,
             el("div", { class: "lora-trainer-card lora-trainer-captions-top" },
                 el("div", {}, el("h3", {}, card.name), parts.counts, el("p", { class: "lora-trainer-help" },
                     app.t("Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed."))),
-                bench.tokens.triggerField()),
+                parts.trigger.element),
             bench.toolbar(), bench.captioner.panel(), bench.tagPanel.panel(), bench.check.panel(), parts.findings,
             bench.filters(), bench.selectionBar(), parts.place, parts.pages.bar,
             app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") }));
@@ -87,7 +94,9 @@
         parts.rows = kept;
         showCounts(answer.captioned, answer.total);
         // what is found of the folder as a whole; the check has its own place
-        app.fill(parts.findings, dataset.remarks(answer.findings));
+        const found = JSON.stringify(answer.findings);
+        if (found !== parts.findings.dataset.shown) app.fill(parts.findings, dataset.remarks(answer.findings));
+        parts.findings.dataset.shown = found;
         drawList([...kept.values()].map((row) => row.element), answer);
         bench.answered(answer);
     }

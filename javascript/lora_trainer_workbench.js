@@ -35,6 +35,12 @@
     /** How many tokens of a caption training reads. */
     bench.limit = () => Number((app.store.get("settings") || {}).max_token_length) || 75;
 
+    /** Whether the page was read with a trigger word or a length that are no longer those of the settings. */
+    bench.followSettings = function () {
+        const { query } = bench.page.pages;
+        return query.trigger !== bench.trigger() || query.tokens !== bench.limit();
+    };
+
     const plural = (count) => app.count(count, "{count} caption changed", "{count} captions changed");
     bench.changedWords = plural;
 

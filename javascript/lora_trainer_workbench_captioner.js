@@ -4,11 +4,11 @@
     "use strict";
 
     const CHOICE_KEY = "lora-trainer-captioner";
-    const SECONDS_ACTIVE = 1, SECONDS_WAITING = 4;
+    const SECONDS_ACTIVE = 1, SECONDS_WAITING = 4, SECONDS_NEWS = 600;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
-    let run = null, of = "", poll = null, draw = () => {}, dismissed = "";
+    let run = null, of = "", poll = null, draw = () => {}, dismissed = "", witnessed = "";
 
     const isActive = () => Boolean(run) && (app.runs.isActive(run) || run.status === "queued");
 
@@ -53,7 +53,8 @@
 
         draw = () => {
             const over = run && !isActive();
-            element.hidden = !run || of !== app.store.get("dataset") || (over && (dismissed === run.id || seenBefore(run)));
+            if (isActive()) witnessed = run.id;
+            element.hidden = !run || of !== app.store.get("dataset") || (over && (dismissed === run.id || seenBefore(run) || isOld()));
             if (element.hidden) return;
             const mark = JSON.stringify([run.id, over, run.warnings, run.failure, run.status]);
             if (!over) {
@@ -73,6 +74,9 @@
         };
         return element;
     }
+
+    /** Whether it ended so long ago that nobody waits for it. */
+    const isOld = () => witnessed !== run.id && Date.now() / 1000 - (run.changed || 0) > SECONDS_NEWS;
 
     /** done, total, words: of the images, or of what is being fetched before the first one. */
     function share() {

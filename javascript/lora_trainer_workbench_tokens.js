@@ -58,13 +58,13 @@
         };
     }
 
-    /** The trigger word's box, with what the word means already. */
+    /** The trigger word's box, with what the word means already: {element, input, show() when the settings have another}. */
     function triggerField() {
         const remark = el("p", { class: "lora-trainer-help lora-trainer-bench-trigger", role: "status" });
         const set = (value) => {
             app.store.set("settings", { ...app.store.get("settings"), trigger_word: value.trim() });
             look(value.trim());
-            bench.turn({}).catch(app.widgets.toastProblem);
+            bench.turn({ offset: bench.page.pages.query.offset }).catch(app.widgets.toastProblem);
         };
         async function look(word) {
             if (!word) { app.fill(remark); return; }
@@ -80,7 +80,13 @@
         }
         const word = app.widgets.text({ value: bench.trigger(), maxlength: 60, onchange: set });
         look(bench.trigger());
-        return app.widgets.labelled(app.t("Trigger word"), word, { help: app.t("A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it."), problem: remark });
+        const show = () => {
+            if (word.value.trim() === bench.trigger()) return;
+            word.value = bench.trigger();
+            look(bench.trigger());
+        };
+        const element = app.widgets.labelled(app.t("Trigger word"), word, { help: app.t("A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it."), problem: remark });
+        return { element, input: word, show };
     }
 
     bench.tokens = { line, cut, triggerField };

@@ -15,7 +15,7 @@ SIZES = {"laptop": (1280, 900), "desktop": (1600, 1000), "phone": (390, 844)}
 SAID_EVERYWHERE = (
     # names, units, file endings, what a prompt holds, and the words that Chinese users write in Latin letters too
     "lora", "trainer", "webui", "txt2img", "img2img", "txt", "img", "zip", "gpu", "cpu", "vae", "clip", "sdxl", "png", "jpg", "jpeg", "webp", "csv", "jsonl",
-    "safetensors", "ohwx", "mychar", "name", "ctrl", "delete", "enter", "esc", "escape", "shift", "english", "unet", "adamw", "adam", "prodigy", "cosine", "constant",
+    "safetensors", "ohwx", "mychar", "name", "ctrl", "alt", "delete", "enter", "esc", "escape", "shift", "english", "unet", "adamw", "adam", "prodigy", "cosine", "constant",
     "linear", "sgd", "lion", "adafactor", "float", "bit", "bfloat", "ddim", "euler", "dpm", "snr", "min", "gamma", "huber", "auto", "output", "models", "dropout",
     "seed", "cfg", "rank", "alpha", "epoch", "epochs", "steps", "yaml", "json", "https", "http", "huggingface", "hugging", "face", "aaa", "fp16", "bf16", "webp",
 )
