@@ -5,6 +5,7 @@ Pure: no file is read, no clock asked; the same run gives the same dict. Called 
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
@@ -109,7 +110,7 @@ def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None,
     position = line.waiting.index(entry.id) if entry.id in line.waiting else None
     return {
         "id": entry.id,
-        "name": state.name or name_of(entry),
+        "name": title_of(entry, state.name or name_of(entry)),
         "job": entry.job,
         "status": status,
         "position": position,
@@ -284,6 +285,13 @@ def picture_address(entry: Entry) -> str | None:
 def address(run_id: str, picture: str, version: float) -> str:
     """Relative to the page: the host may live under a subpath. A picture of another `version` has another address, so browsers may keep it."""
     return f"lora-trainer/runs/{quote(run_id, safe='')}/picture/{quote(picture, safe='')}?v={round(version * 1000)}"
+
+
+def title_of(entry: Entry, name: str) -> str:
+    """What tells a run from others whose LoRA has the same name: "fox", "fox-2", "fox (run7)"."""
+    if entry.id == name or re.fullmatch(re.escape(name) + r"-\d+", entry.id):
+        return entry.id
+    return f"{name} ({entry.id})"
 
 
 def name_of(entry: Entry) -> str:

@@ -106,7 +106,7 @@ def test_a_run_as_the_browser_gets_it():
     previewed = events.Previewed(step=5, file="previews/step00000005-00-strength0.70.png", prompt="a fox", strength=0.7, time=2.5)
     found = entry(*TRAINED, previewed, saved, alive=True)
     run = shown(found)
-    assert run["id"] == "ink 水" and run["name"] == "ink" and run["job"] == "train" and run["family"] == "sd1"
+    assert run["id"] == "ink 水" and run["name"] == "ink (ink 水)" and run["job"] == "train" and run["family"] == "sd1"
     assert (run["checkpoint"], run["dataset"]) == ("My Model.safetensors", "ink"), "no folder of this machine"
     assert (run["step"], run["step_count"], run["epoch_count"], run["loss"], run["smoothed_loss"]) == (10, 10, 2, 0.1, 0.2)
     assert (run["phase"], run["delivered"], run["lora"], run["failure"]) == ("Training", None, None, None)
@@ -186,3 +186,11 @@ def test_every_phase_of_the_worker_has_words():
 
 def _phases(text):
     return {piece.split('"')[1] for piece in text.split(".phase(")[1:] if piece.startswith('"')}
+
+
+@pytest.mark.parametrize(
+    ("run_id", "name", "title"),
+    [("fox", "fox", "fox"), ("fox-2", "fox", "fox-2"), ("run7", "fox", "fox (run7)"), ("fox-red", "fox", "fox (fox-red)"), ("a+b-3", "a+b", "a+b-3")],
+)
+def test_runs_of_one_name_are_told_apart(run_id, name, title):
+    assert present.title_of(Entry(id=run_id, folder=RunFolder(Path(run_id))), name) == title
