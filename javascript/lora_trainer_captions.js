@@ -55,7 +55,7 @@
             app.fill(parts.panel, app.widgets.notice("info", app.t("Choose the images first."), "", app.widgets.button({ label: app.t("Go to the images"), kind: "primary", onclick: () => app.open("images") })));
             return;
         }
-        bench.begin({ pages: parts.pages, rows: () => parts.rows, saveAll, showCounts, next: nextPage });
+        bench.begin({ pages: parts.pages, rows: () => parts.rows, saveAll: settled, showCounts, next: nextPage });
         bench.on("selection", () => { for (const [key, row] of parts.rows) row.showSelected(bench.isSelected(key)); });
         Object.assign(parts.pages.query, bench.recall());
         parts.place = el("div");
@@ -127,6 +127,13 @@
     }
 
     const saveAll = () => Promise.all(parts ? [...parts.rows.values()].map((row) => row.save()) : []);
+
+    /** Before many captions are changed: what is typed is saved, and it is known what there is. */
+    async function settled() {
+        const { answer } = parts.pages;
+        if (!answer || answer.id !== app.store.get("dataset")) await parts.pages.load();
+        await saveAll();
+    }
 
     /** A text as the server will keep it. */
     const tidy = (text) => text.split(/\s+/).filter(Boolean).join(" ");

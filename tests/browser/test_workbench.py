@@ -189,6 +189,44 @@ def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, vis
     eventually(lambda: names(section), ["img00.png", "img02.png", "img03.png"])
 
 
+def test_what_falls_off_the_end_of_a_caption_is_struck_out_while_it_is_typed(host, visitor, dataset):
+    if not host.post("tokens", {"caption": "a fox", "trigger": "", "limit": 75}).json()["available"]:
+        pytest.skip("CLIP's vocabulary is not installed here")
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    row = section.locator(".lora-trainer-caption-row").first
+    row.get_by_text("6 / 75 tokens").wait_for()
+    section.get_by_label("Caption of img00.png").fill("fox " * 75 + "snow owl")
+    row.get_by_text("77 / 75 tokens").wait_for()
+    assert row.locator("s").inner_text().strip() == "snow owl"
+    section.get_by_label("Caption of img00.png").fill("fox, snow")
+    row.get_by_text("3 / 75 tokens").wait_for()
+    assert row.locator("s").is_hidden()
+
+
+def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, dataset):
+    captioners = pytest.importorskip("tests.captioning.tiny_captioners")
+    draw_images(dataset.folder, 300)
+    dataset.write([""] * 300)
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Write captions").click()
+    dialog = dialog_of(page, "Write captions")
+    dialog.get_by_role("radio", name="BLIP base").check()
+    dialog.get_by_text("More settings").click()
+    dialog.get_by_label("Another model").fill(str(captioners.tiny_blip()))
+    dialog.get_by_label("Images at once").fill("1")
+    apply(dialog)
+    panel = section.get_by_role("region", name="Writing captions", exact=True)
+    panel.get_by_text("of 300 images").wait_for(timeout=150_000)
+    panel.get_by_role("button", name="Stop").click()
+    panel.get_by_text("The captioner has stopped.").wait_for(timeout=60_000)
+    written = sum(bool(caption) for caption in dataset.captions())
+    assert 0 < written < 300
+    panel.get_by_role("button", name="Close").click()
+    panel.wait_for(state="hidden")
+
+
 # --- fields and words --------------------------------------------------------------------------------------------------------------------
 
 
