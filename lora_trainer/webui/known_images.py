@@ -36,6 +36,7 @@ class KnownImages:
         self._file = file
         self._thorough = thorough
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = _read(file)
         self._waiting: set[str] = set()
         self._unwritten = 0
@@ -93,16 +94,18 @@ class KnownImages:
             self._write()
 
     def _write(self) -> None:
-        with self._lock:
-            # the newest are at the end
-            while len(self._kept) > MOST_KEPT:
-                del self._kept[next(iter(self._kept))]
-            content = json.dumps(self._kept, ensure_ascii=True, separators=(",", ":"))
-            self._unwritten = 0
-        try:
-            files.write_text(self._file, content)
-        except OSError as error:
-            log.warning("%s cannot be written: %s", self._file, error)
+        # one after the other, or an older state may be written over a newer one
+        with self._writing:
+            with self._lock:
+                # the newest are at the end
+                while len(self._kept) > MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                content = json.dumps(self._kept, ensure_ascii=True, separators=(",", ":"))
+                self._unwritten = 0
+            try:
+                files.write_text(self._file, content)
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._file, error)
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:

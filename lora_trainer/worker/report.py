@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import signal
@@ -12,13 +13,22 @@ from types import FrameType
 import psutil
 
 from lora_trainer.errors import Message
-from lora_trainer.runs.events import Event, EventWriter, Phase, Progress, Warned
+from lora_trainer.runs.events import Event, EventWriter, Failed, Phase, Progress, Warned
 from lora_trainer.runs.folder import Heartbeat, RunFolder
 from lora_trainer.runs.requests import Request, take_requests
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
 HOST_SECONDS = 2.0
+
+
+def in_words(event: Event) -> str:
+    """An event as a line of the log: its kind, and what it says beyond the usual: "saved: step 100, file checkpoints/ink-step00000100.safetensors"."""
+    if isinstance(event, (Warned, Failed)):
+        return f"{event.kind}: {event.message} {event.hint}".strip()
+    usual = {item.name: item.default for item in dataclasses.fields(event)}
+    said = {name: getattr(event, name) for name in usual if name != "time"}
+    return ": ".join(filter(None, [event.kind, ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name])]))
 
 
 class Report:
@@ -36,7 +46,7 @@ class Report:
         self._events.write(event)
         self._heartbeat.beat(HEARTBEAT_SECONDS)
         if not isinstance(event, Progress):
-            log.info("%s", event)
+            log.info("%s", in_words(event))
 
     def phase(self, name: str, total: int = 0) -> None:
         self.say(Phase(phase=name, total=total))
