@@ -120,7 +120,8 @@
     function summarize() {
         const plan = app.store.get("plan");
         const preset = presetOf();
-        const wrong = plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
+        // before there are images nothing has been done wrong yet
+        const wrong = app.store.get("dataset") && plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
         const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
         app.summary("settings", wrong ? app.t("needs attention") : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "), wrong ? "problem" : "");
     }

@@ -36,11 +36,18 @@ class Studio:
     def __init__(self, host: Host, data: DataFolder) -> None:
         self.host = host
         self.data = data
+        self._begun = False
 
     def begin(self) -> None:
         """The host's server is up, for the first time or again: watch its pictures, take up what trains, let the queue go on."""
         self.hand_over.watch()
         self.runs.keeper.begin()
+        self._begun = True
+
+    def begin_late(self) -> None:
+        """The same, where it could not be done at the host's start: the data folder's disk was full or away. Raises LoraTrainerError while it is."""
+        if not self._begun:
+            self.begin()
 
     def end(self) -> None:
         """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was found. `begin` follows in the first case."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import pytest
+
+from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import tab
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.host import Host, HostDevice
@@ -51,3 +54,17 @@ def test_unloading_never_raises(monkeypatch, caplog):
     monkeypatch.setattr("lora_trainer.webui.studio.studio", lambda: threading.Lock().no_such_thing)
     tab.on_script_unloaded()
     assert "cannot let go" in caplog.text
+
+
+def test_a_data_folder_that_is_back_is_taken_up_without_a_new_start(tmp_path):
+    folder = tmp_path / "data"
+    folder.write_text("a file where the folder should be", encoding="utf-8")
+    studio = Studio(CardHost(), DataFolder(folder))
+    with pytest.raises(LoraTrainerError, match="data cannot be written"):
+        studio.begin()
+    folder.unlink()
+    studio.begin_late()
+    try:
+        assert studio.runs.keeper._thread is not None and studio.runs.keeper._thread.is_alive()
+    finally:
+        studio.runs.keeper.close()

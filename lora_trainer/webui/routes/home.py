@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from lora_trainer import __version__
@@ -23,6 +24,8 @@ def read_texts(studio: Studio, request: Request) -> dict[str, str]:
 
 @route("GET", "/home")
 def home(studio: Studio, request: Request) -> dict[str, Any]:
+    with contextlib.suppress(LoraTrainerError):
+        studio.begin_late()
     memory = studio.host.memory()
     device = studio.host.device()
     return {
