@@ -4,6 +4,7 @@
     "use strict";
 
     const CHOICE_KEY = "lora-trainer-captioner";
+    const AROUND = ["prefix", "suffix"];
     const SECONDS_ACTIVE = 1, SECONDS_WAITING = 4, SECONDS_NEWS = 600;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
@@ -142,8 +143,10 @@
                 made.show(field.key in values ? values[field.key] : field.default);
                 return app.widgets.labelled(field.label, made.input, { help: field.help });
             };
-            const usual = chosen.fields.filter((field) => !field.advanced), rare = chosen.fields.filter((field) => field.advanced);
-            app.fill(fields, el("div", { class: "lora-trainer-bench-fields" }, usual.map(row)), rare.length ? el("details", {}, el("summary", {}, app.t("More settings")), el("div", { class: "lora-trainer-bench-fields" }, rare.map(row))) : null);
+            // what goes around each caption is asked of everybody; thresholds and the like of those who look for them
+            const usual = chosen.fields.filter((field) => AROUND.includes(field.key)), rare = chosen.fields.filter((field) => !AROUND.includes(field.key));
+            const word = bench.trigger();
+            app.fill(fields, el("div", { class: "lora-trainer-bench-fields" }, usual.map(row)), word ? el("p", { class: "lora-trainer-help" }, app.t("Each caption begins with the trigger word: {word}", { word })) : null, rare.length ? el("details", {}, el("summary", {}, app.t("More settings")), el("div", { class: "lora-trainer-bench-fields" }, rare.map(row))) : null);
             note.textContent = chosen.on_disk ? "" : app.t("The first time, {size} are downloaded from {model}.", { size: chosen.download_text, model: chosen.model });
             for (const input of list.querySelectorAll("input")) input.parentElement.classList.toggle("lora-trainer-bench-chosen", input.checked);
         }
