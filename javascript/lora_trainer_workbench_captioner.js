@@ -33,7 +33,8 @@
             bench.mark = () => app.t("New");
             try { await bench.page.pages.load({ quietly: true }); } finally { bench.mark = () => app.t("Changed elsewhere"); }
         }
-        if (was && !isActive()) { await dataset.refresh(); if (app.replan) app.replan(); }
+        // a run that has ended can be undone as a whole
+        if (was && !isActive()) { await bench.readEdits(); await dataset.refresh(); if (app.replan) app.replan(); }
         return isActive() ? (run.status === "queued" ? SECONDS_WAITING : SECONDS_ACTIVE) : null;
     }
 

@@ -367,6 +367,7 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     captions = dataset.captions()
     assert captions[0] == CAPTIONS[0]
     assert all(caption.startswith("a drawing of") for caption in captions[1:])
+    section.get_by_role("button", name="Undo: Captioned with BLIP base").wait_for()
     section.get_by_label("Which images", exact=True).select_option("machine")
     eventually(lambda: names(section), ["img01.png", "img02.png", "img03.png"])
 
