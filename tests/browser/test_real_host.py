@@ -28,6 +28,7 @@ from PIL import Image
 
 from lora_trainer.runs.requests import send_request
 from tests.browser.conftest import Visitor
+from tests.browser.pictures import picture
 from tests.browser.running import RealHost
 from tests.browser.tab import open_host, open_step, open_tab, show_tab
 from tests.browser.test_journey import files, wait_for_run
@@ -170,7 +171,16 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
 
 @pytest.fixture(scope="module")
 def trained(host):
-    return wait_for_run(host, NAME, "finished", seconds=1)
+    """What the journey leaves behind; made over HTTP where a single test is run alone."""
+    if not any(run["name"] == NAME for run in host.get("runs")["runs"]):
+        identity = host.post("datasets", {"name": "discs"}).json()["id"]
+        for number in (1, 2, 3, 4):
+            answer = host.ask("POST", f"lora-trainer/datasets/{identity}/upload?name={number}.png", picture(number), {"X-LoRA-Trainer": "1"})
+            assert answer.status == 200, answer.body
+        body = {"dataset": identity, "checkpoint": "loaded", "name": NAME, "settings": SETTINGS, "token": "made by the fixture", "when": "now"}
+        answer = host.post("runs", body)
+        assert answer.status == 200, answer.body
+    return wait_for_run(host, NAME, "finished", seconds=PATIENCE / 1000)
 
 
 def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor, trained):
@@ -323,6 +333,10 @@ def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(
 
     start = host.log_file.stat().st_size
     page.evaluate("() => gradioApp().getElementById('settings_restart_gradio').click()")
+    # a page with routes asks nothing of its server while this process sleeps
+    end = time.monotonic() + MINUTE / 1000
+    while b"Restarting UI" not in host.log_file.read_bytes()[start:] and time.monotonic() < end:
+        page.wait_for_timeout(200)
     host.wait_until_ready(start)
     after_reload = reach(host, name, run["step"] + 1)
     again = open_tab(visit(), host)
