@@ -166,6 +166,9 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="h11", version="0.14.0"),
     Package(name="certifi", version="2026.1.4", at_least="2017.4.17"),
     Package(name="idna", version="3.11", at_least="2.8"),
+    # the tab is driven in a browser
+    Package(name="playwright", version="1.65.2", modules=("playwright.sync_api",), megabytes=165),
+    Package(name="greenlet", version="3.5.6", modules=("greenlet",), megabytes=2),
 )
 
 _WITH_EITHER_GRADIO: tuple[Package, ...] = (
