@@ -92,7 +92,10 @@
 
     app.api = {
         get: (path, query) => ask(path, { headers: headers() }, query),
-        post: (path, body) => ask(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body || {}) }),
+        /** `seconds`: how long an answer may take; `keepalive`: the request outlives the page. */
+        post: (path, body, { seconds = 0, keepalive = false } = {}) => ask(path, {
+            method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body || {}), keepalive, signal: seconds ? AbortSignal.timeout(seconds * 1000) : null,
+        }),
         /** One file as the raw body; onProgress hears a share from 0 to 1. The promise has .cancel(). */
         upload(path, file, onProgress, query) {
             const request = new XMLHttpRequest();

@@ -17,6 +17,7 @@
             app.fill(container, parts.panel);
             drawPanel();
             parts.pages.watch("captions");
+            app.poll(catchUp);
             bench.captioner.watch();
             bench.check.watch();
         },
@@ -38,12 +39,13 @@
         if (parts.trigger && document.activeElement !== parts.trigger.input) parts.trigger.show();
     });
     document.addEventListener("visibilitychange", () => { if (document.visibilityState === "hidden") saveAll(); });
-    window.addEventListener("beforeunload", (event) => { if (parts && [...parts.rows.values()].some((row) => row.isUnsaved())) event.preventDefault(); });
 
     function build() {
         const made = { panel: el("div", { class: "lora-trainer-captions" }), rows: new Map(), list: null };
-        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)), gone: countGone });
+        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.trouble, app.widgets.problem(problem)), gone: countGone });
         made.place = el("div");
+        // above the boxes, never in their place: somebody may be typing
+        made.trouble = el("div");
         return made;
     }
 
@@ -59,6 +61,8 @@
         bench.on("selection", () => { for (const [key, row] of parts.rows) row.showSelected(bench.isSelected(key)); });
         Object.assign(parts.pages.query, bench.recall());
         parts.place = el("div");
+        parts.list = null;
+        app.fill(parts.trouble);
         parts.counts = el("p", { class: "lora-trainer-help", role: "status" });
         parts.findings = el("div");
         parts.trigger = bench.tokens.triggerField();
@@ -68,7 +72,7 @@
                     app.t("Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed."))),
                 parts.trigger.element),
             bench.toolbar(), bench.captioner.panel(), bench.tagPanel.panel(), bench.check.panel(), parts.findings,
-            bench.filters(), bench.selectionBar(), parts.place, parts.pages.bar,
+            bench.filters(), bench.selectionBar(), parts.trouble, parts.place, parts.pages.bar,
             app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") }));
         parts.pages.load();
         bench.captioner.look();
@@ -90,8 +94,10 @@
         for (const item of answer.items) kept.set(item.key, parts.rows.get(item.key) || bench.row(item));
         // and a row whose text is not saved yet never leaves
         for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
+        for (const entry of app.unsaved.of(answer.id)) if (!kept.has(entry.key)) kept.set(entry.key, bench.row(entry.item));
         for (const [key, row] of kept) if (items.has(key)) row.take(items.get(key), quietly);
         parts.rows = kept;
+        app.fill(parts.trouble);
         showCounts(answer.captioned, answer.total);
         // what is found of the folder as a whole; the check has its own place
         const found = JSON.stringify(answer.findings);
@@ -99,16 +105,42 @@
         parts.findings.dataset.shown = found;
         drawList([...kept.values()].map((row) => row.element), answer);
         bench.answered(answer);
+        catchUp().catch(app.widgets.toastProblem);
     }
 
     function drawList(elements, answer) {
-        const same = parts.list && parts.list.isConnected && parts.list.children.length === elements.length && elements.every((element, at) => parts.list.children[at] === element);
-        // untouched, the focus and the place in the page stay
-        if (same) return;
-        const focused = document.activeElement;
-        parts.list = el("div", { class: "lora-trainer-caption-rows" }, elements);
-        app.fill(parts.place, elements.length ? parts.list : el("p", { class: "lora-trainer-help lora-trainer-empty" }, answer.total ? app.t("No image is like that.") : app.t("There are no images yet.")));
-        if (focused && parts.list.contains(focused)) focused.focus({ preventScroll: true });
+        if (!elements.length) {
+            app.fill(parts.place, el("p", { class: "lora-trainer-help lora-trainer-empty" }, answer.total ? app.t("No image is like that.") : app.t("There are no images yet.")));
+            return;
+        }
+        if (!parts.list || !parts.list.isConnected) app.fill(parts.place, (parts.list = el("div", { class: "lora-trainer-caption-rows" })));
+        const wanted = new Set(elements);
+        for (const element of [...parts.list.children]) if (!wanted.has(element)) element.remove();
+        // the row that is being typed in does not move, the others move around it: the focus, and a word half composed, stay
+        const pinned = elements.findIndex((element) => element.contains(document.activeElement));
+        arrange(elements.slice(0, Math.max(0, pinned)), 0, elements[pinned]);
+        arrange(elements.slice(pinned + 1), pinned + 1, null);
+    }
+
+    /** Put elements in this order before another one, from a place in the list on; those that stand right already stay. */
+    function arrange(elements, from, before) {
+        const first = elements.findIndex((element, at) => parts.list.children[from + at] !== element);
+        if (first >= 0) for (const element of elements.slice(first)) parts.list.insertBefore(element, before);
+    }
+
+    /** Send what a box lost without being left, and what was typed in another dataset and has not arrived. */
+    async function catchUp() {
+        await Promise.all([...parts.rows.values()].map((row) => row.catchUp()));
+        // those of the chosen dataset get a box with its page
+        for (const entry of app.unsaved.all()) if (entry.id !== app.store.get("dataset") && app.unsaved.isWorthSending(entry)) await sendUnseen(entry);
+        return dataset.lookEvery;
+    }
+
+    async function sendUnseen(entry) {
+        try { await app.unsaved.send(entry); } catch (problem) {
+            if (!(problem instanceof app.Problem)) throw problem;
+            if (entry.id !== app.store.get("dataset")) app.widgets.toast(app.t("The caption of {name} is not saved: {reason}", { name: entry.item.name, reason: problem.message }), { severity: "error", hint: app.t("Your text is kept. Choose its dataset again to see it."), seconds: 12 });
+        }
     }
 
     /** Behind the last row: the next page, with its first box to type in. Says whether there is one. */

@@ -64,7 +64,7 @@
      * is how many of those shown no longer pass the filter, so that the next page does not leave out as many. Has query, load(), ask(changes), bar. */
     dataset.pages = function ({ show, fail, gone = () => 0 }) {
         const pages = { query: { offset: 0, filter: "all", text: "", order: "name" }, answer: null, size: PAGE };
-        let serial = 0, asked = 0;
+        let serial = 0, asked = 0, failed = false;
 
         pages.bar = el("nav", { class: "lora-trainer-pages", "aria-label": app.t("Pages") });
 
@@ -77,7 +77,8 @@
             const mine = (serial += 1);
             if (!quietly) asked += 1;
             try {
-                const known = quietly && pages.answer && pages.answer.id === id ? pages.answer.revision : "";
+                // what shows a problem is drawn again
+                const known = quietly && !failed && pages.answer && pages.answer.id === id ? pages.answer.revision : "";
                 const answer = await app.api.get(dataset.path("items"), { ...pages.query, limit: PAGE, known });
                 if (mine !== serial || id !== app.store.get("dataset") || answer.unchanged) return;
                 if (!answer.items.length && answer.matching) {
@@ -85,12 +86,15 @@
                     await pages.load();
                     return;
                 }
+                failed = false;
                 pages.answer = { ...answer, id };
                 dataset.update({ id, count: answer.total, captioned: answer.captioned });
                 drawBar();
                 show(pages.answer, quietly);
             } catch (problem) {
-                if (mine === serial) fail(problem);
+                if (mine !== serial || id !== app.store.get("dataset")) return;
+                failed = true;
+                fail(problem);
             } finally {
                 if (!quietly) asked -= 1;
             }
@@ -103,7 +107,7 @@
 
         /** Look now and again while the section is open. */
         pages.watch = (id) => app.poll(async () => {
-            if (app.current() === id && pages.answer) await pages.load({ quietly: true });
+            if (app.current() === id && (pages.answer || failed)) await pages.load({ quietly: true });
             return dataset.lookEvery;
         });
 

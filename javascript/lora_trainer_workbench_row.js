@@ -10,9 +10,15 @@
     /** `base` is what the server said last; what is typed is compared with it when it is saved. */
     bench.row = function (first) {
         const { tidy, words, hasTrigger } = app.captions;
-        let item = first, base = first.caption, saving = null, conflict = false, touched = false;
-        const address = dataset.path("caption"), reviewedAddress = dataset.path("reviewed");
-        const box = app.widgets.text({ value: base, rows: 4, label: app.t("Caption of {name}", { name: item.name }), placeholder: app.t("What is in the picture?"), oninput: () => { mark("", ""); describe(); tokens.hear(tidy(box.value)); } });
+        const id = app.store.get("dataset");
+        const kept = app.unsaved.get(id, first.key);
+        // what was typed into another box for this image, and has not arrived
+        const typed = kept && tidy(kept.text) !== first.caption ? kept : null;
+        if (typed) app.unsaved.tryAgain(typed);
+        else if (kept) app.unsaved.forget(id, first.key);
+        let item = first, base = typed ? typed.was : first.caption, saving = null, conflict = false, touched = false;
+        const reviewedAddress = dataset.path("reviewed");
+        const box = app.widgets.text({ value: typed ? typed.text : base, rows: 4, label: app.t("Caption of {name}", { name: item.name }), placeholder: app.t("What is in the picture?"), oninput: () => { note(); mark("", ""); describe(); tokens.hear(tidy(box.value)); } });
         const state = el("span", { class: "lora-trainer-caption-state", role: "status" });
         const facts = el("span", { class: "lora-trainer-help" });
         const tokens = bench.tokens.line(() => item);
@@ -60,6 +66,7 @@
                 bench.words.compose(api);
             } else if (event.key === "Escape" && !conflict) {
                 box.value = base;
+                note();
                 mark("", "");
                 describe();
                 tokens.hear(base);
@@ -92,24 +99,31 @@
 
         const isUnsaved = () => tidy(box.value) !== base;
 
+        /** Kept beyond this box, until the server has it. */
+        function note() {
+            if (isUnsaved()) app.unsaved.note(id, item, box.value, base); else if (!saving) app.unsaved.forget(id, item.key);
+        }
+
         async function save() {
             if (saving) return saving;
             if (conflict || !isUnsaved()) return null;
-            saving = send(tidy(box.value), base);
+            saving = send(app.unsaved.note(id, item, box.value, base));
             try { await saving; } finally { saving = null; }
             // typed on while it was being saved
             return document.activeElement !== box && isUnsaved() && state.dataset.kind === "saved" ? save() : null;
         }
 
-        async function send(text, was) {
+        async function send(entry) {
+            const text = tidy(entry.text);
             mark("saving", app.t("Saving"));
             try {
                 const before = base;
-                const answer = await app.api.post(address, { key: item.key, caption: text, was, trigger: bench.trigger(), tokens: bench.limit() });
+                const answer = await app.unsaved.send(entry);
                 item = { ...item, ...answer };
                 base = answer.caption;
                 // what the server keeps may be tidier; what was typed since stays
                 if (tidy(box.value) === text) box.value = base;
+                note();
                 settle(before);
             } catch (problem) {
                 if (problem.status === 409) ask(text, problem.current);
@@ -124,7 +138,7 @@
             describe();
             tokens.hear(tidy(box.value));
             const card = dataset.chosen();
-            if (!card || !before === !base) return;
+            if (!card || card.id !== id || !before === !base) return;
             const captioned = card.captioned + (base ? 1 : -1);
             dataset.update({ id: card.id, captioned });
             bench.page.showCounts(captioned, card.count);
@@ -152,8 +166,8 @@
                 el("p", {}, app.t("Someone else changed this caption meanwhile. Which one is to stay?")),
                 el("dl", { class: "lora-trainer-two-texts" }, el("dt", {}, app.t("Yours")), el("dd", {}, mine || app.t("(empty)")), el("dt", {}, app.t("Theirs")), el("dd", {}, theirs || app.t("(empty)"))),
                 el("div", { class: "lora-trainer-row" },
-                    app.widgets.button({ label: app.t("Keep mine"), onclick: async () => { done(); base = theirs; await send(tidy(box.value), theirs); } }),
-                    app.widgets.button({ label: app.t("Take theirs"), onclick: () => { done(); base = theirs; box.value = theirs; mark("", ""); describe(); bench.page.pages.load(); } }))));
+                    app.widgets.button({ label: app.t("Keep mine"), onclick: async () => { done(); base = theirs; await save(); } }),
+                    app.widgets.button({ label: app.t("Take theirs"), onclick: () => { done(); base = theirs; box.value = theirs; note(); mark("", ""); describe(); bench.page.pages.load(); } }))));
         }
 
         const api = {
@@ -164,10 +178,15 @@
             item: () => item,
             text: () => tidy(box.value),
             /** Put a text into the box and save it. */
-            write(text) { box.value = text; describe(); return save(); },
+            write(text) { box.value = text; note(); describe(); return save(); },
             showSelected(chosen) {
                 select.checked = chosen;
                 element.classList.toggle("lora-trainer-caption-selected", chosen);
+            },
+            /** Save what is left unsaved in a box where nobody types. */
+            catchUp() {
+                const entry = app.unsaved.get(id, item.key);
+                return isUnsaved() && document.activeElement !== box && (!entry || app.unsaved.isWorthSending(entry)) ? save() : null;
             },
             isBusy: () => Boolean(saving) || conflict || isUnsaved(),
             /** Whether something was saved since the visitor asked for this page. */

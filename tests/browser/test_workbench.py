@@ -227,6 +227,31 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     panel.wait_for(state="hidden")
 
 
+# --- what was typed ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_that_is_left_while_somebody_types_saves_first(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    page.on("dialog", lambda dialog: dialog.accept())
+    box = section.get_by_label("Caption of img00.png")
+    box.fill("the last words")
+    page.goto("about:blank")
+    eventually(dataset.captions, ["the last words", *CAPTIONS[1:]])
+
+
+def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is_late(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    open_step(page, "images").get_by_role("radio", name=dataset.name).click()
+    page.route("**/lora-trainer/**", lambda route: page.wait_for_timeout(300) or route.continue_())
+    section = open_step(page, "captions")
+    box = section.get_by_label("Caption of img00.png")
+    box.fill("typed at once")
+    box.blur()
+    section.get_by_text("Saved", exact=True).wait_for()
+    eventually(dataset.captions, ["typed at once", *CAPTIONS[1:]])
+
+
 # --- fields and words --------------------------------------------------------------------------------------------------------------------
 
 

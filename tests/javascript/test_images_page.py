@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("scripts")
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKBENCH = ("", "_bulk", "_captioner", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
-SCRIPTS = ("", "_captions", "_dataset", "_images", "_runs", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
+SCRIPTS = ("", "_captions", "_dataset", "_images", "_runs", "_unsaved", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
     + "<script>window.loraTrainer = { dataset: { lookEvery: 0.4 } };</script>"
@@ -251,6 +252,128 @@ def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
     page.wait_for_selector("text=trained as “sks, …”")
     assert page.locator("text=trained as").count() == 1
     assert page.evaluate("loraTrainer.store.get('settings').trigger_word") == "sks"
+
+
+# --- what was typed is never lost ----------------------------------------------------------------------------------------------------------
+
+
+def saved(page, folder: Path, text: str) -> None:
+    """Until the file says so; the page's requests are answered meanwhile."""
+    end = time.monotonic() + 10
+    while (folder / "metadata.csv").read_text("utf-8-sig") != text and time.monotonic() < end:
+        page.wait_for_timeout(50)
+    assert (folder / "metadata.csv").read_text("utf-8-sig") == text
+
+
+def test_a_look_at_the_page_that_fails_takes_no_box_away(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    page = tab.open("captions")
+    box(page, "a.png").click()
+    page.keyboard.type(" and", delay=10)
+    page.route("**/items?*", lambda route: route.fulfill(status=500, body="no"))
+    page.wait_for_selector("text=The WebUI answered with an error (500).")
+    page.keyboard.type(" more")
+    page.unroute("**/items?*")
+    page.wait_for_selector("text=The WebUI answered with an error (500).", state="detached")
+    page.keyboard.press("Tab")
+    saved(page, folder, "a.png,one and more\n")
+
+
+def test_a_box_whose_save_failed_is_saved_later_by_itself(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    page = tab.open("captions")
+    page.route("**/caption", lambda route: route.abort())
+    box(page, "a.png").fill("typed while it was away")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=Not saved: The WebUI does not answer.")
+    page.unroute("**/caption")
+    saved(page, folder, "a.png,typed while it was away\n")
+    page.wait_for_selector("[data-kind=saved]")
+
+
+def test_a_box_that_loses_its_focus_unheard_is_saved(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    page = tab.open("captions")
+    box(page, "a.png").wait_for()
+    page.eval_on_selector("textarea", "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true })); }")
+    saved(page, folder, "a.png,put there\n")
+
+
+def test_a_text_that_arrived_without_an_answer_is_no_conflict(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    page = tab.open("captions")
+
+    def swallow(route) -> None:
+        tab.client.request("POST", urlsplit(route.request.url).path, content=route.request.post_data_buffer, headers=route.request.headers)
+        route.abort()
+
+    page.route("**/caption", swallow, times=1)
+    box(page, "a.png").fill("first")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("text=Not saved: The WebUI does not answer.")
+    box(page, "a.png").fill("second")
+    page.keyboard.press("Tab")
+    page.wait_for_selector("[data-kind=saved]")
+    saved(page, folder, "a.png,second\n")
+
+
+def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page_and_another_language(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    tab.make("owl", {"metadata.csv": "b.png,two\n"}, ("b.png",))
+    page = tab.open()
+    page.get_by_role("radio", name="fox").click()
+    page.click("#lora_trainer_step_captions")
+    page.on("dialog", lambda dialog: dialog.accept())
+    away = "**/caption"
+    page.route(away, lambda route: route.abort())
+    box(page, "a.png").fill("not lost")
+
+    for name in ("owl", "fox"):
+        page.click("#lora_trainer_step_images")
+        page.get_by_role("radio", name=name).click()
+        page.click("#lora_trainer_step_captions")
+        box(page, "b.png" if name == "owl" else "a.png").wait_for()
+    assert box(page, "a.png").input_value() == "not lost"
+    page.reload()
+    box(page, "a.png").wait_for()
+    assert box(page, "a.png").input_value() == "not lost"
+    page.evaluate("loraTrainer.start()")
+    page.wait_for_selector("text=Not saved: The WebUI does not answer.")
+    assert box(page, "a.png").input_value() == "not lost"
+    assert (folder / "metadata.csv").read_text("utf-8") == "a.png,one\n"
+    page.unroute(away)
+    saved(page, folder, "a.png,not lost\n")
+
+
+def test_a_text_left_in_another_dataset_is_saved_there_by_itself(tab):
+    folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
+    tab.make("owl", {"metadata.csv": "a.png,two\n"}, ("a.png",))
+    page = tab.open()
+    page.get_by_role("radio", name="fox").click()
+    page.click("#lora_trainer_step_captions")
+    page.route("**/caption", lambda route: route.abort())
+    box(page, "a.png").fill("of the fox")
+    page.click("#lora_trainer_step_images")
+    page.get_by_role("radio", name="owl").click()
+    page.click("#lora_trainer_step_captions")
+    page.wait_for_selector("text=The caption of a.png is not saved")
+    page.unroute("**/caption")
+    saved(page, folder, "a.png,of the fox\n")
+    assert (tab.folder / "owl" / "metadata.csv").read_text("utf-8") == "a.png,two\n"
+
+
+def test_while_a_word_is_composed_the_box_keeps_its_place_and_the_others_move(tab):
+    folder = tab.make("fox", {"metadata.csv": "b.png,two\nd.png,four\n"}, ("b.png", "d.png"))
+    page = tab.open("captions")
+    box(page, "d.png").click()
+    page.evaluate("window.left = 0; document.activeElement.addEventListener('blur', () => { window.left += 1; })")
+    for name in ("a.png", "c.png", "e.png"):
+        save(folder / name, size=(90, 60), colour="teal")
+    wait(page, "document.querySelectorAll('.lora-trainer-caption-row').length === 5")
+    page.evaluate("loraTrainer.workbench.turn({ order: 'name' })")
+    shown = page.eval_on_selector_all(".lora-trainer-caption-row .lora-trainer-cell-name", "all => all.map((one) => one.textContent)")
+    assert shown == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    assert page.evaluate("[window.left, document.activeElement.getAttribute('aria-label')]") == [0, "Caption of d.png"]
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1600])
