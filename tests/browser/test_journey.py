@@ -79,6 +79,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
         dialog.get_by_role("textbox").fill("discs")
         dialog.locator(".lora-trainer-dialog-actions .lora-trainer-primary").click()
     images.get_by_text("4 images added.").wait_for()
+    images.locator(".lora-trainer-cell").nth(3).wait_for()
     assert images.locator(".lora-trainer-cell").count() == 4
 
     captions = open_step(page, "captions")
