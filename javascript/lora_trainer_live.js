@@ -59,7 +59,7 @@
             put(handed, handOverWords(now.handover, run));
             graphs.hidden = run.job !== "train";
             chart.set(points, run.step_count);
-            previews.set(now.previews);
+            previews.set(now.previews, noPreviews(run));
             if (logBox.open && now.log.length) putLog(log, now.log.join("\n"));
         }
 
@@ -198,6 +198,12 @@
         return { url: preview.url, note: preview.prompt, kind: preview.strength + preview.prompt, label: preview.step ? app.t("Step {step}, strength {strength}", { step: preview.step, strength }) : app.t("Before training, strength {strength}", { strength }) };
     }
 
+    /** What stands where there is none. */
+    function noPreviews(run) {
+        if (!app.runs.isActive(run) && run.status !== "queued") return app.t("This run has made no previews.");
+        return run.has_preview_prompts ? app.t("Previews appear here during the training.") : app.t("No preview prompts are set. Preview now makes a picture at once.");
+    }
+
     const strengthOf = (preview) => (preview.strength === null ? "" : app.t("Strength {strength}", { strength: app.tags.format(preview.strength) }));
 
     /** Newest step first; a step's pictures stand together. */
@@ -205,16 +211,15 @@
         const place = el("div", { class: "lora-trainer-previews" });
         const compare = app.widgets.button({ label: app.t("Compare"), onclick: () => app.viewer.compare(pictures) });
         const head = el("div", { class: "lora-trainer-live-head" }, el("h4", {}, app.t("Previews")), compare);
-        const empty = el("p", { class: "lora-trainer-help" }, app.t("Previews appear here during the training."));
         const element = el("div", { class: "lora-trainer-previews-box" }, head, place);
         let pictures = [];
         return {
             element,
-            set(previews) {
-                redraw(place, JSON.stringify(previews), () => {
+            set(previews, empty) {
+                redraw(place, JSON.stringify([previews, previews.length ? "" : empty]), () => {
                     pictures = previews.map(pictureOf);
                     compare.hidden = pictures.length < 2;
-                    if (!previews.length) return empty;
+                    if (!previews.length) return el("p", { class: "lora-trainer-help" }, empty);
                     const steps = [...new Set(previews.map((preview) => preview.step))].sort((a, b) => b - a);
                     return steps.map((step) => el("div", { class: "lora-trainer-previews-step" },
                         el("h5", {}, step ? app.t("Step {step}", { step }) : app.t("Before training")),

@@ -22,6 +22,7 @@
         try {
             known.pulse = await app.api.get("pulse");
             if (known.pulse.revision !== known.revision) await readRuns();
+            takeActive();
             if (view && app.current() === "train") await readLive();
             if (view) view.connection(null);
         } catch (problem) {
@@ -46,6 +47,15 @@
         if (known.delivered !== null && delivered !== known.delivered) app.runs.announceDelivery();
         known.delivered = delivered;
         if (page) page.lists();
+    }
+
+    /** The list of runs is read when it is another one; how far those at work are comes with every pulse. */
+    function takeActive() {
+        for (const now of known.pulse.active) {
+            const run = byId(now.id);
+            if (run) Object.assign(run, now);
+        }
+        if (page && known.pulse.active.length) page.lists();
     }
 
     /** The run to show: the chosen one, else what is at work, else the newest. */
@@ -205,17 +215,25 @@
                 el("details", { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } }, el("summary", { "aria-describedby": name }, app.t("More")), more)));
     }
 
-    /** A list that is drawn again only when it is another one, and keeps the focus and what is unfolded. */
-    function list(title, empty) {
+    /** What a row is drawn from, but for its words: of a run at work those change every second. */
+    function shape(run) {
+        const { delete: remove, continue: goOn, further } = run.can;
+        return app.runs.isActive(run) ? [run.id, run.name, run.job, run.status, run.step > 0, run.picture, run.family, remove, goOn, further] : run;
+    }
+
+    /** A list that is drawn again only when it is another one, and keeps the focus and what is unfolded. `words(run)`: what its row says. */
+    function list(title, empty, words) {
         const rows = el("ul", { class: "lora-trainer-runs" });
         const element = el("section", { class: "lora-trainer-card", "aria-label": title }, el("h3", {}, title), rows);
         let drawn = null;
         return {
             element,
             set(runs, make) {
-                // a run at work changes every second; the live view shows that
-                const now = JSON.stringify(runs.map((run) => ({ ...run, step: app.runs.isActive(run) ? 0 : run.step, changed: 0, loss: 0, smoothed_loss: 0, seconds_left: 0, images_per_second: 0, memory: 0, phase_step: 0 })));
-                if (now === drawn) return;
+                const now = JSON.stringify(runs.map(shape));
+                if (now === drawn) {
+                    runs.forEach((run, at) => app.live.put(rows.children[at].querySelector(".lora-trainer-run-words .lora-trainer-help"), words(run)));
+                    return;
+                }
                 drawn = now;
                 const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.key : null;
                 const unfolded = new Set([...rows.querySelectorAll("details[open]")].map((details) => details.dataset.key));
@@ -234,8 +252,8 @@
         const start = startCard();
         view = app.live(changed);
         const other = el("div");
-        const queue = list(app.t("Queue"), "");
-        const runs = list(app.t("Runs"), app.t("Runs appear here once you have started one."));
+        const queue = list(app.t("Queue"), "", (run) => run.sentence);
+        const runs = list(app.t("Runs"), app.t("Runs appear here once you have started one."), facts);
         Object.assign(known, { shown: null, settled: "", revision: null });
         page = {
             connection: start.connection,

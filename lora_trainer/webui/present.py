@@ -117,6 +117,8 @@ def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None,
         "family": state.family or None,
         "checkpoint": last_part(str(entry.settings.get("base_model") or "")),
         "dataset": last_part(str(entry.settings.get("train_data_dir") or "")),
+        # without any, it makes a picture only at its end or when asked
+        "has_preview_prompts": bool(entry.settings.get("sample_prompts")),
         "step": shown.step,
         "step_count": shown.step_count or whole(entry.settings.get("max_train_steps")),
         "epoch": shown.epoch,

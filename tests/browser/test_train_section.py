@@ -24,11 +24,11 @@ from tests.browser.tab import open_step, open_tab
 class PlayedWorker:
     """A run at work."""
 
-    def __init__(self, folder: RunFolder, steps: int = 100) -> None:
+    def __init__(self, folder: RunFolder, settings: str = "", steps: int = 100) -> None:
         self.folder = folder
         folder.path.mkdir(parents=True)
         folder.config.write_text(
-            f"train_data_dir: images\nbase_model: base.safetensors\nname: {folder.path.name}\nmax_train_steps: {steps}\n", encoding="utf-8"
+            f"train_data_dir: images\nbase_model: base.safetensors\nname: {folder.path.name}\nmax_train_steps: {steps}\n{settings}", encoding="utf-8"
         )
         folder.log.write_text("the first line\nthe last line\n", encoding="utf-8")
         self._holding = contextlib.ExitStack()
@@ -70,8 +70,8 @@ class PlayedWorker:
 def worker(host: Any) -> Iterator[Any]:
     made: list[PlayedWorker] = []
 
-    def begin(name: str) -> PlayedWorker:
-        made.append(PlayedWorker(RunFolder(host.trainer_folder / "runs" / name)))
+    def begin(name: str, settings: str = "") -> PlayedWorker:
+        made.append(PlayedWorker(RunFolder(host.trainer_folder / "runs" / name), settings))
         return made[-1]
 
     yield begin
@@ -108,6 +108,26 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     # nothing jumps: the chart is where it was, but for a part of a pixel
     assert live.locator(".lora-trainer-chart").bounding_box() == pytest.approx(place, abs=1)
     page.locator("#lora_trainer_step_train .lora-trainer-step-note", has_text="Training, 30 %").wait_for()
+    # the list says the same, in the row that stands there already
+    row = page.locator(".lora-trainer-runs li", has_text="seen live")
+    row.get_by_text("Training \u00b7").and_(row.get_by_text("30 of 100 steps")).wait_for()
+    unfolded = row.locator("details")
+    unfolded.locator("summary").click()
+    run.say(events.Phase(phase="saving", total=0))
+    run.step(31)
+    row.get_by_text("31 of 100 steps").wait_for()
+    assert unfolded.get_attribute("open") is not None
+
+
+def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
+    worker("no prompts")
+    other = worker("with a prompt", "sample_prompts: [a fox]\n")
+    page, live = watch(visitor, host, "no prompts")
+    live.get_by_text("No preview prompts are set. Preview now makes a picture at once.").wait_for()
+    page.locator(".lora-trainer-runs li", has_text="with a prompt").get_by_role("button", name="Show", exact=True).click()
+    live.get_by_text("Previews appear here during the training.").wait_for()
+    other.end(events.Stopped(step=0))
+    live.get_by_text("This run has made no previews.").wait_for()
 
 
 def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
