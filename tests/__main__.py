@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments:
         return run("pytest", *arguments)
-    processes = min(os.cpu_count() or 1, MOST_PROCESSES)
+    processes = min(cores(), MOST_PROCESSES)
     results = {
         "ruff": run("ruff", "check", "."),
         "mypy": run("mypy"),
@@ -44,6 +44,11 @@ def main(arguments: list[str]) -> int:
     }
     print("\n" + ", ".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items()))
     return 1 if any(results.values()) else 0
+
+
+def cores() -> int:
+    """How many cores this process may use: a container, or taskset, may leave it fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(tool: str, *arguments: str) -> int:

@@ -166,7 +166,8 @@ def _examined(
     originals: dict[str, Path] = {}
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool, contextlib.ExitStack() as stack:
         # closing: when `progress` raises, the images that still wait are not examined first
-        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", pool.map(lambda image: _attempt(look, image), images))))
+        looked_at = pool.map(lambda image: _attempt(look, image), images)
+        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", looked_at)))
         for done, (image, result) in enumerate(zip(images, results, strict=True), 1):
             if isinstance(result, DatasetError):
                 findings.append(from_error("unreadable-image", result, image, listing.name(image)))

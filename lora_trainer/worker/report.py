@@ -23,12 +23,13 @@ HOST_SECONDS = 2.0
 
 
 def in_words(event: Event) -> str:
-    """An event as a line of the log: its kind, and what it says beyond the usual: "saved: step 100, file checkpoints/ink-step00000100.safetensors"."""
+    """An event as a line of the log: its kind, and what it says beyond the usual, as in "saved: step 100, file ink.safetensors"."""
     if isinstance(event, (Warned, Failed)):
         return f"{event.kind}: {event.message} {event.hint}".strip()
     usual = {item.name: item.default for item in dataclasses.fields(event)}
     said = {name: getattr(event, name) for name in usual if name != "time"}
-    return ": ".join(filter(None, [event.kind, ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name])]))
+    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name])
+    return f"{event.kind}: {words}" if words else event.kind
 
 
 class Report:

@@ -3,7 +3,7 @@
     picture_findings(picture, measures, resolution)    all there is to say about one picture
     is_blurred(measures, resolution)                   and the like: one question each
 
-The thresholds were chosen on one half of the pictures of tests/benchmark/check_quality; BENCHMARKS.md states how often they are right on the other half.
+The thresholds were chosen on one half of the pictures of tests/benchmark/check_quality; BENCHMARKS.md says how often they are right on the other.
 Called by `check`.
 """
 
