@@ -72,3 +72,10 @@ def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
     """One of the questions above, asked of our tab."""
     root = page.locator("#lora_trainer_root").element_handle()
     return list(page.evaluate(what, [root, *arguments] if arguments else root))
+
+
+def resize(page: Any, width: int, height: int = 900) -> None:
+    """Another size of the window, drawn."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.wait_for_timeout(200)

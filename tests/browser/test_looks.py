@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, complaints
+from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, complaints, resize
 from tests.browser.tab import open_step, open_tab, show_tab
 from tests.browser.test_journey import trained
 
@@ -29,24 +29,25 @@ def visit_all(page):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
-def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, size, scheme):
-    width, height = SIZES[size]
-    visitor = visit(viewport={"width": width, "height": height}, color_scheme=scheme)
-    page = open_tab(visitor, host, f"?__theme={scheme}")
+def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, scheme):
+    page = open_tab(visit(color_scheme=scheme), host, f"?__theme={scheme}")
     problems = {}
     for step in visit_all(page):
-        if screenshots is not None:
-            page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
-        found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
-        if found:
-            problems[step] = found
+        for name, (width, height) in SIZES.items():
+            resize(page, width, height)
+            if screenshots is not None:
+                page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
+            found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
+            if found:
+                problems[step, name] = found
     assert problems == {}
 
 
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
     words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
+    tries = host.get("tries")
+    words |= {word for one in (tries["tries"] if isinstance(tries, dict) else tries) for word in one["prompt"].replace(",", " ").split()}
     words |= {word for card in host.get("datasets") for word in card["name"].split()} | {"My", "model", "Tiny", "practice", "picture", "step", "tiny", "sd1", "discs", "red"}
     problems = {}
     for step in visit_all(page):
