@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 
 from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, complaints, resize
@@ -48,6 +50,8 @@ def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
     tries = host.get("tries")
     words |= {word for one in (tries["tries"] if isinstance(tries, dict) else tries) for word in one["prompt"].replace(",", " ").split()}
+    items = [item for card in host.get("datasets") for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]]
+    words |= {word for item in items for word in f"{item['caption']} {item['name']}".replace(",", " ").replace(".", " ").split()}
     words |= {word for card in host.get("datasets") for word in card["name"].split()} | {"My", "model", "Tiny", "practice", "picture", "step", "tiny", "sd1", "discs", "red"}
     problems = {}
     for step in visit_all(page):
