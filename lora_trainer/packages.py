@@ -134,7 +134,7 @@ CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
 }
 
 TEST_PACKAGES: tuple[Package, ...] = (
-    Package(name="pytest", version="9.2.0", modules=("pytest",)),
+    Package(name="pytest", version="8.4.2", modules=("pytest",)),  # with 9.2, pytest-xdist 3.8 no longer keeps groups together
     Package(name="pytest-timeout", version="2.4.0", modules=("pytest_timeout",)),
     Package(name="pytest-xdist", version="3.8.0", modules=("xdist",)),
     Package(name="execnet", version="2.1.2"),
