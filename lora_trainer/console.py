@@ -6,10 +6,13 @@ Where the output is no terminal (a file, a pipe), a line now and then takes the 
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from types import FrameType
 
 from tqdm import tqdm
 
@@ -48,24 +51,27 @@ class Console:
     def watch(self) -> int:
         """Returns the worker's exit status."""
         self._say(f"Starting in {self._folder.path}")
-        while True:
-            try:
+        with interrupts() as heard:
+            while True:
                 ended = self._worker.poll() is not None
                 self._show_new_events()
                 if ended:
                     return self._end()
+                self._obey(heard.count)
                 time.sleep(POLL_SECONDS)
-            except KeyboardInterrupt:
-                if self._asked_to_stop:
-                    self._worker.kill()
-                    self._killed = True
-                else:
-                    self._asked_to_stop = True
-                    what = "batch" if self._state.job == "caption" else "step"
-                    self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
-                    # a terminal interrupts the worker too; a signal to this process alone does not
-                    with contextlib.suppress(OSError):
-                        send_request(self._folder.requests, "stop")
+
+    def _obey(self, interrupt_count: int) -> None:
+        """The first Ctrl-C asks for a stop that keeps what was learned, the second ends the worker."""
+        if interrupt_count >= 1 and not self._asked_to_stop:
+            self._asked_to_stop = True
+            what = "batch" if self._state.job == "caption" else "step"
+            self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
+            # a terminal interrupts the worker too; a signal to this process alone does not
+            with contextlib.suppress(OSError):
+                send_request(self._folder.requests, "stop")
+        if interrupt_count >= 2 and not self._killed:
+            self._killed = True
+            self._worker.kill()
 
     def _show_new_events(self) -> None:
         new, self._offset = read_events(self._folder.events, self._offset)
@@ -149,6 +155,31 @@ class Console:
 
     def _say(self, text: str) -> None:
         tqdm.write(text)
+
+
+@dataclass
+class Interrupts:
+    """How often Ctrl-C was pressed."""
+
+    count: int = 0
+
+
+@contextlib.contextmanager
+def interrupts() -> Iterator[Interrupts]:
+    """Counts Ctrl-C instead of letting it break off whatever is being done, such as the answer to the one before. Main thread only."""
+    heard = Interrupts()
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.count += 1
+
+    before = signal.getsignal(signal.SIGINT)
+    # a shell's background job has it ignored, and stays deaf to it
+    if before != signal.SIG_IGN:
+        signal.signal(signal.SIGINT, hear)
+    try:
+        yield heard
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 class Bar:

@@ -1,6 +1,7 @@
 """What a run looks like on a terminal and in a file: a worker's events in, text out."""
 
 import io
+import signal
 import sys
 from pathlib import Path
 
@@ -139,7 +140,8 @@ def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
         def poll(self):
             self.polls += 1
             if self.polls == 1:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
+                return None
             return self.returncode
 
     folder = RunFolder(tmp_path)
@@ -159,7 +161,8 @@ def test_an_interrupt_that_only_the_console_heard_reaches_the_worker(tmp_path, c
         def poll(self):
             self.polls += 1
             if self.polls == 1:
-                raise KeyboardInterrupt
+                signal.raise_signal(signal.SIGINT)
+                return None
             asked.extend(request.kind for request in take_requests(tmp_path / "requests"))
             return self.returncode
 

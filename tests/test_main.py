@@ -111,9 +111,10 @@ def test_ctrl_c_twice_ends_at_once_and_blames_nobody(tmp_path):
     )  # fmt: skip
     folder = RunFolder(tmp_path / "out")
     wait_for(lambda: folder.read_state().step >= 1)
-    # the worker is not asked, as if it were in the midst of something long
+    # the worker is held still, as if it were in the midst of something long: it cannot obey the first one
+    os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(lambda: any(folder.path.glob("requests/*")))
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "Interrupted at step" in output and "memory" not in output
