@@ -26,8 +26,6 @@ HARMLESS = (
     "manifest.json", "fonts.googleapis", "cdnjs", "iframe-resizer", "favicon", "preloaded using link preload",
     # the browser notes every answer that is a sentence for the visitor
     "the server responded with a status of 400", "the server responded with a status of 409",
-    # a picture of a dataset that the test has just deleted
-    "the server responded with a status of 404",
 )
 
 

@@ -47,8 +47,7 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
     setup = page.get_by_label("Set-up", exact=True)
     setup.get_by_role("button", name="Set up").wait_for()
     assert setup.get_by_role("button", name="Copy a report").is_visible()
-    # a bare interpreter lacks more than this one, and only the first names are told
-    assert setup.get_by_text("Training needs packages that are not installed yet").is_visible()
+    assert setup.get_by_text("Training needs packages that are not installed yet: lora-trainer-lacks-this").is_visible()
     report = host.get("setup?report=1")["report"]
     assert "gradio" in report
     assert str(Path.home()) + "/" not in report

@@ -43,10 +43,13 @@ class Dataset:
 
 
 @pytest.fixture
-def dataset(host: Any) -> Iterator[Dataset]:
+def dataset(host: Any, browser: Any) -> Iterator[Dataset]:
     """Four captions of three tags."""
     made = Dataset(host, CAPTIONS)
     yield made
+    # first: an open page asks for the pictures of what it shows
+    for context in browser.contexts:
+        context.close()
     host.post(f"datasets/{quote(made.id)}/delete")
 
 

@@ -113,7 +113,8 @@ def pretend_to_lack(name: str) -> None:
     from lora_trainer import environment, packages
 
     sys.path.remove(root)
-    lacking = (*packages.WORKER_PACKAGES, packages.Package(name=name, version="1.0"))
+    # first: the tab names only some
+    lacking = (packages.Package(name=name, version="1.0"), *packages.WORKER_PACKAGES)
     assert environment.look.__kwdefaults__ is not None
     environment.look.__kwdefaults__["wanted"] = lacking
     environment.look.__defaults__ = (Path(paths.data_path, "overlay"),)
