@@ -1,7 +1,8 @@
 """Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they would be trained in.
 
-    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions carried along: the command line and the tab
+    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions and masks carried along: the command line and the tab
     crop_file(source, target, box)                    one picture cut to a box: a mend of the check
+    crop_mask(mask, size, box) -> Image               the same part of the picture's mask
     choose_box(image, ratio, subject=...)             which part of a picture to keep
 
 The centre is kept, or the subject: where a mask (fox_mask.png, masks/fox.png) says what that is, the box around its white; else the part with the
@@ -58,6 +59,7 @@ class _Plan:
     target: Path
     bucket: Bucket
     mask: Path | None
+    mask_target: Path | None
     caption: str | None
 
 
@@ -73,9 +75,9 @@ def crop_folder(
 ) -> Cropped:
     """Writes PNG copies of the pictures in settings.train_data_dir, `size` x `size` or as large as their bucket of that size, into `output`.
 
-    Folders inside stay as they are; captions are written as .txt beside the copies. `subject`: keep the subject instead of the centre. `only`: the
-    names of the pictures to take. Raises DatasetError, before anything is written, if a file of `output` would be overwritten, or a name of `only`
-    means no picture; and when a copy cannot be written.
+    Folders inside stay as they are; captions are written as .txt beside the copies, and a mask is cut as its picture is. `subject`: keep the subject
+    instead of the centre. `only`: the names of the pictures to take. Raises DatasetError, before anything is written, if a file of `output` would be
+    overwritten, or a name of `only` means no picture; and when a copy cannot be written.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
@@ -95,6 +97,7 @@ def crop_folder(
         if plan.caption is not None:
             with _explained(plan.target.with_suffix(".txt")) as text_file:
                 files.write_text(text_file, plan.caption + "\n")
+        findings += _mask_along(plan, image.size, box, listing)
         written.append(plan.target)
         if progress:
             progress(done, len(plans))
@@ -133,6 +136,17 @@ def shaped(image: Image.Image, longest: float, *, mask: Path | None = None) -> B
     """The part of a strip that keeps its subject, with sides of `longest` to 1: what the mend {"mend": "crop_subject", "ratio": ...} asks for."""
     ratio = image.width / image.height
     return choose_box(image, min(longest, max(1 / longest, ratio)), subject=True, mask=mask)
+
+
+def crop_mask(mask: Path, size: tuple[int, int], box: Box) -> Image.Image:
+    """The part of a mask that belongs to the part `box` of its picture of `size`: a grey picture, every pixel one of the mask's own.
+
+    A mask may have another size than its picture; it is then first made as large. Raises DatasetError for one that cannot be read.
+    """
+    image = read_image(mask, "black").convert("L")
+    if image.size != size:
+        image = image.resize(size, Image.Resampling.NEAREST)
+    return image.crop(box)
 
 
 # --- which part --------------------------------------------------------------------------------------------------------------------------
@@ -212,9 +226,17 @@ def _plans(
         # small pictures too are made the size that was asked for: max_upscale is for training
         bucket = bucket_for(width, height, _without_limit(settings), size) if into_buckets else Bucket(size, size)
         caption = captions.by_image[image].text if image in captions.by_image else None
-        target = _target(output, listing.name(image), taken)
-        plans.append(_Plan(source=image, target=target, bucket=bucket, mask=masks.get(image), caption=caption))
+        target, mask = _target(output, listing.name(image), taken), masks.get(image)
+        aside = _mask_target(target, image, mask) if mask else None
+        plans.append(_Plan(source=image, target=target, bucket=bucket, mask=mask, mask_target=aside, caption=caption))
     return plans, findings
+
+
+def _mask_target(target: Path, image: Path, mask: Path) -> Path:
+    """Beside the copy as the mask lies beside its picture, so that it is found again; named like the copy, whose name may be another."""
+    if mask.parent == image.parent:
+        return target.with_name(f"{target.stem}_mask.png")
+    return target.parent / mask.parent.name / target.name
 
 
 def _without_limit(settings: DatasetSettings) -> DatasetSettings:
@@ -247,7 +269,8 @@ def _target(output: Path, name: str, taken: set[str]) -> Path:
 
 
 def _refuse_overwriting(plans: Sequence[_Plan]) -> None:
-    targets = [target for plan in plans for target in (plan.target, *([plan.target.with_suffix(".txt")] if plan.caption is not None else []))]
+    texts = [plan.target.with_suffix(".txt") for plan in plans if plan.caption is not None]
+    targets = [*(plan.target for plan in plans), *texts, *(plan.mask_target for plan in plans if plan.mask_target)]
     existing = [target for target in targets if target.exists()]
     if existing:
         hint = "Choose a new folder, or move them away. Nothing was written."
@@ -264,6 +287,17 @@ def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
     finding = problem("small-image", template, hint="Use larger pictures, or a smaller size; enlarged ones teach the model blur.",
                       path=plan.source, measured=round(factor, 2), mend=None, related=(), **values)  # fmt: skip
     return [finding]
+
+
+def _mask_along(plan: _Plan, size: tuple[int, int], box: Box, listing: Listing) -> list[Finding]:
+    if plan.mask is None or plan.mask_target is None:
+        return []
+    try:
+        mask = crop_mask(plan.mask, size, box)
+    except DatasetError as error:
+        return [from_error("unreadable-image", error, plan.mask, listing.name(plan.mask))]
+    _save(fit(mask, plan.bucket, Image.Resampling.NEAREST).image, plan.mask_target)
+    return []
 
 
 def _save(image: Image.Image, target: Path) -> None:

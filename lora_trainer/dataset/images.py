@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageCms, UnidentifiedImageError, features
 
@@ -150,13 +151,18 @@ def digest(path: Path) -> str:
         return _hash(path.read_bytes())
 
 
-def fit(image: Image.Image, bucket: Bucket) -> Fitted:
-    """Resizes a picture until it just covers the bucket, and crops what is over, equally at both ends."""
+def fit(image: Image.Image, bucket: Bucket, resampling: Image.Resampling | None = None) -> Fitted:
+    """Resizes a picture until it just covers the bucket, and crops what is over, equally at both ends.
+
+    `resampling`: for what is no picture, as a mask.
+    """
     scale = max(bucket.width / image.width, bucket.height / image.height)
     width, height = max(bucket.width, round(image.width * scale)), max(bucket.height, round(image.height * scale))
     # Lanczos keeps detail when shrinking, and rings when enlarging
-    filter_ = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    resized = image if (width, height) == image.size else image.resize((width, height), filter_, reducing_gap=3.0)
+    smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
+    # reducing first would mix neighbours, which a mask must not have
+    how: dict[str, Any] = {"resample": smooth, "reducing_gap": 3.0} if resampling is None else {"resample": resampling}
+    resized = image if (width, height) == image.size else image.resize((width, height), **how)
     left, top = (width - bucket.width) // 2, (height - bucket.height) // 2
     return Fitted(
         image=resized.crop((left, top, left + bucket.width, top + bucket.height)),

@@ -9,6 +9,8 @@ from PIL import Image, ImageDraw
 
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.crop import choose_box, crop_file, crop_folder, shaped
+from lora_trainer.dataset.listing import list_folder
+from lora_trainer.dataset.masks import find_masks
 from lora_trainer.errors import DatasetError
 from tests.dataset.pictures import save
 
@@ -79,6 +81,35 @@ def test_buckets_keep_the_shape(tmp_path):
     save(tmp_path / "in" / "tall.png", (200, 400))
     sizes = [Image.open(path).size for path in crop(tmp_path / "in", tmp_path / "out", size=128, into_buckets=True).written]
     assert sizes == [(88, 176), (176, 88)]
+
+
+@pytest.mark.parametrize(("mask", "copied"), [("fox_mask.png", "fox_mask.png"), ("fox-masklabel.png", "fox_mask.png"), ("masks/fox.png", "masks/fox.png")])
+def test_a_mask_is_cut_as_its_picture_is_and_stays_black_and_white(tmp_path, mask, copied):
+    # red where the mask is white
+    picture, marked = Image.new("RGB", (300, 120), "blue"), Image.new("L", (100, 40))
+    picture.paste("red", (120, 30, 210, 90))
+    marked.paste(255, (40, 10, 70, 30))
+    (tmp_path / "in" / "masks").mkdir(parents=True)
+    picture.save(tmp_path / "in" / "fox.png")
+    marked.save(tmp_path / "in" / mask)
+    (tmp_path / "in" / "fox.txt").write_text("a fox", encoding="utf-8")
+    done = crop(tmp_path / "in", tmp_path / "out", size=64, subject=True)
+    assert [path.name for path in done.written] == ["fox.png"]
+    with Image.open(tmp_path / "out" / "fox.png") as image, Image.open(tmp_path / "out" / copied) as cut:
+        assert (image.size, cut.size, cut.mode) == ((64, 64), (64, 64), "L")
+        assert {value for _, value in cut.getcolors()} == {0, 255}
+        red = [pixel[0] > 128 for pixel in image.getdata()]
+        assert sum(is_red != (white == 255) for is_red, white in zip(red, cut.getdata(), strict=True)) <= 130
+    scanned = find_masks(list_folder(tmp_path / "out").images, ())
+    assert scanned == {tmp_path / "out" / copied: tmp_path / "out" / "fox.png"}
+
+
+def test_a_mask_that_cannot_be_read_is_named_and_its_picture_is_written(tmp_path):
+    save(tmp_path / "in" / "fox.png", size=(80, 80))
+    (tmp_path / "in" / "fox_mask.png").write_bytes(b"no picture")
+    done = crop(tmp_path / "in", tmp_path / "out", size=64)
+    assert [path.name for path in done.written] == ["fox.png"]
+    assert [(finding.kind, finding.path.name) for finding in done.findings] == [("unreadable-image", "fox_mask.png")]
 
 
 def test_enlarged_pictures_are_told(tmp_path):
