@@ -222,7 +222,7 @@
             app.fill(place, list.length ? el("ul", { class: "lora-trainer-bench-list" }, list.map(line)) : el("p", {}, app.t("Nothing has been changed yet.")));
         };
         const line = (edit) => el("li", { class: "lora-trainer-bench-line" },
-            el("div", {}, el("b", {}, edit.title), el("p", { class: "lora-trainer-help" }, [app.count(edit.count, "{count} image", "{count} images"), app.when(edit.time), edit.undone ? app.t("undone") : ""].filter(Boolean).join(" \u00b7 "))),
+            el("div", {}, el("b", {}, edit.title), el("p", { class: "lora-trainer-help" }, [edit.count ? app.count(edit.count, "{count} image", "{count} images") : "", app.when(edit.time), edit.undone ? app.t("undone") : ""].filter(Boolean).join(" \u00b7 "))),
             edit.undone ? null : app.widgets.button({ label: app.t("Undo"), onclick: async () => { await step("undo", edit.id); await draw(); } }));
         await draw();
         app.widgets.dialog({

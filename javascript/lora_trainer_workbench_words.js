@@ -127,6 +127,7 @@
             await app.api.post(dataset.path("template"), { order: next });
             order = next;
             drawOrder({ name, way });
+            await bench.readEdits();
         }, { "aria-label": label, "data-way": String(way), disabled: at + way < 0 || at + way >= order.length });
 
         async function save() {

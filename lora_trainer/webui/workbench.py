@@ -4,6 +4,7 @@
     bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile are left alone, and told
     bench.save(key, caption, was)              one caption, as it was typed
     bench.remove(keys), .restore(keys), .mend(findings)
+    bench.set_vocabulary(vocabulary), .set_template_order(order)
     bench.undo(), .redo()                      the newest edit; what was changed since is left alone, and told
     bench.known(trigger, tokens) -> Known      what filters and the page ask about each image
 
@@ -30,13 +31,14 @@ from lora_trainer import files
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.authors import Author
 from lora_trainer.dataset.captions import with_trigger_word
-from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary
+from lora_trainer.dataset.masks import find_masks
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary, write_vocabulary
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import workbench_actions, workbench_pictures, workbench_tokens
 from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
 from lora_trainer.webui.workbench_check import Checker, Findings, Told
-from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, Journal, Line, Swap
+from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, FileEdit, Journal, Line, Swap
 from lora_trainer.webui.workbench_tokens import Length
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
@@ -44,6 +46,7 @@ REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 PLANS_KEPT = 10
 NOT_THERE = Message("this image is not there any more")
 CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
+FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it is")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +114,7 @@ class Workbench:
     def revision(self, view: View) -> str:
         """Another text whenever a page may look different."""
         folder = self.root / authors.FOLDER
-        stamps = [_stamp(folder / authors.FILE), _stamp(folder / REVIEWED), _stamp(self.root / VOCABULARY_FILE)]
+        stamps = [_stamp(folder / authors.FILE), _stamp(folder / REVIEWED), _stamp(folder / TEMPLATE), _stamp(self.root / VOCABULARY_FILE)]
         return hashlib.blake2b(repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12).hexdigest()
 
     def vocabulary(self) -> Vocabulary | None:
@@ -133,7 +136,29 @@ class Workbench:
         """Raises DatasetError for an order that is not of all the fields."""
         if sorted(map(str, order)) != sorted(FIELDS):
             raise DatasetError("the order does not name each field once", hint="Use: {known}.", known=", ".join(FIELDS))
-        self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
+        with self._changing_file(self.root / authors.FOLDER / TEMPLATE, Message("Order of the fields changed")):
+            self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raises DatasetError where it cannot be written."""
+        try:
+            with self._changing_file(self.root / VOCABULARY_FILE, Message("Vocabulary changed")):
+                write_vocabulary(self.root, vocabulary)
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions."
+            path, reason = VOCABULARY_FILE, error.strerror or error
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=reason) from error
+
+    @contextlib.contextmanager
+    def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
+        """Writes down what the block makes of a small file."""
+        with self.contents.lock:
+            before = _content(path)
+            yield
+            after = _content(path)
+            if after != before:
+                name = path.relative_to(self.root).as_posix()
+                self.journal.add(Edit(title=title, time=self._clock(), files={name: FileEdit(before=before, after=after)}))
 
     # --- captions -------------------------------------------------------------------------------------------------------------------------
 
@@ -325,12 +350,14 @@ class Workbench:
         conflicts = []
         if crops:
             folder = self.journal.originals(edit.time)
+            view = self.contents.view()
+            masks = {image: mask for mask, image in find_masks(view.listing.images, view.captions.by_image).items()}
             for number, (item, told) in enumerate(crops):
                 # two folders may each hold a fox.png
                 place = folder / str(number)
                 place.mkdir()
                 try:
-                    swaps[item.name] = workbench_pictures.crop_in_place(self.root, item.path, told.finding.mend or {}, place)
+                    swaps |= workbench_pictures.crop_in_place(self.root, item.path, told.finding.mend or {}, place, masks.get(item.path))
                 except DatasetError as problem:
                     conflicts.append(Conflict(key=item.key, name=item.name, current=item.caption, message=problem.message))
                     continue
@@ -365,6 +392,7 @@ class Workbench:
         restoring, removing = (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
         moved = self._move(restoring, removing, conflicts)
         swaps, swapped = self._swap_back(edit, conflicts)
+        turned = self._turn_files(edit, backwards, conflicts)
         draft = self._turned_captions(edit, backwards)
         if draft.changes:
             left = self.contents.write_captions(draft.changes)
@@ -372,7 +400,25 @@ class Workbench:
             conflicts += [Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE) for key, now in left.items()]
         self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
         conflicts = [*draft.conflicts, *conflicts]
-        return Outcome(title=edit.title, changed=moved + swapped + len(draft.changes), conflicts=tuple(conflicts))
+        return Outcome(title=edit.title, changed=moved + swapped + turned + len(draft.changes), conflicts=tuple(conflicts))
+
+    def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[Conflict]) -> int:
+        turned = 0
+        for name, change in edit.files.items():
+            expected, wanted = (change.after, change.before) if backwards else (change.before, change.after)
+            path = self.root / name
+            now = _content(path)
+            if now == wanted:
+                continue
+            if now != expected:
+                conflicts.append(Conflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE))
+                continue
+            try:
+                _put(path, wanted)
+            except OSError as problem:
+                raise workbench_pictures.cannot_replace(name, problem) from problem
+            turned += 1
+        return turned
 
     def _turned_captions(self, edit: Edit, backwards: bool) -> _Draft:
         by_name, draft = {item.name: item for item in self.contents.view().items}, _Draft()
@@ -413,12 +459,16 @@ class Workbench:
             return False
 
     def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
-        swaps, swapped = dict(edit.swaps), 0
+        swaps, swapped, left = dict(edit.swaps), 0, set()
         for name, swap in edit.swaps.items():
+            if swap.mask_of in left:
+                # a mask belongs to the picture as it is
+                continue
             try:
                 swaps[name] = workbench_pictures.swap_back(self.root, name, swap)
-                swapped += 1
+                swapped += not swap.mask_of
             except DatasetError as problem:
+                left.add(name)
                 conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
         return swaps, swapped
 
@@ -530,6 +580,21 @@ class Known:
 def own(item: Item) -> str:
     """The caption that stands in a file; what follows from a folder's name is none."""
     return item.caption if item.source in ("metadata", "text") else ""
+
+
+def _content(path: Path) -> str | None:
+    """The text of a small file, whatever its encoding: what is no UTF-8 comes back as it was."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+
+
+def _put(path: Path, content: str | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        files.write_bytes(path, content.encode("utf-8", "surrogateescape"))
 
 
 def _mend(told: Told) -> str:

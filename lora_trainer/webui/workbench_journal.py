@@ -13,6 +13,7 @@ Standard library only. Called by workbench.py, which holds the dataset's lock.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -28,6 +29,9 @@ ORIGINALS = "originals"
 MOST_EDITS = 200
 MOST_BYTES = 64 * 2**20
 VERSION = 1
+LOCK = "numbers.lock"
+LOCK_PATIENCE = 10.0
+"""Seconds for which another process's edit is waited for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,16 @@ class Swap:
 
     kept: str
     digest: str
+    mask_of: str = ""
+    """The picture whose mask it is, where it is one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEdit:
+    """A file of the dataset's own, as its vocabulary is, before and after; None where there is no file."""
+
+    before: str | None
+    after: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +75,15 @@ class Edit:
     restored: tuple[str, ...] = ()
     """Keys of images that came back from it."""
     swaps: Mapping[str, Swap] = field(default_factory=dict)
+    files: Mapping[str, FileEdit] = field(default_factory=dict)
     undone: bool = False
     id: int = 0
 
     @property
     def count(self) -> int:
-        """How many images it is about."""
-        return len({*self.captions, *self.swaps}) + len(self.removed) + len(self.restored)
+        """How many images it is about; none, for the vocabulary."""
+        pictures = (name for name, swap in self.swaps.items() if not swap.mask_of)
+        return len({*self.captions, *pictures}) + len(self.removed) + len(self.restored)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,14 +107,29 @@ class Journal:
 
     def add(self, edit: Edit) -> Edit:
         """Writes an edit down; what was undone before can no longer be redone. Raises DatasetError."""
-        lines = self.lines()
-        for line in lines:
-            if line.undone:
-                self._forget(line.id)
-        edit = replace(edit, id=max((line.id for line in lines), default=0) + 1)
-        self._write(edit)
-        self._prune()
+        with self._numbering():
+            for line in self.lines():
+                if line.undone:
+                    self._forget(line.id)
+            # of all the files: one that is torn has its number too
+            edit = replace(edit, id=max((identity for identity, _ in self._files()), default=0) + 1)
+            self._write(edit)
+            self._prune()
         return edit
+
+    @contextlib.contextmanager
+    def _numbering(self) -> Iterator[None]:
+        """Two WebUIs on one data folder must not give one number to two edits. Raises DatasetError."""
+        lock = self._folder / LOCK
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.lock(lock, patience=LOCK_PATIENCE))
+            except files.Locked as error:
+                hint = "Close other windows of the trainer, then try again."
+                raise DatasetError("another process is changing the captions in {folder}", hint=hint, folder=self._root.name) from error
+            except OSError as error:
+                raise self._cannot_be_written(lock, error) from error
+            yield
 
     def lines(self) -> list[Line]:
         """The newest first."""
@@ -151,43 +182,52 @@ class Journal:
             "values": {key: value if isinstance(value, (int, float)) else str(value) for key, value in edit.title.values.items()},
             "captions": {name: [change.before, change.after, change.by, change.now_by] for name, change in edit.captions.items()},
             "removed": edit.removed, "restored": edit.restored, "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
+            "files": {name: [change.before, change.after] for name, change in edit.files.items()},
         }  # fmt: skip
         target = self._file(edit.id)
         try:
             # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
             files.write_text(target, json.dumps(values))
         except OSError as error:
-            hint = "Check the free space and the folder's permissions. Nothing was changed."
-            # from the dataset's folder: where that lies is nothing for visitors from elsewhere
-            path = target.relative_to(self._root).as_posix()
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
+            raise self._cannot_be_written(target, error) from error
+
+    def _cannot_be_written(self, target: Path, error: OSError) -> DatasetError:
+        hint = "Check the free space and the folder's permissions. Nothing was changed."
+        # from the dataset's folder: where that lies is nothing for visitors from elsewhere
+        path = target.relative_to(self._root).as_posix()
+        return DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error)
 
     def _forget(self, identity: int) -> None:
         self._known.pop(identity, None)
         self._file(identity).unlink(missing_ok=True)
 
     def _prune(self) -> None:
-        kept, size = 0, 0
-        for path in sorted(self._folder.glob("*.json"), reverse=True):
-            kept, size = kept + 1, size + path.stat().st_size
+        size = 0
+        for kept, (identity, path) in enumerate(sorted(self._files(), reverse=True), 1):
+            with contextlib.suppress(FileNotFoundError):
+                size += path.stat().st_size
             # the newest can be undone, however large it is
             if kept > 1 and (kept > MOST_EDITS or size > MOST_BYTES):
-                self._forget(int(path.stem))
+                self._forget(identity)
 
     def _lines(self) -> Iterator[tuple[int, Line]]:
-        for path in self._folder.glob("*.json") if self._folder.is_dir() else ():
+        for identity, path in self._files():
             try:
                 details = path.stat()
-                stamp, identity = (details.st_mtime_ns, details.st_size), int(path.stem)
+                stamp = (details.st_mtime_ns, details.st_size)
                 known = self._known.get(identity)
                 if known is None or known[0] != stamp:
                     edit = self.read(identity)
                     line = Line(id=identity, title=edit.title, count=edit.count, time=edit.time, undone=edit.undone)
                     known = self._known[identity] = (stamp, line)
                 yield identity, known[1]
-            except (OSError, ValueError, DatasetError):
-                # a file of this folder that is none of ours, or torn by a dying disk
+            except (OSError, DatasetError):
+                # torn by a dying disk
                 continue
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """The edits' files; what else lies in this folder is none of ours."""
+        return [(int(path.stem), path) for path in self._folder.glob("*.json") if path.stem.isdecimal()] if self._folder.is_dir() else []
 
 
 def _edit(values: dict[str, Any], identity: int) -> Edit:
@@ -199,6 +239,7 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
         removed=tuple(values["removed"]),
         restored=tuple(values["restored"]),
         swaps={name: Swap(**swap) for name, swap in values["swaps"].items()},
+        files={name: FileEdit(before=was, after=now) for name, (was, now) in values.get("files", {}).items()},
         undone=bool(values["undone"]),
     )
 

@@ -1,13 +1,14 @@
 """Pictures cropped in the tab: one in its place, as a mend of the check that can be undone; or a whole selection into a new dataset.
 
-    crop_in_place(item, mend, folder) -> Swap       the original goes into `folder`, the crop takes its place under the same name
-    copies.start(...) -> Copy                       a thread makes the copies; originals are not touched
+    crop_in_place(item, mend, folder) -> {name: Swap}    the original goes into `folder`, the crop takes its place under the same name; its mask too
+    copies.start(...) -> Copy                            a thread makes the copies; originals are not touched
 
 Pillow, by way of dataset.crop. Called by workbench.py and the routes.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import threading
@@ -21,7 +22,7 @@ from PIL import Image
 
 from lora_trainer import files
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.crop import Box, crop_folder, shaped
+from lora_trainer.dataset.crop import Box, crop_folder, crop_mask, shaped
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.dataset.images import digest, read_image
 from lora_trainer.errors import DatasetError, LoraTrainerError
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from lora_trainer.webui.datasets import Datasets
 
 SIZES = (64, 4096)
+MASKS = "mask"
+"""Within the folder of a kept picture: its mask, which may have the same name."""
 JPEG_QUALITY = 95
 """Above it files grow, and nobody sees why."""
 
@@ -41,23 +44,46 @@ log = logging.getLogger("lora_trainer.webui")
 # --- one picture in its place ------------------------------------------------------------------------------------------------------------
 
 
-def crop_in_place(root: Path, image: Path, mend: Mapping[str, Any], folder: Path) -> Swap:
-    """Replaces a picture by a part of itself. Raises DatasetError, and then nothing has changed.
+def crop_in_place(root: Path, image: Path, mend: Mapping[str, Any], folder: Path, mask: Path | None = None) -> dict[str, Swap]:
+    """Replaces a picture by a part of itself, and its mask by the same part. Raises DatasetError, and then nothing has changed.
 
-    `mend` is the check's: {"mend": "crop", "box": ...} or {"mend": "crop_subject", "ratio": ...}; `folder` takes the original.
+    `mend` is the check's: {"mend": "crop", "box": ...} or {"mend": "crop_subject", "ratio": ...}; `folder` takes the originals. Returns what was
+    swapped, by its name from `root`.
     """
     picture = read_image(image)
-    box = _box(picture, mend, image.name)
-    cropped, kept = folder / f"new-{image.name}", folder / image.name
+    box = _box(picture, mend, image.name, mask)
+    cropped = folder / f"new-{image.name}"
     _save(picture.crop(box), cropped)
+    if mask is None:
+        return {_name(root, image): _swap(root, image, cropped, folder / image.name)}
+    aside = folder / MASKS
+    aside.mkdir()
+    cut = aside / f"new-{mask.name}"
+    _save(crop_mask(mask, picture.size, box), cut)
+    # the mask first: if the picture cannot follow, it goes back
+    mask_swap = _swap(root, mask, cut, aside / mask.name, of=_name(root, image))
     try:
-        os.replace(image, kept)
-        os.replace(cropped, image)
+        picture_swap = _swap(root, image, cropped, folder / image.name)
+    except DatasetError:
+        swap_back(root, _name(root, mask), mask_swap)
+        raise
+    return {_name(root, image): picture_swap, _name(root, mask): mask_swap}
+
+
+def _swap(root: Path, place: Path, new: Path, kept: Path, of: str = "") -> Swap:
+    """`new` takes the place of a file, which is kept."""
+    try:
+        os.replace(place, kept)
+        os.replace(new, place)
     except OSError as problem:
-        if kept.exists() and not image.exists():
-            os.replace(kept, image)
-        raise cannot_replace(image.name, problem) from problem
-    return Swap(kept=kept.relative_to(root).as_posix(), digest=digest(image))
+        if kept.exists() and not place.exists():
+            os.replace(kept, place)
+        raise cannot_replace(place.name, problem) from problem
+    return Swap(kept=kept.relative_to(root).as_posix(), digest=digest(place), mask_of=of)
+
+
+def _name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
 
 
 def swap_back(root: Path, name: str, swap: Swap) -> Swap:
@@ -76,7 +102,7 @@ def swap_back(root: Path, name: str, swap: Swap) -> Swap:
         if aside.exists() and not place.exists():
             os.replace(aside, place)
         raise cannot_replace(name, problem) from problem
-    return Swap(kept=swap.kept, digest=digest(place))
+    return dataclasses.replace(swap, digest=digest(place))
 
 
 def cannot_replace(name: str, problem: OSError) -> DatasetError:
@@ -84,9 +110,9 @@ def cannot_replace(name: str, problem: OSError) -> DatasetError:
     return DatasetError("{name} cannot be replaced: {reason}", hint=hint, name=name, reason=problem.strerror or problem)
 
 
-def _box(picture: Image.Image, mend: Mapping[str, Any], name: str) -> Box:
+def _box(picture: Image.Image, mend: Mapping[str, Any], name: str, mask: Path | None) -> Box:
     if mend.get("mend") == "crop_subject":
-        return shaped(picture, float(mend["ratio"]))
+        return shaped(picture, float(mend["ratio"]), mask=mask)
     left, top, right, bottom = (int(side) for side in mend["box"])
     left, top, right, bottom = max(0, left), max(0, top), min(picture.width, right), min(picture.height, bottom)
     if right <= left or bottom <= top:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from lora_trainer.dataset import authors
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.findings import problem
 from lora_trainer.dataset.images import digest
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Vocabulary
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import begin_captioning
@@ -223,6 +225,28 @@ def test_old_edits_go_and_the_newest_stays(tmp_path, monkeypatch):
     assert [line.id for line in bench.journal.lines()] == [6]
 
 
+def test_two_webuis_on_one_folder_never_give_one_number_to_two_edits(tmp_path):
+    make(tmp_path, {"a.png": "0"})
+    journals = [workbench_journal.Journal(tmp_path) for _ in range(4)]
+
+    def write(number):
+        return [journals[number].add(workbench_journal.Edit(title=Message(f"{number} {turn}"), time=0.0, removed=(f"{number}{turn}",))).id for turn in range(8)]
+
+    with ThreadPoolExecutor(4) as pool:
+        given = [identity for identities in pool.map(write, range(4)) for identity in identities]
+    assert sorted(given) == list(range(1, 33))
+    kept = {workbench_journal.Journal(tmp_path).read(line.id).removed for line in journals[0].lines()}
+    assert len(kept) == 32
+
+
+def test_a_torn_edit_keeps_its_number(tmp_path):
+    bench = make(tmp_path, {"a.png": "fox"})
+    bench.save(key_of("a.png"), "one", "fox")
+    (tmp_path / ".lora_trainer" / "edits" / "00000002.json").write_text("{", encoding="utf-8")
+    bench.save(key_of("a.png"), "two", "one")
+    assert [line.id for line in bench.journal.lines()] == [3, 1]
+
+
 def test_a_torn_journal_is_no_obstacle(tmp_path):
     bench = make(tmp_path, {"a.png": "fox"})
     bench.save(key_of("a.png"), "one", "fox")
@@ -340,6 +364,44 @@ def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
         assert image.size == (9, 9)
 
 
+@pytest.mark.parametrize("mask", ["a_mask.png", "masks/a.png"])
+def test_a_mask_is_cropped_with_its_picture_and_goes_back_with_it(tmp_path, mask):
+    corners((64, 32)).save(tmp_path / "a.png")
+    (tmp_path / "masks").mkdir()
+    white = Image.new("L", (32, 16))
+    white.paste(255, (16, 0, 32, 8))
+    white.save(tmp_path / mask)
+    before = [(tmp_path / name).read_bytes() for name in ("a.png", mask)]
+    bench = again(tmp_path)
+    outcome = bench.mend([told(tmp_path, "a.png", mend="crop", box=[32, 0, 64, 16])])
+    assert (outcome.changed, outcome.conflicts) == (1, ())
+    with Image.open(tmp_path / mask) as cut:
+        assert (cut.size, cut.getcolors()) == ((32, 16), [(512, 255)])
+    assert [line.count for line in bench.journal.lines()] == [1]
+    assert again(tmp_path).undo().changed == 1
+    assert [(tmp_path / name).read_bytes() for name in ("a.png", mask)] == before
+    again(tmp_path).redo()
+    with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / mask) as cut:
+        assert image.size == cut.size == (32, 16)
+    # painted over: neither goes back without the other
+    save(tmp_path / "a.png", size=(9, 9), colour="black")
+    assert [conflict.name for conflict in bench.undo().conflicts] == ["a.png"]
+    with Image.open(tmp_path / mask) as cut:
+        assert cut.size == (32, 16)
+
+
+def test_a_strip_is_cut_where_its_mask_says(tmp_path):
+    Image.new("RGB", (400, 40), "grey").save(tmp_path / "a.png")
+    white = Image.new("L", (400, 40))
+    white.paste(255, (300, 0, 330, 40))
+    white.save(tmp_path / "a_mask.png")
+    bench = again(tmp_path)
+    bench.mend([told(tmp_path, "a.png", mend="crop_subject", ratio=2.0)])
+    with Image.open(tmp_path / "a.png") as image, Image.open(tmp_path / "a_mask.png") as cut:
+        assert image.size == cut.size == (80, 40)
+        assert cut.getcolors() == [(2000, 0), (1200, 255)]
+
+
 def test_several_mends_are_one_edit(tmp_path):
     bench = make(tmp_path, {"a.png": "a fox", "b.png": "sks, a wolf", "c.png": "bear"})
     outcome = bench.mend(
@@ -370,6 +432,43 @@ def test_removed_images_come_back_with_undo_even_if_one_is_gone(tmp_path):
     outcome = bench.undo()
     assert [str(conflict.message) for conflict in outcome.conflicts] == ["there is another a.png in the folder now"]
     assert captions(bench) == {"a.png": "", "b.png": "wolf"}
+
+
+# --- vocabulary and template are undone, too ------------------------------------------------------------------------------------------
+
+
+def test_a_vocabulary_and_the_order_of_the_fields_are_undone(tmp_path):
+    bench = make(tmp_path, {"a.png": "fox"})
+    file, order = tmp_path / VOCABULARY_FILE, ["style", "subject", "action", "features", "scene", "light", "colour"]
+    bench.set_vocabulary(Vocabulary(opening="old lab", fields={}))
+    bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
+    # nothing has changed, so there is nothing to take back
+    bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
+    bench.set_template_order(order)
+    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [("Order of the fields changed", 0), ("Vocabulary changed", 0), ("Vocabulary changed", 0)]
+    bench = again(tmp_path)
+    assert (bench.undo().changed, bench.template_order()) == (1, FIELDS)
+    bench.undo()
+    assert bench.vocabulary() == Vocabulary(opening="old lab", fields={})
+    bench.undo()
+    assert not file.exists()
+    for _ in range(3):
+        bench.redo()
+    assert (bench.vocabulary(), list(bench.template_order())) == (Vocabulary(opening="new lab", fields={"light": ("neon",)}), order)
+
+
+def test_a_vocabulary_that_somebody_edited_since_stays_at_undo(tmp_path):
+    bench = make(tmp_path, {"a.png": "fox"})
+    file = tmp_path / VOCABULARY_FILE
+    file.write_bytes("opening: 实验室\n".encode("gb18030"))
+    theirs = file.read_bytes()
+    bench.set_vocabulary(Vocabulary(opening="lab", fields={}))
+    bench.undo()
+    assert file.read_bytes() == theirs
+    bench.redo()
+    file.write_text("opening: attic\n", encoding="utf-8")
+    assert [(conflict.name, str(conflict.message)) for conflict in bench.undo().conflicts] == [(VOCABULARY_FILE, "this file was changed meanwhile, and stays as it is")]
+    assert file.read_text(encoding="utf-8") == "opening: attic\n"
 
 
 # --- template ----------------------------------------------------------------------------------------------------------------------------

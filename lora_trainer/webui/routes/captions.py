@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import training_caption, with_trigger_word
-from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from, write_vocabulary
+from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
 from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
@@ -219,13 +219,7 @@ def vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
 def set_vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     values = {"opening": request.value("opening", str, ""), "fields": request.value("fields", dict, {})}
-    wished = vocabulary_from(values, bench.root / VOCABULARY_FILE)
-    try:
-        write_vocabulary(bench.root, wished)
-    except OSError as error:
-        hint = "Check the free space and the folder's permissions."
-        path, reason = VOCABULARY_FILE, error.strerror or error
-        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=reason) from error
+    bench.set_vocabulary(vocabulary_from(values, bench.root / VOCABULARY_FILE))
     answer: dict[str, Any] = vocabulary(studio, request)
     return answer
 
