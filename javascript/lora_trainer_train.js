@@ -1,12 +1,12 @@
 /* The section "train": Start and Queue, the live view of one run, the queue in its order, and every run there is.
  *
  * The server holds the truth: one small question ("pulse") tells whether anything has changed, and only then more is asked. It is asked every second
- * while a run is at work, every five while runs wait, and not at all when nothing goes on or the tab cannot be seen. */
+ * while a run is at work or about to be, and not at all when nothing goes on or the tab cannot be seen. */
 (function (app) {
     "use strict";
 
     const el = (...all) => app.el(...all);
-    const SECONDS_ACTIVE = 1, SECONDS_QUEUED = 5, SECONDS_LOST = 3;
+    const SECONDS_ACTIVE = 1, SECONDS_LOST = 3;
     const MOST_POINTS = 1200;
 
     /** What was learned from the server; it outlives a redrawing of the page. */
@@ -34,8 +34,7 @@
         if (page) page.connection(null);
         summarize();
         // a run from a command line is in the list a moment before the server has taken it on
-        if (known.pulse.active.length || known.runs.some(app.runs.isActive)) return SECONDS_ACTIVE;
-        return known.pulse.queued ? SECONDS_QUEUED : null;
+        return known.pulse.active.length || known.pulse.queued || known.runs.some(app.runs.isActive) ? SECONDS_ACTIVE : null;
     }
 
     async function readRuns() {
@@ -82,6 +81,9 @@
         known.offset = live.offset;
         known.points = thinned(live.whole ? live.points : known.points.concat(live.points));
         view.set(live, known.points);
+        // the lists say the same as the view, also where the run's turn has come since they were read
+        const listed = byId(live.run.id);
+        if (listed && listed.status !== live.run.status) { Object.assign(listed, live.run); page.lists(); }
         page.other(live.run);
         // what has ended changes no more; asking again waits for a new revision
         known.settled = app.runs.isActive(live.run) ? "" : mark;

@@ -123,6 +123,10 @@ class HandOver:
         """Make room for a worker that is at work already, started before this host was. A pause for a picture that the last host made ends."""
         return self._take_on(folder, adopted=True)
 
+    def waits(self) -> bool:
+        """Whether a run whose turn has come waits for the host to be done with its device."""
+        return not self._on_processor and self.host.is_generating()
+
     def after_end(self, folder: RunFolder) -> None:
         """The worker's process is gone, however it went: the model comes back now, or as soon as the host's queue lets us."""
         run = self._runs.get(folder.path)

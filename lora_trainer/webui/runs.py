@@ -172,7 +172,7 @@ class Runs:
             return found
 
     def _shown(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
-        waits = self.keeper.on_duty and entry.id == line.starting and entry.id not in self.keeper.active()
+        waits = self.keeper.on_duty and entry.id == line.starting and entry.id not in self.keeper.active() and self.hand_over.waits()
         return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry), waits_for_host=waits)
 
     def _handed(self, language: str) -> dict[str, Any]:

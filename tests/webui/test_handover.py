@@ -386,6 +386,8 @@ def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, t
     handover.after_end(run)
     assert host.moves == [] and waiting_requests(run.requests) == ()
     assert str(handover.status().sentence).startswith("The WebUI computes on the processor")
+    with host.turns.lock:
+        assert not handover.waits()
 
 
 def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(card, host, tmp_path, monkeypatch):
@@ -518,9 +520,9 @@ def test_a_run_is_not_begun_while_a_picture_is_made(card, host, handover, tmp_pa
     with ThreadPoolExecutor() as pool:
         picture = pool.submit(paint)
         started.wait()
-        assert not handover.before_start(run)
+        assert not handover.before_start(run) and handover.waits()
         picture.result()
-    assert handover.before_start(run) and "model" not in card.used
+    assert handover.before_start(run) and "model" not in card.used and not handover.waits()
 
 
 def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(card, host, handover, tmp_path):
@@ -657,7 +659,6 @@ def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(
         handover.ask(run, "pause")
         picture.result(timeout=20)
     assert until(lambda: handover.state == "training")
-    time.sleep(0.05)
-    assert worker.status == "paused"
+    assert until(lambda: worker.status == "paused")
     worker.end = "stopped"
     assert_all_is_well(card, handover)

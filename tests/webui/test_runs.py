@@ -44,6 +44,20 @@ def test_one_click_is_one_run_in_many_threads_and_processes(desk):
     assert desk.create("ink", "the-token-of-it") == "ink" and desk.runs.queue.read().waiting == (), "even when it has ended"
 
 
+def test_a_run_that_waits_for_nobody_does_not_say_that_it_waits_for_the_graphics_card(desk):
+    said = []
+    start = desk.start
+
+    def start_and_look(folder, options):
+        said.append(desk.runs.one("ink", "en"))
+        return start(folder, options)
+
+    desk.runs.keeper._start = start_and_look
+    desk.create("ink")
+    desk.tick()
+    assert [(run["status"], run["sentence"]) for run in said] == [("starting", "The training process is starting.")]
+
+
 def test_two_clicks_of_one_name_at_one_instant_are_two_runs(desk, monkeypatch):
     real, first = desk.settings_of, []
 
