@@ -26,6 +26,12 @@
         return app.t(count === 1 ? one : many, { count: app.number(count) });
     };
 
+    /** Sentences in a row, each with its full stop, as the language sets them. */
+    app.sentences = function (...parts) {
+        const wide = /^(zh|ja)/.test(locale());
+        return parts.flat().filter(Boolean).map((part) => (/[.!?:\u3002\uff01\uff1f\uff1a\u2026]$/.test(part) ? part : part + (wide ? "\u3002" : "."))).join(wide ? "" : " ");
+    };
+
     app.number = (value, digits = 0) =>
         Number(value).toLocaleString(locale(), { minimumFractionDigits: 0, maximumFractionDigits: digits });
 

@@ -140,7 +140,7 @@
         if (handover.before && handover.after) {
             words.push(app.t("Free graphics memory: {before} before, {after} after the model left.", { before: app.size(handover.before.free), after: app.size(handover.after.free) }));
         }
-        return words.filter(Boolean).join(" ");
+        return app.sentences(words);
     }
 
     // --- notices ---------------------------------------------------------------------------------------------------------------------

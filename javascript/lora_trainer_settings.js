@@ -165,7 +165,8 @@
             facts.vae ? app.t("VAE {name}", { name: facts.vae }) : "",
             facts.clip_skip && facts.family !== "sdxl" ? app.t("clip skip {number}", { number: facts.clip_skip }) : "",
         ];
-        return [parts.filter(Boolean).join(" \u00b7 "), ...facts.notes].join(". ");
+        const line = parts.filter(Boolean).join(" \u00b7 ");
+        return facts.notes.length ? app.sentences(line, facts.notes) : line;
     }
 
     function checkpointCard() {
@@ -186,7 +187,7 @@
                 const refused = (home().checkpoints || []).filter((known) => known.problem);
                 unusable.hidden = !refused.length;
                 app.fill(unusable, el("summary", {}, app.count(refused.length, "{count} checkpoint cannot be trained on", "{count} checkpoints cannot be trained on")),
-                    el("ul", {}, refused.map((known) => el("li", {}, [known.problem, known.hint].filter(Boolean).join(". ")))));
+                    el("ul", {}, refused.map((known) => el("li", {}, app.sentences(known.problem, known.hint)))));
             }
             select.value = draft.checkpoint;
             put(words, checkpointWords());
@@ -365,7 +366,7 @@
 
         function show() {
             const plan = app.store.get("plan");
-            if (planTrouble) { put(sentence, [planTrouble.message, planTrouble.hint].filter(Boolean).join(" ")); return; }
+            if (planTrouble) { put(sentence, app.sentences(planTrouble.message, planTrouble.hint)); return; }
             if (!plan || same(plan, drawn)) return;
             drawn = plan;
             const first = plan.problems.find((problem) => problem.severity === "error");
@@ -435,7 +436,7 @@
                 if (problem.dataset.drawn === words) continue;
                 problem.dataset.drawn = words;
                 input.toggleAttribute("aria-invalid", here.some((one) => one.severity === "error"));
-                app.fill(problem, here.map((one) => el("p", { class: "lora-trainer-settings-" + one.severity }, [one.message, one.hint].filter(Boolean).join(". "))));
+                app.fill(problem, here.map((one) => el("p", { class: "lora-trainer-settings-" + one.severity }, app.sentences(one.message, one.hint))));
             }
         }
 

@@ -136,7 +136,7 @@
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
-                const others = (problem.problems || []).map((one) => el("li", {}, [one.message, one.hint].filter(Boolean).join(" ")));
+                const others = (problem.problems || []).map((one) => el("li", {}, app.sentences(one.message, one.hint)));
                 const notice = app.widgets.problem(problem);
                 if (others.length > 1) notice.append(el("ul", {}, others));
                 app.fill(trouble, notice);

@@ -145,10 +145,12 @@ def documented_texts() -> set[str]:
     """What the settings and presets say of themselves."""
     from lora_trainer import config
     from lora_trainer.caption_config import CaptionSettings
+    from lora_trainer.webui import form
     from lora_trainer.webui.workbench_captioners import LABELS
 
     captioning = config.documentation_of(CaptionSettings)
-    return {text for text in (*config.documentation().values(), *(captioning[key] for key in LABELS)) if _is_sentence(text)}
+    training = {key: text for key, text in config.documentation().items() if key not in form.HELPS}
+    return {text for text in (*training.values(), *(captioning[key] for key in LABELS)) if _is_sentence(text)}
 
 
 def preset_texts() -> set[str]:

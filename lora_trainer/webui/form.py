@@ -88,6 +88,29 @@ LABELS: Texts = {
 }
 """Key -> what an artist calls it."""
 
+HELPS: Texts = {
+    "max_train_steps": "How many steps are trained. auto: as many as the epochs come to.",
+    "epochs": "How often all images are gone through.",
+    "resolution": "Pictures of any shape are trained with as many pixels as a square of this side. auto: what the checkpoint was made for, 512 to 1024.",
+    "lora_rank": "How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail, in a larger file.",
+    "sample_prompts": "Each line is a prompt for preview pictures during the training. Empty: only one picture at the end, from the first caption.",
+    "repeats": "How often each image is seen in one epoch. A number in front of a folder's name (10_name) counts instead for that folder.",
+    "bucket_step": "Width and height of the trained pictures are multiples of this many pixels.",
+    "min_bucket_side": "No side of a trained picture is shorter. auto: half the resolution.",
+    "max_bucket_side": "No side of a trained picture is longer. auto: twice the resolution.",
+    "max_upscale": "A small image is enlarged at most this many times; beyond that it is trained smaller.",
+    "on_bad_data": "What happens with images and captions that cannot be used. They are listed in either case.",
+    "mixed_precision": "Number format of the model while it is trained on. auto: bf16 where the device is good at it, else fp16 on a GPU, else float32.",
+    "lora_alpha": "Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank.",
+    "optimizer": "How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes package and an NVIDIA card.",
+    "max_grad_norm": "Larger changes in a single step are cut down to this. 0: never.",
+    "min_snr_gamma": "Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and more evenly.",
+    "device": "What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu.",
+    "sample_strengths": "LoRA strengths to show, separated by commas, such as 0, 0.5, 1.",
+    "sample_sampler": "The sampler of the preview pictures.",
+}
+"""Key -> its help, where the config's own sentence speaks of files and keys that nobody sees in the tab."""
+
 KEYS = frozenset(LABELS)
 # keys without an underscore are words of the language too
 _KEYS_IN_A_SENTENCE = re.compile(r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key)))
@@ -164,8 +187,8 @@ def _field(key: str, language: str) -> dict[str, Any]:
 
 
 def _help(key: str, language: str) -> str:
-    """The config's own sentence; where it speaks of another setting by its key, by the name that the form shows."""
-    sentence = texts.translate(config.documentation()[key], language)
+    """The config's own sentence, unless HELPS has one; where it speaks of another setting by its key, by the name that the form shows."""
+    sentence = texts.translate(HELPS.get(key) or config.documentation()[key], language)
     return _KEYS_IN_A_SENTENCE.sub(lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence)
 
 

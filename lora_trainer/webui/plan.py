@@ -118,7 +118,7 @@ class Plan:
     def to_json(self, language: str) -> dict[str, Any]:
         return {
             "ok": self.ok,
-            "sentence": " ".join(texts.say(message, language) for message in self.sentence),
+            "sentence": texts.say_all(self.sentence, language),
             "facts": [{"label": texts.translate(fact.label, language), "value": _said(fact.value, language)} for fact in self.facts],
             "problems": [
                 {

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -79,10 +79,16 @@ def say(message: Message, language: str) -> str:
     return message.template
 
 
+def say_all(messages: Iterable[Message], language: str) -> str:
+    """Sentences in a row: Chinese sets no space between them."""
+    return ("" if language.startswith(("zh", "ja")) else " ").join(say(message, language) for message in messages)
+
+
 def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
     """An error's sentence and hint."""
     if isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values:
-        lines = "\n".join("- " + ". ".join(filter(None, say_error(problem, language).values())) for problem in error.problems)
+        stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
+        lines = "\n".join("- " + stop.join(part.rstrip("\u3002") for part in say_error(problem, language).values() if part) for problem in error.problems)
         message = Message(error.message.template, {**error.message.values, "lines": lines})
     else:
         message = error.message

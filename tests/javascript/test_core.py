@@ -29,3 +29,16 @@ def test_addresses_are_relative_and_leave_out_what_is_empty(call):
 def test_two_clicks_have_two_names(call):
     one, two = call("random"), call("random")
     assert one != two and len(one) == len(two) == 32
+
+
+@pytest.mark.parametrize(
+    ("language", "sentences", "words"),
+    [("en", ["no images are chosen", "Add images first.", None, ""], "no images are chosen. Add images first."),
+     ("zh_CN", ["没有选择图片", "请先添加图片。"], "没有选择图片。请先添加图片。"), ("en", ["SD1.5 · clip skip 1"], "SD1.5 · clip skip 1.")],
+)  # fmt: skip
+def test_sentences_in_a_row_are_set_as_their_language_does(call, language, sentences, words):
+    call("store.set", "language", language)
+    try:
+        assert call("sentences", sentences) == words
+    finally:
+        call("store.set", "language", None)

@@ -26,7 +26,18 @@ def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
     assert len({field["label"] for field in shown.values()}) == len(shown)
     for key, field in shown.items():
         assert "_" not in field["label"] and field["label"][0].isupper(), key
-        assert field["help"].split()[:2] == config.documentation()[key].split()[:2] or "\u201c" in field["help"]
+        own = form.HELPS.get(key) or config.documentation()[key]
+        assert field["help"].split()[:2] == own.split()[:2] or "\u201c" in field["help"]
+
+
+def test_no_help_speaks_of_files_and_keys_that_are_not_in_the_tab():
+    words = ("bucket", "epochs says", "resolution x resolution", "matrices", "frozen", "adamw8bit", "euler_a", "[", "stop:", "arXiv")
+    assert [(key, word) for key, field in fields().items() for word in words if word in field["help"]] == []
+
+
+def test_a_chinese_help_calls_auto_what_its_field_shows():
+    speaking = [field["help"] for field in fields("zh_CN").values() if field["optional"] or "auto" in [choice["value"] for choice in field["choices"]]]
+    assert [text for text in speaking if "auto" in text] == [] and any("自动：" in text for text in speaking)
 
 
 def test_a_beginner_sees_few_fields():

@@ -78,6 +78,12 @@ def test_several_wrong_settings_are_each_translated():
     assert "缺少 epochs" in said["message"] and "请重试。" in said["message"] and "2" in said["message"]
 
 
+def test_sentences_in_a_row_are_set_as_their_language_does():
+    messages = (Message("The LoRA will be {target}.", {"target": "a"}), Message("Please try again."))
+    assert texts.say_all(messages, "en") == "The LoRA will be a. Please try again."
+    assert " " not in texts.say_all((Message("Use auto."), Message("Use auto.")), "zh_CN")
+
+
 def test_a_sentence_inside_a_sentence_is_translated_too():
     inner = DatasetError("{name} has no caption", name="a.png")
     assert texts.say(Message("this run cannot be read: {reason}", {"reason": inner}), "zh_CN") == "无法读取这次训练：a.png 没有标注"
