@@ -91,7 +91,7 @@ LABELS: Texts = {
 HELPS: Texts = {
     "max_train_steps": "How many steps are trained. auto: as many as the epochs come to.",
     "epochs": "How often all images are gone through.",
-    "resolution": "Pictures of any shape are trained with as many pixels as a square of this side. auto: what the checkpoint was made for, 512 to 1024.",
+    "resolution": "A picture of any shape is trained with as many pixels as a square of this side. auto: what the checkpoint was made for.",
     "lora_rank": "How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail, in a larger file.",
     "sample_prompts": "Each line is a prompt for preview pictures during the training. Empty: only one picture at the end, from the first caption.",
     "repeats": "How often each image is seen in one epoch. A number in front of a folder's name (10_name) counts instead for that folder.",
@@ -100,7 +100,7 @@ HELPS: Texts = {
     "max_bucket_side": "No side of a trained picture is longer. auto: twice the resolution.",
     "max_upscale": "A small image is enlarged at most this many times; beyond that it is trained smaller.",
     "on_bad_data": "What happens with images and captions that cannot be used. They are listed in either case.",
-    "mixed_precision": "Number format of the model while it is trained on. auto: bf16 where the device is good at it, else fp16 on a GPU, else float32.",
+    "mixed_precision": "Number format of the model. auto: bf16 where the device is good at it, else fp16 on a GPU, else float32.",
     "lora_alpha": "Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank.",
     "optimizer": "How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes package and an NVIDIA card.",
     "max_grad_norm": "Larger changes in a single step are cut down to this. 0: never.",

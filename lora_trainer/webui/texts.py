@@ -88,7 +88,7 @@ def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
     """An error's sentence and hint."""
     if isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values:
         stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
-        lines = "\n".join("- " + stop.join(part.rstrip("\u3002") for part in say_error(problem, language).values() if part) for problem in error.problems)
+        lines = "\n".join("- " + stop.join(filter(None, say_error(problem, language).values())) for problem in error.problems)
         message = Message(error.message.template, {**error.message.values, "lines": lines})
     else:
         message = error.message
