@@ -21,7 +21,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.events import Event, read_events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request
-from lora_trainer.runs.state import RunState, fold
+from lora_trainer.runs.state import EXIT_STATUSES, RunState, fold
 
 POLL_SECONDS = 0.1
 LINE_SECONDS = 60.0
@@ -44,12 +44,13 @@ class Console:
         history, self._offset = read_events(folder.events)
         self._state = fold(history)
         self._bar: Bar | Lines | None = None
+        self._has_ended = False
         self._killed = False
         self._asked_to_stop = False
         self._last_hint = ""
 
     def watch(self) -> int:
-        """Returns the worker's exit status."""
+        """Returns the worker's exit status; that of its last word, where it was killed after it."""
         self._say(f"Starting in {self._folder.path}")
         with interrupts() as heard:
             while True:
@@ -77,6 +78,7 @@ class Console:
         new, self._offset = read_events(self._folder.events, self._offset)
         for event in new:
             self._state = fold([event], self._state)
+            self._has_ended = self._state.ended
             self._show(event)
 
     def _show(self, event: Event) -> None:
@@ -133,6 +135,9 @@ class Console:
             if failure is not None:
                 self._state = fold([failure], self._state)
         print(describe_state(self._state, self._folder))
+        if self._killed and self._has_ended:
+            # it was only winding up: what was learned is saved, and the run has ended as it says
+            return EXIT_STATUSES[self._state.status]
         return status if status >= 0 else 1
 
     def _open_bar(self, total: int, title: str, done: int) -> None:

@@ -172,6 +172,40 @@ def test_an_interrupt_that_only_the_console_heard_reaches_the_worker(tmp_path, c
     assert asked == ["stop"] and "Ctrl-C again: stop at once." in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("last_words", "status"),
+    [
+        ([events.Stopped(step=3, file="checkpoints/ink-step00000003.safetensors")], 3),
+        ([events.Finished(step=20, file="ink.safetensors")], 0),
+        ([events.Failed(message="the disk is full")], 1),
+        ([], 1),
+    ],
+)
+def test_a_worker_that_is_killed_after_its_last_word_has_ended_as_it_said(tmp_path, last_words, status):
+    folder = RunFolder(tmp_path)
+    before = events.EventWriter(folder.events)
+    before.write(events.Stopped(step=1))
+    before.close()
+
+    class Worker:
+        returncode = None
+
+        def poll(self):
+            if self.returncode is None:
+                writer = events.EventWriter(folder.events)
+                for event in [events.Started(), PLANNED, TRAINING, *last_words]:
+                    writer.write(event)
+                writer.close()
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+            return self.returncode
+
+        def kill(self):
+            self.returncode = -9
+
+    assert Console(folder, Worker()).watch() == status
+
+
 def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
     history = [
         events.Started(job="caption"), events.Planned(name="BLIP base", step_count=12, image_count=14, device="CPU"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,6 +10,8 @@ from lora_trainer.runs import events
 from lora_trainer.runs.events import Event
 
 Status = Literal["new", "running", "paused", "finished", "stopped", "failed"]
+EXIT_STATUSES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 3}
+"""How a run has ended -> what its worker's process says, and the command line after it."""
 
 
 @dataclass(frozen=True, kw_only=True)

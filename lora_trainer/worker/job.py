@@ -14,9 +14,10 @@ from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
+from lora_trainer.runs.state import EXIT_STATUSES
 from lora_trainer.worker.report import Report
 
-FINISHED, FAILED, STOPPED = 0, 1, 3
+FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed", "stopped"))
 
 
 def run(path: Path, overlay: Overlay | None = None) -> int:
