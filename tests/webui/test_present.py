@@ -123,6 +123,11 @@ def test_a_run_that_waits_to_go_on_shows_no_numbers_of_the_past_but_its_step():
     assert (run["step"], run["loss"], run["failure"], run["position"]) == (10, None, None, 0)
 
 
+@pytest.mark.parametrize(("prompts", "some"), [(["a fox"], True), ([], False), (None, False)])
+def test_previews_come_by_themselves_where_there_are_prompts_for_them(prompts, some):
+    assert shown(entry(settings={**SETTINGS, "sample_prompts": prompts}))["has_preview_prompts"] is some
+
+
 def test_a_delivery_on_windows_is_named_too():
     run = shown(entry(*TRAINED, events.Finished(step=10, delivered="C:\\WebUI\\models\\Lora\\ink.safetensors")))
     assert (run["delivered"], run["lora"]) == ("ink.safetensors", "ink")
