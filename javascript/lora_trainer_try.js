@@ -110,10 +110,22 @@
         return field;
     }
 
+    /** Each LoRA, then what its run has saved on the way; runs that have delivered none come last. */
     function loraChoice(onchange) {
+        const option = (lora, label) => el("option", { value: lora.id }, label);
         // the saved steps of two runs may have the same files' names
-        const label = (lora) => (lora.delivered ? lora.name : app.t("{name} (step {step}, not in the LoRA folder)", { name: lora.run, step: lora.step }));
-        const select = app.widgets.select({ value: wish.lora || "", options: loras.map((lora) => ({ value: lora.id, label: label(lora) })), onchange });
+        const steps = (run) => {
+            const saved = loras.filter((lora) => lora.run === run && !lora.delivered);
+            return run && saved.length ? el("optgroup", { label: app.t("{name}: saved steps", { name: run }) },
+                saved.map((lora) => option(lora, app.t("{name}, step {step}", { name: run, step: lora.step })))) : null;
+        };
+        const delivered = loras.filter((lora) => lora.delivered);
+        // two delivered LoRAs may come from one run: its steps stand below the last of them
+        const lastOf = new Map(delivered.map((lora) => [lora.run, lora]));
+        const others = [...new Set(loras.map((lora) => lora.run))].filter((run) => !lastOf.has(run));
+        const select = app.widgets.select({ options: [], onchange });
+        app.fill(select, delivered.map((lora) => [option(lora, lora.name), lastOf.get(lora.run) === lora ? steps(lora.run) : null]), others.map(steps));
+        select.value = wish.lora || "";
         return app.widgets.labelled(app.t("LoRA"), select);
     }
 
@@ -212,10 +224,11 @@
         const words = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
         const bar = app.widgets.progress(app.t("Progress of the pictures"));
         const lost = el("p", { class: "lora-trainer-hint lora-trainer-live-connection", role: "status" });
+        const title = el("h3", {}, app.t("Pictures"));
         const cancel = app.widgets.button({ label: app.t("Cancel"), onclick: () => app.api.post("tries/" + encodeURIComponent(shown.id) + "/cancel", {}).then(() => poll.wake()) });
         const place = el("div");
         const busy = el("div", { class: "lora-trainer-try-busy" }, bar.element, cancel);
-        const element = el("section", { class: "lora-trainer-card lora-trainer-try-result", "aria-label": app.t("Pictures") }, busy, lost, words, place);
+        const element = el("section", { class: "lora-trainer-card lora-trainer-try-result", "aria-label": app.t("Pictures") }, el("div", { class: "lora-trainer-try-head" }, title, busy), words, place, lost);
 
         function body(job) {
             const sheet = job.sheet ? { url: job.sheet, label: app.t("All in one picture") } : null;
@@ -279,7 +292,7 @@
         const negative = app.widgets.text({ rows: 2, value: wish.negative, maxlength: 10000, oninput: (value) => { wish.negative = value; } });
         const use = app.widgets.button({ label: app.t("Use this strength"), onclick: () => useStrength(lora) });
         const saved = stepsOf(lora).length;
-        const matrix = app.widgets.button({ label: app.t("Saved steps x strengths"), disabled: saved < 2, title: saved < 2 ? app.t("The run has saved only one step.") : "", onclick: () => askSteps(lora) });
+        const matrix = app.widgets.button({ label: app.t("Saved steps \u00d7 strengths"), disabled: saved < 2, title: saved < 2 ? app.t("The run has saved only one step.") : "", onclick: () => askSteps(lora) });
         app.fill(place,
             loraChoice((id) => { wish.lora = id; take(chosen()); page.form(); }),
             app.widgets.labelled(app.t("Prompt"), prompt, { help: app.t("The tag and the trigger are added by themselves.") }),

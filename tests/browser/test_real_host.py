@@ -209,7 +209,7 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     assert len(set(shown)) == 5
     section.get_by_role("button", name="All in one picture", exact=True).wait_for()
 
-    section.get_by_role("button", name="Saved steps x strengths", exact=True).click()
+    section.get_by_role("button", name="Saved steps × strengths", exact=True).click()
     page.locator("dialog[open]").get_by_role("button", name="Make the pictures").click()
     matrix = finished_try(host, "matrix")
     assert len(matrix["loras"]) == 2

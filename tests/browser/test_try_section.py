@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from lora_trainer.runs import events
 from tests.browser.tab import open_host, open_step, open_tab, show_tab
+from tests.jobs.logs import write_run
 from tests.webui.lora_files import write_lora
 
 
@@ -43,6 +46,25 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     section.get_by_role("button", name="Show large: Without the LoRA").click()
     page.keyboard.press("ArrowRight")
     assert page.get_by_role("dialog").locator("img").get_attribute("alt") == "Strength 0.8"
+
+
+def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
+    run = host.trainer_folder / "runs" / "fox run"
+    saved = [events.Saved(step=step, file=f"checkpoints/tried_fox-step{step}.safetensors") for step in (50, 100)]
+    for event in saved:
+        write_lora(run / event.file)
+    delivered = str(host.lora_folder / "tried_fox.safetensors")
+    write_run(run, events.Planned(name="tried_fox", family="sd1", step_count=150), *saved, events.Finished(step=150, file="", delivered=delivered))
+    try:
+        _, section = open_try(visitor, host, lora)
+        shown = section.get_by_label("LoRA", exact=True).evaluate(
+            "select => [...select.children].map(child => child.tagName === 'OPTGROUP' ? [child.label, ...[...child.children].map(one => one.label)] : child.label)"
+        )
+        at = shown.index("tried_fox")
+        assert shown[at + 1] == ["fox run: saved steps", "fox run, step 100", "fox run, step 50"]
+        assert [label for label in shown if isinstance(label, str) and "step" in label] == []
+    finally:
+        shutil.rmtree(run)
 
 
 def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
