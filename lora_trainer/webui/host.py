@@ -8,7 +8,7 @@
 
 Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None, an empty list or a sentence, never a traceback.
 What each call does on each host was read in their sources: A1111 v1.10.1, Forge dfdcbab6, reForge 3b56b268, forge-classic 1f95d717.
-Called by studio, handover, tries, loras and the routes.
+Called by studio, handover, try_jobs, loras and the routes.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     loras.set_strength(id, 0.7)     writes one key of NAME.json
     loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
 
-Ours are known by what training writes into the header. Headers are read once and remembered by time and size. Called by tries.py and the routes.
+Ours are known by what training writes into the header. Headers are read once and remembered by time and size. Called by try_jobs.py and the routes.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures side by side on one sheet, with the strength above each column and the LoRA beside each row. Pillow only. Called by tries.py."""
+"""Pictures side by side on one sheet, with the strength above each column and the LoRA beside each row. Pillow only. Called by try_jobs.py."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from lora_trainer.webui.pace import Pace
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.setup import Setup
-from lora_trainer.webui.tries import TryJobs
+from lora_trainer.webui.try_jobs import TryJobs
 from lora_trainer.webui.workbench_pictures import Copies
 
 

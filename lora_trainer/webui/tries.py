@@ -1,59 +1,33 @@
-"""Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in a thread.
+"""A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by try_jobs.py.
 
-    jobs.submit(wanted) -> Try      pair: without and with;  grid: strengths in a row;  matrix: LoRAs x strengths, on one labelled sheet
-    jobs.find(id), jobs.recent(), jobs.cancel(id)
+    wanted_from(body) -> Wanted     pair: without and with;  grid: strengths in a row;  matrix: LoRAs x strengths, on one labelled sheet
+    prompt_for(prompt, lora, ...)   what the host is asked for
+    job.to_mapping(...)             for the browser;  to_file(job), from_file(values) for try.json
 
-A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it under a name never used before, since hosts keep what
-they have read by name. What a crash leaves of these is removed at the next start.
-
-    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png; the newest 20 are kept
-
-Called by studio and routes/tries.py.
+Called by try_jobs.py and routes/tries.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
-import logging
-import queue
 import re
-import secrets
-import shutil
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-from PIL import Image, PngImagePlugin
+from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.webui.loras import Lora
+from lora_trainer.webui.sidecar import STRONGEST
 
-from lora_trainer import files
-from lora_trainer.checkpoint.parts import Family
-from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
-from lora_trainer.lora.file import copy_with_metadata, read_header
-from lora_trainer.webui.data_folder import DataFolder, NotFound
-from lora_trainer.webui.host import Cancelled, Host, Made, Wish
-from lora_trainer.webui.loras import TRIES, Lora, Loras
-from lora_trainer.webui.sheets import sheet
-
-log = logging.getLogger(__name__)
 Kind = Literal["pair", "grid", "matrix"]
 Status = Literal["waiting", "making", "done", "failed", "cancelled"]
-KEPT = 20
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
 MATRIX = (0.4, 0.7, 1.0)
 MOST_PICTURES = 64
 MOST_STRENGTHS = 12
 LONGEST_PROMPT = 10_000
-STRONGEST = 2.0
 LARGEST_SEED = 2**32 - 1
-TEMPORARY = re.compile(r"try-[0-9a-f]{8}-\d+\.safetensors(\..*part)?")
-NOT_FOUND = ("not found", "couldn't find")
-FAMILY_NAMES: Mapping[Family, str] = {"sd1": "SD1.5", "sd2": "SD2", "sdxl": "SDXL"}
-Progress = Callable[[int, int], object]
 
 
 class TryError(LoraTrainerError):
@@ -134,6 +108,11 @@ class Try:
     def over(self) -> bool:
         return self.status in ("done", "failed", "cancelled")
 
+    def note(self, note: Message) -> None:
+        """Something to tell along with the pictures, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
     def sentence(self) -> Message:
         if self.status == "waiting":
             return Message("Waiting for its turn.")
@@ -162,257 +141,6 @@ class Try:
             "prompt": self.wanted.prompt, "seed": self.seed, "loras": list(self.wanted.loras), "strengths": list(self.wanted.strengths),
             "notes": [say(note) for note in self.notes], "sentence": say(self.sentence()), "error": error, "started": self.started,
         }  # fmt: skip
-
-
-class TryJobs:
-    """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or None if it cannot be told."""
-
-    def __init__(
-        self, host: Host, data: DataFolder, loras: Loras, family_of: Callable[[Path], Family | None], clock: Callable[[], float] = time.time
-    ) -> None:
-        self._host, self._data, self._loras, self._family_of, self._clock = host, data, loras, family_of, clock
-        self._tries: dict[str, Try] = {}
-        self._waiting: queue.Queue[Try] = queue.Queue()
-        self._lock = threading.Lock()
-        self._thread: threading.Thread | None = None
-        self._read_past()
-        self._remove_leftovers()
-
-    # --- for the routes -------------------------------------------------------------------------------------------------------------------
-
-    def submit(self, wanted: Wanted) -> Try:
-        """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
-        loras = [self._loras.find(lora_id) for lora_id in wanted.loras]
-        if wanted.sampler and wanted.sampler not in self._host.samplers():
-            raise TryError("this WebUI has no sampler {name}", hint="Choose one of its own list.", name=wanted.sampler)
-        wanted = _with_strengths(wanted, loras[0])
-        self._require_family(loras)
-        with self._lock:
-            job = Try(id=self._new_id(), wanted=wanted, total=_count(wanted), started=self._clock())
-            self._data.new("tries", job.id).mkdir()
-            self._tries[job.id] = job
-            self._forget_old()
-            if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="lora-trainer-tries", daemon=True)
-                self._thread.start()
-        self._write(job)
-        self._waiting.put(job)
-        return job
-
-    def find(self, try_id: str) -> Try:
-        """Raises NotFound."""
-        with self._lock:
-            if try_id not in self._tries:
-                raise NotFound("these pictures are no longer there", hint="Only the newest {kept} tries are kept.", kept=KEPT)
-            return self._tries[try_id]
-
-    def recent(self) -> list[Try]:
-        """Newest first."""
-        with self._lock:
-            return sorted(self._tries.values(), key=lambda job: (job.started, job.id), reverse=True)
-
-    def cancel(self, try_id: str) -> Try:
-        """Give up what is not made yet; the picture in the making is interrupted."""
-        job = self.find(try_id)
-        job.stop.set()
-        return job
-
-    def file(self, try_id: str, name: str) -> Path:
-        """One of a try's pictures. Raises NotFound for any other name."""
-        job = self.find(try_id)
-        if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
-            raise NotFound("there is no picture {name}", name=name[:40])
-        return self._data.child("tries", job.id) / name
-
-    # --- the thread -----------------------------------------------------------------------------------------------------------------------
-
-    def _work(self) -> None:
-        while True:
-            job = self._waiting.get()
-            status: Status = "failed"
-            try:
-                self._make(job)
-                status = "done"
-            except Cancelled:
-                status = "cancelled"
-            except LoraTrainerError as error:
-                job.error = error
-            except Exception as error:
-                log.exception("trying a LoRA")
-                job.error = _unexpected(error)
-            job.step = job.step_count = 0
-            self._write(job, status)
-            job.status = status
-
-    def _make(self, job: Try) -> None:
-        if job.stop.is_set():
-            raise Cancelled("the pictures were cancelled")
-        job.status = "making"
-        job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
-        loras = [self._loras.find(lora_id) for lora_id in job.wanted.loras]
-        with contextlib.ExitStack() as visible:
-            names = [visible.enter_context(self._visible(lora, number)) for number, lora in enumerate(loras)]
-            rows = [self._row(job, lora, name) for lora, name in zip(loras, names, strict=True)]
-        if job.wanted.kind != "pair":
-            self._write_sheet(job, loras, rows)
-
-    def _row(self, job: Try, lora: Lora, name: str) -> list[Image.Image]:
-        """One LoRA at every strength. Without the LoRA it is the same picture in every row: made once."""
-        row: list[Image.Image] = []
-        for strength in job.wanted.strengths:
-            if strength == 0:
-                made = next((picture for picture in job.pictures if not picture.lora and picture.step is None), None)
-                row.append(self._open(job, made) if made else self._picture(job, lora, name, 0.0))
-            else:
-                row.append(self._picture(job, lora, name, strength))
-        if 0.0 in job.wanted.strengths:
-            self._note_sameness(job, lora, row)
-        return row
-
-    def _picture(self, job: Try, lora: Lora, name: str, strength: float) -> Image.Image:
-        prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
-        job.notes += [note for note in notes if note not in job.notes]
-        wish = Wish(
-            prompt=prompt, negative=job.wanted.negative, seed=job.seed, steps=job.wanted.steps, cfg=job.wanted.cfg, width=job.wanted.width,
-            height=job.wanted.height, sampler=job.wanted.sampler, scheduler=job.wanted.scheduler,
-        )  # fmt: skip
-        job.step = job.step_count = 0
-        made = self._host.generate(wish, progress=_telling(job), stop_asked=job.stop.is_set)
-        if strength:
-            self._judge(job, lora, name, made)
-        job.infotext = made.infotext.replace(name, lora.name)
-        file = f"{len(job.pictures):02d}.png"
-        picture = Picture(file=file, strength=strength, step=lora.step if strength else None, lora=lora.name if strength else "")
-        _save(made.image, self._data.child("tries", job.id) / picture.file, job.infotext)
-        job.pictures.append(picture)
-        self._write(job)
-        return made.image
-
-    def _judge(self, job: Try, lora: Lora, name: str, made: Made) -> None:
-        """What the host said of the LoRA. Raises TryError when the picture was made without it."""
-        for comment in made.comments:
-            if any(words in comment.lower() for words in NOT_FOUND) and name in comment:
-                raise TryError("the WebUI did not find the LoRA {name}", hint="Check that {file} is readable.", name=lora.name, file=lora.path.name)
-            if "mismatch" in comment.lower() and name in comment:
-                raise _does_not_fit(lora)
-            note = Message("The WebUI remarked: {comment}", {"comment": comment.replace(name, lora.name)})
-            if note not in job.notes:
-                job.notes.append(note)
-        matched = (made.matched_modules or {}).get(name)
-        if matched == 0:
-            raise _does_not_fit(lora)
-        count = _module_count(lora.path)
-        if matched is not None and 0 < matched < count:
-            values = {"matched": matched, "count": count, "name": lora.name}
-            note = Message("The WebUI could use {matched} of the {count} layers of {name}.", values)
-            if note not in job.notes:
-                job.notes.append(note)
-
-    def _note_sameness(self, job: Try, lora: Lora, row: list[Image.Image]) -> None:
-        base = row[job.wanted.strengths.index(0.0)]
-        others = [image for strength, image in zip(job.wanted.strengths, row, strict=True) if strength]
-        if others and all(image.tobytes() == base.tobytes() for image in others):
-            job.notes.append(Message("{name} changed nothing: the pictures with it are the same as without it.", {"name": lora.name}))
-
-    def _write_sheet(self, job: Try, loras: list[Lora], rows: list[list[Image.Image]]) -> None:
-        columns = [f"{strength:g}" for strength in job.wanted.strengths]
-        names = _row_names(loras) if len(loras) > 1 else [""]
-        whole = sheet(rows, columns, names, self._host.font())
-        _save(whole, self._data.child("tries", job.id) / "sheet.png", job.infotext)
-        job.sheet = "sheet.png"
-
-    # --- making saved steps visible -------------------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _visible(self, lora: Lora, number: int) -> Iterator[str]:
-        """The name under which the host finds the LoRA, for as long as the block lasts."""
-        if lora.delivered:
-            yield lora.name
-            return
-        folder = self._host.paths().lora_dir / TRIES
-        name = f"try-{secrets.token_hex(4)}-{number}"
-        copy = folder / f"{name}.safetensors"
-        # the alias in the file's metadata would make the host forget a LoRA of the user's that has the same one
-        changes = {key: name for key in ("ss_output_name", "modelspec.title") if key in read_header(lora.path).metadata}
-        try:
-            files.replace_file(copy, lambda partial: copy_with_metadata(lora.path, partial, changes))
-        except OSError as error:
-            reason = error.strerror or error
-            raise TryError("{name} could not be shown to the WebUI: {reason}", hint="Free some space.", name=lora.name, reason=reason) from error
-        try:
-            yield name
-        finally:
-            _remove(copy)
-            with contextlib.suppress(OSError):
-                folder.rmdir()
-            self._host.refresh_loras()
-
-    def _remove_leftovers(self) -> None:
-        """What a crash has left below the LoRA folder."""
-        try:
-            folder = self._host.paths().lora_dir / TRIES
-            for path in list(folder.iterdir()):
-                if TEMPORARY.fullmatch(path.name):
-                    _remove(path)
-            folder.rmdir()
-        except (OSError, LoraTrainerError):
-            pass
-
-    def _require_family(self, loras: list[Lora]) -> None:
-        """Raises TryError for a LoRA of another family than the checkpoint in use: hosts make a picture without it, and say so nowhere."""
-        loaded = self._host.loaded()
-        family = self._family_of(loaded.path) if loaded else None
-        for lora in loras:
-            if loaded and family and lora.family and lora.family != family:
-                raise TryError(
-                    "{name} was trained for {wanted}, and the WebUI's checkpoint {title} is {found}",
-                    hint="Choose a {wanted} checkpoint at the top of the WebUI.",
-                    name=lora.name, wanted=FAMILY_NAMES[lora.family], title=loaded.title, found=FAMILY_NAMES[family],
-                )  # fmt: skip
-
-    # --- on disk --------------------------------------------------------------------------------------------------------------------------
-
-    def _new_id(self) -> str:
-        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._clock()))
-        return f"{stamp}-{secrets.token_hex(3)}"
-
-    def _write(self, job: Try, status: Status | None = None) -> None:
-        values = {
-            "id": job.id, "wanted": dataclasses.asdict(job.wanted), "total": job.total, "started": job.started, "status": status or job.status,
-            "pictures": [dataclasses.asdict(picture) for picture in job.pictures], "sheet": job.sheet, "infotext": job.infotext, "seed": job.seed,
-            "notes": [_written(note) for note in job.notes],
-            "error": {"message": _written(job.error.message), "hint": job.error.hint.template} if job.error else None,
-        }  # fmt: skip
-        folder = self._data.folder("tries") / job.id
-        with contextlib.suppress(OSError):
-            if folder.is_dir():
-                files.write_text(folder / "try.json", json.dumps(values, ensure_ascii=True, default=str))
-
-    def _read_past(self) -> None:
-        """The tries of earlier times. One that was not over when the host ended is over now."""
-        for path in self._data.folder("tries").glob("*/try.json"):
-            try:
-                job = _from_mapping(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError, LoraTrainerError):
-                log.warning("%s cannot be read", path)
-                continue
-            if job.id != path.parent.name:
-                continue
-            if not job.over:
-                job.status, job.error = "failed", TryError("the WebUI was closed before the pictures were made", hint="Start them again.")
-            self._tries[job.id] = job
-        self._forget_old()
-
-    def _forget_old(self) -> None:
-        over = sorted((job for job in self._tries.values() if job.over), key=lambda job: (job.started, job.id), reverse=True)
-        for job in over[max(0, KEPT - (len(self._tries) - len(over))) :]:
-            del self._tries[job.id]
-            shutil.rmtree(self._data.folder("tries") / job.id, ignore_errors=True)
-
-    def _open(self, job: Try, picture: Picture) -> Image.Image:
-        with Image.open(self._data.child("tries", job.id) / picture.file) as image:
-            whole: Image.Image = image.convert("RGB")
-        return whole
 
 
 def wanted_from(body: Mapping[str, Any]) -> Wanted:
@@ -455,7 +183,7 @@ def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str
     return (f"{text} <lora:{name}:{strength:g}>" if strength else text), notes
 
 
-def _with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
+def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
     """The strengths that a kind of try is about, where none were named; a pair is always without and with."""
     if wanted.kind == "pair":
         chosen = next((strength for strength in wanted.strengths if strength), lora.preferred_weight)
@@ -464,16 +192,10 @@ def _with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
     return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
 
 
-def _count(wanted: Wanted) -> int:
+def picture_count(wanted: Wanted) -> int:
+    """How many pictures are made: without the LoRA it is one, however many LoRAs there are."""
     strong = sum(1 for strength in wanted.strengths if strength)
     return len(wanted.loras) * strong + (1 if 0.0 in wanted.strengths else 0)
-
-
-def _telling(job: Try) -> Progress:
-    def tell(step: int, step_count: int) -> None:
-        job.step, job.step_count = step, step_count
-
-    return tell
 
 
 def _label(picture: Picture, kind: Kind) -> Message:
@@ -485,52 +207,21 @@ def _label(picture: Picture, kind: Kind) -> Message:
     return Message("{name}, strength {strength}", values) if kind == "matrix" else Message("Strength {strength}", values)
 
 
-def _row_names(loras: list[Lora]) -> list[str]:
-    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names become numbers."""
-    if len({lora.run for lora in loras}) == 1 and all(lora.step is not None for lora in loras):
-        return [str(lora.step) for lora in loras]
-    return [lora.name if lora.name.isascii() else f"LoRA {number}" for number, lora in enumerate(loras, 1)]
+# --- on disk ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _save(image: Image.Image, target: Path, infotext: str) -> None:
-    """A PNG with the parameters where the host's PNG Info looks for them."""
-    info = PngImagePlugin.PngInfo()
-    if infotext:
-        info.add_text("parameters", infotext)
-    files.replace_file(target, lambda partial: image.save(partial, format="PNG", pnginfo=info))
+def to_file(job: Try, status: Status) -> dict[str, Any]:
+    """What try.json holds of a job. `status` is the one it is about to have: it is shown only once it is on disk."""
+    return {
+        "id": job.id, "wanted": dataclasses.asdict(job.wanted), "total": job.total, "started": job.started, "status": status,
+        "pictures": [dataclasses.asdict(picture) for picture in job.pictures], "sheet": job.sheet, "infotext": job.infotext, "seed": job.seed,
+        "notes": [_written(note) for note in job.notes],
+        "error": {"message": _written(job.error.message), "hint": job.error.hint.template} if job.error else None,
+    }  # fmt: skip
 
 
-def _module_count(path: Path) -> int:
-    """How many layers a LoRA file changes; 0 if it cannot be told."""
-    try:
-        return sum(1 for name in read_header(path).tensors if name.endswith(".lora_down.weight"))
-    except LoraFileError:
-        return 0
-
-
-def _does_not_fit(lora: Lora) -> TryError:
-    return TryError(
-        "the WebUI could use none of the layers of {name} with the checkpoint that is loaded",
-        hint="Load a checkpoint of the family that it was trained for: {family}.",
-        name=lora.name, family=FAMILY_NAMES[lora.family] if lora.family else "?",
-    )  # fmt: skip
-
-
-def _unexpected(error: Exception) -> TryError:
-    reason = f"{type(error).__name__}: {error}"
-    return TryError("the pictures could not be made: {reason}", hint="The WebUI's console may say more.", reason=reason)
-
-
-def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):
-        path.unlink()
-
-
-def _written(message: Message) -> dict[str, Any]:
-    return {"template": message.template, "values": dict(message.values)}
-
-
-def _from_mapping(values: Mapping[str, Any]) -> Try:
+def from_file(values: Mapping[str, Any]) -> Try:
+    """A job as try.json has it. Raises KeyError, TypeError, ValueError or TryError for what is none."""
     wanted = dict(values["wanted"])
     wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
     status = values["status"]
@@ -557,6 +248,13 @@ def _read_error(values: Mapping[str, Any]) -> TryError:
     error.message = Message(values["message"]["template"], values["message"]["values"])
     error.hint = Message(values["hint"], values["message"]["values"] if values["hint"] else {})
     return error
+
+
+def _written(message: Message) -> dict[str, Any]:
+    return {"template": message.template, "values": dict(message.values)}
+
+
+# --- reading a request -------------------------------------------------------------------------------------------------------------------
 
 
 def _text(name: str, value: Any) -> str:

@@ -11,11 +11,12 @@ from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.jobs.history import History
-from lora_trainer.webui import tries
+from lora_trainer.webui import try_jobs
 from lora_trainer.webui.data_folder import DataFolder, NotFound
 from lora_trainer.webui.host import HostError
 from lora_trainer.webui.loras import TRIES, Loras
-from lora_trainer.webui.tries import TryError, TryJobs, Wanted, wanted_from
+from lora_trainer.webui.tries import TryError, Wanted, wanted_from
+from lora_trainer.webui.try_jobs import TryJobs
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
 
@@ -236,7 +237,7 @@ def test_pictures_outlive_a_restart_and_what_was_under_way_is_told(host, data, j
 
 
 def test_the_newest_twenty_are_kept(host, data, folder, monkeypatch):
-    monkeypatch.setattr(tries, "KEPT", 3)
+    monkeypatch.setattr(try_jobs, "KEPT", 3)
     write_lora(folder / "ink.safetensors")
     now = iter(range(1000, 2000))
     jobs = TryJobs(host, data, Loras(host, History(data.folder("runs"))), lambda path: None, clock=lambda: float(next(now)))

@@ -14,7 +14,7 @@ from lora_trainer.webui import http
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.loras import Loras
 from lora_trainer.webui.routes import tries as routes
-from lora_trainer.webui.tries import TryJobs
+from lora_trainer.webui.try_jobs import TryJobs
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
 
