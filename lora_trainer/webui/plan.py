@@ -4,17 +4,15 @@
     plan(studio, wish)       -> Plan        for POST /plan: checkpoint, images, steps, time, disk, the file's name, and every problem, each with
                                             the field that mends it; never raises for what a user can choose
 
-The arithmetic is the worker's own (dataset.scan, dataset.buckets, config.settle): what is said here is what will be done. Quick enough for each
-keystroke: nothing of a checkpoint but its header is read, and no picture is decoded while somebody waits (known_images.py).
+The numbers are forecast.py's; images and captions are looked at as the worker does (dataset.scan). Quick enough for each keystroke: nothing of a
+checkpoint but its header is read, and no picture is decoded while somebody waits (known_images.py).
 """
 
 from __future__ import annotations
 
 import shutil
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,28 +22,20 @@ from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.findings import Finding, Severity
 from lora_trainer.dataset.scan import Dataset, scan
-from lora_trainer.errors import CheckpointError, ConfigError, DatasetError, LoraTrainerError, Message
-from lora_trainer.lora.deliver import clean_name, used_names
-from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
+from lora_trainer.lora.deliver import clean_name
 from lora_trainer.runs import folder as folders
-from lora_trainer.webui import form, pace, texts, workbench_tokens
+from lora_trainer.webui import form, texts, workbench_tokens
+from lora_trainer.webui.amounts import duration, size_of
 from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, PRACTICE_TITLE, Choice, Facts
 from lora_trainer.webui.data_folder import name_problem
+from lora_trainer.webui.forecast import Forecast
 
 if TYPE_CHECKING:
     from lora_trainer.webui.studio import Studio
 
 NAMED_PER_KIND = 3
 """Findings of one kind that are named; the rest is counted."""
-STATE_BYTES = 12
-"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are kept."""
-FILE_BYTES = 2
-"""Of a LoRA file, for each weight: float16."""
-PREVIEW_BYTES = 1.5
-"""Of a preview PNG, for each pixel, about."""
-CACHE_LIMIT = 2 * 2**30
-"""Encoded images beyond this many bytes go to disk when cache_latents is auto, as in training.batches."""
-HELD_NAMES_SECONDS = 5.0
 NO_HINT = Message("")
 FACTS: form.Texts = {
     "checkpoint": "Checkpoint", "vae": "VAE", "images": "Images", "steps": "Steps", "resolution": "Resolution", "lora": "LoRA", "time": "Time",
@@ -211,7 +201,7 @@ def plan(studio: Studio, wish: RunWish) -> Plan:
     found = _scan(studio, asked, problems)
     if found is None or draft.facts.problem is not None:
         return Plan(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
-    return _Forecast(studio, draft, asked, found, problems).plan()
+    return _foretold(studio, draft, found, Forecast(asked, found, draft.choice.path, draft.facts), problems)
 
 
 def _without_a_choice(studio: Studio, wish: RunWish) -> list[Problem]:
@@ -356,158 +346,93 @@ def _without_captions(severity: Severity, group: Sequence[Finding]) -> Problem:
     )  # fmt: skip
 
 
-# --- numbers -----------------------------------------------------------------------------------------------------------------------------
+# --- in words ----------------------------------------------------------------------------------------------------------------------------
 
 
-class _Forecast:
-    """Steps, time, disk and names of a run whose checkpoint and images are sound."""
+def _foretold(studio: Studio, draft: _Draft, dataset: Dataset, forecast: Forecast, problems: list[Problem]) -> Plan:
+    """The plan of a run whose checkpoint and images are sound."""
+    findings = bucketing.bucket_findings(dataset.examples, forecast.buckets, forecast.settled.dataset, forecast.resolution)
+    problems += _finding_problems(findings, forecast.settled)
+    problems += _number_problems(draft, forecast)
+    seconds, disk, target = forecast.seconds(studio.pace), forecast.disk_bytes, forecast.target(draft.name)
+    problems += _disk_problems(studio, disk)
+    return Plan(
+        sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
+        facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
+        problems=tuple(problems),
+        target=target,
+        steps=forecast.steps,
+        seconds=seconds,
+        disk=disk,
+        resolved=forecast.resolved,
+        unchecked=studio.images.unchecked(example.path for example in dataset.examples),
+    )
 
-    def __init__(self, studio: Studio, draft: _Draft, asked: RunConfig, dataset: Dataset, problems: list[Problem]) -> None:
-        self.studio, self.draft, self.dataset, self.problems = studio, draft, dataset, problems
-        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it is said
-        self.is_certain = asked.dataset.resolution is not None or draft.facts.resolution is not None
-        self.resolution = asked.dataset.resolution or draft.facts.resolution or 512
-        self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
-        repeats = [example.repeats for example in dataset.examples]
-        training = asked.training
-        self.steps_per_epoch = bucketing.steps_per_epoch(self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps)
-        self.steps = settings.step_count_of(training, self.steps_per_epoch)
-        self.epoch_images = sum(repeats)
-        self.settled = settings.settle(asked, self.resolution, self.steps)
 
-    def plan(self) -> Plan:
-        findings = bucketing.bucket_findings(self.dataset.examples, self.buckets, self.settled.dataset, self.resolution)
-        self.problems += _finding_problems(findings, self.settled)
-        self.problems += self._number_problems()
-        seconds, disk, target = self._seconds(), self._disk(), self._target()
-        self.problems += self._disk_problems(disk)
-        return Plan(
-            sentence=tuple(self._sentence(seconds, disk, target)),
-            facts=(*_checkpoint_facts(self.draft), *self._facts(seconds, disk, target)),
-            problems=tuple(self.problems),
-            target=target,
-            steps=self.steps,
-            seconds=seconds,
-            disk=disk,
-            resolved=self._resolved(),
-            unchecked=self.studio.images.unchecked(example.path for example in self.dataset.examples),
-        )
+def _number_problems(draft: _Draft, forecast: Forecast) -> Iterator[Problem]:
+    try:
+        settings.require_warmup_fits(forecast.settled.training, forecast.steps)
+    except ConfigError as error:
+        yield _setting_problem(error)
+    native, resolution = draft.facts.resolution, forecast.resolution
+    if native is not None and resolution < native * 3 // 4:
+        yield Problem(
+            field="resolution", severity="warning",
+            message=Message("this checkpoint was made for {native} pixels; at {resolution} it learns less detail", {
+                "native": native, "resolution": resolution,
+            }),
+            hint=Message("Leave it at auto, unless memory is short."),
+        )  # fmt: skip
+    if forecast.weights == 0:
+        yield Problem(
+            field="target_modules", severity="error",
+            message=Message("no layer of the checkpoint bears these names, so nothing would be trained"),
+            hint=Message("Use the default, or: to_q, to_k, to_v, to_out.0"),
+        )  # fmt: skip
 
-    def _number_problems(self) -> Iterator[Problem]:
-        try:
-            settings.require_warmup_fits(self.settled.training, self.steps)
-        except ConfigError as error:
-            yield _setting_problem(error)
-        native = self.draft.facts.resolution
-        if native is not None and self.resolution < native * 3 // 4:
-            yield Problem(
-                field="resolution", severity="warning",
-                message=Message("this checkpoint was made for {native} pixels; at {resolution} it learns less detail", {
-                    "native": native, "resolution": self.resolution,
-                }),
-                hint=Message("Leave it at auto, unless memory is short."),
-            )  # fmt: skip
-        if self._parameter_count() == 0:
-            yield Problem(
-                field="target_modules", severity="error",
-                message=Message("no layer of the checkpoint bears these names, so nothing would be trained"),
-                hint=Message("Use the default, or: to_q, to_k, to_v, to_out.0"),
-            )  # fmt: skip
 
-    def _disk_problems(self, disk: int) -> Iterator[Problem]:
-        runs = self.studio.data.folder("runs")
-        try:
-            free = shutil.disk_usage(runs).free
-        except OSError:
-            return
-        if disk > free:
-            yield Problem(
-                field=None, severity="error",
-                message=Message("the run needs about {needed}, and the disk has {free} left", {"needed": size_of(disk), "free": size_of(free)}),
-                hint=Message("Free some space, or keep fewer saved steps (Keep last)."),
-            )  # fmt: skip
+def _disk_problems(studio: Studio, disk: int) -> Iterator[Problem]:
+    try:
+        free = shutil.disk_usage(studio.data.folder("runs")).free
+    except OSError:
+        return
+    if disk > free:
+        yield Problem(
+            field=None, severity="error",
+            message=Message("the run needs about {needed}, and the disk has {free} left", {"needed": size_of(disk), "free": size_of(free)}),
+            hint=Message("Free some space, or keep fewer saved steps (Keep last)."),
+        )  # fmt: skip
 
-    def _seconds(self) -> float | None:
-        """Of the steps alone: encoding, previews and saving come on top."""
-        if not self.is_certain:
-            return None
-        kind = pace.kind_of(self.settled, self.draft.facts.family or "", self.resolution)
-        images_per_second: float | None = self.studio.pace.images_per_second(kind)
-        if not images_per_second:
-            return None
-        return self.steps / self.steps_per_epoch * self.epoch_images / images_per_second
 
-    def _parameter_count(self) -> int | None:
-        """None: the checkpoint's layers have unusual names (a CheckpointError is told by the worker)."""
-        try:
-            path = self.draft.choice.path
-            return parameter_count(_layers(path, path.stat().st_mtime_ns), self.settled.lora)
-        except (CheckpointError, OSError):
-            return None
+def _sentence(draft: _Draft, dataset: Dataset, forecast: Forecast, seconds: float | None, disk: int, target: str) -> Iterator[Message]:
+    values = {"count": len(dataset.examples), "sizes": len(forecast.buckets), "steps": forecast.steps, "checkpoint": _checkpoint_name(draft)}
+    if len(forecast.buckets) > 1:
+        yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
+    else:
+        yield Message("Trains {steps} steps on {count} images of one size, with {checkpoint}.", values)
+    if seconds is not None:
+        yield Message("That takes about {time} and about {disk} of disk.", {"time": duration(seconds), "disk": size_of(disk)})
+    else:
+        yield Message("How long that takes is known after the first steps; it needs about {disk} of disk.", {"disk": size_of(disk)})
+    yield Message("The LoRA will be {target}.", {"target": target})
 
-    def _disk(self) -> int:
-        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews, and what is cached on disk meanwhile."""
-        weights = self._parameter_count() or 0
-        output, samples = self.settled.output, self.settled.samples
-        saves = (self.steps - 1) // (output.save_steps or self.steps)
-        if output.save_epochs:
-            saves += self.steps // (self.steps_per_epoch * output.save_epochs)
-        saves = min(saves, output.keep_last or saves)
-        previews = len(samples.sample_prompts) * len(samples.sample_strengths) * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
-        preview_bytes = int(previews * (samples.sample_size or 512) ** 2 * PREVIEW_BYTES)
-        return weights * FILE_BYTES * (saves + 3) + 2 * weights * STATE_BYTES + preview_bytes + self._cache_bytes()
 
-    def _cache_bytes(self) -> int:
-        """As training.batches.stores_for counts: 8 numbers of 4 bytes for 64 pixels, twice with mirroring; and the captions' states."""
-        pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
-        size = pixels * (2 if self.settled.dataset.flip_augmentation else 1) // 2 + len(self.dataset.examples) * 77 * 2048 * 4
-        where = self.settled.training.cache_latents
-        return size if where == "disk" or (where == "auto" and size > CACHE_LIMIT) else 0
-
-    def _target(self) -> str:
-        lora_dir = self.settled.output.lora_dir
-        assert lora_dir is not None
-        wanted = clean_name(self.draft.name)
-        taken = _held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS))
-        name, number = wanted, 2
-        while name.casefold() in taken:
-            name, number = f"{wanted}-{number}", number + 1
-        return f"{lora_dir.parent.name}/{lora_dir.name}/{name}.safetensors"
-
-    def _resolved(self) -> dict[str, Any]:
-        values = settings.to_mapping(self.settled)
-        keys = ("resolution", "lora_alpha", "text_encoder_lr", "max_train_steps", "save_steps", "sample_every", "sample_size")
-        return {key: values[key] for key in keys if self.is_certain or key not in ("resolution", "sample_size")}
-
-    def _sentence(self, seconds: float | None, disk: int, target: str) -> Iterator[Message]:
-        values = {"count": len(self.dataset.examples), "sizes": len(self.buckets), "steps": self.steps, "checkpoint": _checkpoint_name(self.draft)}
-        if len(self.buckets) > 1:
-            yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
-        else:
-            yield Message("Trains {steps} steps on {count} images of one size, with {checkpoint}.", values)
-        if seconds is not None:
-            yield Message("That takes about {time} and about {disk} of disk.", {"time": duration(seconds), "disk": size_of(disk)})
-        else:
-            yield Message("How long that takes is known after the first steps; it needs about {disk} of disk.", {"disk": size_of(disk)})
-        yield Message("The LoRA will be {target}.", {"target": target})
-
-    def _facts(self, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
-        yield Fact(label=FACTS["images"], value=_image_words(self.dataset, self.buckets))
-        times = self.steps / self.steps_per_epoch * self.epoch_images / len(self.dataset.examples)
-        values = {"steps": self.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
-        yield Fact(label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values))
-        if not self.is_certain:
-            yield Fact(label=FACTS["resolution"], value=Message("512 or 768: found when the checkpoint is loaded"))
-        else:
-            yield Fact(label=FACTS["resolution"], value=Message("{side} pixels", {"side": self.resolution}))
-        weights = self._parameter_count()
-        if weights:
-            counts = {"count": f"{weights / 1e6:.3g}", "size": size_of(weights * FILE_BYTES)}
-            yield Fact(label=FACTS["lora"], value=Message("{count} million weights, a file of {size}", counts))
-        time_words = Message("known after the first steps") if seconds is None else Message("about {time}", {"time": duration(seconds)})
-        yield Fact(label=FACTS["time"], value=time_words)
-        yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
-        yield Fact(label=FACTS["goes_to"], value=target)
+def _facts(dataset: Dataset, forecast: Forecast, seconds: float | None, disk: int, target: str) -> Iterator[Fact]:
+    yield Fact(label=FACTS["images"], value=_image_words(dataset, forecast.buckets))
+    times = forecast.images / len(dataset.examples)
+    values = {"steps": forecast.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
+    yield Fact(label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values))
+    if not forecast.is_certain:
+        yield Fact(label=FACTS["resolution"], value=Message("512 or 768: found when the checkpoint is loaded"))
+    else:
+        yield Fact(label=FACTS["resolution"], value=Message("{side} pixels", {"side": forecast.resolution}))
+    if forecast.weights:
+        counts = {"count": f"{forecast.weights / 1e6:.3g}", "size": size_of(forecast.file_bytes)}
+        yield Fact(label=FACTS["lora"], value=Message("{count} million weights, a file of {size}", counts))
+    time_words = Message("known after the first steps") if seconds is None else Message("about {time}", {"time": duration(seconds)})
+    yield Fact(label=FACTS["time"], value=time_words)
+    yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
+    yield Fact(label=FACTS["goes_to"], value=target)
 
 
 def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
@@ -531,35 +456,6 @@ def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> M
     most = sorted(buckets.items(), key=lambda item: -len(item[1]))
     named = ", ".join(f"{bucket} ({len(indices)})" for bucket, indices in most[:4]) + (" ..." if len(most) > 4 else "")
     return Message("{count}, in sizes {named}", {"count": len(dataset.examples), "named": named})
-
-
-@lru_cache(maxsize=4)
-def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    from lora_trainer.checkpoint.folder import detect_any
-
-    return layers_of(path, detect_any(path))
-
-
-@lru_cache(maxsize=2)
-def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
-    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder may hold thousands of files."""
-    return frozenset(used_names(lora_dir))
-
-
-# --- words -------------------------------------------------------------------------------------------------------------------------------
-
-
-def duration(seconds: float) -> Message:
-    if seconds < 90:
-        return Message("{count} seconds", {"count": max(1, round(seconds))})
-    if seconds < 5400:
-        return Message("{count} minutes", {"count": round(seconds / 60)})
-    return Message("{count} hours", {"count": f"{seconds / 3600:.1f}"})
-
-
-def size_of(count: int) -> str:
-    """Bytes as people read them: 340 MB, 1.2 GB."""
-    return f"{count / 2**30:.1f} GB" if count >= 2**30 else f"{max(1, round(count / 2**20))} MB"
 
 
 def _said(text: Message | str, language: str) -> str:

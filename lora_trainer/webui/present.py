@@ -18,8 +18,8 @@ from lora_trainer.jobs.queue import Line
 from lora_trainer.runs.events import Previewed, Warned
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
+from lora_trainer.webui.amounts import duration
 from lora_trainer.webui.form import Texts
-from lora_trainer.webui.plan import duration
 
 Status = Literal["queued", "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "lost"]
 Say = Callable[[Message], str]

@@ -25,6 +25,7 @@ from lora_trainer.errors import ConfigError, Message, RunError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import texts
+from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Forbidden
@@ -84,8 +85,8 @@ def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], l
         "sentence": texts.translate(info.sentence, language),
         "model": info.model,
         "download": info.download_bytes,
-        "download_text": gigabytes(info.download_bytes),
-        "memory_text": gigabytes(info.memory_bytes),
+        "download_text": size_of(info.download_bytes),
+        "memory_text": size_of(info.memory_bytes),
         "licence": info.licence,
         "writes": info.writes,
         "on_disk": is_on_disk(info, host_models, environ),
@@ -114,11 +115,6 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
             return Path(environ[name]).expanduser()
     home = Path(environ["HF_HOME"]) if environ.get("HF_HOME") else Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return home.expanduser() / "hub"
-
-
-def gigabytes(count: int) -> str:
-    """4.4 GB, 467 MB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
 
 
 def _keys_of(info: CaptionerInfo) -> list[str]:

@@ -16,6 +16,7 @@ from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
+from lora_trainer.webui import forecast
 from lora_trainer.webui import plan as planning
 from lora_trainer.webui.plan import RunWish, plan, run_config
 from lora_trainer.worker import job
@@ -88,7 +89,7 @@ def test_every_auto_is_told(studio):
 def test_a_name_that_is_taken_gets_a_number(studio):
     (studio.host.models / "Lora" / "sub").mkdir()
     (studio.host.models / "Lora" / "sub" / "Ink.safetensors").write_bytes(b"")
-    planning._held_names.cache_clear()
+    forecast._held_names.cache_clear()
     assert plan(studio, wish("ink")).target == "models/Lora/ink-2.safetensors"
 
 

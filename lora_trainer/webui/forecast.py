@@ -1,0 +1,121 @@
+"""The arithmetic of a run that has not begun: steps, time, disk, the size and the name of its LoRA.
+
+Comes in: settings, images and what a checkpoint's header says, all of them sound. Goes out: numbers, which plan.py puts into words. They are the
+worker's own (dataset.buckets, config.settle): what is foretold is what will be done. Nothing of a checkpoint but its header is read.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import config as settings
+from lora_trainer.checkpoint.folder import detect_any
+from lora_trainer.config import RunConfig
+from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.scan import Dataset
+from lora_trainer.errors import CheckpointError
+from lora_trainer.lora.deliver import clean_name, used_names
+from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.webui import pace
+from lora_trainer.webui.checkpoints import Facts
+from lora_trainer.webui.pace import Pace
+
+STATE_BYTES = 12
+"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are kept."""
+FILE_BYTES = 2
+"""Of a LoRA file, for each weight: float16."""
+PREVIEW_BYTES = 1.5
+"""Of a preview PNG, for each pixel, about."""
+CACHE_LIMIT = 2 * 2**30
+"""Encoded images beyond this many bytes go to disk when cache_latents is auto, as in training.batches."""
+HELD_NAMES_SECONDS = 5.0
+
+
+class Forecast:
+    """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that one's header says."""
+
+    def __init__(self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: Facts) -> None:
+        self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
+        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it is said
+        self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
+        self.resolution = asked.dataset.resolution or facts.resolution or 512
+        self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
+        repeats = [example.repeats for example in dataset.examples]
+        training = asked.training
+        self._steps_per_epoch = bucketing.steps_per_epoch(self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps)
+        self.steps = settings.step_count_of(training, self._steps_per_epoch)
+        self.images = self.steps / self._steps_per_epoch * sum(repeats)
+        """How many images are trained in all, each as often as it comes."""
+        self.settled = settings.settle(asked, self.resolution, self.steps)
+        """The settings with every `auto` settled that follows from resolution and steps."""
+
+    def seconds(self, known: Pace) -> float | None:
+        """Of the steps alone: encoding, previews and saving come on top. None: no earlier run on this machine says how fast it is."""
+        if not self.is_certain:
+            return None
+        images_per_second = known.images_per_second(pace.kind_of(self.settled, self._family or "", self.resolution))
+        return self.images / images_per_second if images_per_second else None
+
+    @cached_property
+    def weights(self) -> int | None:
+        """Of the LoRA. None: the checkpoint's layers have unusual names (the worker tells of it)."""
+        try:
+            return parameter_count(_layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns), self.settled.lora)
+        except (CheckpointError, OSError):
+            return None
+
+    @property
+    def file_bytes(self) -> int:
+        """Of one LoRA file."""
+        return (self.weights or 0) * FILE_BYTES
+
+    @property
+    def disk_bytes(self) -> int:
+        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews, and what is cached on disk meanwhile."""
+        output, samples = self.settled.output, self.settled.samples
+        saves = (self.steps - 1) // (output.save_steps or self.steps)
+        if output.save_epochs:
+            saves += self.steps // (self._steps_per_epoch * output.save_epochs)
+        saves = min(saves, output.keep_last or saves)
+        previews = len(samples.sample_prompts) * len(samples.sample_strengths) * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
+        preview_bytes = int(previews * (samples.sample_size or 512) ** 2 * PREVIEW_BYTES)
+        return self.file_bytes * (saves + 3) + 2 * (self.weights or 0) * STATE_BYTES + preview_bytes + self._cache_bytes()
+
+    def _cache_bytes(self) -> int:
+        """As training.batches.stores_for counts: 8 numbers of 4 bytes for 64 pixels, twice with mirroring; and the captions' states."""
+        pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
+        size = pixels * (2 if self.settled.dataset.flip_augmentation else 1) // 2 + len(self._dataset.examples) * 77 * 2048 * 4
+        where = self.settled.training.cache_latents
+        return size if where == "disk" or (where == "auto" and size > CACHE_LIMIT) else 0
+
+    def target(self, name: str) -> str:
+        """Where a LoRA that is to be called `name` will be, from the models folder on."""
+        lora_dir = self.settled.output.lora_dir
+        assert lora_dir is not None
+        wanted = clean_name(name)
+        taken = _held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS))
+        free, number = wanted, 2
+        while free.casefold() in taken:
+            free, number = f"{wanted}-{number}", number + 1
+        return f"{lora_dir.parent.name}/{lora_dir.name}/{free}.safetensors"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Config key -> what its `auto` comes to."""
+        values = settings.to_mapping(self.settled)
+        keys = ("resolution", "lora_alpha", "text_encoder_lr", "max_train_steps", "save_steps", "sample_every", "sample_size")
+        return {key: values[key] for key in keys if self.is_certain or key not in ("resolution", "sample_size")}
+
+
+@lru_cache(maxsize=4)
+def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+    return layers_of(path, detect_any(path))
+
+
+@lru_cache(maxsize=2)
+def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
+    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder may hold thousands of files."""
+    return frozenset(used_names(lora_dir))
