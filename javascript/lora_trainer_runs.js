@@ -85,6 +85,37 @@
         });
     }
 
+    /** What was deleted can be deleted for good, by whoever sits at this machine. Hidden while nothing is there. */
+    function trashRow(done) {
+        const words = el("span", { class: "lora-trainer-help" });
+        const button = app.widgets.button({ label: app.t("Empty the trash"), onclick: () => emptyTrash(done) });
+        const element = el("div", { class: "lora-trainer-row lora-trainer-trash", hidden: true }, words, button);
+        return {
+            element,
+            async update() {
+                if (!isLocal()) return;
+                const { count, size } = await app.api.get("trash");
+                element.hidden = !count;
+                words.textContent = trashWords(count, size);
+            },
+        };
+    }
+
+    const trashWords = (count, size) => app.t("In the trash: {what}, {size}", { what: app.count(count, "{count} deleted run or dataset", "{count} deleted runs and datasets"), size: app.size(size) });
+
+    async function emptyTrash(done) {
+        const { count, size } = await app.api.get("trash");
+        const sure = await app.widgets.confirm({
+            title: app.t("Empty the trash?"), kind: "stop", label: app.t("Delete for good"),
+            message: app.sentences(trashWords(count, size), app.t("They cannot be taken back afterwards. LoRAs in the LoRA folder stay.")),
+        });
+        if (!sure) return;
+        const left = await app.api.post("trash/empty", {});
+        done();
+        if (left.count) app.widgets.toast(app.t("Some files are in use by another program and stay in the trash."), { severity: "warning" });
+        else app.widgets.toast(app.t("The trash is empty."), { severity: "done" });
+    }
+
     // --- looking ---------------------------------------------------------------------------------------------------------------------
 
     async function showSettings(run) {
@@ -150,5 +181,5 @@
 
     const openFolder = (run) => app.api.post(route(run, "folder"), {});
 
-    app.runs = { route, isActive, statusWords, reason, isLocal, ask, stop, goOn, remove, showSettings, copyReport, tryLora, loraOf, showSaved, announceDelivery, openFolder };
+    app.runs = { route, trashRow, isActive, statusWords, reason, isLocal, ask, stop, goOn, remove, showSettings, copyReport, tryLora, loraOf, showSaved, announceDelivery, openFolder };
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -45,7 +45,7 @@
         const delivered = JSON.stringify(known.runs.map((run) => run.delivered).filter(Boolean).sort());
         if (known.delivered !== null && delivered !== known.delivered) app.runs.announceDelivery();
         known.delivered = delivered;
-        if (page) page.lists();
+        if (page) { page.lists(); await page.trash(); }
     }
 
     /** The list of runs is read when it is another one; how far those at work are comes with every pulse. */
@@ -256,10 +256,13 @@
         const other = el("div");
         const queue = list(app.t("Queue"), "", (run) => run.sentence);
         const runs = list(app.t("Runs"), app.t("Runs appear here once you have started one."), facts);
+        const trash = app.runs.trashRow(changed);
+        runs.element.append(trash.element);
         Object.assign(known, { shown: null, settled: "", revision: null });
         page = {
             connection: start.connection,
             start: start.draw,
+            trash: trash.update,
             lists() {
                 const waiting = known.runs.filter((run) => run.status === "queued").sort((a, b) => a.position - b.position);
                 queue.element.hidden = !waiting.length;

@@ -1,8 +1,10 @@
-"""Deleted folders, kept in the data folder's trash until someone empties it by hand.
+"""Deleted folders, kept in the data folder's trash until someone empties it.
 
     discard(folder, trash, kind="run")  -> Discarded      it moves to trash/20260131-154500-NAME, with a note of where it was
     contents(trash, "run")              -> what can be restored, newest first
     restore(found, parent)              -> where it lies again
+    measure(trash)                      -> Load           how much lies there, of whatever kind
+    empty(trash)                        -> Load           deletes it for good; what is left, because a program has it open
 
 Used by the tab and by the keeper, for runs beyond those to keep. Standard library only.
 """
@@ -13,6 +15,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +41,16 @@ class Discarded:
     @property
     def id(self) -> str:
         return self.path.name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Load:
+    """What lies in the trash."""
+
+    count: int = 0
+    """Deleted folders: runs and datasets."""
+    size: int = 0
+    """Of their files, in bytes."""
 
 
 def discard(folder: Path, trash: Path, *, kind: str, now: float) -> Discarded:
@@ -91,3 +104,33 @@ def restore(found: Discarded, parent: Path) -> Path:
             reason=error.strerror or error,
         ) from error
     return target
+
+
+def measure(trash: Path) -> Load:
+    """How much lies in the trash. Links are counted as links."""
+    count = size = 0
+    for path in _children(trash):
+        count += 1
+        for folder, _, names in os.walk(path):
+            for name in names:
+                with contextlib.suppress(OSError):
+                    size += Path(folder, name).lstat().st_size
+    return Load(count=count, size=size)
+
+
+def empty(trash: Path) -> Load:
+    """Delete for good what lies in the trash; whatever a link points to stays. Returns what could not be deleted."""
+    for path in _children(trash):
+        if path.is_dir() and not path.is_symlink():
+            # the note first: half a run is nothing to restore
+            with contextlib.suppress(OSError):
+                (path / NOTE).unlink()
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+    return measure(trash)
+
+
+def _children(trash: Path) -> list[Path]:
+    return sorted(trash.iterdir()) if trash.is_dir() else []

@@ -249,6 +249,18 @@ class Runs:
             {"id": found.id, "kind": found.kind, "name": found.name, "time": found.time} for found in trash.contents(self.data.folder("trash"), "run")
         ]
 
+    def trash_load(self) -> dict[str, int]:
+        """How much lies in the trash, of runs and datasets alike."""
+        return dataclasses.asdict(trash.measure(self.data.folder("trash")))
+
+    def empty_trash(self) -> dict[str, int]:
+        """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of it."""
+        folder = self.data.folder("trash")
+        before, left = trash.measure(folder), trash.empty(folder)
+        if left.count and left == before:
+            raise RunError("the trash cannot be emptied", hint="Close the programs that show its files, then try again.")
+        return dataclasses.asdict(left)
+
     def restore(self, trash_id: str, language: str) -> dict[str, Any]:
         """Take a run out of the trash again."""
         for found in trash.contents(self.data.folder("trash"), "run"):

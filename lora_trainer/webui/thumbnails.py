@@ -2,13 +2,18 @@
 
     thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
 
-Two pictures at a time are decoded, whoever asks; someone who asks for one that is being made waits for that. Called by the routes.
+Two pictures at a time are decoded, whoever asks; someone who asks for one that is being made waits for that. Those that nobody has looked at for a
+month, such as those of deleted datasets, go away by themselves. Called by the routes.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
 import threading
+import time
 from collections import OrderedDict
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,6 +26,9 @@ LONGEST_SIDE = 384
 LARGE_SIDE = 2048
 """For formats that browsers do not show themselves."""
 THREADS = 4
+KEPT_SECONDS = 30 * 86400.0
+"""For which a small copy is kept after it was last looked at."""
+TIDY_SECONDS = 86400.0
 _REMEMBERED = 20_000
 
 _Stamp = tuple[str, int, int]
@@ -29,8 +37,10 @@ _Stamp = tuple[str, int, int]
 class Thumbnails:
     """Thread-safe. `folder` is the cache: whatever is deleted in it is made again."""
 
-    def __init__(self, folder: Path, threads: int = THREADS) -> None:
+    def __init__(self, folder: Path, threads: int = THREADS, clock: Callable[[], float] = time.time) -> None:
         self._folder = folder
+        self._clock = clock
+        self._tidied = 0.0
         self._lock = threading.Lock()
         self._digests: OrderedDict[_Stamp, str] = OrderedDict()
         self._making: dict[tuple[Path, int], Future[Path]] = {}
@@ -39,7 +49,11 @@ class Thumbnails:
     def picture(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
         """The small copy of a picture, made if need be. Raises DatasetError when the picture cannot be read, or the disk is full."""
         wish = (path, longest_side)
+        now = self._clock()
         with self._lock:
+            if now - self._tidied >= TIDY_SECONDS:
+                self._tidied = now
+                self._pool.submit(self._tidy, now)
             future = self._making.get(wish)
             if future is None:
                 future = self._making[wish] = self._pool.submit(self._make, path, longest_side)
@@ -59,7 +73,22 @@ class Thumbnails:
                 values = {"name": path.name, "reason": error.strerror or error}
                 hint = "Check the free space on the disk of the data folder."
                 raise DatasetError("the small copy of {name} cannot be written: {reason}", hint=hint, **values) from error
+        else:
+            self._note_use(target)
         return target
+
+    def _note_use(self, target: Path) -> None:
+        """Its time of change is when it was last looked at, to a day: a page of pictures is no page of writes."""
+        now = self._clock()
+        with contextlib.suppress(OSError):
+            if now - target.stat().st_mtime >= TIDY_SECONDS:
+                os.utime(target, (now, now))
+
+    def _tidy(self, now: float) -> None:
+        for path in self._folder.rglob("*.webp"):
+            with contextlib.suppress(OSError):
+                if now - path.stat().st_mtime >= KEPT_SECONDS:
+                    path.unlink()
 
     def _digest(self, path: Path) -> str:
         try:

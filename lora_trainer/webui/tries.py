@@ -116,6 +116,8 @@ class Try:
     def sentence(self) -> Message:
         if self.status == "waiting":
             return Message("Waiting for its turn.")
+        if self.status == "making" and not self.step_count and self.pictures:
+            return Message("Picture {number} of {total}: waiting for the WebUI.", {"number": len(self.pictures) + 1, "total": self.total})
         if self.status == "making" and not self.step_count:
             return Message("Waiting for the WebUI: another picture is being made, or the training has to pause first.")
         if self.status == "making":

@@ -223,6 +223,26 @@ def test_a_deleted_run_can_be_taken_back(host, visitor, worker):
     assert run.folder.path.is_dir()
 
 
+def test_the_trash_is_emptied_after_a_question(host, visitor, worker):
+    run = worker("for good")
+    run.end(events.Stopped(step=3, file=""))
+    page, _ = watch(visitor, host, "for good")
+    row = page.locator(".lora-trainer-runs li", has_text="for good")
+    row.locator("summary").click()
+    row.get_by_role("button", name="Delete").click()
+    page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
+    runs = page.get_by_role("region", name="Runs")
+    runs.get_by_text("In the trash:").wait_for()
+    runs.get_by_role("button", name="Empty the trash").click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert host.get("trash")["count"] >= 1
+    runs.get_by_role("button", name="Empty the trash").click()
+    page.get_by_role("dialog").get_by_role("button", name="Delete for good").click()
+    page.get_by_text("The trash is empty.").wait_for()
+    runs.get_by_text("In the trash:").wait_for(state="hidden")
+    assert list((host.trainer_folder / "trash").iterdir()) == []
+
+
 def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
     run = worker("cut off")
     run.step(1)

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.errors import RunError
-from lora_trainer.jobs.trash import NOTE, contents, discard, restore
+from lora_trainer.jobs.trash import NOTE, Load, contents, discard, empty, measure, restore
 from tests.jobs.logs import FINISHED, write_run
 
 
@@ -58,3 +58,34 @@ def test_what_cannot_be_moved_says_why_and_stays(tmp_path, monkeypatch):
     with pytest.raises(RunError, match="being used by another process") as caught:
         discard(folder.path, tmp_path / "trash", kind="run", now=1.0)
     assert "Close the programs" in str(caught.value.hint) and sorted(folder.path.iterdir()) == before
+
+
+def test_the_trash_can_be_measured_and_emptied_for_good(tmp_path):
+    trash = tmp_path / "trash"
+    assert measure(trash) == empty(trash) == Load()
+    (tmp_path / "runs" / "ink").mkdir(parents=True)
+    discard(tmp_path / "runs" / "ink", trash, kind="run", now=1000.0)
+    (trash / "dataset-fox" / "deep").mkdir(parents=True)
+    (trash / "dataset-fox" / "deep" / "a.png").write_bytes(bytes(1000))
+    note = next(trash.glob("*/" + NOTE)).stat().st_size
+    assert measure(trash) == Load(count=2, size=1000 + note)
+    assert empty(trash) == Load() and list(trash.iterdir()) == []
+
+
+def test_what_a_link_in_the_trash_points_to_stays(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "picture.png").write_bytes(b"kept")
+    trash = tmp_path / "trash"
+    (trash / "run").mkdir(parents=True)
+    (trash / "run" / "link").symlink_to(outside, target_is_directory=True)
+    (trash / "link").symlink_to(outside, target_is_directory=True)
+    empty(trash)
+    assert list(trash.iterdir()) == [] and (outside / "picture.png").read_bytes() == b"kept"
+
+
+def test_what_is_in_use_stays_and_is_told(tmp_path, monkeypatch):
+    (tmp_path / "trash" / "run").mkdir(parents=True)
+    (tmp_path / "trash" / "run" / "open.png").write_bytes(b"12")
+    monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
+    assert empty(tmp_path / "trash") == Load(count=1, size=2)

@@ -54,6 +54,7 @@ def test_a_run_from_the_click_to_the_trash(desk):
     trash = client.post(f"{ADDRESS}/delete", json={}).json()["trash"]
     assert client.get("/lora-trainer/runs").json()["runs"] == []
     assert client.get("/lora-trainer/trash").json()["items"][0]["id"] == trash
+    assert client.get("/lora-trainer/trash").json()["count"] == 1
     assert client.post(f"/lora-trainer/trash/{trash}/restore", json={}).json()["id"] == "水墨 ink"
     assert "train_data_dir" in client.get(f"{ADDRESS}/config").text
 
@@ -114,13 +115,23 @@ def test_the_log_is_its_end(desk):
     assert len(text) <= 200_000 and text.endswith("line 049999\n") and text.startswith("line ")
 
 
+def test_the_trash_is_emptied_only_where_nobody_else_can_do_it(desk):
+    write_run(desk.folder("ink").path, *FINISHED)
+    client = browser(desk)
+    client.post("/lora-trainer/runs/ink/delete", json={})
+    assert client.get("/lora-trainer/trash").json()["count"] == 1
+    assert browser(desk, remote=True).post("/lora-trainer/trash/empty", json={}).status_code == 403
+    assert client.post("/lora-trainer/trash/empty", json={}).json() == {"count": 0, "size": 0}
+    assert client.get("/lora-trainer/trash").json() == {"items": [], "count": 0, "size": 0}
+
+
 def test_an_anonymous_visitor_sees_none_of_it(desk):
     write_run(desk.folder("ink").path, *FINISHED)
     app = Starlette()
     app.auth, app.tokens = {"user": "password"}, {}
     client = browser(desk, app=app)
     ours = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
-    assert len(ours) == 16
+    assert len(ours) == 17
     for entry in ours:
         path = "/lora-trainer" + entry.path.replace("{id}", "ink").replace("{name}", "a.png")
         assert client.request(entry.method, path, json={} if entry.method == "POST" else None).status_code == 401, path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -61,3 +62,21 @@ def test_a_damaged_picture_is_said_and_leaves_no_half_copy(tmp_path):
     with pytest.raises(DatasetError):
         Thumbnails(tmp_path / "cache").picture(path)
     assert [found for found in (tmp_path / "cache").rglob("*") if found.is_file()] == []
+
+
+def test_what_nobody_has_looked_at_for_a_month_goes_away(tmp_path, made):
+    kept, gone = save(tmp_path / "kept.png", colour="red"), save(tmp_path / "gone.png", colour="blue")
+    now = [1_000_000.0]
+    cache = Thumbnails(tmp_path / "cache", clock=lambda: now[0])
+    small_kept, small_gone = cache.picture(kept), cache.picture(gone)
+    for small in (small_kept, small_gone):
+        os.utime(small, (now[0], now[0]))
+    now[0] += 20 * 86400
+    cache.picture(kept)
+    now[0] += 20 * 86400
+    cache.picture(kept)
+    end = time.monotonic() + 10
+    while small_gone.exists() and time.monotonic() < end:
+        time.sleep(0.01)
+    assert small_kept.exists() and not small_gone.exists()
+    assert cache.picture(gone) == small_gone and made == ["kept.png", "gone.png", "gone.png"]

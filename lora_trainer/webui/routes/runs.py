@@ -7,7 +7,7 @@ from typing import Any
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from lora_trainer.webui import file_manager
-from lora_trainer.webui.http import Request, route
+from lora_trainer.webui.http import Forbidden, Request, route
 from lora_trainer.webui.studio import Studio
 
 
@@ -86,7 +86,18 @@ def settings(studio: Studio, request: Request) -> Response:
 
 @route("GET", "/trash")
 def discarded(studio: Studio, request: Request) -> dict[str, Any]:
-    return {"items": studio.runs.discarded()}
+    return {"items": studio.runs.discarded(), **studio.runs.trash_load()}
+
+
+@route("POST", "/trash/empty")
+def empty_trash(studio: Studio, request: Request) -> dict[str, Any]:
+    # deleting is undone by anybody, this by nobody
+    if request.remote:
+        raise Forbidden(
+            "this WebUI can be reached from other machines, so nothing is deleted for good from the browser",
+            hint="Empty the folder trash of LoRA Trainer's data folder on the machine itself.",
+        )
+    return studio.runs.empty_trash()
 
 
 @route("POST", "/trash/{id}/restore")
