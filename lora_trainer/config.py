@@ -43,6 +43,8 @@ FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
 FIXED_BY_THE_FIRST_STEP = ("lora_rank", "target_modules", "train_text_encoder", "text_encoder_targets")
 """Settings that the learned weights have taken their shape from: a run that is resumed cannot change them."""
 RESERVED_ON_WINDOWS = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+MOST_IN_MEMORY = 2 * 2**30
+"""Bytes of encoded images that are kept in memory when cache_latents is auto."""
 LONGEST_NAME = 150
 """In bytes: the step, the suffix and the process of a file that is being written are added, and file systems hold 255."""
 
@@ -320,6 +322,16 @@ def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
             warmup=training.lr_warmup_steps,
             steps=step_count,
         )
+
+
+def encoded_bytes(pixel_count: int, caption_count: int, mirrored: bool) -> int:
+    """What encoded images and captions take, at most: 8 numbers of 4 bytes for 64 pixels, and 77 x 2048 of 4 bytes for each 75 tokens."""
+    return pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
+
+
+def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
+    """Where encoded images of this many bytes are kept: auto is in memory, as far as that goes."""
+    return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MOST_IN_MEMORY)
 
 
 def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:

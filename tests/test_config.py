@@ -205,3 +205,16 @@ def test_a_run_inside_the_webuis_lora_folder_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["a\nb", "ink."])
 def test_a_name_that_becomes_no_file_later_is_refused_now(name):
     assert one_problem(name=name)[0].startswith("name ")
+
+
+@pytest.mark.parametrize(
+    ("asked", "byte_count", "on_disk"), [("auto", 2**31, False), ("auto", 2**31 + 1, True), ("memory", 2**40, False), ("disk", 1, True)]
+)
+def test_auto_keeps_encoded_images_in_memory_as_far_as_two_gigabytes_go(asked, byte_count, on_disk):
+    assert config.keeps_encoded_on_disk(asked, byte_count) is on_disk
+
+
+def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
+    # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
+    assert config.encoded_bytes(512 * 512, 0, mirrored=False) == 131_072
+    assert config.encoded_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784

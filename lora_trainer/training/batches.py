@@ -19,16 +19,13 @@ from safetensors.torch import load_file, save_file
 
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import CheckpointSettings, DatasetSettings
+from lora_trainer.config import CheckpointSettings, DatasetSettings, encoded_bytes, keeps_encoded_on_disk
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption
 from lora_trainer.dataset.scan import Example
 from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
-
-MEMORY_LIMIT = 2 * 1024**3
-"""Encoded images beyond this many bytes go to disk when cache_latents is auto."""
 
 
 @dataclass(frozen=True)
@@ -69,9 +66,7 @@ class TensorStore:
 
 def stores_for(setting: str, pixel_count: int, caption_count: int, mirrored: bool, folder: Path) -> tuple[TensorStore, TensorStore]:
     """cache_latents -> where encoded images are kept, and where encoded captions."""
-    # moments: 8 numbers of 4 bytes for 64 pixels; text states: at most 77 x 2048 numbers of 4 bytes for each 75 tokens
-    size = pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
-    on_disk = setting == "disk" or (setting == "auto" and size > MEMORY_LIMIT)
+    on_disk = keeps_encoded_on_disk(setting, encoded_bytes(pixel_count, caption_count, mirrored))
     return (TensorStore(folder / "images"), TensorStore(folder / "captions")) if on_disk else (TensorStore(None), TensorStore(None))
 
 

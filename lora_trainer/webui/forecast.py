@@ -29,8 +29,6 @@ FILE_BYTES = 2
 """Of a LoRA file, for each weight: float16."""
 PREVIEW_BYTES = 1.5
 """Of a preview PNG, for each pixel, about."""
-CACHE_LIMIT = 2 * 2**30
-"""Encoded images beyond this many bytes go to disk when cache_latents is auto, as in training.batches."""
 HELD_NAMES_SECONDS = 5.0
 
 
@@ -85,11 +83,9 @@ class Forecast:
         return self.file_bytes * (saves + 3) + 2 * (self.weights or 0) * STATE_BYTES + preview_bytes + self._cache_bytes()
 
     def _cache_bytes(self) -> int:
-        """As training.batches.stores_for counts: 8 numbers of 4 bytes for 64 pixels, twice with mirroring; and the captions' states."""
         pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
-        size = pixels * (2 if self.settled.dataset.flip_augmentation else 1) // 2 + len(self._dataset.examples) * 77 * 2048 * 4
-        where = self.settled.training.cache_latents
-        return size if where == "disk" or (where == "auto" and size > CACHE_LIMIT) else 0
+        size = settings.encoded_bytes(pixels, len(self._dataset.examples), self.settled.dataset.flip_augmentation)
+        return size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
 
     def target(self, name: str) -> str:
         """Where a LoRA that is to be called `name` will be, from the models folder on."""
