@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +12,17 @@ import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# a shell's background job is deaf to Ctrl-C, and so would be the programs that the tests start and interrupt
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def what_is_imported_is_not_searched_for_garbage() -> None:
+    """The worker collects garbage between its phases, and a process of tests holds ten times as many objects as a worker."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ import bisect
 import importlib.util
 import json
 import tempfile
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ def load_tokenizers(family: Family) -> tuple[Any, ...]:
 
 def count_tokens(text: str) -> int:
     """How many tokens a text has for CLIP, without start and end: 75 fill one chunk."""
-    return len(_counting_tokenizer().encode(text, add_special_tokens=False))
+    return len(_tokenizer(END).encode(text, add_special_tokens=False))
 
 
 def tokenize(text: str) -> list[Token]:
@@ -49,7 +49,7 @@ def tokenize(text: str) -> list[Token]:
 
     The tokenizer repairs a text first (see above); where that moved characters, places follow the nearest that stayed.
     """
-    tokenizer = _counting_tokenizer()
+    tokenizer = _tokenizer(END)
     read = whitespace_joined(tokenizer.fix_text(text)).lower()
     given = places(read, text)
     tokens: list[Token] = []
@@ -67,12 +67,9 @@ def tokenize(text: str) -> list[Token]:
     return tokens
 
 
-@lru_cache(maxsize=1)
-def _counting_tokenizer() -> Any:
-    return _tokenizer(END)
-
-
+@cache
 def _tokenizer(padding: str) -> Any:
+    """Made once a process, and changed by nobody: it takes 0.2 s."""
     from transformers import CLIPTokenizer
 
     if importlib.util.find_spec("ftfy") is None:

@@ -57,13 +57,13 @@ def adaptable_layers(model: Any) -> dict[str, Any]:
     import torch
 
     layers: dict[str, Any] = {}
-    wrapped: list[str] = []
+    inside = "?"  # of the adapter met last: what it holds follows it at once
     for path, module in model.named_modules():
-        if any(path.startswith(outer) for outer in wrapped) or path in UNREACHABLE:
+        if path.startswith(inside) or path in UNREACHABLE:
             continue
         base = module
         if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
-            wrapped.append(path + ".")
+            inside = path + "."
             base = module.base_layer
         if isinstance(base, torch.nn.Linear) or (isinstance(base, torch.nn.Conv2d) and base.groups == 1):
             layers[path] = base
