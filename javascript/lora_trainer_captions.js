@@ -57,7 +57,7 @@
             app.fill(parts.panel, app.widgets.notice("info", app.t("Choose the images first."), "", app.widgets.button({ label: app.t("Go to the images"), kind: "primary", onclick: () => app.open("images") })));
             return;
         }
-        bench.begin({ pages: parts.pages, rows: () => parts.rows, saveAll: settled, showCounts, next: nextPage });
+        bench.begin({ pages: parts.pages, panel: parts.panel, rows: () => parts.rows, saveAll: settled, showCounts, next: nextPage });
         bench.on("selection", () => { for (const [key, row] of parts.rows) row.showSelected(bench.isSelected(key)); });
         Object.assign(parts.pages.query, bench.recall());
         parts.place = el("div");

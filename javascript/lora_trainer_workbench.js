@@ -7,12 +7,13 @@
     "use strict";
 
     const VIEW_KEY = "lora-trainer-captions-view";
-    const FILTERS = ["filter", "text", "lacks", "tag", "finding"];
+    const PICTURES_KEY = "lora-trainer-captions-pictures";
+    const FILTERS = ["filter", "text", "lacks", "tag", "without", "finding"];
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
 
-    /** The page of the section: {pages, rows, saveAll}. */
+    /** The page of the section: {pages, panel, rows, saveAll}. */
     bench.page = null;
     bench.edits = null;
     bench.selection = { keys: new Set(), where: null, anchor: null };
@@ -28,6 +29,16 @@
         for (const all of Object.values(listeners)) all.clear();
         Object.assign(bench, { page, edits: null });
         bench.selection = { keys: new Set(), where: null, anchor: null };
+        page.panel.dataset.pictures = bench.picturesAreLarge() ? "large" : "small";
+    };
+
+    bench.picturesAreLarge = () => { try { return localStorage.getItem(PICTURES_KEY) === "large"; } catch { return false; } };
+
+    /** "small" or "large", beside the captions; remembered by this browser. */
+    bench.showPictures = function (size) {
+        try { localStorage.setItem(PICTURES_KEY, size); } catch { /* private windows keep nothing */ }
+        bench.page.panel.dataset.pictures = bench.picturesAreLarge() ? "large" : "small";
+        for (const row of bench.page.rows().values()) row.redraw();
     };
 
     bench.trigger = () => String((app.store.get("settings") || {}).trigger_word || "").trim();
@@ -46,7 +57,7 @@
 
     // --- which images ----------------------------------------------------------------------------------------------------------------
 
-    bench.emptyFilter = () => ({ filter: "all", text: "", lacks: "", tag: "", finding: "" });
+    bench.emptyFilter = () => ({ filter: "all", text: "", lacks: "", tag: "", match: "all", without: "", finding: "" });
 
     bench.isFiltered = () => FILTERS.some((name) => bench.page.pages.query[name] && bench.page.pages.query[name] !== "all");
 
@@ -55,7 +66,22 @@
         const { query } = bench.page.pages;
         const where = { trigger: bench.trigger(), tokens: bench.limit() };
         for (const name of FILTERS) if (query[name] && query[name] !== "all") where[name] = query[name];
+        if (where.tag) where.match = query.match;
         return where;
+    };
+
+    /** The tags that the filter asks for ("tag") or does without ("without"), as they are written. */
+    bench.filterTags = (name) => bench.words.listed(bench.page.pages.query[name] || "");
+
+    /** One tag more or less in the filter; one that is asked for is not kept away at the same time. */
+    bench.toggleTag = function (name, tag) {
+        const same = (one) => one.toLowerCase() === tag.toLowerCase();
+        const other = name === "tag" ? "without" : "tag";
+        const tags = bench.filterTags(name), on = tags.some(same);
+        return bench.ask({
+            [name]: (on ? tags.filter((one) => !same(one)) : [...tags, tag]).join(", "),
+            [other]: bench.filterTags(other).filter((one) => !same(one)).join(", "),
+        });
     };
 
     /** Show other images; a selection of those shown before ends. */
@@ -118,6 +144,9 @@
         tell("selection");
     };
 
+    /** What the selection is to the server. */
+    bench.selected = () => (bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] });
+
     /** Which images a change is for: {element to show, select() for the request, count()}. The selected ones where there are any. */
     bench.targets = function (onchange) {
         const { answer } = bench.page.pages;
@@ -135,7 +164,7 @@
             select() {
                 if (element.value === "all") return { where: {} };
                 if (element.value === "matching") return { where: bench.where() };
-                return bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] };
+                return bench.selected();
             },
         };
     };
@@ -367,6 +396,9 @@
         page.id = app.id("select_page");
         const matching = app.widgets.button({ label: "", onclick: bench.selectMatching });
         const none = app.widgets.button({ label: app.t("Select none"), onclick: bench.selectNone });
+        const mark = app.widgets.button({ label: app.t("Mark as reviewed"), onclick: () => review(true) });
+        const unmark = app.widgets.button({ label: app.t("Mark as not reviewed"), onclick: () => review(false) });
+        const leave = app.widgets.button({ label: app.t("Remove images"), onclick: leaveOut });
         const draw = () => {
             const { answer } = bench.page.pages;
             const count = bench.selectedCount();
@@ -374,13 +406,39 @@
             page.checked = keys.length > 0 && keys.every(bench.isSelected);
             page.indeterminate = !page.checked && count > 0;
             words.textContent = count ? app.t("{count} selected", { count: app.number(count) }) : "";
-            none.hidden = !count;
+            for (const button of [none, mark, unmark, leave]) button.hidden = !count;
             const more = answer && answer.matching > keys.length;
             matching.hidden = !more || Boolean(bench.selection.where) || !count;
             if (more) matching.textContent = app.t("Select all {count}", { count: app.number(answer.matching) });
         };
         bench.on("selection", draw);
         bench.on("answer", draw);
-        return el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, matching, none, bench.chips);
+        return el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, matching, none, mark, unmark, leave, bench.chips);
     };
+
+    async function review(reviewed) {
+        await bench.page.saveAll();
+        const answer = await app.api.post(dataset.path("reviewed"), { select: bench.selected(), reviewed });
+        await bench.took(answer, { say: reviewed ? app.count(answer.count, "{count} caption marked as reviewed", "{count} captions marked as reviewed") : app.count(answer.count, "{count} caption marked as not reviewed", "{count} captions marked as not reviewed"), undo: false });
+    }
+
+    async function leaveOut() {
+        await bench.page.saveAll();
+        const answer = await app.api.post(dataset.path("remove"), { select: bench.selected() });
+        bench.selectNone();
+        await bench.took(answer, { say: app.count(answer.changed, "{count} image removed", "{count} images removed") });
+        await dataset.refresh();
+    }
+
+    // Ctrl+Z and Ctrl+Shift+Z (or Ctrl+Y) anywhere but in a box, where they take back what is typed
+    document.addEventListener("keydown", (event) => {
+        if (!(event.ctrlKey || event.metaKey) || event.altKey || event.isComposing || !bench.page || app.current() !== "captions" || !bench.page.panel.offsetParent) return;
+        const key = event.key.toLowerCase();
+        const way = key === "z" ? (event.shiftKey ? "redo" : "undo") : key === "y" ? "redo" : "";
+        const { target } = event;
+        const types = target.matches && target.matches("input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]");
+        if (!way || types || document.querySelector("dialog[open]") || !bench.edits || !bench.edits[way]) return;
+        event.preventDefault();
+        bench[way]().catch(app.widgets.toastProblem);
+    });
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -34,6 +34,7 @@
         const text = app.widgets.text({ value: query.text, label: app.t("Caption or name contains"), placeholder: app.t("Caption or name contains"), oninput: (value) => soon({ text: value }) });
         const lacks = app.widgets.text({ value: query.lacks, label: app.t("Caption does not contain"), placeholder: app.t("Caption does not contain"), oninput: (value) => soon({ lacks: value }) });
         const order = app.widgets.select({ label: app.t("Order"), value: query.order, onchange: (chosen) => bench.turn({ order: chosen }), options: orders() });
+        const size = app.widgets.select({ label: app.t("Pictures"), value: bench.picturesAreLarge() ? "large" : "small", onchange: bench.showPictures, options: [{ value: "small", label: app.t("Small pictures") }, { value: "large", label: app.t("Large pictures") }] });
         const chips = (bench.chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" }));
 
         function draw(answer) {
@@ -46,19 +47,22 @@
             which.value = query.filter;
             if (document.activeElement !== text) text.value = query.text;
             if (document.activeElement !== lacks) lacks.value = query.lacks;
+            const wanted = bench.filterTags("tag");
             app.fill(chips,
-                query.tag ? chip(app.t("Tag: {tag}", { tag: query.tag }), { tag: "" }) : null,
-                query.finding ? chip(app.t("Remark: {kind}", { kind: bench.check.label(query.finding) }), { finding: "" }) : null,
+                wanted.map((tag) => chip(app.t("Tag: {tag}", { tag }), () => bench.toggleTag("tag", tag))),
+                wanted.length > 1 ? app.widgets.select({ label: app.t("Of these tags"), value: query.match, onchange: (match) => bench.ask({ match }), options: [{ value: "all", label: app.t("all of them") }, { value: "any", label: app.t("one is enough") }] }) : null,
+                bench.filterTags("without").map((tag) => chip(app.t("Not: {tag}", { tag }), () => bench.toggleTag("without", tag))),
+                query.finding ? chip(app.t("Remark: {kind}", { kind: bench.check.label(query.finding) }), () => bench.ask({ finding: "" })) : null,
                 bench.isFiltered() ? el("span", { class: "lora-trainer-help" }, app.t("{matching} of {count} images", { matching: app.number(answer.matching), count: app.number(answer.total) })) : null,
                 bench.isFiltered() ? link(app.t("Show all"), () => bench.ask(bench.emptyFilter())) : null);
         }
 
         bench.on("answer", draw);
-        return el("div", { class: "lora-trainer-filters" }, which, text, lacks, order);
+        return el("div", { class: "lora-trainer-filters" }, which, text, lacks, order, size);
     };
 
-    const chip = (label, without) => el("span", { class: "lora-trainer-badge lora-trainer-bench-chip" }, label,
-        el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Without {filter}", { filter: label }), onclick: () => bench.ask(without) }, "\u00d7"));
+    const chip = (label, end) => el("span", { class: "lora-trainer-badge lora-trainer-bench-chip" }, label,
+        el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Without {filter}", { filter: label }), onclick: () => { end().catch(app.widgets.toastProblem); } }, "\u00d7"));
 
     /** A button that reads like a link, for what is seldom needed. */
     const link = (label, onclick, more) => el("button", { type: "button", class: "lora-trainer-bench-link", onclick: async (event) => {

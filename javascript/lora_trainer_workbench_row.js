@@ -18,13 +18,14 @@
         else if (kept) app.unsaved.forget(id, first.key);
         let item = first, base = typed ? typed.was : first.caption, saving = null, conflict = false, touched = false;
         const reviewedAddress = dataset.path("reviewed");
-        const box = app.widgets.text({ value: typed ? typed.text : base, rows: 4, label: app.t("Caption of {name}", { name: item.name }), placeholder: app.t("What is in the picture?"), oninput: () => { note(); mark("", ""); describe(); tokens.hear(tidy(box.value)); } });
+        const box = app.widgets.text({ value: typed ? typed.text : base, rows: 4, label: app.t("Caption of {name}", { name: item.name }), placeholder: app.t("What is in the picture?"), oninput: heard });
         const state = el("span", { class: "lora-trainer-caption-state", role: "status" });
         const facts = el("span", { class: "lora-trainer-help" });
         const tokens = bench.tokens.line(() => item);
         const remarks = el("ul", { class: "lora-trainer-caption-remarks" });
         const choice = el("div");
-        const picture = el("button", { type: "button", class: "lora-trainer-caption-picture", tabindex: "-1", "aria-label": app.t("Enlarge {name}", { name: item.name }), onclick: enlarge }, dataset.thumbnail(item));
+        const offered = bench.complete(box, heard);
+        const picture = el("button", { type: "button", class: "lora-trainer-caption-picture", tabindex: "-1", "aria-label": app.t("Enlarge {name}", { name: item.name }), onclick: enlarge }, pictured());
         const select = bench.checkbox(bench.isSelected(item.key));
         select.setAttribute("aria-label", app.t("Select {name}", { name: item.name }));
         select.title = app.t("Alt+X in the caption's box does the same");
@@ -39,18 +40,25 @@
             el("div", { class: "lora-trainer-caption-side" }, picture, select),
             el("div", { class: "lora-trainer-caption-text" },
                 el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name), state),
-                box, choice, tokens.tail,
+                el("div", { class: "lora-trainer-caption-box" }, box, offered), choice, tokens.tail,
                 el("div", { class: "lora-trainer-row lora-trainer-between lora-trainer-caption-foot" }, facts,
                     el("span", { class: "lora-trainer-row" },
                         bench.link(app.t("Fields"), () => bench.words.compose(api), { tabindex: "-1", "aria-label": app.t("Fields of {name}", { name: item.name }), title: app.t("F2 in the caption's box does the same") }),
                         el("span", { class: "lora-trainer-bench-flag" }, reviewed, el("label", { for: reviewed.id }, app.t("Reviewed"))))),
                 remarks));
 
-        box.addEventListener("blur", () => save());
+        /** A comma behind the last tag waits for the next one, which does not come. */
+        function finish() {
+            const text = box.value.replace(/[\s,\uff0c]+$/, "");
+            if (isUnsaved() && tidy(text) !== tidy(box.value)) { box.value = text; heard(); }
+        }
+
+        box.addEventListener("blur", () => { finish(); save(); });
         box.addEventListener("keydown", (event) => {
             if (event.isComposing) return;
             if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
                 event.preventDefault();
+                finish();
                 approve().catch(app.widgets.toastProblem);
                 const next = element.nextElementSibling;
                 if (next) next.querySelector("textarea").focus();
@@ -66,12 +74,19 @@
                 bench.words.compose(api);
             } else if (event.key === "Escape" && !conflict) {
                 box.value = base;
-                note();
-                mark("", "");
-                describe();
-                tokens.hear(base);
+                heard();
             } else if (event.key === "Enter") event.preventDefault(); // a caption is one line
         });
+
+        /** The thumbnail, or the picture itself where large ones are wanted; both are fetched when they are scrolled to. */
+        function pictured() { return dataset.thumbnail(bench.picturesAreLarge() ? { ...item, thumbnail: item.picture } : item); }
+
+        function heard() {
+            note();
+            mark("", "");
+            describe();
+            tokens.hear(tidy(box.value));
+        }
 
         function enlarge() {
             const { items } = bench.page.pages.answer;
@@ -193,13 +208,16 @@
             isTouched: () => touched,
             isEmpty: () => !base,
             isReviewed: () => reviewed.checked,
+            /** Pictures are wanted in another size. */
+            redraw() { app.fill(picture, pictured()); },
             /** What the server says now. What is being typed stays; saving it will compare. */
             take(now, quietly) {
                 if (!quietly) touched = false;
                 if (saving || conflict) return;
                 const untouched = !isUnsaved();
-                if (now.thumbnail !== item.thumbnail) app.fill(picture, dataset.thumbnail(now));
+                const repainted = now.thumbnail !== item.thumbnail;
                 item = now;
+                if (repainted) app.fill(picture, pictured());
                 reviewed.checked = Boolean(now.reviewed);
                 if (untouched) {
                     if (base !== now.caption) { base = now.caption; box.value = base; mark("", bench.mark()); }

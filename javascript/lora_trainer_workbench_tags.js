@@ -1,5 +1,5 @@
-/* The table of tags: how often each is used. A click shows the images that have it; a button takes it away everywhere. Of captions that are sentences
- * the words are counted instead. */
+/* The table of tags: how often each is used. A click shows the images that have it, or those that do not; several tags narrow it down. A button takes a
+ * tag away from all captions that were counted. Of captions that are sentences the words are counted instead. */
 (function (app) {
     "use strict";
 
@@ -42,22 +42,36 @@
             const shown = table.tags.filter(({ tag }) => !find || tag.toLowerCase().includes(find));
             const most = Math.max(1, ...table.tags.map(({ count }) => count));
             words.textContent = table.kind === "words" ? app.count(table.distinct, "{count} word", "{count} different words") : app.count(table.distinct, "{count} tag", "{count} different tags");
-            app.fill(list, shown.map((tag) => line(tag, most)));
+            const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+            const { tag } = at < 0 ? {} : document.activeElement.closest("li").dataset, scrolled = list.scrollTop;
+            const place = at < 0 ? 0 : [...document.activeElement.closest("li").querySelectorAll("button")].indexOf(document.activeElement);
+            app.fill(list, shown.map((one) => line(one, most)));
+            list.scrollTop = scrolled;
+            // whoever goes through the tags with the keyboard stays where they are
+            const again = tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
+            if (again) again.querySelectorAll("button")[place].focus();
         }
 
         function line({ tag, count }, most) {
             const { query } = bench.page.pages;
             const isTag = table.kind === "tags";
-            const on = isTag ? query.tag === tag : query.text === tag;
-            const show = () => bench.ask(isTag ? { tag: on ? "" : tag } : { text: on ? "" : tag });
-            return el("li", {},
+            const has = (name) => bench.filterTags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
+            const on = isTag ? has("tag") : query.text === tag;
+            const show = () => (isTag ? bench.toggleTag("tag", tag) : bench.ask({ text: on ? "" : tag }));
+            const away = isTag ? has("without") : query.lacks === tag;
+            const hide = () => (isTag ? bench.toggleTag("without", tag) : bench.ask({ lacks: away ? "" : tag }));
+            const removing = wish.scope === "matching" ? app.t("Remove {tag} from the captions that the filter shows", { tag }) : app.t("Remove {tag} from all captions", { tag });
+            return el("li", { dataset: { tag } },
                 el("button", { type: "button", class: "lora-trainer-bench-tag", "aria-pressed": String(on), title: tag, "aria-label": app.t("{tag}: in {count} captions. Show them", { tag, count: app.number(count) }), onclick: () => { show().catch(app.widgets.toastProblem); } },
                     el("span", { class: "lora-trainer-bench-tag-bar", style: { width: (count / most) * 100 + "%" } }), el("span", { class: "lora-trainer-bench-tag-name" }, tag), el("span", { class: "lora-trainer-bench-tag-count" }, app.number(count))),
+                bench.link(app.t("Not"), hide, { "aria-pressed": String(away), "aria-label": app.t("Show the captions without {tag}", { tag }) }),
                 bench.link(app.t("Rename"), () => rename(tag, isTag), { "aria-label": app.t("Rename {tag}", { tag }) }),
-                bench.link(app.t("Remove"), () => remove(tag, isTag), { "aria-label": app.t("Remove {tag} from all captions", { tag }) }));
+                bench.link(app.t("Remove"), () => remove(tag, isTag), { "aria-label": removing, title: removing }));
         }
 
-        const remove = (tag, isTag) => (isTag ? bench.change({ where: {} }, { do: "remove", tags: [tag] }) : bench.change({ where: {} }, { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true }));
+        const counted = () => ({ where: wish.scope === "matching" ? bench.where() : {} });
+
+        const remove = (tag, isTag) => bench.change(counted(), isTag ? { do: "remove", tags: [tag] } : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true });
 
         const rename = (tag, isTag) => (isTag ? bench.bulk.open("replace-tag", { tag, replace: tag }) : bench.bulk.open("replace", { find: tag, replace: tag }));
 
@@ -68,7 +82,13 @@
             if (!element.hidden) { load(); search.focus(); }
         };
         bench.on("edits", () => { if (!element.hidden) load(); });
-        bench.on("answer", () => { if (!element.hidden) draw(); });
+        let filtered = "";
+        bench.on("answer", () => {
+            if (element.hidden) return;
+            const now = JSON.stringify(bench.where());
+            if (wish.scope === "matching" && now !== filtered) load(); else draw();
+            filtered = now;
+        });
         return element;
     }
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -72,7 +72,11 @@ class Where:
     lacks: str = ""
     """The caption does not contain this."""
     tag: str = ""
-    """One of the caption's comma-separated parts is this."""
+    """The caption has each of these tags, with commas between: one of its comma-separated parts is that, in capitals or not."""
+    match: Literal["all", "any"] = "all"
+    """any: one of them is enough."""
+    without: str = ""
+    """The caption has none of these tags."""
     finding: str = ""
     """There is a finding of this kind."""
     trigger: str = ""
@@ -122,17 +126,24 @@ def is_short(caption: str) -> bool:
 
 
 def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
-    text, lacks, tag = (" ".join(words.split()).casefold() for words in (where.text, where.lacks, where.tag))
+    text, lacks = (" ".join(words.split()).casefold() for words in (where.text, where.lacks))
+    wanted, unwanted = _tags(where.tag), _tags(where.without)
     tests: list[Callable[[Item], bool]] = []
     if text:
         tests.append(lambda item: text in item.caption.casefold() or text in item.name.casefold())
     if lacks:
         tests.append(lambda item: lacks not in item.caption.casefold())
-    if tag:
-        tests.append(lambda item: tag in item.caption.casefold() and any(part.casefold() == tag for part in parts(item.caption)))
+    if wanted:
+        tests.append(lambda item: bool(wanted & _tags(item.caption)) if where.match == "any" else wanted <= _tags(item.caption))
+    if unwanted:
+        tests.append(lambda item: not unwanted & _tags(item.caption))
     if where.finding:
         tests.append(lambda item: where.finding in known.kinds(item))
     return tests
+
+
+def _tags(caption: str) -> frozenset[str]:
+    return frozenset(" ".join(part.casefold().split()) for part in parts(caption))
 
 
 _FILTERS: dict[str, Callable[[Item, Where, Knowledge], bool]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.errors import LoraTrainerError
@@ -41,9 +41,10 @@ MEND_LABELS: Texts = {
 
 def where_of(values: Mapping[str, Any]) -> pages.Where:
     """Query parameters, or the `where` of a body. What is of another type counts as not given."""
-    given = {key: values[key] for key in ("text", "lacks", "tag", "finding", "trigger") if isinstance(values.get(key), str)}
+    given = {key: values[key] for key in ("text", "lacks", "tag", "without", "finding", "trigger") if isinstance(values.get(key), str)}
     which = values.get("filter", "all")
-    return pages.Where(which=cast(pages.Which, which if isinstance(which, str) else "all"), **given)
+    match: Literal["all", "any"] = "any" if values.get("match") == "any" else "all"
+    return pages.Where(which=cast(pages.Which, which if isinstance(which, str) else "all"), match=match, **given)
 
 
 def wish_of(query: Mapping[str, str], offset: int, limit: int) -> pages.Wish:

@@ -108,7 +108,7 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     dialog.get_by_text("4 of 4 captions will change.").wait_for()
     assert dialog.locator("li").first.locator("del").all_text_contents() == ["red "]
     assert dialog.locator("li").first.locator("ins").all_text_contents() == [" in red"]
-    assert dataset.captions() == CAPTIONS
+    eventually(dataset.captions, CAPTIONS)
     apply(dialog)
     page.get_by_text("4 captions changed").wait_for()
     changed = ["fox in red, snow, day", "fox in red, forest, day", "wolf in grey, snow, night", "wolf in grey, forest, night"]
@@ -120,7 +120,7 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     undo = page.locator(ROOT).get_by_role("button", name="Undo: ").first
     undo.click()
     page.get_by_text("Undone: ").wait_for()
-    assert dataset.captions() == CAPTIONS
+    eventually(dataset.captions, CAPTIONS)
     page.get_by_role("button", name="Do it again").click()
     eventually(dataset.captions, changed)
 
@@ -171,6 +171,91 @@ def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, datase
     page.get_by_text("2 captions changed").wait_for()
     assert dataset.captions() == ["red fox, day", CAPTIONS[1], "grey wolf, night", CAPTIONS[3]]
     table.get_by_text("5 different tags").wait_for()
+
+
+def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Tags", exact=True).click()
+    section.get_by_role("button", name="red fox: in 2 captions").click()
+    eventually(lambda: names(section), ["img00.png", "img01.png"])
+    section.get_by_role("button", name="night: in 2 captions").click()
+    section.get_by_text("No image is like that.").wait_for()
+    section.get_by_label("Of these tags").select_option("any")
+    eventually(lambda: len(names(section)), 4)
+    section.get_by_role("button", name="Show the captions without snow").click()
+    eventually(lambda: names(section), ["img01.png", "img03.png"])
+    # only in what was counted
+    section.get_by_label("Of which images").select_option("matching")
+    section.get_by_role("button", name="Remove forest from the captions that the filter shows").click()
+    eventually(dataset.captions, ["red fox, snow, day", "red fox, day", "grey wolf, snow, night", "grey wolf, night"])
+    section.get_by_role("button", name="Without Not: snow").click()
+    eventually(lambda: len(names(section)), 4)
+
+
+def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    row = section.locator(".lora-trainer-caption-row").first
+    box = row.get_by_role("textbox")
+    box.press("Control+End")
+    box.press_sequentially(", FOR")
+    options = row.get_by_role("option")
+    eventually(options.all_text_contents, ["forest2"])
+    box.press("Enter")
+    assert box.input_value() == "red fox, snow, day, forest, "
+    # as if it were typed
+    box.press("Control+z")
+    assert box.input_value() == "red fox, snow, day, FOR"
+    box.press("Control+End")
+    box.press_sequentially("E")
+    options.first.wait_for()
+    box.press("ArrowDown")
+    assert box.get_attribute("aria-activedescendant") == options.first.get_attribute("id")
+    box.press("Tab")
+    assert box.input_value() == "red fox, snow, day, forest, "
+    # nothing is offered that the caption has, nor when nothing fits
+    box.press_sequentially("snow")
+    page.wait_for_timeout(400)
+    assert not row.get_by_role("listbox").is_visible()
+    for _ in range(4):
+        box.press("Backspace")
+    box.press("Tab")
+    eventually(lambda: dataset.captions()[0], "red fox, snow, day, forest")
+
+
+def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_label("Select img01.png").check()
+    section.get_by_label("Select img03.png").click(modifiers=["Shift"])
+    section.get_by_role("button", name="Mark as reviewed").click()
+    page.get_by_text("3 captions marked as reviewed").wait_for()
+    assert [box.is_checked() for box in section.get_by_label("Reviewed", exact=True).all()] == [False, True, True, True]
+    section.get_by_role("button", name="Remove images").click()
+    eventually(lambda: names(section), ["img00.png"])
+    page.keyboard.press("Control+z")
+    eventually(lambda: len(names(section)), 4)
+    eventually(dataset.captions, CAPTIONS)
+    page.keyboard.press("Control+y")
+    eventually(lambda: names(section), ["img00.png"])
+    # in a box the keys are the box's own
+    section.get_by_label("Caption of img00.png").press("Control+z")
+    page.wait_for_timeout(500)
+    assert names(section) == ["img00.png"]
+
+
+def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    small = section.locator(".lora-trainer-caption-picture img").first.bounding_box()["width"]
+    section.get_by_label("Pictures", exact=True).select_option("large")
+    image = section.locator(".lora-trainer-caption-picture img").first
+    assert "/picture/" in image.get_attribute("src")
+    assert image.bounding_box()["width"] > 2 * small
+    page.reload()
+    page.locator("#tabs > .tab-nav > button", has_text="LoRA Trainer").first.click()
+    page.locator(f"{ROOT} .lora-trainer-captions[data-pictures=large]").wait_for()
 
 
 def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, visitor, dataset):
@@ -351,7 +436,7 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     assert sorted(path.name for path in dataset.folder.glob("*.png")) == ["img00.png", "img01.png", "img03.png"]
     section.get_by_role("button", name="Undo: ").click()
     eventually(lambda: (dataset.folder / "img02.png").is_file(), True)
-    assert dataset.captions() == CAPTIONS
+    eventually(dataset.captions, CAPTIONS)
 
 
 def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset):

@@ -328,6 +328,17 @@ def test_every_filter_lets_pass_what_it_says(tmp_path):
     assert counts == {"missing": 1, "short": 1, "long": 1, "no-trigger": 3, "unreviewed": 4, "person": 3, "machine": 0, "findings": 1}
 
 
+def test_several_tags_are_all_asked_for_or_one_is_enough_and_others_are_kept_away(tmp_path):
+    bench = make(tmp_path, {"a.png": "1girl, red hair, hat", "b.png": "1girl, Red  Hair", "c.png": "1boy, hat", "d.png": "saber \\(fate\\), red hairband"})
+    assert found(bench, tag="1girl, red hair") == ["a.png", "b.png"]
+    assert found(bench, tag="red hair, hat") == ["a.png"]
+    assert found(bench, tag="RED HAIR，hat", match="any") == ["a.png", "b.png", "c.png"]
+    assert found(bench, tag="1girl", without="hat") == ["b.png"]
+    assert found(bench, without="hat, 1girl") == ["d.png"]
+    assert found(bench, tag="saber \\(fate\\)") == ["d.png"]
+    assert found(bench, tag=" , ", without=",") == ["a.png", "b.png", "c.png", "d.png"]
+
+
 # --- mends -------------------------------------------------------------------------------------------------------------------------------
 
 

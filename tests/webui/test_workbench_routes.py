@@ -126,6 +126,23 @@ def test_pages_are_filtered_counted_and_sorted(page):
     assert [item["name"] for item in page.items(filter="reviewed")] == ["a.png"]
 
 
+def test_tags_are_asked_for_and_kept_away_in_pages_and_changes(page):
+    page.post("datasets/fox/bulk", select=ALL, action={"do": "add", "text": "ink", "at": "end"})
+    assert [item["name"] for item in page.items(tag="ink, snow")] == ["b.png"]
+    assert [item["name"] for item in page.items(tag="a fox, snow", match="any")] == ["a.png", "b.png"]
+    assert [item["name"] for item in page.items(tag="ink", without="snow")] == ["a.png", "c.png"]
+    where = {"tag": "a fox, snow", "match": "any", "without": "nothing"}
+    assert page.post("datasets/fox/bulk", select={"where": where}, action={"do": "remove", "tags": ["ink"]}).json()["changed"] == 2
+    assert [tag["tag"] for tag in page.get("datasets/fox/tags", without="snow").json()["tags"]] == ["a fox", "ink"]
+
+
+def test_what_a_filter_shows_is_removed_and_brought_back(page):
+    answer = page.post("datasets/fox/remove", select={"where": {"lacks": "fox"}}).json()
+    assert (answer["changed"], answer["total"]) == (2, 1)
+    assert page.post("datasets/fox/undo").json()["changed"] == 2
+    assert page.captions() == {"a.png": "a fox", "b.png": "a wolf, snow", "c.png": ""}
+
+
 def test_a_long_caption_shows_where_it_is_cut(page):
     page.post("datasets/fox/bulk", select={"keys": [key_of("a.png")]}, action={"do": "set", "caption": "fox " * 80})
     item = page.items(trigger="sks", tokens=75)[0]

@@ -131,7 +131,8 @@ def picture(studio: Studio, request: Request) -> Response:
 @route("POST", "/datasets/{id}/remove")
 def remove(studio: Studio, request: Request) -> dict[str, Any]:
     bench = studio.datasets.workbench(request.path["id"])
-    return {**workbench_json.outcome_json(bench, bench.remove(_keys(request)), request.language), **_counts(bench.contents.view())}
+    keys = workbench_json.chosen(bench, request) if request.value("select", dict, None) is not None else _keys(request)
+    return {**workbench_json.outcome_json(bench, bench.remove(keys), request.language), **_counts(bench.contents.view())}
 
 
 @route("POST", "/datasets/{id}/restore")
