@@ -91,10 +91,10 @@ def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path, monkeypatc
 @pytest.mark.parametrize("moment", ["checking", "captions", "images", "previews"])
 def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_changes_nothing(tmp_path, monkeypatch, moment):
     samples = {"sample_prompts": ["x"], "sample_every": 2, "sample_steps": 1, "sample_strengths": [0.0, 1.0]} if moment == "previews" else {}
-    plain = begin(tmp_path, "plain", images=30, epochs=1, **samples)
+    plain = begin(tmp_path, "plain", images=8, epochs=1, **samples)
     assert job.run(plain.path) == job.FINISHED
 
-    folder = begin(tmp_path, images=30, epochs=1, **samples)
+    folder = begin(tmp_path, images=8, epochs=1, **samples)
     names = {"checking": (TrainingJob, "_report_check"), "captions": (batches.Captions, "keep"), "images": (batches, "_encoded"), "previews": (preview, "write_picture")}
     place, name = names[moment]
     real, moved, asked = getattr(place, name), [], []
