@@ -51,9 +51,12 @@
         return preset ? { ...preset.values, ...familyValues(preset) } : {};
     }
 
+    /** What the server fills in from the images: a prompt for previews, since everybody wants to see something come. */
+    const suggested = () => (app.store.get("plan") || {}).suggested || {};
+
     /** What a field is without the visitor's own change. */
     function baseValue(field) {
-        const values = presetValues();
+        const values = { ...suggested(), ...presetValues() };
         return field.key in values ? values[field.key] : field.default;
     }
 
@@ -68,7 +71,7 @@
     /** Tell the others, and ask what would happen now. */
     function publish() {
         remember();
-        const settings = { ...presetValues(), ...draft.changes };
+        const settings = { ...suggested(), ...presetValues(), ...draft.changes };
         app.store.set("checkpoint", draft.checkpoint);
         app.store.set("name", draft.name);
         app.store.set("preset", draft.preset);
@@ -106,7 +109,9 @@
             const plan = await app.api.post("plan", { dataset: app.store.get("dataset") || "", checkpoint: draft.checkpoint, name: draft.name, settings: app.store.get("settings") || {} });
             if (number !== planNumber) return;
             planTrouble = null;
+            const before = suggested();
             app.store.set("plan", plan);
+            if (!same(suggested(), before)) publish();
             // the images are being looked at in the background; what is found then belongs into the plan
             if (plan.unchecked > 0 && app.visible()) app.replan(1500);
         } catch (problem) {
@@ -346,6 +351,7 @@
         const settings = { ...presetValues(), ...draft.changes };
         const plan = app.store.get("plan");
         const preset = presetOf();
+        if (field.key in suggested() && !changed) return suggested()[field.key].length ? app.t("From the first caption. Write others, or empty it for no previews on the way.") : "";
         if (field.key === "epochs" && settings.max_train_steps) return app.t("Not used while Steps has a number. Empty it to count in epochs.");
         if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
         if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";

@@ -98,6 +98,8 @@ class Plan:
     """Bytes, about."""
     resolved: Mapping[str, Any] = field(default_factory=dict)
     """Config key -> what its `auto` comes to."""
+    suggested: Mapping[str, Any] = field(default_factory=dict)
+    """Config key -> what the tab fills in until the visitor says otherwise: a prompt for previews."""
     unchecked: int = 0
     """Images that have not been decoded yet; ask again."""
 
@@ -120,6 +122,7 @@ class Plan:
                 for problem in self.problems
             ],
             "target": self.target, "steps": self.steps, "seconds": self.seconds, "disk": self.disk, "resolved": dict(self.resolved),
+            "suggested": dict(self.suggested),
             "unchecked": self.unchecked,
         }  # fmt: skip
 
@@ -365,6 +368,7 @@ def _foretold(studio: Studio, draft: _Draft, dataset: Dataset, forecast: Forecas
         seconds=seconds,
         disk=disk,
         resolved=forecast.resolved,
+        suggested={"sample_prompts": [example.caption for example in dataset.examples if example.caption][:1]},
         unchecked=studio.images.unchecked(example.path for example in dataset.examples),
     )
 

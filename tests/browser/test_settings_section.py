@@ -55,6 +55,22 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
     assert page.locator("#lora_trainer_section_train").is_visible()
 
 
+def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.suggested.sample_prompts.length === 1")
+    prompts = field(section, "sample_prompts").locator("textarea")
+    suggested = prompts.input_value()
+    assert suggested and "From the first caption." in field(section, "sample_prompts").inner_text()
+    assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == [suggested]
+    field(section, "trigger_word").locator("input").fill("zrb")
+    page.wait_for_function("() => loraTrainer.store.get('settings').sample_prompts[0].startsWith('zrb, ')")
+    prompts.fill("")
+    prompts.blur()
+    assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == []
+    field(section, "sample_prompts").get_by_role("button", name="Preview prompts is changed; back to").click()
+    assert prompts.input_value() == f"zrb, {suggested}"
+
+
 def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     rank = field(section, "lora_rank")

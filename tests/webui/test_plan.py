@@ -79,6 +79,13 @@ def test_the_facts_name_checkpoint_images_steps_and_file(studio):
     assert made.seconds is None
 
 
+def test_the_first_caption_is_suggested_for_previews_with_the_trigger_in_front(studio):
+    made = plan(studio, wish(trigger_word="zrb"))
+    (prompt,) = made.suggested["sample_prompts"]
+    assert prompt.startswith("zrb, ") and made.to_json("en")["suggested"] == {"sample_prompts": [prompt]}
+    assert run_config(studio, wish(trigger_word="zrb")).samples.sample_prompts == (), "only who asks for it"
+
+
 def test_every_auto_is_told(studio):
     made = plan(studio, wish(epochs=8, batch_size=2))
     assert made.resolved == {
