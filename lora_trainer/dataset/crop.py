@@ -1,7 +1,6 @@
 """Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they would be trained in.
 
     crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions and masks carried along: the command line and the tab
-    crop_file(source, target, box)                    one picture cut to a box: a mend of the check
     crop_mask(mask, size, box) -> Image               the same part of the picture's mask
     choose_box(image, ratio, subject=...)             which part of a picture to keep
 
@@ -102,20 +101,6 @@ def crop_folder(
         if progress:
             progress(done, len(plans))
     return Cropped(written=tuple(written), findings=tuple(findings))
-
-
-def crop_file(source: Path, target: Path, box: Sequence[int], background: str = "white") -> Box:
-    """Writes the part of a picture inside `box` as a PNG; returns the box as it was used. Raises DatasetError where `target` exists."""
-    if target.exists():
-        raise DatasetError("{path} exists already", hint="Choose another name, or move it away.", path=target)
-    image = read_image(source, background)
-    left, top = max(0, int(box[0])), max(0, int(box[1]))
-    right, bottom = min(image.width, int(box[2])), min(image.height, int(box[3]))
-    if right <= left or bottom <= top:
-        raise DatasetError("nothing of {path} lies inside the box", hint="Its size is {width} x {height}.", path=source, width=image.width,
-                           height=image.height)  # fmt: skip
-    _save(image.crop((left, top, right, bottom)), target)
-    return left, top, right, bottom
 
 
 def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask: Path | None = None, least_width: int = 1) -> Box:

@@ -1,8 +1,8 @@
-"""metadata.csv and metadata.jsonl: a file of captions <-> rows of (image name, caption).
+"""metadata.csv and metadata.jsonl: a file of captions -> rows of (image name, caption).
 
 Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one, separated by comma, semicolon or tab, quoted or not,
-in the encodings of dataset.text. Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place. Called by
-dataset.scan and the caption command.
+in the encodings of dataset.text. Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them.
+Called by dataset.sources, dataset.edits and the tab's uploads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from typing import Any
 from lora_trainer.dataset.captions import tidy
 from lora_trainer.dataset.findings import Finding, error
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
-from lora_trainer.dataset.text import decode, guessed_encoding, read_text, write_text
+from lora_trainer.dataset.text import decode, guessed_encoding, read_text
 from lora_trainer.errors import DatasetError
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
@@ -70,28 +70,6 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
         unreadable = Finding(kind="unreadable-metadata", severity="error", message=problem.message, hint=problem.hint, path=path)
         return Metadata(path=path, rows=(), findings=(unreadable,))
     return Metadata(path=path, rows=tuple(rows), findings=(*guessed_encoding(text, path, path.name), *findings))
-
-
-def write_metadata_csv(path: Path, captions: Mapping[str, str]) -> None:
-    """{image name: caption} -> a metadata.csv with the header `file_name,text`, written whole or not at all. Raises DatasetError."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(("file_name", "text"))
-    writer.writerows(captions.items())
-    # with the mark, Excel reads UTF-8; without it, it shows and then saves garbled Chinese
-    write_text(path, buffer.getvalue(), mark=True)
-
-
-def write_metadata_jsonl(path: Path, captions: Mapping[str, str]) -> None:
-    """{image name: caption} -> a metadata.jsonl, as Hugging Face's imagefolder reads it. Raises DatasetError."""
-    lines = [json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) for name, caption in captions.items()]
-    write_text(path, "".join(f"{line}\n" for line in lines))
-
-
-def write_caption_files(captions: Mapping[Path, str], suffix: str = ".txt") -> None:
-    """{image: caption} -> one text file beside each image, its name with `suffix`. Raises DatasetError."""
-    for image, caption in captions.items():
-        write_text(image.with_suffix(suffix), caption + "\n")
 
 
 def names_a_picture(name: str) -> bool:

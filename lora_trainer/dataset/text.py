@@ -1,7 +1,7 @@
-"""Text files as people have them: bytes -> text and the encoding it was in; text -> file.
+"""Text files as people have them: bytes -> text and the encoding it was in; text -> bytes as a file had them.
 
 UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and GBK (Notepad and Excel on Chinese Windows).
-Called by dataset.captions and dataset.metadata.
+Called by whatever reads or writes captions.
 """
 
 from __future__ import annotations
@@ -93,11 +93,6 @@ def encode_like(content: str, before: bytes, path: Path) -> bytes:
     plain = content.replace("\r\n", "\n").replace("\r", "\n")
     # a few GBK characters may happen to be valid UTF-8
     return data if decode(data, path).content == plain else content.encode("utf-8-sig")
-
-
-def write_text(path: Path, content: str, *, mark: bool = False) -> None:
-    """Writes UTF-8, whole or not at all; with `mark`, a byte-order mark in front. Raises DatasetError."""
-    write_bytes(path, content.encode("utf-8-sig" if mark else "utf-8"))
 
 
 def write_bytes(path: Path, data: bytes) -> None:

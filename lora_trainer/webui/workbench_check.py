@@ -32,7 +32,6 @@ from lora_trainer.webui import workbench_tokens
 from lora_trainer.webui.contents import Contents, View
 
 State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
-ABOUT_CAPTIONS = frozenset({"no-caption", "identical-captions", "no-trigger", "long-caption", "vocabulary"})
 CACHE, SETTINGS = "check-measures.json", "check.json"
 """In the dataset's folder .lora_trainer."""
 REST_SECONDS = 3.0

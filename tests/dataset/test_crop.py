@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.crop import choose_box, crop_file, crop_folder, shaped
+from lora_trainer.dataset.crop import choose_box, crop_folder, shaped
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.errors import DatasetError
@@ -157,14 +157,3 @@ def test_a_damaged_picture_is_named_and_the_others_are_written(tmp_path):
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["a.png"]
     assert [(finding.kind, finding.severity) for finding in done.findings if finding.severity == "error"] == [("unreadable-image", "error")]
-
-
-def test_one_picture_is_cut_to_a_box(tmp_path):
-    image = plain_with_detail((200, 100), (50, 50), side=60)
-    image.save(tmp_path / "a.png")
-    assert crop_file(tmp_path / "a.png", tmp_path / "b.png", [20, -5, 500, 80]) == (20, 0, 200, 80)
-    assert Image.open(tmp_path / "b.png").tobytes() == image.crop((20, 0, 200, 80)).tobytes()
-    with pytest.raises(DatasetError, match="exists already"):
-        crop_file(tmp_path / "a.png", tmp_path / "b.png", [0, 0, 10, 10])
-    with pytest.raises(DatasetError, match="lies inside the box"):
-        crop_file(tmp_path / "a.png", tmp_path / "c.png", [300, 0, 400, 10])

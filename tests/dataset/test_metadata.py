@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.dataset.metadata import read_metadata, write_caption_files, write_metadata_csv, write_metadata_jsonl
+from lora_trainer.dataset.metadata import read_metadata
 
 FOX = "a red fox, snow"
 CAT = "a cat"
@@ -138,24 +138,3 @@ def test_json_lines_that_cannot_be_read_are_named(tmp_path):
         "metadata.jsonl, line 4: no image is named",
         "metadata.jsonl, line 5: the caption is 7, not a text",
     ]
-
-
-CAPTIONS = {"10_fox/图 1.jpg": 'a "big" red fox, 雪地', "b.jpg": "", "c;d.jpg": "=1+1", "e.png": "a, b; c"}
-
-
-@pytest.mark.parametrize(("write", "name"), [(write_metadata_csv, "metadata.csv"), (write_metadata_jsonl, "metadata.jsonl")])
-def test_what_is_written_reads_the_same(tmp_path, write, name):
-    write(tmp_path / name, CAPTIONS)
-    metadata = read_metadata(tmp_path / name)
-    assert {row.file_name: row.caption for row in metadata.rows} == CAPTIONS
-    assert metadata.findings == ()
-
-
-def test_excel_is_told_that_the_csv_is_utf8(tmp_path):
-    write_metadata_csv(tmp_path / "metadata.csv", {"a.jpg": "雪"})
-    assert (tmp_path / "metadata.csv").read_bytes() == codecs.BOM_UTF8 + "file_name,text\na.jpg,雪\n".encode()
-
-
-def test_caption_files_lie_beside_their_images(tmp_path):
-    write_caption_files({tmp_path / "v1.5 fox.png": "雪", tmp_path / "b.jpg": "b"})
-    assert {path.name: path.read_text(encoding="utf-8") for path in tmp_path.iterdir()} == {"v1.5 fox.txt": "雪\n", "b.txt": "b\n"}

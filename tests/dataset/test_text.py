@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.dataset.text import decode, read_text, write_text
+from lora_trainer.dataset.text import decode, read_text, write_bytes
 from lora_trainer.errors import DatasetError
 
 CHINESE = "一只红狐狸,雪地,水墨风格"
@@ -59,8 +59,8 @@ def test_a_missing_file_gets_a_sentence(tmp_path):
 
 def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
     path = tmp_path / "新 folder" / "a.txt"
-    write_text(path, "a longer text than the next")
-    write_text(path, CHINESE)
+    write_bytes(path, b"a longer text than the next")
+    write_bytes(path, CHINESE.encode())
     assert path.read_bytes() == CHINESE.encode("utf-8")
     assert list(path.parent.iterdir()) == [path]
 
@@ -68,4 +68,4 @@ def test_writing_replaces_the_whole_file_and_leaves_nothing_beside_it(tmp_path):
 def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path):
     (tmp_path / "a.txt").mkdir()
     with pytest.raises(DatasetError, match="cannot be written"):
-        write_text(tmp_path / "a.txt", "text")
+        write_bytes(tmp_path / "a.txt", b"text")

@@ -30,8 +30,6 @@ FRAME_SHARE = 0.04
 """Part of the picture that is border, from which on it is told."""
 LONGEST = 2.0
 """Long side over short side: the shapes beyond are cropped a lot, or trained as a strip."""
-LETTERING = 0.35
-"""check.marks' sureness is not told below this."""
 DARK, DARK_CONTRAST = 90.0, 90.0
 BRIGHT, BRIGHT_MIDDLE, BRIGHT_CONTRAST = 110.0, 160.0, 140.0
 BLOWN, BLOWN_SHADES, BLOWN_WHITE = 0.2, 150, 0.01
