@@ -70,12 +70,6 @@ class HostPaths:
 
 
 @dataclass(frozen=True, kw_only=True)
-class HostFile:
-    title: str
-    path: Path
-
-
-@dataclass(frozen=True, kw_only=True)
 class HostCheckpoint:
     title: str
     """As the WebUI's menu shows it; it may gain a hash once the file has been hashed."""
@@ -90,8 +84,6 @@ class LoadedCheckpoint:
     path: Path
     vae: Path | None
     clip_skip: int
-    in_memory: bool
-    """False: chosen in the menu, and read at the first picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,13 +205,7 @@ class Host:
             path=Path(info.filename),
             vae=self._vae(),
             clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
-            in_memory=self._model() is not None,
         )
-
-    def vaes(self) -> list[HostFile]:
-        """The VAE files that the host lists."""
-        listed = getattr(_module("modules.sd_vae"), "vae_dict", None) or {}
-        return [HostFile(title=str(title), path=Path(path)) for title, path in list(listed.items())]
 
     def samplers(self) -> list[str]:
         """Names of samplers, in the host's order, without those the user has hidden."""
@@ -615,11 +601,6 @@ class Forge(OnDemand):
     def _checkpoint_info(self) -> Any:
         chosen = getattr(getattr(_module("modules.sd_models"), "model_data", None), "forge_loading_parameters", None) or {}
         return chosen.get("checkpoint_info") or super()._checkpoint_info()
-
-    def vaes(self) -> list[HostFile]:
-        """Forge lists VAEs and text encoders together; here are those from folders of VAEs."""
-        listed = getattr(_module("modules_forge.main_entry"), "module_list", None) or {}
-        return [HostFile(title=str(title), path=Path(path)) for title, path in list(listed.items()) if self._is_vae(Path(path))] or super().vaes()
 
     def _vae(self) -> Path | None:
         chosen = self.option("forge_additional_modules", [])

@@ -30,7 +30,7 @@ class FakeHost:
         self.listed = [HostCheckpoint(title=path.name, path=path) for path in paths]
 
     def load(self, path: Path, vae: Path | None = None, clip_skip: int = 1) -> None:
-        self.now = LoadedCheckpoint(title=path.name, path=path, vae=vae, clip_skip=clip_skip, in_memory=True)
+        self.now = LoadedCheckpoint(title=path.name, path=path, vae=vae, clip_skip=clip_skip)
 
     def checkpoints(self):
         return self.listed

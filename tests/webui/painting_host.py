@@ -43,7 +43,7 @@ class PaintingHost:
         self.refreshed += 1
 
     def loaded(self):
-        return LoadedCheckpoint(title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1, in_memory=True)
+        return LoadedCheckpoint(title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1)
 
     def generate(self, wish, *, progress=None, stop_asked=None):
         self.wishes.append(wish)

@@ -137,12 +137,12 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     host = start(kind)
     assert [checkpoint.path.name for checkpoint in host.checkpoints()] == ["alpha.safetensors", "beta.safetensors"]
     loaded = host.loaded()
-    assert (loaded.path.name, loaded.clip_skip, loaded.vae, loaded.in_memory) == ("alpha.safetensors", 1, None, False)
+    assert (loaded.path.name, loaded.clip_skip, loaded.vae) == ("alpha.safetensors", 1, None)
     assert host.paths().lora_dir == tmp_path / "data" / "models" / "Lora"
     assert host.data_folder() == tmp_path / "data" / "lora-trainer"
     assert host.samplers()[:2] == ["DPM++ 2M", "Euler a"]
     assert (host.device().kind, host.memory(), host.is_remote(), host.language()) == ("cpu", None, False, "")
-    assert host.vaes() == [] and host.schedulers() == [] and host.model_on_device() is False and not host.is_generating()
+    assert host.schedulers() == [] and host.model_on_device() is False and not host.is_generating()
     assert not {"load_model", "forge_model_reload", "shared.sd_model"} & set(calls(tmp_path))
 
 
@@ -158,7 +158,7 @@ def test_the_loaded_checkpoint_is_the_one_in_memory_with_its_vae_and_clip_skip(s
     shared.opts.data["CLIP_stop_at_last_layers"] = 2
     sd_vae.loaded_vae_file = str(tmp_path / "kl.safetensors")
     loaded = host.loaded()
-    assert (loaded.path.name, loaded.vae, loaded.clip_skip, loaded.in_memory) == ("alpha.safetensors", tmp_path / "kl.safetensors", 2, True)
+    assert (loaded.path.name, loaded.vae, loaded.clip_skip) == ("alpha.safetensors", tmp_path / "kl.safetensors", 2)
 
 
 def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):
@@ -471,7 +471,7 @@ def test_a_fork_that_lacks_a_module_gives_less_and_no_traceback(start, lacking, 
     host = start("a1111")
     monkeypatch.setitem(sys.modules, f"modules.{lacking}", None)
     assert host.loaded().path.name == "alpha.safetensors"
-    assert isinstance(host.version, str) and isinstance(host.samplers(), list) and host.vaes() == []
+    assert isinstance(host.version, str) and isinstance(host.samplers(), list)
     assert host.device().kind == "cpu" and host.memory() is None
     host.refresh_loras()
 
