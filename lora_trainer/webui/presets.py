@@ -38,10 +38,6 @@ class Preset:
     notes: Mapping[str, str]
     """Config key -> why this value."""
 
-    def values_for(self, family: str) -> dict[str, Any]:
-        """What it sets on a checkpoint of this family, or on the embedded one ("practice")."""
-        return {**self.values, **self.family_values.get(family, {})}
-
     def texts(self) -> list[str]:
         """Everything in it that is shown."""
         return [self.title, self.why, *self.notes.values()]

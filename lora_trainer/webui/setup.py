@@ -25,6 +25,7 @@ from typing import Any
 from lora_trainer import environment, files
 from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.jobs.start import last_lines
 from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES
 from lora_trainer.webui import texts
 from lora_trainer.webui.data_folder import DataFolder
@@ -216,12 +217,9 @@ class Setup:
             logs = sorted(self._data.folder("runs").glob("*/worker.log"), key=lambda path: path.stat().st_mtime)
             if not logs:
                 return ""
-            with logs[-1].open("rb") as stream:
-                stream.seek(max(0, logs[-1].stat().st_size - LOG_BYTES))
-                content = stream.read().decode("utf-8", errors="replace")
         except (OSError, LoraTrainerError):
             return ""
-        return f"End of the newest run's log ({logs[-1].parent.name}):\n" + "\n".join(content.splitlines()[-REPORTED_LINES:])
+        return f"End of the newest run's log ({logs[-1].parent.name}):\n" + "\n".join(last_lines(logs[-1], LOG_BYTES)[-REPORTED_LINES:])
 
 
 def megabytes(overlay: Overlay) -> int:
