@@ -1,7 +1,8 @@
 """Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps of runs.
 
     loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
-    loras.find(id)                  an id is a hash of the path: no path ever comes from the browser
+    loras.find(id, ...)             an id is a hash of the path: no path ever comes from the browser
+    loras.picture(id)               the picture on its card, or the preview nearest to its strength
     loras.insertable()              ours with their tag, and the preferred weight of every LoRA in the folder that has one
     loras.set_strength(id, 0.7)     writes one key of NAME.json
     loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
@@ -14,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,44 +75,56 @@ class Loras:
         self._history = history
         self._headers: dict[Path, tuple[tuple[int, int], _Header]] = {}
         self._reading = threading.Lock()
+        self._pictures: dict[str, Path] = {}
 
     def listing(self) -> list[Lora]:
         """Delivered ones, then saved steps; each newest first."""
-        entries = [entry for entry in self._history.listing() if entry.job == "train" and entry.problem is None]
-        delivered = sorted(self._delivered(entries), key=lambda lora: lora.changed, reverse=True)
-        return [*delivered, *(lora for entry in entries for lora in self._saved(entry))]
+        entries = self._trainings()
+        found = [*self._delivered(entries, self._files()), *(lora for entry in entries for lora in self._saved(entry))]
+        self._pictures = {lora.id: lora.picture for lora in found if lora.picture}
+        return found
 
-    def find(self, lora_id: str) -> Lora:
-        """One of the listing. Raises NotFound."""
-        for lora in self.listing():
-            if lora.id == lora_id:
-                return lora
-        raise NotFound("this LoRA is no longer there", hint="It may have been deleted or moved. Reload the page.")
+    def find(self, *lora_ids: str) -> list[Lora]:
+        """Some of the listing, in the order asked for; the folders are looked through once. Raises NotFound."""
+        known = {lora.id: lora for lora in self.listing()}
+        if not known.keys() >= set(lora_ids):
+            raise NotFound("this LoRA is no longer there", hint="It may have been deleted or moved. Reload the page.")
+        return [known[lora_id] for lora_id in lora_ids]
+
+    def picture(self, lora_id: str) -> Path:
+        """The picture of one of the listing, without looking through the folders for each of a page's many. Raises NotFound."""
+        picture = self._pictures.get(lora_id)
+        if picture is None or not picture.is_file():
+            picture = self.find(lora_id)[0].picture
+        if picture is None:
+            raise NotFound("this LoRA has no picture")
+        return picture
 
     def insertable(self) -> tuple[list[Lora], dict[str, float]]:
         """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar that states one)"""
         weights: dict[str, float] = {}
-        for path in self._files():
+        paths = list(self._files())
+        for path in paths:
             weight = sidecar.weight(sidecar.read(path))
             if weight is not None:
                 header = self._header(path)
                 weights |= {name: weight for name in (path.stem, header.alias) if name}
-        return [lora for lora in self.listing() if lora.delivered], weights
+        return self._delivered(self._trainings(), paths), weights
 
     def set_strength(self, lora_id: str, strength: float) -> Lora:
         """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step, which has no card."""
-        lora = self.find(lora_id)
+        (lora,) = self.find(lora_id)
         if not lora.delivered:
             raise LoraFileError("{name} is not in the WebUI's LoRA folder yet", hint="Deliver it first.", name=lora.name)
         self._require_inside(sidecar.path_of(lora.path))
         values = {sidecar.TRIGGER: lora.trigger, "sd version": SD_VERSIONS.get(lora.family, "Unknown") if lora.family else "Unknown"}
         sidecar.write_weight(lora.path, strength, otherwise=values)
         self._host.refresh_loras()
-        return self.find(lora_id)
+        return self.find(lora_id)[0]
 
     def deliver(self, lora_id: str) -> Lora:
         """Put a saved step where the host finds it, under a name never used there before. Raises LoraFileError."""
-        lora = self.find(lora_id)
+        (lora,) = self.find(lora_id)
         if lora.delivered:
             return lora
         if lora.family is None:
@@ -122,7 +135,10 @@ class Loras:
             lora.path, folder, lora.name, trigger=lora.trigger, preferred_weight=lora.preferred_weight, family=lora.family, preview=lora.picture
         )
         self._host.refresh_loras()
-        return self.find(_id(done.path))
+        return self.find(_id(done.path))[0]
+
+    def _trainings(self) -> list[Entry]:
+        return [entry for entry in self._history.listing() if entry.job == "train" and entry.problem is None]
 
     # --- delivered ones -------------------------------------------------------------------------------------------------------------------
 
@@ -140,27 +156,27 @@ class Loras:
             seen.add(real)
             yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(".safetensors"))
 
-    def _delivered(self, entries: list[Entry]) -> Iterator[Lora]:
+    def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
+        """Ours among the files of the LoRA folder, newest first."""
         runs = {_same(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
-        for path in self._files():
-            header = self._header(path)
-            entry = runs.get(_same(path))
-            if not header.ours and entry is None:
-                continue
-            values = sidecar.read(path)
-            yield Lora(
-                id=_id(path),
-                name=path.stem,
-                path=path,
-                run=entry.id if entry else None,
-                step=entry.state.step if entry else None,
-                trigger=sidecar.trigger(values) or header.trigger,
-                preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
-                family=header.family,
-                picture=next((found for ending in PICTURES if (found := path.with_name(path.stem + ending)).is_file()), None),
-                delivered=True,
-                changed=_changed(path),
-            )
+        found = [self._of_file(path, header, runs.get(_same(path))) for path in paths if (header := self._header(path)).ours or _same(path) in runs]
+        return sorted(found, key=lambda lora: lora.changed, reverse=True)
+
+    def _of_file(self, path: Path, header: _Header, entry: Entry | None) -> Lora:
+        values = sidecar.read(path)
+        return Lora(
+            id=_id(path),
+            name=path.stem,
+            path=path,
+            run=entry.id if entry else None,
+            step=entry.state.step if entry else None,
+            trigger=sidecar.trigger(values) or header.trigger,
+            preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
+            family=header.family,
+            picture=next((found for ending in PICTURES if (found := path.with_name(path.stem + ending)).is_file()), None),
+            delivered=True,
+            changed=_changed(path),
+        )
 
     def _header(self, path: Path) -> _Header:
         try:

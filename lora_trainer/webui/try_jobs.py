@@ -75,7 +75,7 @@ class TryJobs:
 
     def submit(self, wanted: Wanted) -> Try:
         """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
-        loras = [self._loras.find(lora_id) for lora_id in wanted.loras]
+        loras = self._loras.find(*wanted.loras)
         if wanted.sampler and wanted.sampler not in self._host.samplers():
             raise TryError("this WebUI has no sampler {name}", hint="Choose one of its own list.", name=wanted.sampler)
         wanted = with_strengths(wanted, loras[0])
@@ -142,7 +142,7 @@ class TryJobs:
             raise Cancelled("the pictures were cancelled")
         job.status = "making"
         job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
-        loras = [self._loras.find(lora_id) for lora_id in job.wanted.loras]
+        loras = self._loras.find(*job.wanted.loras)
         with contextlib.ExitStack() as visible:
             names = [visible.enter_context(self._visible(lora, number)) for number, lora in enumerate(loras)]
             rows = [self._row(job, lora, name) for lora, name in zip(loras, names, strict=True)]

@@ -203,3 +203,30 @@ def test_a_changed_file_is_read_again(loras, folder):
     assert only(loras).trigger == "one"
     write_lora(folder / "ink.safetensors", trigger="another")
     assert only(loras).trigger == "another"
+
+
+def test_a_page_of_cards_looks_through_the_folders_once(loras, folder, monkeypatch):
+    for name in ("ink", "neon"):
+        write_lora(folder / f"{name}.safetensors")
+        Image.new("RGB", (8, 8)).save(folder / f"{name}.png")
+    found = loras.listing()
+    looked = []
+    walk = os.walk
+    monkeypatch.setattr(os, "walk", lambda *all, **options: looked.append(all) or walk(*all, **options))
+    assert [loras.picture(lora.id).name for lora in found] == [f"{lora.name}.png" for lora in found] and looked == []
+    assert loras.find(*(lora.id for lora in found)) == found and len(looked) == 1
+    assert [lora.name for lora in loras.insertable()[0]] == [lora.name for lora in found] and len(looked) == 2
+
+
+def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
+    write_lora(folder / "ink.safetensors")
+    lora = only(loras)
+    with pytest.raises(NotFound, match="no picture"):
+        loras.picture(lora.id)
+    Image.new("RGB", (8, 8)).save(folder / "ink.png")
+    assert loras.picture(lora.id) == folder / "ink.png"
+    Image.new("RGB", (8, 8)).save(folder / "ink.jpg")
+    (folder / "ink.png").unlink()
+    assert loras.picture(lora.id) == folder / "ink.jpg"
+    with pytest.raises(NotFound, match="no longer there"):
+        loras.picture("0" * 16)

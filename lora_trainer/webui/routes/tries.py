@@ -8,7 +8,6 @@ from starlette.responses import FileResponse, Response
 
 from lora_trainer.errors import Message
 from lora_trainer.webui import texts
-from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.http import PREFIX, Request, route
 from lora_trainer.webui.loras import Lora, to_mapping
 from lora_trainer.webui.studio import Studio
@@ -24,10 +23,7 @@ def list_loras(studio: Studio, request: Request) -> list[dict[str, Any]]:
 
 @route("GET", "/loras/{id}/picture")
 def lora_picture(studio: Studio, request: Request) -> Response:
-    picture = studio.loras.find(request.path["id"]).picture
-    if picture is None:
-        raise NotFound("this LoRA has no picture")
-    return FileResponse(picture)
+    return FileResponse(studio.loras.picture(request.path["id"]))
 
 
 @route("POST", "/loras/{id}/strength")
