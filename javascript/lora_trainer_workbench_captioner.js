@@ -119,10 +119,17 @@
         const trouble = el("div");
         const note = el("p", { class: "lora-trainer-help", role: "status" });
         const list = el("div", { class: "lora-trainer-bench-captioners", role: "radiogroup", "aria-label": app.t("Captioner") }, captioners.map(choice));
-        const which = el("div", { class: "lora-trainer-bench-form", role: "radiogroup", "aria-label": app.t("Which captions") },
-            option("missing", app.t("Only images without a caption ({count})", { count: app.number(total - captioned) })),
-            option("machine", app.t("Those a captioner wrote as well; what a person wrote stays")),
-            option("all", app.t("All {count}, also what a person wrote", { count: app.number(total) })));
+        const targets = bench.targets(() => drawWhich());
+        const which = el("div", { class: "lora-trainer-bench-form", role: "radiogroup", "aria-label": app.t("Which captions") });
+        drawWhich();
+
+        function drawWhich() {
+            const whole = targets.element.value === "all";
+            app.fill(which,
+                option("missing", whole ? app.t("Only images without a caption ({count})", { count: app.number(total - captioned) }) : app.t("Only images without a caption")),
+                option("machine", app.t("Those a captioner wrote as well; what a person wrote stays")),
+                option("all", app.t("All {count}, also what a person wrote", { count: app.number(targets.count()) })));
+        }
 
         function choice(captioner) {
             const id = app.id("captioner");
@@ -157,7 +164,7 @@
             const values = Object.fromEntries(Object.entries(options[chosen.name]).filter(([, value]) => value !== null && value !== ""));
             try { localStorage.setItem(CHOICE_KEY, JSON.stringify({ captioner: chosen.name, options })); } catch { /* private windows keep nothing */ }
             try {
-                run = await app.api.post(dataset.path("caption-run"), { captioner: chosen.name, options: values, only_missing: wish.which === "missing", overwrite: wish.which === "all", trigger: bench.trigger(), token, when });
+                run = await app.api.post(dataset.path("caption-run"), { captioner: chosen.name, options: values, only_missing: wish.which === "missing", overwrite: wish.which === "all", select: targets.select(), trigger: bench.trigger(), token, when });
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
@@ -177,7 +184,7 @@
             title: app.t("Write captions"), wide: true,
             body: el("div", { class: "lora-trainer-bench-two" },
                 el("div", { class: "lora-trainer-bench-form" }, obstacle, list, note),
-                el("div", { class: "lora-trainer-bench-form" }, el("h4", {}, app.t("Which captions")), which, fields, trouble)),
+                el("div", { class: "lora-trainer-bench-form" }, el("h4", {}, app.t("Which captions")), app.widgets.labelled(app.t("In"), targets.element), which, fields, trouble)),
             actions: [{ label: app.t("Cancel") }, { label: app.t("Add to the queue"), disabled: Boolean(obstacle), onclick: () => begin("queue") }, { label: app.t("Write captions"), kind: "primary", disabled: Boolean(obstacle), onclick: () => begin("now") }],
         });
         drawFields();

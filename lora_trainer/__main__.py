@@ -123,6 +123,7 @@ def add_caption(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--prefix", default=unset, help="put in front of each caption")
     sub.add_argument("--suffix", default=unset, help="put at the end of each caption")
     sub.add_argument("--trigger", default=unset, help="the trigger word, put in front of all else")
+    sub.add_argument("--only", nargs="+", default=unset, metavar="NAME", help="only these images")
     sub.add_argument("--only-missing", action="store_true", default=unset, help="leave all images alone that have a caption")
     sub.add_argument("--overwrite", action="store_true", default=unset, help="also replace captions that a person wrote or changed")
     sub.add_argument("--threshold", default=unset, metavar="N", help="clip, wd: leave out tags less sure than this (default: 0.2, 0.35)")

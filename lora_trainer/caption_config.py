@@ -109,6 +109,8 @@ class CaptionSettings(Settings):
     """Put at the end of each caption."""
     trigger: str = setting("")
     """The trigger word: put in front of each caption, the prefix included, unless the caption holds it."""
+    only: tuple[str, ...] = setting(())
+    """Caption only these images, named as they lie in input (portraits/fox.png). Empty: all."""
     only_missing: bool = setting(False)
     """Caption only images that have no caption at all. Off: what a captioner wrote with other settings is written anew."""
     overwrite: bool = setting(False)

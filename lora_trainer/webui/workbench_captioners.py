@@ -66,6 +66,8 @@ class CaptionWish:
     only_missing: bool
     overwrite: bool
     trigger: str
+    only: tuple[str, ...] = ()
+    """The names of the images that are meant; none: all."""
 
 
 # --- what is offered ---------------------------------------------------------------------------------------------------------------------
@@ -182,6 +184,7 @@ def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, 
             "input": str(folder),
             "format": "txt" if keeps_texts(view) else "auto",
             "trigger": wish.trigger,
+            "only": wish.only,
             "only_missing": wish.only_missing,
             "overwrite": wish.overwrite,
             "host_models": str(host_models),

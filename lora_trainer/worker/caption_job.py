@@ -29,6 +29,7 @@ from lora_trainer.captioning.load import load, vocabulary_text
 from lora_trainer.dataset import authors
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest, examine, read_image
+from lora_trainer.dataset.listing import folded
 from lora_trainer.dataset.placing import CaptionPlaces
 from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, Message, OutOfMemory
 from lora_trainer.runs import events
@@ -127,7 +128,7 @@ class CaptionJob:
         """The images to caption: not those with a person's caption, nor those that this captioner has done already."""
         known = authors.read_authors(self.settings.input)
         pending, kept = [], 0
-        for image, content in self._digests():
+        for image, content in self._digests(self._wanted()):
             standing = self.seen[image]
             is_done = known.is_done(content, standing.caption, self.by)
             if standing.unreadable and not self.settings.overwrite:
@@ -145,6 +146,18 @@ class CaptionJob:
             )
         return pending
 
+    def _wanted(self) -> Sequence[Path]:
+        """The images that were asked for; what is asked for and not there is named."""
+        if not self.settings.only:
+            return self.places.images
+        by_name = {folded(self._shown(image)): image for image in self.places.images}
+        names = {folded(Path(name).as_posix()): name for name in self.settings.only}
+        for name in [names[key] for key in names if key not in by_name]:
+            values = {"name": name, "folder": self.settings.input}
+            hint = Message("Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.")
+            self._name(Message("there is no picture {name} in {folder}", values), hint)
+        return [image for key, image in by_name.items() if key in names]
+
     def _sound(self, pending: list[Pending]) -> list[Pending]:
         """Where only a few are left, those that cannot be read are named now: no model is loaded for their sake, each time anew."""
         if len(pending) > FEW:
@@ -158,9 +171,8 @@ class CaptionJob:
                 self._name_bad(item.image, problem)
         return sound
 
-    def _digests(self) -> Iterator[tuple[Path, str]]:
+    def _digests(self, images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
         """(image, hash of its content), in order; images that cannot be read are named and left out."""
-        images = self.places.images
         self.report.phase("checking", len(images))
         with ThreadPoolExecutor(READERS) as pool:
             futures = [pool.submit(digest, image) for image in images]

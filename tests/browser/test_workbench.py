@@ -466,8 +466,13 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     dataset.write([CAPTIONS[0], "", "", ""])
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
+    section.get_by_label("Select img03.png").check()
     section.get_by_role("button", name="Write captions").click()
     dialog = dialog_of(page, "Write captions")
+    assert dialog.get_by_label("Which images").locator("option:checked").text_content() == "The selected images (1)"
+    assert dialog.get_by_role("radio", name="All 1, also what a person wrote").is_visible()
+    dialog.get_by_label("Which images").select_option("all")
+    dialog.get_by_role("radio", name="Only images without a caption (3)").check()
     dialog.get_by_role("radio", name="BLIP base").check()
     dialog.get_by_label("In front of each caption").fill("a drawing of")
     dialog.get_by_text("More settings").click()

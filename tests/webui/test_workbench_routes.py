@@ -303,6 +303,17 @@ def test_a_captioner_is_started_from_the_page_and_shown_among_the_runs(page, des
     assert page.post("datasets/fox/caption-run", **{**body, "options": {"model": "/etc"}, "token": "a-third-token"}).status_code == 403
 
 
+def test_a_captioner_is_started_for_what_is_selected(page, desk):
+    page.studio.runs = desk.runs
+    begin = lambda token, **body: page.post("datasets/fox/caption-run", captioner="blip", token=token, **body)  # noqa: E731
+    only = lambda run: caption_config.read(desk.folder(run.json()["id"]).caption_config).only  # noqa: E731
+    assert only(begin("token number 1", select={"keys": [key_of("c.png"), key_of("a.png"), "gone"]})) == ("c.png", "a.png")
+    assert only(begin("token number 2", select={"where": {"text": "fox"}})) == ("a.png",)
+    assert only(begin("token number 3", select={"where": {}})) == ()
+    answer = begin("token number 4", select={"keys": ["gone"]})
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "no image was chosen")
+
+
 def test_what_a_captioner_wrote_is_told_from_what_a_person_wrote(page):
     authors.record(page.folder, {digest(page.folder / "a.png"): Written(text="a fox", by="blip 0123")})
     assert [item["author"] for item in page.items()] == ["machine", "person", "nobody"]

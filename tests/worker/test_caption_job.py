@@ -105,6 +105,18 @@ def test_progress_is_told_as_for_a_training(tmp_path):
     assert (planned.name, planned.step_count, planned.image_count) == ("BLIP base", 5, 5)
 
 
+def test_only_the_images_that_are_named_are_captioned(tmp_path):
+    images = draw(tmp_path / "images", 4)
+    (images / "sub").mkdir()
+    Image.new("RGB", (64, 64), (200,) * 3).save(images / "sub" / "IMG9.png")
+    _, folder = work(images, Says(), only=["img2.png", "sub/IMG9.png", "img0.png", "ghost.png"])
+    assert captions(images) == {"img0.png": "level 0", "img2.png": "level 20", "sub/IMG9.png": "level 200"}
+    assert [warned.message for warned in told(folder, events.Warned)] == [f"there is no picture ghost.png in {images}"]
+    # these captions say nothing of which images were meant: the next call goes on with the rest
+    _, folder = work(images, Says())
+    assert told(folder, events.Planned)[0].step_count == 2
+
+
 # --- what a person wrote -----------------------------------------------------------------------------------------------------------------
 
 

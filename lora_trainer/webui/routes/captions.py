@@ -351,13 +351,20 @@ def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
     view = studio.datasets.contents(dataset.id).view()
     if not view.items:
         raise DatasetError("there is no image to caption", hint="Add images first.")
+    bench = _bench(studio, request)
+    only: tuple[str, ...] = ()
+    if request.value("select", dict, {}) not in ({}, {"where": {}}):
+        only = tuple(view.by_key[key].name for key in workbench_json.chosen(bench, request) if key in view.by_key)
+        if not only:
+            raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
     wish = CaptionWish(
         captioner=request.value("captioner", str), options=request.value("options", dict, {}), trigger=request.value("trigger", str, ""),
         only_missing=request.value("only_missing", bool, False), overwrite=request.value("overwrite", bool, False),
+        only=only,
     )  # fmt: skip
     settings = workbench_captioners.settings_of(wish, dataset.path, view, studio.host.paths().models, remote=request.remote)
     when = request.value("when", str, "now")
-    bench, title = _bench(studio, request), Message("Captioned with {captioner}", {"captioner": settings.info.title})
+    title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
     return workbench_captioners.begin(
         studio.runs, settings, dataset.name, token=request.value("token", str), when=when, language=request.language,
         made=lambda folder: bench.expect(folder, title),
