@@ -2,7 +2,7 @@
 
     History(runs).listing()  -> Entries, newest first       .entry(id) -> one of them
             .alive()         -> ids of the runs whose worker lives
-            .curve(id)       -> the loss curve and the pictures, from any byte of events.jsonl on
+            .curve(id)       -> the loss curve, from any byte of events.jsonl on
 
 What was read is kept in memory: events.jsonl is only ever appended to, so a look at a run reads what is new in it. The tab's threads share one
 History. Used by keeper.py and the tab.
@@ -16,18 +16,17 @@ import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 
 from lora_trainer.config import read_mapping
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
-from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.folder import Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
 
-Job = Literal["train", "caption"]
 SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}
 PROGRESS = b'{"event":"progress"'
 """How the line of a Progress event begins; thousands of them say less than the last one does."""
@@ -159,52 +158,64 @@ class History:
         )
 
 
-class EventLog:
-    """The fold of one events.jsonl, carried on by what was appended since."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._inode = 0
-        self._offset = 0
-        self._state = RunState()
-
-    def read_on(self) -> RunState:
-        """The state, from everything that is in the file by now."""
-        try:
-            details = self._path.stat()
-        except FileNotFoundError:
-            self._offset, self._state = 0, RunState()
-            return self._state
-        if details.st_size < self._offset or details.st_ino != self._inode:
-            # another run has taken the folder
-            self._offset, self._state, self._inode = 0, RunState(), details.st_ino
-        if details.st_size > self._offset:
-            lines, self._offset = _whole_lines(self._path, self._offset)
-            self._state = fold(_telling_events(lines), self._state)
-        return self._state
-
-
-class Curve:
-    """Steps and losses of one run as far as they were read, and its pictures."""
+class _Growing:
+    """A file that is only ever appended to, read line by line as it grows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._inode = 0
         self.offset = 0
-        self._points: list[Point] = []
+        """The byte up to which it was read."""
 
-    def read_on(self) -> None:
+    def new_lines(self) -> tuple[list[bytes], bool]:
+        """The finished lines since the last call; and whether they are all there are: it is new, or gone, or another run has taken the folder."""
         try:
             details = self._path.stat()
         except FileNotFoundError:
-            self.offset, self._points = 0, []
-            return
-        if details.st_size < self.offset or details.st_ino != self._inode:
-            self.offset, self._points, self._inode = 0, [], details.st_ino
+            self.offset = 0
+            return [], True
+        begun_anew = details.st_size < self.offset or details.st_ino != self._inode
+        if begun_anew:
+            self.offset, self._inode = 0, details.st_ino
+        lines: list[bytes] = []
         if details.st_size > self.offset:
             lines, self.offset = _whole_lines(self._path, self.offset)
-            for line in lines:
-                self._add(line)
+        return lines, begun_anew
+
+
+class EventLog:
+    """The fold of one events.jsonl, carried on by what was appended since."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = _Growing(path)
+        self._state = RunState()
+
+    def read_on(self) -> RunState:
+        """The state, from everything that is in the file by now."""
+        lines, begun_anew = self._file.new_lines()
+        self._state = fold(_telling_events(lines), RunState() if begun_anew else self._state)
+        return self._state
+
+
+class Curve:
+    """Steps and losses of one run, as far as they were read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = _Growing(path)
+        self._points: list[Point] = []
+
+    @property
+    def offset(self) -> int:
+        """The byte of events.jsonl up to which it was read."""
+        return self._file.offset
+
+    def read_on(self) -> None:
+        lines, begun_anew = self._file.new_lines()
+        if begun_anew:
+            self._points = []
+        for line in lines:
+            self._add(line)
 
     def _add(self, line: bytes) -> None:
         if line.startswith(PROGRESS):
