@@ -70,6 +70,15 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def stamp(path: Path) -> int:
+    """A number that is another one when the file is, or when something came into the folder or left it; 0 where there is none."""
+    try:
+        details = path.stat()
+    except OSError:
+        return 0
+    return hash((details.st_mtime_ns, details.st_size))
+
+
 class Locked(OSError):
     """Another process holds the lock."""
 

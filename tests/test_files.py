@@ -43,3 +43,16 @@ def test_a_heartbeat_that_cannot_be_written_does_not_end_the_run(tmp_path, monke
         heartbeat.beat()
     heartbeat.beat()
     assert json.loads((tmp_path / "worker.json").read_text())["pid"] == os.getpid()
+
+
+def test_a_stamp_is_another_when_the_file_is(tmp_path):
+    path = tmp_path / "a.txt"
+    assert files.stamp(path) == 0
+    path.write_text("a", encoding="utf-8")
+    os.utime(path, (1, 1))
+    first = files.stamp(path)
+    path.write_text("ab", encoding="utf-8")
+    os.utime(path, (1, 1))
+    assert len({0, first, files.stamp(path)}) == 3, "of one moment, and longer"
+    os.utime(path, (2, 2))
+    assert files.stamp(path) not in (0, first)

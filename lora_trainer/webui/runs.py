@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lora_trainer import config
+from lora_trainer import config, files
 from lora_trainer.config import RunConfig
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.jobs import resume, trash
@@ -152,7 +152,7 @@ class Runs:
         """Another text whenever the list of runs may look different."""
         if active is None:
             active = [(entry.id, present.status_of(entry, line, self._asked_of(entry))) for entry in self._active_entries(line)]
-        moments = [_moment(path) for path in (self.history.runs, self.data.folder("trash"))]
+        moments = [files.stamp(path) for path in (self.history.runs, self.data.folder("trash"))]
         return f"{zlib.crc32(repr((active, line.waiting, line.starting, moments)).encode('utf-8', errors='replace')):08x}"
 
     def _active_entries(self, line: Line) -> Iterator[Entry]:
@@ -324,10 +324,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig", errors="replace")
     except OSError:
         return ""
-
-
-def _moment(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0

@@ -6,7 +6,7 @@
     bench.remove(keys), .restore(keys), .mend(findings)
     bench.set_vocabulary(vocabulary), .set_template_order(order)
     bench.undo(), .redo()                      the newest edit; what was changed since is left alone, and told
-    bench.known(trigger, tokens) -> Known      what filters and the page ask about each image
+    bench.known(view, ...) -> Known            what filters and the page ask about each image
 
 The truth is the folder (contents.py); what was done is in the journal, which marks were set in reviewed.json, what was found in the check's file: all
 in the dataset's own folder .lora_trainer, so that a restart loses nothing. Called by the routes.
@@ -114,7 +114,7 @@ class Workbench:
     def revision(self, view: View) -> str:
         """Another text whenever a page may look different."""
         folder = self.root / authors.FOLDER
-        stamps = [_stamp(folder / authors.FILE), _stamp(folder / REVIEWED), _stamp(folder / TEMPLATE), _stamp(self.root / VOCABULARY_FILE)]
+        stamps = [files.stamp(path) for path in (folder / authors.FILE, folder / REVIEWED, folder / TEMPLATE, self.root / VOCABULARY_FILE)]
         return hashlib.blake2b(repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12).hexdigest()
 
     def vocabulary(self) -> Vocabulary | None:
@@ -165,7 +165,6 @@ class Workbench:
     def save(self, key: str, caption: str, was: str) -> Outcome:
         """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
         with self.contents.lock:
-            self.contents.view().item(key)
             title = Message("Caption of {name}", {"name": self.contents.view().item(key).name})
             outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)])
             if not outcome.conflicts:
@@ -501,7 +500,7 @@ class Workbench:
     def _marks(self) -> dict[str, str]:
         """{digest: the caption that was looked at}."""
         path = self.root / authors.FOLDER / REVIEWED
-        stamp = _stamp(path)
+        stamp = files.stamp(path)
         if stamp != self._reviewed[0]:
             try:
                 images = json.loads(path.read_text(encoding="utf-8"))["images"]
@@ -611,11 +610,3 @@ def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
         elif _mend(told) == "add_trigger":
             captions[item.key] = (item, with_trigger_word(caption, str(mend["word"])))
     return [CaptionChange(key=key, caption=caption, was=item.caption) for key, (item, caption) in captions.items()]
-
-
-def _stamp(path: Path) -> int:
-    try:
-        details = path.stat()
-        return hash((details.st_mtime_ns, details.st_size))
-    except OSError:
-        return 0

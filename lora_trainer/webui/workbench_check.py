@@ -26,7 +26,7 @@ from lora_trainer.dataset.check import Picture
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.dataset.masks import find_masks
-from lora_trainer.dataset.template import Vocabulary, vocabulary_findings
+from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import workbench_tokens
 from lora_trainer.webui.contents import Contents, View
@@ -233,7 +233,7 @@ class Checker:
     def findings(self, view: View) -> Findings:
         """What is known now. Nothing, as long as no check was asked for."""
         with self._lock:
-            key = (view.revision, self.serial, self._settings, _moment(self._contents.path / "vocabulary.yaml"))
+            key = (view.revision, self.serial, self._settings, files.stamp(self._contents.path / VOCABULARY_FILE))
             result, settings, asked = self._result, self._settings, self._checked is not None or self._state != "none"
             if self._judged is not None and self._judged[0] == key:
                 return self._judged[1]
@@ -316,10 +316,3 @@ def _arranged(findings: Sequence[Finding], view: View) -> Findings:
 def _id(finding: Finding) -> str:
     told = repr((finding.kind, str(finding.path), str(finding.message), finding.mend))
     return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()
-
-
-def _moment(path: Path) -> int:
-    try:
-        return path.stat().st_mtime_ns
-    except OSError:
-        return 0
