@@ -6,7 +6,9 @@
       tries/        pictures of "Try it"
       thumbnails/   small pictures, by content
       trash/        what was deleted in the tab
-      queue.json    runs that wait
+      queue.json    runs that wait; queue.lock, start.lock, keeper.lock: who changes it, begins a run, looks after the runs
+      datasets.json names given to datasets, and folders opened by path
+      checkpoints.json  images.json    what is known of files, from start to start; handover.json: what was paused for a picture
 
 Standard library only.
 """

@@ -1,6 +1,6 @@
 """Bulk edits of captions: what a person asks for -> what each caption becomes. Pure, but for a regular expression, which runs in a process apart.
 
-    edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises CaptionEditError for what makes no sense
+    edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises DatasetError for what makes no sense
     edit(caption) -> caption
 
 Nothing is read or written here. Captions of commas ("1girl, red hair") and of sentences go through the same edits: a tag is a comma-separated part.

@@ -6,7 +6,7 @@
 An edit is written here before it is carried out: a process that dies in between leaves an edit whose captions are partly what they were, and undoing
 it mends that. The newest edits are kept, by number and by size; a picture in the trash or among the originals outlives its edit.
 
-    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(id, undone=True)
+    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit, undone=True)
 
 Standard library only. Called by workbench.py, which holds the dataset's lock.
 """

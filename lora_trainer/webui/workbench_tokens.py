@@ -1,7 +1,7 @@
 """Captions in CLIP's tokens, in the WebUI's process: counted once for each text.
 
-    lengths.length(caption, trigger, limit) -> Length     how long it is, and where it is cut
-    lengths.look(caption, trigger, limit)   -> TokenView  the same with its pieces, and the text as training has it
+    length(caption, trigger, limit) -> Length     how long it is, and where it is cut
+    look(caption, trigger, limit)   -> Look       the same with its pieces, and the text as training has it
 
 The vocabulary is the host's own file (open_clip or clip), or the overlay's. Where there is none, `available` is False and nothing is long.
 Called by the workbench and the routes.
