@@ -2,7 +2,7 @@
 
     thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
 
-A few pictures at a time are decoded (THREADS), whoever asks; someone who asks for one that is being made waits for that. Those that nobody has looked at for a
+A few pictures at a time are decoded, whoever asks; someone who asks for one that is being made waits for that. Those that nobody has looked at for a
 month, such as those of deleted datasets, go away by themselves. Called by the routes.
 """
 

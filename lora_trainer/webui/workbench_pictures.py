@@ -1,6 +1,6 @@
 """Pictures cropped in the tab: one in its place, as a mend of the check that can be undone; or a whole selection into a new dataset.
 
-    crop_in_place(root, image, mend, ...) -> {name: Swap}    the original goes into `folder`, the crop takes its place under the same name; its mask too
+    crop_in_place(root, image, mend, ...) -> {name: Swap}    the original goes into `folder`, the crop takes its place and name; its mask too
     copies.start(...) -> Copy                                a thread makes the copies; originals are not touched
 
 Pillow, by way of dataset.crop. Called by workbench.py and the routes.
