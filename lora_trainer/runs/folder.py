@@ -212,11 +212,13 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
     return folder
 
 
-def begin_captioning(path: Path, caption_yaml: str) -> RunFolder:
+def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> RunFolder:
     """Make `path` the run folder of a caption job, with its caption.yaml. Raises RunError if a worker is at it, or if it is a training's.
 
-    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on where that one ended.
+    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on where that one ended. new: as for `begin`.
     """
+    if new:
+        _make_new(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:

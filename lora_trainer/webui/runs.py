@@ -6,6 +6,7 @@ lies on disk, so every browser and every WebUI on this data folder sees the same
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import threading
 import time
@@ -23,6 +24,7 @@ from lora_trainer.jobs.keeper import Keeper, KeeperOptions, Start, start_apart
 from lora_trainer.jobs.queue import Line, Queue
 from lora_trainer.jobs.start import last_lines
 from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind, send_request
 from lora_trainer.webui import form, present, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
@@ -65,25 +67,26 @@ class Runs:
     # --- beginning ------------------------------------------------------------------------------------------------------------------------
 
     def create(self, wish: Any, token: str, when: str, language: str) -> dict[str, Any]:
-        """Begin what the browser wishes for: at once if nothing trains, else next (when="now") or last in line. One token, one run."""
+        """Begin the training that the browser wishes for: see `begin`."""
+        return self.begin(lambda: self._make(wish), token, when, language)
+
+    def begin(self, make: Callable[[], RunFolder], token: str, when: str, language: str) -> dict[str, Any]:
+        """Put the run that `make` makes into the line: at once if nothing trains, else next (when="now") or last. One token, one run.
+
+        `make` raises Taken when another browser was quicker: it is called again, and finds a name that is free. Raises RunError.
+        """
         if not 8 <= len(token) <= LONGEST_TOKEN:
             raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
-        run_id = self.queue.once(token, lambda: self._make(wish), first=when == "now")
+        run_id = self.queue.once(token, lambda: _under_a_free_name(make).path.name, first=when == "now")
         self.keeper.wake()
         return self.one(run_id, language)
 
-    def _make(self, wish: Any) -> str:
-        for _ in range(MOST_NAMES):
-            asked = self._settings_of(wish)
-            target = asked.output.output_dir
-            if target.parent.resolve() != self.history.runs.resolve():
-                raise RunError("the run would not lie in {folder}", folder=self.history.runs)
-            try:
-                return folders.begin(target, config.to_yaml(asked), new=True).path.name
-            except folders.Taken:
-                # another browser was quicker; the next name is free
-                continue
-        raise RunError("no free name for this run was found", hint="Give it another name.")
+    def _make(self, wish: Any) -> RunFolder:
+        asked = self._settings_of(wish)
+        target = asked.output.output_dir
+        if target.parent.resolve() != self.history.runs.resolve():
+            raise RunError("the run would not lie in {folder}", folder=self.history.runs)
+        return folders.begin(target, config.to_yaml(asked), new=True)
 
     def go_on(self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now") -> dict[str, Any]:
         """Put a run that has ended into the line again: it goes on from its resume point. changes: fields of the form, such as max_train_steps."""
@@ -293,6 +296,13 @@ class Runs:
     def _entry(self, run_id: str) -> Entry:
         self.data.child("runs", run_id)
         return self.history.entry(run_id)
+
+
+def _under_a_free_name(make: Callable[[], RunFolder]) -> RunFolder:
+    for _ in range(MOST_NAMES):
+        with contextlib.suppress(folders.Taken):
+            return make()
+    raise RunError("no free name for this run was found", hint="Delete some runs that are not needed.")
 
 
 def _reachable(entry: Entry) -> Entry:

@@ -21,7 +21,7 @@ from typing import Any
 from lora_trainer import caption_config, config, environment, packages
 from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP, WRITTEN_BY, CaptionerInfo, CaptionSettings
 from lora_trainer.config import FORBIDDEN_IN_NAMES
-from lora_trainer.errors import ConfigError, Message, RunError
+from lora_trainer.errors import ConfigError, Message
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import texts
@@ -29,7 +29,7 @@ from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Forbidden
-from lora_trainer.webui.runs import LONGEST_TOKEN, Runs
+from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.safe_names import safe_name
 
 LABELS: Texts = {
@@ -54,7 +54,6 @@ PATHS = frozenset({"vocabulary"})
 
 _HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.onnx", "model.safetensors.index.json", "pytorch_model.bin.index.json")
-_MOST_NAMES = 50
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,33 +213,14 @@ def begin(
     runs: Runs, settings: CaptionSettings, name: str, *, token: str, when: str, language: str, made: Callable[[RunFolder], object] = lambda _: None
 ) -> dict[str, Any]:
     """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before it starts. Raises RunError."""
-    if not 8 <= len(token) <= LONGEST_TOKEN:
-        raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
+    wish = runs.data.folder("runs") / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
 
-    def make() -> str:
-        folder = _make(runs.data.folder("runs"), settings, name)
+    def make() -> RunFolder:
+        folder = folders.begin_captioning(folders.free_name(wish), caption_config.to_yaml(settings), new=True)
         made(folder)
-        return folder.path.name
+        return folder
 
-    identity = runs.queue.once(token, make, first=when == "now")
-    runs.keeper.wake()
-    return runs.one(identity, language)
-
-
-def _make(parent: Path, settings: CaptionSettings, name: str) -> RunFolder:
-    wish = parent / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
-    for _ in range(_MOST_NAMES):
-        path = folders.free_name(wish)
-        try:
-            path.mkdir()
-        except FileExistsError:
-            # another browser was quicker; the next name is free
-            continue
-        except OSError as error:
-            hint = "Check the free space and the folder's permissions."
-            raise RunError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
-        return folders.begin_captioning(path, caption_config.to_yaml(settings))
-    raise RunError("no free name for this run was found", hint="Delete some runs that are not needed.")
+    return runs.begin(make, token, when, language)
 
 
 def newest(runs: Runs, dataset: Path) -> str | None:

@@ -195,3 +195,10 @@ def test_a_dataset_in_which_no_folder_can_be_made_is_named_without_settings_nobo
     with pytest.raises(RunError) as caught:
         folders.begin_captioning(tmp_path / "images" / "captioning", "")
     assert str(caught.value).startswith(f"{tmp_path / 'images' / 'captioning'} cannot be written: ")
+
+
+def test_a_caption_job_that_wants_a_folder_of_its_own_takes_no_other(tmp_path):
+    folder = folders.begin_captioning(tmp_path / "run", "captioner: blip\n", new=True)
+    with pytest.raises(folders.Taken):
+        folders.begin_captioning(tmp_path / "run", "captioner: wd\n", new=True)
+    assert folder.caption_config.read_text(encoding="utf-8") == "captioner: blip\n"
