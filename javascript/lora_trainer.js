@@ -86,14 +86,16 @@
     }
 
     async function ask(path, options, query) {
-        let answer;
+        let answer, text;
         try {
             answer = await fetch(app.address(path, query), { credentials: "same-origin", cache: "no-store", ...options });
+            // a WebUI may end in the middle of its answer, too
+            text = await answer.text();
         } catch {
             throw new app.Problem(app.t("The WebUI does not answer."), { hint: app.t("It may be starting again. Wait a moment, or look at its console.") });
         }
-        if (!answer.ok) throw problemOf(answer.status, await answer.text());
-        return (answer.headers.get("content-type") || "").includes("json") ? answer.json() : answer.text();
+        if (!answer.ok) throw problemOf(answer.status, text);
+        return (answer.headers.get("content-type") || "").includes("json") ? JSON.parse(text) : text;
     }
 
     app.api = {
@@ -347,9 +349,20 @@
     app.summary = function (id, text, state) {
         const note = root() && root().querySelector("#lora_trainer_step_" + id + " .lora-trainer-step-note");
         if (!note) return;
-        note.textContent = text || "";
+        note.textContent = text || invitation(id);
         note.parentElement.dataset.state = state || "";
     };
+
+    /** What a step is for, while there is nothing to tell of it. */
+    function invitation(id) {
+        switch (id) {
+            case "images": return app.t("Add your pictures");
+            case "captions": return app.t("Say what they show");
+            case "train": return app.t("Start and watch");
+            case "try": return app.t("With it and without it");
+            default: return "";
+        }
+    }
 
     app.open = function (id) {
         const section = sections.get(id);
@@ -394,7 +407,7 @@
             el("button", { type: "button", role: "tab", class: "lora-trainer-step", id: "lora_trainer_step_" + section.id, "aria-controls": "lora_trainer_section_" + section.id, "aria-selected": "false", tabindex: "-1", onclick: () => app.open(section.id) },
                 el("span", { class: "lora-trainer-step-number", "aria-hidden": "true" }, String(index + 1)),
                 el("span", { class: "lora-trainer-step-title" }, section.title()),
-                el("span", { class: "lora-trainer-step-note" }))));
+                el("span", { class: "lora-trainer-step-note" }, invitation(section.id)))));
     }
 
     // --- polling ---------------------------------------------------------------------------------------------------------------------
@@ -503,7 +516,8 @@
             onchange: (code) => { localStorage.setItem(LANGUAGE_KEY, code); app.store.set("language", code); app.start(); },
         });
         return el("div", { class: "lora-trainer-header" },
-            el("div", { id: "lora_trainer_banner" }),
+            el("p", { class: "lora-trainer-help" }, home.host.cpu ? app.t("Trains on the processor, since the WebUI uses no graphics card: this takes long.")
+                : home.host.memory ? app.t("Trains on {device} with {size} of memory", { device: home.host.device, size: app.size(home.host.memory.total) }) : app.t("Trains on {device}", { device: home.host.device })),
             home.languages.length > 1 ? language : null);
     }
 

@@ -12,6 +12,7 @@
         draw(container) {
             parts = build();
             app.fill(container, parts.choice, parts.upload.element, parts.panel);
+            parts.upload.name((dataset.chosen() || { name: "" }).name);
             drawCards();
             drawPanel();
             parts.pages.watch("images");
@@ -21,6 +22,7 @@
 
     app.store.on("datasets", () => { if (parts) drawCards(); });
     app.store.on("dataset", () => { if (parts) { drawCards(); drawPanel(); } });
+    for (const key of ["dataset", "datasets"]) app.store.on(key, () => { if (parts) parts.upload.name((dataset.chosen() || { name: "" }).name); });
 
     function build() {
         const made = {
@@ -37,7 +39,7 @@
                 remote ? null : app.widgets.button({ label: app.t("Open a folder"), onclick: openFolder }))),
             made.cards);
         made.upload = app.upload.area({
-            target: async (entries) => app.store.get("dataset") || (await make(nameFor(entries))).id,
+            target: async (entries) => app.store.get("dataset") || makeFor(entries),
             done: async () => { await dataset.refresh(); await made.pages.load(); },
         });
         made.pages = dataset.pages({ show: drawItems, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)) });
@@ -83,16 +85,21 @@
         return card;
     }
 
-    function nameFor(entries) {
+    /** A dataset for what was dropped; null if nobody wants one. A folder and a zip have a name; the LoRA will have it too, so loose files get one. */
+    async function makeFor(entries) {
         const first = entries[0].path;
-        if (first.includes("/")) return first.split("/")[0];
-        return /\.zip$/i.test(first) ? first.replace(/\.zip$/i, "") : app.t("New dataset");
+        const named = first.includes("/") ? first.split("/")[0] : /\.zip$/i.test(first) ? first.replace(/\.zip$/i, "") : "";
+        if (named) return (await make(named)).id;
+        return new Promise((resolve) => {
+            let made = null;
+            askName(app.t("New dataset"), "", app.t("Add the images"), async (name) => { made = (await make(name)).id; }, () => resolve(made));
+        });
     }
 
-    function askName(title, value, label, act) {
+    function askName(title, value, label, act, onclose = null) {
         const input = app.widgets.text({ value, maxlength: 100 });
         const asked = app.widgets.dialog({
-            title, body: app.widgets.labelled(app.t("Name"), input, { help: app.t("For example what the images show.") }),
+            title, onclose, body: app.widgets.labelled(app.t("Name"), input, { help: app.t("For example what the images show. The LoRA gets this name too, unless you give it another.") }),
             actions: [{ label: app.t("Cancel") }, { label, kind: "primary", onclick: () => act(input.value) }],
         });
         input.addEventListener("keydown", (event) => { if (event.key === "Enter" && !event.isComposing) asked.element.querySelector(".lora-trainer-primary").click(); });

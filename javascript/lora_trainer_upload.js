@@ -35,7 +35,7 @@
         }
     }
 
-    /** The place to drop files on. `target()` resolves to the dataset's id, `done()` hears when something has arrived. */
+    /** The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()` hears when something has arrived; name(text) says where it goes. */
     function area({ target, done }) {
         const report = el("div", { class: "lora-trainer-upload-report" });
         const input = el("input", { type: "file", multiple: true, class: "lora-trainer-offscreen", tabindex: "-1", "aria-hidden": "true", accept: "image/*,.heic,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl" });
@@ -45,7 +45,13 @@
             start(entries);
         });
         const choose = app.widgets.button({ label: app.t("Choose files"), kind: "primary", onclick: () => input.click() });
-        const drop = el("div", { class: "lora-trainer-drop" }, el("p", {}, app.t("Drop images here: files, a folder or a .zip, with captions if you have them")), choose, input);
+        const chooseFolder = app.widgets.button({ label: app.t("Choose a folder"), onclick: () => {
+            const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
+            folder.addEventListener("change", () => start([...folder.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })).filter((one) => !HIDDEN.test(one.path))));
+            folder.click();
+        } });
+        const words = el("p");
+        const drop = el("div", { class: "lora-trainer-drop" }, words, el("div", { class: "lora-trainer-row" }, choose, chooseFolder), input);
         const hover = (over) => drop.classList.toggle("lora-trainer-drop-over", over);
         drop.addEventListener("dragover", (event) => { event.preventDefault(); event.stopPropagation(); hover(true); });
         drop.addEventListener("dragleave", () => hover(false));
@@ -135,17 +141,26 @@
         function drawReport(state) {
             const arrived = [app.count(state.added, "{count} image added", "{count} images added"), state.captions ? app.count(state.captions, "{count} caption written", "{count} captions written") : ""];
             const words = arrived.filter(Boolean).join(", ") + (state.cancelled ? ". " + app.t("The rest was cancelled; what had arrived stays.") : ".");
-            const close = app.widgets.button({ label: app.t("Close"), onclick: () => app.fill(report) });
+            const close = el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: () => app.fill(report) }, "\u00d7");
             const replace = state.kept.length
                 ? app.widgets.button({ label: app.t("Replace the captions that were kept"), onclick: () => { start(state.kept, { captions: "replace" }); } }) : null;
-            app.fill(report, app.widgets.notice(state.skipped.length ? "warning" : "done", words, "",
+            const notice = app.widgets.notice(state.skipped.length ? "warning" : "done", words, "",
                 state.skipped.length ? el("details", { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
                     el("summary", {}, app.count(state.skipped.length, "{count} was left out", "{count} were left out")),
                     el("ul", {}, state.skipped.map((skipped) => el("li", {}, skipped.message, skipped.hint ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint) : null)))) : null,
-                replace, close));
+                replace);
+            notice.classList.add("lora-trainer-upload-done");
+            notice.append(close);
+            app.fill(report, notice);
         }
 
-        return { element: el("div", { class: "lora-trainer-upload-area" }, drop, report) };
+        return {
+            element: el("div", { class: "lora-trainer-upload-area" }, drop, report),
+            name(dataset) {
+                words.textContent = dataset ? app.t("Drop more images for {name} here: files, a folder or a .zip, with captions if you have them", { name: dataset })
+                    : app.t("Drop images here: files, a folder or a .zip, with captions if you have them");
+            },
+        };
     }
 
     app.upload = { area, rank };

@@ -23,7 +23,7 @@ from tests.dataset.pictures import save
 pytestmark = pytest.mark.xdist_group("scripts")
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKBENCH = ("", "_bulk", "_captioner", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
+WORKBENCH = ("", "_bulk", "_captioner", "_complete", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
 SCRIPTS = ("", "_captions", "_dataset", "_images", "_runs", "_unsaved", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
@@ -126,11 +126,26 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
     (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 20)
     page.set_input_files("input[type=file]", [tmp_path / "a.txt", tmp_path / "b.heic", tmp_path / "a.png"])
+    # loose files have no name of their own, and the LoRA will have this one
+    page.fill("dialog input", "foxes")
+    page.keyboard.press("Enter")
     page.wait_for_selector("text=1 image added, 1 caption written.")
     page.wait_for_selector("text=b.heic is an HEIC picture, which is not read here")
     assert names(page) == ["a.png"]
-    assert (tab.folder / "New dataset" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"
-    assert page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "New dataset: 1 image"
+    assert (tab.folder / "foxes" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"
+    assert page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "foxes: 1 image"
+    assert page.text_content(".lora-trainer-drop p").startswith("Drop more images for foxes here")
+
+
+def test_files_for_which_nobody_wants_a_dataset_are_left_where_they_are(tab, tmp_path):
+    page = tab.open()
+    save(tmp_path / "a.png", size=(90, 60))
+    page.set_input_files("input[type=file]", [tmp_path / "a.png"])
+    page.wait_for_selector("dialog input")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog", state="detached")
+    assert [path.name for path in tab.folder.iterdir() if path.is_dir()] == []
+    assert page.is_enabled("button:has-text('Choose files')")
 
 
 def test_the_grid_by_keyboard_and_undo(tab):
