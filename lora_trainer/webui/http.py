@@ -22,7 +22,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -43,6 +43,7 @@ LONGEST_BODY = 4 * 2**20
 """Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
 
 Handler = Callable[[Any, "Request"], Any]
+Other = TypeVar("Other")
 log = logging.getLogger("lora_trainer.webui")
 
 
@@ -82,6 +83,11 @@ class Request:
                 "this WebUI can be reached from other machines, so folders of this machine cannot be opened from the browser",
                 hint="Upload the images instead, or start the WebUI with --enable-insecure-extension-access.",
             )
+
+    def number(self, name: str, default: Other) -> int | Other:
+        """A whole number in the address, 0 or more; `default` where there is none, or none that makes sense."""
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else default
 
     def value(self, key: str, kind: type, default: Any = ...) -> Any:
         """One value of the JSON body. Raises LoraTrainerError when it is missing (without a default) or of another type."""

@@ -55,11 +55,8 @@ def wish_of(query: Mapping[str, str], offset: int, limit: int) -> pages.Wish:
 def chosen(bench: Workbench, request: Request) -> list[str]:
     """The keys that a request's `select` means, in the page's order. Raises LoraTrainerError."""
     select = request.value("select", dict)
-    keys = select.get("keys")
-    if keys is not None:
-        if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise LoraTrainerError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
-        return keys
+    if select.get("keys") is not None:
+        return keys_of(select["keys"])
     where = select.get("where")
     if not isinstance(where, dict):
         raise LoraTrainerError("no image was chosen", hint="Choose some, or choose all.")
@@ -67,6 +64,13 @@ def chosen(bench: Workbench, request: Request) -> list[str]:
     wanted = where_of(where)
     known = bench.known(view, wanted.trigger, workbench_tokens.limit_of(where.get("tokens")))
     return [item.key for item in pages.matching(view.items, wanted, known)]
+
+
+def keys_of(keys: object) -> list[str]:
+    """The keys of images, as a request has them. Raises LoraTrainerError."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise LoraTrainerError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
+    return keys
 
 
 # --- as JSON -----------------------------------------------------------------------------------------------------------------------------

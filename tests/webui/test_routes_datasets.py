@@ -217,3 +217,10 @@ def test_every_change_needs_the_header_no_other_page_can_send(page):
     for entry in changing:
         address = "/lora-trainer" + entry.path.replace("{id}", "fox")
         assert page.client.post(address, content=json.dumps({}), headers={"content-type": "application/json"}).status_code == 403
+
+
+@pytest.mark.parametrize("size", ["9" * 5000, "-1", "12.5", "\u0663", ""])
+def test_a_size_that_is_no_number_is_as_good_as_none(page, size):
+    page.post("datasets", {"name": "fox"})
+    answer = page.upload("fox", "a.png", picture(), size=size)
+    assert (answer.status_code, [added["name"] for added in answer.json()["added"]]) == (200, ["a.png"])

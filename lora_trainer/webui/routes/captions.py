@@ -143,8 +143,7 @@ def tags(studio: Studio, request: Request) -> dict[str, Any]:
     known = bench.known(view, where.trigger, workbench_tokens.limit_of(request.query.get("tokens")))
     captions = [item.caption for item in pages.matching(view.items, where, known)]
     kind: workbench_tags.Kind = "words" if request.query.get("kind") == "words" else "tags"
-    limit = request.query.get("limit", "")
-    most = min(MOST_TAGS, int(limit)) if limit.isdecimal() and len(limit) < 10 else 300
+    most = min(MOST_TAGS, request.number("limit", 300))
     found = workbench_tags.table(captions, kind, "name" if request.query.get("sort") == "name" else "count", most)
     return {
         "kind": found.kind,

@@ -75,8 +75,7 @@ def show_folder(studio: Studio, request: Request) -> dict[str, Any]:
 async def upload(studio: Studio, request: Request) -> dict[str, Any]:
     contents = await run_in_threadpool(studio.datasets.contents, request.path["id"])
     name = request.query.get("name", "")
-    size = int(request.query["size"]) if request.query.get("size", "").isdecimal() else None
-    incoming = await uploads.receive(request.stream(), contents, name, size)
+    incoming = await uploads.receive(request.stream(), contents, name, request.number("size", None))
     accepted = await run_in_threadpool(_take, studio, request, incoming, name)
     return _accepted(accepted, request.path["id"], request.language)
 
@@ -97,7 +96,7 @@ def items(studio: Studio, request: Request) -> dict[str, Any]:
     revision = bench.revision(view)
     if request.query.get("known") == revision:
         return {"unchanged": True, "revision": revision}
-    wish = workbench_json.wish_of(request.query, _number(request, "offset", 0), min(_number(request, "limit", 60), _MOST_AT_ONCE))
+    wish = workbench_json.wish_of(request.query, request.number("offset", 0), min(request.number("limit", 60), _MOST_AT_ONCE))
     known = bench.known(view, wish.trigger, workbench_tokens.limit_of(request.query.get("tokens")))
     page = pages.page(view, wish, known)
     return {
@@ -131,14 +130,14 @@ def picture(studio: Studio, request: Request) -> Response:
 @route("POST", "/datasets/{id}/remove")
 def remove(studio: Studio, request: Request) -> dict[str, Any]:
     bench = studio.datasets.workbench(request.path["id"])
-    keys = workbench_json.chosen(bench, request) if request.value("select", dict, None) is not None else _keys(request)
+    keys = workbench_json.chosen(bench, request) if "select" in request.body else workbench_json.keys_of(request.value("keys", list))
     return {**workbench_json.outcome_json(bench, bench.remove(keys), request.language), **_counts(bench.contents.view())}
 
 
 @route("POST", "/datasets/{id}/restore")
 def restore(studio: Studio, request: Request) -> dict[str, Any]:
-    bench = studio.datasets.workbench(request.path["id"])
-    return {**workbench_json.outcome_json(bench, bench.restore(_keys(request)), request.language), **_counts(bench.contents.view())}
+    bench, keys = studio.datasets.workbench(request.path["id"]), workbench_json.keys_of(request.value("keys", list))
+    return {**workbench_json.outcome_json(bench, bench.restore(keys), request.language), **_counts(bench.contents.view())}
 
 
 @route("GET", "/datasets/{id}/removed")
@@ -226,18 +225,3 @@ def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
     # with its version in the address, the picture at this address never changes
     keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
     return FileResponse(path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"})
-
-
-# --- reading requests --------------------------------------------------------------------------------------------------------------------
-
-
-def _number(request: Request, name: str, default: int) -> int:
-    value = request.query.get(name, "")
-    return int(value) if value.isdecimal() and len(value) < 10 else default
-
-
-def _keys(request: Request) -> list[str]:
-    keys = request.value("keys", list)
-    if not all(isinstance(key, str) for key in keys):
-        raise DatasetError("keys in the request are of the wrong kind", hint="Reload the page: it may be older than the extension.")
-    return [str(key) for key in keys]

@@ -33,7 +33,7 @@ def one(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/runs/{id}/live")
 def live(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.runs.live(request.path["id"], offset_of(request), request.query.get("log") == "1", request.language)
+    return studio.runs.live(request.path["id"], request.number("offset", 0), request.query.get("log") == "1", request.language)
 
 
 @route("POST", "/runs/{id}/ask")
@@ -103,9 +103,3 @@ def empty_trash(studio: Studio, request: Request) -> dict[str, Any]:
 @route("POST", "/trash/{id}/restore")
 def restore(studio: Studio, request: Request) -> dict[str, Any]:
     return studio.runs.restore(request.path["id"], request.language)
-
-
-def offset_of(request: Request) -> int:
-    """The byte to go on from; 0 for anything that is no number."""
-    text = request.query.get("offset", "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else 0
