@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import pytest
 
 pytestmark = pytest.mark.xdist_group("scripts")
@@ -42,3 +46,32 @@ def test_sentences_in_a_row_are_set_as_their_language_does(call, language, sente
         assert call("sentences", sentences) == words
     finally:
         call("store.set", "language", None)
+
+
+class DyingHost(BaseHTTPRequestHandler):
+    """A WebUI that ends in the middle of an answer."""
+
+    def do_GET(self):
+        whole = b"<!doctype html><title>a page</title>"
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html" if self.path == "/" else "application/json")
+        self.send_header("Content-Length", str(len(whole) if self.path == "/" else 1000))
+        self.end_headers()
+        self.wfile.write(whole if self.path == "/" else b'{"runs": [')
+
+    def log_message(self, *values):
+        pass
+
+
+def test_an_answer_that_breaks_off_is_a_webui_that_does_not_answer(browser):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), DyingHost)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    page = browser.new_page(locale="en-US")
+    try:
+        page.goto(f"http://127.0.0.1:{server.server_port}/")
+        page.add_script_tag(path=Path(__file__).resolve().parents[2] / "javascript" / "lora_trainer.js")
+        said = page.evaluate("loraTrainer.api.get('runs').catch((problem) => [problem instanceof loraTrainer.Problem, problem.message])")
+    finally:
+        page.close()
+        server.shutdown()
+    assert said == [True, "The WebUI does not answer."]
