@@ -46,6 +46,7 @@ def browser() -> Iterator[Any]:
 def pytest_addoption(parser: Any) -> None:
     group = parser.getgroup("LoRA Trainer")
     group.addoption("--screenshots", metavar="FOLDER", help="the browser tests put pictures of the tab there")
+    group.addoption("--every-webui", action="store_true", help="the browser tests that are content with one WebUI run on each, too")
     group.addoption("--host-folder", metavar="FOLDER", help="an installed AUTOMATIC1111 or Forge, for tests/browser/test_real_host.py, which says how")
     group.addoption("--host-checkpoint", metavar="FILE", help="the SD1.5 checkpoint that this WebUI is started with; else its smallest")
 

@@ -1,6 +1,7 @@
 """Fixtures of the tests in a browser: a WebUI that runs, a browser, a page whose complaints are faults.
 
 One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a flavour's tests together (--dist loadgroup).
+What depends on the WebUI (the journey, looks, dialogs, the guard, the prompt) is tested on each, what only our own page does on one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,20 @@ HARMLESS = (
     # the browser notes every answer that is a sentence for the visitor
     "the server responded with a status of 400", "the server responded with a status of 409",
 )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What our own JavaScript draws below the mount point is the same on every WebUI: tests of its details name the one that they run on."""
+    if config.getoption("--every-webui"):
+        return
+    superfluous = [item for item in items if not _is_wanted(item)]
+    items[:] = [item for item in items if item not in superfluous]
+    config.hook.pytest_deselected(items=superfluous)
+
+
+def _is_wanted(item: pytest.Item) -> bool:
+    marker, made = item.get_closest_marker("webuis"), getattr(item, "callspec", None)
+    return marker is None or made is None or made.params.get("flavour") in marker.args
 
 
 @pytest.fixture(scope="session", params=FLAVOURS)

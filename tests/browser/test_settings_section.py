@@ -13,6 +13,8 @@ import pytest
 from tests.browser.tab import ROOT, open_step, open_tab
 from tests.made import draw_images
 
+pytestmark = pytest.mark.webuis("forge")
+
 
 @pytest.fixture
 def dataset(host: Any) -> Iterator[str]:

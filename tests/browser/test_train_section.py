@@ -20,6 +20,8 @@ from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
 from tests.browser.tab import open_step, open_tab
 
+pytestmark = pytest.mark.webuis("forge")
+
 
 class PlayedWorker:
     """A run at work."""

@@ -56,8 +56,11 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
 @pytest.mark.parametrize(
     ("file", "addition", "reason"),
     [
-        ("lora_trainer/webui/studio.py", "\nraise RuntimeError('something broke in studio')\n", "something broke in studio"),
-        ("lora_trainer/webui/datasets.py", "\nimport no_such_package\n", "no_such_package"),
+        pytest.param(
+            "lora_trainer/webui/studio.py", "\nraise RuntimeError('something broke in studio')\n", "something broke in studio",
+            marks=pytest.mark.webuis("a1111"),
+        ),
+        pytest.param("lora_trainer/webui/datasets.py", "\nimport no_such_package\n", "no_such_package", marks=pytest.mark.webuis("forge")),
         ("lora_trainer/webui/host.py", "\nthis is no Python\n", "invalid syntax"),
     ],
 )
