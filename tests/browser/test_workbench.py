@@ -17,6 +17,8 @@ from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize
 from tests.browser.tab import ROOT, open_step, open_tab
 from tests.made import draw_images
 
+pytestmark = pytest.mark.webuis("a1111")
+
 CAPTIONS = ["red fox, snow, day", "red fox, forest, day", "grey wolf, snow, night", "grey wolf, forest, night"]
 
 
@@ -493,6 +495,7 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
 # --- looks -------------------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.webuis("a1111", "forge")
 @pytest.mark.parametrize(("scheme", "widths"), [("dark", (1280, 390)), ("light", (1280, 1600))], ids=["dark", "light"])
 def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, scheme, widths):
     page = open_tab(visit(color_scheme=scheme), host, f"?__theme={scheme}")
