@@ -1,6 +1,6 @@
 """A caption as its text encoder sees it: tokens, the pieces of 75, what falls off the end; and what a trigger word is to CLIP before any training.
 
-    view(text, tokenize, limit)      -> TokenView     how long a caption is, and where in it it is cut
+    read_end(text, tokenize, limit)  -> the place in a caption where it is cut
     look_at_trigger(word, tokenize)  -> TriggerView   one token or several, rare or full of meaning already
     piece_ends(ids)                  -> where tokens are cut into pieces, for training as well
 
@@ -40,24 +40,6 @@ class Token(NamedTuple):
 Tokenize = Callable[[str], Sequence[Token]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenView:
-    """How a caption fills the pieces of a text encoder."""
-
-    count: int
-    """Tokens, without start and end."""
-    limit: int
-    """How many are read: 75, 150 or 225."""
-    pieces: tuple[tuple[int, int], ...]
-    """(start, end) of each piece that is read, in characters of the text."""
-    piece_counts: tuple[int, ...]
-    """Tokens in each of them. A piece that is cut at a comma holds fewer than 75."""
-    kept_end: int
-    """The character from which on the text is not read; its length where all of it is."""
-    dropped: str
-    """What falls off the end; "" where nothing does."""
-
-
 TriggerKind = Literal["rare", "uncommon", "common", "made-up", "phrase"]
 
 
@@ -93,22 +75,11 @@ def piece_ends(ids: Sequence[int]) -> list[int]:
     return [*ends, len(ids)]
 
 
-def view(text: str, tokenize: Tokenize, limit: int = PIECE) -> TokenView:
-    """How much of a text is read, when `limit` tokens (75, 150 or 225) may be."""
+def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
+    """The character from which on a text is not read, when `limit` tokens (75, 150 or 225) are; its length where all of it is."""
     tokens = tokenize(text)
-    ends = piece_ends([token.id for token in tokens])
-    kept = ends[: max(1, limit // PIECE)]
-    starts = [0, *kept[:-1]]
-    read = kept[-1]
-    kept_end = tokens[read - 1].end if read < len(tokens) else len(text)
-    return TokenView(
-        count=len(tokens),
-        limit=limit,
-        pieces=tuple((tokens[start].start, tokens[end - 1].end) for start, end in zip(starts, kept, strict=True) if end > start),
-        piece_counts=tuple(end - start for start, end in zip(starts, kept, strict=True)),
-        kept_end=kept_end,
-        dropped=text[kept_end:],
-    )
+    read = piece_ends([token.id for token in tokens])[: max(1, limit // PIECE)][-1]
+    return tokens[read - 1].end if read < len(tokens) else len(text)
 
 
 def look_at_trigger(word: str, tokenize: Tokenize) -> TriggerView:

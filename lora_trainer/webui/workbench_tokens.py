@@ -1,7 +1,6 @@
 """Captions in CLIP's tokens, in the WebUI's process: counted once for each text.
 
-    length(caption, trigger, limit) -> Length     how long it is, and where it is cut
-    look(caption, trigger, limit)   -> Look       the same with its pieces, and the text as training has it
+    length(caption, trigger, limit) -> Length     how long it is as training has it, and where it is cut
 
 The vocabulary is the host's own file (open_clip or clip), or the overlay's. Where there is none, `available` is False and nothing is long.
 Called by the workbench and the routes.
@@ -16,7 +15,7 @@ from lora_trainer import environment
 from lora_trainer.dataset import tokens
 from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.clip_bpe import ClipBpe
-from lora_trainer.dataset.tokens import TokenView, TriggerView
+from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import SetupError
 
 LIMITS = (75, 150, 225)
@@ -32,15 +31,6 @@ class Length:
     kept_end: int
     """The first character of the caption that is not read; its length where all of it is."""
     over: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Look:
-    """A caption as training has it, with its tokens."""
-
-    text: str
-    trigger_added: bool
-    view: TokenView
 
 
 def available() -> bool:
@@ -64,31 +54,19 @@ def length(caption: str, trigger: str, limit: int) -> Length:
     text = with_trigger_word(caption, trigger)
     number = count(text)
     # where it is cut matters only where it is; a text that fits is counted in a fifth of the time
-    kept = tokens.view(text, clip.tokenize, limit).kept_end if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE) else len(text)
+    kept = tokens.read_end(text, clip.tokenize, limit) if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE) else len(text)
     return Length(count=number, limit=limit, kept_end=max(0, kept - (len(text) - len(caption))), over=kept < len(text))
 
 
-def look(caption: str, trigger: str, limit: int) -> Look:
-    """A caption in tokens. Raises SetupError where there is no vocabulary."""
-    text = with_trigger_word(caption, trigger)
-    return Look(text=text, trigger_added=text != caption, view=tokens.view(text, _required().tokenize, limit))
-
-
-def look_at_trigger(word: str) -> TriggerView:
-    """What a word means before training. Raises SetupError where there is no vocabulary."""
-    return tokens.look_at_trigger(word, _required().tokenize)
+def look_at_trigger(word: str) -> TriggerView | None:
+    """What a word means before training; None where there is no vocabulary."""
+    clip = _clip()
+    return tokens.look_at_trigger(word, clip.tokenize) if clip else None
 
 
 def limit_of(wish: object) -> int:
     """75, 150 or 225; what is none of them is 75."""
     return next((limit for limit in LIMITS if str(wish) == str(limit)), LIMITS[0])
-
-
-def _required() -> ClipBpe:
-    clip = _clip()
-    if clip is None:
-        raise SetupError("CLIP's vocabulary is not here, so tokens cannot be counted", hint="Finish the set-up of the trainer.")
-    return clip
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
 from random import Random
@@ -12,7 +13,6 @@ from starlette.responses import Response
 from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import training_caption, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
-from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
     pages,
@@ -202,12 +202,8 @@ def vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
     by_name = {item.name: item.key for item in view.items}
     departures = template.departures(captions, found, request.query.get("trigger", ""))
     listed = [
-        {
-            "key": by_name[each.name], "name": each.name, "caption": each.caption, "lacks_opening": each.lacks_opening,
-            "variants": [list(pair) for pair in each.variants], "mended": each.mended,
-        }
-        for each in departures[:DEPARTURES]
-    ]  # fmt: skip
+        {"key": by_name[each.name], "name": each.name, "caption": each.caption, "mended": each.mended} for each in departures[:DEPARTURES]
+    ]
     return {
         "opening": found.opening, "fields": {name: list(words) for name, words in found.fields.items()}, "exists": True,
         "departures": {"count": len(departures), "list": listed},
@@ -228,29 +224,19 @@ def set_vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/tokens")
 def count_tokens(studio: Studio, request: Request) -> dict[str, Any]:
-    caption, limit = request.value("caption", str), workbench_tokens.limit_of(request.value("limit", int, 75))
-    if not workbench_tokens.available():
-        return {
-            "available": False, "count": 0, "limit": limit, "kept_end": len(caption), "dropped": "", "pieces": [], "trigger_added": False,
-            "text": caption,
-        }  # fmt: skip
-    look = workbench_tokens.look(caption, request.value("trigger", str, ""), limit)
-    return {
-        "available": True, "count": look.view.count, "limit": limit, "kept_end": look.view.kept_end, "dropped": look.view.dropped,
-        "pieces": [list(piece) for piece in look.view.pieces], "trigger_added": look.trigger_added, "text": look.text,
-    }  # fmt: skip
+    limit = workbench_tokens.limit_of(request.value("limit", int, 75))
+    length = workbench_tokens.length(request.value("caption", str), request.value("trigger", str, ""), limit)
+    return {"available": workbench_tokens.available(), **dataclasses.asdict(length)}
 
 
 @route("GET", "/trigger")
 def trigger(studio: Studio, request: Request) -> dict[str, Any]:
     word = request.query.get("word", "")[:200]
-    if not workbench_tokens.available() or not word.strip():
-        return {"available": False, "word": word, "parts": [], "kind": "", "is_good": True, "message": "", "hint": ""}
-    found: TriggerView = workbench_tokens.look_at_trigger(word)
-    return {
-        "available": True, "word": found.word, "parts": [list(part) for part in found.parts], "kind": found.kind, "is_good": found.is_good,
-        "message": texts.say(found.message, request.language), "hint": texts.say(found.hint, request.language),
-    }  # fmt: skip
+    found = workbench_tokens.look_at_trigger(word) if word.strip() else None
+    if found is None:
+        return {"available": False, "is_good": True, "message": "", "hint": ""}
+    message, hint = texts.say(found.message, request.language), texts.say(found.hint, request.language)
+    return {"available": True, "is_good": found.is_good, "message": message, "hint": hint}
 
 
 # --- the check ---------------------------------------------------------------------------------------------------------------------------
