@@ -119,7 +119,7 @@
                 if (mine !== serial) return;
                 setPlan(found);
                 words.textContent = found.changing ? app.t("{changing} of {count} captions will change.", { changing: app.number(found.changing), count: app.number(found.selected) }) : app.t("No caption will change.");
-                app.fill(trouble, found.note ? app.widgets.notice("warning", found.note) : null);
+                app.fill(trouble);
                 app.fill(samples, found.samples.map((sample) => el("li", {}, el("span", { class: "lora-trainer-help" }, sample.name), shownDifference(sample.before, sample.after))),
                     found.changing > found.samples.length ? el("li", { class: "lora-trainer-help" }, app.t("and {count} more", { count: app.number(found.changing - found.samples.length) })) : null);
             } catch (problem) {

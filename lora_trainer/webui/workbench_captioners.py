@@ -89,7 +89,6 @@ def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], l
         "download_text": size_of(info.download_bytes),
         "memory_text": size_of(info.memory_bytes),
         "licence": info.licence,
-        "writes": info.writes,
         "on_disk": is_on_disk(info, host_models, environ),
         "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
         "fields": [_field(key, language) for key in _keys_of(info)],

@@ -27,7 +27,7 @@ def test_every_captioner_is_offered_with_what_it_costs_and_its_own_settings(tmp_
     found = {offer["name"]: offer for offer in offers(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}, "")}
     assert list(found) == list(CAPTIONERS)
     qwen, wd = found["qwen"], found["wd"]
-    assert (qwen["download_text"], qwen["on_disk"], qwen["writes"]) == ("4.4 GB", False, "sentences")
+    assert (qwen["download_text"], qwen["on_disk"]) == ("4.4 GB", False)
     assert "instruction" in [field["key"] for field in qwen["fields"]]
     assert "threshold" not in [field["key"] for field in qwen["fields"]]
     fields = {field["key"]: field for field in wd["fields"]}

@@ -68,7 +68,6 @@ def preview(studio: Studio, request: Request) -> dict[str, Any]:
             {"key": change.key, "name": names[change.key].name if change.key in names else "", "before": change.was, "after": change.caption}
             for change in plan.changes[:SAMPLES]
         ],
-        "note": "",
     }
 
 
