@@ -161,7 +161,7 @@ def test_renaming_and_deleting(page):
     assert page.post("datasets/fox/rename", {"name": "Red fox"}).json()["name"] == "Red fox"
     assert page.post("datasets/fox/delete").json() == {}
     assert page.get("datasets").json() == []
-    assert page.get("datasets/fox").status_code == 404
+    assert page.get("datasets/fox/items").status_code == 404
 
 
 def test_a_folder_of_this_machine_is_for_the_person_at_it(page):

@@ -45,11 +45,6 @@ def open_folder(studio: Studio, request: Request) -> dict[str, Any]:
     return studio.datasets.card(studio.datasets.open(request.value("folder", str)), request.language)
 
 
-@route("GET", "/datasets/{id}")
-def show(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.datasets.card(studio.datasets.find(request.path["id"]), request.language)
-
-
 @route("POST", "/datasets/{id}/rename")
 def rename(studio: Studio, request: Request) -> dict[str, Any]:
     return studio.datasets.card(studio.datasets.rename(request.path["id"], request.value("name", str)), request.language)

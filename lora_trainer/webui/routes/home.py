@@ -26,7 +26,6 @@ def read_texts(studio: Studio, request: Request) -> dict[str, str]:
 def home(studio: Studio, request: Request) -> dict[str, Any]:
     with contextlib.suppress(LoraTrainerError):
         studio.begin_late()
-    memory = studio.host.memory()
     device = studio.host.device()
     return {
         "version": __version__,
@@ -39,7 +38,6 @@ def home(studio: Studio, request: Request) -> dict[str, Any]:
             "remote": request.remote,
             "device": device.name,
             "cpu": device.kind == "cpu",
-            "memory": {"free": memory.free, "total": memory.total} if memory else None,
         },
         **part(request, "setup", lambda: studio.setup.look(request.language)),
         **part(request, "checkpoints", lambda: studio.checkpoints.listing(request.language)),
