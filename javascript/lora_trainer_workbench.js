@@ -288,7 +288,7 @@
                 skipped.push(...answer.skipped);
             }
             app.fill(place, app.widgets.notice(skipped.length ? "warning" : "done", app.count(captions, "{count} caption written", "{count} captions written"), ""),
-                bench.notes(skipped.map((one) => bench.sentence(one.message, one.hint))));
+                bench.notes(skipped.map((one) => app.sentences(one.message, one.hint))));
             await bench.took({});
             return false;
         };
@@ -300,9 +300,6 @@
             actions: [{ label: app.t("Close") }, { label: app.t("Import"), kind: "primary", onclick: bring }],
         });
     }
-
-    /** What was found and what to do about it, as one text. */
-    bench.sentence = (message, hint) => (message && hint ? message + (/[.!?\u3002]$/.test(message) ? " " : ". ") + hint : message || hint || "");
 
     /** Remarks on several files, folded together when there are many. */
     bench.notes = function (notes) {
@@ -399,9 +396,15 @@
         const mark = app.widgets.button({ label: app.t("Mark as reviewed"), onclick: () => review(true) });
         const unmark = app.widgets.button({ label: app.t("Mark as not reviewed"), onclick: () => review(false) });
         const leave = app.widgets.button({ label: app.t("Remove images"), onclick: leaveOut });
+        const change = app.widgets.button({ label: app.t("Change many"), kind: "primary", onclick: () => bench.bulk.open() });
+        let passed = false;
         const draw = () => {
             const { answer } = bench.page.pages;
             const count = bench.selectedCount();
+            // who selects far down the page does not have to scroll back; the toolbar is up there then, too
+            bar.classList.toggle("lora-trainer-bench-floating", passed && count > 0);
+            place.style.height = passed && count > 0 ? Math.max(height, bar.offsetHeight) + "px" : "";
+            change.hidden = !(passed && count);
             const keys = shownKeys();
             page.checked = keys.length > 0 && keys.every(bench.isSelected);
             page.indeterminate = !page.checked && count > 0;
@@ -413,7 +416,19 @@
         };
         bench.on("selection", draw);
         bench.on("answer", draw);
-        return el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, matching, none, mark, unmark, leave, bench.chips);
+        const bar = el("div", { class: "lora-trainer-row lora-trainer-bench-selection" }, el("div", { class: "lora-trainer-bench-flag" }, page, el("label", { for: page.id }, app.t("Select this page"))), words, change, matching, none, mark, unmark, leave, bench.chips);
+        const place = el("div", { class: "lora-trainer-bench-selection-place" }, bar);
+        let height = 0;
+        // everything below counts as seen: what leaves has left at the top, however far the page was scrolled at once
+        new IntersectionObserver((all) => {
+            const seen = all[all.length - 1];
+            if (!place.isConnected || !place.offsetParent) return;
+            passed = !seen.isIntersecting;
+            if (!passed) height = seen.boundingClientRect.height;
+            draw();
+        }, { rootMargin: "0px 0px 1000000px 0px" }).observe(place);
+        draw();
+        return place;
     };
 
     async function review(reviewed) {

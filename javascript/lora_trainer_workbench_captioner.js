@@ -168,7 +168,7 @@
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
-                app.fill(trouble, app.widgets.problem(problem), (problem.problems || []).length > 1 ? bench.notes(problem.problems.map((one) => bench.sentence(one.message, one.hint))) : null);
+                app.fill(trouble, app.widgets.problem(problem), (problem.problems || []).length > 1 ? bench.notes(problem.problems.map((one) => app.sentences(one.message, one.hint))) : null);
                 trouble.scrollIntoView({ block: "nearest" });
                 return false;
             }

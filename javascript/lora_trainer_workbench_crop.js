@@ -35,7 +35,7 @@
                 copy = await app.api.get("crop-copies/" + copy.id);
             }
             await dataset.refresh();
-            app.fill(place, result(), bench.notes(copy.notes.map((note) => bench.sentence(note.message, note.hint))));
+            app.fill(place, result(), bench.notes(copy.notes.map((note) => app.sentences(note.message, note.hint))));
             return false;
         }
 

@@ -93,7 +93,7 @@
         return [
             el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", {}, head), el("span", { class: "lora-trainer-help" }, [known.checked ? app.when(known.checked) : "", known.stale ? app.t("being looked at again") : ""].filter(Boolean).join(" \u00b7 "))),
             el("ul", { class: "lora-trainer-bench-kinds" }, known.kinds.map(kindLine)),
-            known.findings.length ? el("ul", { class: "lora-trainer-bench-whole" }, known.findings.map((finding) => el("li", {}, bench.sentence(finding.message, finding.hint)))) : null,
+            known.findings.length ? el("ul", { class: "lora-trainer-bench-whole" }, known.findings.map((finding) => el("li", {}, app.sentences(finding.message, finding.hint)))) : null,
             known.clusters.length ? app.widgets.button({ label: app.count(known.clusters.length, "Compare {count} group of similar images", "Compare {count} groups of similar images"), onclick: () => showClusters(known.clusters) }) : null,
         ];
     }

@@ -70,7 +70,7 @@
                 const found = await app.api.get("trigger", { word });
                 if (word !== bench.trigger()) return;
                 remark.dataset.good = String(found.is_good);
-                app.fill(remark, found.available === false ? null : bench.sentence(found.message, found.hint));
+                app.fill(remark, found.available === false ? null : app.sentences(found.message, found.hint));
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 app.fill(remark);

@@ -22,6 +22,7 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from lora_trainer.dataset.sources import Captions
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
 from lora_trainer.errors import DatasetError
 
+WRITERS = 8
 METADATA_NAME = "metadata.csv"
 """The file new captions go into."""
 
@@ -61,7 +63,7 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
     """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
 
     `captions` is what read_captions has just found. Each file is written once, whole or not at all. Raises DatasetError, naming the file, when one
-    cannot be written; files before it have been.
+    cannot be written; others may have been.
     """
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     texts: dict[Path, tuple[str, str]] = {}
@@ -77,8 +79,15 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
             tables[place].added.append((image.relative_to(place.parent).as_posix(), caption))
     for file, edits in tables.items():
         _change(file, edits)
-    for file, (was, caption) in texts.items():
-        write_caption_file(file, was, caption)
+    # each waits for the disk: several at once
+    with ThreadPoolExecutor(max(1, min(WRITERS, len(texts)))) as pool:
+        waiting = [pool.submit(write_caption_file, file, was, caption) for file, (was, caption) in texts.items()]
+        try:
+            for written in waiting:
+                written.result()
+        finally:
+            for written in waiting:
+                written.cancel()
 
 
 def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:

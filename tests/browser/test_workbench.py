@@ -247,6 +247,24 @@ def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(hos
     assert names(section) == ["img00.png"]
 
 
+def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    resize(page, 700)
+    section.get_by_label("Pictures", exact=True).select_option("large")
+    last = section.locator(".lora-trainer-caption-row").last
+    last.scroll_into_view_if_needed()
+    bar = section.locator(".lora-trainer-bench-selection")
+    assert bar.bounding_box()["y"] < 0
+    section.get_by_label("Select img03.png").check()
+    eventually(lambda: round(bar.bounding_box()["y"]), 0)
+    bar.get_by_role("button", name="Change many").click()
+    assert dialog_of(page, "Change many captions").get_by_label("Which images").locator("option:checked").text_content() == "The selected images (1)"
+    page.keyboard.press("Escape")
+    bar.get_by_role("button", name="Select none").click()
+    eventually(lambda: bar.bounding_box()["y"] < 0, True)
+
+
 def test_large_pictures_stand_beside_the_captions(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
