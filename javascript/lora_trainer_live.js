@@ -80,7 +80,7 @@
 
     function setBar(bar, run) {
         // a save or a preview in between does not move the bar away from the steps
-        if (run.step_count && (run.step > 0 || !app.runs.isActive(run))) bar.set(run.step, run.step_count, app.t("Step {step} of {total}", { step: run.step, total: run.step_count }));
+        if (run.step_count && (run.step > 0 || !app.runs.isActive(run))) bar.set(run.step, run.step_count, app.t("{share} %", { share: Math.floor((run.step / run.step_count) * 100) }));
         else if (run.phase_total) bar.set(run.phase_step, run.phase_total, app.t("{phase}: {done} of {total}", { phase: run.phase, done: run.phase_step, total: run.phase_total }));
         else bar.set(0, app.runs.isActive(run) ? 0 : 1, app.runs.statusWords(run));
     }
@@ -183,11 +183,11 @@
     function readyNotice(run, lora, done, saved) {
         const tag = el("code", { class: "lora-trainer-tag" }, lora.tag);
         const send = () => app.host.send("txt2img", { prompt: app.host.prompts("txt2img").positive.value + app.tags.addition(app.host.prompts("txt2img").positive.value, lora.tag).text });
-        const notice = app.widgets.notice("done", app.t("Your LoRA is ready."), "",
+        const notice = app.widgets.notice("done", app.t("Your LoRA is ready: {name}", { name: lora.name }), app.t("It lies in the WebUI's LoRA folder as {file}. In a prompt:", { file: lora.file }),
             app.widgets.button({ label: app.t("Copy"), onclick: () => app.copy(lora.tag) }),
             app.widgets.button({ label: app.t("Try it"), kind: "primary", onclick: () => app.runs.tryLora(lora) }),
             app.widgets.button({ label: app.t("Send to txt2img"), onclick: send }), goOnButton(run, done), saved);
-        notice.firstChild.after(el("p", {}, tag));
+        notice.children[1].after(el("p", {}, tag));
         return notice;
     }
 

@@ -118,11 +118,25 @@
 
     // --- looking ---------------------------------------------------------------------------------------------------------------------
 
+    /** What a run was trained with, in the form's words, and as the file that the command line takes. */
     async function showSettings(run) {
         const text = await app.api.get(route(run, "config"));
+        const draft = run.job === "train" ? await app.api.get(route(run, "draft")).catch(() => null) : null;
+        const file = [el("pre", { class: "lora-trainer-pre", tabindex: "0" }, text), app.widgets.button({ label: app.t("Copy"), onclick: () => app.copy(text) })];
+        const fact = (label, value) => (value ? el("div", {}, el("dt", {}, label), el("dd", {}, value)) : null);
+        const use = () => {
+            app.useDraft(draft);
+            app.open("settings");
+            app.widgets.toast(app.t("These are the settings of {name}. Change what you like, then start.", { name: run.name }), { severity: "done" });
+        };
         app.widgets.dialog({
-            title: app.t("Settings of {name}", { name: run.name }), wide: true, body: el("pre", { class: "lora-trainer-pre", tabindex: "0" }, text),
-            actions: [{ label: app.t("Copy"), onclick: () => app.copy(text).then(() => false) }, { label: app.t("Close"), kind: "primary" }],
+            title: app.t("Settings of {name}", { name: run.name }), wide: !draft,
+            body: draft ? [
+                el("dl", { class: "lora-trainer-run-settings" }, fact(app.t("Checkpoint"), run.checkpoint), fact(app.t("Images"), run.dataset),
+                    app.settingWords(draft.settings).map(({ label, value }) => fact(label, value))),
+                el("details", { class: "lora-trainer-log-box" }, el("summary", {}, app.t("All of them, as a file for the command line")), file),
+            ] : file,
+            actions: [...(draft ? [{ label: app.t("Use these settings"), onclick: use }] : []), { label: app.t("Close"), kind: "primary" }],
         });
     }
 

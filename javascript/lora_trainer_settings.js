@@ -93,6 +93,22 @@
         publish();
     }
 
+    /** Settings of an earlier run, as GET runs/ID/draft tells them, become the draft; what is not listed here any more stays as it is chosen. */
+    app.useDraft = function ({ settings, name, dataset, checkpoint }) {
+        const home = app.store.get("home");
+        draft.name = name;
+        if (checkpoint) draft.checkpoint = (home.checkpoints || []).some((known) => known.id === checkpoint && known.loaded) ? "loaded" : checkpoint;
+        if (dataset) app.dataset.choose(dataset);
+        ours = null;
+        takeOver(settings);
+        learnCheckpoint();
+    };
+
+    /** The form's fields that differ from what they are by default -> [{label, value}] in words, for an earlier run's settings. */
+    app.settingWords = (settings) => [...fieldsOf(app.store.get("home")).values()]
+        .filter((field) => field.key in settings && !same(settings[field.key], field.default))
+        .map((field) => ({ label: field.label, value: shownValue(field, settings[field.key]) + (field.unit ? " " + field.unit : "") }));
+
     // --- what would happen -------------------------------------------------------------------------------------------------------------
 
     let planTimer = 0, planNumber = 0, planTrouble = null;

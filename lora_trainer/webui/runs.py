@@ -290,6 +290,10 @@ class Runs:
         entry = self._entry(run_id)
         return _text(entry.folder.path / SETTINGS_OF[entry.job])
 
+    def entry(self, run_id: str) -> Entry:
+        """What lies in a run's folder. Raises NotFound."""
+        return self._entry(run_id)
+
     def folder(self, run_id: str) -> Path:
         return self._entry(run_id).folder.path
 

@@ -131,6 +131,7 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     page.keyboard.press("Enter")
     page.wait_for_selector("text=1 image added, 1 caption written.")
     page.wait_for_selector("text=b.heic is an HEIC picture, which is not read here")
+    page.wait_for_selector(".lora-trainer-cell")
     assert names(page) == ["a.png"]
     assert (tab.folder / "foxes" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"
     assert page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "foxes: 1 image"

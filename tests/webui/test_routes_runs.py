@@ -131,7 +131,7 @@ def test_an_anonymous_visitor_sees_none_of_it(desk):
     app.auth, app.tokens = {"user": "password"}, {}
     client = browser(desk, app=app)
     ours = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
-    assert len(ours) == 17
+    assert len(ours) == 18
     for entry in ours:
         path = "/lora-trainer" + entry.path.replace("{id}", "ink").replace("{name}", "a.png")
         assert client.request(entry.method, path, json={} if entry.method == "POST" else None).status_code == 401, path

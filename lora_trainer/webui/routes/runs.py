@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.responses import FileResponse, PlainTextResponse, Response
 
-from lora_trainer.webui import file_manager
+from lora_trainer.webui import again, file_manager
 from lora_trainer.webui.http import Forbidden, Request, route
 from lora_trainer.webui.studio import Studio
 
@@ -82,6 +82,11 @@ def log(studio: Studio, request: Request) -> Response:
 @route("GET", "/runs/{id}/config")
 def settings(studio: Studio, request: Request) -> Response:
     return PlainTextResponse(studio.runs.settings(request.path["id"]), headers={"Cache-Control": "no-store"})
+
+
+@route("GET", "/runs/{id}/draft")
+def draft(studio: Studio, request: Request) -> dict[str, Any]:
+    return again.draft_of(studio, request.path["id"])
 
 
 @route("GET", "/trash")

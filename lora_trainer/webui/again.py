@@ -1,0 +1,55 @@
+"""An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the same images or on others.
+
+    draft_of(studio, run_id) -> {settings, name, dataset, checkpoint}
+
+`settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows when something else is changed. `dataset` and
+`checkpoint` are ids of what the run was trained on, or None where that is not listed here any more. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_trainer import config
+from lora_trainer.config import RunConfig
+from lora_trainer.errors import RunError
+from lora_trainer.webui import form
+
+if TYPE_CHECKING:
+    from lora_trainer.webui.studio import Studio
+
+
+def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
+    """The draft that would train this run again. Raises NotFound, ConfigError, or RunError for a run that trains nothing."""
+    entry = studio.runs.entry(run_id)
+    if entry.problem is not None:
+        raise entry.problem
+    if entry.job != "train":
+        raise RunError("{name} has no training settings", name=run_id)
+    done = config.from_mapping(entry.settings, base=entry.folder.path)
+    dataset = next((found for found in studio.datasets.all() if _same(found.path, done.dataset.train_data_dir)), None)
+    checkpoint = next((choice for choice in studio.checkpoints.choices() if _same(choice.path, done.checkpoint.base_model)), None)
+    native = studio.checkpoints.facts(checkpoint.path).resolution if checkpoint else None
+    return {
+        "settings": _with_autos(done, native),
+        "name": done.lora.name,
+        "dataset": dataset.id if dataset else None,
+        "checkpoint": checkpoint.id if checkpoint else None,
+    }
+
+
+def _with_autos(done: RunConfig, native: int | None) -> dict[str, Any]:
+    values = {key: value for key, value in config.to_mapping(done).items() if key in form.KEYS}
+    resolution, steps = done.dataset.resolution, done.training.max_train_steps
+    if resolution is None or steps is None:
+        return values
+    settled = ("lora_alpha", "text_encoder_lr", "save_steps", "sample_every", "sample_size")
+    by_itself = config.to_mapping(config.settle(done.replace(**dict.fromkeys(settled)), resolution, steps))
+    autos = [key for key in settled if by_itself[key] == values[key]] + (["resolution"] if resolution == native else [])
+    return {**values, **dict.fromkeys(autos)}
+
+
+def _same(one: Path, other: Path) -> bool:
+    return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))
