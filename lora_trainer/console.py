@@ -29,7 +29,7 @@ LINES_A_PHASE = 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PHASES = {
     "checking": "Checking images and captions", "encoding": "Encoding images", "loading": "Loading the model", "training": "Training",
-    "downloading": "Fetching the model, in MB", "captioning": "Captioning",
+    "installing": "Installing what the captioner needs", "downloading": "Fetching the model, in MB", "captioning": "Captioning",
     "previewing": "Making previews", "saving": "Saving", "exporting": "Writing the LoRA file", "delivering": "Putting it into the LoRA folder",
 }  # fmt: skip
 

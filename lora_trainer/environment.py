@@ -23,6 +23,7 @@ import contextlib
 import hashlib
 import json
 import os
+import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ CAPTIONER_OVERLAYS = {name: ROOT / f"overlay-{name}" for name in packages.CAPTIO
 CAPTIONER_MODULES = {name: wanted[0].modules[0] for name, wanted in packages.CAPTIONER_PACKAGES.items()}
 """What the captioner imports of it: an interpreter that has it needs no overlay."""
 
+NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
+"""For subprocess: on Windows, a console program would open a window."""
 STAMP = "stamp.json"
 IN_USE = "in-use"
 """A file in each set; a process that uses the set holds it open (and locked, where the system shares locks)."""
@@ -204,6 +207,11 @@ def worker_command(run_dir: Path) -> list[str]:
     if not sys.executable:
         raise SetupError("Python does not say where its program is", hint="Start the WebUI with its own start script.")
     return [sys.executable, str(ROOT / "lora_trainer" / "worker" / "__main__.py"), str(run_dir)]
+
+
+def install_command(*arguments: str) -> list[str]:
+    """How install.py is run as a process of its own: it says line by line what it does, and a failure by its exit code."""
+    return [sys.executable, "-u", str(ROOT / "install.py"), "--by-hand", *arguments]
 
 
 def worker_environ(base: Mapping[str, str], device_id: str | None = None) -> dict[str, str]:

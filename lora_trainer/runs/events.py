@@ -65,7 +65,7 @@ class Planned(Event):
 class Phase(Event):
     kind: ClassVar[str] = "phase"
     phase: str = ""
-    """One of: checking, loading, encoding, training, previewing, saving, exporting, delivering; in a caption job also downloading, captioning."""
+    """checking, loading, encoding, training, previewing, saving, exporting, delivering; in a caption job also installing, downloading, captioning."""
     total: int = 0
     """How many parts the phase has, or 0."""
 

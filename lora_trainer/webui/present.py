@@ -39,6 +39,7 @@ PHASES: Texts = {
     "loading": "Loading the model",
     "training": "Training",
     "captioning": "Captioning",
+    "installing": "Installing what the captioner needs",
     "downloading": "Downloading the model",
     "previewing": "Making previews",
     "saving": "Saving",

@@ -37,8 +37,6 @@ LOG_BYTES = 6000
 LOOK_SECONDS = 5.0
 """For so long a look at the packages is believed: it reads a hundred folders."""
 REPORT_SECONDS = 150.0
-NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-"""On Windows, a console program would open one."""
 PREFIX = "LoRA Trainer: "
 """How install.py begins its sentence about a failure; the hint is the rest."""
 ENV_COMMAND = "import sys; sys.path.insert(0, sys.argv[1]); from lora_trainer.__main__ import main; sys.exit(main(['env']))"
@@ -55,13 +53,13 @@ class Setup:
         data: DataFolder,
         *,
         look: Callable[[], Overlay] = environment.look,
-        command: Sequence[str] = (sys.executable, "-u", str(ROOT / "install.py"), "--by-hand"),
+        command: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._host = host
         self._data = data
         self._look = look
-        self._command = list(command)
+        self._command = list(command) or environment.install_command()
         self._clock = clock
         self._lock = threading.Lock()
         self._seen: tuple[float, Overlay] | None = None
@@ -158,7 +156,7 @@ class Setup:
     def _run(self) -> None:
         try:
             process = subprocess.Popen(
-                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, creationflags=NO_WINDOW,
+                self._command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, creationflags=environment.NO_WINDOW,
                 env={**os.environ, "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", "PYTHONUNBUFFERED": "1"}, encoding="utf-8", errors="replace",
             )  # fmt: skip
             assert process.stdout is not None
@@ -205,7 +203,7 @@ class Setup:
         try:
             result = subprocess.run(
                 [sys.executable, "-c", ENV_COMMAND, str(ROOT)], stdin=subprocess.DEVNULL, capture_output=True, timeout=REPORT_SECONDS, check=False,
-                env=environment.worker_environ(os.environ), encoding="utf-8", errors="replace", creationflags=NO_WINDOW,
+                env=environment.worker_environ(os.environ), encoding="utf-8", errors="replace", creationflags=environment.NO_WINDOW,
             )  # fmt: skip
             return (result.stdout + result.stderr).strip()
         except (OSError, subprocess.TimeoutExpired) as error:

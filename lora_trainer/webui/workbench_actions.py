@@ -10,7 +10,6 @@ Called by workbench.py.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -18,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from lora_trainer import environment
 from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import parts, tidy, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, Field, Vocabulary
@@ -229,7 +229,7 @@ def _replaced_apart(find: str, replacement: str, flags: int, captions: list[str]
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _REPLACE_APART], input=asked.encode(), capture_output=True, timeout=REGEX_SECONDS, check=True,
-            creationflags=subprocess.CREATE_NO_WINDOW if os.name == "nt" else 0,  # type: ignore[attr-defined,unused-ignore]
+            creationflags=environment.NO_WINDOW,
         )  # fmt: skip
         return [str(caption) for caption in json.loads(done.stdout)]
     except subprocess.TimeoutExpired as error:

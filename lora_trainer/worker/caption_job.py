@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import logging
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -213,10 +214,25 @@ class CaptionJob:
         self.report.phase("captioning", len(self.pending))
 
     def _bring_packages(self) -> None:
-        """What only this captioner needs lies in an overlay of its own, which is installed on demand."""
+        """What only this captioner needs lies in an overlay of its own, which is installed when it is first asked for."""
         wanted = self.settings.info.needs
-        if wanted and importlib.util.find_spec(environment.CAPTIONER_MODULES[wanted]) is None:
-            environment.activate(environment.look_at_captioner(wanted).require())
+        if not wanted or importlib.util.find_spec(environment.CAPTIONER_MODULES[wanted]) is not None:
+            return
+        if environment.look_at_captioner(wanted).state == "missing":
+            self._install(wanted)
+        environment.activate(environment.look_at_captioner(wanted).require())
+
+    def _install(self, captioner: str) -> None:
+        """As by hand, in a process of its own, whose lines are in the log. Whether it worked is seen by looking."""
+        self.report.phase("installing")
+        command = environment.install_command("--captioner", captioner)
+        with subprocess.Popen(command, stdin=subprocess.DEVNULL, creationflags=environment.NO_WINDOW) as process:
+            while process.poll() is None:
+                time.sleep(PAUSE_POLL_SECONDS)
+                if self.report.stop_asked():
+                    # nothing half-done is ever used
+                    process.terminate()
+                    raise Stopped
 
     def _precision(self) -> torch.dtype:
         parameters = source.weight_bytes(self.model) // 4

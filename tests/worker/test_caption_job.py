@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -381,13 +382,54 @@ def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
     assert known.author(digest(images / "img1.png"), "level 10") == "machine"
 
 
-def test_a_captioner_without_its_packages_says_how_to_get_them(tmp_path, monkeypatch):
+@pytest.fixture
+def lacking(tmp_path, monkeypatch):
+    """A machine without onnxruntime. lacking(program): what stands in install.py's place there."""
     monkeypatch.setattr(caption_job.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(caption_job.environment, "interpreter_folders", list)
     monkeypatch.setitem(caption_job.environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
+    monkeypatch.setattr(caption_job.environment, "ROOT", tmp_path)
+    return (tmp_path / "install.py").write_text
+
+
+def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(tmp_path, monkeypatch, lacking):
+    lacking("import pathlib, sys; pathlib.Path(__file__).with_name('asked').write_text(' '.join(sys.argv[1:]))")
+    look, activated = caption_job.environment.look_at_captioner, []
+
+    def look_again(captioner):
+        found = look(captioner)
+        return found if not (tmp_path / "asked").exists() else SimpleNamespace(state="ready", require=lambda: "the overlay")
+
+    monkeypatch.setattr(caption_job.environment, "look_at_captioner", look_again)
+    monkeypatch.setattr(caption_job.environment, "activate", activated.append)
+    outcome, folder = work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
+    assert (outcome, activated, (tmp_path / "asked").read_text()) == ("finished", ["the overlay"], "--by-hand --captioner wd")
+    assert [event.phase for event in told(folder, events.Phase)][-3:] == ["installing", "loading", "captioning"]
+
+
+def test_a_captioner_whose_packages_cannot_be_installed_says_how_to_get_them(tmp_path, lacking):
+    lacking("raise SystemExit(1)")
     with pytest.raises(SetupError, match="the captioner wd needs packages that are not installed: onnxruntime") as caught:
         work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
     assert "install.py --captioner wd" in str(caught.value.hint)
+
+
+def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
+    lacking("import time; time.sleep(60)")
+    images = draw(tmp_path / "images", 1)
+    send_request(images / ".lora_trainer" / "captioning" / "requests", "stop")
+    asked = iter([False, False, True])
+    began = time.monotonic()
+
+    class Late(Report):
+        def stop_asked(self):
+            return next(asked, True) and super().stop_asked()
+
+    settings = caption_config.from_mapping({"input": str(images), "captioner": "wd", "model": str(tiny_tagger()), "device": "cpu"})
+    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
+    with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Late(folder, heartbeat)) as report:
+        assert CaptionJob(folder, settings, report).run() == "stopped"
+    assert time.monotonic() - began < 30 and [event.phase for event in told(folder, events.Phase)][-1] == "installing"
 
 
 # --- through the worker and the command line ---------------------------------------------------------------------------------------------
