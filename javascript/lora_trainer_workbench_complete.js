@@ -51,7 +51,8 @@
             // a letter is in nearly every tag
             return wanted.length > 1 && plain.includes(wanted) ? 2 : 3;
         };
-        const found = all.filter(({ tag }) => !present.has(tag.toLowerCase())).map((one) => [rank(one.tag), one]).filter(([place]) => place < 3);
+        const there = new Set(present.map((tag) => tag.toLowerCase()));
+        const found = all.filter(({ tag }) => !there.has(tag.toLowerCase())).map((one) => [rank(one.tag), one]).filter(([place]) => place < 3);
         // the server's order, the most frequent first, stays among equals
         return found.sort(([one], [other]) => one - other).slice(0, SHOWN).map(([, one]) => one);
     }
@@ -80,8 +81,7 @@
             }
             if (mine !== serial || document.activeElement !== box) return;
             const { typed, whole } = tagAt(box.value, box.selectionStart);
-            const present = new Set(box.value.split(COMMA).map((tag) => tag.trim().toLowerCase()));
-            const found = fitting(all, typed, present).filter(({ tag }) => tag !== whole);
+            const found = fitting(all, typed, box.value.split(COMMA).map((tag) => tag.trim())).filter(({ tag }) => tag !== whole);
             if (!found.length) { close(); return; }
             at = -1;
             app.fill(list, found.map(({ tag, count }, number) => el("li", { id: id + "_" + number, role: "option", "aria-selected": "false", dataset: { tag },

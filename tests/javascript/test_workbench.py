@@ -1,4 +1,5 @@
-"""The workbench's pure parts: what differs between two captions, where a caption is cut, where a crop lies in a thumbnail."""
+"""The workbench's pure parts: what differs between two captions, where a caption is cut, where a crop lies in a thumbnail, which tags
+are offered."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module", autouse=True)
 def scripts(script_page):
-    for name in ("", "_bulk", "_findings", "_tokens", "_words"):
+    for name in ("", "_bulk", "_complete", "_findings", "_tokens", "_words"):
         script_page.add_script_tag(path=ROOT / "javascript" / f"lora_trainer_workbench{name}.js")
 
 
@@ -69,8 +70,31 @@ def test_words_are_listed_by_commas_of_both_scripts_and_lines(call):
 
 
 @pytest.mark.parametrize(
-    ("message", "hint", "said"),
-    [("too small", "Use larger ones.", "too small. Use larger ones."), ("Stopped.", "Try again.", "Stopped. Try again."), ("too small", "", "too small"), ("", "", "")],
+    ("text", "place", "tag"),
+    [
+        ("1girl, red ha, sky", 13, {"from": 7, "to": 13, "typed": "red ha", "whole": "red ha"}),
+        ("1girl, red ha, sky", 10, {"from": 7, "to": 13, "typed": "red", "whole": "red ha"}),
+        ("红发，蓝", 4, {"from": 3, "to": 4, "typed": "蓝", "whole": "蓝"}),
+        ("1girl, ", 7, {"from": 7, "to": 7, "typed": "", "whole": ""}),
+        ("", 0, {"from": 0, "to": 0, "typed": "", "whole": ""}),
+    ],
 )
-def test_a_remark_and_its_hint_are_one_text(call, message, hint, said):
-    assert call("workbench.sentence", message, hint) == said
+def test_the_tag_that_is_being_typed_stands_between_two_commas(call, text, place, tag):
+    assert call("workbench.completing.tagAt", text, place) == tag
+
+
+@pytest.mark.parametrize(
+    ("typed", "present", "offered"),
+    [
+        ("ha", [], ["hat", "red hair", "shadow hat"]),
+        ("red_h", [], ["red hair"]),
+        ("HAI", ["red hair"], []),
+        ("air", [], ["red hair"]),
+        ("a", [], []),
+        ("fa", [], ["saber \\(fate\\)"]),
+        ("  ", [], []),
+    ],
+)
+def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_rare(call, typed, present, offered):
+    tags = [{"tag": "red hair", "count": 9}, {"tag": "saber \\(fate\\)", "count": 5}, {"tag": "shadow hat", "count": 4}, {"tag": "hat", "count": 2}]
+    assert [found["tag"] for found in call("workbench.completing.fitting", tags, typed, present)] == offered
