@@ -36,6 +36,7 @@ from lora_trainer.dataset.edits import ChangedMeanwhile, RemovedRow
 from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
+from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.metadata import TABLE_SUFFIXES
 from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
@@ -216,10 +217,16 @@ class Contents:
             rows = edits.rows_of(view.captions, [item.path for item in items])
             leaving = {item.path for item in items}
             staying_texts = {text for image in view.listing.images if image not in leaving for text in view.listing.texts_beside(image)}
-            folders = [self._new_trash(item, rows.get(item.path, ())) for item in items]
+            # a mask that stays behind would be a picture to train
+            masks: dict[Path, list[Path]] = {}
+            for mask, image in find_masks(view.listing.images, view.captions.by_image).items():
+                masks.setdefault(image, []).append(mask)
+            folders = [self._new_trash(item, rows.get(item.path, ()), masks.get(item.path, ())) for item in items]
             edits.remove_rows(view.captions, [item.path for item in items])
             for item, folder in zip(items, folders, strict=True):
                 try:
+                    for number, mask in enumerate(masks.get(item.path, ())):
+                        shutil.move(mask, folder / _kept_mask(number, mask.name))
                     shutil.move(item.path, folder / item.path.name)
                 except OSError as problem:
                     self._bring_back(folder)
@@ -253,13 +260,14 @@ class Contents:
     def _trash(self) -> Path:
         return self.path / authors.FOLDER / TRASH
 
-    def _new_trash(self, item: Item, rows: Sequence[RemovedRow]) -> Path:
+    def _new_trash(self, item: Item, rows: Sequence[RemovedRow], masks: Sequence[Path]) -> Path:
         """A folder that knows all that is needed to bring the image back, before anything is moved."""
         self._trash.mkdir(parents=True, exist_ok=True)
         folder = self._trash / free_name(item.key, lambda name: (self._trash / name).exists())
         told = {
             "key": item.key, "name": item.name, "caption": item.caption, "time": time.time(),
             "rows": [{"file": row.file.relative_to(self.path).as_posix(), "text": row.text} for row in rows],
+            "masks": [mask.relative_to(self.path).as_posix() for mask in masks],
         }  # fmt: skip
         # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
         files.write_text(folder / "removed.json", json.dumps(told))
@@ -271,14 +279,24 @@ class Contents:
         target = self.path / told["name"]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
+            masks = {folder / _kept_mask(number, PurePosixPath(name).name): self.path / name for number, name in enumerate(told.get("masks", ()))}
+            for kept, place in masks.items():
+                if kept.exists() and not place.exists():
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.move(kept, place)
             for file in folder.iterdir():
-                if file.name != "removed.json" and not (target.parent / file.name).exists():
+                if file.name != "removed.json" and file not in masks and not (target.parent / file.name).exists():
                     shutil.move(file, target.parent / file.name)
         except OSError as problem:
             raise _cannot_move(told["name"], problem) from problem
         if not self.view().captions.rows.get(target):
             edits.restore_rows([RemovedRow(file=self.path / row["file"], text=row["text"]) for row in told["rows"]])
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _kept_mask(number: int, name: str) -> str:
+    """A mask's name in the trash: masks/fox.png would take the place of its picture fox.png there."""
+    return f"mask-{number}-{name}"
 
 
 class DigestCache:

@@ -445,6 +445,21 @@ def test_removed_images_come_back_with_undo_even_if_one_is_gone(tmp_path):
     assert captions(bench) == {"a.png": "", "b.png": "wolf"}
 
 
+@pytest.mark.parametrize("mask", ["a_mask.png", "masks/a.png"])
+def test_a_removed_image_takes_its_mask_along_and_brings_it_back(tmp_path, mask):
+    bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
+    (tmp_path / "masks").mkdir()
+    save(tmp_path / mask, size=(40, 30), colour="white")
+    before = (tmp_path / mask).read_bytes()
+    bench.remove([key_of("a.png")])
+    # left behind, the mask would be a picture of its own
+    assert captions(bench) == {"b.png": "wolf"}
+    bench.undo()
+    assert captions(bench) == {"a.png": "fox", "b.png": "wolf"}
+    assert (tmp_path / mask).read_bytes() == before
+    assert bench.contents.removed() == []
+
+
 # --- vocabulary and template are undone, too ------------------------------------------------------------------------------------------
 
 
