@@ -6,13 +6,13 @@ from lora_trainer.demo import run
 
 
 def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, capsys):
-    short = run.Recipe(prompts=("a big heart in the middle, sumiwash style", "a small star on the left, sumiwash style"), steps=3, image_count=4)
+    short = run.Recipe(prompts=("a big heart in the middle, sumiwash style",), steps=3, image_count=4)
     monkeypatch.setitem(run.RECIPES, "ink", short)
     assert run.run_demo(tmp_path / "demo", "ink") == 0
     place = tmp_path / "demo"
     assert {path.name for path in (place / "Lora").iterdir()} == {"ink.safetensors", "ink.json", "ink.png"}
     grid = Image.open(place / "what-it-learned.png")
-    assert grid.width > 5 * 64 and grid.height > 2 * 64
+    assert grid.width > 5 * 64 and grid.height > 64
     said = capsys.readouterr().out
     assert "what-it-learned.png" in said and "<lora:ink:0.7> sumiwash" in said
     assert run.run_demo(tmp_path / "demo", "ink") == 0
