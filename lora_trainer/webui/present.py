@@ -265,11 +265,6 @@ def preview(entry: Entry, event: Previewed) -> dict[str, Any]:
     }
 
 
-def saved(entry: Entry) -> list[dict[str, Any]]:
-    """The LoRA files of the run, oldest first."""
-    return [{"step": event.step, "file": event.file, "lora": last_part(event.file).rpartition(".")[0]} for event in entry.state.saved]
-
-
 def points(found: list[Point]) -> list[list[float | None]]:
     """The loss curve as JSON: [step, loss, smoothed loss]."""
     return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]

@@ -114,14 +114,8 @@ class Runs:
         return {"runs": shown, "revision": self.revision(line)}
 
     def one(self, run_id: str, language: str) -> dict[str, Any]:
-        """One run with all that the tab shows of it."""
-        entry = self._entry(run_id)
-        return {
-            **self._shown(entry, self.queue.read(), language),
-            "settings": _text(entry.folder.path / SETTINGS_OF[entry.job]),
-            "saved": present.saved(entry),
-            "previews": [present.preview(entry, event) for event in entry.state.previews],
-        }
+        """One run, as it stands in the list."""
+        return self._shown(self._entry(run_id), self.queue.read(), language)
 
     def live(self, run_id: str, offset: int, with_log: bool, language: str) -> dict[str, Any]:
         """What has happened since byte `offset` of the run's events. `whole`: the points are all there are, and replace what was shown before."""
@@ -245,12 +239,6 @@ class Runs:
                 raise RunError("{name} is at work or waits in the queue", hint="Stop it first, or take it out of the queue.", name=run_id)
             moved = trash.discard(entry.folder.path, self.data.folder("trash"), kind="run", now=self._clock())
         return {"trash": moved.id}
-
-    def discarded(self) -> list[dict[str, Any]]:
-        """The runs in the trash, newest first."""
-        return [
-            {"id": found.id, "kind": found.kind, "name": found.name, "time": found.time} for found in trash.contents(self.data.folder("trash"), "run")
-        ]
 
     def trash_load(self) -> dict[str, int]:
         """How much lies in the trash, of runs and datasets alike."""

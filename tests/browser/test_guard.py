@@ -218,7 +218,7 @@ def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
     run.mkdir()
     (run / "config.yaml").write_text(f"train_data_dir: {open_host.trainer_folder / 'datasets' / 'inside'}\nbase_model: {open_host.data / 'models' / 'x.safetensors'}\n", encoding="utf-8")
     (run / "worker.log").write_text(f"saved {run / 'fox.safetensors'}\n", encoding="utf-8")
-    for path in ("home", "runs", "pulse", "datasets", "checkpoints", "setup?report=1", "loras", "runs/told", "runs/told/live?log=1", "runs/told/log", "runs/told/config"):
+    for path in ("home", "runs", "pulse", "datasets", "checkpoints", "setup?report=1", "loras", "runs/told/live?log=1", "runs/told/log", "runs/told/config"):
         answer = open_host.ask("GET", "lora-trainer/" + path)
         assert answer.status == 200, (path, answer.body)
         is_json = answer.headers["content-type"].startswith("application/json")

@@ -112,7 +112,6 @@ def test_a_run_as_the_browser_gets_it():
     assert (run["phase"], run["delivered"], run["lora"], run["failure"]) == ("Training", None, None, None)
     assert run["picture"] == "lora-trainer/runs/ink%20%E6%B0%B4/picture/step00000005-00-strength0.70.png?v=2500"
     assert present.preview(found, previewed) == {"step": 5, "strength": 0.7, "prompt": "a fox", "url": run["picture"]}
-    assert present.saved(found) == [{"step": 10, "file": saved.file, "lora": "ink-step00000010"}]
     done = shown(entry(*DELIVERED))
     assert (done["delivered"], done["lora"], done["seconds_left"]) == ("ink-2.safetensors", "ink-2", None)
     assert done["picture"].startswith("lora-trainer/runs/ink%20%E6%B0%B4/picture/delivered?v=")

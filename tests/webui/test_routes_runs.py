@@ -37,7 +37,7 @@ def test_a_run_from_the_click_to_the_trash(desk):
         assert begun.status_code == 200 and begun.json()["id"] == "水墨 ink" and begun.json()["status"] == "queued"
     desk.tick()
     append(desk.folder("水墨 ink"), *TRAINED, start=6000.0)
-    assert client.get(ADDRESS).json()["status"] == "running"
+    assert client.get("/lora-trainer/runs").json()["runs"][0]["status"] == "running"
     live = client.get(f"{ADDRESS}/live?offset=0&log=1").json()
     assert live["run"]["step"] == 10 and len(live["points"]) == 10
     assert client.get(f"{ADDRESS}/live?offset={live['offset']}").json()["points"] == []
@@ -53,7 +53,6 @@ def test_a_run_from_the_click_to_the_trash(desk):
     assert client.post(f"{ADDRESS}/unqueue", json={}).json()["status"] == "stopped"
     trash = client.post(f"{ADDRESS}/delete", json={}).json()["trash"]
     assert client.get("/lora-trainer/runs").json()["runs"] == []
-    assert client.get("/lora-trainer/trash").json()["items"][0]["id"] == trash
     assert client.get("/lora-trainer/trash").json()["count"] == 1
     assert client.post(f"/lora-trainer/trash/{trash}/restore", json={}).json()["id"] == "水墨 ink"
     assert "train_data_dir" in client.get(f"{ADDRESS}/config").text
@@ -68,7 +67,7 @@ def test_a_bad_wish_gets_a_sentence(desk, body):
 @pytest.mark.parametrize(
     "path", ["..%2F..", "%2Fetc", "C%3A%5CWindows", "a%00", "nothing", "..%5C..", "%2e%2e", ".hidden", "ink%2F..%2Fink", "%C0%AE", "x" * 400]
 )
-@pytest.mark.parametrize("part", ["", "/log", "/config", "/live", "/picture/a.png"])
+@pytest.mark.parametrize("part", ["/log", "/config", "/live", "/picture/a.png"])
 def test_no_address_leads_out_of_the_runs_folder(desk, path, part):
     write_run(desk.folder("ink").path, *FINISHED)
     assert browser(desk).get(f"/lora-trainer/runs/{path}{part}").status_code == 404
@@ -79,7 +78,7 @@ def test_pictures_are_kept_by_browsers_and_changing_ones_have_other_addresses(de
     folder.previews.mkdir()
     (folder.previews / "a 水.png").write_bytes(b"\x89PNG")
     client = browser(desk)
-    address = client.get("/lora-trainer/runs/ink").json()["picture"]
+    address = client.get("/lora-trainer/runs").json()["runs"][0]["picture"]
     answer = client.get("/" + address)
     assert (answer.status_code, answer.content, answer.headers["content-type"]) == (200, b"\x89PNG", "image/png")
     assert "max-age" in answer.headers["cache-control"]
@@ -122,7 +121,7 @@ def test_the_trash_is_emptied_only_where_nobody_else_can_do_it(desk):
     assert client.get("/lora-trainer/trash").json()["count"] == 1
     assert browser(desk, remote=True).post("/lora-trainer/trash/empty", json={}).status_code == 403
     assert client.post("/lora-trainer/trash/empty", json={}).json() == {"count": 0, "size": 0}
-    assert client.get("/lora-trainer/trash").json() == {"items": [], "count": 0, "size": 0}
+    assert client.get("/lora-trainer/trash").json() == {"count": 0, "size": 0}
 
 
 def test_an_anonymous_visitor_sees_none_of_it(desk):
@@ -131,7 +130,7 @@ def test_an_anonymous_visitor_sees_none_of_it(desk):
     app.auth, app.tokens = {"user": "password"}, {}
     client = browser(desk, app=app)
     ours = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
-    assert len(ours) == 18
+    assert {"/runs", "/runs/{id}/live", "/trash/empty"} <= {entry.path for entry in ours}
     for entry in ours:
         path = "/lora-trainer" + entry.path.replace("{id}", "ink").replace("{name}", "a.png")
         assert client.request(entry.method, path, json={} if entry.method == "POST" else None).status_code == 401, path

@@ -101,7 +101,7 @@ def test_a_run_from_click_to_end(desk):
     append(desk.folder("ink"), *TRAINED, start=6000.0)
     desk.tick()
     run = desk.runs.one("ink", "en")
-    assert run["status"] == "running" and "output_dir" in run["settings"] and run["can"]["pause"]
+    assert run["status"] == "running" and "output_dir" in desk.runs.settings("ink") and run["can"]["pause"]
     assert desk.runs.ask("ink", "pause", "en")["status"] == "pausing"
     assert [request.kind for request in take_requests(desk.folder("ink").requests)] == ["pause"]
     assert desk.status("ink") == "pausing", "the worker is at its step"
@@ -170,7 +170,7 @@ def test_what_is_deleted_lies_in_the_trash_and_comes_back(desk):
     before = desk.runs.listing("en")["revision"]
     moved = desk.runs.delete("ink")["trash"]
     assert desk.runs.listing("en") == {"runs": [], "revision": desk.runs.pulse("en")["revision"]} and desk.runs.pulse("en")["revision"] != before
-    assert [(item["id"], item["name"], item["kind"]) for item in desk.runs.discarded()] == [(moved, "ink", "run")]
+    assert desk.runs.trash_load()["count"] == 1
     write_run(desk.folder("ink").path, *BEGUN)
     assert desk.runs.restore(moved, "en")["id"] == "ink-2"
     for name in (moved, "..", "../runs/ink", ""):

@@ -26,11 +26,6 @@ def pulse(studio: Studio, request: Request) -> dict[str, Any]:
     return studio.runs.pulse(request.language)
 
 
-@route("GET", "/runs/{id}")
-def one(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.runs.one(request.path["id"], request.language)
-
-
 @route("GET", "/runs/{id}/live")
 def live(studio: Studio, request: Request) -> dict[str, Any]:
     return studio.runs.live(request.path["id"], request.number("offset", 0), request.query.get("log") == "1", request.language)
@@ -90,8 +85,8 @@ def draft(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/trash")
-def discarded(studio: Studio, request: Request) -> dict[str, Any]:
-    return {"items": studio.runs.discarded(), **studio.runs.trash_load()}
+def trash_load(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.runs.trash_load()
 
 
 @route("POST", "/trash/empty")
