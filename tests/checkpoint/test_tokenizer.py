@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lora_trainer.checkpoint import tokenizer
 from lora_trainer.checkpoint.tokenizer import count_tokens, load_tokenizers
 from lora_trainer.dataset import clip_bpe
 from lora_trainer.errors import SetupError
@@ -100,13 +101,19 @@ def test_the_vocabulary_is_that_of_clip() -> None:
     assert (vocabulary["!"], vocabulary["!</w>"], vocabulary["cat</w>"], vocabulary["<|startoftext|>"]) == (0, 256, 2368, 49406)
 
 
-def test_a_missing_vocabulary_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def none_made_yet() -> None:
+    """Tokenizers are made once a process."""
+    tokenizer._tokenizer.cache_clear()
+
+
+def test_a_missing_vocabulary_package_is_named(monkeypatch: pytest.MonkeyPatch, none_made_yet: None) -> None:
     monkeypatch.setattr(clip_bpe, "DATA_FILE", "no such file")
     with pytest.raises(SetupError, match="open_clip_torch is not installed"):
         load_tokenizers("sd1")
 
 
-def test_a_missing_ftfy_is_named_rather_than_silently_changing_ids(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_ftfy_is_named_rather_than_silently_changing_ids(monkeypatch: pytest.MonkeyPatch, none_made_yet: None) -> None:
     find_spec = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "ftfy" else find_spec(name, *rest))
     with pytest.raises(SetupError, match="ftfy is not installed"):
