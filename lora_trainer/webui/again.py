@@ -28,7 +28,8 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
         raise entry.problem
     if entry.job != "train":
         raise RunError("{name} has no training settings", name=run_id)
-    done = config.from_mapping(entry.settings, base=entry.folder.path)
+    # a config file of the command line may say where the run lies only there
+    done = config.from_mapping({"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path)
     dataset = next((found for found in studio.datasets.all() if _same(found.path, done.dataset.train_data_dir)), None)
     checkpoint = next((choice for choice in studio.checkpoints.choices() if _same(choice.path, done.checkpoint.base_model)), None)
     native = studio.checkpoints.facts(checkpoint.path).resolution if checkpoint else None
