@@ -260,6 +260,25 @@
         });
     }
 
+    function showKeys() {
+        const keys = [
+            ["Tab", app.t("To the next caption; Shift+Tab goes back. What was typed is saved.")],
+            ["Page Down, Page Up", app.t("The same, over the end of the page as well")],
+            ["Ctrl+Enter", app.t("Mark the caption as reviewed, and go on to the next")],
+            ["\u2193 \u2191 Enter", app.t("Choose and take one of the tags that are offered")],
+            ["Esc", app.t("Take back what was typed since it was saved")],
+            ["Alt+X", app.t("Select the image; Alt+Shift+X selects all from the one before")],
+            ["Alt+R", app.t("Reviewed, or not")],
+            ["F2", app.t("The caption in fields")],
+            ["Ctrl+Z, Ctrl+Y", app.t("Outside of a caption: undo the last change, and do it again")],
+        ];
+        app.widgets.dialog({
+            title: app.t("Keys"), wide: true,
+            body: el("dl", { class: "lora-trainer-bench-keys" }, keys.map(([key, does]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, does)])),
+            actions: [{ label: app.t("Close"), kind: "primary" }],
+        });
+    }
+
     // --- in and out ------------------------------------------------------------------------------------------------------------------
 
     function showExport() {
@@ -382,6 +401,7 @@
                 { label: app.t("Import captions"), onclick: showImport },
                 { label: app.t("Export captions"), onclick: showExport },
                 { label: app.t("Changes"), onclick: showHistory },
+                { label: app.t("Keys"), onclick: showKeys },
             ]),
             undo);
     };

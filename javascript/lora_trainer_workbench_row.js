@@ -47,6 +47,12 @@
                         el("span", { class: "lora-trainer-bench-flag" }, reviewed, el("label", { for: reviewed.id }, app.t("Reviewed"))))),
                 remarks));
 
+        function goOn() {
+            const next = element.nextElementSibling;
+            if (next) next.querySelector("textarea").focus();
+            else bench.page.next().catch(app.widgets.toastProblem);
+        }
+
         /** A comma behind the last tag waits for the next one, which does not come. */
         function finish() {
             const text = box.value.replace(/[\s,\uff0c]+$/, "");
@@ -54,15 +60,22 @@
         }
 
         box.addEventListener("blur", () => { finish(); save(); });
+        // a large picture comes into view with its box
+        box.addEventListener("focus", () => { if (bench.picturesAreLarge()) element.scrollIntoView({ block: "nearest" }); });
         box.addEventListener("keydown", (event) => {
             if (event.isComposing) return;
             if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
                 event.preventDefault();
                 finish();
                 approve().catch(app.widgets.toastProblem);
-                const next = element.nextElementSibling;
-                if (next) next.querySelector("textarea").focus();
-                else bench.page.next().catch(app.widgets.toastProblem);
+                goOn();
+            } else if (event.key === "PageDown") {
+                event.preventDefault();
+                goOn();
+            } else if (event.key === "PageUp") {
+                event.preventDefault();
+                const before = element.previousElementSibling;
+                if (before) before.querySelector("textarea").focus();
             } else if (event.altKey && !event.ctrlKey && event.code === "KeyX") {
                 event.preventDefault();
                 bench.toggle(item.key, !bench.isSelected(item.key), event.shiftKey);

@@ -247,6 +247,27 @@ def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(hos
     assert names(section) == ["img00.png"]
 
 
+def test_page_keys_go_from_caption_to_caption_and_save(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_label("Pictures", exact=True).select_option("large")
+    focused = lambda: page.evaluate("document.activeElement.getAttribute('aria-label')")  # noqa: E731
+    box = section.get_by_label("Caption of img00.png")
+    box.fill("a fox")
+    box.press("PageDown")
+    assert focused() == "Caption of img01.png"
+    eventually(lambda: dataset.captions()[0], "a fox")
+    page.keyboard.press("PageDown")
+    page.keyboard.press("PageDown")
+    # the whole picture came along
+    row = section.locator(".lora-trainer-caption-row").last.bounding_box()
+    assert row["y"] >= 0 and row["y"] + row["height"] <= page.viewport_size["height"]
+    page.keyboard.press("PageUp")
+    assert focused() == "Caption of img02.png"
+    choose(section, "Keys")
+    assert dialog_of(page, "Keys").get_by_text("Page Down, Page Up").is_visible()
+
+
 def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
