@@ -234,11 +234,11 @@
         },
 
         /** A labelled input with its help, its unit and room for a problem. `input` is the element that holds the value. */
-        labelled(label, input, { help = "", problem = null, row = false } = {}) {
+        labelled(label, input, { help = "", problem = null } = {}) {
             if (!input.id) input.id = app.id("input");
             const helpId = input.id + "_help";
             if (help) input.setAttribute("aria-describedby", helpId);
-            return el("div", { class: "lora-trainer-field" + (row ? " lora-trainer-field-row" : "") },
+            return el("div", { class: "lora-trainer-field" },
                 el("label", { for: input.id }, label), input, help ? el("p", { class: "lora-trainer-help", id: helpId }, help) : null, problem);
         },
 
@@ -492,7 +492,6 @@
                 if (button && page().querySelector("#" + tab + "_lora_cards")) button.dispatchEvent(new Event("click"));
             }
         },
-        option: (key) => (typeof opts === "object" && opts ? opts[key] : undefined),
     };
 
     // --- start -----------------------------------------------------------------------------------------------------------------------

@@ -123,13 +123,6 @@
         return prompt.slice(0, change.start) + change.text + prompt.slice(change.end);
     }
 
-    /** A prompt with one number of one tag changed.  @param {string} prompt  @param {number} index  which of find(prompt)
-     *  @param {"te"|"unet"} which  @param {number} strength  @returns {string} */
-    function write(prompt, index, which, strength) {
-        const tag = find(prompt)[index];
-        return tag ? apply(prompt, edit(tag, which, strength)) : prompt;
-    }
-
     /** What to take away so that a tag is gone: the tag, and the space or comma that would be left over.
      *  @param {string} prompt  @param {Tag} tag  @returns {{start: number, end: number, text: string}} */
     function removal(prompt, tag) {
@@ -149,24 +142,10 @@
         return { start: prompt.length, end: prompt.length, text: gap + tag };
     }
 
-    /** A tag's text.  @param {string} name  @param {number} strength  @param {string} [trigger]  @returns {string} */
-    function make(name, strength, trigger) {
-        return "<lora:" + name + ":" + format(strength) + ">" + (trigger ? " " + trigger : "");
+    /** A tag's text.  @param {string} name  @param {number} strength  @returns {string} */
+    function make(name, strength) {
+        return "<lora:" + name + ":" + format(strength) + ">";
     }
 
-    /** A prompt without its LoRA tags, other tags kept.  @param {string} prompt  @returns {string} */
-    function strip(prompt) {
-        for (let found = find(prompt); found.length; found = find(prompt)) prompt = apply(prompt, removal(prompt, found[0]));
-        return prompt;
-    }
-
-    /** Where a position in the text is after a change, so that the caret stays at its word.
-     *  @param {number} position  @param {{start: number, end: number, text: string}} change  @returns {number} */
-    function moved(position, change) {
-        if (position <= change.start) return position;
-        if (position >= change.end) return position + change.text.length - (change.end - change.start);
-        return Math.min(position, change.start + change.text.length);
-    }
-
-    app.tags = { find, write, edit, apply, removal, addition, make, strip, moved, format, number };
+    app.tags = { find, edit, apply, removal, addition, make, format };
 })((window.loraTrainer = window.loraTrainer || {}));

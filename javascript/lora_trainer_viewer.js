@@ -72,5 +72,5 @@
             el("figcaption", {}, caption === undefined ? picture.label : caption));
     }
 
-    app.viewer = { open, compare, comparison, thumbnail };
+    app.viewer = { open, compare, thumbnail };
 })((window.loraTrainer = window.loraTrainer || {}));
