@@ -80,7 +80,7 @@
 
     function setBar(bar, run) {
         // a save or a preview in between does not move the bar away from the steps
-        if (run.step_count && (run.step > 0 || !app.runs.isActive(run))) bar.set(run.step, run.step_count, app.t("{share} %", { share: Math.floor((run.step / run.step_count) * 100) }));
+        if (run.step_count && (run.step > 0 || !(app.runs.isActive(run) || run.status === "queued"))) bar.set(run.step, run.step_count, app.t("{share} %", { share: Math.floor((run.step / run.step_count) * 100) }));
         else if (run.phase_total) bar.set(run.phase_step, run.phase_total, app.t("{phase}: {done} of {total}", { phase: run.phase, done: run.phase_step, total: run.phase_total }));
         else bar.set(0, app.runs.isActive(run) ? 0 : 1, app.runs.statusWords(run));
     }

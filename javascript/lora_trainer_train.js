@@ -130,7 +130,9 @@
                 const run = await app.api.post("runs", { ...draft(), token, when });
                 token = null;
                 app.fill(trouble);
-                changed(run);
+                // what is at work stays in view; the list below shows the one that waits
+                if (known.pulse && known.pulse.active.length) { changed(); app.widgets.toast(app.t("{name} waits in the queue.", { name: run.name }), { severity: "done" }); }
+                else changed(run);
                 // the name is taken now
                 if (app.replan) app.replan();
             } catch (problem) {

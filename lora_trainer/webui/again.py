@@ -16,6 +16,7 @@ from lora_trainer import config
 from lora_trainer.config import RunConfig
 from lora_trainer.errors import RunError
 from lora_trainer.webui import form
+from lora_trainer.webui.checkpoints import Facts
 
 if TYPE_CHECKING:
     from lora_trainer.webui.studio import Studio
@@ -32,23 +33,32 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
     done = config.from_mapping({"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path)
     dataset = next((found for found in studio.datasets.all() if _same(found.path, done.dataset.train_data_dir)), None)
     checkpoint = next((choice for choice in studio.checkpoints.choices() if _same(choice.path, done.checkpoint.base_model)), None)
-    native = studio.checkpoints.facts(checkpoint.path).resolution if checkpoint else None
+    facts = studio.checkpoints.facts(checkpoint.path) if checkpoint else None
     return {
-        "settings": _with_autos(done, native),
+        "settings": _with_autos(done, facts, on_processor=studio.host.device().kind == "cpu"),
         "name": done.lora.name,
         "dataset": dataset.id if dataset else None,
         "checkpoint": checkpoint.id if checkpoint else None,
     }
 
 
-def _with_autos(done: RunConfig, native: int | None) -> dict[str, Any]:
+def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> dict[str, Any]:
     values = {key: value for key, value in config.to_mapping(done).items() if key in form.KEYS}
+    # as the checkpoint asks, and as the device is good at: another one may ask and be good at something else
+    if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
+        values["prediction_type"] = "auto"
+        if done.checkpoint.zero_terminal_snr is False:
+            values["zero_terminal_snr"] = None
+    if done.checkpoint.mixed_precision == ("no" if on_processor else "bf16"):
+        values["mixed_precision"] = "auto"
     resolution, steps = done.dataset.resolution, done.training.max_train_steps
     if resolution is None or steps is None:
         return values
     settled = ("lora_alpha", "text_encoder_lr", "save_steps", "sample_every", "sample_size")
     by_itself = config.to_mapping(config.settle(done.replace(**dict.fromkeys(settled)), resolution, steps))
-    autos = [key for key in settled if by_itself[key] == values[key]] + (["resolution"] if resolution == native else [])
+    autos = [key for key in settled if by_itself[key] == values[key]]
+    if facts is not None and resolution == facts.resolution:
+        autos.append("resolution")
     return {**values, **dict.fromkeys(autos)}
 
 

@@ -51,11 +51,12 @@ class Forecast:
         """The settings with every `auto` settled that follows from resolution and steps."""
 
     def seconds(self, known: Pace) -> float | None:
-        """Of the steps alone: encoding, previews and saving come on top. None: no earlier run on this machine says how fast it is."""
+        """From its first word to its last, about. None: no earlier run on this machine says how fast it is."""
         if not self.is_certain:
             return None
-        images_per_second = known.images_per_second(pace.kind_of(self.settled, self._family or "", self.resolution))
-        return self.images / images_per_second if images_per_second else None
+        samples = self.settled.samples
+        rounds = (self.steps - 1) // (samples.sample_every or self.steps) if samples.sample_prompts else 0
+        return known.seconds(pace.kind_of(self.settled, self._family or "", self.resolution), self.images, rounds)
 
     @cached_property
     def weights(self) -> int | None:

@@ -1,7 +1,7 @@
 """How fast this machine trains: read from what its earlier runs said of themselves. No run of the same kind yet, no number.
 
-Comes in: the folder of all runs. Goes out: images a second for a kind of run. Called by plan.py. Only the beginning and the end of each run's events
-are read, and each run once for as long as it does not grow.
+Comes in: the folder of all runs. Goes out: how long a run of a kind takes, from its first word to its last. Called by forecast.py. Only the beginning
+and the end of each run's events are read, and each run once for as long as it does not grow.
 """
 
 from __future__ import annotations
@@ -42,6 +42,10 @@ class Record:
     kind: Kind
     images_per_second: float
     changed: float
+    before: float = 0.0
+    """Seconds from its first word to its first step: looking at the images, loading, encoding."""
+    after: float = 0.0
+    """Seconds from its last step to its end: the LoRA file, a round of previews. 0: it has not ended."""
 
 
 class Pace:
@@ -52,13 +56,19 @@ class Pace:
         self._lock = threading.Lock()
         self._read: dict[Path, tuple[tuple[int, int], Record | None]] = {}
 
-    def images_per_second(self, kind: Kind) -> float | None:
-        """The pace of the newest run of this kind, of any size of batch if none had the same; None if there was none."""
+    def seconds(self, kind: Kind, images: float, preview_rounds: int) -> float | None:
+        """How long a run takes that trains so many images and stops so often for previews; None if there was no run of its kind."""
+        known = self._newest(kind)
+        if known is None or not known.images_per_second:
+            return None
+        return known.before + images / known.images_per_second + known.after * (1 + preview_rounds)
+
+    def _newest(self, kind: Kind) -> Record | None:
+        """The newest run of this kind, of any size of batch if none had the same."""
         with self._lock:
             records = [record for record in self._records() if _alike(record.kind, kind)]
         same = [record for record in records if record.kind.batch_size == kind.batch_size]
-        newest = max(same or records, key=lambda record: record.changed, default=None)
-        return newest.images_per_second if newest else None
+        return max(same or records, key=lambda record: record.changed, default=None)
 
     def _records(self) -> Iterator[Record]:
         try:
@@ -95,28 +105,35 @@ def _alike(one: Kind, other: Kind) -> bool:
 
 
 def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
-    last = [event for event in events.read_events(folder.events, max(0, size - END))[0] if isinstance(event, events.Progress)]
-    steps = [event for event in last if event.images_per_second]
+    last = events.read_events(folder.events, max(0, size - END))[0]
+    steps = [event for event in last if isinstance(event, events.Progress) and event.images_per_second]
     if not steps or steps[-1].step < FEWEST_STEPS:
         return None
     try:
         settings = config.read(folder.config)
     except ConfigError:
         return None
-    family = _family(folder)
+    family, before = _beginning(folder)
     resolution = settings.dataset.resolution
     if not family or resolution is None:
         return None
-    return Record(kind=kind_of(settings, family, resolution), images_per_second=steps[-1].images_per_second or 0.0, changed=changed)
+    after = last[-1].time - steps[-1].time if isinstance(last[-1], events.Finished) else 0.0
+    return Record(
+        kind=kind_of(settings, family, resolution), images_per_second=steps[-1].images_per_second or 0.0, changed=changed, before=before,
+        after=max(0.0, after),
+    )  # fmt: skip
 
 
-def _family(folder: RunFolder) -> str:
-    """The family in the run's first `planned` event, which is among its first lines."""
+def _beginning(folder: RunFolder) -> tuple[str, float]:
+    """The family in the run's first `planned` event, and the seconds until its first step."""
+    family, started = "", 0.0
     with folder.events.open("rb") as stream:
         for line in stream:
             event = events.from_line(line.decode("utf-8", errors="replace"))
-            if isinstance(event, events.Planned):
-                return event.family
-            if isinstance(event, events.Progress) and event.loss is not None:
-                break
-    return ""
+            if isinstance(event, events.Started):
+                started = event.time
+            elif isinstance(event, events.Planned):
+                family = event.family
+            elif isinstance(event, events.Progress) and event.loss is not None:
+                return family, max(0.0, event.time - started) if started else 0.0
+    return family, 0.0

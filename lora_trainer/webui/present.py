@@ -231,10 +231,17 @@ def _cause(entry: Entry) -> Message:
 
 
 def warning(event: Warned, say: Say) -> dict[str, str]:
+    """What a worker warned of; folders and files by their own names."""
+    values = {key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value for key, value in event.values.items()}
     return {
-        "message": say(_message(event.template, event.values, event.message)),
-        "hint": say(_message(event.hint_template, event.values, event.hint)),
+        "message": say(_message(event.template, values, event.message)),
+        "hint": say(_message(event.hint_template, values, event.hint)),
     }
+
+
+def is_whole_path(text: str) -> bool:
+    """Whether a text is the whole path of a file or folder, of this system or of another."""
+    return "\n" not in text and (Path(text).is_absolute() or PureWindowsPath(text).is_absolute())
 
 
 def _message(template: str, values: Any, english: str) -> Message:

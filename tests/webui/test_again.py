@@ -29,7 +29,8 @@ def studio(tmp_path):
     made.runs = SimpleNamespace(entry=history.entry)
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
     run = run_config(made, RunWish(dataset="discs", name="ink", settings=asked))
-    folder = folders.begin(run.output.output_dir, config.to_yaml(config.settle(run, 64, 40)))
+    done = config.settle(run, 64, 40).replace(prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no")
+    folder = folders.begin(run.output.output_dir, config.to_yaml(done))
     append(folder, *FINISHED)
     return made
 
@@ -40,6 +41,7 @@ def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(studio):
     assert shown == {
         "max_train_steps": 40, "lora_rank": 4, "trigger_word": "zrb", "sample_size": 128, "lora_alpha": None, "save_steps": None, "resolution": None,
     }  # fmt: skip
+    assert [draft["settings"][key] for key in ("prediction_type", "zero_terminal_snr", "mixed_precision")] == ["auto", None, "auto"]
     assert (draft["name"], draft["dataset"]) == ("ink", "discs")
 
 

@@ -158,6 +158,22 @@ def test_time_comes_from_earlier_runs_of_the_same_kind(studio):
     assert facts(made)["Time"] == "about 5 minutes"
 
 
+def test_what_comes_before_and_after_the_steps_takes_time_too(studio):
+    asked = run_config(studio, wish("earlier", max_train_steps=200))
+    folder = folders.begin(asked.output.output_dir, config.to_yaml(config.settle(asked, 64, 200)))
+    moments = iter([0.0, 1.0, 20.0, 30.0, 36.0])
+    writer = events.EventWriter(folder.events, clock=lambda: 1000.0 + next(moments))
+    for event in (
+        events.Started(), events.Planned(family="sd1", step_count=200), events.Progress(step=1, loss=0.1),
+        events.Progress(step=200, loss=0.1, images_per_second=4.0), events.Finished(step=200),
+    ):  # fmt: skip
+        writer.write(event)
+    writer.close()
+    # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its picture; four rounds of previews on the way
+    assert plan(studio, wish(max_train_steps=100)).seconds == pytest.approx(20 + 25 + 6)
+    assert plan(studio, wish(max_train_steps=100, sample_prompts=["a disc"], sample_every=20)).seconds == pytest.approx(20 + 25 + 5 * 6)
+
+
 @pytest.mark.parametrize("changes", [{"resolution": 128}, {"gradient_checkpointing": True}, {"train_text_encoder": True}])
 def test_runs_of_another_kind_say_nothing_of_the_time(studio, changes):
     earlier_run(studio, 4.0)

@@ -198,3 +198,10 @@ def _phases(text):
 )
 def test_runs_of_one_name_are_told_apart(run_id, name, title):
     assert present.title_of(Entry(id=run_id, folder=RunFolder(Path(run_id))), name) == title
+
+
+def test_a_warning_names_no_folder_of_this_machine():
+    template = "{lora_dir} had a LoRA called {old}, so this one is called {new}"
+    for path in ("/home/me/webui/models/Lora", "C:\\webui\\models\\Lora"):
+        event = events.Warned(message="", template=template, values={"lora_dir": path, "old": "ink", "new": "ink-2"})
+        assert present.warning(event, str)["message"] == "Lora had a LoRA called ink, so this one is called ink-2"
