@@ -337,6 +337,16 @@
         },
     };
 
+    /** What this browser remembers: for good, or with `session` until its window is closed. A private window keeps nothing, and another page's word is none. */
+    app.kept = {
+        get(key, { session = false } = {}) {
+            try { return JSON.parse((session ? window.sessionStorage : window.localStorage).getItem(key)); } catch { return null; }
+        },
+        set(key, value, { session = false } = {}) {
+            try { (session ? window.sessionStorage : window.localStorage).setItem(key, JSON.stringify(value)); } catch { /* forgotten, then */ }
+        },
+    };
+
     // --- sections --------------------------------------------------------------------------------------------------------------------
 
     const sections = new Map();
@@ -370,7 +380,7 @@
         const before = sections.get(current);
         if (before && before.hidden) before.hidden();
         current = id;
-        sessionStorage.setItem(STEP_KEY, id);
+        app.kept.set(STEP_KEY, id, { session: true });
         for (const step of root().querySelectorAll("[role=tab]")) {
             const chosen = step.id === "lora_trainer_step_" + id;
             step.setAttribute("aria-selected", chosen);
@@ -512,7 +522,7 @@
     function header(home) {
         const language = app.widgets.select({
             value: home.language, label: app.t("Language"), options: home.languages.map((known) => ({ value: known.code, label: known.name })),
-            onchange: (code) => { localStorage.setItem(LANGUAGE_KEY, code); app.store.set("language", code); app.start(); },
+            onchange: (code) => { app.kept.set(LANGUAGE_KEY, code); app.store.set("language", code); app.start(); },
         });
         return el("div", { class: "lora-trainer-header" },
             el("p", { class: "lora-trainer-help" }, home.host.cpu ? app.t("Trains on the processor, since the WebUI uses no graphics card: this takes long.")
@@ -524,7 +534,7 @@
         const place = root();
         if (!place) return;
         for (const poll of [...polls]) { poll.stopped = true; clearTimeout(poll.timer); polls.delete(poll); }
-        if (app.store.get("language") === undefined) app.store.set("language", localStorage.getItem(LANGUAGE_KEY) || "");
+        if (app.store.get("language") === undefined) app.store.set("language", app.kept.get(LANGUAGE_KEY) || "");
         let home;
         try {
             home = await app.refresh();
@@ -534,7 +544,7 @@
             return;
         }
         const steps = ORDER.map((id) => sections.get(id)).filter(Boolean);
-        const before = current || sessionStorage.getItem(STEP_KEY);
+        const before = current || app.kept.get(STEP_KEY, { session: true });
         const old = sections.get(current);
         if (old && old.hidden) old.hidden();
         current = null;

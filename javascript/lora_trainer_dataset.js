@@ -19,7 +19,7 @@
 
     dataset.choose = function (id) {
         app.store.set("dataset", id);
-        if (id) localStorage.setItem(CHOSEN_KEY, id); else localStorage.removeItem(CHOSEN_KEY);
+        app.kept.set(CHOSEN_KEY, id);
         summarize();
     };
 
@@ -42,7 +42,7 @@
 
     function take(cards) {
         app.store.set("datasets", cards);
-        const chosen = app.store.get("dataset") || localStorage.getItem(CHOSEN_KEY);
+        const chosen = app.store.get("dataset") || app.kept.get(CHOSEN_KEY);
         const known = cards.some((card) => card.id === chosen);
         dataset.choose(known ? chosen : cards.length === 1 ? cards[0].id : "");
     }

@@ -23,11 +23,11 @@
     let ours = null;
 
     function remember() {
-        try { localStorage.setItem(DRAFT_KEY, JSON.stringify(draft)); } catch { /* private windows keep nothing */ }
+        app.kept.set(DRAFT_KEY, draft);
     }
 
     function recall(home) {
-        try { Object.assign(draft, JSON.parse(localStorage.getItem(DRAFT_KEY)) || {}); } catch { /* begin anew */ }
+        Object.assign(draft, app.kept.get(DRAFT_KEY));
         const known = fieldsOf(home);
         draft.changes = Object.fromEntries(Object.entries(draft.changes || {}).filter(([key]) => known.has(key)));
         const presets = home.presets || [];

@@ -32,11 +32,11 @@
         page.panel.dataset.pictures = bench.picturesAreLarge() ? "large" : "small";
     };
 
-    bench.picturesAreLarge = () => { try { return localStorage.getItem(PICTURES_KEY) === "large"; } catch { return false; } };
+    bench.picturesAreLarge = () => app.kept.get(PICTURES_KEY) === "large";
 
     /** "small" or "large", beside the captions; remembered by this browser. */
     bench.showPictures = function (size) {
-        try { localStorage.setItem(PICTURES_KEY, size); } catch { /* private windows keep nothing */ }
+        app.kept.set(PICTURES_KEY, size);
         bench.page.panel.dataset.pictures = bench.picturesAreLarge() ? "large" : "small";
         for (const row of bench.page.rows().values()) row.redraw();
     };
@@ -98,13 +98,12 @@
     };
 
     function remember() {
-        try { sessionStorage.setItem(VIEW_KEY, JSON.stringify({ dataset: app.store.get("dataset"), query: bench.page.pages.query })); } catch { /* private windows keep nothing */ }
+        app.kept.set(VIEW_KEY, { dataset: app.store.get("dataset"), query: bench.page.pages.query }, { session: true });
     }
 
     /** What this browser session looked at last in this dataset. */
     bench.recall = function () {
-        let kept = null;
-        try { kept = JSON.parse(sessionStorage.getItem(VIEW_KEY)); } catch { /* begin anew */ }
+        const kept = app.kept.get(VIEW_KEY, { session: true });
         const query = kept && kept.dataset === app.store.get("dataset") ? kept.query : {};
         return { offset: 0, order: "name", ...bench.emptyFilter(), ...query, trigger: bench.trigger(), tokens: bench.limit() };
     };

@@ -98,8 +98,8 @@
             run.status === "finished" ? app.widgets.button({ label: app.t("Show those not reviewed yet"), onclick: () => bench.ask({ ...bench.emptyFilter(), filter: "unreviewed" }) }) : app.widgets.button({ label: app.t("Go on"), onclick: ask }), close);
     }
 
-    function remember() { try { sessionStorage.setItem(CHOICE_KEY + "-closed", dismissed); } catch { /* private windows keep nothing */ } }
-    function seenBefore(one) { try { return sessionStorage.getItem(CHOICE_KEY + "-closed") === one.id; } catch { return false; } }
+    const remember = () => app.kept.set(CHOICE_KEY + "-closed", dismissed, { session: true });
+    const seenBefore = (one) => app.kept.get(CHOICE_KEY + "-closed", { session: true }) === one.id;
 
     // --- the dialog ------------------------------------------------------------------------------------------------------------------
 
@@ -107,8 +107,7 @@
         await bench.page.saveAll();
         const captioners = await app.api.get("captioners");
         const { total, captioned } = bench.page.pages.answer;
-        let kept = {};
-        try { kept = JSON.parse(localStorage.getItem(CHOICE_KEY)) || {}; } catch { /* begin anew */ }
+        const kept = app.kept.get(CHOICE_KEY) || {};
         let chosen = captioners.find((one) => one.name === kept.captioner) || captioners.find((one) => one.on_disk) || captioners[0];
         // what was set once is offered again: {captioner: {key: value}}
         const options = kept.options || {};
@@ -162,7 +161,7 @@
         async function begin(when) {
             token = token || app.random();
             const values = Object.fromEntries(Object.entries(options[chosen.name]).filter(([, value]) => value !== null && value !== ""));
-            try { localStorage.setItem(CHOICE_KEY, JSON.stringify({ captioner: chosen.name, options })); } catch { /* private windows keep nothing */ }
+            app.kept.set(CHOICE_KEY, { captioner: chosen.name, options });
             try {
                 run = await app.api.post(dataset.path("caption-run"), { captioner: chosen.name, options: values, only_missing: wish.which === "missing", overwrite: wish.which === "all", select: targets.select(), trigger: bench.trigger(), token, when });
             } catch (problem) {

@@ -35,6 +35,14 @@ def test_two_clicks_have_two_names(call):
     assert one != two and len(one) == len(two) == 32
 
 
+def test_a_browser_that_keeps_nothing_is_no_obstacle(script_page, call):
+    # a page without an address is refused its storage, as pages are where a visitor has switched it off
+    assert script_page.evaluate("(() => { try { localStorage.length; } catch { return 'refused'; } })()") == "refused"
+    for session in (False, True):
+        call("kept.set", "lora-trainer-test", {"a": 1}, {"session": session})
+        assert call("kept.get", "lora-trainer-test", {"session": session}) is None
+
+
 @pytest.mark.parametrize(
     ("language", "sentences", "words"),
     [("en", ["no images are chosen", "Add images first.", None, ""], "no images are chosen. Add images first."),
