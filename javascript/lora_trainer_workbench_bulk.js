@@ -40,20 +40,21 @@
 
     // --- the kinds of change ---------------------------------------------------------------------------------------------------------
 
-    /** [id, label, fields of the form, action from their values or null while something is missing]. A field is [key, kind, label, start, help or choices]. */
+    /** [id, label, fields of the form, action from their values or null while something is missing]. A field is [key, kind, label, start, help or choices]; in
+     * those of the kinds "tags" and "tag" the dataset's tags are offered. */
     const kinds = () => [
         ["add", app.t("Add words"), [
-            ["text", "text", app.t("Words"), "", app.t("Several with commas between. What a caption has already is not added again.")],
+            ["text", "tags", app.t("Words"), "", app.t("Several with commas between. What a caption has already is not added again.")],
             ["at", "choice", app.t("Where"), "end", [["end", app.t("At the end")], ["front", app.t("At the front")], ["after-first", app.t("After the first tag")]]],
         ], ({ text, at }) => text.trim() && { do: "add", text, at }],
-        ["remove", app.t("Remove tags"), [["tags", "text", app.t("Tags"), "", app.t("Several with commas between. A tag is what stands between two commas.")]],
+        ["remove", app.t("Remove tags"), [["tags", "tags", app.t("Tags"), "", app.t("Several with commas between. A tag is what stands between two commas.")]],
             ({ tags }) => tags.trim() && { do: "remove", tags: tags.split(/[,\uff0c]/).map((tag) => tag.trim()).filter(Boolean) }],
         ["replace", app.t("Replace text"), [
             ["find", "text", app.t("Find"), ""], ["replace", "text", app.t("Replace with"), "", app.t("Empty: what was found is removed.")],
             ["whole", "flag", app.t("Whole words only"), true], ["case", "flag", app.t("Capital letters matter"), false],
             ["regex", "flag", app.t("Regular expression"), false, app.t("For example (\\w+) dress, replaced with \\1 gown.")],
         ], ({ find, replace, whole, case: letters, regex }) => find && { do: "replace", find, replace, regex, case: letters, whole: whole && !regex }],
-        ["replace-tag", app.t("Rename a tag"), [["tag", "text", app.t("Tag"), ""], ["replace", "text", app.t("New name"), ""]],
+        ["replace-tag", app.t("Rename a tag"), [["tag", "tag", app.t("Tag"), ""], ["replace", "tag", app.t("New name"), ""]],
             ({ tag, replace }) => tag.trim() && { do: "replace-tag", tag, replace }],
         ["trigger", app.t("Set the trigger word"), [
             ["word", "text", app.t("Trigger word"), bench.trigger(), app.t("It is put in front where it is missing.")], ["instead_of", "text", app.t("Instead of"), "", app.t("An older trigger word that is to go.")],
@@ -74,7 +75,9 @@
         if (kind === "flag") return bench.flag(bench.checkbox(start, take), label, more || "");
         if (kind === "choice") return app.widgets.labelled(label, app.widgets.select({ value: start, options: more.map(([value, words]) => ({ value, label: words })), onchange: take }));
         if (kind === "number") return app.widgets.labelled(label, bench.number({ value: start, minimum: 0, maximum: 100, oninput: take }), { help: more });
-        return app.widgets.labelled(label, app.widgets.text({ value: start, maxlength: 2000, oninput: take }), { help: more || "" });
+        const box = app.widgets.text({ value: start, maxlength: 2000, oninput: take });
+        const field = app.widgets.labelled(label, box, { help: more || "" });
+        return kind === "text" ? field : bench.completed(field, box, () => take(box.value), { single: kind === "tag" });
     }
 
     // --- the dialog ------------------------------------------------------------------------------------------------------------------

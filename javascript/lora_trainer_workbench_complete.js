@@ -1,7 +1,8 @@
 /* Tags offered while a caption is typed: those of this dataset, the most frequent first, and the preferred words of its vocabulary. Down and Up choose one,
  * Enter takes it, Escape puts the list away; Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences nothing is offered.
  *
- *     bench.complete(box, oninput) -> the list's element, to stand below the box        Called by each row. */
+ *     bench.complete(box, oninput) -> the list's element, to stand below the box        Called by each row.
+ *     bench.completed(field, box, oninput, {single})                                     The same for a labelled box, as "Change many" has them. */
 (function (app) {
     "use strict";
 
@@ -57,7 +58,8 @@
         return found.sort(([one], [other]) => one - other).slice(0, SHOWN).map(([, one]) => one);
     }
 
-    bench.complete = function (box, oninput) {
+    /** `single`: the box is for one tag, so no comma follows it. */
+    bench.complete = function (box, oninput, { single = false } = {}) {
         const id = app.id("complete");
         const list = el("ul", { class: "lora-trainer-bench-complete", id, role: "listbox", hidden: true, "aria-label": app.t("Tags of this dataset") });
         let at = -1, serial = 0;
@@ -107,7 +109,7 @@
         function take(tag) {
             const { from, to } = tagAt(box.value, box.selectionStart);
             const behind = box.value.slice(to);
-            const text = behind.trim() ? tag : tag + ", ";
+            const text = behind.trim() || single ? tag : tag + ", ";
             box.setSelectionRange(from, behind.trim() ? to : box.value.length);
             // as if it were typed: the box's own Ctrl+Z takes it back
             if (!document.execCommand("insertText", false, text)) { box.setRangeText(text, box.selectionStart, box.selectionEnd, "end"); oninput(); }
@@ -131,6 +133,13 @@
             event.stopImmediatePropagation();
         }, true);
         return list;
+    };
+
+    bench.completed = function (field, box, oninput, options) {
+        const place = el("div", { class: "lora-trainer-caption-box" });
+        box.replaceWith(place);
+        place.append(box, bench.complete(box, oninput, options));
+        return field;
     };
 
     bench.completing = { tagAt, fitting };

@@ -226,6 +226,34 @@ def test_tags_of_the_dataset_are_offered_while_a_caption_is_typed(host, visitor,
     eventually(lambda: dataset.captions()[0], "red fox, snow, day, forest")
 
 
+def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Change many").click()
+    dialog = dialog_of(page, "Change many captions")
+    dialog.get_by_label("Change", exact=True).select_option("remove")
+    box = dialog.get_by_label("Tags", exact=True)
+    box.press_sequentially("sn")
+    eventually(dialog.locator("[role=listbox] li:visible").all_text_contents, ["snow2"])
+    box.press("Enter")
+    assert box.input_value() == "snow, "
+    dialog.get_by_text("2 of 4 captions will change.").wait_for()
+    # Escape closes the list, and then the dialog
+    box.press_sequentially("fo")
+    dialog.locator("[role=listbox] li:visible").first.wait_for()
+    box.press("Escape")
+    assert dialog.is_visible() and not dialog.locator("[role=listbox]").is_visible()
+    dialog.get_by_label("Change", exact=True).select_option("replace-tag")
+    box = dialog.get_by_label("Tag", exact=True)
+    box.press_sequentially("gre")
+    dialog.locator("[role=listbox] li:visible").first.click()
+    assert box.input_value() == "grey wolf"
+    dialog.get_by_label("New name").fill("white wolf")
+    dialog.get_by_text("2 of 4 captions will change.").wait_for()
+    apply(dialog)
+    eventually(dataset.captions, ["red fox, snow, day", "red fox, forest, day", "white wolf, snow, night", "white wolf, forest, night"])
+
+
 def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
