@@ -26,7 +26,9 @@ def test_a_caption_does_not_depend_on_the_batch():
 
 
 def test_it_runs_in_sixteen_bits():
-    assert loaded(tiny_blip(), dtype=torch.bfloat16).caption(PICTURES[:1])[0].text
+    captioner = loaded(tiny_blip(), dtype=torch.bfloat16)
+    assert {parameter.dtype for parameter in captioner._model.parameters()} == {torch.bfloat16}
+    assert captioner.caption(PICTURES[:1])[0].text.split()
 
 
 @pytest.mark.parametrize(("said", "caption"), [

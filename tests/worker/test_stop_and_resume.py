@@ -207,7 +207,7 @@ def test_a_changed_learning_rate_is_used_after_a_resume_and_said(tmp_path, monke
 
     monkeypatch.setattr(TrainingJob, "before_step", before_step)
     assert job.run(folder.path) == job.FINISHED
-    assert all(0 < rate <= 1e-5 and decay == 0.5 for rate, decay in seen)
+    assert seen and all(0 < rate <= 1e-5 and decay == 0.5 for rate, decay in seen)
     warnings = [warning.message for warning in folder.read_state().warnings]
     assert "learning_rate was 0.001 until the resume point and is 1e-05 from there" in warnings
 
