@@ -32,6 +32,9 @@
         return parts.flat().filter(Boolean).map((part) => (/[.!?:\u3002\uff01\uff1f\uff1a\u2026]$/.test(part) ? part : part + (wide ? "\u3002" : "."))).join(wide ? "" : " ");
     };
 
+    /** "Name: words", as the language sets it. */
+    app.colon = (name, words) => name + (/^(zh|ja)/.test(locale()) ? "\uff1a" : ": ") + words;
+
     app.number = (value, digits = 0) =>
         Number(value).toLocaleString(locale(), { minimumFractionDigits: 0, maximumFractionDigits: digits });
 
@@ -413,7 +416,7 @@
             app.open(next.id);
             root().querySelector("#lora_trainer_step_" + next.id).focus();
         };
-        return el("div", { class: "lora-trainer-steps", role: "tablist", "aria-label": app.t("Steps"), onkeydown: move }, steps.map((section, index) =>
+        return el("div", { class: "lora-trainer-steps", role: "tablist", "aria-label": app.t("From the images to the LoRA"), onkeydown: move }, steps.map((section, index) =>
             el("button", { type: "button", role: "tab", class: "lora-trainer-step", id: "lora_trainer_step_" + section.id, "aria-controls": "lora_trainer_section_" + section.id, "aria-selected": "false", tabindex: "-1", onclick: () => app.open(section.id) },
                 el("span", { class: "lora-trainer-step-number", "aria-hidden": "true" }, String(index + 1)),
                 el("span", { class: "lora-trainer-step-title" }, section.title()),

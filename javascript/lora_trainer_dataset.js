@@ -49,7 +49,7 @@
 
     function summarize() {
         const card = dataset.chosen();
-        app.summary("images", card ? app.t("{name}: {count}", { name: card.name, count: dataset.count(card.count) }) : "", "");
+        app.summary("images", card ? app.colon(card.name, dataset.count(card.count)) : "", "");
         app.summary("captions", card && card.count ? app.t("{done} of {count}", { done: app.number(card.captioned), count: app.number(card.count) }) : "", "");
     }
 

@@ -372,7 +372,7 @@
         if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
         if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
         // the reason is that of the common value: another value for one family has another
-        return field.key in preset.values && field.key in familyValues(preset) ? "" : preset.title + ": " + preset.notes[field.key];
+        return field.key in preset.values && field.key in familyValues(preset) ? "" : app.colon(preset.title, preset.notes[field.key]);
     }
 
     // --- what will happen --------------------------------------------------------------------------------------------------------------

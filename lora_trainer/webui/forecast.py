@@ -7,6 +7,7 @@ worker's own (dataset.buckets, config.settle): what is foretold is what will be 
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -88,16 +89,15 @@ class Forecast:
         size = settings.encoded_bytes(pixels, len(self._dataset.examples), self.settled.dataset.flip_augmentation)
         return size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
 
-    def target(self, name: str) -> str:
-        """Where a LoRA that is to be called `name` will be, from the models folder on."""
+    def target(self, name: str, pending: Iterable[str] = ()) -> str:
+        """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`: what those of runs before it are to be called."""
         lora_dir = self.settled.output.lora_dir
         assert lora_dir is not None
         wanted = clean_name(name)
-        taken = _held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS))
-        free, number = wanted, 2
-        while free.casefold() in taken:
-            free, number = f"{wanted}-{number}", number + 1
-        return f"{lora_dir.parent.name}/{lora_dir.name}/{free}.safetensors"
+        taken = set(_held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS)))
+        for before in pending:
+            taken.add(_free(clean_name(before), taken).casefold())
+        return f"{lora_dir.parent.name}/{lora_dir.name}/{_free(wanted, taken)}.safetensors"
 
     @property
     def resolved(self) -> dict[str, Any]:
@@ -110,6 +110,14 @@ class Forecast:
 @lru_cache(maxsize=4)
 def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
     return layers_of(path, detect_any(path))
+
+
+def _free(wanted: str, taken: Collection[str]) -> str:
+    """The name that delivery gives: `wanted`, or wanted-2 ... where that is taken."""
+    free, number = wanted, 2
+    while free.casefold() in taken:
+        free, number = f"{wanted}-{number}", number + 1
+    return free
 
 
 @lru_cache(maxsize=2)

@@ -6,6 +6,7 @@ and the end of each run's events are read, and each run once for as long as it d
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from lora_trainer.runs.folder import RunFolder
 
 END = 16_384
 """Bytes at the end of events.jsonl that are looked at: some eighty steps."""
+LONGEST_WAKING = 300.0
 FEWEST_STEPS = 10
 """The first steps of a run are slow, and the average needs a few."""
 
@@ -131,9 +133,18 @@ def _beginning(folder: RunFolder) -> tuple[str, float]:
         for line in stream:
             event = events.from_line(line.decode("utf-8", errors="replace"))
             if isinstance(event, events.Started):
-                started = event.time
+                started = started or event.time - _waking(folder, event.time)
             elif isinstance(event, events.Planned):
                 family = event.family
             elif isinstance(event, events.Progress) and event.loss is not None:
                 return family, max(0.0, event.time - started) if started else 0.0
     return family, 0.0
+
+
+def _waking(folder: RunFolder, first_word: float) -> float:
+    """Seconds from the start of the run's process to its first word; 0 where another process has been at work there since."""
+    try:
+        started = float(json.loads(folder.worker.read_text(encoding="utf-8"))["started"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0.0
+    return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0

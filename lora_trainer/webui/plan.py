@@ -357,7 +357,7 @@ def _foretold(studio: Studio, draft: _Draft, dataset: Dataset, forecast: Forecas
     findings = bucketing.bucket_findings(dataset.examples, forecast.buckets, forecast.settled.dataset, forecast.resolution)
     problems += _finding_problems(findings, forecast.settled)
     problems += _number_problems(draft, forecast)
-    seconds, disk, target = forecast.seconds(studio.pace), forecast.disk_bytes, forecast.target(draft.name)
+    seconds, disk, target = forecast.seconds(studio.pace), forecast.disk_bytes, forecast.target(draft.name, studio.runs.pending_names())
     problems += _disk_problems(studio, disk)
     return Plan(
         sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),

@@ -278,6 +278,13 @@ class Runs:
         entry = self._entry(run_id)
         return _text(entry.folder.path / SETTINGS_OF[entry.job])
 
+    def pending_names(self) -> list[str]:
+        """What the LoRAs of the trainings at work and in the queue are to be called, in their order."""
+        line = self.queue.read()
+        ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else []), *line.waiting])
+        entries = [self.history.entry(run_id) for run_id in ids if (self.history.runs / run_id).is_dir()]
+        return [present.name_of(entry) for entry in entries if entry.job == "train" and entry.problem is None and not entry.state.delivered]
+
     def entry(self, run_id: str) -> Entry:
         """What lies in a run's folder. Raises NotFound."""
         return self._entry(run_id)

@@ -77,4 +77,5 @@ def studio(root: Path) -> SimpleNamespace:
         checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
         images=KnownImages(data.root / "images.json"),
         pace=Pace(data.folder("runs")),
+        runs=SimpleNamespace(pending_names=list),
     )

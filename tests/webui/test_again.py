@@ -26,7 +26,7 @@ def studio(tmp_path):
     made.host.list(tiny_checkpoint("sd1"))
     made.host.load(tiny_checkpoint("sd1"))
     history = History(made.data.folder("runs"))
-    made.runs = SimpleNamespace(entry=history.entry)
+    made.runs.entry = history.entry
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
     run = run_config(made, RunWish(dataset="discs", name="ink", settings=asked))
     done = config.settle(run, 64, 40).replace(prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no")

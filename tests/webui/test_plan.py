@@ -100,6 +100,11 @@ def test_a_name_that_is_taken_gets_a_number(studio):
     assert plan(studio, wish("ink")).target == "models/Lora/ink-2.safetensors"
 
 
+def test_runs_that_come_before_take_their_names_first(studio):
+    studio.runs.pending_names = lambda: ["Ink", "other", "ink"]
+    assert plan(studio, wish("ink")).target == "models/Lora/ink-3.safetensors"
+
+
 def test_without_a_name_the_datasets_name_is_taken(studio):
     assert plan(studio, wish()).target == "models/Lora/discs.safetensors"
     assert run_config(studio, wish()).lora.name == "discs"

@@ -58,6 +58,17 @@ def test_a_run_that_waits_for_nobody_does_not_say_that_it_waits_for_the_graphics
     assert [(run["status"], run["sentence"]) for run in said] == [("starting", "The training process is starting.")]
 
 
+def test_the_names_to_come_are_those_at_work_and_in_the_queue(desk):
+    desk.create("ink")
+    desk.tick()
+    desk.create("fox")
+    assert desk.runs.pending_names() == ["ink", "fox"]
+    desk.workers["ink"].end(0)
+    append(desk.folder("ink"), *FINISHED)
+    desk.tick()
+    assert desk.runs.pending_names() == ["fox"]
+
+
 def test_two_clicks_of_one_name_at_one_instant_are_two_runs(desk, monkeypatch):
     real, first = desk.settings_of, []
 
