@@ -17,13 +17,29 @@
     /** Two texts -> [[kind, text]]: kind "same", "gone" or "new", in the order they are read. */
     function difference(before, after) {
         const one = pieces(before), two = pieces(after);
-        if (one.length > MOST_WORDS || two.length > MOST_WORDS) return [["gone", before], ["new", after]].filter(([, text]) => text);
+        // what they begin and end with alike needs no search: mostly little is left
+        const shorter = Math.min(one.length, two.length);
+        let start = 0, end = 0;
+        while (start < shorter && one[start] === two[start]) start += 1;
+        while (end < shorter - start && one[one.length - 1 - end] === two[two.length - 1 - end]) end += 1;
+        const first = one.slice(0, start).join(""), last = one.slice(one.length - end).join("");
+        const found = first ? [["same", first]] : [];
+        middle(one.slice(start, one.length - end), two.slice(start, two.length - end), found);
+        if (last) found.push(["same", last]);
+        return found;
+    }
+
+    /** What two rows of pieces do not begin or end with alike, added to `found`. */
+    function middle(one, two, found) {
+        if (one.length > MOST_WORDS || two.length > MOST_WORDS) {
+            found.push(...[["gone", one.join("")], ["new", two.join("")]].filter(([, text]) => text));
+            return;
+        }
         // the longest common row of pieces, from the end
         const length = Array.from({ length: one.length + 1 }, () => new Uint16Array(two.length + 1));
         for (let i = one.length - 1; i >= 0; i -= 1) {
             for (let j = two.length - 1; j >= 0; j -= 1) length[i][j] = one[i] === two[j] ? length[i + 1][j + 1] + 1 : Math.max(length[i + 1][j], length[i][j + 1]);
         }
-        const found = [];
         const add = (kind, text) => {
             const last = found[found.length - 1];
             if (last && last[0] === kind) last[1] += text; else found.push([kind, text]);
@@ -32,7 +48,6 @@
         while (i < one.length || j < two.length) {
             if (i < one.length && j < two.length && one[i] === two[j]) { add("same", one[i]); i += 1; j += 1; } else if (i < one.length && (j === two.length || length[i + 1][j] >= length[i][j + 1])) { add("gone", one[i]); i += 1; } else { add("new", two[j]); j += 1; }
         }
-        return found;
     }
 
     const shownDifference = (before, after) => el("p", { class: "lora-trainer-bench-difference" }, difference(before, after).map(([kind, text]) =>

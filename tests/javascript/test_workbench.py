@@ -36,8 +36,14 @@ def test_what_differs_is_told_word_by_word(call, before, after, pieces):
 
 
 def test_texts_too_long_to_compare_are_told_as_a_whole(call):
-    before, after = "a " * 300, "b " * 300
-    assert call("workbench.bulk.difference", before, after) == [["gone", before], ["new", after]]
+    before, after = "a " * 300 + "z", "b " * 300 + "y"
+    assert call("workbench.bulk.difference", "fox " + before, "fox " + after) == [["same", "fox "], ["gone", before], ["new", after]]
+
+
+def test_a_word_more_in_a_very_long_caption_is_told_alone(call):
+    long = ", ".join(f"tag {number}" for number in range(400))
+    assert call("workbench.bulk.difference", long, long + ", ink") == [["same", long], ["new", ", ink"]]
+    assert call("workbench.bulk.difference", long, "ink, " + long) == [["new", "ink, "], ["same", long]]
 
 
 @pytest.mark.parametrize(
