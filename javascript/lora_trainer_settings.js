@@ -293,6 +293,8 @@
                 const input = text({ oninput: (value) => hear(field.type === "list" ? parts(value) : parts(value).map((part) => number(part, false))) });
                 return plain(input, (value) => { if (document.activeElement !== input) input.value = (value || []).join(", "); });
             }
+            case "paragraph":
+                return plain(text({ rows: 3, oninput: (value) => hear(value) }));
             case "text":
                 return plain(text({ placeholder: EXAMPLES[field.key] || "", oninput: (value) => hear(value) }));
             default: {

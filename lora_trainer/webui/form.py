@@ -12,14 +12,15 @@ import types
 import typing
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any, Literal
 
 from lora_trainer import config
 from lora_trainer.config import GROUPS
 from lora_trainer.webui import texts
 
-Type = Literal["text", "lines", "number", "integer", "auto_number", "auto_integer", "choice", "flag", "auto_flag", "list", "number_list"]
-"""`auto_...`: may be empty, which means auto. `lines`: one text a line. `list` and `number_list`: separated by commas."""
+Type = Literal["text", "lines", "number", "integer", "auto_number", "auto_integer", "choice", "flag", "auto_flag", "list", "number_list", "paragraph"]
+"""`auto_...`: may be empty, which means auto. `lines`: one text a line; `paragraph`: one long text. `list` and `number_list`: separated by commas."""
 
 CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
     "train_data_dir": "dataset", "metadata_path": "dataset", "base_model": "checkpoint", "vae": "checkpoint", "name": "name",
@@ -112,6 +113,7 @@ HELPS: Texts = {
 """Key -> its help, where the config's own sentence speaks of files and keys that nobody sees in the tab."""
 
 KEYS = frozenset(LABELS)
+_GROUP_OF = {item.name: group for _, group in GROUPS for item in dataclasses.fields(group)}  # type: ignore[arg-type]
 # keys without an underscore are words of the language too
 _KEYS_IN_A_SENTENCE = re.compile(r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key)))
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
@@ -138,6 +140,7 @@ UNITS: Texts = {
 STEPS: Mapping[str, float] = {
     "resolution": 64, "bucket_step": 8, "sample_size": 64, "preferred_weight": 0.05, "caption_dropout": 0.05, "lora_dropout": 0.05,
     "noise_offset": 0.01, "sample_guidance": 0.5, "max_upscale": 0.5, "lora_alpha": 1, "weight_decay": 0.01, "max_grad_norm": 0.1, "min_snr_gamma": 1,
+    "threshold": 0.05, "character_threshold": 0.05,
 }  # fmt: skip
 """What one click on a field's arrows adds. Learning rates have none: any number will do."""
 
@@ -167,22 +170,30 @@ def _advanced_group(identity: str, group: type[config.Settings], language: str) 
 
 
 def _field(key: str, language: str) -> dict[str, Any]:
-    item = fields()[key]
-    kind, optional = _kind(key)
     return {
-        "key": key,
+        **field_of(_GROUP_OF[key], key, language),
         "label": texts.translate(LABELS[key], language),
         "help": _help(key, language),
-        "type": type_of(key),
+        "advanced": key not in PLAIN,
+        "unit": texts.translate(UNITS[key], language) if key in UNITS else "",
+    }
+
+
+def field_of(group: type[config.Settings], key: str, language: str) -> dict[str, Any]:
+    """What the browser has to know of one setting of a group to draw it, but for its name and its help: kind, choices, bounds, default."""
+    item = next(item for item in dataclasses.fields(group) if item.name == key)  # type: ignore[arg-type]
+    kind, optional = _kind(group, key)
+    return {
+        "key": key,
+        "type": type_of(group, key),
         "choices": [{"value": choice, "label": _shown(choice, language)} for choice in typing.get_args(kind)] if _is_choice(kind) else [],
-        "minimum": _bound(item, "at_least"),
-        "maximum": _bound(item, "at_most"),
-        "above": _bound(item, "above"),
+        "minimum": item.metadata["at_least"],
+        "maximum": item.metadata["at_most"],
+        "above": item.metadata["above"],
         "step": STEPS.get(key, 1 if kind is int else None),
         "default": list(item.default) if isinstance(item.default, tuple) else item.default,
         "optional": optional,
-        "advanced": key not in PLAIN,
-        "unit": texts.translate(UNITS[key], language) if key in UNITS else "",
+        "unit": "",
     }
 
 
@@ -192,33 +203,30 @@ def _help(key: str, language: str) -> str:
     return _KEYS_IN_A_SENTENCE.sub(lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence)
 
 
-def fields() -> dict[str, dataclasses.Field[Any]]:
-    """Key -> its field, for every key of the form."""
-    return {item.name: item for _, group in GROUPS for item in dataclasses.fields(group) if item.name in KEYS}  # type: ignore[arg-type]
-
-
-def type_of(key: str) -> Type:
-    """How a key is entered."""
-    kind, optional = _kind(key)
+def type_of(group: type[config.Settings], key: str) -> Type:
+    """How a setting is entered."""
+    kind, optional = _kind(group, key)
     if _is_choice(kind):
         return "choice"
     if typing.get_origin(kind) is tuple:
         if key == "sample_prompts":  # prompts contain commas
             return "lines"
         return "number_list" if typing.get_args(kind)[0] is float else "list"
-    names: dict[Any, Type] = {int: "integer", float: "number", bool: "flag", str: "text"}
+    if kind in (str, Path):
+        return "paragraph" if key == "instruction" else "text"
+    names: dict[Any, Type] = {int: "integer", float: "number", bool: "flag"}
     optionals: dict[Any, Type] = {int: "auto_integer", float: "auto_number", bool: "auto_flag"}
     return optionals[kind] if optional else names[kind]
 
 
 @cache
-def _kinds() -> dict[str, Any]:
-    return {key: kind for _, group in GROUPS for key, kind in typing.get_type_hints(group).items()}
+def _kinds(group: type[config.Settings]) -> dict[str, Any]:
+    return typing.get_type_hints(group)
 
 
-def _kind(key: str) -> tuple[Any, bool]:
-    """A key's type without None, and whether None, which is auto, is allowed."""
-    kind = _kinds()[key]
+def _kind(group: type[config.Settings], key: str) -> tuple[Any, bool]:
+    """A setting's type without None, and whether None, which is auto, is allowed."""
+    kind = _kinds(group)[key]  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
     if typing.get_origin(kind) in (typing.Union, types.UnionType):
         return next(option for option in typing.get_args(kind) if option is not type(None)), True
     return kind, False
@@ -231,8 +239,3 @@ def _is_choice(kind: Any) -> bool:
 def _shown(choice: object, language: str) -> str:
     name = str(choice)
     return PROPER_NAMES[name] if name in PROPER_NAMES else texts.translate(CHOICES[name], language)
-
-
-def _bound(item: dataclasses.Field[Any], name: str) -> float | None:
-    value: float | None = item.metadata[name]
-    return value

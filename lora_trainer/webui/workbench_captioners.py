@@ -9,10 +9,7 @@ only replaced when that is asked for. No model is looked into here, and nothing 
 
 from __future__ import annotations
 
-import dataclasses
 import re
-import types
-import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +21,7 @@ from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.errors import ConfigError, Message
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.webui import texts
+from lora_trainer.webui import form, texts
 from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
 from lora_trainer.webui.form import Texts
@@ -48,7 +45,6 @@ LABELS: Texts = {
 }
 """Setting -> what an artist calls it, in the order of the form."""
 ADVANCED = frozenset({"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"})
-LINES = frozenset({"instruction"})
 PATHS = frozenset({"vocabulary"})
 """Settings that name a file of this machine: for the person at it alone."""
 
@@ -123,42 +119,12 @@ def _keys_of(info: CaptionerInfo) -> list[str]:
 
 
 def _field(key: str, language: str) -> dict[str, Any]:
-    item = next(field for field in dataclasses.fields(CaptionSettings) if field.name == key)
-    kind, optional = _kind(key)
-    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
     return {
-        "key": key,
+        **form.field_of(CaptionSettings, key, language),
         "label": texts.translate(LABELS[key], language),
         "help": texts.translate(config.documentation_of(CaptionSettings)[key], language),
-        "type": _type(key, kind, optional),
-        "choices": [{"value": choice, "label": choice} for choice in choices],
-        "minimum": item.metadata["at_least"],
-        "maximum": item.metadata["at_most"],
-        "above": item.metadata["above"],
-        "step": 0.05 if "threshold" in key else 1 if kind is int else None,
-        "default": list(item.default) if isinstance(item.default, tuple) else item.default,
-        "optional": optional,
         "advanced": key in ADVANCED,
-        "unit": "",
     }
-
-
-def _kind(key: str) -> tuple[Any, bool]:
-    kind = typing.get_type_hints(CaptionSettings)[key]
-    if typing.get_origin(kind) in (typing.Union, types.UnionType):
-        return next(option for option in typing.get_args(kind) if option is not type(None)), True
-    return kind, False
-
-
-def _type(key: str, kind: Any, optional: bool) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return "choice"
-    if typing.get_origin(kind) is tuple:
-        return "list"
-    if kind in (int, float):
-        name = "integer" if kind is int else "number"
-        return f"auto_{name}" if optional else name
-    return "lines" if key in LINES else "text"
 
 
 # --- a run -------------------------------------------------------------------------------------------------------------------------------

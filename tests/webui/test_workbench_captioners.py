@@ -28,7 +28,8 @@ def test_every_captioner_is_offered_with_what_it_costs_and_its_own_settings(tmp_
     assert list(found) == list(CAPTIONERS)
     qwen, wd = found["qwen"], found["wd"]
     assert (qwen["download_text"], qwen["on_disk"]) == ("4.4 GB", False)
-    assert "instruction" in [field["key"] for field in qwen["fields"]]
+    # one text, however long: a list of lines is no instruction
+    assert [(field["type"], field["default"]) for field in qwen["fields"] if field["key"] == "instruction"] == [("paragraph", "")]
     assert "threshold" not in [field["key"] for field in qwen["fields"]]
     fields = {field["key"]: field for field in wd["fields"]}
     assert (fields["threshold"]["type"], fields["threshold"]["minimum"], fields["threshold"]["maximum"]) == ("auto_number", 0.0, 1.0)
