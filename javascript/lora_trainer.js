@@ -210,12 +210,20 @@
             const heading = app.id("dialog");
             const dialog = el("dialog", { class: "lora-trainer-dialog" + (wide ? " lora-trainer-dialog-wide" : ""), "aria-labelledby": heading });
             const close = () => dialog.close();
+            // a toast would lie behind it
+            const trouble = el("div");
+            const act = async (action) => {
+                app.fill(trouble);
+                try { if ((await (action.onclick && action.onclick())) !== false) close(); } catch (problem) {
+                    if (!(problem instanceof app.Problem)) throw problem;
+                    app.fill(trouble, app.widgets.problem(problem));
+                    trouble.scrollIntoView({ block: "nearest" });
+                }
+            };
             app.fill(dialog,
                 el("header", {}, el("h3", { id: heading }, title), el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: close }, "\u00d7")),
-                el("div", { class: "lora-trainer-dialog-body" }, body),
-                actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({
-                    ...action, onclick: async () => { if ((await (action.onclick && action.onclick())) !== false) close(); },
-                }))) : null);
+                el("div", { class: "lora-trainer-dialog-body" }, body, trouble),
+                actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({ ...action, onclick: () => act(action) }))) : null);
             dialog.addEventListener("close", () => { dialog.remove(); if (onclose) onclose(); });
             dialog.addEventListener("click", (event) => event.target === dialog && close());
             // the host's keyboard shortcuts listen on the document

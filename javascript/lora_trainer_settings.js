@@ -406,7 +406,7 @@
 
     function problemItem(problem, goTo) {
         return el("li", { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
-            el("p", {}, el("strong", {}, problem.severity === "error" ? app.t("To mend: ") : app.t("Note: ")), problem.message),
+            el("p", {}, el("strong", {}, problem.severity === "error" ? app.t("To fix: ") : app.t("Note: ")), problem.message),
             problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
             problem.field ? el("button", { type: "button", class: "lora-trainer-settings-show", onclick: () => goTo(problem.field) }, app.t("Show where")) : null);
     }

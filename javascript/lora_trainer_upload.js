@@ -63,7 +63,7 @@
             dropped(event.dataTransfer).then(start).catch(app.widgets.toastProblem);
         });
 
-        let running = false;
+        let running = false, named = "";
 
         async function start(entries, query = {}) {
             if (!entries.length) return;
@@ -157,6 +157,9 @@
         return {
             element: el("div", { class: "lora-trainer-upload-area" }, drop, report),
             name(dataset) {
+                // what was said of another dataset's files
+                if (dataset !== named && !running) app.fill(report);
+                named = dataset;
                 words.textContent = dataset ? app.t("Drop more images for {name} here: files, a folder or a .zip, with captions if you have them", { name: dataset })
                     : app.t("Drop images here: files, a folder or a .zip, with captions if you have them");
             },

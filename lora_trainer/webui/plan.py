@@ -175,7 +175,11 @@ def _dataset(studio: Studio, identity: str) -> Any:
     """The dataset of an id: something with `path` and `name`. Raises DatasetError when none is chosen, or it is gone."""
     if not identity:
         raise DatasetError("no images are chosen", hint="Add images first, under Images.")
-    return studio.datasets.find(identity)
+    dataset = studio.datasets.find(identity)
+    if not dataset.path.is_dir():
+        hint = "It may have been moved, or lie on a disk that is not connected."
+        raise DatasetError("the folder {path} is not there any more", hint=hint, path=dataset.path)
+    return dataset
 
 
 def _free_run_folder(runs: Path, name: str) -> Path:
@@ -343,8 +347,11 @@ def _without_captions(severity: Severity, group: Sequence[Finding]) -> Problem:
     names = ", ".join(finding.path.name for finding in group[:NAMED_PER_KIND] if finding.path is not None)
     if len(group) > NAMED_PER_KIND:
         names += " ..."
+    one, many = Message("one image has no caption: {names}", {"names": names}), Message(
+        "{count} images have no caption: {names}", {"count": len(group), "names": names}
+    )
     return Problem(
-        field="trigger_word", severity=severity, message=Message("{count} images have no caption: {names}", {"count": len(group), "names": names}),
+        field="trigger_word", severity=severity, message=one if len(group) == 1 else many,
         hint=Message("Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each."),
     )  # fmt: skip
 

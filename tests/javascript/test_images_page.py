@@ -149,6 +149,17 @@ def test_files_for_which_nobody_wants_a_dataset_are_left_where_they_are(tab, tmp
     assert page.is_enabled("button:has-text('Choose files')")
 
 
+def test_what_goes_wrong_in_a_dialog_is_told_in_it(tab):
+    page = tab.open()
+    page.click("button:has-text('New dataset')")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog .lora-trainer-notice-error:has-text('a dataset needs a name')")
+    page.keyboard.type("foxes")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("dialog", state="detached")
+    page.wait_for_selector("h3:has-text('foxes')")
+
+
 def test_the_grid_by_keyboard_and_undo(tab):
     folder = tab.make("fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png"))
     page = tab.open()

@@ -281,6 +281,15 @@ def test_a_checkpoint_that_cannot_be_trained_is_told_with_the_images_findings(st
         run_config(studio, wish())
 
 
+def test_a_folder_that_is_gone_is_told_in_plain_words(studio):
+    for picture in studio.datasets.folders["discs"].iterdir():
+        picture.unlink()
+    studio.datasets.folders["discs"].rmdir()
+    assert told(plan(studio, wish())) == [("dataset", "the folder discs is not there any more")]
+    with pytest.raises(DatasetError, match="is not there any more"):
+        run_config(studio, wish())
+
+
 def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_to_do(studio, tmp_path):
     for file in (tmp_path / "discs").glob("*.csv"):
         file.unlink()
