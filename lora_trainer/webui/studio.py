@@ -29,7 +29,7 @@ from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.setup import Setup
 from lora_trainer.webui.try_jobs import TryJobs
-from lora_trainer.webui.workbench_pictures import Copies
+from lora_trainer.webui.workbench_copies import Copies
 
 
 class Studio:

@@ -23,23 +23,21 @@ import uuid
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lora_trainer import files
 from lora_trainer.dataset import authors, edits
-from lora_trainer.dataset.authors import Author
 from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary, write_vocabulary
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
-from lora_trainer.webui import workbench_actions, workbench_pictures, workbench_tokens
+from lora_trainer.webui import workbench_actions, workbench_pictures
 from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
-from lora_trainer.webui.workbench_check import Checker, Findings, Told
+from lora_trainer.webui.workbench_check import Checker, Told
 from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, FileEdit, Journal, Line, Swap
-from lora_trainer.webui.workbench_tokens import Length
+from lora_trainer.webui.workbench_known import Known
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 """In the dataset's folder .lora_trainer."""
@@ -515,65 +513,6 @@ class Workbench:
         view = self.contents.view()
         known = self.known(view)
         return [key for key in keys if known.reviewed(view.item(key))]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Known:
-    """pages.Knowledge of a dataset at one moment, and what the page shows beside each image."""
-
-    contents: Contents
-    marks: Mapping[str, str]
-    authors_known: authors.Authors
-    find: Callable[[], Findings]
-    trigger: str
-    limit: int
-    times: dict[Path, float]
-
-    @cached_property
-    def findings(self) -> Findings:
-        """What the check found; put together only for who asks."""
-        return self.find()
-
-    def length(self, item: Item) -> Length:
-        return workbench_tokens.length(item.caption, self.trigger, self.limit)
-
-    def tokens(self, item: Item) -> int:
-        return self.length(item).count if item.caption else 0
-
-    def is_long(self, item: Item) -> bool:
-        return bool(item.caption) and self.length(item).over
-
-    def reviewed(self, item: Item) -> bool:
-        return bool(self.marks) and self.marks.get(self._digest(item)) == item.caption
-
-    def author(self, item: Item) -> Author:
-        if not self.authors_known.by_digest or not item.caption:
-            return "person" if item.caption else "nobody"
-        return self.authors_known.author(self._digest(item), item.caption)
-
-    def told(self, item: Item) -> tuple[Told, ...]:
-        """What the check says of it."""
-        return self.findings.of_images.get(item.path, ())
-
-    def kinds(self, item: Item) -> list[str]:
-        return [*(finding.kind for finding in item.findings), *(told.finding.kind for told in self.told(item))]
-
-    def edited(self, item: Item) -> float:
-        if not item.caption_file:
-            return 0.0
-        path = self.contents.path / item.caption_file
-        if path not in self.times:
-            try:
-                self.times[path] = path.stat().st_mtime
-            except OSError:
-                self.times[path] = 0.0
-        return self.times[path]
-
-    def _digest(self, item: Item) -> str:
-        try:
-            return self.contents.digest(item.path)
-        except DatasetError:
-            return ""
 
 
 def own(item: Item) -> str:

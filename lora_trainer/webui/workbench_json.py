@@ -13,9 +13,10 @@ from lora_trainer.webui import pages, texts, workbench_tokens
 from lora_trainer.webui.contents import Item, View, key_of
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Request
-from lora_trainer.webui.workbench import Known, Outcome, Workbench
+from lora_trainer.webui.workbench import Outcome, Workbench
 from lora_trainer.webui.workbench_check import Findings, Told, clusters
 from lora_trainer.webui.workbench_journal import Line
+from lora_trainer.webui.workbench_known import Known
 
 KIND_LABELS: Texts = {
     "unreadable-folder": "Unreadable folder", "unreadable-metadata": "Unreadable metadata file", "unreadable-row": "Unreadable row",

@@ -1,48 +1,31 @@
-"""Pictures cropped in the tab: one in its place, as a mend of the check that can be undone; or a whole selection into a new dataset.
+"""A picture cropped in its place, as a mend of the check, and back.
 
     crop_in_place(root, image, mend, ...) -> {name: Swap}    the original goes into `folder`, the crop takes its place and name; its mask too
-    copies.start(...) -> Copy                                a thread makes the copies; originals are not touched
+    swap_back(root, name, swap) -> Swap                      what was kept and what is in place change places
 
-Pillow, by way of dataset.crop. Called by workbench.py and the routes.
+Pillow, by way of dataset.crop. Called by workbench.py.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
-import threading
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from PIL import Image
 
 from lora_trainer import files
-from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.crop import Box, crop_folder, crop_mask, shaped
-from lora_trainer.dataset.findings import Finding
+from lora_trainer.dataset.crop import Box, crop_mask, shaped
 from lora_trainer.dataset.images import digest, read_image
-from lora_trainer.errors import DatasetError, LoraTrainerError
-from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.errors import DatasetError
 from lora_trainer.webui.workbench_journal import Swap
 
-if TYPE_CHECKING:
-    from lora_trainer.webui.datasets import Datasets
-
-SIZES = (64, 4096)
 MASKS = "mask"
 """Within the folder of a kept picture: its mask, which may have the same name."""
 JPEG_QUALITY = 95
 """Above it files grow, and nobody sees why."""
-
-log = logging.getLogger("lora_trainer.webui")
-
-
-# --- one picture in its place ------------------------------------------------------------------------------------------------------------
-
 
 def crop_in_place(root: Path, image: Path, mend: Mapping[str, Any], folder: Path, mask: Path | None = None) -> dict[str, Swap]:
     """Replaces a picture by a part of itself, and its mask by the same part. Raises DatasetError, and then nothing has changed.
@@ -135,85 +118,3 @@ def _save(picture: Image.Image, target: Path) -> None:
     except OSError as problem:
         hint = "Check the free space on the disk."
         raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target.name, reason=problem.strerror or problem) from problem
-
-
-# --- a selection into a new dataset ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(kw_only=True)
-class Copy:
-    """One making of copies, as it goes on."""
-
-    id: str
-    total: int
-    state: Literal["running", "done", "failed", "stopped"] = "running"
-    done: int = 0
-    dataset: str | None = None
-    """The id of the new dataset, once it is there."""
-    notes: tuple[Finding, ...] = ()
-    error: LoraTrainerError | None = None
-    stop: bool = False
-
-
-class _Stop(Exception):
-    """The copying was stopped."""
-
-
-@dataclass
-class Copies:
-    """The makings of copies of this process. Thread-safe."""
-
-    datasets: Datasets
-    _known: dict[str, Copy] = field(default_factory=dict)
-    _turn: threading.Lock = field(default_factory=threading.Lock)
-
-    def start(self, source: Path, name: str, names: Sequence[str], *, size: int, buckets: bool, subject: bool) -> Copy:
-        """Copies the images called `names` of the folder `source` into a new dataset. Raises DatasetError for a size or a name that cannot be."""
-        low, high = SIZES
-        if not low <= size <= high:
-            hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
-            raise DatasetError("{size} is no size for pictures", hint=hint, size=size, low=low, high=high)
-        if not names:
-            raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
-        dataset = self.datasets.create(name)
-        copy = Copy(id=uuid.uuid4().hex, total=len(names))
-        self._known[copy.id] = copy
-        settings = DatasetSettings(train_data_dir=source)
-
-        def run() -> None:
-            with self._turn:
-                self._run(copy, dataset.id, lambda heard: crop_folder(
-                    settings, dataset.path, size=size, into_buckets=buckets, subject=subject, only=names, progress=heard,
-                ).findings)  # fmt: skip
-
-        threading.Thread(target=run, name="lora-trainer-copies", daemon=True).start()
-        return copy
-
-    def find(self, identity: str) -> Copy:
-        """Raises NotFound."""
-        if identity not in self._known:
-            raise NotFound("these copies are not being made any more", hint="Reload the page.")
-        return self._known[identity]
-
-    def _run(self, copy: Copy, identity: str, make: Any) -> None:
-        def heard(done: int, total: int) -> None:
-            copy.done, copy.total = done, total
-            if copy.stop:
-                raise _Stop
-
-        try:
-            copy.notes = make(heard)
-            copy.state = "done"
-        except _Stop:
-            copy.state = "stopped"
-        except LoraTrainerError as problem:
-            copy.error, copy.state = problem, "failed"
-        except Exception as problem:
-            log.exception("while making copies")
-            copy.error = LoraTrainerError("the copies could not be made: {reason}", hint="Check the free space on the disk.", reason=problem)
-            copy.state = "failed"
-        copy.dataset = identity
-        if copy.state != "done" and copy.done == 0:
-            # an empty dataset helps nobody
-            copy.dataset = None
-            self.datasets.delete(identity)

@@ -22,7 +22,7 @@ from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.datasets import Datasets
 from lora_trainer.webui.options import Options
 from lora_trainer.webui.routes import captions as routes
-from lora_trainer.webui.workbench_pictures import Copies
+from lora_trainer.webui.workbench_copies import Copies
 from tests.dataset.pictures import corners, noise, save
 from tests.webui import made_runs
 

@@ -30,7 +30,7 @@ from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.workbench import Workbench
 from lora_trainer.webui.workbench_captioners import CaptionWish
 from lora_trainer.webui.workbench_check import CheckSettings
-from lora_trainer.webui.workbench_pictures import Copy
+from lora_trainer.webui.workbench_copies import Copy
 
 SAMPLES = 60
 DRAWS = 6

@@ -19,7 +19,7 @@ from lora_trainer.webui.http import Conflict, Request, route
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.thumbnails import LARGE_SIDE
 from lora_trainer.webui.uploads import Accepted
-from lora_trainer.webui.workbench import Known
+from lora_trainer.webui.workbench_known import Known
 
 _SHOWN_BY_BROWSERS = {
     ".png": "image/png", ".apng": "image/apng", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg",
