@@ -63,6 +63,7 @@ class Runs:
         self._asked: dict[str, tuple[RequestKind, float]] = {}
         self._alive: tuple[float, tuple[str, ...]] = (0.0, ())
         self._looking = threading.Lock()
+        self._captionings: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
     # --- beginning ------------------------------------------------------------------------------------------------------------------------
 
@@ -116,6 +117,15 @@ class Runs:
     def one(self, run_id: str, language: str) -> dict[str, Any]:
         """One run, as it stands in the list."""
         return self._shown(self._entry(run_id), self.queue.read(), language)
+
+    def newest_captioning(self, dataset: Path) -> str | None:
+        """The id of the newest caption run of a dataset's folder. Asked for every second: all runs are looked through only when one came or went."""
+        stamps = (files.stamp(self.history.runs), files.stamp(self.queue.path))
+        known = self._captionings.get(dataset)
+        if known is None or known[0] != stamps:
+            ids = (entry.id for entry in self.history.listing() if entry.job == "caption" and entry.settings.get("input") == str(dataset))
+            known = self._captionings[dataset] = (stamps, next(ids, None))
+        return known[1]
 
     def live(self, run_id: str, offset: int, with_log: bool, language: str) -> dict[str, Any]:
         """What has happened since byte `offset` of the run's events. `whole`: the points are all there are, and replace what was shown before."""

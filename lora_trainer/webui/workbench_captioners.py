@@ -10,7 +10,7 @@ only replaced when that is asked for. No model is looked into here, and nothing 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -186,9 +186,3 @@ def begin(
         return folder
 
     return runs.begin(make, token, when, language)
-
-
-def newest(runs: Runs, dataset: Path) -> str | None:
-    """The id of the newest caption run of a dataset's folder."""
-    entries: Sequence[Any] = runs.history.listing()
-    return next((entry.id for entry in entries if entry.job == "caption" and entry.settings.get("input") == str(dataset)), None)

@@ -3,12 +3,14 @@
 import json
 import os
 import threading
+from pathlib import Path
 
 import pytest
 
 from lora_trainer import config
 from lora_trainer.errors import ConfigError, DatasetError, RunError
 from lora_trainer.runs import events
+from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.runs.requests import take_requests
 from lora_trainer.webui.data_folder import NotFound
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
@@ -302,3 +304,25 @@ def test_a_folder_whose_name_no_address_can_hold_says_so(desk):
     write_run(desk.data.folder("runs") / "a=b,c", *FINISHED)
     (run,) = desk.runs.listing("en")["runs"]
     assert run["status"] == "failed" and "character" in run["sentence"] and run["failure"]["hint"] == "Rename the folder."
+
+
+def test_the_newest_captioning_of_a_dataset_is_known_without_looking_through_all_runs(desk, monkeypatch):
+    looks = []
+    listing = desk.runs.history.listing
+    monkeypatch.setattr(desk.runs.history, "listing", lambda: looks.append(1) or listing())
+    fox, ink = Path("/images/fox"), Path("/images/ink")
+
+    def caption(name, dataset):
+        make = lambda: begin_captioning(desk.data.folder("runs") / name, f"input: {dataset}\n", new=True)  # noqa: E731
+        desk.runs.begin(make, f"token-of-{name}", "queue", "en")
+
+    assert desk.runs.newest_captioning(fox) is None
+    caption("captions-fox", fox)
+    os.utime(desk.folder("captions-fox").caption_config, (4000.0, 4000.0))
+    assert [desk.runs.newest_captioning(fox) for _ in range(5)] == ["captions-fox"] * 5 and len(looks) == 2
+    caption("captions-ink", ink)
+    caption("captions-fox-2", fox)
+    assert (desk.runs.newest_captioning(fox), desk.runs.newest_captioning(ink)) == ("captions-fox-2", "captions-ink")
+    desk.runs.unqueue("captions-fox-2", "en")
+    desk.runs.delete("captions-fox-2")
+    assert desk.runs.newest_captioning(fox) == "captions-fox"

@@ -357,5 +357,5 @@ def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/datasets/{id}/caption-run")
 def newest_caption_run(studio: Studio, request: Request) -> dict[str, Any]:
-    identity = workbench_captioners.newest(studio.runs, studio.datasets.find(request.path["id"]).path)
+    identity = studio.runs.newest_captioning(studio.datasets.find(request.path["id"]).path)
     return studio.runs.one(identity, request.language) if identity else {}
