@@ -70,6 +70,11 @@ def sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+def place(path: Path) -> str:
+    """What makes two ways of writing a path one: links followed, and no difference of case on Windows."""
+    return os.path.normcase(os.path.realpath(path))
+
+
 def stamp(path: Path) -> int:
     """A number that is another one when the file is, or when something came into the folder or left it; 0 where there is none."""
     try:

@@ -8,11 +8,9 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer import config
+from lora_trainer import config, files
 from lora_trainer.config import RunConfig
 from lora_trainer.errors import RunError
 from lora_trainer.webui import form
@@ -31,8 +29,9 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
         raise RunError("{name} has no training settings", name=run_id)
     # a config file of the command line may say where the run lies only there
     done = config.from_mapping({"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path)
-    dataset = next((found for found in studio.datasets.all() if _same(found.path, done.dataset.train_data_dir)), None)
-    checkpoint = next((choice for choice in studio.checkpoints.choices() if _same(choice.path, done.checkpoint.base_model)), None)
+    images, model = files.place(done.dataset.train_data_dir), files.place(done.checkpoint.base_model)
+    dataset = next((found for found in studio.datasets.all() if files.place(found.path) == images), None)
+    checkpoint = next((choice for choice in studio.checkpoints.choices() if files.place(choice.path) == model), None)
     facts = studio.checkpoints.facts(checkpoint.path) if checkpoint else None
     return {
         "settings": _with_autos(done, facts, on_processor=studio.host.device().kind == "cpu"),
@@ -60,7 +59,3 @@ def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> 
     if facts is not None and resolution == facts.resolution:
         autos.append("resolution")
     return {**values, **dict.fromkeys(autos)}
-
-
-def _same(one: Path, other: Path) -> bool:
-    return os.path.normcase(os.path.realpath(one)) == os.path.normcase(os.path.realpath(other))

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import files
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import CheckpointError, LoraFileError
@@ -158,8 +159,12 @@ class Loras:
 
     def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
         """Ours among the files of the LoRA folder, newest first."""
-        runs = {_same(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
-        found = [self._of_file(path, header, runs.get(_same(path))) for path in paths if (header := self._header(path)).ours or _same(path) in runs]
+        runs = {files.place(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
+        found = []
+        for path in paths:
+            header, entry = self._header(path), runs.get(files.place(path))
+            if header.ours or entry:
+                found.append(self._of_file(path, header, entry))
         return sorted(found, key=lambda lora: lora.changed, reverse=True)
 
     def _of_file(self, path: Path, header: _Header, entry: Entry | None) -> Lora:
@@ -259,11 +264,6 @@ def _weight_of(settings: Mapping[str, Any]) -> float:
 
 def _id(path: Path) -> str:
     return hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
-
-
-def _same(path: Path) -> str:
-    """What makes two ways of writing a path one; case does not count on Windows."""
-    return os.path.normcase(os.path.realpath(path))
 
 
 def _changed(path: Path) -> float:
