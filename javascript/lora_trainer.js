@@ -275,11 +275,14 @@
             const name = app.id("slider");
             const range = el("input", { type: "range", id: name, min: minimum, max: maximum, step, class: "lora-trainer-range", "aria-label": label, list: mark ? name + "_marks" : null });
             const number = el("input", { type: "number", min: minimum, max: maximum, step, class: "lora-trainer-input lora-trainer-number", "aria-label": label });
-            const show = (shown) => { range.value = shown; number.value = shown; };
+            // browsers choose a dark rail for some accent colours, also on a light page: the rail is ours
+            const paint = () => range.style.setProperty("--lora-trainer-share", (Number(range.value) - minimum) / (maximum - minimum));
+            const show = (shown) => { range.value = shown; number.value = shown; paint(); };
             const hear = (event) => {
                 if (event.target.value === "" || Number.isNaN(Number(event.target.value))) return;
                 const chosen = Number(event.target.value);
                 if (event.target === range) number.value = chosen; else range.value = chosen;
+                paint();
                 onchange(chosen);
             };
             range.addEventListener("input", hear);

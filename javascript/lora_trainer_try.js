@@ -217,7 +217,9 @@
         const all = job.pictures.map(pictureOf);
         const made = all.map((picture, at) => app.viewer.thumbnail(picture, () => app.viewer.open(all, at)));
         for (let at = made.length; at < job.total && !isOver(job); at += 1) made.push(el("figure", { class: "lora-trainer-figure" }, el("div", { class: "lora-trainer-figure-empty" }), el("figcaption", {}, "\u00a0")));
-        return el("div", { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind }, made);
+        // a row for each step, a column for each strength
+        const columns = job.kind === "matrix" ? { gridTemplateColumns: "repeat(" + job.strengths.length + ", minmax(0, 1fr))" } : {};
+        return el("div", { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind, style: columns }, made);
     }
 
     function resultCard() {

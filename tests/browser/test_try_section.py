@@ -63,6 +63,13 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         at = shown.index("tried_fox")
         assert shown[at + 1] == ["fox run: saved steps", "fox run, step 100", "fox run, step 50"]
         assert [label for label in shown if isinstance(label, str) and "step" in label] == []
+        # and their pictures: a row for each step, a column for each strength
+        section.get_by_label("Prompt", exact=True).fill("a fox")
+        section.get_by_role("button", name="Saved steps × strengths").click()
+        section.page.get_by_role("dialog").get_by_role("button", name="Make the pictures").click()
+        section.get_by_role("button", name="All in one picture").wait_for()
+        places = [figure.bounding_box() for figure in section.locator(".lora-trainer-try-matrix figure").all()]
+        assert (len(places), len({round(place["x"]) for place in places}), len({round(place["y"]) for place in places})) == (9, 3, 3)
     finally:
         shutil.rmtree(run)
 
