@@ -148,16 +148,25 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
                 answer = await entry.handler(studio, request)
             else:
                 answer = await run_in_threadpool(entry.handler, studio, request)
-            return _told(answer, studio.own_folders() if request.remote else {})
+            return _told(answer, await _own_folders(studio, answer))
         except ClientDisconnect:
             return Response(status_code=400)
         except LoraTrainerError as error:
-            return _problem(_status(error), error, language, studio.own_folders() if studio.host.is_remote() else {})
+            return _problem(_status(error), error, language, await _own_folders(studio))
         except Exception as error:
             log.exception("%s %s", entry.method, entry.path)
             return _problem(500, _unexpected(error, studio.host.is_remote()), language)
 
     return endpoint
+
+
+async def _own_folders(studio: Any, answer: Any = None) -> Mapping[PurePath, str]:
+    """What is told instead of this machine's folders. Nothing, unless others may be here; and for a file, which goes out as it is: a page has many."""
+    if not studio.host.is_remote() or (isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)):
+        return {}
+    # a folder on a slow disk must not hold up the host
+    folders: Mapping[PurePath, str] = await run_in_threadpool(studio.own_folders)
+    return folders
 
 
 async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import base64
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from starlette.applications import Starlette
-from starlette.responses import PlainTextResponse
+from starlette.responses import PlainTextResponse, Response
 from starlette.testclient import TestClient
 
 from lora_trainer.errors import ConfigError, LoraTrainerError
@@ -183,3 +184,28 @@ def test_the_language_is_the_visitors_wish_then_the_hosts_then_the_browsers(clie
 
 def test_conflicts_and_not_found_are_errors_of_ours():
     assert issubclass(http.Conflict, LoraTrainerError) and issubclass(http.Forbidden, LoraTrainerError) and issubclass(NotFound, LoraTrainerError)
+
+
+def test_folders_are_looked_up_for_texts_only_and_not_in_the_hosts_own_thread(monkeypatch):
+    monkeypatch.setattr(http, "ROUTES", [])
+    here, asked = [], []
+
+    @http.route("GET", "/picture")
+    async def picture(studio, request):
+        here.append(threading.get_ident())
+        return Response(b"\x89PNG", media_type="image/png")
+
+    @http.route("GET", "/words")
+    def words(studio, request):
+        return {"file": "/home/ann/webui/fox.png"}
+
+    def own_folders():
+        asked.append(threading.get_ident())
+        return {Path("/home/ann/webui"): "webui"}
+
+    app = Starlette()
+    http.mount(app, SimpleNamespace(host=host(remote=True), own_folders=own_folders))
+    with TestClient(app) as client:
+        assert client.get("/lora-trainer/picture").content == b"\x89PNG" and asked == []
+        assert client.get("/lora-trainer/words").json() == {"file": "webui/fox.png"}
+    assert len(asked) == 1 and asked[0] not in here
