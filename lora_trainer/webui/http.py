@@ -161,7 +161,7 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
 
 
 async def _own_folders(studio: Any, answer: Any = None) -> Mapping[PurePath, str]:
-    """What is told instead of this machine's folders. Nothing, unless others may be here; and for a file, which goes out as it is: a page has many."""
+    """What is told instead of this machine's folders. Nothing unless others may be here, nor for a file, which goes out as it is: a page has many."""
     if not studio.host.is_remote() or (isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)):
         return {}
     # a folder on a slow disk must not hold up the host
