@@ -14,6 +14,7 @@ and unpacked in the dataset's own hidden folder and then moved. Called by the ro
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import shutil
@@ -124,7 +125,8 @@ async def receive(pieces: AsyncIterator[bytes], contents: Contents, name: str, s
                     _require_room(name, received, limit, free(folder) + received)
                     checked = received
             file.flush()
-            os.fsync(file.fileno())
+            # of gigabytes it takes seconds, in which the host would answer nobody
+            await asyncio.to_thread(os.fsync, file.fileno())
         if size is not None and received != size:
             raise DatasetError("only {received} of {size} bytes of {name} arrived", hint="Upload it again.", received=received, size=size, name=name)
     except OSError as error:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import os
 import stat
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -168,6 +169,13 @@ def test_what_is_too_large_or_incomplete_is_refused_and_leaves_nothing(contents,
     with pytest.raises(DatasetError, match="^" + message):
         receiving(contents, pieces, name, size, lambda path: free)
     assert list((contents.path / ".lora_trainer" / "incoming").iterdir()) == []
+
+
+def test_a_disk_that_takes_its_time_does_not_hold_up_the_host(contents, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(threading.get_ident()) or fsync(descriptor))
+    assert receiving(contents, [b"x"]).read_bytes() == b"x"
+    assert len(synced) == 1 and threading.get_ident() not in synced
 
 
 def test_what_a_crash_left_is_cleared_away_after_a_day(contents):
