@@ -127,8 +127,7 @@ def _mark(path: Path) -> list[int]:
 
 def _examined(entry: dict[str, Any], path: Path) -> Examined:
     if "problem" in entry:
-        error = DatasetError(entry["problem"], hint=entry["hint"], **{**entry["values"], "path": path})
-        raise error
+        raise DatasetError(entry["problem"], hint=entry["hint"], **{**entry["values"], "path": path})
     return Examined(width=entry["width"], height=entry["height"], digest=entry["digest"])
 
 

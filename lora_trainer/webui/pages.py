@@ -40,28 +40,6 @@ class Knowledge(Protocol):
         ...
 
 
-class Nothing:
-    """Knowledge for a folder as it is."""
-
-    def tokens(self, item: Item) -> int:
-        return 0
-
-    def is_long(self, item: Item) -> bool:
-        return False
-
-    def reviewed(self, item: Item) -> bool:
-        return False
-
-    def author(self, item: Item) -> Author:
-        return "person" if item.caption else "nobody"
-
-    def kinds(self, item: Item) -> Sequence[str]:
-        return [finding.kind for finding in item.findings]
-
-    def edited(self, item: Item) -> float:
-        return item.changed
-
-
 @dataclass(frozen=True, kw_only=True)
 class Where:
     """Which images. Conditions that are not given let all pass; an unknown filter does too."""
@@ -99,9 +77,8 @@ class Page:
     """How many match in all."""
 
 
-def page(view: View, wish: Wish, known: Knowledge | None = None) -> Page:
+def page(view: View, wish: Wish, known: Knowledge) -> Page:
     """The images a Wish asks for."""
-    known = known or Nothing()
     found = matching(view.items, wish, known)
     order = _ORDERS.get(wish.order)
     if order is not None:

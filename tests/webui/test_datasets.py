@@ -16,6 +16,7 @@ from lora_trainer.webui import pages
 from lora_trainer.webui.contents import CaptionChange, Contents, key_of
 from lora_trainer.webui.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets import Datasets
+from lora_trainer.webui.workbench import Workbench
 from tests.dataset.pictures import save
 
 
@@ -198,7 +199,7 @@ def test_pages_filters_and_orders(tmp_path):
     os.utime(tmp_path / "b.png", (time.time() + 60, time.time() + 60))
 
     def names(**wish):
-        found = pages.page(contents.view(), pages.Wish(**wish))
+        found = pages.page(contents.view(), pages.Wish(**wish), Workbench(contents).known(contents.view()))
         return [item.name for item in found.items], found.matching
 
     assert names() == (["a.png", "b.png", "c.png"], 3)
