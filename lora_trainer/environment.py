@@ -23,7 +23,6 @@ import contextlib
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Mapping, Sequence
@@ -44,8 +43,8 @@ CAPTIONER_OVERLAYS = {name: ROOT / f"overlay-{name}" for name in packages.CAPTIO
 CAPTIONER_MODULES = {name: wanted[0].modules[0] for name, wanted in packages.CAPTIONER_PACKAGES.items()}
 """What the captioner imports of it: an interpreter that has it needs no overlay."""
 
-NO_WINDOW: int = getattr(subprocess, "CREATE_NO_WINDOW", 0)
-"""For subprocess: on Windows, a console program would open a window."""
+NO_WINDOW = 0x08000000 if os.name == "nt" else 0
+"""subprocess.CREATE_NO_WINDOW: on Windows, a console program would open one. As a number, because the WebUI waits for install.py at each start."""
 STAMP = "stamp.json"
 IN_USE = "in-use"
 """A file in each set; a process that uses the set holds it open (and locked, where the system shares locks)."""
