@@ -155,7 +155,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     live = train.get_by_label("Training", exact=True)
     live.get_by_role("progressbar").wait_for()
     live.get_by_text(re.compile(rf"Finished after {STEPS} steps")).first.wait_for(timeout=PATIENCE)
-    live.get_by_text("Your LoRA is ready.").wait_for()
+    live.get_by_text(f"Your LoRA is ready: {NAME}").wait_for()
     assert (host.lora_folder / f"{NAME}.safetensors").is_file()
     assert json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))["activation text"] == TRIGGER
     run = wait_for_run(host, NAME, "finished")
