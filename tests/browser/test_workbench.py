@@ -434,6 +434,7 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
     words.get_by_role("button", name="Mend", exact=True).first.click()
     words.get_by_text("1 caption departs from it").wait_for()
     assert dataset.captions()[2:] == ["gray wolf, snow, night", "grey wolf, forest, night"]
+    eventually(lambda: section.get_by_label("Caption of img02.png").input_value(), "gray wolf, snow, night")
 
 
 def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
