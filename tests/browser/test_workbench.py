@@ -45,14 +45,23 @@ class Dataset:
 
 
 @pytest.fixture
-def dataset(host: Any, browser: Any) -> Iterator[Dataset]:
+def dataset(host: Any) -> Iterator[Dataset]:
     """Four captions of three tags."""
     made = Dataset(host, CAPTIONS)
     yield made
-    # first: an open page asks for the pictures of what it shows
-    for context in browser.contexts:
-        context.close()
     host.post(f"datasets/{quote(made.id)}/delete")
+
+
+@pytest.fixture
+def visitor(dataset: Dataset, visitor: Any) -> Any:
+    """One who comes after the dataset, and leaves before it is deleted: an open page asks for the pictures of what it shows."""
+    return visitor
+
+
+@pytest.fixture
+def visit(dataset: Dataset, visit: Any) -> Any:
+    """The same for several."""
+    return visit
 
 
 def open_captions(page: Any, dataset: Dataset) -> Any:
