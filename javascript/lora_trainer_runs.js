@@ -101,7 +101,7 @@
         };
     }
 
-    const trashWords = (count, size) => app.t("In the trash: {what}, {size}", { what: app.count(count, "{count} deleted run or dataset", "{count} deleted runs and datasets"), size: app.size(size) });
+    const trashWords = (count, size) => app.t("In the trash: {what}, {size}", { what: app.count(count, "{count} deleted item", "{count} deleted items"), size: app.size(size) });
 
     async function emptyTrash(done) {
         const { count, size } = await app.api.get("trash");

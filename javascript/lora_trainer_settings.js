@@ -30,14 +30,16 @@
         Object.assign(draft, app.kept.get(DRAFT_KEY));
         const known = fieldsOf(home);
         draft.changes = Object.fromEntries(Object.entries(draft.changes || {}).filter(([key]) => known.has(key)));
-        const presets = home.presets || [];
+        const presets = presetsOf(home);
         const usual = home.preset;
         if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset)) draft.preset = presets.some((preset) => preset.id === usual) ? usual : (presets[0] || { id: "" }).id;
         if (draft.checkpoint !== "loaded" && !(home.checkpoints || []).some((known) => known.id === draft.checkpoint)) draft.checkpoint = "loaded";
     }
 
     const fieldsOf = (home) => new Map(((home.form || {}).groups || []).flatMap((group) => group.fields).map((field) => [field.key, field]));
-    const presetOf = () => (app.store.get("home").presets || []).find((preset) => preset.id === draft.preset) || null;
+    /** Those that come with the extension, then the visitor's own, which have a `file`. */
+    const presetsOf = (home) => [...(home.presets || []), ...(home.own_presets || { presets: [] }).presets];
+    const presetOf = () => presetsOf(app.store.get("home")).find((preset) => preset.id === draft.preset) || null;
 
     /** What the preset sets differently, or besides, for the chosen checkpoint's family. */
     function familyValues(preset) {
@@ -228,25 +230,109 @@
 
     // --- presets -----------------------------------------------------------------------------------------------------------------------
 
-    function presetCard(home, choose) {
+    function presetCard(choose) {
         const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
-        const buttons = (home.presets || []).map((preset) => {
-            const button = app.widgets.button({ label: preset.title, onclick: () => choose(preset.id) });
-            button.dataset.preset = preset.id;
-            return button;
-        });
+        const row = el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") });
+        const troubles = el("div");
         const back = app.widgets.button({ label: app.t("Undo my changes"), onclick: () => { draft.changes = {}; choose(draft.preset); } });
+        const save = app.widgets.button({ label: app.t("Save as a preset"), onclick: askPreset });
+        const remove = app.widgets.button({ label: app.t("Delete this preset"), onclick: () => deletePreset(presetOf()) });
         const element = el("section", { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": app.t("Presets") },
-            el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, app.t("What do you want to train?")), back),
-            el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") }, buttons), why);
+            el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, app.t("What do you want to train?")), el("div", { class: "lora-trainer-row" }, remove, save, back)),
+            row, why, troubles);
+        let drawn = null, told = null;
+
+        function drawButtons(presets) {
+            drawn = presets.map(({ id, title }) => ({ id, title }));
+            app.fill(row, drawn.map(({ id, title }) => {
+                const button = app.widgets.button({ label: title, onclick: () => choose(id) });
+                button.dataset.preset = id;
+                return button;
+            }));
+        }
+
+        function drawTroubles(home) {
+            const found = [...(home.own_presets ? home.own_presets.problems : []), ...(home.own_presets_problem ? [home.own_presets_problem] : [])];
+            if (same(found, told)) return;
+            told = found;
+            app.fill(troubles, found.map((problem) => app.widgets.notice("warning", problem.message, problem.hint)));
+        }
+
         return { element, update() {
-            for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
+            const home = app.store.get("home"), presets = presetsOf(home);
+            if (!same(presets.map(({ id, title }) => ({ id, title })), drawn)) drawButtons(presets);
+            drawTroubles(home);
+            for (const button of row.children) button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
             const preset = presetOf();
-            put(why, preset ? preset.why : "");
+            put(why, preset ? preset.why || settingList(preset.values) : "");
+            remove.hidden = !(preset && preset.file);
             const count = Object.keys(draft.changes).length;
             back.disabled = !count;
             put(back, count ? app.count(count, "Undo my change ({count})", "Undo my changes ({count})") : app.t("Undo my changes"));
         } };
+    }
+
+    /** What a preset without words of its own sets: "Rank 16 \u00b7 Steps 2000". */
+    const settingList = (values) => app.settingWords(values).map(({ label, value }) => label + " " + value).join(" \u00b7 ");
+
+    /** The settings as they are now become a preset of the visitor's own; whose name is taken is replaced only when that is said. */
+    function askPreset() {
+        const now = presetOf();
+        const own = now && now.file ? now : { title: "", why: "" };
+        const name = app.widgets.text({ value: own.title, maxlength: 60 });
+        const purpose = app.widgets.text({ value: own.why, maxlength: 300 });
+        const place = el("div", { class: "lora-trainer-settings-trouble" });
+        const save = async (replace) => {
+            const settings = { ...suggested(), ...presetValues(), ...draft.changes };
+            try {
+                const { saved, ...listing } = await app.api.post("presets", { title: name.value, why: purpose.value, values: settings, replace });
+                draft.preset = saved;
+                takeListing(listing, settings);
+                return true;
+            } catch (problem) {
+                if (!(problem instanceof app.Problem)) throw problem;
+                const anyway = app.widgets.button({ label: app.t("Replace it"), onclick: async () => { if (await save(true)) dialog.close(); } });
+                app.fill(place, app.widgets.problem(problem, ...(problem.status === 409 ? [anyway] : [])));
+                return false;
+            }
+        };
+        const dialog = app.widgets.dialog({
+            title: app.t("Save as a preset"),
+            body: [
+                el("p", {}, app.t("Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.")),
+                app.widgets.labelled(app.t("Name of the preset"), name),
+                app.widgets.labelled(app.t("What it is for (may be empty)"), purpose), place,
+            ],
+            actions: [{ label: app.t("Cancel") }, { label: app.t("Save"), kind: "primary", onclick: () => save(false) }],
+        });
+        name.focus();
+    }
+
+    async function deletePreset(preset) {
+        const sure = await app.widgets.confirm({
+            title: app.t("Delete {name}?", { name: preset.title }), kind: "stop", label: app.t("Move to the trash"),
+            message: app.t("The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now."),
+        });
+        if (!sure) return;
+        takeListing(await app.api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}), ours);
+    }
+
+    /** The visitor's presets are others now; the settings stay what they are. */
+    function takeListing(listing, settings) {
+        app.store.set("home", { ...app.store.get("home"), own_presets: listing, own_presets_problem: null });
+        ours = null;
+        takeOver(settings);
+    }
+
+    /** A preset that is gone, perhaps deleted in another window, leaves the settings as they are. */
+    function homeChanged(home) {
+        if (home.presets && home.own_presets && draft.preset && !presetOf()) {
+            const settings = ours;
+            draft.preset = "";
+            ours = null;
+            takeOver(settings);
+        }
+        if (page) page.update();
     }
 
     // --- fields ------------------------------------------------------------------------------------------------------------------------
@@ -427,7 +513,7 @@
         const groups = (home.form || { groups: [] }).groups;
         const rows = new Map(groups.flatMap((group) => group.fields).map((field) => [field.key, fieldRow(field)]));
         const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, group.fields.map((field) => rows.get(field.key).element));
-        const presets = presetCard(home, choose);
+        const presets = presetCard(choose);
         const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: draft.advanced || null, ontoggle: () => { draft.advanced = advanced.open; remember(); } },
             el("summary", {}, app.t("Advanced")),
             groups.filter((group) => group.advanced).map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))));
@@ -573,7 +659,7 @@
         listening = true;
         for (const key of ["dataset", "language"]) app.store.on(key, () => app.replan());
         app.store.on("settings", takeOver);
-        app.store.on("home", () => { if (page) page.update(); });
+        app.store.on("home", homeChanged);
         if (typeof onOptionsChanged === "function") onOptionsChanged(() => { if (page && app.visible() && app.current() === "settings") { learnCheckpoints(); if (draft.checkpoint === "loaded") learnCheckpoint(); } });
     });
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -4,6 +4,7 @@
       datasets/     uploaded datasets, one folder each
       runs/         run folders, of trainings and of captioners; the command line may put some here too
       tries/        pictures of "Try it"
+      presets/      the visitor's own presets, one YAML file each
       thumbnails/   small pictures, by content
       trash/        what was deleted in the tab
       queue.json    runs that wait; queue.lock, start.lock, keeper.lock: who changes it, begins a run, looks after the runs
@@ -23,7 +24,7 @@ from typing import Literal
 from lora_trainer.config import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
 from lora_trainer.errors import LoraTrainerError
 
-Kind = Literal["datasets", "runs", "tries", "thumbnails", "trash"]
+Kind = Literal["datasets", "runs", "tries", "presets", "thumbnails", "trash"]
 
 
 class NotFound(LoraTrainerError):

@@ -24,6 +24,7 @@ from lora_trainer.webui.host import Host, find
 from lora_trainer.webui.known_images import KnownImages
 from lora_trainer.webui.loras import Loras
 from lora_trainer.webui.options import Options
+from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.pace import Pace
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.runs import Runs
@@ -76,6 +77,10 @@ class Studio:
     @cached_property
     def presets(self) -> Presets:
         return Presets()
+
+    @cached_property
+    def own_presets(self) -> OwnPresets:
+        return OwnPresets(self.data, self.presets)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:

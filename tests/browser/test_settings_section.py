@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
 
+from lora_trainer import config
 from tests.browser.tab import ROOT, open_step, open_tab
 from tests.made import draw_images
 
@@ -131,6 +133,85 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
     assert field(section, "trigger_word").locator("input").input_value() == "zrbl"
     assert section.get_by_role("button", name="Character").get_attribute("aria-pressed") == "true"
     assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
+
+
+@pytest.fixture
+def own_presets(host: Any) -> Iterator[Path]:
+    """The folder of the visitor's own presets; what the test leaves there goes."""
+    folder = host.trainer_folder / "presets"
+    yield folder
+    for path in folder.glob("*.yaml"):
+        path.unlink()
+
+
+def save_preset(page: Any, section: Any, name: str) -> Any:
+    section.get_by_role("button", name="Save as a preset").click()
+    dialog = page.get_by_role("dialog", name="Save as a preset")
+    dialog.get_by_label("Name of the preset").fill(name)
+    dialog.get_by_role("button", name="Save", exact=True).click()
+    return dialog
+
+
+def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset, own_presets):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    field(section, "lora_rank").locator("input").fill("5")
+    field(section, "trigger_word").locator("input").fill("zrb")
+    save_preset(page, section, "My <discs>").wait_for(state="detached")
+    mine = section.get_by_role("button", name="My <discs>")
+    assert mine.get_attribute("aria-pressed") == "true"
+    kept = config.read_mapping(own_presets / "My _discs_.yaml")["values"]
+    assert kept["lora_rank"] == 5 and kept["max_train_steps"] == 250 and not {"trigger_word", "sample_prompts"} & set(kept)
+    # the trigger word is the images': it stays a change
+    section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
+    section.get_by_role("button", name="Style").click()
+    assert field(section, "lora_rank").locator("input").input_value() == "8"
+    mine.click()
+    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    assert "Rank 5" in section.locator(".lora-trainer-settings-why").inner_text()
+    section = open_step(open_tab(visitor, host), "settings")
+    assert section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed") == "true"
+    assert field(section, "lora_rank").locator("input").input_value() == "5"
+
+
+def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(host, visitor, dataset, own_presets):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    save_preset(page, section, "Mine").wait_for(state="detached")
+    field(section, "lora_rank").locator("input").fill("6")
+    dialog = save_preset(page, section, "Mine")
+    dialog.get_by_text("you have a preset called Mine already").wait_for()
+    dialog.get_by_role("button", name="Replace it").click()
+    dialog.wait_for(state="detached")
+    assert config.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
+    assert section.get_by_role("button", name="Mine").count() == 1
+
+
+def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(host, visitor, dataset, own_presets):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    delete = section.get_by_role("button", name="Delete this preset")
+    assert not delete.is_visible()
+    field(section, "lora_rank").locator("input").fill("5")
+    save_preset(page, section, "Mine").wait_for(state="detached")
+    delete.click()
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    assert (own_presets / "Mine.yaml").is_file()
+    delete.click()
+    page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
+    section.get_by_role("button", name="Mine").wait_for(state="detached")
+    assert not (own_presets / "Mine.yaml").exists() and not delete.is_visible()
+    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    wait_for_plan(page, "plan.ok && plan.steps === 250")
+
+
+def test_a_preset_that_cannot_be_used_is_named_beside_the_others(host, visitor, dataset, own_presets):
+    own_presets.mkdir(exist_ok=True)
+    (own_presets / "foreign.yaml").write_text("some: thing\n", encoding="utf-8")
+    (own_presets / "good.yaml").write_text("title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8")
+    _, section = open_settings(visitor, host, dataset, "practice")
+    section.get_by_text("foreign.yaml is a YAML file, but no preset").wait_for()
+    assert section.get_by_role("button", name="Good").is_visible() and section.get_by_role("button", name="Style").is_visible()
 
 
 def test_ticks_show_what_is_set(host, visitor, dataset):

@@ -10,7 +10,9 @@ from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.host import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.webui.known_images import KnownImages
+from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.pace import Pace
+from lora_trainer.webui.presets import Presets
 
 
 class FakeHost:
@@ -76,6 +78,7 @@ def studio(root: Path) -> SimpleNamespace:
         datasets=FakeDatasets(),
         checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
         images=KnownImages(data.root / "images.json"),
+        own_presets=OwnPresets(data, Presets()),
         pace=Pace(data.folder("runs")),
         runs=SimpleNamespace(pending_names=list),
     )

@@ -132,3 +132,32 @@ def test_set_up_is_begun_and_watched(client, studio):
 def test_without_the_header_nothing_is_set_up(client, studio):
     assert client.post("/lora-trainer/setup", json={}).status_code == 403
     assert client.get("/lora-trainer/setup").json()["lines"] == []
+
+
+def test_a_preset_of_ones_own_is_saved_shown_and_deleted(client):
+    wish = {"title": "墨 faces", "why": "", "values": {"lora_rank": 16, "trigger_word": "ohwx"}}
+    saved = post(client, "presets", wish).json()
+    assert saved["saved"] == "own:墨 faces.yaml" and [preset["values"] for preset in saved["presets"]] == [{"lora_rank": 16}]
+    again = post(client, "presets", wish, language="zh_CN")
+    assert again.status_code == 409 and again.json()["error"]["message"] == "您已有名为 墨 faces 的预设"
+    assert post(client, "presets", {**wish, "replace": True}).json()["saved"] == "own:墨 faces.yaml"
+    assert post(client, "presets/%E5%A2%A8%20faces.yaml/delete", {}).json() == {"presets": [], "problems": []}
+    assert post(client, "presets/%E5%A2%A8%20faces.yaml/delete", {}).status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"title": 1, "values": {}}, {"title": "Mine", "values": []}, {"title": "Mine", "values": {"lora_rank": {"a": [1]}}}])
+def test_nonsense_is_no_preset(client, studio, body):
+    answer = post(client, "presets", body)
+    assert answer.status_code == 400 and answer.json()["error"]["message"]
+    assert studio.own_presets.listing("en") == {"presets": [], "problems": []}
+
+
+def test_visitors_from_elsewhere_may_save_presets_as_they_may_train_and_read_no_folder_of_this_machine(client, studio):
+    studio.host.is_remote = lambda: True
+    studio.own_folders = lambda: {studio.data.root: "data"}
+    post(client, "presets", {"title": "Mine", "values": {"lora_rank": 16}})
+    (studio.data.root / "presets" / "bad.yaml").write_text("- a\n", encoding="utf-8")
+    answer = post(client, "presets", {"title": "Other", "values": {"lora_rank": 16}})
+    assert [preset["title"] for preset in answer.json()["presets"]] == ["Mine", "Other"]
+    assert str(studio.data.root) not in answer.text and "bad.yaml" in answer.json()["problems"][0]["message"]
+    assert post(client, "presets/Mine.yaml/delete", {}).status_code == 200

@@ -1,4 +1,4 @@
-"""Settings, before a run begins: what would happen, what a checkpoint is, and the set-up of the worker's packages."""
+"""Settings, before a run begins: what would happen, what a checkpoint is, the visitor's own presets, and the set-up of the worker's packages."""
 
 from __future__ import annotations
 
@@ -43,6 +43,21 @@ def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
 def list_checkpoints(studio: Studio, request: Request) -> dict[str, Any]:
     """Asked again while families are still being looked up."""
     return {"checkpoints": studio.checkpoints.listing(request.language), "loaded": studio.checkpoints.loaded(request.language)}
+
+
+@route("POST", "/presets")
+def save_preset(studio: Studio, request: Request) -> dict[str, Any]:
+    """The settings as a preset of the visitor's own; the new listing, with the id of the new one as `saved`."""
+    own, replace = studio.own_presets, request.value("replace", bool, False)
+    saved = own.save(request.value("title", str), request.value("why", str, ""), request.value("values", dict), replace=replace)
+    return {**own.listing(request.language), "saved": saved}
+
+
+@route("POST", "/presets/{name}/delete")
+def delete_preset(studio: Studio, request: Request) -> dict[str, Any]:
+    studio.own_presets.delete(request.path["name"])
+    answer: dict[str, Any] = studio.own_presets.listing(request.language)
+    return answer
 
 
 @route("GET", "/setup")

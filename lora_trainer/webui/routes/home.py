@@ -42,6 +42,7 @@ def home(studio: Studio, request: Request) -> dict[str, Any]:
         **part(request, "setup", lambda: studio.setup.look(request.language)),
         **part(request, "checkpoints", lambda: studio.checkpoints.listing(request.language)),
         **part(request, "presets", lambda: studio.presets.listing(request.language)),
+        **part(request, "own_presets", lambda: studio.own_presets.listing(request.language)),
         "preset": studio.options.preset,
         **part(request, "loaded", lambda: studio.checkpoints.loaded(request.language)),
         **part(request, "form", lambda: form(request.language)),
