@@ -88,6 +88,23 @@
         }
     }
 
+    /** To the trash, with a way back for as long as the message stays. */
+    async function remove(job) {
+        const route = "tries/" + encodeURIComponent(job.id);
+        await app.api.post(route + "/delete", {});
+        tries = tries.filter((other) => other.id !== job.id);
+        if (shown && shown.id === job.id) shown = null;
+        const back = async () => {
+            shown = await app.api.post(route + "/restore", {});
+            tries = [shown, ...tries.filter((other) => other.id !== shown.id)].sort((a, b) => b.started - a.started);
+            page.result();
+            page.history();
+        };
+        page.result();
+        page.history();
+        app.widgets.toast(app.t("The pictures are in the trash."), { seconds: 15, action: { label: app.t("Undo"), onclick: back } });
+    }
+
     // --- the form --------------------------------------------------------------------------------------------------------------------
 
     function numberField(key, label, { minimum, maximum, step, help = "" }) {
@@ -240,7 +257,8 @@
                 pictures(job),
                 el("div", { class: "lora-trainer-row" },
                     two ? app.widgets.button({ label: app.t("Compare"), onclick: () => app.viewer.compare(job.pictures.map(pictureOf)) }) : null,
-                    sheet ? app.widgets.button({ label: app.t("All in one picture"), onclick: () => app.viewer.open([sheet], 0) }) : null),
+                    sheet ? app.widgets.button({ label: app.t("All in one picture"), onclick: () => app.viewer.open([sheet], 0) }) : null,
+                    isOver(job) ? app.widgets.button({ label: app.t("Delete"), title: app.t("These pictures go to the trash."), onclick: () => remove(job) }) : null),
                 job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
                 el("p", { class: "lora-trainer-help" }, app.t("Seed {seed}", { seed: job.seed }), " \u00b7 ", job.prompt),
             ];

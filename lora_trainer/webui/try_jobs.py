@@ -2,6 +2,7 @@
 
     jobs.submit(wanted) -> Try      tries.py says what a Try is
     jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
+    jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
 
 A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it under a name never used before, since hosts keep what
 they have read by name. What a crash leaves of these is removed at the next start.
@@ -30,6 +31,7 @@ from PIL import Image, PngImagePlugin
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
+from lora_trainer.jobs import trash
 from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.webui.checkpoints import FAMILY_NAMES
 from lora_trainer.webui.data_folder import DataFolder, NotFound
@@ -95,9 +97,12 @@ class TryJobs:
     def find(self, try_id: str) -> Try:
         """Raises NotFound."""
         with self._lock:
-            if try_id not in self._tries:
-                raise NotFound("these pictures are no longer there", hint="Only the newest {kept} tries are kept.", kept=KEPT)
-            return self._tries[try_id]
+            return self._known(try_id)
+
+    def _known(self, try_id: str) -> Try:
+        if try_id not in self._tries:
+            raise NotFound("these pictures are no longer there", hint="Only the newest {kept} tries are kept.", kept=KEPT)
+        return self._tries[try_id]
 
     def recent(self) -> list[Try]:
         """Newest first."""
@@ -109,6 +114,30 @@ class TryJobs:
         job = self.find(try_id)
         job.stop.set()
         return job
+
+    def delete(self, try_id: str) -> None:
+        """Its pictures and their sheet go to the trash. Raises NotFound, TryError for what is still being made, RunError when it cannot be moved."""
+        with self._lock:
+            job = self._known(try_id)
+            if not job.over:
+                raise TryError("these pictures are still being made", hint="Cancel them first.")
+            folder = self._data.folder("tries") / job.id
+            # whoever has removed the folder by hand wants to be rid of it, too
+            if folder.is_dir():
+                trash.discard(folder, self._data.folder("trash"), kind="try", now=self._clock())
+            del self._tries[try_id]
+
+    def restore(self, try_id: str) -> Try:
+        """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
+        with self._lock:
+            found = next((found for found in trash.contents(self._data.folder("trash"), "try") if found.name == try_id), None)
+            if found is None or try_id in self._tries:
+                raise NotFound("these pictures are no longer there", hint="They may have been restored already. Reload the page.")
+            job = _read(trash.restore(found, self._data.folder("tries")))
+            if job is None:
+                raise NotFound("these pictures are no longer there", hint="Reload the page.")
+            self._tries[job.id] = job
+            return job
 
     def file(self, try_id: str, name: str) -> Path:
         """One of a try's pictures. Raises NotFound for any other name."""
@@ -275,16 +304,9 @@ class TryJobs:
     def _read_past(self) -> None:
         """The tries of earlier times. One that was not over when the host ended is over now."""
         for path in self._data.folder("tries").glob("*/try.json"):
-            try:
-                job = from_file(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError, LoraTrainerError):
-                log.warning("%s cannot be read", path)
-                continue
-            if job.id != path.parent.name:
-                continue
-            if not job.over:
-                job.status, job.error = "failed", TryError("the WebUI was closed before the pictures were made", hint="Start them again.")
-            self._tries[job.id] = job
+            job = _read(path.parent)
+            if job is not None:
+                self._tries[job.id] = job
         self._forget_old()
 
     def _forget_old(self) -> None:
@@ -297,6 +319,21 @@ class TryJobs:
         with Image.open(self._data.child("tries", job.id) / picture.file) as image:
             whole: Image.Image = image.convert("RGB")
         return whole
+
+
+def _read(folder: Path) -> Try | None:
+    """The try of a folder; None where it holds none, or one of another name. One that was not over is over now."""
+    path = folder / "try.json"
+    try:
+        job = from_file(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, LoraTrainerError):
+        log.warning("%s cannot be read", path)
+        return None
+    if job.id != folder.name:
+        return None
+    if not job.over:
+        job.status, job.error = "failed", TryError("the WebUI was closed before the pictures were made", hint="Start them again.")
+    return job
 
 
 def _telling(job: Try) -> Progress:

@@ -82,6 +82,24 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.75", "Strength 1"]
 
 
+def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
+    page, section = open_try(visitor, host, lora)
+    section.get_by_label("Prompt", exact=True).fill("a fox to delete")
+    section.get_by_role("button", name="Strength grid").first.click()
+    section.get_by_role("button", name="All in one picture").wait_for()
+    job = next(job for job in host.get("tries") if job["prompt"] == "a fox to delete")
+    item = section.locator(".lora-trainer-try-history-item[title='a fox to delete']")
+    assert item.count() == 1
+    section.get_by_role("button", name="Delete", exact=True).click()
+    section.get_by_text("The pictures appear here.").wait_for()
+    assert item.count() == 0
+    assert not (host.trainer_folder / "tries" / job["id"]).exists() and job["id"] not in [other["id"] for other in host.get("tries")]
+    page.locator(".lora-trainer-toast").get_by_role("button", name="Undo").click()
+    item.wait_for()
+    assert section.locator("figcaption").count() == 5 and item.get_attribute("aria-pressed") == "true"
+    assert (host.trainer_folder / "tries" / job["id"] / "sheet.png").is_file()
+
+
 def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox in the snow")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 import time
 
@@ -297,3 +298,41 @@ def test_a_sampler_that_the_host_lacks_is_refused(jobs, folder):
     write_lora(folder / "ink.safetensors")
     with pytest.raises(LoraTrainerError, match="this WebUI has no sampler Nonesuch"):
         ask(jobs, "ink", sampler="Nonesuch")
+
+
+def test_a_deleted_try_goes_with_its_pictures_and_their_sheet_and_comes_back(jobs, host, folder, data):
+    write_lora(folder / "ink.safetensors")
+    first, job = ask(jobs, "ink"), ask(jobs, "ink", kind="grid", strengths=(0.0, 1.0))
+    before = told(job)
+    jobs.delete(job.id)
+    assert jobs.recent() == [first] and [path.name for path in data.folder("tries").iterdir()] == [first.id]
+    (thrown,) = data.folder("trash").iterdir()
+    assert sorted(path.name for path in thrown.iterdir()) == ["00.png", "01.png", "discarded.json", "sheet.png", "try.json"]
+    with pytest.raises(NotFound):
+        jobs.file(job.id, "sheet.png")
+    # another process, a restart of the WebUI, finds the same
+    assert [found.id for found in make(host, data).recent()] == [first.id]
+    assert told(jobs.restore(job.id)) == before
+    assert jobs.file(job.id, "sheet.png").is_file() and list(data.folder("trash").iterdir()) == []
+    with pytest.raises(NotFound, match="no longer there"):
+        jobs.restore(job.id)
+
+
+def test_what_is_still_being_made_is_not_deleted(jobs, host, folder):
+    write_lora(folder / "ink.safetensors")
+    host.gate = threading.Event()
+    job = jobs.submit(Wanted(kind="pair", prompt="a fox", loras=(lora_id(jobs, "ink"),), strengths=(), width=64, height=64))
+    with pytest.raises(TryError, match="still being made"):
+        jobs.delete(job.id)
+    host.gate.set()
+    over(job)
+    jobs.delete(job.id)
+    assert jobs.recent() == []
+
+
+def test_a_try_whose_folder_is_gone_can_be_deleted(jobs, folder, data):
+    write_lora(folder / "ink.safetensors")
+    job = ask(jobs, "ink")
+    shutil.rmtree(data.folder("tries") / job.id)
+    jobs.delete(job.id)
+    assert jobs.recent() == []

@@ -126,3 +126,13 @@ def test_a_saved_step_is_delivered(client, data):
 
 def test_the_hosts_samplers_are_listed(client):
     assert client.get("/lora-trainer/samplers").json() == {"samplers": ["Euler", "DPM++ 2M"], "schedulers": ["Automatic", "Karras"]}
+
+
+def test_a_try_is_deleted_and_taken_back(client, ink):
+    (lora,) = client.get("/lora-trainer/loras").json()
+    job = over(client, post(client, "/tries", {"lora": lora["id"], "prompt": "a fox", "kind": "grid", "strengths": [0, 1], "width": 64, "height": 64}).json())
+    assert post(client, f"/tries/{job['id']}/delete", {}).status_code == 200
+    assert client.get("/lora-trainer/tries").json() == [] and client.get("/" + job["sheet"]).status_code == 404
+    assert post(client, f"/tries/{job['id']}/delete", {}).status_code == 404
+    assert post(client, f"/tries/{job['id']}/restore", {}).json() == job
+    assert client.get("/" + job["sheet"]).status_code == 200

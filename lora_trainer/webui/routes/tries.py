@@ -67,6 +67,17 @@ def cancel_try(studio: Studio, request: Request) -> dict[str, Any]:
     return _try(studio.tries.cancel(request.path["id"]), request)
 
 
+@route("POST", "/tries/{id}/delete")
+def delete_try(studio: Studio, request: Request) -> dict[str, Any]:
+    studio.tries.delete(request.path["id"])
+    return {}
+
+
+@route("POST", "/tries/{id}/restore")
+def restore_try(studio: Studio, request: Request) -> dict[str, Any]:
+    return _try(studio.tries.restore(request.path["id"]), request)
+
+
 @route("GET", "/tries/{id}/picture/{name}")
 def try_picture(studio: Studio, request: Request) -> Response:
     return FileResponse(studio.tries.file(request.path["id"], request.path["name"]), headers=FOREVER)
