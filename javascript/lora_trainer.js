@@ -204,11 +204,12 @@
             app.widgets.toast(problem.message || String(problem), { severity: "error", hint: problem.hint || "", seconds: 12 });
         },
 
-        /** A modal dialog: Escape and the close button leave it; focus stays in it and goes back. actions: [{label, kind, onclick}]; onclick may return a promise or false to stay. */
+        /** A modal dialog: Escape and the close button leave it; focus stays in it and goes back. actions: [{label, kind, onclick}]; onclick may return a promise or false to stay.
+         * `wide`: as wide as there is room for; `fit`: as wide as what is in it. */
         // its actions stand in no <footer>: the hosts hide all of them, to be rid of gradio's
-        dialog({ title, body, actions = [], wide = false, onclose = null }) {
+        dialog({ title, body, actions = [], wide = false, fit = false, onclose = null }) {
             const heading = app.id("dialog");
-            const dialog = el("dialog", { class: "lora-trainer-dialog" + (wide ? " lora-trainer-dialog-wide" : ""), "aria-labelledby": heading });
+            const dialog = el("dialog", { class: "lora-trainer-dialog" + (wide ? " lora-trainer-dialog-wide" : "") + (fit ? " lora-trainer-dialog-fit" : ""), "aria-labelledby": heading });
             const close = () => dialog.close();
             // a toast would lie behind it
             const trouble = el("div");

@@ -184,7 +184,7 @@
             app.widgets.button({ label: app.t("Try it"), onclick: () => { dialog.close(); tryLora(lora); } }),
             lora.delivered ? null : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) }));
         await draw();
-        dialog = app.widgets.dialog({ title: app.t("Saved steps of {name}", { name: run.name }), body: place, wide: true, actions: [{ label: app.t("Close"), kind: "primary" }] });
+        dialog = app.widgets.dialog({ title: app.t("Saved steps of {name}", { name: run.name }), body: place, fit: true, actions: [{ label: app.t("Close"), kind: "primary" }] });
     }
 
     /** Whoever shows LoRAs reads them again. */

@@ -19,6 +19,7 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
 from tests.browser.tab import open_step, open_tab
+from tests.webui.lora_files import write_lora
 
 pytestmark = pytest.mark.webuis("forge")
 
@@ -246,6 +247,26 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
     assert section.get_by_label("Trigger word", exact=True).input_value() == "zrb"
     assert section.get_by_label("Name of the LoRA").input_value() == "settings again"
     assert page.evaluate("loraTrainer.store.get('settings').lora_rank") == 5
+
+
+@pytest.mark.parametrize("width", [1600, 390])
+def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, worker, width):
+    run = worker("with saves")
+    for step in (10, 20):
+        file = f"checkpoints/a fox in the snow-step{step:08d}.safetensors"
+        write_lora(run.folder.path / file)
+        run.say(events.Saved(step=step, file=file))
+    run.end(events.Stopped(step=20, file=""))
+    page, _ = watch(visit(viewport={"width": width, "height": 900}), host, "with saves")
+    page.locator("#lora_trainer_section_train").get_by_role("button", name="Saved steps").first.click()
+    dialog = page.get_by_role("dialog")
+    dialog.get_by_text("step 20", exact=True).wait_for()
+    box = dialog.bounding_box()
+    assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
+    # nothing is cut off, and on a wide screen each step is one line
+    assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
+    lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
+    assert len(lines) == 2 and (width < 600 or max(lines) < 60)
 
 
 def test_the_trash_is_emptied_after_a_question(host, visitor, worker):
