@@ -40,15 +40,40 @@
         summarize();
     };
 
-    function take(cards) {
+    function take(answered) {
+        const cards = withLost(answered);
         app.store.set("datasets", cards);
         const chosen = app.store.get("dataset") || app.kept.get(CHOSEN_KEY);
         const known = cards.some((card) => card.id === chosen);
         dataset.choose(known ? chosen : cards.length === 1 ? cards[0].id : "");
     }
 
+    /** The chosen dataset stays in view when it vanishes under somebody's hands, and says so: no other takes its place unasked. */
+    function withLost(cards) {
+        const chosen = dataset.chosen();
+        if (!chosen || cards.some((card) => card.id === chosen.id)) return cards;
+        const problem = { message: app.t("This dataset is not there any more."), hint: app.t("It may have been deleted in another window.") };
+        return [...cards, { ...chosen, cover: null, count: 0, captioned: 0, gone: true, lost: true, problem }];
+    }
+
+    /** Where the plan knows of trouble with the images that the card does not tell, or the other way round, the cards are asked for again. */
+    let troubled = "";
+    app.store.on("plan", (plan) => {
+        const card = dataset.chosen();
+        const problem = plan && plan.problems.find((one) => one.severity === "error" && one.field === "dataset");
+        const now = card ? JSON.stringify([card.id, problem ? problem.message : ""]) : "";
+        if (!card || now === troubled || Boolean(problem) === Boolean(card.problem)) return;
+        troubled = now;
+        dataset.refresh().catch(() => {});
+    });
+
     function summarize() {
         const card = dataset.chosen();
+        if (card && card.problem) {
+            app.summary("images", card.gone ? app.t("Its folder is not there any more") : app.t("needs attention"), "problem");
+            app.summary("captions", "", "");
+            return;
+        }
         app.summary("images", card ? app.colon(card.name, dataset.count(card.count)) : "", "");
         app.summary("captions", card && card.count ? app.t("{done} of {count}", { done: app.number(card.captioned), count: app.number(card.count) }) : "", "");
     }
@@ -88,11 +113,13 @@
                 }
                 failed = false;
                 pages.answer = { ...answer, id };
-                dataset.update({ id, count: answer.total, captioned: answer.captioned });
+                dataset.update({ id, count: answer.total, captioned: answer.captioned, problem: null, gone: false, lost: false });
                 drawBar();
                 show(pages.answer, quietly);
             } catch (problem) {
                 if (mine !== serial || id !== app.store.get("dataset")) return;
+                // the cards say what has become of it
+                if (!failed && problem.status >= 400 && problem.status < 500) dataset.refresh().catch(() => {});
                 failed = true;
                 fail(problem);
             } finally {

@@ -125,11 +125,17 @@
     }
 
     async function discard(card) {
+        if (card.lost) {
+            dataset.choose("");
+            await dataset.refresh();
+            return;
+        }
         const message = card.external
             ? app.t("The folder itself stays as it is.") : app.t("{count} go to the trash in the data folder.", { count: dataset.count(card.count) });
         const title = card.external ? app.t("Take {name} off the list?", { name: card.name }) : app.t("Delete {name}?", { name: card.name });
         if (!(await app.widgets.confirm({ title, message, label: card.external ? app.t("Take off the list") : app.t("Delete"), kind: "stop" }))) return;
         await app.api.post(dataset.path("delete", card.id));
+        dataset.choose("");
         await dataset.refresh();
     }
 

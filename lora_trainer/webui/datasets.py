@@ -116,12 +116,12 @@ class Datasets:
         """What the page shows of a dataset: GET /datasets. A folder that cannot be read says why, and the others are still there."""
         card: dict[str, Any] = {
             "id": dataset.id, "name": dataset.name, "path": "" if self._is_remote() else str(dataset.path), "external": dataset.external,
-            "count": 0, "captioned": 0, "cover": None, "changed": 0.0, "problem": None,
+            "count": 0, "captioned": 0, "cover": None, "changed": 0.0, "problem": None, "gone": False,
         }  # fmt: skip
         try:
             view = self.contents(dataset.id).view()
         except LoraTrainerError as error:
-            return {**card, "problem": texts.say_error(error, language)}
+            return {**card, "problem": texts.say_error(error, language), "gone": not dataset.path.is_dir()}
         card["count"], card["captioned"] = len(view.items), sum(bool(item.caption) for item in view.items)
         card["changed"] = max((item.changed for item in view.items), default=0.0)
         if view.items:

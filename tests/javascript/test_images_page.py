@@ -160,6 +160,62 @@ def test_what_goes_wrong_in_a_dialog_is_told_in_it(tab):
     page.wait_for_selector("h3:has-text('foxes')")
 
 
+def images_step(page) -> tuple[str, str]:
+    """What the step says under its name, and how it is marked."""
+    return tuple(page.eval_on_selector("#lora_trainer_step_images", "step => [step.querySelector('.lora-trainer-step-note').textContent, step.dataset.state]"))
+
+
+def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(tab, tmp_path):
+    folder = tmp_path / "fox pictures"
+    save(folder / "a.png", size=(90, 60), colour="teal")
+    identity = tab.datasets.open(str(folder)).id
+    tab.make("other", {}, ("b.png",))
+    page = tab.open()
+    page.evaluate("id => loraTrainer.dataset.choose(id)", identity)
+    page.wait_for_selector(".lora-trainer-cell")
+    assert images_step(page) == ("fox pictures: 1 image", "")
+    folder.rename(tmp_path / "elsewhere")
+    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+    assert images_step(page) == ("Its folder is not there any more", "problem")
+    notice = page.locator(".lora-trainer-images .lora-trainer-notice-error")
+    assert notice.inner_text().startswith(f"the folder {folder} is not there any more")
+    assert "is not there any more" in page.get_by_role("radio", name="fox pictures").inner_text()
+    # a page that is opened now says the same
+    other = tab.open()
+    other.evaluate("id => loraTrainer.dataset.choose(id)", identity)
+    assert images_step(other) == ("Its folder is not there any more", "problem")
+    (tmp_path / "elsewhere").rename(folder)
+    page.wait_for_selector(".lora-trainer-cell")
+    assert images_step(page) == ("fox pictures: 1 image", "")
+
+
+def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_its_place(tab):
+    tab.make("fox", {}, ("a.png",))
+    tab.make("other", {}, ("b.png",))
+    page = tab.open()
+    page.get_by_role("radio", name="fox").click()
+    page.wait_for_selector(".lora-trainer-cell")
+    tab.datasets.delete("fox")
+    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+    assert page.evaluate("loraTrainer.store.get('dataset')") == "fox"
+    assert "This dataset is not there any more." in page.get_by_role("radio", name="fox").inner_text()
+    page.locator(".lora-trainer-images").get_by_role("button", name="Delete", exact=True).click()
+    page.get_by_role("radio", name="fox").wait_for(state="detached")
+    assert images_step(page) == ("other: 1 image", "")
+
+
+def test_the_plan_notices_a_folder_that_went_while_another_step_is_open(tab, tmp_path):
+    folder = tmp_path / "fox pictures"
+    save(folder / "a.png", size=(90, 60), colour="teal")
+    identity = tab.datasets.open(str(folder)).id
+    page = tab.open("captions")
+    page.evaluate("id => loraTrainer.dataset.choose(id)", identity)
+    folder.rename(tmp_path / "elsewhere")
+    page.route("**/items?*", lambda route: route.abort())
+    page.evaluate("loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message: 'the folder is not there any more'}]})")
+    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+
+
 def test_the_grid_by_keyboard_and_undo(tab):
     folder = tab.make("fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png"))
     page = tab.open()
