@@ -270,7 +270,7 @@ def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
     page = tab.open("captions")
     box(page, "a.png").fill("a red  fox,\nsnow")
     page.keyboard.press("Tab")
-    page.wait_for_selector("text=Saved")
+    page.wait_for_selector('text="Saved"')
     assert box(page, "a.png").input_value() == "a red fox, snow"
     page.keyboard.type("second")
     page.keyboard.press("Control+Enter")
@@ -288,13 +288,13 @@ def test_of_two_browsers_neither_loses_a_text(tab):
     box(mine, "a.png").fill("mine")
     box(theirs, "a.png").fill("theirs")
     theirs.keyboard.press("Tab")
-    theirs.wait_for_selector("text=Saved")
+    theirs.wait_for_selector('text="Saved"')
     mine.keyboard.press("Tab")
     mine.wait_for_selector("text=Someone else changed this caption meanwhile")
     assert mine.eval_on_selector_all(".lora-trainer-two-texts dd", "all => all.map((one) => one.textContent)") == ["mine", "theirs"]
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,theirs\nb.png,two\n"
     mine.click("text=Keep mine")
-    mine.wait_for_selector("text=Saved")
+    mine.wait_for_selector('text="Saved"')
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,mine\nb.png,two\n"
     # the other browser sees it, without a reload
     wait(theirs, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'mine')")
@@ -308,7 +308,7 @@ def test_an_edit_in_a_spreadsheet_is_seen_and_what_is_being_typed_stays(tab):
     wait(page, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the spreadsheet')")
     assert box(page, "b.png").input_value() == "being typed"
     page.keyboard.press("Tab")
-    page.wait_for_selector("text=Saved")
+    page.wait_for_selector('text="Saved"')
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,from the spreadsheet\nb.png,being typed\n"
 
 
