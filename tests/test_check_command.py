@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import random
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from lora_trainer.__main__ import main
+from lora_trainer.dataset import embeddings
+from lora_trainer.dataset.images import digest
 from tests.benchmark.check_quality import dead_leaves
 from tests.made import tiny_checkpoint
 
@@ -59,6 +62,17 @@ def test_the_vocabulary_beside_the_images_is_kept_to(folder, capsys):
     (folder / "vocabulary.yaml").write_text("opening: drawn leaves\n", encoding="utf-8")
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     assert '0.png: the caption does not begin with "drawn leaves"' in capsys.readouterr().out
+
+
+def test_what_a_captioner_saw_tells_how_much_variety_there_is(folder, capsys):
+    rows = {digest(path): (np.full(4, 0.5) + np.eye(4)[number % 4] * 0.01).astype(np.float16) for number, path in enumerate(folder.glob("*.png"))}
+    embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
+    assert main(["check", str(folder), "--resolution", "128"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "Pictures checked: 5. Findings: 1",
+        "- to CLIP the pictures look much alike: they differ 0 % as much as unrelated pictures do",
+        "  If they show one angle or one distance, add others, or other backgrounds and light; what all pictures share becomes part of the LoRA.",
+    ]
 
 
 def test_a_resolution_of_nothing_is_refused(folder, capsys):

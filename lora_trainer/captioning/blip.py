@@ -17,7 +17,9 @@ from PIL import Image
 
 from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import Caption
+from lora_trainer.captioning.encoder import rows
 from lora_trainer.captioning.weights import explained
+from lora_trainer.dataset.embeddings import Row
 from lora_trainer.errors import CaptionerError
 
 BEAMS = 3
@@ -45,17 +47,36 @@ HEAD_WIDTH = 64
 class Blip:
     """A loaded BLIP. Beam search, no sampling."""
 
+    encoder = "BLIP"
+
     def __init__(self, model: Any, processor: Any, *, device: torch.device, dtype: torch.dtype, max_tokens: int) -> None:
         self._model = model.to(device=device, dtype=dtype).eval()
         self._processor = processor
         self._device, self._dtype = device, dtype
         self._max_tokens = max_tokens
+        self._pooled: torch.Tensor | None = None
+        # generate() encodes the images by itself, and keeps what came of it to itself
+        self._model.vision_model.register_forward_hook(self._look)
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
-        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
-        tokens = self._model.generate(pixel_values=pixels, num_beams=BEAMS, max_new_tokens=self._max_tokens, no_repeat_ngram_size=3)
-        return [Caption(text=clean(text)) for text in self._processor.batch_decode(tokens, skip_special_tokens=True)]
+        self._pooled = None
+        tokens = self._model.generate(pixel_values=self._pixels(images), num_beams=BEAMS, max_new_tokens=self._max_tokens, no_repeat_ngram_size=3)
+        texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
+        seen = rows(self._pooled) if self._pooled is not None and len(self._pooled) == len(texts) else [None] * len(texts)
+        return [Caption(text=clean(text), embedding=row) for text, row in zip(texts, seen, strict=True)]
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
+        return rows(self._model.vision_model(pixel_values=self._pixels(images)).pooler_output)
+
+    def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        pixels: torch.Tensor = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
+        return pixels
+
+    def _look(self, module: Any, inputs: Any, output: Any) -> None:
+        """The first patch's state, which stands for the whole picture: (images, width)."""
+        self._pooled = output.pooler_output
 
 
 def load(path: Path, *, device: torch.device, dtype: torch.dtype, max_tokens: int, listener: source.Listener) -> Blip:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from PIL import Image
+
+from lora_trainer.dataset.embeddings import Row
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,8 @@ class Caption:
 
     text: str = ""
     tags: tuple[Tag, ...] = ()
+    embedding: Row | None = field(default=None, compare=False, repr=False)
+    """What the captioner's image encoder made of the image, where it has one (captioning.encoder)."""
 
 
 class Captioner(Protocol):

@@ -16,7 +16,9 @@ import torch
 from PIL import Image
 
 from lora_trainer.captioning.captioner import Caption, Tag
+from lora_trainer.captioning.encoder import rows
 from lora_trainer.captioning.weights import explained
+from lora_trainer.dataset.embeddings import Row
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import CaptionerError
 
@@ -37,6 +39,8 @@ class Group:
 class Clip:
     """A loaded CLIP and its vocabulary, encoded once."""
 
+    encoder = "CLIP"
+
     def __init__(
         self, model: Any, processor: Any, groups: Sequence[Group], *, device: torch.device, dtype: torch.dtype, threshold: float, top_k: int
     ) -> None:
@@ -50,11 +54,19 @@ class Clip:
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
-        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
-        features = torch.nn.functional.normalize(self._model.get_image_features(pixel_values=pixels).float(), dim=-1)
+        features = self._features(images)
         logits = self._model.logit_scale.float().exp() * features @ self._words.T
         scores = torch.cat([part.softmax(dim=-1) for part in logits.split([len(group.words) for group in self._groups], dim=-1)], dim=-1)
-        return [Caption(tags=self._tags(row)) for row in scores.tolist()]
+        return [Caption(tags=self._tags(row), embedding=seen) for row, seen in zip(scores.tolist(), rows(features), strict=True)]
+
+    @torch.inference_mode()
+    def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
+        return rows(self._features(images))
+
+    def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """(images, width), of length 1: where CLIP compares pictures with words, and one picture with another."""
+        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
+        return torch.nn.functional.normalize(self._model.get_image_features(pixel_values=pixels).float(), dim=-1)
 
     def _tags(self, scores: Sequence[float]) -> tuple[Tag, ...]:
         found: list[Tag] = []

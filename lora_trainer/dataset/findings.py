@@ -15,8 +15,11 @@ from typing import Any, Literal, NoReturn
 from lora_trainer.config import DatasetSettings
 from lora_trainer.errors import DatasetError, Message
 
-Severity = Literal["error", "warning"]
-"""error: something the user gave cannot be used, and the run stops unless on_bad_data is skip. warning: worth knowing; nothing stops."""
+Severity = Literal["error", "warning", "info"]
+"""error: something the user gave cannot be used, and the run stops unless on_bad_data is skip. warning: worth knowing; nothing stops.
+info: a hint, where what was measured may well be as it should."""
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+"""The gravest first."""
 
 Kind = Literal[
     "unreadable-folder",
@@ -114,12 +117,12 @@ def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Find
 
 def report(findings: Iterable[Finding], names_per_kind: int = NAMES_PER_KIND) -> str:
     """The findings as text, grouped by kind, errors first: at most `names_per_kind` lines of each kind, the number of the rest, the hint once."""
-    groups: dict[tuple[str, str, str], list[Finding]] = {}
+    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
     for finding in findings:
         groups.setdefault((finding.severity, finding.kind, str(finding.hint)), []).append(finding)
     lines: list[str] = []
-    # "error" sorts before "warning"; within each, the order of first appearance stays
-    for (_, _, hint), group in sorted(groups.items(), key=lambda item: item[0][0]):
+    # the gravest first; within each, the order of first appearance stays
+    for (_, _, hint), group in sorted(groups.items(), key=lambda item: SEVERITIES.index(item[0][0])):
         lines += [f"- {finding}" for finding in group[:names_per_kind]]
         if len(group) > names_per_kind:
             lines.append(f"- and {len(group) - names_per_kind} more like these")

@@ -24,6 +24,8 @@ from lora_trainer import files
 from lora_trainer.dataset import authors, check
 from lora_trainer.dataset.check import Picture
 from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
+from lora_trainer.dataset.embeddings import read_all
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
@@ -36,6 +38,8 @@ CACHE, SETTINGS = "check-measures.json", "check.json"
 """In the dataset's folder .lora_trainer."""
 REST_SECONDS = 3.0
 """Between one check and the next that follows a change: many images may be on their way."""
+QUIET_SECONDS = 10.0
+"""What a captioner's image encoder saw is looked at again when nothing was added to it for so long: a caption job adds to it every few seconds."""
 
 log = logging.getLogger("lora_trainer.webui")
 _turn = threading.Lock()
@@ -94,6 +98,8 @@ class _Result:
 
     findings: tuple[Finding, ...] = ()
     versions: Mapping[Path, str] = field(default_factory=dict)
+    embedded: int = 0
+    """files.stamp of what image encoders saw of them."""
 
 
 class _Stop(Exception):
@@ -170,7 +176,16 @@ class Checker:
         self._thread.start()
 
     def _is_stale(self, view: View) -> bool:
-        return self._result.versions != {item.path: item.version for item in view.items}
+        return self._result.versions != {item.path: item.version for item in view.items} or self._is_seen_anew()
+
+    def _is_seen_anew(self) -> bool:
+        """Whether a captioner's image encoder has seen more of the pictures since the last check, and is done with it."""
+        folder = self._folder / EMBEDDINGS
+        try:
+            rests = self._clock() - folder.stat().st_mtime > QUIET_SECONDS
+        except OSError:
+            return False
+        return rests and files.stamp(folder) != self._result.embedded
 
     def _run(self) -> None:
         with _turn:
@@ -205,15 +220,18 @@ class Checker:
     def _measured(self) -> _Result:
         with self._lock:
             self._state, settings = "running", self._settings
-        view = self._contents.view()
+        view, embedded = self._contents.view(), files.stamp(self._folder / EMBEDDINGS)
 
         def heard(done: int, total: int) -> None:
             self._progress = (done, total)
             if self._stop or self._again:
                 raise _Stop
 
-        report = check.check(pictures(view, with_captions=False), resolution=settings.resolution, cache=self._folder / CACHE, progress=heard)
-        return _Result(findings=report.findings, versions={item.path: item.version for item in view.items})
+        report = check.check(
+            pictures(view, with_captions=False), resolution=settings.resolution, embedded=read_all(self._contents.path),
+            cache=self._folder / CACHE, progress=heard,
+        )  # fmt: skip
+        return _Result(findings=report.findings, versions={item.path: item.version for item in view.items}, embedded=embedded)
 
     def _remembered(self) -> tuple[CheckSettings, float | None]:
         try:

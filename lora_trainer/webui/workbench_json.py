@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lora_trainer.dataset.findings import Finding
+from lora_trainer.dataset.findings import SEVERITIES, Finding
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import pages, texts, workbench_tokens
 from lora_trainer.webui.contents import Item, View, key_of
@@ -178,7 +178,7 @@ def _kinds(findings: Findings, view: View, language: str) -> list[dict[str, Any]
             {
                 "kind": kind,
                 "label": texts.translate(KIND_LABELS[kind], language),
-                "severity": "error" if any(finding.severity == "error" for finding in some) else "warning",
+                "severity": min((finding.severity for finding in some), key=SEVERITIES.index),
                 "count": len({finding.path for finding in some}),
                 "mend": texts.translate(MEND_LABELS[mends[0]], language) if mends else None,
             }

@@ -2,6 +2,8 @@
 
     caption.yaml -> images without a caption of a person's -> model -> batches -> metadata.csv or .txt, and .lora_trainer/captions.json
 
+What the captioner's image encoder made of the images is kept beside that, for the check (dataset.embeddings).
+
 What was captioned is written every few seconds, so the dataset itself is the resume point: a job that was stopped or killed is simply started again.
 """
 
@@ -24,10 +26,11 @@ from PIL import Image
 from lora_trainer import environment
 from lora_trainer.caption_config import CaptionSettings, fingerprint
 from lora_trainer.captioning import source
-from lora_trainer.captioning.captioner import Captioner
+from lora_trainer.captioning.captioner import Caption, Captioner
+from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
 from lora_trainer.captioning.finish import finish
 from lora_trainer.captioning.load import load, vocabulary_text
-from lora_trainer.dataset import authors
+from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest, examine, read_image
 from lora_trainer.dataset.listing import folded
@@ -79,6 +82,9 @@ class CaptionJob:
         self._named = 0
         self._failed = 0
         self._unwritten: dict[Pending, str] = {}
+        self._seen: dict[str, embeddings.Row] = {}
+        self._encoder, self._unrelated = "", 0.0
+        self._contents: set[str] = set()
         self._written_at = time.monotonic()
 
     def run(self) -> Outcome:
@@ -130,6 +136,7 @@ class CaptionJob:
         known = authors.read_authors(self.settings.input)
         pending, kept = [], 0
         for image, content in self._digests(self._wanted()):
+            self._contents.add(content)
             standing = self.seen[image]
             is_done = known.is_done(content, standing.caption, self.by)
             if standing.unreadable and not self.settings.overwrite:
@@ -315,6 +322,7 @@ class CaptionJob:
     def _keep(self, part: Sequence[tuple[Pending, Image.Image]]) -> None:
         assert self.captioner is not None
         captions = self.captioner.caption([image for _, image in part])
+        self._look([item for item, _ in part], captions)
         for (item, _), caption in zip(part, captions, strict=True):
             text = finish(caption, self.settings)
             if not text:
@@ -329,6 +337,17 @@ class CaptionJob:
         self._failed = 0
         if time.monotonic() - self._written_at >= WRITE_SECONDS:
             self._write()
+
+    def _look(self, part: Sequence[Pending], captions: Sequence[Caption]) -> None:
+        """What the captioner's image encoder saw on the way. No caption is lost for its sake."""
+        if isinstance(self.captioner, ImageEncoder) and not self._encoder:
+            self._encoder = self.captioner.encoder
+            try:
+                self._unrelated = unrelated_spread(self.captioner)
+            except Exception as error:
+                log.warning("the scale of %s's image encoder cannot be told", self._encoder, exc_info=error)
+        if self._unrelated:
+            self._seen.update((item.digest, caption.embedding) for item, caption in zip(part, captions, strict=True) if caption.embedding is not None)
 
     def _keep_alone(self, one: tuple[Pending, Image.Image]) -> None:
         """One image that spoils a batch ends nothing but its own caption; if none works, it is the captioner."""
@@ -358,10 +377,11 @@ class CaptionJob:
     def _write(self) -> None:
         """The captions since the last time, into the dataset. Who wrote them is recorded first."""
         self._written_at = time.monotonic()
-        if not self._unwritten:
+        if not self._unwritten and not self._seen:
             return
         items = {item.image: (item, text) for item, text in self._unwritten.items()}
         with authors.changing_captions(self.settings.input):
+            self._write_seen()
             authors.record(self.settings.input, {item.digest: Written(text=text, by=self.by) for item, text in items.values()})
             changed = self.places.write({image: text for image, (_, text) in items.items()}, self.seen)
             if not self.places.is_apart:
@@ -374,6 +394,18 @@ class CaptionJob:
                 self._name(Message("the caption of {name} was changed meanwhile; it stays as it is", {"name": self._shown(image)}))
             else:
                 self.report.say(events.Captioned(image=self._shown(image), caption=text))
+
+    def _write_seen(self) -> None:
+        """What the encoder saw since the last time. Of images that are gone, or were other ones, nothing is kept."""
+        if not self._seen:
+            return
+        which = f"{self._encoder} {self.settings.model_name}"
+        seen = embeddings.Embedded(encoder=which, title=self._encoder, unrelated=self._unrelated, by_digest=dict(self._seen))
+        try:
+            embeddings.add(self.settings.input, seen, keep=None if self.settings.only else self._contents)
+        except OSError as error:
+            log.warning("what the image encoder saw cannot be kept: %s", error)
+        self._seen.clear()
 
     # --- requests and progress ------------------------------------------------------------------------------------------------------------
 

@@ -47,7 +47,9 @@ def blip_config() -> Any:
     count = len(bert_vocabulary())
     sizes = {"intermediate_size": 64, "num_hidden_layers": 2, "hidden_size": 64, "num_attention_heads": 1}
     text = {"vocab_size": count + 2, "encoder_hidden_size": 64, "bos_token_id": count, "eos_token_id": 2, "sep_token_id": 3, "layer_norm_eps": 1e-12}
-    return BlipConfig(text_config={**sizes, **text}, vision_config={**sizes, "image_size": 32, "patch_size": 16, "layer_norm_eps": 1e-6})
+    # by its own range, 1e-10, fresh weights would see nothing at all
+    vision = {"image_size": 32, "patch_size": 16, "layer_norm_eps": 1e-6, "initializer_range": 0.2}
+    return BlipConfig(text_config={**sizes, **text}, vision_config={**sizes, **vision})
 
 
 @cache

@@ -18,6 +18,9 @@ from lora_trainer.dataset.check.alike import variety
 from lora_trainer.dataset.check.judge import grown
 from lora_trainer.dataset.check.store import VERSION
 from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.embeddings import Embedded
+from lora_trainer.dataset.embeddings import add as add_embeddings
+from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.template import Vocabulary
 from lora_trainer.errors import DatasetError
 from tests.benchmark.check_quality import dead_leaves
@@ -181,12 +184,50 @@ def test_pictures_of_one_composition_have_little_variety(tmp_path, scenes):
     assert finding.kind == "little-variety" and finding.measured > 0.6
 
 
+def as_seen(folder, directions, unrelated=0.5, title="CLIP"):
+    """What an encoder made of the pictures of a folder, in the order of their names: one direction each."""
+    digests = [digest(path) for path in sorted(folder.glob("*.png"))]
+    rows = [np.asarray(row, np.float64) / np.linalg.norm(row) for row in directions]
+    by_digest = {content: row.astype(np.float16) for content, row in zip(digests, rows, strict=True)}
+    return Embedded(encoder=f"{title} of a test", title=title, unrelated=unrelated, by_digest=by_digest)
+
+
+ALIKE, APART = np.ones((6, 8)) + np.eye(6, 8), np.ones((6, 8)) + np.eye(6, 8) * 4
+"""Directions with a distance (1 - cosine) of 1/11 and of 1/2 between any two."""
+
+
+@pytest.mark.parametrize(("directions", "unrelated", "measured"), [
+    (ALIKE, 0.5, 0.182), (APART, 0.5, None), (np.ones((6, 8)), 0.5, 0.0),
+    # one and the same distance is little to an encoder that sees pictures far apart, and much to one that does not
+    (ALIKE, 0.4, None), (APART, 4.0, 0.125),
+])  # fmt: skip
+def test_an_encoders_embeddings_are_read_by_the_encoders_own_scale(folder, directions, unrelated, measured):
+    add_embeddings(folder, as_seen(folder, directions, unrelated))
+    found = [(each.kind, each.severity, each.measured) for each in checked(folder).findings]
+    assert found == ([] if measured is None else [("little-variety", "info", pytest.approx(measured, abs=0.002))])
+
+
+def test_the_finding_says_whose_embeddings_it_is_from_and_what_to_do(folder):
+    add_embeddings(folder, as_seen(folder, ALIKE, title="BLIP"))
+    report = checked(folder)
+    finding = only(report, "little-variety")
+    assert str(finding) == "to BLIP the pictures look much alike: they differ 18 % as much as unrelated pictures do"
+    assert "add others, or other backgrounds and light" in str(finding.hint) and not report.stops_training
+
+
 def test_embeddings_are_asked_before_fingerprints(tmp_path, scenes):
-    made = members(scenes, tmp_path)
-    same = np.ones((6, 8), np.float32) + np.eye(6, 8, dtype=np.float32) * 0.1
-    (finding,) = variety(made, same)
-    assert finding.measured > 0.95
-    assert variety(made, np.eye(6, 8, dtype=np.float32)) == []
+    ground = Image.radial_gradient("L").convert("RGB")
+    alike_in_light = members([Image.blend(ground, scene, 0.4) for scene in scenes], tmp_path)
+    assert str(variety(alike_in_light)[0]).startswith("by light and dark the pictures are much alike: ")
+    assert variety(alike_in_light, [as_seen(tmp_path, APART)]) == []
+
+
+def test_an_encoder_that_has_not_seen_nearly_all_pictures_is_not_asked(folder):
+    add_embeddings(folder, as_seen(folder, ALIKE))
+    assert only(checked(folder), "little-variety")
+    # another content is another picture, of which nothing is known; and five of six are not nearly all
+    dead_leaves(random.Random(30), 256).save(folder / "scene0.png")
+    assert checked(folder).findings == ()
 
 
 # --- the store, and use by the tab -------------------------------------------------------------------------------------------------------

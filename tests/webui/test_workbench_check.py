@@ -5,9 +5,12 @@ from __future__ import annotations
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from lora_trainer.dataset import embeddings
 from lora_trainer.dataset.check import measure
+from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.template import Vocabulary, write_vocabulary
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import workbench_check
@@ -96,6 +99,22 @@ def test_findings_of_a_picture_that_was_replaced_are_not_shown(folder):
     noise((768, 768), 4).save(folder / "a.png")
     assert "small-image" not in kinds(bench).get("a.png", [])
     assert bench.checker.status(bench.contents.view()).stale
+
+
+def test_what_a_captioner_saw_is_looked_at_once_it_is_done(folder):
+    for seed in range(6):
+        noise((300, 260), seed + 10).save(folder / f"{seed}.png")
+    bench = checked(folder)
+    rows = {digest(path): np.array([1, 0], np.float16) for path in folder.glob("*.png")}
+    embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
+    changed = (folder / ".lora_trainer" / "embeddings").stat().st_mtime
+    for since, expected in ((5, []), (15, ["little-variety"])):
+        bench.checker._clock = lambda now=changed + since: now
+        assert bench.checker.status(bench.contents.view()).stale == bool(expected)
+        bench.checker.keep_up(bench.contents.view())
+        bench.checker.wait()
+        assert [told.finding.kind for told in bench.checker.findings(bench.contents.view()).of_all] == expected
+    assert not bench.checker.status(bench.contents.view()).stale
 
 
 def test_near_duplicates_come_as_a_cluster_with_the_one_to_keep(folder):

@@ -7,13 +7,14 @@ import time
 import zipfile
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer import caption_config
-from lora_trainer.dataset import authors
+from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest
 from lora_trainer.webui import http
@@ -260,6 +261,32 @@ def test_the_check_stands_beside_each_image_and_is_mended_at_a_click(page):
     assert (page.folder / "d.png").read_bytes() == original and page.captions()["a.png"] == "a fox"
     assert page.post("datasets/fox/mend", ids=["nonsense"]).status_code == 400
     assert page.post("datasets/fox/check", resolution=9).status_code == 400
+
+
+def seen_alike(folder, count):
+    """As a caption job leaves it behind: CLIP saw `count` pictures of the folder, all nearly the same."""
+    paths = sorted(folder.glob("*.png"))[:count]
+    rows = {digest(path): np.array([1, number / 25], np.float16) for number, path in enumerate(paths)}
+    embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
+
+
+def test_the_check_says_that_to_a_captioners_image_encoder_the_pictures_look_alike(page):
+    for number in range(6):
+        noise((260, 260), number + 1).save(page.folder / f"n{number}.png")
+    for name in "abc":
+        (page.folder / f"{name}.png").unlink()
+    page.post("datasets/fox/check", resolution=256)
+    assert wait_for_check(page)["findings"] == []
+    seen_alike(page.folder, 6)
+    page.post("datasets/fox/check", resolution=256)
+    found = wait_for_check(page)
+    (told,) = found["findings"]
+    assert told["message"] == "to CLIP the pictures look much alike: they differ 1 % as much as unrelated pictures do"
+    assert (told["kind"], told["severity"], told["measured"], told["mend"]) == ("little-variety", "info", pytest.approx(0.014, abs=0.002), None)
+    (kind,) = [kind for kind in found["kinds"] if kind["kind"] == "little-variety"]
+    assert (kind["label"], kind["severity"]) == ("Little variety", "info")
+    chinese = page.client.get("/lora-trainer/datasets/fox/check", headers={http.LANGUAGE_HEADER: "zh_CN"}).json()["findings"][0]["message"]
+    assert chinese == "在 CLIP 看来，图片彼此很相似：差别只有互不相关的图片之间的 1 %"
 
 
 def test_copies_are_cropped_into_a_new_dataset_and_the_originals_stay(page):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import signal
 import subprocess
@@ -9,13 +10,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from lora_trainer import caption_config
 from lora_trainer.captioning.captioner import Caption
-from lora_trainer.dataset import authors
+from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, SetupError
 from lora_trainer.runs import events
@@ -430,6 +432,97 @@ def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
     with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Late(folder, heartbeat)) as report:
         assert CaptionJob(folder, settings, report).run() == "stopped"
     assert time.monotonic() - began < 30 and [event.phase for event in told(folder, events.Phase)][-1] == "installing"
+
+
+# --- what the image encoder saw ----------------------------------------------------------------------------------------------------------
+
+
+def seen(images):
+    """Encoder -> the images whose embeddings are kept, as they are now."""
+    names = {digest(path): path.name for path in images.glob("*.png")}
+    return {one.title: sorted(names.get(content, "?") for content in one.by_digest) for one in embeddings.read_all(images)}
+
+
+class Sees(Says):
+    """Says how bright each picture is, and has an image encoder."""
+
+    encoder = "CLIP"
+
+    def caption(self, images):
+        said = zip(super().caption(images), self.embed(images), strict=True)
+        return [dataclasses.replace(caption, embedding=row) for caption, row in said]
+
+    def embed(self, images):
+        return [np.array([0.6, image.getpixel((0, 0))[0] / 255], np.float16) for image in images]
+
+
+@pytest.mark.parametrize(
+    ("captioner", "model", "more", "encoder"),
+    [
+        ("blip", tiny_blip, {"max_tokens": 5}, "BLIP"), ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}, "CLIP"),
+        ("qwen", tiny_qwen, {"max_tokens": 5}, None),
+    ],
+)  # fmt: skip
+def test_what_the_image_encoder_saw_is_kept_for_the_check(tmp_path, captioner, model, more, encoder):
+    images = draw(tmp_path / "我的 图", 3)
+    work(images, captioner=captioner, model=str(model()), **more)
+    assert seen(images) == ({encoder: ["img0.png", "img1.png", "img2.png"]} if encoder else {})
+    for one in embeddings.read_all(images):
+        assert one.encoder == f"{encoder} {model()}" and 0 < one.unrelated < 2
+        lengths = [float(np.linalg.norm(row.astype(float))) for row in one.by_digest.values()]
+        assert lengths == pytest.approx([1, 1, 1], abs=2e-3)
+
+
+def test_a_stopped_job_keeps_what_was_seen_and_the_next_one_adds_to_it(tmp_path):
+    images = draw(tmp_path / "images")
+    requests = images / ".lora_trainer" / "captioning" / "requests"
+    work(images, Sees(lambda batch: send_request(requests, "stop")))
+    assert seen(images) == {"CLIP": ["img0.png", "img1.png"]}
+    work(images, Sees())
+    assert seen(images) == {"CLIP": [f"img{number}.png" for number in range(5)]}
+
+
+def test_an_image_that_became_another_one_is_not_known_by_the_old_ones_embedding(tmp_path):
+    images = draw(tmp_path / "images", 3)
+    work(images, Sees())
+    Image.new("RGB", (64, 64), (200,) * 3).save(images / "img1.png")
+    (images / "img2.png").unlink()
+    # as long as nobody captions, the old ones lie there under contents that no image has
+    assert seen(images) == {"CLIP": ["?", "?", "img0.png"]}
+    work(images, Sees(), prefix="ink", only=["img0.png"])
+    assert seen(images) == {"CLIP": ["?", "?", "img0.png"]}
+    work(images, Sees(), overwrite=True)
+    assert seen(images) == {"CLIP": ["img0.png", "img1.png"]}
+
+
+def test_what_nothing_was_found_to_say_of_was_seen_all_the_same(tmp_path):
+    images, sees = draw(tmp_path / "images", 2), Sees()
+    sees.caption = lambda pictures: [Caption(embedding=row) for row in sees.embed(pictures)]
+    work(images, sees)
+    assert seen(images) == {"CLIP": ["img0.png", "img1.png"]} and not (images / "metadata.csv").exists()
+
+
+def test_a_broken_file_of_embeddings_is_made_anew(tmp_path):
+    images = draw(tmp_path / "images", 2)
+    work(images, Sees())
+    (path,) = (images / ".lora_trainer" / "embeddings").iterdir()
+    path.write_bytes(path.read_bytes()[:-3])
+    assert seen(images) == {}
+    work(images, Sees(), prefix="ink")
+    assert seen(images) == {"CLIP": ["img0.png", "img1.png"]}
+
+
+def test_no_caption_is_lost_for_an_embeddings_sake(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError("no space left on device")
+
+    images, blind = draw(tmp_path / "images", 3), Sees()
+    monkeypatch.setattr(embeddings, "add", fail)
+    assert work(images, Sees())[0] == "finished" and len(captions(images)) == 3
+    monkeypatch.undo()
+    blind.embed = lambda pictures: fail() if pictures[0].width == 224 else [np.array([1, 0], np.float16)] * len(pictures)
+    assert work(images, blind, prefix="ink")[0] == "finished" and captions(images)["img0.png"] == '"ink, level 0"'
+    assert seen(images) == {}
 
 
 # --- through the worker and the command line ---------------------------------------------------------------------------------------------

@@ -21,7 +21,9 @@ A finding's `measured`, by kind, and its `mend`:
     no-trigger          -                                                                    {"mend": "add_trigger", "word": ...}
     vocabulary          -                                                                    {"mend": "set_caption", "caption": ...}
     identical-captions  how many share it (`related`)                                        -
-    little-variety      mean similarity of all pairs, or the number of different pictures    -
+    little-variety      the number of different pictures; or, where an image encoder has     -
+                        seen them, the mean distance of all pairs as part of that of
+                        unrelated pictures; else the mean similarity of all pairs
     unreadable-image    -                                                                    {"mend": "leave_out"}
 
 Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (metadata rows, formats, layout) is in check_folder's Report as well.
@@ -36,9 +38,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import findings as reporting
 from lora_trainer.dataset.check.alike import near_duplicates, variety
@@ -46,6 +45,7 @@ from lora_trainer.dataset.check.judge import Picture, is_blurred, picture_findin
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.embeddings import Embedded, read_all
 from lora_trainer.dataset.findings import Finding, problem
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.masks import find_masks
@@ -103,15 +103,15 @@ def check(
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
     vocabulary: Vocabulary | None = None,
-    embeddings: NDArray[np.float32] | None = None,
+    embedded: Sequence[Embedded] = (),
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
     """Measures the pictures and says what is wrong with them and their captions.
 
-    `embeddings`: (number of pictures, any) from an image encoder, for the question of variety. `cache`: a JSON file that remembers what was
-    measured; it is made where there is none, and done without where it cannot be written. `progress` hears (pictures measured, pictures in all);
-    what it raises ends the check.
+    `embedded`: what image encoders made of the pictures, for the question of variety. `cache`: a JSON file that remembers what was measured; it
+    is made where there is none, and done without where it cannot be written. `progress` hears (pictures measured, pictures in all); what it
+    raises ends the check.
     """
     store = Store(cache)
     measured = measure_all([picture.path for picture in pictures], store, progress)
@@ -122,14 +122,12 @@ def check(
         log.warning("%s cannot be written: %s", cache, error)
     findings: list[Finding] = []
     readable: list[tuple[Picture, Measures]] = []
-    rows: list[int] = []
-    for row, picture in enumerate(pictures):
+    for picture in pictures:
         result = measured[picture.path]
         if isinstance(result, DatasetError):
             findings.append(unreadable(picture, result))
         else:
             readable.append((picture, result))
-            rows.append(row)
     findings += caption_findings(pictures, trigger_word, count_tokens, token_limit)
     if vocabulary is not None:
         captions = {picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption}
@@ -137,7 +135,7 @@ def check(
     told = [finding for picture, measures in readable for finding in picture_findings(picture, measures, resolution)]
     findings += _soft_as_a_whole(told, readable, resolution)
     findings += near_duplicates(readable)
-    findings += variety(readable, embeddings[rows] if embeddings is not None else None)
+    findings += variety(readable, embedded)
     return Report(pictures=tuple(pictures), measures={picture.path: measures for picture, measures in readable}, findings=tuple(findings))
 
 
@@ -155,7 +153,7 @@ def check_folder(
     pictures, found = pictures_of(settings)
     report = check(
         pictures, resolution=resolution, trigger_word=settings.trigger_word, count_tokens=count_tokens, token_limit=token_limit,
-        vocabulary=vocabulary, cache=cache, progress=progress,
+        vocabulary=vocabulary, embedded=read_all(settings.train_data_dir), cache=cache, progress=progress,
     )  # fmt: skip
     return Report(pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings))
 

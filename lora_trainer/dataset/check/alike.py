@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,14 +11,23 @@ from numpy.typing import NDArray
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, vectors
 from lora_trainer.dataset.check.judge import Picture, border_share
 from lora_trainer.dataset.check.measure import Measures
+from lora_trainer.dataset.embeddings import Embedded, covering, spread
 from lora_trainer.dataset.findings import Finding, problem
 
 SAME = 0.86
 """Similarity of fingerprints from which on two pictures are taken for one."""
 OTHER_COLOURS = 0.22
 """check.fingerprint.colour_distance above which two equal shapes are two pictures all the same."""
-ALIKE, ALIKE_EMBEDDED = 0.6, 0.9
-"""Mean similarity of all pairs above which a dataset has little variety: of fingerprints, and of an image encoder's embeddings (cosine)."""
+ALIKE = 0.6
+"""Mean similarity of all pairs of fingerprints above which a dataset has little variety."""
+LEAST_SPREAD = 0.2
+"""As an image encoder sees them: the mean distance (1 - cosine) of all pairs, as part of that of unrelated drawings (captioning.encoder).
+
+Reasoned, not measured: no real weights were at hand. CLIP puts unrelated photographs at a cosine of about 0.5, and DreamBooth's photographs of one
+subject each, taken from several angles in several places, at 0.885 (ViT-B/32; arXiv 2208.12242, table 1): a distance of 0.115, which is enough to
+train on. Unrelated pictures being no further apart than about 0.5, a fifth of that is at most 0.1, so such a set passes; views that hardly differ
+lie well above a cosine of 0.9. Of BLIP's scale nothing is published, which is why the limit is relative to the encoder's own, and the finding a hint.
+"""
 FEWEST = 5
 """Fewer different pictures hold too little to learn from; fewer are not judged for variety."""
 _BLOCK = 1024
@@ -79,11 +89,11 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
     return findings
 
 
-def variety(members: Sequence[Member], embeddings: Matrix | None = None) -> list[Finding]:
+def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> list[Finding]:
     """A warning where the dataset holds too few different pictures, or pictures that are all much alike.
 
-    `embeddings`: one row for each member, from a captioner's image encoder (any length, need not be normalised). Without it, fingerprints
-    are compared: they see composition, light and framing, but not what is shown.
+    `embedded`: what captioners' image encoders made of them. Where none has seen nearly all of them, fingerprints are compared: they see
+    composition, light and framing, but not what is shown.
     """
     copies = sum(len(group) - 1 for group in clusters([measures for _, measures in members]))
     different = len(members) - copies
@@ -93,17 +103,29 @@ def variety(members: Sequence[Member], embeddings: Matrix | None = None) -> list
         hint = "Ten to thirty, from several angles, at several distances and on several backgrounds, make a LoRA that can be steered."
         template = "there are only {count} different pictures"
         return [problem("little-variety", template, hint=hint, measured=float(different), count=different)]
-    rows, most = (embeddings, ALIKE_EMBEDDED) if embeddings is not None else (_rows(members), ALIKE)
-    likeness = _mean_likeness(rows)
-    if likeness <= most:
+    digests = [measures.digest for _, measures in members]
+    seen = covering([one for one in embedded if one.unrelated > 0], digests)
+    return _alike_as_seen(seen, digests) if seen is not None else _alike_in_light(members)
+
+
+def _alike_as_seen(seen: Embedded, digests: Sequence[str]) -> list[Finding]:
+    part = spread(seen.rows(digests)) / seen.unrelated
+    if part >= LEAST_SPREAD:
+        return []
+    hint = "If they show one angle or one distance, add others, or other backgrounds and light; what all pictures share becomes part of the LoRA."
+    template = "to {encoder} the pictures look much alike: they differ {percent} % as much as unrelated pictures do"
+    part = max(0.0, part)
+    found = problem("little-variety", template, hint=hint, measured=round(part, 3), encoder=seen.title, percent=round(100 * part))
+    return [dataclasses.replace(found, severity="info")]
+
+
+def _alike_in_light(members: Sequence[Member]) -> list[Finding]:
+    likeness = 1 - spread(vectors([bytes.fromhex(measures.fingerprint) for _, measures in members])[0])
+    if likeness <= ALIKE:
         return []
     hint = "Add other angles, distances, backgrounds or light; what all pictures share becomes part of the LoRA."
-    template = "the pictures are much alike: {percent} % on average"
+    template = "by light and dark the pictures are much alike: {percent} % on average"
     return [problem("little-variety", template, hint=hint, measured=round(likeness, 3), percent=round(100 * likeness))]
-
-
-def _rows(members: Sequence[Member]) -> Matrix:
-    return vectors([bytes.fromhex(measures.fingerprint) for _, measures in members])[0]
 
 
 def _pairs(plain: Matrix, mirrored: Matrix) -> Iterator[tuple[int, int]]:
@@ -133,12 +155,3 @@ def _rank(measures: Measures) -> tuple[float, bool, float]:
 def _similarity(one: Measures, other: Measures) -> float:
     plain, mirrored = vectors([bytes.fromhex(one.fingerprint), bytes.fromhex(other.fingerprint)])
     return float(max(plain[0] @ plain[1], mirrored[0] @ plain[1]))
-
-
-def _mean_likeness(rows: Matrix) -> float:
-    """The mean cosine of all pairs of rows."""
-    rows = np.asarray(rows, np.float64)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
-    count, total = len(rows), rows.sum(axis=0)
-    # the sum of all products is the square of the sum; the count of them are a row's with itself
-    return float((total @ total - (rows * rows).sum()) / (count * (count - 1)))
