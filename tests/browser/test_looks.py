@@ -45,6 +45,13 @@ def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, s
     assert problems == {}
 
 
+@pytest.mark.parametrize(("scheme", "drawn"), [("light", "normal"), ("dark", "dark")])
+def test_the_browsers_own_controls_follow_the_hosts_theme(host, visit, scheme, drawn):
+    page = open_tab(visit(), host, f"?__theme={scheme}")
+    box = open_step(page, "settings").locator("input[type=checkbox]").first
+    assert box.evaluate("box => getComputedStyle(box).colorScheme") == drawn
+
+
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
     words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}

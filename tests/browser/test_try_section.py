@@ -80,6 +80,7 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     section.get_by_role("button", name="Strength grid").first.click()
     section.get_by_role("button", name="All in one picture").wait_for()
     assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.75", "Strength 1"]
+    assert len({round(figure.bounding_box()["y"]) for figure in section.locator(".lora-trainer-try-grid figure").all()}) == 1
 
 
 def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
