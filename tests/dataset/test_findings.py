@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,12 @@ def test_a_report_groups_by_kind_names_ten_and_counts_the_rest():
         "- x.png is damaged", "  Copy it again.",
         "- y.png is a copy",
     ]
+
+
+def test_the_gravest_comes_first_and_a_hint_last():
+    hint = dataclasses.replace(warning("little-variety", "all are alike"), severity="info")
+    assert report([hint, COPY, DAMAGED]).splitlines() == ["- x.png is damaged", "  Copy it again.", "- y.png is a copy", "- all are alike"]
+    refuse([hint], settings())
 
 
 def test_errors_stop_the_run_all_at_once():
