@@ -45,11 +45,11 @@ class PlayedWorker:
     def step(self, step: int, loss: float = 0.12) -> None:
         self.say(events.Progress(step=step, epoch=1, loss=loss, smoothed_loss=loss, images_per_second=1.5, seconds_left=60.0, memory=2 * 10**9))
 
-    def preview(self, step: int) -> None:
-        path = self.folder.previews / f"step{step}.png"
+    def preview(self, step: int, strength: float = 1.0) -> None:
+        path = self.folder.previews / f"step{step}-{strength:g}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture(step))
-        self.say(events.Previewed(step=step, file=self.folder.relative(path), prompt="a fox", strength=1.0))
+        self.say(events.Previewed(step=step, file=self.folder.relative(path), prompt="a fox", strength=strength))
 
     def taken(self, seconds: float = 20.0) -> str:
         """The request that comes next."""
@@ -149,6 +149,35 @@ def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
     assert live.get_by_role("heading", level=5).all_inner_texts() == ["Step 20", "Step 10"]
+
+
+def places(live: Any, selector: str) -> list[tuple[float, float]]:
+    """(left, top) of each, to a pixel."""
+    boxes = [one.bounding_box() for one in live.locator(selector).all()]
+    return [(round(box["x"]), round(box["y"])) for box in boxes]
+
+
+def test_previews_of_one_strength_stand_side_by_side(host, visitor, worker):
+    run = worker("one strength")
+    for step in (10, 20, 30):
+        run.preview(step)
+    _, live = watch(visitor, host, "one strength")
+    live.get_by_role("heading", name="Step 30", level=5).wait_for()
+    found = places(live, ".lora-trainer-previews-step")
+    assert len(found) == 3 and len({top for _, top in found}) == 1 and [left for left, _ in found] == sorted({left for left, _ in found})
+
+
+def test_previews_of_several_strengths_are_a_row_for_each_step(host, visitor, worker):
+    run = worker("two strengths")
+    for step in (10, 20):
+        for strength in (0.0, 1.0):
+            run.preview(step, strength)
+    _, live = watch(visitor, host, "two strengths")
+    live.get_by_role("heading", name="Step 20", level=5).wait_for()
+    rows = places(live, ".lora-trainer-previews-step")
+    assert len(rows) == 2 and len({left for left, _ in rows}) == 1 and rows[0][1] < rows[1][1]
+    pictures = places(live, ".lora-trainer-previews-step figure")
+    assert len(pictures) == 4 and len({left for left, _ in pictures}) == 2 and len({top for _, top in pictures}) == 2
 
 
 def test_the_buttons_ask_the_worker(host, visitor, worker):
@@ -327,3 +356,97 @@ def test_the_queue_is_put_in_another_order_from_the_keyboard(host, visitor, work
     finally:
         for name in ("waits first", "waits second"):
             queue.drop(name)
+
+
+class PlayedQueue:
+    """A start that the test answers: the run waits, is at work, is over, as `status` says."""
+
+    def __init__(self, visitor: Any, run: dict[str, Any]) -> None:
+        self.run, self.status = run, ""
+        plan = {"ok": True, "sentence": "Trains 100 steps.", "problems": [], "facts": [], "unchecked": 0, "resolved": {}, "suggested": {}, "steps": 100}
+        visitor.context.route("**/lora-trainer/plan", lambda route: route.fulfill(json=plan))
+        visitor.context.route("**/lora-trainer/runs", self._runs)
+        visitor.context.route("**/lora-trainer/pulse", self._pulse)
+        visitor.context.route("**/lora-trainer/runs/*/live*", self._live)
+
+    def shown(self) -> dict[str, Any]:
+        return {**self.run, "status": self.status, "position": 0 if self.status == "queued" else None}
+
+    def _runs(self, route: Any) -> None:
+        if route.request.method == "POST":
+            self.status = "queued"
+            route.fulfill(json=self.shown())
+            return
+        answer = route.fetch()
+        others = [run for run in answer.json()["runs"] if run["id"] != self.run["id"]]
+        route.fulfill(response=answer, json={"runs": [*([self.shown()] if self.status else []), *others]})
+
+    def _live(self, route: Any) -> None:
+        answer = route.fetch()
+        real = answer.json()
+        ours = real["run"]["id"] == self.run["id"]
+        route.fulfill(response=answer, json={**real, "run": self.shown()} if ours else real)
+
+    def _pulse(self, route: Any) -> None:
+        answer = route.fetch()
+        real = answer.json()
+        active = [self.shown()] if self.status == "running" else []
+        told = {"revision": f"{real['revision']} {self.status}", "active": [*real["active"], *active], "queued": int(self.status == "queued")}
+        route.fulfill(response=answer, json={**real, **told})
+
+
+@pytest.fixture
+def played_queue(host: Any, visitor: Any, worker: Any) -> Iterator[Any]:
+    worker("to be started").end(events.Stopped(step=0, file=""))
+    yield PlayedQueue(visitor, next(run for run in host.get("runs")["runs"] if run["name"] == "to be started"))
+    visitor.context.unroute_all(behavior="ignoreErrors")
+
+
+def open_start(visitor: Any, host: Any) -> tuple[Any, Any]:
+    """(page, section) where Start can be pressed."""
+    page = open_tab(visitor, host)
+    section = open_step(page, "train")
+    page.evaluate("loraTrainer.store.set('dataset', 'played')")
+    section.get_by_text("Trains 100 steps.").wait_for()
+    return page, section
+
+
+def pulses(visitor: Any) -> int:
+    return sum(url.endswith("lora-trainer/pulse") for _, url in visitor.requests)
+
+
+def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over(host, visitor, played_queue):
+    page, section = open_start(visitor, host)
+    page.wait_for_timeout(1500)
+    before = pulses(visitor)
+    page.wait_for_timeout(2500)
+    assert pulses(visitor) == before, "nothing goes on"
+    section.get_by_role("button", name="Start", exact=True).click()
+    queue = page.get_by_role("region", name="Queue")
+    queue.get_by_text("to be started").wait_for()
+    before = pulses(visitor)
+    page.wait_for_timeout(4000)
+    assert pulses(visitor) - before >= 3
+    played_queue.status = "running"
+    row = page.get_by_role("region", name="Runs").locator("li", has_text="to be started")
+    row.wait_for(timeout=3000)
+    assert not queue.is_visible()
+    played_queue.status = "stopped"
+    row.get_by_text("Stopped").wait_for()
+    page.wait_for_timeout(1500)
+    before = pulses(visitor)
+    page.wait_for_timeout(2500)
+    assert pulses(visitor) == before, "nothing goes on any more"
+
+
+def test_a_start_while_another_run_is_at_work_leaves_that_in_view(host, visitor, worker, played_queue):
+    worker("busy one").step(5)
+    page, section = open_start(visitor, host)
+    live = section.locator(".lora-trainer-live")
+    live.get_by_role("heading", name="busy one", exact=True).wait_for()
+    # the server has taken it on
+    section.get_by_text("Something is being trained already").wait_for()
+    section.get_by_role("button", name="Start", exact=True).click()
+    page.get_by_text("to be started waits in the queue.").wait_for()
+    page.get_by_role("region", name="Queue").get_by_text("to be started").wait_for()
+    assert live.get_by_role("heading", name="busy one", exact=True).is_visible()
