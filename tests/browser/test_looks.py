@@ -52,6 +52,15 @@ def test_the_browsers_own_controls_follow_the_hosts_theme(host, visit, scheme, d
     assert box.evaluate("box => getComputedStyle(box).colorScheme") == drawn
 
 
+def test_a_dialog_stands_in_the_middle_of_the_window(host, visitor):
+    page = open_tab(visitor, host)
+    resize(page, 1280, 900)
+    open_step(page, "images").get_by_role("button", name="New dataset", exact=True).click()
+    box = page.locator("dialog[open]").bounding_box()
+    assert abs(box["x"] + box["width"] / 2 - 640) <= 10
+    assert abs(box["y"] + box["height"] / 2 - 450) <= 2
+
+
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
     words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
