@@ -61,6 +61,16 @@ def test_a_dialog_stands_in_the_middle_of_the_window(host, visitor):
     assert abs(box["y"] + box["height"] / 2 - 450) <= 2
 
 
+def test_a_box_to_tick_shows_that_the_keyboard_is_on_it(host, visitor):
+    page = open_tab(visitor, host)
+    section = open_step(page, "settings")
+    section.evaluate("section => section.querySelectorAll('details').forEach(part => { part.open = true; })")
+    page.keyboard.press("Tab")
+    box = section.locator("input[type=checkbox]").first
+    box.focus()
+    assert box.evaluate("box => getComputedStyle(box).outlineStyle") == "solid"
+
+
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
     words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
