@@ -70,7 +70,7 @@
     function summarize() {
         const card = dataset.chosen();
         if (card && card.problem) {
-            app.summary("images", card.gone ? app.t("Its folder is not there any more") : app.t("needs attention"), "problem");
+            app.summary("images", card.gone ? app.t("The folder is gone") : app.t("needs attention"), "problem");
             app.summary("captions", "", "");
             return;
         }

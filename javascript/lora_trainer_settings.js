@@ -281,7 +281,7 @@
         const own = now && now.file ? now : { title: "", why: "" };
         const name = app.widgets.text({ value: own.title, maxlength: 60 });
         const purpose = app.widgets.text({ value: own.why, maxlength: 300 });
-        const place = el("div", { class: "lora-trainer-settings-trouble" });
+        const place = el("div");
         const save = async (replace) => {
             const settings = { ...suggested(), ...presetValues(), ...draft.changes };
             try {
@@ -298,11 +298,10 @@
         };
         const dialog = app.widgets.dialog({
             title: app.t("Save as a preset"),
-            body: [
+            body: el("div", { class: "lora-trainer-settings-ask" },
                 el("p", {}, app.t("Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.")),
                 app.widgets.labelled(app.t("Name of the preset"), name),
-                app.widgets.labelled(app.t("What it is for (may be empty)"), purpose), place,
-            ],
+                app.widgets.labelled(app.t("What it is for (may be empty)"), purpose), place),
             actions: [{ label: app.t("Cancel") }, { label: app.t("Save"), kind: "primary", onclick: () => save(false) }],
         });
         name.focus();

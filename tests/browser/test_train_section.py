@@ -282,7 +282,7 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
 def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, worker, width):
     run = worker("with saves")
     for step in (10, 20):
-        file = f"checkpoints/a fox in the snow-step{step:08d}.safetensors"
+        file = f"checkpoints/fox-step{step:08d}.safetensors"
         write_lora(run.folder.path / file)
         run.say(events.Saved(step=step, file=file))
     run.end(events.Stopped(step=20, file=""))
