@@ -21,6 +21,8 @@
     const draft = { preset: null, changes: {}, checkpoint: "loaded", name: "", advanced: false };
     let facts = null;
     let ours = null;
+    /** What the preset and the visitor say, without what the server only suggests: that changes with images and words. */
+    let stated = null;
 
     function remember() {
         app.kept.set(DRAFT_KEY, draft);
@@ -73,7 +75,8 @@
     /** Tell the others, and ask what would happen now. */
     function publish() {
         remember();
-        const settings = { ...suggested(), ...presetValues(), ...draft.changes };
+        stated = { ...presetValues(), ...draft.changes };
+        const settings = { ...suggested(), ...stated };
         app.store.set("checkpoint", draft.checkpoint);
         app.store.set("name", draft.name);
         app.store.set("preset", draft.preset);
@@ -283,7 +286,7 @@
         const purpose = app.widgets.text({ value: own.why, maxlength: 300 });
         const place = el("div");
         const save = async (replace) => {
-            const settings = { ...suggested(), ...presetValues(), ...draft.changes };
+            const settings = stated;
             try {
                 const { saved, ...listing } = await app.api.post("presets", { title: name.value, why: purpose.value, values: settings, replace });
                 draft.preset = saved;
@@ -313,7 +316,7 @@
             message: app.t("The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now."),
         });
         if (!sure) return;
-        takeListing(await app.api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}), ours);
+        takeListing(await app.api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}), stated);
     }
 
     /** The visitor's presets are others now; the settings stay what they are. */
@@ -326,10 +329,9 @@
     /** A preset that is gone, perhaps deleted in another window, leaves the settings as they are. */
     function homeChanged(home) {
         if (home.presets && home.own_presets && draft.preset && !presetOf()) {
-            const settings = ours;
             draft.preset = "";
             ours = null;
-            takeOver(settings);
+            takeOver(stated);
         }
         if (page) page.update();
     }

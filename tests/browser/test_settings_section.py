@@ -174,6 +174,23 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     assert field(section, "lora_rank").locator("input").input_value() == "5"
 
 
+def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_own(host, visitor, dataset, own_presets):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.ok")
+    # a plan that is told during the saving suggests another prompt, as it does after a new trigger word
+    page.evaluate("""() => {
+        const post = loraTrainer.api.post;
+        loraTrainer.api.post = async (path, ...rest) => {
+            const answer = await post(path, ...rest);
+            if (path === 'presets') loraTrainer.store.set('plan', { ...loraTrainer.store.get('plan'), suggested: { sample_prompts: ['another one'] } });
+            return answer;
+        };
+    }""")
+    save_preset(page, section, "Mine").wait_for(state="detached")
+    assert section.get_by_role("button", name="Undo my changes", exact=True).is_disabled()
+    assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == ["another one"]
+
+
 def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(host, visitor, dataset, own_presets):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
