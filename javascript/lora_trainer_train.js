@@ -45,6 +45,8 @@
         const delivered = JSON.stringify(known.runs.map((run) => run.delivered).filter(Boolean).sort());
         if (known.delivered !== null && delivered !== known.delivered) app.runs.announceDelivery();
         known.delivered = delivered;
+        // how quick this machine is may be known now, and which name is free
+        if (app.replan) app.replan();
         if (page) { page.lists(); await page.trash(); }
     }
 
@@ -133,8 +135,6 @@
                 // what is at work stays in view; the list below shows the one that waits
                 if (known.pulse && known.pulse.active.length) { changed(); app.widgets.toast(app.t("{name} waits in the queue.", { name: run.name }), { severity: "done" }); }
                 else changed(run);
-                // the name is taken now
-                if (app.replan) app.replan();
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;

@@ -438,8 +438,7 @@ def _facts(dataset: Dataset, forecast: Forecast, seconds: float | None, disk: in
     else:
         yield Fact(label=FACTS["resolution"], value=Message("{side} pixels", {"side": forecast.resolution}))
     if forecast.weights:
-        counts = {"count": f"{forecast.weights / 1e6:.3g}", "size": size_of(forecast.file_bytes)}
-        yield Fact(label=FACTS["lora"], value=Message("{count} million weights, a file of {size}", counts))
+        yield Fact(label=FACTS["lora"], value=_lora_words(forecast.weights, forecast.file_bytes))
     time_words = Message("known after the first steps") if seconds is None else Message("about {time}", {"time": duration(seconds)})
     yield Fact(label=FACTS["time"], value=time_words)
     yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
@@ -461,6 +460,13 @@ def _checkpoint_name(draft: _Draft) -> Message | str:
     family = draft.facts.family
     title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
     return Message("{title} ({family})", {"title": title, "family": FAMILY_NAMES[family]}) if family else title
+
+
+def _lora_words(weight_count: int, file_bytes: int) -> Message:
+    size = size_of(file_bytes)
+    if weight_count < 1e6:
+        return Message("{count} weights, a file of {size}", {"count": f"{weight_count:,}", "size": size})
+    return Message("{count} million weights, a file of {size}", {"count": f"{weight_count / 1e6:.3g}", "size": size})
 
 
 def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> Message:

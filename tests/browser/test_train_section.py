@@ -228,6 +228,16 @@ def test_a_hidden_tab_asks_nothing(host, visitor, worker):
     live.get_by_text("Step 2 of 100").wait_for()
 
 
+def test_when_a_run_has_ended_what_will_happen_is_asked_anew(host, visitor, worker):
+    run = worker("tells the pace")
+    run.step(7)
+    page, live = watch(visitor, host, "tells the pace")
+    live.get_by_text("Step 7 of 100").wait_for()
+    page.wait_for_timeout(1500)
+    with page.expect_request(lambda request: request.url.endswith("lora-trainer/plan")):
+        run.end(events.Stopped(step=8, file=""))
+
+
 def test_a_failure_says_what_and_what_to_try(host, visitor, worker):
     run = worker("went wrong")
     run.step(7)

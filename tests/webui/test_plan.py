@@ -65,7 +65,7 @@ def test_the_plan_is_what_the_worker_then_does(studio):
     assert {key: resolved[key] for key in made.resolved} == made.resolved
     tensors = read_header(folder.path / state.file).tensors
     weights = sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha"))
-    assert facts(made)["LoRA"] == f"{weights / 1e6:.3g} million weights, a file of 1 MB"
+    assert facts(made)["LoRA"] == f"{weights:,} weights, a file of 1 MB"
 
 
 def test_the_facts_name_checkpoint_images_steps_and_file(studio):
@@ -388,3 +388,8 @@ def test_two_thousand_images_hold_up_nobody(studio, tmp_path):
     assert made.unchecked == 0
     # this thread's own time, which a busy machine does not lengthen: measured 0.9 and 0.4 s; decoding two thousand pictures takes far more
     assert first < 6 and again < 3
+
+
+def test_the_weights_of_a_lora_are_counted_in_millions_where_there_are_so_many():
+    assert str(planning._lora_words(88_704, 200_000)) == "88,704 weights, a file of 1 MB"
+    assert str(planning._lora_words(3_391_488, 6_800_000)) == "3.39 million weights, a file of 7 MB"
