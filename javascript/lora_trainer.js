@@ -545,9 +545,14 @@
             home.languages.length > 1 ? language : null);
     }
 
+    /** A WebUI that comes back after "Reload UI" shows its page before it has the routes of extensions. */
+    const EARLY = { milliseconds: 1000, most: 60 };
+    let early = 0, startAgain = 0;
+
     app.start = async function () {
         const place = root();
         if (!place) return;
+        clearTimeout(startAgain);
         for (const poll of [...polls]) { poll.stopped = true; clearTimeout(poll.timer); polls.delete(poll); }
         if (app.store.get("language") === undefined) app.store.set("language", app.kept.get(LANGUAGE_KEY) || "");
         let home;
@@ -556,8 +561,10 @@
             await learn(home.language);
         } catch (problem) {
             app.fill(place, app.widgets.problem(problem, app.widgets.button({ label: app.t("Try again"), kind: "primary", onclick: app.start })));
+            if ([0, 404].includes(problem.status) && (early += 1) <= EARLY.most) startAgain = setTimeout(app.start, EARLY.milliseconds);
             return;
         }
+        early = 0;
         const steps = ORDER.map((id) => sections.get(id)).filter(Boolean);
         const before = current || app.kept.get(STEP_KEY, { session: true });
         const old = sections.get(current);

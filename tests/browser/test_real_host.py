@@ -80,7 +80,7 @@ def visit(browser: Any) -> Iterator[Any]:
         one.close()
     ours = [text for one in visitors for text in one.complaints if re.search("lora[-_]trainer", text)]
     # a page says so itself while its WebUI is away; one that comes back answers before it has the routes of extensions
-    away = re.compile(r"net::ERR_|Failed to fetch|status of 404 .*/lora-trainer/pulse")
+    away = re.compile(r"net::ERR_|Failed to fetch|status of 404 .*/lora-trainer/(pulse|home)")
     assert [text for text in ours if not away.search(text)] == []
 
 
