@@ -1,8 +1,8 @@
 """The image encoder inside a captioner: what falls off for each image while it is captioned, and the scale to read it by.
 
 A captioner that has one puts each image's embedding into its Caption (no image is encoded twice for it) and is an ImageEncoder, which is asked once
-a job how far apart it sees pictures that have nothing in common. That scale is needed because encoders differ: two unrelated photographs have a
-cosine of about 0.5 in CLIP, more in a network that was never trained to tell pictures apart, as BLIP's after it learned to caption.
+a job how far apart it sees pictures that have nothing in common. That scale is needed because encoders differ: CLIP was trained to tell pictures
+apart, BLIP's encoder to be read by what writes the caption, and how close unrelated pictures lie in either is not known here.
 Called by blip, clip and worker.caption_job; what is kept of it is dataset.embeddings.
 """
 

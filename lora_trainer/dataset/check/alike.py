@@ -23,10 +23,10 @@ ALIKE = 0.6
 LEAST_SPREAD = 0.2
 """As an image encoder sees them: the mean distance (1 - cosine) of all pairs, as part of that of unrelated drawings (captioning.encoder).
 
-Reasoned, not measured: no real weights were at hand. CLIP puts unrelated photographs at a cosine of about 0.5, and DreamBooth's photographs of one
-subject each, taken from several angles in several places, at 0.885 (ViT-B/32; arXiv 2208.12242, table 1): a distance of 0.115, which is enough to
-train on. Unrelated pictures being no further apart than about 0.5, a fifth of that is at most 0.1, so such a set passes; views that hardly differ
-lie well above a cosine of 0.9. Of BLIP's scale nothing is published, which is why the limit is relative to the encoder's own, and the finding a hint.
+Reasoned, not measured: no real weights were at hand. To CLIP, DreamBooth's photographs of one subject each, taken from several angles in several
+places, have a cosine of 0.885 (ViT-B/32; arXiv 2208.12242, table 1): a distance of 0.115, which is enough to train on. Such a set passes where the
+unrelated drawings are no further apart than 0.57. How far apart they are to CLIP or to BLIP is not known here, which is why the limit is relative to
+the encoder's own scale, and the finding a hint.
 """
 FEWEST = 5
 """Fewer different pictures hold too little to learn from; fewer are not judged for variety."""
