@@ -1,6 +1,6 @@
 """Every sentence a visitor of the tab may read, collected from the sources: the keys that each language's table has to have.
 
-    python -m tests.texts        what is missing from the tables, and what nothing uses any more
+    python -m tests.texts        what is missing from the tables (lora_trainer/webui/translations), and what nothing uses any more
 
 Python: the literal templates and hints of errors, messages and findings (of whichever function passes them on: the argument may be a name for a
 literal, or a choice between two), the settings' documentation and labels, the presets. JavaScript: the literal arguments of t() and count().
@@ -17,7 +17,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer"
-TABLES = ROOT / "localizations"
+TABLES = PACKAGE / "webui" / "translations"
 NOT_IN_THE_TAB = ("demo", "diagnosis", "console", "__main__")
 """Packages and modules whose sentences only a command line shows."""
 
@@ -167,8 +167,12 @@ def needed() -> set[str]:
     return python_texts() | javascript_texts() | documented_texts() | preset_texts()
 
 
+def file(code: str) -> Path:
+    return TABLES / f"{code}.json"
+
+
 def table(code: str) -> dict[str, str]:
-    values = json.loads((TABLES / f"{code}.json").read_text(encoding="utf-8"))
+    values = json.loads(file(code).read_text(encoding="utf-8"))
     assert isinstance(values, dict)
     return values
 
@@ -182,7 +186,7 @@ def main() -> int:
     for code in codes():
         known = set(table(code))
         missing, unused = sorted(wanted - known), sorted(known - wanted)
-        print(json.dumps({"language": code, "missing": missing, "unused": unused}, ensure_ascii=False, indent=1))
+        print(json.dumps({"file": str(file(code).relative_to(ROOT)), "missing": missing, "unused": unused}, ensure_ascii=False, indent=1))
     return 0
 
 

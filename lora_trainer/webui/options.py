@@ -3,7 +3,8 @@
     add()             the section, for on_ui_settings
     Options.of(host)  the choices, as values that are sure to be of their type: the host stores whatever it is given
 
-Few, because each is a question. The host translates labels and help itself, from the same tables in localizations/. Called by tab.py and studio.py.
+Few, because each is a question. Labels and help are given to the host in its user's language already, because the host could translate them only from a
+table that it merges into its whole interface (texts.py). Called by tab.py and studio.py.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from lora_trainer.webui import texts
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.host import Host, HostOption, find
 from lora_trainer.webui.presets import Presets
@@ -69,16 +71,20 @@ class Options:
 
 def add(host: Host | None = None) -> None:
     """Put the section on the host's Settings page."""
-    usual = Options()
+    place, usual = host or find(), Options()
+    language = texts.choose(place.language())
     defaults: dict[str, str | int | bool] = {
         DATA_FOLDER: "", RUNS_TO_KEEP: usual.runs_to_keep, HF_MIRROR: usual.hf_mirror, KEEP_TRAINING: usual.keep_training,
         PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset,
     }  # fmt: skip
     choices = {PRESET: _preset_ids()}
     options = [
-        HostOption(key=key, label=label, help=HELP[key], default=defaults[key], choices=choices.get(key, ())) for key, label in LABELS.items()
+        HostOption(
+            key=key, label=texts.translate(label, language), help=texts.translate(HELP[key], language), default=defaults[key], choices=choices.get(key, ())
+        )
+        for key, label in LABELS.items()
     ]
-    (host or find()).add_options(SECTION, options)
+    place.add_options(SECTION, options)
 
 
 def _preset_ids() -> tuple[str, ...]:

@@ -36,10 +36,8 @@ def mount_point() -> str:
     except Exception as error:
         log.exception("LoRA Trainer cannot start")
         return trouble(error)
-    return (
-        '<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">LoRA Trainer is loading. '
-        "If this stays, look at the WebUI's console and at the browser's (F12).</p></div>"
-    )
+    waiting = say("LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's (F12).")
+    return '<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">{}</p></div>'.format(html.escape(waiting, quote=False))
 
 
 def on_app_started(demo: Any, app: Any) -> None:
@@ -83,8 +81,19 @@ def trouble(error: Exception) -> str:
         "",
         *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
     ]
-    hint = "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines."
+    hint = say("Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines.")
     return (
-        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>LoRA Trainer cannot start</h2><p>{}</p>'
-        '<label for="lora_trainer_report">Report</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
-    ).format(html.escape(hint), html.escape("\n".join(lines)))
+        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>{}</h2><p>{}</p>'
+        '<label for="lora_trainer_report">{}</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
+    ).format(*(html.escape(text, quote=False) for text in (say("LoRA Trainer cannot start"), hint, say("Report"), "\n".join(lines))))
+
+
+def say(sentence: str) -> str:
+    """In the language of the host's user, where so much still works."""
+    try:
+        from lora_trainer.webui import texts
+        from lora_trainer.webui.host import find
+
+        return texts.translate(sentence, texts.choose(find().language()))
+    except Exception:
+        return sentence

@@ -1,7 +1,10 @@
-"""Languages: one table a language, `localizations/CODE.json`, from the English sentence to the other language's.
+"""Languages: one table a language, `translations/CODE.json` beside this file, from the English sentence to the other language's.
 
 Python's sentences are templates (errors.Message) and are translated here, before their values are put in; the browser gets the same table for its
-own. English needs no table: it is the key. A third language is one more file. The host reads the same files for what it draws itself.
+own. English needs no table: it is the key. A third language is one more file.
+
+The tables do not lie in `localizations/`: the hosts merge that folder of every extension into their own interface by exact match, so that our "Seed"
+or "Settings" would overrule the words of the user's own language pack.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from typing import Any
 
 from lora_trainer.errors import ConfigError, LoraTrainerError, Message
 
-FOLDER = Path(__file__).resolve().parents[2] / "localizations"
+FOLDER = Path(__file__).resolve().parent / "translations"
 ENGLISH = "en"
 NAMES = {"en": "English", "zh_CN": "简体中文"}
 """What a language calls itself; one without an entry goes by its code."""

@@ -15,7 +15,7 @@ def extension_copy(folder: Path) -> Path:
     """The extension as an artist has it, in a folder of their choice, to be broken."""
     target = folder / "extensions" / "我的 trainer"
     ignored = shutil.ignore_patterns("__pycache__", "*.safetensors")
-    for name in ("lora_trainer", "scripts", "javascript", "localizations"):
+    for name in ("lora_trainer", "scripts", "javascript"):
         shutil.copytree(ROOT / name, target / name, ignore=ignored)
     for name in ("install.py", "preload.py", "style.css"):
         if (ROOT / name).is_file():

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
-from lora_trainer.webui import options
+from lora_trainer.webui import options, texts
 from lora_trainer.webui.host import A1111
 from lora_trainer.webui.options import Options
 
@@ -48,6 +48,16 @@ def test_the_section_has_few_options_each_with_help(host):
     for key, made in host.added.items():
         assert made.section == ("lora_trainer", "LoRA Trainer")
         assert made.label == options.LABELS[key] and options.HELP[key] in made.comment_after
+
+
+def test_the_section_speaks_the_hosts_language(host, monkeypatch):
+    # whichever language pack it is: the host itself would know our sentences only from a table that it merges into all of its pages
+    monkeypatch.setattr(host, "language", lambda: "zh-Hans (Stable)")
+    options.add(host)
+    made = host.added[options.RUNS_TO_KEEP]
+    known = texts.table("zh_CN")
+    assert made.label == known["Finished runs to keep"] != "Finished runs to keep"
+    assert made.comment_after == f"<span class='info'>({known[options.HELP[options.RUNS_TO_KEEP]]})</span>"
 
 
 def test_each_option_gets_the_widget_its_kind_needs(host):

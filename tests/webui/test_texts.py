@@ -2,19 +2,21 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from lora_trainer.errors import ConfigError, DatasetError, Message
-from lora_trainer.webui import texts
+from lora_trainer.webui import options, tab, texts
 from tests import texts as sources
 
 
 @pytest.mark.parametrize("code", sources.codes())
 def test_a_table_holds_every_text_of_the_tab_and_nothing_else(code):
     needed, known = sources.needed(), set(sources.table(code))
-    assert sorted(needed - known) == [], "untranslated"
-    assert sorted(known - needed) == [], "unused"
+    where = sources.file(code).relative_to(sources.ROOT).as_posix()
+    assert sorted(needed - known) == [], f"{where} lacks these"
+    assert sorted(known - needed) == [], f"{where} holds these, which nothing uses"
 
 
 @pytest.mark.parametrize("code", sources.codes())
@@ -37,6 +39,29 @@ def test_a_translation_spells_a_lora_tag_as_the_hosts_read_it(code):
 def test_a_translation_is_not_its_original(code):
     words = re.compile(r"[A-Za-z]{3,} [a-z]{2,} [a-z]{2,}")
     assert [text for text, known in sources.table(code).items() if text == known and words.search(text)] == []
+
+
+def host_words() -> set[str]:
+    """What the hosts' own pages say, as lists of labels (collected from their sources)."""
+    lines = (Path(__file__).parent / "host_words.txt").read_text(encoding="utf-8").splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def test_the_hosts_own_words_are_not_ours_to_translate():
+    # the hosts merge every extension's localizations/*.json into their whole interface, by exact match
+    merged = {key for file in (sources.ROOT / "localizations").glob("*.json") for key in json.loads(file.read_text(encoding="utf-8"))}
+    assert sorted(merged & host_words()) == [], "localizations/ retranslates these words of the WebUI"
+
+
+@pytest.mark.parametrize("code", sources.codes())
+def test_the_tabs_table_lies_where_no_host_looks_because_it_holds_their_words(code):
+    assert {"Seed", "Settings", "Checkpoint", "Train", "Generate"} <= host_words() & set(sources.table(code))
+    assert "localizations" not in sources.file(code).relative_to(sources.ROOT).parts
+
+
+def test_what_we_write_on_the_hosts_pages_is_not_among_their_words():
+    # else the language pack of the host would overrule it
+    assert sorted({*options.LABELS.values(), tab.TITLE, options.SECTION[1]} & host_words()) == []
 
 
 def test_the_collector_sees_what_is_written(tmp_path, monkeypatch):
@@ -100,7 +125,7 @@ def test_the_first_wish_that_can_be_met_counts(wishes, language):
 
 def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
     for code in sources.codes():
-        keys = list(json.loads((sources.TABLES / f"{code}.json").read_text(encoding="utf-8")))
+        keys = list(json.loads(sources.file(code).read_text(encoding="utf-8")))
         assert keys == sorted(keys)
 
 
