@@ -3,8 +3,8 @@
     add()             the section, for on_ui_settings
     Options.of(host)  the choices, as values that are sure to be of their type: the host stores whatever it is given
 
-Few, because each is a question. Labels and help are given to the host in its user's language already, because the host could translate them only from a
-table that it merges into its whole interface (texts.py). Called by tab.py and studio.py.
+Few, because each is a question. Labels and help are given to the host in its user's language: it could translate them itself only from a table
+that it merges into its whole interface (texts.py). Called by tab.py and studio.py.
 """
 
 from __future__ import annotations
@@ -78,13 +78,12 @@ def add(host: Host | None = None) -> None:
         PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset,
     }  # fmt: skip
     choices = {PRESET: _preset_ids()}
-    options = [
-        HostOption(
-            key=key, label=texts.translate(label, language), help=texts.translate(HELP[key], language), default=defaults[key], choices=choices.get(key, ())
-        )
-        for key, label in LABELS.items()
-    ]
-    place.add_options(SECTION, options)
+
+    def option(key: str) -> HostOption:
+        label, help = texts.translate(LABELS[key], language), texts.translate(HELP[key], language)
+        return HostOption(key=key, label=label, help=help, default=defaults[key], choices=choices.get(key, ()))
+
+    place.add_options(SECTION, [option(key) for key in LABELS])
 
 
 def _preset_ids() -> tuple[str, ...]:

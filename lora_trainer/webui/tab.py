@@ -37,7 +37,7 @@ def mount_point() -> str:
         log.exception("LoRA Trainer cannot start")
         return trouble(error)
     waiting = say("LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's (F12).")
-    return '<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">{}</p></div>'.format(html.escape(waiting, quote=False))
+    return f'<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">{html.escape(waiting, quote=False)}</p></div>'
 
 
 def on_app_started(demo: Any, app: Any) -> None:
