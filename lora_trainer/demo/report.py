@@ -140,7 +140,7 @@ def train_concept(place: Path, concept: str, seed: int = 0, *, spoil: Callable[[
 
 def run_report(output: Path) -> int:
     """Train every concept, judge it, and write report.md and report.json. Returns 0 if all pass."""
-    place = folders.free_name(output.absolute())
+    place = folders.free_folder(output.absolute())
     parts = open_checkpoint(embedded_checkpoint()).load(torch.float32)
     started = time.monotonic()
     trained = {concept: train_concept(place / concept, concept) for concept in CONCEPTS}

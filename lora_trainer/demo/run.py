@@ -72,9 +72,9 @@ RECIPES = {
 
 
 def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
-    """Train the concept's LoRA in `output` (or output-2 ... if that is taken) and draw the grid. Returns the worker's exit status."""
+    """Train the concept's LoRA in `output` (or output-2 ... if something is in that) and draw the grid. Returns the worker's exit status."""
     started = time.monotonic()
-    place = folders.free_name(output.absolute())
+    place = folders.free_folder(output.absolute())
     trigger = world.concept_named(concept).trigger
     world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     (place / "Lora").mkdir()

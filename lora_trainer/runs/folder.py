@@ -268,6 +268,12 @@ def free_name(path: Path) -> Path:
     return candidate
 
 
+def free_folder(path: Path) -> Path:
+    """The folder that a person named, if nothing is in it; else the first of path-2, path-3 ... that does not exist."""
+    is_empty = path.is_dir() and not any(path.iterdir())
+    return path if is_empty else free_name(path)
+
+
 @contextlib.contextmanager
 def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat]:
     """Be the folder's one worker: hold its lock and keep worker.json. Raises RunError when another worker lives."""

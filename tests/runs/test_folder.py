@@ -202,3 +202,12 @@ def test_a_caption_job_that_wants_a_folder_of_its_own_takes_no_other(tmp_path):
     with pytest.raises(folders.Taken):
         folders.begin_captioning(tmp_path / "run", "captioner: wd\n", new=True)
     assert folder.caption_config.read_text(encoding="utf-8") == "captioner: blip\n"
+
+
+def test_an_empty_folder_that_was_named_is_the_one_that_was_meant(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "a.txt").touch()
+    assert folders.free_folder(tmp_path / "empty") == tmp_path / "empty"
+    assert folders.free_folder(tmp_path / "none") == tmp_path / "none"
+    assert folders.free_folder(tmp_path / "full") == tmp_path / "full-2"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from lora_trainer.dataset.template import Vocabulary
@@ -69,10 +67,8 @@ def test_a_pattern_that_is_none_is_told_with_its_place():
 
 def test_a_pattern_that_runs_away_is_ended(monkeypatch):
     monkeypatch.setattr(workbench_actions, "REGEX_SECONDS", 1.0)
-    began = time.monotonic()
     with pytest.raises(DatasetError, match="was not through after 1 seconds"):
         edited("a" * 60 + "!", do="replace", regex=True, find="(a+)+$", replace="b")
-    assert time.monotonic() - began < 15
 
 
 def test_sorting_keeps_the_first_and_may_follow_frequency():

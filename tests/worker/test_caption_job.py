@@ -417,11 +417,10 @@ def test_a_captioner_whose_packages_cannot_be_installed_says_how_to_get_them(tmp
 
 
 def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
-    lacking("import time; time.sleep(60)")
+    lacking("import time; time.sleep(3600)")
     images = draw(tmp_path / "images", 1)
     send_request(images / ".lora_trainer" / "captioning" / "requests", "stop")
     asked = iter([False, False, True])
-    began = time.monotonic()
 
     class Late(Report):
         def stop_asked(self):
@@ -431,7 +430,7 @@ def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
     folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
     with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Late(folder, heartbeat)) as report:
         assert CaptionJob(folder, settings, report).run() == "stopped"
-    assert time.monotonic() - began < 30 and [event.phase for event in told(folder, events.Phase)][-1] == "installing"
+    assert [event.phase for event in told(folder, events.Phase)][-1] == "installing"
 
 
 # --- what the image encoder saw ----------------------------------------------------------------------------------------------------------
