@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import __version__, environment
+from lora_trainer import __version__, environment, files
 from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import SetupError
 
@@ -137,7 +137,10 @@ def _torch(overlay: Overlay) -> dict[str, Any]:
         return {**unknown, "error": f"no answer within {TORCH_TIMEOUT:.0f} seconds"}
     if result.returncode != 0:
         return {**unknown, "error": result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}"}
-    return {**unknown, **json.loads(result.stdout.strip().rpartition("\n")[2])}
+    try:
+        return {**unknown, **files.parse_json(result.stdout.strip().rpartition("\n")[2])}
+    except files.UNREADABLE as error:
+        return {**unknown, "error": f"no answer: {error}"}
 
 
 def _memory(overlay: Overlay) -> dict[str, int | None]:

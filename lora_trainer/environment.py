@@ -28,9 +28,9 @@ import sysconfig
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Literal
+from typing import IO, Any, Literal
 
-from lora_trainer import packages
+from lora_trainer import files, packages
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import Package
 
@@ -253,14 +253,14 @@ def complete(folder: Path) -> bool:
 
 def read_stamp(folder: Path) -> Stamp | None:
     """What the set says about itself; None where there is no readable stamp."""
-    try:
-        fields = json.loads((folder / STAMP).read_text(encoding="utf-8"))
+
+    def told(fields: Any) -> Stamp | None:
         return Stamp(
             versions=dict(fields["versions"]), metadata=tuple(fields["metadata"]), interpreter=str(fields["interpreter"]),
             platform=str(fields["platform"]), checked=tuple(fields["checked"]),
         )
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+
+    return files.read_json(folder / STAMP, told, None)
 
 
 def _can_stand_in(folder: Path, needed: set[str]) -> bool:

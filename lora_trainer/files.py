@@ -1,4 +1,5 @@
-"""Files that others may be reading: written whole or not at all; and locks that the operating system lets go when a process dies.
+"""Files that others may be reading: written whole or not at all; JSON that may hold anything; locks that the operating system lets go when
+a process dies.
 
 Standard library only; everything may import this module.
 """
@@ -7,11 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import math
 import os
+import re
+import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any, NoReturn, TypeVar
+
+T = TypeVar("T")
+
+LONGEST_JSON = 64 << 20
+"""Bytes of a file, characters of a text. The notes on twenty thousand pictures need a third of it."""
+DEEPEST_JSON = 100
+"""Lists within lists. Python's own reader goes on until the stack ends, and what it read nobody could walk through or write."""
+MOST_DIGITS = 300
+"""As many as still make a float."""
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
+"""What reading a file, and picking values out of what it holds, may raise where somebody else wrote it."""
 
 REPLACE_PATIENCE = 3.0
 """Seconds for which a file that others hold is waited for."""
@@ -56,6 +72,99 @@ def write_bytes(target: Path, content: bytes) -> None:
 def write_text(target: Path, text: str) -> None:
     """Replace `target` by `text` in UTF-8 with plain newlines, whole or not at all."""
     write_bytes(target, text.encode("utf-8"))
+
+
+class NotJson(ValueError):
+    """What is no JSON, or more of it than anybody needs. Its text says why."""
+
+
+def read_json(path: Path, make: Callable[[Any], T], default: T, *, names: bool = False) -> T:
+    """What `make` makes of a JSON file; `default` where it is missing, unreadable, no JSON, or not what `make` looks for. Never raises.
+
+    `names`: see `parse_json`.
+    """
+    try:
+        return make(load_json(path, names=names))
+    except UNREADABLE:
+        return default
+
+
+def load_json(path: Path, *, names: bool = False, infinite: bool = False) -> Any:
+    """The values of a JSON file, for those who tell what is wrong with it. Raises OSError and NotJson."""
+    details = path.stat()
+    if not stat.S_ISREG(details.st_mode):
+        # opening a pipe would wait for ever
+        raise OSError(errno.EINVAL, "it is not a file", str(path))
+    if details.st_size > LONGEST_JSON:
+        raise NotJson(f"it is larger than {LONGEST_JSON >> 20} MB")
+    return parse_json(path.read_bytes(), names=names, infinite=infinite)
+
+
+def parse_json(text: str | bytes, *, names: bool = False, infinite: bool = False) -> Any:
+    """The values of a JSON text, which anybody may have written. Of keys that come twice the last one counts. Raises NotJson, and nothing else.
+
+    names: texts may be names of files: of a name that is not UTF-8 Python makes half surrogates, which cannot be written as UTF-8.
+    infinite: NaN and Infinity are taken, as other programs write them.
+    """
+    try:
+        if isinstance(text, bytes):
+            text = text.decode("utf-8-sig")
+        if len(text) > LONGEST_JSON:
+            raise NotJson(f"it is longer than {LONGEST_JSON >> 20} million characters")
+        if text.count("[") + text.count("{") > DEEPEST_JSON:
+            _check_depth(text)
+        decoder = _INFINITE if infinite else _CAREFUL if _EXPONENT.search(text) or (len(text) > MOST_DIGITS and _DIGITS.search(text)) else _USUAL
+        values = decoder.decode(text)
+        if not names and _HALF.search(text):
+            json.dumps(values, ensure_ascii=False).encode("utf-8")
+        return values
+    except UnicodeEncodeError as error:
+        raise NotJson("a text holds half a character") from error
+    except (ValueError, RecursionError) as error:
+        raise NotJson(str(error)) from error
+
+
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
+# a number that may be too large, or digits of something else
+_DIGITS = re.compile("[0-9]{50}")
+_EXPONENT = re.compile(r"(?<=[0-9])[eE]\+?[0-9]{3}")
+_USUAL_DEPTH = 5
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _check_depth(text: str) -> None:
+    outside_texts = "".join(text.replace("\\\\", "").replace('\\"', "").split('"')[::2])
+    brackets = outside_texts.encode("ascii", "replace").translate(None, _NO_BRACKETS)
+    for _ in range(_USUAL_DEPTH):
+        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+    depth = 0
+    for bracket in brackets:
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST_JSON - _USUAL_DEPTH:
+            raise NotJson(f"it is nested more than {DEEPEST_JSON} deep")
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MOST_DIGITS:
+        raise NotJson(f"a number has {len(digits):,} digits")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise NotJson("a number is too large")
+    return number
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise NotJson(f"{name} is no number")
+
+
+# a function called for each number takes three times as long, and there are files of hundreds of thousands
+_USUAL = json.JSONDecoder(parse_constant=_no_constant)
+_CAREFUL = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
+_INFINITE = json.JSONDecoder(parse_int=_whole)
 
 
 def sync_folder(folder: Path) -> None:

@@ -56,3 +56,71 @@ def test_a_stamp_is_another_when_the_file_is(tmp_path):
     assert len({0, first, files.stamp(path)}) == 3, "of one moment, and longer"
     os.utime(path, (2, 2))
     assert files.stamp(path) not in (0, first)
+
+
+DEEP = "[" * 2000 + "]" * 2000
+NOT_JSON = {
+    "": "Expecting value",
+    "{": "Expecting property name",
+    DEEP: "nested more than 100 deep",
+    '["]",' * 2000 + "1" + "]" * 2000: "nested more than 100 deep",
+    '{"a":' * 2000 + "1" + "}" * 2000: "nested more than 100 deep",
+    "7" * 5000: "5,000 digits",
+    '{"step": -' + "7" * 5000 + "}": "digits",
+    "1e999": "too large",
+    "1" * 400 + ".0": "too large",
+    "NaN": "NaN is no number",
+    '{"loss": -Infinity}': "-Infinity is no number",
+    '"\\ud800"': "half a character",
+    '{"\\uDFFF": 1}': "half a character",
+    b'"\xff"': "utf-8",
+    b"\x00\x01": "Expecting value",
+    "1 2": "Extra data",
+}
+
+
+@pytest.mark.parametrize("text", NOT_JSON, ids=lambda text: repr(text[:12]))
+def test_what_is_no_json_is_told_as_that_whatever_it_is(text, tmp_path):
+    with pytest.raises(files.NotJson, match=NOT_JSON[text]):
+        files.parse_json(text)
+    (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert files.read_json(tmp_path / "a.json", dict, {"nothing": 1}) == {"nothing": 1}
+
+
+def test_what_is_json_is_read(tmp_path):
+    values = {"name": "Füchse 🦊 \\ud800", "parts": [1, -2.5, 1e300, None, True, int("9" * 300)], "deep": json.loads("[" * 90 + "]" * 90)}
+    assert files.parse_json(json.dumps(values)) == values
+    assert files.parse_json(json.dumps(values, ensure_ascii=False).encode("utf-8-sig")) == values
+    assert files.parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    name = os.fsdecode(b"caf\xe9.png")
+    assert files.parse_json(json.dumps(name), names=True) == name
+    assert files.parse_json("[-Infinity]", infinite=True) == [float("-inf")]
+
+
+def test_a_json_file_of_another_shape_or_none_is_the_default(tmp_path):
+    def number(told):
+        return int(told["parts"][0]) // told["by"]
+
+    path = tmp_path / "a.json"
+    assert files.read_json(path, number, -1) == -1
+    for text in ("[]", "7", "null", "{}", '{"parts": 3}', '{"parts": []}', '{"parts": [1], "by": 0}', '{"parts": ["x"], "by": 1}'):
+        path.write_text(text, encoding="utf-8")
+        assert files.read_json(path, number, -1) == -1, text
+    path.write_text('{"parts": [9], "by": 2}', encoding="utf-8")
+    assert files.read_json(path, number, -1) == 4
+    path.unlink()
+    path.mkdir()
+    assert files.read_json(path, number, -1) == -1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no pipes in folders")
+def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.json")
+    assert files.read_json(tmp_path / "a.json", dict, None) is None
+
+
+def test_a_large_json_file_is_not_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "LONGEST_JSON", 2 << 20)
+    (tmp_path / "a.json").write_text(" " * (2 << 20) + "1", encoding="utf-8")
+    with pytest.raises(files.NotJson, match="larger than 2 MB"):
+        files.load_json(tmp_path / "a.json")

@@ -112,7 +112,18 @@ def test_the_light_checkpoint_modules_stay_light():
         path = PACKAGE / (name.replace(".", "/") + ".py")
         assert not {imported.split(".")[0] for imported in imports_of(path)} & TORCH_STACK, name
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
-        assert all(imported.removeprefix("lora_trainer.").startswith((*LIGHT_CHECKPOINT, "errors", "config")) for imported in ours), name
+        assert all(imported.removeprefix("lora_trainer.").startswith((*LIGHT_CHECKPOINT, "errors", "files", "config")) for imported in ours), name
+
+
+# these read what other programs write, by rules of their own
+OTHERS_JSON = {"dataset/metadata.py", "dataset/edits.py", "lora/describe.py", "checkpoint/header.py"}
+
+
+def test_json_is_read_in_one_place():
+    for path in sources():
+        read = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)}
+        name = path.relative_to(PACKAGE).as_posix()
+        assert name in {"files.py", *OTHERS_JSON} or not read & {"json.loads", "json.load", "json.JSONDecoder"}, f"{name}: use files.parse_json"
 
 
 def test_no_file_speaks_of_one_machine():

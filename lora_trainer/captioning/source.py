@@ -10,7 +10,6 @@ off goes on where it was.
 from __future__ import annotations
 
 import fnmatch
-import json
 import logging
 import os
 import re
@@ -147,10 +146,7 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _parts(index: Path) -> list[str]:
-    try:
-        return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, AttributeError):
-        return [index.name]
+    return files.read_json(index, lambda told: sorted(set(told["weight_map"].values())), [index.name])
 
 
 def _complete(folder: Path, needs: Needs) -> Path:

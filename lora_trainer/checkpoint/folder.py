@@ -8,11 +8,11 @@ Called by `load`; `detect_any` also by the tab. Only what lies in the folder is 
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import files
 from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file, usual_type
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.parts import Family, PredictionType
@@ -127,7 +127,8 @@ def _detected(path: Path, family: Family, unet: FolderComponent) -> Detected:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # diffusers writes -Infinity into schedulers' settings
+        content = files.load_json(path, infinite=True)
     except (OSError, ValueError) as error:
         raise CheckpointError("{path} cannot be read", hint="The diffusers folder is incomplete: download it again.", path=path) from error
     if not isinstance(content, dict):
@@ -136,7 +137,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _not_diffusers(path: Path) -> CheckpointError:
-    files = sorted(path.glob("*.safetensors"))
-    if len(files) == 1:
-        return CheckpointError("{path} is a folder", hint="Name the file inside it: {file}", path=path, file=files[0])
+    found = sorted(path.glob("*.safetensors"))
+    if len(found) == 1:
+        return CheckpointError("{path} is a folder", hint="Name the file inside it: {file}", path=path, file=found[0])
     return CheckpointError("{path} is a folder without model_index.json", hint="Name a .safetensors file, or a diffusers folder.", path=path)

@@ -77,11 +77,11 @@ class Authors:
 
 def read_authors(root: Path) -> Authors:
     """What is remembered of the dataset in `root`. Where the sidecar is missing or damaged, nothing: every caption then counts as a person's."""
-    try:
-        images = json.loads((root / FOLDER / FILE).read_text(encoding="utf-8"))["images"]
-        return Authors({str(digest): _written(values) for digest, values in images.items()})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Authors()
+
+    def told(values: Any) -> Authors:
+        return Authors({str(digest): _written(written) for digest, written in values["images"].items()})
+
+    return files.read_json(root / FOLDER / FILE, told, Authors())
 
 
 def record(root: Path, news: Mapping[str, Written]) -> None:

@@ -114,11 +114,11 @@ def _read(path: Path) -> Embedded | None:
     """A file as it was written, or nothing: it may be cut off, of another version, or something else altogether."""
     try:
         head, _, body = path.read_bytes().partition(b"\n")
-        told = json.loads(head)
+        told = files.parse_json(head)
         digests, width, unrelated = [str(each) for each in told["digests"]], int(told["width"]), float(told["unrelated"])
         rows = np.frombuffer(body, _STORED).reshape(len(digests), width)
         sound = told["version"] == VERSION and width > 0 and math.isfinite(unrelated) and bool(np.isfinite(rows).all())
         by_digest = dict(zip(digests, rows.astype(np.float16), strict=True))
         return Embedded(encoder=str(told["encoder"]), title=str(told["title"]), unrelated=unrelated, by_digest=by_digest) if sound else None
-    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except files.UNREADABLE:
         return None

@@ -10,7 +10,6 @@ History. Used by keeper.py and the tab.
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -20,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from lora_trainer import files
 from lora_trainer.config import read_mapping
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
@@ -303,10 +303,7 @@ def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
 
 def _began(folder: RunFolder) -> float:
     """When the folder's last worker began; 0 if it never had one."""
-    try:
-        return float(json.loads(folder.worker.read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    return files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
 
 
 def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[bytes], int]:
@@ -350,7 +347,7 @@ def _event(line: bytes) -> Event | None:
 def _point(line: bytes) -> Point | None:
     # not from_line, which takes three times as long: there are thousands of these
     try:
-        values = json.loads(line)
+        values = files.parse_json(line)
         return int(values["step"]), float(values["loss"]), values.get("smoothed_loss")
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+    except files.UNREADABLE:
         return None

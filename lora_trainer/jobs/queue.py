@@ -56,7 +56,7 @@ class Queue:
     def read(self) -> Line:
         """The line as it is now. Empty where there is none, or none that can be read."""
         try:
-            values = json.loads(self.path.read_text(encoding="utf-8"))
+            values = files.load_json(self.path, names=True)
             starting = values.get("starting")
             return Line(
                 waiting=tuple(str(run) for run in values.get("waiting", ())),
@@ -66,7 +66,7 @@ class Queue:
             )
         except FileNotFoundError:
             return Line()
-        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        except files.UNREADABLE as error:
             # once: it is read every second, until something is put into it
             if str(error) != self._told:
                 self._told = str(error)

@@ -80,10 +80,10 @@ def contents(trash: Path, kind: str) -> list[Discarded]:
     found = []
     for path in trash.iterdir() if trash.is_dir() else ():
         try:
-            note = json.loads((path / NOTE).read_text(encoding="utf-8"))
+            note = files.load_json(path / NOTE, names=True)
             if note["kind"] == kind:
                 found.append(Discarded(path=path, kind=kind, name=str(note["name"]), time=float(note["time"])))
-        except (OSError, ValueError, KeyError, TypeError):
+        except files.UNREADABLE:
             continue
     return sorted(found, key=lambda item: item.time, reverse=True)
 

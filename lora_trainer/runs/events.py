@@ -30,6 +30,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
+from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError, Message
 
 
@@ -199,9 +200,9 @@ def to_line(event: Event) -> str:
 def from_line(line: str) -> Event | None:
     """One line -> Event; None for a torn line, an event of a later version, or one with values that are none."""
     try:
-        values = json.loads(line)
+        values = files.parse_json(line, names=True)
         event = KINDS[values.pop("event")]
-    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
+    except files.UNREADABLE:
         return None
     kinds = _kinds_of_values(event)  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
     known = {key: value for key, value in values.items() if key in kinds}

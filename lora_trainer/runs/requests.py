@@ -40,8 +40,8 @@ def take_requests(folder: Path) -> list[Request]:
     """All waiting requests, oldest first; they are deleted. What is not a request is left alone."""
     taken = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
-        with contextlib.suppress(OSError, ValueError, KeyError, AttributeError):
-            values = json.loads(path.read_text(encoding="utf-8"))
+        with contextlib.suppress(*files.UNREADABLE):
+            values = files.load_json(path, names=True)
             kind = values.pop("request")
             if kind in get_args(RequestKind):
                 # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken next time, not twice

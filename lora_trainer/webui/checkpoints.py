@@ -267,11 +267,10 @@ def _from_entry(entry: Mapping[str, Any]) -> Facts:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+    def told(kept: Any) -> dict[str, dict[str, Any]]:
         usable = {path: entry for path, entry in kept.items() if "mark" in entry}
         for entry in usable.values():
             _from_entry(entry)
         return usable
-    except (OSError, ValueError, AttributeError, TypeError, KeyError):
-        return {}
+
+    return files.read_json(file, told, {}, names=True)

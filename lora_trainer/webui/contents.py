@@ -27,6 +27,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from lora_trainer import files
 from lora_trainer.config import DatasetSettings
@@ -275,7 +276,7 @@ class Contents:
 
     def _bring_back(self, folder: Path) -> None:
         """Everything in a trash folder -> its place. What is there already, after a crash, stays."""
-        told = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
+        told = files.load_json(folder / "removed.json", names=True)
         target = self.path / told["name"]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -432,11 +433,11 @@ def _by_image(findings: Iterable[Finding], images: Sequence[Path], captions: Cap
 
 
 def _removed(folder: Path) -> Removed | None:
-    try:
-        told = json.loads((folder / "removed.json").read_text(encoding="utf-8"))
-        return Removed(key=told["key"], name=told["name"], caption=told["caption"], time=float(told["time"]), folder=folder)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    def told(values: Any) -> Removed | None:
+        key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
+        return Removed(key=key, name=name, caption=caption, time=float(values["time"]), folder=folder)
+
+    return files.read_json(folder / "removed.json", told, None, names=True)
 
 
 def _cannot_move(name: str, problem: OSError) -> DatasetError:

@@ -201,11 +201,10 @@ class Datasets:
         return Dataset(id=identity, name=registry["names"].get(identity) or path.name or str(path), path=path, external=True)
 
     def _read(self) -> dict[str, dict[str, str]]:
-        try:
-            values = json.loads(self._registry.read_text(encoding="utf-8"))
+        def told(values: Any) -> dict[str, dict[str, str]]:
             return {part: {str(key): str(value) for key, value in values.get(part, {}).items()} for part in ("names", "folders")}
-        except (OSError, ValueError, AttributeError):
-            return {"names": {}, "folders": {}}
+
+        return files.read_json(self._registry, told, {"names": {}, "folders": {}}, names=True)
 
     def _change(self, change: Callable[[dict[str, dict[str, str]]], object]) -> None:
         with self._lock:

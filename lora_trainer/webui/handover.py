@@ -407,10 +407,7 @@ class _Watched:
 
 
 def _marked(marker: Path) -> list[str]:
-    try:
-        found = json.loads(marker.read_text(encoding="utf-8"))["paused_for_a_picture"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
+    found = files.read_json(marker, lambda told: told["paused_for_a_picture"], None, names=True)
     return [str(path) for path in found] if isinstance(found, list) else []
 
 

@@ -31,6 +31,7 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
+from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError
 from lora_trainer.webui import texts
 from lora_trainer.webui.data_folder import NotFound
@@ -185,10 +186,8 @@ async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
         if len(content) > LONGEST_BODY:
             raise LoraTrainerError("the request is larger than {limit} bytes", limit=LONGEST_BODY)
     try:
-        body = json.loads(content or b"{}")
-        # half a character: JSON can spell it, but no file's name and no sentence can hold it
-        json.dumps(body, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:
+        body = files.parse_json(content or b"{}")
+    except files.NotJson as error:
         raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
     if not isinstance(body, dict):
         raise LoraTrainerError("the request is not a JSON object", hint="Reload the page: it may be older than the extension.")

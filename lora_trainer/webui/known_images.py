@@ -109,11 +109,10 @@ class KnownImages:
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+    def usable(kept: Any) -> dict[str, dict[str, Any]]:
         return {path: entry for path, entry in kept.items() if "mark" in entry and ("digest" in entry or "problem" in entry)}
-    except (OSError, ValueError, AttributeError, TypeError):
-        return {}
+
+    return files.read_json(file, usable, {}, names=True)
 
 
 def _mark(path: Path) -> list[int]:

@@ -6,13 +6,12 @@ and the end of each run's events are read, and each run once for as long as it d
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_trainer import config
+from lora_trainer import config, files
 from lora_trainer.config import RunConfig
 from lora_trainer.errors import ConfigError
 from lora_trainer.runs import events
@@ -143,8 +142,5 @@ def _beginning(folder: RunFolder) -> tuple[str, float]:
 
 def _waking(folder: RunFolder, first_word: float) -> float:
     """Seconds from the start of the run's process to its first word; 0 where another process has been at work there since."""
-    try:
-        started = float(json.loads(folder.worker.read_text(encoding="utf-8"))["started"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return 0.0
+    started = files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
     return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0

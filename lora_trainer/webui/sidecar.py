@@ -72,8 +72,7 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
 
 
 def _parse(path: Path) -> dict[str, Any]:
-    # some editors on Windows begin a file with a byte order mark
-    values = json.loads(path.read_text(encoding="utf-8-sig"))
+    values = files.load_json(path, infinite=True)
     if not isinstance(values, dict):
         raise ValueError("it holds no names and values")
     return values

@@ -9,7 +9,6 @@ or "Settings" would overrule the words of the user's own language pack.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError, Message
 
 FOLDER = Path(__file__).resolve().parent / "translations"
@@ -39,8 +39,8 @@ def table(language: str) -> Mapping[str, str]:
     if language not in languages() or language == ENGLISH:
         return {}
     try:
-        return dict(json.loads((FOLDER / f"{language}.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
+        return dict(files.load_json(FOLDER / f"{language}.json"))
+    except files.UNREADABLE:
         log.exception("the table of %s cannot be read", language)
         return {}
 

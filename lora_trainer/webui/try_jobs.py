@@ -325,8 +325,8 @@ def _read(folder: Path) -> Try | None:
     """The try of a folder; None where it holds none, or one of another name. One that was not over is over now."""
     path = folder / "try.json"
     try:
-        job = from_file(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, LoraTrainerError):
+        job = from_file(files.load_json(path, names=True))
+    except (*files.UNREADABLE, LoraTrainerError):
         log.warning("%s cannot be read", path)
         return None
     if job.id != folder.name:

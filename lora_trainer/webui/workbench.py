@@ -124,10 +124,7 @@ class Workbench:
 
     def template_order(self) -> tuple[Field, ...]:
         """The order in which this dataset's captions name their fields."""
-        try:
-            kept = json.loads((self.root / authors.FOLDER / TEMPLATE).read_text(encoding="utf-8"))["order"]
-        except (OSError, ValueError, KeyError, TypeError):
-            return FIELDS
+        kept = files.read_json(self.root / authors.FOLDER / TEMPLATE, lambda told: told["order"], None)
         return tuple(kept) if isinstance(kept, list) and sorted(map(str, kept)) == sorted(FIELDS) else FIELDS
 
     def set_template_order(self, order: Sequence[Any]) -> None:
@@ -220,8 +217,8 @@ class Workbench:
         """Writes down what captioners have changed whose runs have ended."""
         folder = self.root / authors.FOLDER / EXPECTED
         for path in sorted(folder.glob("*.json")):
-            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, DatasetError), self.contents.lock:
-                expected = json.loads(path.read_text(encoding="utf-8"))
+            with contextlib.suppress(*files.UNREADABLE, DatasetError), self.contents.lock:
+                expected = files.load_json(path, names=True)
                 run = RunFolder(Path(expected["run"]))
                 gone = not run.path.is_dir()
                 if not gone and (run.is_alive or not run.read_state().ended):
@@ -500,11 +497,9 @@ class Workbench:
         path = self.root / authors.FOLDER / REVIEWED
         stamp = files.stamp(path)
         if stamp != self._reviewed[0]:
-            try:
-                images = json.loads(path.read_text(encoding="utf-8"))["images"]
-                self._reviewed = (stamp, {str(content): str(caption) for content, caption in images.items()})
-            except (OSError, ValueError, KeyError, TypeError, AttributeError):
-                self._reviewed = (stamp, {})
+            nothing: dict[str, str] = {}
+            marks = files.read_json(path, lambda told: {str(content): str(caption) for content, caption in told["images"].items()}, nothing)
+            self._reviewed = (stamp, marks)
         return self._reviewed[1]
 
     def _reviewed_of(self, keys: Sequence[str]) -> list[str]:

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lora_trainer import environment
+from lora_trainer import environment, files
 from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import parts, tidy, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, Field, Vocabulary
@@ -231,7 +231,7 @@ def _replaced_apart(find: str, replacement: str, flags: int, captions: list[str]
             [sys.executable, "-I", "-S", "-c", _REPLACE_APART], input=asked.encode(), capture_output=True, timeout=REGEX_SECONDS, check=True,
             creationflags=environment.NO_WINDOW,
         )  # fmt: skip
-        return [str(caption) for caption in json.loads(done.stdout)]
+        return [str(caption) for caption in files.parse_json(done.stdout, names=True)]
     except subprocess.TimeoutExpired as error:
         hint = "Repetitions inside repetitions, as in (a+)+, may take for ever. Make it simpler."
         raise DatasetError("the pattern was not through after {seconds} seconds", hint=hint, seconds=round(REGEX_SECONDS)) from error

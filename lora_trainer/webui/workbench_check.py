@@ -234,11 +234,11 @@ class Checker:
         return _Result(findings=report.findings, versions={item.path: item.version for item in view.items}, embedded=embedded)
 
     def _remembered(self) -> tuple[CheckSettings, float | None]:
-        try:
-            kept = json.loads((self._folder / SETTINGS).read_text(encoding="utf-8"))
+        def told(kept: Any) -> tuple[CheckSettings, float | None]:
             return CheckSettings(**kept["settings"]), float(kept["checked"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return CheckSettings(), None
+
+        unchecked: tuple[CheckSettings, float | None] = (CheckSettings(), None)
+        return files.read_json(self._folder / SETTINGS, told, unchecked)
 
     def _remember(self) -> None:
         try:

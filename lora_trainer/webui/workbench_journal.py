@@ -148,8 +148,8 @@ class Journal:
     def read(self, identity: int) -> Edit:
         """An edit with all its parts. Raises DatasetError."""
         try:
-            return _edit(json.loads(self._file(identity).read_text(encoding="utf-8")), identity)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            return _edit(files.load_json(self._file(identity), names=True), identity)
+        except files.UNREADABLE as error:
             raise DatasetError("this edit cannot be undone any more: what it was is no longer known", hint="Reload the page.") from error
 
     def mark(self, edit: Edit, *, undone: bool) -> Edit:

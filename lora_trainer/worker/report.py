@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import logging
 import signal
 import time
@@ -12,6 +11,7 @@ from types import FrameType
 
 import psutil
 
+from lora_trainer import files
 from lora_trainer.errors import Message
 from lora_trainer.runs.events import Event, EventWriter, Failed, Phase, Progress, Warned
 from lora_trainer.runs.folder import Heartbeat, RunFolder
@@ -111,10 +111,8 @@ class Report:
 
 def is_orphan(folder: RunFolder) -> bool:
     """Whether the run is to end with a process (host.json) that has ended."""
-    try:
-        host = json.loads(folder.host.read_text(encoding="utf-8"))
-        pid, started = int(host["pid"]), float(host["started"])
-    except (OSError, ValueError, KeyError, TypeError):
+    pid, started = files.read_json(folder.host, lambda host: (int(host["pid"]), float(host["started"])), (0, 0.0))
+    if pid <= 0:
         return False
     with contextlib.suppress(psutil.AccessDenied):
         try:

@@ -70,8 +70,8 @@ class Store:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+
+    def told(kept: Any) -> dict[str, Any]:
         return kept if kept["version"] == VERSION and isinstance(kept["measures"], dict) and isinstance(kept["digests"], dict) else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
+
+    return files.read_json(file, told, {}, names=True)
