@@ -404,6 +404,7 @@
         for (const panel of root().querySelectorAll("[role=tabpanel]")) panel.hidden = panel.id !== "lora_trainer_section_" + id;
         drawn(section);
         if (section.shown) section.shown();
+        app.store.set("section", id);
         settle();
     };
 

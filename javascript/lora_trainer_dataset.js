@@ -18,6 +18,9 @@
     dataset.chosen = () => (dataset.cards() || []).find((card) => card.id === app.store.get("dataset")) || null;
 
     dataset.choose = function (id) {
+        // what is set belongs to the dataset: it is in place before anybody hears that another one is chosen
+        const card = (dataset.cards() || []).find((one) => one.id === id);
+        app.drafts.enter(id, card && card.draft);
         app.store.set("dataset", id);
         app.kept.set(CHOSEN_KEY, id);
         summarize();

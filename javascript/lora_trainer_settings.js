@@ -1,14 +1,17 @@
 /* The section "settings": checkpoint, name, presets, fields, and what will happen; and the set-up screen above everything while the worker's packages are missing.
  *
- * The form, its help and the presets come from the server (home.form, home.presets); what is wrong comes from POST plan. Here is only the draft: the
- * preset, what was changed against it, the checkpoint and the name. It survives a refresh of the page.
+ * The form, its help and the presets come from the server (home.form, home.presets); what is wrong comes from POST plan. What is shown and changed is
+ * the chosen dataset's draft (lora_trainer_draft.js): the preset, what was changed against it, the checkpoint and the name.
  *
  *     store keys written: checkpoint, name, preset, settings (what the server is sent), plan
- *     app.replan()        ask again what would happen, for instance after captions were edited */
+ *     app.replan()        ask again what would happen, for instance after captions were edited
+ *     app.plan()          what would happen, if it is known for the chosen dataset */
 (function (app) {
     "use strict";
 
-    const DRAFT_KEY = "lora-trainer-draft";
+    const ADVANCED_KEY = "lora-trainer-advanced";
+    /** What is right for one set of images only. */
+    const OF_IMAGES = ["trigger_word", "sample_prompts"];
     const PLAN_DELAY = 400;
     const EXAMPLES = { trigger_word: "ohwx, mychar ..." };
 
@@ -18,20 +21,16 @@
     // --- the draft ---------------------------------------------------------------------------------------------------------------------
 
     /** changes: config key -> the visitor's own value. checkpoint: an id of the list, "loaded" or "practice". */
-    const draft = { preset: null, changes: {}, checkpoint: "loaded", name: "", advanced: false };
+    const draft = (app.draft = app.draft || {});
     let facts = null;
     let ours = null;
     /** What the preset and the visitor say, without what the server only suggests: that changes with images and words. */
     let stated = null;
 
-    function remember() {
-        app.kept.set(DRAFT_KEY, draft);
-    }
-
-    function recall(home) {
-        Object.assign(draft, app.kept.get(DRAFT_KEY));
+    /** What this WebUI does not know (any more) is not used of a draft. */
+    function settle(home) {
         const known = fieldsOf(home);
-        draft.changes = Object.fromEntries(Object.entries(draft.changes || {}).filter(([key]) => known.has(key)));
+        if (known.size) draft.changes = Object.fromEntries(Object.entries(draft.changes).filter(([key]) => known.has(key)));
         const presets = presetsOf(home);
         const usual = home.preset;
         if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset)) draft.preset = presets.some((preset) => preset.id === usual) ? usual : (presets[0] || { id: "" }).id;
@@ -56,7 +55,13 @@
     }
 
     /** What the server fills in from the images: a prompt for previews, since everybody wants to see something come. */
-    const suggested = () => (app.store.get("plan") || {}).suggested || {};
+    const suggested = () => (app.plan() || {}).suggested || {};
+
+    /** A plan for other images says nothing of these. */
+    app.plan = function () {
+        const plan = app.store.get("plan");
+        return plan && plan.dataset === app.drafts.dataset() ? plan : null;
+    };
 
     /** What a field is without the visitor's own change. */
     function baseValue(field) {
@@ -69,12 +74,17 @@
     function change(field, value) {
         if (same(value, baseValue(field))) delete draft.changes[field.key];
         else draft.changes[field.key] = value;
+        edited();
+    }
+
+    /** The visitor has changed the draft. */
+    function edited() {
+        app.drafts.note();
         publish();
     }
 
     /** Tell the others, and ask what would happen now. */
     function publish() {
-        remember();
         stated = { ...presetValues(), ...draft.changes };
         const settings = { ...suggested(), ...stated };
         app.store.set("checkpoint", draft.checkpoint);
@@ -95,17 +105,34 @@
         }
         ours = settings;
         if (page) page.redraw();
+        edited();
+    }
+
+    /** Another dataset was chosen, or another browser has changed this one's draft. */
+    function draftChanged() {
+        const home = app.store.get("home");
+        if (!home) return;
+        const before = app.store.get("checkpoint");
+        settle(home);
+        if (draft.checkpoint !== before) facts = null;
+        // of other images, also the box that somebody is typing in
+        if (page && drawnFor !== app.drafts.dataset()) page.redraw();
         publish();
+        if (!facts) learnCheckpoint();
     }
 
     /** Settings of an earlier run, as GET runs/ID/draft tells them, become the draft; what is not listed here any more stays as it is chosen. */
     app.useDraft = function ({ settings, name, dataset, checkpoint }) {
         const home = app.store.get("home");
-        draft.name = name;
-        if (checkpoint) draft.checkpoint = (home.checkpoints || []).some((known) => known.id === checkpoint && known.loaded) ? "loaded" : checkpoint;
         if (dataset) app.dataset.choose(dataset);
+        // of a run on other images the chosen ones do not get the trigger word, the prompts and the name
+        const foreign = !dataset && app.store.get("dataset");
+        const known = fieldsOf(home);
+        const own = foreign ? Object.fromEntries(OF_IMAGES.filter((key) => known.has(key)).map((key) => [key, valueOf(known.get(key))])) : {};
+        if (!foreign) draft.name = name;
+        if (checkpoint) draft.checkpoint = (home.checkpoints || []).some((known) => known.id === checkpoint && known.loaded) ? "loaded" : checkpoint;
         ours = null;
-        takeOver(settings);
+        takeOver({ ...settings, ...own });
         learnCheckpoint();
     };
 
@@ -126,12 +153,13 @@
 
     async function askPlan() {
         const number = (planNumber += 1);
+        const dataset = app.store.get("dataset") || "";
         try {
-            const plan = await app.api.post("plan", { dataset: app.store.get("dataset") || "", checkpoint: draft.checkpoint, name: draft.name, settings: app.store.get("settings") || {} });
+            const plan = await app.api.post("plan", { dataset, checkpoint: draft.checkpoint, name: draft.name, settings: app.store.get("settings") || {} });
             if (number !== planNumber) return;
             planTrouble = null;
             const before = suggested();
-            app.store.set("plan", plan);
+            app.store.set("plan", { ...plan, dataset });
             if (!same(suggested(), before)) publish();
             // the images are being looked at in the background; what is found then belongs into the plan
             if (plan.unchecked > 0 && app.visible()) app.replan(1500);
@@ -144,7 +172,7 @@
     }
 
     function summarize() {
-        const plan = app.store.get("plan");
+        const plan = app.plan();
         const preset = presetOf();
         // before there are images nothing has been done wrong yet
         const wrong = app.store.get("dataset") && plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
@@ -197,7 +225,7 @@
 
     function checkpointCard() {
         const home = () => app.store.get("home");
-        const select = app.widgets.select({ value: draft.checkpoint, options: checkpointOptions(home()), id: "lora_trainer_checkpoint", onchange: (id) => { draft.checkpoint = id; facts = null; publish(); learnCheckpoint(); } });
+        const select = app.widgets.select({ value: draft.checkpoint, options: checkpointOptions(home()), id: "lora_trainer_checkpoint", onchange: (id) => { draft.checkpoint = id; facts = null; edited(); learnCheckpoint(); } });
         const words = el("p", { class: "lora-trainer-help lora-trainer-settings-line", role: "status", id: "lora_trainer_checkpoint_words" });
         select.setAttribute("aria-describedby", words.id);
         const unusable = el("details", { class: "lora-trainer-settings-unusable" });
@@ -222,12 +250,13 @@
     }
 
     function nameCard() {
-        const input = app.widgets.text({ value: draft.name, maxlength: 100, id: "lora_trainer_name", oninput: (name) => { draft.name = name; publish(); } });
+        const input = app.widgets.text({ value: draft.name, maxlength: 100, id: "lora_trainer_name", oninput: (name) => { draft.name = name; edited(); } });
         const problem = el("div", { class: "lora-trainer-settings-problem" });
         const element = app.widgets.labelled(app.t("Name of the LoRA"), input, { help: app.t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."), problem });
         return { element, input, problem, update() {
-            const dataset = ((app.store.get("home") || {}).datasets || []).find((known) => known.id === app.store.get("dataset"));
+            const dataset = app.dataset.chosen();
             input.placeholder = dataset ? dataset.name : "";
+            if (document.activeElement !== input) input.value = draft.name;
         } };
     }
 
@@ -428,7 +457,7 @@
         const made = entry(field, (value) => change(field, value));
         const { input } = made;
         const label = el("label", { for: input.id }, field.label, field.unit ? el("span", { class: "lora-trainer-settings-unit" }, " (" + field.unit + ")") : null);
-        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { delete draft.changes[field.key]; input.blur(); publish(); input.focus(); } });
+        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { delete draft.changes[field.key]; input.blur(); edited(); input.focus(); } });
         const help = el("p", { class: "lora-trainer-help", id: input.id + "_help" }, field.help);
         const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note", id: input.id + "_note" });
         const problem = el("div", { class: "lora-trainer-settings-problem", id: input.id + "_problem" });
@@ -454,7 +483,7 @@
     /** Why the preset sets this value, what auto comes to, or that another field goes before this one. */
     function noteOf(field, changed) {
         const settings = { ...presetValues(), ...draft.changes };
-        const plan = app.store.get("plan");
+        const plan = app.plan();
         const preset = presetOf();
         if (field.key in suggested() && !changed) return suggested()[field.key].length ? app.t("From the first caption. Write others, or empty it for no previews on the way.") : "";
         if (field.key === "epochs" && settings.max_train_steps) return app.t("Not used while Steps has a number. Empty it to count in epochs.");
@@ -476,7 +505,7 @@
         let drawn = null;
 
         function show() {
-            const plan = app.store.get("plan");
+            const plan = app.plan();
             if (planTrouble) { put(sentence, app.sentences(planTrouble.message, planTrouble.hint)); return; }
             if (!plan || same(plan, drawn)) return;
             drawn = plan;
@@ -500,7 +529,7 @@
 
     // --- the page ----------------------------------------------------------------------------------------------------------------------
 
-    let page = null;
+    let page = null, drawnFor = null;
 
     /** Change a text only if it is another one: the host looks at the whole page after every change. */
     function put(element, text) {
@@ -508,14 +537,15 @@
     }
 
     function makePage(container) {
+        drawnFor = app.drafts.dataset();
         const home = app.store.get("home");
-        const choose = (id) => { draft.preset = id; publish(); };
+        const choose = (id) => { draft.preset = id; edited(); };
         const checkpoint = checkpointCard(), name = nameCard();
         const groups = (home.form || { groups: [] }).groups;
         const rows = new Map(groups.flatMap((group) => group.fields).map((field) => [field.key, fieldRow(field)]));
         const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, group.fields.map((field) => rows.get(field.key).element));
         const presets = presetCard(choose);
-        const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: draft.advanced || null, ontoggle: () => { draft.advanced = advanced.open; remember(); } },
+        const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: app.kept.get(ADVANCED_KEY) || null, ontoggle: () => app.kept.set(ADVANCED_KEY, advanced.open) },
             el("summary", {}, app.t("Advanced")),
             groups.filter((group) => group.advanced).map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))));
         const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
@@ -540,7 +570,7 @@
             plan.element));
 
         function showProblems() {
-            const found = (app.store.get("plan") || { problems: [] }).problems;
+            const found = (app.plan() || { problems: [] }).problems;
             for (const [place, { problem, input }] of places) {
                 const here = found.filter((one) => one.field === place);
                 const words = JSON.stringify(here);
@@ -645,11 +675,14 @@
 
     let listening = false;
 
+    app.store.on("draft", draftChanged);
+
     app.onstart = app.onstart || [];
     app.onstart.push((home) => {
         page = null;
         ours = null;
-        recall(home);
+        if (app.drafts.dataset() === null) app.drafts.enter("");
+        settle(home);
         const steps = app.root().querySelector(".lora-trainer-steps");
         if (home.setup) steps.before(setUpCard(home.setup));
         // captions and images may have changed in another step

@@ -110,7 +110,7 @@
     /** Why Start cannot be pressed, and where that is mended; null when it can. */
     function obstacle() {
         const { setup } = app.store.get("home");
-        const plan = app.store.get("plan");
+        const plan = app.plan();
         if (setup && setup.state !== "ready") return { text: app.t("Training is not set up yet."), section: null };
         if (!app.store.get("dataset")) return { text: app.t("Choose the images first."), section: "images", label: app.t("Go to the images") };
         const problem = plan && !plan.ok && plan.problems.find((found) => found.severity === "error");
@@ -150,7 +150,7 @@
         const element = el("section", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, words, el("div", { class: "lora-trainer-row" }, start, queue, connection), reason, trouble);
 
         function draw() {
-            const plan = app.store.get("plan");
+            const plan = app.plan();
             const found = obstacle();
             const busy = known.pulse && known.pulse.active.length;
             app.live.put(words, plan && plan.sentence ? plan.sentence : app.t("Trains a LoRA from your images with the settings you chose."));

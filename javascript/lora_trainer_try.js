@@ -44,9 +44,12 @@
 
     /** The first caption of the dataset that the LoRA was trained on is the best first prompt. */
     async function firstPrompt(lora) {
-        const dataset = app.store.get("dataset");
         let caption = "";
-        try { caption = dataset ? ((await app.api.get("datasets/" + encodeURIComponent(dataset) + "/items", { limit: 1 })).items[0] || {}).caption || "" : ""; } catch (problem) {
+        try {
+            // another dataset may be chosen by now
+            const dataset = lora.run ? (await app.api.get("runs/" + encodeURIComponent(lora.run) + "/draft")).dataset : null;
+            caption = dataset ? ((await app.api.get("datasets/" + encodeURIComponent(dataset) + "/items", { limit: 1 })).items[0] || {}).caption || "" : "";
+        } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
         }
         if (!lora.trigger) return caption;

@@ -108,9 +108,9 @@
         const captioners = await app.api.get("captioners");
         const { total, captioned } = bench.page.pages.answer;
         const kept = app.kept.get(CHOICE_KEY) || {};
-        let chosen = captioners.find((one) => one.name === kept.captioner) || captioners.find((one) => one.on_disk) || captioners[0];
-        // what was set once is offered again: {captioner: {key: value}}
-        const options = kept.options || {};
+        let chosen = captioners.find((one) => one.name === (app.draft.captioner.captioner || kept.captioner)) || captioners.find((one) => one.on_disk) || captioners[0];
+        // what was set once for these images is offered again: {captioner: {key: value}}
+        const options = { ...app.draft.captioner.options };
         const wish = { which: captioned < total ? "missing" : "machine" };
         let token = null;
 
@@ -161,7 +161,9 @@
         async function begin(when) {
             token = token || app.random();
             const values = Object.fromEntries(Object.entries(options[chosen.name]).filter(([, value]) => value !== null && value !== ""));
-            app.kept.set(CHOICE_KEY, { captioner: chosen.name, options });
+            app.kept.set(CHOICE_KEY, { captioner: chosen.name });
+            app.draft.captioner = { captioner: chosen.name, options };
+            app.drafts.note();
             try {
                 run = await app.api.post(dataset.path("caption-run"), { captioner: chosen.name, options: values, only_missing: wish.which === "missing", overwrite: wish.which === "all", select: targets.select(), trigger: bench.trigger(), token, when });
             } catch (problem) {

@@ -4,6 +4,7 @@
     datasets.find(id) -> Dataset              id -> name and path
     datasets.contents(id) -> Contents         its images and captions (contents.py)
     datasets.workbench(id) -> Workbench       every change of them, and the way back (workbench.py)
+    datasets.draft(id), .set_draft(...)       what is set for them and not trained yet (dataset_draft.py)
 
     <data folder>/datasets/<id>/     an uploaded dataset; its id is the folder's name and never changes, since runs name the folder
     <data folder>/datasets.json      names given later, and the folders opened by path: {"names": {id: name}, "folders": {id: path}}
@@ -21,7 +22,7 @@ import re
 import shutil
 import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from lora_trainer import files
 from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.dataset.listing import folded
 from lora_trainer.errors import DatasetError, LoraTrainerError
-from lora_trainer.webui import texts
+from lora_trainer.webui import dataset_draft, texts
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.dataset_draft import Draft
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.thumbnails import Thumbnails
 from lora_trainer.webui.workbench import Workbench
@@ -108,6 +110,16 @@ class Datasets:
                 known = self._workbenches[identity] = Workbench(contents)
             return known
 
+    def draft(self, identity: str) -> Draft:
+        """What is set for a dataset and not trained yet. Raises NotFound."""
+        return dataset_draft.read(self.find(identity).path)
+
+    def set_draft(self, identity: str, values: Mapping[str, Any], was: str) -> Draft:
+        """Raises NotFound, Conflict when somebody else changed it meanwhile, or DatasetError where it cannot be kept."""
+        contents = self.contents(identity)
+        with contents.lock:
+            return dataset_draft.write(contents.path, values, was)
+
     def listing(self, language: str) -> list[dict[str, Any]]:
         """The cards of all datasets, as JSON."""
         return [self.card(dataset, language) for dataset in self.all()]
@@ -117,6 +129,7 @@ class Datasets:
         card: dict[str, Any] = {
             "id": dataset.id, "name": dataset.name, "path": "" if self._is_remote() else str(dataset.path), "external": dataset.external,
             "count": 0, "captioned": 0, "cover": None, "changed": 0.0, "problem": None, "gone": False,
+            "draft": dataset_draft.read(dataset.path).to_json(),
         }  # fmt: skip
         try:
             view = self.contents(dataset.id).view()

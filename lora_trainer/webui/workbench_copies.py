@@ -19,6 +19,7 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.crop import crop_folder
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.errors import DatasetError, LoraTrainerError
+from lora_trainer.webui import dataset_draft
 from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.datasets import Datasets
 
@@ -64,6 +65,8 @@ class Copies:
         if not names:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
         dataset = self.datasets.create(name)
+        # the same subject, under the same trigger word
+        dataset_draft.inherit(source, dataset.path)
         copy = Copy(id=uuid.uuid4().hex, total=len(names))
         self._known[copy.id] = copy
         settings = DatasetSettings(train_data_dir=source)

@@ -27,10 +27,21 @@ def dataset(host: Any) -> Iterator[str]:
     host.post(f"datasets/{quote(identity)}/delete")
 
 
+@pytest.fixture
+def visitor(dataset: str, visitor: Any) -> Any:
+    """One who leaves before the dataset is deleted: an open page keeps what is set for it."""
+    return visitor
+
+
+@pytest.fixture
+def visit(dataset: str, visit: Any) -> Any:
+    return visit
+
+
 def open_settings(visitor: Any, host: Any, dataset: str = "", checkpoint: str = "") -> tuple[Any, Any]:
     """(page, section) with a dataset chosen, and a checkpoint."""
     page = open_tab(visitor, host)
-    page.evaluate("id => loraTrainer.store.set('dataset', id)", dataset)
+    page.evaluate("id => loraTrainer.dataset.choose(id)", dataset)
     section = open_step(page, "settings")
     if checkpoint:
         page.select_option("#lora_trainer_checkpoint", checkpoint)
@@ -132,6 +143,63 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
     assert section.locator("#lora_trainer_name").input_value() == "My discs"
     assert field(section, "trigger_word").locator("input").input_value() == "zrbl"
     assert section.get_by_role("button", name="Character").get_attribute("aria-pressed") == "true"
+    assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
+
+
+@pytest.fixture
+def two(host: Any) -> Iterator[tuple[str, str]]:
+    """The ids of two datasets in which nothing has been set."""
+    made = tuple(host.post("datasets", {"name": f"{name} {time.time_ns()}"}).json()["id"] for name in ("Fox", "Owl"))
+    for identity in made:
+        draw_images(host.trainer_folder / "datasets" / identity, 2)
+    yield made
+    for identity in made:
+        host.post(f"datasets/{quote(identity)}/delete")
+
+
+def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, two, visitor, visit):
+    fox, owl = two
+    page = open_tab(visitor, host)
+    page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    captions = open_step(page, "captions")
+    captions.get_by_label("Trigger word").fill("zrb")
+    captions.get_by_label("Trigger word").blur()
+    section = open_step(page, "settings")
+    section.locator("#lora_trainer_name").fill("My fox")
+    page.evaluate("id => loraTrainer.dataset.choose(id)", owl)
+    # at once, before the server has said anything
+    assert page.evaluate("loraTrainer.workbench.trigger()") == ""
+    assert page.evaluate("loraTrainer.store.get('settings').sample_prompts || []") == []
+    assert section.locator("#lora_trainer_name").input_value() == ""
+    assert open_step(page, "captions").get_by_label("Trigger word").input_value() == ""
+    page.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'My fox')", arg=fox)
+    other = open_tab(visit(), host)
+    other.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    section = open_step(other, "settings")
+    assert field(section, "trigger_word").locator("input").input_value() == "zrb"
+    assert section.locator("#lora_trainer_name").input_value() == "My fox"
+    # what the second changes, the first sees when it looks again; what the first changes meanwhile stays
+    field(section, "trigger_word").locator("input").fill("vxn")
+    page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    open_step(page, "settings").locator("#lora_trainer_name").fill("Our fox")
+    page.wait_for_function("() => { loraTrainer.drafts.look(); return loraTrainer.workbench.trigger() === 'vxn' && loraTrainer.store.get('name') === 'Our fox'; }")
+
+
+def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, visitor):
+    fox, owl = two
+    page = open_tab(visitor, host)
+    before = {"preset": "style", "changes": {"trigger_word": "zrb"}, "checkpoint": "practice", "name": "old", "advanced": True}
+    page.evaluate(
+        "([id, draft]) => { for (const key of Object.keys(localStorage)) localStorage.removeItem(key);"
+        " localStorage.setItem('lora-trainer-dataset', JSON.stringify(id)); localStorage.setItem('lora-trainer-draft', JSON.stringify(draft)); }",
+        [fox, before],
+    )
+    section = open_step(open_tab(visitor, host), "settings")
+    assert field(section, "trigger_word").locator("input").input_value() == "zrb" and section.locator("#lora_trainer_name").input_value() == "old"
+    again = visitor.context.pages[-1]
+    again.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'old')", arg=fox)
+    again.evaluate("id => loraTrainer.dataset.choose(id)", owl)
+    assert field(section, "trigger_word").locator("input").input_value() == ""
     assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
 
 

@@ -279,6 +279,7 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
     dialog.get_by_role("heading", name="Settings of settings again").wait_for()
     words = dict(zip(dialog.locator("dt").all_inner_texts(), dialog.locator("dd").all_inner_texts(), strict=True))
     assert (words["Rank"], words["Trigger word"], words["Steps"], words["Preview prompts"]) == ("5", "zrb", "100", "a fox")
+    page.evaluate("loraTrainer.dataset.choose('')")
     dialog.get_by_role("button", name="Use these settings").click()
     section = page.locator("#lora_trainer_section_settings")
     section.wait_for(state="visible")

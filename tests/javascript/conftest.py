@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def script_page(browser: Any) -> Iterator[Any]:
     page = browser.new_page(locale="en-US")
     page.set_content('<div id="txt2img_prompt"><textarea></textarea></div>')
-    for name in ("lora_trainer.js", "lora_trainer_tags.js"):
+    for name in ("lora_trainer.js", "lora_trainer_tags.js", "lora_trainer_draft.js"):
         page.add_script_tag(path=ROOT / "javascript" / name)
     yield page
     page.close()

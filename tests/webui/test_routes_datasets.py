@@ -164,6 +164,15 @@ def test_renaming_and_deleting(page):
     assert page.get("datasets/fox/items").status_code == 404
 
 
+def test_a_draft_is_sent_with_the_revision_it_was_made_from(page):
+    page.post("datasets", {"name": "fox"})
+    values = {"changes": {"trigger_word": "zrb"}, "captioner": {}, "name": "fox"}
+    first = page.post("datasets/fox/draft", {"values": values, "revision": ""}).json()
+    assert first["values"] == values and page.get("datasets/fox/draft").json() == first
+    late = page.post("datasets/fox/draft", {"values": {}, "revision": "older"})
+    assert late.status_code == 409 and late.json()["current"] == first
+
+
 def test_a_folder_of_this_machine_is_for_the_person_at_it(page):
     save(page.root / "mine" / "a.png")
     card = page.post("datasets/open", {"folder": str(page.root / "mine")}).json()
@@ -213,7 +222,7 @@ def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
 def test_every_change_needs_the_header_no_other_page_can_send(page):
     page.post("datasets", {"name": "fox"})
     changing = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__ and entry.method == "POST"]
-    assert len(changing) == 9
+    assert len(changing) == 10
     for entry in changing:
         address = "/lora-trainer" + entry.path.replace("{id}", "fox")
         assert page.client.post(address, content=json.dumps({}), headers={"content-type": "application/json"}).status_code == 403

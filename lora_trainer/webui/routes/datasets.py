@@ -63,6 +63,16 @@ def show_folder(studio: Studio, request: Request) -> dict[str, Any]:
     return {}
 
 
+@route("GET", "/datasets/{id}/draft")
+def read_draft(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.draft(request.path["id"]).to_json()
+
+
+@route("POST", "/datasets/{id}/draft")
+def write_draft(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.set_draft(request.path["id"], request.value("values", dict), request.value("revision", str)).to_json()
+
+
 # --- images ------------------------------------------------------------------------------------------------------------------------------
 
 
