@@ -52,9 +52,8 @@ def read(root: Path) -> Draft:
         if path.stat().st_size > 2 * LONGEST:
             return Draft()
         content, changed = path.read_bytes(), path.stat().st_mtime
-        values = json.loads(content)["values"]
-        json.dumps(values, allow_nan=False)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        values = files.parse_json(content)["values"]
+    except (OSError, files.NotJson, KeyError, TypeError, IndexError):
         return Draft()
     revision = hashlib.blake2b(content, digest_size=12).hexdigest()
     return Draft(_known(values), revision, changed) if isinstance(values, dict) else Draft()
@@ -78,7 +77,7 @@ def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
         files.write_text(path, content)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = "Check the free space and the folder's permissions. Until then this page alone knows them."
+        hint = "Check the free space and the folder's permissions. Until then they are only in this page."
         raise DatasetError("the settings of these images cannot be kept beside them: {reason}", hint=hint, reason=reason) from error
     return read(root)
 
