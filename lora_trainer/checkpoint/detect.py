@@ -14,6 +14,7 @@ Prediction type, first answer wins:
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,11 +101,19 @@ def native_resolution(family: Family, prediction_type: PredictionType | None, st
     return 768 if family == "sd2" and prediction_type == "v_prediction" else 512
 
 
+RESOLUTION = re.compile(r"\D{0,2}(\d{2,5})(?:\s{0,2}[x×*,]\s{0,2}(\d{2,5}))?\D{0,2}", re.ASCII | re.IGNORECASE)
+
+
+def stated_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
+    """Width and height from `modelspec.resolution`, which trainers write as "1024x1024", "1024, 1024", "(1024, 1024)" or "1024". None: it says neither."""
+    match = RESOLUTION.fullmatch(metadata.get("modelspec.resolution", "").strip())
+    return (int(match[1]), int(match[2] or match[1])) if match else None
+
+
 def _resolution(header: Header) -> int | None:
-    sides = header.metadata.get("modelspec.resolution", "").lower().split("x")
-    # the side of a square of the same area; latents are whole, so it is a multiple of 8
-    numbers = [int(side) for side in sides if side.isdecimal()]
-    return round(math.sqrt(numbers[0] * numbers[1])) // 8 * 8 or None if len(numbers) == 2 == len(sides) else None
+    """The side of a square of the same area; latents are whole, so it is a multiple of 8."""
+    stated = stated_resolution(header.metadata)
+    return round(math.sqrt(stated[0] * stated[1])) // 8 * 8 or None if stated else None
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
@@ -115,7 +124,7 @@ def read_sidecar(path: Path) -> Sidecar | None:
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
         params = dict(content["model"]["params"])
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError) as error:
+    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, RecursionError) as error:
         hint = "The WebUI reads it as the checkpoint's configuration. Repair it, or move it away."
         raise CheckpointError("{path} is not a WebUI model configuration", hint=hint, path=file) from error
     scaling = _walk(params, "denoiser_config", "params", "scaling_config", "target")
@@ -134,7 +143,8 @@ def _walk(value: Any, *keys: str) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None
+    # YAML can spell whole numbers beyond any float
+    return float(value) if isinstance(value, (int, float)) and 0 < value < 1 else None
 
 
 def _prediction_type(header: Header, sidecar: Sidecar, family: Family) -> tuple[PredictionType | None, str]:

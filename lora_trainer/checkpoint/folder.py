@@ -76,11 +76,20 @@ def _weight_files(folder: Path) -> list[Path]:
             if single.is_file():
                 return [single]
             if index.is_file():
-                return [folder / name for name in sorted(set(_read_json(index).get("weight_map", {}).values()))]
+                return [folder / name for name in _parts_of(index)]
     if any(folder.glob("*.bin")):
         hint = "Use a version with .safetensors files."
         raise CheckpointError("{path} holds its weights as pickles (.bin), which can run any program when opened", hint=hint, path=folder)
     raise CheckpointError("{path} holds no .safetensors weights", hint="The diffusers folder is incomplete: download it again.", path=folder)
+
+
+def _parts_of(index: Path) -> list[str]:
+    """The names of the files that a large model is split into; one that leads out of the folder is somebody's trap."""
+    listed = _read_json(index).get("weight_map")
+    names = set(listed.values()) if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values()) else set[str]()
+    if not names or any(Path(name).name != name or "\\" in name for name in names):
+        raise CheckpointError("{path} does not name the model's files", hint="The diffusers folder is incomplete: download it again.", path=index)
+    return sorted(names)
 
 
 def _family(path: Path, config: dict[str, Any]) -> Family:

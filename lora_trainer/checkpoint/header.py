@@ -20,6 +20,8 @@ from lora_trainer.errors import CheckpointError
 
 LONGEST_HEADER = 100_000_000
 """The limit of the safetensors library itself."""
+MOST_SIDES = 16
+"""No tensor of a model has more than five."""
 BYTES_EACH = {
     "F64": 8,
     "F32": 4,
@@ -27,6 +29,10 @@ BYTES_EACH = {
     "BF16": 2,
     "F8_E4M3": 1,
     "F8_E5M2": 1,
+    "F8_E4M3FNUZ": 1,
+    "F8_E5M2FNUZ": 1,
+    "F8_E8M0": 1,
+    "C64": 8,
     "I64": 8,
     "I32": 4,
     "I16": 2,
@@ -72,6 +78,9 @@ def read_header(path: Path) -> Header:
     path = Path(path)
     if path.is_dir():
         raise CheckpointError("{path} is a folder, not a .safetensors file", hint="Name the file inside it.", path=path)
+    if path.exists() and not path.is_file():
+        # reading a pipe would wait for ever
+        raise CheckpointError("{path} is not a file but a device or a pipe", hint="Name a .safetensors file.", path=path)
     try:
         with path.open("rb") as file:
             file_size = path.stat().st_size
@@ -83,8 +92,9 @@ def read_header(path: Path) -> Header:
         raise CheckpointError(
             "there is no file {path}", hint="Check the spelling; a relative path starts at the working directory.", path=path
         ) from error
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:
+        # ValueError: a path with a null byte in it
+        reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError("{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=path, reason=reason) from error
     return _parse(path, text, data_start=8 + length, file_size=file_size)
 
@@ -143,27 +153,68 @@ def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointErro
 
 def _parse(path: Path, text: bytes, *, data_start: int, file_size: int) -> Header:
     try:
-        entries = json.loads(text)
-        metadata = entries.pop("__metadata__", None) or {}
+        entries = _json(text)
+        metadata = _metadata(entries.pop("__metadata__", None))
         tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
+        needed = data_start + _end_of_data(tensors)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise CheckpointError("the header of {path} is damaged", hint=DOWNLOAD_AGAIN, path=path) from error
-    needed = data_start + max((info.end for info in tensors.values()), default=0)
     if needed > file_size:
         raise CheckpointError(
             "{path} is cut off: {size:,} of {needed:,} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size, needed=needed
         )
     if not tensors:
         raise CheckpointError("{path} holds no tensors", hint="Choose another checkpoint.", path=path)
-    return Header(
-        path=path, tensors=tensors, metadata={str(key): str(value) for key, value in metadata.items()}, data_start=data_start, file_size=file_size
-    )
+    return Header(path=path, tensors=tensors, metadata=metadata, data_start=data_start, file_size=file_size)
+
+
+def _json(text: bytes) -> dict[str, Any]:
+    """The header's JSON, held to what the format allows. Python's reader alone would take NaN, a name that occurs twice, UTF-16 and half a surrogate
+    pair, none of which the hosts' readers take."""
+    entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
+    if b"\\ud" in text.lower():
+        json.dumps(entries, ensure_ascii=False).encode("utf-8")
+    if not isinstance(entries, dict):
+        raise TypeError("the header is no map")
+    return entries
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return entries
+
+
+def _refuse_constant(constant: str) -> None:
+    raise ValueError(f"{constant} is no number")
+
+
+def _metadata(entry: Any) -> dict[str, str]:
+    if entry is None:
+        return {}
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
+        raise TypeError("the metadata is no map of texts")
+    return entry
 
 
 def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
     start, end = entry["data_offsets"]
-    info = TensorInfo(dtype=str(entry["dtype"]), shape=tuple(int(side) for side in entry["shape"]), start=int(start), end=int(end))
-    size = prod(info.shape) * BYTES_EACH.get(info.dtype, 0)
-    if info.start < 0 or info.end < info.start or any(side < 0 for side in info.shape) or (size and size != info.end - info.start):
-        raise ValueError(f"impossible tensor {entry}")
+    dtype, shape = entry["dtype"], tuple(entry["shape"])
+    # type() rather than isinstance: true and false are whole numbers to Python
+    if not isinstance(dtype, str) or len(shape) > MOST_SIDES or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+        raise ValueError(f"impossible tensor of type {dtype!r:.40}")
+    info = TensorInfo(dtype=dtype, shape=shape, start=start, end=end)
+    if end < start or (dtype in BYTES_EACH and prod(shape) * BYTES_EACH[dtype] != end - start):
+        raise ValueError("the tensor's size is not that of its shape")
     return info
+
+
+def _end_of_data(tensors: Mapping[str, TensorInfo]) -> int:
+    """Where the last tensor ends. Each begins where another ended, in this format: ValueError where two overlap or a gap lies between them."""
+    end = 0
+    for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
+        if info.start != end:
+            raise ValueError("tensors overlap, or lie apart")
+        end = info.end
+    return end

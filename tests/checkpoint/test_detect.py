@@ -182,6 +182,31 @@ def test_all_floating_point_types_are_accepted(shapes: dict, dtype: str) -> None
     assert detect(header_of(shapes["sd1"], dtype=dtype)).family == "sd1"
 
 
-@pytest.mark.parametrize(("stated", "side"), [("512x512", 512), ("1024x1024", 1024), ("768x1344", 1016), ("large", None), ("", None)])
+@pytest.mark.parametrize(
+    ("stated", "side"),
+    [("512x512", 512), ("1024x1024", 1024), ("768x1344", 1016), ("1024", 1024), ("512, 768", 624), ("(512, 768)", 624), ("512 X 768", 624),
+     ("large", None), ("", None), ("9" * 5000 + "x512", None), ("0x0", None), ("-512x512x512", None), ("x" * 100_000, None), ("inf", None)],
+)  # fmt: skip
 def test_the_size_of_the_pictures_is_read_from_the_metadata(shapes: dict, stated: str, side: int | None) -> None:
     assert detect(header_of(shapes["sd1"], metadata={"modelspec.resolution": stated})).resolution == side
+
+
+@pytest.mark.parametrize("content", ["[" * 5000, "model: {params: {linear_start: 1" + "0" * 400 + "}}", "model: {params: {linear_start: .nan}}"])
+def test_a_sidecar_of_any_kind_is_read_or_told(content: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text(content)
+    try:
+        sidecar = read_sidecar(tmp_path / "x.safetensors")
+    except CheckpointError as error:
+        assert "is not a WebUI model configuration" in str(error)
+    else:
+        assert sidecar is not None and sidecar.beta_start is None
+
+
+@pytest.mark.parametrize("listed", ["[]", "{}", '{"a": 1}', '{"a": ["x"]}', '{"a": "../../secret.safetensors"}', '{"a": "/etc/passwd"}', "[" * 5000])
+def test_an_index_that_names_no_files_of_its_folder_is_told(listed: str, tmp_path: Path) -> None:
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "unet" / "config.json").write_text("{}")
+    (tmp_path / "unet" / "diffusion_pytorch_model.safetensors.index.json").write_text('{"weight_map": ' + listed + "}")
+    with pytest.raises(CheckpointError, match=r"does not name the model's files|cannot be read"):
+        detect_any(tmp_path)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
+import re
 import subprocess
 import sys
+import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from lora_trainer.checkpoint.header import TensorInfo, read_header
 from lora_trainer.errors import CheckpointError
@@ -45,6 +51,22 @@ BAD_FILES = {
     "header is no table": (safetensors_bytes(b'{"a": [1, 2]}'), "the header of"),
     "impossible shape": (safetensors_bytes({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "the header of"),
     "negative offset": (safetensors_bytes({"a": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, bytes(8)), "the header of"),
+    "a shape of half numbers": (safetensors_bytes({"a": {"dtype": "F32", "shape": [2.5], "data_offsets": [0, 8]}}, bytes(8)), "the header of"),
+    "a shape beyond any float": (safetensors_bytes(b'{"a": {"dtype": "F32", "shape": [1e999], "data_offsets": [0, 8]}}', bytes(8)), "the header of"),
+    "true for a number": (safetensors_bytes({"a": {"dtype": "U8", "shape": [1], "data_offsets": [False, True]}}, bytes(1)), "the header of"),
+    "a number of 5,000 digits": (safetensors_bytes(b'{"a": {"dtype": "F4", "shape": [1' + b"0" * 5000 + b'], "data_offsets": [0, 0]}}'), "the header of"),
+    "Infinity": (safetensors_bytes(b'{"__metadata__": {"a": Infinity}, "b": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}'), "the header of"),
+    "NaN as an offset": (safetensors_bytes(b'{"b": {"dtype": "U8", "shape": [0], "data_offsets": [NaN, 0]}}'), "the header of"),
+    "nested brackets": (safetensors_bytes(b'{"a": ' + b"[" * 100_000), "the header of"),
+    "metadata is a list": (safetensors_bytes({"__metadata__": ["x"], **ONE_TENSOR}, bytes(8)), "the header of"),
+    "metadata is a text": (safetensors_bytes({"__metadata__": "x", **ONE_TENSOR}, bytes(8)), "the header of"),
+    "metadata of numbers": (safetensors_bytes({"__metadata__": {"x": 1}, **ONE_TENSOR}, bytes(8)), "the header of"),
+    "a name that occurs twice": (safetensors_bytes(b'{"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}, "a": {}}'), "the header of"),
+    "half a surrogate pair": (safetensors_bytes(rb'{"\ud800": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}'), "the header of"),
+    "UTF-16": (safetensors_bytes('{"a": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}'.encode("utf-16-le")), "the header of"),
+    "overlapping tensors": (safetensors_bytes({**ONE_TENSOR, "b": {"dtype": "F32", "shape": [2], "data_offsets": [4, 12]}}, bytes(12)), "the header of"),
+    "a gap between tensors": (safetensors_bytes({**ONE_TENSOR, "b": {"dtype": "F32", "shape": [1], "data_offsets": [12, 16]}}, bytes(16)), "the header of"),
+    "a size for an empty shape": (safetensors_bytes({"a": {"dtype": "F32", "shape": [0], "data_offsets": [0, 8]}}, bytes(8)), "the header of"),
     "tensors cut off": (safetensors_bytes(ONE_TENSOR, bytes(5)), "is cut off: 74 of 77 bytes are there"),
     "no tensors": (safetensors_bytes({"__metadata__": {"format": "pt"}}), "holds no tensors"),
 }
@@ -67,6 +89,60 @@ def test_a_folder_and_a_missing_file_are_named(tmp_path: Path) -> None:
         read_header(tmp_path)
     with pytest.raises(CheckpointError, match="there is no file"):
         read_header(tmp_path / "nothing.safetensors")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match="is not a file but a device or a pipe"):
+        read_header(tmp_path / "x.safetensors")
+
+
+def test_a_path_with_a_null_byte_gets_a_sentence() -> None:
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        read_header(Path("x\0.safetensors"))
+
+
+def good_content() -> bytes:
+    tensors = {f"lora_unet_mid_block_attentions_0_proj_{end}.lora_down.weight": torch.ones(2, 3) for end in ("in", "out")}
+    return save(tensors, {"ss_steps": "12", "modelspec.resolution": "512x512"})
+
+
+NASTY = (b"NaN", b"-Infinity", b"1e999", b"[" * 3000, b'{"a":' * 3000, b"1" * 5000, b"null", b"true", b'"\\ud800"', b"\xff", b"-1", b"2.5", b"[]", b'{}')
+
+
+def mutated(content: bytes, rng: random.Random) -> bytes:
+    """A file with one thing wrong in its header: a flipped bit, an end, a byte too many, a value of another kind."""
+    length = 8 + int.from_bytes(content[:8], "little")
+    place = rng.randrange(length)
+    kind = rng.randrange(5)
+    if kind == 0:
+        return content[:place] + bytes([content[place] ^ (1 << rng.randrange(8))]) + content[place + 1 :]
+    if kind == 1:
+        return content[: rng.randrange(len(content))]
+    if kind == 2:
+        return content[:place] + content[place + 1 + rng.randrange(20) :]
+    header = content[8:length]
+    values = list(re.finditer(rb'\d+|\[[^\[\]]*\]|"[^"]*"|\{[^{}]*\}', header))
+    chosen = rng.choice(values)
+    header = header[: chosen.start()] + rng.choice(NASTY) + header[chosen.end() :]
+    return len(header).to_bytes(8, "little") + header + content[length:]
+
+
+def test_whatever_is_wrong_in_a_header_it_is_read_or_told(tmp_path: Path) -> None:
+    rng, content, file = random.Random(0), good_content(), tmp_path / "x.safetensors"
+    told, started = Counter[str](), time.process_time()
+    for _ in range(2000):
+        file.write_bytes(mutated(content, rng))
+        try:
+            header = read_header(file)
+        except CheckpointError as error:
+            told[error.message.template] += 1
+        else:
+            told["read"] += 1
+            json.dumps({**header.metadata, **dict.fromkeys(header.tensors)}, ensure_ascii=False).encode()
+    assert {"read", "the header of {path} is damaged", "{path} is cut off inside its header: {size} bytes are there"} <= set(told)
+    assert time.process_time() - started < 20
 
 
 def test_a_header_whose_length_looks_like_a_pickle_is_still_read(tmp_path: Path) -> None:
