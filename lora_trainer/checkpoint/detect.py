@@ -105,7 +105,7 @@ RESOLUTION = re.compile(r"\D{0,2}(\d{2,5})(?:\s{0,2}[x×*,]\s{0,2}(\d{2,5}))?\D{
 
 
 def stated_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """Width and height from `modelspec.resolution`, which trainers write as "1024x1024", "1024, 1024", "(1024, 1024)" or "1024". None: it says neither."""
+    """Width and height from `modelspec.resolution`: "1024x1024", "1024, 1024", "(1024, 1024)" or "1024". None: it is none of these."""
     match = RESOLUTION.fullmatch(metadata.get("modelspec.resolution", "").strip())
     return (int(match[1]), int(match[2] or match[1])) if match else None
 
