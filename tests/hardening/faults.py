@@ -61,7 +61,7 @@ class Watch:
 
     def _below(self, place: Any) -> str | None:
         try:
-            path = os.path.abspath(os.fsdecode(place))
+            path = os.path.normpath(Path.cwd() / os.fsdecode(place))
         except TypeError:
             return None
         return os.path.relpath(path, self._folder) if path.startswith(self._folder + os.sep) else None
