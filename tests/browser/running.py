@@ -49,6 +49,8 @@ class RunningHost:
     arguments: Sequence[str] = ()
     port: int = field(default_factory=lambda: free_port())
     patience: float = 60.0
+    page_patience: float = 20_000
+    """Milliseconds for what a page is waited for."""
     process: subprocess.Popen[bytes] | None = None
 
     def command(self) -> list[str]:
@@ -165,6 +167,7 @@ class RealHost(RunningHost):
 
     folder: Path = Path()
     checkpoint: Path = Path()
+    page_patience: float = 120_000
 
     @property
     def python(self) -> Path:
@@ -197,12 +200,19 @@ class RealHost(RunningHost):
         if sidecar.is_file():
             shutil.copy(sidecar, target.with_suffix(".yaml"))
 
+    @property
+    def on_the_processor(self) -> list[str]:
+        """Its flags for computing without a card. A WebUI ends at a flag that it does not know."""
+        if self.flavour == "a1111":
+            return ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"]
+        known = (self.folder / "backend" / "args.py").read_text(encoding="utf-8")
+        return ["--always-cpu", "--no-download-sd-model"] if "--always-cpu" in known else ["--cpu", "--skip-python-version-check"]  # Forge, Forge Neo
+
     def command(self) -> list[str]:
-        cpu = ["--always-cpu"] if self.flavour == "forge" else ["--use-cpu", "all", "--no-half", "--no-hashing"]
         return [
             str(self.python), "launch.py", "--data-dir", str(self.data), "--port", str(self.port), "--server-name", "127.0.0.1", "--api",
-            "--skip-torch-cuda-test", "--skip-install", "--skip-version-check", "--no-download-sd-model", "--loglevel", "DEBUG",
-            "--enable-insecure-extension-access", "--ckpt", str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name), *cpu,
+            "--skip-torch-cuda-test", "--skip-install", "--skip-version-check", "--loglevel", "DEBUG",
+            "--enable-insecure-extension-access", "--ckpt", str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name), *self.on_the_processor,
             # with a data folder elsewhere, Forge's gradio would not hand out the WebUI's own scripts
             "--gradio-allowed-path", str(self.folder), "--lora-trainer-data-dir", str(self.trainer_folder), *self.arguments,
         ]

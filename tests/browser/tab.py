@@ -13,6 +13,7 @@ ROOT = "#lora_trainer_root"
 def open_host(visitor: Any, host: Any, query: str = "") -> Page:
     """The WebUI's page, drawn."""
     page = visitor.page()
+    page.set_default_timeout(host.page_patience)
     page.goto(host.url + query)
     page.wait_for_selector("#tabs")
     return page

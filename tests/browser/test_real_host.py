@@ -1,11 +1,11 @@
-"""The artist's way through the tab on an installed AUTOMATIC1111 or Forge, ending with pictures that the host makes with the LoRA.
+"""The artist's way through the tab on an installed AUTOMATIC1111, Forge or Forge Neo, ending with pictures that the host makes with the LoRA.
 
     python -m tests tests/browser/test_real_host.py --host-folder FOLDER [--host-checkpoint FILE]
 
 FOLDER is the WebUI as it was installed, with its `venv`. Nothing in it is changed: it runs with a data folder of the test's own, in which the
 extension is a link to this checkout. FILE is an SD1.5 checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves.
 It is started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run either: the tab sets training up),
---skip-torch-cuda-test --skip-version-check --no-download-sd-model, on the processor (A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu),
+--skip-torch-cuda-test --skip-version-check, on the processor (A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu; Forge Neo: --cpu),
 with --data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api --loglevel DEBUG (A1111 names unmatched keys
 at that level only) and --enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up needs. Variables of the
 environment reach it: HF_HOME names a cache that has the tokenizer of openai/clip-vit-large-patch14, if the usual one has it not.
