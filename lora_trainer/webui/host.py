@@ -19,6 +19,9 @@ import gc
 import importlib
 import importlib.util
 import logging
+import os
+import re
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -26,16 +29,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.webui import texts
+from lora_trainer.webui import texts, visitors
 from lora_trainer.webui.turns import Turns
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
-LOOPBACK = {"127.0.0.1", "localhost", "::1"}
+HOST_NAMES = "lora_trainer_host_names"
+"""The option in which people name the addresses of their proxies."""
+TUNNEL_FLAGS = ("share", "listen", "ngrok", "cloudflared", "localhostrun", "remotemoe", "googleusercontent", "jprq", "bore", "tunnel", "subpath")
+"""The hosts' flags, and those of extensions that open the WebUI to others. A path before ours belongs to a proxy."""
+TUNNEL_MODULES = ("ngrok", "pyngrok", "pycloudflared")
+TUNNEL_VARIABLES = ("GRADIO_SHARE", "GRADIO_ROOT_PATH", "SPACE_ID")
 WATCH_SECONDS = 0.2
 """How often a picture in the making is asked how far it is."""
 
@@ -162,6 +171,7 @@ class Host:
 
     def __init__(self) -> None:
         self._turns: Turns | None = None
+        self._visited = False
 
     # --- facts ----------------------------------------------------------------------------------------------------------------------------
 
@@ -246,8 +256,43 @@ class Host:
         """Whether people on other machines may be using the tab: they get no paths and open no folders."""
         if self._flag("enable_insecure_extension_access"):
             return False
-        server = str(self._flag("server_name") or "")
-        return any(self._flag(flag) for flag in ("share", "listen", "ngrok")) or bool(server and server not in LOOPBACK)
+        return self._visited or self._has_tunnel() or not all(visitors.is_loopback(address) for address in self._bound_to())
+
+    def expect_visitors(self) -> None:
+        """A request came from elsewhere, so that others may be coming."""
+        self._visited = True
+
+    def names(self) -> frozenset[str]:
+        """Host names, in small letters, under which browsers may know this WebUI: the machine's, a share link's, and what the user named."""
+        demo, machine = self._demo(), socket.gethostname()
+        shared = urlsplit(str(getattr(demo, "share_url", None) or "")).netloc
+        servers = (self._flag("server_name"), os.environ.get("GRADIO_SERVER_NAME"), getattr(demo, "server_name", None))
+        named = re.split(r"[\s,;]+", str(self.option(HOST_NAMES, "") or ""))
+        known = (machine, f"{machine.partition('.')[0]}.local", shared, *(str(server or "") for server in servers))
+        # who pastes an address means its name
+        wished = (name if name.startswith("*") else name.partition("://")[2] or name for name in named)
+        return frozenset(name for name in (*map(visitors.host_of, known), *(visitors.host_of(name.split("/")[0]) for name in wished)) if name)
+
+    def _demo(self) -> Any:
+        """gradio's Blocks; None before they are made, and without the WebUI's page (--nowebui)."""
+        return getattr(_module("modules.shared"), "demo", None)
+
+    def _bound_to(self) -> list[str]:
+        """What the running server listens on, as its sockets tell. Without a server that shows them: what it was told, or anywhere."""
+        servers = getattr(getattr(self._demo(), "server", None), "servers", None) or []
+        with contextlib.suppress(Exception):
+            names = [bound.getsockname() for server in servers for bound in server.sockets or ()]
+            if names:
+                # a socket in the file system has a path: who listens there stands before a proxy
+                return [str(name[0]) if isinstance(name, tuple) else "" for name in names]
+        return [str(self._flag("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "")]
+
+    def _has_tunnel(self) -> bool:
+        demo = self._demo()
+        told = any(self._flag(flag) for flag in TUNNEL_FLAGS)
+        shared = any(getattr(demo, name, None) for name in ("share", "share_url", "is_colab", "is_kaggle"))
+        variables = any(os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no") for name in TUNNEL_VARIABLES)
+        return told or shared or variables or any(name in sys.modules for name in TUNNEL_MODULES) or bool(self.option(HOST_NAMES, ""))
 
     def option(self, key: str, default: Any = None) -> Any:
         """One of the user's settings."""

@@ -5,7 +5,8 @@
 
     mount(app, studio)      hangs every route under /lora-trainer/ of the host's FastAPI app
 
-The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it here. What changes something needs a header that
+The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it here, and it refuses pages that only pretend to be
+the WebUI's (visitors.py). What changes something needs a header that
 a foreign page cannot send to 127.0.0.1 without the browser asking first. A handler returns what becomes JSON, or a Response; a LoraTrainerError
 becomes a sentence and a hint in the visitor's language. Called by tab.py.
 """
@@ -33,7 +34,7 @@ from starlette.routing import Route
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError
-from lora_trainer.webui import texts
+from lora_trainer.webui import texts, visitors
 from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.own_folders import without_folders
 
@@ -141,6 +142,7 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
         try:
             if not is_allowed(app, raw, studio.host.api_credentials()):
                 return _problem(401, LoraTrainerError("log in to the WebUI first", hint="Reload the page."), language)
+            _refuse_strangers(app, raw, studio)
             request = Request(
                 path=dict(raw.path_params), query=dict(raw.query_params), body=await _body(entry, raw), language=language,
                 remote=studio.host.is_remote(), raw=raw,
@@ -159,6 +161,20 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
             return _problem(500, _unexpected(error, studio.host.is_remote()), language)
 
     return endpoint
+
+
+def _refuse_strangers(app: Any, raw: StarletteRequest, studio: Any) -> None:
+    """Raises Forbidden for what another web page sent. Where there is a login, a page under a foreign name has no cookie, and any name will do."""
+    if visitors.is_cross_site(raw):
+        raise Forbidden("another web page sent this request", hint="Open the WebUI's own page.")
+    if not _asks_for_login(app) and (name := visitors.stranger(raw, ())) and (name := visitors.stranger(raw, studio.host.names())):
+        raise Forbidden(
+            "{name} is not known as a name of this WebUI",
+            hint="If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. It is asked so that no other page acts in your name.",
+            name=name,
+        )
+    if visitors.comes_from_elsewhere(raw):
+        studio.host.expect_visitors()
 
 
 async def _own_folders(studio: Any, answer: Any = None) -> Mapping[PurePath, str]:
@@ -196,7 +212,7 @@ async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
 
 def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:
     """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it brings the API's user and password."""
-    if getattr(app, "auth", None) is None and getattr(app, "auth_dependency", None) is None:
+    if not _asks_for_login(app):
         return True
     dependency = getattr(app, "auth_dependency", None)
     if dependency is not None:
@@ -206,6 +222,10 @@ def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str])
     if any(name.startswith("access-token") and tokens.get(value) for name, value in raw.cookies.items()):
         return True
     return _has_credentials(raw.headers.get("authorization", ""), api_credentials)
+
+
+def _asks_for_login(app: Any) -> bool:
+    return getattr(app, "auth", None) is not None or getattr(app, "auth_dependency", None) is not None
 
 
 def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:

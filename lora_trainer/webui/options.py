@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from lora_trainer.webui import texts
 from lora_trainer.webui.form import Texts
-from lora_trainer.webui.host import Host, HostOption, find
+from lora_trainer.webui.host import HOST_NAMES, Host, HostOption, find
 from lora_trainer.webui.presets import Presets
 
 SECTION = ("lora_trainer", "LoRA Trainer")
@@ -29,6 +29,7 @@ LABELS: Texts = {
     KEEP_TRAINING: "Keep training when the WebUI closes",
     PAUSE_FOR_PICTURES: "Pause training while the WebUI makes a picture",
     PRESET: "Preset at the start",
+    HOST_NAMES: "Names of this WebUI",
 }
 HELP: Texts = {
     DATA_FOLDER: "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir goes before it. Needs a restart of the WebUI.",
@@ -37,6 +38,7 @@ HELP: Texts = {
     KEEP_TRAINING: "The training is a program of its own: it can go on, and is found again when the WebUI is back.",
     PAUSE_FOR_PICTURES: "Otherwise both use the graphics card at once, which needs memory for both.",
     PRESET: "What a new draft begins with.",
+    HOST_NAMES: "For a proxy or tunnel without https and without a login: the names in its address. art.example.com, *.example.com, or * for any.",
 }
 
 
@@ -75,7 +77,7 @@ def add(host: Host | None = None) -> None:
     language = texts.choose(place.language())
     defaults: dict[str, str | int | bool] = {
         DATA_FOLDER: "", RUNS_TO_KEEP: usual.runs_to_keep, HF_MIRROR: usual.hf_mirror, KEEP_TRAINING: usual.keep_training,
-        PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset,
+        PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset, HOST_NAMES: "",
     }  # fmt: skip
     choices = {PRESET: _preset_ids()}
 

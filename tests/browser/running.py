@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,7 @@ class RunningHost:
 
     data: Path
     arguments: Sequence[str] = ()
+    variables: Mapping[str, str] = field(default_factory=dict)
     port: int = field(default_factory=lambda: free_port())
     patience: float = 60.0
     page_patience: float = 20_000
@@ -60,7 +61,7 @@ class RunningHost:
         # a host knows nothing of the folders that the tests import from
         dropped = ("PYTHONPATH", "COMMANDLINE_ARGS")
         kept = {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("PYTEST_")}
-        return {**kept, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+        return {**kept, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **self.variables}
 
     @property
     def url(self) -> str:
@@ -111,9 +112,10 @@ class RunningHost:
     def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, timeout: float = 30) -> Answer:
         """One request, sent exactly as written: http.client normalises nothing in `path`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        has_host = any(name.lower() == "host" for name in headers or {})
         content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
         try:
-            connection.putrequest(method, "/" + path, skip_accept_encoding=True)
+            connection.putrequest(method, "/" + path, skip_host=has_host, skip_accept_encoding=True)
             for name, value in (headers or {}).items():
                 connection.putheader(name, value)
             if content is not None:

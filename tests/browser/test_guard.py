@@ -37,7 +37,7 @@ def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     reason = missing_for_fake_hosts()
     if reason:
         pytest.skip(reason)
-    running = FakeHost(data=tmp_path_factory.mktemp(f"open {flavour}"), flavour=flavour, arguments=["--listen"])
+    running = FakeHost(data=tmp_path_factory.mktemp(f"open {flavour}"), flavour=flavour, variables={"GRADIO_SERVER_NAME": "0.0.0.0"})
     for folder in (running.data, running.trainer_folder, running.data / "elsewhere"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "secret.txt").write_bytes(SECRET)
@@ -109,6 +109,13 @@ def test_who_logged_in_may_ask(locked_host):
     assert cookies
     answer = locked_host.ask("GET", "lora-trainer/home", headers={"Cookie": "; ".join(cookies)})
     assert answer.status == 200
+
+
+def test_a_page_that_only_pretends_to_be_the_webuis_is_refused_by_every_route(host):
+    for entry in ROUTES:
+        path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
+        answer = host.ask(entry.method, path, None if entry.method == "GET" else {}, {**HEADERS, "Host": f"evil.example:{host.port}"})
+        assert answer.status == 403 and b"evil.example" in answer.body, (entry.method, entry.path)
 
 
 @pytest.mark.parametrize("missing", ["X-LoRA-Trainer", "Content-Type"])
@@ -229,6 +236,7 @@ def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
 
 
 def test_no_folder_of_this_machine_is_opened_for_others(open_host):
+    # no flag says that this one listens to the network: only its sockets do
     answer = open_host.post("datasets/open", {"folder": str(open_host.data)})
     assert answer.status == 403
     assert "Upload" in answer.json()["error"]["hint"]

@@ -55,7 +55,7 @@ class Tab:
         http.ROUTES[:] = [*entries, http.Entry("GET", "/home", self._home, False)]
         http.mount(app, SimpleNamespace(host=host, datasets=self.datasets))
         http.ROUTES[:] = before
-        self.client = TestClient(app, raise_server_exceptions=False)
+        self.client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
     def _home(self, studio, request):
         return {

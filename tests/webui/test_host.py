@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import threading
 import time
 import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
@@ -141,7 +144,7 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     assert host.paths().lora_dir == tmp_path / "data" / "models" / "Lora"
     assert host.data_folder() == tmp_path / "data" / "lora-trainer"
     assert host.samplers()[:2] == ["DPM++ 2M", "Euler a"]
-    assert (host.device().kind, host.memory(), host.is_remote(), host.language()) == ("cpu", None, False, "")
+    assert (host.device().kind, host.memory(), host.is_remote(), host.language()) == ("cpu", None, True, "")
     assert host.schedulers() == [] and host.model_on_device() is False and not host.is_generating()
     assert not {"load_model", "forge_model_reload", "shared.sd_model"} & set(calls(tmp_path))
 
@@ -174,12 +177,81 @@ def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):
 @pytest.mark.parametrize(
     ("flags", "remote"),
     [
-        ([], False), (["--listen"], True), (["--share"], True), (["--ngrok", "x"], True), (["--server-name", "0.0.0.0"], True),
+        ([], False), (["--listen"], True), (["--share"], True), (["--ngrok", "x"], True), (["--subpath", "sd"], True),
         (["--server-name", "127.0.0.1"], False), (["--listen", "--enable-insecure-extension-access"], False),
     ],
 )  # fmt: skip
 def test_visitors_from_elsewhere_are_expected_as_the_flags_say(start, flags, remote):
-    assert start("a1111", *flags).is_remote() is remote
+    host = start("a1111", *flags)
+    with serving("127.0.0.1"):
+        assert host.is_remote() is remote
+
+
+@contextlib.contextmanager
+def serving(*addresses, **facts):
+    """The host's page, served on these addresses as gradio keeps its server: uvicorn's, with asyncio's sockets."""
+    from modules import shared
+
+    with contextlib.ExitStack() as stack:
+        bound = [stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) for address in addresses]
+        for each, address in zip(bound, addresses, strict=True):
+            each.bind((address, 0))
+        shared.demo = SimpleNamespace(server=SimpleNamespace(servers=[SimpleNamespace(sockets=[each]) for each in bound]), **facts)
+        try:
+            yield
+        finally:
+            shared.demo = None
+
+
+@pytest.mark.parametrize("kind", ["a1111", "forge"])
+def test_visitors_from_elsewhere_are_expected_where_the_server_really_listens(start, kind, monkeypatch):
+    host = start(kind)
+    # what the environment says reaches gradio only, and no flag of the host's tells of it
+    for addresses, remote in [(("127.0.0.1",), False), (("0.0.0.0",), True), (("127.0.0.1", "0.0.0.0"), True), (("127.0.0.2",), False)]:
+        with serving(*addresses):
+            assert host.is_remote() is remote, addresses
+    with serving("127.0.0.1", share=True):
+        assert host.is_remote()
+    with serving("127.0.0.1", share=False, share_url=None, is_colab=True):
+        assert host.is_remote()
+    with serving("127.0.0.1"):
+        with monkeypatch.context() as changed:
+            changed.setenv("GRADIO_SHARE", "True")
+            assert host.is_remote()
+            changed.setenv("GRADIO_SHARE", "False")
+            assert not host.is_remote()
+        with monkeypatch.context() as changed:
+            changed.setitem(sys.modules, "pycloudflared", ModuleType("pycloudflared"))
+            assert host.is_remote()
+        from modules.shared_cmd_options import cmd_opts
+
+        monkeypatch.setattr(cmd_opts, "remotemoe", True, raising=False)
+        assert host.is_remote()
+
+
+def test_in_doubt_visitors_from_elsewhere_are_expected(start, monkeypatch):
+    host = start("a1111")
+    assert host.is_remote(), "no server is to be seen: the API alone listens everywhere"
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "127.0.0.1")
+    assert not host.is_remote()
+    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
+    assert host.is_remote()
+    monkeypatch.delenv("GRADIO_SERVER_NAME")
+    with serving("127.0.0.1"):
+        assert not host.is_remote()
+        host.expect_visitors()
+        assert host.is_remote()
+
+
+def test_the_names_of_a_webui_are_the_machines_its_share_links_and_the_users(start):
+    host = start("a1111", "--server-name", "Art.Lan")
+    machine = socket.gethostname().lower()
+    with serving("127.0.0.1", share_url="https://abc.gradio.live", server_name="0.0.0.0"):
+        assert {machine, f"{machine.partition('.')[0]}.local", "abc.gradio.live", "art.lan"} <= host.names()
+    from modules import shared
+
+    shared.opts.data["lora_trainer_host_names"] = "https://Art.example.com/sd, *.Example.org; box:7860 *"
+    assert {"art.example.com", "*.example.org", "box", "*"} <= host.names() and "" not in host.names()
 
 
 def test_options_flags_and_language_are_read(start, tmp_path):

@@ -19,7 +19,10 @@ ASK = {"X-LoRA-Trainer": "1"}
 
 def host(**facts):
     facts = {"language": "", "remote": False, "credentials": {}, **facts}
-    return SimpleNamespace(language=lambda: facts["language"], is_remote=lambda: facts["remote"], api_credentials=lambda: facts["credentials"])
+    return SimpleNamespace(
+        language=lambda: facts["language"], is_remote=lambda: facts["remote"], api_credentials=lambda: facts["credentials"],
+        names=lambda: {"mypc"}, expect_visitors=lambda: facts.update(remote=True),
+    )  # fmt: skip
 
 
 @pytest.fixture
@@ -68,7 +71,7 @@ def client(monkeypatch):
     def make_client(app=None, **facts):
         app = app or Starlette()
         http.mount(app, SimpleNamespace(host=host(**facts), own_folders=lambda: {Path("/home/ann/webui"): "webui"}))
-        return TestClient(app, raise_server_exceptions=False)
+        return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
     return make_client
 
@@ -93,6 +96,39 @@ def test_a_body_of_another_shape_is_refused_with_a_sentence(client, body):
     answer = client().post("/lora-trainer/things", json=body, headers=ASK)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set(client, method):
+    visitor, path = client(), "/lora-trainer/things/fox" if method == "GET" else "/lora-trainer/folder"
+    answer = visitor.request(method, path, headers={**ASK, "Host": "evil.example:7860"}, json={} if method == "POST" else None)
+    assert answer.status_code == 403
+    assert answer.json()["error"]["message"] == "evil.example is not known as a name of this WebUI"
+    assert "Settings, LoRA Trainer, Names of this WebUI" in answer.json()["error"]["hint"]
+    assert visitor.request(method, path, headers={**ASK, "Host": "localhost:7860"}, json={} if method == "POST" else None).status_code == 200
+
+
+def test_another_sites_page_is_refused(client):
+    visitor = client()
+    assert visitor.get("/lora-trainer/things/fox", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}).status_code == 403
+    assert visitor.post("/lora-trainer/things", json={"rank": 8}, headers={**ASK, "Origin": "http://evil.example"}).status_code == 403
+    assert visitor.post("/lora-trainer/things", json={"rank": 8}, headers={**ASK, "Origin": "http://127.0.0.1:7860"}).status_code == 200
+    assert visitor.get("/lora-trainer/log", headers={"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}).status_code == 200
+
+
+def test_after_a_request_from_elsewhere_no_folder_is_opened_from_the_browser(client):
+    visitor = client()
+    assert visitor.post("/lora-trainer/folder", json={}, headers=ASK).status_code == 200
+    assert visitor.post("/lora-trainer/folder", json={}, headers={**ASK, "X-Forwarded-For": "203.0.113.9"}).status_code == 403
+    assert visitor.post("/lora-trainer/folder", json={}, headers=ASK).status_code == 403, "a tunnel stands open, whoever comes next"
+
+
+def test_with_a_login_the_name_does_not_matter(client):
+    app = Starlette()
+    app.auth, app.tokens = {"ann": "secret"}, {"T0K": "ann"}
+    visitor = client(app)
+    assert visitor.get("/lora-trainer/things/fox", headers={"Host": "art.example"}).status_code == 401
+    assert visitor.get("/lora-trainer/things/fox", headers={"Host": "art.example", "Cookie": "access-token=T0K"}).status_code == 200
 
 
 def test_bad_json_and_too_much_of_it_are_refused(client):
@@ -205,7 +241,7 @@ def test_folders_are_looked_up_for_texts_only_and_not_in_the_hosts_own_thread(mo
 
     app = Starlette()
     http.mount(app, SimpleNamespace(host=host(remote=True), own_folders=own_folders))
-    with TestClient(app) as client:
+    with TestClient(app, base_url="http://127.0.0.1") as client:
         assert client.get("/lora-trainer/picture").content == b"\x89PNG" and asked == []
         assert client.get("/lora-trainer/words").json() == {"file": "webui/fox.png"}
     assert len(asked) == 1 and asked[0] not in here

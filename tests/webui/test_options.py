@@ -44,7 +44,7 @@ def host(monkeypatch):
 
 def test_the_section_has_few_options_each_with_help(host):
     options.add(host)
-    assert list(host.added) == list(options.LABELS) and len(host.added) == 6
+    assert list(host.added) == list(options.LABELS) and len(host.added) == 7
     for key, made in host.added.items():
         assert made.section == ("lora_trainer", "LoRA Trainer")
         assert made.label == options.LABELS[key] and options.HELP[key] in made.comment_after
@@ -66,7 +66,7 @@ def test_each_option_gets_the_widget_its_kind_needs(host):
     # None: the host itself draws a box for a text and a tick for a yes or no
     assert widgets == {
         "lora_trainer_data_folder": None, "lora_trainer_runs_to_keep": "Number", "lora_trainer_hf_mirror": None, "lora_trainer_keep_training": None,
-        "lora_trainer_pause_for_pictures": None, "lora_trainer_preset": "Dropdown",
+        "lora_trainer_pause_for_pictures": None, "lora_trainer_preset": "Dropdown", "lora_trainer_host_names": None,
     }  # fmt: skip
     assert host.added["lora_trainer_preset"].component_args == {"choices": ["style", "character", "product", "scene", "low_memory", "quick_test"]}
 

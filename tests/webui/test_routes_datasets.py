@@ -32,7 +32,7 @@ def page(tmp_path):
     datasets = Datasets(DataFolder(tmp_path / "data folder"), host.is_remote)
     app = Starlette()
     http.mount(app, SimpleNamespace(host=host, datasets=datasets, own_folders=dict))
-    client = TestClient(app, raise_server_exceptions=False)
+    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
     def upload(identity, name, data, **query):
         query = {"name": name, "size": len(data), **query}

@@ -34,7 +34,7 @@ def studio(tmp_path):
 def client(studio):
     app = Starlette()
     http.mount(app, studio)
-    return TestClient(app, raise_server_exceptions=False)
+    return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
 
 def post(client, path, body, language="en"):

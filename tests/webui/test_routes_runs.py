@@ -27,7 +27,7 @@ def browser(desk, *, remote=False, app=None):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: remote, api_credentials=dict)
     app = app or Starlette()
     http.mount(app, SimpleNamespace(host=host, runs=desk.runs, own_folders=dict))
-    return TestClient(app, raise_server_exceptions=False, headers={"X-LoRA-Trainer": "1"})
+    return TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, headers={"X-LoRA-Trainer": "1"})
 
 
 def test_a_run_from_the_click_to_the_trash(desk):

@@ -52,7 +52,7 @@ def client(host, data):
     studio = SimpleNamespace(host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None))
     app = Starlette()
     http.mount(app, studio)
-    return TestClient(app)
+    return TestClient(app, base_url="http://127.0.0.1")
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def page(tmp_path):
         made.studio = SimpleNamespace(host=host, datasets=datasets, copies=Copies(datasets), options=Options(), own_folders=dict)
         app = Starlette()
         http.mount(app, made.studio)
-        made.client = TestClient(app, raise_server_exceptions=False, headers={"X-LoRA-Trainer": "1"})
+        made.client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False, headers={"X-LoRA-Trainer": "1"})
 
     def get(path, **query):
         return made.client.get(f"/lora-trainer/{path}", params=query)
@@ -353,6 +353,6 @@ def test_the_captioners_are_listed(page):
 
 def test_every_route_of_the_workbench_is_behind_the_guard(page):
     assert routes.__name__.endswith("captions")
-    without = TestClient(page.client.app)
+    without = TestClient(page.client.app, base_url="http://127.0.0.1")
     assert without.post("/lora-trainer/datasets/fox/undo", json={}).status_code == 403
     assert page.get("datasets/nothing/tags").status_code == 404
