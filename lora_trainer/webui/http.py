@@ -170,7 +170,7 @@ def _refuse_strangers(app: Any, raw: StarletteRequest, studio: Any) -> None:
     if not _asks_for_login(app) and (name := visitors.stranger(raw, ())) and (name := visitors.stranger(raw, studio.host.names())):
         raise Forbidden(
             "{name} is not known as a name of this WebUI",
-            hint="If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. It is asked so that no other page acts in your name.",
+            hint="If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. No other page acts in your name then.",
             name=name,
         )
     if visitors.comes_from_elsewhere(raw):
