@@ -1,6 +1,8 @@
 """Files that others may be reading: written whole or not at all; JSON that may hold anything; locks that the operating system lets go when
 a process dies.
 
+What a killed process left half-written (`NAME.WRITER.part`) is cleared by the next process that writes into the same folder.
+
 Standard library only; everything may import this module.
 """
 
@@ -8,13 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import math
 import os
+import platform
 import re
 import stat
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import IO, Any, NoReturn, TypeVar
 
@@ -31,6 +36,12 @@ UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexErr
 
 REPLACE_PATIENCE = 3.0
 """Seconds for which a file that others hold is waited for."""
+LEFT_SECONDS = 86400.0
+"""What nobody has written to for so long is left behind, whoever the writer was: on a network share it may be on another machine, under its clock."""
+
+_PARTIAL = re.compile(r"\.(?P<writer>[0-9a-f]{8}-\d{1,10}|\d{1,10})\.part$")
+_cleared: set[Path] = set()
+"""Folders in which this process has cleared what others left."""
 
 
 def replace_file(target: Path, write: Callable[[Path], object]) -> None:
@@ -39,7 +50,10 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     An exception, from a full disk for example, leaves the old file and nothing else.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f"{target.name}.{os.getpid()}.part")
+    if target.parent not in _cleared:
+        _cleared.add(target.parent)
+        clear_left(target.parent)
+    partial = target.with_name(f"{target.name}.{this_writer()}.part")
     try:
         write(partial)
         with partial.open("rb+") as stream:
@@ -165,6 +179,80 @@ def _no_constant(name: str) -> NoReturn:
 _USUAL = json.JSONDecoder(parse_constant=_no_constant)
 _CAREFUL = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
 _INFINITE = json.JSONDecoder(parse_int=_whole)
+
+
+def this_writer() -> str:
+    """Names this process, as the name of what it is writing carries it: its machine, and its number there."""
+    return f"{_machine()}-{os.getpid()}"
+
+
+@cache
+def _machine() -> str:
+    world = platform.node()
+    with contextlib.suppress(OSError):
+        # containers of one name count their processes apart
+        world += os.readlink("/proc/self/ns/pid")
+    return hashlib.blake2b(world.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+
+
+def is_left(writer: str, age: float) -> bool:
+    """Whether a process, named as by `this_writer`, has left what it was writing `age` seconds ago: it is dead, or this was too long ago.
+
+    Nothing but the age tells that of another machine's process, or where a dead one's number is another's by now.
+    """
+    machine, _, number = writer.rpartition("-")
+    return age > LEFT_SECONDS or (machine == _machine() and number.isdecimal() and not _lives(int(number)))
+
+
+def _lives(process: int) -> bool:
+    if os.name == "nt":
+        return _lives_on_windows(process)
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
+
+
+def _lives_on_windows(process: int) -> bool:
+    # os.kill would end it
+    import ctypes
+
+    kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = kernel.OpenProcess(0x1000, False, process)  # PROCESS_QUERY_LIMITED_INFORMATION
+    if not handle:
+        return bool(ctypes.get_last_error() == 5)  # type: ignore[attr-defined,unused-ignore]  # ERROR_ACCESS_DENIED: it is another user's
+    status = ctypes.c_ulong()
+    kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(status))
+    kernel.CloseHandle(ctypes.c_void_p(handle))
+    return status.value == 259  # STILL_ACTIVE
+
+
+def age(path: Path) -> float:
+    """Seconds since a file was written; 0 where there is none."""
+    try:
+        return time.time() - path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def clear_left(folder: Path, *, alone: bool = False) -> None:
+    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there, so every such file is left; folders inside too."""
+    try:
+        with os.scandir(folder) as entries:
+            found = list(entries)
+    except OSError:
+        return
+    for entry in found:
+        partial = _PARTIAL.search(entry.name)
+        with contextlib.suppress(OSError):
+            if partial is not None and (alone or is_left(partial["writer"], time.time() - entry.stat().st_mtime)):
+                os.unlink(entry.path)
+            elif alone and entry.is_dir(follow_symlinks=False):
+                clear_left(Path(entry.path), alone=True)
 
 
 def sync_folder(folder: Path) -> None:

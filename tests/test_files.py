@@ -1,10 +1,12 @@
 import json
 import os
+import time
 
 import pytest
 
 from lora_trainer import files
 from lora_trainer.runs.folder import Heartbeat
+from tests.killed import ended_process, killed_at
 
 
 def refusing(times):
@@ -124,3 +126,30 @@ def test_a_large_json_file_is_not_read(tmp_path, monkeypatch):
     (tmp_path / "a.json").write_text(" " * (2 << 20) + "1", encoding="utf-8")
     with pytest.raises(files.NotJson, match="larger than 2 MB"):
         files.load_json(tmp_path / "a.json")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_what_a_killed_process_left_is_cleared_by_the_next_that_writes_there(tmp_path, monkeypatch):
+    step = 1
+    while killed_at(step, tmp_path, lambda: files.write_text(tmp_path / "captions.json", "half")):
+        step += 1
+        monkeypatch.setattr(files, "_cleared", set())  # the next process
+        files.write_text(tmp_path / "other.json", "whole")
+        assert {path.name for path in tmp_path.iterdir()} <= {"captions.json", "other.json"}
+    assert step > 3
+
+
+def test_what_a_living_process_or_another_machine_is_writing_is_let_be_for_a_day(tmp_path):
+    machine = files.this_writer().partition("-")[0]
+    half = {
+        "own": f"a.json.{machine}-{os.getpid()}.part", "dead": f"b.json.{machine}-{ended_process()}.part", "elsewhere": "c.json.00c0ffee-1.part",
+        "no number": f"d.json.{machine}-99999999999.part", "a claim": "cat.safetensors.part", "older": "e.json.77.part",
+    }  # fmt: skip
+    for name in half.values():
+        (tmp_path / name).touch()
+    files.clear_left(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {name for what, name in half.items() if what != "dead"}
+    for path in tmp_path.iterdir():
+        os.utime(path, (time.time() - 90000, time.time() - 90000))
+    files.clear_left(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {half["no number"], half["a claim"]}

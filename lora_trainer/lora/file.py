@@ -93,6 +93,23 @@ def copy_with_metadata(source: Path, target: Path, changes: Mapping[str, str]) -
             shutil.copyfileobj(stream, out, CHUNK)
 
 
+def same_weights(one: Path, other: Path) -> bool:
+    """Whether two LoRA files hold the same tensors, whatever their metadata. False where one cannot be read."""
+    try:
+        first, second = read_header(one), read_header(other)
+        if first.tensors != second.tensors:
+            return False
+        with one.open("rb") as left, other.open("rb") as right:
+            left.seek(first.data_start)
+            right.seek(second.data_start)
+            while chunk := left.read(CHUNK):
+                if chunk != right.read(CHUNK):
+                    return False
+            return not right.read(1)
+    except (OSError, LoraFileError):
+        return False
+
+
 def file_hashes(path: Path) -> tuple[str, str]:
     """(sha256, first-generation hash) of a whole file, such as the base model: seconds for gigabytes; hashing lets other threads run."""
     digest = hashlib.sha256()

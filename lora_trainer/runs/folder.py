@@ -290,11 +290,10 @@ def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's lock: nobody else writes these."""
-    for pattern in ("checkpoints/*.part", "state/*.part", "previews/*.part", "*.safetensors.*.part"):
-        for partial in folder.path.glob(pattern):
-            with contextlib.suppress(OSError):
-                partial.unlink()
+    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's lock: nobody else writes into these folders."""
+    files.clear_left(folder.path)
+    for inside in (folder.checkpoints, folder.state, folder.previews, folder.cache):
+        files.clear_left(inside, alone=True)
 
 
 class Heartbeat:

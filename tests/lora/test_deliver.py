@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -13,19 +14,25 @@ import safetensors.torch
 import torch
 from PIL import Image, PngImagePlugin
 
+from lora_trainer import files
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora import deliver as module
-from lora_trainer.lora.deliver import Delivered, claimed_name, clean_name, deliver, used_names
+from lora_trainer.lora.deliver import Delivered, clean_name, deliver, used_names
 from lora_trainer.lora.file import read_header
+from tests.killed import ended_process, killed_at
 
 
 @pytest.fixture
 def lora(tmp_path: Path) -> Path:
     """The run's own file."""
-    path = tmp_path / "run" / "cat.safetensors"
-    path.parent.mkdir()
+    return of_run(tmp_path, "run")
+
+
+def of_run(tmp_path: Path, run: str, value: float = 1.0) -> Path:
+    path = tmp_path / run / "cat.safetensors"
+    path.parent.mkdir(exist_ok=True)
     metadata = {"ss_output_name": "cat", "modelspec.title": "cat", "sshs_model_hash": "stale", "ss_steps": "10"}
-    safetensors.torch.save_file({"lora_unet_x.lora_down.weight": torch.ones(2, 3)}, path, metadata)
+    safetensors.torch.save_file({"lora_unet_x.lora_down.weight": torch.full((2, 3), value)}, path, metadata)
     return path
 
 
@@ -71,9 +78,9 @@ def test_text_in_any_script_is_written_as_it_is(lora: Path, lora_dir: Path) -> N
     assert '"activation text": "雪猫, \\"quoted\\""' in delivered.sidecar.read_text(encoding="utf-8")
 
 
-def test_a_second_delivery_gets_a_new_name_inside_and_outside(lora: Path, lora_dir: Path) -> None:
+def test_another_lora_of_the_name_gets_a_new_one_inside_and_outside(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
     put(lora, lora_dir)
-    second, third = put(lora, lora_dir), put(lora, lora_dir)
+    second, third = (put(of_run(tmp_path, run), lora_dir) for run in ("run-2", "run-3"))
     assert [(d.name, d.renamed) for d in (second, third)] == [("cat-2", True), ("cat-3", True)]
     metadata = read_header(second.path).metadata
     assert (metadata["ss_output_name"], metadata["modelspec.title"], metadata["ss_steps"]) == ("cat-2", "cat-2", "10")
@@ -120,16 +127,16 @@ def test_a_link_that_leads_back_up_does_not_hang_the_search(lora: Path, lora_dir
     assert {"dog"} <= used_names(lora_dir)
 
 
-def test_deliveries_at_the_same_moment_never_share_a_name(lora: Path, lora_dir: Path) -> None:
+def test_deliveries_at_the_same_moment_never_share_a_name(lora_dir: Path, tmp_path: Path) -> None:
     start, done, lock = threading.Barrier(8), [], threading.Lock()
 
-    def work(name: str) -> None:
+    def work(file: Path, name: str) -> None:
         start.wait()
-        delivered = put(lora, lora_dir, name)
+        delivered = put(file, lora_dir, name)
         with lock:
             done.append(delivered.name)
 
-    threads = [threading.Thread(target=work, args=("cat" if number % 2 else "Cat",)) for number in range(8)]
+    threads = [threading.Thread(target=work, args=(of_run(tmp_path, str(number)), "cat" if number % 2 else "Cat")) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -140,18 +147,13 @@ def test_deliveries_at_the_same_moment_never_share_a_name(lora: Path, lora_dir: 
     assert all(read_header(lora_dir / f"{name}.safetensors").metadata["ss_output_name"] == name for name in done)
 
 
-def test_a_name_being_delivered_is_taken_in_any_case(lora_dir: Path) -> None:
-    with claimed_name(lora_dir, "Cat") as (first, _), claimed_name(lora_dir, "cat") as (second, _):
-        assert (first, second) == ("Cat", "cat-2")
-    assert names(lora_dir) == []
-
-
 def test_the_host_never_sees_the_weights_before_all_else_is_there(lora: Path, lora_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[list[str]] = []
     replace = os.replace
 
     def watching(source: Any, target: Any) -> None:
-        seen.append([Path(target).name, *(name for name in names(lora_dir) if name.endswith(".safetensors"))])
+        if Path(target).parent == lora_dir:
+            seen.append([Path(target).name, *(name for name in names(lora_dir) if name.endswith(".safetensors"))])
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", watching)
@@ -245,3 +247,73 @@ def test_a_folder_that_cannot_be_written_to_gets_a_sentence(lora: Path, lora_dir
         pytest.skip("this user may write anywhere")
     finally:
         lora_dir.chmod(0o755)
+
+
+# --- kills -------------------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_delivered_once_however_often_it_is_asked_for(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
+    first, again = put(lora, lora_dir), put(lora, lora_dir)
+    assert (first.name, again) == ("cat", first)
+    assert names(lora_dir) == ["cat.json", "cat.safetensors"]
+    of_run(tmp_path, "run", value=2.0)  # the run was trained further: hosts keep showing what was loaded under the old name
+    assert put(lora, lora_dir).name == put(lora, lora_dir).name == "cat-2"
+    first.path.unlink()
+    first.sidecar.unlink()
+    assert put(of_run(tmp_path, "other"), lora_dir).name == "cat", "what a person has deleted is free"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+def test_a_kill_at_any_step_is_made_good_by_the_next_delivery_of_the_file(tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64)).save(tmp_path / "preview.png")
+    step, seen = 1, set()
+    while True:
+        folder = tmp_path / str(step)
+        lora_dir = folder / "Lora"
+        (lora_dir / "sub").mkdir(parents=True)
+        (lora_dir / "sub" / "dog.safetensors").touch()
+        file = of_run(folder, "run")
+        if not killed_at(step, folder, lambda: put(file, lora_dir, preview=tmp_path / "preview.png")):
+            break
+        seen.add(tuple(name.replace(files.this_writer(), "") for name in names(lora_dir)))
+        done = put(file, lora_dir, preview=tmp_path / "preview.png")
+        assert (done.name, done.renamed) == ("cat", False), step
+        assert names(lora_dir) == ["cat.json", "cat.png", "cat.safetensors", "sub/dog.safetensors"], step
+        assert names(file.parent) == ["cat.safetensors", "cat.safetensors.delivery.json", "delivery.lock"], step
+        step += 1
+    assert step > 25 and len(seen) > 8
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+@pytest.mark.parametrize("run_is_there", [True, False])
+def test_a_claim_is_kept_for_the_run_that_was_killed_as_long_as_there_is_one(run_is_there: bool, tmp_path: Path) -> None:
+    step = 1
+    while True:
+        folder = tmp_path / str(step)
+        lora_dir = folder / "Lora"
+        lora_dir.mkdir(parents=True)
+        file, other = of_run(folder, "run"), of_run(folder, "other", value=2.0)
+        if not killed_at(step, lora_dir, lambda: put(file, lora_dir)):
+            break
+        claimed = (lora_dir / "cat.safetensors.part").exists()
+        arrived = (lora_dir / "cat.safetensors").exists()
+        if not run_is_there:
+            shutil.rmtree(file.parent)
+        assert put(other, lora_dir).name == ("cat-2" if arrived or (claimed and run_is_there) else "cat"), step
+        if run_is_there:
+            assert put(file, lora_dir).name == ("cat" if arrived or claimed else "cat-2")
+        assert {Path(name).suffix for name in names(lora_dir)} == {".json", ".safetensors"}
+        assert len(names(lora_dir)) == (4 if run_is_there or arrived else 2)
+        step += 1
+    assert step > 10
+
+
+def test_a_killed_delivery_into_another_folder_leaves_the_first_one_clean(lora: Path, lora_dir: Path, tmp_path: Path) -> None:
+    writer = f"{files.this_writer().partition('-')[0]}-{ended_process()}"
+    note = lora.with_name("cat.safetensors.delivery.json")
+    note.write_text(json.dumps({"name": "cat", "token": "t", "folder": str(lora_dir), "was_free": True}))
+    (lora_dir / "cat.safetensors.part").write_text(json.dumps({"token": "t", "writer": writer, "note": str(note)}))
+    (lora_dir / "cat.json").touch()
+    (tmp_path / "Lora").mkdir()
+    assert put(lora, tmp_path / "Lora").path == tmp_path / "Lora" / "cat.safetensors"
+    assert names(lora_dir) == []

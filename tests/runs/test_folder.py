@@ -10,6 +10,7 @@ from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import Request, forget_requests, send_request, take_requests, waiting_requests
+from tests.killed import ended_process
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -156,10 +157,13 @@ def test_a_new_run_takes_no_folder_that_is_there(tmp_path):
 
 def test_what_a_killed_worker_left_half_written_is_gone_when_the_next_one_works(tmp_path):
     folder = folders.begin(tmp_path / "run", "")
-    left = ["checkpoints/ink-step00000100.safetensors.77.part", "state/step00000100.pt.77.part", "previews/a.png.77.part", "ink.safetensors.77.part"]
-    kept = ["checkpoints/ink-step00000100.safetensors", "state/step00000100.pt", "notes.part", "requests/1-2-stop.json.9.part"]
+    left = ["checkpoints/ink-step00000100.safetensors.77.part", "state/step00000100.pt.77.part", "previews/a.png.77.part", "cache/images/0a.safetensors.77.part"]
+    dead = f"{files.this_writer().partition('-')[0]}-{ended_process()}"
+    left += [f"{name}.{dead}.part" for name in ("ink.safetensors", "worker.json", "config.yaml", "host.json")]
+    alive = f"host.json.{files.this_writer()}.part"
+    kept = ["checkpoints/ink-step00000100.safetensors", "state/step00000100.pt", "notes.part", "requests/1-2-stop.json.9.part", alive]
     for name in (*left, *kept):
-        (folder.path / name).parent.mkdir(exist_ok=True)
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).write_bytes(b"")
     with folders.occupy(folder, {}):
         assert [name for name in left if (folder.path / name).exists()] == []
