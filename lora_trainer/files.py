@@ -191,7 +191,7 @@ def _machine() -> str:
     world = platform.node()
     with contextlib.suppress(OSError):
         # containers of one name count their processes apart
-        world += os.readlink("/proc/self/ns/pid")
+        world += str(Path("/proc/self/ns/pid").readlink())
     return hashlib.blake2b(world.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
@@ -240,7 +240,7 @@ def age(path: Path) -> float:
 
 
 def clear_left(folder: Path, *, alone: bool = False) -> None:
-    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there, so every such file is left; folders inside too."""
+    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there and inside, so it takes them all."""
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -250,7 +250,7 @@ def clear_left(folder: Path, *, alone: bool = False) -> None:
         partial = _PARTIAL.search(entry.name)
         with contextlib.suppress(OSError):
             if partial is not None and (alone or is_left(partial["writer"], time.time() - entry.stat().st_mtime)):
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
             elif alone and entry.is_dir(follow_symlinks=False):
                 clear_left(Path(entry.path), alone=True)
 

@@ -5,8 +5,8 @@
 The worker calls it at the end of a run, the tab on request. Standard library and Pillow. Nothing is ever overwritten: A1111 and Forge keep showing
 the old weights of a file that was replaced under its name. The host lists *.safetensors at any moment, so the weights come last and in one step.
 
-A kill at any moment is made good by the next call for the same file. Before a name is claimed it is noted beside the file (FILE.delivery.json), so the
-next call goes on with that name, and finds the LoRA there if it had arrived already. A claim is a small file in the folder,
+A kill at any moment is made good by the next call for the same file. Before a name is claimed it is noted beside the file (FILE.delivery.json), so
+the next call goes on with that name, and finds the LoRA there if it had arrived already. A claim is a small file in the folder,
 NAME.safetensors.part, which names its note: one whose process is dead and whose note is gone is cleared by the next delivery of whatever LoRA.
 """
 
@@ -22,6 +22,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, PngImagePlugin
 
@@ -160,19 +161,24 @@ def _alone_with(file: Path) -> Iterator[None]:
         yield
 
 
+def note_of(file: Path) -> Path:
+    """Where it is remembered how `file` was delivered."""
+    return file.with_name(file.name + NOTE_END)
+
+
 class _Note:
     """What is remembered beside `file` of its delivery into `lora_dir`: the name that it claims, or has arrived under."""
 
     def __init__(self, file: Path, lora_dir: Path) -> None:
         self._file = file
         self._lora_dir = lora_dir
-        self._path = file.with_name(file.name + NOTE_END)
+        self._path = note_of(file)
         self._stem = ""
         self._token = ""
 
     def taken_up(self) -> tuple[str, bool]:
         """The name under which an earlier call's delivery goes on, or "", and whether it has arrived there already."""
-        kept = files.read_json(self._path, dict, {}, names=True)
+        kept: dict[str, Any] = files.read_json(self._path, dict, {}, names=True)
         self._stem, self._token = str(kept.get("name", "")), str(kept.get("token", ""))
         folder = Path(str(kept.get("folder", "")))
         if not self._stem:
@@ -192,7 +198,7 @@ class _Note:
     def claim(self, wanted: str) -> str:
         """Claim `wanted`, or wanted-2 ...: the first free name, which nobody else is given until it is released.
 
-        The claim is created exclusively, its name in lower case so that Foo and foo meet. It is noted before it is made: none is ever without an owner.
+        The claim is created exclusively, its name in lower case so that Foo and foo meet. It is noted before it is made: none is without an owner.
         """
         number, used = 0, used_names(self._lora_dir)
         while True:
@@ -243,7 +249,7 @@ def _claim_of(lora_dir: Path, stem: str) -> Path:
 def clear_abandoned(lora_dir: Path) -> None:
     """Delete the claims in the folder that nobody goes on with, and the notes and pictures of the LoRAs that did not arrive."""
     for claim in lora_dir.glob(f"*{CLAIM_END}"):
-        kept = files.read_json(claim, dict, {}, names=True)
+        kept: dict[str, Any] = files.read_json(claim, dict, {}, names=True)
         token, writer, note = (str(kept.get(key, "")) for key in ("token", "writer", "note"))
         if files.is_left(writer, files.age(claim)) and (not token or _token(Path(note)) != token):
             _clear_claim(claim, token)
@@ -284,13 +290,13 @@ def used_names(lora_dir: Path) -> set[str]:
     used = set(RESERVED)
     for root in _listed_roots(lora_dir):
         seen: set[str] = set()
-        for folder, subfolders, files in os.walk(root, followlinks=True):
+        for folder, subfolders, names in os.walk(root, followlinks=True):
             real = os.path.realpath(folder)
             if real in seen:  # a link that leads back up
                 subfolders.clear()
                 continue
             seen.add(real)
-            used |= {Path(file).stem.casefold() for file in files if Path(file).suffix.lower() in WEIGHT_SUFFIXES}
+            used |= {Path(file).stem.casefold() for file in names if Path(file).suffix.lower() in WEIGHT_SUFFIXES}
     return used
 
 

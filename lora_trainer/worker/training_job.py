@@ -29,7 +29,7 @@ from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import LoraFileError, Message
 from lora_trainer.lora.adapters import add_adapters, matching_layers
-from lora_trainer.lora.deliver import Delivered, deliver
+from lora_trainer.lora.deliver import Delivered, deliver, note_of
 from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
 from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
@@ -446,8 +446,9 @@ class TrainingJob:
         keep = self.config.output.keep_last
         if keep is not None:
             for old in sorted(self.folder.checkpoints.glob("*-step*.safetensors"))[:-keep]:
-                with contextlib.suppress(OSError):
-                    old.unlink()
+                for file in (old, note_of(old)):
+                    with contextlib.suppress(OSError):
+                        file.unlink(missing_ok=True)
 
     def _stop(self, trainer: Trainer) -> Outcome:
         saved = self._save(trainer)

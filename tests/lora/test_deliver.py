@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -273,7 +274,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_delivery_of_the_file(tmp_pa
         (lora_dir / "sub").mkdir(parents=True)
         (lora_dir / "sub" / "dog.safetensors").touch()
         file = of_run(folder, "run")
-        if not killed_at(step, folder, lambda: put(file, lora_dir, preview=tmp_path / "preview.png")):
+        if not killed_at(step, folder, partial(put, file, lora_dir, preview=tmp_path / "preview.png")):
             break
         seen.add(tuple(name.replace(files.this_writer(), "") for name in names(lora_dir)))
         done = put(file, lora_dir, preview=tmp_path / "preview.png")
@@ -293,7 +294,7 @@ def test_a_claim_is_kept_for_the_run_that_was_killed_as_long_as_there_is_one(run
         lora_dir = folder / "Lora"
         lora_dir.mkdir(parents=True)
         file, other = of_run(folder, "run"), of_run(folder, "other", value=2.0)
-        if not killed_at(step, lora_dir, lambda: put(file, lora_dir)):
+        if not killed_at(step, lora_dir, partial(put, file, lora_dir)):
             break
         claimed = (lora_dir / "cat.safetensors.part").exists()
         arrived = (lora_dir / "cat.safetensors").exists()

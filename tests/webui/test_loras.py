@@ -168,12 +168,12 @@ def test_a_saved_step_shows_the_preview_nearest_to_its_strength(loras, runs):
     assert only(loras).picture == run.previews / "0.7.png"
 
 
-def test_a_saved_step_is_delivered_under_a_new_name_each_time(loras, folder, runs, host):
+def test_a_saved_step_is_delivered_once_however_often_it_is_clicked(loras, folder, runs, host):
     write_run(runs, "fox", (100, 200), trigger="foxy")
     step = next(lora for lora in loras.listing() if lora.step == 100)
     first = loras.deliver(step.id)
     second = loras.deliver(step.id)
-    assert (first.name, second.name) == ("fox-step00000100", "fox-step00000100-2")
+    assert first.name == "fox-step00000100" and second == first
     assert first.delivered and first.trigger == "foxy" and first.preferred_weight == 0.8
     assert json.loads((folder / "fox-step00000100.json").read_text(encoding="utf-8"))["activation text"] == "foxy"
     assert host.refreshed == 2
