@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,8 +29,8 @@ from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar
 from lora_trainer.checkpoint.folder import FolderComponent, read_component, read_folder
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
-from lora_trainer.checkpoint.parts import Family, NoiseSchedule, Parts, PredictionType
-from lora_trainer.checkpoint.tensors import TensorAt, build_empty, fill, tensors_of
+from lora_trainer.checkpoint.parts import Family, NoiseSchedule, Part, Parts, PredictionType
+from lora_trainer.checkpoint.tensors import TensorAt, build_empty, fill, require_usable, tensors_of
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.errors import CheckpointError, Message
 
@@ -39,6 +39,7 @@ from lora_trainer.errors import CheckpointError, Message
 class Component:
     """One model before it is loaded."""
 
+    part: Part
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorAt]
     place: Callable[[str], Stored]
@@ -99,6 +100,18 @@ class Checkpoint:
         if self.vae is None:
             raise CheckpointError("{path} has no VAE", hint="Set vae to a VAE file for this kind of checkpoint.", path=self.path)
         return self.vae
+
+    def require_usable(self, dtype: torch.dtype) -> None:
+        """Reads every weight once. Raises CheckpointError for the first that is missing, does not fit, is not finite, or would not be in the type the
+        UNet is loaded in: known before pictures are encoded, rather than by the first steps.
+        """
+        for component, build, wanted in (
+            *((component, _build_text_encoder, dtype) for component in self.text_encoders),
+            (self.require_vae(), _build_vae, torch.float32),
+            (self.unet, _build_unet, dtype),
+        ):
+            model = _empty(component, build)
+            require_usable(model, _places(component, model), component.tensors, part=component.part, dtype=wanted)
 
     def load_text_encoders(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> tuple[Any, ...]:
         """CLIPTextModel; for SDXL, CLIPTextModel and CLIPTextModelWithProjection.
@@ -201,7 +214,7 @@ def _open_file(path: Path) -> Checkpoint:
     return Checkpoint(
         path=path,
         detected=detected,
-        unet=Component(config=config, tensors=tensors, place=lambda name: names.stored_in_unet(name, modules)),
+        unet=Component(part="UNet", config=config, tensors=tensors, place=lambda name: names.stored_in_unet(name, modules)),
         text_encoders=text_encoders,
         vae=_vae_in(header, family, names.VAE_PREFIX) if detected.has_vae else None,
         asked_prediction_type=None,
@@ -212,25 +225,26 @@ def _open_file(path: Path) -> Checkpoint:
 def _text_encoder_in(header: Header, layout: names.TextEncoderLayout, family: Family, tensors: Mapping[str, TensorAt]) -> Component:
     config = architecture.text_encoder_config(header, layout, last_layer_unused=family == "sd2")
     config["with_projection"] = family == "sdxl" and layout.style == "open_clip"
-    return Component(config=config, tensors=tensors, place=lambda name: names.stored_in_text_encoder(name, layout))
+    return Component(part="text encoder", config=config, tensors=tensors, place=lambda name: names.stored_in_text_encoder(name, layout))
 
 
 def _vae_in(header: Header, family: Family, prefix: str) -> Component:
     """A VAE in a WebUI file, or in a file of its own: with either prefix or none, in LDM's or diffusers' names."""
     config = architecture.vae_config(header, family, prefix=prefix)
     modules = names.vae_modules(config)
-    return Component(config=config, tensors=tensors_of([header]), place=lambda name: names.stored_in_vae(name, modules, prefix=prefix))
+    places = partial(names.stored_in_vae, modules=modules, prefix=prefix)
+    return Component(part="VAE", config=config, tensors=tensors_of([header]), place=places)
 
 
 def _open_folder(path: Path) -> Checkpoint:
     folder = read_folder(path)
-    text_encoders = [_folder_component(component) for component in folder.text_encoders]
+    text_encoders = [_folder_component("text encoder", component) for component in folder.text_encoders]
     for number, component in enumerate(text_encoders):
         text_encoders[number] = replace(component, config={**component.config, "with_projection": number == 1})
     return Checkpoint(
         path=path,
         detected=folder.detected,
-        unet=_folder_component(folder.unet),
+        unet=_folder_component("UNet", folder.unet),
         text_encoders=tuple(text_encoders),
         vae=_diffusers_vae(folder.vae.config, folder.vae.headers) if folder.vae else None,
         asked_prediction_type=None,
@@ -238,8 +252,8 @@ def _open_folder(path: Path) -> Checkpoint:
     )
 
 
-def _folder_component(component: FolderComponent) -> Component:
-    return Component(config=component.config, tensors=tensors_of(component.headers), place=Stored)
+def _folder_component(part: Part, component: FolderComponent) -> Component:
+    return Component(part=part, config=component.config, tensors=tensors_of(component.headers), place=Stored)
 
 
 def _open_vae(path: Path, family: Family) -> Component:
@@ -258,7 +272,7 @@ def _open_vae(path: Path, family: Family) -> Component:
 
 def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Component:
     tensors = tensors_of(headers)
-    return Component(config=config, tensors=tensors, place=lambda name: names.stored_in_diffusers_vae(name, tensors))
+    return Component(part="VAE", config=config, tensors=tensors, place=lambda name: names.stored_in_diffusers_vae(name, tensors))
 
 
 def _build_unet(config: Mapping[str, Any]) -> Any:
@@ -279,7 +293,11 @@ def _empty(component: Component, build: Callable[[Mapping[str, Any]], Any]) -> A
     return build_empty(lambda: build(component.config))
 
 
+def _places(component: Component, model: Any) -> dict[str, Stored]:
+    return {name: component.place(name) for name in model.state_dict()}
+
+
 def _load(component: Component, build: Callable[[Mapping[str, Any]], Any], dtype: torch.dtype, device: torch.device | str) -> Any:
     model = _empty(component, build)
-    places = {name: component.place(name) for name in model.state_dict()}
-    return fill(model, places, component.tensors, dtype=dtype, device=torch.device(device))
+    places = _places(component, model)
+    return fill(model, places, component.tensors, part=component.part, dtype=dtype, device=torch.device(device))

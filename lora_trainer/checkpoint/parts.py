@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 Family = Literal["sd1", "sd2", "sdxl"]
 PredictionType = Literal["epsilon", "v_prediction"]
+Part = Literal["UNet", "VAE", "text encoder"]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,22 +1,25 @@
 """Filling a model from files, one tensor at a time: an empty model and a place for each of its tensors go in, the model with weights comes out.
 
-Called by `load`. Bytes are read into a buffer of their own rather than memory-mapped: pages of a map count as resident as long as it lives, and a
+Called by `load`. A tensor that holds what is infinite, not a number, or too large for the type asked for is named: it would spoil everything that is
+computed with it. Bytes are read into a buffer of their own rather than memory-mapped: pages of a map count as resident as long as it lives, and a
 copy in another type would then hold the weights twice. Peak memory is the model in the type asked for, and one tensor more.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from lora_trainer.checkpoint.header import Header, TensorInfo
+from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.names import Stored
+from lora_trainer.checkpoint.parts import Part
 from lora_trainer.errors import CheckpointError
 
 TYPES = {
@@ -29,18 +32,30 @@ TYPES = {
 }
 
 
+_INFINITY = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E4M3": 0x7F, "F8_E5M2": 0x7C}
+"""The bits of the smallest number, without its sign, that is not finite: a larger number has larger bits."""
+_BEYOND_FP16 = {"F64": 0x40EF_FE00_0000_0000, "F32": 0x477F_F000, "BF16": 0x4780}
+"""The bits of the smallest number, without its sign, that fp16 rounds to infinity: 65520."""
+_PIECE = 2**20
+"""So many numbers are looked at together: they stay in the processor's cache."""
+
+_WHY_BROKEN = "No setting mends this; a download or a merge went wrong. Download the file again, or choose another checkpoint."
+_WHY_VAE_BROKEN = "Set vae to another VAE file for this kind of checkpoint, or download the file again."
+
+
 @dataclass(frozen=True)
 class TensorAt:
-    """One tensor's file, and the offset of its bytes there."""
+    """One tensor's file, its name there, and the offset of its bytes."""
 
     path: Path
+    name: str
     offset: int
     info: TensorInfo
 
 
 def tensors_of(headers: Iterable[Header]) -> dict[str, TensorAt]:
     """All tensors of one file, or of the several a large model is split into."""
-    return {name: TensorAt(header.path, header.data_start + info.start, info) for header in headers for name, info in header.tensors.items()}
+    return {name: TensorAt(header.path, name, header.data_start + info.start, info) for header in headers for name, info in header.tensors.items()}
 
 
 def build_empty(build: Callable[[], Any]) -> Any:
@@ -49,32 +64,48 @@ def build_empty(build: Callable[[], Any]) -> Any:
         return build()
 
 
-def fill(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], *, dtype: torch.dtype, device: torch.device) -> Any:
+def fill(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], *, part: Part, dtype: torch.dtype, device: torch.device) -> Any:
     """Give an empty model its weights in `dtype` on `device`; the result is in eval mode and frozen (nothing requires a gradient).
 
-    places: where each tensor of the model's state dict lies; tensors: what the files hold. CheckpointError names what is missing or does not fit.
+    places: where each tensor of the model's state dict lies; tensors: what the files hold. CheckpointError names what is missing, does not fit or
+    is not finite.
     """
-    missing = [place.name for place in places.values() if place.name not in tensors]
-    if missing:
-        raise _missing(next(iter(tensors.values())).path, missing)
     modules = dict(model.named_modules())
-    with ExitStack() as stack:
-        reader = _Reader(stack)
-        for name, empty in model.state_dict().items():
-            place, at = places[name], tensors[places[name].name]
-            stored = _in_shape(reader.read(at, place.third), place, tuple(empty.shape), at)
-            weight = torch.empty(empty.shape, dtype=dtype, device=device).copy_(stored)
-            owner, _, attribute = name.rpartition(".")
-            modules[owner].register_parameter(attribute, torch.nn.Parameter(weight, requires_grad=False))
+    for name, stored in _weights(model, places, tensors, part, dtype):
+        weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)
+        owner, _, attribute = name.rpartition(".")
+        modules[owner].register_parameter(attribute, torch.nn.Parameter(weight, requires_grad=False))
     _make_position_ids(model, device)
     return model.requires_grad_(False).eval()
 
 
-class _Reader:
-    """Open files, and one buffer as large as the largest tensor so far."""
+def require_usable(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], *, part: Part, dtype: torch.dtype) -> None:
+    """Read all that `fill` would read, and let it go again. Raises the CheckpointError that `fill` would raise."""
+    for _ in _weights(model, places, tensors, part, dtype):
+        pass
 
-    def __init__(self, stack: ExitStack) -> None:
+
+def _weights(
+    model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], part: Part, dtype: torch.dtype
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """The weights of an empty model, one after the other: copy each before the next is asked for."""
+    missing = [place.name for place in places.values() if place.name not in tensors]
+    if missing:
+        raise _missing(next(iter(tensors.values())).path, missing)
+    with ExitStack() as stack:
+        reader = _Reader(stack, part, dtype)
+        for name, empty in model.state_dict().items():
+            place, at = places[name], tensors[places[name].name]
+            yield name, _in_shape(reader.read(at, place.third), place, tuple(empty.shape), at)
+
+
+class _Reader:
+    """Open files, and one buffer as large as the largest tensor so far. `part` and `dtype`: what is read, and what it is read for."""
+
+    def __init__(self, stack: ExitStack, part: Part, dtype: torch.dtype) -> None:
         self._stack = stack
+        self._part = part
+        self._dtype = dtype
         self._files: dict[Path, FileIO] = {}
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
@@ -90,7 +121,27 @@ class _Reader:
         if size > self._buffer.numel():
             self._buffer = torch.empty(size, dtype=torch.uint8)
         self._fill(self._file(at.path), offset, memoryview(self._buffer[:size].numpy()), at.path)  # type: ignore[arg-type]
+        self._require_usable(self._buffer[:size].numpy(), at)
         return self._buffer[:size].view(TYPES[at.info.dtype]).view(shape)
+
+    def _require_usable(self, content: np.ndarray[Any, np.dtype[np.uint8]], at: TensorAt) -> None:
+        """Raises CheckpointError for numbers that are not finite, or would not be in the type they are read for."""
+        infinity = _INFINITY[at.info.dtype]
+        limit = _BEYOND_FP16.get(at.info.dtype, infinity) if self._dtype == torch.float16 else infinity
+        largest = _largest_bits(content, BYTES_EACH[at.info.dtype])
+        if largest >= infinity:
+            raise self._broken(at)
+        if largest >= limit:
+            hint = "Set mixed_precision to bf16, or to no."
+            raise CheckpointError("{tensor} in {path} holds numbers that are too large for fp16", hint=hint, path=at.path, tensor=at.name)
+
+    def _broken(self, at: TensorAt) -> CheckpointError:
+        template = (
+            "the VAE in {path} is broken: {tensor} holds numbers that are infinite or not a number" if self._part == "VAE"
+            else "the UNet in {path} is broken: {tensor} holds numbers that are infinite or not a number" if self._part == "UNet"
+            else "the text encoder in {path} is broken: {tensor} holds numbers that are infinite or not a number"
+        )  # fmt: skip
+        return CheckpointError(template, hint=_WHY_VAE_BROKEN if self._part == "VAE" else _WHY_BROKEN, path=at.path, tensor=at.name)
 
     def _file(self, path: Path) -> FileIO:
         if path not in self._files:
@@ -106,6 +157,13 @@ class _Reader:
             if not count:
                 raise CheckpointError("{path} ends in the middle of a tensor", hint="Is it still being written? Wait, then try again.", path=path)
             filled += count
+
+
+def _largest_bits(content: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> int:
+    """The largest of numbers of `width` bytes without their signs, as bits. Ten times as quick as asking torch whether each is finite."""
+    bits = content.view(f"u{width}")
+    without_sign = bits.dtype.type(2 ** (8 * width - 1) - 1)
+    return max((int(np.bitwise_and(bits[at : at + _PIECE], without_sign).max()) for at in range(0, len(bits), _PIECE)), default=0)
 
 
 def _in_shape(tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: TensorAt) -> torch.Tensor:

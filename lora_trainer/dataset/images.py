@@ -15,7 +15,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
-import math
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,7 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageCms, UnidentifiedImageError, features
+import numpy
+from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.errors import DatasetError
@@ -142,6 +142,7 @@ def examine(path: Path) -> Examined:
             # JPEG: every byte is still decoded, at an eighth of the pixels; three times as fast
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
+            _require_finite(image)
     return Examined(width=width, height=height, digest=_hash(data))
 
 
@@ -194,14 +195,24 @@ def _open(file: io.BufferedReader | io.BytesIO, path: Path) -> Image.Image:
     try:
         image = Image.open(file, formats=_readable_formats())
     except UnidentifiedImageError:
-        file.seek(0)
-        raise _not_a_picture(path, file.read(4096)) from None
+        raise _not_a_picture(path, file) from None
     except Image.DecompressionBombError:
         raise _too_large(path) from None
+    if image.format == "TIFF" and (image.tag_v2.get(262), image.tag_v2.get(259, 1)) == (6, 1):  # type: ignore[attr-defined]
+        # Pillow takes them for four bytes a pixel, and calls the file cut off
+        raise _unread_tiff(path, "YCbCr without compression")
     # checked here as well: programs that import Pillow, hosts among them, take its own limit away
     if image.width * image.height > MAX_PIXELS:
         raise _too_large(path)
     return image
+
+
+class _NotFinite(Exception):
+    """So many pixels of a floating-point picture are infinite or not a number."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.count = count
 
 
 @contextmanager
@@ -213,6 +224,10 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except FileNotFoundError as error:
         raise DatasetError("{path} does not exist", hint="Check the name.", path=path) from error
+    except _NotFinite as error:
+        hint = "The program that wrote it divided by zero, or marked empty places so. Save it again as 16-bit TIFF or PNG, or remove it."
+        template = "{path} has pixels that are infinite or not a number ({count} of them)"
+        raise DatasetError(template, hint=hint, path=path, count=error.count) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno:
             raise DatasetError("{path} cannot be read: {reason}", hint="Check the file and the disk.", path=path, reason=error.strerror) from error
@@ -226,8 +241,10 @@ def _too_large(path: Path) -> DatasetError:
     return DatasetError("{path} claims more than {limit} million pixels", hint="Make it smaller, or remove it.", path=path, limit=MAX_PIXELS // 10**6)
 
 
-def _not_a_picture(path: Path, head: bytes) -> DatasetError:
+def _not_a_picture(path: Path, file: io.BufferedReader | io.BytesIO) -> DatasetError:
     """What a file that no decoder knows really is."""
+    file.seek(0)
+    head = file.read(4096)
     brand = head[8:12] if head[4:8] == b"ftyp" else b""
     start = head.lstrip()[:64].lower()
     if not head:
@@ -245,9 +262,28 @@ def _not_a_picture(path: Path, head: bytes) -> DatasetError:
         return DatasetError("{path} is a web page, not a picture", hint="Download the picture itself, or remove it.", path=path)
     if start.startswith(b"version https://git-lfs"):
         return DatasetError("{path} is a Git LFS pointer, not the picture", hint="Run `git lfs pull` in its folder.", path=path)
+    if head.startswith((b"II*\0", b"MM\0*")) and (kind := _kind_of_tiff(file)):
+        return _unread_tiff(path, kind)
     if head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")):
         return DatasetError("{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path)
     return DatasetError("{path} is not a picture in a format that is read here", hint=_SAVE_AGAIN, path=path)
+
+
+def _unread_tiff(path: Path, kind: str) -> DatasetError:
+    return DatasetError("{path} is a TIFF of a kind that is not read here ({kind})", hint=_SAVE_AGAIN, path=path, kind=kind)
+
+
+def _kind_of_tiff(file: io.BufferedReader | io.BytesIO) -> str:
+    """What the tags of a TIFF say that Pillow does not open, as "3 x 32 bits, floating point"; nothing where they cannot be read."""
+    try:
+        file.seek(0)
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+        bits, formats = tags[TiffImagePlugin.BITSPERSAMPLE], tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
+        return f"{tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)} x {bits[0]} bits" + (", floating point" if 3 in formats else "")
+    except Exception:  # what makes a TIFF unreadable is of a dozen types
+        return ""
 
 
 # --- upright -----------------------------------------------------------------------------------------------------------------------------
@@ -360,8 +396,13 @@ def _bits(image: Image.Image) -> int:
 
 
 def _brightest(image: Image.Image) -> float:
-    extrema = image.getextrema()
-    brightest = float(extrema[1])  # type: ignore[arg-type]
-    if not math.isfinite(brightest):
-        raise ValueError("some pixels are infinite or not a number")
-    return brightest
+    _require_finite(image)
+    return float(image.getextrema()[1])  # type: ignore[arg-type]
+
+
+def _require_finite(image: Image.Image) -> None:
+    """Raises _NotFinite for a floating-point picture, loaded, with pixels that are not. Pillow's own extrema pass over what is not a number."""
+    if image.mode == "F":
+        count = int(numpy.count_nonzero(~numpy.isfinite(numpy.asarray(image))))
+        if count:
+            raise _NotFinite(count)

@@ -23,6 +23,7 @@ from lora_trainer.config import CheckpointSettings, DatasetSettings, encoded_byt
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption
 from lora_trainer.dataset.scan import Example
+from lora_trainer.errors import NotFinite
 from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
@@ -78,15 +79,24 @@ class EncodedImages:
         self._keys: dict[int, str] = {}
 
     def encode(
-        self, vae: Any, examples: Sequence[Example], buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, vae_key: str
+        self, vae: Any, examples: Sequence[Example], buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, vae_file: Path
     ) -> Iterator[int]:
-        """Encode one image after the other, but for those that are kept already; yields how many are done. `vae_key` names the VAE's weights."""
-        done = 0
+        """Encode one image after the other, but for those that are kept already; yields how many are done. `vae_file` is where the VAE came from.
+
+        Raises NotFinite for a VAE whose answer is not finite.
+        """
+        done, vae_key = 0, file_key(vae_file)
         for bucket, indices in buckets.items():
             for index in indices:
                 key = _key(examples[index].digest, f"{bucket.width}x{bucket.height}", settings.background, settings.flip_augmentation, vae_key)
                 if key not in self._store:
-                    self._store.put(key, _encoded(vae, examples[index], bucket, settings))
+                    tensors = _encoded(vae, examples[index], bucket, settings)
+                    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+                        raise NotFinite(
+                            "the VAE in {path} turns {name} into numbers that are not finite",
+                            hint="Set vae to another VAE file for this kind of checkpoint.", path=vae_file, name=examples[index].name,
+                        )  # fmt: skip
+                    self._store.put(key, tensors)
                 self._keys[index] = key
                 done += 1
                 yield done
@@ -103,6 +113,12 @@ def _encoded(vae: Any, example: Example, bucket: Bucket, settings: DatasetSettin
     if settings.flip_augmentation:
         tensors["mirrored"] = encode_image(vae, loaded.pixels.flip(-1)[None])[0]
     return tensors
+
+
+def file_key(path: Path) -> str:
+    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint or VAE."""
+    details = path.stat()
+    return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 
 
 def _key(*parts: object) -> str:
@@ -126,6 +142,12 @@ class Captions:
             for caption in dict.fromkeys(["", *captions]):
                 if self._key(caption) not in self._store:
                     states = self._encode([caption])
+                    if not bool(states.hidden.isfinite().all()):
+                        raise NotFinite(
+                            'the text encoder turns the caption "{caption}" into numbers that are not finite',
+                            hint="Set mixed_precision to bf16 or no. If that does not help, the checkpoint is broken: choose another.",
+                            caption=caption,
+                        )  # fmt: skip
                     tensors = {"hidden": states.hidden.cpu().to(dtype)}
                     if states.pooled is not None:
                         tensors["pooled"] = states.pooled.cpu().to(dtype)

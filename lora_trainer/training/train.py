@@ -32,6 +32,9 @@ MOST_RESCALED = 40
 SMOOTHING = 0.98
 """Each loss changes the smoothed loss by 2 percent."""
 
+_LEARNING_FAILED = "Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look at these images."
+_NOTHING_LEARNED = "learning_rate is not the cause. Set mixed_precision to bf16 or no; if that does not help, the checkpoint is broken."
+
 Outcome = Literal["finished", "stopped"]
 
 
@@ -159,7 +162,14 @@ class Trainer:
             result = self.train_step(self.plan.group(self.step))
             self.step += 1
             conductor.after_step(self, result)
+        if not self.has_learned:
+            raise NotFinite("none of the {count} steps gave finite numbers, so nothing was learned", hint=_NOTHING_LEARNED, count=self.step)
         return "finished"
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether any step was finite."""
+        return self.smoothed_loss.value is not None
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
         """One optimizer step over the images of `group`; each image counts the same, whatever its batch's size."""
@@ -222,7 +232,7 @@ class Trainer:
         if self._skipped >= (MOST_SKIPPED if self.scaler is None or broken else MOST_RESCALED):
             raise NotFinite(
                 "the {what} was not a finite number in {count} steps running; the images of the last were {names}",
-                hint="Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look at these images.",
+                hint=_LEARNING_FAILED if self.has_learned else _NOTHING_LEARNED,
                 what=what, count=self._skipped, names=", ".join((broken or sorted(set(names)))[:8]),
             )  # fmt: skip
         # loss scaling finds its scale by trying: without a broken loss that is no news

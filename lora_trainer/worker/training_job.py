@@ -27,7 +27,7 @@ from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
-from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.errors import LoraFileError, Message, TrainingError
 from lora_trainer.lora.adapters import add_adapters, matching_layers
 from lora_trainer.lora.deliver import Delivered, deliver, note_of
 from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
@@ -133,6 +133,7 @@ class TrainingJob:
         self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
         self.dataset = self._scan()
         self._plan_and_resolve()
+        self.checkpoint.require_usable(self.dtype)
         for note in self.checkpoint.notes:
             self.report.warn(note)
         self.report.say(
@@ -228,7 +229,8 @@ class TrainingJob:
             self.folder.cache,
         )
         live = lora.train_text_encoder or data.shuffle_caption
-        self.captions = batches.Captions(self.parts, self.config.checkpoint, caption_store, _file_key(self.config.checkpoint.base_model), live=live)
+        base = self.config.checkpoint
+        self.captions = batches.Captions(self.parts, base, caption_store, batches.file_key(base.base_model), live=live)
         if not self.captions.live:
             for example in self._until_stopped(self.dataset.examples):
                 self.captions.keep([example.caption], self._kept_dtype)
@@ -253,8 +255,7 @@ class TrainingJob:
         self.images = batches.EncodedImages(store)
         base = self.config.checkpoint
         with self._vae():
-            vae_key = _file_key(base.vae or base.base_model)
-            counts = self.images.encode(self.parts.vae, self.dataset.examples, self.buckets, self.config.dataset, vae_key)
+            counts = self.images.encode(self.parts.vae, self.dataset.examples, self.buckets, self.config.dataset, base.vae or base.base_model)
             for done in self._until_stopped(counts):
                 self.report.part_done(done)
 
@@ -330,7 +331,9 @@ class TrainingJob:
         if result.skipped:
             self.report.warn(
                 Message("step {step} was left out: not a finite number in its {what}", {"step": trainer.step, "what": result.skipped}),
-                Message("If this goes on, training stops by itself. A lower learning_rate or mixed_precision no prevents it."),
+                Message("If this goes on, training stops by itself. A lower learning_rate or mixed_precision no prevents it.")
+                if trainer.has_learned
+                else Message("If this goes on, training stops by itself. Nothing was learned yet, so learning_rate is not the cause."),
             )
         self._report_progress(trainer, result)
         output, samples = self.config.output, self.config.samples
@@ -427,14 +430,18 @@ class TrainingJob:
     def _write_state(self, trainer: Trainer) -> None:
         resume.write_state(self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()})
 
-    def _export(self, trainer: Trainer, target: Path) -> dict[str, str]:
-        """Write the LoRA file, read back and verified. Returns its metadata."""
+    def _export(self, trainer: Trainer, target: Path, *, finished: bool = False) -> dict[str, str]:
+        """Write the LoRA file, read back and verified. Returns its metadata. Raises TrainingError if it changes nothing at the end of the run."""
         facts = training_facts(
             self.config, self.checkpoint, self.dataset.examples, self.buckets, trainer, self.hashes,
             name=target.stem, started_at=self.started, written_at=time.time(),
         )  # fmt: skip
         metadata = metadata_of(facts)
         done = export(trainer.adapters, self.parts, target, metadata)
+        if done.does_nothing and finished:
+            target.unlink()
+            hint = "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the whole run."
+            raise TrainingError("after {count} steps the LoRA changes nothing: it has learned nothing", hint=hint, count=trainer.step)
         if done.does_nothing and trainer.step:
             self.report.warn(
                 Message("the LoRA at step {step} changes nothing yet: it has learned nothing", {"step": trainer.step}),
@@ -465,7 +472,7 @@ class TrainingJob:
         # the file before the pictures: whatever becomes of them, it is safe
         self.report.phase("exporting")
         target = self.folder.path / f"{self.name}.safetensors"
-        metadata = self._export(trainer, target)
+        metadata = self._export(trainer, target, finished=True)
         export_diffusers(trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata)
         self._write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
@@ -561,12 +568,6 @@ class TrainingJob:
 
 def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings.SampleSettings:
     return config.replace(sample_strengths=strengths).samples
-
-
-def _file_key(path: Path) -> str:
-    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint or VAE."""
-    details = path.stat()
-    return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 
 
 def _names(findings: Sequence[Finding]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -190,6 +191,58 @@ def test_weights_of_an_unexpected_shape_are_named(files: dict, tmp_path: Path) -
 
     with pytest.raises(CheckpointError, match=r"time_embed.0.weight in .* has shape \[32, 128\] instead of \[128, 32\]"):
         open_checkpoint(changed(tmp_path, files["sd1"], transpose)).load_unet(FLOAT32)
+
+
+PARTS = {
+    "UNet": "model.diffusion_model.output_blocks.3.1.proj_in.weight",
+    "VAE": "first_stage_model.encoder.down.1.block.0.conv1.bias",
+    "text encoder": "cond_stage_model.transformer.text_model.encoder.layers.1.self_attn.q_proj.weight",
+}
+
+
+def with_number(file: Path, tmp_path: Path, name: str, value: float, dtype: torch.dtype) -> Path:
+    """The file in another type, with one number of one tensor replaced by `value`."""
+
+    def spoil(tensors: dict[str, torch.Tensor]) -> None:
+        tensors |= {other: tensor.to(dtype) for other, tensor in tensors.items()}
+        tensors[name].view(-1)[-1] = value
+
+    return changed(tmp_path, file, spoil)
+
+
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (torch.float32, math.nan), (torch.float32, -math.inf), (torch.float16, math.inf), (torch.bfloat16, -math.nan), (torch.float64, math.nan),
+        (torch.float8_e4m3fn, math.nan), (torch.float8_e5m2, -math.inf),
+    ],
+)  # fmt: skip
+def test_a_part_with_a_number_that_is_not_finite_is_called_broken(files: dict, tmp_path: Path, part: str, dtype: torch.dtype, value: float) -> None:
+    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS[part], value, dtype))
+    load = {"UNet": checkpoint.load_unet, "VAE": checkpoint.load_vae, "text encoder": checkpoint.load_text_encoders}[part]
+    for read in (checkpoint.require_usable, load):
+        with pytest.raises(CheckpointError) as caught:
+            read(FLOAT32)
+        path = tmp_path / "changed.safetensors"
+        assert str(caught.value) == f"the {part} in {path} is broken: {PARTS[part]} holds numbers that are infinite or not a number"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, FLOAT32, torch.bfloat16])
+def test_a_number_beyond_fp16_is_refused_for_fp16_alone(files: dict, tmp_path: Path, dtype: torch.dtype) -> None:
+    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS["UNet"], -65536, dtype))
+    checkpoint.require_usable(torch.bfloat16)
+    for read in (checkpoint.require_usable, checkpoint.load_unet):
+        with pytest.raises(CheckpointError, match=r"proj_in.weight in .* holds numbers that are too large for fp16"):
+            read(torch.float16)
+    checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS["UNet"], -65280, dtype))
+    assert checkpoint.load_unet(torch.float16).state_dict()["up_blocks.1.attentions.0.proj_in.weight"].min() == -65280
+
+
+def test_a_broken_part_that_is_not_used_is_no_matter(files: dict, tmp_path: Path) -> None:
+    save_file(vae_tensors(files["sd1"]), tmp_path / "vae.safetensors")
+    broken = with_number(files["sd1"], tmp_path, PARTS["VAE"], math.nan, FLOAT32)
+    open_checkpoint(broken, vae=tmp_path / "vae.safetensors").require_usable(FLOAT32)
 
 
 def test_weights_the_unet_has_no_place_for_are_noted(files: dict, tmp_path: Path) -> None:

@@ -88,10 +88,37 @@ def test_a_floating_point_tiff_is_scaled_to_its_white(tmp_path, values):
     assert grey(tmp_path / "a.tif") == [0, 128, 255]
 
 
-def test_a_floating_point_tiff_with_infinite_pixels_gets_a_sentence(tmp_path):
-    Image.frombytes("F", (2, 1), struct.pack("=2f", 0.5, float("inf"))).save(tmp_path / "a.tif")
-    with pytest.raises(DatasetError, match="infinite"):
-        read_image(tmp_path / "a.tif")
+@pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_floating_point_tiff_with_pixels_that_are_no_numbers_is_refused_by_whoever_opens_it(tmp_path, value, place):
+    values = [0.25, 0.5, 0.75]
+    values[place] = float(value)
+    path = tmp_path / "a.tif"
+    Image.frombytes("F", (3, 1), struct.pack("=3f", *values)).save(path)
+    for read in (examine, read_image, lambda path: write_reduced(path, tmp_path / "small.webp", 100)):
+        with pytest.raises(DatasetError) as caught:
+            read(path)
+        assert str(caught.value) == f"{path} has pixels that are infinite or not a number (1 of them)"
+
+
+@pytest.mark.parametrize(
+    ("channels", "bits", "sample_format", "kind"),
+    [(3, 32, 3, "3 x 32 bits, floating point"), (1, 16, 3, "1 x 16 bits, floating point"), (1, 64, 1, "1 x 64 bits")],
+)
+def test_a_sound_tiff_of_an_unusual_kind_is_not_called_damaged(tmp_path, channels, bits, sample_format, kind):
+    path = tmp_path / "a.tif"
+    path.write_bytes(tiff(2, 2, channels=channels, bits=bits, pixels=bytes(4 * channels * bits // 8), sample_format=sample_format))
+    for read in (examine, read_image, image_size):
+        with pytest.raises(DatasetError, match="is a TIFF of a kind that is not read here") as caught:
+            read(path)
+        assert caught.value.message.values["kind"] == kind
+
+
+def test_an_uncompressed_ycbcr_tiff_is_not_called_cut_off(tmp_path):
+    Image.new("YCbCr", (8, 8)).save(tmp_path / "a.tif")
+    for read in (examine, read_image):
+        with pytest.raises(DatasetError, match=r"not read here \(YCbCr without compression\)"):
+            read(tmp_path / "a.tif")
 
 
 def test_a_32_bit_integer_tiff_is_scaled_to_its_white(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lora_trainer import config
 from lora_trainer.runs import events
@@ -16,7 +16,7 @@ from lora_trainer.runs.requests import Request, send_request
 from lora_trainer.worker import job
 from lora_trainer.worker.report import Report
 from lora_trainer.worker.training_job import TrainingJob
-from tests.made import begin, losses
+from tests.made import begin, losses, tiny_checkpoint
 
 
 def train_until(folder, step, monkeypatch, request="stop"):
@@ -242,6 +242,58 @@ def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
     assert skipped and all("img02.png" in message for message in skipped)
     assert status == job.FINISHED
     assert all(torch.isfinite(tensor).all() for tensor in load_file(folder.path / "run.safetensors").values())
+
+
+def spoiled_checkpoint(tmp_path, name, value):
+    tensors = {other: tensor.float() for other, tensor in load_file(tiny_checkpoint("sd1")).items()}
+    tensors[name].fill_(value)
+    save_file(tensors, tmp_path / "spoiled.safetensors", {"modelspec.resolution": "64x64"})
+    return str(tmp_path / "spoiled.safetensors")
+
+
+def phases(folder):
+    return [event.phase for event in folder.read_events() if isinstance(event, events.Phase)]
+
+
+def test_a_broken_checkpoint_is_named_before_anything_is_encoded(tmp_path):
+    name = "model.diffusion_model.out.2.bias"
+    folder = begin(tmp_path, base_model=spoiled_checkpoint(tmp_path, name, float("nan")))
+    failed = failure(folder)
+    assert failed.error == "CheckpointError" and failed.message.startswith("the UNet in ") and f"{name} holds numbers" in failed.message
+    assert "encoding" not in phases(folder)
+
+
+def test_a_vae_whose_latents_are_not_finite_is_named_while_encoding(tmp_path):
+    base = spoiled_checkpoint(tmp_path, "first_stage_model.encoder.conv_out.weight", 3e38)
+    failed = failure(begin(tmp_path, base_model=base))
+    assert failed.error == "NotFinite" and failed.message.startswith(f"the VAE in {base} turns img0")
+    assert failed.hint == "Set vae to another VAE file for this kind of checkpoint."
+
+
+def test_a_text_encoder_whose_answer_is_not_finite_is_named_while_encoding(tmp_path):
+    base = spoiled_checkpoint(tmp_path, "cond_stage_model.transformer.text_model.final_layer_norm.weight", 3e38)
+    folder = begin(tmp_path, base_model=base)
+    failed = failure(folder)
+    assert failed.error == "NotFinite" and failed.message == 'the text encoder turns the caption "" into numbers that are not finite'
+    assert "training" not in phases(folder)
+
+
+def test_a_run_without_one_finite_step_is_not_called_finished(tmp_path):
+    base = spoiled_checkpoint(tmp_path, "model.diffusion_model.out.2.weight", 3e38)
+    folder = begin(tmp_path, base_model=base)  # of six steps; from ten on the loop itself gives up
+    failed = failure(folder)
+    assert failed.message == "none of the 6 steps gave finite numbers, so nothing was learned"
+    assert "learning_rate is not the cause" in failed.hint
+    assert all("learning_rate is not the cause" in warning.hint for warning in folder.read_state().warnings)
+    assert not (folder.path / "run.safetensors").exists()
+
+
+def test_a_run_that_learned_nothing_is_not_called_finished(tmp_path):
+    (tmp_path / "Lora").mkdir()
+    folder = begin(tmp_path, learning_rate=1e-30, lora_dir=str(tmp_path / "Lora"))
+    failed = failure(folder)
+    assert failed.message == "after 6 steps the LoRA changes nothing: it has learned nothing" and "learning_rate" in failed.hint
+    assert not (folder.path / "run.safetensors").exists() and not list((tmp_path / "Lora").iterdir())
 
 
 def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):

@@ -18,7 +18,7 @@ from lora_trainer.dataset.images import digest
 if TYPE_CHECKING:
     from lora_trainer.dataset.check.measure import Measures
 
-VERSION = 2
+VERSION = 3
 """Raised when anything is measured differently: older files are then begun anew."""
 
 
