@@ -76,10 +76,11 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add("init", init, "write a commented YAML file to start from")
     sub.add_argument("file", type=Path)
 
-    sub = add("inspect", inspect, "say what a LoRA file is")
-    sub.add_argument("file", type=Path)
+    sub = add("inspect", inspect, "say what a LoRA file is, whoever made it, and which WebUI loads it")
+    sub.add_argument("file", type=Path, help="the file, or a folder of PEFT or diffusers")
     sub.add_argument("--base", type=Path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
     sub.add_argument("--json", action="store_true", help="as JSON")
+    sub.add_argument("--convert", type=Path, metavar="COPY", help="also write a copy under the names that every WebUI loads")
 
     sub = add("check", check, "look for what would spoil a training: blur, copies, borders, lettering, captions ...")
     sub.add_argument("folder", type=Path, help="the images, as for train_data_dir")
@@ -226,16 +227,21 @@ def init(asked: argparse.Namespace) -> int:
 
 
 def inspect(asked: argparse.Namespace) -> int:
+    from lora_trainer.lora.convert import convert
     from lora_trainer.lora.describe import describe
 
-    modules = None
+    base = None
     if asked.base is not None:
         from lora_trainer.checkpoint.load import open_checkpoint
-        from lora_trainer.lora.names import module_names
+        from lora_trainer.lora.names import base_layers
 
-        modules = module_names(open_checkpoint(asked.base).outline())
-    description = describe(asked.file, modules)
+        base = base_layers(open_checkpoint(asked.base).outline())
+    description = describe(asked.file, base)
     print(description.to_json() if asked.json else description.to_text())
+    if asked.convert is not None:
+        convert(description.path, asked.convert)
+        # beside the JSON, which others read
+        print(f"Wrote {asked.convert}.", file=sys.stderr)
     return 0
 
 

@@ -1,30 +1,47 @@
 """What a LoRA file is: for `python -m lora_trainer inspect FILE`.
 
-In: a .safetensors file of any origin and, if wanted, the layers of a base. Out: a Description, as text or JSON. Reads the header, and of the weights
-what it takes to measure the effect; no GPU. Files that are not LoRA get a LoraFileError that says what they are.
+In: a .safetensors file of any origin, or PEFT's folder, and, if wanted, the layers of a base. Out: a Description, as text or JSON. Reads the header,
+and of the weights what it takes to measure the effect; no GPU. Files that are not LoRA get a LoraFileError that says what they are.
 
-Understood: kohya's and the WebUI's names (LoRA, LoCon, LoHa, LoKr, DoRA and their kin) and those of PEFT and diffusers, old and new.
+Which names are understood, and which WebUI finds which of them: layouts.py. Where alpha comes from: scales.py.
 """
 
 from __future__ import annotations
 
 import json
 import math
-import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import files
+from lora_trainer.checkpoint.detect import stated_resolution
 from lora_trainer.checkpoint.header import Header, TensorInfo
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraFileError, Message
-from lora_trainer.lora.file import read_header
-from lora_trainer.lora.names import BaseModules, fits, sgm_name
+from lora_trainer.lora.convert import can_convert
+from lora_trainer.lora.file import find_in_folder, read_header
+from lora_trainer.lora.layouts import (
+    FAMILIES,
+    HOSTS,
+    KOHYA,
+    SD,
+    TEXT,
+    TEXT_2,
+    TEXT_3,
+    UNET,
+    Host,
+    Layer,
+    families_of,
+    form_of,
+    layers_in,
+)
+from lora_trainer.lora.names import BaseLayers, fits
+from lora_trainer.lora.scales import Scales, scales_of
 
-FAMILY_NAMES: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
-PART_NAMES = {"unet": "UNet", "text_encoder": "text encoder", "text_encoder_2": "text encoder 2"}
+PART_NAMES = {UNET: "denoiser", TEXT: "text encoder", TEXT_2: "text encoder 2", TEXT_3: "text encoder 3"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,17 +64,24 @@ class Description:
     kind: str
     """LoRA, LoCon, LoHa, LoKr, ..."""
     names: str
-    """Whose key names: WebUI, diffusers, PEFT."""
-    family: Family | None
+    """Whose key names: kohya, ComfyUI, diffusers, OneTrainer ..."""
+    named_layers: str
+    """Whose layers these names are of, diffusers' or the model's own; empty: not known, or both."""
+    families: tuple[str, ...]
+    """Which model it is for: sd1, sdxl, flux ... Several: nothing in the file tells them apart."""
     family_source: str
     parts: Mapping[str, PartDescription]
     parameter_count: int
     dtypes: tuple[str, ...]
     ranks: tuple[int, ...]
     alphas: tuple[float, ...]
-    """Empty: the file has none, and the effect is up @ down."""
-    scales: tuple[float, ...]
-    """alpha / rank: what strength 1 multiplies up @ down by."""
+    """Empty: nobody states any."""
+    alpha_source: str
+    """Where alpha is stated, if not in the weights."""
+    scales: tuple[float, ...] | None
+    """alpha / rank: what strength 1 multiplies up @ down by. Empty: there is no rank. None: not known."""
+    square_root: bool
+    """The scale is alpha / sqrt(rank)."""
     trigger: str | None
     step: int | None
     epoch: int | None
@@ -69,8 +93,15 @@ class Description:
     """Layers of the file that the base does not have. None: no base was given."""
     misshapen: tuple[str, ...] | None
     """Layers whose shapes do not fit the base's."""
+    hosts: tuple[Message, ...]
+    """What each WebUI makes of it, in sentences."""
     notes: tuple[Message, ...]
     """What its user should know, in sentences."""
+
+    @property
+    def family(self) -> str | None:
+        """The family, if it is known."""
+        return self.families[0] if len(self.families) == 1 else None
 
     @property
     def module_count(self) -> int:
@@ -82,23 +113,24 @@ class Description:
 
     def to_json(self) -> str:
         """All fields as JSON."""
-        values = {**asdict(self), "path": str(self.path), "module_count": self.module_count, "does_nothing": self.does_nothing}
-        values["notes"] = [str(note) for note in self.notes]
-        return json.dumps(values, ensure_ascii=False, indent=2)
+        values = {**asdict(self), "path": str(self.path), "family": self.family, "module_count": self.module_count, "does_nothing": self.does_nothing}
+        values |= {"hosts": [str(host) for host in self.hosts], "notes": [str(note) for note in self.notes]}
+        return json.dumps(_json_able(values), ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_text(self) -> str:
         """A few aligned lines; what is not known is left out."""
-        family = FAMILY_NAMES[self.family] if self.family else "unknown"
+        family = " or ".join(FAMILIES[family].name for family in self.families) or "unknown"
+        ratio = "alpha / sqrt(rank)" if self.square_root else "alpha / rank"
         lines = [
             ("file", f"{self.path} ({self.byte_count / 1e6:.2f} MB)"),
             ("title", self.title),
-            ("kind", f"{self.kind}, {self.names} names"),
+            ("kind", f"{self.kind}, {self.names} names" + (f" of {self.named_layers}" if self.named_layers else "")),
             ("family", f"{family} ({self.family_source})" if self.family_source else family),
-            *((PART_NAMES.get(name, name), _part_line(part)) for name, part in self.parts.items()),
+            *((self._part_name(name), _part_line(part)) for name, part in self.parts.items()),
             ("parameters", f"{self.parameter_count:,} in {', '.join(self.dtypes)}"),
             ("rank", _numbers(self.ranks)),
-            ("alpha", _numbers(self.alphas) or "none (same as the rank)"),
-            ("scale", _numbers(self.scales) + " = alpha / rank" if self.scales else None),
+            ("alpha", self._alpha_line()),
+            ("scale", "unknown" if self.scales is None else f"{_numbers(self.scales)} = {ratio}" if self.scales else None),
             ("trigger", self.trigger),
             ("trained", _trained(self.step, self.epoch)),
             ("base model", self.base_model),
@@ -106,148 +138,88 @@ class Description:
             ("resolution", ", ".join(self.resolutions)),
             ("unmatched", None if self.unmatched is None else _layers(self.unmatched, "none" if self.misshapen else FITS)),
             ("misshapen", _layers(self.misshapen, "none") if self.misshapen else None),
+            *(("WebUIs", str(host)) for host in self.hosts),
             *(("note", str(note)) for note in self.notes),
         ]
         return "\n".join(f"{label + ':':<16} {value}" for label, value in lines if value not in (None, ""))
 
+    def _alpha_line(self) -> str | None:
+        if self.alphas:
+            return _numbers(self.alphas) + (f" ({self.alpha_source})" if self.alpha_source else "")
+        if self.scales is None:
+            return "not known"
+        return "none (same as the rank)" if self.ranks else None
 
-def describe(path: Path, modules: BaseModules | None = None) -> Description:
-    """Read a LoRA file. modules: the base's layers from `names.module_names`, to list what would not match.
+    def _part_name(self, part: str) -> str:
+        return "UNet" if part == UNET and set(self.families) <= SD else PART_NAMES.get(part, part)
 
-    Raises LoraFileError for a file that is not a LoRA, or cannot be read.
+
+def _json_able(value: Any) -> Any:
+    """JSON has no NaN: a number that is not finite becomes its name."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _json_able(inner) for key, inner in value.items()}
+    return [_json_able(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def describe(path: Path, base: BaseLayers | None = None) -> Description:
+    """Read a LoRA file, or the one in a folder. base: its layers from `names.base_layers`, to list what would not match.
+
+    Raises LoraFileError for a file that is not a LoRA, or cannot be read, and nothing else.
     """
-    header = read_header(Path(path))
-    layers = _layers_in(header)
+    path = find_in_folder(Path(path))
+    header = read_header(path)
+    layers = layers_in(header)
     if not layers:
         raise _not_a_lora(header)
-    kind = _kind(header, layers)
-    peft = any(".lora_A." in name for name in header.tensors)
-    names = "WebUI" if any(layer.webui for layer in layers.values()) else "PEFT" if peft else "diffusers"
-    family, source = _family(header, layers)
-    effects = _Measure(header).effects(layers)
-    part_names = sorted({layer.part for layer in layers.values()}, key=lambda part: (part != "unet", part))
-    parts = {part: _part([name for name, layer in layers.items() if layer.part == part], effects) for part in part_names}
-    alphas = _alphas(header, layers)
-    ranks = {name: layer.rank for name, layer in layers.items() if layer.rank}
-    scales = {alphas.get(name, rank) / rank for name, rank in ranks.items()}
-    unmatched, misshapen = _compare(layers, modules) if modules is not None else (None, None)
-    values = header.metadata
-    return Description(
-        path=Path(path), byte_count=header.file_size, kind=kind, names=names, family=family, family_source=source, parts=parts,
-        parameter_count=sum(prod(info.shape) for name, info in header.tensors.items() if not name.endswith(".alpha")),
-        dtypes=tuple(sorted({info.dtype for name, info in header.tensors.items() if not name.endswith(".alpha")})),
-        ranks=tuple(sorted(set(ranks.values()))), alphas=tuple(sorted(set(alphas.values()))), scales=tuple(sorted(scales)),
-        trigger=values.get("modelspec.trigger_phrase") or None, step=_whole(values.get("ss_steps")), epoch=_whole(values.get("ss_epoch")),
-        base_model=_known(values.get("ss_sd_model_name")), image_count=_image_count(values), resolutions=_resolutions(values),
-        title=values.get("modelspec.title") or _known(values.get("ss_output_name")), unmatched=unmatched, misshapen=misshapen,
-        notes=tuple(_notes(names, family, values, parts, unmatched, len(layers))),
+    measure = _Measure(header)
+    families, source = families_of(layers, header.metadata)
+    scales = scales_of(header, layers, measure.number)
+    sizes = {name: measure.size(layer) for name, layer in layers.items()}
+    part_names = sorted({layer.part for layer in layers.values()}, key=lambda part: (part != UNET, part))
+    parts = {part: _part([name for name, layer in layers.items() if layer.part == part], sizes, scales) for part in part_names}
+    unmatched, misshapen = _compare(layers, base) if base is not None else (None, None)
+    numbers = [info for name, info in header.tensors.items() if not name.endswith(".alpha")]
+    layouts = [layout for layout, _ in Counter(layer.layout.name for layer in layers.values()).most_common()]
+    known, values = None not in scales.by_layer.values(), header.metadata
+    description = Description(
+        path=path, byte_count=header.file_size, kind=_kind(header, layers), names=" and ".join(layouts), named_layers=_named_layers(layers, families),
+        families=families, family_source=source, parts=parts,
+        parameter_count=sum(prod(info.shape) for info in numbers), dtypes=tuple(sorted({info.dtype for info in numbers})),
+        ranks=tuple(sorted({layer.rank for layer in layers.values() if layer.rank})), alphas=scales.alphas, alpha_source=scales.source,
+        scales=scales.known if known else None, square_root=scales.square_root, trigger=values.get("modelspec.trigger_phrase") or None,
+        step=_whole(values.get("ss_steps")), epoch=_whole(values.get("ss_epoch")), base_model=_known(values.get("ss_sd_model_name")),
+        image_count=_image_count(values), resolutions=_resolutions(values),
+        title=values.get("modelspec.title") or _known(values.get("ss_output_name")), unmatched=unmatched, misshapen=misshapen, hosts=(), notes=(),
     )  # fmt: skip
+    hosts = tuple(_hosts(header, layers, families, {*(unmatched or ()), *(misshapen or ())}))
+    return replace(description, hosts=hosts, notes=tuple(_notes(description, layers, values, measure)))
 
 
 # --- layers ------------------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(kw_only=True)
-class _Layer:
-    """One adapted layer: its name up to the first weight's, and its weights by what comes after."""
-
-    part: str
-    webui: bool
-    weights: dict[str, TensorInfo]
-
-    @property
-    def down(self) -> TensorInfo | None:
-        return next((info for end, info in self.weights.items() if end in DOWN_ENDS), None)
-
-    @property
-    def up(self) -> TensorInfo | None:
-        return next((info for end, info in self.weights.items() if end in UP_ENDS), None)
-
-    @property
-    def rank(self) -> int | None:
-        if self.down:
-            return self.down.shape[0]
-        # LoHa and LoKr: the inner side of the first factor that is decomposed
-        inner = next((info for end, info in self.weights.items() if end in ("hada_w1_b", "lokr_w2_b", "lokr_w1_b")), None)
-        return inner.shape[0] if inner else None
-
-
-DOWN_ENDS = ("lora_down.weight", "lora_A.weight", "lora_A.default.weight", "lora.down.weight", "lora_linear_layer.down.weight", "_lora.down.weight")
-UP_ENDS = ("lora_up.weight", "lora_B.weight", "lora_B.default.weight", "lora.up.weight", "lora_linear_layer.up.weight", "_lora.up.weight")
-WEBUI_NAME = re.compile(r"(lora_(?:unet|te|te1|te2|te3|transformer)_[^.]+|(?:lycoris|oft_unet|oft_te\d?)_[^.]+)\.(.+)")
-DIFFUSERS_NAME = re.compile(
-    r"(.+?)(?:\.(lora_[AB](?:\.default)?\.weight|lora_magnitude_vector.*|lora\.(?:down|up)\.weight|lora_linear_layer\.(?:down|up)\.weight|alpha)"
-    r"|(_lora\.(?:down|up)\.weight))"
-)
-LYCORIS_KINDS = {
-    "hada_": "LoHa", "lokr_": "LoKr", "oft_": "OFT", "a1.weight": "GLoRA", "diff": "full difference", "on_input": "IA3", "w_norm": "norms",
-}  # fmt: skip
-
-
-def _layers_in(header: Header) -> dict[str, _Layer]:
-    layers: dict[str, _Layer] = {}
-    for key, info in header.tensors.items():
-        match = WEBUI_NAME.fullmatch(key)
-        if match:
-            name, end, webui = match[1], match[2], True
-        else:
-            match = DIFFUSERS_NAME.fullmatch(key)
-            if not match:
-                continue
-            name, end, webui = match[1], match[2] or match[3], False
-        layers.setdefault(name, _Layer(part=_part_of(name), webui=webui, weights={})).weights[end] = info
-    return {name: layer for name, layer in layers.items() if set(layer.weights) != {"alpha"}}
-
-
-def _part_of(name: str) -> str:
-    if name.startswith(("lora_te2_", "text_encoder_2.")):
-        return "text_encoder_2"
-    if name.startswith(("lora_te_", "lora_te1_", "oft_te", "text_encoder.")):
-        return "text_encoder"
-    if name.startswith(("lora_te3_", "text_encoder_3.")):
-        return "text encoder 3"
-    if name.startswith(("transformer.", "lora_transformer_")):
-        return "transformer"
-    if name.startswith("base_model.model.") or ".layers." in name:
-        return "text_encoder" if "text_model" in name else "language model" if ".layers." in name else "unet"
-    return "unet"
-
-
-def _kind(header: Header, layers: Mapping[str, _Layer]) -> str:
-    ends = {end for layer in layers.values() for end in layer.weights}
-    kinds = list(dict.fromkeys(kind for start, kind in LYCORIS_KINDS.items() if any(end.startswith(start) for end in ends)))
-    if any(layer.down for layer in layers.values()):
-        convolution = any(layer.down and layer.down.shape[2:] not in ((), (1, 1)) for layer in layers.values())
-        kinds.insert(0, "LoCon (LoRA with 3x3 convolutions)" if convolution else "LoRA")
-    if any("dora_scale" in end or "lora_magnitude_vector" in end for end in ends):
-        kinds.append("DoRA")
+def _kind(header: Header, layers: Mapping[str, Layer]) -> str:
+    found = {kind for layer in layers.values() for kind in layer.kinds if kind}
+    kinds = [kind for kind in KINDS if kind in found]
+    if "LoRA" in kinds and any("LoRA" in layer.kinds and layer.kernel not in ((), (1, 1)) for layer in layers.values()):
+        kinds[0] = "LoCon (LoRA with 3x3 convolutions)"
+    if "OFT" in kinds and any(len(info.shape) == 4 for layer in layers.values() for role, info in layer.roles.items() if role == "blocks"):
+        kinds[kinds.index("OFT")] = "BOFT"
     if any(key.startswith("bundle_emb.") for key in header.tensors):
         kinds.append("bundled embedding")
-    return " + ".join(kinds) or "unknown"
+    return " + ".join(kinds)
 
 
-def _family(header: Header, layers: Mapping[str, _Layer]) -> tuple[Family | None, str]:
-    """The family and what says so: the metadata, else the width of the text states that cross attention reads."""
-    version, architecture = header.metadata.get("ss_base_model_version", ""), header.metadata.get("modelspec.architecture", "")
-    if version.startswith("sdxl_") or architecture.startswith("stable-diffusion-xl"):
-        return "sdxl", "metadata"
-    if header.metadata.get("ss_v2") == "True" or architecture.startswith("stable-diffusion-v2"):
-        return "sd2", "metadata"
-    if version.startswith("sd_v1") or architecture.startswith("stable-diffusion-v1"):
-        return "sd1", "metadata"
-    if any(name.startswith(("lora_te2_", "text_encoder_2.")) for name in layers):
-        return "sdxl", "two text encoders"
-    widths = {layer.down.shape[1] for name, layer in layers.items() if layer.down and re.search(r"attn2[._](?:processor[._])?to_[kv]$", name)}
-    families: dict[int, Family] = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-    known = {families[width] for width in widths if width in families}
-    if len(known) == 1 and len(widths) == 1:
-        return known.pop(), f"text states of {widths.pop()} numbers"
-    return None, ""
+KINDS = ("LoRA", "LoHa", "LoKr", "OFT", "BOFT", "GLoRA", "full difference", "IA3", "norms", "VeRA", "DoRA")
+"""In the order they are told."""
+FORM_NAMES = {"native": "the model's own layers", "diffusers": "diffusers' layers", "processor": "diffusers' layers"}
 
 
-def _alphas(header: Header, layers: Mapping[str, _Layer]) -> dict[str, float]:
-    measure = _Measure(header)
-    return {name: measure.number(layer.weights["alpha"]) for name, layer in layers.items() if "alpha" in layer.weights}
+def _named_layers(layers: Mapping[str, Layer], families: tuple[str, ...]) -> str:
+    forms = {FORM_NAMES[form_of(layer, families[0])] for layer in layers.values() if layer.part == UNET} if families else set()
+    return forms.pop() if len(forms) == 1 else ""
 
 
 # --- weights -----------------------------------------------------------------------------------------------------------------------------
@@ -258,64 +230,83 @@ class _Measure:
 
     def __init__(self, header: Header) -> None:
         self.header = header
+        self.unread = set[str]()
+        """Types of numbers that this torch does not know."""
 
-    def tensor(self, info: TensorInfo) -> Any:
-        """The tensor as float32."""
+    def tensor(self, info: TensorInfo, count: int | None = None) -> Any:
+        """The tensor, or its first `count` numbers, as float32; None for a type that this torch does not know."""
         import torch
 
-        types = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64, "I32": torch.int32}
-        if info.dtype not in types:
-            raise LoraFileError("{path} holds numbers of type {dtype}", hint="Convert it to fp16 first.", path=self.header.path, dtype=info.dtype)
-        with self.header.path.open("rb") as stream:
-            stream.seek(self.header.data_start + info.start)
-            content = bytearray(stream.read(info.end - info.start))
-        if not content:
-            return torch.zeros(info.shape)
-        return torch.frombuffer(content, dtype=types[info.dtype]).reshape(info.shape).float()
+        dtype = getattr(torch, DTYPES.get(info.dtype, ""), None)
+        if dtype is None:
+            self.unread.add(info.dtype)
+            return None
+        length = info.end - info.start if count is None else min(info.end - info.start, count * dtype.itemsize)
+        try:
+            with self.header.path.open("rb") as stream:
+                stream.seek(self.header.data_start + info.start)
+                content = bytearray(stream.read(length))
+        except OSError as error:
+            raise LoraFileError(
+                "{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=self.header.path, reason=error.strerror or error
+            ) from error
+        if len(content) < length:
+            raise LoraFileError("{path} has changed while it was read", hint="Wait until it is whole, then try again.", path=self.header.path)
+        values = torch.frombuffer(content, dtype=dtype).float() if content else torch.zeros(0)
+        return values if count is not None else values.reshape(info.shape)
 
-    def number(self, info: TensorInfo) -> float:
+    def number(self, info: TensorInfo) -> float | None:
+        values = self.tensor(info, 1)
         # 2.7 in float32 is 2.7000000476...: seven digits are what it holds
-        return float(f"{float(self.tensor(info).reshape(-1)[0]):.7g}")
+        number = float(f"{float(values[0]):.7g}") if values is not None and len(values) else math.nan
+        return number if math.isfinite(number) else None
 
-    def effects(self, layers: Mapping[str, _Layer]) -> dict[str, float | None]:
-        """Root mean square of alpha / rank * up @ down for each layer; None where the layer is of another kind."""
-        return {name: self._effect(layer) for name, layer in layers.items()}
-
-    def _effect(self, layer: _Layer) -> float | None:
-        if layer.down is None or layer.up is None or any(end.startswith("lora_mid") for end in layer.weights):
+    def size(self, layer: Layer) -> float | None:
+        """Root mean square of up @ down; None where the layer is of another kind."""
+        down, up = layer.roles.get("down"), layer.roles.get("up")
+        if down is None or up is None or "mid" in layer.roles or "magnitude" in layer.roles:
             return None
-        down, up = self.tensor(layer.down).flatten(1), self.tensor(layer.up).flatten(1)
-        if up.shape[1] != down.shape[0]:
+        if len(down.shape) < 2 or len(up.shape) < 2 or prod(up.shape[1:]) != down.shape[0] or 0 in (*up.shape, *down.shape):
             return None
-        scale = self.number(layer.weights["alpha"]) / down.shape[0] if "alpha" in layer.weights else 1.0
-        # |up @ down|^2 = trace((up^T up)(down down^T)): small matrices instead of one of the base's size
-        squares = float(((up.T @ up) * (down @ down.T)).sum())
-        return abs(scale) * math.sqrt(max(squares, 0.0) / (up.shape[0] * down.shape[1])) if squares == squares else math.nan
+        read = self.tensor(down), self.tensor(up)
+        if any(tensor is None for tensor in read):
+            return None
+        a, b = (tensor.flatten(1) for tensor in read)
+        # |up @ down|^2 = trace((up^T up)(down down^T)): whichever takes the smaller matrices
+        small = a.shape[0] <= min(a.shape[1], b.shape[0])
+        squares = float(((b.T @ b) * (a @ a.T)).sum() if small else (b @ a).pow(2).sum())
+        return math.sqrt(max(squares, 0.0) / (b.shape[0] * a.shape[1])) if squares == squares else math.nan
 
 
-def _part(names: list[str], effects: Mapping[str, float | None]) -> PartDescription:
-    measured = [effect for name in names if (effect := effects[name]) is not None]
-    mean = math.sqrt(sum(effect * effect for effect in measured) / len(measured)) if measured else None
-    return PartDescription(module_count=len(names), effect=mean, idle_modules=sum(effects[name] == 0 for name in names))
+DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
+}  # fmt: skip
+
+
+def _part(names: list[str], sizes: Mapping[str, float | None], scales: Scales) -> PartDescription:
+    effects = [abs(scale) * size for name in names if (size := sizes[name]) is not None and (scale := scales.by_layer.get(name)) is not None]
+    mean = math.sqrt(sum(effect * effect for effect in effects) / len(effects)) if effects else None
+    idle = sum(sizes[name] == 0 or scales.by_layer.get(name) == 0 for name in names)
+    return PartDescription(module_count=len(names), effect=mean, idle_modules=idle)
 
 
 # --- the base ----------------------------------------------------------------------------------------------------------------------------
 
 
-def _compare(layers: Mapping[str, _Layer], modules: BaseModules) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Layers that the base lacks, and those whose shape differs. SDXL's UNet goes by two sets of names; the hosts know both."""
-    known = {_canonical(name): shape for name, shape in modules.items()}
-    unmatched = tuple(name for name in layers if _canonical(name) not in known)
-    misshapen = tuple(
-        name for name, layer in layers.items()
-        if layer.down and layer.up and (shape := known.get(_canonical(name))) is not None and not fits(shape, layer.down.shape, layer.up.shape)
-    )  # fmt: skip
+def _compare(layers: Mapping[str, Layer], base: BaseLayers) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Layers that the base lacks, and those whose shape differs."""
+    shapes = {name: base.shape(layer.part, layer.path, flat=layer.layout.flat) for name, layer in layers.items()}
+    unmatched = tuple(name for name, shape in shapes.items() if shape is None)
+    misshapen = tuple(name for name, shape in shapes.items() if shape is not None and not _fits(layers[name], shape))
     return unmatched, misshapen
 
 
-def _canonical(name: str) -> str:
-    prefix = "lora_unet_"
-    return prefix + sgm_name(name[len(prefix) :]) if name.startswith(prefix) else name
+def _fits(layer: Layer, shape: tuple[int, ...]) -> bool:
+    down, up, mid = (layer.roles.get(role) for role in ("down", "up", "mid"))
+    if down and up:
+        return fits(shape, (*down.shape[:2], *mid.shape[2:]) if mid else down.shape, up.shape)
+    return layer.width in (None, shape[1], prod(shape[1:])) and layer.height in (None, shape[0])
 
 
 # --- metadata ----------------------------------------------------------------------------------------------------------------------------
@@ -323,8 +314,8 @@ def _canonical(name: str) -> str:
 
 def _object(values: Mapping[str, str], key: str) -> Mapping[str, Any]:
     try:
-        parsed = json.loads(values.get(key, ""))
-    except ValueError:
+        parsed = files.parse_json(values.get(key, ""))
+    except files.NotJson:
         return {}
     return parsed if isinstance(parsed, dict) else {}
 
@@ -340,13 +331,13 @@ def _resolutions(values: Mapping[str, str]) -> tuple[str, ...]:
     counts: dict[str, int] = {}
     for bucket in buckets.values() if isinstance(buckets, dict) else ():
         size = bucket.get("resolution") if isinstance(bucket, dict) else None
-        if isinstance(size, list) and len(size) == 2:
+        if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side < 100_000 for side in size):
             text = f"{size[0]}x{size[1]}"
             counts[text] = counts.get(text, 0) + (_whole(bucket.get("count")) or 0)
     if counts:
         return tuple(sorted(counts, key=lambda text: -counts[text]))
-    asked = values.get("modelspec.resolution")
-    return (asked,) if asked else ()
+    asked = stated_resolution(values)
+    return (f"{asked[0]}x{asked[1]}",) if asked else ()
 
 
 def _whole(value: Any) -> int | None:
@@ -363,27 +354,67 @@ def _known(value: str | None) -> str | None:
 # --- sentences ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _notes(
-    names: str, family: Family | None, values: Mapping[str, str], parts: Mapping[str, PartDescription], unmatched: tuple[str, ...] | None, total: int
-) -> Iterator[Message]:
-    if "language model" in parts:
+def _hosts(header: Header, layers: Mapping[str, Layer], families: tuple[str, ...], lost: set[str]) -> Iterator[Message]:
+    """A sentence for each WebUI; where the family is not known, only what is the same for each that it may be. lost: what the base lacks."""
+    for host in HOSTS:
+        told = [_told_by(host, header, layers, family, lost) for family in families or tuple(host.families)]
+        if told and all(message == told[0] for message in told):
+            yield told[0]
+
+
+def _told_by(host: Host, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]) -> Message:
+    if family not in host.families:
+        return Message("{host} does not run {family} models.", {"host": host.name, "family": FAMILIES[family].name})
+    found = [layer for name, layer in layers.items() if name not in lost and host.finds(layer, family)]
+    keys = len(header.tensors)
+    unmatched = keys - sum(len(layer.weights) for layer in found)
+    values = {"host": host.name, "loaded": len(found), "count": len(layers), "unmatched": unmatched, "keys": keys}
+    if not found:
+        return Message("{host} loads none of its {count} layers.", values)
+    if host.passes_over(unmatched, keys):
+        return Message("{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.", values)
+    if len(found) < len(layers):
+        return Message("{host} loads {loaded} of its {count} layers.", values)
+    return Message("{host} loads all its layers.", {"host": host.name})
+
+
+def _notes(description: Description, layers: Mapping[str, Layer], values: Mapping[str, str], measure: _Measure) -> Iterator[Message]:
+    family, total = description.family, len(layers)
+    if "language model" in description.parts:
         yield Message("This LoRA belongs to a language model; the WebUI cannot use it.")
-    elif names != "WebUI":
-        yield Message("The key names are those of diffusers: A1111 loads zero layers of such a file, and does not say so.")
-    elif not values:
+        return
+    renamable = any(layer.layout is not KOHYA for layer in layers.values()) and can_convert(layers, description.families)
+    if renamable:
+        yield Message("A copy that every WebUI loads: python -m lora_trainer inspect FILE --convert COPY.safetensors")
+    elif not values and description.families and set(description.families) <= SD:
         yield Message("There is no metadata: A1111 cannot tell its family.")
     elif family == "sdxl" and not values.get("ss_base_model_version", "").startswith("sdxl_"):
         yield Message("The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL model is loaded.")
-    if sum(part.idle_modules for part in parts.values()) == total:
+    if not renamable or description.scales is None:
+        # the copy has alpha where it is looked for
+        yield from _scale_notes(description)
+    if sum(part.idle_modules for part in description.parts.values()) == total:
         yield Message("All its weights are zero: it changes nothing.")
-    if any(part.effect is not None and not math.isfinite(part.effect) for part in parts.values()):
+    if any(part.effect is not None and not math.isfinite(part.effect) for part in description.parts.values()):
         yield Message("Some weights are not finite: pictures will be black or noise.")
-    if unmatched:
+    if measure.unread:
+        yield Message("Weights of type {types} were not measured.", {"types": ", ".join(sorted(measure.unread))})
+    if description.unmatched:
         template = "{count} of {total} layers match nothing in this base model; the hosts pass over them."
-        yield Message(template, {"count": len(unmatched), "total": total})
+        yield Message(template, {"count": len(description.unmatched), "total": total})
+
+
+def _scale_notes(description: Description) -> Iterator[Message]:
+    if description.scales is None:
+        yield Message("Alpha is stated neither in the file nor in an adapter_config.json beside it; the WebUIs take it to be the rank.")
+    elif description.alpha_source and description.scales not in ((), (1.0,)):
+        values = {"source": description.alpha_source, "strength": _numbers(description.scales)}
+        yield Message("The WebUIs do not read alpha from {source}: there a strength of {strength} has the effect of 1.", values)
 
 
 OTHER_FILES: tuple[tuple[Callable[[str], bool], str], ...] = (
+    (lambda key: key.startswith("lllite_"), "a ControlNet-LLLite"),
+    (lambda key: key in ("lora_controlnet", "controlnet_cond_embedding.conv_in.weight"), "a ControlNet"),
     (lambda key: key.startswith(("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.")), "a checkpoint"),
     (lambda key: key.startswith("control_model."), "a ControlNet"),
     (lambda key: key.startswith(("first_stage_model.", "decoder.up", "encoder.down")), "a VAE"),
@@ -398,12 +429,12 @@ def _not_a_lora(header: Header) -> LoraFileError:
     for matches, what in OTHER_FILES:
         if any(matches(key) for key in header.tensors):
             return LoraFileError("{path} is {what}, not a LoRA", hint="`inspect` describes LoRA files.", path=header.path, what=what)
-    example = next(iter(header.tensors))
+    example = next(iter(header.tensors))[:200]
     return LoraFileError("{path} holds no LoRA: it has weights such as {example}", hint="Choose a LoRA file.", path=header.path, example=example)
 
 
 def _part_line(part: PartDescription) -> str:
-    text = f"{part.module_count} layers"
+    text = f"{part.module_count} {'layer' if part.module_count == 1 else 'layers'}"
     if part.effect is not None:
         text += f", typical change of a weight {part.effect:.2e}"
     return text + (f", {part.idle_modules} of them without effect" if part.idle_modules else "")

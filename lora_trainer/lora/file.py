@@ -32,6 +32,29 @@ def read_header(path: Path) -> Header:
         raise LoraFileError(error.message.template, hint=hint, **error.message.values) from error
 
 
+IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
+"""What PEFT and diffusers call the file in a folder of theirs."""
+
+
+def find_in_folder(path: Path) -> Path:
+    """The LoRA file that a folder stands for: PEFT's, the only one, or diffusers'. Any other path is given back as it is. Raises LoraFileError."""
+    if not path.is_dir():
+        return path
+    try:
+        found = sorted(file for file in path.iterdir() if file.suffix.lower() == ".safetensors")
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise LoraFileError("{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=path, reason=reason) from error
+    usual = [path / name for name in IN_FOLDER if path / name in found]
+    if len(found) == 1 or usual:
+        return found[0] if len(found) == 1 else usual[0]
+    if found:
+        names = ", ".join(file.name for file in found[:5])
+        raise LoraFileError("{path} holds {count} files: {names} ...", hint="Name one of them.", path=path, count=len(found), names=names)
+    hint = "Name a LoRA file, or the folder that PEFT or diffusers has saved one in. A pickle (.bin) is not opened: it can run any program."
+    raise LoraFileError("there is no .safetensors file in {path}", hint=hint, path=path)
+
+
 def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
     """The bytes in front of the tensors: length, JSON, spaces up to a multiple of 8. Metadata is sorted: the same values, the same bytes."""
     entries: dict[str, object] = {"__metadata__": {_clean(key): _clean(metadata[key]) for key in sorted(metadata)}} if metadata else {}

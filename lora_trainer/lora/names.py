@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from lora_trainer.checkpoint.parts import Family, Parts
@@ -82,6 +83,33 @@ def diffusers_names(parts: Parts) -> BaseModules:
     return {f"{part}.{path}": tuple(layer.weight.shape) for part, model in part_models(parts) for path, layer in adaptable_layers(model).items()}
 
 
+@dataclass(frozen=True)
+class BaseLayers:
+    """Every layer of a base that can hold a LoRA, by part and flat path, under each set of names that LoRA files use."""
+
+    webui: Mapping[tuple[str, str], Shape]
+    """By the checkpoint's own path, as A1111 translates diffusers'."""
+    diffusers: Mapping[tuple[str, str], Shape]
+
+    def shape(self, part: str, path: str, *, flat: bool) -> Shape | None:
+        """The shape of a layer's weight, or None. flat: it is a WebUI's name, where diffusers' paths are translated as A1111 does it."""
+        own = self.webui.get((part, sgm_name(path) if part == "unet" else path))
+        return own if flat or own is not None else self.diffusers.get((part, path))
+
+
+def base_layers(parts: Parts) -> BaseLayers:
+    """The layers of the loaded models, under all their names."""
+    depth = unet_depth(parts)
+    webui: dict[tuple[str, str], Shape] = {}
+    diffusers: dict[tuple[str, str], Shape] = {}
+    for part, model in part_models(parts):
+        for path, layer in adaptable_layers(model).items():
+            flat = _flat(part, path)
+            diffusers[part, flat] = tuple(layer.weight.shape)
+            webui[part, sgm_name(flat, depth) if part == "unet" else flat] = tuple(layer.weight.shape)
+    return BaseLayers(webui=webui, diffusers=diffusers)
+
+
 def module_names_of_weights(family: Family, weights: Mapping[Part, Mapping[str, Shape]]) -> BaseModules:
     """The same from the shapes of the weights alone: part -> {"down_blocks.0....to_q.weight": (out, in)} in diffusers' names."""
     found: dict[str, Shape] = {}
@@ -107,14 +135,17 @@ def unet_depth(parts: Parts) -> int:
 
 def webui_name(family: Family, part: Part, path: str, depth: int = USUAL_DEPTH) -> str:
     """A layer's name in a WebUI LoRA file, without `.lora_down.weight` and the like. depth: of the UNet, see `unet_depth`."""
-    name = path.replace(".", "_")
-    if part != "unet" and not name.startswith("text_model_"):
-        # transformers 5 has no text_model in between; the hosts do
-        name = "text_model_" + name
+    name = _flat(part, path)
     if part == "unet" and (family == "sdxl" or depth != USUAL_DEPTH):
         # A1111 translates diffusers' names as if every block had two layers; the file's own names need no translation
         name = sgm_name(name, depth)
     return PREFIXES[family][part] + name
+
+
+def _flat(part: Part, path: str) -> str:
+    name = path.replace(".", "_")
+    # transformers 5 has no text_model in between; the hosts do
+    return name if part == "unet" or name.startswith("text_model_") else "text_model_" + name
 
 
 SGM_RESNET = {"conv1": "in_layers_2", "conv2": "out_layers_3", "time_emb_proj": "emb_layers_1", "conv_shortcut": "skip_connection"}

@@ -1,0 +1,142 @@
+"""How strongly each layer of a LoRA acts at strength 1: alpha / rank, wherever alpha is stated.
+
+In: a file's header and its layers. Out: Scales; None for a layer whose alpha nobody states, never a guess. Looked for, first answer wins:
+
+1. a tensor in the file: `.alpha`, or `.scale` itself (kohya, LyCORIS, OneTrainer)
+2. the header's `lora_adapter_metadata` (diffusers since 0.34), or `unet.lora_alpha` in it (SimpleTuner)
+3. `adapter_config.json` beside the file (PEFT), with alpha_pattern, rank_pattern and use_rslora: alpha / sqrt(rank)
+4. none: 1 for the layouts that mean that by it; our own files in diffusers' form, which have the scale in their weights
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.checkpoint.header import Header, TensorInfo
+from lora_trainer.lora.layouts import DIFFUSERS, Layer
+
+CONFIG_FILE = "adapter_config.json"
+IN_HEADER = "lora_adapter_metadata"
+OURS = "sd-webui-lora-trainer/"
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scales:
+    """alpha and alpha / rank of each layer that has a rank."""
+
+    by_layer: Mapping[str, float | None]
+    """None: not known."""
+    alphas: tuple[float, ...]
+    source: str
+    """Where alpha is stated, if not in the weights: the metadata's key, or a file's name."""
+    square_root: bool = False
+    """alpha / sqrt(rank)"""
+
+    @property
+    def known(self) -> tuple[float, ...]:
+        return tuple(sorted({scale for scale in self.by_layer.values() if scale is not None}))
+
+
+def scales_of(header: Header, layers: Mapping[str, Layer], number: Callable[[TensorInfo], float | None]) -> Scales:
+    """number: reads a tensor of one number."""
+    ranks = {name: layer.rank for name, layer in layers.items() if layer.rank}
+    stated = {name: (layers[name].weights.get("alpha"), layers[name].weights.get("scale")) for name in ranks}
+    if any(alpha or scale for alpha, scale in stated.values()):
+        return _in_weights(ranks, stated, number)
+    source, configs = _configs(header)
+    if configs is not None:
+        return _by_configs(layers, ranks, configs, source)
+    styles = {style for layer in layers.values() for end in layer.weights if (style := _style(end))}
+    by_us = header.metadata.get("modelspec.implementation_version", "").startswith(OURS)
+    ours = by_us and all(layer.layout is DIFFUSERS for layer in layers.values())
+    scale = 1.0 if ours or "peft" not in styles else None
+    return Scales(by_layer=dict.fromkeys(ranks, scale), alphas=(), source="")
+
+
+def _style(end: str) -> str:
+    return "peft" if end.startswith(("lora_A", "lora_B")) else ""
+
+
+def _in_weights(
+    ranks: Mapping[str, int], stated: Mapping[str, tuple[TensorInfo | None, TensorInfo | None]], number: Callable[[TensorInfo], float | None]
+) -> Scales:
+    scales: dict[str, float | None] = {}
+    alphas = set[float]()
+    for name, rank in ranks.items():
+        alpha, scale = (number(info) if info else None for info in stated[name])
+        if alpha is not None:
+            alphas.add(alpha)
+        told = any(stated[name])
+        # a layer without alpha among others that have one is taken at 1 by every reader
+        scales[name] = scale if scale is not None else alpha / rank if alpha is not None else None if told else 1.0
+    return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source="")
+
+
+def _configs(header: Header) -> tuple[str, Mapping[str, Mapping[str, Any]] | None]:
+    """(where, component -> PEFT's settings); "" stands for any component. None: nobody states anything."""
+    if IN_HEADER in header.metadata:
+        try:
+            found = files.parse_json(header.metadata[IN_HEADER])
+        except files.NotJson:
+            found = None
+        return IN_HEADER, _by_component(found if isinstance(found, dict) else {})
+    plain = {key: value for key, value in header.metadata.items() if key.rpartition(".")[2] in ("lora_alpha", "r", "use_rslora") or key == "alpha"}
+    if any(key.endswith("alpha") for key in plain):
+        return "metadata", _by_component({"lora_alpha" if key == "alpha" else key: value for key, value in plain.items()})
+    beside = header.path.with_name(CONFIG_FILE)
+    if beside.exists():
+        return CONFIG_FILE, {"": files.read_json(beside, dict, {})}
+    return "", None
+
+
+def _by_component(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {"": {}}
+    for key, value in settings.items():
+        component, _, inner = key.rpartition(".")
+        found.setdefault(component, {})[inner] = value
+    return found
+
+
+def _by_configs(layers: Mapping[str, Layer], ranks: Mapping[str, int], configs: Mapping[str, Mapping[str, Any]], source: str) -> Scales:
+    alphas, scales, rooted = set[float](), dict[str, float | None](), False
+    for name, rank in ranks.items():
+        component = next((component for component in COMPONENTS if name.startswith(f"{component}.")), "")
+        config = configs.get(component) or configs.get("") or {}
+        alpha = _alpha(layers[name], config)
+        root = config.get("use_rslora") in (True, "True", "true")
+        rooted |= root
+        if alpha is not None:
+            alphas.add(alpha)
+        scales[name] = None if alpha is None else alpha / (math.sqrt(rank) if root else rank)
+    return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source=source, square_root=rooted)
+
+
+LITERAL = re.compile(r"\^?[\w.]{1,200}\$?")
+
+
+def _alpha(layer: Layer, config: Mapping[str, Any]) -> float | None:
+    """alpha_pattern names layers by the end of their path. PEFT reads it as a regular expression: one that is more than a name is left unknown."""
+    patterns = config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict) or not all(LITERAL.fullmatch(pattern) for pattern in patterns):
+        return None
+    for pattern, value in patterns.items():
+        end = pattern.strip("^$")
+        if layer.dotted == end or (not pattern.startswith("^") and layer.dotted.endswith(f".{end}")):
+            return _number(value)
+    return _number(config.get("lora_alpha", config.get("alpha")))
+
+
+def _number(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
