@@ -294,7 +294,7 @@
     }
 
     function showImport() {
-        const files = el("input", { type: "file", class: "lora-trainer-input", accept: ".csv,.jsonl,.txt,.caption,.zip", multiple: true });
+        const files = el("input", { type: "file", class: "lora-trainer-input", accept: ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.caption,.tags,.cap,.zip", multiple: true });
         const replace = el("input", { type: "checkbox", class: "lora-trainer-checkbox", checked: true });
         const place = el("div", { role: "status" });
         const bring = async () => {

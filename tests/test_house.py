@@ -27,7 +27,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "config": ({"yaml"}, BASICS),
     "caption_config": ({"yaml"}, BASICS | {"config"}),
     "runs": (set(), BASICS),
-    "dataset": ({"PIL", "pandas", "numpy", "yaml", "ftfy"}, BASICS | {"config"}),
+    "dataset": ({"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"}, BASICS | {"config"}),
     "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
     "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
     "captioning": (TORCH_STACK | {"PIL", "onnxruntime"}, BASICS | {"config", "caption_config", "runs", "dataset", "checkpoint"}),

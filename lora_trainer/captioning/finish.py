@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lora_trainer.caption_config import CaptionSettings
 from lora_trainer.captioning.captioner import Caption
-from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.captions import tidy, with_trigger_word
 from lora_trainer.dataset.edits import clean
 
 
@@ -15,7 +15,8 @@ def finish(caption: Caption, settings: CaptionSettings) -> str:
     """
     excluded = {_folded(tag) for tag in settings.exclude}
     said = caption.text or ", ".join(tag.text for tag in caption.tags if _folded(tag.text) not in excluded)
-    said = clean(said).strip(",").strip()
+    # a model's marks that nobody sees are none of its words
+    said = tidy("".join(letter if letter.isprintable() else " " for letter in said)).strip(",").strip()
     if not said:
         return ""
     text = said

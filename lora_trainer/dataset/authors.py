@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from lora_trainer import files
-from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.captions import caption_of
 from lora_trainer.errors import DatasetError
 
 FOLDER = ".lora_trainer"
@@ -61,7 +61,7 @@ class Authors:
 
     def author(self, digest: str, text: str) -> Author:
         """Who wrote this caption of this image."""
-        text = tidy(text)
+        text = caption_of(text)
         if not text:
             return "nobody"
         written = self.by_digest.get(digest)
@@ -72,7 +72,7 @@ class Authors:
     def is_done(self, digest: str, text: str, by: str) -> bool:
         """Whether the caption is what this captioner, with these settings, wrote: it would write the same again."""
         written = self.by_digest.get(digest)
-        return written is not None and written.by == by and written.text == tidy(text)
+        return written is not None and written.by == by and written.text == caption_of(text)
 
 
 def read_authors(root: Path) -> Authors:
@@ -90,7 +90,7 @@ def record(root: Path, news: Mapping[str, Written]) -> None:
         return
     known = dict(read_authors(root).by_digest)
     for digest, written in news.items():
-        old, text = known.get(digest), tidy(written.text)
+        old, text = known.get(digest), caption_of(written.text)
         before = old.before if old is not None and old.text == text else old.text if old is not None and old.by != PERSON else None
         known[digest] = replace(written, text=text, before=before)
     _write(root, known)

@@ -1,44 +1,166 @@
-"""What a caption is: its text cleaned, the trigger word in front, its parts in the order of one training step.
+"""What a caption is: its lines, its parts, the trigger word in front, what one training step sees of it.
 
-Called by dataset (`tidy`, `with_trigger_word`) and training (`training_caption`).
+A caption is a text of one or several lines. Several lines are several captions of one picture, of which each training step draws one; but where
+every line is one tag, or a comma at its end leads on to the next, they are one caption. `variants` tells which. Files, edits and the tab keep the
+lines as they stand.
+
+Called by dataset (`caption_of`, `with_trigger_word`), the tab's edits (`parts`, `edited`) and training (`variants`, `training_caption`).
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from random import Random
 
-_COMMA = re.compile("[,，]")
+from lora_trainer.errors import DatasetError
+
+LONGEST_CAPTION = 20_000
+"""Characters, in all lines together. The longest that a text encoder reads, 225 tokens, has about 1,000."""
+
+_COMMAS = frozenset(",，")
+_BRACKETS = {"(": ")", "[": "]", "{": "}", "（": "）", "【": "】"}
+_CLOSING = {closing: opening for opening, closing in _BRACKETS.items()}
+_BRACKET = re.compile(r"[\[({（【]")
+_BETWEEN = re.compile("[,，\n]")
+_EYES = frozenset(":;=")
+"""A bracket behind one of these is a mouth, as in the tags ":)" and ">:("."""
+_NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff\ufeff]")
+_MOST_TAG_WORDS = 4
+_MOST_TAG_SIGNS = 8
+"""Of Chinese or Japanese, whose words have no spaces between them."""
+_ENDS_SENTENCE = re.compile(r"[.!?。！？]$")
+_BEGINS_SENTENCE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
+_UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 def tidy(text: str) -> str:
-    """A caption as one line: every run of spaces and line ends is one space."""
+    """A text as one line: every run of spaces and line ends is one space."""
     return " ".join(text.split())
 
 
+def caption_of(text: str) -> str:
+    """What a file or a person says -> a caption: its lines, each tidied, without empty ones, and nothing in it that a text file cannot hold."""
+    return "\n".join(filter(None, map(tidy, _NO_TEXT.sub(" ", text).replace("\r", "\n").split("\n"))))
+
+
+def require_length(caption: str, name: object) -> None:
+    """Raises DatasetError, which calls the caption's file `name`, for a text that is too long to be a caption."""
+    if len(caption) > LONGEST_CAPTION:
+        hint = "Shorten it: a text encoder reads some 1,000 characters at most. Or it is not a caption: move the file elsewhere."
+        template = "{path}: the caption has {count} characters, more than {limit}"
+        raise DatasetError(template, hint=hint, path=name, count=len(caption), limit=LONGEST_CAPTION)
+
+
+def is_list(caption: str) -> bool:
+    """Whether the lines of a caption are one caption: tags, one a line, or parts that each end in a comma."""
+    lines = caption.split("\n")
+    return len(lines) > 1 and (all(line[-1:] in _COMMAS for line in lines[:-1]) or all(map(_is_tag, lines)))
+
+
+def _is_tag(line: str) -> bool:
+    found = parts(line)
+    if len(found) != 1 or len(found[0].split()) > _MOST_TAG_WORDS or len(_UNSPACED.findall(found[0])) > _MOST_TAG_SIGNS:
+        return False
+    return not _ENDS_SENTENCE.search(found[0]) and not _BEGINS_SENTENCE.match(found[0])
+
+
+def variants(caption: str) -> list[str]:
+    """The captions of one picture, each as one line: one in nearly every dataset. An empty caption is one, too."""
+    return [", ".join(parts(caption))] if is_list(caption) else caption.split("\n")
+
+
+def edited(caption: str, edit: Callable[[str], str]) -> str:
+    """Every caption of a picture changed by `edit`, a function of one line; what is on lines of its own stays so."""
+    if not is_list(caption):
+        return "\n".join(filter(None, map(edit, caption.split("\n"))))
+    before = ", ".join(parts(caption))
+    after = edit(before)
+    if after == before:
+        return caption
+    comma = caption.split("\n", 1)[0][-1]
+    between = f"{comma}\n" if comma in _COMMAS else "\n"
+    listed = between.join(parts(after)) + (caption[-1] if caption[-1] in _COMMAS else "")
+    return listed if variants(listed) == [after] else after
+
+
 def parts(caption: str) -> list[str]:
-    """The comma-separated parts of a caption, without empty ones. The full-width comma counts."""
-    return [part.strip() for part in _COMMA.split(caption) if part.strip()]
+    """The parts of a caption, without empty ones: a comma or a line's end is between two of them, but not inside brackets, escaped or not.
+
+    The full-width comma counts. A bracket without its partner is a letter like any other.
+    """
+    return [caption[start:end] for start, end in part_spans(caption)]
+
+
+def part_spans(caption: str) -> list[tuple[int, int]]:
+    """Where the parts of a caption stand: the first letter of each, and what is behind its last."""
+    inside = _bracketed(caption) if _BRACKET.search(caption) else None
+    ends = [match.start() for match in _BETWEEN.finditer(caption) if inside is None or not inside[match.start()]]
+    spans = []
+    for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(caption)], strict=True):
+        part = caption[start:end]
+        if part.strip():
+            spans.append((start + len(part) - len(part.lstrip()), start + len(part.rstrip())))
+    return spans
+
+
+def _bracketed(text: str) -> bytearray:
+    """For each letter, whether it stands between two brackets of a pair, on one line."""
+    inside = bytearray(len(text))
+    opened: list[tuple[str, int]] = []
+    waiting = dict.fromkeys(_BRACKETS, 0)
+    pairs: list[tuple[int, int]] = []
+    for index, letter in enumerate(text):
+        if letter == "\n":
+            opened.clear()
+            waiting = dict.fromkeys(_BRACKETS, 0)
+        elif index and text[index - 1] in _EYES:
+            continue
+        elif letter in _BRACKETS:
+            opened.append((letter, index))
+            waiting[letter] += 1
+        elif letter in _CLOSING and waiting[_CLOSING[letter]]:
+            while True:
+                opening, place = opened.pop()
+                waiting[opening] -= 1
+                if opening == _CLOSING[letter]:
+                    break
+            # a pair around others is the only one that counts: each letter is looked at once
+            while pairs and pairs[-1][0] > place:
+                pairs.pop()
+            pairs.append((place, index))
+    for start, end in pairs:
+        inside[start:end] = b"\1" * (end - start)
+    return inside
 
 
 def with_trigger_word(caption: str, trigger_word: str) -> str:
-    """The caption with the trigger word in front, unless it holds it as a whole word already, in capitals or not."""
+    """The caption with the trigger word in front of each variant, unless it holds it as a whole word already, in capitals or not."""
     trigger_word = trigger_word.strip()
-    if not trigger_word or re.search(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", caption, re.IGNORECASE):
+    if not trigger_word:
         return caption
-    return f"{trigger_word}, {caption}" if caption else trigger_word
+    has_it = re.compile(rf"(?<!\w){re.escape(trigger_word)}(?!\w)", re.IGNORECASE)
+
+    def edit(line: str) -> str:
+        if has_it.search(line):
+            return line
+        return f"{trigger_word}, {line}" if line else trigger_word
+
+    return edited(caption, edit)
 
 
 def training_caption(caption: str, *, shuffle: bool, keep_tokens: int, dropout: float, random: Random) -> str:
     """The caption one training step sees.
 
-    With `shuffle` its parts come in a random order, but for the first `keep_tokens` of them (a trigger word in front is one). With probability
-    `dropout` it is empty. `random` is drawn from only for what is switched on.
+    Of several variants one is drawn. With `shuffle` its parts come in a random order, but for the first `keep_tokens` of them (a trigger word in
+    front is one). With probability `dropout` it is empty. `random` is drawn from only for what is switched on, or several.
     """
     if dropout and random.random() < dropout:
         return ""
+    several = variants(caption)
+    chosen = random.choice(several) if len(several) > 1 else several[0]
     if not shuffle:
-        return caption
-    kept, moving = parts(caption)[:keep_tokens], parts(caption)[keep_tokens:]
+        return chosen
+    kept, moving = parts(chosen)[:keep_tokens], parts(chosen)[keep_tokens:]
     random.shuffle(moving)
     return ", ".join(kept + moving)

@@ -26,10 +26,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lora_trainer.dataset.captions import tidy
-from lora_trainer.dataset.listing import Listing
-from lora_trainer.dataset.metadata import CAPTION_COLUMNS, Row, read_metadata, take_apart
-from lora_trainer.dataset.sources import Captions
+from lora_trainer.dataset.captions import caption_of, require_length
+from lora_trainer.dataset.json_rows import Entry, NotJson, entries, with_caption
+from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing
+from lora_trainer.dataset.metadata import JSON_SUFFIX, Row, read_metadata, take_apart
+from lora_trainer.dataset.sources import Captions, caption_in_file
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
 from lora_trainer.errors import DatasetError
 
@@ -39,7 +40,7 @@ METADATA_NAME = "metadata.csv"
 
 _NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF-8
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
-_CODECS = {"utf-8": "utf-8-sig", "utf-16": "utf-16", "gbk": "gb18030"}
+_CODECS = {"utf-8": "utf-8-sig"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,8 +56,10 @@ class ChangedMeanwhile(DatasetError):
 
 
 def clean(caption: str) -> str:
-    """A caption as it is kept: one line, and nothing in it that a text file cannot hold."""
-    return tidy("".join(character if character.isprintable() else " " for character in caption))
+    """A caption as it is kept. Raises DatasetError for one that is too long to be any."""
+    kept = caption_of(caption)
+    require_length(kept, "the caption")
+    return kept
 
 
 def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, str]) -> None:
@@ -73,7 +76,7 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
         if isinstance(place, tuple):
             file, row = place
             tables[file].replaced[row] = caption
-        elif place.suffix.lower() in (".txt", ".caption"):
+        elif place.suffix.lower() in CAPTION_SUFFIXES or place in listing.texts.values():
             texts[place] = (_text_of(image, place, captions), caption)
         elif caption:
             tables[place].added.append((image.relative_to(place.parent).as_posix(), caption))
@@ -168,9 +171,48 @@ def _text_of(image: Path, file: Path, captions: Captions) -> str:
 def write_caption_file(file: Path, was: str, caption: str) -> None:
     """A caption -> a text file, which is made if it is not there. Raises ChangedMeanwhile when it does not say what it `was`, or DatasetError."""
     before = file.read_bytes() if file.exists() else b""
-    if tidy(decode(before, file).content) != was:
+    content = decode(before, file).content
+    if (caption_in_file(content, file) or "") != was:
         raise _changed(file)
-    write_bytes(file, encode_like(caption + "\n", before, file))
+    if caption == was:
+        return
+    if file.suffix.lower() == JSON_SUFFIX:
+        content = with_caption(content, caption) if content.strip() else json.dumps({"caption": caption}, ensure_ascii=False) + "\n"
+    else:
+        content = _spliced(content, was, caption) if was else caption + "\n"
+    write_bytes(file, encode_like(content.replace("\n", _line_end(before, file)), before, file))
+
+
+def _spliced(content: str, was: str, caption: str) -> str:
+    """What differs between two captions, changed in the text that says `was`: spaces and empty lines elsewhere are none of what was to change."""
+    places, at = [], 0
+    for letter in was:
+        if letter in " \n":
+            places.append(at)
+            while not caption_of(content[at]):
+                at += 1
+        else:
+            at = content.index(letter, at)
+            places.append(at)
+            at += 1
+    places.append(at)
+    front = _equal(was, caption)
+    back = _equal(was[front:][::-1], caption[front:][::-1])
+    spliced = content[: places[front]] + caption[front : len(caption) - back] + content[places[len(was) - back] :]
+    return spliced if caption_of(spliced) == caption else caption + "\n"
+
+
+def _equal(one: str, other: str) -> int:
+    """How many letters are the same in both, from the front."""
+    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+
+
+def _line_end(data: bytes, file: Path) -> str:
+    """What the lines of a file end in, most of them; where there are none, as here."""
+    if not data:
+        return "\n"
+    text = data.decode(_CODECS.get(decode(data, file).encoding, decode(data, file).encoding))
+    return "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\r" if "\r" in text and "\n" not in text else "\n"
 
 
 def _changed(file: Path) -> ChangedMeanwhile:
@@ -207,10 +249,15 @@ def _change(file: Path, edits: _Edits) -> None:
 
 
 def _is_json(file: Path) -> bool:
-    return file.suffix.lower() in (".jsonl", ".ndjson", ".json")
+    return file.suffix.lower() in (".jsonl", ".ndjson", JSON_SUFFIX)
 
 
 def _lines(file: Path, data: bytes) -> _Lines:
+    if file.suffix.lower() == JSON_SUFFIX and decode(data, file).content.lstrip()[:1] in ("[", "{", ""):
+        try:
+            return _JsonDocument(file, data)
+        except NotJson:
+            return _JsonLines(file, data)
     return _JsonLines(file, data) if _is_json(file) else _Csv(file, data)
 
 
@@ -233,7 +280,7 @@ class _Lines:
     def __init__(self, path: Path, data: bytes) -> None:
         text = decode(data, path)
         self.content = text.content
-        self._lines: list[str] = _LINE.findall(data.decode(_CODECS[text.encoding]))
+        self._lines: list[str] = _LINE.findall(data.decode(_CODECS.get(text.encoding, text.encoding)))
         self._ending = "\r\n" if self._lines and self._lines[0].endswith("\r\n") else "\n"
 
     def last_line(self, row: Row) -> int:
@@ -270,13 +317,69 @@ class _Lines:
 
 class _JsonLines(_Lines):
     def row_text(self, row: Row, caption: str) -> str:
-        values = json.loads(self.text_of(row))
-        known = {str(key).casefold(): key for key in values}
-        key = next((known[name] for name in CAPTION_COLUMNS if name in known), "text")
-        return json.dumps({**values, key: caption}, ensure_ascii=False)
+        return with_caption(self.text_of(row), caption)
 
     def new_text(self, name: str, caption: str) -> str:
         return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False)
+
+
+class _JsonDocument(_Lines):
+    """One JSON of a list of objects, or of kohya's {path: {caption, tags}}: its members stand in for the lines."""
+
+    def __init__(self, path: Path, data: bytes) -> None:
+        super().__init__(path, data)
+        self._raw = "".join(self._lines)
+        self._is_object = self._raw.lstrip()[:1] == "{"
+        self._by_row: dict[tuple[int, str], Entry] = {}
+        line, before = 1, 0
+        names: dict[int, set[str]] = defaultdict(set)
+        for row in read_metadata(path, data).rows:
+            names[row.line].add(row.file_name)
+        for entry in entries(self._raw):
+            line += self._raw.count("\n", before, entry.start)
+            before = entry.start
+            for name in names[line]:
+                if _is_named(entry, name):
+                    self._by_row[line, name] = entry
+
+    def text_of(self, row: Row) -> str:
+        entry = self._by_row[row.line, row.file_name]
+        return self._raw[entry.member_start : entry.end]
+
+    def edited(self, edits: _Edits) -> str:
+        raw = self._raw
+        changes = [(self._by_row[row.line, row.file_name], caption) for row, caption in edits.replaced.items()]
+        slices = [(entry.start, entry.end, with_caption(raw[entry.start : entry.end], caption)) for entry, caption in changes]
+        gone = {self._by_row[row.line, row.file_name].member_start for row in edits.removed}
+        members = list(entries(raw)) if raw.strip() else []
+        staying = [entry for entry in members if entry.member_start not in gone]
+        for index, entry in enumerate(members):
+            if entry.member_start in gone:
+                # with the comma behind it, or, of the last that stay, the one before
+                slices.append((entry.member_start, members[index + 1].member_start if index + 1 < len(members) else entry.end, ""))
+        if staying and staying[-1] is not members[-1]:
+            # what followed the last that stays is gone, but for the comma
+            comma = raw.index(",", staying[-1].end)
+            slices.append((comma, members[members.index(staying[-1]) + 1].member_start, ""))
+        new = [self.new_text(name, caption) for name, caption in edits.added] + edits.texts
+        if new and not raw.strip():
+            return "[" + ", ".join(new) + "]\n"
+        if new:
+            at = staying[-1].end if staying else len(raw.rstrip()) - 1
+            slices.append((at, at, (", " if staying else "") + ", ".join(new)))
+        for start, end, text in sorted(slices, key=lambda change: (change[0], change[1]), reverse=True):
+            raw = raw[:start] + text + raw[end:]
+        return raw
+
+    def new_text(self, name: str, caption: str) -> str:
+        if self._is_object:
+            return f"{json.dumps(name, ensure_ascii=False)}: {json.dumps({'caption': caption}, ensure_ascii=False)}"
+        return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False)
+
+
+def _is_named(entry: Entry, name: str) -> bool:
+    """Whether a row of this name was made from a member; of several on one line."""
+    return (entry.key or "").strip() == name if entry.key is not None else name in {str(value).strip() for value in entry.value.values()}
 
 
 class _Csv(_Lines):

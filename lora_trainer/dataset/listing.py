@@ -10,22 +10,32 @@ import os
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_trainer.dataset.findings import Finding, error, warning
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, readable_suffixes
-from lora_trainer.dataset.metadata import TABLE_SUFFIXES
+from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES
 from lora_trainer.errors import DatasetError
 
-CAPTION_SUFFIXES = (".txt", ".caption")
-"""Text files beside an image; the first found wins."""
+CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
+"""Text files beside an image; the first found wins. A .json of an image's name comes after them."""
 
 _METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 """Found without being named; of several in one folder, the first."""
 
 _IGNORED_FOLDERS = frozenset({"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
 _KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
+_CLASS_FOLDERS = frozenset(
+    f"{kind}{what}"
+    for kind in ("reg", "regularization", "regularisation", "classimage", "classdata", "classimg", "priorpreservation", "正则", "正则化")
+    for what in ("", "s", "img", "imgs", "image", "images", "data", "dataset", "dir", "folder", "set", "图", "图片", "图像", "集", "数据集")
+)  # fmt: skip
+"""What folders of class images are called, without spaces and signs. Trainers learn from them what the subject's class looks like without it."""
+_CLASS_FOLDERS_BESIDE = frozenset({"class", "classes", "prior"})
+"""These are class images where a folder of instances lies beside them."""
+_INSTANCES = frozenset({"instance", "instances", "instanceimages", "instancedata", "instancedatadir", "subject", "train", "img"})
 _MOST_NAMED = 5
 
 
@@ -49,11 +59,13 @@ class Listing:
     others: list[Path] = field(default_factory=list)
     """Pictures in a format that is not."""
     texts: dict[tuple[Path, str], Path] = field(default_factory=dict)
-    """(folder, `folded` file name) -> a .txt or .caption file."""
+    """(folder, `folded` file name) -> a file of a text, or of one image's JSON."""
     metadata: list[Path] = field(default_factory=list)
     """metadata.csv and its like, at most one a folder."""
     tables: list[Path] = field(default_factory=list)
     """Files that may be metadata under another name."""
+    rest: list[Path] = field(default_factory=list)
+    """Files of no kind known here; a caption or a picture may be among them."""
     suffixes: Counter[str] = field(default_factory=Counter)
     """How often each suffix occurs, among all files."""
     findings: list[Finding] = field(default_factory=list)
@@ -76,7 +88,7 @@ class Listing:
 
     def texts_beside(self, image: Path) -> list[Path]:
         """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption, a.png.caption."""
-        names = [stem + suffix for suffix in CAPTION_SUFFIXES for stem in (image.stem, image.name)]
+        names = [stem + suffix for suffix in (*CAPTION_SUFFIXES, JSON_SUFFIX) for stem in (image.stem, image.name)]
         found = (self.texts.get((image.parent, folded(name))) for name in names)
         return [path for path in found if path is not None]
 
@@ -90,6 +102,17 @@ def kohya_folder(folder: Path) -> KohyaFolder | None:
     """The repeats and the class name in a folder's name. Numbers above 999 are years, not repeats."""
     match = _KOHYA_FOLDER.fullmatch(folder.name)
     return KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip()) if match else None
+
+
+def is_class_folder(name: str, beside: Iterable[str] = ()) -> bool:
+    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg) are in it. `beside`: the folders beside it."""
+    kohya = _KOHYA_FOLDER.fullmatch(name)
+    plain = _plain(kohya[2] if kohya else name)
+    return plain in _CLASS_FOLDERS or (plain in _CLASS_FOLDERS_BESIDE and any(_plain(other) in _INSTANCES for other in beside))
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", folded(name))
 
 
 def list_folder(root: Path) -> Listing:
@@ -125,10 +148,23 @@ def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, li
     walked = [(folder, names)]
     # the images may lie in the run's own folder: its pictures of what was learned are not to be learned from
     ignored = _IGNORED_FOLDERS | {"previews"} if "events.jsonl" in names else _IGNORED_FOLDERS
-    for entry in visible:
-        if entry.is_dir() and entry.name.casefold() not in ignored:
-            walked += _walk(folder / entry.name, listing, seen)
+    folders = [entry.name for entry in visible if entry.is_dir() and entry.name.casefold() not in ignored]
+    for name in folders:
+        if is_class_folder(name, folders):
+            listing.findings += _left_out_class_images(folder / name, listing)
+        else:
+            walked += _walk(folder / name, listing, seen)
     return walked
+
+
+def _left_out_class_images(folder: Path, listing: Listing) -> list[Finding]:
+    readable = readable_suffixes()
+    count = sum(Path(name).suffix.lower() in readable for _, _, names in os.walk(folder) for name in names)
+    if not count:
+        return []
+    template = "{folder} holds class images (regularisation images, {count} of them): they are left out, and not trained as the subject"
+    hint = "If they are pictures of the subject, give the folder another name."
+    return [warning("left-out", template, hint=hint, path=folder, folder=listing.name(folder), count=count)]
 
 
 def _start(listing: Listing) -> Path:
@@ -139,6 +175,9 @@ def _start(listing: Listing) -> Path:
     if not any(kohya_folder(entry) for entry in images.iterdir() if entry.is_dir()):
         return listing.root
     template = "{folder} is laid out as a kohya project: only its folder img is trained"
+    for entry in sorted(listing.root.iterdir()):
+        if entry.is_dir() and is_class_folder(entry.name):
+            listing.findings += _left_out_class_images(entry, listing)
     listing.findings.append(warning("left-out", template, folder=listing.root.name, path=listing.root))
     return images
 
@@ -153,7 +192,9 @@ def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
         for path in metadata[1:]
     ]
     readable = readable_suffixes()
-    stems = {Path(name).stem for name in names if Path(name).suffix.lower() in readable}
+    pictures = [Path(name) for name in names if Path(name).suffix.lower() in readable]
+    stems = {picture.stem for picture in pictures}
+    owners = {folded(name) for picture in pictures for name in (picture.stem, picture.name)}
     for name in names:
         path, suffix = folder / name, Path(name).suffix.lower()
         if suffix in readable:
@@ -161,10 +202,12 @@ def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
         # beside a readable picture of its name, it is that picture's source
         elif suffix in OTHER_PICTURE_SUFFIXES and path.stem not in stems:
             listing.others.append(path)
-        elif suffix in CAPTION_SUFFIXES:
+        elif suffix in CAPTION_SUFFIXES or (suffix == JSON_SUFFIX and folded(path.stem) in owners):
             listing.texts[folder, folded(name)] = path
         elif suffix in TABLE_SUFFIXES and path not in metadata:
             listing.tables.append(path)
+        elif path not in metadata and suffix not in OTHER_PICTURE_SUFFIXES:
+            listing.rest.append(path)
 
 
 # --- folders that cannot be a dataset ----------------------------------------------------------------------------------------------------

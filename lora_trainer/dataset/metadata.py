@@ -1,7 +1,9 @@
-"""metadata.csv and metadata.jsonl: a file of captions -> rows of (image name, caption).
+"""metadata.csv, metadata.jsonl and their like: a file of captions -> rows of (image name, caption).
 
 Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one, separated by comma, semicolon or tab, quoted or not,
-in the encodings of dataset.text. Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them.
+in the encodings of dataset.text; as JSON lines; as one JSON of kohya's ({path: {caption, tags}}) or of a list of objects.
+Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them.
+Every step takes time in proportion to the file, which is limited.
 Called by dataset.sources, dataset.edits and the tab's uploads.
 """
 
@@ -9,40 +11,38 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, require_length
 from lora_trainer.dataset.findings import Finding, error
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
-from lora_trainer.dataset.text import decode, guessed_encoding, read_text
+from lora_trainer.dataset.json_rows import CAPTION_COLUMNS, NotJson, caption_in, entries, parse
+from lora_trainer.dataset.text import LARGEST_TABLE, decode, guessed_encoding, read_bytes
 from lora_trainer.errors import DatasetError
 
-TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson"})
-"""Suffixes of the files that may hold captions for many images."""
+JSON_SUFFIX = ".json"
+TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", JSON_SUFFIX})
+"""Suffixes of the files that may hold captions for many images; a .json beside an image of its name is that image's."""
 
 FILE_COLUMNS = (
     "file_name", "filename", "image", "file", "image_file", "image_name", "image_path", "file_path", "filepath", "path", "img", "url",
     "文件名", "图片", "图像",
 )
-CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "description", "additional_feature", "tags", "label", "描述", "提示词", "标注", "标签")
-"""The columns' names, the surest first: a file with both `text` and `label` means `text`."""
-
 _DELIMITERS = (",", ";", "\t")
 _PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
-_ANY_SUFFIX = "|".join(re.escape(suffix) for suffix in sorted(_PICTURE_SUFFIXES))
-_SWALLOWED_ROW = re.compile(rf'\n\s*"?[^\n,;\t"]+(?:{_ANY_SUFFIX})"?\s*[,;\t]', re.IGNORECASE)
+_ROW_BEGINS = re.compile(r"[^,;\t]*[,;\t]")
 _ROW_HINT = 'A row is: name of the image, comma, caption in quotation marks, as in img01.jpg,"a red fox, snow".'
 _JSON_HINT = 'Each line is a JSON object with "file_name" and "text".'
+_DOCUMENT_HINT = 'Captions are a list of objects with "file_name" and "text", or kohya\'s object of paths, each with "caption" and "tags".'
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: the image's name as it is written, its caption as one line, and the line it starts in (from 1)."""
+    """One row: the image's name as it is written, its caption with its lines, and the line it starts in (from 1)."""
 
     file_name: str
     caption: str
@@ -64,8 +64,9 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
     try:
         if suffix in (".xlsx", ".xls", ".ods"):
             raise DatasetError("{path} is a workbook, not a CSV file", hint='Save it as "CSV UTF-8" from Excel.', path=path)
-        text = read_text(path) if data is None else decode(data, path)
-        rows, findings = (_read_jsonl if suffix in (".jsonl", ".ndjson", ".json") else _read_csv)(text.content, path)
+        text = decode(read_bytes(path, LARGEST_TABLE) if data is None else data, path)
+        read = _read_jsonl if suffix in (".jsonl", ".ndjson") else _read_json if suffix == JSON_SUFFIX else _read_csv
+        rows, findings = read(text.content, path)
     except DatasetError as problem:
         unreadable = Finding(kind="unreadable-metadata", severity="error", message=problem.message, hint=problem.hint, path=path)
         return Metadata(path=path, rows=(), findings=(unreadable,))
@@ -100,9 +101,10 @@ class Record:
 
     def whole(self, columns: Columns, delimiter: str) -> list[str]:
         """The cells with the caption in one piece, where its own commas, without quotation marks around it, cut it up."""
-        cells = self.cells
-        while len(cells) > columns.count and not cells[-1].strip():
-            cells = cells[:-1]  # Excel fills short rows up
+        last = len(self.cells)
+        while last > columns.count and not self.cells[last - 1].strip():
+            last -= 1  # Excel fills short rows up
+        cells = self.cells[:last]
         excess = max(0, len(cells) - columns.count)
         end = columns.caption + 1 + excess
         return [*cells[: columns.caption], _joined(cells[columns.caption : end], delimiter), *cells[end:]]
@@ -155,6 +157,9 @@ def _records(content: str, delimiter: str, path: Path) -> list[Record]:
             start = reader.line_num + 1
     except csv.Error as problem:
         hint = "A quotation mark is probably not closed."
+        if "field larger than" in str(problem):
+            template, limit = "{path}, line {line}: a cell has more than {limit} characters", csv.field_size_limit()
+            raise DatasetError(template, hint=hint, path=path, line=start, limit=limit) from problem
         raise DatasetError("{path}, line {line}: not valid CSV ({reason})", hint=hint, path=path, line=start, reason=problem) from problem
     return records
 
@@ -201,14 +206,31 @@ def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
 
 def _row(record: Record, table: Table, path: Path) -> Row | Finding:
     columns, line = table.columns, record.line
-    if any(_SWALLOWED_ROW.search(cell) for cell in record.cells):
+    if any(map(_swallows_a_row, record.cells)):
         return _bad_row("{name}, line {line}: a quotation mark is not closed, so the rows below it are lost", line, path)
     cells = record.whole(columns, table.delimiter)
     file_name = cells[columns.file].strip() if columns.file < len(cells) else ""
     if not file_name:
         return _bad_row("{name}, line {line}: no image is named", line, path)
     caption = cells[columns.caption] if columns.caption < len(cells) else ""
-    return Row(file_name=file_name, caption=tidy(caption), line=line)
+    return _checked(Row(file_name=file_name, caption=caption_of(caption), line=line), path)
+
+
+def _checked(row: Row, path: Path) -> Row | Finding:
+    try:
+        require_length(row.caption, path.name)
+    except DatasetError:
+        template, hint = "{name}, line {line}: the caption has {count} characters, more than {limit}", "A text encoder reads some 1,000 at most."
+        return error("unreadable-row", template, hint=hint, path=path, name=path.name, line=row.line, count=len(row.caption), limit=LONGEST_CAPTION)
+    return row
+
+
+def _swallows_a_row(cell: str) -> bool:
+    """Whether a line inside a cell begins as a row does: with the name of a picture and a comma."""
+    if "\n" not in cell:
+        return False
+    begins = (_ROW_BEGINS.match(line) for line in cell.split("\n")[1:])
+    return any(match and names_a_picture(match[0][:-1].strip().strip('"')) for match in begins)
 
 
 def _joined(cells: list[str], delimiter: str) -> str:
@@ -219,30 +241,58 @@ def _bad_row(template: str, line: int, path: Path, hint: str = _ROW_HINT, **valu
     return error("unreadable-row", template, hint=hint, path=path, name=path.name, line=line, **values)
 
 
-# --- JSON lines --------------------------------------------------------------------------------------------------------------------------
+# --- JSON --------------------------------------------------------------------------------------------------------------------------------
 
 
 def _read_jsonl(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
-    rows, findings = _sorted_out(_json_row(text, line, path) for line, text in enumerate(content.split("\n"), 1) if text.strip())
+    rows, findings = _sorted_out(_json_line(text, line, path) for line, text in enumerate(content.split("\n"), 1) if text.strip())
     if not rows and len(findings) > 1:
         raise DatasetError("{path} is not a file of JSON lines", hint=_JSON_HINT, path=path)
     return rows, findings
 
 
-def _json_row(text: str, line: int, path: Path) -> Row | Finding:
+def _json_line(text: str, line: int, path: Path) -> Row | Finding:
     try:
-        values = json.loads(text)
-    except ValueError as problem:
+        values = parse(text)
+    except NotJson as problem:
         return _bad_row("{name}, line {line}: not valid JSON ({reason})", line, path, _JSON_HINT, reason=problem)
-    if not isinstance(values, dict):
-        return _bad_row("{name}, line {line}: not a JSON object", line, path, _JSON_HINT)
-    values = {str(key).casefold(): value for key, value in values.items()}
-    file_name = next((values[key] for key in FILE_COLUMNS if key in values), None)
-    caption = next((values[key] for key in CAPTION_COLUMNS if key in values), None)
+    return _json_row(None, values, line, path, _JSON_HINT)
+
+
+def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
+    """One JSON for many pictures. Raises DatasetError for what is something else."""
+    line, before = 1, 0
+    results = []
+    try:
+        for entry in entries(content):
+            line += content.count("\n", before, entry.start)
+            before = entry.start
+            results.append(_json_row(entry.key, entry.value, line, path, _DOCUMENT_HINT))
+    except NotJson as problem:
+        if len(results) == 1 and "\n" in content.strip():
+            return _read_jsonl(content, path)  # JSON lines by another suffix
+        raise DatasetError("{path} is not valid JSON ({reason})", hint=_DOCUMENT_HINT, path=path, reason=problem) from problem
+    rows, findings = _sorted_out(results)
+    if not rows:
+        raise DatasetError("{path} holds no captions that are known by the names of pictures", hint=_DOCUMENT_HINT, path=path)
+    return rows, findings
+
+
+def _json_row(key: str | None, values: object, line: int, path: Path, hint: str) -> Row | Finding:
+    if key is None and not isinstance(values, Mapping):
+        return _bad_row("{name}, line {line}: not a JSON object", line, path, hint)
+    file_name = key
+    if isinstance(values, Mapping):
+        folded = {str(name).casefold(): value for name, value in values.items()}
+        file_name = next((folded[name] for name in FILE_COLUMNS if name in folded), key) if key is None else key
     if not isinstance(file_name, str) or not file_name.strip():
-        return _bad_row("{name}, line {line}: no image is named", line, path, _JSON_HINT)
-    if isinstance(caption, list):
-        caption = ", ".join(str(part) for part in caption)
-    if not isinstance(caption, str | None):
-        return _bad_row("{name}, line {line}: the caption is {caption!r}, not a text", line, path, _JSON_HINT, caption=caption)
-    return Row(file_name=file_name.strip(), caption=tidy(caption or ""), line=line)
+        return _bad_row("{name}, line {line}: no image is named", line, path, hint)
+    caption = caption_in(values)
+    if caption is None and isinstance(values, Mapping):
+        given = next((folded[name] for name in CAPTION_COLUMNS if folded.get(name) is not None), None)
+        if given is not None:
+            return _bad_row("{name}, line {line}: the caption is {caption}, not a text", line, path, hint, caption=repr(given)[:60])
+    elif caption is None:
+        return _bad_row("{name}, line {line}: the caption is {caption}, not a text", line, path, hint, caption=repr(values)[:60])
+    name = file_name.strip().encode("utf-8", "surrogatepass").decode("utf-8", "replace")
+    return _checked(Row(file_name=name, caption=caption or "", line=line), path)

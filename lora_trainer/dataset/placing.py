@@ -18,12 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.captions import tidy
 from lora_trainer.dataset.edits import METADATA_NAME, ChangedMeanwhile, can_be_named, write_caption_file, write_rows
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.metadata import Row
 from lora_trainer.dataset.scan import without_masks
-from lora_trainer.dataset.sources import Captions, read_captions
+from lora_trainer.dataset.sources import Captions, caption_in_file, read_captions
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import DatasetError
 
@@ -146,7 +145,9 @@ class CaptionPlaces:
         texts, unreadable = [], ""
         for file in self.listing.texts_beside(image):
             try:
-                texts.append((file, tidy(read_text(file).content)))
+                caption = caption_in_file(read_text(file).content, file)
+                if caption is not None:
+                    texts.append((file, caption))
             except DatasetError as problem:
                 unreadable = str(problem)
         return Standing(row=rows[-1] if rows else None, text_files=tuple(texts), unreadable=unreadable)

@@ -5,8 +5,12 @@
 Layout and captions are recognised, not configured: flat, nested and kohya folders ("10_name"); captions from metadata.csv or metadata.jsonl, from
 .txt or .caption files beside the images, from a kohya folder's name. The rules, where two of them speak about one image:
 
-- A row of the metadata file goes before a .txt, a .txt before a .caption, each of them before a folder's name. An empty one counts as none.
-- An image that no caption is found for is an error; but where a trigger word is set and no image has a caption, the trigger word is every caption.
+- A row of the metadata file goes before a .txt, a .txt before a .caption, .tags, .cap or .json, each of them before a row of a table by another
+  name, and that before a folder's name. An empty one counts as none.
+- An image that no caption is found for is an error; but where a trigger word is set and no image has a caption, the trigger word is every caption,
+  unless files lie there that look like captions.
+- Several lines of a caption are several captions of one picture (dataset.captions).
+- Class images ("reg" and its like) are left out.
 - Masks ("fox_mask.png" or masks/fox.png for fox.jpg) are left out unless they have a caption of their own.
 
 Only usable examples come out; what was left out is among the findings. Then dataset.findings.refuse decides whether the run goes on. Called by the
@@ -24,12 +28,13 @@ from pathlib import Path
 from typing import cast
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
 from lora_trainer.dataset.images import Examined, examine
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.dataset.unread import left_out
 from lora_trainer.errors import DatasetError
 
 _THREADS = 8
@@ -43,7 +48,7 @@ class Example:
     name: str
     """The path from train_data_dir, with forward slashes: how the image is named to the user and in metadata.csv."""
     caption: str
-    """As it is trained, the trigger word included; never empty."""
+    """As it is trained, the trigger word included; never empty. Of several captions, each is a line (dataset.captions.variants)."""
     caption_source: CaptionSource
     width: int
     """In pixels, of the upright picture."""
@@ -101,7 +106,7 @@ def long_captions(examples: Iterable[Example], count_tokens: Callable[[str], int
     """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is trained with its end cut off."""
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
-    counted = ((example, count_tokens(example.caption)) for example in examples)
+    counted = ((example, max(map(count_tokens, variants(example.caption)))) for example in examples)
     return [
         error("long-caption", template, hint=hint, path=example.path, name=example.name, count=count, excess=count - token_limit, limit=token_limit)
         for example, count in counted
@@ -114,7 +119,7 @@ def _example(image: Path, examined: Examined, captions: Captions, repeats: int, 
     return Example(
         path=image,
         name=listing.name(image),
-        caption=with_trigger_word(caption.text, settings.trigger_word),
+        caption="\n".join(with_trigger_word(line, settings.trigger_word) for line in variants(caption.text)),
         caption_source=caption.source,
         width=examined.width,
         height=examined.height,
@@ -151,10 +156,11 @@ def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings
 
 
 def unsupported(listing: Listing) -> list[Finding]:
-    """An error for each picture in a format that is not read."""
+    """An error for each picture in a format that is not read, and warnings about what else is left out without being named by its kind."""
     hint = "Export them as PNG or JPEG, or move them out of the folder."
     template = "{name} is in a format that is not read here"
-    return [error("unsupported-format", template, hint=hint, path=path, name=listing.name(path)) for path in listing.others]
+    named = [error("unsupported-format", template, hint=hint, path=path, name=listing.name(path)) for path in listing.others]
+    return [*named, *left_out(listing)]
 
 
 def _examined(

@@ -1,27 +1,30 @@
 """Where each image's caption comes from, when nobody has said so.
 
-    read_captions  a row of a metadata file, else the .txt or .caption beside the image
+    read_captions  a row of metadata.csv or its like, else the text beside the image, else a row of a table by another name
     fill_in        else a kohya folder's name; else, where no image has a caption, the trigger word; else an error
 
-The first of these that says anything speaks; where another says something else, that is a finding. Called by dataset.scan.
+The first of these that says anything speaks; where another says something else, that is a finding. Neither a folder's name nor the trigger word
+stands in where files lie that look like captions: those are named. Called by dataset.scan.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.captions import tidy
-from lora_trainer.dataset.findings import Finding, error, from_error, warning
+from lora_trainer.dataset.captions import caption_of, is_list, require_length, tidy
+from lora_trainer.dataset.findings import Finding, Kind, error, from_error, warning
+from lora_trainer.dataset.json_rows import NotJson, caption_in, parse
 from lora_trainer.dataset.listing import Listing, missing
 from lora_trainer.dataset.matching import Match, NameIndex, Sureness
-from lora_trainer.dataset.metadata import Row, read_metadata
+from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
 from lora_trainer.dataset.text import guessed_encoding, read_text
+from lora_trainer.dataset.unread import unread_captions
 from lora_trainer.errors import DatasetError
 
 CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
@@ -53,7 +56,8 @@ class Captions:
 
 def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
     """Reads the metadata files and text files of a dataset. Raises DatasetError when settings.metadata_path does not exist."""
-    rows, all_rows, findings = _rows(listing, settings)
+    index = NameIndex([*listing.images, *listing.others])
+    rows, all_rows, findings = _rows([read_metadata(file) for file in _metadata_files(listing, settings)], index, listing)
     by_image: dict[Path, Caption] = {}
     spoiled: set[Path] = set()
     for image in listing.images:
@@ -67,12 +71,24 @@ def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
         elif any(finding.severity == "error" for finding in text_findings):
             spoiled.add(image)
         findings += text_findings
-    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=(*findings, *_shared(by_image, listing)), rows=all_rows)
+    lacking = {image for image in listing.images if image not in by_image and image not in spoiled}
+    if lacking and settings.metadata_path is None:
+        rows, more_rows, more_findings = _other_rows(index, lacking, listing)
+        by_image |= {image: caption for image, caption in rows.items() if caption.text and image in lacking}
+        all_rows = {**more_rows, **all_rows}
+        findings += more_findings
+    findings += [*_shared(by_image, listing), *_structures(by_image, listing)]
+    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=tuple(findings), rows=all_rows)
 
 
 def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> Captions:
     """Gives `images` without a caption the one that follows from a kohya folder's name or the trigger word; an error for each still without."""
     lacking = [image for image in images if image not in captions.by_image and image not in captions.spoiled]
+    read = {file for rows in captions.rows.values() for file, _ in rows}
+    unread = unread_captions(listing, lacking, read)
+    if unread:
+        findings = [*unread, *(_no_caption(image, listing) for image in lacking)]
+        return dataclasses.replace(captions, findings=(*captions.findings, *findings))
     filled, findings = _from_folder_names(lacking, listing)
     lacking = [image for image in lacking if image not in filled]
     if lacking and settings.trigger_word.strip() and not (captions.by_image or captions.spoiled or filled):
@@ -131,12 +147,50 @@ def _texts(image: Path, listing: Listing) -> tuple[list[Caption], list[Finding]]
     for path in listing.texts_beside(image):
         try:
             text = read_text(path)
+            caption = caption_in_file(text.content, path)
+            if caption is None:
+                continue  # a .json of something else
+            require_length(caption, path)
         except DatasetError as problem:
             findings.append(from_error("unreadable-caption", problem, path, listing.name(path)))
             continue
-        captions.append(Caption(text=tidy(text.content), source="text", path=path))
+        captions.append(Caption(text=caption, source="text", path=path))
         findings += guessed_encoding(text, path, listing.name(path))
     return captions, findings
+
+
+def caption_in_file(content: str, path: Path) -> str | None:
+    """What the text of a file beside an image says; None for a .json that holds no caption. Raises DatasetError for one that is no JSON."""
+    if path.suffix.lower() != JSON_SUFFIX:
+        return caption_of(content)
+    try:
+        return caption_in(parse(content)) if content.strip() else ""
+    except NotJson as problem:
+        hint = 'It is an object with "caption", or with "tags".'
+        raise DatasetError("{path} is not valid JSON ({reason})", hint=hint, path=path, reason=problem) from problem
+
+
+def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]:
+    """One hint for all the captions of several lines, and one for those whose lines are one caption: how they were read is seen."""
+    lined = {image: caption.text for image, caption in by_image.items() if "\n" in caption.text}
+    several = [image for image, text in lined.items() if not is_list(text)]
+    # where each line ends in a comma, there is no question
+    lists = [image for image, text in lined.items() if is_list(text) and text.split("\n")[0][-1] not in ",，"]
+    findings = []
+    if several:
+        template = "pictures with several captions, one a line ({count}, such as {name}): each time one of them is drawn"
+        hint = "If the lines are one caption, put them into one line."
+        findings.append(_hint("several-captions", template, hint, several, listing))
+    if lists:
+        template = "captions with one tag a line ({count}, such as that of {name}): the lines of each are read as one list of tags"
+        hint = "If the lines are captions of their own, end each with a full stop."
+        findings.append(_hint("several-captions", template, hint, lists, listing))
+    return findings
+
+
+def _hint(kind: Kind, template: str, hint: str, images: Sequence[Path], listing: Listing) -> Finding:
+    found = warning(kind, template, hint=hint, count=len(images), name=listing.name(images[0]))
+    return dataclasses.replace(found, severity="info", related=tuple(images))
 
 
 def _disagreement(image: Path, written: Sequence[Caption], listing: Listing) -> list[Finding]:
@@ -176,14 +230,13 @@ class _Claim:
 
 
 def _rows(
-    listing: Listing, settings: DatasetSettings
+    tables: Sequence[Metadata], index: NameIndex, listing: Listing
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
     """Image -> the caption in the row that means it; image -> all its rows."""
-    index = NameIndex([*listing.images, *listing.others])
     claims: dict[Path, list[_Claim]] = defaultdict(list)
     findings: list[Finding] = []
-    for file in _metadata_files(listing, settings):
-        metadata = read_metadata(file)
+    for metadata in tables:
+        file = metadata.path
         findings += metadata.findings
         for row in metadata.rows:
             match = index.find(row.file_name, (file.parent, listing.root))
@@ -198,6 +251,24 @@ def _rows(
         by_image[image] = tuple((claim.file, claim.row) for claim in rivals)
         findings += claim_findings
     return captions, by_image, findings
+
+
+def _other_rows(
+    index: NameIndex, lacking: Collection[Path], listing: Listing
+) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
+    """The same from tables by other names, those that have rows for images `lacking` a caption. Each that is read is named."""
+    tables, findings = [], []
+    for file in listing.tables:
+        metadata = read_metadata(file)
+        meant = [index.find(row.file_name, (file.parent, listing.root)).images for row in metadata.rows if row.caption]
+        if not any(len(images) == 1 and images[0] in lacking for images in meant):
+            continue
+        tables.append(metadata)
+        template = "{name} is read as the table of captions"
+        hint = "If it is something else, move it out of the folder."
+        findings.append(dataclasses.replace(warning("other-table", template, hint=hint, path=file, name=listing.name(file)), severity="info"))
+    rows, all_rows, row_findings = _rows(tables, index, listing)
+    return rows, all_rows, [*findings, *row_findings]
 
 
 def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Path]:

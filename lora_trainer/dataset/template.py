@@ -22,7 +22,7 @@ from typing import Literal, get_args
 import yaml
 
 from lora_trainer import files
-from lora_trainer.dataset.captions import parts, tidy, with_trigger_word
+from lora_trainer.dataset.captions import edited, parts, tidy, variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, problem
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import DatasetError
@@ -65,7 +65,7 @@ def split(caption: str, vocabulary: Vocabulary | None = None) -> dict[Field, str
     What nothing is known of is the subject where it stands first, and a feature elsewhere. No part is lost. {} for an empty caption.
     """
     found: dict[Field, list[str]] = {}
-    for index, part in enumerate(parts(tidy(caption))):
+    for index, part in enumerate(parts(caption)):
         name = _field_of(part, vocabulary) if index or _is_preferred(part, vocabulary) else "subject"
         found.setdefault(name, []).append(part)
     return {name: ", ".join(found[name]) for name in FIELDS if name in found}
@@ -187,18 +187,31 @@ def vocabulary_findings(captions: Mapping[Path, tuple[str, str]], vocabulary: Vo
 
 
 def _departure(name: str, caption: str, vocabulary: Vocabulary, trigger_word: str) -> Departure | None:
-    mended, variants = tidy(caption), []
+    """The departures of all the lines of a caption, as one."""
+    found = {line: _line_departure(name, line, vocabulary, trigger_word) for line in variants(caption)}
+    departed = [departure for departure in found.values() if departure]
+    if not departed:
+        return None
+    mended = edited(caption, lambda line: departure.mended if (departure := found.get(line)) else line)
+    return Departure(
+        name=name, caption=caption, lacks_opening=any(one.lacks_opening for one in departed),
+        variants=tuple(variant for one in departed for variant in one.variants), mended=mended,
+    )  # fmt: skip
+
+
+def _line_departure(name: str, caption: str, vocabulary: Vocabulary, trigger_word: str) -> Departure | None:
+    mended, said = tidy(caption), []
     for word in dict.fromkeys((*([vocabulary.opening] if vocabulary.opening else []), *vocabulary.words)):
         # from the end, so that places in front stay right
         for start, end in reversed(list(_variants(mended, word, vocabulary))):
-            variants.append((mended[start:end], word))
+            said.append((mended[start:end], word))
             mended = mended[:start] + word + mended[end:]
     lacks_opening = bool(vocabulary.opening) and not _begins(mended, vocabulary.opening, trigger_word)
     if lacks_opening:
         mended = _opened(mended, vocabulary.opening, trigger_word)
-    if not lacks_opening and not variants:
+    if not lacks_opening and not said:
         return None
-    return Departure(name=name, caption=caption, lacks_opening=lacks_opening, variants=tuple(variants), mended=mended)
+    return Departure(name=name, caption=caption, lacks_opening=lacks_opening, variants=tuple(said), mended=mended)
 
 
 def _without_trigger(caption: str, trigger_word: str) -> str:

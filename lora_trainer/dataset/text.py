@@ -1,81 +1,161 @@
 """Text files as people have them: bytes -> text and the encoding it was in; text -> bytes as a file had them.
 
-UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and GBK (Notepad and Excel on Chinese Windows).
-Called by whatever reads or writes captions.
+UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and what Windows wrote before: GBK, Shift JIS, Big5, the Western
+code page and its like, between which charset-normalizer decides. Called by whatever reads or writes captions.
 """
 
 from __future__ import annotations
 
 import codecs
+import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from lora_trainer import files
 from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.errors import DatasetError
 
-Encoding = Literal["utf-8", "utf-16", "gbk"]
+LARGEST_CAPTION_FILE = 2**20
+LARGEST_TABLE = 16 * 2**20
+"""Bytes. 20,000 rows of 200 words are 24 MB, and no dataset has them."""
 
+_GUESSED = {
+    "gb18030": "GBK", "cp932": "Shift JIS", "big5": "Big5", "cp949": "EUC-KR", "cp1252": "Windows-1252", "cp1250": "Windows-1250",
+    "cp1251": "Windows-1251", "cp437": "DOS 437",
+}  # fmt: skip
+"""Python's names -> people's. Of equally plausible ones the first; GBK with the rarer characters Windows adds to it."""
+_OF_FILES = tuple(name for name in _GUESSED if name != "cp437")
+_PLAUSIBLE = 0.05
+"""How much more of a mess, by charset-normalizer's measure, a reading may be than the best one."""
+_SAMPLE = 16 * 2**10
+_LONGEST_QUOTE = 60
 _SAVE_AS_UTF8 = "Open it in a text editor and save it as UTF-8."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What a file says, with `\\n` at the ends of lines, and how it was encoded."""
+    """What a file says, with `\\n` at the ends of lines, and how it was encoded, in Python's words."""
 
     content: str
-    encoding: Encoding
+    encoding: str
+
+    @property
+    def is_guess(self) -> bool:
+        return self.encoding in _GUESSED
 
 
-def read_text(path: Path) -> Text:
-    """Reads a text file. Raises DatasetError when it cannot be opened or is in no encoding known here."""
+def read_text(path: Path, limit: int = LARGEST_CAPTION_FILE) -> Text:
+    """Reads a text file. Raises DatasetError when it cannot be opened, is larger than `limit`, or is in no encoding known here."""
+    return decode(read_bytes(path, limit), path)
+
+
+def read_bytes(path: Path, limit: int = LARGEST_CAPTION_FILE) -> bytes:
+    """A file's bytes. Raises DatasetError when it cannot be opened, or is larger than `limit`."""
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
     except OSError as error:
         hint = "Check that it exists and may be read."
-        raise DatasetError("{path} cannot be read: {reason}", hint=hint, path=path, reason=error.strerror) from error
-    return decode(data, path)
+        raise DatasetError("{path} cannot be read: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
+    if len(data) > limit:
+        hint = "Divide it, or remove what is no caption."
+        raise DatasetError("{path} is larger than {limit} MB", hint=hint, path=path, limit=limit // 2**20)
+    return data
 
 
 def decode(data: bytes, path: Path) -> Text:
     """Bytes -> Text. `path` is for the sentence of the DatasetError only."""
+    encoding = "utf-8"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        encoding: Encoding = "utf-16"
+        encoding = "utf-16"
         try:
             content = data.decode("utf-16")
         except UnicodeDecodeError as error:
             raise DatasetError("{path} is damaged UTF-16 text (byte {position})", hint=_SAVE_AS_UTF8, path=path, position=error.start) from error
     else:
         try:
-            content, encoding = data.decode("utf-8-sig"), "utf-8"
+            content = data.decode("utf-8-sig")
         except UnicodeDecodeError as error:
-            content, encoding = _decode_gbk(data, path, error), "gbk"
+            content, encoding = _decode_guessed(data, path, error)
     if "\0" in content:
         raise DatasetError("{path} is not a text file", hint=_SAVE_AS_UTF8, path=path)
     return Text(content=content.replace("\r\n", "\n").replace("\r", "\n"), encoding=encoding)
 
 
-def _decode_gbk(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> str:
+def _decode_guessed(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> tuple[str, str]:
     tolerant = data.decode("utf-8-sig", errors="replace")
     damaged = tolerant.count("\ufffd")
     intact = sum(character > "\x7f" for character in tolerant) - damaged
+    line = data[: not_utf8.start].count(b"\n") + 1
     # UTF-8 with one broken byte often passes as GBK, and would come out as other Chinese characters altogether. True GBK holds next to no
     # sequences that are UTF-8 by accident.
     if intact > 3 * damaged:
-        line = data[: not_utf8.start].count(b"\n") + 1
         raise DatasetError("{path} is damaged UTF-8 text (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line) from not_utf8
+    for encoding in plausible_encodings(data):
+        try:
+            return data.decode(encoding), encoding
+        except UnicodeDecodeError:
+            continue
+    raise DatasetError("{path} is in no encoding known here (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line) from not_utf8
+
+
+def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list[str]:
+    """The encodings that text which is not UTF-8 may be in, the most plausible first; none, where nothing it could say makes sense.
+
+    Looked at is what lines with such letters say.
+    """
+    # hosts have it by way of requests; it takes a moment to import, and is seldom needed
+    from charset_normalizer import from_bytes
+
+    lines = [line for line in re.split(rb"[\r\n]+", data) if not line.isascii()]
+    sample = b"\n".join(lines)
+    if len(sample) > _SAMPLE:
+        # at the end of a line: no letter is cut
+        sample = sample[:_SAMPLE].rpartition(b"\n")[0] or sample
+    found: dict[str, float] = {}
+    # so much chaos is the rule in captions of a few words: what comes out is put in order here
+    for match in from_bytes(sample, cp_isolation=list(among), threshold=0.5, explain=False):
+        for name in {match.encoding, *match.could_be_from_charset} & set(among):
+            found[name] = min(match.chaos, found.get(name, 1.0))
+    if not _is_simplified_chinese(sample) or ("cp949" in found and _is_korean(sample)):
+        found.pop("gb18030", None)
+    elif "gb18030" in found:
+        found["gb18030"] -= _PLAUSIBLE  # captions that mix names of files with a few Chinese words count as a mess
+    least = min(found.values(), default=0.0)
+    sure = [name for name in among if name in found and found[name] <= least + _PLAUSIBLE]
+    return [*sure, *sorted((name for name in found if name not in sure), key=found.__getitem__)]
+
+
+def _is_simplified_chinese(data: bytes) -> bool:
+    """Whether a text, read as GBK, holds what people write: GB 2312, but for a character here and there. Other encodings read as GBK do not."""
+    signs = [sign for sign in data.decode("gb18030", errors="replace") if sign > "\x7f"]
+    rare = sum(not _is_in(sign, "gb2312") for sign in signs)
+    return rare * 5 <= len(signs)
+
+
+def _is_korean(data: bytes) -> bool:
+    """Whether a text, read as EUC-KR, is Hangul through and through: of Chinese in GBK, hardly six signs in a row look like that."""
+    signs = [sign for sign in data.decode("cp949", errors="replace") if sign > "\x7f"]
+    return len(signs) >= 6 and all("\uac00" <= sign <= "\ud7a3" for sign in signs)
+
+
+def _is_in(sign: str, encoding: str) -> bool:
     try:
-        return data.decode("gb18030")  # GBK, and the rarer characters Windows adds to it
-    except UnicodeDecodeError:
-        line = data[: not_utf8.start].count(b"\n") + 1
-        raise DatasetError("{path} is neither UTF-8 nor GBK text (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line) from not_utf8
+        sign.encode(encoding)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def guessed_encoding(text: Text, path: Path, name: str) -> list[Finding]:
-    """A warning when the encoding was guessed: GBK cannot be told from other old encodings for certain."""
-    hint = "If captions come out garbled, save the file as UTF-8."
-    return [warning("guessed-encoding", "{name} is not UTF-8; it was read as GBK", hint=hint, path=path, name=name)] if text.encoding == "gbk" else []
+    """A warning when the encoding was guessed: old encodings cannot be told from each other for certain. It quotes what came out."""
+    if not text.is_guess:
+        return []
+    hint = "If this is garbled, save the file as UTF-8."
+    first = next((line for line in text.content.split("\n") if not line.isascii()), "").strip()
+    line = first if len(first) <= _LONGEST_QUOTE else first[: _LONGEST_QUOTE - 1] + "…"
+    template = '{name} is not UTF-8; it was read as {encoding}: "{line}"'
+    return [warning("guessed-encoding", template, hint=hint, path=path, name=name, encoding=_GUESSED[text.encoding], line=line)]
 
 
 def encode_like(content: str, before: bytes, path: Path) -> bytes:
@@ -86,13 +166,19 @@ def encode_like(content: str, before: bytes, path: Path) -> bytes:
     if before.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         mark = before[:2]
         data = mark + content.encode("utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be")
-    elif before and decode(before, path).encoding == "gbk":
-        data = content.encode("gb18030")
     else:
-        data = content.encode("utf-8-sig" if before.startswith(codecs.BOM_UTF8) else "utf-8")
+        guessed = decode(before, path) if before else None
+        encoding = guessed.encoding if guessed and guessed.is_guess else "utf-8-sig" if before.startswith(codecs.BOM_UTF8) else "utf-8"
+        try:
+            data = content.encode(encoding)
+        except UnicodeEncodeError:
+            return content.encode("utf-8-sig")
     plain = content.replace("\r\n", "\n").replace("\r", "\n")
-    # a few GBK characters may happen to be valid UTF-8
-    return data if decode(data, path).content == plain else content.encode("utf-8-sig")
+    try:
+        # a few letters of an old encoding may happen to be valid UTF-8, or to look like another one
+        return data if decode(data, path).content == plain else content.encode("utf-8-sig")
+    except DatasetError:
+        return content.encode("utf-8-sig")
 
 
 def write_bytes(path: Path, data: bytes) -> None:

@@ -32,7 +32,6 @@ from typing import Any
 from lora_trainer import files
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, edits
-from lora_trainer.dataset.captions import tidy
 from lora_trainer.dataset.edits import ChangedMeanwhile, RemovedRow
 from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
@@ -186,7 +185,7 @@ class Contents:
                 conflicts = {
                     change.key: view.item(change.key).caption
                     for change in changes
-                    if view.item(change.key).caption not in (tidy(change.was), wanted[change.key])
+                    if view.item(change.key).caption not in (edits.clean(change.was), wanted[change.key])
                 }
                 writing = [item for item in map(view.item, wanted) if item.key not in conflicts and item.caption != wanted[item.key]]
                 by = {change.key: change.by for change in changes}
@@ -368,6 +367,7 @@ def _without_links(listing: Listing) -> Listing:
     kept.texts = {place: path for place, path in listing.texts.items() if is_here(path)}
     kept.metadata = [path for path in listing.metadata if is_here(path)]
     kept.tables = [path for path in listing.tables if is_here(path)]
+    kept.rest = [path for path in listing.rest if is_here(path)]
     staying = set(kept.images)
     left_out = [path for path in listing.images if path not in staying]
     if left_out:

@@ -16,6 +16,7 @@ from lora_trainer import config as settings
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.lora.deliver import clean_name, used_names
@@ -86,7 +87,8 @@ class Forecast:
 
     def _cache_bytes(self) -> int:
         pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
-        size = settings.encoded_bytes(pixels, len(self._dataset.examples), self.settled.dataset.flip_augmentation)
+        captions = sum(len(variants(example.caption)) for example in self._dataset.examples)
+        size = settings.encoded_bytes(pixels, captions, self.settled.dataset.flip_augmentation)
         return size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
 
     def target(self, name: str, pending: Iterable[str] = ()) -> str:

@@ -20,6 +20,7 @@ from lora_trainer import config as settings
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, Severity
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
@@ -375,7 +376,7 @@ def _foretold(studio: Studio, draft: _Draft, dataset: Dataset, forecast: Forecas
         seconds=seconds,
         disk=disk,
         resolved=forecast.resolved,
-        suggested={"sample_prompts": [example.caption for example in dataset.examples if example.caption][:1]},
+        suggested={"sample_prompts": [variants(example.caption)[0] for example in dataset.examples if example.caption][:1]},
         unchecked=studio.images.unchecked(example.path for example in dataset.examples),
     )
 

@@ -44,4 +44,10 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts img2 before img10, without regard to capitals."""
     parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name).casefold())
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+    return [_number(part) if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _number(digits: str) -> tuple[int, int, str]:
+    """Numbers in their order without making one of five thousand digits, which Python refuses."""
+    plain = "".join(str(unicodedata.decimal(digit)) for digit in digits).lstrip("0")
+    return 0, len(plain), plain

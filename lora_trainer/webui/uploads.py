@@ -22,18 +22,20 @@ import stat
 import time
 import uuid
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from lora_trainer import files
 from lora_trainer.dataset import authors, edits
-from lora_trainer.dataset.captions import tidy
+from lora_trainer.dataset.captions import require_length
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, digest, examine, readable_suffixes, suffix_of
-from lora_trainer.dataset.listing import CAPTION_SUFFIXES, folded, kohya_folder
+from lora_trainer.dataset.listing import CAPTION_SUFFIXES, folded, is_class_folder, kohya_folder
 from lora_trainer.dataset.matching import NameIndex
-from lora_trainer.dataset.metadata import TABLE_SUFFIXES, read_metadata
-from lora_trainer.dataset.text import decode
+from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES, read_metadata
+from lora_trainer.dataset.sources import caption_in_file
+from lora_trainer.dataset.text import LARGEST_CAPTION_FILE, LARGEST_TABLE, decode, plausible_encodings
+from lora_trainer.dataset.unread import is_text_file
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.contents import Contents, key_of
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
@@ -41,7 +43,6 @@ from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 INCOMING = "incoming"
 """In the dataset's folder .lora_trainer: what is on its way."""
 LARGEST_IMAGE = 512 * 2**20
-LARGEST_TEXT = 64 * 2**20
 LARGEST_ARCHIVE = 64 * 2**30
 MOST_MEMBERS = 20_000
 KEPT_FREE = 2**30
@@ -56,6 +57,9 @@ _CHECK_EVERY = 64 * 2**20
 _STALE = 24 * 3600.0
 _SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
 _OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+_OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
+"""Of names in a zip."""
+_CAPTION_KINDS = "Captions are read from .txt, .caption, .tags, .cap and .json beside the pictures, and from .csv, .tsv, .jsonl and .json for many."
 _ADD_IMAGE = "Add the image first, or give both the same name."
 
 
@@ -143,7 +147,9 @@ def _limit(name: str) -> int:
     suffix = _suffix(name)
     if suffix == ".zip":
         return LARGEST_ARCHIVE
-    return LARGEST_TEXT if suffix in TABLE_SUFFIXES or suffix in CAPTION_SUFFIXES else LARGEST_IMAGE
+    if suffix in CAPTION_SUFFIXES:
+        return LARGEST_CAPTION_FILE
+    return LARGEST_TABLE if suffix in TABLE_SUFFIXES else LARGEST_IMAGE
 
 
 def _require_room(name: str, size: int, limit: int, free: int) -> None:
@@ -186,19 +192,24 @@ def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: b
     `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept.
     """
     accepted = Accepted()
-    kohya = _kohya_folder(name)
+    kohya, is_class = _kohya_folder(name), _in_class_folder(name)
     name = PurePosixPath(name.replace("\\", "/")).name or "unnamed"
     suffix = _suffix(name)
     try:
+        if is_class:
+            hint = "If it is a picture of the subject, upload it from a folder by another name."
+            raise DatasetError("{path} is left out: it is among class images (regularisation images)", hint=hint, path=name)
         if suffix == ".zip":
             _accept_archive(contents, incoming, accepted, replace_captions, free or (lambda path: shutil.disk_usage(path).free))
-        elif suffix in CAPTION_SUFFIXES:
+        elif suffix in CAPTION_SUFFIXES or (suffix == JSON_SUFFIX and _images_of(contents, name, kohya)):
             captions = _of_text_file(contents, name, incoming.read_bytes(), kohya)
             _write_captions(contents, captions, accepted, replace_captions)
         elif suffix in TABLE_SUFFIXES:
             _accept_table(contents, name, incoming.read_bytes(), accepted, replace_captions)
         else:
             _require_picture_name(name)
+            if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES and is_text_file(incoming):
+                raise DatasetError("{path} is a text, but not of a kind that is read here", hint=_CAPTION_KINDS, path=name)
             accepted.added.append(_place(contents, incoming, name, kohya))
     except DatasetError as problem:
         accepted.skip(name, problem)
@@ -269,15 +280,33 @@ def _kohya_folder(name: str) -> str:
     return next((safe_name(part) for part in reversed(folders) if kohya_folder(Path(part))), "")
 
 
+def _in_class_folder(name: str, beside: Collection[str] = ()) -> bool:
+    """Whether one of the folders in a path is for class images."""
+    return any(is_class_folder(part, beside) for part in PurePosixPath(name.replace("\\", "/")).parts[:-1])
+
+
 def _of_text_file(contents: Contents, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
     """A .txt -> {image: caption} for the images of its name, in whatever folder, where none is given. Raises DatasetError."""
-    text = tidy(decode(data, Path(name)).content)
-    stem = folded(PurePosixPath(name).stem)
-    images = [item.path for item in contents.view().items if stem in (folded(item.path.stem), folded(item.path.name))]
-    images = [image for image in images if not folder or image.parent.name == folder]
+    text = _caption(data, name)
+    images = _images_of(contents, name, folder)
     if not images:
         raise DatasetError("{path} belongs to no image here", hint=_ADD_IMAGE, path=name)
     return dict.fromkeys(images, text)
+
+
+def _images_of(contents: Contents, name: str, folder: str = "") -> list[Path]:
+    stem = folded(PurePosixPath(name).stem)
+    images = [item.path for item in contents.view().items if stem in (folded(item.path.stem), folded(item.path.name))]
+    return [image for image in images if not folder or image.parent.name == folder]
+
+
+def _caption(data: bytes, name: str) -> str:
+    """What a file of one caption says. Raises DatasetError."""
+    caption = caption_in_file(decode(data, Path(name)).content, Path(name))
+    if caption is None:
+        raise DatasetError("{path} holds no caption", hint='Its JSON has no "caption", "text" or "tags".', path=name)
+    require_length(caption, name)
+    return caption
 
 
 def _accept_table(contents: Contents, name: str, data: bytes, accepted: Accepted, replace: bool) -> None:
@@ -360,14 +389,19 @@ def _accept_archive(contents: Contents, incoming: Path, accepted: Accepted, repl
 
 def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
     """The files that may be pictures or captions, in the natural order of their names; the others are skipped, each with its reason."""
-    members, system_files = [], 0
+    members, system_files, class_images = [], 0, 0
+    names = _member_names(archive)
+    folders = {part for name in names.values() for part in PurePosixPath(name).parts[:-1]}
     for info in archive.infolist():
-        name = _member_name(info)
+        name = names[info.orig_filename]
         parts = PurePosixPath(name).parts
         if info.is_dir() or name.endswith("/"):
             continue
         if any(part.startswith(".") and part not in ("..", ".") for part in parts) or parts[0] == "__MACOSX" or parts[-1].lower() in _SYSTEM_FILES:
             system_files += 1
+            continue
+        if _in_class_folder(name, folders):
+            class_images += 1
             continue
         try:
             _require_plain(info, name)
@@ -378,19 +412,42 @@ def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
     if system_files:
         template = "hidden and system files are left out ({count} of them)"
         accepted.skipped.append(Skipped(name="", message=Message(template, {"count": system_files}), hint=Message("")))
+    if class_images:
+        template = "class images (regularisation images) are left out ({count} files)"
+        hint = "If they show the subject, give their folder another name."
+        accepted.skipped.append(Skipped(name="", message=Message(template, {"count": class_images}), hint=Message(hint)))
     return sorted(members, key=lambda member: natural_order(member.name))
 
 
-def _member_name(info: zipfile.ZipInfo) -> str:
-    """The name as it was meant. Without a mark for UTF-8 it is in the packer's own encoding, on Chinese Windows GBK; zipfile takes it for cp437."""
-    name = info.orig_filename.split("\0")[0]
-    if not info.flag_bits & 0x800:
+def _member_names(archive: zipfile.ZipFile) -> dict[str, str]:
+    """{name as zipfile has it: as it was meant, with forward slashes}.
+
+    Without a mark for UTF-8 a name is in the packer's own encoding, on Chinese Windows GBK; zipfile takes it for cp437. All such names together tell
+    which one it is.
+    """
+    plain = {info.orig_filename: info.orig_filename.split("\0")[0] for info in archive.infolist()}
+    unmarked = {info.orig_filename for info in archive.infolist() if not info.flag_bits & 0x800}
+    raw = {}
+    for name in unmarked:
         with contextlib.suppress(UnicodeEncodeError):
-            data = name.encode("cp437")
-            for encoding in ("utf-8", "gb18030"):
-                with contextlib.suppress(UnicodeDecodeError):
-                    return data.decode(encoding).replace("\\", "/")
-    return name.replace("\\", "/")
+            raw[name] = plain[name].encode("cp437")
+    encodings = ["utf-8"]
+    if any(not _is_utf8(data) for data in raw.values()):
+        encodings += plausible_encodings(b"\n".join(raw.values()), _OLD_ENCODINGS)
+    for name, data in raw.items():
+        for encoding in encodings:
+            with contextlib.suppress(UnicodeDecodeError):
+                plain[name] = data.decode(encoding)
+                break
+    return {name: meant.replace("\\", "/") for name, meant in plain.items()}
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
@@ -468,27 +525,35 @@ def _captions_in(
     in_archive = NameIndex(placed)
     here = NameIndex([item.path for item in contents.view().items])
     captions: dict[Path, str] = {}
-    for suffixes in ((".caption",), (".txt",), tuple(TABLE_SUFFIXES)):
-        for member in members:
-            if _suffix(member.name) not in suffixes:
+    beside = {(path.parent, folded(name)) for path in placed for name in (path.stem, path.name)}
+    of_one = {member.name for member in members if _suffix(member.name) in CAPTION_SUFFIXES}
+    of_one |= {member.name for member in members if _suffix(member.name) == JSON_SUFFIX and _is_beside(root / member.name, beside)}
+    order = (JSON_SUFFIX, *reversed(CAPTION_SUFFIXES))
+    texts = sorted((member for member in members if member.name in of_one), key=lambda member: order.index(_suffix(member.name)))
+    tables = [member for member in members if _suffix(member.name) in TABLE_SUFFIXES and member.name not in of_one]
+    # what comes later goes before
+    for member in [*texts, *tables]:
+        place = root / member.name
+        try:
+            with _unpacked(contents, archive, member, _limit(member.name)) as file:
+                data = file.read_bytes()
+            if member.name in of_one:
+                captions.update(_of_member(contents, member, data, place, placed))
                 continue
-            place = root / member.name
-            try:
-                with _unpacked(contents, archive, member, LARGEST_TEXT) as file:
-                    data = file.read_bytes()
-                if suffixes[0] in CAPTION_SUFFIXES:
-                    captions.update(_of_member(contents, member, data, place, placed))
-                    continue
-            except DatasetError as problem:
-                accepted.skip(member.name, problem)
-                continue
+        except DatasetError as problem:
+            accepted.skip(member.name, problem)
+            continue
 
-            def find(row_name: str, folder: Path = place.parent) -> Sequence[Path]:
-                packed = [placed[path] for path in in_archive.find(row_name, (folder, root)).images]
-                return packed or here.find(row_name, (root,)).images
+        def find(row_name: str, folder: Path = place.parent) -> Sequence[Path]:
+            packed = [placed[path] for path in in_archive.find(row_name, (folder, root)).images]
+            return packed or here.find(row_name, (root,)).images
 
-            captions.update({image: text for image, text in _of_table(Path(member.name), data, find, accepted).items() if text})
+        captions.update({image: text for image, text in _of_table(Path(member.name), data, find, accepted).items() if text})
     return captions
+
+
+def _is_beside(place: Path, beside: Collection[tuple[Path, str]]) -> bool:
+    return (place.parent, folded(place.stem)) in beside
 
 
 def _of_member(contents: Contents, member: _Member, data: bytes, place: Path, placed: Mapping[Path, Path]) -> dict[Path, str]:
@@ -497,4 +562,4 @@ def _of_member(contents: Contents, member: _Member, data: bytes, place: Path, pl
     beside = [now for path, now in placed.items() if path.parent == place.parent and stem in (folded(path.stem), folded(path.name))]
     if not beside:
         return _of_text_file(contents, PurePosixPath(member.name).name, data)
-    return dict.fromkeys(beside, tidy(decode(data, Path(member.name)).content))
+    return dict.fromkeys(beside, _caption(data, member.name))

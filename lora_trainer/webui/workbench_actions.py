@@ -15,11 +15,11 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from lora_trainer import environment, files
 from lora_trainer.dataset import template
-from lora_trainer.dataset.captions import parts, tidy, with_trigger_word
+from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, edited, part_spans, parts, tidy, variants, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, Field, Vocabulary
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.form import Texts
@@ -27,13 +27,25 @@ from lora_trainer.webui.form import Texts
 REGEX_SECONDS = 4.0
 """For all captions together. An ordinary pattern needs milliseconds; one that runs away would never end."""
 _LONGEST_TEXT = 5000
+_COMMAS, _ENDS = (",", "，"), (".", ";", "!", "?", "。", "；")
 
-# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms
+# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms. Where each match stands, and what takes its place; a text
+# that grows beyond all captions ends it
 _REPLACE_APART = """
 import json, re, sys
 asked = json.loads(sys.stdin.buffer.read())
 pattern = re.compile(asked["find"], asked["flags"])
-print(json.dumps([pattern.sub(asked["replace"], caption) for caption in asked["captions"]]))
+found = []
+for caption in asked["captions"]:
+    changes, length = [], len(caption)
+    for match in pattern.finditer(caption):
+        changes.append([match.start(), match.end(), match.expand(asked["replace"])])
+        length += len(changes[-1][2])
+        if length > asked["limit"]:
+            changes = None
+            break
+    found.append(changes)
+print(json.dumps(found))
 """
 
 Edit = Callable[[str], str]
@@ -49,7 +61,10 @@ def action(
     make = _ACTIONS.get(_text(values, "do"))
     if make is None:
         raise DatasetError("{do} is no way to change captions", hint="Reload the page.", do=values.get("do"))
-    return make(_Wish(values, captions, vocabulary, order))
+    # several captions of one picture are edited each by itself
+    lines = [line for caption in captions for line in variants(caption)]
+    edit = make(_Wish(values, lines, vocabulary, order))
+    return edit if make in _OF_ALL_LINES else lambda caption: edited(caption, edit)
 
 
 class _Wish:
@@ -102,9 +117,9 @@ def _add(wish: _Wish) -> Edit:
         adding = [tag for tag in new if tag.casefold() not in present]
         if not adding:
             return caption
-        if at == "after-first":
-            first, *others = parts(caption) or [""]
-            return ", ".join(filter(None, [first, *adding, *others]))
+        if at == "after-first" and part_spans(caption):
+            _, end = part_spans(caption)[0]
+            return _replaced(caption, [Change(end, end, "".join(f", {tag}" for tag in adding))])
         # what is there keeps its own punctuation
         whole = ", ".join(adding)
         if not caption:
@@ -118,9 +133,7 @@ def _remove(wish: _Wish) -> Edit:
     unwanted = {tag.casefold() for tag in wish.tags()}
 
     def edit(caption: str) -> str:
-        found = parts(caption)
-        kept = [part for part in found if part.casefold() not in unwanted]
-        return caption if len(kept) == len(found) else ", ".join(kept)
+        return _replaced(caption, [Change(start, end, "") for start, end in part_spans(caption) if caption[start:end].casefold() in unwanted])
 
     return edit
 
@@ -131,10 +144,8 @@ def _replace_tag(wish: _Wish) -> Edit:
         raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
 
     def edit(caption: str) -> str:
-        found = parts(caption)
-        if old not in {part.casefold() for part in found}:
-            return caption
-        return _without_repeats(", ".join(filter(None, (new if part.casefold() == old else part for part in found))))
+        changes = [Change(start, end, new) for start, end in part_spans(caption) if caption[start:end].casefold() == old]
+        return _without_repeats(_replaced(caption, changes)) if changes else caption
 
     return edit
 
@@ -157,10 +168,15 @@ def _dedupe(wish: _Wish) -> Edit:
 
 
 def _without_repeats(caption: str) -> str:
-    found = parts(caption)
-    kept = {part.casefold(): part for part in reversed(found)}
-    # the first of equal ones stays, where it stands
-    return caption if len(kept) == len(found) else ", ".join(dict.fromkeys(kept[part.casefold()] for part in found))
+    seen: set[str] = set()
+    changes = []
+    for start, end in part_spans(caption):
+        part = caption[start:end].casefold()
+        # the first of equal ones stays, where it stands
+        if part in seen:
+            changes.append(Change(start, end, ""))
+        seen.add(part)
+    return _replaced(caption, changes)
 
 
 def _tidy(wish: _Wish) -> Edit:
@@ -172,7 +188,7 @@ def _tidy(wish: _Wish) -> Edit:
 
 
 def _set(wish: _Wish) -> Edit:
-    caption = tidy(wish.text("caption"))
+    caption = caption_of(wish.text("caption"))
     return lambda _: caption
 
 
@@ -181,8 +197,7 @@ def _clear(wish: _Wish) -> Edit:
 
 
 def _remove_text(wish: _Wish) -> Edit:
-    edit = _replacing(_Wish({**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions))
-    return lambda caption: edit(caption).strip(" ,，")
+    return _replacing(_Wish({**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions))
 
 
 def _replace(wish: _Wish) -> Edit:
@@ -195,22 +210,83 @@ def _replacing(wish: _Wish) -> Edit:
         raise DatasetError("there is nothing to search for", hint="Type the words that are to be replaced.")
     flags = 0 if wish.flag("case") else re.IGNORECASE
     if wish.flag("regex"):
-        table = dict(zip(wish.captions, _replaced_apart(find, replacement, flags, list(wish.captions)), strict=True))
-        return lambda caption: _mended(caption, table[caption])
+        table = dict(zip(wish.captions, _found_apart(find, replacement, flags, list(wish.captions)), strict=True))
+        return lambda caption: _replaced(caption, table[caption])
     escaped = re.escape(find)
     pattern = re.compile(rf"(?<!\w){escaped}(?!\w)" if wish.flag("whole") else escaped, flags)
-    return lambda caption: _mended(caption, pattern.sub(lambda _: replacement, caption))
+    return lambda caption: _replaced(caption, [Change(*match.span(), replacement) for match in pattern.finditer(caption)])
 
 
-def _mended(before: str, after: str) -> str:
-    """What was replaced by nothing leaves no empty part and no double space."""
-    if after == before:
-        return before
-    return re.sub(r"\s+([,，.;])", r"\1", re.sub(r"(?:[,，]\s*){2,}", ", ", tidy(after))).strip(" ,，") if tidy(after) else ""
+class Change(NamedTuple):
+    """Letters of a caption, and what takes their place."""
+
+    start: int
+    end: int
+    text: str
 
 
-def _replaced_apart(find: str, replacement: str, flags: int, captions: list[str]) -> list[str]:
-    """Runs a regular expression in a process of its own, which can be ended: some patterns need longer than the world is old. Raises DatasetError."""
+def _replaced(caption: str, changes: Sequence[Change]) -> str:
+    """A caption with these changes, from left to right. Where something is taken out, its comma and its space go with it; all else stays.
+
+    Raises DatasetError when it would become too long.
+    """
+    length = len(caption) + sum(len(change.text) - (change.end - change.start) for change in changes)
+    if length > LONGEST_CAPTION:
+        hint = "Replace by less, or search for something rarer."
+        raise DatasetError("a caption would have {count} characters, more than {limit}", hint=hint, count=length, limit=LONGEST_CAPTION)
+    pieces: list[str] = []
+    at, took_out = 0, False
+    for change in changes:
+        piece = caption[at : change.start]
+        pieces.append(_joined(pieces, piece) if took_out else piece)
+        pieces.append(change.text)
+        at, took_out = change.end, not change.text.strip() and change.end > change.start
+    pieces.append(_joined(pieces, caption[at:]) if took_out else caption[at:])
+    return "".join(pieces)
+
+
+def _joined(before: list[str], behind: str) -> str:
+    """What stands behind something that was taken out, as it joins what stands `before` it, whose end is mended in place."""
+    front = _front(before)
+    ends_part = not front.strip() or front.rstrip()[-1] in _COMMAS
+    if ends_part and behind.lstrip()[:1] in (*_COMMAS, ""):
+        # of two commas one goes
+        behind = behind.lstrip()[1:].lstrip() if behind.strip() else ""
+        if not behind:
+            _cut(before, " ,，")
+        return behind
+    if behind.lstrip()[:1] in (*_ENDS, *_COMMAS):
+        _cut(before, " ,，" if ends_part else " ")
+        return behind.lstrip() if front.strip() else behind.lstrip(" ,，.;")
+    if not behind.strip():
+        _cut(before, " ")
+        return ""
+    return behind.lstrip() if not front.strip() or front[-1].isspace() else behind
+
+
+def _front(before: list[str]) -> str:
+    """The end of what stands in front, as much as it takes to see a letter."""
+    seen = ""
+    for piece in reversed(before):
+        seen = piece + seen
+        if seen.strip():
+            break
+    return seen
+
+
+def _cut(before: list[str], signs: str) -> None:
+    while before:
+        before[-1] = before[-1].rstrip(signs)
+        if before[-1]:
+            return
+        before.pop()
+
+
+def _found_apart(find: str, replacement: str, flags: int, captions: list[str]) -> list[list[Change]]:
+    """What a regular expression finds in each caption, and what takes its place. Raises DatasetError.
+
+    It runs in a process of its own, which can be ended: some patterns need longer than the world is old.
+    """
     try:
         pattern = re.compile(find, flags)
     except (re.error, OverflowError, RecursionError) as error:
@@ -225,18 +301,22 @@ def _replaced_apart(find: str, replacement: str, flags: int, captions: list[str]
     except (re.error, IndexError) as error:
         hint = "\\1 is what the first parentheses found; write \\\\ for a backslash."
         raise DatasetError("the replacement cannot be used: {reason}", hint=hint, reason=error) from error
-    asked = json.dumps({"find": find, "replace": replacement, "flags": flags, "captions": captions})
+    asked = json.dumps({"find": find, "replace": replacement, "flags": flags, "captions": captions, "limit": LONGEST_CAPTION})
     try:
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _REPLACE_APART], input=asked.encode(), capture_output=True, timeout=REGEX_SECONDS, check=True,
             creationflags=environment.NO_WINDOW,
         )  # fmt: skip
-        return [str(caption) for caption in files.parse_json(done.stdout, names=True)]
+        found = files.parse_json(done.stdout, names=True)
     except subprocess.TimeoutExpired as error:
         hint = "Repetitions inside repetitions, as in (a+)+, may take for ever. Make it simpler."
         raise DatasetError("the pattern was not through after {seconds} seconds", hint=hint, seconds=round(REGEX_SECONDS)) from error
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
         raise DatasetError("the pattern cannot be tried: {reason}", hint="Replace plain text instead.", reason=error) from error
+    if None in found:
+        hint = "Replace by less, or search for something rarer."
+        raise DatasetError("a caption would have more than {limit} characters", hint=hint, limit=LONGEST_CAPTION)
+    return [[Change(*change) for change in changes] for changes in found]
 
 
 # --- words with a meaning ----------------------------------------------------------------------------------------------------------------
@@ -251,7 +331,8 @@ def _trigger(wish: _Wish) -> Edit:
 
     def edit(caption: str) -> str:
         if older and older.casefold() != word.casefold():
-            caption = _mended(caption, re.sub(rf"(?<!\w){re.escape(older)}(?!\w)", "", caption, flags=re.IGNORECASE))
+            found = re.finditer(rf"(?<!\w){re.escape(older)}(?!\w)", caption, re.IGNORECASE)
+            caption = _replaced(caption, [Change(*match.span(), "") for match in found])
         return with_trigger_word(caption, word)
 
     return edit
@@ -295,6 +376,10 @@ _ACTIONS: Mapping[str, Callable[[_Wish], Edit]] = {
     "add": _add, "remove": _remove, "replace-tag": _replace_tag, "sort": _sort, "dedupe": _dedupe, "tidy": _tidy, "set": _set, "clear": _clear,
     "remove-text": _remove_text, "replace": _replace, "trigger": _trigger, "compose": _compose, "vocabulary": _vocabulary,
 }  # fmt: skip
+
+
+_OF_ALL_LINES = (_set, _clear)
+"""These put one caption, of however many lines, in the place of all."""
 
 
 def title(values: Mapping[str, Any]) -> Message:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
+from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import SEVERITIES, Finding
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import pages, texts, workbench_tokens
@@ -22,6 +23,7 @@ KIND_LABELS: Texts = {
     "unreadable-folder": "Unreadable folder", "unreadable-metadata": "Unreadable metadata file", "unreadable-row": "Unreadable row",
     "row-without-file": "Row without an image", "ambiguous-row": "Row that fits several images", "duplicate-row": "Several rows for one image",
     "other-suffix": "Another file type in the row", "unreadable-caption": "Unreadable caption", "guessed-encoding": "Encoding guessed",
+    "several-captions": "Captions of several lines", "other-table": "Table by another name", "unread-captions": "Captions that are not read",
     "no-caption": "No caption", "captions-differ": "Two different captions", "shared-caption": "Caption of two images",
     "folder-name-caption": "Caption from the folder's name", "trigger-word-caption": "Only the trigger word as caption",
     "long-caption": "Caption too long", "unreadable-image": "Unreadable image", "unsupported-format": "Format that is not read",
@@ -82,6 +84,7 @@ def item_facts(root: Path, item: Item, known: Known, language: str) -> dict[str,
     length = known.length(item)
     return {
         "tokens": {"count": known.tokens(item), "limit": length.limit, "kept_end": length.kept_end, "over": known.is_long(item)},
+        "captions": len(variants(item.caption)) if item.caption else 0,
         "reviewed": known.reviewed(item),
         "author": known.author(item),
         "findings": [told_json(root, told, language) for told in known.told(item)],

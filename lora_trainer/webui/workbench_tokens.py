@@ -8,12 +8,12 @@ Called by the workbench and the routes.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
 from lora_trainer import environment
 from lora_trainer.dataset import tokens
-from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.clip_bpe import ClipBpe
 from lora_trainer.dataset.tokens import TriggerView
 from lora_trainer.errors import SetupError
@@ -47,7 +47,12 @@ def count(text: str) -> int:
 
 @lru_cache(maxsize=_REMEMBERED)
 def length(caption: str, trigger: str, limit: int) -> Length:
-    """How much of a caption is read."""
+    """How much of a caption is read; of several captions in it, of the longest."""
+    several = variants(caption)
+    if len(several) > 1 or several != [caption]:
+        longest = max((length(one, trigger, limit) for one in several), key=lambda found: found.count)
+        # where it is cut is a place in that one
+        return replace(longest, kept_end=len(caption))
     clip = _clip()
     if clip is None:
         return Length(count=0, limit=limit, kept_end=len(caption), over=False)

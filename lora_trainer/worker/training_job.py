@@ -25,6 +25,7 @@ from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import LoraFileError, Message, TrainingError
@@ -224,7 +225,7 @@ class TrainingJob:
         image_store, caption_store = batches.stores_for(
             self.config.training.cache_latents,
             sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()),
-            len(self.dataset.examples),
+            sum(len(variants(example.caption)) for example in self.dataset.examples),
             data.flip_augmentation,
             self.folder.cache,
         )
@@ -233,7 +234,7 @@ class TrainingJob:
         self.captions = batches.Captions(self.parts, base, caption_store, batches.file_key(base.base_model), live=live)
         if not self.captions.live:
             for example in self._until_stopped(self.dataset.examples):
-                self.captions.keep([example.caption], self._kept_dtype)
+                self.captions.keep(variants(example.caption), self._kept_dtype)
         self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
         if not self.captions.live:
             self.parts.text_encoders = ()
@@ -518,7 +519,7 @@ class TrainingJob:
     @property
     def sample_prompts(self) -> tuple[str, ...]:
         """What previews show; without any prompts, the first caption serves for the LoRA's own picture."""
-        return self.config.samples.sample_prompts or (self.dataset.examples[0].caption,)
+        return self.config.samples.sample_prompts or (variants(self.dataset.examples[0].caption)[0],)
 
     def _preview(self, trainer: Trainer, strengths: tuple[float, ...] | None = None) -> list[events.Previewed]:
         samples = self.config.samples if strengths is None else _with_strengths(self.config, strengths)

@@ -92,7 +92,7 @@ def test_json_lines_keep_their_other_values(tmp_path):
 def test_a_caption_in_a_text_file_stays_there(tmp_path):
     folder = dataset(tmp_path, {"a.txt": "一只红狐狸在雪地里".encode("gbk"), "b.caption": "a cat\n"})
     write(folder, a="一只白狐狸", b="two cats")
-    assert (folder / "a.txt").read_bytes() == "一只白狐狸\n".encode("gbk")
+    assert (folder / "a.txt").read_bytes() == "一只白狐狸".encode("gbk")
     assert (folder / "b.caption").read_text("utf-8") == "two cats\n"
     assert not (folder / "b.txt").exists() and not (folder / "metadata.csv").exists()
 
@@ -158,10 +158,10 @@ def test_a_text_file_saved_by_another_program_meanwhile_is_not_overwritten(tmp_p
     assert (folder / "a.txt").read_text("utf-8") == "theirs"
 
 
-def test_a_caption_is_one_line_of_printable_text(tmp_path):
+def test_a_caption_is_text_that_a_file_can_hold(tmp_path):
     folder = dataset(tmp_path, {"metadata.csv": "b.png,a cat\n"})
-    write(folder, a=' a\n"big"\tfox\0\ud800 ')
-    assert shown(folder)["a.png"] == 'a "big" fox'
+    write(folder, a=' a "big"\tfox\0\ud800 \r\n\r\n and\ufeff a cat 👩‍🎨')
+    assert shown(folder)["a.png"] == 'a "big" fox\nand a cat 👩‍🎨'
 
 
 def test_removed_rows_come_back_as_they_were(tmp_path):

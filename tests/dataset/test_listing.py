@@ -40,8 +40,10 @@ def test_the_previews_of_a_run_are_no_training_images(tmp_path):
 def test_of_a_kohya_project_only_img_is_trained(tmp_path):
     touch(tmp_path, "img/10_fox/a.jpg", "reg/1_animal/b.jpg", "model/sample/c.png")
     assert images(tmp_path) == ["img/10_fox/a.jpg"]
-    (finding,) = list_folder(tmp_path).findings
-    assert str(finding) == f"{tmp_path.name} is laid out as a kohya project: only its folder img is trained"
+    assert [str(finding) for finding in list_folder(tmp_path).findings] == [
+        "reg holds class images (regularisation images, 1 of them): they are left out, and not trained as the subject",
+        f"{tmp_path.name} is laid out as a kohya project: only its folder img is trained",
+    ]
 
 
 def test_a_folder_named_img_alone_is_a_folder_like_others(tmp_path):

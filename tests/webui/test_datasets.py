@@ -100,7 +100,7 @@ def test_a_caption_is_written_where_it_stands(tmp_path):
     assert contents.write_captions([change("a.png", "first, new", "one"), change("b.png", "second", "two")]) == {}
     assert captions(contents) == {"a.png": "first, new", "b.png": "second"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == 'a.png,"first, new"\n'
-    assert (tmp_path / "b.txt").read_text("utf-8") == "second\n"
+    assert (tmp_path / "b.txt").read_text("utf-8") == "second"
 
 
 def test_of_two_browsers_the_second_is_told_and_nothing_is_lost(tmp_path):

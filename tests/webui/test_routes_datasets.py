@@ -68,7 +68,7 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     item = page.get("datasets/水墨 fox/items").json()["items"][0]
     assert (item["name"], item["width"], item["height"], item["caption"], item["source"]) == ("a.png", 80, 60, "", None)
     written = page.post("datasets/水墨 fox/caption", {"key": item["key"], "caption": " a fox,\n ink ", "was": ""}).json()
-    assert (written["caption"], written["source"], written["caption_file"], written["findings"]) == ("a fox, ink", "metadata", "metadata.csv", [])
+    assert (written["caption"], written["source"], written["caption_file"], written["findings"]) == ("a fox,\nink", "metadata", "metadata.csv", [])
     card = page.get("datasets").json()[0]
     assert (card["count"], card["captioned"]) == (1, 1)
     assert page.address(card["cover"]).headers["content-type"] == "image/webp"

@@ -121,7 +121,7 @@ def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(con
         ("fox.png", b"<!DOCTYPE html><html>", "fox.png is a web page, not a picture"),
         ("fox.heic", b"\0\0\0\x18ftypheic" + b"\0" * 40, "fox.heic is an HEIC picture, which is not read here"),
         ("fox.psd", b"8BPS" + b"\0" * 40, "fox.psd is not a picture in a format that is read here"),
-        ("fox.exe", b"MZ" + b"\1" * 40, "fox.exe is not a picture"),
+        ("fox.exe", b"MZ\0" + b"\1" * 40, "fox.exe is not a picture"),
         ("fox.rar", b"Rar!", "fox.rar is an archive that is not unpacked here"),
         ("fox.xlsx", b"PK", "fox.xlsx is a workbook, not a CSV file"),
         ("fox.zip", b"PK\3\4 nonsense", "fox.zip is damaged, or not a zip file"),
@@ -160,9 +160,9 @@ def test_an_upload_that_breaks_off_leaves_nothing(contents, trouble):
     [
         ([b"xx"], "fox.png", 3, 2**40, "only 2 of 3 bytes of fox.png arrived"),
         ([b"x"], "fox.png", 600 * 2**20, 2**40, "fox.png is larger than 512 MB"),
-        ([b"x"], "fox.txt", 65 * 2**20, 2**40, "fox.txt is larger than 64 MB"),
+        ([b"x"], "fox.txt", 65 * 2**20, 2**40, "fox.txt is larger than 1 MB"),
         ([b"x"], "fox.zip", 10**10, KEPT_FREE + 10**9, "there is not enough room on the disk for fox.zip: 1977 MB are free"),
-        ([b"x" * 2**20] * 65, "fox.txt", None, 2**40, "fox.txt is larger than 64 MB"),
+        ([b"x" * 2**20] * 65, "fox.txt", None, 2**40, "fox.txt is larger than 1 MB"),
     ],
 )
 def test_what_is_too_large_or_incomplete_is_refused_and_leaves_nothing(contents, pieces, name, size, free, message):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
-from lora_trainer.dataset.captions import with_trigger_word
+from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.check.judge import Picture
 from lora_trainer.dataset.findings import Finding, error, problem
 
@@ -72,7 +72,7 @@ def _too_long(pictures: Sequence[Picture], trigger_word: str, count_tokens: Call
     hint = "Shorten it, or raise max_token_length (150 or 225)."
     findings = []
     for picture in pictures:
-        count = count_tokens(with_trigger_word(str(picture.caption), trigger_word))
+        count = max(map(count_tokens, variants(with_trigger_word(str(picture.caption), trigger_word))))
         if count > limit:
             excess = count - limit
             findings.append(error("long-caption", template, hint=hint, path=picture.path, name=picture.name, count=count, excess=excess, limit=limit))

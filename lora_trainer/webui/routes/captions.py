@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from lora_trainer.dataset import template
-from lora_trainer.dataset.captions import training_caption, with_trigger_word
+from lora_trainer.dataset.captions import training_caption, variants, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
@@ -97,7 +97,7 @@ def shuffle(studio: Studio, request: Request) -> dict[str, Any]:
     }
     samples = []
     for key, name, caption in captions:
-        whole, random = with_trigger_word(caption, trigger), Random(f"{seed} {key}")
+        whole, random = "\n".join(with_trigger_word(line, trigger) for line in variants(caption)), Random(f"{seed} {key}")
         trained = [training_caption(whole, random=random, **settings) for _ in range(DRAWS)]
         samples.append({"key": key, "name": name, "caption": whole, "trained": trained})
     return {"samples": samples}

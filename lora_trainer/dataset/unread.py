@@ -1,0 +1,99 @@
+"""What lies in a dataset's folder and is not read, though somebody may have meant it to be: each is named, so that nothing vanishes without a word.
+
+    unread_captions(listing, images, read)   files that look like captions of images that have none
+    left_out(listing)                        pictures by an odd name, texts without a picture
+
+Called by dataset.sources and dataset.scan. Files are opened, but only as far as it needs to tell what they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from lora_trainer.dataset.findings import Finding, error, warning
+from lora_trainer.dataset.images import suffix_of
+from lora_trainer.dataset.listing import Listing, folded
+from lora_trainer.errors import DatasetError
+
+_WORKBOOKS = frozenset({".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather"})
+_NO_CAPTIONS = frozenset({"readme", "license", "licence", "copying", "changelog", "requirements", "notes", "note", "说明", "许可"})
+"""Texts that lie in many a folder, by their names without the suffix."""
+_PICTURES_BEGIN = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_HEAD = 2**16
+_NAMES_SOUGHT = 20
+_NAMED = 5
+
+
+def unread_captions(listing: Listing, lacking: Sequence[Path], read: Collection[Path]) -> list[Finding]:
+    """One error that names the files that look like captions of the images `lacking` one; `read` are files that were."""
+    if not lacking:
+        return []
+    stems = {folded(name) for image in lacking for name in (image.stem, image.name)}
+    names = [image.name for image in lacking[:_NAMES_SOUGHT]]
+    beside = {text for image in listing.images for text in listing.texts_beside(image)}
+    texts = [path for path in listing.texts.values() if path not in beside and path not in read]
+    found = [path for path in texts if folded(path.stem) in stems or _mentions(path, names)]
+    found += [path for path in listing.tables if path not in read and _mentions(path, names)]
+    found += [path for path in listing.rest if _is_caption_like(path, stems, names)]
+    if not found:
+        return []
+    shown = ", ".join(listing.name(path) for path in found[:_NAMED]) + (" ..." if len(found) > _NAMED else "")
+    template = "files that look like captions are not read ({count} of them: {names})"
+    hint = "Save each as a .txt file of its picture's name beside the picture, or all in one metadata.csv with the columns file_name and text."
+    return [error("unread-captions", template, hint=hint, path=found[0], count=len(found), names=shown)]
+
+
+def _is_caption_like(path: Path, stems: Collection[str], names: Sequence[str]) -> bool:
+    if path.suffix.lower() in _WORKBOOKS:
+        return True
+    is_beside = folded(path.stem) in stems
+    return (is_beside and _is_text(_head(path))) or (not is_beside and bool(path.suffix) and _mentions(path, names))
+
+
+def _mentions(path: Path, names: Sequence[str]) -> bool:
+    head = _head(path)
+    return _is_text(head) and any(name.encode("utf-8", "surrogateescape") in head for name in names)
+
+
+def _head(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(_HEAD)
+    except OSError:
+        return b""
+
+
+def is_text_file(path: Path) -> bool:
+    """Whether a file says something to people, by its first bytes."""
+    return _is_text(_head(path))
+
+
+def _is_text(head: bytes) -> bool:
+    return bool(head.strip()) and b"\0" not in head and not head.startswith(_PICTURES_BEGIN)
+
+
+def left_out(listing: Listing) -> list[Finding]:
+    """A warning for each picture whose name does not say that it is one, and one for the texts that belong to no picture."""
+    return [*(finding for path in listing.rest if (finding := _odd_picture(path, listing))), *_without_picture(listing)]
+
+
+def _odd_picture(path: Path, listing: Listing) -> Finding | None:
+    if not _head(path).startswith(_PICTURES_BEGIN):
+        return None
+    try:
+        suffix = suffix_of(path)
+    except DatasetError:
+        return None
+    template = "{name} is left out: it is a picture, but its name does not end in {suffix}"
+    return warning("left-out", template, hint="Rename it, if it is to be trained.", path=path, name=listing.name(path), suffix=suffix)
+
+
+def _without_picture(listing: Listing) -> list[Finding]:
+    owned = {text for image in (*listing.images, *listing.others) for text in listing.texts_beside(image)}
+    alone = [path for path in listing.texts.values() if path not in owned and folded(path.stem) not in _NO_CAPTIONS]
+    if not alone:
+        return []
+    template = "texts that belong to no picture are left out ({count} of them, such as {name})"
+    hint = "A text belongs to the picture of its name in the same folder."
+    return [warning("left-out", template, hint=hint, path=alone[0], count=len(alone), name=listing.name(alone[0]))]
