@@ -168,7 +168,8 @@
     }
 
     /** A text as the server will keep it. */
-    const tidy = (text) => text.split(/\s+/).filter(Boolean).join(" ");
+    /** A caption as the server keeps it: of several lines each is a caption of its own. */
+    const tidy = (text) => text.split(/[\r\n]+/).map((line) => line.split(/\s+/).filter(Boolean).join(" ")).filter(Boolean).join("\n");
 
     const words = (text) => (text.match(/[\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]|[^\s,\uFF0C\u3002.;:\p{Script=Han}\p{Script=Hiragana}\p{Script=Katakana}]+/gu) || []).length;
 

@@ -268,6 +268,7 @@
             ["Esc", app.t("Take back what was typed since it was saved")],
             ["Alt+X", app.t("Select the image; Alt+Shift+X selects all from the one before")],
             ["Alt+R", app.t("Reviewed, or not")],
+            ["Shift+Enter", app.t("A new line: another caption of the same picture")],
             ["F2", app.t("The caption in fields")],
             ["Ctrl+Z, Ctrl+Y", app.t("Outside of a caption: undo the last change, and do it again")],
         ];

@@ -7,7 +7,7 @@
     "use strict";
 
     const MOST = 2000, SHOWN = 8;
-    const COMMA = /[,\uff0c]/;
+    const COMMA = /[,\uff0c\n]/;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});

@@ -88,7 +88,7 @@
             } else if (event.key === "Escape" && !conflict) {
                 box.value = base;
                 heard();
-            } else if (event.key === "Enter") event.preventDefault(); // a caption is one line
+            } else if (event.key === "Enter" && !event.shiftKey && !base.includes("\n")) event.preventDefault(); // most captions are one line
         });
 
         /** The thumbnail, or the picture itself where large ones are wanted; both are fetched when they are scrolled to. */
@@ -117,6 +117,8 @@
             const sources = { metadata: app.t("from {file}", { file: item.caption_file }), text: app.t("from {file}", { file: item.caption_file }), folder_name: app.t("from the folder's name"), trigger_word: app.t("the trigger word") };
             app.fill(facts, tokens.count, [
                 app.count(words(text), "{count} word", "{count} words"),
+                text === base && text.includes("\n") && item.captions === 1 ? app.t("a list of tags, one a line") : "",
+                text === base && item.captions > 1 ? app.t("{count} captions, one a line: each time one of them is drawn", { count: app.number(item.captions) }) : "",
                 text === base && item.source ? sources[item.source] : "",
                 text === base && item.author === "machine" ? app.t("written by a captioner") : "",
                 word && text && !hasTrigger(text, word) ? app.t("trained as \u201c{word}, \u2026\u201d", { word }) : "",

@@ -56,11 +56,19 @@ def _constants(tree: ast.Module) -> dict[str, set[str]]:
     """Names that stand for literal texts anywhere in a module: constants, and templates that a function chooses between."""
     found: dict[str, set[str]] = {}
     for node in ast.walk(tree):
-        if isinstance(node, ast.Assign) and isinstance(node.value, (ast.Constant, ast.IfExp)):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    found.setdefault(target.id, set()).update(_literals(node.value, {}))
+        for target, value in _assigned(node) if isinstance(node, ast.Assign) else ():
+            if isinstance(target, ast.Name) and isinstance(value, (ast.Constant, ast.IfExp)):
+                found.setdefault(target.id, set()).update(_literals(value, {}))
     return {name: texts for name, texts in found.items() if texts}
+
+
+def _assigned(node: ast.Assign) -> Iterator[tuple[ast.expr, ast.expr]]:
+    """(name, value) of each, also of `template, hint = "...", "..."`."""
+    for target in node.targets:
+        if isinstance(target, ast.Tuple) and isinstance(node.value, ast.Tuple):
+            yield from zip(target.elts, node.value.elts, strict=False)
+        else:
+            yield target, node.value
 
 
 def _left_out(path: Path) -> bool:

@@ -406,5 +406,6 @@ class _Csv(_Lines):
 
     def _written(self, cells: list[str]) -> str:
         buffer = io.StringIO()
-        csv.writer(buffer, delimiter=self._table.delimiter, lineterminator="").writerow(cells)
-        return buffer.getvalue()
+        # the line's end is named so that cells with one in them are quoted
+        csv.writer(buffer, delimiter=self._table.delimiter, lineterminator="\n").writerow(cells)
+        return buffer.getvalue().removesuffix("\n")

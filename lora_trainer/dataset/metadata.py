@@ -261,6 +261,8 @@ def _json_line(text: str, line: int, path: Path) -> Row | Finding:
 
 def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
     """One JSON for many pictures. Raises DatasetError for what is something else."""
+    if not content.strip():
+        return [], []
     line, before = 1, 0
     results = []
     try:
@@ -269,7 +271,7 @@ def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
             before = entry.start
             results.append(_json_row(entry.key, entry.value, line, path, _DOCUMENT_HINT))
     except NotJson as problem:
-        if len(results) == 1 and "\n" in content.strip():
+        if content.lstrip()[:1] == "{" and "\n" in content.strip() and content.split("\n", 1)[0].strip().endswith("}"):
             return _read_jsonl(content, path)  # JSON lines by another suffix
         raise DatasetError("{path} is not valid JSON ({reason})", hint=_DOCUMENT_HINT, path=path, reason=problem) from problem
     rows, findings = _sorted_out(results)

@@ -121,6 +121,8 @@ def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list
         found.pop("gb18030", None)
     elif "gb18030" in found:
         found["gb18030"] -= _PLAUSIBLE  # captions that mix names of files with a few Chinese words count as a mess
+    # accented letters lie below 0xA6 in DOS's code page, and above 0xBF in Windows's
+    found.pop("cp1252" if "cp437" in found and re.search(rb"[\x80-\xa5]", sample) else "cp437", None)
     least = min(found.values(), default=0.0)
     sure = [name for name in among if name in found and found[name] <= least + _PLAUSIBLE]
     return [*sure, *sorted((name for name in found if name not in sure), key=found.__getitem__)]

@@ -343,3 +343,82 @@ def test_safe_names_hold_nothing_a_system_forbids():
 
 def test_numbers_in_names_count_as_numbers():
     assert sorted(["img10", "img9", "IMG1", "alpha", "7"], key=natural_order) == ["7", "alpha", "IMG1", "img9", "img10"]
+
+
+# --- other tools' files ------------------------------------------------------------------------------------------------------------------
+
+
+def test_captions_of_several_lines_stay_so_in_a_file_and_in_a_zip(contents):
+    send(contents, "a.png", picture())
+    send(contents, "a.txt", b"a red boat on a lake\r\nthe boat lies still\r\n")
+    send(contents, "pack.zip", archive({"b.png": picture("blue"), "b.txt": b"a blue boat sails.\nA boat, blue"}))
+    send(contents, "c.png", picture("green"))
+    send(contents, "more.csv", b'file_name,text\nc.png,"a green boat.\nA boat at night"\n')
+    lines = {name: caption.split("\n") for name, caption in captions(contents).items()}
+    assert lines == {
+        "a.png": ["a red boat on a lake", "the boat lies still"], "b.png": ["a blue boat sails.", "A boat, blue"],
+        "c.png": ["a green boat.", "A boat at night"],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("metadata.json", b'[{"file_name": "a.png", "text": "fox"}]'),
+        ("meta_cap.json", b'{"/data/a.png": {"caption": "fox"}}'),
+        ("a.json", b'{"caption": "fox"}'),
+        ("a.tags", b"fox"),
+        ("a.cap", b"fox"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True], ids=["alone", "in a zip"])
+def test_other_tools_files_are_taken(contents, name, data, packed):
+    if packed:
+        accepted = send(contents, "pack.zip", archive({"set/a.png": picture(), f"set/{name}": data}))
+    else:
+        send(contents, "a.png", picture())
+        accepted = send(contents, name, data)
+    assert (captions(contents), reasons(accepted)) == ({"a.png": "fox"}, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("metadata.json", b'{"width": 3}', "metadata.json holds no captions that are known by the names of pictures"),
+        ("metadata.json", b"[1, 2", "metadata.json is not valid JSON"),
+        ("a.json", b'{"width": 3}', "a.json holds no caption"),
+        ("fox.prompt", b"a fox", "fox.prompt is a text, but not of a kind that is read here"),
+        ("a.txt", b"x" * 130_000, "a.txt: the caption has 130000 characters, more than 20000"),
+        ("more.jsonl", b"[" * 100_000, "more.jsonl, line 1: not valid JSON"),
+        ("more.json", b'{"a":' * 100_000, "more.json is not valid JSON"),
+        ("more.json", b'{"a.png": ' + b"9" * 5_000 + b"}", "more.json"),
+    ],
+)
+def test_what_is_no_caption_is_told_what_it_is(contents, name, data, reason):
+    send(contents, "a.png", picture())
+    accepted = send(contents, name, data)
+    assert captions(contents) == {"a.png": ""}
+    assert reasons(accepted)[0].startswith(reason)
+    assert all(str(skipped.hint) for skipped in accepted.skipped)
+
+
+def test_class_images_are_left_out_of_uploads_and_told(contents):
+    alone = send(contents, "set/reg/1_animal/z.png", picture("green"))
+    packed = send(contents, "pack.zip", archive({"set/10_fox/a.png": picture(), "set/reg/1_animal/z.png": picture("green"), "set/reg/1_animal/z.txt": b"x"}))
+    assert list(captions(contents)) == ["10_fox/a.png"]
+    assert reasons(alone) == ["z.png is left out: it is among class images (regularisation images)"]
+    assert reasons(packed) == ["class images (regularisation images) are left out (2 files)"]
+
+
+@pytest.mark.parametrize(("name", "encoding"), [("猫耳の少女", "cp932"), ("café élan", "cp437"), ("狐狸", "gb18030"), ("狐狸 été", "utf-8")])
+def test_names_in_a_zip_are_read_in_the_packers_encoding(contents, name, encoding):
+    data = archive({f"{'x' * len(name.encode(encoding))}.png": picture()})
+    raw = name.encode(encoding)
+    accepted = send(contents, "pack.zip", data.replace(b"x" * len(raw) + b".png", raw + b".png"))
+    assert ([added.name for added in accepted.added], reasons(accepted)) == ([f"{name}.png"], [])
+
+
+def test_a_number_of_five_thousand_digits_in_a_name_is_a_name_like_others(contents):
+    accepted = send(contents, "pack.zip", archive({"img" + "7" * 5_000 + ".png": picture(), "img2.png": picture("blue")}))
+    assert len(accepted.added) == 2 and reasons(accepted) == []
+    assert sorted(["img10", "img9", "img" + "9" * 5000, "img007"], key=natural_order) == ["img007", "img9", "img10", "img" + "9" * 5000]
