@@ -27,12 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lora_trainer.dataset.captions import caption_of, require_length
-from lora_trainer.dataset.json_rows import Entry, NotJson, entries, with_caption
+from lora_trainer.dataset.json_rows import Entry, entries, with_caption
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Row, read_metadata, take_apart
 from lora_trainer.dataset.sources import Captions, caption_in_file
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import NotJson
 
 WRITERS = 8
 METADATA_NAME = "metadata.csv"

@@ -20,9 +20,10 @@ from typing import Any
 from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, require_length
 from lora_trainer.dataset.findings import Finding, error
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
-from lora_trainer.dataset.json_rows import CAPTION_COLUMNS, NotJson, caption_in, entries, parse
+from lora_trainer.dataset.json_rows import CAPTION_COLUMNS, caption_in, entries, parse
 from lora_trainer.dataset.text import LARGEST_TABLE, decode, guessed_encoding, read_bytes
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import NotJson
 
 JSON_SUFFIX = ".json"
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", JSON_SUFFIX})

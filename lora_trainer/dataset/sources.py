@@ -19,13 +19,14 @@ from typing import Literal
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import caption_of, is_list, require_length, tidy
 from lora_trainer.dataset.findings import Finding, Kind, error, from_error, warning
-from lora_trainer.dataset.json_rows import NotJson, caption_in, parse
+from lora_trainer.dataset.json_rows import caption_in, parse
 from lora_trainer.dataset.listing import Listing, missing
 from lora_trainer.dataset.matching import Match, NameIndex, Sureness
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
 from lora_trainer.dataset.text import guessed_encoding, read_text
 from lora_trainer.dataset.unread import unread_captions
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import NotJson
 
 CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
 
