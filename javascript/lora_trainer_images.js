@@ -27,6 +27,7 @@
     function build() {
         const made = {
             cards: el("div", { class: "lora-trainer-datasets", role: "radiogroup", "aria-label": app.t("Datasets") }),
+            deleted: el("div", { class: "lora-trainer-row" }),
             panel: el("div", { class: "lora-trainer-images" }),
             selected: new Set(),
             anchor: null,
@@ -37,7 +38,7 @@
             el("div", { class: "lora-trainer-row lora-trainer-between" }, el("h3", {}, app.t("Your datasets")), el("div", { class: "lora-trainer-row" },
                 app.widgets.button({ label: app.t("New dataset"), onclick: () => create() }),
                 remote ? null : app.widgets.button({ label: app.t("Open a folder"), onclick: openFolder }))),
-            made.cards);
+            made.cards, made.deleted);
         made.upload = app.upload.area({
             target: async (entries) => app.store.get("dataset") || makeFor(entries),
             done: async () => { await dataset.refresh(); await made.pages.load(); },
@@ -56,6 +57,7 @@
         const chosen = app.store.get("dataset");
         app.fill(parts.cards, cards.length ? cards.map((card, at) => datasetCard(card, card.id === chosen, chosen ? card.id === chosen : at === 0))
             : el("p", { class: "lora-trainer-help" }, app.t("There is none yet. Drop your images below: 10 to 100 pictures of one style, character or thing are enough.")));
+        showDeleted();
         if (focused) (parts.cards.querySelector("[aria-checked=true]") || parts.cards.querySelector("button") || parts.cards).focus();
     }
 
@@ -134,9 +136,29 @@
             ? app.t("The folder itself stays as it is.") : app.t("{count} go to the trash in the data folder.", { count: dataset.count(card.count) });
         const title = card.external ? app.t("Take {name} off the list?", { name: card.name }) : app.t("Delete {name}?", { name: card.name });
         if (!(await app.widgets.confirm({ title, message, label: card.external ? app.t("Take off the list") : app.t("Delete"), kind: "stop" }))) return;
-        await app.api.post(dataset.path("delete", card.id));
+        const { trash } = await app.api.post(dataset.path("delete", card.id));
         dataset.choose("");
         await dataset.refresh();
+        if (trash) app.widgets.toast(app.t("{name} is in the trash.", { name: card.name }), { seconds: 15, action: { label: app.t("Undo"), onclick: () => bringBack(trash) } });
+    }
+
+    async function bringBack(trash) {
+        const card = await app.api.post("deleted-datasets/" + encodeURIComponent(trash) + "/restore", {});
+        dataset.update(card);
+        dataset.choose(card.id);
+    }
+
+    /** Somebody else may have deleted it: whoever misses it finds it here, as long as the trash is not emptied. */
+    async function showDeleted() {
+        const all = await app.api.get("deleted-datasets");
+        app.fill(parts.deleted, all.length ? app.widgets.button({ label: app.t("Deleted datasets ({count})", { count: app.number(all.length) }), onclick: () => chooseDeleted(all) }) : null);
+    }
+
+    function chooseDeleted(all) {
+        const list = el("ul", { class: "lora-trainer-removed" }, all.map((entry) => el("li", {},
+            el("span", {}, entry.name, el("span", { class: "lora-trainer-help" }, " " + app.when(entry.time))),
+            app.widgets.button({ label: app.t("Bring back"), onclick: async () => { await bringBack(entry.id); shown.close(); } }))));
+        const shown = app.widgets.dialog({ title: app.t("Deleted datasets"), body: list });
     }
 
     // --- the chosen dataset ----------------------------------------------------------------------------------------------------------

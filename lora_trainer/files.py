@@ -34,6 +34,8 @@ MOST_DIGITS = 300
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
 """What reading a file, and picking values out of what it holds, may raise where somebody else wrote it."""
 
+KEPT_FREE = 2**30
+"""Bytes that uploads and downloads leave on a disk: on one that is full, the system and a training both suffer."""
 REPLACE_PATIENCE = 3.0
 """Seconds for which a file that others hold is waited for."""
 LEFT_SECONDS = 86400.0

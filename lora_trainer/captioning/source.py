@@ -255,10 +255,11 @@ def _size_of(folder: Path) -> int:
 def _require_room(model: str, needed: int, cache: Path) -> None:
     existing = next((folder for folder in (cache, *cache.parents) if folder.exists()), None)
     free = shutil.disk_usage(existing).free if existing is not None else needed
-    if free < needed:
+    if free < needed + files.KEPT_FREE:
         raise CaptionerError(
-            "{model} takes {needed}, and the disk with {cache} has {free} free", model=model, needed=gigabytes(needed), cache=cache,
-            free=gigabytes(free), hint="Free some space, or set HF_HOME to a folder on another disk.",
+            "{model} takes {needed}, and the disk with {cache} has {free} free, of which {kept} are left alone", model=model,
+            needed=gigabytes(needed), cache=cache, free=gigabytes(free), kept=gigabytes(files.KEPT_FREE),
+            hint="Free some space, or set HF_HOME to a folder on another disk.",
         )  # fmt: skip
 
 

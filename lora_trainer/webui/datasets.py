@@ -19,8 +19,8 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import threading
+import time
 import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -32,6 +32,7 @@ from lora_trainer import files
 from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.dataset.listing import folded
 from lora_trainer.errors import DatasetError, LoraTrainerError
+from lora_trainer.jobs import trash
 from lora_trainer.webui import dataset_draft, texts
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
@@ -176,20 +177,17 @@ class Datasets:
         self._change(lambda registry: registry["names"].update({identity: name}))
         return self.find(identity)
 
-    def delete(self, identity: str) -> None:
-        """An uploaded dataset goes to the trash; a folder opened by path is forgotten and stays as it is. Raises NotFound or DatasetError."""
-        dataset = self.find(identity)
+    def delete(self, identity: str) -> str:
+        """An uploaded dataset goes to the trash, and its id there is returned; a folder opened by path is forgotten and stays as it is.
+
+        Raises NotFound, or RunError when it cannot be moved.
+        """
+        dataset, trashed = self.find(identity), ""
         with self._lock:
             if not dataset.external:
                 with self.contents(identity).lock:
-                    trash = self._data.folder("trash")
-                    target = trash / free_name(f"dataset-{identity}", lambda candidate: (trash / candidate).exists())
-                    try:
-                        shutil.move(dataset.path, target)
-                    except OSError as error:
-                        values = {"name": dataset.name, "reason": error.strerror or error}
-                        hint = "Close the programs that have it open."
-                        raise DatasetError("{name} cannot be moved to the trash: {reason}", hint=hint, **values) from error
+                    title = dataset.name if dataset.name != identity else ""
+                    trashed = trash.discard(dataset.path, self._data.folder("trash"), kind="dataset", now=time.time(), title=title).id
             self._contents.pop(identity, None)
             self._workbenches.pop(identity, None)
             try:
@@ -198,6 +196,22 @@ class Datasets:
                 # on a full disk: the images are gone all the same, and a name too many does no harm
                 if dataset.external:
                     raise
+        return trashed
+
+    def deleted(self) -> list[trash.Discarded]:
+        """What of uploaded datasets lies in the trash, newest first, whoever deleted it."""
+        return trash.contents(self._data.folder("trash"), "dataset")
+
+    def bring_back(self, trashed: str) -> Dataset:
+        """A deleted dataset out of the trash, with its name. Raises NotFound, or RunError when it cannot be moved."""
+        with self._lock:
+            found = next((found for found in self.deleted() if found.id == trashed), None)
+            if found is None:
+                raise NotFound("there is nothing called {name} here", hint="It may have been restored already. Reload the page.", name=trashed[:80])
+            path = trash.restore(found, self._data.folder("datasets"))
+            if found.title:
+                self._change(lambda registry: registry["names"].update({path.name: found.title}))
+            return self.find(path.name)
 
     # --- the registry --------------------------------------------------------------------------------------------------------------------
 

@@ -45,8 +45,6 @@ INCOMING = "incoming"
 LARGEST_IMAGE = 512 * 2**20
 LARGEST_ARCHIVE = 64 * 2**30
 MOST_MEMBERS = 20_000
-KEPT_FREE = 2**30
-"""Bytes of the disk that an upload must leave."""
 EXPANSION = 50
 """A zip may unpack to this many times its size (pictures hardly shrink, captions tenfold) ..."""
 SMALL_ENOUGH = 2 * 2**30
@@ -155,10 +153,10 @@ def _limit(name: str) -> int:
 def _require_room(name: str, size: int, limit: int, free: int) -> None:
     if size > limit:
         raise DatasetError("{name} is larger than {limit} MB", hint="Make it smaller, or upload it in parts.", name=name, limit=limit // 2**20)
-    if size + KEPT_FREE > free:
+    if size + files.KEPT_FREE > free:
         raise DatasetError(
             "there is not enough room on the disk for {name}: {free} MB are free, and {kept} MB of them are left alone",
-            hint="Free some space, or move the data folder.", name=name, free=free // 2**20, kept=KEPT_FREE // 2**20,
+            hint="Free some space, or move the data folder.", name=name, free=free // 2**20, kept=files.KEPT_FREE // 2**20,
         )  # fmt: skip
 
 
@@ -471,9 +469,11 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
     if total > max(SMALL_ENOUGH, EXPANSION * archive.stat().st_size):
         hint = "Pack it again; if it came from the web, do not trust it."
         raise DatasetError("{path} would unpack to {size} MB, far more than pictures do", hint=hint, path=archive, size=total // 2**20)
-    if total + KEPT_FREE > free:
-        hint = "Free some space, or move the data folder."
-        raise DatasetError("{path} unpacks to {size} MB, and {free} MB are free", hint=hint, path=archive, size=total // 2**20, free=free // 2**20)
+    if total + files.KEPT_FREE > free:
+        raise DatasetError(
+            "{path} unpacks to {size} MB; {free} MB are free, and {kept} MB of them are left alone", path=archive, size=total // 2**20,
+            hint="Free some space, or move the data folder.", free=free // 2**20, kept=files.KEPT_FREE // 2**20,
+        )  # fmt: skip
 
 
 def _place_pictures(contents: Contents, archive: zipfile.ZipFile, members: Sequence[_Member], accepted: Accepted) -> dict[Path, Path]:

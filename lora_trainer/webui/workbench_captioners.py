@@ -9,7 +9,6 @@ only replaced when that is asked for. No model is looked into here, and nothing 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,10 +44,9 @@ LABELS: Texts = {
 }
 """Setting -> what an artist calls it, in the order of the form."""
 ADVANCED = frozenset({"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"})
-PATHS = frozenset({"vocabulary"})
-"""Settings that name a file of this machine: for the person at it alone."""
+LOCAL = frozenset({"model", "vocabulary"})
+"""Settings that name files of this machine, or what is fetched onto its disk: for the person at it alone."""
 
-_HUB_ID = re.compile(r"[\w][\w.-]*/[\w][\w.-]*", re.ASCII)
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.onnx", "model.safetensors.index.json", "pytorch_model.bin.index.json")
 
 
@@ -68,12 +66,12 @@ class CaptionWish:
 # --- what is offered ---------------------------------------------------------------------------------------------------------------------
 
 
-def offers(host_models: Path, environ: Mapping[str, str], language: str) -> list[dict[str, Any]]:
+def offers(host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False) -> list[dict[str, Any]]:
     """GET /captioners. `environ`: the variables that the worker will have."""
-    return [_offer(info, host_models, environ, language) for info in CAPTIONERS.values()]
+    return [_offer(info, host_models, environ, language, remote) for info in CAPTIONERS.values()]
 
 
-def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str) -> dict[str, Any]:
+def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool) -> dict[str, Any]:
     needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
     missing = needed[0] if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json")) else None
     return {
@@ -87,7 +85,7 @@ def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], l
         "licence": info.licence,
         "on_disk": is_on_disk(info, host_models, environ),
         "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
-        "fields": [_field(key, language) for key in _keys_of(info)],
+        "fields": [_field(key, language) for key in _keys_of(info) if not (remote and key in LOCAL)],
     }
 
 
@@ -140,7 +138,7 @@ def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, 
         raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
     options = {key: value for key, value in wish.options.items() if key in allowed and value not in (None, "", [])}
     if remote:
-        _refuse_paths(options)
+        _refuse_own_choices(options)
     return caption_config.from_mapping(
         {
             **options,
@@ -157,12 +155,11 @@ def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, 
     )
 
 
-def _refuse_paths(options: Mapping[str, Any]) -> None:
-    named = str(options.get("model", ""))
-    if any(key in options for key in PATHS) or (named and not _HUB_ID.fullmatch(named)):
+def _refuse_own_choices(options: Mapping[str, Any]) -> None:
+    if LOCAL & options.keys():
         raise Forbidden(
-            "this WebUI can be reached from other machines, so files of this machine cannot be named from the browser",
-            hint="Name a model by its id, as in OWNER/NAME, or start the WebUI with --enable-insecure-extension-access.",
+            "this WebUI can be reached from other machines, so only the captioners in the list can be used, without files of your own",
+            hint="Choose one of them, or start the WebUI with --enable-insecure-extension-access.",
         )
 
 

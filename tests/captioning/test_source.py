@@ -143,10 +143,11 @@ def test_a_hub_that_cannot_be_reached_gets_a_sentence(monkeypatch):
 
 
 def test_a_disk_without_room_is_noticed_before_the_fetch(monkeypatch):
-    monkeypatch.setattr(source.shutil, "disk_usage", lambda path: SimpleNamespace(free=10))
+    # there is room for the model, but then there would be hardly any left
+    monkeypatch.setattr(source.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
     with serve("me/tiny-blip", tiny_blip()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        with pytest.raises(CaptionerError, match="takes 1 MB, and the disk with .* has 1 MB free"):
+        with pytest.raises(CaptionerError, match="takes 1 MB, and the disk with .* has 1.1 GB free, of which 1.1 GB are left alone"):
             find(settings(model="me/tiny-blip"), Listener())
     assert hub.asked == []
 

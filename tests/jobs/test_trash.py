@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.jobs.trash import NOTE, Load, contents, discard, empty, measure, restore
 from tests.jobs.logs import FINISHED, write_run
@@ -34,6 +35,22 @@ def test_a_forged_note_leads_nowhere_else(tmp_path, name):
     (found.path / NOTE).write_text(json.dumps({"kind": "run", "name": name, "time": 1}), encoding="utf-8")
     (found,) = contents(tmp_path / "trash", "run")
     assert restore(found, tmp_path / "runs").parent.resolve() == (tmp_path / "runs").resolve()
+
+
+@pytest.mark.parametrize("name", ["水墨 ink", "a=b"])
+def test_what_is_deleted_because_the_disk_is_full_goes_to_the_trash_without_a_note_and_comes_back(tmp_path, monkeypatch, name):
+    folder = write_run(tmp_path / "runs" / name, *FINISHED)
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(files, "write_text", full)
+        found = discard(folder.path, tmp_path / "trash", kind="run", now=1000.0)
+    assert not folder.path.exists() and contents(tmp_path / "trash", "dataset") == []
+    (again,) = contents(tmp_path / "trash", "run")
+    assert (again.id, again.name) == (found.id, name)
+    assert restore(again, tmp_path / "runs") == folder.path
 
 
 def test_strangers_in_the_trash_are_left_alone(tmp_path):

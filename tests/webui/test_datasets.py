@@ -276,12 +276,28 @@ def test_a_folder_that_is_not_there_is_refused(datasets, folder):
 
 def test_a_deleted_dataset_goes_to_the_trash(datasets, tmp_path):
     make(datasets.create("fox").path, {})
-    datasets.delete("fox")
+    first = datasets.delete("fox")
     assert datasets.all() == []
-    assert (tmp_path / "data" / "trash" / "dataset-fox" / "a.png").exists()
+    assert (tmp_path / "data" / "trash" / first / "a.png").exists()
     datasets.create("fox")
-    datasets.delete("fox")
-    assert (tmp_path / "data" / "trash" / "dataset-fox-2").is_dir()
+    second = datasets.delete("fox")
+    assert first != second and {found.id for found in datasets.deleted()} == {first, second}
+
+
+def test_a_deleted_dataset_comes_back_with_its_name_and_what_is_in_it(datasets, tmp_path):
+    made = datasets.create("Rotfuchs: rot").path
+    make(made, {"metadata.csv": "a.png,one\n"})
+    before = sorted(path.relative_to(made).as_posix() for path in made.rglob("*"))
+    identity = made.name
+    trashed = datasets.delete(identity)
+    # somebody made another one meanwhile
+    datasets.create("Rotfuchs: rot")
+    back = datasets.bring_back(trashed)
+    assert (back.name, back.id, datasets.deleted()) == ("Rotfuchs: rot", f"{identity}-2", [])
+    assert sorted(path.relative_to(back.path).as_posix() for path in back.path.rglob("*")) == before
+    for wrong in (trashed, "../datasets", "", "x" * 300):
+        with pytest.raises(NotFound):
+            datasets.bring_back(wrong)
 
 
 def test_a_folder_that_is_gone_says_so_on_its_card_and_the_others_are_there(datasets, tmp_path):
@@ -302,5 +318,7 @@ def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("lora_trainer.files.write_text", full)
-    datasets.delete(identity)
+    trashed = datasets.delete(identity)
     assert datasets.all() == [] and len(list((tmp_path / "data" / "trash").iterdir())) == 1
+    monkeypatch.undo()
+    assert datasets.bring_back(trashed).id == identity

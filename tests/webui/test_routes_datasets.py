@@ -159,9 +159,13 @@ def test_uploaded_captions_replace_others_when_asked_to(page):
 def test_renaming_and_deleting(page):
     page.post("datasets", {"name": "fox"})
     assert page.post("datasets/fox/rename", {"name": "Red fox"}).json()["name"] == "Red fox"
-    assert page.post("datasets/fox/delete").json() == {}
+    trashed = page.post("datasets/fox/delete").json()["trash"]
     assert page.get("datasets").json() == []
     assert page.get("datasets/fox/items").status_code == 404
+    # whoever deleted it, and whoever misses it
+    assert [(entry["id"], entry["name"]) for entry in page.get("deleted-datasets").json()] == [(trashed, "Red fox")]
+    assert page.post(f"deleted-datasets/{trashed}/restore").json()["name"] == "Red fox"
+    assert page.get("deleted-datasets").json() == [] and page.get("datasets/fox/items").status_code == 200
 
 
 def test_a_draft_is_sent_with_the_revision_it_was_made_from(page):
@@ -222,7 +226,7 @@ def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
 def test_every_change_needs_the_header_no_other_page_can_send(page):
     page.post("datasets", {"name": "fox"})
     changing = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__ and entry.method == "POST"]
-    assert len(changing) == 10
+    assert len(changing) == 11
     for entry in changing:
         address = "/lora-trainer" + entry.path.replace("{id}", "fox")
         assert page.client.post(address, content=json.dumps({}), headers={"content-type": "application/json"}).status_code == 403

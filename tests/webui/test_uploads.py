@@ -15,10 +15,11 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import KEPT_FREE
 from lora_trainer.webui import uploads
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
-from lora_trainer.webui.uploads import KEPT_FREE, Accepted, accept, receive
+from lora_trainer.webui.uploads import Accepted, accept, receive
 
 PLENTY = lambda path: 2**40  # noqa: E731
 

@@ -96,14 +96,19 @@ def test_what_cannot_be_is_said(tmp_path, asked, sentence):
         settings(tmp_path, asked)
 
 
-@pytest.mark.parametrize("options", [{"model": "/etc"}, {"model": "../secret"}, {"model": "C:\\models"}, {"model": "models"}])
-def test_visitors_from_elsewhere_name_no_folder_of_this_machine(tmp_path, options):
-    assert settings(tmp_path, wish(options=options)).model
-    with pytest.raises(Forbidden):
-        settings(tmp_path, wish(options=options), remote=True)
+@pytest.mark.parametrize("model", ["/etc", "../secret", "C:\\models", "models", "somebody/a-model-of-900-gigabytes", "Salesforce/blip-x"])
+def test_visitors_from_elsewhere_choose_from_the_list_and_name_no_model_or_file(tmp_path, model):
+    assert settings(tmp_path, wish(options={"model": model})).model == model
+    with pytest.raises(Forbidden, match="only the captioners in the list"):
+        settings(tmp_path, wish(options={"model": model}), remote=True)
     with pytest.raises(Forbidden):
         settings(tmp_path, wish("clip", options={"vocabulary": "/etc/passwd"}), remote=True)
-    assert settings(tmp_path, wish(options={"model": "Salesforce/blip-x"}), remote=True).model == "Salesforce/blip-x"
+    assert settings(tmp_path, wish(options={"model": "", "prefix": "a"}), remote=True).model == ""
+
+
+def test_visitors_from_elsewhere_are_not_asked_for_what_they_cannot_name(tmp_path):
+    asked = {remote: {field["key"] for offer in offers(tmp_path, {}, "", remote=remote) for field in offer["fields"]} for remote in (False, True)}
+    assert asked[False] - asked[True] == {"model", "vocabulary"}
 
 
 def test_captions_go_where_the_dataset_keeps_them(tmp_path):

@@ -326,7 +326,7 @@ def _copy(studio: Studio, copy: Copy, language: str) -> dict[str, Any]:
 @route("GET", "/captioners")
 def captioners(studio: Studio, request: Request) -> list[dict[str, Any]]:
     environ = {**os.environ, **studio.options.environ}
-    return workbench_captioners.offers(studio.host.paths().models, environ, request.language)
+    return workbench_captioners.offers(studio.host.paths().models, environ, request.language, remote=request.remote)
 
 
 @route("POST", "/datasets/{id}/caption-run")

@@ -52,8 +52,17 @@ def rename(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/delete")
 def delete(studio: Studio, request: Request) -> dict[str, Any]:
-    studio.datasets.delete(request.path["id"])
-    return {}
+    return {"trash": studio.datasets.delete(request.path["id"])}
+
+
+@route("GET", "/deleted-datasets")
+def deleted(studio: Studio, request: Request) -> list[dict[str, Any]]:
+    return [{"id": found.id, "name": found.title or found.name, "time": found.time} for found in studio.datasets.deleted()]
+
+
+@route("POST", "/deleted-datasets/{id}/restore")
+def bring_back(studio: Studio, request: Request) -> dict[str, Any]:
+    return studio.datasets.card(studio.datasets.bring_back(request.path["id"]), request.language)
 
 
 @route("POST", "/datasets/{id}/folder")
