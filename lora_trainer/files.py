@@ -271,7 +271,11 @@ def sync_folder(folder: Path) -> None:
 
 def place(path: Path) -> str:
     """What makes two ways of writing a path one: links followed, and no difference of case on Windows."""
-    return os.path.normcase(os.path.realpath(path))
+    try:
+        return os.path.normcase(os.path.realpath(path))
+    except ValueError:
+        # a null byte, which no path on the disk has
+        return str(path)
 
 
 def stamp(path: Path) -> int:

@@ -50,6 +50,8 @@ def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
     assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
     described = call("inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder)
     assert json.loads(described.stdout)["unmatched"] == []
+    described = call("inspect", output / "pytorch_lora_weights.safetensors", "--base", base, cwd=folder)
+    assert "unmatched:       none: every layer fits the base model" in described.stdout
     again = call("train", "--config", "seed.yaml", cwd=folder)
     assert again.returncode == 1 and "already holds a run" in again.stderr and "resume" in again.stderr
 

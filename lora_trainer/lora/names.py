@@ -93,8 +93,9 @@ class BaseLayers:
 
     def shape(self, part: str, path: str, *, flat: bool) -> Shape | None:
         """The shape of a layer's weight, or None. flat: it is a WebUI's name, where diffusers' paths are translated as A1111 does it."""
-        own = self.webui.get((part, sgm_name(path) if part == "unet" else path))
-        return own if flat or own is not None else self.diffusers.get((part, path))
+        if flat:
+            return self.webui.get((part, sgm_name(path) if part == "unet" else path))
+        return self.diffusers.get((part, path)) or self.webui.get((part, path))
 
 
 def base_layers(parts: Parts) -> BaseLayers:

@@ -34,6 +34,7 @@ OURS = "sd-webui-lora-trainer/"
 USUAL_WEIGHT = 0.7
 TRIES = "lora-trainer-tries"
 """Below the LoRA folder: saved steps for as long as they are tried."""
+LONGEST_TEXT = 1000
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
 FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
 
@@ -208,12 +209,11 @@ class Loras:
         weight = _weight_of(entry.settings)
         was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
         for saved in reversed(state.saved):
-            path = entry.folder.path / saved.file
-            if not path.is_file() or (was_delivered and saved.file == state.file):
+            path = _file_of(entry, saved.file)
+            if path is None or (was_delivered and saved.file == state.file):
                 continue
             previews = [preview for preview in state.previews if preview.step == saved.step and preview.strength]
             nearest = min(previews, key=lambda preview: abs(preview.strength - weight), default=None)
-            picture = entry.folder.path / nearest.file if nearest else None
             yield Lora(
                 id=_id(path),
                 name=path.stem,
@@ -223,7 +223,7 @@ class Loras:
                 trigger=str(entry.settings.get("trigger_word") or "").strip(),
                 preferred_weight=weight,
                 family=next((family for family in FAMILIES if family == state.family), None),
-                picture=picture if picture and picture.is_file() else None,
+                picture=_file_of(entry, nearest.file) if nearest else None,
                 delivered=False,
                 changed=_changed(path),
             )
@@ -245,9 +245,10 @@ def _read(path: Path) -> _Header:
         return _Header()
     return _Header(
         ours=metadata.get("modelspec.implementation_version", "").startswith(OURS),
-        alias=metadata.get("ss_output_name", ""),
+        # cut: kept for every file of the folder, and sent to the browser
+        alias=metadata.get("ss_output_name", "")[:LONGEST_TEXT],
         family=_family(metadata),
-        trigger=metadata.get("modelspec.trigger_phrase", ""),
+        trigger=metadata.get("modelspec.trigger_phrase", "")[:LONGEST_TEXT],
     )
 
 
@@ -258,8 +259,13 @@ def _family(metadata: Mapping[str, str]) -> Family | None:
 
 
 def _weight_of(settings: Mapping[str, Any]) -> float:
-    weight = settings.get("preferred_weight")
-    return float(weight) if isinstance(weight, (int, float)) and not isinstance(weight, bool) and weight else USUAL_WEIGHT
+    return sidecar.number(settings.get("preferred_weight")) or USUAL_WEIGHT
+
+
+def _file_of(entry: Entry, name: str) -> Path | None:
+    """A file that a run names, if it is there and the run's own: a name that leads out of its folder is somebody's trap."""
+    path = entry.folder.path / name
+    return path if path.is_relative_to(entry.folder.path) and ".." not in path.parts and path.is_file() else None
 
 
 def _id(path: Path) -> str:

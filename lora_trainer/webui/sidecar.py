@@ -1,6 +1,6 @@
 """NAME.json beside a LoRA: what the host's card knows of it, in A1111's keys. Read whole, changed in one key, never rewritten otherwise.
 
-Called by loras.py. Standard library only.
+Called by loras.py.
 """
 
 from __future__ import annotations
@@ -36,15 +36,19 @@ def trigger(values: dict[str, Any]) -> str:
 
 def weight(values: dict[str, Any]) -> float | None:
     """The preferred weight. A1111's own editor writes 0 for "none"."""
-    found = values.get(WEIGHT)
+    return number(values.get(WEIGHT))
+
+
+def number(found: Any) -> float | None:
+    """A weight as a person or a program may have written it; None if it is none, or 0."""
     if isinstance(found, bool) or not isinstance(found, (int, float, str)):
         return None
     try:
-        # JSON can spell whole numbers beyond any float
-        number = float(found)
+        # JSON and YAML can spell whole numbers beyond any float
+        weight = float(found)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) and number else None
+    return weight if math.isfinite(weight) and weight else None
 
 
 def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:

@@ -10,13 +10,15 @@ import pytest
 import safetensors.torch
 import torch
 
+from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.config import LoraSettings
+from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.lora.describe import describe
 from lora_trainer.lora.export import export, export_diffusers
 from lora_trainer.lora.metadata import build
-from lora_trainer.lora.names import base_layers
+from lora_trainer.lora.names import base_layers, diffusers_names
 from tests.checkpoint.samples import safetensors_bytes
 from tests.checkpoint.test_header import mutated
 from tests.lora.test_adapters import fill
@@ -162,6 +164,16 @@ def test_our_own_diffusers_file_fits_its_own_base(family: str, tmp_path: Path) -
     found = describe(tmp_path / "x.safetensors", base_layers(parts))
     assert (found.unmatched, found.misshapen) == ((), ())
     assert "unmatched:       none: every layer fits the base model" in found.to_text()
+
+
+def test_a_base_whose_blocks_are_one_layer_deep_has_a_place_for_each_of_its_own_layers(tmp_path: Path) -> None:
+    # a name of the usual depth may be another layer's here
+    base = open_checkpoint(EMBEDDED).outline()
+    names = diffusers_names(base)
+    tensors = {f"{name}.lora_A.weight": torch.ones(1, *shape[1:]) for name, shape in names.items()}
+    tensors |= {f"{name}.lora_B.weight": torch.ones(shape[0], 1, *(1 for _ in shape[2:])) for name, shape in names.items()}
+    found = describe(save(tmp_path / "x.safetensors", tensors), base_layers(base))
+    assert (found.unmatched, found.misshapen, found.module_count) == ((), (), len(names))
 
 
 def test_older_names_of_diffusers_are_understood(tmp_path: Path) -> None:

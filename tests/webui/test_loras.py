@@ -61,6 +61,64 @@ def test_ours_are_listed_and_those_of_others_are_not(loras, folder):
     assert found.tag == "<lora:ink:0.7>"
 
 
+def without_name(content: bytes, key: bytes, value: bytes) -> bytes:
+    """A LoRA file with one value of its header's JSON replaced as bytes."""
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].replace(key, value)
+    return len(header).to_bytes(8, "little") + header + content[8 + length :]
+
+
+BROKEN = {
+    "empty": lambda good: b"",
+    "no header": lambda good: b"no header",
+    "cut off": lambda good: good[:-3],
+    "metadata is a list": lambda good: without_name(good, b'"__metadata__":{', b'"__metadata__":["x"],"other":{'),
+    "Infinity": lambda good: without_name(good, b'"1","', b'Infinity,"'),
+    "nested": lambda good: (90_000).to_bytes(8, "little") + b'{"a":' + b"[" * 90_000,
+    "5,000 digits": lambda good: without_name(good, b'"shape":[1,1]', b'"shape":[1' + b"0" * 5000 + b",1]"),
+    "half a surrogate pair": lambda good: without_name(good, b"lora_unet_0", rb"\ud800"),
+    "a trigger of megabytes": lambda good: without_name(good, b'"modelspec.trigger_phrase":"', b'"modelspec.trigger_phrase":"' + b"x" * 2_000_000),
+}
+SIDECARS = {"nested": "[" * 50_000, "a list": "[1]", "digits": '{"preferred weight": 1' + "0" * 5000 + "}", "infinite": '{"preferred weight": Infinity}'}
+
+
+def test_one_broken_file_never_hides_its_neighbours(loras, folder, runs):
+    good = write_lora(folder / "good.safetensors", trigger="inkstyle").read_bytes()
+    (folder / "good.json").write_text('{"preferred weight": 0.5}')
+    for name, broken in BROKEN.items():
+        (folder / f"{name}.safetensors").write_bytes(broken(good))
+    for name, text in SIDECARS.items():
+        write_lora(folder / f"sidecar {name}.safetensors")
+        (folder / f"sidecar {name}.json").write_text(text)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(folder / "pipe.safetensors")
+        write_lora(folder / "sidecar pipe.safetensors")
+        os.mkfifo(folder / "sidecar pipe.json")
+        (folder / os.fsdecode(b"not utf-8 \xff.safetensors")).write_bytes(good)
+    for number, weight in enumerate((".nan", ".inf", "1" + "0" * 400, "[1]", "0.6")):
+        run = write_run(runs, f"run{number}", (100,))
+        run.config.write_text(f"name: run\npreferred_weight: {weight}\n")
+    found = {lora.name: lora for lora in loras.listing()}
+    assert (found["good"].trigger, found["good"].preferred_weight) == ("inkstyle", 0.5)
+    assert [found[f"run{number}"].preferred_weight for number in range(5)] == [0.7, 0.7, 0.7, 0.7, 0.6]
+    assert {found[f"sidecar {name}"].preferred_weight for name in SIDECARS} == {0.7}
+    assert max(len(lora.trigger) for lora in found.values()) == 1000
+    json.dumps([to_mapping(lora, "there") for lora in found.values()], allow_nan=False)
+    assert loras.insertable()[1] == {"good": 0.5}
+
+
+def test_a_run_that_names_files_outside_its_folder_shows_none_of_them(loras, folder, runs):
+    write_lora(runs.parent / "secret.safetensors")
+    run = write_run(runs, "ink", (100,))
+    writer = events.EventWriter(run.events)
+    for file in ("../../secret.safetensors", str(runs.parent / "secret.safetensors"), "a\0b"):
+        writer.write(events.Saved(step=200, file=file))
+    writer.write(events.Previewed(step=100, file="../../secret.safetensors"))
+    writer.write(events.Finished(step=100, file="ink.safetensors", delivered="a\0b"))
+    writer.close()
+    assert [(lora.name, lora.picture) for lora in loras.listing()] == [("ink", None)]
+
+
 def test_the_sidecar_says_trigger_and_strength(loras, folder):
     write_lora(folder / "ink.safetensors", trigger="old")
     (folder / "ink.json").write_text('{"activation text": "ink style", "preferred weight": 0.55}', encoding="utf-8-sig")
