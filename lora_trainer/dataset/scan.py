@@ -34,6 +34,7 @@ from lora_trainer.dataset.images import Examined, examine
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.dataset.syntax import caption_syntax
 from lora_trainer.dataset.unread import left_out
 from lora_trainer.errors import DatasetError
 
@@ -95,6 +96,7 @@ def scan(
         if image in captions.by_image and image in examined
     )
     findings = [*listing.findings, *captions.findings, *mask_findings, *repeat_findings, *unsupported(listing), *image_findings]
+    findings += caption_syntax({example.path: (example.name, example.caption) for example in examples})
     if count_tokens and token_limit:
         findings += long_captions(examples, count_tokens, token_limit)
     if not examples:

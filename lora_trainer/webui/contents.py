@@ -42,7 +42,7 @@ from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui.data_folder import NotFound
-from lora_trainer.webui.safe_names import free_name, natural_order
+from lora_trainer.webui.safe_names import free_name, is_path_below, natural_order
 
 TRASH = "removed"
 """In the dataset's folder .lora_trainer: one folder for each removed image."""
@@ -273,9 +273,17 @@ class Contents:
         files.write_text(folder / "removed.json", json.dumps(told))
         return folder
 
+    def _is_inside(self, name: str) -> bool:
+        """Whether a path told by a file of the dataset's stays in the dataset, through its links too."""
+        return is_path_below(name) and (self._follow_links or (self.path / name).resolve().is_relative_to(self.path.resolve()))
+
     def _bring_back(self, folder: Path) -> None:
         """Everything in a trash folder -> its place. What is there already, after a crash, stays."""
         told = files.load_json(folder / "removed.json", names=True)
+        named = [told["name"], *told.get("masks", ()), *(row["file"] for row in told["rows"])]
+        if not all(self._is_inside(str(name)) for name in named):
+            hint = "Take the picture out of {folder} by hand."
+            raise DatasetError("{name} cannot be brought back: what is told of it leads out of the folder", hint=hint, name=folder.name, folder=TRASH)
         target = self.path / told["name"]
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -435,7 +443,8 @@ def _by_image(findings: Iterable[Finding], images: Sequence[Path], captions: Cap
 def _removed(folder: Path) -> Removed | None:
     def told(values: Any) -> Removed | None:
         key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
-        return Removed(key=key, name=name, caption=caption, time=float(values["time"]), folder=folder)
+        # of a path that leads elsewhere the trash knows nothing
+        return Removed(key=key, name=name, caption=caption, time=float(values["time"]), folder=folder) if is_path_below(name) else None
 
     return files.read_json(folder / "removed.json", told, None, names=True)
 

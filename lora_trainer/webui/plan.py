@@ -23,6 +23,7 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, Severity
 from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.runs import folder as folders
@@ -305,7 +306,7 @@ def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset 
         if not findings or not any(problem.severity == "error" for problem in problems):
             problems.append(_problem("dataset", error))
         return None
-    problems += _finding_problems(dataset.findings, asked)
+    problems += _finding_problems([*dataset.findings, *prompt_syntax(asked.samples.sample_prompts)], asked)
     return dataset
 
 
@@ -339,7 +340,7 @@ def _group_problems(severity: Severity, kind: str, group: Sequence[Finding]) -> 
 
 FINDING_PLACES = {
     "repeats": "dataset", "trigger-word-caption": "trigger_word", "small-image": "resolution", "cropped-image": "dataset",
-    "long-caption": "max_token_length",
+    "long-caption": "max_token_length", "prompt-syntax": "sample_prompts",
 }  # fmt: skip
 """Kind of finding -> the field that mends it; the dataset, where nothing else is said."""
 

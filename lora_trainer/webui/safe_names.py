@@ -41,6 +41,12 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
     return candidate
 
 
+def is_path_below(name: str) -> bool:
+    """Whether a path that a file tells, of a dataset that may be anybody's, stays below the folder it is told from."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0] and "\0" not in name
+
+
 def natural_order(name: str) -> list[tuple[int, int, str]]:
     """A key that sorts img2 before img10, without regard to capitals."""
     parts = re.split(r"(\d+)", unicodedata.normalize("NFC", name).casefold())

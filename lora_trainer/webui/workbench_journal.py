@@ -8,7 +8,7 @@ it mends that. The newest edits are kept, by number and by size; a picture in th
 
     journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit, undone=True)
 
-Standard library only. Called by workbench.py, which holds the dataset's lock.
+Called by workbench.py, which holds the dataset's lock.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, Literal
 from lora_trainer import files
 from lora_trainer.dataset import authors
 from lora_trainer.errors import DatasetError, Message
+from lora_trainer.webui.safe_names import is_path_below
 
 FOLDER = "edits"
 ORIGINALS = "originals"
@@ -231,6 +232,9 @@ class Journal:
 
 
 def _edit(values: dict[str, Any], identity: int) -> Edit:
+    paths = [*values["swaps"], *(swap["kept"] for swap in values["swaps"].values()), *values.get("files", {})]
+    if not all(is_path_below(str(path)) for path in paths):
+        raise ValueError("a path leads out of the dataset")
     return Edit(
         id=identity,
         title=Message(str(values["title"]), dict(values["values"])),

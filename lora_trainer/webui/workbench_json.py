@@ -24,6 +24,7 @@ KIND_LABELS: Texts = {
     "row-without-file": "Row without an image", "ambiguous-row": "Row that fits several images", "duplicate-row": "Several rows for one image",
     "other-suffix": "Another file type in the row", "unreadable-caption": "Unreadable caption", "guessed-encoding": "Encoding guessed",
     "several-captions": "Captions of several lines", "other-table": "Table by another name", "unread-captions": "Captions that are not read",
+    "escaped-brackets": "Escaped brackets", "foreign-syntax": "Syntax of another program", "prompt-syntax": "Syntax in a sample prompt",
     "no-caption": "No caption", "captions-differ": "Two different captions", "shared-caption": "Caption of two images",
     "folder-name-caption": "Caption from the folder's name", "trigger-word-caption": "Only the trigger word as caption",
     "long-caption": "Caption too long", "unreadable-image": "Unreadable image", "unsupported-format": "Format that is not read",
@@ -36,6 +37,7 @@ KIND_LABELS: Texts = {
 }  # fmt: skip
 MEND_LABELS: Texts = {
     "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "add_trigger": "Add trigger word", "set_caption": "Use the preferred words",
+    "unescape": "Take the backslashes out",
 }
 
 

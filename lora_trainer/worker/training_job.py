@@ -28,6 +28,7 @@ from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, refuse
 from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import LoraFileError, Message, TrainingError
 from lora_trainer.lora.adapters import add_adapters, matching_layers
 from lora_trainer.lora.deliver import Delivered, deliver, note_of
@@ -168,7 +169,7 @@ class TrainingJob:
 
         dataset = scan(self.config.dataset, count_tokens, self.config.checkpoint.max_token_length, progress=self._report_check)
         refuse(dataset.findings, self.config.dataset)
-        self._warn_of(dataset.findings)
+        self._warn_of([*dataset.findings, *prompt_syntax(self.config.samples.sample_prompts)])
         return dataset
 
     def _report_check(self, done: int, total: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 from lora_trainer.dataset import authors
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest
-from lora_trainer.errors import DatasetError
+from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.webui import pages
 from lora_trainer.webui.contents import CaptionChange, Contents, key_of
 from lora_trainer.webui.data_folder import DataFolder, NotFound
@@ -322,3 +323,24 @@ def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):
     assert datasets.all() == [] and len(list((tmp_path / "data" / "trash").iterdir())) == 1
     monkeypatch.undo()
     assert datasets.bring_back(trashed).id == identity
+
+
+@pytest.mark.parametrize("place", ["name", "mask", "row"])
+def test_what_the_trash_tells_leads_nowhere_outside_of_the_dataset(tmp_path, place):
+    root = tmp_path / "set"
+    contents = make(root, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    contents.remove([key_of("a.png")])
+    (note,) = (root / ".lora_trainer" / "removed").glob("*/removed.json")
+    told = json.loads(note.read_text("utf-8"))
+    if place == "name":
+        told["name"] = "../../a.png"
+    elif place == "mask":
+        told["masks"] = ["../mask.png"]
+    else:
+        told["rows"] = [{"file": "../evil.csv", "text": "a.png,x"}]
+    note.write_text(json.dumps(told), encoding="utf-8")
+    with pytest.raises(LoraTrainerError):
+        contents.restore([key_of("a.png")])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+    assert not (tmp_path.parent / "a.png").exists()
+    assert list(captions(contents)) == ["b.png"]

@@ -552,3 +552,36 @@ def test_a_name_that_is_no_text_can_be_worked_on(tmp_path):
     assert list(captions(bench).values()) == ["a fox"] and len(reviewed(bench)) == 1
     again(tmp_path).undo()
     assert list(captions(bench).values()) == [""]
+
+
+# --- captions of several lines, and other programs' signs --------------------------------------------------------------------------------
+
+
+def test_bulk_edits_keep_the_lines_of_a_caption_file(tmp_path):
+    bench = make(tmp_path, {"a.png": "zorbl, a red boat\r\nzorbl, the boat lies still.\r\n", "b.png": "1girl\nred hair\n"}, ".txt")
+    bulk(bench, do="remove", tags=["zorbl"])
+    bulk(bench, do="add", text="sun", at="end")
+    assert (tmp_path / "a.txt").read_bytes() == b"a red boat, sun\r\nthe boat lies still., sun\r\n"
+    assert (tmp_path / "b.txt").read_bytes() == b"1girl\nred hair\nsun\n"
+    bench.undo()
+    bench.undo()
+    assert captions(bench) == {"a.png": "zorbl, a red boat\nzorbl, the boat lies still.", "b.png": "1girl\nred hair"}
+
+
+def test_escaped_brackets_are_mended_at_a_click(tmp_path):
+    bench = make(tmp_path, {"a.png": r"miku \(vocaloid\), snow"}, ".txt")
+    bench.mend([told(tmp_path, "a.png", mend="unescape")])
+    assert captions(bench) == {"a.png": "miku (vocaloid), snow"}
+
+
+def test_an_edit_of_a_journal_that_leads_outside_is_not_undone(tmp_path):
+    root = tmp_path / "set"
+    bench = make(root, {"a.png": "fox"})
+    bench.save(key_of("a.png"), "wolf", "fox")
+    (file,) = (root / ".lora_trainer" / "edits").glob("*.json")
+    values = json.loads(file.read_text("utf-8"))
+    values["files"] = {"../evil.yaml": ["x", None]}
+    file.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(DatasetError):
+        again(root).undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]

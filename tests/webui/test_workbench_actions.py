@@ -134,3 +134,33 @@ def test_an_edit_is_called_by_what_it_did():
     assert str(title({"do": "replace", "find": "fox", "replace": "wolf"})) == "fox replaced by wolf"
     assert str(title({"do": "remove", "tags": ["a", "b"]})) == "Removed: a, b"
     assert str(title({"do": "add", "text": "y" * 99})) == "Added: " + "y" * 59 + "…"
+
+
+@pytest.mark.parametrize(
+    ("caption", "text", "expected"),
+    [
+        ("a cat, with a hat.", "with a hat", "a cat."),
+        ("a cat with a hat, sun", "with a hat", "a cat, sun"),
+        ("a,  b , hat ,  c", "hat", "a,  b , c"),
+        ("a  cat,  big , red.", "red", "a  cat,  big."),
+        ("A fox. A hat. A  dog", "A hat.", "A fox. A  dog"),
+        ("hat", "hat", ""),
+    ],
+)
+def test_what_is_removed_takes_its_comma_along_and_nothing_else_changes(caption, text, expected):
+    assert action({"do": "remove-text", "text": text}, [caption])(caption) == expected
+    assert action({"do": "replace", "find": text.replace(".", r"\."), "replace": "", "regex": True}, [caption])(caption) == expected
+
+
+def test_tags_in_brackets_stay_together():
+    caption = "b, (red, blue:1.2), a {sitting, arms up}, B"
+    assert action({"do": "sort"}, [caption])(caption) == "(red, blue:1.2), a {sitting, arms up}, b, B"
+    assert action({"do": "dedupe"}, [caption])(caption) == "b, (red, blue:1.2), a {sitting, arms up}"
+    assert action({"do": "remove", "tags": ["(red, blue:1.2)"]}, [caption])(caption) == "b, a {sitting, arms up}, B"
+
+
+@pytest.mark.parametrize("regex", [False, True])
+def test_a_replacement_does_not_grow_without_limit(regex):
+    with pytest.raises(DatasetError, match="a caption would have"):
+        caption = "a" * 1000
+        action({"do": "replace", "find": "a", "replace": "x" * 5000, "regex": regex}, [caption])(caption)

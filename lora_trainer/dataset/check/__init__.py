@@ -19,6 +19,7 @@ A finding's `measured`, by kind, and its `mend`:
     near-duplicate      similarity to the best of its cluster (`related`), up to 1           {"mend": "leave_out"}
     duplicate-image     1: equal byte for byte                                               {"mend": "leave_out"}
     no-trigger          -                                                                    {"mend": "add_trigger", "word": ...}
+    escaped-brackets    -                                                                    {"mend": "unescape"}
     vocabulary          -                                                                    {"mend": "set_caption", "caption": ...}
     identical-captions  how many share it (`related`)                                        -
     little-variety      the number of different pictures; or, where an image encoder has     -

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.check.judge import Picture
 from lora_trainer.dataset.findings import Finding, error, problem
+from lora_trainer.dataset.syntax import caption_syntax
 
 MOST_IDENTICAL = 0.2
 """Of the captions; fewer that are equal are no harm."""
@@ -24,6 +25,7 @@ def caption_findings(
     findings = [_missing(picture) for picture in told if not picture.caption]
     captioned = [picture for picture in told if picture.caption]
     findings += _identical(captioned)
+    findings += caption_syntax({picture.path: (picture.name, str(picture.caption)) for picture in captioned})
     if trigger_word.strip():
         findings += [_without_trigger(picture, trigger_word.strip()) for picture in captioned if _lacks(picture, trigger_word)]
     if count_tokens is not None:

@@ -11,7 +11,7 @@ from typing import Any
 from starlette.responses import Response
 
 from lora_trainer.dataset import template
-from lora_trainer.dataset.captions import training_caption, variants, with_trigger_word
+from lora_trainer.dataset.captions import require_length, training_caption, variants, with_trigger_word
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
@@ -224,7 +224,9 @@ def set_vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
 @route("POST", "/tokens")
 def count_tokens(studio: Studio, request: Request) -> dict[str, Any]:
     limit = workbench_tokens.limit_of(request.value("limit", int, 75))
-    length = workbench_tokens.length(request.value("caption", str), request.value("trigger", str, ""), limit)
+    caption = request.value("caption", str)
+    require_length(caption, "the caption")
+    length = workbench_tokens.length(caption, request.value("trigger", str, ""), limit)
     return {"available": workbench_tokens.available(), **dataclasses.asdict(length)}
 
 

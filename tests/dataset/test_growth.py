@@ -1,0 +1,84 @@
+"""What anybody may put into a dataset is read in time that grows with it, and no faster: four times the text in about four times the time."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lora_trainer.dataset.captions import parts, variants
+from lora_trainer.dataset.metadata import read_metadata
+from lora_trainer.dataset.syntax import foreign
+from lora_trainer.webui.workbench_actions import action
+
+TABLE, JSON_LINES, DOCUMENT = Path("metadata.csv"), Path("metadata.jsonl"), Path("metadata.json")
+SMALL = 16_000
+SIGNS = [",", '"', "\n", "\n\n", ";", "\t", " ", "a.png", "x", "(", ")", "[", "]", "{", "}", "\\", ":", '{"', '":', "，", "“", "\r\n", "a.png,", '"""']
+
+
+def seconds(run: Callable[[str], object], text: str) -> float:
+    """The best of three: a busy machine is slow now and then, not always."""
+
+    def once() -> float:
+        begun = time.process_time()
+        run(text)
+        return time.process_time() - begun
+
+    return min(once() for _ in range(3))
+
+
+def table(text: str) -> object:
+    return read_metadata(TABLE, text.encode())
+
+
+def json_lines(text: str) -> object:
+    return read_metadata(JSON_LINES, text.encode())
+
+
+def document(text: str) -> object:
+    return read_metadata(DOCUMENT, text.encode())
+
+
+def edits(caption: str) -> object:
+    asked = [{"do": "dedupe"}, {"do": "sort"}, {"do": "remove", "tags": ["a"]}, {"do": "replace", "find": "a", "replace": ""}]
+    return [action(values, [caption])(caption[:20_000]) for values in asked]
+
+
+def require_linear(run: Callable[[str], object], make: Callable[[int], str]) -> None:
+    small, large = seconds(run, make(SMALL)), seconds(run, make(4 * SMALL))
+    # of a square it would be sixteen times; what takes next to no time is none of it
+    assert large < 0.1 or large < 9 * small, f"{small:.3f} s, of four times as much {large:.3f} s"
+
+
+@pytest.mark.parametrize(
+    ("run", "piece"),
+    [
+        (table, '{"a.png,""' + "\n"), (table, ","), (table, '"a\n'), (table, "a.png,x" + "\n"), (table, "\n \n"), (table, '""'), (table, ";\t,"),
+        (json_lines, "["), (json_lines, '{"a":'), (json_lines, "\n"), (json_lines, "9"), (document, '{"a":'), (document, "["),
+        (parts, "("), (parts, "(,"), (parts, "([{"), (parts, ")]}"), (parts, "(a, b), "), (variants, "a\n"), (foreign, "("), (foreign, "[a|"),
+        (foreign, "{a|"), (foreign, "--a "), (edits, "a, "), (edits, "a,"), (edits, "(a, b"),
+    ],
+)  # fmt: skip
+def test_repeated_pieces_are_read_in_proportion(run, piece):
+    require_linear(run, lambda length: (piece * length)[:length])
+
+
+def test_a_quoted_cell_of_many_line_ends_and_many_trailing_commas_are_read_in_proportion():
+    require_linear(table, lambda length: 'file_name,text\na.png,"' + "\n" * length + '"\n')
+    require_linear(table, lambda length: "file_name,text\na.png,a fox" + "," * length + "\n")
+    require_linear(table, lambda length: "file_name,text\n" + 'a.png,"' + " \n" * (length // 2) + '"\n')
+    require_linear(document, lambda length: "[" + ", ".join(['{"file_name": "a.png", "text": "x"}'] * (length // 36)) + "]")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_mixed_pieces_raise_nothing_and_are_read_in_proportion(seed):
+    def make(length: int) -> str:
+        draw = random.Random(seed)
+        chosen = draw.sample(SIGNS, 4)
+        return "".join(draw.choice(chosen) for _ in range(length))
+
+    for run in (table, json_lines, document, parts, foreign):
+        require_linear(run, make)
