@@ -1,11 +1,13 @@
 """Image files -> pixels: whatever the file holds, an upright 8-bit RGB picture comes out, or a DatasetError that says what is wrong with the file.
 
-    read_image(path)   the whole picture
+    read_image(path)   the whole picture, or of a large one as much detail as is needed
     image_size(path)   its size, from the header alone
     examine(path)      its size and content hash, after decoding all of it once: is the file sound?
     fit(image, bucket) resized and cropped to a bucket, with the numbers SDXL is told about it
     write_reduced(...) a small copy, to be looked at
     suffix_of(path)    what a file's name should end in, by its content
+
+A picture's memory is bounded: that of its pixels, once, for one large picture at a time; no picture above a limit that a variable lifts.
 
 Called by dataset.scan, training.images and the tab. Works with Pillow 9.5 (what A1111 ships) and later.
 """
@@ -15,13 +17,16 @@ from __future__ import annotations
 import hashlib
 import importlib
 import io
+import os
+import re
 import struct
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy
 from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
@@ -37,8 +42,15 @@ OTHER_PICTURE_SUFFIXES = frozenset(
 )
 """Pictures that are not read here: each is named, so that none is missed silently."""
 
-MAX_PIXELS = 178_956_970
-"""Where Pillow by default refuses to decode: half a gigabyte of RGB. A header may claim anything."""
+MAX_MEGAPIXELS = 128
+"""Pictures with more million pixels are not decoded: cameras' have fewer, a header may claim anything, and each pixel takes four bytes."""
+LIMIT_VARIABLE = "LORA_TRAINER_MAX_MEGAPIXELS"
+"""The environment variable that sets another limit, for all our processes."""
+
+_LARGE = 16 * 10**6
+"""Pictures with more pixels are decoded one at a time, whoever asks, and converted strip by strip."""
+_STRIP = 4 * 10**6
+_large_ones = threading.Lock()
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
 """What is opened, by content; other plugins of Pillow (one of them starts Ghostscript) stay out of it."""
@@ -90,15 +102,25 @@ def readable_suffixes() -> frozenset[str]:
     return READABLE_SUFFIXES | {".avif"} if "AVIF" in _readable_formats() else READABLE_SUFFIXES
 
 
-def read_image(path: Path, background: str = "white") -> Image.Image:
+def max_megapixels() -> int:
+    """The most million pixels that a picture may have."""
+    with suppress(ValueError):
+        return max(1, int(os.environ.get(LIMIT_VARIABLE, "")))
+    return MAX_MEGAPIXELS
+
+
+def read_image(path: Path, background: str = "white", *, covering: tuple[int, int] | None = None) -> Image.Image:
     """An image file -> its first frame, upright, as 8-bit RGB in sRGB.
+
+    `covering`: a picture of more than 16 million pixels may come out reduced by a whole number, but with at least three times this width and height:
+    what `fit` and `resize` then make of it is what they would make of the whole.
 
     `background` (a colour name or #rrggbb) shows through where the picture is transparent. 16-bit and floating-point greys are scaled to their
     full range; an embedded colour profile is applied. Raises DatasetError for whatever is not a whole, readable picture.
     """
-    with _explained(path), path.open("rb") as file, _open(file, path) as image:
-        image.load()
-        return _rgb(_upright(image), background)
+    with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
+        wanted = None if covering is None or image.width * image.height <= _LARGE else (3 * covering[0], 3 * covering[1])
+        return _decoded(image, background, wanted)
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -120,14 +142,11 @@ def write_reduced(path: Path, target: Path, longest_side: int, quality: int = 82
 
     Raises DatasetError for whatever is not a whole, readable picture.
     """
-    with _explained(path), path.open("rb") as file, _open(file, path) as image:
-        size = _upright_size(image)
+    with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
+        width, height = size = _upright_size(image)
         # twice what is needed, so that the resizing still has something to average
-        scale = 2 * longest_side / max(image.size)
-        if scale < 1:
-            image.draft(None, (round(image.width * scale), round(image.height * scale)))
-        image.load()
-        small = _rgb(_upright(image), "white")
+        scale = min(1.0, 2 * longest_side / max(size))
+        small = _decoded(image, "white", (max(1, round(width * scale)), max(1, round(height * scale))))
     small.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
     small.save(target, "WEBP", quality=quality, method=0)  # a tenth larger, in half the time
     return size
@@ -135,30 +154,32 @@ def write_reduced(path: Path, target: Path, longest_side: int, quality: int = 82
 
 def examine(path: Path) -> Examined:
     """Decodes the whole first frame once. Raises DatasetError for a file that is cut off or otherwise damaged."""
-    with _explained(path):
-        data = path.read_bytes()
-        with _open(io.BytesIO(data), path) as image:
+    with _explained(path), path.open("rb") as file:
+        content = _hash(file)
+        file.seek(0)
+        with _open(file, path) as image, _room_for(image):
             width, height = _upright_size(image)
             # JPEG: every byte is still decoded, at an eighth of the pixels; three times as fast
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             _require_finite(image)
-    return Examined(width=width, height=height, digest=_hash(data))
+    return Examined(width=width, height=height, digest=content)
 
 
 def digest(path: Path) -> str:
     """A hash of the file's content (BLAKE2b, 40 hexadecimal digits): the key of everything computed from it. Raises DatasetError."""
-    with _explained(path):
-        return _hash(path.read_bytes())
+    with _explained(path), path.open("rb") as file:
+        return _hash(file)
 
 
-def fit(image: Image.Image, bucket: Bucket, resampling: Image.Resampling | None = None) -> Fitted:
+def fit(image: Image.Image, bucket: Bucket, resampling: Image.Resampling | None = None, *, whole: tuple[int, int] | None = None) -> Fitted:
     """Resizes a picture until it just covers the bucket, and crops what is over, equally at both ends.
 
-    `resampling`: for what is no picture, as a mask.
+    `resampling`: for what is no picture, as a mask. `whole`: the size of the picture in its file, where `image` was read reduced.
     """
-    scale = max(bucket.width / image.width, bucket.height / image.height)
-    width, height = max(bucket.width, round(image.width * scale)), max(bucket.height, round(image.height * scale))
+    whole = whole or image.size
+    scale = max(bucket.width / whole[0], bucket.height / whole[1])
+    width, height = max(bucket.width, round(whole[0] * scale)), max(bucket.height, round(whole[1] * scale))
     # Lanczos keeps detail when shrinking, and rings when enlarging
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
     # reducing first would mix neighbours, which a mask must not have
@@ -167,14 +188,17 @@ def fit(image: Image.Image, bucket: Bucket, resampling: Image.Resampling | None 
     left, top = (width - bucket.width) // 2, (height - bucket.height) // 2
     return Fitted(
         image=resized.crop((left, top, left + bucket.width, top + bucket.height)),
-        original_size=image.size,
+        original_size=whole,
         crop_top_left=(top, left),
         target_size=(bucket.width, bucket.height),
     )
 
 
-def _hash(data: bytes) -> str:
-    return hashlib.blake2b(data, digest_size=20).hexdigest()
+def _hash(file: BinaryIO) -> str:
+    found = hashlib.blake2b(digest_size=20)
+    while piece := file.read(2**20):
+        found.update(piece)
+    return found.hexdigest()
 
 
 # --- opening, and what can be wrong ------------------------------------------------------------------------------------------------------
@@ -191,19 +215,23 @@ def _readable_formats() -> tuple[str, ...]:
     return tuple(name for name in _FORMATS if name in Image.OPEN and (name != "AVIF" or avif))
 
 
-def _open(file: io.BufferedReader | io.BytesIO, path: Path) -> Image.Image:
+def _open(file: BinaryIO, path: Path) -> Image.Image:
+    limit = max_megapixels()
+    if Image.MAX_IMAGE_PIXELS and limit * 10**6 > 2 * Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = None  # ours is what was asked for
     try:
         image = Image.open(file, formats=_readable_formats())
     except UnidentifiedImageError:
         raise _not_a_picture(path, file) from None
-    except Image.DecompressionBombError:
-        raise _too_large(path) from None
+    except Image.DecompressionBombError as error:
+        claimed = re.search(r"\d+", str(error))
+        raise _too_large(path, int(claimed[0]) if claimed else 0, limit) from None
     if image.format == "TIFF" and (image.tag_v2.get(262), image.tag_v2.get(259, 1)) == (6, 1):  # type: ignore[attr-defined]
         # Pillow takes them for four bytes a pixel, and calls the file cut off
         raise _unread_tiff(path, "YCbCr without compression")
     # checked here as well: programs that import Pillow, hosts among them, take its own limit away
-    if image.width * image.height > MAX_PIXELS:
-        raise _too_large(path)
+    if image.width * image.height > limit * 10**6:
+        raise _too_large(path, image.width * image.height, limit)
     return image
 
 
@@ -237,11 +265,20 @@ def _explained(path: Path) -> Iterator[None]:
         raise DatasetError("{path} is damaged ({reason})", hint=_COPY_AGAIN, path=path, reason=str(error) or type(error).__name__) from error
 
 
-def _too_large(path: Path) -> DatasetError:
-    return DatasetError("{path} claims more than {limit} million pixels", hint="Make it smaller, or remove it.", path=path, limit=MAX_PIXELS // 10**6)
+def _too_large(path: Path, pixels: int, limit: int) -> DatasetError:
+    return DatasetError(
+        "{path} has {megapixels} million pixels, and no more than {limit} million are read",
+        hint="Make it smaller. If its size is meant, set the environment variable {variable} to {megapixels} and start again.",
+        path=path, megapixels=-(-pixels // 10**6), limit=limit, variable=LIMIT_VARIABLE,
+    )  # fmt: skip
 
 
-def _not_a_picture(path: Path, file: io.BufferedReader | io.BytesIO) -> DatasetError:
+def _room_for(image: Image.Image) -> AbstractContextManager[Any]:
+    """What a large picture is decoded in: many at once would take as many times the memory."""
+    return _large_ones if image.width * image.height > _LARGE else nullcontext()
+
+
+def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
     """What a file that no decoder knows really is."""
     file.seek(0)
     head = file.read(4096)
@@ -273,7 +310,7 @@ def _unread_tiff(path: Path, kind: str) -> DatasetError:
     return DatasetError("{path} is a TIFF of a kind that is not read here ({kind})", hint=_SAVE_AGAIN, path=path, kind=kind)
 
 
-def _kind_of_tiff(file: io.BufferedReader | io.BytesIO) -> str:
+def _kind_of_tiff(file: BinaryIO) -> str:
     """What the tags of a TIFF say that Pillow does not open, as "3 x 32 bits, floating point"; nothing where they cannot be read."""
     try:
         file.seek(0)
@@ -323,26 +360,56 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """A loaded picture, turned as its EXIF orientation asks."""
+# --- decoding ----------------------------------------------------------------------------------------------------------------------------
+
+
+def _decoded(image: Image.Image, background: str, wanted: tuple[int, int] | None) -> Image.Image:
+    """An opened picture -> upright, RGB in sRGB, reduced by a whole number as far as it stays at least `wanted` (its whole size without)."""
+    orientation = _orientation(image)
+    if wanted is not None:
+        # a JPEG is decoded at a half, a quarter or an eighth at once
+        image.draft(None, wanted[::-1] if orientation >= 5 else wanted)
+    image.load()
     # Pillow turns a TIFF while it loads it
-    method = None if image.format == "TIFF" else _TRANSPOSITIONS.get(_orientation(image))
-    if method is None:
-        return image
-    turned = image.transpose(method)
-    turned.format = image.format
-    turned.info = image.info
-    return turned
+    method = None if image.format == "TIFF" else _TRANSPOSITIONS.get(orientation)
+    if wanted is not None and method is not None and orientation >= 5:
+        wanted = wanted[::-1]
+    factor = 1 if wanted is None else max(1, min(image.width // wanted[0], image.height // wanted[1]))
+    picture = _reduced_rgb(image, background, factor)
+    return picture if method is None else picture.transpose(method)
+
+
+def _reduced_rgb(image: Image.Image, background: str, factor: int) -> Image.Image:
+    """A loaded picture -> RGB in sRGB at 1/factor of its size: in strips, so that a large one exists only once as it was."""
+    white = _full_scale(image) if _is_deep(image) else 255.0
+    if image.width * image.height <= _LARGE:
+        whole = _rgb(image, background, white)
+        return whole if factor == 1 else whole.reduce(factor)
+    picture = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
+    height = max(1, _STRIP // image.width // factor) * factor
+    for top in range(0, image.height, height):
+        strip = _rgb(_strip(image, top, height), background, white)
+        picture.paste(strip if factor == 1 else strip.reduce(factor), (0, top // factor))
+    return picture
+
+
+def _strip(image: Image.Image, top: int, height: int) -> Image.Image:
+    return image.crop((0, top, image.width, min(image.height, top + height)))
 
 
 # --- 8-bit RGB ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _rgb(image: Image.Image, background: str) -> Image.Image:
-    """A loaded picture of any mode -> RGB in sRGB on the background."""
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it is a grey picture of more than 8 bits."""
+    return image.mode in ("I", "F") or image.mode.startswith("I;16")
+
+
+def _rgb(image: Image.Image, background: str, white: float) -> Image.Image:
+    """A loaded picture of any mode -> RGB in sRGB on the background. `white`: the number that means white in a deep one."""
     profile = image.info.get("icc_profile")
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        return _srgb(_eight_bits(image), profile)
+    if _is_deep(image):
+        return _srgb(_eight_bits(image, white), profile)
     if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
         grey = image.mode in ("L", "LA", "La")
         opaque = image.convert("RGBA")
@@ -368,10 +435,10 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image, white: float) -> Image.Image:
     """I;16, I or F -> L, its full range onto 0..255 (Pillow's own conversion clips at 255)."""
     numbers = image.convert("I") if image.mode.startswith("I;16") else image
-    scale = 255 / _full_scale(image)
+    scale = 255 / white
     # half a step more, because the conversion to L cuts the fraction off
     return numbers.convert("F").point(lambda value: value * scale + 0.5).convert("L")
 
@@ -403,6 +470,8 @@ def _brightest(image: Image.Image) -> float:
 def _require_finite(image: Image.Image) -> None:
     """Raises _NotFinite for a floating-point picture, loaded, with pixels that are not. Pillow's own extrema pass over what is not a number."""
     if image.mode == "F":
-        count = int(numpy.count_nonzero(~numpy.isfinite(numpy.asarray(image))))
+        height = max(1, _STRIP // image.width)
+        strips = (_strip(image, top, height) for top in range(0, image.height, height))
+        count = sum(int(numpy.count_nonzero(~numpy.isfinite(numpy.asarray(strip)))) for strip in strips)
         if count:
             raise _NotFinite(count)

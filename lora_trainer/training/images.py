@@ -23,7 +23,8 @@ class Pixels:
 
 def load_pixels(example: Example, bucket: Bucket, background: str) -> Pixels:
     """Read, resize and crop one example. Raises DatasetError if the file cannot be read."""
-    fitted = fit(read_image(example.path, background), bucket)
+    read = read_image(example.path, background, covering=(bucket.width, bucket.height))
+    fitted = fit(read, bucket, whole=(example.width, example.height))
     width, height = fitted.original_size
     top, left = fitted.crop_top_left
     return Pixels(to_tensor(fitted.image), (height, width, top, left, bucket.height, bucket.width))

@@ -110,7 +110,8 @@ class KnownImages:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     def usable(kept: Any) -> dict[str, dict[str, Any]]:
-        return {path: entry for path, entry in kept.items() if "mark" in entry and ("digest" in entry or "problem" in entry)}
+        # what could not be read may be readable by now: another limit, another Pillow
+        return {path: entry for path, entry in kept.items() if "mark" in entry and "digest" in entry}
 
     return files.read_json(file, usable, {}, names=True)
 

@@ -50,6 +50,8 @@ WRITE_SECONDS = 3.0
 PAUSE_POLL_SECONDS = 0.2
 CHECKS_PER_EVENT = 25
 MOST_NAMED = 20
+LARGEST_SEEN = 1024
+"""No captioner looks at more pixels a side; a large picture is read with three times as many at least."""
 FEW = 50
 READERS = 4
 GIVE_UP_AFTER = 3
@@ -279,7 +281,7 @@ class CaptionJob:
 
     def _start_reading(self, pool: ThreadPoolExecutor, waiting: list[Pending]) -> list[tuple[Pending, Future[Image.Image]]]:
         taken = [waiting.pop(0) for _ in range(min(self.batch_size, len(waiting)))]
-        return [(item, pool.submit(read_image, item.image)) for item in taken]
+        return [(item, pool.submit(read_image, item.image, covering=(LARGEST_SEEN, LARGEST_SEEN))) for item in taken]
 
     def _read(self, item: Pending, future: Future[Image.Image]) -> Image.Image | None:
         try:

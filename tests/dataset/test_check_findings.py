@@ -235,7 +235,7 @@ def test_an_encoder_that_has_not_seen_nearly_all_pictures_is_not_asked(folder):
 
 def test_a_second_check_opens_no_picture(folder, tmp_path, monkeypatch):
     first = checked(folder, cache=tmp_path / "cache" / "check.json")
-    monkeypatch.setattr(measure, "read_image", lambda path: pytest.fail(f"{path} was opened"))
+    monkeypatch.setattr(measure, "read_image", lambda path, **how: pytest.fail(f"{path} was opened"))
     monkeypatch.setattr("lora_trainer.dataset.check.store.digest", lambda path: pytest.fail(f"{path} was read"))
     second = checked(folder, cache=tmp_path / "cache" / "check.json")
     assert second.measures == first.measures and second.findings == first.findings
@@ -250,7 +250,7 @@ def test_a_changed_picture_is_measured_again_and_a_moved_one_is_not(folder, tmp_
     os.utime(folder / "scene0.png", (time.time() + 5, time.time() + 5))
     opened = []
     original = measure.read_image
-    monkeypatch.setattr(measure, "read_image", lambda path: (opened.append(path.name), original(path))[1])
+    monkeypatch.setattr(measure, "read_image", lambda path, **how: (opened.append(path.name), original(path, **how))[1])
     report = checked(folder, cache=cache)
     assert opened == ["scene0.png"] and only(report, "blurred-image").path == folder / "scene0.png"
 

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import pytest
-from PIL import Image, ImageCms, features
+from PIL import Image, ImageChops, ImageCms, ImageFilter, features
 
+from lora_trainer.dataset import images
 from lora_trainer.dataset.buckets import Bucket
-from lora_trainer.dataset.images import MAX_PIXELS, digest, examine, fit, image_size, read_image, readable_suffixes, suffix_of, write_reduced
+from lora_trainer.dataset.images import (
+    LIMIT_VARIABLE,
+    digest,
+    examine,
+    fit,
+    image_size,
+    max_megapixels,
+    read_image,
+    readable_suffixes,
+    suffix_of,
+    write_reduced,
+)  # fmt: skip
 from lora_trainer.errors import DatasetError
 from tests.dataset.pictures import BLUE, GREEN, RED, WHITE, corners, noise, png, png_chunk, save, tiff
 
@@ -299,15 +314,81 @@ def test_what_is_no_picture_is_called_what_it_is(tmp_path, content, sentence):
         assert str(caught.value.hint)
 
 
-def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch):
+def black_png(path: Path, width: int, height: int) -> Path:
+    """A PNG of a few kilobytes, however large it is when decoded."""
+    packer, row = zlib.compressobj(9), bytes(1 + 4 * width)
+    data = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b""))
+    return path
+
+
+@pytest.mark.parametrize("side", [11400, 60000])
+def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch, side):
     path = tmp_path / "a.png"
-    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
     for pillow_limit in (Image.MAX_IMAGE_PIXELS, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
         for read in (read_image, examine, image_size):
-            with pytest.raises(DatasetError, match=f"claims more than {MAX_PIXELS // 10**6} million pixels"):
+            with pytest.raises(DatasetError, match=f"a.png has {-(-side * side // 10**6)} million pixels, and no more than 128 million are read"):
                 read(path)
+
+
+def test_a_variable_sets_the_limit_of_pixels(tmp_path, monkeypatch):
+    path = save(tmp_path / "a.png", size=(1100, 1000))
+    monkeypatch.setenv(LIMIT_VARIABLE, "1")
+    with pytest.raises(DatasetError) as caught:
+        examine(path)
+    assert "set the environment variable LORA_TRAINER_MAX_MEGAPIXELS to 2 and start again" in str(caught.value.hint)
+    monkeypatch.setenv(LIMIT_VARIABLE, "2")
+    assert examine(path).width == 1100
+    monkeypatch.setenv(LIMIT_VARIABLE, "many")
+    assert max_megapixels() == 128
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="resource is of Unix")
+def test_a_large_picture_is_in_memory_once(tmp_path):
+    """One of 64 million pixels with transparency takes 256 MB as it is; it took four times as much to convert it."""
+    black_png(tmp_path / "a.png", 8000, 8000)
+    program = (
+        "import resource, sys; from pathlib import Path; from PIL import features; from lora_trainer.dataset.images import *\n"
+        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == 'darwin' else 0.0009765625) // 2**20\n"
+        "before, path = peak(), Path(sys.argv[1])\n"
+        "examine(path); small = read_image(path, covering=(512, 512)); write_reduced(path, path.with_suffix('.webp'), 384)\n"
+        "print(small.size, peak() - before)"
+    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, tmp_path / "a.png"], capture_output=True, text=True, check=True)
+    size, _, peak = done.stdout.rpartition(" ")
+    assert size == "(1600, 1600)" and float(peak) < 400
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "turned.jpg", "clear.png", "grey.png", "palette.png", "a.webp"])
+def test_a_large_picture_reduced_is_what_the_whole_becomes(tmp_path, monkeypatch, name):
+    """In strips and reduced, or whole and at once: the bucket shows the same."""
+    image = Image.effect_noise((900, 600), 60).convert("RGB").filter(ImageFilter.GaussianBlur(4))
+    image.paste(RED, (0, 0, 300, 200))
+    image.paste(BLUE, (600, 400, 900, 600))
+    options = {}
+    if name == "turned.jpg":
+        options["exif"] = exif(6)
+    if name == "clear.png":
+        image.putalpha(Image.linear_gradient("L").resize(image.size))
+    if name == "grey.png":
+        image = image.convert("I").point(lambda value: value * 200).convert("I;16")
+    if name == "palette.png":
+        image = image.quantize(64)
+    image.save(tmp_path / name, **({"quality": 95} if name.endswith(".jpg") else {}), **options)
+    size = image_size(tmp_path / name)
+    whole = fit(read_image(tmp_path / name), Bucket(64, 64))
+    monkeypatch.setattr(images, "_LARGE", 10_000)
+    monkeypatch.setattr(images, "_STRIP", 50_000)
+    small = read_image(tmp_path / name, covering=(64, 64))
+    assert 192 <= min(small.size) < min(size)
+    reduced = fit(small, Bucket(64, 64), whole=size)
+    assert (reduced.original_size, reduced.crop_top_left, reduced.target_size) == (whole.original_size, whole.crop_top_left, whole.target_size)
+    difference = ImageChops.difference(reduced.image, whole.image)
+    assert max(high for _, high in difference.getextrema()) <= (12 if name.endswith(".jpg") else 2)
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):

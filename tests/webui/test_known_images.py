@@ -67,3 +67,20 @@ def test_a_file_that_is_gone_or_no_picture_is_told_at_once(tmp_path):
 def test_a_damaged_memory_is_begun_anew(tmp_path, images, content):
     (tmp_path / "images.json").write_text(content, encoding="utf-8")
     assert KnownImages(tmp_path / "images.json").look(images[0]).width == 48
+
+
+def test_what_could_not_be_read_is_looked_at_again_by_the_next_start(tmp_path, images):
+    def too_large(path):
+        raise DatasetError("{path} is too large", hint="Raise the limit.", path=path)
+
+    known = KnownImages(tmp_path / "images.json", thorough=too_large)
+    known.look(images[0])
+    known.wait()
+    with pytest.raises(DatasetError, match="too large"):
+        known.look(images[0])
+    known.close()
+    known = KnownImages(tmp_path / "images.json")
+    known.look(images[0])
+    known.wait()
+    assert known.look(images[0]) == examine(images[0])
+    known.close()

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from lora_trainer.dataset.check.measure import Measures
 from lora_trainer.dataset.findings import Finding, from_error, problem
+from lora_trainer.dataset.images import read_image
 from lora_trainer.errors import DatasetError
 
 WORTH_ENLARGING = 1.25
@@ -225,9 +225,8 @@ def _subject(picture: Picture, measures: Measures) -> Iterable[Finding]:
 def mask_box(mask: Path, width: int, height: int) -> tuple[int, int, int, int] | None:
     """The smallest box around the white of a mask, in pixels of its width x height picture; None where there is no white, or no mask."""
     try:
-        with Image.open(mask) as opened:
-            white = np.asarray(opened.convert("L")) >= 128
-    except (OSError, ValueError, SyntaxError):
+        white = np.asarray(read_image(mask, "black").convert("L")) >= 128
+    except DatasetError:
         return None
     rows, columns = np.nonzero(white.any(axis=1))[0], np.nonzero(white.any(axis=0))[0]
     if not len(rows):

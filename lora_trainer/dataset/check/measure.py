@@ -23,7 +23,7 @@ from lora_trainer.dataset.check.fingerprint import fingerprint, palette
 from lora_trainer.dataset.check.marks import Mark, find_mark
 from lora_trainer.dataset.check.sharpness import edge_width
 from lora_trainer.dataset.check.store import Store
-from lora_trainer.dataset.images import digest, read_image
+from lora_trainer.dataset.images import digest, image_size, read_image
 from lora_trainer.errors import DatasetError
 
 ANALYSED_SIDE = 768
@@ -75,17 +75,18 @@ class Measures:
 
 def measure(path: Path, content_digest: str | None = None) -> Measures:
     """Decodes and measures one image file. Raises DatasetError."""
-    image = read_image(path)
-    reduced, scale = _reduced(image)
+    size = image_size(path)
+    scale = max(1.0, (size[0] * size[1]) ** 0.5 / ANALYSED_SIDE)
+    reduced = _reduced(path, size, scale)
     pixels = np.asarray(reduced)
     box = inner_box(pixels)
     picture = reduced.crop(box) if box != (0, 0, *reduced.size) else reduced
     grey = picture.convert("L")
     return Measures(
         digest=content_digest or digest(path),
-        width=image.width,
-        height=image.height,
-        inner=_enlarged(box, scale, image),
+        width=size[0],
+        height=size[1],
+        inner=_enlarged(box, scale, size),
         edge_width=edge_width(np.asarray(grey, np.float32)),
         analysed_side=(grey.width * grey.height) ** 0.5,
         mark=_mark_box(find_mark(grey), box, scale),
@@ -128,22 +129,20 @@ def _attempt(path: Path, store: Store) -> Measures | DatasetError:
     return result
 
 
-def _reduced(image: Image.Image) -> tuple[Image.Image, float]:
-    """The picture at no more than ANALYSED_SIDE squared, and how many times it was made smaller."""
-    scale = (image.width * image.height) ** 0.5 / ANALYSED_SIDE
-    if scale <= 1:
-        return image, 1.0
-    size = max(1, round(image.width / scale)), max(1, round(image.height / scale))
-    return image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0), scale
+def _reduced(path: Path, size: tuple[int, int], scale: float) -> Image.Image:
+    """The picture of this size, made `scale` times smaller: no more than ANALYSED_SIDE squared."""
+    small = max(1, round(size[0] / scale)), max(1, round(size[1] / scale))
+    image = read_image(path, covering=small)
+    return image if scale == 1 else image.resize(small, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
-def _enlarged(box: Box, scale: float, image: Image.Image) -> Box:
-    """A box of the reduced picture in pixels of the picture: a border goes whole, a line of the picture rather than one of the border."""
+def _enlarged(box: Box, scale: float, size: tuple[int, int]) -> Box:
+    """A box of the reduced picture in pixels of the picture of `size`: a border goes whole, a line of the picture rather than one of the border."""
     left, top, right, bottom = box
-    width, height = image.width / scale, image.height / scale
+    width, height = size[0] / scale, size[1] / scale
     return (
         int(np.ceil(left * scale)), int(np.ceil(top * scale)),
-        image.width if right >= round(width) else int(right * scale), image.height if bottom >= round(height) else int(bottom * scale),
+        size[0] if right >= round(width) else int(right * scale), size[1] if bottom >= round(height) else int(bottom * scale),
     )  # fmt: skip
 
 
