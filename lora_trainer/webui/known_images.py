@@ -38,6 +38,8 @@ class KnownImages:
         self._lock = threading.Lock()
         self._writing = threading.Lock()
         self._kept: dict[str, dict[str, Any]] = _read(file)
+        # what an earlier start could not read may be readable by now: another limit, another Pillow
+        self._doubtful = {path for path, entry in self._kept.items() if "problem" in entry}
         self._waiting: set[str] = set()
         self._unwritten = 0
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
@@ -48,6 +50,9 @@ class KnownImages:
         with self._lock:
             entry = self._kept.get(str(path))
         if entry is not None and entry["mark"] == mark:
+            if str(path) in self._doubtful:
+                self._doubtful.discard(str(path))
+                self._look_later(path, mark)
             return _examined(entry, path)
         width, height = image_size(path)
         self._look_later(path, mark)
@@ -110,8 +115,7 @@ class KnownImages:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     def usable(kept: Any) -> dict[str, dict[str, Any]]:
-        # what could not be read may be readable by now: another limit, another Pillow
-        return {path: entry for path, entry in kept.items() if "mark" in entry and "digest" in entry}
+        return {path: entry for path, entry in kept.items() if "mark" in entry and ("digest" in entry or "problem" in entry)}
 
     return files.read_json(file, usable, {}, names=True)
 

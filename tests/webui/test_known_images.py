@@ -80,7 +80,8 @@ def test_what_could_not_be_read_is_looked_at_again_by_the_next_start(tmp_path, i
         known.look(images[0])
     known.close()
     known = KnownImages(tmp_path / "images.json")
-    known.look(images[0])
+    with pytest.raises(DatasetError, match="too large"):
+        known.look(images[0])
     known.wait()
     assert known.look(images[0]) == examine(images[0])
     known.close()
