@@ -175,7 +175,9 @@
     /** What was found about the dataset as a whole, folded together when it is long. */
     dataset.remarks = function (findings) {
         if (!findings.length) return null;
-        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null));
+        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null,
+            finding.each.length ? el("details", {}, el("summary", { class: "lora-trainer-help" }, app.t("Which ones")), el("ul", {}, finding.each.map((one) => el("li", { class: "lora-trainer-help" }, one)),
+                finding.count > finding.each.length ? el("li", { class: "lora-trainer-help" }, app.t("and {count} more", { count: app.number(finding.count - finding.each.length) })) : null)) : null));
         return el("details", { class: "lora-trainer-remarks", open: findings.length <= 3 },
             el("summary", {}, app.count(findings.length, "{count} remark about this dataset", "{count} remarks about this dataset")), el("ul", {}, lines));
     };

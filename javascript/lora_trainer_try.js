@@ -9,8 +9,6 @@
     "use strict";
 
     const el = (...all) => app.el(...all);
-    const GRID = [0, 0.25, 0.5, 0.75, 1];
-    const MATRIX = [0.4, 0.7, 1];
     const SIZES = { sd1: 512, sd2: 768, sdxl: 1024 };
     const MOST_STEPS = 16;
     const SECONDS = 0.7, SECONDS_LOST = 3;
@@ -179,7 +177,7 @@
         const place = el("div");
         app.widgets.dialog({
             title: app.t("Saved steps and strengths"),
-            body: [el("p", {}, app.t("Each chosen step is tried at the strengths {strengths}.", { strengths: MATRIX.map(app.tags.format).join(", ") })),
+            body: [el("p", {}, app.t("Each chosen step is tried at the strengths {strengths}.", { strengths: lora.matrix.map(app.tags.format).join(", ") })),
                 el("ul", { class: "lora-trainer-checks" }, found.map((step, at) => el("li", {}, boxes[at], el("label", { for: boxes[at].id }, step.delivered ? step.name : app.t("Step {step}", { step: step.step }))))), place],
             actions: [{ label: app.t("Cancel") }, {
                 label: app.t("Make the pictures"), kind: "primary",
@@ -189,7 +187,7 @@
                         app.fill(place, app.widgets.notice("error", app.t("Choose between 1 and {most} steps.", { most: MOST_STEPS })));
                         return false;
                     }
-                    await begin({ kind: "matrix", loras: picked, strengths: MATRIX });
+                    await begin({ kind: "matrix", loras: picked, strengths: lora.matrix });
                     return true;
                 },
             }],
@@ -323,7 +321,7 @@
             seedField(), strengthSlider(lora), more(),
             el("div", { class: "lora-trainer-row" },
                 app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
-                app.widgets.button({ label: app.t("Strength grid"), title: GRID.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: GRID }) }), matrix),
+                app.widgets.button({ label: app.t("Strength grid"), title: lora.grid.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: lora.grid }) }), matrix),
             el("div", { class: "lora-trainer-row" },
                 lora.delivered ? [app.widgets.button({ label: app.t("Send to txt2img"), onclick: () => send(lora) }), use]
                     : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) })));

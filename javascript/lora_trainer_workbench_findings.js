@@ -1,13 +1,15 @@
-/* The check: looking at every picture in the background, a summary by kind, what was found beside each image with the button that mends it, and pictures
- * that are nearly the same side by side. Called by the section "captions" and by each row. */
+/* The check: looking at every picture in the background, each thing that was found once with the button that mends all of it, what was found beside each
+ * image, and pictures that are nearly the same side by side. Called by the section "captions" and by each row. */
 (function (app) {
     "use strict";
 
     const SECONDS_RUNNING = 0.7, SECONDS_STALE = 3;
-    const MOST_ITEMS = 500, MOST_CLUSTERS = 40;
+    const MOST_ITEMS = 500, MOST_CLUSTERS = 40, MOST_PICTURES = 24;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
+    /** The kinds whose pictures are shown. */
+    const unfolded = new Set();
     let known = null, of = "", poll = null, draw = () => {};
 
     const isRunning = () => Boolean(known) && (known.state === "running" || known.state === "waiting");
@@ -56,7 +58,7 @@
     }
 
     /** What a kind of finding is called. */
-    const label = (kind) => ((known && known.kinds.find((one) => one.kind === kind)) || { label: kind }).label;
+    const label = (kind) => ((known && known.sums.find((one) => one.kind === kind)) || { label: kind }).label;
 
     // --- the panel -------------------------------------------------------------------------------------------------------------------
 
@@ -87,31 +89,51 @@
     }
 
     function summary() {
-        const count = known.kinds.reduce((sum, kind) => sum + kind.count, 0);
+        const { sums } = known;
         const head = known.state === "stopped" ? app.t("Stopped after {done} of {count} images.", { done: app.number(known.done), count: app.number(known.total) })
-            : count ? app.count(count, "{count} remark", "{count} remarks") : app.t("All {count} images look fine.", { count: app.number(known.total) });
+            : sums.length ? app.count(sums.length, "{count} thing to look at", "{count} things to look at") : app.t("All {count} images look fine.", { count: app.number(known.total) });
         return [
             el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", {}, head), el("span", { class: "lora-trainer-help" }, [known.checked ? app.when(known.checked) : "", known.stale ? app.t("being looked at again") : ""].filter(Boolean).join(" \u00b7 "))),
-            el("ul", { class: "lora-trainer-bench-kinds" }, known.kinds.map(kindLine)),
-            known.findings.length ? el("ul", { class: "lora-trainer-bench-whole" }, known.findings.map((finding) => el("li", {}, app.sentences(finding.message, finding.hint)))) : null,
-            known.clusters.length ? app.widgets.button({ label: app.count(known.clusters.length, "Compare {count} group of similar images", "Compare {count} groups of similar images"), onclick: () => showClusters(known.clusters) }) : null,
+            sums.length ? el("ul", { class: "lora-trainer-bench-sums" }, sums.map(sumLine)) : null,
         ];
     }
 
-    function kindLine(kind) {
-        const on = bench.page.pages.query.finding === kind.kind;
-        return el("li", { class: "lora-trainer-row" },
-            el("button", { type: "button", class: "lora-trainer-bench-kind", "aria-pressed": String(on), dataset: { severity: kind.severity }, onclick: () => { bench.ask({ finding: on ? "" : kind.kind }).catch(app.widgets.toastProblem); } },
-                app.t("{label} ({count})", { label: kind.label, count: app.number(kind.count) })),
-            kind.mend ? bench.link(app.t("{mend} (all)", { mend: kind.mend }), () => mendKind(kind)) : null);
+    /** One thing that was found: what it is, what to do, all of it at a click; its pictures when it is unfolded. */
+    function sumLine(sum) {
+        const on = bench.page.pages.query.finding === sum.kind;
+        const show = () => bench.ask({ finding: on ? "" : sum.kind });
+        const similar = ["near-duplicate", "duplicate-image"].includes(sum.kind) && known.clusters.length;
+        const buttons = [
+            sum.mend ? app.widgets.button({ label: sum.mend.count > 1 ? app.t("{mend} (all {count})", { mend: sum.mend.label, count: app.number(sum.mend.count) }) : sum.mend.label, onclick: () => mend({ kind: sum.kind }) }) : null,
+            similar ? app.widgets.button({ label: app.t("Compare"), onclick: () => showClusters(known.clusters) }) : null,
+            sum.images ? bench.link(on ? app.t("Show all images") : app.t("Show only these"), show, { "aria-pressed": String(on) }) : null,
+        ];
+        const hint = sum.hint ? el("p", { class: "lora-trainer-help" }, sum.hint) : null;
+        const words = sum.images ? unfolding(sum, hint) : el("div", {}, el("b", {}, sum.message), hint);
+        return el("li", { class: "lora-trainer-bench-sum", dataset: { severity: sum.severity } }, words, el("div", { class: "lora-trainer-row" }, buttons));
     }
 
-    async function mendKind(kind) {
-        const sure = await app.widgets.confirm({
-            title: app.t("{mend} (all)", { mend: kind.mend }), label: kind.mend,
-            message: app.t("{label}: {count} images. It can be undone.", { label: kind.label, count: app.number(kind.count) }),
-        });
-        if (sure) await mend({ kind: kind.kind });
+    /** Its pictures are asked for when somebody wants to see them. */
+    function unfolding(sum, hint) {
+        const place = el("div", { class: "lora-trainer-bench-pictures" });
+        const details = el("details", { open: unfolded.has(sum.kind), ontoggle: () => {
+            if (!details.open) { unfolded.delete(sum.kind); return; }
+            unfolded.add(sum.kind);
+            fetchPictures(sum, place).catch((problem) => app.fill(place, app.widgets.problem(problem)));
+        } }, el("summary", {}, el("b", {}, sum.message)), place);
+        return el("div", {}, details, hint);
+    }
+
+    async function fetchPictures(sum, place) {
+        const { items, matching } = await app.api.get(dataset.path("items"), { finding: sum.kind, limit: MOST_PICTURES });
+        app.fill(place, items.map((item) => picture(sum, item, items)), matching > items.length ? el("p", { class: "lora-trainer-help" }, app.t("and {count} more", { count: app.number(matching - items.length) })) : null);
+    }
+
+    function picture(sum, item, items) {
+        const said = item.findings.filter((finding) => finding.kind === sum.kind).map((finding) => finding.message);
+        return el("figure", { class: "lora-trainer-bench-alike" },
+            el("button", { type: "button", class: "lora-trainer-caption-picture", "aria-label": app.t("Enlarge {name}", { name: item.name }), onclick: () => dataset.enlarge(items, item) }, dataset.thumbnail(item)),
+            el("figcaption", {}, el("span", { class: "lora-trainer-cell-name", title: item.name }, item.name), said.length ? el("span", { class: "lora-trainer-help lora-trainer-bench-clip", title: said.join("\n") }, app.sentences(said)) : null));
     }
 
     // --- beside an image -------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -60,13 +61,45 @@ Kind = Literal[
     "low-contrast",
     "small-subject",
     "identical-captions",
-    "no-trigger",
     "vocabulary",
     "little-variety",
 ]
 
 NAMES_PER_KIND = 10
 """A list of two thousand names helps nobody: the rest is counted."""
+
+Texts = Mapping[Kind, str]
+SUMS: Texts = {
+    "left-out": "{count} files or folders are left out",
+    "no-caption": "{count} images have no caption",
+    "captions-differ": "{count} images have two different captions",
+    "shared-caption": "{count} captions belong to two images each",
+    "unreadable-caption": "{count} captions cannot be read",
+    "guessed-encoding": "{count} captions are not UTF-8, and their encoding was guessed",
+    "long-caption": "{count} captions are longer than training reads",
+    "unreadable-row": "{count} rows cannot be read",
+    "row-without-file": "{count} rows name an image that is not there",
+    "ambiguous-row": "{count} rows fit several images",
+    "duplicate-row": "{count} images have several rows",
+    "other-suffix": "{count} rows name another file type than the image has",
+    "unreadable-folder": "{count} folders cannot be opened",
+    "unreadable-image": "{count} images cannot be read",
+    "unsupported-format": "{count} files have a format that is not read",
+    "duplicate-image": "{count} images are copies of others",
+    "small-image": "{count} images are too small",
+    "cropped-image": "Much is cropped away of {count} images",
+    "blurred-image": "{count} images are blurred",
+    "near-duplicate": "{count} images are nearly the same as others",
+    "wide-border": "{count} images have a wide border of one colour",
+    "extreme-aspect": "{count} images are very long or tall",
+    "lettering": "{count} images seem to have a watermark or lettering",
+    "too-dark": "{count} images are very dark",
+    "too-bright": "{count} images are very bright",
+    "low-contrast": "{count} images have little contrast",
+    "small-subject": "The subject is small in {count} images",
+    "vocabulary": "{count} captions do not keep to the vocabulary",
+}
+"""Several findings of a kind in one sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +120,60 @@ class Finding:
 
     def __str__(self) -> str:
         return str(self.message)
+
+
+    @property
+    def about(self) -> tuple[Path, ...]:
+        """The files that it is about: one, or those that share it."""
+        return (self.path,) if self.path is not None else self.related
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sum:
+    """Findings that are one thing: of one kind and severity, with one hint. There is at least one."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def kind(self) -> Kind:
+        return self.findings[0].kind
+
+    @property
+    def severity(self) -> Severity:
+        return self.findings[0].severity
+
+    @property
+    def hint(self) -> Message:
+        return self.findings[0].hint
+
+    @cached_property
+    def about(self) -> tuple[Path, ...]:
+        """All files that they are about, each once."""
+        return tuple(dict.fromkeys(path for finding in self.findings for path in finding.about))
+
+    @property
+    def message(self) -> Message:
+        """The finding's own sentence, or how many there are."""
+        if len(self.findings) == 1:
+            return self.findings[0].message
+        return Message(SUMS[self.kind], {"count": len(self.about) or len(self.findings)})
+
+    def named(self, most: int) -> Message:
+        """`message`, and of several the names of some files."""
+        if len(self.findings) == 1 or not self.about:
+            return self.message
+        names = ", ".join(path.name for path in self.about[:most]) + (" ..." if len(self.about) > most else "")
+        return Message("{said} ({names})", {"said": self.message, "names": names})
+
+
+def sums(findings: Iterable[Finding]) -> list[Sum]:
+    """The findings, what is one thing together: the gravest first, then what is about most files; the order of first appearance stays."""
+    groups: dict[tuple[str, ...], list[Finding]] = {}
+    for finding in findings:
+        own = "" if finding.kind in SUMS else str(finding.message)
+        groups.setdefault((finding.severity, finding.kind, str(finding.hint), own), []).append(finding)
+    summed = [Sum(findings=tuple(group)) for group in groups.values()]
+    return sorted(summed, key=lambda one: (SEVERITIES.index(one.severity), -len(one.about)))
 
 
 def error(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
@@ -122,19 +209,19 @@ def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Find
 
 
 def report(findings: Iterable[Finding], names_per_kind: int = NAMES_PER_KIND) -> str:
-    """The findings as text, grouped by kind, errors first: at most `names_per_kind` lines of each kind, the number of the rest, the hint once."""
-    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((finding.severity, finding.kind, str(finding.hint)), []).append(finding)
-    lines: list[str] = []
-    # the gravest first; within each, the order of first appearance stays
-    for (_, _, hint), group in sorted(groups.items(), key=lambda item: SEVERITIES.index(item[0][0])):
-        lines += [f"- {finding}" for finding in group[:names_per_kind]]
-        if len(group) > names_per_kind:
-            lines.append(f"- and {len(group) - names_per_kind} more like these")
-        if hint:
-            lines.append(f"  {hint}")
-    return "\n".join(lines)
+    """The findings as text, each thing once and the gravest first: its sentence, its hint, and of several at most `names_per_kind` lines."""
+    return "\n".join(line for one in sums(findings) for line in _report_lines(one, names_per_kind))
+
+
+def _report_lines(one: Sum, most: int) -> Iterable[str]:
+    yield f"- {one.message}"
+    if str(one.hint):
+        yield f"  {one.hint}"
+    if len(one.findings) > 1:
+        rest = len(one.findings) - most
+        yield from (f"  - {finding}" for finding in one.findings[:most])
+        if rest > 0:
+            yield f"  - and {rest} more like these"
 
 
 def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:

@@ -276,4 +276,21 @@ def _ends_with_newline(path: Path) -> bool:
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value if isinstance(value, (str, int, float, bool, type(None))) else str(value) for key, value in values.items()}
+    return {key: _plain_value(value) for key, value in values.items()}
+
+
+def _plain_value(value: Any) -> Any:
+    if isinstance(value, Message):
+        # a sentence inside a sentence is translated too
+        return {"template": value.template, "values": _plain(value.values)}
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def message_of(template: str, values: Mapping[str, Any]) -> Message:
+    """The sentence of an event's template and values, which hold sentences themselves. Nothing of it is sure to fit."""
+    return Message(template, {key: _inner(value) for key, value in values.items()})
+
+
+def _inner(value: Any) -> Any:
+    is_sentence = isinstance(value, dict) and isinstance(value.get("template"), str) and isinstance(value.get("values"), dict)
+    return message_of(value["template"], value["values"]) if is_sentence else value

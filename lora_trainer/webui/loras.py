@@ -31,6 +31,10 @@ from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.host import Host
 
 OURS = "sd-webui-lora-trainer/"
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+MATRIX = (0.4, 0.7, 1.0)
+NEXT_TO = 0.1
+"""Pictures of strengths that are closer than this look alike."""
 USUAL_WEIGHT = 0.7
 TRIES = "lora-trainer-tries"
 """Below the LoRA folder: saved steps for as long as they are tried."""
@@ -59,6 +63,16 @@ class Lora:
     @property
     def tag(self) -> str:
         return f"<lora:{self.name}:{self.preferred_weight:g}>"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The strengths of a strength grid."""
+        return _around(self.preferred_weight, GRID)
+
+    @property
+    def matrix(self) -> tuple[float, ...]:
+        """The strengths that saved steps are compared at."""
+        return _around(self.preferred_weight, MATRIX)
 
 
 @dataclass(frozen=True)
@@ -229,11 +243,17 @@ class Loras:
             )
 
 
+def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
+    """The strengths with the recommended one among them, in the place of one that is next to it."""
+    others = [strength for strength in strengths if strength in (0.0, 1.0) or abs(strength - weight) >= NEXT_TO]
+    return tuple(sorted({*others, weight}))
+
+
 def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
     """As JSON. `address` is where its picture is served."""
     return {
         "id": lora.id, "name": lora.name, "file": lora.path.name, "run": lora.run, "step": lora.step, "trigger": lora.trigger,
-        "preferred_weight": lora.preferred_weight, "family": lora.family, "picture": address if lora.picture else None,
+        "preferred_weight": lora.preferred_weight, "grid": lora.grid, "matrix": lora.matrix, "family": lora.family, "picture": address if lora.picture else None,
         "delivered": lora.delivered, "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
     }  # fmt: skip
 

@@ -21,7 +21,7 @@ from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Finding, Severity
+from lora_trainer.dataset.findings import Finding, Severity, Sum, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
@@ -311,51 +311,23 @@ def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset 
 
 
 def _finding_problems(findings: Iterable[Finding], asked: RunConfig) -> list[Problem]:
-    """One or a few problems for each kind of finding, errors first: two thousand copies are one sentence's worth."""
-    groups: dict[tuple[Severity, str, str], list[Finding]] = {}
-    for finding in findings:
-        groups.setdefault((_severity(finding, asked), finding.kind, str(finding.hint)), []).append(finding)
-    # "error" sorts before "warning"; within each, the order of first appearance stays
-    ordered = sorted(groups.items(), key=lambda item: item[0][0])
-    return [problem for (severity, kind, _), group in ordered for problem in _group_problems(severity, kind, group)]
+    """One problem for each thing that was found, errors first: two thousand copies are one sentence's worth."""
+    skipped = asked.dataset.on_bad_data == "skip"
+    return [_summed_problem(one, "warning" if skipped else one.severity) for one in sums(findings)]
 
 
-def _severity(finding: Finding, asked: RunConfig) -> Severity:
-    return "warning" if asked.dataset.on_bad_data == "skip" else finding.severity
-
-
-def _group_problems(severity: Severity, kind: str, group: Sequence[Finding]) -> Iterator[Problem]:
-    place = FINDING_PLACES.get(kind, "dataset")
-    if kind == "no-caption":
-        yield _without_captions(severity, group)
-        return
-    for finding in group[:NAMED_PER_KIND]:
-        yield Problem(field=place, severity=severity, message=_without_folders(finding.message), hint=_without_folders(finding.hint))
-    if len(group) > NAMED_PER_KIND:
-        rest = [finding.path.name for finding in group[NAMED_PER_KIND:] if finding.path is not None]
-        names = ", ".join(rest[:20]) + (" ..." if len(rest) > 20 else "")
-        more = Message("and {count} more like these: {names}", {"count": len(group) - NAMED_PER_KIND, "names": names})
-        yield Problem(field=place, severity=severity, message=more, hint=_without_folders(group[0].hint))
+def _summed_problem(one: Sum, severity: Severity) -> Problem:
+    hint, place = one.hint, FINDING_PLACES.get(one.kind, "dataset")
+    if one.kind == "no-caption":
+        hint = Message("Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each.")
+    return Problem(field=place, severity=severity, message=_without_folders(one.named(NAMED_PER_KIND)), hint=_without_folders(hint))
 
 
 FINDING_PLACES = {
-    "repeats": "dataset", "trigger-word-caption": "trigger_word", "small-image": "resolution", "cropped-image": "dataset",
-    "long-caption": "max_token_length", "prompt-syntax": "sample_prompts",
+    "no-caption": "trigger_word", "trigger-word-caption": "trigger_word", "small-image": "resolution", "long-caption": "max_token_length",
+    "prompt-syntax": "sample_prompts",
 }  # fmt: skip
 """Kind of finding -> the field that mends it; the dataset, where nothing else is said."""
-
-
-def _without_captions(severity: Severity, group: Sequence[Finding]) -> Problem:
-    names = ", ".join(finding.path.name for finding in group[:NAMED_PER_KIND] if finding.path is not None)
-    if len(group) > NAMED_PER_KIND:
-        names += " ..."
-    one, many = Message("one image has no caption: {names}", {"names": names}), Message(
-        "{count} images have no caption: {names}", {"count": len(group), "names": names}
-    )
-    return Problem(
-        field="trigger_word", severity=severity, message=one if len(group) == 1 else many,
-        hint=Message("Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each."),
-    )  # fmt: skip
 
 
 # --- in words ----------------------------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from lora_trainer.errors import Message
 from lora_trainer.jobs.history import Entry, Point
 from lora_trainer.jobs.queue import Line
-from lora_trainer.runs.events import Previewed, Warned
+from lora_trainer.runs.events import Previewed, Warned, message_of
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
 from lora_trainer.webui.amounts import duration
@@ -246,7 +246,7 @@ def is_whole_path(text: str) -> bool:
 
 def _message(template: str, values: Any, english: str) -> Message:
     """What a worker said, ready to be translated; as it stands where its template does not fit, as with another version's."""
-    message = Message(template, values)
+    message = message_of(template, values)
     try:
         str(message)
     except (KeyError, IndexError, ValueError, AttributeError):

@@ -82,6 +82,17 @@ def say(message: Message, language: str) -> str:
     return message.template
 
 
+def say_beside(message: Message, name: str, language: str) -> str:
+    """A sentence beside the thing of this name: without the name, where it begins with it."""
+    template = translate(message.template, language)
+    begin = re.match(r"\{(name|path)\}[:\s\uff1a]*", template)
+    if begin and str(message.values.get(begin[1])) == name:
+        # no table knows what is left, so that it stays in its language
+        message = Message(template[begin.end() :], message.values)
+    said = say(message, language)
+    return said[:1].upper() + said[1:]
+
+
 def say_all(messages: Iterable[Message], language: str) -> str:
     """Sentences in a row: Chinese sets no space between them."""
     return ("" if language.startswith(("zh", "ja")) else " ").join(say(message, language) for message in messages)

@@ -22,8 +22,6 @@ from lora_trainer.webui.sidecar import STRONGEST
 
 Kind = Literal["pair", "grid", "matrix"]
 Status = Literal["waiting", "making", "done", "failed", "cancelled"]
-GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
-MATRIX = (0.4, 0.7, 1.0)
 MOST_PICTURES = 64
 MOST_STRENGTHS = 12
 LONGEST_PROMPT = 10_000
@@ -190,7 +188,7 @@ def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
     if wanted.kind == "pair":
         chosen = next((strength for strength in wanted.strengths if strength), lora.preferred_weight)
         return dataclasses.replace(wanted, strengths=(0.0, chosen))
-    usual = GRID if wanted.kind == "grid" else MATRIX
+    usual = lora.grid if wanted.kind == "grid" else lora.matrix
     return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
 
 

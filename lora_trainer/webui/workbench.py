@@ -28,7 +28,6 @@ from typing import Any
 
 from lora_trainer import files
 from lora_trainer.dataset import authors, edits
-from lora_trainer.dataset.captions import with_trigger_word
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.syntax import unescaped
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary, write_vocabulary
@@ -536,15 +535,12 @@ def _mend(told: Told) -> str:
 
 
 def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
-    """The captions that mends ask for: the vocabulary's whole caption first, then without backslashes, then the trigger word in front."""
-    turns = ("set_caption", "unescape", "add_trigger")
+    """The captions that mends ask for: the vocabulary's whole caption first, then without backslashes."""
     captions: dict[str, tuple[Item, str]] = {}
-    for item, told in sorted(found, key=lambda pair: turns.index(_mend(pair[1])) if _mend(pair[1]) in turns else 0):
-        mend, caption = told.finding.mend or {}, captions.get(item.key, (item, item.caption))[1]
+    for item, told in sorted(found, key=lambda pair: _mend(pair[1]) == "unescape"):
+        caption = captions.get(item.key, (item, item.caption))[1]
         if _mend(told) == "set_caption":
-            captions[item.key] = (item, str(mend["caption"]))
+            captions[item.key] = (item, str((told.finding.mend or {})["caption"]))
         elif _mend(told) == "unescape":
             captions[item.key] = (item, unescaped(caption))
-        elif _mend(told) == "add_trigger":
-            captions[item.key] = (item, with_trigger_word(caption, str(mend["word"])))
     return [CaptionChange(key=key, caption=caption, was=item.caption) for key, (item, caption) in captions.items()]

@@ -26,7 +26,7 @@ from lora_trainer.dataset.check import Picture
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
 from lora_trainer.dataset.embeddings import read_all
-from lora_trainer.dataset.findings import Finding
+from lora_trainer.dataset.findings import Finding, Sum, sums
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
 from lora_trainer.errors import LoraTrainerError
@@ -69,6 +69,23 @@ class Findings:
 
     of_images: Mapping[Path, tuple[Told, ...]]
     of_all: tuple[Told, ...]
+    """What is about many images at once, or about the dataset as a whole."""
+    view: View
+
+    @cached_property
+    def summed(self) -> tuple[Sum, ...]:
+        """All that is known of the dataset, what is one thing together: what the check found and what the folder itself tells."""
+        told = (finding for item in self.view.items for finding in item.findings)
+        return tuple(sums([*(each.finding for each in self.everything), *told]))
+
+    @cached_property
+    def shared(self) -> Mapping[Path, frozenset[str]]:
+        """Of each image the kinds of what it shares with others."""
+        kinds: dict[Path, set[str]] = {}
+        for told in self.of_all:
+            for path in told.finding.about:
+                kinds.setdefault(path, set()).add(told.finding.kind)
+        return {path: frozenset(some) for path, some in kinds.items()}
 
     @cached_property
     def by_id(self) -> dict[str, Told]:
@@ -255,7 +272,7 @@ class Checker:
             result, settings, asked = self._result, self._settings, self._checked is not None or self._state != "none"
             if self._judged is not None and self._judged[0] == key:
                 return self._judged[1]
-        found = _arranged(self._all(view, result, settings), view) if asked else Findings(of_images={}, of_all=())
+        found = _arranged(self._all(view, result, settings) if asked else [], view)
         with self._lock:
             self._judged = (key, found)
         return found
@@ -319,16 +336,14 @@ def _arranged(findings: Sequence[Finding], view: View) -> Findings:
     of_images: dict[Path, list[Told]] = {}
     of_all: list[Told] = []
     for finding in findings:
-        # what many images share, identical captions for one, is about all of them
-        owned = finding.path in view.by_path and finding.kind != "identical-captions"
         told = Told(id=_id(finding), finding=finding)
-        if owned and finding.path is not None:
+        if finding.path is not None and finding.path in view.by_path:
             if finding.kind == "no-caption" and any(each.kind == "no-caption" for each in view.by_path[finding.path].findings):
                 continue
             of_images.setdefault(finding.path, []).append(told)
         else:
             of_all.append(told)
-    return Findings(of_images={path: tuple(some) for path, some in of_images.items()}, of_all=tuple(of_all))
+    return Findings(of_images={path: tuple(some) for path, some in of_images.items()}, of_all=tuple(of_all), view=view)
 
 
 def _id(finding: Finding) -> str:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import SEVERITIES, Finding
+from lora_trainer.dataset.findings import Finding, Sum, sums
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import pages, texts, workbench_tokens
 from lora_trainer.webui.contents import Item, View, key_of
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Request
 from lora_trainer.webui.workbench import Outcome, Workbench
-from lora_trainer.webui.workbench_check import Findings, Told, clusters
+from lora_trainer.webui.workbench_check import Told, clusters
 from lora_trainer.webui.workbench_journal import Line
 from lora_trainer.webui.workbench_known import Known
 
+MOST_NAMED = 20
+"""Of several findings that are one thing, where their images are not beside them."""
 KIND_LABELS: Texts = {
     "unreadable-folder": "Unreadable folder", "unreadable-metadata": "Unreadable metadata file", "unreadable-row": "Unreadable row",
     "row-without-file": "Row without an image", "ambiguous-row": "Row that fits several images", "duplicate-row": "Several rows for one image",
@@ -32,12 +34,11 @@ KIND_LABELS: Texts = {
     "cropped-image": "Cropped a lot",
     "blurred-image": "Blurred", "near-duplicate": "Nearly the same picture", "wide-border": "Wide border", "extreme-aspect": "Very long or tall",
     "lettering": "Watermark or lettering", "too-dark": "Too dark", "too-bright": "Too bright", "low-contrast": "Little contrast",
-    "small-subject": "Small subject", "identical-captions": "Identical captions", "no-trigger": "No trigger word", "vocabulary": "Other words",
+    "small-subject": "Small subject", "identical-captions": "Identical captions", "vocabulary": "Other words",
     "little-variety": "Little variety",
 }  # fmt: skip
 MEND_LABELS: Texts = {
-    "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "add_trigger": "Add trigger word", "set_caption": "Use the preferred words",
-    "unescape": "Take the backslashes out",
+    "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "set_caption": "Use the preferred words", "unescape": "Take the backslashes out",
 }
 
 
@@ -89,23 +90,35 @@ def item_facts(root: Path, item: Item, known: Known, language: str) -> dict[str,
         "captions": len(variants(item.caption)) if item.caption else 0,
         "reviewed": known.reviewed(item),
         "author": known.author(item),
-        "findings": [told_json(root, told, language) for told in known.told(item)],
+        "findings": [told_json(root, item, told, language) for told in known.told(item)],
     }
 
 
-def finding_json(finding: Finding, language: str) -> dict[str, Any]:
-    """A finding of the folder's: what reading it told."""
+def finding_json(finding: Finding, item: Item, language: str) -> dict[str, Any]:
+    """A finding of the folder's, as it stands beside its image: what reading it told."""
     return {
-        "id": "", "severity": finding.severity, "kind": finding.kind, "message": texts.say(finding.message, language),
+        "id": "", "severity": finding.severity, "kind": finding.kind, "message": texts.say_beside(finding.message, item.name, language),
         "hint": texts.say(finding.hint, language), "measured": None, "mend": None, "related": [],
     }  # fmt: skip
 
 
-def told_json(root: Path, told: Told, language: str) -> dict[str, Any]:
+def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]]:
+    """Findings away from their images: each thing once, with its single sentences where it is several."""
+    return [
+        {
+            "severity": one.severity, "kind": one.kind, "message": texts.say(one.message, language), "hint": texts.say(one.hint, language),
+            "each": [texts.say(finding.message, language) for finding in one.findings[:MOST_NAMED]] if len(one.findings) > 1 else [],
+            "count": len(one.findings),
+        }
+        for one in sums(findings)
+    ]  # fmt: skip
+
+
+def told_json(root: Path, item: Item, told: Told, language: str) -> dict[str, Any]:
     """A finding of the check's."""
     finding = told.finding
     return {
-        **finding_json(finding, language),
+        **finding_json(finding, item, language),
         "id": told.id,
         "measured": finding.measured,
         "mend": _mend(finding.mend, language),
@@ -162,8 +175,7 @@ def check_json(bench: Workbench, language: str) -> dict[str, Any]:
         "settings": dataclasses.asdict(status.settings),
         "error": texts.say_error(status.error, language) if status.error else None,
         "checked": status.checked,
-        "kinds": _kinds(findings, view, language),
-        "findings": [told_json(bench.root, told, language) for told in findings.of_all],
+        "sums": [_sum_json(one, view, language) for one in findings.summed],
         "clusters": [
             {"keys": [_key(bench.root, path) for path in paths], "best": _key(bench.root, best)} for paths, best in clusters(findings, view)
         ],
@@ -171,21 +183,15 @@ def check_json(bench: Workbench, language: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _kinds(findings: Findings, view: View, language: str) -> list[dict[str, Any]]:
-    """Each kind with the number of images it is about; errors first, then the most frequent."""
-    found: dict[str, list[Finding]] = {}
-    for finding in [*(told.finding for told in findings.everything), *(finding for item in view.items for finding in item.findings)]:
-        found.setdefault(finding.kind, []).append(finding)
-    kinds = []
-    for kind, some in found.items():
-        mends = [finding.mend["mend"] for finding in some if finding.mend]
-        kinds.append(
-            {
-                "kind": kind,
-                "label": texts.translate(KIND_LABELS[kind], language),
-                "severity": min((finding.severity for finding in some), key=SEVERITIES.index),
-                "count": len({finding.path for finding in some}),
-                "mend": texts.translate(MEND_LABELS[mends[0]], language) if mends else None,
-            }
-        )
-    return sorted(kinds, key=lambda kind: (kind["severity"] != "error", -kind["count"], kind["kind"]))
+def _sum_json(one: Sum, view: View, language: str) -> dict[str, Any]:
+    """One thing that was found, with what mends all of it."""
+    mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
+    return {
+        "kind": one.kind,
+        "label": texts.translate(KIND_LABELS[one.kind], language),
+        "severity": one.severity,
+        "message": texts.say(one.message, language),
+        "hint": texts.say(one.hint, language),
+        "images": sum(path in view.by_path for path in one.about),
+        "mend": {"label": texts.translate(MEND_LABELS[mends[0]], language), "count": len(mends)} if mends else None,
+    }

@@ -58,7 +58,8 @@ class Known:
         return self.findings.of_images.get(item.path, ())
 
     def kinds(self, item: Item) -> list[str]:
-        return [*(finding.kind for finding in item.findings), *(told.finding.kind for told in self.told(item))]
+        shared = self.findings.shared.get(item.path, ())
+        return [*(finding.kind for finding in item.findings), *(told.finding.kind for told in self.told(item)), *shared]
 
     def edited(self, item: Item) -> float:
         if not item.caption_file:

@@ -26,7 +26,7 @@ from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Finding, refuse
+from lora_trainer.dataset.findings import Finding, refuse, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import LoraFileError, Message, TrainingError
@@ -180,17 +180,9 @@ class TrainingJob:
             self._give_way()
 
     def _warn_of(self, findings: Sequence[Finding]) -> None:
-        """One warning for each kind of finding, naming the first few: two thousand copies are one sentence's worth."""
-        groups: dict[tuple[str, str], list[Finding]] = {}
-        for finding in findings:
-            groups.setdefault((finding.kind, str(finding.hint)), []).append(finding)
-        for group in groups.values():
-            for finding in group[:NAMED_PER_KIND]:
-                self.report.warn(finding.message, finding.hint)
-            if len(group) > NAMED_PER_KIND:
-                self.report.warn(
-                    Message("and {count} more like these: {names}", {"count": len(group) - NAMED_PER_KIND, "names": _names(group[NAMED_PER_KIND:])})
-                )
+        """One warning for each thing that was found, naming the first few: two thousand copies are one sentence's worth."""
+        for one in sums(findings):
+            self.report.warn(one.named(NAMED_PER_KIND), one.hint)
 
     def _plan_and_resolve(self) -> None:
         """Settle every `auto`, and write config.yaml: complete and resolved."""
@@ -570,11 +562,6 @@ class TrainingJob:
 
 def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings.SampleSettings:
     return config.replace(sample_strengths=strengths).samples
-
-
-def _names(findings: Sequence[Finding]) -> str:
-    names = [finding.path.name for finding in findings if finding.path is not None]
-    return ", ".join(names[:20]) + (" ..." if len(names) > 20 else "")
 
 
 @dataclass

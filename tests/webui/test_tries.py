@@ -103,10 +103,22 @@ def test_a_seed_of_minus_one_is_drawn_once_for_all_pictures(jobs, host, folder):
     assert {wish.seed for wish in host.wishes} == {job.seed} and job.seed >= 0
 
 
+@pytest.mark.parametrize(
+    ("weight", "grid", "matrix"),
+    [(0.7, (0, 0.25, 0.5, 0.7, 1), (0.4, 0.7, 1)), (0.75, (0, 0.25, 0.5, 0.75, 1), (0.4, 0.75, 1)), (0.95, (0, 0.25, 0.5, 0.75, 0.95, 1), (0.4, 0.7, 0.95, 1)),
+     (1.3, (0, 0.25, 0.5, 0.75, 1, 1.3), (0.4, 0.7, 1, 1.3))],
+)  # fmt: skip
+def test_the_recommended_strength_is_among_those_that_are_compared(jobs, folder, weight, grid, matrix):
+    write_lora(folder / "ink.safetensors")
+    (folder / "ink.json").write_text(f'{{"preferred weight": {weight}}}', encoding="utf-8")
+    (lora,) = jobs._loras.listing()
+    assert (lora.grid, lora.matrix) == (grid, matrix)
+
+
 def test_a_grid_is_five_strengths_on_one_labelled_sheet(jobs, folder):
     write_lora(folder / "ink.safetensors")
     job = ask(jobs, "ink", kind="grid")
-    assert [picture.strength for picture in job.pictures] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [picture.strength for picture in job.pictures] == [0.0, 0.25, 0.5, 0.7, 1.0], "the recommended strength is one of them"
     sheet = Image.open(jobs.file(job.id, "sheet.png"))
     assert sheet.width == 5 * (64 + 8) + 8
     head = sheet.height - (64 + 8)

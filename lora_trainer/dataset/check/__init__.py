@@ -18,10 +18,9 @@ A finding's `measured`, by kind, and its `mend`:
     small-subject       the subject's box / the picture, 0 to 1; needs a mask                {"mend": "crop", "box": ...}
     near-duplicate      similarity to the best of its cluster (`related`), up to 1           {"mend": "leave_out"}
     duplicate-image     1: equal byte for byte                                               {"mend": "leave_out"}
-    no-trigger          -                                                                    {"mend": "add_trigger", "word": ...}
     escaped-brackets    -                                                                    {"mend": "unescape"}
     vocabulary          -                                                                    {"mend": "set_caption", "caption": ...}
-    identical-captions  how many share it (`related`)                                        -
+    identical-captions  how many share it (`related`; its `path` is None)                    -
     little-variety      the number of different pictures; or, where an image encoder has     -
                         seen them, the mean distance of all pairs as part of that of
                         unrelated pictures; else the mean similarity of all pairs
@@ -78,10 +77,13 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def to_text(self) -> str:
-        """The findings grouped by kind, those that stop a training first."""
+        """What is one thing together, those that stop a training first."""
         errors = sum(finding.severity == "error" for finding in self.findings)
-        head = f"Pictures checked: {len(self.pictures)}. Findings: {len(self.findings)}" + (f", {errors} of which stop a training" if errors else "")
-        return "\n".join([head, reporting.report(self.findings)]) if self.findings else f"Pictures checked: {len(self.pictures)}. Nothing to mend"
+        if not self.findings:
+            return f"Pictures checked: {len(self.pictures)}. Nothing to mend"
+        about = len({path for finding in self.findings for path in finding.about})
+        head = f"Pictures checked: {len(self.pictures)}. Things to mend: {len(reporting.sums(self.findings))}, in {about} files"
+        return "\n".join([head + (f". Errors, which stop a training: {errors}" if errors else ""), reporting.report(self.findings)])
 
     def to_json(self, root: Path) -> str:
         """All of it as JSON; paths are given from `root`, with forward slashes."""

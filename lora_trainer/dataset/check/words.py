@@ -1,4 +1,7 @@
-"""Captions compared with what training needs: missing, identical, over-long, without the trigger word. Called by `check`."""
+"""Captions compared with what training needs: missing, identical, over-long. Called by `check`.
+
+One that lacks the trigger word is none of its business: training puts it in front of each.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +29,6 @@ def caption_findings(
     captioned = [picture for picture in told if picture.caption]
     findings += _identical(captioned)
     findings += caption_syntax({picture.path: (picture.name, str(picture.caption)) for picture in captioned})
-    if trigger_word.strip():
-        findings += [_without_trigger(picture, trigger_word.strip()) for picture in captioned if _lacks(picture, trigger_word)]
     if count_tokens is not None:
         findings += _too_long(captioned, trigger_word, count_tokens, token_limit)
     return findings
@@ -47,8 +48,8 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
     template = '{count} pictures have the same caption, "{caption}"'
     return [
         problem(
-            "identical-captions", template, hint=hint, path=group[0].path, measured=float(len(group)), related=tuple(each.path for each in group),
-            count=len(group), caption=_shortened(str(group[0].caption)),
+            "identical-captions", template, hint=hint, measured=float(len(group)), related=tuple(each.path for each in group), count=len(group),
+            caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
         if len(group) >= 3 and len(group) > MOST_IDENTICAL * len(pictures)
@@ -57,16 +58,6 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
 
 def _shortened(caption: str) -> str:
     return caption if len(caption) <= LONGEST_QUOTE else caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
-
-
-def _lacks(picture: Picture, trigger_word: str) -> bool:
-    return with_trigger_word(str(picture.caption), trigger_word) != picture.caption
-
-
-def _without_trigger(picture: Picture, word: str) -> Finding:
-    hint = "Training puts it in front of each caption that lacks it; written in, you see what is trained."
-    template = '{name}: the caption lacks the trigger word "{word}"'
-    return problem("no-trigger", template, hint=hint, path=picture.path, mend={"mend": "add_trigger", "word": word}, name=picture.name, word=word)
 
 
 def _too_long(pictures: Sequence[Picture], trigger_word: str, count_tokens: Callable[[str], int], limit: int) -> list[Finding]:

@@ -121,7 +121,7 @@ def items(studio: Studio, request: Request) -> dict[str, Any]:
         "revision": revision,
         "removed": len(contents.removed()),
         "edits": workbench_json.edits_json(bench, request.language),
-        "findings": [workbench_json.finding_json(finding, request.language) for finding in view.findings],
+        "findings": workbench_json.sums_json(view.findings, request.language),
         "items": [_item(request.path["id"], item, known, request.language) for item in page.items],
     }
 
@@ -204,7 +204,7 @@ def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, A
         "changed": item.changed,
         **_addresses(identity, item.key, item.version),
         **facts,
-        "findings": [*(workbench_json.finding_json(finding, language) for finding in findings), *facts["findings"]],
+        "findings": [*(workbench_json.finding_json(finding, item, language) for finding in findings), *facts["findings"]],
     }
 
 
