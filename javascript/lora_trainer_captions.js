@@ -71,8 +71,9 @@
                 el("div", {}, el("h3", {}, card.name), parts.counts, el("p", { class: "lora-trainer-help" },
                     app.t("Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed."))),
                 parts.trigger.element),
-            bench.toolbar(), bench.captioner.panel(), bench.tagPanel.panel(), bench.check.panel(), parts.findings,
-            bench.filters(), bench.selectionBar(), parts.trouble, parts.place, parts.pages.bar,
+            bench.toolbar(), bench.captioner.panel(), bench.check.panel(), parts.findings,
+            el("div", { class: "lora-trainer-bench-sides" }, bench.tagPanel.panel(),
+                el("div", { class: "lora-trainer-captions-list" }, bench.filters(), bench.selectionBar(), parts.trouble, parts.place, parts.pages.bar)),
             app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") }));
         parts.pages.load();
         bench.captioner.look();

@@ -37,7 +37,7 @@
         made.choice = el("div", { class: "lora-trainer-card" },
             el("div", { class: "lora-trainer-row lora-trainer-between" }, el("h3", {}, app.t("Your datasets")), el("div", { class: "lora-trainer-row" },
                 app.widgets.button({ label: app.t("New dataset"), onclick: () => create() }),
-                remote ? null : app.widgets.button({ label: app.t("Open a folder"), onclick: openFolder }))),
+                remote ? null : app.widgets.button({ label: app.t("Use a folder in place"), title: app.t("Your images stay where they are; captions are written beside them."), onclick: openFolder }))),
             made.cards, made.deleted);
         made.upload = app.upload.area({
             target: async (entries) => app.store.get("dataset") || makeFor(entries),
@@ -114,9 +114,9 @@
     function openFolder() {
         const input = app.widgets.text({ placeholder: "C:\\Pictures\\my style" });
         const asked = app.widgets.dialog({
-            title: app.t("Open a folder"),
+            title: app.t("Use a folder in place"),
             body: app.widgets.labelled(app.t("Folder"), input, { help: app.t("The folder with your images on this computer. It stays where it is; captions are written into it.") }),
-            actions: [{ label: app.t("Cancel") }, { label: app.t("Open"), kind: "primary", onclick: async () => {
+            actions: [{ label: app.t("Cancel") }, { label: app.t("Use this folder"), kind: "primary", onclick: async () => {
                 const card = await app.api.post("datasets/open", { folder: input.value });
                 dataset.update(card);
                 dataset.choose(card.id);

@@ -13,6 +13,9 @@
     /** What is right for one set of images only. */
     const OF_IMAGES = ["trigger_word", "sample_prompts"];
     const PLAN_DELAY = 400;
+    const SEEN_KEY = "lora-trainer-settings-seen";
+    /** Of these two one decides how long is trained: they are one field. */
+    const LENGTH = ["max_train_steps", "epochs"];
     const EXAMPLES = { trigger_word: "ohwx, mychar ..." };
 
     const el = (...all) => app.el(...all);
@@ -171,11 +174,20 @@
         summarize();
     }
 
+    /** The datasets whose settings somebody has looked at in this browser's window. */
+    const seen = () => app.kept.get(SEEN_KEY, { session: true }) || [];
+
+    function see() {
+        const id = app.store.get("dataset");
+        if (id && app.current() === "settings" && !seen().includes(id)) app.kept.set(SEEN_KEY, [...seen(), id], { session: true });
+    }
+
     function summarize() {
+        see();
         const plan = app.plan();
         const preset = presetOf();
-        // before there are images nothing has been done wrong yet
-        const wrong = app.store.get("dataset") && plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
+        // before there are images nothing has been done wrong yet, and before somebody was here neither
+        const wrong = seen().includes(app.store.get("dataset")) && plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
         const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
         app.summary("settings", wrong ? app.t("needs attention") : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "), wrong ? "problem" : "");
     }
@@ -480,13 +492,60 @@
         return { element, update, input, problem };
     }
 
+    /** Steps or epochs: whichever is chosen decides how long is trained, and the other box is not there. */
+    function lengthRow(steps, epochs) {
+        const both = [steps, epochs];
+        const boxes = { steps: entry(steps, (value) => change(steps, value)), epochs: entry(epochs, (value) => change(epochs, value)) };
+        const unit = app.widgets.select({ label: app.t("Count in"), options: [{ value: "steps", label: steps.label }, { value: "epochs", label: epochs.label }], onchange: choose });
+        for (const [by, field] of [["steps", steps], ["epochs", epochs]]) boxes[by].input.setAttribute("aria-label", field.label);
+        const name = app.id("length"), slot = el("div");
+        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { for (const field of both) delete draft.changes[field.key]; edited(); unit.focus(); } });
+        const help = el("p", { class: "lora-trainer-help" });
+        const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note" });
+        const problem = el("div", { class: "lora-trainer-settings-problem" });
+        const element = el("div", { class: "lora-trainer-field lora-trainer-settings-field", role: "group", "aria-labelledby": name, dataset: { key: steps.key } },
+            el("div", { class: "lora-trainer-settings-label" }, el("span", { class: "lora-trainer-label", id: name }, app.t("Training length")), back),
+            el("div", { class: "lora-trainer-settings-length" }, slot, unit), problem, help, note);
+        let last = null, by = "";
+
+        /** Steps begin with what the epochs come to, or with what was there before. */
+        function choose(wanted) {
+            const plan = app.plan();
+            change(steps, wanted === "epochs" ? null : last || baseValue(steps) || (plan && plan.steps) || 1000);
+            boxes[wanted].input.focus();
+        }
+
+        function update() {
+            const count = valueOf(steps);
+            if (count !== null) last = count;
+            // a box that was emptied to type another number in stays
+            const now = count !== null || document.activeElement === boxes.steps.input ? "steps" : "epochs";
+            if (now !== by) app.fill(slot, boxes[now].element);
+            unit.value = by = now;
+            boxes.steps.show(count);
+            boxes.epochs.show(valueOf(epochs));
+            const field = by === "steps" ? steps : epochs;
+            const changed = both.some(({ key }) => key in draft.changes);
+            element.classList.toggle("lora-trainer-settings-changed", changed);
+            back.hidden = !changed;
+            const before = baseValue(steps) !== null ? steps : epochs;
+            if (changed) {
+                const value = shownValue(before, baseValue(before)) + " " + before.label;
+                put(back, app.t("changed; back to {value}", { value }));
+                back.setAttribute("aria-label", app.t("{field} is changed; back to {value}", { field: app.t("Training length"), value }));
+            }
+            put(help, field.help);
+            const plan = app.plan();
+            put(note, by === "epochs" && plan && plan.steps ? app.count(plan.steps, "That is {count} step.", "That is {count} steps.") : noteOf(field, changed));
+        }
+        return { element, update, get input() { return boxes[by].input; }, problem };
+    }
+
     /** Why the preset sets this value, what auto comes to, or that another field goes before this one. */
     function noteOf(field, changed) {
-        const settings = { ...presetValues(), ...draft.changes };
         const plan = app.plan();
         const preset = presetOf();
         if (field.key in suggested() && !changed) return suggested()[field.key].length ? app.t("From the first caption. Write others, or empty it for no previews on the way.") : "";
-        if (field.key === "epochs" && settings.max_train_steps) return app.t("Not used while Steps has a number. Empty it to count in epochs.");
         if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
         if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
         // the reason is that of the common value: another value for one family has another
@@ -542,18 +601,42 @@
         const choose = (id) => { draft.preset = id; edited(); };
         const checkpoint = checkpointCard(), name = nameCard();
         const groups = (home.form || { groups: [] }).groups;
-        const rows = new Map(groups.flatMap((group) => group.fields).map((field) => [field.key, fieldRow(field)]));
-        const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, group.fields.map((field) => rows.get(field.key).element));
+        const fields = fieldsOf(home);
+        const rows = new Map([...fields.values()].map((field) => [field.key, LENGTH.includes(field.key) ? null : fieldRow(field)]));
+        if (fields.size) {
+            const length = lengthRow(...LENGTH.map((key) => fields.get(key)));
+            for (const key of LENGTH) rows.set(key, length);
+        }
+        const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, [...new Set(group.fields.map((field) => rows.get(field.key).element))]);
         const presets = presetCard(choose);
         const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: app.kept.get(ADVANCED_KEY) || null, ontoggle: () => app.kept.set(ADVANCED_KEY, advanced.open) },
-            el("summary", {}, app.t("Advanced")),
+            el("summary", {}, app.t("Advanced settings")),
             groups.filter((group) => group.advanced).map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))));
         const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
+        const none = el("p", { class: "lora-trainer-help", role: "status" });
+        const search = app.widgets.text({ label: app.t("Find a setting"), placeholder: app.t("Find a setting"), oninput: find });
+        search.type = "search";
+
+        /** Only the settings whose name, help, key or name elsewhere has all of the words; all of them again where nothing is looked for. */
+        function find(text) {
+            const words = text.toLowerCase().split(/[\s_]+/).filter(Boolean);
+            const fits = (field) => { const all = [field.label, field.help, field.terms].join(" ").toLowerCase(); return words.every((word) => all.includes(word)); };
+            const found = [...fields.values()].filter(fits);
+            const shown = new Set(found.map((field) => rows.get(field.key).element));
+            for (const row of rows.values()) row.element.hidden = !shown.has(row.element);
+            for (const group of advanced.querySelectorAll("fieldset")) group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
+            advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
+            if (words.length && !advanced.hidden && !advanced.open) { advanced.open = true; searched = true; }
+            if (!words.length && searched) { advanced.open = false; searched = false; }
+            none.textContent = found.length ? "" : app.t("No setting is called so.");
+        }
+        let searched = false;
 
         function goTo(place) {
             if (place === "dataset") { app.open("images"); return; }
             const found = places.get(place);
             if (!found) return;
+            if (found.element.hidden) { search.value = ""; find(""); }
             if (advanced.contains(found.element)) advanced.open = true;
             found.element.scrollIntoView({ block: "center" });
             found.input.focus({ preventScroll: true });
@@ -565,14 +648,15 @@
                 home.form ? null : app.widgets.notice("error", app.t("The settings could not be read."), home.form_problem ? home.form_problem.message : ""),
                 el("section", { class: "lora-trainer-card lora-trainer-settings-grid", "aria-label": app.t("Checkpoint and name") }, checkpoint.element, name.element),
                 presets.element,
-                ...groups.filter((group) => !group.advanced).map((group) => el("section", { class: "lora-trainer-card", "aria-label": group.title }, el("h3", {}, group.title), grid(group))),
+                ...groups.filter((group) => !group.advanced).map((group) => el("section", { class: "lora-trainer-card", "aria-label": group.title }, el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, group.title), search), none, grid(group))),
                 advanced),
             plan.element));
 
         function showProblems() {
             const found = (app.plan() || { problems: [] }).problems;
-            for (const [place, { problem, input }] of places) {
-                const here = found.filter((one) => one.field === place);
+            for (const row of new Set(places.values())) {
+                const { problem, input } = row;
+                const here = found.filter((one) => places.get(one.field) === row);
                 const words = JSON.stringify(here);
                 if (problem.dataset.drawn === words) continue;
                 problem.dataset.drawn = words;
@@ -581,7 +665,7 @@
             }
         }
 
-        const update = () => { for (const part of [checkpoint, name, presets, ...rows.values()]) part.update(); };
+        const update = () => { for (const part of new Set([checkpoint, name, presets, ...rows.values()])) part.update(); };
         return { update, redraw: () => { page = makePage(container); }, waiting: plan.waiting, showPlan() { plan.show(); showProblems(); update(); } };
     }
 
@@ -600,6 +684,7 @@
             if (looking) looking.stop();
             looking = app.poll(async () => ((await learnCheckpoints()) ? 1.5 : null));
             learnCheckpoint();
+            summarize();
         },
         hidden() {
             if (looking) looking.stop();

@@ -44,8 +44,8 @@
             input.value = "";
             start(entries);
         });
-        const choose = app.widgets.button({ label: app.t("Choose files"), kind: "primary", onclick: () => input.click() });
-        const chooseFolder = app.widgets.button({ label: app.t("Choose a folder"), onclick: () => {
+        const choose = app.widgets.button({ label: app.t("Add images"), title: app.t("They are copied into this dataset."), kind: "primary", onclick: () => input.click() });
+        const chooseFolder = app.widgets.button({ label: app.t("Add a folder"), title: app.t("Its images and captions are copied into this dataset."), onclick: () => {
             const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
             folder.addEventListener("change", () => start([...folder.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })).filter((one) => !HIDDEN.test(one.path))));
             folder.click();

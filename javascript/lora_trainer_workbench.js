@@ -32,6 +32,12 @@
         page.panel.dataset.pictures = bench.picturesAreLarge() ? "large" : "small";
     };
 
+    /** Whether the captions of this page lie in several places: in two tables, or in a table and in text files. */
+    bench.hasSeveralSources = function () {
+        const { items } = (bench.page && bench.page.pages.answer) || { items: [] };
+        return new Set(items.filter((item) => item.caption_file).map((item) => (item.source === "text" ? "" : item.caption_file))).size > 1;
+    };
+
     bench.picturesAreLarge = () => app.kept.get(PICTURES_KEY) === "large";
 
     /** "small" or "large", beside the captions; remembered by this browser. */
@@ -387,8 +393,8 @@
         };
         bench.on("edits", draw);
         draw(null);
-        const tags = app.widgets.button({ label: app.t("Tags"), onclick: () => bench.tagPanel.toggle(tags) });
-        tags.setAttribute("aria-expanded", "false");
+        const tags = app.widgets.button({ label: app.t("Tags"), title: app.t("How often each tag is used, in a column beside the images"), onclick: () => bench.tagPanel.toggle() });
+        bench.tagPanel.toggler = tags;
         return el("div", { class: "lora-trainer-row lora-trainer-bench-toolbar", role: "toolbar", "aria-label": app.t("Captions") },
             app.widgets.button({ label: app.t("Write captions"), kind: "primary", onclick: () => bench.captioner.ask() }),
             app.widgets.button({ label: app.t("Change many"), onclick: () => bench.bulk.open() }),

@@ -114,7 +114,9 @@
 
         function describe() {
             const text = tidy(box.value), word = bench.trigger();
-            const sources = { metadata: app.t("from {file}", { file: item.caption_file }), text: app.t("from {file}", { file: item.caption_file }), folder_name: app.t("from the folder's name"), trigger_word: app.t("the trigger word") };
+            // a person needs to know only where captions come from several places
+            const file = bench.hasSeveralSources() ? app.t("from {file}", { file: item.caption_file }) : "";
+            const sources = { metadata: file, text: file, folder_name: app.t("from the folder's name"), trigger_word: app.t("the trigger word") };
             app.fill(facts, tokens.count, [
                 app.count(words(text), "{count} word", "{count} words"),
                 text === base && text.includes("\n") && item.captions === 1 ? app.t("a list of tags, one a line") : "",

@@ -1,26 +1,27 @@
-/* The table of tags: how often each is used. A click shows the images that have it, or those that do not; several tags narrow it down. A button takes a
+/* The table of tags: how often each is used, in a column beside the images that stays as long as it is wanted. A click shows the images that have it, or those that do not; several tags narrow it down. A button takes a
  * tag away from all captions that were counted. Of captions that are sentences the words are counted instead. */
 (function (app) {
     "use strict";
 
+    const OPEN_KEY = "lora-trainer-tags-open";
     const MOST = 300;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
 
-    bench.tagPanel = { panel, toggle: () => {} };
+    bench.tagPanel = { panel, toggle: () => {}, toggler: null };
 
     function panel() {
         const wish = { kind: "", sort: "count", scope: "all" };
         const list = el("ul", { class: "lora-trainer-bench-tags" });
         const words = el("p", { class: "lora-trainer-help", role: "status" });
-        let table = null, find = "", serial = 0, toggler = null;
+        let table = null, find = "", serial = 0;
         const kind = app.widgets.select({ label: app.t("Count"), value: "tags", options: [{ value: "tags", label: app.t("Tags (between commas)") }, { value: "words", label: app.t("Single words") }], onchange: (value) => { wish.kind = value; return load(); } });
         const sort = app.widgets.select({ label: app.t("Order"), value: "count", options: [{ value: "count", label: app.t("The most frequent first") }, { value: "name", label: app.t("By name") }], onchange: (value) => { wish.sort = value; load(); } });
         const scope = app.widgets.select({ label: app.t("Of which images"), value: "all", options: [{ value: "all", label: app.t("Of all images") }, { value: "matching", label: app.t("Of what the filter shows") }], onchange: (value) => { wish.scope = value; load(); } });
         const search = app.widgets.text({ label: app.t("Find a tag"), placeholder: app.t("Find a tag"), oninput: (value) => { find = value.trim().toLowerCase(); draw(); } });
         const element = el("section", { class: "lora-trainer-card lora-trainer-bench-tag-panel", hidden: true, "aria-label": app.t("Tags") },
-            el("div", { class: "lora-trainer-filters" }, search, kind, sort, scope), words, list);
+            search, el("details", {}, el("summary", { class: "lora-trainer-help" }, app.t("Order, and what is counted")), el("div", { class: "lora-trainer-bench-tag-head" }, kind, sort, scope)), words, list);
 
         async function load() {
             const mine = (serial += 1);
@@ -64,10 +65,13 @@
             return el("li", { dataset: { tag } },
                 el("button", { type: "button", class: "lora-trainer-bench-tag", "aria-pressed": String(on), title: tag, "aria-label": app.t("{tag}: in {count} captions. Show them", { tag, count: app.number(count) }), onclick: () => { show().catch(app.widgets.toastProblem); } },
                     el("span", { class: "lora-trainer-bench-tag-bar", style: { width: (count / most) * 100 + "%" } }), el("span", { class: "lora-trainer-bench-tag-name" }, tag), el("span", { class: "lora-trainer-bench-tag-count" }, app.number(count))),
-                bench.link(app.t("Not"), hide, { "aria-pressed": String(away), "aria-label": app.t("Show the captions without {tag}", { tag }) }),
-                bench.link(app.t("Rename"), () => rename(tag, isTag), { "aria-label": app.t("Rename {tag}", { tag }) }),
-                bench.link(app.t("Remove"), () => remove(tag, isTag), { "aria-label": removing, title: removing }));
+                sign("\u2212", app.t("Show the captions without {tag}", { tag }), hide, { "aria-pressed": String(away) }),
+                sign("\u270e", app.t("Rename {tag}", { tag }), () => rename(tag, isTag)),
+                sign("\u00d7", removing, () => remove(tag, isTag)));
         }
+
+        // a column has no room for words
+        const sign = (mark, label, onclick, more) => bench.link(mark, onclick, { class: "lora-trainer-bench-sign", "aria-label": label, title: label, ...more });
 
         const counted = () => ({ where: wish.scope === "matching" ? bench.where() : {} });
 
@@ -75,11 +79,17 @@
 
         const rename = (tag, isTag) => (isTag ? bench.bulk.open("replace-tag", { tag, replace: tag }) : bench.bulk.open("replace", { find: tag, replace: tag }));
 
-        bench.tagPanel.toggle = (button) => {
-            toggler = button;
-            element.hidden = !element.hidden;
-            toggler.setAttribute("aria-expanded", String(!element.hidden));
-            if (!element.hidden) { load(); search.focus(); }
+        function show(open) {
+            element.hidden = !open;
+            bench.page.panel.dataset.tags = open ? "beside" : "";
+            bench.tagPanel.toggler.setAttribute("aria-expanded", String(open));
+            if (open) load();
+        }
+
+        bench.tagPanel.toggle = () => {
+            show(element.hidden);
+            app.kept.set(OPEN_KEY, !element.hidden);
+            if (!element.hidden) search.focus();
         };
         bench.on("edits", () => { if (!element.hidden) load(); });
         let filtered = "";
@@ -89,6 +99,7 @@
             if (wish.scope === "matching" && now !== filtered) load(); else draw();
             filtered = now;
         });
+        show(Boolean(app.kept.get(OPEN_KEY)));
         return element;
     }
 })((window.loraTrainer = window.loraTrainer || {}));

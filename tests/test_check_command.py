@@ -69,10 +69,23 @@ def test_what_a_captioner_saw_tells_how_much_variety_there_is(folder, capsys):
     embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
     assert main(["check", str(folder), "--resolution", "128"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "Pictures checked: 5. Findings: 1",
+        "Pictures checked: 5. Things to look at: 1",
         "- to CLIP the pictures look much alike: they differ 0 % as much as unrelated pictures do",
         "  If they show one angle or one distance, add others, or other backgrounds and light; what all pictures share becomes part of the LoRA.",
     ]
+
+
+def test_twenty_pictures_with_one_fault_are_one_thing(folder, scenes, capsys):
+    for number in range(5):
+        (folder / f"{number}.txt").write_text("a scene", encoding="utf-8")
+        framed = Image.new("RGB", (192, 192), "white")
+        framed.paste(scenes[number], (32, 32))
+        framed.save(folder / f"{number}.png")
+    assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Pictures checked: 5. Things to look at: 2, in 5 files"
+    assert [line for line in lines if line.startswith("- ")] == ['- 5 pictures have the same caption, "a scene"', "- 5 images have a wide border of one colour"]
+    assert "zorbl" not in "".join(lines[:-1])
 
 
 def test_a_resolution_of_nothing_is_refused(folder, capsys):

@@ -76,6 +76,7 @@ SUMS: Texts = {
     "shared-caption": "{count} captions belong to two images each",
     "unreadable-caption": "{count} captions cannot be read",
     "guessed-encoding": "{count} captions are not UTF-8, and their encoding was guessed",
+    "escaped-brackets": "{count} captions have escaped brackets, and the backslashes are trained as well",
     "long-caption": "{count} captions are longer than training reads",
     "unreadable-row": "{count} rows cannot be read",
     "row-without-file": "{count} rows name an image that is not there",
@@ -217,11 +218,21 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
     yield f"- {one.message}"
     if str(one.hint):
         yield f"  {one.hint}"
-    if len(one.findings) > 1:
-        rest = len(one.findings) - most
-        yield from (f"  - {finding}" for finding in one.findings[:most])
-        if rest > 0:
-            yield f"  - and {rest} more like these"
+    if len(one.findings) < 2:
+        return
+    rest = len(one.findings) - most
+    if _differ_in_name_alone(one.findings):
+        yield "  " + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most]) + (f" and {rest} more" if rest > 0 else "")
+        return
+    yield from (f"  - {finding}" for finding in one.findings[:most])
+    if rest > 0:
+        yield f"  - and {rest} more like these"
+
+
+def _differ_in_name_alone(findings: Sequence[Finding]) -> bool:
+    others = [{key: str(value) for key, value in finding.message.values.items() if key not in ("name", "path")} for finding in findings]
+    same = all((finding.message.template, values) == (findings[0].message.template, others[0]) for finding, values in zip(findings, others, strict=True))
+    return same and all("name" in finding.message.values for finding in findings)
 
 
 def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:

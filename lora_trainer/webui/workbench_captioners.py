@@ -29,17 +29,17 @@ from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.safe_names import safe_name
 
 LABELS: Texts = {
-    "prefix": "In front of each caption",
-    "suffix": "At the end of each caption",
-    "threshold": "Least sureness",
-    "character_threshold": "Least sureness for characters",
-    "exclude": "Tags never to be written",
-    "top_k": "Most tags",
+    "prefix": "Prefix of each caption",
+    "suffix": "Suffix of each caption",
+    "threshold": "Confidence threshold",
+    "character_threshold": "Character confidence threshold",
+    "exclude": "Excluded tags",
+    "top_k": "Max tags",
     "instruction": "Instruction",
     "vocabulary": "File with words",
-    "max_tokens": "Longest caption",
-    "batch_size": "Images at once",
-    "mixed_precision": "Precision",
+    "max_tokens": "Max new tokens",
+    "batch_size": "Batch size",
+    "mixed_precision": "Mixed precision",
     "model": "Another model",
 }
 """Setting -> what an artist calls it, in the order of the form."""

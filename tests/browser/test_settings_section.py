@@ -299,11 +299,50 @@ def test_a_preset_that_cannot_be_used_is_named_beside_the_others(host, visitor, 
     assert section.get_by_role("button", name="Good").is_visible() and section.get_by_role("button", name="Style").is_visible()
 
 
+def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(host, visitor, dataset):
+    _, section = open_settings(visitor, host, dataset, "practice")
+    shown = section.locator(".lora-trainer-settings-field:visible .lora-trainer-settings-label")
+    section.get_by_label("Find a setting").fill("gradient clipping")
+    assert [text.strip() for text in shown.all_inner_texts()] == ["Max grad norm"]
+    section.get_by_label("Find a setting").fill("xyz")
+    section.get_by_text("No setting is called so.").wait_for()
+    section.get_by_label("Find a setting").fill("")
+    assert shown.count() == 7 and not field(section, "max_grad_norm").is_visible()
+
+
+def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
+    page, section = open_settings(visitor, host, dataset, "practice")
+    wait_for_plan(page, "plan.steps === 250")
+    length = field(section, "max_train_steps")
+    assert length.get_by_label("Steps", exact=True).input_value() == "250" and length.locator("input").count() == 1
+    length.get_by_label("Count in").select_option("epochs")
+    length.get_by_label("Epochs", exact=True).fill("3")
+    # six images, one a step
+    wait_for_plan(page, "plan.steps === 18")
+    assert "That is 18 steps." in length.inner_text()
+    length.get_by_label("Count in").select_option("steps")
+    assert length.get_by_label("Steps", exact=True).input_value() == "250"
+    length.get_by_role("button", name="Training length is changed; back to 250").click()
+    assert page.evaluate("loraTrainer.store.get('settings').max_train_steps") == 250
+
+
+def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, dataset):
+    page, _ = open_settings(visitor, host, dataset, "practice")
+    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 0})")
+    page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
+    page.evaluate("sessionStorage.removeItem('lora-trainer-settings-seen')")
+    open_step(page, "images")
+    page.evaluate("loraTrainer.replan(0)")
+    page.wait_for_function("() => document.querySelector('#lora_trainer_step_settings').dataset.state === ''")
+    open_step(page, "settings")
+    page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
+
+
 def test_ticks_show_what_is_set(host, visitor, dataset):
     _, section = open_settings(visitor, host, dataset, "practice")
     section.locator(".lora-trainer-settings-advanced > summary").click()
-    assert section.get_by_label("Keep aspect ratios").is_checked()
-    assert not section.get_by_label("Mirror at random").is_checked()
+    assert section.get_by_label("Aspect ratio buckets").is_checked()
+    assert not section.get_by_label("Flip augmentation").is_checked()
 
 
 def test_arrows_change_a_number_within_its_bounds(host, visitor, dataset):

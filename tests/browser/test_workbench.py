@@ -14,7 +14,7 @@ import pytest
 from PIL import Image, ImageDraw
 
 from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize
-from tests.browser.tab import ROOT, open_step, open_tab
+from tests.browser.tab import ROOT, open_step, open_tab, show_tab
 from tests.made import draw_images
 
 pytestmark = pytest.mark.webuis("a1111")
@@ -184,6 +184,23 @@ def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, datase
     table.get_by_text("5 different tags").wait_for()
 
 
+def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, dataset):
+    page = open_tab(visitor, host)
+    section = open_captions(page, dataset)
+    section.get_by_role("button", name="Tags", exact=True).click()
+    table = section.get_by_role("region", name="Tags", exact=True)
+    for _ in range(2):
+        row = section.locator(".lora-trainer-caption-row").first
+        table.get_by_role("button", name="snow: in 2 captions").wait_for()
+        left, right = table.bounding_box(), row.bounding_box()
+        assert left["x"] + left["width"] <= right["x"] and right["width"] > 430 and left["width"] >= 230
+        page.reload()
+        show_tab(page)
+        section.locator(".lora-trainer-caption-row").first.wait_for()
+    section.get_by_role("button", name="Tags", exact=True).click()
+    assert not table.is_visible()
+
+
 def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visitor, dataset):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
@@ -197,6 +214,7 @@ def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visito
     section.get_by_role("button", name="Show the captions without snow").click()
     eventually(lambda: names(section), ["img01.png", "img03.png"])
     # only in what was counted
+    section.get_by_text("Order, and what is counted").click()
     section.get_by_label("Of which images").select_option("matching")
     section.get_by_role("button", name="Remove forest from the captions that the filter shows").click()
     eventually(dataset.captions, ["red fox, snow, day", "red fox, day", "grey wolf, snow, night", "grey wolf, night"])
@@ -492,13 +510,16 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_role("button", name="Check images").click()
-    kinds = section.get_by_role("region", name="Check", exact=True)
-    kinds.get_by_role("button", name="Wide border (1)").wait_for()
+    found = section.get_by_role("region", name="Check", exact=True)
+    border = found.locator(".lora-trainer-bench-sum", has_text="border of one colour")
+    border.wait_for()
     if screenshots is not None:
         page.screenshot(path=screenshots / f"{host.flavour}-check.png")
-    kinds.get_by_role("button", name="Wide border (1)").click()
+    border.locator("summary").click()
+    assert border.locator("figcaption .lora-trainer-cell-name").all_text_contents() == ["img01.png"]
+    border.get_by_role("button", name="Show only these").click()
     eventually(lambda: names(section), ["img01.png"])
-    crop = section.get_by_role("button", name="Crop", exact=True)
+    crop = section.locator(".lora-trainer-caption-row").get_by_role("button", name="Crop", exact=True)
     crop.hover()
     section.locator(".lora-trainer-bench-outline").wait_for()
     crop.click()
@@ -508,7 +529,7 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     section.get_by_role("button", name="Undo: ").click()
     eventually(lambda: (dataset.folder / "img01.png").read_bytes(), before)
 
-    kinds.get_by_role("button", name="Compare 1 group of similar images").click()
+    found.get_by_role("button", name="Compare").click()
     dialog = dialog_of(page, "Similar images")
     assert sorted(dialog.locator(".lora-trainer-cell-name").all_text_contents()) == ["img02.png", "img03.png"]
     figure = dialog.locator("figure", has_text="img03.png")

@@ -129,15 +129,15 @@ def pictures(*captions):
     return [Picture(path=Path(f"{number}.png"), name=f"{number}.png", caption=caption) for number, caption in enumerate(captions)]
 
 
-def test_captions_are_asked_for_and_for_their_trigger_word():
+def test_captions_are_asked_for_but_not_the_trigger_word_which_training_adds():
     findings = caption_findings(pictures("", "Zorbl in snow", "a zorbling", None), "zorbl")
-    assert [(finding.kind, str(finding.path)) for finding in findings] == [("no-caption", "0.png"), ("no-trigger", "2.png")]
-    assert findings[1].mend == {"mend": "add_trigger", "word": "zorbl"}
+    assert [(finding.kind, str(finding.path)) for finding in findings] == [("no-caption", "0.png")]
 
 
 def test_too_many_equal_captions_are_told_once():
     (finding,) = caption_findings(pictures("a fox", "A fox", "a fox", "a hen", "a cat"))
-    assert (finding.kind, finding.measured, len(finding.related)) == ("identical-captions", 3.0, 3)
+    assert (finding.kind, finding.measured, finding.path) == ("identical-captions", 3.0, None)
+    assert [path.name for path in finding.about] == ["0.png", "1.png", "2.png"]
     assert str(finding) == '3 pictures have the same caption, "a fox"'
     assert caption_findings(pictures("a fox", "a fox", "a hen")) == []
 
@@ -146,7 +146,7 @@ def test_long_captions_are_counted_with_the_trigger_that_training_adds():
     def count(text):
         return len(text.replace(",", " ,").split())
 
-    (finding,) = caption_findings(pictures("one two three", "one two"), "zorbl", count, 4)[2:]
+    (finding,) = caption_findings(pictures("one two three", "one two"), "zorbl", count, 4)
     assert str(finding) == "0.png: the caption has 5 tokens, 1 more than max_token_length 4" and finding.severity == "error"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.findings import error, from_error, refuse, refuse_empty, report, warning
+from lora_trainer.dataset.findings import error, from_error, problem, refuse, refuse_empty, report, sums, warning
 from lora_trainer.errors import DatasetError
 
 LACKING = [error("no-caption", "{name} has no caption", hint="Write one.", name=f"{number:02d}.png") for number in range(13)]
@@ -20,13 +20,35 @@ def settings(**values: object) -> DatasetSettings:
     return DatasetSettings(train_data_dir=Path("my data"), **values)  # type: ignore[arg-type]
 
 
-def test_a_report_groups_by_kind_names_ten_and_counts_the_rest():
+def test_a_report_says_each_thing_once_names_ten_and_counts_the_rest():
     lines = report([COPY, *LACKING[:7], DAMAGED, *LACKING[7:]]).splitlines()
     assert lines == [
-        *[f"- {number:02d}.png has no caption" for number in range(10)], "- and 3 more like these", "  Write one.",
+        "- 13 images have no caption", "  Write one.",
+        "  00.png, 01.png, 02.png, 03.png, 04.png, 05.png, 06.png, 07.png, 08.png, 09.png and 3 more",
         "- x.png is damaged", "  Copy it again.",
         "- y.png is a copy",
-    ]
+    ]  # fmt: skip
+
+
+def test_what_was_measured_of_each_picture_stands_below_their_sum():
+    borders = [warning("wide-border", "{name} has a border: {percent} %", name=f"{number}.png", percent=number, path=Path(f"{number}.png")) for number in range(12)]
+    lines = report(borders).splitlines()
+    assert lines[0] == "- 12 images have a wide border of one colour"
+    assert lines[1:] == [*(f"  - {number}.png has a border: {number} %" for number in range(10)), "  - and 2 more like these"]
+
+
+def test_what_is_about_most_files_comes_first_of_its_severity():
+    dark = [warning("too-dark", "{name} is dark", path=Path(f"{number}.png"), name=f"{number}.png") for number in range(2)]
+    alike = problem("identical-captions", "{count} pictures have the same caption", related=tuple(Path(f"{number}.png") for number in range(20)), count=20)
+    lone = warning("blurred-image", "{name} is blurred", path=Path("9.png"), name="9.png")
+    found = sums([lone, dark[0], alike, DAMAGED, dark[1]])
+    assert [(one.kind, len(one.about)) for one in found] == [("unreadable-image", 0), ("identical-captions", 20), ("too-dark", 2), ("blurred-image", 1)]
+    assert str(found[2].named(1)) == "2 images are very dark (0.png ...)" and str(found[3].named(1)) == "9.png is blurred"
+
+
+def test_captions_that_many_share_are_not_added_up_to_one():
+    groups = [problem("identical-captions", "{count} pictures have the caption {caption}", count=3, caption=caption) for caption in ("fox", "hen")]
+    assert [str(one.message) for one in sums(groups)] == ["3 pictures have the caption fox", "3 pictures have the caption hen"]
 
 
 def test_the_gravest_comes_first_and_a_hint_last():

@@ -146,7 +146,7 @@ def test_files_for_which_nobody_wants_a_dataset_are_left_where_they_are(tab, tmp
     page.keyboard.press("Escape")
     page.wait_for_selector("dialog", state="detached")
     assert [path.name for path in tab.folder.iterdir() if path.is_dir()] == []
-    assert page.is_enabled("button:has-text('Choose files')")
+    assert page.is_enabled("button:has-text('Add images')")
 
 
 def test_what_goes_wrong_in_a_dialog_is_told_in_it(tab):

@@ -40,6 +40,27 @@ def test_a_chinese_help_calls_auto_what_its_field_shows():
     assert [text for text in speaking if "auto" in text] == [] and any("自动：" in text for text in speaking)
 
 
+@pytest.mark.parametrize(
+    ("looked_for", "key"),
+    [("max grad norm", "max_grad_norm"), ("gradient clipping", "max_grad_norm"), ("gradient accumulation", "gradient_accumulation_steps"), ("network dim", "lora_rank"),
+     ("network_alpha", "lora_alpha"), ("clip skip", "clip_skip"), ("noise offset", "noise_offset"), ("bucket reso steps", "bucket_step"), ("flip aug", "flip_augmentation"),
+     ("train batch size", "batch_size"), ("unet lr", "learning_rate"), ("te lr", "text_encoder_lr"), ("v parameterization", "prediction_type"), ("ztsnr", "zero_terminal_snr"),
+     ("save every n epochs", "save_epochs"), ("max train epochs", "epochs"), ("min snr gamma", "min_snr_gamma"), ("cache latents to disk", "cache_latents"),
+     ("network train unet only", "train_text_encoder"), ("keep tokens", "keep_tokens"), ("arb", "enable_bucket"), ("xyz", "")],
+)  # fmt: skip
+@pytest.mark.parametrize("language", ["en", "zh_CN"])
+def test_a_setting_is_found_by_the_names_that_other_trainers_give_it(language, looked_for, key):
+    words = looked_for.replace("_", " ").split()
+    found = {name for name, field in fields(language).items() if all(word in f"{field['label']} {field['terms']}".lower() for word in words)}
+    assert key in found if key else not found
+
+
+@pytest.mark.parametrize(("key", "label"), [("max_grad_norm", "Max grad norm"), ("bucket_step", "Bucket step"), ("gradient_accumulation_steps", "Gradient accumulation"), ("cache_latents", "Cache latents"), ("epochs", "Epochs")])
+def test_a_setting_has_the_name_that_the_field_gives_it(key, label):
+    assert fields()[key]["label"] == label
+    assert (fields("zh_CN")["lora_rank"]["label"], fields("zh_CN")["epochs"]["label"]) == ("Rank (维度)", "轮数")
+
+
 def test_a_beginner_sees_few_fields():
     groups = form.form("en")["groups"]
     assert [group["id"] for group in groups] == ["plain", "dataset", "checkpoint", "lora", "training", "samples", "output"]

@@ -417,7 +417,6 @@ def test_several_mends_are_one_edit(tmp_path):
     bench = make(tmp_path, {"a.png": "a fox", "b.png": "sks, a wolf", "c.png": "bear"})
     outcome = bench.mend(
         [
-            told(tmp_path, "a.png", mend="add_trigger", word="sks"),
             told(tmp_path, "a.png", mend="set_caption", caption="lab, a fox"),
             told(tmp_path, "a.png", mend="crop_subject", ratio=1.2),
             told(tmp_path, "b.png", mend="leave_out"),
@@ -426,7 +425,7 @@ def test_several_mends_are_one_edit(tmp_path):
         ]
     )
     assert [str(conflict.message) for conflict in outcome.conflicts] == ["nothing of c.png lies inside the box"]
-    assert captions(bench) == {"a.png": "sks, lab, a fox", "c.png": "bear"}
+    assert captions(bench) == {"a.png": "lab, a fox", "c.png": "bear"}
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (36, 30)
     outcome = again(tmp_path).undo()

@@ -55,13 +55,15 @@ def test_findings_stand_beside_their_image_and_go_when_the_caption_is_mended(fol
     status = bench.checker.status(bench.contents.view())
     assert (status.state, status.done, status.total, status.stale) == ("done", 3, 3, False)
     found = kinds(bench)
-    assert "small-image" in found["a.png"] and "no-trigger" not in found["a.png"]
-    assert "no-trigger" in found["b.png"]
+    # a caption without the trigger word is no fault: training adds it
+    assert found["a.png"] == found["b.png"] == ["small-image"]
     # what the folder says already is not said twice
     assert "no-caption" not in found["c.png"]
     serial, revision = bench.checker.serial, bench.revision(bench.contents.view())
-    bench.save(key_of("b.png"), "sks wolf", "wolf")
-    assert "no-trigger" not in kinds(bench)["b.png"] and "small-image" in kinds(bench)["b.png"]
+    bench.save(key_of("b.png"), "wolf " * 80, "wolf")
+    assert kinds(bench)["b.png"] == ["long-caption", "small-image"]
+    bench.save(key_of("b.png"), "sks wolf", ("wolf " * 80).strip())
+    assert kinds(bench)["b.png"] == ["small-image"]
     assert bench.checker.serial == serial and bench.revision(bench.contents.view()) != revision
 
 

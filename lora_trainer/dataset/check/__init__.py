@@ -82,7 +82,7 @@ class Report:
         if not self.findings:
             return f"Pictures checked: {len(self.pictures)}. Nothing to mend"
         about = len({path for finding in self.findings for path in finding.about})
-        head = f"Pictures checked: {len(self.pictures)}. Things to mend: {len(reporting.sums(self.findings))}, in {about} files"
+        head = f"Pictures checked: {len(self.pictures)}. Things to look at: {len(reporting.sums(self.findings))}" + (f", in {about} files" if about else "")
         return "\n".join([head + (f". Errors, which stop a training: {errors}" if errors else ""), reporting.report(self.findings)])
 
     def to_json(self, root: Path) -> str:
