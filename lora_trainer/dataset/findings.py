@@ -230,9 +230,10 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
 
 
 def _differ_in_name_alone(findings: Sequence[Finding]) -> bool:
-    others = [{key: str(value) for key, value in finding.message.values.items() if key not in ("name", "path")} for finding in findings]
-    same = all((finding.message.template, values) == (findings[0].message.template, others[0]) for finding, values in zip(findings, others, strict=True))
-    return same and all("name" in finding.message.values for finding in findings)
+    def rest(message: Message) -> tuple[str, dict[str, str]]:
+        return message.template, {key: str(value) for key, value in message.values.items() if key not in ("name", "path")}
+
+    return all("name" in finding.message.values and rest(finding.message) == rest(findings[0].message) for finding in findings)
 
 
 def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:

@@ -253,7 +253,8 @@ def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
     """As JSON. `address` is where its picture is served."""
     return {
         "id": lora.id, "name": lora.name, "file": lora.path.name, "run": lora.run, "step": lora.step, "trigger": lora.trigger,
-        "preferred_weight": lora.preferred_weight, "grid": lora.grid, "matrix": lora.matrix, "family": lora.family, "picture": address if lora.picture else None,
+        "preferred_weight": lora.preferred_weight, "grid": lora.grid, "matrix": lora.matrix,
+        "family": lora.family, "picture": address if lora.picture else None,
         "delivered": lora.delivered, "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
     }  # fmt: skip
 

@@ -82,7 +82,8 @@ class Report:
         if not self.findings:
             return f"Pictures checked: {len(self.pictures)}. Nothing to mend"
         about = len({path for finding in self.findings for path in finding.about})
-        head = f"Pictures checked: {len(self.pictures)}. Things to look at: {len(reporting.sums(self.findings))}" + (f", in {about} files" if about else "")
+        things, files = len(reporting.sums(self.findings)), f", in {about} files" if about else ""
+        head = f"Pictures checked: {len(self.pictures)}. Things to look at: {things}{files}"
         return "\n".join([head + (f". Errors, which stop a training: {errors}" if errors else ""), reporting.report(self.findings)])
 
     def to_json(self, root: Path) -> str:
