@@ -84,7 +84,7 @@ LABELS: Texts = {
     "sample_seed": "Preview seed",
     "save_steps": "Save every N steps",
     "save_epochs": "Save every N epochs",
-    "keep_last": "Keep last saves",
+    "keep_last": "Keep last",
     "preferred_weight": "Recommended strength",
 }
 """Key -> what an artist calls it."""

@@ -41,6 +41,18 @@ def test_a_translation_is_not_its_original(code):
     assert [text for text, known in sources.table(code).items() if text == known and words.search(text)] == []
 
 
+ONE_WORD_EACH = {
+    "词元": "token", "周期": "轮", "轮次": "轮数", "秩": "rank", "损失": "loss", "交付": "放入 LoRA 文件夹", "备注": "问题", "离开显卡": "从显存卸载",
+    "运行文件夹": "训练文件夹", "图片集": "数据集", "唤出": "触发", "负面提示词": "反向提示词", "检查点": "模型，或保存点",
+}  # fmt: skip
+"""What is not said -> what is: one thing has one name in the tab, the one that the field gives it."""
+
+
+def test_the_chinese_table_has_one_word_for_one_thing():
+    words = {wrong: [text for text in sources.table("zh_CN").values() if wrong in text.replace("梯度检查点", "").replace("损失少许", "")] for wrong in ONE_WORD_EACH}
+    assert {f"{wrong}: say {ONE_WORD_EACH[wrong]}": found for wrong, found in words.items() if found} == {}
+
+
 def host_words() -> set[str]:
     """What the hosts' own pages say, as lists of labels (collected from their sources)."""
     lines = (Path(__file__).parent / "host_words.txt").read_text(encoding="utf-8").splitlines()
