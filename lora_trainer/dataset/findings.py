@@ -221,19 +221,14 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
     if len(one.findings) < 2:
         return
     rest = len(one.findings) - most
-    if _differ_in_name_alone(one.findings):
+    messages = [finding.message for finding in one.findings]
+    if {message.template for message in messages} == {messages[0].template} and all(message.values.keys() == {"name"} for message in messages):
+        # the sum says all but the names
         yield "  " + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most]) + (f" and {rest} more" if rest > 0 else "")
         return
     yield from (f"  - {finding}" for finding in one.findings[:most])
     if rest > 0:
         yield f"  - and {rest} more like these"
-
-
-def _differ_in_name_alone(findings: Sequence[Finding]) -> bool:
-    def rest(message: Message) -> tuple[str, dict[str, str]]:
-        return message.template, {key: str(value) for key, value in message.values.items() if key not in ("name", "path")}
-
-    return all("name" in finding.message.values and rest(finding.message) == rest(findings[0].message) for finding in findings)
 
 
 def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:

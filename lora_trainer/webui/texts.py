@@ -71,7 +71,16 @@ def translate(text: str, language: str) -> str:
 
 
 def say(message: Message, language: str) -> str:
-    """One sentence in a language, with its values in it; values that are sentences themselves are translated too."""
+    """One sentence in a language, with its values in it; values that are sentences themselves are translated too.
+
+    Errors begin small, as they stand behind a file's name or another error; on a page a sentence begins with a capital, unless with a key or a name.
+    """
+    said = _filled(message, language)
+    begins_with_a_word = re.match(r"[a-z]+(?![\w.])", message.template)
+    return said[0].upper() + said[1:] if begins_with_a_word and said.startswith(begins_with_a_word[0]) else said
+
+
+def _filled(message: Message, language: str) -> str:
     values = {key: _said(value, language) for key, value in message.values.items()}
     for template in (translate(message.template, language), message.template):
         try:
@@ -100,18 +109,19 @@ def say_all(messages: Iterable[Message], language: str) -> str:
 
 def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
     """An error's sentence and hint."""
-    if isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values:
-        stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
-        lines = "\n".join("- " + stop.join(filter(None, say_error(problem, language).values())) for problem in error.problems)
-        message = Message(error.message.template, {**error.message.values, "lines": lines})
-    else:
-        message = error.message
-    return {"message": say(message, language), "hint": say(error.hint, language)}
+    return {"message": say(_message_of(error, language), language), "hint": say(error.hint, language)}
+
+
+def _message_of(error: LoraTrainerError, language: str) -> Message:
+    """Of several wrong settings each is translated."""
+    if not (isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values):
+        return error.message
+    stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
+    lines = "\n".join("- " + stop.join(filter(None, say_error(problem, language).values())) for problem in error.problems)
+    return Message(error.message.template, {**error.message.values, "lines": lines})
 
 
 def _said(value: Any, language: str) -> Any:
     if isinstance(value, Message):
-        return say(value, language)
-    if isinstance(value, LoraTrainerError):
-        return say_error(value, language)["message"]
-    return value
+        return _filled(value, language)
+    return _filled(_message_of(value, language), language) if isinstance(value, LoraTrainerError) else value

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.errors import ConfigError, DatasetError, Message
+from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
 from lora_trainer.webui import options, tab, texts
 from tests import texts as sources
 
@@ -101,6 +101,27 @@ def test_a_sentence_is_translated_before_its_values_are_put_in():
     message = Message("there is no file {path}", {"path": "水墨.png"})
     assert texts.say(message, "en") == "there is no file 水墨.png"
     assert texts.say(message, "zh_CN") == "没有文件 水墨.png"
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [("there is no file {path}", "There is no file a.png"), ("{path} is empty", "a.png is empty"), ("lora_rank is {path}", "lora_rank is a.png"), ("metadata.csv lacks {path}", "metadata.csv lacks a.png"),
+     ("fp16 does not work", "fp16 does not work"), ("a. b", "a. b"), ("Stop it", "Stop it"), ("", "")],
+)  # fmt: skip
+def test_a_sentence_begins_with_a_capital_unless_with_a_name(template, said):
+    assert texts.say(Message(template, {"path": "a.png"}), "en") == said
+    assert texts.say_error(LoraTrainerError(template, hint=template, path="a.png"), "en") == {"message": said, "hint": said}
+
+
+def test_a_sentence_behind_another_one_begins_small():
+    inner = DatasetError("there is no file {path}", path="a.png")
+    assert texts.say(Message("this run cannot be read: {reason}", {"reason": inner}), "en") == "This run cannot be read: there is no file a.png"
+
+
+def test_beside_its_image_a_sentence_does_not_name_it():
+    message = Message("{name} is a copy of {original}", {"name": "a.png", "original": "b.png"})
+    assert texts.say_beside(message, "a.png", "en") == "Is a copy of b.png" and texts.say_beside(message, "a.png", "zh_CN") == "是 b.png 的副本"
+    assert texts.say_beside(message, "b.png", "en") == "a.png is a copy of b.png"
 
 
 def test_a_sentence_without_a_translation_stays_english(monkeypatch):
