@@ -187,9 +187,9 @@ TITLES: Texts = {
     "dataset": "Images and captions",
     "checkpoint": "Model",
     "lora": "LoRA",
-    "training": "Training",
+    "training": "Training parameters",
     "samples": "Previews",
-    "output": "Saving",
+    "output": "Saving the LoRA",
 }
 
 UNITS: Texts = {
