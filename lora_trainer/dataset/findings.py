@@ -70,7 +70,6 @@ NAMES_PER_KIND = 10
 
 Texts = Mapping[Kind, str]
 SUMS: Texts = {
-    "left-out": "{count} files or folders are left out",
     "no-caption": "{count} images have no caption",
     "captions-differ": "{count} images have two different captions",
     "shared-caption": "{count} captions belong to two images each",
