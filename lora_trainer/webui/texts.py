@@ -95,10 +95,10 @@ def say_beside(message: Message, name: str, language: str) -> str:
     """A sentence beside the thing of this name: without the name, where it begins with it."""
     template = translate(message.template, language)
     begin = re.match(r"\{(name|path)\}[:\s\uff1a]*", template)
-    if begin and str(message.values.get(begin[1])) == name:
-        # no table knows what is left, so that it stays in its language
-        message = Message(template[begin.end() :], message.values)
-    said = say(message, language)
+    if not begin or str(message.values.get(begin[1])) != name:
+        return say(message, language)
+    # no table knows what is left, so that it stays in its language
+    said = _filled(Message(template[begin.end() :], message.values), language)
     return said[:1].upper() + said[1:]
 
 

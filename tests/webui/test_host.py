@@ -470,7 +470,7 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
     with pytest.raises(LoraTrainerError) as refused:
         call_queue.wrap_queued_call(lambda: None)()
     # the host shows this and nothing else
-    assert str(refused.value) == "the training is still at 7 (Wait.)"
+    assert str(refused.value) == "The training is still at 7 (Wait.)"
     assert (str(refused.value.message), str(refused.value.hint)) == ("the training is still at 7", "Wait.")
     assert progress.finished == ["task(mine)"] and list(progress.pending_tasks) == ["task(next)"]
     assert main_thread.last_exception is None and not host.is_generating()

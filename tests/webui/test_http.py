@@ -140,26 +140,26 @@ def test_bad_json_and_too_much_of_it_are_refused(client):
 def test_errors_are_sentences_with_their_status(client):
     visitor = client()
     missing = visitor.get("/lora-trainer/things/none")
-    assert (missing.status_code, missing.json()["error"]) == (404, {"kind": "NotFound", "message": "there is no none", "hint": ""})
+    assert (missing.status_code, missing.json()["error"]) == (404, {"kind": "NotFound", "message": "There is no none", "hint": ""})
     conflict = visitor.post("/lora-trainer/things", json={"taken": 1}, headers=ASK)
     assert (conflict.status_code, conflict.json()["current"]) == (409, "theirs")
     broken = visitor.post("/lora-trainer/things", json={"broken": 1}, headers=ASK)
-    assert (broken.status_code, broken.json()["error"]["message"]) == (500, "something unexpected went wrong: ZeroDivisionError: oops")
+    assert (broken.status_code, broken.json()["error"]["message"]) == (500, "Something unexpected went wrong: ZeroDivisionError: oops")
     config = visitor.post("/lora-trainer/things", json={"config": 1}, headers=ASK).json()["error"]
-    assert config["problems"] == [{"message": "one is wrong", "hint": "Mend one."}, {"message": "two is wrong", "hint": ""}]
+    assert config["problems"] == [{"message": "One is wrong", "hint": "Mend one."}, {"message": "Two is wrong", "hint": ""}]
     assert visitor.get("/lora-trainer/nothing/here").json()["error"]["kind"] == "NotFound"
     assert visitor.delete("/lora-trainer/things").status_code == 404
 
 
 def test_a_disk_in_trouble_is_a_sentence_without_the_folders_name(client):
     answer = client().post("/lora-trainer/things", json={"disk": 1}, headers=ASK)
-    assert (answer.status_code, answer.json()["error"]["message"]) == (500, "a file or folder cannot be read or written: Permission denied")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (500, "A file or folder cannot be read or written: Permission denied")
     assert "/home/ann" not in answer.text
 
 
 def test_the_words_of_an_unforeseen_error_are_for_visitors_at_this_machine(client):
     answer = client(remote=True).post("/lora-trainer/things", json={"broken": 1}, headers=ASK)
-    assert answer.json()["error"]["message"] == "something unexpected went wrong: ZeroDivisionError: ..."
+    assert answer.json()["error"]["message"] == "Something unexpected went wrong: ZeroDivisionError: ..."
 
 
 @pytest.mark.parametrize("content", ["[" * 100_000, '{"a":' * 100_000, '{"rank": 8, "rate": 1' + "0" * 400 + "}"], ids=["lists", "objects", "number"])

@@ -329,7 +329,7 @@ def test_a_resolution_far_below_the_checkpoints_own_is_a_warning(studio, tmp_pat
     path = tmp_path / "large.safetensors"
     write_checkpoint(tiny_parts("sd1"), path, metadata={"modelspec.resolution": "512x512"})
     studio.host.load(path)
-    assert "this checkpoint was made for 512 pixels; at 256 it learns less detail" in str(plan(studio, wish(resolution=256)).to_json("en"))
+    assert "This checkpoint was made for 512 pixels; at 256 it learns less detail" in str(plan(studio, wish(resolution=256)).to_json("en"))
     assert "learns less" not in str(plan(studio, wish(resolution=448)).to_json("en"))
 
 

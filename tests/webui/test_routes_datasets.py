@@ -101,7 +101,7 @@ def test_of_two_browsers_the_second_gets_the_current_text(page):
     assert page.post("datasets/fox/caption", {"key": key, "caption": "theirs", "was": ""}).status_code == 200
     answer = page.post("datasets/fox/caption", {"key": key, "caption": "mine", "was": ""})
     assert (answer.status_code, answer.json()["current"]) == (409, "theirs")
-    assert answer.json()["error"]["message"] == "someone else has changed the caption of a.png"
+    assert answer.json()["error"]["message"] == "Someone else has changed the caption of a.png"
     assert page.post("datasets/fox/caption", {"key": key, "caption": "mine", "was": "theirs"}).json()["caption"] == "mine"
 
 

@@ -73,7 +73,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(client, studio, tmp_path):
     assert (told["family"], told["title"]) == (None, "old.ckpt")
     assert told["problem"].startswith("old.ckpt is a pickle") and told["hint"]
     studio.host.now = None
-    assert post(client, "checkpoint", {"id": "loaded"}).json()["problem"] == "the WebUI has no checkpoint loaded"
+    assert post(client, "checkpoint", {"id": "loaded"}).json()["problem"] == "The WebUI has no checkpoint loaded"
     assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).json()["problem"] == "the WebUI does not list this checkpoint any more"
 
 
@@ -139,7 +139,7 @@ def test_a_preset_of_ones_own_is_saved_shown_and_deleted(client):
     saved = post(client, "presets", wish).json()
     assert saved["saved"] == "own:墨 faces.yaml" and [preset["values"] for preset in saved["presets"]] == [{"lora_rank": 16}]
     again = post(client, "presets", wish, language="zh_CN")
-    assert again.status_code == 409 and again.json()["error"]["message"] == "您已有名为 墨 faces 的预设"
+    assert again.status_code == 409 and again.json()["error"]["message"] == "你已有名为 墨 faces 的预设"
     assert post(client, "presets", {**wish, "replace": True}).json()["saved"] == "own:墨 faces.yaml"
     assert post(client, "presets/%E5%A2%A8%20faces.yaml/delete", {}).json() == {"presets": [], "problems": []}
     assert post(client, "presets/%E5%A2%A8%20faces.yaml/delete", {}).status_code == 404

@@ -99,7 +99,7 @@ def f(bad):
 
 def test_a_sentence_is_translated_before_its_values_are_put_in():
     message = Message("there is no file {path}", {"path": "水墨.png"})
-    assert texts.say(message, "en") == "there is no file 水墨.png"
+    assert texts.say(message, "en") == "There is no file 水墨.png"
     assert texts.say(message, "zh_CN") == "没有文件 水墨.png"
 
 
@@ -126,7 +126,7 @@ def test_beside_its_image_a_sentence_does_not_name_it():
 
 def test_a_sentence_without_a_translation_stays_english(monkeypatch):
     monkeypatch.setattr(texts, "table", lambda language: {"it is {value}": "{wrong}"})
-    assert texts.say(Message("it was {value}", {"value": 3}), "zh_CN") == "it was 3"
+    assert texts.say(Message("it was {value}", {"value": 3}), "zh_CN") == "It was 3"
     assert texts.say(Message("it is {value}", {"value": 3}), "zh_CN") == "it is 3"
 
 
@@ -165,4 +165,4 @@ def test_the_tables_are_in_order_so_that_two_branches_rarely_touch_one_line():
 @pytest.mark.parametrize("language", ["en", "zh_CN"])
 def test_a_sentence_that_its_values_do_not_fit_is_shown_as_it_stands(language):
     assert texts.say(Message("{file} is {what}", {"file": "fox.png"}), language) == "{file} is {what}"
-    assert texts.say(Message("a { is open", {"file": "fox.png"}), language) == "a { is open"
+    assert texts.say(Message("a { is open", {"file": "fox.png"}), language) == "A { is open"

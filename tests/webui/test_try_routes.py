@@ -88,7 +88,7 @@ def test_what_is_wrong_with_a_request_is_told(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
     answer = post(client, "/tries", {"lora": lora["id"], "prompt": ""})
     assert answer.status_code == 400
-    assert answer.json()["error"]["message"] == "the prompt is empty"
+    assert answer.json()["error"]["message"] == "The prompt is empty"
     assert post(client, "/tries", {"lora": "0" * 16, "prompt": "a fox"}).status_code == 404
     assert post(client, "/tries", ["a list"]).status_code == 400
 

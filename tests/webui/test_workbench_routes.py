@@ -84,8 +84,8 @@ def test_a_bulk_edit_is_previewed_applied_and_undone(page):
 
 def test_a_bad_pattern_and_a_missing_choice_are_sentences(page):
     answer = page.post("datasets/fox/bulk/preview", select=ALL, action={"do": "replace", "find": "(", "replace": "", "regex": True})
-    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("the pattern is no regular expression")
-    assert page.post("datasets/fox/bulk/preview", select={}, action={"do": "clear"}).json()["error"]["message"] == "no image was chosen"
+    assert answer.status_code == 400 and answer.json()["error"]["message"].startswith("The pattern is no regular expression")
+    assert page.post("datasets/fox/bulk/preview", select={}, action={"do": "clear"}).json()["error"]["message"] == "No image was chosen"
     assert page.post("datasets/fox/bulk/preview", select={"keys": [1]}, action={"do": "clear"}).status_code == 400
 
 
@@ -97,7 +97,7 @@ def test_two_browsers_lose_nothing_of_each_other(page):
     done = page.post("datasets/fox/bulk", plan=mine["plan"]).json()
     assert done["changed"] == 2
     assert done["conflicts"] == [
-        {"key": key, "name": "a.png", "current": "a red fox", "message": "this caption was changed meanwhile, and stays as it is"}
+        {"key": key, "name": "a.png", "current": "a red fox", "message": "This caption was changed meanwhile, and stays as it is"}
     ]
     late = page.post("datasets/fox/caption", key=key, caption="my fox", was="a fox")
     assert late.status_code == 409 and late.json()["current"] == "a red fox"
@@ -357,7 +357,7 @@ def test_a_captioner_is_started_for_what_is_selected(page, desk):
     assert only(begin("token number 2", select={"where": {"text": "fox"}})) == ("a.png",)
     assert only(begin("token number 3", select={"where": {}})) == ()
     answer = begin("token number 4", select={"keys": ["gone"]})
-    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "no image was chosen")
+    assert (answer.status_code, answer.json()["error"]["message"]) == (400, "No image was chosen")
 
 
 def test_what_a_captioner_wrote_is_told_from_what_a_person_wrote(page):
