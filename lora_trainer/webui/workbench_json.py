@@ -38,7 +38,8 @@ KIND_LABELS: Texts = {
     "little-variety": "Little variety",
 }  # fmt: skip
 MEND_LABELS: Texts = {
-    "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "set_caption": "Use the preferred words", "unescape": "Take the backslashes out",
+    "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "set_caption": "Use the preferred words",
+    "unescape": "Take the backslashes out",
 }
 
 
