@@ -127,7 +127,7 @@ def test_beside_its_image_a_sentence_does_not_name_it():
 def test_a_sentence_without_a_translation_stays_english(monkeypatch):
     monkeypatch.setattr(texts, "table", lambda language: {"it is {value}": "{wrong}"})
     assert texts.say(Message("it was {value}", {"value": 3}), "zh_CN") == "It was 3"
-    assert texts.say(Message("it is {value}", {"value": 3}), "zh_CN") == "it is 3"
+    assert texts.say(Message("it is {value}", {"value": 3}), "zh_CN") == "It is 3"
 
 
 def test_several_wrong_settings_are_each_translated():
