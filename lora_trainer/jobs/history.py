@@ -10,6 +10,7 @@ History. Used by keeper.py and the tab.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from lora_trainer.runs.folder import Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
 
+log = logging.getLogger(__name__)
 SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}
 PROGRESS = b'{"event":"progress"'
 """How the line of a Progress event begins; thousands of them say less than the last one does."""
@@ -117,6 +119,11 @@ class History:
             return _broken(path, problem)
         except OSError as error:
             reason = RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=error.strerror or error)
+            return _broken(path, reason)
+        except Exception as error:
+            # its files may hold anything; the other runs are listed all the same
+            log.debug("%s cannot be read", path, exc_info=True)
+            reason = RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=f"{type(error).__name__}: {error}"[:300])
             return _broken(path, reason)
 
     def _read(self, path: Path) -> Entry:

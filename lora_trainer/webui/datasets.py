@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import re
 import threading
@@ -42,6 +43,7 @@ from lora_trainer.webui.thumbnails import Thumbnails
 from lora_trainer.webui.workbench import Workbench
 
 LONGEST_NAME = 100
+log = logging.getLogger(__name__)
 _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
 
 
@@ -136,6 +138,12 @@ class Datasets:
             view = self.contents(dataset.id).view()
         except LoraTrainerError as error:
             return {**card, "problem": texts.say_error(error, language), "gone": not dataset.path.is_dir()}
+        except Exception as error:
+            # a folder from anywhere may hold anything; the others are listed all the same
+            log.warning("%s cannot be read", dataset.path, exc_info=True)
+            hint, reason = "Look into the folder.", f"{type(error).__name__}: {error}"[:300]
+            problem = DatasetError("these images cannot be listed: {reason}", hint=hint, reason=reason)
+            return {**card, "problem": texts.say_error(problem, language)}
         card["count"], card["captioned"] = len(view.items), sum(bool(item.caption) for item in view.items)
         card["changed"] = max((item.changed for item in view.items), default=0.0)
         if view.items:

@@ -20,6 +20,7 @@ import hmac
 import inspect
 import json
 import logging
+import sys
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -43,6 +44,8 @@ HEADER = "x-lora-trainer"
 LANGUAGE_HEADER = "x-lora-trainer-language"
 LONGEST_BODY = 4 * 2**20
 """Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
+
+LARGEST = sys.float_info.max
 
 Handler = Callable[[Any, "Request"], Any]
 Other = TypeVar("Other")
@@ -279,8 +282,22 @@ def _problem(status: int, error: LoraTrainerError, language: str, own_folders: M
 
 def _json(content: Any, status: int = 200) -> Response:
     # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive only escaped
-    text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    try:
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        # a number from some file: one that is not finite, or of thousands of digits
+        text = json.dumps(_writable(content), allow_nan=False, separators=(",", ":"))
     return Response(text, status, headers={"Cache-Control": "no-store"}, media_type="application/json")
+
+
+def _writable(content: Any) -> Any:
+    """The same with null for numbers that JSON, or whoever reads it, does not have."""
+    if isinstance(content, dict):
+        return {key: _writable(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_writable(value) for value in content]
+    is_number = isinstance(content, (int, float)) and not isinstance(content, bool)
+    return None if is_number and not -LARGEST <= content <= LARGEST else content
 
 
 async def _no_such_route(raw: StarletteRequest, error: Exception) -> Response:

@@ -12,7 +12,9 @@ Ours are known by what training writes into the header. Headers are read once an
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +31,8 @@ from lora_trainer.lora.deliver import SD_VERSIONS, deliver
 from lora_trainer.webui import sidecar
 from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.host import Host
+
+log = logging.getLogger("lora_trainer.webui")
 
 OURS = "sd-webui-lora-trainer/"
 GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -96,7 +100,7 @@ class Loras:
     def listing(self) -> list[Lora]:
         """Delivered ones, then saved steps; each newest first."""
         entries = self._trainings()
-        found = [*self._delivered(entries, self._files()), *(lora for entry in entries for lora in self._saved(entry))]
+        found = [*self._delivered(entries, self._files()), *(lora for entry in entries for lora in self._saved_of(entry))]
         self._pictures = {lora.id: lora.picture for lora in found if lora.picture}
         return found
 
@@ -177,9 +181,10 @@ class Loras:
         runs = {files.place(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
         found = []
         for path in paths:
-            header, entry = self._header(path), runs.get(files.place(path))
-            if header.ours or entry:
-                found.append(self._of_file(path, header, entry))
+            with _alone(path):
+                header, entry = self._header(path), runs.get(files.place(path))
+                if header.ours or entry:
+                    found.append(self._of_file(path, header, entry))
         return sorted(found, key=lambda lora: lora.changed, reverse=True)
 
     def _of_file(self, path: Path, header: _Header, entry: Entry | None) -> Lora:
@@ -217,6 +222,11 @@ class Loras:
 
     # --- saved steps ----------------------------------------------------------------------------------------------------------------------
 
+    def _saved_of(self, entry: Entry) -> list[Lora]:
+        with _alone(entry.folder.path):
+            return list(self._saved(entry))
+        return []
+
     def _saved(self, entry: Entry) -> Iterator[Lora]:
         """What a run has saved, newest first, without what it has delivered."""
         state = entry.state
@@ -247,6 +257,15 @@ def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
     """The strengths with the recommended one among them, in the place of one that is next to it."""
     others = [strength for strength in strengths if strength in (0.0, 1.0) or abs(strength - weight) >= NEXT_TO]
     return tuple(sorted({*others, weight}))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Files from anywhere may hold anything: one that cannot be listed hides no other."""
+    try:
+        yield
+    except Exception:
+        log.warning("%s cannot be listed", path, exc_info=True)
 
 
 def to_mapping(lora: Lora, address: str) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import threading
 import time
 import zlib
@@ -30,6 +31,7 @@ from lora_trainer.webui import form, present, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.handover import HandOver
 
+log = logging.getLogger(__name__)
 MOST_POINTS = 600
 MOST_NAMES = 20
 LOG_LINES = 60
@@ -179,6 +181,17 @@ class Runs:
             return found
 
     def _shown(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
+        try:
+            return self._presented(entry, line, language)
+        except Exception as error:
+            # settings and events are what their files hold: one that cannot be shown hides no other
+            log.debug("%s cannot be shown", entry.folder.path, exc_info=True)
+            reason = f"{type(error).__name__}: {error}"[:300]
+            problem = entry.problem or RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=reason)
+            bare = Entry(id=entry.id, folder=entry.folder, alive=entry.alive, made=entry.made, problem=problem)
+            return self._presented(bare, line, language)
+
+    def _presented(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
         waits = self.keeper.on_duty and entry.id == line.starting and entry.id not in self.keeper.active() and self.hand_over.waits()
         return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry), waits_for_host=waits)
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import queue
 import re
 import secrets
@@ -303,8 +304,9 @@ class TryJobs:
 
     def _read_past(self) -> None:
         """The tries of earlier times. One that was not over when the host ended is over now."""
-        for path in self._data.folder("tries").glob("*/try.json"):
-            job = _read(path.parent)
+        for folder in self._data.folder("tries").iterdir():
+            # an empty one is just being made
+            job = _read(folder) if os.path.lexists(folder / "try.json") else None
             if job is not None:
                 self._tries[job.id] = job
         self._forget_old()
@@ -322,18 +324,35 @@ class TryJobs:
 
 
 def _read(folder: Path) -> Try | None:
-    """The try of a folder; None where it holds none, or one of another name. One that was not over is over now."""
+    """The try of a folder; None where it is another's. One that was not over is over now, and one that cannot be read says so."""
     path = folder / "try.json"
     try:
         job = from_file(files.load_json(path, names=True))
-    except (*files.UNREADABLE, LoraTrainerError):
-        log.warning("%s cannot be read", path)
-        return None
+        # what can be shown has the right types, too
+        json.dumps(job.to_mapping(str, str), allow_nan=False)
+    except (*files.UNREADABLE, LoraTrainerError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return _broken(folder, error)
     if job.id != folder.name:
         return None
     if not job.over:
         job.status, job.error = "failed", TryError("the WebUI was closed before the pictures were made", hint="Start them again.")
     return job
+
+
+def _broken(folder: Path, error: Exception) -> Try:
+    reason = f"{type(error).__name__}: {error}"[:300]
+    problem = TryError("what was tried here cannot be read any more: {reason}", hint="Delete it. Its pictures go to the trash.", reason=reason)
+    job = Try(id=folder.name, wanted=Wanted(kind="pair", prompt="-", loras=("-",), strengths=()), total=0, started=_changed(folder), status="failed")
+    job.error = problem
+    return job
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def _telling(job: Try) -> Progress:
