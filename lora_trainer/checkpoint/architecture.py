@@ -101,12 +101,12 @@ def text_encoder_config(header: Header, layout: TextEncoderLayout, *, last_layer
     """Configuration of `CLIPTextModel` (clip) or `CLIPTextModelWithProjection` (open_clip with a `text_projection`)."""
     clip, prefix = layout.style == "clip", layout.prefix
     layers = prefix + ("encoder.layers." if clip else "transformer.resblocks.")
-    vocabulary, width = _shape(header, prefix + ("embeddings.token_embedding.weight" if clip else "token_embedding.weight"))
+    vocabulary, width = _shape(header, prefix + ("embeddings.token_embedding.weight" if clip else "token_embedding.weight"))[:2]
     if vocabulary < VOCABULARY:
         hint = "Choose a checkpoint with the usual CLIP text encoder."
         raise CheckpointError("the text encoder in {path} knows {count} tokens instead of 49408", hint=hint, path=header.path, count=vocabulary)
     layer_count = _count(lambda layer: f"{layers}{layer}.{'layer_norm1' if clip else 'ln_1'}.weight" in header.tensors)
-    projection = None if clip else header.shape(prefix + "text_projection")
+    projected = not clip and prefix + "text_projection" in header.tensors
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
@@ -115,7 +115,7 @@ def text_encoder_config(header: Header, layout: TextEncoderLayout, *, last_layer
         "num_attention_heads": max(1, width // 64),
         "max_position_embeddings": _shape(header, prefix + ("embeddings.position_embedding.weight" if clip else "positional_embedding"))[0],
         "hidden_act": "quick_gelu" if clip else "gelu",
-        "projection_dim": projection[1] if projection else width,
+        "projection_dim": _shape(header, prefix + "text_projection")[1] if projected else width,
         "bos_token_id": 49406,
         "eos_token_id": 49407,
         "pad_token_id": 49407 if clip else 0,
@@ -209,9 +209,12 @@ def _first(header: Header, start: str, end: str) -> str:
 
 
 def _shape(header: Header, name: str) -> tuple[int, ...]:
+    """The shape of a weight that must be there, with two sides at least, none of them 0."""
     shape = header.shape(name)
     if shape is None:
         raise _missing(header, name)
+    if len(shape) < 2 or 0 in shape:
+        raise _unknown_shape(header, f"the shape of {name} is {list(shape)}")
     return shape
 
 

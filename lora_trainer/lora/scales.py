@@ -117,6 +117,7 @@ def _by_configs(layers: Mapping[str, Layer], ranks: Mapping[str, int], configs: 
     return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source=source, square_root=rooted)
 
 
+LARGEST = 1e30
 LITERAL = re.compile(r"\^?[\w.]{1,200}\$?")
 
 
@@ -139,4 +140,5 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    return number if math.isfinite(number) else None
+    # NaN is within no bounds; beyond these no number of the file's could hold it
+    return number if abs(number) <= LARGEST else None

@@ -146,3 +146,27 @@ def test_a_text_encoder_with_another_vocabulary_is_refused(headers: dict) -> Non
 def test_an_sdxl_unet_that_does_not_fit_its_text_encoder_is_refused(headers: dict) -> None:
     with pytest.raises(CheckpointError, match="its size conditioning does not fit its text encoder"):
         unet_config(headers["sdxl"], "sdxl", pooled_width=1024 + 1)
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (320,), (0, 0), (4, 0, 3, 3), (1, 1, 1, 1, 320)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        UNET + "out.2.weight", UNET + "label_emb.0.0.weight", UNET + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+        UNET + "input_blocks.1.0.out_layers.3.weight", "first_stage_model.decoder.conv_in.weight", "conditioner.embedders.1.model.text_projection",
+        "conditioner.embedders.0.transformer.text_model.embeddings.token_embedding.weight",
+        "conditioner.embedders.0.transformer.text_model.embeddings.position_embedding.weight",
+    ],
+)  # fmt: skip
+def test_weights_of_impossible_shapes_give_a_configuration_or_a_sentence(headers: dict, name: str, shape: tuple[int, ...]) -> None:
+    whole = headers["sdxl"]
+    header = header_of({**{key: info.shape for key, info in whole.tensors.items()}, name: shape})
+    for draw in (
+        lambda: unet_config(header, "sdxl", pooled_width=1280),
+        lambda: vae_config(header, "sdxl"),
+        *(lambda layout=layout: text_encoder_config(header, layout, last_layer_unused=False) for layout in TEXT_ENCODERS["sdxl"]),
+    ):
+        try:
+            assert draw()
+        except CheckpointError as error:
+            assert name in str(error) or "is built in a way that is not supported" in str(error) or "tokens" in str(error) or "latent" in str(error)

@@ -61,6 +61,7 @@ def test_patterns_name_layers_by_the_end_of_their_path(tmp_path: Path) -> None:
         (None, {"r": 16}),
         (None, {"r": 16, "lora_alpha": "many"}),
         (None, {"r": 16, "lora_alpha": True}),
+        (None, {"r": 16, "lora_alpha": 1e300}),
         (None, '{"r": 16, "lora_alpha": Infinity}'),
         (None, '{"r": 16, "lora_alpha": 1' + "0" * 400 + "}"),
         (None, {"r": 16, "lora_alpha": 16, "alpha_pattern": {"(a+)+$": 64}}),
