@@ -85,7 +85,8 @@ class DatasetSettings(Settings):
     train_data_dir: Path = setting()
     """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all understood."""
     metadata_path: Path | None = setting(None)
-    """A metadata.csv or metadata.jsonl with captions. auto: the one in train_data_dir, if any, else the .txt files beside the images."""
+    """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in train_data_dir, else the texts beside the
+    images, else a table by another name."""
     trigger_word: str = setting("")
     """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks it."""
     resolution: int | None = setting(None, at_least=64, at_most=4096, hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL.")

@@ -135,7 +135,7 @@ class CaptionPlaces:
         if not self.is_apart:
             return listing
         assert self.target is not None
-        return dataclasses.replace(listing, texts={}, metadata=[self.target] if self.target.exists() else [])
+        return dataclasses.replace(listing, texts={}, tables=[], metadata=[self.target] if self.target.exists() else [])
 
     def _captions(self) -> Captions:
         return read_captions(self.listing, DatasetSettings(train_data_dir=self.root))

@@ -21,7 +21,7 @@ from lora_trainer import files
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import CheckpointSettings, DatasetSettings, encoded_bytes, keeps_encoded_on_disk
 from lora_trainer.dataset.buckets import Bucket
-from lora_trainer.dataset.captions import training_caption
+from lora_trainer.dataset.captions import training_caption, variants
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import NotFinite
 from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
@@ -137,9 +137,12 @@ class Captions:
         self.live = live
 
     def keep(self, captions: Iterable[str], dtype: torch.dtype) -> None:
-        """Encode captions for later, on the CPU in `dtype`. The empty one is always among them: it fills up shorter captions."""
+        """Encode captions, as Examples have them, for later, on the CPU in `dtype`: of several in one, each.
+
+        The empty one is always among them: it fills up shorter captions.
+        """
         with torch.no_grad():
-            for caption in dict.fromkeys(["", *captions]):
+            for caption in dict.fromkeys(["", *(one for text in captions for one in variants(text))]):
                 if self._key(caption) not in self._store:
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):

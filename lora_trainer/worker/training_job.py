@@ -227,7 +227,7 @@ class TrainingJob:
         self.captions = batches.Captions(self.parts, base, caption_store, batches.file_key(base.base_model), live=live)
         if not self.captions.live:
             for example in self._until_stopped(self.dataset.examples):
-                self.captions.keep(variants(example.caption), self._kept_dtype)
+                self.captions.keep([example.caption], self._kept_dtype)
         self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
         if not self.captions.live:
             self.parts.text_encoders = ()

@@ -157,3 +157,10 @@ def test_a_damaged_picture_is_named_and_the_others_are_written(tmp_path):
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["a.png"]
     assert [(finding.kind, finding.severity) for finding in done.findings if finding.severity == "error"] == [("unreadable-image", "error")]
+
+
+def test_captions_of_several_lines_are_carried_along_line_by_line(tmp_path):
+    save(tmp_path / "in" / "a.png", size=(80, 64))
+    (tmp_path / "in" / "a.txt").write_text("a red boat\nthe boat lies still.\n", encoding="utf-8")
+    crop(tmp_path / "in", tmp_path / "out", size=64)
+    assert (tmp_path / "out" / "a.txt").read_text("utf-8") == "a red boat\nthe boat lies still.\n"

@@ -1,5 +1,6 @@
 """The loop by itself: a tiny UNet, made-up latents, no files."""
 
+import dataclasses
 import math
 
 import pytest
@@ -98,6 +99,24 @@ def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monk
     divided = gradients(make_trainer(tmp_path, images=3), [(0, 1), (2,)])
     for name in together:
         torch.testing.assert_close(divided[name], together[name], rtol=1e-4, atol=1e-7)
+
+
+def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_otherwise(tmp_path):
+    trainer = make_trainer(tmp_path)
+    first, *others = trainer.data.examples
+    lines = ["picture 0", "a photo, sharp", "the first picture"]
+    several = dataclasses.replace(trainer.data, examples=[dataclasses.replace(first, caption="\n".join(lines)), *others])
+    trainer.captions.keep([several.examples[0].caption], torch.float32)
+    seen = set()
+    for step in range(40):
+        batch, again, alone = several.batch([0, 1], step, 0), several.batch([0, 1], step, 0), trainer.data.batch([0, 1], step, 0)
+        assert batch.captions == again.captions and batch.captions[1] == "picture 1"
+        assert alone.captions == ("picture 0", "picture 1")
+        for one, other in ((batch.noise, alone.noise), (batch.latents, alone.latents), (batch.timesteps, alone.timesteps)):
+            assert torch.equal(one, other)
+        assert trainer.captions.states(batch.captions).hidden.shape[0] == 2
+        seen.add(batch.captions[0])
+    assert seen == set(lines)
 
 
 def test_the_last_group_of_an_epoch_may_be_smaller_and_nothing_is_dropped(tmp_path):
