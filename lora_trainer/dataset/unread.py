@@ -8,6 +8,7 @@ Called by dataset.sources and dataset.scan. Files are opened, but only as far as
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -53,7 +54,7 @@ def _is_caption_like(path: Path, stems: Collection[str], names: Sequence[str]) -
 
 def _mentions(path: Path, names: Sequence[str]) -> bool:
     head = _head(path)
-    return _is_text(head) and any(name.encode("utf-8", "surrogateescape") in head for name in names)
+    return _is_text(head) and any(os.fsencode(name) in head for name in names)
 
 
 def _head(path: Path) -> bytes:

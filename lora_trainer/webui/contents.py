@@ -354,7 +354,7 @@ def _revision(root: Path) -> str:
                 elif entry.name.lower().endswith(_STAMPED):
                     with contextlib.suppress(OSError):
                         stamps.append(f"{entry.path}\0{version_of(entry.stat())}")
-    return hashlib.blake2b("\0".join(sorted(stamps)).encode("utf-8", "surrogateescape"), digest_size=12).hexdigest()
+    return hashlib.blake2b("\0".join(sorted(stamps)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def _without_links(listing: Listing) -> Listing:

@@ -24,7 +24,8 @@ KINDS = {
 
 def export(items: Sequence[Item], kind: str) -> bytes:
     """The captions of those images that have one. Raises DatasetError for a kind that is none of KINDS."""
-    rows = [(item.name, item.caption) for item in items if item.caption]
+    # a byte of a name that is not UTF-8 has no place in any of these files
+    rows = [(item.name.encode("utf-8", "replace").decode("utf-8"), item.caption) for item in items if item.caption]
     if kind == "csv":
         return _csv(rows)
     if kind == "jsonl":

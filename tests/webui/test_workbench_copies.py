@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 import pytest
 
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui import workbench_copies
+from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.datasets import Datasets
 from lora_trainer.webui.workbench_copies import Copies, Copy
+from lora_trainer.webui.workbench_export import export
 from tests.dataset.pictures import save
 
 
@@ -53,3 +57,13 @@ def test_what_makes_no_sense_is_refused_before_there_is_a_dataset(datasets, tmp_
     with pytest.raises(DatasetError):
         Copies(datasets).start(tmp_path, "small", names, size=size, buckets=False, subject=False)
     assert datasets.all() == []
+
+
+@pytest.mark.skipif(os.name == "nt" or sys.platform == "darwin", reason="names there are Unicode")
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
+def test_captions_of_pictures_whose_names_are_not_utf8_are_exported_all_the_same(tmp_path, kind):
+    save(tmp_path / os.fsdecode(b"caf\xe9.png"))
+    (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("a fox\nA cat sits.", encoding="utf-8")
+    (item,) = Contents(tmp_path, follow_links=True).view().items
+    assert item.caption == "a fox\nA cat sits."
+    assert b"caf?" in export([item], kind)
