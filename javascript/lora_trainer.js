@@ -172,6 +172,32 @@
             return button;
         },
 
+        /** Make a button the primary one of its screen, or one of the others. */
+        makePrimary(button, is) {
+            button.classList.toggle("lora-trainer-primary", is);
+            button.classList.toggle("lora-trainer-secondary", !is);
+        },
+
+        /** The bar at the window's lower edge with what a section's next step is: {element, say(text), fill(...buttons)}. One of them is the screen's primary button. */
+        actions() {
+            const words = el("p", { class: "lora-trainer-actions-words", role: "status" });
+            const buttons = el("div", { class: "lora-trainer-row lora-trainer-actions-buttons" });
+            const element = el("div", { class: "lora-trainer-actions", role: "group", "aria-label": app.t("Next step") }, el("div", { class: "lora-trainer-actions-inner" }, words, buttons));
+            // fixed, because the hosts' own container cuts what sticks: the page keeps room for it below
+            new ResizeObserver(() => { if (element.offsetHeight) root().style.setProperty("--lora-trainer-actions", element.offsetHeight + "px"); }).observe(element);
+            return {
+                element,
+                say(text) { if (words.textContent !== text) words.textContent = words.title = text; },
+                fill(...wanted) {
+                    const now = wanted.flat().filter(Boolean);
+                    if (now.length === buttons.children.length && now.every((button, at) => buttons.children[at] === button)) return;
+                    const focused = buttons.contains(document.activeElement) ? document.activeElement : null;
+                    app.fill(buttons, now);
+                    if (focused && focused.isConnected) focused.focus();
+                },
+            };
+        },
+
         /** A sentence in a box: severity error, warning, info or done. */
         notice(severity, message, hint, ...actions) {
             return el("div", { class: "lora-trainer-notice lora-trainer-notice-" + severity, role: severity === "error" ? "alert" : "status" },

@@ -46,6 +46,10 @@
         made.place = el("div");
         // above the boxes, never in their place: somebody may be typing
         made.trouble = el("div");
+        made.next = app.widgets.actions();
+        made.write = app.widgets.button({ label: app.t("Write captions"), onclick: () => bench.captioner.ask() });
+        made.onward = app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") });
+        made.next.fill(made.write, made.onward);
         return made;
     }
 
@@ -74,7 +78,7 @@
             bench.toolbar(), bench.captioner.panel(), bench.check.panel(), parts.findings,
             el("div", { class: "lora-trainer-bench-sides" }, bench.tagPanel.panel(),
                 el("div", { class: "lora-trainer-captions-list" }, bench.filters(), bench.selectionBar(), parts.trouble, parts.place, parts.pages.bar)),
-            app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") }));
+            parts.next.element);
         parts.pages.load();
         bench.captioner.look();
         bench.check.look();
@@ -156,7 +160,12 @@
     }
 
     function showCounts(captioned, total) {
-        parts.counts.textContent = app.t("{done} of {count} with a caption", { done: app.number(captioned), count: app.number(total) });
+        const words = app.t("{done} of {count} with a caption", { done: app.number(captioned), count: app.number(total) });
+        parts.counts.textContent = words;
+        parts.next.say(words);
+        // while images lack a caption, writing them comes before going on
+        app.widgets.makePrimary(parts.write, captioned < total);
+        app.widgets.makePrimary(parts.onward, captioned >= total);
     }
 
     const saveAll = () => Promise.all(parts ? [...parts.rows.values()].map((row) => row.save()) : []);

@@ -11,7 +11,7 @@
         title: () => app.t("Images"),
         draw(container) {
             parts = build();
-            app.fill(container, parts.choice, parts.upload.element, parts.panel);
+            app.fill(container, parts.choice, parts.upload.element, parts.panel, parts.next.element);
             parts.upload.name((dataset.chosen() || { name: "" }).name);
             drawCards();
             drawPanel();
@@ -20,7 +20,7 @@
         shown() { if (parts && parts.pages.answer) parts.pages.load({ quietly: true }); },
     });
 
-    app.store.on("datasets", () => { if (parts) drawCards(); });
+    app.store.on("datasets", () => { if (parts) { drawCards(); showNext(); } });
     app.store.on("dataset", () => { if (parts) { drawCards(); drawPanel(); } });
     for (const key of ["dataset", "datasets"]) app.store.on(key, () => { if (parts) parts.upload.name((dataset.chosen() || { name: "" }).name); });
 
@@ -45,7 +45,21 @@
         });
         made.pages = dataset.pages({ show: drawItems, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)) });
         made.place = el("div");
+        made.next = app.widgets.actions();
+        made.onward = app.widgets.button({ label: app.t("Go on to the captions"), kind: "primary", onclick: () => app.open("captions") });
+        made.next.fill(made.onward);
         return made;
+    }
+
+    /** Without images the next thing is to bring some, with them to go on. */
+    function showNext() {
+        const card = dataset.chosen();
+        const ready = Boolean(card && card.count);
+        parts.next.element.hidden = !card;
+        parts.next.say(!card ? "" : card.problem ? card.problem.message : app.colon(card.name, dataset.count(card.count)));
+        parts.onward.disabled = !ready;
+        app.widgets.makePrimary(parts.onward, ready);
+        parts.upload.isNext(!ready);
     }
 
     // --- datasets --------------------------------------------------------------------------------------------------------------------
@@ -169,6 +183,7 @@
         parts.focus = 0;
         parts.shownRevision = "";
         Object.assign(parts.pages.query, { offset: 0, filter: "all", text: "" });
+        showNext();
         if (!card) { app.fill(parts.panel); return; }
         const remote = app.store.get("home").host.remote;
         parts.place = el("div");
@@ -180,8 +195,7 @@
                 remote ? null : app.widgets.button({ label: app.t("Show in file manager"), onclick: () => app.api.post(dataset.path("folder")) }),
                 app.widgets.button({ label: card.external ? app.t("Take off the list") : app.t("Delete"), onclick: () => discard(dataset.chosen()) }))),
             el("div", { class: "lora-trainer-row lora-trainer-between" }, dataset.filters(parts.pages), parts.tools),
-            parts.place, parts.pages.bar,
-            app.widgets.button({ label: app.t("Go on to the captions"), kind: "primary", onclick: () => app.open("captions") }));
+            parts.place, parts.pages.bar);
         parts.pages.load();
     }
 

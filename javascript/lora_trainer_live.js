@@ -1,6 +1,7 @@
 /* The live view of one run: what the route "live" tells, drawn; numbers change in place and nothing jumps.
  *
  *     const view = app.live(done)      view.element;  view.set(live, points);  view.connection(problem or null)
+ *     app.live.buttons(done)           what can be asked of a run at work: {all: [buttons], set(run)}, for the bar at the window's edge
  *
  * done(run?) is called when a button has changed something. Called by the section "train", which asks the server. */
 (function (app) {
@@ -22,7 +23,6 @@
 
     app.live = function (done) {
         let run = null;
-        const act = (work) => () => work(run);
         const name = el("h3");
         const status = el("span", { class: "lora-trainer-badge" });
         const sentence = el("p", { class: "lora-trainer-live-sentence" });
@@ -36,11 +36,10 @@
         const previews = previewGrid();
         const log = el("pre", { class: "lora-trainer-pre lora-trainer-log", tabindex: "0", "aria-label": app.t("Log") });
         const logBox = el("details", { class: "lora-trainer-log-box", ontoggle: () => done() }, el("summary", {}, app.t("Log")), log);
-        const buttons = runButtons(act, done);
         const graphs = el("div", { class: "lora-trainer-live-graphs" }, chart.element, previews.element);
         const element = el("section", { class: "lora-trainer-card lora-trainer-live", "aria-label": app.t("Training"), hidden: true },
             el("div", { class: "lora-trainer-live-head" }, name, status), sentence, bar.element, facts.element,
-            el("div", { class: "lora-trainer-live-controls" }, buttons.element, lost), spoken, notices, handed, graphs, logBox);
+            lost, spoken, notices, handed, graphs, logBox);
 
         function set(now, points) {
             const before = run;
@@ -54,8 +53,7 @@
             if (!before || before.id !== run.id || before.status !== run.status || before.phase !== run.phase) put(spoken, run.name + ": " + words);
             setBar(bar, run);
             facts.set(run);
-            buttons.set(run);
-            redraw(notices, JSON.stringify([run.id, run.failure, run.warnings, run.status, run.lora, run.can]), () => noticesOf(run, done));
+            redraw(notices, JSON.stringify([run.id, run.failure, run.warnings, run.status, run.lora, run.can, app.store.get("delivered")]), () => noticesOf(run, done));
             put(handed, handOverWords(now.handover, run));
             graphs.hidden = run.job !== "train";
             chart.set(points, run.step_count);
@@ -105,20 +103,22 @@
         };
     }
 
-    function runButtons(act, done) {
-        const ask = (what) => act((run) => app.runs.ask(run, what, done));
+    function runButtons(done) {
+        let shown = null;
+        const ask = (what) => () => app.runs.ask(shown, what, done);
         const made = {
             pause: app.widgets.button({ label: app.t("Pause"), onclick: ask("pause") }),
             resume: app.widgets.button({ label: app.t("Resume"), kind: "primary", onclick: ask("resume") }),
-            stop: app.widgets.button({ label: app.t("Stop"), kind: "stop", onclick: act((run) => app.runs.stop(run, done)) }),
+            stop: app.widgets.button({ label: app.t("Stop"), kind: "stop", onclick: () => app.runs.stop(shown, done) }),
             save: app.widgets.button({ label: app.t("Save now"), onclick: ask("save") }),
             preview: app.widgets.button({ label: app.t("Preview now"), onclick: ask("preview") }),
         };
-        const element = el("div", { class: "lora-trainer-row lora-trainer-live-buttons" }, Object.values(made));
+        const all = Object.values(made);
         return {
-            element,
+            all,
             set(run) {
-                const focused = element.contains(document.activeElement);
+                shown = run;
+                const focused = all.includes(document.activeElement);
                 made.resume.hidden = !run.can.resume;
                 made.pause.hidden = run.can.resume;
                 for (const [what, button] of Object.entries(made)) {
@@ -127,7 +127,6 @@
                     if (button.title !== reason) button.title = reason;
                 }
                 made.save.hidden = made.preview.hidden = run.job !== "train";
-                element.hidden = !app.runs.isActive(run);
                 // Pause became Resume under the finger: the focus goes along
                 if (focused && document.activeElement === document.body) (run.can.resume ? made.resume : made.pause).focus();
             },
@@ -156,7 +155,7 @@
 
     function goOnButton(run, done) {
         if (!run.can.continue && !run.can.further) return null;
-        return app.widgets.button({ label: run.can.further ? app.t("Train further") : app.t("Continue"), kind: run.can.further ? "secondary" : "primary", onclick: () => app.runs.goOn(run, done) });
+        return app.widgets.button({ label: run.can.further ? app.t("Train further") : app.t("Continue"), onclick: () => app.runs.goOn(run, done) });
     }
 
     function warnings(run) {
@@ -169,8 +168,9 @@
         const place = el("div", { class: "lora-trainer-live-end" });
         const saved = app.widgets.button({ label: app.t("Saved steps"), onclick: () => app.runs.showSaved(run, done) });
         if (!run.lora) {
-            if (run.status === "stopped" && run.step > 0) app.fill(place, app.widgets.notice("info", app.t("What was learned is kept."), app.t("Try it, put it into the LoRA folder, or go on training."), goOnButton(run, done), saved));
-            else if (run.can.continue) app.fill(place, el("div", { class: "lora-trainer-row" }, goOnButton(run, done)));
+            const none = () => { if (run.can.continue) app.fill(place, el("div", { class: "lora-trainer-row" }, goOnButton(run, done))); };
+            if (!(run.step > 0)) none();
+            else app.runs.newestOf(run).then((lora) => (lora ? app.fill(place, lora.delivered ? readyNotice(run, lora, done, saved) : keptNotice(run, lora, done, saved)) : none()), none);
             return place;
         }
         app.runs.loraOf(run).then((lora) => {
@@ -180,12 +180,20 @@
         return place;
     }
 
+    /** A run that was stopped has a file of what it learned, and a picture of it where one was made: what can be done with it, there and then. */
+    function keptNotice(run, lora, done, saved) {
+        const notice = app.widgets.notice("info", app.t("What was learned is kept."), app.t("Try it, put it into the LoRA folder, or go on training."),
+            app.widgets.button({ label: app.t("Try it"), onclick: () => app.runs.tryLora(lora) }),
+            app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => app.runs.deliver(lora, done) }), goOnButton(run, done), saved);
+        return lora.picture ? el("div", { class: "lora-trainer-live-kept" }, el("img", { src: lora.picture, alt: app.t("Step {step}", { step: lora.step }), class: "lora-trainer-run-picture" }), notice) : notice;
+    }
+
     function readyNotice(run, lora, done, saved) {
         const tag = el("code", { class: "lora-trainer-tag" }, lora.tag);
         const send = () => app.host.send("txt2img", { prompt: app.host.prompts("txt2img").positive.value + app.tags.addition(app.host.prompts("txt2img").positive.value, lora.tag).text });
         const notice = app.widgets.notice("done", app.t("Your LoRA is ready: {name}", { name: lora.name }), app.t("It lies in the WebUI's LoRA folder as {file}. In a prompt:", { file: lora.file }),
             app.widgets.button({ label: app.t("Copy"), onclick: () => app.copy(lora.tag) }),
-            app.widgets.button({ label: app.t("Try it"), kind: "primary", onclick: () => app.runs.tryLora(lora) }),
+            app.widgets.button({ label: app.t("Try it"), onclick: () => app.runs.tryLora(lora) }),
             app.widgets.button({ label: app.t("Send to txt2img"), onclick: send }), goOnButton(run, done), saved);
         notice.children[1].after(el("p", {}, tag));
         return notice;
@@ -230,6 +238,7 @@
         };
     }
 
+    app.live.buttons = runButtons;
     app.live.put = put;
     app.live.redraw = redraw;
 })((window.loraTrainer = window.loraTrainer || {}));

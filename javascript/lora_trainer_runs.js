@@ -163,6 +163,21 @@
         return loras.find((lora) => lora.delivered && lora.name === run.lora) || loras.find((lora) => lora.delivered && lora.run === run.id) || null;
     }
 
+    /** What a run has learned most: the LoRA it has delivered, else the last step that was saved; null when there is nothing. */
+    async function newestOf(run) {
+        const loras = (await app.api.get("loras")).filter((lora) => lora.run === run.id);
+        return loras.find((lora) => lora.delivered && lora.name === run.lora) || loras.sort((a, b) => b.step - a.step)[0] || null;
+    }
+
+    /** Put a saved step into the LoRA folder. */
+    async function deliver(lora, done) {
+        const delivered = await app.api.post("loras/" + lora.id + "/deliver", {});
+        announceDelivery();
+        app.widgets.toast(app.t("It is in the LoRA folder as {name}.", { name: delivered.name }), { severity: "done" });
+        if (done) done();
+        return delivered;
+    }
+
     /** What a run has saved: each can be tried, or put into the LoRA folder. */
     async function showSaved(run, done) {
         const place = el("div");
@@ -171,21 +186,17 @@
             const found = (await app.api.get("loras")).filter((lora) => lora.run === run.id);
             app.fill(place, found.length ? el("ul", { class: "lora-trainer-saved" }, found.map(line)) : el("p", {}, app.t("This run has saved no LoRA file yet.")));
         };
-        const deliver = async (lora) => {
-            const delivered = await app.api.post("loras/" + lora.id + "/deliver", {});
-            announceDelivery();
-            app.widgets.toast(app.t("It is in the LoRA folder as {name}.", { name: delivered.name }), { severity: "done" });
-            await draw();
-            if (done) done();
-        };
-        const line = (lora) => el("li", { class: "lora-trainer-row" },
+        const line = (lora) => el("li", { class: "lora-trainer-row" }, picture(lora.picture),
             el("span", { class: "lora-trainer-saved-name" }, lora.name),
             el("span", { class: "lora-trainer-help" }, lora.delivered ? app.t("in the LoRA folder") : app.t("step {step}", { step: lora.step })),
             app.widgets.button({ label: app.t("Try it"), onclick: () => { dialog.close(); tryLora(lora); } }),
-            lora.delivered ? null : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) }));
+            lora.delivered ? null : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: async () => { await deliver(lora, done); await draw(); } }));
         await draw();
         dialog = app.widgets.dialog({ title: app.t("Saved steps of {name}", { name: run.name }), body: place, fit: true, actions: [{ label: app.t("Close"), kind: "primary" }] });
     }
+
+    /** A small picture, or its empty place. */
+    const picture = (address) => (address ? el("img", { src: address, alt: "", loading: "lazy", width: 64, height: 64, class: "lora-trainer-run-picture" }) : el("span", { class: "lora-trainer-run-picture" }));
 
     /** Whoever shows LoRAs reads them again. */
     function announceDelivery() {
@@ -195,5 +206,5 @@
 
     const openFolder = (run) => app.api.post(route(run, "folder"), {});
 
-    app.runs = { route, trashRow, isActive, statusWords, reason, isLocal, ask, stop, goOn, remove, showSettings, copyReport, tryLora, loraOf, showSaved, announceDelivery, openFolder };
+    app.runs = { route, trashRow, isActive, statusWords, reason, isLocal, ask, stop, goOn, remove, showSettings, copyReport, tryLora, loraOf, newestOf, deliver, picture, showSaved, announceDelivery, openFolder };
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -558,25 +558,28 @@
         const sentence = el("p", { class: "lora-trainer-settings-sentence", "aria-live": "polite" });
         const table = el("dl", { class: "lora-trainer-settings-facts" });
         const problems = el("ul", { class: "lora-trainer-settings-problems", "aria-label": app.t("What needs attention") });
+        const next = app.widgets.actions();
         const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", onclick: () => app.open("train") });
+        next.fill(onward);
         const element = el("section", { class: "lora-trainer-card lora-trainer-settings-plan", "aria-label": app.t("What will happen") },
-            el("h3", {}, app.t("What will happen")), sentence, table, problems, el("div", { class: "lora-trainer-row" }, onward));
+            el("h3", {}, app.t("What will happen")), sentence, table, problems);
         let drawn = null;
 
         function show() {
             const plan = app.plan();
-            if (planTrouble) { put(sentence, app.sentences(planTrouble.message, planTrouble.hint)); return; }
+            if (planTrouble) { put(sentence, app.sentences(planTrouble.message, planTrouble.hint)); next.say(planTrouble.message); return; }
             if (!plan || same(plan, drawn)) return;
             drawn = plan;
             const first = plan.problems.find((problem) => problem.severity === "error");
             put(sentence, plan.sentence || (first ? app.t("Training cannot start yet.") : ""));
+            next.say(first ? first.message : plan.sentence);
             app.fill(table, plan.facts.map((fact) => el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value))));
             app.fill(problems, plan.problems.map((problem) => problemItem(problem, goTo)));
             if (plan.unchecked > 0) problems.append(el("li", { class: "lora-trainer-help" }, app.count(plan.unchecked, "{count} image is still being looked at ...", "{count} images are still being looked at ...")));
             problems.hidden = !problems.children.length;
             onward.disabled = !plan.ok;
         }
-        return { element, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
+        return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
     }
 
     function problemItem(problem, goTo) {
@@ -650,7 +653,7 @@
                 presets.element,
                 ...groups.filter((group) => !group.advanced).map((group) => el("section", { class: "lora-trainer-card", "aria-label": group.title }, el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, group.title), search), none, grid(group))),
                 advanced),
-            plan.element));
+            plan.element), plan.next.element);
 
         function showProblems() {
             const found = (app.plan() || { problems: [] }).problems;

@@ -28,11 +28,12 @@
         } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
             if (view) view.connection(problem);
-            if (page) page.connection(problem);
             return SECONDS_LOST;
         }
-        if (page) page.connection(null);
+        if (page) page.now();
         summarize();
+        // the list was read while the last word of a worker was still on its way: it is read again
+        if (!known.pulse.active.length && known.runs.some(app.runs.isActive)) known.revision = null;
         // a run from a command line is in the list a moment before the server has taken it on
         return known.pulse.active.length || known.pulse.queued || known.runs.some(app.runs.isActive) ? SECONDS_ACTIVE : null;
     }
@@ -61,7 +62,8 @@
 
     /** The run to show: the chosen one, else what is at work, else the newest. */
     function shownRun() {
-        return byId(known.chosen) || byId((known.pulse.active[0] || {}).id) || known.runs.find((run) => run.status !== "queued") || known.runs[0] || null;
+        const [active] = known.pulse ? known.pulse.active : [];
+        return byId(known.chosen) || byId((active || {}).id) || known.runs.find((run) => run.status !== "queued") || known.runs[0] || null;
     }
 
     function choose(id) {
@@ -86,7 +88,6 @@
         // the lists say the same as the view, also where the run's turn has come since they were read
         const listed = byId(live.run.id);
         if (listed && listed.status !== live.run.status) { Object.assign(listed, live.run); page.lists(); }
-        page.other(live.run);
         // what has ended changes no more; asking again waits for a new revision
         known.settled = app.runs.isActive(live.run) ? "" : mark;
     }
@@ -118,12 +119,33 @@
         return null;
     }
 
+    /** What the next sensible thing is: {what: "start"}; {what: "watch", run} while one is at work or about to be; {what: "use", run} when the last one has ended
+     * and nothing that it was made from has been changed since. */
+    function stage() {
+        const shown = shownRun();
+        const active = known.runs.filter(app.runs.isActive);
+        const run = active.find((one) => shown && one.id === shown.id) || active[0] || known.runs.find((one) => one.status === "queued");
+        if (run) return { what: "watch", run };
+        return shown && isOfNow(shown) ? { what: "use", run: shown } : { what: "start" };
+    }
+
+    function isOfNow(run) {
+        if (run.job !== "train" || !(run.step > 0)) return false;
+        if (!app.store.get("dataset")) return true;
+        const card = app.dataset.chosen();
+        if (!card) return false;
+        const folder = (card.path || card.id).split(/[\\/]/).pop();
+        return run.dataset === folder && run.changed >= Math.max(app.drafts.changed(), card.changed);
+    }
+
+    /** The form: open before a training, one line below the run while one is at work and when one has ended; and the bar with the next thing to do. */
     function startCard() {
         const words = el("p");
-        const reason = el("div", { class: "lora-trainer-row lora-trainer-start-reason" });
+        const reason = el("p", { class: "lora-trainer-help" });
         const trouble = el("div");
-        const connection = el("p", { class: "lora-trainer-hint lora-trainer-live-connection", role: "status" });
-        let token = null;
+        const next = app.widgets.actions();
+        const asked = app.live.buttons(changed);
+        let token = null, folded = null, used = null;
 
         async function begin(when) {
             // a click that got no answer may have arrived: the same token cannot begin a second run
@@ -134,7 +156,12 @@
                 app.fill(trouble);
                 // what is at work stays in view; the list below shows the one that waits
                 if (known.pulse && known.pulse.active.length) { changed(); app.widgets.toast(app.t("{name} waits in the queue.", { name: run.name }), { severity: "done" }); }
-                else changed(run);
+                else {
+                    // at once, so that a second click cannot begin it again
+                    if (!byId(run.id)) known.runs = [run, ...known.runs];
+                    changed(run);
+                    draw();
+                }
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
@@ -142,35 +169,96 @@
                 const notice = app.widgets.problem(problem);
                 if (others.length > 1) notice.append(el("ul", {}, others));
                 app.fill(trouble, notice);
+                trouble.scrollIntoView({ block: "center" });
             }
         }
 
         const start = app.widgets.button({ label: app.t("Start"), kind: "primary", onclick: () => begin("now") });
         const queue = app.widgets.button({ label: app.t("Add to the queue"), onclick: () => begin("queue") });
-        const element = el("section", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, words, el("div", { class: "lora-trainer-row" }, start, queue, connection), reason, trouble);
+        const mend = app.widgets.button({ label: "", onclick: () => app.open(obstacle().section) });
+        const own = el("div", { class: "lora-trainer-row" });
+        const summary = el("summary");
+        const element = el("details", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, summary, words, reason, own, trouble);
 
-        function draw() {
+        const afterwards = {
+            try: app.widgets.button({ label: app.t("Try it"), kind: "primary", onclick: () => app.runs.tryLora(used.lora) }),
+            deliver: app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => app.runs.deliver(used.lora, changed) }),
+            go: app.widgets.button({ label: app.t("Continue"), onclick: () => app.runs.goOn(used.run, changed) }),
+        };
+
+        /** The buttons of the form, in the bar or in the form. */
+        function formButtons(found) {
+            app.live.put(mend, found && found.section ? found.label : "");
+            return [found && found.section ? mend : null, start, queue];
+        }
+
+        function drawForm({ what }) {
             const plan = app.plan();
             const found = obstacle();
-            const busy = known.pulse && known.pulse.active.length;
+            const idle = what === "start";
             app.live.put(words, plan && plan.sentence ? plan.sentence : app.t("Trains a LoRA from your images with the settings you chose."));
+            app.live.put(summary, what === "watch" ? app.t("Queue another training") : app.t("Start another training"));
+            app.live.put(start, what === "watch" ? app.t("Train it next") : app.t("Start"));
+            app.live.put(reason, found && !idle ? found.text : "");
             for (const button of [start, queue]) {
                 button.disabled = Boolean(found);
                 button.title = found ? found.text : "";
             }
-            app.live.redraw(reason, JSON.stringify([found, Boolean(busy)]), () => (found
-                ? [el("p", {}, found.text), found.section ? app.widgets.button({ label: found.label, onclick: () => app.open(found.section) }) : null]
-                : el("p", { class: "lora-trainer-help" }, busy ? app.t("Something is being trained already: Start puts this run next, the queue puts it last.") : "")));
+            app.widgets.makePrimary(start, idle && !(found && found.section));
+            app.widgets.makePrimary(mend, idle);
+            if (folded !== !idle) {
+                folded = !idle;
+                element.open = !folded;
+                // before a training the form comes first, during one it is out of the way
+                if (folded) view.element.after(element); else view.element.parentElement.prepend(element);
+            }
+            summary.hidden = idle;
+            if (!idle) fillOwn(formButtons(found));
+            return found;
         }
 
-        return { element, draw, connection: (problem) => app.live.put(connection, problem ? app.t("Connection lost, trying again ...") : "") };
+        function fillOwn(wanted) {
+            const now = wanted.filter(Boolean);
+            if (own.children.length !== now.length || now.some((button, at) => own.children[at] !== button)) app.fill(own, now);
+        }
+
+        function draw() {
+            if (!view || !view.element.parentElement) return;
+            const now = stage();
+            const found = drawForm(now);
+            if (now.what === "start") {
+                const plan = app.plan(), card = app.dataset.chosen();
+                const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
+                next.say(found ? found.text : [card ? app.colon(card.name, app.dataset.count(card.count)) : "", steps].filter(Boolean).join(" \u00b7 "));
+                next.fill(formButtons(found));
+            } else if (now.what === "watch") {
+                next.say(app.colon(now.run.name, now.run.failure ? "" : now.run.sentence));
+                asked.set(now.run);
+                next.fill(app.runs.isActive(now.run) ? asked.all : []);
+            } else drawUse(now.run);
+        }
+
+        /** What can be done with what was learned is known a moment later: where its file is. */
+        function drawUse(run) {
+            const key = JSON.stringify([run.id, run.status, run.lora, run.can, app.store.get("delivered")]);
+            if (!used || used.key !== key) {
+                used = { key, run, lora: null, answered: false };
+                const mine = used;
+                app.runs.newestOf(run).catch(() => null).then((lora) => { mine.lora = lora; mine.answered = true; if (used === mine) draw(); });
+            }
+            const failed = ["failed", "lost"].includes(run.status);
+            const goes = run.can.continue || run.can.further;
+            app.live.put(afterwards.go, run.can.further ? app.t("Train further") : app.t("Continue"));
+            app.widgets.makePrimary(afterwards.try, !(failed && goes));
+            app.widgets.makePrimary(afterwards.go, goes && (failed || (used.answered && !used.lora)));
+            next.say(app.colon(run.name, run.sentence));
+            next.fill(used.lora ? afterwards.try : null, used.lora && !used.lora.delivered ? afterwards.deliver : null, goes ? afterwards.go : null);
+        }
+
+        return { element, next, draw };
     }
 
     // --- lists -----------------------------------------------------------------------------------------------------------------------
-
-    function picture(run) {
-        return run.picture ? el("img", { src: run.picture, alt: "", loading: "lazy", width: 64, height: 64, class: "lora-trainer-run-picture" }) : el("span", { class: "lora-trainer-run-picture" });
-    }
 
     /** A button that keeps the focus when its list is drawn again, and says for whom it is: many are called "Show". */
     function mark(button, key, name) {
@@ -209,7 +297,7 @@
             run.job === "train" ? app.widgets.button({ label: app.t("Saved steps"), onclick: () => app.runs.showSaved(run, changed) }) : null,
             app.runs.isLocal() ? app.widgets.button({ label: app.t("Open folder"), onclick: () => app.runs.openFolder(run) }) : null,
             run.can.delete ? app.widgets.button({ label: app.t("Delete"), kind: "stop", onclick: () => app.runs.remove(run, changed) }) : null);
-        return el("li", { class: "lora-trainer-run" }, picture(run),
+        return el("li", { class: "lora-trainer-run" }, app.runs.picture(run.picture),
             el("div", { class: "lora-trainer-run-words" }, el("strong", { id: name }, run.name), el("span", { class: "lora-trainer-help" }, facts(run))),
             el("div", { class: "lora-trainer-row" },
                 key(app.widgets.button({ label: app.t("Show"), onclick: () => { choose(run.id); poll.wake(); view.element.scrollIntoView({ block: "nearest" }); } }), "show"),
@@ -262,8 +350,9 @@
         runs.element.append(trash.element);
         Object.assign(known, { shown: null, settled: "", revision: null });
         page = {
-            connection: start.connection,
             start: start.draw,
+            /** What is shown follows from what is so now, whichever question told it. */
+            now() { start.draw(); showOther(); },
             trash: trash.update,
             lists() {
                 const waiting = known.runs.filter((run) => run.status === "queued").sort((a, b) => a.position - b.position);
@@ -272,16 +361,17 @@
                 runs.set(known.runs.filter((run) => run.status !== "queued"), runRow);
                 start.draw();
             },
-            /** Another run is at work than the one that is shown: say so. */
-            other(shown) {
-                const active = known.pulse.active.find((run) => run.id !== shown.id);
-                const worth = active && !app.runs.isActive(shown) ? active : null;
-                app.live.redraw(other, worth ? worth.id : "", () => (worth ? app.widgets.notice("info", app.t("{name} is being worked on now.", { name: worth.name }), "",
-                    app.widgets.button({ label: app.t("Show"), onclick: () => { choose(worth.id); poll.wake(); } })) : []));
-            },
         };
+        /** Another run is at work than the one that is shown: say so, for as long as it is. */
+        function showOther() {
+            const shown = shownRun();
+            const active = known.runs.find((run) => app.runs.isActive(run) && (!shown || run.id !== shown.id));
+            const worth = active && shown && !app.runs.isActive(shown) ? active : null;
+            app.live.redraw(other, worth ? worth.id : "", () => (worth ? app.widgets.notice("info", app.t("{name} is being worked on now.", { name: worth.name }), "",
+                app.widgets.button({ label: app.t("Show"), onclick: () => { choose(worth.id); poll.wake(); } })) : []));
+        }
         queue.element.hidden = true;
-        app.fill(container, start.element, other, view.element, queue.element, runs.element);
+        app.fill(container, start.element, other, view.element, queue.element, runs.element, start.next.element);
         start.draw();
         if (poll) poll.wake();
     }
@@ -296,7 +386,7 @@
         poll = app.poll(look);
         if (subscribed) return;
         subscribed = true;
-        for (const key of ["plan", "dataset", "home", "checkpoint"]) app.store.on(key, start);
+        for (const key of ["plan", "dataset", "home", "checkpoint", "draft", "datasets", "delivered"]) app.store.on(key, start);
         app.store.on("run", (id) => { if (id && id !== known.chosen) { choose(id); if (poll) poll.wake(); } });
         // another browser or a command line may have started something meanwhile
         const again = () => { if (poll) poll.wake(); };

@@ -178,7 +178,7 @@
         app.widgets.dialog({
             title: app.t("Saved steps and strengths"),
             body: [el("p", {}, app.t("Each chosen step is tried at the strengths {strengths}.", { strengths: lora.matrix.map(app.tags.format).join(", ") })),
-                el("ul", { class: "lora-trainer-checks" }, found.map((step, at) => el("li", {}, boxes[at], el("label", { for: boxes[at].id }, step.delivered ? step.name : app.t("Step {step}", { step: step.step }))))), place],
+                el("ul", { class: "lora-trainer-checks" }, found.map((step, at) => el("li", {}, boxes[at], app.runs.picture(step.picture), el("label", { for: boxes[at].id }, step.delivered ? step.name : app.t("Step {step}", { step: step.step }))))), place],
             actions: [{ label: app.t("Cancel") }, {
                 label: app.t("Make the pictures"), kind: "primary",
                 onclick: async () => {
@@ -206,11 +206,8 @@
     }
 
     async function deliver(lora) {
-        const now = await app.api.post("loras/" + lora.id + "/deliver", {});
-        wish.lora = now.id;
         // this section hears of it too, and reads again
-        app.runs.announceDelivery();
-        app.widgets.toast(app.t("It is in the LoRA folder as {name}.", { name: now.name }), { severity: "done" });
+        app.store.set("try", (await app.runs.deliver(lora)).id);
     }
 
     /** The prompt with the tag at the tried strength and the trigger, as "Send to txt2img" hands it over. */
@@ -305,8 +302,9 @@
     function form(place) {
         const lora = chosen();
         if (!lora) {
-            app.fill(place, app.widgets.notice("info", app.t("There is no LoRA to try yet."), app.t("Train one first; saved steps can be tried while the training goes on."),
-                app.widgets.button({ label: app.t("Go to the training"), onclick: () => app.open("train") })));
+            app.fill(place, app.widgets.notice("info", app.t("There is no LoRA to try yet."), app.t("Train one first; saved steps can be tried while the training goes on.")));
+            page.next.say("");
+            page.next.fill(app.widgets.button({ label: app.t("Go to the training"), kind: "primary", onclick: () => app.open("train") }));
             return () => {};
         }
         const prompt = app.widgets.text({ rows: 3, value: wish.prompt, maxlength: 10000, oninput: (value) => { wish.prompt = value; } });
@@ -320,11 +318,12 @@
             app.widgets.labelled(app.t("Negative prompt"), negative),
             seedField(), strengthSlider(lora), more(),
             el("div", { class: "lora-trainer-row" },
-                app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
-                app.widgets.button({ label: app.t("Strength grid"), title: lora.grid.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: lora.grid }) }), matrix),
-            el("div", { class: "lora-trainer-row" },
                 lora.delivered ? [app.widgets.button({ label: app.t("Send to txt2img"), onclick: () => send(lora) }), use]
                     : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) })));
+        page.next.say(lora.name);
+        page.next.fill(
+            app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
+            app.widgets.button({ label: app.t("Strength grid"), title: lora.grid.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: lora.grid }) }), matrix);
         return () => { use.disabled = Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0; };
     }
 
@@ -354,12 +353,13 @@
         const past = historyCard();
         let usable = () => {};
         page = {
+            next: app.widgets.actions(),
             form() { usable = form(place); usable(); },
             usable: () => usable(),
             trouble: (problem) => app.fill(trouble, problem ? app.widgets.problem(problem) : null),
             result: result.draw, connection: result.connection, history: past.draw,
         };
-        app.fill(container, el("div", { class: "lora-trainer-try" }, el("div", { class: "lora-trainer-try-side" }, place, trouble), result.element), past.element);
+        app.fill(container, el("div", { class: "lora-trainer-try" }, el("div", { class: "lora-trainer-try-side" }, place, trouble), result.element), past.element, page.next.element);
         poll = app.poll(look);
         result.draw();
         past.draw();

@@ -155,6 +155,7 @@
         }
 
         return {
+            isNext: (is) => app.widgets.makePrimary(choose, is),
             element: el("div", { class: "lora-trainer-upload-area" }, drop, report),
             name(dataset) {
                 // what was said of another dataset's files

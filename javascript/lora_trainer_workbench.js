@@ -396,7 +396,6 @@
         const tags = app.widgets.button({ label: app.t("Tags"), title: app.t("How often each tag is used, in a column beside the images"), onclick: () => bench.tagPanel.toggle() });
         bench.tagPanel.toggler = tags;
         return el("div", { class: "lora-trainer-row lora-trainer-bench-toolbar", role: "toolbar", "aria-label": app.t("Captions") },
-            app.widgets.button({ label: app.t("Write captions"), kind: "primary", onclick: () => bench.captioner.ask() }),
             app.widgets.button({ label: app.t("Change many"), onclick: () => bench.bulk.open() }),
             app.widgets.button({ label: app.t("Check images"), onclick: () => bench.check.start() }),
             tags,
@@ -422,7 +421,7 @@
         const mark = app.widgets.button({ label: app.t("Mark as reviewed"), onclick: () => review(true) });
         const unmark = app.widgets.button({ label: app.t("Mark as not reviewed"), onclick: () => review(false) });
         const leave = app.widgets.button({ label: app.t("Remove images"), onclick: leaveOut });
-        const change = app.widgets.button({ label: app.t("Change many"), kind: "primary", onclick: () => bench.bulk.open() });
+        const change = app.widgets.button({ label: app.t("Change many"), onclick: () => bench.bulk.open() });
         let passed = false;
         const draw = () => {
             const { answer } = bench.page.pages;

@@ -46,7 +46,7 @@
         const element = el("section", { class: "lora-trainer-card lora-trainer-bench-form", hidden: true, "aria-label": app.t("Writing captions") });
         const progress = app.widgets.progress(app.t("Writing captions"));
         const pause = app.widgets.button({ label: app.t("Pause"), onclick: () => app.runs.ask(run, "pause", asked) });
-        const resume = app.widgets.button({ label: app.t("Resume"), kind: "primary", onclick: () => app.runs.ask(run, "resume", asked) });
+        const resume = app.widgets.button({ label: app.t("Resume"), onclick: () => app.runs.ask(run, "resume", asked) });
         const stop = app.widgets.button({ label: app.t("Stop"), onclick: () => app.runs.ask(run, "stop", asked) });
         const withdraw = app.widgets.button({ label: app.t("Withdraw"), onclick: async () => { await app.api.post(app.runs.route(run, "unqueue"), {}); run = null; draw(); } });
         const busy = el("div", { class: "lora-trainer-bench-progress" }, progress.element, el("div", { class: "lora-trainer-row" }, pause, resume, stop, withdraw));
@@ -92,7 +92,7 @@
 
     function ended() {
         const close = app.widgets.button({ label: app.t("Close"), onclick: () => { dismissed = run.id; remember(); draw(); } });
-        if (run.failure) return app.widgets.notice("error", run.failure.message, run.failure.hint, app.widgets.button({ label: app.t("Write captions"), kind: "primary", onclick: ask }), close);
+        if (run.failure) return app.widgets.notice("error", run.failure.message, run.failure.hint, app.widgets.button({ label: app.t("Try again"), onclick: ask }), close);
         const words = run.status === "finished" ? app.t("The captions are written. Read them: what is wrong in a caption is learned as well.") : app.t("The captioner has stopped. What it wrote stays.");
         return app.widgets.notice(run.status === "finished" ? "done" : "info", words, run.sentence || "",
             run.status === "finished" ? app.widgets.button({ label: app.t("Show those not reviewed yet"), onclick: () => bench.ask({ ...bench.emptyFilter(), filter: "unreviewed" }) }) : app.widgets.button({ label: app.t("Go on"), onclick: ask }), close);

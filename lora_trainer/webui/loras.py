@@ -17,7 +17,7 @@ import hashlib
 import logging
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,8 @@ class _Header:
     alias: str = ""
     family: Family | None = None
     trigger: str = ""
+    weights: str = ""
+    """A hash of the weights: the same in every copy of a file, whatever it is called. Empty where the file states none."""
 
 
 class Loras:
@@ -100,7 +102,9 @@ class Loras:
     def listing(self) -> list[Lora]:
         """Delivered ones, then saved steps; each newest first."""
         entries = self._trainings()
-        found = [*self._delivered(entries, self._files()), *(lora for entry in entries for lora in self._saved_of(entry))]
+        delivered = self._delivered(entries, self._files())
+        there = {self._header(lora.path).weights for lora in delivered}
+        found = [*delivered, *(lora for entry in entries for lora in self._saved_of(entry, there))]
         self._pictures = {lora.id: lora.picture for lora in found if lora.picture}
         return found
 
@@ -178,23 +182,35 @@ class Loras:
 
     def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
         """Ours among the files of the LoRA folder, newest first."""
-        runs = {files.place(Path(entry.state.delivered)): entry for entry in entries if entry.state.delivered}
+        entries = list(entries)
+        runs = {files.place(Path(entry.state.delivered)): (entry, entry.state.step) for entry in entries if entry.state.delivered}
+        copies = self._saved_weights(entries)
         found = []
         for path in paths:
             with _alone(path):
-                header, entry = self._header(path), runs.get(files.place(path))
-                if header.ours or entry:
-                    found.append(self._of_file(path, header, entry))
+                header = self._header(path)
+                origin = runs.get(files.place(path)) or copies.get(header.weights)
+                if header.ours or origin:
+                    found.append(self._of_file(path, header, origin))
         return sorted(found, key=lambda lora: lora.changed, reverse=True)
 
-    def _of_file(self, path: Path, header: _Header, entry: Entry | None) -> Lora:
+    def _saved_weights(self, entries: Iterable[Entry]) -> dict[str, tuple[Entry, int]]:
+        """Weights -> the run and step that they are of: a saved step that was put into the LoRA folder by hand is known by them."""
+        found: dict[str, tuple[Entry, int]] = {}
+        for entry in entries:
+            with _alone(entry.folder.path):
+                paths = ((_file_of(entry, one.file), one.step) for one in entry.state.saved)
+                found |= {weights: (entry, step) for path, step in paths if path is not None and (weights := self._header(path).weights)}
+        return found
+
+    def _of_file(self, path: Path, header: _Header, origin: tuple[Entry, int] | None) -> Lora:
         values = sidecar.read(path)
         return Lora(
             id=_id(path),
             name=path.stem,
             path=path,
-            run=entry.id if entry else None,
-            step=entry.state.step if entry else None,
+            run=origin[0].id if origin else None,
+            step=origin[1] if origin else None,
             trigger=sidecar.trigger(values) or header.trigger,
             preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
             family=header.family,
@@ -222,19 +238,22 @@ class Loras:
 
     # --- saved steps ----------------------------------------------------------------------------------------------------------------------
 
-    def _saved_of(self, entry: Entry) -> list[Lora]:
+    def _saved_of(self, entry: Entry, there: Container[str]) -> list[Lora]:
         with _alone(entry.folder.path):
-            return list(self._saved(entry))
+            return list(self._saved(entry, there))
         return []
 
-    def _saved(self, entry: Entry) -> Iterator[Lora]:
-        """What a run has saved, newest first, without what it has delivered."""
+    def _saved(self, entry: Entry, there: Container[str]) -> Iterator[Lora]:
+        """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the weights in it."""
         state = entry.state
         weight = _weight_of(entry.settings)
         was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
         for saved in reversed(state.saved):
             path = _file_of(entry, saved.file)
             if path is None or (was_delivered and saved.file == state.file):
+                continue
+            weights = self._header(path).weights
+            if weights and weights in there:
                 continue
             previews = [preview for preview in state.previews if preview.step == saved.step and preview.strength]
             nearest = min(previews, key=lambda preview: abs(preview.strength - weight), default=None)
@@ -289,6 +308,7 @@ def _read(path: Path) -> _Header:
         alias=metadata.get("ss_output_name", "")[:LONGEST_TEXT],
         family=_family(metadata),
         trigger=metadata.get("modelspec.trigger_phrase", "")[:LONGEST_TEXT],
+        weights=metadata.get("sshs_model_hash", "")[:LONGEST_TEXT],
     )
 
 

@@ -51,6 +51,15 @@ PALE = r"""root => {
     return [...new Set(pale)];
 }"""
 
+# one primary button a screen, in sight without scrolling and with nothing before it
+UNSEEN = r"""root => {
+    const shown = [...root.querySelectorAll('.lora-trainer-primary')].filter(button => button.checkVisibility() && !button.closest('dialog'));
+    if (shown.length !== 1) return [`${shown.length} primary buttons: ${shown.map(button => button.textContent).join(', ')}`];
+    const box = shown[0].getBoundingClientRect();
+    const above = document.elementFromPoint(box.left + box.width / 2, box.top + box.height / 2);
+    return box.top >= 0 && box.bottom <= innerHeight && box.left >= 0 && box.right <= innerWidth && above && shown[0].contains(above) ? [] : [`${shown[0].textContent} is out of sight`];
+}"""
+
 TOO_WIDE = r"""root => {
     const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
     const culprits = [...root.querySelectorAll('*')].filter(element => element.checkVisibility() && element.getBoundingClientRect().right > document.documentElement.clientWidth + 1 && !scrolls(element));

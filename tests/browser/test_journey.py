@@ -226,12 +226,13 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
 
     one_click_starts_one_run(host, trained["dataset"])
 
-    live = open_step(after, "train").get_by_label("Training", exact=True)
-    live.get_by_role("button", name="Pause", exact=True).click()
+    open_step(after, "train")
+    bar = after.locator("#lora_trainer_section_train .lora-trainer-actions")
+    bar.get_by_role("button", name="Pause", exact=True).click()
     wait_for_run(host, name, "paused")
-    live.get_by_role("button", name="Resume", exact=True).click()
+    bar.get_by_role("button", name="Resume", exact=True).click()
     wait_for_run(host, name, "running")
-    live.get_by_role("button", name="Stop", exact=True).click()
+    bar.get_by_role("button", name="Stop", exact=True).click()
     after.locator("dialog[open]").get_by_role("button", name="Stop and keep").click()
     stopped = wait_for_run(host, name, "stopped")
     assert stopped["step"] > 0

@@ -6,14 +6,14 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, complaints, resize
+from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, UNSEEN, complaints, resize
 from tests.browser.tab import open_step, open_tab, show_tab
 from tests.browser.test_journey import trained
 
 __all__ = ["trained"]
 
 SECTIONS = ("images", "captions", "settings", "train", "try")
-SIZES = {"laptop": (1280, 900), "desktop": (1600, 1000), "phone": (390, 844)}
+SIZES = {"laptop": (1280, 800), "tablet": (1024, 700), "desktop": (1600, 1000), "phone": (390, 844)}
 SAID_EVERYWHERE = (
     # names, units, file endings, what a prompt holds, and the words that Chinese users write in Latin letters too
     "lora", "trainer", "webui", "txt2img", "img2img", "txt", "img", "zip", "gpu", "cpu", "vae", "clip", "sdxl", "png", "jpg", "jpeg", "webp", "csv", "jsonl",
@@ -39,7 +39,7 @@ def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, s
             resize(page, width, height)
             if screenshots is not None:
                 page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
-            found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
+            found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS), *complaints(page, UNSEEN)]
             if found:
                 problems[step, name] = found
     assert problems == {}

@@ -183,22 +183,89 @@ def test_previews_of_several_strengths_are_a_row_for_each_step(host, visitor, wo
 def test_the_buttons_ask_the_worker(host, visitor, worker):
     run = worker("asked")
     run.step(5)
-    page, live = watch(visitor, host, "asked")
-    live.get_by_role("button", name="Save now").click()
+    page, _ = watch(visitor, host, "asked")
+    bar = page.locator("#lora_trainer_section_train .lora-trainer-actions")
+    bar.get_by_role("button", name="Save now").click()
     assert run.taken() == "save"
-    live.get_by_role("button", name="Preview now").click()
+    bar.get_by_role("button", name="Preview now").click()
     assert run.taken() == "preview"
-    live.get_by_role("button", name="Pause").click()
+    bar.get_by_role("button", name="Pause").click()
     assert run.taken() == "pause"
     run.say(events.Paused(step=5))
-    live.get_by_role("button", name="Resume").click()
+    bar.get_by_role("button", name="Resume").click()
     assert run.taken() == "resume"
     run.say(events.Resumed(step=5))
-    live.get_by_role("button", name="Pause").wait_for()
-    live.get_by_role("button", name="Stop").click()
+    bar.get_by_role("button", name="Pause").wait_for()
+    bar.get_by_role("button", name="Stop").click()
     assert "What was learned so far is kept" in page.get_by_role("dialog").inner_text()
     page.get_by_role("dialog").get_by_role("button", name="Stop and keep").click()
     assert run.taken() == "stop"
+
+
+def test_while_a_run_is_at_work_its_buttons_take_the_place_of_start(host, visitor, worker):
+    run = worker("at work")
+    run.step(5)
+    page, live = watch(visitor, host, "at work")
+    section = page.locator("#lora_trainer_section_train")
+    bar = section.locator(".lora-trainer-actions")
+    assert bar.get_by_role("button").all_inner_texts() == ["Pause", "Stop", "Save now", "Preview now"]
+    assert not section.get_by_role("button", name="Train it next").is_visible()
+    form = section.locator("details.lora-trainer-start")
+    assert form.bounding_box()["y"] > live.bounding_box()["y"] and form.bounding_box()["height"] < 60
+    form.locator("summary").click()
+    assert section.get_by_role("button", name="Train it next").is_visible()
+    assert section.locator(".lora-trainer-primary:visible").count() == 0
+    run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="")))
+    bar.get_by_role("button", name="Continue").wait_for()
+    assert section.locator(".lora-trainer-primary:visible").all_inner_texts() == ["Continue"]
+
+
+def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_and_then(host, visitor, worker):
+    run = worker("stopped early")
+    run.step(10)
+    run.preview(10)
+    path = run.folder.saved_file("stopped_early", 10)
+    write_lora(path, content=10, hashed=True)
+    run.say(events.Saved(step=10, file=run.folder.relative(path)))
+    page, live = watch(visitor, host, "stopped early")
+    run.end(events.Stopped(step=10, file=run.folder.relative(path)))
+    section = page.locator("#lora_trainer_section_train")
+    bar = section.locator(".lora-trainer-actions")
+    bar.get_by_role("button", name="Put into the LoRA folder").wait_for()
+    assert bar.get_by_role("button").all_inner_texts() == ["Try it", "Put into the LoRA folder", "Continue"]
+    assert section.locator(".lora-trainer-primary:visible").all_inner_texts() == ["Try it"]
+    assert live.get_by_text("What was learned is kept.", exact=True).is_visible()
+    assert live.locator(".lora-trainer-live-kept > img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    live.get_by_role("button", name="Saved steps").click()
+    dialog = page.get_by_role("dialog")
+    assert dialog.locator("li img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    page.keyboard.press("Escape")
+    try:
+        bar.get_by_role("button", name="Put into the LoRA folder").click()
+        live.get_by_text("Your LoRA is ready: stopped_early-step").wait_for()
+        bar.get_by_role("button", name="Put into the LoRA folder").wait_for(state="detached")
+        assert bar.get_by_role("button").all_inner_texts() == ["Try it", "Continue"]
+        assert len(list(host.lora_folder.glob("stopped_early*.safetensors"))) == 1
+        bar.get_by_role("button", name="Try it").click()
+        page.locator("#lora_trainer_section_try .lora-trainer-actions-words", has_text="stopped_early-step").wait_for()
+    finally:
+        # the picture stays: the host's cards go on asking for it
+        for ending in ("safetensors", "json"):
+            for left in host.lora_folder.glob(f"stopped_early*.{ending}"):
+                left.unlink()
+
+
+def test_that_another_run_is_at_work_is_said_only_while_it_is(host, visitor, worker):
+    worker("looked at").end(events.Stopped(step=0, file=""))
+    page, _ = watch(visitor, host, "looked at")
+    other = worker("the other")
+    other.step(5)
+    page.evaluate("window.dispatchEvent(new Event('focus'))")
+    note = page.get_by_text("the other is being worked on now.")
+    note.wait_for()
+    other.end(events.Stopped(step=5, file=""))
+    note.wait_for(state="detached")
+    page.locator("#lora_trainer_section_train").get_by_text("Queue another training").wait_for(state="hidden")
 
 
 def test_when_nothing_runs_any_more_nothing_is_asked_any_more(host, visitor, worker):
@@ -306,7 +373,7 @@ def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, work
     # nothing is cut off, and on a wide screen each step is one line
     assert dialog.evaluate("dialog => dialog.scrollWidth <= dialog.clientWidth")
     lines = [line.bounding_box()["height"] for line in dialog.get_by_role("listitem").all()]
-    assert len(lines) == 2 and (width < 600 or max(lines) < 60)
+    assert len(lines) == 2 and (width < 600 or max(lines) < 80)
 
 
 def test_the_trash_is_emptied_after_a_question(host, visitor, worker):
@@ -417,8 +484,8 @@ def open_start(visitor: Any, host: Any) -> tuple[Any, Any]:
     """(page, section) where Start can be pressed."""
     page = open_tab(visitor, host)
     section = open_step(page, "train")
-    page.evaluate("loraTrainer.store.set('dataset', 'played')")
-    section.get_by_text("Trains 100 steps.").wait_for()
+    page.evaluate("loraTrainer.dataset.choose('played')")
+    section.get_by_text("Trains 100 steps.").wait_for(state="attached")
     return page, section
 
 
@@ -456,8 +523,8 @@ def test_a_start_while_another_run_is_at_work_leaves_that_in_view(host, visitor,
     live = section.locator(".lora-trainer-live")
     live.get_by_role("heading", name="busy one", exact=True).wait_for()
     # the server has taken it on
-    section.get_by_text("Something is being trained already").wait_for()
-    section.get_by_role("button", name="Start", exact=True).click()
+    section.get_by_text("Queue another training").click()
+    section.get_by_role("button", name="Train it next").click()
     page.get_by_text("to be started waits in the queue.").wait_for()
     page.get_by_role("region", name="Queue").get_by_text("to be started").wait_for()
     assert live.get_by_role("heading", name="busy one", exact=True).is_visible()

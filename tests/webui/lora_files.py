@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from lora_trainer.checkpoint.header import TensorInfo
@@ -12,8 +13,8 @@ from lora_trainer.runs.folder import RunFolder
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
-def write_lora(path: Path, *, family: str = "sd1", trigger: str = "", modules: int = 2, ours: bool = True, content: int = 1) -> Path:
-    """A LoRA file whose layers hold the byte `content`."""
+def write_lora(path: Path, *, family: str = "sd1", trigger: str = "", modules: int = 2, ours: bool = True, content: int = 1, hashed: bool = False) -> Path:
+    """A LoRA file whose layers hold the byte `content`; `hashed`: it says their hash, as every file does that training writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {f"lora_unet_{number}.lora_{side}.weight": TensorInfo("F16", (1, 1), 4 * number + 2 * (side == "up"), 4 * number + 2 * (side == "up") + 2)
                for number in range(modules) for side in ("down", "up")}  # fmt: skip
@@ -22,6 +23,8 @@ def write_lora(path: Path, *, family: str = "sd1", trigger: str = "", modules: i
         metadata |= {"modelspec.implementation_version": "sd-webui-lora-trainer/0.1", "modelspec.title": path.stem}
     if trigger:
         metadata["modelspec.trigger_phrase"] = trigger
+    if hashed:
+        metadata["sshs_model_hash"] = hashlib.sha256(bytes([content]) * (4 * modules)).hexdigest()
     path.write_bytes(encode_header(tensors, metadata) + bytes([content]) * (4 * modules))
     return path
 

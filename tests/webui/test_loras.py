@@ -288,3 +288,18 @@ def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
     assert loras.picture(lora.id) == folder / "ink.jpg"
     with pytest.raises(NotFound, match="no longer there"):
         loras.picture("0" * 16)
+
+
+def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_more_offered(loras, runs, folder):
+    run = write_run(runs, "fox", steps=(100, 200))
+    for step, path in ((100, run.saved_file("fox", 100)), (200, run.path / "fox.safetensors")):
+        write_lora(path, content=step, hashed=True)
+    before = {lora.step: lora for lora in loras.listing()}
+    delivered = loras.deliver(before[100].id)
+    assert (delivered.run, delivered.step, delivered.delivered) == ("fox", 100, True)
+    assert [(lora.step, lora.delivered) for lora in loras.listing()] == [(100, True), (200, False)]
+    # whatever it is called there
+    delivered.path.rename(folder / "renamed.safetensors")
+    assert [(lora.name, lora.run, lora.step) for lora in loras.listing()][0] == ("renamed", "fox", 100)
+    (folder / "renamed.safetensors").unlink()
+    assert [lora.step for lora in loras.listing()] == [200, 100]
