@@ -94,11 +94,64 @@
             answer = await fetch(app.address(path, query), { credentials: "same-origin", cache: "no-store", ...options });
             // a WebUI may end in the middle of its answer, too
             text = await answer.text();
-        } catch {
+            heard(answer);
+        } catch (trouble) {
+            if (trouble.name !== "TimeoutError") listen();
             throw new app.Problem(app.t("The WebUI does not answer."), { hint: app.t("It may be starting again. Wait a moment, or look at its console.") });
         }
         if (!answer.ok) throw problemOf(answer.status, text);
         return (answer.headers.get("content-type") || "").includes("json") ? JSON.parse(text) : text;
+    }
+
+    // --- whether the WebUI is there --------------------------------------------------------------------------------------------------
+
+    const LISTEN_MILLISECONDS = 2000;
+    let session = null, isStale = false, listening = false;
+
+    /** Every answer names the WebUI's app; another name is another start of it, whose page this one is not. */
+    function heard(answer) {
+        const now = answer.headers.get("x-lora-trainer-session");
+        if (!now) return;
+        session = session || now;
+        isStale = isStale || now !== session;
+        app.store.set("connection", isStale ? "stale" : "");
+    }
+
+    /** A question got no answer. If the next gets none either, the WebUI is gone; it is asked until it is back. */
+    async function listen() {
+        if (listening) return;
+        listening = true;
+        for (;;) {
+            try {
+                heard(await fetch(app.address("pulse"), { headers: headers(), credentials: "same-origin", cache: "no-store" }));
+                break;
+            } catch { app.store.set("connection", "lost"); }
+            await new Promise((resolve) => setTimeout(resolve, LISTEN_MILLISECONDS));
+        }
+        listening = false;
+        // an app that has no routes of ours yet has no name
+        if (app.store.get("connection") === "lost") setTimeout(listen, LISTEN_MILLISECONDS);
+    }
+
+    function showConnection() {
+        if (!root()) return;
+        const now = app.store.get("connection") || "";
+        root().dataset.connection = now;
+        for (const button of root().querySelectorAll(".lora-trainer-button")) mute(button);
+        const before = root().querySelector(".lora-trainer-connection");
+        if (before) before.remove();
+        if (now === "lost") root().append(el("div", { class: "lora-trainer-connection lora-trainer-notice lora-trainer-notice-error", role: "alert" },
+            el("p", {}, app.t("The WebUI does not answer. A training goes on by itself: it needs neither the WebUI nor this page.")),
+            el("p", { class: "lora-trainer-hint" }, app.t("Trying again until it is back. What you have typed is kept."))));
+        if (now === "stale") root().append(el("div", { class: "lora-trainer-connection lora-trainer-notice lora-trainer-notice-warning", role: "alert" },
+            el("p", {}, app.t("The WebUI was started again. Reload this page: its other tabs belong to the WebUI before, and do not work any more.")),
+            el("div", { class: "lora-trainer-row" }, app.widgets.button({ label: app.t("Reload the page"), local: true, onclick: () => location.reload() }))));
+    }
+
+    /** Without the WebUI only those buttons work that need nothing of it. */
+    function mute(button) {
+        if (app.store.get("connection") === "lost" && !("local" in button.dataset)) button.setAttribute("aria-disabled", "true");
+        else button.removeAttribute("aria-disabled");
     }
 
     app.api = {
@@ -160,15 +213,17 @@
 
     app.widgets = {
         /** A button. `onclick` may return a promise: until it settles the button is busy and cannot be pressed again; a Problem is shown as a toast. */
-        button({ label, kind = "secondary", onclick, disabled = false, title = "", describedby = "" }) {
-            const button = el("button", { type: "button", class: "lora-trainer-button lora-trainer-" + kind, disabled, title: title || null, "aria-describedby": describedby || null }, label);
+        /** `local`: it needs nothing of the server. */
+        button({ label, kind = "secondary", onclick, disabled = false, title = "", describedby = "", local = false }) {
+            const button = el("button", { type: "button", "data-local": local || null, class: "lora-trainer-button lora-trainer-" + kind, disabled, title: title || null, "aria-describedby": describedby || null }, label);
             button.addEventListener("click", async (event) => {
-                if (button.getAttribute("aria-busy") === "true") return;
+                if (button.getAttribute("aria-busy") === "true" || button.getAttribute("aria-disabled") === "true") return;
                 const work = onclick && onclick(event);
                 if (!(work instanceof Promise)) return;
                 button.setAttribute("aria-busy", "true");
                 try { await work; } catch (problem) { app.widgets.toastProblem(problem); } finally { button.removeAttribute("aria-busy"); }
             });
+            mute(button);
             return button;
         },
 
@@ -250,7 +305,7 @@
             app.fill(dialog,
                 el("header", {}, el("h3", { id: heading }, title), el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: close }, "\u00d7")),
                 el("div", { class: "lora-trainer-dialog-body" }, body, trouble),
-                actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({ ...action, onclick: () => act(action) }))) : null);
+                actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({ local: !action.onclick, ...action, onclick: () => act(action) }))) : null);
             dialog.addEventListener("close", () => { dialog.remove(); if (onclose) onclose(); });
             dialog.addEventListener("click", (event) => event.target === dialog && close());
             // the host's keyboard shortcuts listen on the document
@@ -379,6 +434,8 @@
     };
 
     /** What this browser remembers: for good, or with `session` until its window is closed. A private window keeps nothing, and another page's word is none. */
+    app.store.on("connection", showConnection);
+
     app.kept = {
         get(key, { session = false } = {}) {
             try { return JSON.parse((session ? window.sessionStorage : window.localStorage).getItem(key)); } catch { return null; }
@@ -529,6 +586,10 @@
         },
         /** Put a prompt (and, where given, a negative one and a seed) into "txt2img" or "img2img" and show that tab. */
         send(tab, { prompt, negative, seed }) {
+            if (app.store.get("connection") === "stale") {
+                app.widgets.toast(app.t("Reload this page first: the WebUI was started again."), { severity: "warning" });
+                return;
+            }
             const boxes = app.host.prompts(tab);
             app.host.write(boxes.positive, prompt);
             if (negative !== undefined && boxes.negative) app.host.write(boxes.negative, negative);
@@ -587,7 +648,7 @@
             home = await app.refresh();
             await learn(home.language);
         } catch (problem) {
-            app.fill(place, app.widgets.problem(problem, app.widgets.button({ label: app.t("Try again"), kind: "primary", onclick: app.start })));
+            app.fill(place, app.widgets.problem(problem, app.widgets.button({ label: app.t("Try again"), kind: "primary", local: true, onclick: app.start })));
             if ([0, 404].includes(problem.status) && (early += 1) <= EARLY.most) startAgain = setTimeout(app.start, EARLY.milliseconds);
             return;
         }
@@ -601,6 +662,7 @@
         app.fill(place, header(home), stepper(steps), steps.map((section) =>
             el("section", { role: "tabpanel", class: "lora-trainer-section", id: "lora_trainer_section_" + section.id, "aria-labelledby": "lora_trainer_step_" + section.id, tabindex: "-1", hidden: true })));
         for (const hook of app.onstart) hook(home);
+        showConnection();
         app.open(steps.some((section) => section.id === before) ? before : steps[0].id);
     };
 

@@ -48,7 +48,7 @@
         made.trouble = el("div");
         made.next = app.widgets.actions();
         made.write = app.widgets.button({ label: app.t("Write captions"), onclick: () => bench.captioner.ask() });
-        made.onward = app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", onclick: () => app.open("settings") });
+        made.onward = app.widgets.button({ label: app.t("Go on to the settings"), kind: "primary", local: true, onclick: () => app.open("settings") });
         made.next.fill(made.write, made.onward);
         return made;
     }
@@ -58,7 +58,7 @@
         parts.rows.clear();
         const card = dataset.chosen();
         if (!card) {
-            app.fill(parts.panel, app.widgets.notice("info", app.t("Choose the images first."), "", app.widgets.button({ label: app.t("Go to the images"), kind: "primary", onclick: () => app.open("images") })));
+            app.fill(parts.panel, app.widgets.notice("info", app.t("Choose the images first."), "", app.widgets.button({ label: app.t("Go to the images"), kind: "primary", local: true, onclick: () => app.open("images") })));
             return;
         }
         bench.begin({ pages: parts.pages, panel: parts.panel, rows: () => parts.rows, saveAll: settled, showCounts, next: nextPage });

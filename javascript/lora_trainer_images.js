@@ -46,7 +46,7 @@
         made.pages = dataset.pages({ show: drawItems, fail: (problem) => app.fill(made.place, app.widgets.problem(problem)) });
         made.place = el("div");
         made.next = app.widgets.actions();
-        made.onward = app.widgets.button({ label: app.t("Go on to the captions"), kind: "primary", onclick: () => app.open("captions") });
+        made.onward = app.widgets.button({ label: app.t("Go on to the captions"), kind: "primary", local: true, onclick: () => app.open("captions") });
         made.next.fill(made.onward);
         return made;
     }

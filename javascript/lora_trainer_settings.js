@@ -214,7 +214,8 @@
     function checkpointOptions(home) {
         const described = (known) => (known.family_name ? known.title + " \u2014 " + known.family_name : known.title);
         const loaded = home.loaded;
-        const first = { value: "loaded", label: loaded ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Loaded now: none") };
+        const now = loaded && (loaded.in_memory ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Chosen in the WebUI, not loaded yet: {title}", { title: described(loaded) }));
+        const first = { value: "loaded", label: now || app.t("Loaded now: none") };
         return [first, ...(home.checkpoints || []).map((known) => ({
             value: known.id, disabled: Boolean(known.problem),
             label: known.problem ? app.t("{title} (cannot be trained on)", { title: known.title }) : described(known),
@@ -559,7 +560,7 @@
         const table = el("dl", { class: "lora-trainer-settings-facts" });
         const problems = el("ul", { class: "lora-trainer-settings-problems", "aria-label": app.t("What needs attention") });
         const next = app.widgets.actions();
-        const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", onclick: () => app.open("train") });
+        const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", local: true, onclick: () => app.open("train") });
         next.fill(onward);
         const element = el("section", { class: "lora-trainer-card lora-trainer-settings-plan", "aria-label": app.t("What will happen") },
             el("h3", {}, app.t("What will happen")), sentence, table, problems);
@@ -697,6 +698,7 @@
 
     // --- set-up ------------------------------------------------------------------------------------------------------------------------
 
+    const SECONDS_INSTALLING = 1, SECONDS_MISSING = 4;
     let setUp = null;
 
     function setUpCard(setup) {
@@ -704,7 +706,7 @@
         const hint = el("p", { class: "lora-trainer-hint" });
         const lines = el("pre", { class: "lora-trainer-setup-lines", tabindex: "0", "aria-label": app.t("What the set-up says") });
         const bar = app.widgets.progress(app.t("Setting up"));
-        const start = app.widgets.button({ label: app.t("Set up"), kind: "primary", onclick: async () => { show(await app.api.post("setup", {})); watch(); } });
+        const start = app.widgets.button({ label: app.t("Set up"), kind: "primary", onclick: async () => { show(await app.api.post("setup", {})); setUp.poll.wake(); } });
         const copy = app.widgets.button({ label: app.t("Copy a report"), title: app.t("Versions, the WebUI and the last lines, without names and passwords: for a bug report."), onclick: copyReport });
         const later = app.widgets.button({ label: app.t("Later"), onclick: () => { element.hidden = true; } });
         const heading = el("h3");
@@ -722,7 +724,8 @@
             put(message, now.message);
             put(hint, now.hint);
             element.dataset.state = now.state;
-            element.hidden = now.state === "ready" && !now.hint && was !== "installing";
+            // when it is done it goes; a message says so
+            element.hidden = now.state === "ready" && !now.hint;
             bar.element.hidden = !busy;
             if (busy) bar.set(0, 0, now.seconds ? app.duration(now.seconds) : "");
             start.hidden = busy || (now.state === "ready" && !now.hint);
@@ -731,11 +734,16 @@
             copy.hidden = now.state === "ready" && !now.hint;
             later.hidden = now.state !== "ready";
             const text = now.lines.join("\n");
-            lines.hidden = !text;
+            lines.hidden = !text || now.state === "ready";
             if (lines.textContent !== text) { lines.textContent = text; lines.scrollTop = lines.scrollHeight; }
-            const finished = was === "installing" && now.state === "ready";
+            const before = was;
             was = now.state;
-            if (finished) { app.widgets.toast(app.t("Everything is installed. You can train now."), { severity: "done" }); app.refresh(); }
+            if (before === null || before === now.state) return;
+            // whether training can start depends on it
+            app.store.set("home", { ...app.store.get("home"), setup: now });
+            if (now.state !== "ready") return;
+            app.widgets.toast(app.t("Everything is installed. You can train now."), { severity: "done" });
+            app.refresh();
         }
 
         async function copyReport() {
@@ -744,18 +752,16 @@
             app.widgets.dialog({ title: app.t("Report"), wide: true, body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report) });
         }
 
-        function watch() {
-            if (setUp.poll) setUp.poll.stop();
-            setUp.poll = app.poll(async () => {
-                const now = await app.api.get("setup");
-                show(now);
-                return now.state === "installing" ? 1 : null;
-            });
+        /** It may be started, and end, in another window or at a command line. */
+        async function look() {
+            const now = await app.api.get("setup");
+            show(now);
+            if (now.state === "ready") return null;
+            return now.state === "installing" ? SECONDS_INSTALLING : SECONDS_MISSING;
         }
 
-        setUp = { element, poll: null };
         show(setup);
-        if (setup.state === "installing") watch();
+        setUp = { poll: app.poll(look) };
         return element;
     }
 
@@ -780,6 +786,7 @@
         if (listening) return;
         listening = true;
         for (const key of ["dataset", "language"]) app.store.on(key, () => app.replan());
+        window.addEventListener("focus", () => { if (setUp) setUp.poll.wake(); });
         app.store.on("settings", takeOver);
         app.store.on("home", homeChanged);
         if (typeof onOptionsChanged === "function") onOptionsChanged(() => { if (page && app.visible() && app.current() === "settings") { learnCheckpoints(); if (draft.checkpoint === "loaded") learnCheckpoint(); } });

@@ -304,7 +304,7 @@
         if (!lora) {
             app.fill(place, app.widgets.notice("info", app.t("There is no LoRA to try yet."), app.t("Train one first; saved steps can be tried while the training goes on.")));
             page.next.say("");
-            page.next.fill(app.widgets.button({ label: app.t("Go to the training"), kind: "primary", onclick: () => app.open("train") }));
+            page.next.fill(app.widgets.button({ label: app.t("Go to the training"), kind: "primary", local: true, onclick: () => app.open("train") }));
             return () => {};
         }
         const prompt = app.widgets.text({ rows: 3, value: wish.prompt, maxlength: 10000, oninput: (value) => { wish.prompt = value; } });

@@ -49,6 +49,9 @@ class Choice:
     clip_skip: int | None = None
     """None: nothing is known of what the host would use."""
     is_loaded: bool = False
+    """Whether it is what the host uses for the next picture."""
+    in_memory: bool = False
+    """Whether the host has it loaded now."""
 
     @property
     def is_practice(self) -> bool:
@@ -145,13 +148,14 @@ class Checkpoints:
         return answer
 
     def loaded(self, language: str) -> dict[str, Any] | None:
-        """What the host has loaded, or None: {id, title, family, family_name, vae, clip_skip, problem, hint}."""
+        """What the host uses now, or None: {id, title, in_memory, family, family_name, vae, clip_skip, problem, hint}."""
         try:
             choice = self.find(LOADED)
         except CheckpointError:
             return None
         vae = choice.vae.name if choice.vae else None
-        return {"id": choice.id, "title": choice.title, "vae": vae, "clip_skip": choice.clip_skip, **said(self.facts(choice.path), language)}
+        known = {"id": choice.id, "title": choice.title, "in_memory": choice.in_memory, "vae": vae, "clip_skip": choice.clip_skip}
+        return {**known, **said(self.facts(choice.path), language)}
 
     def wait(self) -> None:
         """Until the thread has looked at everything."""
@@ -160,7 +164,9 @@ class Checkpoints:
             thread.join()
 
     def _as_loaded(self, identity: str, loaded: LoadedCheckpoint) -> Choice:
-        return Choice(id=identity, title=loaded.title, path=loaded.path, vae=loaded.vae, clip_skip=loaded.clip_skip, is_loaded=True)
+        return Choice(
+            id=identity, title=loaded.title, path=loaded.path, vae=loaded.vae, clip_skip=loaded.clip_skip, is_loaded=True, in_memory=loaded.in_memory
+        )  # fmt: skip
 
     def _known_or_none(self, path: Path) -> Facts | None:
         try:

@@ -93,6 +93,8 @@ class LoadedCheckpoint:
     path: Path
     vae: Path | None
     clip_skip: int
+    in_memory: bool = True
+    """False: it is what the menu says, and nothing, or another one, is loaded: hosts load it for the next picture."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,6 +217,7 @@ class Host:
             path=Path(info.filename),
             vae=self._vae(),
             clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
+            in_memory=getattr(getattr(self._model(), "sd_checkpoint_info", None), "filename", None) == info.filename,
         )
 
     def samplers(self) -> list[str]:

@@ -21,6 +21,7 @@ import inspect
 import json
 import logging
 import sys
+import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -32,6 +33,8 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError
@@ -42,6 +45,7 @@ from lora_trainer.webui.own_folders import without_folders
 PREFIX = "/lora-trainer"
 HEADER = "x-lora-trainer"
 LANGUAGE_HEADER = "x-lora-trainer-language"
+SESSION_HEADER = "x-lora-trainer-session"
 LONGEST_BODY = 4 * 2**20
 """Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
 
@@ -136,7 +140,21 @@ def mount(app: Any, studio: Any) -> None:
     inner = Starlette(routes=[Route(entry.path, _endpoint(entry, app, studio), methods=[entry.method]) for entry in ROUTES])
     inner.add_exception_handler(404, _no_such_route)
     inner.add_exception_handler(405, _no_such_route)
-    app.mount(PREFIX, inner)
+    app.mount(PREFIX, _named(inner, uuid.uuid4().hex))
+
+
+def _named(inner: ASGIApp, session: str) -> ASGIApp:
+    """Every answer names the app that gave it: a page of the one before hears that its WebUI was started again."""
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: ASGIMessage) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", []), (SESSION_HEADER.encode(), session.encode())]}
+            await send(message)
+
+        await inner(scope, receive, sent)
+
+    return outer
 
 
 def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest], Any]:

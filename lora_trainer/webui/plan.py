@@ -423,8 +423,11 @@ def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
     if draft.facts.family is None:
         return
     name = _checkpoint_name(draft)
-    is_loaded = draft.wish.checkpoint == LOADED
-    yield Fact(label=FACTS["checkpoint"], value=Message("{checkpoint}, loaded now", {"checkpoint": name}) if is_loaded else name)
+    if draft.wish.checkpoint == LOADED:
+        template = "{checkpoint}, loaded now" if draft.choice.in_memory else "{checkpoint}, chosen in the WebUI"
+        yield Fact(label=FACTS["checkpoint"], value=Message(template, {"checkpoint": name}))
+    else:
+        yield Fact(label=FACTS["checkpoint"], value=name)
     vae = _usable_vae(draft.choice)
     if vae is not None:
         yield Fact(label=FACTS["vae"], value=vae.name)

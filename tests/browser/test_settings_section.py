@@ -413,6 +413,22 @@ def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup
     played.now.update(state="ready", hint="", message="Everything that training needs is installed.", lines=["Collecting diffusers", "ready"])
     page.get_by_text("Everything is installed. You can train now.").wait_for()
     assert played.begun == 1
+    # done: neither pip's words nor a button to put them away stand above the steps
+    card.wait_for(state="hidden")
+
+
+def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done(host, visitor, played_setup):
+    played = played_setup()
+    page = open_tab(visitor, host)
+    card = page.locator(f"{ROOT} .lora-trainer-setup")
+    card.get_by_role("button", name="Set up").wait_for()
+    played.now.update(state="installing", lines=["Collecting diffusers"])
+    card.get_by_text("Collecting diffusers").wait_for()
+    played.now.update(state="ready", hint="", message="Everything that training needs is installed.")
+    page.get_by_text("Everything is installed. You can train now.").wait_for()
+    card.wait_for(state="hidden")
+    assert played.begun == 0
+    assert page.evaluate("loraTrainer.store.get('home').setup.state") == "ready"
 
 
 def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_setup):

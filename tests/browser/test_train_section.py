@@ -18,7 +18,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests
 from tests.browser.pictures import picture
-from tests.browser.tab import open_step, open_tab
+from tests.browser.tab import ROOT, open_step, open_tab
 from tests.webui.lora_files import write_lora
 
 pytestmark = pytest.mark.webuis("forge")
@@ -403,13 +403,43 @@ def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
     page.route("**/lora-trainer/**", lambda route: route.abort())
     try:
         live.get_by_text("Connection lost, trying again ...").wait_for()
+        said = page.locator(f"{ROOT} .lora-trainer-connection")
+        said.get_by_text("A training goes on by itself").wait_for()
+        stop = page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role("button", name="Stop")
+        assert stop.get_attribute("aria-disabled") == "true"
+        stop.click(force=True)
+        assert page.get_by_role("dialog").count() == 0
         page.unroute("**/lora-trainer/**")
         run.step(2)
         live.get_by_text("Step 2 of 100").wait_for()
+        said.wait_for(state="detached")
+        assert stop.get_attribute("aria-disabled") is None
     finally:
         # the browser itself tells of each request that fails
         visitor.complaints[:] = [text for text in visitor.complaints if "ERR_FAILED" not in text]
     assert live.get_by_text("Connection lost").count() == 0
+
+
+def test_a_page_of_a_webui_that_was_started_again_says_that_it_has_to_be_reloaded(host, visitor, worker):
+    worker("went on").step(1)
+    page, _ = watch(visitor, host, "went on")
+
+    def renamed(route):
+        answer = route.fetch()
+        route.fulfill(response=answer, headers={**answer.headers, "x-lora-trainer-session": "another"})
+
+    page.route("**/lora-trainer/pulse", renamed)
+    said = page.locator(f"{ROOT} .lora-trainer-connection")
+    said.get_by_text("The WebUI was started again. Reload this page").wait_for()
+    # our own tab goes on working
+    assert page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role("button", name="Pause").is_enabled()
+    page.evaluate("loraTrainer.host.send('txt2img', {prompt: 'a fox'})")
+    page.get_by_text("Reload this page first").wait_for()
+    assert page.locator("#txt2img_prompt textarea").input_value() != "a fox"
+    page.unroute_all(behavior="ignoreErrors")
+    said.get_by_role("button", name="Reload the page").click()
+    page.wait_for_selector(f"{ROOT} [role=tablist]", state="attached")
+    assert page.locator(f"{ROOT} .lora-trainer-connection").count() == 0
 
 
 def test_the_queue_is_put_in_another_order_from_the_keyboard(host, visitor, worker):

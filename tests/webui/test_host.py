@@ -141,6 +141,8 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     assert [checkpoint.path.name for checkpoint in host.checkpoints()] == ["alpha.safetensors", "beta.safetensors"]
     loaded = host.loaded()
     assert (loaded.path.name, loaded.clip_skip, loaded.vae) == ("alpha.safetensors", 1, None)
+    # it is what the menu says: nothing is in memory before the first picture
+    assert not loaded.in_memory
     assert host.paths().lora_dir == tmp_path / "data" / "models" / "Lora"
     assert host.data_folder() == tmp_path / "data" / "lora-trainer"
     assert host.samplers()[:2] == ["DPM++ 2M", "Euler a"]
@@ -162,6 +164,24 @@ def test_the_loaded_checkpoint_is_the_one_in_memory_with_its_vae_and_clip_skip(s
     sd_vae.loaded_vae_file = str(tmp_path / "kl.safetensors")
     loaded = host.loaded()
     assert (loaded.path.name, loaded.vae, loaded.clip_skip) == ("alpha.safetensors", tmp_path / "kl.safetensors", 2)
+    assert loaded.in_memory
+
+
+@pytest.mark.parametrize("kind", ["forge", "reforge", "classic"])
+def test_what_is_loaded_is_told_from_what_is_chosen(start, kind):
+    host = start(kind)
+    from modules import sd_models
+
+    sd_models.model_for_generation()
+    assert (host.loaded().path.name, host.loaded().in_memory) == ("alpha.safetensors", True)
+    if kind == "forge":
+        # another one was chosen in the menu; it is loaded for the next picture
+        sd_models.model_data.forge_loading_parameters = {"checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]}
+        assert (host.loaded().path.name, host.loaded().in_memory) == ("beta.safetensors", False)
+        # Neo forgets the choice when it unloads
+        sd_models.model_data.forge_loading_parameters = {}
+    sd_models.model_data.sd_model = None
+    assert (host.loaded().path.name, host.loaded().in_memory) == ("alpha.safetensors", False)
 
 
 def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):

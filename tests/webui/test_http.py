@@ -82,6 +82,12 @@ def test_a_handlers_answer_is_json_that_nobody_keeps(client):
     assert answer.headers["cache-control"] == "no-store"
 
 
+def test_every_answer_names_the_app_that_gave_it(client):
+    one, other = client(), client()
+    names = [one.get(f"/lora-trainer/{path}").headers["x-lora-trainer-session"] for path in ("things/fox", "failing", "nowhere")]
+    assert names == names[:1] * 3 and other.get("/lora-trainer/nowhere").headers["x-lora-trainer-session"] not in names
+
+
 def test_what_changes_something_needs_the_header_and_json(client):
     visitor = client()
     assert visitor.post("/lora-trainer/things", json={"rank": 8}).status_code == 403

@@ -300,6 +300,6 @@ def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_m
     assert [(lora.step, lora.delivered) for lora in loras.listing()] == [(100, True), (200, False)]
     # whatever it is called there
     delivered.path.rename(folder / "renamed.safetensors")
-    assert [(lora.name, lora.run, lora.step) for lora in loras.listing()][0] == ("renamed", "fox", 100)
+    assert next((lora.name, lora.run, lora.step) for lora in loras.listing()) == ("renamed", "fox", 100)
     (folder / "renamed.safetensors").unlink()
     assert [lora.step for lora in loras.listing()] == [200, 100]
