@@ -257,12 +257,16 @@ def _is_refiner(header: Header) -> bool:
 FULL_CHECKPOINT = "Set base_model to the full checkpoint."
 _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     (
-        _contains(".lora_down.", ".lora_up.", ".lora_A.", ".lora_B.", ".lora.down.", ".hada_w1_", ".lokr_w1", ".oft_blocks", ".dora_scale"),
+        _contains(
+            ".lora_down.", ".lora_up.", ".lora_A", ".lora_B", ".lora.down.", "_lora.down.", ".lora_linear_layer.", ".lora_magnitude_vector",
+            ".dora_scale", ".hada_w1_", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R", ".boft_R", ".vera_lambda_", ".w_norm", ".on_input",
+            ".ia3_l", ".a1.weight", ".diff_b",
+        ),
         "a LoRA, not a checkpoint",
         "Set base_model to the checkpoint the LoRA was made for.",
     ),
     (_is_embedding, "a textual-inversion embedding, not a checkpoint", FULL_CHECKPOINT),
-    (_contains("control_model.", "input_hint_block.", "controlnet_"), "a ControlNet, not a checkpoint", FULL_CHECKPOINT),
+    (_contains("control_model.", "input_hint_block.", "controlnet_", "lllite_"), "a ControlNet, not a checkpoint", FULL_CHECKPOINT),
     (_contains("motion_modules."), "an AnimateDiff motion module or holds one", ANOTHER),
     (_contains("joint_blocks.", "joint_transformer_blocks."), "a Stable Diffusion 3 model, which is not supported", ANOTHER),
     (_contains("double_blocks.", "single_transformer_blocks."), "a FLUX model, which is not supported", ANOTHER),

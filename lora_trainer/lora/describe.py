@@ -419,9 +419,10 @@ OTHER_FILES: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda key: key.startswith("control_model."), "a ControlNet"),
     (lambda key: key.startswith(("first_stage_model.", "decoder.up", "encoder.down")), "a VAE"),
     (lambda key: key in ("emb_params", "clip_g", "clip_l") or key.startswith("string_to_param"), "an embedding"),
-    (lambda key: key.startswith("text_model."), "a text encoder"),
+    (lambda key: key.startswith(("text_model.", "encoder.block.", "shared.", "model.layers.", "model.embed_tokens.")), "a text encoder"),
     (lambda key: key.startswith(("down_blocks.", "conv_in.")), "a diffusers UNet"),
     (lambda key: key.startswith(("double_blocks.", "joint_blocks.", "transformer_blocks.")), "a FLUX or SD3 model"),
+    (lambda key: key.startswith(("net.blocks.", "cap_embedder.", "x_embedder.", "patch_embedding.", "txt_norm.")), "a diffusion transformer"),
 )
 
 

@@ -410,6 +410,8 @@ class Host:
     most_unmatched: int | None = None
     """More keys than this that it does not know: it passes over the whole file."""
     most_unmatched_share: float | None = None
+    misses: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
+    """Family -> paths of diffusers' that it does not translate, or to another layer."""
 
     def passes_over(self, unmatched: int, keys: int) -> bool:
         """Whether it leaves the whole file alone, for the keys that it does not know."""
@@ -420,6 +422,8 @@ class Host:
         if not layer.kinds - {""} <= self.kinds or any(not _plain(end) for end in layer.weights):
             return False
         form = form_of(layer, family)
+        if form == "diffusers" and family in self.misses and self.misses[family].match(layer.path):
+            return False
         return any(layer.layout in layouts and form in forms and family in families for layouts, forms, families in self.takes)
 
 
@@ -439,6 +443,7 @@ HOSTS = (
     Host(
         "A1111", SD, _COMMON | {"OFT", "IA3"},
         (_takes([KOHYA], "native diffusers text", SD), _takes([KOHYA_OFT], "native", SD)),
+        misses={"sdxl": re.compile("up_blocks_0_upsamplers_|add_embedding_")},
     ),
     Host(
         "Forge", _OF_FORGE, _COMMON,

@@ -227,6 +227,8 @@ def test_kin_of_lora_are_named(tensors: dict[str, torch.Tensor], kind: str, rank
         ("first_stage_model.decoder.conv_in.weight", "is a VAE, not a LoRA"),
         ("lllite_unet_input_blocks_1_1.depth1.weight", "is a ControlNet-LLLite, not a LoRA"),
         ("single_blocks.0.norm.key_norm.scale", "holds no LoRA"),
+        ("net.blocks.0.mlp.layer1.weight", "is a diffusion transformer, not a LoRA"),
+        ("encoder.block.0.layer.0.SelfAttention.k.weight", "is a text encoder, not a LoRA"),
         ("control_model.input_blocks.0.0.weight", "is a ControlNet, not a LoRA"),
         ("emb_params", "is an embedding, not a LoRA"),
         ("down_blocks.0.resnets.0.conv1.weight", "is a diffusers UNet, not a LoRA"),

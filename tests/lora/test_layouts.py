@@ -8,6 +8,8 @@ import pytest
 import safetensors.torch
 import torch
 
+from lora_trainer.checkpoint.detect import detect_file
+from lora_trainer.errors import CheckpointError
 from lora_trainer.lora.describe import Description, describe
 from lora_trainer.lora.layouts import split_key
 
@@ -29,6 +31,8 @@ FILES = {
     "kohya SD1": ([f"lora_unet_{FLAT_SD}"], KOHYA, 768, "kohya", ("sd1",), (ALL, ALL, ALL)),
     "kohya SD2": ([f"lora_unet_{FLAT_SD}"], KOHYA, 1024, "kohya", ("sd2",), (ALL, ALL, "does not run SD2 models.")),
     "kohya SDXL": (["lora_unet_input_blocks_4_1_transformer_blocks_1_attn1_to_q"], KOHYA, 640, "kohya", ("sdxl",), (ALL, ALL, ALL)),
+    "kohya SDXL with diffusers' layers": (["lora_unet_down_blocks_2_attentions_0_transformer_blocks_9_attn1_to_q"], KOHYA, 1280, "kohya", ("sdxl",), (ALL, ALL, ALL)),
+    "kohya SDXL, a layer that A1111 knows under SGM's name alone": (["lora_unet_add_embedding_linear_1"], KOHYA, 2816, "kohya", ("sdxl",), (NONE, ALL, ALL)),
     "kohya text encoder": (["lora_te_text_model_encoder_layers_0_mlp_fc1"], KOHYA, 768, "kohya", ("sd1",), (ALL, ALL, ALL)),
     "OneTrainer SDXL": (["unet.input_blocks.4.1.transformer_blocks.1.attn1.to_q"], KOHYA, 640, "OneTrainer", ("sdxl",), (NONE, NONE, NONE)),
     "OneTrainer text encoder": (["clip_g.text_model.encoder.layers.0.mlp.fc1"], KOHYA, 1280, "OneTrainer", ("sdxl",), (NONE, NONE, NONE)),
@@ -104,6 +108,8 @@ def test_each_layout_is_known_by_name_and_what_each_webui_makes_of_it(kind: str,
     else:
         found = described(tmp_path / "x.safetensors", names, ends, width)
     assert (found.names, found.families) == (layout, families)
+    with pytest.raises(CheckpointError, match="is a LoRA, not a checkpoint"):
+        detect_file(tmp_path / "x.safetensors")
     if hosts is not None:
         assert [str(host) for host in found.hosts] == [f"{name} {told}" for name, told in zip(("A1111", "Forge", "Forge Neo"), hosts, strict=True)]
 
