@@ -114,12 +114,12 @@ def _write(root: Path, known: Mapping[str, Written]) -> None:
 
 
 @contextlib.contextmanager
-def changing_captions(root: Path) -> Iterator[None]:
-    """Be the only one of our processes that changes captions of this dataset. Raises DatasetError when another is at it for long."""
+def changing_captions(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
+    """Be the only one of our processes that changes captions of this dataset. Raises DatasetError when another is at it for `patience` seconds."""
     lock = root / FOLDER / LOCK
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.lock(lock, patience=LOCK_PATIENCE))
+            stack.enter_context(files.lock(lock, patience=patience))
         except files.Locked as error:
             hint = "Close other windows of the trainer, then try again."
             raise DatasetError("another process is changing the captions in {folder}", hint=hint, folder=root) from error

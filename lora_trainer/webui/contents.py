@@ -17,22 +17,17 @@ from __future__ import annotations
 import base64
 import contextlib
 import hashlib
-import json
 import os
-import shutil
 import stat
 import threading
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
-from typing import Any
+from pathlib import Path
 
-from lora_trainer import files
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, edits
-from lora_trainer.dataset.edits import ChangedMeanwhile, RemovedRow
+from lora_trainer.dataset.edits import ChangedMeanwhile
 from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
@@ -42,10 +37,8 @@ from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui.data_folder import NotFound
-from lora_trainer.webui.safe_names import free_name, is_path_below, natural_order
-
-TRASH = "removed"
-"""In the dataset's folder .lora_trainer: one folder for each removed image."""
+from lora_trainer.webui.removed import Leaving, Removed, Trash
+from lora_trainer.webui.safe_names import natural_order
 
 _ATTEMPTS = 3
 _STAMPED = tuple(READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES))
@@ -110,21 +103,6 @@ class CaptionChange:
     """Who is to be remembered as its writer: undoing gives a captioner's words back to the captioner."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Removed:
-    """An image in the trash."""
-
-    key: str
-    name: str
-    caption: str
-    time: float
-    folder: Path
-
-    @property
-    def image(self) -> Path:
-        return self.folder / PurePosixPath(self.name).name
-
-
 class Contents:
     """One dataset's images and captions. Thread-safe.
 
@@ -139,6 +117,8 @@ class Contents:
         self.digest = DigestCache().digest
         """Path -> the hash of the file's content; read again when the file's size or time is another. Raises DatasetError."""
         self._view: View | None = None
+        self._trash = Trash(path, follow_links=follow_links)
+        self._settled = False
 
     # --- reading -------------------------------------------------------------------------------------------------------------------------
 
@@ -148,6 +128,7 @@ class Contents:
             if not self.path.is_dir():
                 hint = "It may have been moved, or lie on a disk that is not connected."
                 raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+            self._settle()
             # before the files are read: what changes in between shows as another revision at the next look
             revision = _revision(self.path)
             if self._view is None or self._view.revision != revision:
@@ -214,32 +195,29 @@ class Contents:
         with self.lock, authors.changing_captions(self.path):
             view = self.view()
             items = [view.item(key) for key in dict.fromkeys(keys)]
-            rows = edits.rows_of(view.captions, [item.path for item in items])
-            leaving = {item.path for item in items}
-            staying_texts = {text for image in view.listing.images if image not in leaving for text in view.listing.texts_beside(image)}
+            images = [item.path for item in items]
+            rows = edits.rows_of(view.captions, images)
+            staying_texts = {text for image in view.listing.images if image not in set(images) for text in view.listing.texts_beside(image)}
             # a mask that stays behind would be a picture to train
             masks: dict[Path, list[Path]] = {}
             for mask, image in find_masks(view.listing.images, view.captions.by_image).items():
                 masks.setdefault(image, []).append(mask)
-            folders = [self._new_trash(item, rows.get(item.path, ()), masks.get(item.path, ())) for item in items]
-            edits.remove_rows(view.captions, [item.path for item in items])
-            for item, folder in zip(items, folders, strict=True):
-                try:
-                    for number, mask in enumerate(masks.get(item.path, ())):
-                        shutil.move(mask, folder / _kept_mask(number, mask.name))
-                    shutil.move(item.path, folder / item.path.name)
-                except OSError as problem:
-                    self._bring_back(folder)
-                    raise _cannot_move(item.name, problem) from problem
-                for text in view.listing.texts_beside(item.path):
-                    if text not in staying_texts and text.exists():
-                        shutil.move(text, folder / text.name)
+            leaving = [
+                Leaving(
+                    key=item.key, name=item.name, path=item.path, caption=item.caption, rows=rows.get(item.path, ()),
+                    masks=tuple(masks.get(item.path, ())),
+                    texts=tuple(text for text in view.listing.texts_beside(item.path) if text not in staying_texts),
+                )
+                for item in items
+            ]  # fmt: skip
+            try:
+                self._trash.take_out(leaving, lambda: edits.remove_rows(view.captions, images), self._has_rows)
+            finally:
+                self._settled = self._trash.is_settled()
 
     def removed(self) -> list[Removed]:
         """What is in the trash, the newest first."""
-        trash = self._trash
-        found = [_removed(folder) for folder in trash.iterdir()] if trash.is_dir() else []
-        return sorted((entry for entry in found if entry), key=lambda entry: -entry.time)
+        return self._trash.listing()
 
     def restore(self, keys: Sequence[str]) -> None:
         """Brings removed images back to where they were. Raises NotFound, or DatasetError when another image has taken the place."""
@@ -254,57 +232,21 @@ class Contents:
                     hint = "Rename or remove that one first."
                     raise DatasetError("there is another {name} in the folder now", hint=hint, name=newest[key].name)
             for key in dict.fromkeys(keys):
-                self._bring_back(newest[key].folder)
+                self._trash.bring_back(newest[key], self._has_rows)
 
-    @property
-    def _trash(self) -> Path:
-        return self.path / authors.FOLDER / TRASH
+    def _has_rows(self, image: Path) -> bool:
+        self._view = None
+        return bool(self.view().captions.rows.get(image))
 
-    def _new_trash(self, item: Item, rows: Sequence[RemovedRow], masks: Sequence[Path]) -> Path:
-        """A folder that knows all that is needed to bring the image back, before anything is moved."""
-        self._trash.mkdir(parents=True, exist_ok=True)
-        folder = self._trash / free_name(item.key, lambda name: (self._trash / name).exists())
-        told = {
-            "key": item.key, "name": item.name, "caption": item.caption, "time": time.time(),
-            "rows": [{"file": row.file.relative_to(self.path).as_posix(), "text": row.text} for row in rows],
-            "masks": [mask.relative_to(self.path).as_posix() for mask in masks],
-        }  # fmt: skip
-        # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
-        files.write_text(folder / "removed.json", json.dumps(told))
-        return folder
-
-    def _is_inside(self, name: str) -> bool:
-        """Whether a path told by a file of the dataset's stays in the dataset, through its links too."""
-        return is_path_below(name) and (self._follow_links or (self.path / name).resolve().is_relative_to(self.path.resolve()))
-
-    def _bring_back(self, folder: Path) -> None:
-        """Everything in a trash folder -> its place. What is there already, after a crash, stays."""
-        told = files.load_json(folder / "removed.json", names=True)
-        named = [told["name"], *told.get("masks", ()), *(row["file"] for row in told["rows"])]
-        if not all(self._is_inside(str(name)) for name in named):
-            hint = "Take the picture out of {folder} by hand."
-            raise DatasetError("{name} cannot be brought back: what is told of it leads out of the folder", hint=hint, name=folder.name, folder=TRASH)
-        target = self.path / told["name"]
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            masks = {folder / _kept_mask(number, PurePosixPath(name).name): self.path / name for number, name in enumerate(told.get("masks", ()))}
-            for kept, place in masks.items():
-                if kept.exists() and not place.exists():
-                    place.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.move(kept, place)
-            for file in folder.iterdir():
-                if file.name != "removed.json" and file not in masks and not (target.parent / file.name).exists():
-                    shutil.move(file, target.parent / file.name)
-        except OSError as problem:
-            raise _cannot_move(told["name"], problem) from problem
-        if not self.view().captions.rows.get(target):
-            edits.restore_rows([RemovedRow(file=self.path / row["file"], text=row["text"]) for row in told["rows"]])
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _kept_mask(number: int, name: str) -> str:
-    """A mask's name in the trash: masks/fox.png would take the place of its picture fox.png there."""
-    return f"mask-{number}-{name}"
+    def _settle(self) -> None:
+        """What an earlier process, or a full disk, left in the middle of a removal is taken back, unless another process is at it."""
+        if not self._settled:
+            self._settled = True  # settling looks, too
+            if not self._trash.is_settled():
+                # at once or not now: the lock may be this thread's own
+                with contextlib.suppress(DatasetError), authors.changing_captions(self.path, patience=0.0):
+                    self._trash.settle(self._has_rows)
+                self._settled = self._trash.is_settled()
 
 
 class DigestCache:
@@ -438,17 +380,3 @@ def _by_image(findings: Iterable[Finding], images: Sequence[Path], captions: Cap
         if not owners:
             rest.append(finding)
     return about, rest
-
-
-def _removed(folder: Path) -> Removed | None:
-    def told(values: Any) -> Removed | None:
-        key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
-        # of a path that leads elsewhere the trash knows nothing
-        return Removed(key=key, name=name, caption=caption, time=float(values["time"]), folder=folder) if is_path_below(name) else None
-
-    return files.read_json(folder / "removed.json", told, None, names=True)
-
-
-def _cannot_move(name: str, problem: OSError) -> DatasetError:
-    hint = "Close the programs that have it open, and check the folder's permissions."
-    return DatasetError("{name} cannot be moved: {reason}", hint=hint, name=name, reason=problem.strerror or problem)

@@ -42,16 +42,16 @@ VALUES = (
 TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:e-?\d+)?|true|false|null')
 
 
-def attack(run: Run, readers: Sequence[Reader] = READERS) -> None:
+def attack(run: Run, readers: Sequence[Reader] = READERS, batch: int = BATCH) -> None:
     """Each kind of file in turn, until the time is over."""
     with tempfile.TemporaryDirectory(prefix="mutations-") as place:
         for reader in readers:
             # its imports belong to nobody's time
             rehearse(lambda reader=reader: _sound(reader, Path(place)), reader.name)  # type: ignore[misc]
-        batch = 0
+        number = 0
         while run.goes_on():
-            _try_batch(run, readers[batch % len(readers)], f"{run.seed}-{batch}", Path(place))
-            batch += 1
+            _try_batch(run, readers[number % len(readers)], f"{run.seed}-{number}", Path(place), batch)
+            number += 1
 
 
 def _sound(reader: Reader, place: Path) -> None:
@@ -61,11 +61,11 @@ def _sound(reader: Reader, place: Path) -> None:
         reader.read(folder, path)
 
 
-def _try_batch(run: Run, reader: Reader, seed: str, place: Path) -> None:
+def _try_batch(run: Run, reader: Reader, seed: str, place: Path, batch: int) -> None:
     first, notes = 0, place / "notes"
-    while first < BATCH:
+    while first < batch:
         notes.write_bytes(b"")
-        outcome = in_child(lambda first=first: _child(reader, seed, first, place, notes), seconds=60 + BATCH * reader.seconds, memory=BEYOND)  # type: ignore[misc]
+        outcome = in_child(lambda first=first: _child(reader, seed, range(first, batch), place, notes), seconds=60 + batch * reader.seconds, memory=BEYOND)  # type: ignore[misc]
         told = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
         for number, kind, what in told:
             if kind == "begun":
@@ -80,7 +80,7 @@ def _try_batch(run: Run, reader: Reader, seed: str, place: Path) -> None:
         run.fault(kind, f"{reader.name}, mutation {seed}-{first - 1}: {outcome.how}, status {outcome.status} {outcome.text}")
 
 
-def _child(reader: Reader, seed: str, first: int, place: Path, notes: Path) -> None:
+def _child(reader: Reader, seed: str, numbers: range, place: Path, notes: Path) -> None:
     """In the child: make, damage, read, judge; one after the other."""
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
@@ -92,7 +92,7 @@ def _child(reader: Reader, seed: str, first: int, place: Path, notes: Path) -> N
             stream.flush()
 
         folders = Path(tempfile.mkdtemp(dir=place))
-        for number in range(first, BATCH):
+        for number in numbers:
             source = random.Random(f"{seed}-{number}")
             note(number, "begun")
             # two deep: what escapes by ../ is still ours

@@ -185,7 +185,7 @@ def test_an_image_that_cannot_be_moved_keeps_its_caption(tmp_path, monkeypatch):
     def refuse(source, target):
         raise PermissionError(13, "in use")
 
-    monkeypatch.setattr("lora_trainer.webui.contents.shutil.move", refuse)
+    monkeypatch.setattr("lora_trainer.webui.removed.shutil.move", refuse)
     with pytest.raises(DatasetError, match=r"a\.png cannot be moved: in use"):
         contents.remove([key_of("a.png")])
     assert captions(contents) == {"a.png": "one", "b.png": "two"}
