@@ -84,7 +84,7 @@ def test_twenty_pictures_with_one_fault_are_one_thing(folder, scenes, capsys):
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Pictures checked: 5. Things to look at: 2, in 5 files"
-    assert [line for line in lines if line.startswith("- ")] == ['- 5 pictures have the same caption, "a scene"', "- 5 images have a wide border of one colour"]
+    assert [line for line in lines if line.startswith("- ")] == ['- 5 images have the same caption, "a scene"', "- 5 images have a wide border of one colour"]
     assert "zorbl" not in "".join(lines[:-1])
 
 

@@ -138,7 +138,7 @@ def test_too_many_equal_captions_are_told_once():
     (finding,) = caption_findings(pictures("a fox", "A fox", "a fox", "a hen", "a cat"))
     assert (finding.kind, finding.measured, finding.path) == ("identical-captions", 3.0, None)
     assert [path.name for path in finding.about] == ["0.png", "1.png", "2.png"]
-    assert str(finding) == '3 pictures have the same caption, "a fox"'
+    assert str(finding) == '3 images have the same caption, "a fox"'
     assert caption_findings(pictures("a fox", "a fox", "a hen")) == []
 
 

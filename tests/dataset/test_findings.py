@@ -39,7 +39,7 @@ def test_what_was_measured_of_each_picture_stands_below_their_sum():
 
 def test_what_is_about_most_files_comes_first_of_its_severity():
     dark = [warning("too-dark", "{name} is dark", path=Path(f"{number}.png"), name=f"{number}.png") for number in range(2)]
-    alike = problem("identical-captions", "{count} pictures have the same caption", related=tuple(Path(f"{number}.png") for number in range(20)), count=20)
+    alike = problem("identical-captions", "{count} images have the same caption", related=tuple(Path(f"{number}.png") for number in range(20)), count=20)
     lone = warning("blurred-image", "{name} is blurred", path=Path("9.png"), name="9.png")
     found = sums([lone, dark[0], alike, DAMAGED, dark[1]])
     assert [(one.kind, len(one.about)) for one in found] == [("unreadable-image", 0), ("identical-captions", 20), ("too-dark", 2), ("blurred-image", 1)]

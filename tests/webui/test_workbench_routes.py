@@ -275,7 +275,7 @@ def test_what_is_one_thing_is_said_once_mended_at_once_and_shown_picture_by_pict
     sums = [(one["message"], one["images"], one["mend"]) for one in found["sums"] if one["kind"] in ("identical-captions", "wide-border")]
     # the trigger word, which none of the captions has, is added by training and no remark
     assert sums == [
-        ('6 pictures have the same caption, "a hen"', 6, None), ("6 images have a wide border of one colour", 6, {"label": "Crop", "count": 6}),
+        ('6 images have the same caption, "a hen"', 6, None), ("6 images have a wide border of one colour", 6, {"label": "Crop", "count": 6}),
     ]  # fmt: skip
     assert [item["name"] for item in page.items(finding="identical-captions")] == [f"n{number}.png" for number in range(6)]
     assert all("same caption" not in finding["message"] for item in page.items() for finding in item["findings"])

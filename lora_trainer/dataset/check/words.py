@@ -45,7 +45,7 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
     for picture in pictures:
         groups[str(picture.caption).casefold()].append(picture)
     hint = "Say what differs from picture to picture: what captions do not tell apart is learned as one."
-    template = '{count} pictures have the same caption, "{caption}"'
+    template = '{count} images have the same caption, "{caption}"'
     return [
         problem(
             "identical-captions", template, hint=hint, measured=float(len(group)), related=tuple(each.path for each in group), count=len(group),
