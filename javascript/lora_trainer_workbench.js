@@ -33,8 +33,7 @@
     };
 
     /** Whether the captions of this page lie in several places: in two tables, or in a table and in text files. */
-    bench.hasSeveralSources = function () {
-        const { items } = (bench.page && bench.page.pages.answer) || { items: [] };
+    bench.hasSeveralSources = function (items = ((bench.page && bench.page.pages.answer) || { items: [] }).items) {
         return new Set(items.filter((item) => item.caption_file).map((item) => (item.source === "text" ? "" : item.caption_file))).size > 1;
     };
 

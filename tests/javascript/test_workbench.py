@@ -104,3 +104,17 @@ def test_the_tag_that_is_being_typed_stands_between_two_commas(call, text, place
 def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_rare(call, typed, present, offered):
     tags = [{"tag": "red hair", "count": 9}, {"tag": "saber \\(fate\\)", "count": 5}, {"tag": "shadow hat", "count": 4}, {"tag": "hat", "count": 2}]
     assert [found["tag"] for found in call("workbench.completing.fitting", tags, typed, present)] == offered
+
+
+@pytest.mark.parametrize(
+    ("sources", "told"),
+    [
+        ([("metadata", "metadata.csv"), ("metadata", "metadata.csv"), (None, None)], False),
+        ([("text", "a.txt"), ("text", "b.txt")], False),
+        ([("metadata", "metadata.csv"), ("text", "b.txt")], True),
+        ([("metadata", "metadata.csv"), ("metadata", "sub/metadata.csv")], True),
+        ([], False),
+    ],
+)
+def test_where_a_caption_comes_from_is_told_only_where_they_come_from_several_places(call, sources, told):
+    assert call("workbench.hasSeveralSources", [{"source": source, "caption_file": file} for source, file in sources]) is told
