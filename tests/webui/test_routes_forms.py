@@ -74,7 +74,7 @@ def test_a_checkpoint_that_cannot_be_used_says_why(client, studio, tmp_path):
     assert told["problem"].startswith("old.ckpt is a pickle") and told["hint"]
     studio.host.now = None
     assert post(client, "checkpoint", {"id": "loaded"}).json()["problem"] == "The WebUI has no checkpoint loaded"
-    assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).json()["problem"] == "the WebUI does not list this checkpoint any more"
+    assert post(client, "checkpoint", {"id": str(tmp_path / "old.ckpt")}).json()["problem"] == "The WebUI does not list this checkpoint any more"
 
 
 def test_the_list_names_families_as_they_become_known_and_keeps_them(client, studio, tmp_path):
