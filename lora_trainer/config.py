@@ -122,6 +122,12 @@ class DatasetSettings(Settings):
         low, high = self.min_bucket_side, self.max_bucket_side
         if low and high and low > high:
             yield ConfigError("min_bucket_side is {low}, above max_bucket_side {high}", hint="Leave both at auto.", low=low, high=high)
+        size = self.resolution
+        if self.enable_bucket and size and low is not None and low > size:
+            yield ConfigError("min_bucket_side is {low}, above resolution {size}", hint="Leave it at auto: half the resolution.", low=low, size=size)
+        if self.enable_bucket and size and high is not None and high < size:
+            hint = "Leave it at auto: twice the resolution."
+            yield ConfigError("max_bucket_side is {high}, below resolution {size}", hint=hint, high=high, size=size)
         if self.resolution and self.resolution % 8:
             yield ConfigError("resolution is {value}", hint="Use a multiple of 64, such as 512, 768 or 1024.", value=self.resolution)
         if not _is_colour(self.background):

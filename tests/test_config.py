@@ -73,6 +73,8 @@ def test_everything_wrong_is_listed_at_once():
         ({"base_model": ["a", "b"]}, "base_model is ['a', 'b'], but must be a path"),
         ({"device": "gpu"}, "device is 'gpu'"),
         ({"min_bucket_side": 512, "max_bucket_side": 256}, "min_bucket_side is 512, above max_bucket_side 256"),
+        ({"min_bucket_side": 1024, "resolution": 512}, "min_bucket_side is 1024, above resolution 512"),
+        ({"max_bucket_side": 512, "resolution": 1024}, "max_bucket_side is 512, below resolution 1024"),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(values, sentence):

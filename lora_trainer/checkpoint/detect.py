@@ -13,6 +13,7 @@ Prediction type, first answer wins:
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 from collections import Counter
@@ -71,11 +72,7 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
     """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that cannot be trained on."""
     _refuse(header)
     layouts = _text_encoder_layouts(header)
-    family: Family = "sd1"
-    if len(layouts) == 2:
-        family = "sdxl"
-    elif layouts[0].style == "open_clip":
-        family = "sd2"
+    family = _family(layouts)
     sidecar = sidecar or Sidecar()
     prediction_type, source = _prediction_type(header, sidecar, family)
     return Detected(
@@ -90,6 +87,22 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
         resolution=_resolution(header),
         weight_type=usual_type(info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)),
     )
+
+
+def stated_family(header: Header) -> Family | None:
+    """The family that a file belongs to, by its text encoders or its metadata; None for one that does not say, as a VAE by itself."""
+    if UNET_PREFIX + "input_blocks.0.0.weight" in header.tensors:
+        with contextlib.suppress(CheckpointError):
+            return _family(_text_encoder_layouts(header))
+    stated = header.metadata.get("modelspec.architecture", "").lower()
+    known: tuple[tuple[str, Family], ...] = (("stable-diffusion-xl", "sdxl"), ("stable-diffusion-v2", "sd2"), ("stable-diffusion-v1", "sd1"))
+    return next((family for start, family in known if stated.startswith(start)), None)
+
+
+def _family(layouts: tuple[TextEncoderLayout, ...]) -> Family:
+    if len(layouts) == 2:
+        return "sdxl"
+    return "sd2" if layouts[0].style == "open_clip" else "sd1"
 
 
 def native_resolution(family: Family, prediction_type: PredictionType | None, stated: int | None) -> int:

@@ -14,6 +14,7 @@ that hold its tensors, and a place for each tensor. EMA copies (`model_ema.*`) a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -25,7 +26,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from lora_trainer.checkpoint import architecture, names
-from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar
+from lora_trainer.checkpoint.detect import Detected, detect, read_sidecar, stated_family
 from lora_trainer.checkpoint.folder import FolderComponent, read_component, read_folder
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import Stored
@@ -232,8 +233,9 @@ def _vae_in(header: Header, family: Family, prefix: str) -> Component:
     """A VAE in a WebUI file, or in a file of its own: with either prefix or none, in LDM's or diffusers' names."""
     config = architecture.vae_config(header, family, prefix=prefix)
     modules = names.vae_modules(config)
-    places = partial(names.stored_in_vae, modules=modules, prefix=prefix)
-    return Component(part="VAE", config=config, tensors=tensors_of([header]), place=places)
+    tensors = tensors_of([header])
+    place = partial(names.stored_in_vae, modules=modules, prefix=prefix, tensor_names=tensors)
+    return Component(part="VAE", config=config, tensors=tensors, place=place)
 
 
 def _open_folder(path: Path) -> Checkpoint:
@@ -257,22 +259,36 @@ def _folder_component(part: Part, component: FolderComponent) -> Component:
 
 
 def _open_vae(path: Path, family: Family) -> Component:
-    """A VAE by itself: a diffusers folder, or a file, cut out of a WebUI checkpoint or with bare names, LDM's or diffusers'."""
+    """A VAE by itself: a diffusers folder, or a file, cut out of a WebUI checkpoint or with bare names; or the one in another checkpoint.
+
+    Raises CheckpointError where it says itself that it belongs to another family: names and shapes are the same in all.
+    """
     if path.is_dir():
-        component = read_component(path)
+        component = read_component(path / "vae" if (path / "vae").is_dir() else path)
+        stated = component.config.get("scaling_factor")
+        if isinstance(stated, (int, float)) and not math.isclose(stated, architecture.LATENT_SCALE[family]):
+            raise _foreign_vae(path, family)
         return _diffusers_vae({**component.config, "scaling_factor": architecture.LATENT_SCALE[family]}, component.headers)
     header = read_header(path)
-    if "encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors:
-        return _diffusers_vae(architecture.vae_config(header, family, prefix=""), [header])
+    if architecture.LATENT_SCALE.get(stated_family(header) or family) != architecture.LATENT_SCALE[family]:
+        raise _foreign_vae(path, family)
     for prefix in (names.VAE_PREFIX, ""):
         if prefix + "decoder.conv_in.weight" in header.tensors:
             return _vae_in(header, family, prefix)
     raise CheckpointError("{path} holds no VAE", hint="Set vae to a VAE file for this kind of checkpoint, or to auto for the one inside.", path=path)
 
 
+def _foreign_vae(path: Path, family: Family) -> CheckpointError:
+    hint = "Set vae to auto for the one inside base_model, or to a VAE made for its kind."
+    if family == "sdxl":
+        return CheckpointError("the VAE in {path} is one of SD1 or SD2, which does not fit an SDXL checkpoint", hint=hint, path=path)
+    return CheckpointError("the VAE in {path} is one of SDXL, which does not fit a checkpoint of SD1 or SD2", hint=hint, path=path)
+
+
 def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Component:
-    tensors = tensors_of(headers)
-    return Component(part="VAE", config=config, tensors=tensors, place=lambda name: names.stored_in_diffusers_vae(name, tensors))
+    # the defaults are diffusers' own: an old config.json states only what differs
+    tensors, modules = tensors_of(headers), names.vae_modules({"block_out_channels": (64,), "layers_per_block": 1, **config})
+    return Component(part="VAE", config=config, tensors=tensors, place=partial(names.stored_in_vae, modules=modules, prefix="", tensor_names=tensors))
 
 
 def _build_unet(config: Mapping[str, Any]) -> Any:

@@ -29,8 +29,13 @@ RESNET = {
 }
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-OLD_VAE_ATTENTION = {".to_q.": ".query.", ".to_k.": ".key.", ".to_v.": ".value.", ".to_out.0.": ".proj_attn."}
-"""diffusers' own names before 0.17, still found in many folders."""
+VAE_ATTENTION_ALIASES = (
+    VAE_ATTENTION,
+    {"group_norm": "norm"},
+    {},
+    {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
+)
+"""Inside a VAE's attention, diffusers' names -> those of CompVis, of files that mix both, of diffusers, and of diffusers before 0.17."""
 OPEN_CLIP_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -109,18 +114,27 @@ def stored_in_unet(name: str, modules: Mapping[str, str]) -> Stored:
     return Stored(UNET_PREFIX + rename(name, modules))
 
 
-def stored_in_vae(name: str, modules: Mapping[str, str], *, prefix: str = VAE_PREFIX) -> Stored:
-    """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`."""
+def stored_in_vae(name: str, modules: Mapping[str, str], *, prefix: str = VAE_PREFIX, tensor_names: Container[str] = ()) -> Stored:
+    """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`.
+
+    tensor_names: those of the file. The first name it has of all that are in use counts: CompVis' layers or diffusers', and inside the attention any
+    of four ways; without any, the WebUI's own.
+    """
     linear = ".attentions." in name and name.endswith(".weight") and ".group_norm." not in name
-    return Stored(prefix + rename(name, modules), form="1x1 convolution" if linear else "same")
+    names = [prefix + other for other in _vae_names(name, modules)]
+    # one that the file lacks is called as its other layers are
+    usual = prefix + name if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in tensor_names else names[0]
+    return Stored(next((other for other in names if other in tensor_names), usual), form="1x1 convolution" if linear else "same")
 
 
-def stored_in_diffusers_vae(name: str, tensor_names: Container[str]) -> Stored:
-    """Where a tensor of `AutoencoderKL` lies in a file with diffusers' names, new or old."""
-    if name not in tensor_names:
-        for new, old in OLD_VAE_ATTENTION.items():
-            name = name.replace(new, old)
-    return Stored(name)
+def _vae_names(name: str, modules: Mapping[str, str]) -> Iterator[str]:
+    block, attention, inside = name.partition(".attentions.0.")
+    if not attention:
+        yield from (rename(name, modules), name)
+        return
+    layer, _, kind = inside.rpartition(".")
+    for outside in (block.replace("mid_block", "mid") + ".attn_1.", block + attention):
+        yield from (f"{outside}{aliases.get(layer, layer)}.{kind}" for aliases in VAE_ATTENTION_ALIASES)
 
 
 def stored_in_text_encoder(name: str, layout: TextEncoderLayout) -> Stored:

@@ -35,10 +35,10 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.errors import DatasetError
 
 READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".bmp", ".dib", ".tif", ".tiff", ".gif"})
-"""Suffixes of the pictures every Pillow reads; `readable_suffixes` adds .avif where it can."""
+"""Suffixes of the pictures every Pillow reads; `readable_suffixes` adds those of AVIF and HEIF where they can be."""
 
 OTHER_PICTURE_SUFFIXES = frozenset(
-    {".heic", ".heif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".svg", ".eps", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
+    {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".svg", ".eps", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 )
 """Pictures that are not read here: each is named, so that none is missed silently."""
 
@@ -52,12 +52,14 @@ _LARGE = 16 * 10**6
 _STRIP = 4 * 10**6
 _large_ones = threading.Lock()
 
-_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF")
+_FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "HEIF")
 """What is opened, by content; other plugins of Pillow (one of them starts Ghostscript) stay out of it."""
 
 _SUFFIXES = {
     "JPEG": ".jpg", "MPO": ".jpg", "PNG": ".png", "WEBP": ".webp", "BMP": ".bmp", "DIB": ".dib", "TIFF": ".tif", "GIF": ".gif", "AVIF": ".avif",
+    "HEIF": ".heic",
 }  # fmt: skip
+_LATER_SUFFIXES = {"AVIF": {".avif"}, "HEIF": {".heic", ".heif", ".hif"}}
 
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -99,7 +101,7 @@ class Fitted:
 
 def readable_suffixes() -> frozenset[str]:
     """The lower-case suffixes of the files read here, with the dot."""
-    return READABLE_SUFFIXES | {".avif"} if "AVIF" in _readable_formats() else READABLE_SUFFIXES
+    return READABLE_SUFFIXES.union(*(suffixes for name, suffixes in _LATER_SUFFIXES.items() if name in _readable_formats()))
 
 
 def max_megapixels() -> int:
@@ -211,6 +213,11 @@ def _readable_formats() -> tuple[str, ...]:
         # A1111 ships this plugin beside its Pillow 9.5, which cannot read AVIF by itself
         with suppress(ImportError):
             importlib.import_module("pillow_avif")
+    for name in ("pi_heif", "pillow_heif"):
+        # the first only decodes, and so brings no encoder under the GPL
+        if "HEIF" not in Image.OPEN:
+            with suppress(ImportError, AttributeError):
+                importlib.import_module(name).register_heif_opener()
     avif = ".avif" in Image.registered_extensions()
     return tuple(name for name in _FORMATS if name in Image.OPEN and (name != "AVIF" or avif))
 
@@ -289,7 +296,10 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
     if not head.strip(b"\0"):
         return DatasetError("{path} holds nothing but zeros", hint=_COPY_AGAIN, path=path)
     if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        return DatasetError("{path} is an HEIC picture, which is not read here", hint="Export it as JPEG or PNG.", path=path)
+        if "HEIF" in _readable_formats():
+            return DatasetError("{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path)
+        hint = "Export it as JPEG or PNG. On an iPhone, Settings, Camera, Formats, Most Compatible takes JPEG pictures from now on."
+        return DatasetError("{path} is an HEIC picture, which is not read here", hint=hint, path=path)
     if brand in (b"avif", b"avis"):
         hint = "Export it as PNG, or use Pillow 11.3 or later."
         return DatasetError("{path} is an AVIF picture, which this Pillow cannot read", hint=hint, path=path)

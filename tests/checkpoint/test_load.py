@@ -303,6 +303,61 @@ def test_a_vae_of_its_own_replaces_the_one_inside(files: dict, folders: dict, tm
     assert not torch.allclose(vae_answer(vae, inputs), vae_answer(random_parts("sd1").vae, inputs))
 
 
+MIXED = {"group_norm": "norm"}
+ATTENTION_NAMES = {
+    "CompVis layers, diffusers attention": ("mid.attn_1", {}),
+    "CompVis layers, diffusers attention but its norm": ("mid.attn_1", MIXED),
+    "CompVis layers, old diffusers attention": ("mid.attn_1", {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn", **MIXED}),
+    "diffusers attention among CompVis layers": ("mid_block.attentions.0", {}),
+}
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", ""])
+@pytest.mark.parametrize("kind", ATTENTION_NAMES)
+@pytest.mark.parametrize("linear", [True, False], ids=["linear", "1x1 convolutions"])
+def test_a_vae_in_mixed_names_is_read(files: dict, tmp_path: Path, kind: str, prefix: str, linear: bool, inputs: dict) -> None:
+    place, leaves = ATTENTION_NAMES[kind]
+    compvis = {"norm": "group_norm", "q": "to_q", "k": "to_k", "v": "to_v", "proj_out": "to_out.0"}
+    renamed = {}
+    for name, tensor in vae_tensors(files["sd1"]).items():
+        half, attention, inside = name.partition(".mid.attn_1.")
+        if attention:
+            leaf, end = inside.rsplit(".", 1)
+            name = f"{half}.{place}.{leaves.get(compvis[leaf], compvis[leaf])}.{end}"
+            tensor = tensor.flatten(1) if linear and tensor.ndim == 4 else tensor
+        renamed[prefix + name.removeprefix("first_stage_model.")] = tensor.contiguous()
+    save_file(renamed, tmp_path / "vae.safetensors")
+    vae = open_checkpoint(files["sd1"], vae=tmp_path / "vae.safetensors").load_vae(FLOAT32)
+    assert torch.equal(vae_answer(vae, inputs), vae_answer(open_checkpoint(files["sd1"]).load_vae(FLOAT32), inputs))
+
+
+def test_a_checkpoint_with_diffusers_vae_names_inside_is_read(files: dict, tmp_path: Path, inputs: dict) -> None:
+    expected = open_checkpoint(files["sd1"]).load_vae(FLOAT32)
+
+    def rename(tensors: dict[str, torch.Tensor]) -> None:
+        for name in vae_tensors(files["sd1"]):
+            del tensors[name]
+        tensors |= {"first_stage_model." + name: tensor for name, tensor in expected.state_dict().items()}
+
+    vae = open_checkpoint(changed(tmp_path, files["sd1"], rename)).load_vae(FLOAT32)
+    assert torch.equal(vae_answer(vae, inputs), vae_answer(expected, inputs))
+
+
+@pytest.mark.parametrize(("base", "other"), [("sd1", "sdxl"), ("sd2", "sdxl"), ("sdxl", "sd1"), ("sdxl", "sd2")])
+def test_a_vae_that_says_it_is_of_another_family_is_refused(files: dict, folders: dict, tmp_path: Path, base: str, other: str) -> None:
+    sentence = "is one of SD1 or SD2, which does not fit an SDXL" if base == "sdxl" else "is one of SDXL, which does not fit a checkpoint of SD1"
+    architecture = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}[other] + "/vae"
+    save_file(vae_tensors(files[other]), tmp_path / "named.safetensors", {"modelspec.architecture": architecture})
+    for vae in (files[other], folders[other], folders[other] / "vae", tmp_path / "named.safetensors"):
+        with pytest.raises(CheckpointError, match=sentence):
+            open_checkpoint(files[base], vae=vae)
+
+
+def test_the_vae_of_another_checkpoint_of_the_family_is_taken(files: dict, folders: dict) -> None:
+    for vae in (files["sd1"], folders["sd1"], folders["sd1"] / "vae"):
+        assert open_checkpoint(files["sd2"], vae=vae).load_vae(FLOAT32).config.scaling_factor == 0.18215
+
+
 def test_a_vae_setting_that_is_no_vae_is_named(files: dict, tmp_path: Path) -> None:
     save_file({"fc.weight": torch.zeros(2)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match="holds no VAE"):

@@ -10,7 +10,6 @@ from lora_trainer.checkpoint.names import (
     TextEncoderLayout,
     ldm_module_name,
     rename,
-    stored_in_diffusers_vae,
     stored_in_text_encoder,
     stored_in_unet,
     stored_in_vae,
@@ -126,9 +125,15 @@ def test_a_text_encoders_tensors_are_found_in_both_styles() -> None:
 
 
 def test_old_diffusers_names_of_vae_attention_are_found() -> None:
-    name = "encoder.mid_block.attentions.0.to_out.0.weight"
-    assert stored_in_diffusers_vae(name, {name}) == Stored(name)
-    assert stored_in_diffusers_vae(name, ()) == Stored("encoder.mid_block.attentions.0.proj_attn.weight")
+    name, old = "encoder.mid_block.attentions.0.to_out.0.weight", "encoder.mid_block.attentions.0.proj_attn.weight"
+    for held in (name, old):
+        assert stored_in_vae(name, {}, prefix="", tensor_names={held}) == Stored(held, form="1x1 convolution")
+
+
+def test_a_weight_that_the_vae_lacks_is_called_as_its_others_are() -> None:
+    name, modules = "encoder.mid_block.attentions.0.to_q.bias", vae_modules({"block_out_channels": (8, 8), "layers_per_block": 1})
+    assert stored_in_vae(name, modules).name == "first_stage_model.encoder.mid.attn_1.q.bias"
+    assert stored_in_vae(name, modules, prefix="", tensor_names={"encoder.down_blocks.0.resnets.0.conv1.weight"}).name == name
 
 
 def test_a_name_without_known_beginning_is_an_error() -> None:
