@@ -80,3 +80,21 @@ def test_what_nobody_has_looked_at_for_a_month_goes_away(tmp_path, made):
         time.sleep(0.01)
     assert small_kept.exists() and not small_gone.exists()
     assert cache.picture(gone) == small_gone and made == ["kept.png", "gone.png", "gone.png"]
+
+
+def test_the_same_picture_in_two_datasets_is_made_once(tmp_path, monkeypatch):
+    for name in ("fox.png", "owl.png"):
+        save(tmp_path / name, size=(80, 60))
+    made = []
+    real = thumbnails.write_reduced
+
+    def slowly(path, partial, side):
+        made.append(path)
+        time.sleep(0.2)
+        real(path, partial, side)
+
+    monkeypatch.setattr(thumbnails, "write_reduced", slowly)
+    keeper = thumbnails.Thumbnails(tmp_path / "cache")
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(keeper.picture, (tmp_path / "fox.png", tmp_path / "owl.png"))
+    assert one == other and one.is_file() and len(made) == 1
