@@ -56,44 +56,44 @@ def make_parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("train", train, "train what a YAML file asks for")
-    sub.add_argument("--config", required=True, type=Path, metavar="FILE", help="the YAML file; `init` writes one")
+    sub.add_argument("--config", required=True, type=given_path, metavar="FILE", help="the YAML file; `init` writes one")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting; may be given several times")
 
     sub = add("resume", resume, "go on with a run that was stopped or interrupted, exactly where it was")
-    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
     sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting, such as max_train_steps=2000")
 
     add_caption(add("caption", caption, "write a first draft of the captions for a folder of images; what a person wrote stays"))
 
     sub = add("tell", tell, "ask a running training for something")
-    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
     sub.add_argument("request", choices=["stop", "save", "preview", "pause", "resume"])
 
     sub = add("status", status, "say where a run stands")
-    sub.add_argument("run_dir", type=Path, help="the run's output_dir")
+    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = add("init", init, "write a commented YAML file to start from")
     sub.add_argument("file", type=Path)
 
     sub = add("inspect", inspect, "say what a LoRA file is, whoever made it, and which WebUI loads it")
-    sub.add_argument("file", type=Path, help="the file, or a folder of PEFT or diffusers")
-    sub.add_argument("--base", type=Path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
+    sub.add_argument("file", type=given_path, help="the file, or a folder of PEFT or diffusers")
+    sub.add_argument("--base", type=given_path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
     sub.add_argument("--json", action="store_true", help="as JSON")
     sub.add_argument("--convert", type=Path, metavar="COPY", help="also write a copy under the names that every WebUI loads")
 
     sub = add("check", check, "look for what would spoil a training: blur, copies, borders, lettering, captions ...")
-    sub.add_argument("folder", type=Path, help="the images, as for train_data_dir")
+    sub.add_argument("folder", type=given_path, help="the images, as for train_data_dir")
     sub.add_argument("--resolution", type=int, metavar="PIXELS", help="what will be trained at (default: 512, or as the checkpoint asks)")
-    sub.add_argument("--checkpoint", type=Path, metavar="FILE", help="the base model: tells the resolution")
+    sub.add_argument("--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution")
     sub.add_argument("--trigger", default="", metavar="WORD", help="the trigger word: is it in each caption, and what does it mean already?")
     sub.add_argument("--tokens", type=int, choices=[75, 150, 225], default=75, help="longest caption, in tokens (default: %(default)s)")
-    sub.add_argument("--json", type=Path, metavar="FILE", help="also write everything as JSON")
-    sub.add_argument("--cache", type=Path, metavar="FILE", help="remember here what was measured: the next check is quick")
+    sub.add_argument("--json", type=given_path, metavar="FILE", help="also write everything as JSON")
+    sub.add_argument("--cache", type=given_path, metavar="FILE", help="remember here what was measured: the next check is quick")
 
     sub = add("crop", crop, "copy pictures into another folder, cropped and resized; captions come along, originals stay as they are")
-    sub.add_argument("--input", required=True, type=Path, metavar="DIR", help="the images, as for train_data_dir")
-    sub.add_argument("--output", required=True, type=Path, metavar="DIR", help="where the copies go; nothing there is overwritten")
+    sub.add_argument("--input", required=True, type=given_path, metavar="DIR", help="the images, as for train_data_dir")
+    sub.add_argument("--output", required=True, type=given_path, metavar="DIR", help="where the copies go; nothing there is overwritten")
     sub.add_argument("--size", type=int, default=512, metavar="PIXELS", help="side of the squares, such as 512, 768 or 1024 (default: %(default)s)")
     sub.add_argument("--buckets", action="store_true", help="not squares, but the shapes that training at this size would use")
     sub.add_argument("--subject", action="store_true", help="keep the subject: what a mask (fox_mask.png) says, else where most detail is")
@@ -103,12 +103,19 @@ def make_parser() -> argparse.ArgumentParser:
     sub.add_argument("--json", action="store_true", help="as JSON")
 
     sub = add("demo", demo, "train a LoRA on drawn images and an embedded checkpoint, and show what it does")
-    sub.add_argument("--output", type=Path, default=Path("output/demo"), metavar="DIR", help="where to put it (default: %(default)s)")
+    sub.add_argument("--output", type=given_path, default=Path("output/demo"), metavar="DIR", help="where to put it (default: %(default)s)")
     sub.add_argument(
         "--concept", choices=["ink", "neon", "zorbl"], default="ink", help="what to learn: two styles and a character (default: %(default)s)"
     )
     sub.add_argument("--report", action="store_true", help="train all three and measure how much of each shows at each strength")
     return parser
+
+
+def given_path(text: str) -> Path:
+    """A path as people paste it: the quotes of "Copy as path" may be a part of it."""
+    from lora_trainer.config import unquoted
+
+    return Path(unquoted(text))
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:
@@ -179,8 +186,8 @@ def caption(asked: argparse.Namespace) -> int:
 
     keys = {field.name for field in dataclasses.fields(caption_config.CaptionSettings)}
     given = {key: value for key, value in vars(asked).items() if key in keys}
-    if "model" in given and Path(given["model"]).exists():
-        given["model"] = str(Path(given["model"]).absolute())  # the worker may look from elsewhere
+    if "model" in given and given_path(given["model"]).exists():
+        given["model"] = str(given_path(given["model"]).absolute())  # the worker may look from elsewhere
     settings = caption_config.from_mapping(given, source="the call")
     if not settings.input.is_dir():
         raise DatasetError("{folder} is not a folder", hint="Give the folder with your images.", folder=settings.input)
@@ -332,7 +339,7 @@ def how_to_use(folder: Any) -> str:
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is not KEY=VALUE."""
-    import yaml
+    from lora_trainer.config import parse_yaml
 
     values: dict[str, Any] = {}
     for change in changes:
@@ -340,8 +347,8 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
         if not separator or not key.strip():
             raise ConfigError("--set {change} is not KEY=VALUE", hint="For example: --set lora_rank=16", change=change)
         try:
-            values[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            values[key.strip()] = parse_yaml(text, Path("--set"))
+        except ConfigError:
             values[key.strip()] = text
     return values
 

@@ -31,6 +31,7 @@ from typing import Any, Literal, Union
 import yaml
 
 from lora_trainer.errors import ConfigError
+from lora_trainer.files import MOST_DIGITS
 
 UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
 """The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8 (kohya's default set)."""
@@ -375,7 +376,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
             "{path} is a TOML file, as other trainers use", hint="`python -m lora_trainer init FILE` writes a YAML file to fill in.", path=path
         )
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        values = parse_yaml(path.read_text(encoding="utf-8-sig"), path)
     except FileNotFoundError:
         raise ConfigError("there is no file {path}", hint="`python -m lora_trainer init {path}` writes one to start from.", path=path) from None
     except UnicodeDecodeError as error:
@@ -383,8 +384,6 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except OSError as error:
         reason = "it is a folder" if path.is_dir() else error.strerror or error
         raise ConfigError("{path} cannot be read: {reason}", hint="It must be a text file in UTF-8.", path=path, reason=reason) from error
-    except yaml.YAMLError as error:
-        raise _not_yaml(error, path) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
@@ -392,8 +391,53 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return {str(key): value for key, value in values.items()}
 
 
+def parse_yaml(text: str, path: Path) -> Any:
+    """The values of a YAML text that anybody may have written. Raises ConfigError, which names `path`, and nothing else."""
+    try:
+        values = yaml.load(text, Loader=_Loader)
+        require_usable(values)
+        return values
+    except yaml.YAMLError as error:
+        raise _not_yaml(error, path) from error
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        # a date that is none, a number of more digits than Python reads
+        reason = " ".join(str(error).split())
+        raise ConfigError("{path} holds a value that cannot be used: {reason}", hint=MEND_YAML, path=path, reason=reason) from error
+
+
+MEND_YAML = "Mend the file, or let `python -m lora_trainer init FILE` write a new one to fill in."
+DEEPEST_YAML = 20
+"""Lists within lists: a setting is a list at most."""
+
+
+def require_usable(value: Any) -> None:
+    """Raises ValueError for what could be neither shown nor written again."""
+    if isinstance(value, str):
+        value.encode("utf-8")
+    elif isinstance(value, int) and abs(value) > 10**MOST_DIGITS:
+        raise ValueError("a number has too many digits")
+    elif isinstance(value, (list, tuple, set, dict)):
+        for part in value:
+            require_usable(part)
+        if isinstance(value, dict):
+            require_usable(list(value.values()))
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which PyYAML silently takes the last."""
+    """YAML that refuses a key given twice, of which PyYAML silently takes the last; and what a few bytes make endless: nesting and aliases."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="an alias (*) is not understood here", problem_mark=event.start_mark)
+        if self._depth > DEEPEST_YAML:
+            raise yaml.MarkedYAMLError(problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=event.start_mark)
+        self._depth += 1
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -402,6 +446,17 @@ class _Loader(yaml.SafeLoader):
                 raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
+
+
+QUOTE_PATHS = r"In double quotes YAML takes \n for a line end and \t for a tab. Put the path in single quotes, or write / for \."
+
+
+def unquoted(text: str) -> str:
+    """A path without the quotes that come with "Copy as path", and without spaces around it."""
+    text = text.strip()
+    while len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("'", "'"), ("\u201c", "\u201d")):
+        text = text[1:-1].strip()
+    return text
 
 
 def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
@@ -413,6 +468,8 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
     hint = "Each line is `key: value`; put a path or text with special characters in single quotes."
     if "'\\t'" in detail:
         detail, hint = "a tab", "YAML does not allow tabs at the start of a line; use spaces, or nothing."
+    elif "unknown escape" in detail:
+        hint = QUOTE_PATHS
     elif detail.endswith("is there twice"):
         hint = "Keep one of the two lines."
     return ConfigError("{path}, line {line}: not valid YAML ({detail})", hint=hint, path=path, line=line, detail=detail)
@@ -579,11 +636,12 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
         if kind is Path:
             # YAML reads a folder called 2024 as a number
             value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-            if not isinstance(value, (str, Path)) or not str(value).strip():
+            text = unquoted(str(value)) if isinstance(value, (str, Path)) else ""
+            if not text or "\0" in text:
                 raise ValueError
-            if "\0" in str(value):
-                raise ValueError
-            return (base / Path(value).expanduser()).absolute()
+            if any(character < " " for character in text):
+                raise ConfigError("{key} is {value!r}, which holds a line end or a tab", hint=QUOTE_PATHS, key=item.name, value=str(value))
+            return (base / Path(text).expanduser()).absolute()
         return _scalar(kind, value)
     except (ValueError, OverflowError, RuntimeError):
         # OverflowError: .inf for a whole number; RuntimeError: ~somebody, who has no home here

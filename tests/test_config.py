@@ -220,3 +220,49 @@ def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
     # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
     assert config.encoded_bytes(512 * 512, 0, mirrored=False) == 131_072
     assert config.encoded_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
+
+
+PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"
+
+
+@pytest.mark.parametrize("text", ["'\"data/my style\"'", "\"'data/my style'\"", "' data/my style '", "\u201cdata/my style\u201d"])
+def test_pasted_quotes_are_no_part_of_a_path(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
+    assert config.read(tmp_path / "a.yaml").dataset.train_data_dir == Path.cwd() / "data" / "my style"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (r'"C:\new\training data"', "train_data_dir is .* which holds a line end or a tab"),
+        (r'"D:\sd\models"', "a.yaml, line 1: not valid YAML .found unknown escape character 's'."),
+    ],
+)
+def test_a_windows_path_in_double_quotes_is_told_with_its_mend(tmp_path, text, sentence):
+    (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        config.read(tmp_path / "a.yaml")
+    assert "Put the path in single quotes, or write / for \\." in str(caught.value.hint)
+
+
+BROKEN_YAML = {
+    "a number of 5,000 digits": "seed: " + "7" * 5000,
+    "a number of 1,000 digits": "seed: " + "7" * 1000,
+    "2,000 brackets": "sample_prompts: " + "[" * 2000 + "]" * 2000,
+    "2,000 dashes": "- " * 2000 + "a",
+    "a lone surrogate": 'name: "\\ud800"',
+    "a lone surrogate as a key": '"\\ud800": 1',
+    "a date that is none": "seed: 2024-13-45",
+    "aliases": "a: &a [x, x]\nb: &b [*a, *a]\nname: *b",
+    "a list as a key": "? [a]\n: b",
+    "a tag": "name: !!python/name:os.system a",
+    "a control character": "name: a\x01b",
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_YAML)
+def test_a_file_that_nobody_wrote_by_hand_is_a_sentence(tmp_path, what):
+    (tmp_path / "a.yaml").write_text(BROKEN_YAML[what], encoding="utf-8")
+    with pytest.raises(ConfigError) as caught:
+        config.read(tmp_path / "a.yaml")
+    caught.value.report().encode("utf-8")

@@ -22,10 +22,11 @@ from typing import Literal, get_args
 import yaml
 
 from lora_trainer import files
+from lora_trainer.config import parse_yaml
 from lora_trainer.dataset.captions import edited, parts, tidy, variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, problem
 from lora_trainer.dataset.text import read_text
-from lora_trainer.errors import DatasetError
+from lora_trainer.errors import ConfigError, DatasetError
 
 Field = Literal["subject", "action", "features", "scene", "style", "light", "colour"]
 """The parts of a caption in their natural order. features: clothing, hair, material, whatever the subject has."""
@@ -126,8 +127,8 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
     if not path.exists():
         return None
     try:
-        values = yaml.safe_load(read_text(path).content)
-    except yaml.YAMLError as error:
+        values = parse_yaml(read_text(path).content, path)
+    except ConfigError as error:
         hint = "Mend it, or remove it and set the vocabulary again."
         raise DatasetError("{path} is not valid YAML: {reason}", hint=hint, path=path, reason=error) from error
     return vocabulary_from(values if values is not None else {}, path)

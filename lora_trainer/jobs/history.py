@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from lora_trainer import files
-from lora_trainer.config import read_mapping
+from lora_trainer.config import read_mapping, require_usable
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
 from lora_trainer.runs.folder import Job, RunFolder
@@ -34,6 +34,10 @@ PROGRESS = b'{"event":"progress"'
 """How the line of a Progress event begins; thousands of them say less than the last one does."""
 LOSS = b',"loss":'
 KEPT_CURVES = 8
+
+SIMPLE = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
+"""How often a file holds what makes lists within lists, or aliases, if the C parser can be trusted with it."""
+log = logging.getLogger(__name__)
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -297,10 +301,13 @@ def _broken(path: Path, problem: LoraTrainerError) -> Entry:
 def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
     """The settings as they stand; whether they make sense is for whoever starts the run again. The C parser is ten times as fast as Python's."""
     try:
-        values = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_FastLoader)
-        if isinstance(values, dict):
-            return values
-    except (yaml.YAMLError, UnicodeDecodeError):
+        text = path.read_text(encoding="utf-8-sig")
+        if not any(text.count(mark) > most for mark, most in SIMPLE.items()):
+            values = yaml.load(text, Loader=_FastLoader)
+            if isinstance(values, dict):
+                require_usable(values)
+                return values
+    except (yaml.YAMLError, *files.UNREADABLE):
         pass
     try:
         return read_mapping(path)

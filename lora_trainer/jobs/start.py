@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import subprocess
@@ -12,9 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import environment, files
+from lora_trainer.errors import TrainingError
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.folder import RunFolder, refuse_if_alive
 from lora_trainer.runs.requests import forget_requests
+from lora_trainer.runs.state import DISK_FULL
 
 
 def start_worker(
@@ -72,22 +75,30 @@ def note_death(folder: RunFolder, status: int | None, since: float = 0.0) -> Fai
     if (state.ended and state.changed >= since) or folder.is_alive:
         # somebody else's worker was quicker and has the folder: this one gave way to it
         return None
+    if status == DISK_FULL:
+        failure = Failed.of(TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost."))
+        failure = dataclasses.replace(failure, time=max(time.time(), state.changed))
+    else:
+        failure = _died(status, max(time.time(), state.changed), folder.log)
+    with contextlib.suppress(OSError):
+        folder.write_death(failure)
+    return failure
+
+
+def _died(status: int | None, moment: float, log: Path) -> Failed:
     how = "exit status unknown" if status is None else f"signal {-status}" if status < 0 else f"exit status {status}"
-    last_words = tail(folder.log) or "it said nothing"
+    last_words = tail(log) or "it said nothing"
     hint = (
         "The system ended it, most likely because memory ran out. Lower batch_size or resolution, close other programs, then continue the run."
         if status in (-9, 137)
         else "Continue the run. If it happens again, please report it with worker.log."
     )
-    failure = Failed(
-        time=max(time.time(), state.changed), error="WorkerDied",
+    return Failed(
+        time=moment, error="WorkerDied",
         message=f"the training process ended unexpectedly ({how}): {last_words}", hint=hint,
         template="the training process ended unexpectedly ({how}): {last_words}", hint_template=hint,
         values={"how": how, "last_words": last_words},
     )  # fmt: skip
-    with contextlib.suppress(OSError):
-        folder.write_death(failure)
-    return failure
 
 
 def tail(log: Path, lines: int = 3) -> str:

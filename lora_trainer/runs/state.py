@@ -12,6 +12,8 @@ from lora_trainer.runs.events import Event
 Status = Literal["new", "running", "paused", "finished", "stopped", "failed"]
 EXIT_STATUSES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 3}
 """How a run has ended -> what its worker's process says, and the command line after it."""
+DISK_FULL = 4
+"""What the process says when it has failed, and there was no room to write that down."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
 
-from lora_trainer import files
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import CheckpointSettings, DatasetSettings, encoded_bytes, keeps_encoded_on_disk
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption, variants
 from lora_trainer.dataset.scan import Example
-from lora_trainer.errors import NotFinite
+from lora_trainer.errors import NotFinite, TrainingError
+from lora_trainer.training import stored
 from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
@@ -42,7 +41,7 @@ class Batch:
 
 
 class TensorStore:
-    """Tensors under keys that name their content: in memory, or on disk, where a later run finds them again."""
+    """Tensors under keys that name their content: in memory, or on disk, where a later run finds them again. What is damaged there is not found."""
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -52,13 +51,28 @@ class TensorStore:
         if self._folder is None:
             self._kept[key] = tensors
         else:
-            files.replace_file(self._file(key), lambda partial: save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, partial))
+            stored.write_tensors(self._file(key), tensors)
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
-        return self._kept[key] if self._folder is None else load_file(self._file(key))
+        """What was put under the key. Raises TrainingError when it is not there any more, or was damaged since."""
+        if self._folder is None:
+            return self._kept[key]
+        try:
+            return stored.read_tensors(self._file(key))
+        except stored.Damaged as damage:
+            hint = "Continue the run with `resume`: it is encoded again. If this happens again, check the disk."
+            raise TrainingError("{file}, which holds an encoded image or caption, is damaged", hint=hint, file=self._file(key)) from damage
 
-    def __contains__(self, key: str) -> bool:
-        return key in self._kept if self._folder is None else self._file(key).exists()
+    def holds(self, key: str, shapes: Mapping[str, tuple[int, ...] | None]) -> bool:
+        """Whether finite tensors of these names and shapes are under the key. None: whatever the shape."""
+        if self._folder is None:
+            return key in self._kept
+        try:
+            tensors = stored.read_tensors(self._file(key))
+        except stored.Damaged:
+            return False
+        shaped = tensors.keys() == shapes.keys() and all(shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items())
+        return shaped and stored.is_finite(tensors)
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None
@@ -89,7 +103,7 @@ class EncodedImages:
         for bucket, indices in buckets.items():
             for index in indices:
                 key = _key(examples[index].digest, f"{bucket.width}x{bucket.height}", settings.background, settings.flip_augmentation, vae_key)
-                if key not in self._store:
+                if not self._store.holds(key, _shapes(bucket, settings)):
                     tensors = _encoded(vae, examples[index], bucket, settings)
                     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                         raise NotFinite(
@@ -105,6 +119,12 @@ class EncodedImages:
         """Moments (8, h, w), of the mirrored image if asked, and SDXL's size condition (6,); float32."""
         tensors = self._store.get(self._keys[index])
         return tensors["mirrored" if mirrored else "moments"], tensors["size_condition"]
+
+
+def _shapes(bucket: Bucket, settings: DatasetSettings) -> dict[str, tuple[int, ...] | None]:
+    """What `_encoded` makes."""
+    moments = (8, bucket.height // 8, bucket.width // 8)
+    return {"moments": moments, "size_condition": (6,), **({"mirrored": moments} if settings.flip_augmentation else {})}
 
 
 def _encoded(vae: Any, example: Example, bucket: Bucket, settings: DatasetSettings) -> dict[str, torch.Tensor]:
@@ -143,7 +163,7 @@ class Captions:
         """
         with torch.no_grad():
             for caption in dict.fromkeys(["", *(one for text in captions for one in variants(text))]):
-                if self._key(caption) not in self._store:
+                if not self._store.holds(self._key(caption), {"hidden": None, **({"pooled": None} if self._parts.family == "sdxl" else {})}):
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):
                         raise NotFinite(

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import torch
-
-from lora_trainer import files
-from lora_trainer.errors import RunError
+from lora_trainer.errors import Message, RunError
+from lora_trainer.training import stored
+from lora_trainer.training.stored import Damaged
 
 FORMAT = 1
 KEPT = 2
+NEEDED = {"step": int, "adapters": dict, "optimizer": dict, "rates": dict, "smoothed_loss": dict, "skipped": int, "scaler": (dict, type(None))}
+
+
+class Found(NamedTuple):
+    """The state to go on from, and what to tell of newer ones that are of no use."""
+
+    state: dict[str, Any]
+    notes: tuple[Message, ...]
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> Path:
     """Keep `state` (its "step" names the file) and let the oldest go."""
-    folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step{state['step']:08d}.pt"
-    files.replace_file(target, lambda partial: torch.save({"format": FORMAT, **state}, partial))
+    stored.write_state(target, {"format": FORMAT, **state})
     for old in _newest_first(folder)[KEPT:]:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -33,27 +39,44 @@ def has_state(folder: Path) -> bool:
     return bool(_newest_first(folder))
 
 
-def read_state(folder: Path) -> dict[str, Any]:
-    """The newest whole state. Raises RunError when there is none."""
-    reasons = []
+def read_state(folder: Path) -> Found:
+    """The newest state that is whole; damaged ones are put aside. Raises RunError when there is none."""
+    reasons: dict[Path, str] = {}
     for path in _newest_first(folder):
         try:
-            # weights_only: a state holds tensors and numbers, and a file from elsewhere must not run code
-            state = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file fails in many ways
-            reasons.append(f"{path.name}: {error}")
+            state = _checked(stored.read_state(path))
+        except Damaged as damage:
+            reasons[path] = str(damage)
             continue
-        if state.pop("format", None) == FORMAT:
-            return dict(state)
-        reasons.append(f"{path.name}: written by another version")
+        return Found(state, tuple(_put_aside(newer, reason, state["step"]) for newer, reason in reasons.items()))
     if reasons:
         raise RunError(
             "no resume point in {folder} can be read ({reasons})",
             hint="Start again under a new output_dir.",
             folder=folder,
-            reasons="; ".join(reasons),
+            reasons="; ".join(f"{path.name}: {reason}" for path, reason in reasons.items()),
         )
     raise RunError("{folder} holds no resume point", hint="The run ended before its first save. Start it again with `train`.", folder=folder)
+
+
+def _checked(state: dict[str, Any]) -> dict[str, Any]:
+    """The state, if a run can go on from it. Raises Damaged."""
+    if state.pop("format", None) != FORMAT:
+        raise Damaged("written by another version")
+    lacking = [key for key, kinds in NEEDED.items() if not isinstance(state.get(key, ...), kinds)]
+    if lacking:
+        raise Damaged(f"it lacks {', '.join(lacking)}")
+    if not stored.is_finite([state["adapters"], state["optimizer"]]):
+        raise Damaged("it holds numbers that are not finite")
+    return state
+
+
+def _put_aside(path: Path, reason: str, step: int) -> Message:
+    # it would be taken for one of the newest two that are kept
+    with contextlib.suppress(OSError):
+        path.rename(path.with_name(f"{path.name}.damaged"))
+    values = {"name": path.name, "reason": reason, "step": step}
+    return Message("the resume point {name} is damaged ({reason}); the run goes on from step {step}", values)
 
 
 def _newest_first(folder: Path) -> list[Path]:

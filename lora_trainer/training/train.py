@@ -18,7 +18,7 @@ import torch
 
 from lora_trainer.config import TrainingSettings
 from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
-from lora_trainer.errors import NotFinite
+from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.lora.adapters import Adapters
 from lora_trainer.training.batches import Captions, TrainingData
 from lora_trainer.training.loss import denoising_loss
@@ -251,8 +251,15 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises LoraFileError if it belongs to another model or other settings."""
+        """Go on from `state`. Raises LoraFileError or RunError if it belongs to another model or other settings."""
         self.adapters.load_state_dict(state["adapters"])
+        try:
+            self._load_progress(state)
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
+            hint = "Continue with the settings the run was started with, or start again under a new output_dir."
+            raise RunError("the resume point of step {step} does not fit this run: {reason}", hint=hint, step=state["step"], reason=error) from error
+
+    def _load_progress(self, state: dict[str, Any]) -> None:
         asked = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])

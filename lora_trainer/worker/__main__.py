@@ -3,7 +3,8 @@
 Started by path, in whatever state the interpreter is: an embedded Windows Python ignores PYTHONPATH and the working directory. So this file itself
 puts the overlay and the extension first on sys.path, before it imports anything of ours.
 
-Exit status: 0 finished, 3 stopped by request, 1 failed. What happened is in events.jsonl; what was printed is in worker.log.
+Exit status: 0 finished, 3 stopped by request, 1 failed, 4 failed on a full disk without a word. What happened is in events.jsonl; what was printed is
+in worker.log.
 """
 
 from __future__ import annotations
@@ -29,7 +30,14 @@ def main(arguments: list[str]) -> int:
     overlay = environment.activate()
     from lora_trainer.worker import job
 
-    return job.run(Path(arguments[0]).absolute(), overlay)
+    status = job.run(Path(arguments[0]).absolute(), overlay)
+    for name in ("stdout", "stderr"):
+        try:
+            getattr(sys, name).flush()
+        except OSError:
+            # a log that has no room for the last words must not change what the exit status says
+            setattr(sys, name, None)
+    return status
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
-from lora_trainer.runs.state import EXIT_STATUSES
+from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
 from lora_trainer.worker.report import Report
 
 FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed", "stopped"))
@@ -35,16 +35,29 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
                     overlay.require()
                 return _do(folder, report)
             except LoraTrainerError as error:
-                traceback.print_exc()
-                # on a full disk there may be no room even for this; the log's last words then speak
-                with contextlib.suppress(OSError):
-                    report.say(Failed.of(error))
-                print(error.report())
-                return FAILED
+                return _tell(error, report)
     except RunError as error:
         # the folder is not ours to write in: another worker's, or no run at all
-        print(error.report())
-        return FAILED
+        return _tell(error)
+    except OSError as error:
+        if not files.is_disk_full(error):
+            raise
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
+        return DISK_FULL
+
+
+def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
+    """Say how the run has failed. Where there is no room for it, the exit status says so."""
+    with contextlib.suppress(OSError):
+        traceback.print_exc()
+        print(error.report(), flush=True)
+    try:
+        if report is not None:
+            report.say(Failed.of(error))
+    except OSError:
+        return DISK_FULL
+    return FAILED
 
 
 def _train(folder: folders.RunFolder, report: Report) -> str:

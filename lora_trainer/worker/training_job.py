@@ -33,6 +33,7 @@ from lora_trainer.errors import LoraFileError, Message, TrainingError
 from lora_trainer.lora.adapters import add_adapters, matching_layers
 from lora_trainer.lora.deliver import Delivered, deliver, note_of
 from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
+from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -78,15 +79,18 @@ class TrainingJob:
         self.started = time.time()
 
     def run(self) -> Outcome:
-        state = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else None
+        state, notes = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else (None, ())
         self.first_step = int(state["step"]) if state else 0
         self.report.say(events.Started(resumed_from=self.first_step if state else None))
+        for note in notes:
+            self.report.warn(note, Message("Nothing is lost but the time of those steps. If it happens again, check the disk."))
         try:
             self._prepare()
             self._warn_of_changes(state)
             self._encode()
         except StoppedEarly:
             return self._stop_without_saving()
+        self._keep_earlier_result()
         trainer = self._assemble()
         if state:
             trainer.load_state_dict(state)
@@ -116,6 +120,20 @@ class TrainingJob:
         self.provenance = Provenance.of(self.config, self.dataset.examples, self.device)
         for note in differences(state.get("provenance") if state else None, self.provenance):
             self.report.warn(note, Message("Training goes on, but the LoRA will not be what an uninterrupted run gives."))
+
+    def _keep_earlier_result(self) -> None:
+        """A run that was finished goes on to more steps: the LoRA that it ended with becomes one of its saved steps."""
+        finished = self.folder.path / f"{self.name}.safetensors"
+        try:
+            metadata = read_header(finished).metadata
+            step = int(metadata.get("ss_steps", ""))
+        except (LoraFileError, ValueError):
+            return
+        kept = self.folder.saved_file(self.name, step)
+        if step < self.plan.step_count and not kept.exists():
+            changes = {key: kept.stem for key in ("ss_output_name", "modelspec.title") if key in metadata}
+            files.replace_file(kept, lambda partial: copy_with_metadata(finished, partial, changes))
+            self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
 
     # --- before ---------------------------------------------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ from lora_trainer.runs.events import Failed, read_events, to_line
 from lora_trainer.runs.requests import send_request
 from lora_trainer.runs.state import fold
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
+from tests.test_config import BROKEN_YAML
 
 
 def test_runs_are_listed_newest_first(tmp_path):
@@ -216,3 +217,14 @@ def test_the_resume_point_is_the_newest_state(tmp_path):
     for name in ("step00000004.pt", "step00000008.pt", "step00000009.pt.77.part", "notes.txt"):
         (folder.state / name).write_bytes(b"")
     assert History(tmp_path).entry("ink").resume_step == 8
+
+
+def test_one_broken_run_never_hides_the_others(tmp_path):
+    write_run(tmp_path / "good", *FINISHED)
+    for what, text in BROKEN_YAML.items():
+        write_run(tmp_path / what.replace(",", ""), *FINISHED).config.write_text(text, encoding="utf-8")
+    entries = {entry.id: entry for entry in History(tmp_path).listing()}
+    assert len(entries) == len(BROKEN_YAML) + 1
+    assert entries["good"].problem is None
+    for entry in entries.values():
+        json.dumps([dict(entry.settings), str(entry.problem)], default=str, ensure_ascii=False).encode("utf-8")

@@ -9,7 +9,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from lora_trainer import config
+from lora_trainer.jobs.start import note_death
 from lora_trainer.runs import folder as folders
+from lora_trainer.runs.events import EventWriter
 from lora_trainer.runs.requests import Request, send_request
 from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
@@ -269,3 +271,19 @@ def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
     monkeypatch.setattr(TrainingJob, "_write_state", write_state)
     assert job.run(folder.path) == job.FAILED
     assert folder.read_state().failure.message == "the disk is full"
+
+
+@pytest.mark.parametrize("first", ["__init__", "write"])
+def test_a_disk_that_is_full_before_the_first_word_is_told_all_the_same(tmp_path, monkeypatch, capsys, first):
+    folder = begin(tmp_path)
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(EventWriter, first, full)
+        patched.setattr("traceback.print_exc", full)  # nor is there room in worker.log
+        status = job.run(folder.path)
+    failure = note_death(folder, status)
+    assert failure is not None and (failure.error, failure.message) == ("TrainingError", "the disk is full")
+    assert failure.hint.startswith("Free some space, then continue with `resume`")

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lora_trainer import config
+from lora_trainer.jobs import resume
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import Request, send_request
@@ -351,3 +352,38 @@ def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, mon
     state = folder.read_state()
     assert [warning.message for warning in state.warnings] == ["step 2 could not be saved: the disk is full"]
     assert [saved.step for saved in state.saved] == [4, 6]
+
+
+def test_a_finished_run_that_is_trained_further_keeps_what_it_had_ended_with(tmp_path):
+    (tmp_path / "Lora").mkdir()
+    folder = begin(tmp_path, max_train_steps=3, lora_dir=str(tmp_path / "Lora"), sample_steps=1)
+    assert job.run(folder.path) == job.FINISHED
+    first = load_file(folder.path / "run.safetensors")
+    for steps in (5, 6):
+        resume.prepare(folder, {"max_train_steps": steps})
+        assert job.run(folder.path) == job.FINISHED
+    kept = [folder.checkpoints / f"run-step{step:08d}.safetensors" for step in (3, 5)]
+    assert all(torch.equal(tensor, first[name]) for name, tensor in load_file(kept[0]).items())
+    with safe_open(kept[0], "pt") as file:
+        assert (file.metadata()["ss_steps"], file.metadata()["ss_output_name"]) == ("3", "run-step00000003")
+    saved = {saved.step: saved.file for saved in folder.read_state().saved}
+    assert (saved[3], saved[5], saved[6]) == ("checkpoints/run-step00000003.safetensors", "checkpoints/run-step00000005.safetensors", "run.safetensors")
+    assert sorted(path.name for path in (tmp_path / "Lora").glob("*.safetensors")) == ["run-2.safetensors", "run-3.safetensors", "run.safetensors"]
+
+
+def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_else(tmp_path, monkeypatch):
+    whole = begin(tmp_path, "whole", cache_latents="disk")
+    job.run(whole.path)
+    hurt = begin(tmp_path, "hurt", name="whole", cache_latents="disk", save_steps=2)
+    assert train_until(hurt, 4, monkeypatch) == job.STOPPED
+    newest = hurt.state / "step00000004.pt"
+    newest.write_bytes(newest.read_bytes()[:-60])
+    for number, file in enumerate(sorted(hurt.cache.rglob("*.safetensors"))):
+        file.write_bytes(b"" if number % 2 else file.read_bytes()[:-40])
+    assert job.run(hurt.path) == job.FINISHED
+    assert [event.resumed_from for event in hurt.read_events() if isinstance(event, events.Started)] == [None, 2]
+    assert [str(event.template) for event in hurt.read_state().warnings][:1] == [
+        "the resume point {name} is damaged ({reason}); the run goes on from step {step}"
+    ]
+    expected, found = (load_file(folder.path / "whole.safetensors") for folder in (whole, hurt))
+    assert all(torch.equal(expected[key], found[key]) for key in expected)
