@@ -37,7 +37,6 @@ KEPT_CURVES = 8
 
 SIMPLE = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
 """How often a file holds what makes lists within lists, or aliases, if the C parser can be trusted with it."""
-log = logging.getLogger(__name__)
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 

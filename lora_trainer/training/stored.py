@@ -78,7 +78,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         whole, seal = content[:-SEAL_SIZE], content[-SEAL_SIZE:]
         if seal != MARK + _hash(whole).digest():
             raise Damaged("it is not as it was written")
-        return safetensors.load(whole)
+        tensors: dict[str, torch.Tensor] = safetensors.load(whole)
+        return tensors
 
     return _read(read)
 
