@@ -430,10 +430,11 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
+        place: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="an alias (*) is not understood here", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem="an alias (*) is not understood here", problem_mark=place)
         if self._depth > DEEPEST_YAML:
-            raise yaml.MarkedYAMLError(problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=event.start_mark)
+            raise yaml.MarkedYAMLError(problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=place)
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1

@@ -15,7 +15,9 @@ from lora_trainer.training.stored import Damaged
 
 FORMAT = 1
 KEPT = 2
-NEEDED: dict[str, Any] = {"step": int, "adapters": dict, "optimizer": dict, "rates": dict, "smoothed_loss": dict, "skipped": int, "scaler": (dict, type(None))}
+NEEDED: dict[str, Any] = {
+    "step": int, "adapters": dict, "optimizer": dict, "rates": dict, "smoothed_loss": dict, "skipped": int, "scaler": (dict, type(None)),
+}  # fmt: skip
 
 
 class Found(NamedTuple):
