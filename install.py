@@ -43,8 +43,10 @@ from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
 from lora_trainer.packages import CAPTIONER_PACKAGES, TORCH, WEBUI_PACKAGES  # noqa: E402
 
-HOST_PATIENCE = 600.0
+HOST_PATIENCE = 60.0
 """Seconds a starting WebUI waits for another one's installation."""
+HOST_SECONDS = 300.0
+"""Seconds a starting WebUI waits for its own: without the packages it starts all the same, and the tab offers to go on."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -97,8 +99,8 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
         if is_ready:
             installation.tidy(overlay)
         else:
-            patience = HOST_PATIENCE if by_host else installation.PATIENCE
-            installation.install(overlay, environ=environ, say=lambda line: print(line, flush=True), patience=patience)
+            patience, haste = (HOST_PATIENCE, installation.Haste(HOST_SECONDS)) if by_host else (installation.PATIENCE, None)
+            installation.install(overlay, environ=environ, say=lambda line: print(line, flush=True), patience=patience, haste=haste)
     if not (is_ready and by_host):
         print(_summary(overlay), flush=True)
 

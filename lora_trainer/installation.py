@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import http.client
 import importlib.util
 import json
 import os
@@ -20,8 +21,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import threading
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer import files
@@ -31,8 +35,20 @@ from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES, Package, found_vers
 
 Say = Callable[[str], None]
 
+INDEX_SECONDS, INDEX_BYTES = 10.0, 2**20
 PATIENCE = 3600.0
 """Seconds to wait for another installation of the same: torch may come over a slow line."""
+
+@dataclass(frozen=True)
+class Haste:
+    """How long somebody who waits for the installation can wait at all."""
+
+    seconds: float
+    """For all that pip does. What has arrived by then is in pip's cache the next time."""
+    silence: int = 10
+    """pip's --timeout: seconds without a word from the index."""
+    retries: int = 1
+
 
 NOT_FOR_US = (
     # where and for whom the user's own pip installs, and what else would change the meaning of our command
@@ -45,18 +61,21 @@ INSTEAD = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONUTF8": "1", "P
 NETWORK_TROUBLE = (
     "NewConnectionError", "Failed to establish a new connection", "NameResolutionError", "Temporary failure in name resolution", "getaddrinfo failed",
     "ConnectTimeout", "Read timed out", "ReadTimeoutError", "ProxyError", "SSLError", "Connection aborted", "Connection reset", "RemoteDisconnected",
-    "IncompleteRead", "HTTP error 5", "HTTP error 403", "incomplete-download",
+    "IncompleteRead", "HTTP error 5", "HTTP error 403", "incomplete-download", "Name or service not known", "nodename nor servname provided",
+    "No address associated with hostname", "Failed to resolve", "gaierror", "Network is unreachable", "No route to host", "Max retries exceeded",
+    "Connection refused", "ConnectionError", "timed out",
 )
 DISK_FULL = ("Errno 28", "No space left on device", "WinError 112", "Errno 122", "Disk quota exceeded")
 
 
 def install(
     overlay: Overlay, *, environ: Mapping[str, str], say: Say, patience: float = PATIENCE, free_space: Callable[[Path], int] | None = None,
+    haste: Haste | None = None,
 ) -> None:
     """Make `overlay` ready, or raise SetupError; `look()` afterwards sees the result.
 
     say: takes one line of progress. patience: seconds to wait for another installation of the same.
-    free_space: bytes free at a path (default: asks the system).
+    free_space: bytes free at a path (default: asks the system). haste: for a WebUI that starts; else it may take as long as it takes.
     """
     try:
         overlay.shelf.mkdir(parents=True, exist_ok=True)
@@ -73,7 +92,7 @@ def install(
             if stamp is not None:
                 _write_stamp(overlay.wanted, dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)))
             return
-        _build(overlay, environ, say, free_space or _free_space)
+        _build(overlay, environ, say, free_space or _free_space, haste)
         clear_leftovers(overlay)
 
 
@@ -126,8 +145,8 @@ def pip_command(target: Path, requirements: Iterable[str], *, environ: Mapping[s
     return [*command, *requirements]
 
 
-def explain(output: str, target: Path) -> SetupError:
-    """What pip's output means, as a sentence and a hint."""
+def explain(output: str, target: Path, is_index: Callable[[str], bool] = lambda name: True) -> SetupError:
+    """What pip's output means, as a sentence and a hint. `is_index`: whether what answered for a package's name is an index at all."""
     if any(sign in output for sign in DISK_FULL):
         return _disk_full(target)
     if "Permission denied" in output or "WinError 5]" in output or "WinError 32]" in output:
@@ -138,12 +157,24 @@ def explain(output: str, target: Path) -> SetupError:
             hint="Move the extension or the WebUI to a shorter path, such as C:\\webui, or enable long paths in Windows.",
         )
     last = next((line.strip() for line in reversed(output.splitlines()) if line.startswith("ERROR:")), "") or output.strip().rpartition("\n")[2]
-    if any(sign in output for sign in NETWORK_TROUBLE):
+    if "ResolutionImpossible" in output or "conflicting dependencies" in output:
+        conflict = next((line.strip() for line in output.splitlines() if "conflicting dependencies" in line), last)
         return SetupError(
-            "the package index cannot be reached: {last}", last=last,
+            "pip finds no set of versions that fit together: {conflict}", conflict=conflict, python=sys.executable,
+            hint='Constraints of yours (a pip.conf) or an incomplete mirror narrow the choice: "{python}" -m pip config list shows them.',
+        )
+    trouble = next((line.strip() for line in reversed(output.splitlines()) if any(sign in line for sign in NETWORK_TROUBLE)), "")
+    if trouble:
+        return SetupError(
+            "the package index cannot be reached: {last}", last=trouble[:500],
             hint="Check the connection, or name a mirror in the environment variable INDEX_URL and a proxy in HTTPS_PROXY; then start again.",
         )
     unavailable = re.search(r"No matching distribution found for (\S+)", output)
+    if unavailable and not is_index(re.split(r"[=<>!~\[; ]", unavailable.group(1))[0]):
+        return SetupError(
+            "what answers is no package index, but a web page: the login page of this network, perhaps",
+            hint="Open a web page in a browser and log in to the network; or name a mirror in the environment variable INDEX_URL. Then start again.",
+        )
     if unavailable:
         return SetupError(
             "the package index has no ready-made {requirement} for {tag} on {platform}", requirement=unavailable.group(1), tag=python_tag(),
@@ -154,7 +185,7 @@ def explain(output: str, target: Path) -> SetupError:
     return SetupError("pip could not install the packages: {last}", last=last or "it said nothing", hint="The lines above tell more.")
 
 
-def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: Callable[[Path], int]) -> None:
+def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: Callable[[Path], int], haste: Haste | None) -> None:
     """Install what is missing beside, try it, and give it its name."""
     if importlib.util.find_spec("pip") is None:
         raise SetupError(
@@ -176,7 +207,7 @@ def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: C
     try:
         (workshop / "t").mkdir(parents=True)
         say(f"Installing {len(overlay.missing)} packages into {overlay.wanted} (the interpreter's own packages are not touched) ...")
-        _run_pip_for(overlay.missing, build, workshop, environ, say)
+        _run_pip_for(overlay.missing, build, workshop, environ, say, haste)
         _check_versions(overlay.missing, build)
         say("Trying them out ...")
         _try_imports(build, overlay.packages, environ)
@@ -191,29 +222,48 @@ def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: C
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _run_pip_for(missing: tuple[Package, ...], build: Path, workshop: Path, environ: Mapping[str, str], say: Say) -> None:
+def _run_pip_for(
+    missing: tuple[Package, ...], build: Path, workshop: Path, environ: Mapping[str, str], say: Say, haste: Haste | None
+) -> None:
     """First what pip completes with its dependencies (torch), then the rest, each exactly as named."""
+    end = time.monotonic() + haste.seconds if haste else None
+
+    def run(command: list[str]) -> None:
+        if haste:
+            command = [*command, "--timeout", str(haste.silence), "--retries", str(haste.retries)]
+        _run_pip(command, workshop, environ, say, end)
+
     loose = [package for package in missing if package.with_dependencies]
     if loose:
         constraints = workshop / "constraints.txt"
         held = [package.requirement for package in (*missing, *TORCH_DEPENDENCIES)]
         constraints.write_text("\n".join(held) + "\n", encoding="utf-8")
-        _run_pip(pip_command(build, [package.requirement for package in loose], environ=environ, constraints=constraints), workshop, environ, say)
+        run(pip_command(build, [package.requirement for package in loose], environ=environ, constraints=constraints))
     already = found_versions(missing, [str(build)])
     rest = [package.requirement for package in missing if package.key not in already]
     if rest:
-        _run_pip(pip_command(build, rest, environ=environ), workshop, environ, say)
+        run(pip_command(build, rest, environ=environ))
 
 
-def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say: Say) -> None:
-    """Run pip, telling what it fetches. Its temporary files stay in the workshop: on the right disk, and cleared away with it."""
+def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say: Say, end: float | None) -> None:
+    """Run pip, telling what it fetches, until `end` at the latest. Its temporary files stay in the workshop, and are cleared away with it."""
     temporary = str(workshop / "t")
     variables = {**pip_environ(environ), "TMPDIR": temporary, "TEMP": temporary, "TMP": temporary}
     lines: list[str] = []
+    ended_early = threading.Event()
+
+    def stop() -> None:
+        ended_early.set()
+        pip.kill()
+
     with subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, cwd=workshop,
         encoding="utf-8", errors="replace",
     ) as pip:
+        alarm = None if end is None else threading.Timer(max(0.0, end - time.monotonic()), stop)
+        if alarm:
+            alarm.daemon = True
+            alarm.start()
         try:
             assert pip.stdout is not None
             for line in pip.stdout:
@@ -224,8 +274,31 @@ def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say
             # Ctrl-C: pip must be gone before its folder is deleted
             pip.kill()
             raise
+        finally:
+            if alarm:
+                alarm.cancel()
+    if ended_early.is_set():
+        raise SetupError(
+            "the packages were not there in time, and the WebUI starts without them",
+            hint="The tab LoRA Trainer offers to go on: there it may take longer.",
+        )
     if pip.returncode != 0:
-        raise explain("".join(lines), workshop.parent)
+        output = "".join(lines)
+        raise explain(output, workshop.parent, is_index=lambda name: _is_index(output, name, environ))
+
+
+def _is_index(output: str, name: str, environ: Mapping[str, str]) -> bool:
+    """Whether the index that pip looked into answers as one. The login page of a hotel or a company answers everything with itself."""
+    told = re.search(r"^Looking in indexes: (\S+?),?(?:\s|$)", output, re.MULTILINE)
+    index = told.group(1) if told else environ.get("INDEX_URL") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+    if not index.startswith(("http://", "https://")):
+        return True
+    try:
+        with urllib.request.urlopen(f"{index.rstrip('/')}/{name}/", timeout=INDEX_SECONDS) as answer:
+            page = answer.read(INDEX_BYTES).decode("utf-8", "replace")
+    except (OSError, ValueError, http.client.HTTPException):
+        return True  # whatever it is, it is no page in place of an index
+    return re.search(r"\.(whl|tar\.gz|zip)\b", page) is not None or "pypi:repository-version" in page
 
 
 def _check_versions(missing: tuple[Package, ...], build: Path) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import http.server
+import importlib.util
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -171,6 +176,78 @@ def test_an_unreachable_index_is_told_from_a_missing_package(tmp_path: Path, env
     assert shelf_content(overlay) == []
 
 
+@contextlib.contextmanager
+def silent_server() -> Iterator[str]:
+    """An index that takes a call and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}/simple"
+
+
+@contextlib.contextmanager
+def login_page() -> Iterator[str]:
+    """A network that answers whatever is asked with its own page."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "text/html; charset=utf-8")
+            self.end_headers()
+            self.wfile.write(b"<html><body><h1>Hotel WLAN</h1><a href='/login'>Log in</a></body></html>")
+
+        def log_message(self, *arguments: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/simple"
+        server.shutdown()
+
+
+def online(environ: dict[str, str], index: str) -> dict[str, str]:
+    return {**{name: value for name, value in environ.items() if name not in ("PIP_NO_INDEX", "PIP_FIND_LINKS")}, "INDEX_URL": index, "NO_PROXY": "*"}
+
+
+def test_a_silent_index_holds_up_nobody_who_waits(tmp_path: Path, environ: dict[str, str]) -> None:
+    overlay = look(tmp_path / "overlay")
+    with silent_server() as index:
+        haste = installation.Haste(seconds=60, silence=1, retries=1)
+        with pytest.raises(SetupError, match="the package index cannot be reached: .*timed out"):
+            installation.install(overlay, environ=online(environ, index), say=lambda line: None, haste=haste)
+        # and however it goes on, there is an end
+        haste = installation.Haste(seconds=0.5, silence=600, retries=9)
+        with pytest.raises(SetupError, match="not there in time, and the WebUI starts without them") as raised:
+            installation.install(overlay, environ=online(environ, index), say=lambda line: None, haste=haste)
+    assert "The tab LoRA Trainer offers to go on" in str(raised.value.hint) and shelf_content(overlay) == []
+
+
+@pytest.mark.parametrize("by_host", [True, False])
+def test_a_starting_webui_waits_for_minutes_at_most_and_a_person_as_long_as_it_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_host: bool
+) -> None:
+    told: dict[str, object] = {}
+    overlay = look(tmp_path / "overlay")
+    monkeypatch.setattr(environment, "look", lambda: overlay)
+    monkeypatch.setattr(installation, "install", lambda overlay, **given: told.update(given))
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules" / "launch_utils.py").touch()
+    environ = {"PYTHONPATH": str(tmp_path)} if by_host else {}
+    source = importlib.util.spec_from_file_location("installer", Path(environment.__file__).parents[1] / "install.py")
+    assert source is not None and source.loader is not None
+    installer = importlib.util.module_from_spec(source)
+    source.loader.exec_module(installer)
+    assert installer.main([], environ) == 0
+    if by_host:
+        assert told["haste"] == installation.Haste(seconds=300.0, silence=10, retries=1) and told["patience"] == 60.0
+    else:
+        assert told["haste"] is None and told["patience"] == installation.PATIENCE
+
+
+def test_a_login_page_in_place_of_the_index_is_told_as_what_it_is(tmp_path: Path, environ: dict[str, str]) -> None:
+    with login_page() as index, pytest.raises(SetupError, match="no package index, but a web page: the login page of this network") as raised:
+        install(look(tmp_path / "overlay"), online(environ, index))
+    assert "log in to the network" in str(raised.value.hint)
+
+
 def test_too_little_space_is_told_before_anything_is_fetched(tmp_path: Path, environ: dict[str, str]) -> None:
     overlay = look(tmp_path / "overlay")
     with pytest.raises(SetupError, match="has 10 MB free, and 56 MB are needed"):
@@ -320,6 +397,18 @@ def test_pip_that_is_not_there_is_told(tmp_path: Path, environ: dict[str, str], 
         ("ERROR: No matching distribution found for torch==2.13.0", "has no ready-made torch==2.13.0"),
         ("ERROR: something {new}\nmore", "pip could not install the packages: ERROR: something {new}"),
         ("", "pip could not install the packages: it said nothing"),
+        (
+            "ERROR: Cannot install torch==2.1 and numpy==3 because these package versions have conflicting dependencies.\n\nThe conflict is caused by:\n"
+            "    The user requested numpy==3\n\nERROR: ResolutionImpossible: for help visit https://pip.pypa.io/en/latest/topics/dependency-resolution/",
+            "pip finds no set of versions that fit together: ERROR: Cannot install torch==2.1 and numpy==3",
+        ),
+        (
+            "WARNING: Retrying (Retry(total=0)) after connection broken by '[Errno -2] Name or service not known': /simple/torch/\n"
+            "ERROR: Could not find a version that satisfies the requirement torch (from versions: none)\nERROR: No matching distribution found for torch",
+            "the package index cannot be reached: WARNING: Retrying (Retry(total=0)) after connection broken by '[Errno -2] Name or service not known'",
+        ),
+        ("WARNING: ... [Errno 8] nodename nor servname provided, or not known\nERROR: No matching distribution found for x", "cannot be reached"),
+        ("WARNING: ... [Errno 101] Network is unreachable\nERROR: No matching distribution found for x", "cannot be reached"),
     ],
 )
 def test_what_pip_says_becomes_a_sentence_with_a_hint(tmp_path: Path, output: str, sentence: str) -> None:
