@@ -313,11 +313,12 @@ def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(hos
 def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.steps === 250")
+    # six images, one a step
+    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})")
     length = field(section, "max_train_steps")
     assert length.get_by_label("Steps", exact=True).input_value() == "250" and length.locator("input").count() == 1
     length.get_by_label("Count in").select_option("epochs")
     length.get_by_label("Epochs", exact=True).fill("3")
-    # six images, one a step
     wait_for_plan(page, "plan.steps === 18")
     assert "That is 18 steps." in length.inner_text()
     length.get_by_label("Count in").select_option("steps")
