@@ -29,7 +29,7 @@ RESNET = {
 }
 VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
 VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
-VAE_ATTENTION_ALIASES = (
+VAE_ATTENTION_ALIASES: tuple[Mapping[str, str], ...] = (
     VAE_ATTENTION,
     {"group_norm": "norm"},
     {},

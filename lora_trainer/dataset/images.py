@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 import numpy
 from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
+from PIL import __version__ as PILLOW_VERSION
 
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.errors import DatasetError
@@ -213,7 +214,8 @@ def _readable_formats() -> tuple[str, ...]:
         # A1111 ships this plugin beside its Pillow 9.5, which cannot read AVIF by itself
         with suppress(ImportError):
             importlib.import_module("pillow_avif")
-    for name in ("pi_heif", "pillow_heif"):
+    # made for Pillow 11.1: with an older one, every such picture would pass for damaged
+    for name in ("pi_heif", "pillow_heif") if tuple(map(int, PILLOW_VERSION.split(".")[:2])) >= (11, 1) else ():
         # the first only decodes, and so brings no encoder under the GPL
         if "HEIF" not in Image.OPEN:
             with suppress(ImportError, AttributeError):
