@@ -239,7 +239,9 @@ def _variants(text: str, preferred: str, vocabulary: Vocabulary) -> Iterator[tup
     words = list(_WORD.finditer(text))
     count = len(_WORD.findall(preferred))
     others = {word.casefold() for word in (*vocabulary.words, vocabulary.opening)} - {preferred.casefold()}
-    settled = [match.span() for word in (*others, preferred) if word for match in _occurrences(text, word)]
+    settled = bytearray(len(text))
+    for begin, end in (match.span() for word in (*others, preferred) if word for match in _occurrences(text, word)):
+        settled[begin:end] = b"\1" * (end - begin)
     free_from = 0
     # "sci-fi" is one word and "sci fi" two
     for start in range(len(words)):
@@ -248,7 +250,7 @@ def _variants(text: str, preferred: str, vocabulary: Vocabulary) -> Iterator[tup
                 continue
             first, last = words[start].start(), words[start + length - 1].end()
             said = text[first:last]
-            if any(first < end and begin < last for begin, end in settled) or re.search("[,，]", said):
+            if any(settled[first:last]) or re.search("[,，]", said):
                 continue
             if _is_variant(said, preferred):
                 yield first, last

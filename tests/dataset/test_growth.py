@@ -12,6 +12,7 @@ import pytest
 from lora_trainer.dataset.captions import parts, variants
 from lora_trainer.dataset.metadata import read_metadata
 from lora_trainer.dataset.syntax import foreign
+from lora_trainer.dataset.template import Vocabulary, departures
 from lora_trainer.webui.workbench_actions import action
 
 TABLE, JSON_LINES, DOCUMENT = Path("metadata.csv"), Path("metadata.jsonl"), Path("metadata.json")
@@ -53,13 +54,18 @@ def require_linear(run: Callable[[str], object], make: Callable[[int], str]) -> 
     assert large < 0.1 or large < 9 * small, f"{small:.3f} s, of four times as much {large:.3f} s"
 
 
+def departing(caption: str) -> object:
+    vocabulary = Vocabulary(opening="ink wash", fields={"light": ("soft light", "softlight"), "colour": ("grey",)})
+    return departures({"a.png": caption}, vocabulary)
+
+
 @pytest.mark.parametrize(
     ("run", "piece"),
     [
         (table, '{"a.png,""' + "\n"), (table, ","), (table, '"a\n'), (table, "a.png,x" + "\n"), (table, "\n \n"), (table, '""'), (table, ";\t,"),
         (json_lines, "["), (json_lines, '{"a":'), (json_lines, "\n"), (json_lines, "9"), (document, '{"a":'), (document, "["),
         (parts, "("), (parts, "(,"), (parts, "([{"), (parts, ")]}"), (parts, "(a, b), "), (variants, "a\n"), (foreign, "("), (foreign, "[a|"),
-        (foreign, "{a|"), (foreign, "--a "), (edits, "a, "), (edits, "a,"), (edits, "(a, b"),
+        (foreign, "{a|"), (foreign, "--a "), (edits, "a, "), (departing, "gray "), (departing, "soft-light, "), (edits, "a,"), (edits, "(a, b"),
     ],
 )  # fmt: skip
 def test_repeated_pieces_are_read_in_proportion(run, piece):
