@@ -7,6 +7,7 @@ go on without them. Called by dataset.scan and dataset.buckets (which make findi
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -213,6 +214,9 @@ def report(findings: Iterable[Finding], names_per_kind: int = NAMES_PER_KIND) ->
     return "\n".join(line for one in sums(findings) for line in _report_lines(one, names_per_kind))
 
 
+_PLACE = re.compile(r"\{(\w+)\}")
+
+
 def _report_lines(one: Sum, most: int) -> Iterable[str]:
     yield f"- {one.message}"
     if str(one.hint):
@@ -221,7 +225,7 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
         return
     rest = len(one.findings) - most
     messages = [finding.message for finding in one.findings]
-    if {message.template for message in messages} == {messages[0].template} and all(message.values.keys() == {"name"} for message in messages):
+    if {message.template for message in messages} == {messages[0].template} and set(_PLACE.findall(messages[0].template)) == {"name"}:
         # the sum says all but the names
         yield "  " + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most]) + (f" and {rest} more" if rest > 0 else "")
         return
