@@ -232,6 +232,8 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
     section = page.locator("#lora_trainer_section_train")
     bar = section.locator(".lora-trainer-actions")
     bar.get_by_role("button", name="Put into the LoRA folder").wait_for()
+    # the worker is gone a moment after its last word
+    bar.get_by_role("button", name="Continue").wait_for()
     assert bar.get_by_role("button").all_inner_texts() == ["Try it", "Put into the LoRA folder", "Continue"]
     assert section.locator(".lora-trainer-primary:visible").all_inner_texts() == ["Try it"]
     assert live.get_by_text("What was learned is kept.", exact=True).is_visible()
