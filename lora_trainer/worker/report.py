@@ -114,7 +114,8 @@ def is_orphan(folder: RunFolder) -> bool:
     pid, started = files.read_json(folder.host, lambda host: (int(host["pid"]), float(host["started"])), (0, 0.0))
     if pid <= 0:
         return False
-    with contextlib.suppress(psutil.AccessDenied):
+    # a number beyond any process is an OverflowError
+    with contextlib.suppress(psutil.AccessDenied, OverflowError, ValueError):
         try:
             # another process may have its number by now; the clock that psutil reads is whole seconds on some systems
             return abs(psutil.Process(pid).create_time() - started) > 2.0 or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

@@ -17,6 +17,8 @@ from lora_trainer.webui import routes  # noqa: F401  fills the table
 from lora_trainer.webui.http import ROUTES, Entry
 from tests.browser.pictures import picture
 from tests.browser.running import HEADERS, ROOT, FakeHost, missing_for_fake_hosts
+from tests.hardening import web_attack
+from tests.hardening.harness import Run
 
 SECRET = b"nobody outside may read this"
 
@@ -240,3 +242,10 @@ def test_no_folder_of_this_machine_is_opened_for_others(open_host):
     answer = open_host.post("datasets/open", {"folder": str(open_host.data)})
     assert answer.status == 403
     assert "Upload" in answer.json()["error"]["hint"]
+
+
+def test_hostile_requests_of_every_kind_are_answered_with_sentences(open_host):
+    run = Run(seed=7, seconds=20, most=80)
+    while run.goes_on():
+        web_attack.one(run, open_host)
+    assert run.faults == [] and run.counts["requests"] >= 1

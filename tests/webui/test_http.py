@@ -143,6 +143,19 @@ def test_bad_json_and_too_much_of_it_are_refused(client):
     assert client().post("/lora-trainer/things", content=b" " * (http.LONGEST_BODY + 1), headers=headers).status_code == 400
 
 
+def test_numbers_from_files_that_json_cannot_hold_are_left_out_of_an_answer():
+    answer = http._json({"a": float("nan"), "b": [10**400, 1, True], "c": ("x", float("-inf"))})
+    assert answer.body == b'{"a":null,"b":[null,1,true],"c":["x",null]}'
+
+
+def test_addresses_with_numbers_of_thousands_of_digits_and_with_bytes_that_are_no_characters_are_answered(client):
+    visitor = client()
+    assert visitor.get("/lora-trainer/things/" + "9" * 5000).status_code == 200
+    assert visitor.get("/lora-trainer/things/%ff%fe?page=%ff").status_code == 200
+    request = http.Request(path={}, query={"offset": "9" * 5000, "page": "٣"}, body={}, language="en", remote=False, raw=None)
+    assert (request.number("offset", 0), request.number("page", 1)) == (0, 1)
+
+
 def test_errors_are_sentences_with_their_status(client):
     visitor = client()
     missing = visitor.get("/lora-trainer/things/none")

@@ -1,0 +1,31 @@
+"""The hosts' start is free of our work: what the script and the tab import when they are loaded, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+HEAVY = ("torch", "transformers", "diffusers", "pandas", "numpy", "PIL", "psutil", "yaml", "starlette", "ftfy", "safetensors", "lora_trainer.webui.routes")
+
+LOAD = """
+import json, sys, types
+sys.path.insert(0, sys.argv[1])
+callbacks = types.ModuleType("modules.script_callbacks")
+callbacks.__getattr__ = lambda name: lambda callback, **options: None
+modules = types.ModuleType("modules")
+modules.script_callbacks = callbacks
+sys.modules |= {"modules": modules, "modules.script_callbacks": callbacks}
+before = set(sys.modules)
+exec(compile(open(sys.argv[1] + "/scripts/lora_trainer_tab.py").read(), "lora_trainer_tab.py", "exec"), {"__name__": "script"})
+print(json.dumps(sorted(set(sys.modules) - before)))
+"""
+
+
+def test_loading_the_script_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", LOAD, str(ROOT)], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(done.stdout))
+    assert "lora_trainer.webui.tab" in loaded
+    assert sorted(loaded & set(HEAVY)) == []
