@@ -69,7 +69,7 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         section.page.get_by_role("dialog").get_by_role("button", name="Make the pictures").click()
         section.get_by_role("button", name="All in one picture").wait_for()
         places = [figure.bounding_box() for figure in section.locator(".lora-trainer-try-matrix figure").all()]
-        assert (len(places), len({round(place["x"]) for place in places}), len({round(place["y"]) for place in places})) == (9, 3, 3)
+        assert (len(places), len({round(place["x"]) for place in places}), len({round(place["y"]) for place in places})) == (12, 4, 3)
     finally:
         shutil.rmtree(run)
 
@@ -79,7 +79,7 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     section.get_by_label("Prompt", exact=True).fill("a fox")
     section.get_by_role("button", name="Strength grid").first.click()
     section.get_by_role("button", name="All in one picture").wait_for()
-    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.75", "Strength 1"]
+    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"]
     assert len({round(figure.bounding_box()["y"]) for figure in section.locator(".lora-trainer-try-grid figure").all()}) == 1
 
 
