@@ -37,7 +37,7 @@ UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.n
 """The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8 (kohya's default set)."""
 TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
-Scheduler = Literal["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Scheduler = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
@@ -218,10 +218,16 @@ class TrainingSettings(Settings):
     """How strongly the LoRA's weights are pulled towards zero."""
     max_grad_norm: float = setting(1.0, at_least=0.0, at_most=1e6, advanced=True)
     """Gradients longer than this are shortened to it. 0: never."""
-    lr_scheduler: Scheduler = setting("constant", advanced=True)
+    lr_scheduler: Scheduler = setting(
+        "constant", hint="Use constant, with lr_warmup_steps above 0: the warm-up works with every scheduler.", advanced=True
+    )
     """How the learning rate changes over the run."""
     lr_warmup_steps: int = setting(0, at_least=0, at_most=1_000_000, advanced=True)
     """Steps in which the learning rate rises from zero. Works with every scheduler."""
+    lr_scheduler_num_cycles: int = setting(3, at_least=2, at_most=1000, advanced=True)
+    """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once would be cosine."""
+    lr_scheduler_power: float = setting(2.0, above=0.0, at_most=10.0, advanced=True)
+    """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below, later."""
     min_snr_gamma: float | None = setting(None, above=0.0, at_most=100.0, hint="5 is the paper's value.", advanced=True)
     """Weigh the noise levels evenly (Min-SNR, arXiv 2303.09556). auto: off; 5 learns faster and more evenly."""
     noise_offset: float = setting(0.0, at_least=0.0, at_most=1.0, hint="0.03 to 0.1 is usual.", advanced=True)
@@ -692,7 +698,7 @@ def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterato
         if value not in choices or isinstance(value, bool):
             named = ", ".join(str(choice) for choice in choices)
             close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
-            suggestion = f"Did you mean {close[0]}?" if close else hint
+            suggestion = f"Did you mean {close[0]}?" if close and (item.name, value) not in REMOVED else hint
             yield ConfigError("{key} is {value!r}, but must be one of: {named}", hint=suggestion, key=item.name, value=value, named=named)
         return
     is_tuple = typing.get_origin(kind) is tuple
@@ -747,6 +753,9 @@ def _unknown_key(key: str, known: Mapping[str, Any]) -> ConfigError:
     hint = f"Did you mean {meant}?" if meant else "`python -m lora_trainer init FILE` lists every setting."
     return ConfigError("{key} is not a setting", hint=hint, key=key)
 
+
+REMOVED = {("lr_scheduler", "constant_with_warmup")}
+"""Choices of an earlier version: the setting's hint says what does the same."""
 
 ALIASES = {
     # what other trainers call it -> what it is called here; named in the hint, never guessed at silently

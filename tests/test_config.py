@@ -51,7 +51,7 @@ def test_everything_wrong_is_listed_at_once():
         "train_data_dir is missing": "The folder with your images.",
         "base_model is missing": found["base_model is missing"],
         "lora_rank is 0, but must be between 1 and 1024": "Use 4 to 64; 8 suits most styles.",
-        "lr_scheduler is 'cosin', but must be one of: constant, constant_with_warmup, linear, cosine, cosine_with_restarts, polynomial": "Did you mean cosine?",
+        "lr_scheduler is 'cosin', but must be one of: constant, linear, cosine, cosine_with_restarts, polynomial": "Did you mean cosine?",
     }
 
 

@@ -29,11 +29,12 @@ def make_optimizer(adapters: Adapters, settings: TrainingSettings, device: torch
 
 def make_rate_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, step_count: int) -> Any:
     """diffusers' schedule of the name; warm-up works with each. Its step() is called once after every training step."""
-    name = settings.lr_scheduler
-    if name == "constant" and settings.lr_warmup_steps:
-        name = "constant_with_warmup"
+    name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
     require_warmup_fits(settings, step_count)
-    return get_scheduler(name, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=step_count)
+    return get_scheduler(
+        name, optimizer, num_warmup_steps=settings.lr_warmup_steps, num_training_steps=step_count, num_cycles=settings.lr_scheduler_num_cycles,
+        power=settings.lr_scheduler_power,
+    )  # fmt: skip
 
 
 def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:

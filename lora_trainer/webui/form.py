@@ -68,6 +68,8 @@ LABELS: Texts = {
     "max_grad_norm": "Max grad norm",
     "lr_scheduler": "LR scheduler",
     "lr_warmup_steps": "LR warmup",
+    "lr_scheduler_num_cycles": "LR restarts",
+    "lr_scheduler_power": "LR power",
     "min_snr_gamma": "Min-SNR gamma",
     "noise_offset": "Noise offset",
     "seed": "Seed",
@@ -158,6 +160,8 @@ TERMS: Mapping[str, str] = {
     "max_grad_norm": "gradient clipping clip_grad",
     "lr_scheduler": "scheduler cosine constant linear polynomial learning rate over time",
     "lr_warmup_steps": "warm-up warmup_steps",
+    "lr_scheduler_num_cycles": "cosine restarts cycles",
+    "lr_scheduler_power": "polynomial decay",
     "min_snr_gamma": "snr minsnr",
     "noise_offset": "dark bright offset noise",
     "cache_latents": "cache_latents_to_disk keep encoded images",
@@ -206,7 +210,7 @@ STEPS: Mapping[str, float] = {
 
 CHOICES: Texts = {
     "auto": "auto", "stop": "stop and list them", "skip": "train without them", "memory": "in memory", "disk": "on disk",
-    "constant": "constant", "constant_with_warmup": "constant, with warm-up", "linear": "linear, down to zero", "cosine": "cosine, down to zero",
+    "constant": "constant", "linear": "linear, down to zero", "cosine": "cosine, down to zero",
     "cosine_with_restarts": "cosine with restarts", "polynomial": "polynomial",
 }  # fmt: skip
 """Value -> how it is shown."""

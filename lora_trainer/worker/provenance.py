@@ -41,7 +41,7 @@ class Provenance:
         """`config` is resolved."""
         values = settings.to_mapping(config)
         kept = {key: str(value) for key, value in values.items() if key not in WITHOUT_EFFECT and not _is_output(key)}
-        if config.training.lr_scheduler not in ("constant", "constant_with_warmup"):
+        if config.training.lr_scheduler != "constant":
             # these end when the run does
             kept["max_train_steps"] = str(config.training.max_train_steps)
         return cls(

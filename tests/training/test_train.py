@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+from typing import get_args
 
 import pytest
 import torch
 
+from lora_trainer import config
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.config import CheckpointSettings, DatasetSettings, LoraSettings, TrainingSettings
 from lora_trainer.dataset.buckets import Bucket
@@ -206,7 +208,7 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
     assert result.gradient_norm > 1e-3 and seen == [pytest.approx(1e-3, rel=1e-3)]
 
 
-@pytest.mark.parametrize("name", ["constant", "constant_with_warmup", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
 def test_every_schedule_warms_up(tmp_path, name):
     trainer = make_trainer(tmp_path, lr_scheduler=name, lr_warmup_steps=4, step_count=8)
     rates = []
@@ -216,6 +218,32 @@ def test_every_schedule_warms_up(tmp_path, name):
         trainer.rates.step()
     assert rates[:5] == pytest.approx([0, 2.5e-4, 5e-4, 7.5e-4, 1e-3])
     assert rates[7] == pytest.approx(1e-3) if name.startswith("constant") else rates[7] < 1e-3
+
+
+def rates_of(tmp_path, **changes):
+    trainer = make_trainer(tmp_path, step_count=12, **changes)
+    rates = []
+    for _ in range(12):
+        rates.append(round(trainer.optimizer.param_groups[0]["lr"], 9))
+        trainer.optimizer.step()
+        trainer.rates.step()
+    return tuple(rates)
+
+
+def test_each_schedule_and_each_of_its_settings_gives_rates_of_its_own(tmp_path):
+    different = [{"lr_scheduler": name} for name in get_args(config.Scheduler)]
+    different += [
+        {"lr_scheduler": "constant", "lr_warmup_steps": 3},
+        {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 2},
+        {"lr_scheduler": "polynomial", "lr_scheduler_power": 0.5},
+    ]
+    assert len({rates_of(tmp_path, **changes) for changes in different}) == len(different)
+
+
+def test_a_schedule_that_is_no_longer_offered_names_what_does_the_same():
+    with pytest.raises(ConfigError, match="lr_scheduler is 'constant_with_warmup'") as caught:
+        config.TrainingSettings(lr_scheduler="constant_with_warmup")
+    assert "Use constant, with lr_warmup_steps above 0" in str(caught.value.hint)
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(tmp_path):
