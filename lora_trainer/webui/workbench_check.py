@@ -252,7 +252,11 @@ class Checker:
 
     def _remembered(self) -> tuple[CheckSettings, float | None]:
         def told(kept: Any) -> tuple[CheckSettings, float | None]:
-            return CheckSettings(**kept["settings"]), float(kept["checked"])
+            values = kept["settings"]
+            settings = CheckSettings(resolution=int(values["resolution"]), trigger=str(values["trigger"]), tokens=int(values["tokens"]))
+            if not 64 <= settings.resolution <= 4096 or settings.tokens not in workbench_tokens.LIMITS:
+                raise ValueError(values)
+            return settings, float(kept["checked"])
 
         unchecked: tuple[CheckSettings, float | None] = (CheckSettings(), None)
         return files.read_json(self._folder / SETTINGS, told, unchecked)

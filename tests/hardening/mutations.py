@@ -109,7 +109,8 @@ def _child(reader: Reader, seed: str, numbers: range, place: Path, notes: Path) 
 
 def _judged(reader: Reader, folder: Path, path: Path) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    before = _forget_height()
+    # in proportion to the size, a quarter of a megabyte in the bound that is given; not to its square
+    size, before = path.stat().st_size, _forget_height()
     began = time.process_time()
     try:
         reader.read(folder, path)
@@ -129,8 +130,8 @@ def _judged(reader: Reader, folder: Path, path: Path) -> list[tuple[str, str]]:
     except BaseException as error:
         found.append(("raised", f"{type(error).__name__}: {str(error)[:150]} {_place(error)}"))
     seconds, grown = time.process_time() - began, _height() - before
-    if seconds > reader.seconds:
-        found.append(("slow", f"{seconds:.1f} s"))
+    if seconds > reader.seconds * max(1.0, size / 2**18):
+        found.append(("slow", f"{seconds:.1f} s for {size:,} bytes"))
     if grown > reader.megabytes * 2**20:
         found.append(("greedy", f"{grown / 2**20:.0f} MB"))
     return found
@@ -249,7 +250,8 @@ def _insert(source: random.Random, data: bytes) -> bytes:
 def _many_lines(source: random.Random, data: bytes) -> bytes:
     """A line again and again, as in a table of a whole collection."""
     lines = data.splitlines(keepends=True) or [b"x\n"]
-    return data + source.choice(lines) * (source.choice((3_000, 200_000)) // max(1, len(lines[-1])))
+    line = source.choice(lines)
+    return data + line * (source.choice((3_000, 200_000)) // len(line))
 
 
 def _claimed_size(source: random.Random, data: bytes) -> bytes:

@@ -41,6 +41,7 @@ from lora_trainer.webui.datasets import Datasets
 from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.workbench import Workbench
+from lora_trainer.worker import __main__ as worker
 from lora_trainer.worker import caption_job, job
 from tests.made import draw_images, tiny_checkpoint
 from tests.worker.test_caption_job import Says
@@ -120,21 +121,23 @@ def _train(root: Path) -> str:
     folder = RunFolder(root / "runs" / "ink")
     if not folder.config.exists():
         folders.begin(folder.path, config.to_yaml(training_settings(root)))
-    if folder.read_state().status == "finished":
-        return "finished"
+    return "finished" if folder.read_state().status == "finished" else _work(folder)
+
+
+def _work(folder: RunFolder) -> str:
+    """Be the folder's worker; what it prints is in its log. Then say how it ended, as the keeper does."""
     log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     began = time.time()
     try:
-        status = job.run(folder.path)
+        status = worker.main([str(folder.path)])
     except Exception:
         with contextlib.suppress(OSError):
             traceback.print_exc()
         status = 1
-    # as the keeper does it
     failure = note_death(folder, status, since=began) or folder.read_state().failure
-    if status != job.FAILED:
+    if status in (job.FINISHED, job.STOPPED):
         return folder.read_state().status
     assert failure is not None, "it failed and does not say why"
     raise LoraTrainerError("{message} {todo}", message=failure.message, todo=failure.hint)
@@ -183,17 +186,16 @@ def _prepare_captioning(root: Path) -> None:
     (images / "img3.txt").write_text(BY_HAND, encoding="utf-8")
 
 
-def _caption(root: Path, says: Any = None) -> str:
+def _caption(root: Path) -> str:
+    """A caption job, as the worker does it, with a captioner that says how bright a picture is; it writes after every batch."""
     settings = caption_config.from_mapping({"input": str(root / "images"), "captioner": "blip", "batch_size": 2, "device": "cpu"})
     folder = folders.begin_captioning(root / "runs" / "captions", caption_config.to_yaml(settings))
-    with folders.occupy(folder, {}) as heartbeat, contextlib.closing(job.Report(folder, heartbeat)) as report:
-        mine = caption_job.CaptionJob(folder, caption_config.read(folder.caption_config), report)
 
-        def load() -> None:
-            mine.captioner = says or Says()  # type: ignore[assignment]
+    def load(mine: caption_job.CaptionJob) -> None:
+        mine.captioner = Says()  # type: ignore[assignment]
 
-        with mock.patch.object(mine, "_load", load), mock.patch.object(caption_job, "WRITE_SECONDS", 0.0):
-            return mine.run()
+    with mock.patch.object(caption_job.CaptionJob, "_load", load), mock.patch.object(caption_job, "WRITE_SECONDS", 0.0):
+        return _work(folder)
 
 
 def _captions(images: Path) -> dict[str, str]:

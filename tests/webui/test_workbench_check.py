@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 
@@ -167,3 +168,14 @@ def test_a_check_that_fails_says_why(folder, monkeypatch):
     assert (status.state, str(status.error)) == ("failed", "the disk is gone")
     bench.checker.keep_up(bench.contents.view())
     assert bench.checker.status(bench.contents.view()).state == "failed"
+
+
+@pytest.mark.parametrize("damage", [{"tokens": []}, {"tokens": 76}, {"resolution": None}, {"resolution": 10**30}, {"tokens": "many"}], ids=str)
+def test_settings_of_a_check_that_are_none_are_begun_anew(folder, damage):
+    kept = {"settings": {"resolution": 768, "trigger": "zorb", "tokens": 150, **damage}, "checked": 1e9}
+    (folder / ".lora_trainer").mkdir()
+    (folder / ".lora_trainer" / "check.json").write_text(json.dumps(kept), encoding="utf-8")
+    bench = again(folder)
+    view = bench.contents.view()
+    assert bench.checker.status(view).settings == CheckSettings()
+    assert bench.checker.findings(view).of_images == {}
