@@ -1,7 +1,7 @@
 """Files that others may be reading: written whole or not at all; JSON that may hold anything; locks that the operating system lets go when
 a process dies.
 
-What a killed process left half-written (`NAME.WRITER.part`) is cleared by the next process that writes into the same folder.
+What a killed process left half-written (`NAME.WRITER-NUMBER.part`) is cleared by the next process that writes into the same folder.
 
 Standard library only; everything may import this module.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -41,7 +42,9 @@ REPLACE_PATIENCE = 3.0
 LEFT_SECONDS = 86400.0
 """What nobody has written to for so long is left behind, whoever the writer was: on a network share it may be on another machine, under its clock."""
 
-_PARTIAL = re.compile(r"\.(?P<writer>[0-9a-f]{8}-\d{1,10}|\d{1,10})\.part$")
+_PARTIAL = re.compile(r"\.(?P<writer>[0-9a-f]{8}-\d{1,10}|\d{1,10})(-\d+)?\.part$")
+_writes = itertools.count(1)
+"""Numbers what this process writes: two of its threads may write one file at once."""
 _cleared: set[Path] = set()
 """Folders in which this process has cleared what others left."""
 
@@ -55,7 +58,7 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
     if target.parent not in _cleared:
         _cleared.add(target.parent)
         clear_left(target.parent)
-    partial = target.with_name(f"{target.name}.{this_writer()}.part")
+    partial = target.with_name(f"{target.name}.{this_writer()}-{next(_writes)}.part")
     try:
         write(partial)
         with partial.open("rb+") as stream:

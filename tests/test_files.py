@@ -1,6 +1,8 @@
 import json
 import os
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -23,7 +25,7 @@ def refusing(times):
 
 
 def test_on_windows_a_file_that_a_reader_holds_for_an_instant_is_replaced_all_the_same(tmp_path, monkeypatch):
-    (tmp_path / "a.json").write_text("old")
+    files.write_text(tmp_path / "a.json", "old")
     monkeypatch.setattr(files.os, "replace", refusing(3))
     with monkeypatch.context() as windows:
         windows.setattr(files.os, "name", "nt")
@@ -36,6 +38,24 @@ def test_a_file_that_cannot_be_replaced_at_all_is_an_error_and_leaves_nothing_be
     with pytest.raises(PermissionError):
         files.write_text(tmp_path / "a.json", "new")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_threads_may_write_one_file_at_once(tmp_path):
+    target, at_once = tmp_path / "a.json", threading.Barrier(4)
+
+    def write(letter):
+        def fill(partial):
+            at_once.wait(10)
+            partial.write_text(letter * 1000)
+            at_once.wait(10)
+            assert partial.read_text() == letter * 1000
+
+        for _ in range(5):
+            files.replace_file(target, fill)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, "abcd"))
+    assert target.read_text() in [letter * 1000 for letter in "abcd"] and list(tmp_path.iterdir()) == [target]
 
 
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
@@ -144,11 +164,12 @@ def test_what_a_living_process_or_another_machine_is_writing_is_let_be_for_a_day
     half = {
         "own": f"a.json.{machine}-{os.getpid()}.part", "dead": f"b.json.{machine}-{ended_process()}.part", "elsewhere": "c.json.00c0ffee-1.part",
         "no number": f"d.json.{machine}-99999999999.part", "a claim": "cat.safetensors.part", "older": "e.json.77.part",
+        "own, one of many": f"a.json.{machine}-{os.getpid()}-12.part", "dead, one of many": f"b.json.{machine}-{ended_process()}-3.part",
     }  # fmt: skip
     for name in half.values():
         (tmp_path / name).touch()
     files.clear_left(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {name for what, name in half.items() if what != "dead"}
+    assert {path.name for path in tmp_path.iterdir()} == {name for what, name in half.items() if not what.startswith("dead")}
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 90000, time.time() - 90000))
     files.clear_left(tmp_path)

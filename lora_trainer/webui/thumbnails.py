@@ -43,8 +43,6 @@ class Thumbnails:
         self._tidied = 0.0
         self._lock = threading.Lock()
         self._digests: OrderedDict[_Stamp, str] = OrderedDict()
-        # the same picture may lie in two datasets: its small copy has one name, and is written by one thread at a time
-        self._writing = [threading.Lock() for _ in range(4 * threads)]
         self._making: dict[tuple[Path, int], Future[Path]] = {}
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
 
@@ -68,16 +66,15 @@ class Thumbnails:
     def _make(self, path: Path, longest_side: int) -> Path:
         name = self._digest(path)
         target = self._folder / name[:2] / f"{name}-{longest_side}.webp"
-        with self._writing[hash(target) % len(self._writing)]:
-            if target.exists():
-                self._note_use(target)
-                return target
-            try:
-                files.replace_file(target, lambda partial: write_reduced(path, partial, longest_side))
-            except OSError as error:
-                values = {"name": path.name, "reason": error.strerror or error}
-                hint = "Check the free space on the disk of the data folder."
-                raise DatasetError("the small copy of {name} cannot be written: {reason}", hint=hint, **values) from error
+        if target.exists():
+            self._note_use(target)
+            return target
+        try:
+            files.replace_file(target, lambda partial: write_reduced(path, partial, longest_side))
+        except OSError as error:
+            values = {"name": path.name, "reason": error.strerror or error}
+            hint = "Check the free space on the disk of the data folder."
+            raise DatasetError("the small copy of {name} cannot be written: {reason}", hint=hint, **values) from error
         return target
 
     def _note_use(self, target: Path) -> None:
