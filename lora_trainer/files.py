@@ -346,7 +346,9 @@ def is_disk_full(error: BaseException | None) -> bool:
     while error is not None:
         text = str(error).lower()
         quota = getattr(errno, "EDQUOT", errno.ENOSPC)
-        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos")
+        full = (
+            "no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos", "iostream error",
+        )  # fmt: skip
         if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, quota)) or any(words in text for words in full):
             return True
         error = error.__cause__ or error.__context__

@@ -110,10 +110,10 @@ def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
 
 def read_tags(path: Path) -> tuple[KnownTag, ...]:
     """selected_tags.csv -> its tags, in the model's order. Raises CaptionerError or DatasetError."""
-    rows = list(csv.DictReader(io.StringIO(read_text(path).content)))
     try:
+        rows = list(csv.DictReader(io.StringIO(read_text(path).content)))
         return tuple(KnownTag(text=shown(row["name"]), category=row["category"].strip()) for row in rows)
-    except (KeyError, AttributeError, TypeError) as error:
+    except (csv.Error, KeyError, AttributeError, TypeError) as error:
         raise CaptionerError(
             "{path} is not a WD tagger's table of tags: it needs the columns name and category", path=path,
             hint="Fetch selected_tags.csv again, from the same place as model.onnx.",

@@ -114,8 +114,8 @@ def _moved(path: Path) -> float:
 def restore(found: Discarded, parent: Path) -> Path:
     """Put a folder back into `parent` under its name, or name-2 ... if that is taken. Raises RunError when it cannot be moved."""
     # a note is only text: it names one folder, never a way out of `parent`
-    target = free_name(parent / (Path(found.name.replace("\\", "/")).name or found.id))
     try:
+        target = free_name(parent / (Path(found.name.replace("\\", "/")).name or found.id))
         parent.mkdir(parents=True, exist_ok=True)
         found.path.rename(target)
         (target / NOTE).unlink(missing_ok=True)

@@ -221,7 +221,7 @@ def to_file(job: Try, status: Status) -> dict[str, Any]:
 
 
 def from_file(values: Mapping[str, Any]) -> Try:
-    """A job as try.json has it. Raises KeyError, TypeError, ValueError or TryError for what is none."""
+    """A job as try.json has it. Raises TryError, or one of files.UNREADABLE, for what is none."""
     wanted = dict(values["wanted"])
     wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
     status = values["status"]
@@ -238,16 +238,22 @@ def from_file(values: Mapping[str, Any]) -> Try:
         sheet=str(values["sheet"]),
         infotext=str(values["infotext"]),
         seed=int(values["seed"]),
-        notes=[Message(note["template"], note["values"]) for note in values["notes"]],
+        notes=[_read_message(note) for note in values["notes"]],
         error=_read_error(error) if error else None,
     )
 
 
 def _read_error(values: Mapping[str, Any]) -> TryError:
     error = TryError("")
-    error.message = Message(values["message"]["template"], values["message"]["values"])
-    error.hint = Message(values["hint"], values["message"]["values"] if values["hint"] else {})
+    error.message = _read_message(values["message"])
+    error.hint = _read_message({"template": values["hint"], "values": values["message"]["values"] if values["hint"] else {}})
     return error
+
+
+def _read_message(values: Mapping[str, Any]) -> Message:
+    message = Message(str(values["template"]), dict(values["values"]))
+    str(message)  # raises where a value is missing
+    return message
 
 
 def _written(message: Message) -> dict[str, Any]:

@@ -235,9 +235,11 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
     paths = [*values["swaps"], *(swap["kept"] for swap in values["swaps"].values()), *values.get("files", {})]
     if not all(is_path_below(str(path)) for path in paths):
         raise ValueError("a path leads out of the dataset")
+    title = Message(str(values["title"]), dict(values["values"]))
+    str(title)  # raises where a value is missing
     return Edit(
         id=identity,
-        title=Message(str(values["title"]), dict(values["values"])),
+        title=title,
         time=float(values["time"]),
         captions={name: CaptionEdit(before=was, after=now, by=by, now_by=now_by) for name, (was, now, by, now_by) in values["captions"].items()},
         removed=tuple(values["removed"]),

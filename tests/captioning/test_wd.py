@@ -86,3 +86,9 @@ def test_a_damaged_model_gets_a_sentence(tmp_path):
     (tmp_path / "selected_tags.csv").write_text("tag_id,name,category\n0,a_b,0\n", encoding="utf-8")
     with pytest.raises(CaptionerError, match="cannot be loaded as a WD tagger"):
         loaded(tmp_path)
+
+
+def test_a_table_of_tags_with_an_endless_cell_is_no_table_of_tags(tmp_path):
+    (tmp_path / "selected_tags.csv").write_text("tag_id,name,category,count\n1," + "x" * 200_000 + ",0,5\n", encoding="utf-8")
+    with pytest.raises(CaptionerError, match="is not a WD tagger's table of tags"):
+        wd.read_tags(tmp_path / "selected_tags.csv")

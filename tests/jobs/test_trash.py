@@ -5,7 +5,7 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
-from lora_trainer.jobs.trash import NOTE, Load, contents, discard, empty, measure, restore
+from lora_trainer.jobs.trash import NOTE, Discarded, Load, contents, discard, empty, measure, restore
 from tests.jobs.logs import FINISHED, write_run
 
 
@@ -106,3 +106,11 @@ def test_what_is_in_use_stays_and_is_told(tmp_path, monkeypatch):
     (tmp_path / "trash" / "run" / "open.png").write_bytes(b"12")
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
     assert empty(tmp_path / "trash") == Load(count=1, size=2)
+
+
+def test_a_name_that_no_folder_can_have_is_a_sentence(tmp_path):
+    found = Discarded(path=tmp_path / "trash" / "x", kind="run", name="n" * 400, time=1.0)
+    found.path.mkdir(parents=True)
+    with pytest.raises(RunError, match="cannot be taken out of the trash"):
+        restore(found, tmp_path / "runs")
+    assert found.path.is_dir()

@@ -584,3 +584,12 @@ def test_an_edit_of_a_journal_that_leads_outside_is_not_undone(tmp_path):
     with pytest.raises(DatasetError):
         again(root).undo()
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_an_edit_whose_title_lacks_a_value_hides_no_other(tmp_path):
+    bench = make(tmp_path, {"a.png": "one", "b.png": "two"})
+    bulk(bench, do="add", text="ink", at="end")
+    bulk(bench, do="add", text="wash", at="end")
+    file = tmp_path / ".lora_trainer" / "edits" / "00000001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "values": {"other": 1}}), encoding="utf-8")
+    assert [str(line.title) for line in again(tmp_path).journal.lines()] == ["Added: wash"]
