@@ -62,9 +62,9 @@
 
     /** What went wrong, as the server says it: a message and a hint for the visitor. */
     app.Problem = class Problem extends Error {
-        constructor(message, { hint = "", status = 0, current = null, kind = "", problems = null } = {}) {
+        constructor(message, { hint = "", status = 0, current = null, kind = "", problems = null, label = "", report = "" } = {}) {
             super(message);
-            Object.assign(this, { hint, status, current, kind, problems });
+            Object.assign(this, { hint, status, current, kind, problems, label, report });
         }
     };
 
@@ -633,6 +633,12 @@
             home.languages.length > 1 ? language : null);
     }
 
+    /** The extension is broken: what tab.py draws where it finds that out before the page is made. */
+    function cannotStart({ message, hint, label, report }) {
+        return el("div", { id: "lora_trainer_trouble", role: "alert" }, el("h2", {}, message), el("p", {}, hint), el("label", { for: "lora_trainer_report" }, label),
+            el("textarea", { id: "lora_trainer_report", readonly: true, rows: "12", style: { width: "100%" } }, report));
+    }
+
     /** A WebUI that comes back after "Reload UI" shows its page before it has the routes of extensions. */
     const EARLY = { milliseconds: 1000, most: 60 };
     let early = 0, startAgain = 0;
@@ -648,7 +654,8 @@
             home = await app.refresh();
             await learn(home.language);
         } catch (problem) {
-            app.fill(place, app.widgets.problem(problem, app.widgets.button({ label: app.t("Try again"), kind: "primary", local: true, onclick: app.start })));
+            app.fill(place, problem.report ? cannotStart(problem)
+                : app.widgets.problem(problem, app.widgets.button({ label: app.t("Try again"), kind: "primary", local: true, onclick: app.start })));
             if ([0, 404].includes(problem.status) && (early += 1) <= EARLY.most) startAgain = setTimeout(app.start, EARLY.milliseconds);
             return;
         }

@@ -2,6 +2,7 @@
 
     scripts/lora_trainer_tab.py   the host runs it: callbacks -> tab.py
     tab.py        draws the mount point, and the reason where something is wrong: the tab always appears
+    late.py       imports the rest once the host is up, and hangs in the routes
     http.py       the guard and the table of routes;  routes/  one file an area, a few lines a handler
     studio.py     what the handlers work with, one per process
     host.py       the only file that touches the host (`modules.*`)

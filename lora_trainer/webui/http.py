@@ -8,7 +8,7 @@
 The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it here, and it refuses pages that only pretend to be
 the WebUI's (visitors.py). What changes something needs a header that
 a foreign page cannot send to 127.0.0.1 without the browser asking first. A handler returns what becomes JSON, or a Response; a LoraTrainerError
-becomes a sentence and a hint in the visitor's language. Called by tab.py.
+becomes a sentence and a hint in the visitor's language. Called by late.py.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from lora_trainer import files
 from lora_trainer.errors import ConfigError, LoraTrainerError
 from lora_trainer.webui import texts, visitors
 from lora_trainer.webui.data_folder import NotFound
+from lora_trainer.webui.late import PREFIX
 from lora_trainer.webui.own_folders import without_folders
 
-PREFIX = "/lora-trainer"
 HEADER = "x-lora-trainer"
 LANGUAGE_HEADER = "x-lora-trainer-language"
 SESSION_HEADER = "x-lora-trainer-session"
@@ -136,11 +136,16 @@ def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler]
 
 
 def mount(app: Any, studio: Any) -> None:
-    """Hang the routes into the host's app; again, for a new app, after "Reload UI"."""
+    """Hang the routes into an app at once. The host's get them when they are there (late.py)."""
+    app.mount(PREFIX, answering(app, studio))
+
+
+def answering(app: Any, studio: Any) -> ASGIApp:
+    """All routes behind the guard, to be hung into `app`, whose login counts."""
     inner = Starlette(routes=[Route(entry.path, _endpoint(entry, app, studio), methods=[entry.method]) for entry in ROUTES])
     inner.add_exception_handler(404, _no_such_route)
     inner.add_exception_handler(405, _no_such_route)
-    app.mount(PREFIX, _named(inner, uuid.uuid4().hex))
+    return _named(inner, uuid.uuid4().hex)
 
 
 def _named(inner: ASGIApp, session: str) -> ASGIApp:

@@ -15,6 +15,10 @@ log = logging.getLogger("lora_trainer.webui")
 
 TITLE = "LoRA Trainer"
 TAB_ID = "lora_trainer"
+CANNOT_START = "LoRA Trainer cannot start"
+UPDATE = "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines."
+LOOK = "Look at the WebUI's console."
+REPORT = "Report"
 
 
 def on_ui_tabs() -> Any:
@@ -27,12 +31,9 @@ def on_ui_tabs() -> Any:
 
 
 def mount_point() -> str:
-    """The tab's HTML: an empty room for the script, or the reason why there is none."""
+    """The tab's HTML: an empty room for the script, or the reason why not even that can be."""
     try:
-        from lora_trainer.webui import routes  # noqa: F401
-        from lora_trainer.webui.studio import studio
-
-        studio()
+        from lora_trainer.webui import late  # noqa: F401
     except Exception as error:
         log.exception("LoRA Trainer cannot start")
         return trouble(error)
@@ -43,11 +44,9 @@ def mount_point() -> str:
 def on_app_started(demo: Any, app: Any) -> None:
     """The host's server is up, for the first time or after "Reload UI": hang our routes into this app, and let the queue go on."""
     try:
-        from lora_trainer.webui import http, routes  # noqa: F401
-        from lora_trainer.webui.studio import studio
+        from lora_trainer.webui import late
 
-        http.mount(app, studio())
-        studio().begin()
+        late.mount(app)
     except Exception:
         log.exception("LoRA Trainer's routes cannot be added")
 
@@ -55,9 +54,9 @@ def on_app_started(demo: Any, app: Any) -> None:
 def on_script_unloaded() -> None:
     """The host is about to load its extensions again ("Reload UI"), or to forget them."""
     try:
-        from lora_trainer.webui.studio import studio
+        from lora_trainer.webui import late
 
-        studio().end()
+        late.unload()
     except Exception:
         log.exception("LoRA Trainer cannot let go of the WebUI's queue")
 
@@ -73,19 +72,22 @@ def on_ui_settings() -> None:
 
 
 def trouble(error: Exception) -> str:
-    """What is wrong, in words and as a report to copy."""
-    lines = [
+    """What is wrong, in words and as a report to copy. javascript/lora_trainer.js draws the same where it is found later."""
+    return (
+        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>{}</h2><p>{}</p>'
+        '<label for="lora_trainer_report">{}</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
+    ).format(*(html.escape(text, quote=False) for text in (say(CANNOT_START), say(UPDATE), say(REPORT), report(error))))
+
+
+def report(error: Exception) -> str:
+    """For whoever is to mend it."""
+    return "\n".join([
         f"LoRA Trainer cannot start: {type(error).__name__}: {error}",
         f"Python {sys.version.split()[0]} on {platform.platform()}",
         "gradio {}".format(getattr(sys.modules.get("gradio"), "__version__", "?")),
         "",
         *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
-    ]
-    hint = say("Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines.")
-    return (
-        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>{}</h2><p>{}</p>'
-        '<label for="lora_trainer_report">{}</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
-    ).format(*(html.escape(text, quote=False) for text in (say("LoRA Trainer cannot start"), hint, say("Report"), "\n".join(lines))))
+    ])  # fmt: skip
 
 
 def say(sentence: str) -> str:

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-HEAVY = ("torch", "transformers", "diffusers", "pandas", "numpy", "PIL", "psutil", "yaml", "starlette", "ftfy", "safetensors", "lora_trainer.webui.routes")
+OURS = ("routes", "studio", "plan", "datasets", "http", "runs")
+HEAVY = ("torch", "transformers", "diffusers", "pandas", "numpy", "PIL", "psutil", "yaml", "starlette", "ftfy", "safetensors", *(f"lora_trainer.webui.{name}" for name in OURS))
 
 LOAD = """
 import json, sys, types
@@ -29,3 +30,9 @@ def test_loading_the_script_imports_nothing_heavy():
     loaded = set(json.loads(done.stdout))
     assert "lora_trainer.webui.tab" in loaded
     assert sorted(loaded & set(HEAVY)) == []
+
+
+def test_drawing_the_mount_point_imports_nothing_of_what_the_tab_works_with():
+    drawn = LOAD.replace("print(", 'from lora_trainer.webui import tab\nassert "lora_trainer_root" in tab.mount_point()\nprint(')
+    done = subprocess.run([sys.executable, "-c", drawn, str(ROOT)], capture_output=True, text=True, check=True)
+    assert sorted(set(json.loads(done.stdout)) & {f"lora_trainer.webui.{name}" for name in OURS}) == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import threading
 
 import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
 
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui import tab
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.host import Host, HostDevice
+from lora_trainer.webui.late import Late
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.turns import Turns
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
@@ -41,17 +44,47 @@ def test_whether_a_run_pauses_for_pictures_is_the_users_choice_at_any_time(tmp_p
 def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, monkeypatch):
     host = CardHost()
     studio = Studio(host, DataFolder(tmp_path))
-    studio.hand_over.watch()
-    assert host.turns.watched
     monkeypatch.setattr("lora_trainer.webui.studio._only", [studio])
+    late = Late(Starlette())
+    monkeypatch.setattr("lora_trainer.webui.late._current", [late])
+    late.load()
+    assert host.turns.watched
     tab.on_script_unloaded()
     assert type(host.turns.lock) is FIFOLock
     studio.hand_over.watch()
     assert host.turns.watched
 
 
+def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(tmp_path, monkeypatch):
+    host = CardHost()
+    monkeypatch.setattr("lora_trainer.webui.studio._only", [Studio(host, DataFolder(tmp_path))])
+    late = Late(Starlette())
+    late.end()
+    late.load()
+    assert type(host.turns.lock) is FIFOLock
+
+
+def test_what_keeps_the_extension_from_working_is_answered_to_every_request(monkeypatch):
+    monkeypatch.setattr("lora_trainer.webui.studio._only", [])
+    monkeypatch.setattr("lora_trainer.webui.studio.find", lambda: 1 / 0)
+    app = Starlette()
+    late = Late(app)
+    app.mount("/lora-trainer", late)
+    late.load()
+    client = TestClient(app)
+    told = client.get("/lora-trainer/home").json()["error"]
+    assert client.get("/lora-trainer/home").status_code == 500
+    assert told["message"] == "LoRA Trainer cannot start"
+    assert "division by zero" in told["report"]
+    # with a login, nobody has been asked for it
+    app.auth = {"ann": "secret"}
+    told = client.get("/lora-trainer/home").json()["error"]
+    assert "report" not in told
+    assert told["hint"] == "Look at the WebUI's console."
+
+
 def test_unloading_never_raises(monkeypatch, caplog):
-    monkeypatch.setattr("lora_trainer.webui.studio.studio", lambda: threading.Lock().no_such_thing)
+    monkeypatch.setattr("lora_trainer.webui.late._current", [threading.Lock()])
     tab.on_script_unloaded()
     assert "cannot let go" in caplog.text
 

@@ -8,7 +8,8 @@ from starlette.responses import FileResponse, Response
 
 from lora_trainer.errors import Message
 from lora_trainer.webui import texts
-from lora_trainer.webui.http import PREFIX, Request, route
+from lora_trainer.webui.http import Request, route
+from lora_trainer.webui.late import PREFIX
 from lora_trainer.webui.loras import Lora, to_mapping
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.tries import Try, wanted_from
