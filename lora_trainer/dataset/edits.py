@@ -17,7 +17,9 @@ Called by the tab.
 from __future__ import annotations
 
 import csv
+import difflib
 import io
+import itertools
 import json
 import re
 from collections import defaultdict
@@ -41,6 +43,10 @@ METADATA_NAME = "metadata.csv"
 
 _NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF-8
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
+_QUOTED = re.compile(r' *"(?:[^"]|"")*(?:"|\Z)')
+_WORD = re.compile(r"\w+|\W")
+_LONGEST_DIFFERENCE = 4000
+"""Characters: a comparison word by word takes longer than in proportion."""
 _CODECS = {"utf-8": "utf-8-sig"}
 
 
@@ -177,15 +183,18 @@ def write_caption_file(file: Path, was: str, caption: str) -> None:
         raise _changed(file)
     if caption == was:
         return
+    end = _line_end(before, file)
     if file.suffix.lower() == JSON_SUFFIX:
         content = with_caption(content, caption) if content.strip() else json.dumps({"caption": caption}, ensure_ascii=False) + "\n"
+        content = content.replace("\n", end)
     else:
-        content = _spliced(content, was, caption) if was else caption + "\n"
-    write_bytes(file, encode_like(content.replace("\n", _line_end(before, file)), before, file))
+        content = _spliced(_raw(before, file), was, caption, end) if was else f"{caption}\n".replace("\n", end)
+    write_bytes(file, encode_like(content, before, file))
 
 
-def _spliced(content: str, was: str, caption: str) -> str:
-    """What differs between two captions, changed in the text that says `was`: spaces and empty lines elsewhere are none of what was to change."""
+def _spliced(content: str, was: str, caption: str, end: str) -> str:
+    """What differs between two captions, changed in the text that says `was`: spaces, empty lines and line ends elsewhere are none of what was to
+    change. New lines end in `end`."""
     places, at = [], 0
     for letter in was:
         if letter in " \n":
@@ -197,10 +206,23 @@ def _spliced(content: str, was: str, caption: str) -> str:
             places.append(at)
             at += 1
     places.append(at)
+    spliced = content
+    for front, back, new in reversed(_differences(was, caption)):
+        spliced = spliced[: places[front]] + new.replace("\n", end) + spliced[places[back] :]
+    return spliced if caption_of(spliced) == caption else f"{caption}\n".replace("\n", end)
+
+
+def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:
+    """(from, to, new text) in `was` for each word that differs; for one long piece, where too much of it does."""
     front = _equal(was, caption)
     back = _equal(was[front:][::-1], caption[front:][::-1])
-    spliced = content[: places[front]] + caption[front : len(caption) - back] + content[places[len(was) - back] :]
-    return spliced if caption_of(spliced) == caption else caption + "\n"
+    before, after = was[front : len(was) - back], caption[front : len(caption) - back]
+    if max(len(before), len(after)) > _LONGEST_DIFFERENCE:
+        return [(front, len(was) - back, after)]
+    old, new = _WORD.findall(before), _WORD.findall(after)
+    starts = [front, *itertools.accumulate(map(len, old), initial=front)][1:]
+    changes = difflib.SequenceMatcher(None, old, new).get_opcodes()
+    return [(starts[i], starts[j], "".join(new[k:m])) for kind, i, j, k, m in changes if kind != "equal"]
 
 
 def _equal(one: str, other: str) -> int:
@@ -212,8 +234,14 @@ def _line_end(data: bytes, file: Path) -> str:
     """What the lines of a file end in, most of them; where there are none, as here."""
     if not data:
         return "\n"
-    text = data.decode(_CODECS.get(decode(data, file).encoding, decode(data, file).encoding))
+    text = _raw(data, file)
     return "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\r" if "\r" in text and "\n" not in text else "\n"
+
+
+def _raw(data: bytes, file: Path) -> str:
+    """What a file says, with the ends of its lines as they are."""
+    encoding = decode(data, file).encoding
+    return data.decode(_CODECS.get(encoding, encoding))
 
 
 def _changed(file: Path) -> ChangedMeanwhile:
@@ -279,9 +307,8 @@ class _Lines:
     """The lines of a metadata file, with their ends. Rows are found by their line in the file as it was read."""
 
     def __init__(self, path: Path, data: bytes) -> None:
-        text = decode(data, path)
-        self.content = text.content
-        self._lines: list[str] = _LINE.findall(data.decode(_CODECS.get(text.encoding, text.encoding)))
+        self.content = decode(data, path).content
+        self._lines: list[str] = _LINE.findall(_raw(data, path))
         self._ending = "\r\n" if self._lines and self._lines[0].endswith("\r\n") else "\n"
 
     def last_line(self, row: Row) -> int:
@@ -395,9 +422,25 @@ class _Csv(_Lines):
     def row_text(self, row: Row, caption: str) -> str:
         columns = self._table.columns
         cells = self._records[row.line].whole(columns, self._table.delimiter)
+        spliced = self._spliced_row(row, caption, cells)
+        if spliced is not None:
+            return spliced
         cells += [""] * (columns.caption + 1 - len(cells))
         cells[columns.caption] = caption
         return self._written(cells)
+
+    def _spliced_row(self, row: Row, caption: str, cells: list[str]) -> str | None:
+        """The row with nothing changed but in the caption's cell; None where there is none, or its own commas cut it up."""
+        text, place, delimiter = self.text_of(row), self._table.columns.caption, self._table.delimiter
+        spans, before = _cell_spans(text, delimiter), self._records[row.line].cells
+        if place >= len(cells) or len(spans) != len(before) or caption_of(before[place]) != row.caption:
+            return None
+        start, end = spans[place]
+        line_end = "\r\n" if "\r\n" in text else "\n"
+        spliced = text[:start] + _cell(text[start:end], row.caption, caption, line_end, delimiter) + text[end:]
+        found: list[str] = next(csv.reader(io.StringIO(spliced, newline=""), delimiter=delimiter, skipinitialspace=True), [])
+        expected = [*before[:place], caption, *before[place + 1 :]]
+        return spliced if len(found) == len(before) and [*found[:place], caption_of(found[place]), *found[place + 1 :]] == expected else None
 
     def new_text(self, name: str, caption: str) -> str:
         columns = self._table.columns
@@ -410,3 +453,31 @@ class _Csv(_Lines):
         # the line's end is named so that cells with one in them are quoted
         csv.writer(buffer, delimiter=self._table.delimiter, lineterminator="\n").writerow(cells)
         return buffer.getvalue().removesuffix("\n")
+
+
+def _cell_spans(text: str, delimiter: str) -> list[tuple[int, int]]:
+    """Where the cells of a row stand, with their quotation marks and the spaces around those."""
+    spans, at = [], 0
+    while True:
+        start = at
+        quoted = _QUOTED.match(text, at)
+        at = text.find(delimiter, quoted.end() if quoted else at)
+        if at < 0:
+            return [*spans, (start, len(text))]
+        spans.append((start, at))
+        at += 1
+
+
+def _cell(raw: str, was: str, caption: str, end: str, delimiter: str) -> str:
+    """A cell as it stands in the file, with another caption in place of the one that it `was`."""
+    quoted = _QUOTED.match(raw)
+    front, back = (raw[: raw.index('"')], raw[quoted.end() :]) if quoted else (raw[: len(raw) - len(raw.lstrip(" "))], "")
+    content = raw[len(front) : len(raw) - len(back)]
+    if quoted:
+        content = content[1:].removesuffix('"').replace('""', '"')
+    said = _spliced(content, was, caption, end) if was else caption.replace("\n", end)
+    if not content.endswith("\n"):
+        said = said.removesuffix(end)
+    if quoted or any(sign in said for sign in (delimiter, '"', "\r", "\n")):
+        said = '"' + said.replace('"', '""') + '"'
+    return front + said + back

@@ -27,16 +27,14 @@ _METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 
 _IGNORED_FOLDERS = frozenset({"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
 _KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
-_CLASS_FOLDERS = frozenset(
-    f"{kind}{what}"
-    for kind in ("reg", "regularization", "regularisation", "classimage", "classdata", "classimg", "priorpreservation", "正则", "正则化")
-    for what in ("", "s", "img", "imgs", "image", "images", "data", "dataset", "dir", "folder", "set", "图", "图片", "图像", "集", "数据集")
-)  # fmt: skip
-"""What folders of class images are called, without spaces and signs. Trainers learn from them what the subject's class looks like without it."""
+_REGULAR_WORDS = frozenset({"reg", "regs", "regul", "regimg", "regimgs", "regimage", "regimages", "regdata", "regset", "regdir"})
+_CLASS_IMAGES = re.compile(r"\b(?:class|prior) ?(?:image|img|data|preservation)|regulari[sz]ation|正则|正則|정규화")
+"""What folders of class images are called, among other words. Trainers learn from them what the subject's class looks like without it."""
 _CLASS_FOLDERS_BESIDE = frozenset({"class", "classes", "prior"})
 """These are class images where a folder of instances lies beside them."""
 _INSTANCES = frozenset({"instance", "instances", "instanceimages", "instancedata", "instancedatadir", "subject", "train", "img"})
 _MOST_NAMED = 5
+_NAMED_LIKE_CLASS_IMAGES = "If they are pictures of the subject, give the folder another name."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +64,8 @@ class Listing:
     """Files that may be metadata under another name."""
     rest: list[Path] = field(default_factory=list)
     """Files of no kind known here; a caption or a picture may be among them."""
+    class_folders: list[Path] = field(default_factory=list)
+    """Folders of class images, which are left out."""
     suffixes: Counter[str] = field(default_factory=Counter)
     """How often each suffix occurs, among all files."""
     findings: list[Finding] = field(default_factory=list)
@@ -105,14 +105,23 @@ def kohya_folder(folder: Path) -> KohyaFolder | None:
 
 
 def is_class_folder(name: str, beside: Iterable[str] = ()) -> bool:
-    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg) are in it. `beside`: the folders beside it."""
-    kohya = _KOHYA_FOLDER.fullmatch(name)
-    plain = _plain(kohya[2] if kohya else name)
-    return plain in _CLASS_FOLDERS or (plain in _CLASS_FOLDERS_BESIDE and any(_plain(other) in _INSTANCES for other in beside))
+    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg) are in it. `beside`: the folders beside it.
+
+    "1_dog" beside "20_sks dog" are: whoever puts both into one folder trains the token, once each epoch against its class.
+    """
+    kohya = kohya_folder(Path(name))
+    words = _words(kohya.class_name if kohya else name)
+    if not _REGULAR_WORDS.isdisjoint(words) or _CLASS_IMAGES.search(" ".join(words)):
+        return True
+    if kohya and kohya.repeats == 1 and words:
+        others = [other for other in map(kohya_folder, map(Path, beside)) if other and other.repeats > 1]
+        return any(_words(other.class_name)[1:] == words for other in others)
+    return "".join(words) in _CLASS_FOLDERS_BESIDE and any("".join(_words(other)) in _INSTANCES for other in beside)
 
 
-def _plain(name: str) -> str:
-    return re.sub(r"[\W_]+", "", folded(name))
+def _words(name: str) -> list[str]:
+    """The words of a name, without regard to capitals; regImages has two."""
+    return re.findall(r"[^\W_]+", folded(re.sub("(?<=[a-z])(?=[A-Z])", " ", name)))
 
 
 def list_folder(root: Path) -> Listing:
@@ -162,9 +171,9 @@ def _left_out_class_images(folder: Path, listing: Listing) -> list[Finding]:
     count = sum(Path(name).suffix.lower() in readable for _, _, names in os.walk(folder) for name in names)
     if not count:
         return []
+    listing.class_folders.append(folder)
     template = "{folder} holds class images (regularisation images, {count} of them): they are left out, and not trained as the subject"
-    hint = "If they are pictures of the subject, give the folder another name."
-    return [warning("left-out", template, hint=hint, path=folder, folder=listing.name(folder), count=count)]
+    return [warning("left-out", template, hint=_NAMED_LIKE_CLASS_IMAGES, path=folder, folder=listing.name(folder), count=count)]
 
 
 def _start(listing: Listing) -> Path:
@@ -240,6 +249,10 @@ def missing(path: Path, template: str) -> DatasetError:
 
 
 def _no_images(listing: Listing) -> DatasetError:
+    if listing.class_folders:
+        template = "no images in {folder} but class images (regularisation images), in {name}: they are not trained as the subject"
+        left_out = listing.name(listing.class_folders[0])
+        return DatasetError(template, hint=_NAMED_LIKE_CLASS_IMAGES, folder=listing.root, name=left_out)
     hint = "Put .png, .jpg or .webp files in it."
     if not listing.suffixes:
         return DatasetError("{folder} holds no files", hint=hint, folder=listing.root)

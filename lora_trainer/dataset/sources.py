@@ -134,7 +134,7 @@ def _no_caption(image: Path, listing: Listing) -> Finding:
         hint += " If {table} holds the captions, set metadata_path to it."
         values["table"] = listing.tables[0].name
     texts = listing.texts_beside(image)
-    if texts:
+    if texts and texts[0].suffix.lower() != JSON_SUFFIX:
         return error("no-caption", "{name} has no caption: {file} is empty", hint=hint, path=image, file=texts[0].name, **values)
     return error("no-caption", "{name} has no caption", hint=hint, path=image, **values)
 

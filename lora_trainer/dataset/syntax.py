@@ -22,6 +22,7 @@ _ESCAPED = re.compile(r"\\([()\[\]{}])")
 _LONGEST_QUOTE = 40
 
 _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?<!\w)(?:Negative prompt:|Steps: \d+, (?:Sampler|CFG scale|Size|Seed|Model)\b)", re.IGNORECASE), "parameters"),
     (re.compile(r"<(?:lora|lyco|hypernet|embedding):[^<>\n]{1,100}>", re.IGNORECASE), "lora"),
     (re.compile(r"\[(?:trigger|name|filewords|caption|subject|token|concept)\]|\{(?:trigger|name|filewords|caption|subject|token|concept|prompt)?\}"
                 r"|%(?:trigger|name|caption|filewords)%", re.IGNORECASE), "placeholder"),
@@ -34,6 +35,7 @@ _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
 """(pattern, sort). Each pattern looks at a bounded piece from each place, so that its time grows with the text and no faster."""
 
 _CAPTIONS: dict[str, Message] = {
+    "parameters": Message("captions hold generation parameters of a WebUI ({count}, such as {example} in {name}): they are trained as words"),
     "lora": Message("captions hold a LoRA tag ({count}, such as {example} in {name}): it is trained as words"),
     "placeholder": Message("captions hold a placeholder ({count}, such as {example} in {name}): nothing is put in its place, it is trained as words"),
     "wildcard": Message("captions hold a wildcard ({count}, such as {example} in {name}): nothing is drawn, it is trained as words"),
@@ -43,6 +45,7 @@ _CAPTIONS: dict[str, Message] = {
     "separator": Message("captions hold a separator of another program ({count}, such as {example} in {name}): it is trained as words"),
 }
 _PROMPTS: dict[str, Message] = {
+    "parameters": Message("a sample prompt holds generation parameters, {example}: previews read them as words"),
     "lora": Message("a sample prompt holds a LoRA tag, {example}: previews read it as words, and show the LoRA in training anyway"),
     "placeholder": Message("a sample prompt holds a placeholder, {example}: nothing is put in its place"),
     "wildcard": Message("a sample prompt holds a wildcard, {example}: nothing is drawn for it"),

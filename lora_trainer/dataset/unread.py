@@ -9,18 +9,25 @@ Called by dataset.sources and dataset.scan. Files are opened, but only as far as
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from lora_trainer.dataset.findings import Finding, error, warning
 from lora_trainer.dataset.images import suffix_of
+from lora_trainer.dataset.json_rows import caption_in, parse
 from lora_trainer.dataset.listing import Listing, folded
+from lora_trainer.dataset.metadata import JSON_SUFFIX
+from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import NotJson
 
 _WORKBOOKS = frozenset({".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather"})
 _NO_CAPTIONS = frozenset({"readme", "license", "licence", "copying", "changelog", "requirements", "notes", "note", "说明", "许可"})
 """Texts that lie in many a folder, by their names without the suffix."""
 _PICTURES_BEGIN = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
+_SIGN = re.compile(r"[\W_]+")
+_KEY_OF_CAPTIONS = re.compile(r'"[\w -]{0,40}(?:tag|caption|prompt|descri|text|label|标签|标注)[\w -]{0,40}"\s*:', re.IGNORECASE)
 _HEAD = 2**16
 _NAMES_SOUGHT = 20
 _NAMED = 5
@@ -34,7 +41,8 @@ def unread_captions(listing: Listing, lacking: Sequence[Path], read: Collection[
     names = [image.name for image in lacking[:_NAMES_SOUGHT]]
     beside = {text for image in listing.images for text in listing.texts_beside(image)}
     texts = [path for path in listing.texts.values() if path not in beside and path not in read]
-    found = [path for path in texts if folded(path.stem) in stems or _mentions(path, names)]
+    found = [path for path in texts if _is_named_like(path.stem, stems) or _mentions(path, names)]
+    found += [path for image in lacking for path in listing.texts_beside(image) if path.suffix.lower() == JSON_SUFFIX and _is_unread_json(path)]
     found += [path for path in listing.tables if path not in read and _mentions(path, names)]
     found += [path for path in listing.rest if _is_caption_like(path, stems, names)]
     if not found:
@@ -48,8 +56,22 @@ def unread_captions(listing: Listing, lacking: Sequence[Path], read: Collection[
 def _is_caption_like(path: Path, stems: Collection[str], names: Sequence[str]) -> bool:
     if path.suffix.lower() in _WORKBOOKS:
         return True
-    is_beside = folded(path.stem) in stems
+    is_beside = _is_named_like(path.stem, stems)
     return (is_beside and _is_text(_head(path))) or (not is_beside and bool(path.suffix) and _mentions(path, names))
+
+
+def _is_named_like(stem: str, stems: Collection[str]) -> bool:
+    """Whether a name is one of `stems`, with words behind it or without: a.png.caption, a_tags."""
+    return any(folded(stem[:end]) in stems for end in (*(sign.start() for sign in _SIGN.finditer(stem)), len(stem)))
+
+
+def _is_unread_json(path: Path) -> bool:
+    """Whether the JSON beside an image holds words for it, but in a form that is not known: a booru's tags by kind, say."""
+    try:
+        content = read_text(path).content
+        return caption_in(parse(content)) is None and _KEY_OF_CAPTIONS.search(content) is not None
+    except (DatasetError, NotJson):
+        return False
 
 
 def _mentions(path: Path, names: Sequence[str]) -> bool:

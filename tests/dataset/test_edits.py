@@ -40,6 +40,24 @@ def shown(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize(
+    ("name", "before"),
+    [
+        ("metadata.csv", '"file_name","text","note"\r\n"a.png","a fox, ""red""","keep ""this"""\r\n"b.png","b",""\r\n'),
+        ("metadata.csv", 'file_name,text,,\na.png, "a  fox, red" ,,\nb.png,b,,\n'),
+        ("metadata.csv", 'file_name,text\r\na.png,"one fox\r\na  fox"\r\nb.png,"x\r\ny"\r\n'),
+        ("metadata.csv", 'sep=;\r\nfile;caption\r\na.png;"a fox"\r\nb.png;b'),
+        ("metadata.tsv", 'file_name\ttext\textra\na.png\ta fox\t"x"\nb.png\tb\t\n'),
+        ("a.txt", "a  fox,red \r\n\r\ntwo  fox\r\n"),
+        ("a.txt", "a fox,\r\nred,\nsnow, fox\r\n"),
+    ],
+)
+def test_one_word_changes_and_not_one_byte_more(tmp_path, name, before):
+    folder = dataset(tmp_path, {name: before})
+    write(folder, a=shown(folder)["a.png"].replace("fox", "wolf"))
+    assert (folder / name).read_bytes().decode("utf-8") == before.replace("fox", "wolf")
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [
         ('a.png,"a fox, snow"\nb.png,"a cat"\n', 'a.png,"a red fox, ice"\nb.png,"a cat"\n'),

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.dataset.listing import is_class_folder
+from lora_trainer.errors import DatasetError
 from tests.dataset.pictures import save
 from tests.dataset.test_edits import write as edit
 from tests.dataset.test_scan import captions, draw, look, told, write
@@ -54,6 +55,8 @@ def test_kohyas_tags_are_trained_behind_the_caption(tmp_path):
         {"words.yaml": "a.png: fox a\n"},
         {"captions/a.txt": "fox a", "captions/b.txt": "fox b"},
         {"list.json": '{"images": [["a.png", "fox a"]]}'},
+        {"a.json": '{"id": 1, "tag_string_general": "fox snow"}', "b.json": '{"tags": {"species": ["fox"]}}'},
+        {"a.png.caption.txt": "fox a", "b_tags.txt": "fox b"},
     ],
     ids=lambda files: next(iter(files)),
 )
@@ -117,6 +120,33 @@ def test_class_images_are_never_trained_as_the_subject(tmp_path, place):
     dataset = look(tmp_path, **TRIGGER)
     assert list(captions(dataset)) == ["10_sks fox/a.png"]
     assert any("class images (regularisation images, 1 of them)" in text for _, _, text in told(dataset))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["reg_dog", "dog_reg", "1_reg dog", "regularization-dog", "person_reg_images", "class images (dog)", "generated_class_images", "prior_images",
+     "ClassImages", "regImages", "regul", "正则化素材", "正則化画像"],
+)  # fmt: skip
+def test_class_images_are_known_by_one_word_among_others(name):
+    assert is_class_folder(name)
+
+
+@pytest.mark.parametrize("name", ["superior images", "classic images", "10_registered", "regina", "class photos", "5_dog", "img"])
+def test_other_words_make_no_class_images(name):
+    assert not is_class_folder(name)
+
+
+def test_a_class_by_itself_beside_its_token_is_class_images():
+    assert is_class_folder("1_dog", ("20_sks dog", "1_dog")) and is_class_folder("1_old dog", ("5_ohwx old_dog",))
+    # seen as often as the other, or of another kind: they are subjects
+    assert not is_class_folder("1_dog", ("1_sks dog", "1_dog")) and not is_class_folder("10_dog", ("20_sks dog",))
+    assert not is_class_folder("1_cat", ("20_sks dog",)) and not is_class_folder("20_sks dog", ("1_dog",))
+
+
+def test_class_images_alone_are_told_as_that(tmp_path):
+    save(tmp_path / "reg" / "1_dog" / "z.png")
+    with pytest.raises(DatasetError, match="no images in .* but class images .*, in reg"):
+        look(tmp_path, **TRIGGER)
 
 
 def test_class_is_a_name_of_class_images_beside_instances_only():

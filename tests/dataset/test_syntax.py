@@ -20,6 +20,8 @@ from tests.dataset.test_scan import draw, look, told, write
         ("a cat --ar 16:9 --n blurry", {"option": "--ar 16:9"}),
         ("a cat BREAK a dog", {"separator": "BREAK"}),
         ("[cat:dog:0.5]", {"editing": "[cat:dog:0.5]"}),
+        ("a fox\nNegative prompt: bad hands\nSteps: 20, Sampler: Euler a, Size: 512x512", {"parameters": "Negative prompt:"}),
+        ("a fox\nSteps: 20, Sampler: Euler a, Size: 512x512", {"parameters": "Steps: 20, Sampler"}),
         ("<lora:ink:0.7> a fox", {"lora": "<lora:ink:0.7>"}),
         (r"hatsune miku \(vocaloid\), looking_at_viewer, >:), (a fox), {sitting}, o_o, rating: safe, 3:4, rock and roll -- live", {}),
     ],
