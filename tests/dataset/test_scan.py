@@ -285,7 +285,7 @@ def test_a_dataset_without_a_usable_image_is_refused_with_the_reasons(tmp_path, 
     with pytest.raises(DatasetError) as caught:
         look(tmp_path, on_bad_data=choice)
     assert str(caught.value).startswith(f"no image in {tmp_path} can be used (2 found):\n- 2 images have no caption\n")
-    assert str(caught.value).endswith("\n  - a.png has no caption\n  - b.png has no caption")
+    assert str(caught.value).endswith("\n  a.png, b.png")
     assert "If words.csv holds the captions, set metadata_path to it." in str(caught.value)
 
 
