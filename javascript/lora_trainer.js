@@ -22,8 +22,8 @@
     };
 
     /** One of two texts, by number; both take {count}. */
-    app.count = function (count, one, many) {
-        return app.t(count === 1 ? one : many, { count: app.number(count) });
+    app.count = function (count, one, many, values = {}) {
+        return app.t(count === 1 ? one : many, { ...values, count: app.number(count) });
     };
 
     /** Sentences in a row, each with its full stop, as the language sets them. */

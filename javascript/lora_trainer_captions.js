@@ -106,7 +106,7 @@
         showCounts(answer.captioned, answer.total);
         // what is found of the folder as a whole; the check has its own place
         const found = JSON.stringify(answer.findings);
-        if (found !== parts.findings.dataset.shown) app.fill(parts.findings, dataset.remarks(answer.findings));
+        if (found !== parts.findings.dataset.shown) app.fill(parts.findings, dataset.remarks(answer.findings, parts.pages));
         parts.findings.dataset.shown = found;
         drawList([...kept.values()].map((row) => row.element), answer);
         bench.answered(answer);

@@ -172,15 +172,31 @@
             }) : null);
     };
 
-    /** What was found about the dataset as a whole, folded together when it is long. */
-    dataset.remarks = function (findings) {
+    /** What was found about the dataset as a whole, folded together when it is long; the page is read again when something was mended. */
+    dataset.remarks = function (findings, pages) {
         if (!findings.length) return null;
-        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null,
+        const mend = (finding) => (finding.mend ? app.widgets.button({ label: finding.mend.label, onclick: () => convert(pages) }) : null);
+        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null, mend(finding),
             finding.each.length ? el("details", {}, el("summary", { class: "lora-trainer-help" }, app.t("Which ones")), el("ul", {}, finding.each.map((one) => el("li", { class: "lora-trainer-help" }, one)),
                 finding.count > finding.each.length ? el("li", { class: "lora-trainer-help" }, app.t("and {count} more", { count: app.number(finding.count - finding.each.length) })) : null)) : null));
-        return el("details", { class: "lora-trainer-remarks", open: findings.length <= 3 },
+        return el("details", { class: "lora-trainer-remarks", open: findings.length <= 3 || findings.some((finding) => finding.mend) },
             el("summary", {}, app.count(findings.length, "{count} remark about this dataset", "{count} remarks about this dataset")), el("ul", {}, lines));
     };
+
+    /** Pictures that the WebUI cannot show -> JPEG or PNG, all of the dataset at once. */
+    async function convert(pages) {
+        const again = async () => { await dataset.refresh(); await pages.load(); };
+        const undo = async () => { await app.api.post(dataset.path("undo"), {}); await again(); };
+        const { changed, conflicts } = await app.api.post(dataset.path("convert"), {});
+        if (changed) app.widgets.toast(app.count(changed, "{count} picture converted", "{count} pictures converted"), { severity: "done", seconds: 10, action: { label: app.t("Undo"), onclick: undo } });
+        if (conflicts.length) {
+            app.widgets.dialog({
+                title: app.count(conflicts.length, "{count} picture could not be converted", "{count} pictures could not be converted"),
+                body: el("ul", {}, conflicts.map((conflict) => el("li", {}, conflict.message))), actions: [{ label: app.t("Close"), kind: "primary" }],
+            });
+        }
+        await again();
+    }
 
     /** Show the page's pictures large, beginning with one of them. */
     dataset.enlarge = (items, item) => app.viewer.open(

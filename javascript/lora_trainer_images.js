@@ -206,7 +206,7 @@
         const had = parts.grid && parts.grid.contains(document.activeElement);
         parts.grid = el("div", { class: "lora-trainer-grid", role: "listbox", "aria-multiselectable": "true", "aria-label": app.t("Images. Arrow keys move, Enter enlarges, Space selects, Delete removes."), onkeydown: onKey },
             answer.items.map((item, at) => cell(item, at)));
-        app.fill(parts.place, dataset.remarks(answer.findings),
+        app.fill(parts.place, dataset.remarks(answer.findings, parts.pages),
             answer.items.length ? parts.grid : el("p", { class: "lora-trainer-help lora-trainer-empty" }, answer.total ? app.t("No image is like that.") : app.t("No images yet. Drop some above.")));
         drawTools();
         if (had && answer.items.length) cells()[parts.focus].focus();

@@ -38,7 +38,7 @@
     /** The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()` hears when something has arrived; name(text) says where it goes. */
     function area({ target, done }) {
         const report = el("div", { class: "lora-trainer-upload-report" });
-        const input = el("input", { type: "file", multiple: true, class: "lora-trainer-offscreen", tabindex: "-1", "aria-hidden": "true", accept: "image/*,.heic,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl" });
+        const input = el("input", { type: "file", multiple: true, class: "lora-trainer-offscreen", tabindex: "-1", "aria-hidden": "true", accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl" });
         input.addEventListener("change", () => {
             const entries = [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
             input.value = "";
@@ -84,7 +84,7 @@
         async function send(id, entries, query) {
             const queue = [...entries].sort((one, other) => rank(one) - rank(other) || one.path.localeCompare(other.path, undefined, { numeric: true }));
             const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
-            const state = { sent: 0, finished: 0, added: 0, captions: 0, skipped: [], kept: [], cancelled: false, active: new Map() };
+            const state = { sent: 0, finished: 0, added: 0, captions: 0, converted: {}, waiting: {}, skipped: [], kept: [], cancelled: false, active: new Map() };
             const whole = app.widgets.progress(app.t("Upload"));
             const list = el("ul", { class: "lora-trainer-upload-files", "aria-label": app.t("Files on their way") });
             const show = () => {
@@ -115,6 +115,9 @@
                     const answer = await moving.promise;
                     state.added += answer.added.length;
                     state.captions += answer.captions;
+                    for (const kind of ["converted", "waiting"]) {
+                        for (const [form, count] of Object.entries(answer[kind])) state[kind][form] = (state[kind][form] || 0) + count;
+                    }
                     state.skipped.push(...answer.skipped);
                     if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
                 } catch (problem) {
@@ -144,7 +147,12 @@
             const close = el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: () => app.fill(report) }, "\u00d7");
             const replace = state.kept.length
                 ? app.widgets.button({ label: app.t("Replace the captions that were kept"), onclick: () => { start(state.kept, { captions: "replace" }); } }) : null;
-            const notice = app.widgets.notice(state.skipped.length ? "warning" : "done", words, "",
+            const converted = Object.entries(state.converted).map(([form, count]) => app.count(count, "{count} {form} picture was converted to JPEG or PNG.", "{count} {form} pictures were converted to JPEG or PNG.", { form }));
+            const waiting = Object.entries(state.waiting).map(([form, count]) => app.count(count, "{count} {form} picture is kept as it is.", "{count} {form} pictures are kept as they are.", { form }));
+            const later = app.t("They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.");
+            const notice = app.widgets.notice(state.skipped.length || waiting.length ? "warning" : "done", words, "",
+                converted.length ? el("p", {}, app.sentences(converted)) : null,
+                waiting.length ? el("p", {}, app.sentences(waiting), " ", later) : null,
                 state.skipped.length ? el("details", { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
                     el("summary", {}, app.count(state.skipped.length, "{count} was left out", "{count} were left out")),
                     el("ul", {}, state.skipped.map((skipped) => el("li", {}, skipped.message, skipped.hint ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint) : null)))) : null,

@@ -11,7 +11,7 @@ So two interpreters can share one checkout, a new release finds its new set besi
 has to be renamed while it is in use (Windows forbids it).
 
     activate()           in our own processes: the overlay and the extension come first on sys.path
-    worker_command()     and worker_environ(): how a worker is started
+    worker_command()     and worker_environ(): how a worker is started; convert_command(): the converter of pictures
     look()               what is needed, what is there
 
 Called by the worker's entry file, the command line, the tests, the tab and `installation`. Standard library only, and quick.
@@ -203,9 +203,18 @@ def activate(overlay: Overlay | None = None) -> Overlay:
 
 def worker_command(run_dir: Path) -> list[str]:
     """The argument list that starts a worker: interpreter, entry file by its path, run folder. No shell, no -m, no PYTHONPATH needed."""
+    return [*_entry("__main__.py"), str(run_dir)]
+
+
+def convert_command() -> list[str]:
+    """How pictures are converted in a process that has the worker's packages: see worker/convert.py."""
+    return _entry("convert.py")
+
+
+def _entry(name: str) -> list[str]:
     if not sys.executable:
         raise SetupError("Python does not say where its program is", hint="Start the WebUI with its own start script.")
-    return [sys.executable, str(ROOT / "lora_trainer" / "worker" / "__main__.py"), str(run_dir)]
+    return [sys.executable, str(ROOT / "lora_trainer" / "worker" / name)]
 
 
 def install_command(*arguments: str) -> list[str]:

@@ -6,10 +6,13 @@
     fit(image, bucket) resized and cropped to a bucket, with the numbers SDXL is told about it
     write_reduced(...) a small copy, to be looked at
     suffix_of(path)    what a file's name should end in, by its content
+    foreign_form(path) "HEIC" or "AVIF" for a picture that this process cannot decode, and the worker's can
+    convert(path, ...) a copy of a picture that every Pillow and every browser reads
 
 A picture's memory is bounded: that of its pixels, once, for one large picture at a time; no picture above a limit that a variable lifts.
 
-Called by dataset.scan, training.images and the tab. Works with Pillow 9.5 (what A1111 ships) and later.
+Called by dataset.scan, training.images and the tab. Works with Pillow 9.5 (what A1111 ships) and later; the worker has a Pillow and a HEIF reader
+that decode HEIC and AVIF, a host's process mostly has none.
 """
 
 from __future__ import annotations
@@ -32,6 +35,7 @@ import numpy
 from PIL import Image, ImageCms, TiffImagePlugin, UnidentifiedImageError, features
 from PIL import __version__ as PILLOW_VERSION
 
+from lora_trainer import files
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.errors import DatasetError
 
@@ -42,6 +46,9 @@ OTHER_PICTURE_SUFFIXES = frozenset(
     {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".svg", ".eps", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
 )
 """Pictures that are not read here: each is named, so that none is missed silently."""
+
+CONVERTIBLE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
+"""Those among them that the worker reads, and converts for a process that does not."""
 
 MAX_MEGAPIXELS = 128
 """Pictures with more million pixels are not decoded: cameras' have fewer, a header may claim anything, and each pixel takes four bytes."""
@@ -61,6 +68,15 @@ _SUFFIXES = {
     "HEIF": ".heic",
 }  # fmt: skip
 _LATER_SUFFIXES = {"AVIF": {".avif"}, "HEIF": {".heic", ".heif", ".hif"}}
+_BRANDS = {
+    "AVIF": {b"avif", b"avis"},
+    "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
+}
+"""What an ISO media file calls itself (ISO/IEC 23008-12); an AVIF may name mif1 as well."""
+_PILLOW_NAMES = {"AVIF": "AVIF", "HEIC": "HEIF"}
+
+JPEG_QUALITY = 95
+"""Above it files grow, and nobody sees why."""
 
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -138,6 +154,34 @@ def suffix_of(path: Path) -> str:
     """The suffix that tells what the file really is, ".jpg" for a JPEG called .heic. Raises DatasetError for what is not read here."""
     with _explained(path), path.open("rb") as file, _open(file, path) as image:
         return _SUFFIXES[image.format or ""]
+
+
+def foreign_form(path: Path) -> str:
+    """"HEIC" or "AVIF", by the content, for a picture that this process cannot decode; nothing for every other file."""
+    try:
+        with path.open("rb") as file:
+            form = _form(file.read(64))
+    except OSError:
+        return ""
+    return "" if not form or _PILLOW_NAMES[form] in _readable_formats() else form
+
+
+def convert(path: Path, stem: Path) -> Path:
+    """A picture -> `stem`.jpg, or `stem`.png where it is transparent: upright, 8 bits, in sRGB. EXIF, which may tell a place, stays behind.
+
+    Raises DatasetError for whatever is not a whole, readable picture, or when the copy cannot be written.
+    """
+    with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
+        picture = _clear(image)
+    picture.info.clear()
+    form, suffix, options = ("PNG", ".png", {}) if picture.mode == "RGBA" else ("JPEG", ".jpg", {"quality": JPEG_QUALITY, "subsampling": 0})
+    target = stem.with_name(stem.name + suffix)
+    try:
+        files.replace_file(target, lambda partial: picture.save(partial, form, **options))
+    except OSError as problem:
+        hint = "Check the free space on the disk."
+        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=problem.strerror or problem) from problem
+    return target
 
 
 def write_reduced(path: Path, target: Path, longest_side: int, quality: int = 82) -> tuple[int, int]:
@@ -291,18 +335,18 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
     """What a file that no decoder knows really is."""
     file.seek(0)
     head = file.read(4096)
-    brand = head[8:12] if head[4:8] == b"ftyp" else b""
+    form = _form(head)
     start = head.lstrip()[:64].lower()
     if not head:
         return DatasetError("{path} is empty (0 bytes)", hint=_COPY_AGAIN, path=path)
     if not head.strip(b"\0"):
         return DatasetError("{path} holds nothing but zeros", hint=_COPY_AGAIN, path=path)
-    if brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"):
-        if "HEIF" in _readable_formats():
-            return DatasetError("{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path)
+    if form and _PILLOW_NAMES[form] in _readable_formats():
+        return DatasetError("{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path)
+    if form == "HEIC":
         hint = "Export it as JPEG or PNG. On an iPhone, Settings, Camera, Formats, Most Compatible takes JPEG pictures from now on."
         return DatasetError("{path} is an HEIC picture, which is not read here", hint=hint, path=path)
-    if brand in (b"avif", b"avis"):
+    if form == "AVIF":
         hint = "Export it as PNG, or use Pillow 11.3 or later."
         return DatasetError("{path} is an AVIF picture, which this Pillow cannot read", hint=hint, path=path)
     if head[:2] == b"\xff\x0a" or head[4:8] == b"JXL ":
@@ -316,6 +360,15 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
     if head.startswith((b"\xff\xd8", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")):
         return DatasetError("{path} is cut off or damaged: its header cannot be read", hint=_COPY_AGAIN, path=path)
     return DatasetError("{path} is not a picture in a format that is read here", hint=_SAVE_AGAIN, path=path)
+
+
+def _form(head: bytes) -> str:
+    """"HEIC", "AVIF" or nothing, by the first bytes of a file."""
+    if head[4:8] != b"ftyp":
+        return ""
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    brands = {head[8:12], *(head[start : start + 4] for start in range(16, end, 4))}
+    return next((form for form, known in _BRANDS.items() if brands & known), "")
 
 
 def _unread_tiff(path: Path, kind: str) -> DatasetError:
@@ -409,7 +462,22 @@ def _strip(image: Image.Image, top: int, height: int) -> Image.Image:
     return image.crop((0, top, image.width, min(image.height, top + height)))
 
 
+def _clear(image: Image.Image) -> Image.Image:
+    """An opened picture -> upright and in sRGB: RGB, or RGBA where something shows through."""
+    image.load()
+    opacity = image.convert("RGBA").getchannel("A") if image.mode in _WITH_ALPHA or "transparency" in image.info else None
+    if opacity is None or opacity.getextrema()[0] == 255:
+        return _decoded(image, "white", None)
+    method = None if image.format == "TIFF" else _TRANSPOSITIONS.get(_orientation(image))
+    picture = _srgb(image.convert("RGBA").convert("RGB"), image.info.get("icc_profile"))
+    picture.putalpha(opacity)
+    return picture if method is None else picture.transpose(method)
+
+
 # --- 8-bit RGB ---------------------------------------------------------------------------------------------------------------------------
+
+
+_WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -422,7 +490,7 @@ def _rgb(image: Image.Image, background: str, white: float) -> Image.Image:
     profile = image.info.get("icc_profile")
     if _is_deep(image):
         return _srgb(_eight_bits(image, white), profile)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
         grey = image.mode in ("L", "LA", "La")
         opaque = image.convert("RGBA")
         picture = _srgb(opaque.getchannel("R") if grey else opaque.convert("RGB"), profile)

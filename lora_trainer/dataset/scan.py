@@ -20,6 +20,7 @@ worker before training, and by the command line. Neither torch nor a tokenizer i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -30,7 +31,7 @@ from typing import cast
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
-from lora_trainer.dataset.images import Examined, examine
+from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, Examined, examine
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
@@ -161,8 +162,18 @@ def unsupported(listing: Listing) -> list[Finding]:
     """An error for each picture in a format that is not read, and warnings about what else is left out without being named by its kind."""
     hint = "Export them as PNG or JPEG, or move them out of the folder."
     template = "{name} is in a format that is not read here"
-    named = [error("unsupported-format", template, hint=hint, path=path, name=listing.name(path)) for path in listing.others]
+    named = [
+        _unconverted(path, listing.name(path)) if path.suffix.lower() in CONVERTIBLE_SUFFIXES
+        else error("unsupported-format", template, hint=hint, path=path, name=listing.name(path))
+        for path in listing.others
+    ]  # fmt: skip
     return [*named, *left_out(listing)]
+
+
+def _unconverted(path: Path, name: str) -> Finding:
+    hint = "Press Convert under Images: JPEG copies (PNG where transparent) take their places, and the originals are kept."
+    found = error("unconverted-image", "{name} is not read as it is, but can be converted", hint=hint, path=path, name=name)
+    return dataclasses.replace(found, mend={"mend": "convert"})
 
 
 def _examined(

@@ -18,9 +18,12 @@ import base64
 import contextlib
 import hashlib
 import os
+import shutil
 import stat
+import tempfile
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +32,7 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.edits import ChangedMeanwhile
 from lora_trainer.dataset.findings import Finding, warning
-from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
+from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.metadata import TABLE_SUFFIXES
@@ -40,7 +43,10 @@ from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.removed import Leaving, Removed, Trash
 from lora_trainer.webui.safe_names import natural_order
 
+SCRATCH = "making"
+"""In the dataset's folder .lora_trainer."""
 _ATTEMPTS = 3
+_STALE = 24 * 3600.0
 _STAMPED = tuple(READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES))
 
 
@@ -144,6 +150,28 @@ class Contents:
                 return item.path, version_of(item.path.stat())
         item = self.view().item(key)
         return item.path, item.version
+
+    def waiting(self) -> list[Path]:
+        """The pictures that are not read as they are, but can be converted. Raises DatasetError when the folder is not there."""
+        return [path for path in self.view().listing.others if path.suffix.lower() in CONVERTIBLE_SUFFIXES]
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder on the dataset's own disk for what is being made; what a crash left there a day ago goes. Raises DatasetError."""
+        folder = self.path / authors.FOLDER / SCRATCH
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            for old in folder.iterdir():
+                if old.stat().st_mtime < time.time() - _STALE:
+                    shutil.rmtree(old, ignore_errors=True)
+            made = Path(tempfile.mkdtemp(dir=folder))
+        except OSError as problem:
+            hint, name = "Check the folder's permissions, and that the disk is connected.", folder.relative_to(self.path).as_posix()
+            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=name, reason=problem.strerror or problem) from problem
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
 
     def _listing(self) -> Listing:
         try:

@@ -36,6 +36,7 @@ from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.jobs import trash
 from lora_trainer.webui import dataset_draft, texts
 from lora_trainer.webui.contents import Contents
+from lora_trainer.webui.converting import Converter
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.dataset_draft import Draft
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
@@ -60,7 +61,7 @@ class Dataset:
 class Datasets:
     """Thread-safe. `is_remote` tells whether visitors from elsewhere may be here."""
 
-    def __init__(self, data: DataFolder, is_remote: Callable[[], bool]) -> None:
+    def __init__(self, data: DataFolder, is_remote: Callable[[], bool], converter: Converter | None = None) -> None:
         self._data = data
         self._is_remote = is_remote
         self._registry = data.root / "datasets.json"
@@ -68,6 +69,7 @@ class Datasets:
         self._contents: dict[str, Contents] = {}
         self._workbenches: dict[str, Workbench] = {}
         self.thumbnails = Thumbnails(data.folder("thumbnails"))
+        self.converter = converter or Converter()
 
     # --- finding -------------------------------------------------------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class Datasets:
         with self._lock:
             known = self._workbenches.get(identity)
             if known is None or known.contents is not contents:
-                known = self._workbenches[identity] = Workbench(contents)
+                known = self._workbenches[identity] = Workbench(contents, converter=self.converter)
             return known
 
     def draft(self, identity: str) -> Draft:

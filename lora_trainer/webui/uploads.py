@@ -3,10 +3,13 @@
     incoming = await receive(pieces, contents, size)    the raw body -> a file of its own, within limits
     accept(contents, incoming, name) -> Accepted        what it held, and what was left out, each with the reason
 
-An image is decoded before it is taken, and gets a safe name that no other image has; a .txt or .caption belongs to the image of its name, a .csv or
-.jsonl holds captions for images that are there. A zip may hold all of these. Its folders are flattened, but for kohya's ("10_fox"), whose name says
-how often its images are seen. Captions go to where the dataset keeps its captions (dataset.edits): where it was uploaded, that is one metadata.csv.
-A caption that is there already is kept, unless replacing is asked for: it may be a person's work.
+An image is decoded before it is taken, and gets a safe name that no other image has. One that only the worker's packages decode (HEIC, AVIF) is
+taken as the JPEG that they make of it; while they are not installed it is kept as it is, until somebody has it converted.
+
+A .txt or .caption belongs to the image of its name, a .csv or .jsonl holds captions for images that are there. A zip may hold all of these. Its
+folders are flattened, but for kohya's ("10_fox"), whose name says how often its images are seen. Captions go to where the dataset keeps its captions
+(dataset.edits): where it was uploaded, that is one metadata.csv. A caption that is there already is kept, unless replacing is asked for: it may be a
+person's work.
 
 Nothing from a zip becomes a path: names are reduced to their last part and made safe. Everything is written whole or not at all: files are received
 and unpacked in the dataset's own hidden folder and then moved. Called by the routes.
@@ -22,6 +25,7 @@ import stat
 import time
 import uuid
 import zipfile
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -29,7 +33,16 @@ from pathlib import Path, PurePosixPath
 from lora_trainer import files
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.captions import require_length
-from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, digest, examine, readable_suffixes, suffix_of
+from lora_trainer.dataset.images import (
+    CONVERTIBLE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    READABLE_SUFFIXES,
+    digest,
+    examine,
+    foreign_form,
+    readable_suffixes,
+    suffix_of,
+)
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, folded, is_class_folder, kohya_folder
 from lora_trainer.dataset.matching import NameIndex
 from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES, read_metadata
@@ -38,6 +51,7 @@ from lora_trainer.dataset.text import LARGEST_CAPTION_FILE, LARGEST_TABLE, decod
 from lora_trainer.dataset.unread import is_text_file
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.contents import Contents, key_of
+from lora_trainer.webui.converting import Converter
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 
 INCOMING = "incoming"
@@ -92,6 +106,10 @@ class Accepted:
     """What came of one upload."""
 
     added: list[Added] = field(default_factory=list)
+    converted: Counter[str] = field(default_factory=Counter)
+    """Form of a picture ("HEIC") -> how many of those added were such."""
+    waiting: Counter[str] = field(default_factory=Counter)
+    """The same of pictures that are kept as they are, to be converted later."""
     captions: int = 0
     """How many captions were written."""
     skipped: list[Skipped] = field(default_factory=list)
@@ -184,10 +202,14 @@ def _forget(file: Path) -> None:
 # --- one file ----------------------------------------------------------------------------------------------------------------------------
 
 
-def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: bool = False, free: Callable[[Path], int] | None = None) -> Accepted:
+def accept(
+    contents: Contents, incoming: Path, name: str, *, replace_captions: bool = False, free: Callable[[Path], int] | None = None,
+    converter: Converter | None = None,
+) -> Accepted:  # fmt: skip
     """A received file -> the dataset. Never raises for what the file holds: that is among `skipped`. The file is moved or removed.
 
-    `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept.
+    `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept. Without `converter`, what this process cannot decode is
+    skipped.
     """
     accepted = Accepted()
     kohya, is_class = _kohya_folder(name), _in_class_folder(name)
@@ -198,7 +220,7 @@ def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: b
             hint = "If it is a picture of the subject, upload it from a folder by another name."
             raise DatasetError("{path} is left out: it is among class images (regularisation images)", hint=hint, path=name)
         if suffix == ".zip":
-            _accept_archive(contents, incoming, accepted, replace_captions, free or (lambda path: shutil.disk_usage(path).free))
+            _accept_archive(contents, incoming, accepted, replace_captions, free or (lambda path: shutil.disk_usage(path).free), converter)
         elif suffix in CAPTION_SUFFIXES or (suffix == JSON_SUFFIX and _images_of(contents, name, kohya)):
             captions = _of_text_file(contents, name, incoming.read_bytes(), kohya)
             _write_captions(contents, captions, accepted, replace_captions)
@@ -208,7 +230,11 @@ def accept(contents: Contents, incoming: Path, name: str, *, replace_captions: b
             _require_picture_name(name)
             if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES and is_text_file(incoming):
                 raise DatasetError("{path} is a text, but not of a kind that is read here", hint=_CAPTION_KINDS, path=name)
-            accepted.added.append(_place(contents, incoming, name, kohya))
+            form = foreign_form(incoming) if converter else ""
+            if converter and form:
+                _place_foreign(contents, [_Foreign(file=incoming, name=name, folder=kohya, form=form)], accepted, converter)
+            else:
+                accepted.added.append(_place(contents, incoming, name, kohya))
     except DatasetError as problem:
         accepted.skip(name, problem)
     finally:
@@ -242,22 +268,79 @@ def _place(contents: Contents, incoming: Path, name: str, folder_name: str = "")
     """A received picture, once it has been decoded -> its place. Raises DatasetError for what is no whole picture, and for one that is there."""
     examined = examine(incoming)
     suffix = _suffix(name)
-    if suffix not in readable_suffixes():
+    if suffix not in READABLE_SUFFIXES:
         suffix = suffix_of(incoming)
-    stem = PurePosixPath(name).stem if _suffix(name) in readable_suffixes() | OTHER_PICTURE_SUFFIXES else name
+    target = _put(contents, incoming, name, suffix, folder_name, examined.digest)
+    return Added(path=target, name=target.relative_to(contents.path).as_posix(), width=examined.width, height=examined.height)
+
+
+def _put(contents: Contents, incoming: Path, name: str, suffix: str, folder_name: str, content: str) -> Path:
+    """A picture of this digest -> the dataset, under a safe name that no other image has. Raises DatasetError for one that is there."""
+    stem = _stem(name)
     with contents.lock:
         folder = contents.path / folder_name
         folder.mkdir(parents=True, exist_ok=True)
         there = {folded(entry.name): entry for entry in folder.iterdir()}
         twin = there.get(folded(safe_name(stem, suffix)))
-        if twin is not None and twin.stat().st_size == incoming.stat().st_size and digest(twin) == examined.digest:
+        if twin is not None and twin.stat().st_size == incoming.stat().st_size and digest(twin) == content:
             raise DatasetError("{path} is here already", path=name)
         # by stem: fox.png and fox.jpg would share fox.txt
         pictures = readable_suffixes() | OTHER_PICTURE_SUFFIXES
         stems = {folded(entry.stem) for entry in there.values() if entry.suffix.lower() in pictures}
         target = folder / (free_name(safe_name(stem), lambda stem: folded(stem) in stems or folded(stem + suffix) in there) + suffix)
         _move(incoming, target, name)
-    return Added(path=target, name=target.relative_to(contents.path).as_posix(), width=examined.width, height=examined.height)
+    return target
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem if _suffix(name) in readable_suffixes() | OTHER_PICTURE_SUFFIXES else name
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Foreign:
+    """A received picture that this process cannot decode."""
+
+    file: Path
+    name: str
+    folder: str
+    """The kohya folder it goes to, or nothing."""
+    form: str
+
+
+def _place_foreign(contents: Contents, foreign: Sequence[_Foreign], accepted: Accepted, converter: Converter) -> list[Path | None]:
+    """Converts and places pictures, or keeps them as they are where they cannot be converted yet; where each is now."""
+    if not foreign:
+        return []
+    if not converter.is_ready:
+        return [_attempt(one, accepted, lambda one: _keep(contents, one, accepted)) for one in foreign]
+    with contents.scratch() as folder:
+        made = dict(zip(foreign, converter.convert([(one.file, folder / str(number)) for number, one in enumerate(foreign)]), strict=True))
+        return [_attempt(one, accepted, lambda one: _place_copy(contents, one, made[one], accepted)) for one in foreign]
+
+
+def _attempt(one: _Foreign, accepted: Accepted, place: Callable[[_Foreign], Path]) -> Path | None:
+    try:
+        return place(one)
+    except DatasetError as problem:
+        accepted.skip(one.name, problem)
+        return None
+
+
+def _keep(contents: Contents, one: _Foreign, accepted: Accepted) -> Path:
+    suffix = _suffix(one.name)
+    suffix = suffix if suffix in CONVERTIBLE_SUFFIXES else f".{one.form.lower()}"
+    target = _put(contents, one.file, one.name, suffix, one.folder, digest(one.file))
+    accepted.waiting[one.form] += 1
+    return target
+
+
+def _place_copy(contents: Contents, one: _Foreign, copy: Path | DatasetError, accepted: Accepted) -> Path:
+    if isinstance(copy, DatasetError):
+        raise copy
+    added = _place(contents, copy, _stem(one.name) + copy.suffix, one.folder)
+    accepted.added.append(added)
+    accepted.converted[one.form] += 1
+    return added.path
 
 
 def _move(incoming: Path, target: Path, name: str) -> None:
@@ -294,8 +377,15 @@ def _of_text_file(contents: Contents, name: str, data: bytes, folder: str = "") 
 
 def _images_of(contents: Contents, name: str, folder: str = "") -> list[Path]:
     stem = folded(PurePosixPath(name).stem)
-    images = [item.path for item in contents.view().items if stem in (folded(item.path.stem), folded(item.path.name))]
+    # IMG_1.heic.txt, of a picture that is IMG_1.jpg by now
+    stems = {stem, PurePosixPath(stem).stem} if _suffix(stem) in CONVERTIBLE_SUFFIXES else {stem}
+    images = [path for path in _pictures(contents) if stems & {folded(path.stem), folded(path.name)}]
     return [image for image in images if not folder or image.parent.name == folder]
+
+
+def _pictures(contents: Contents) -> list[Path]:
+    """The pictures that a caption may belong to: those that are waiting to be converted, too."""
+    return [*(item.path for item in contents.view().items), *contents.waiting()]
 
 
 def _caption(data: bytes, name: str) -> str:
@@ -308,7 +398,7 @@ def _caption(data: bytes, name: str) -> str:
 
 
 def _accept_table(contents: Contents, name: str, data: bytes, accepted: Accepted, replace: bool) -> None:
-    index = NameIndex([item.path for item in contents.view().items])
+    index = NameIndex(_pictures(contents))
     captions = _of_table(Path(name), data, lambda row_name: index.find(row_name, (contents.path,)).images, accepted)
     _write_captions(contents, captions, accepted, replace)
 
@@ -338,9 +428,12 @@ def _of_table(path: Path, data: bytes, find: Callable[[str], Sequence[Path]], ac
 def _write_captions(contents: Contents, captions: Mapping[Path, str], accepted: Accepted, replace: bool) -> None:
     """Writes captions that are new; those that differ from one that is there only if they are to `replace` it."""
     with contents.lock, authors.changing_captions(contents.path):
-        view = contents.view()
+        view, waiting = contents.view(), set(contents.waiting())
         writing = {}
         for image, caption in captions.items():
+            if image in waiting:
+                _write_beside(image, edits.clean(caption), image.relative_to(contents.path).as_posix(), accepted, replace)
+                continue
             item, new = view.by_path.get(image), edits.clean(caption)
             if item is None or not new:
                 continue
@@ -348,13 +441,34 @@ def _write_captions(contents: Contents, captions: Mapping[Path, str], accepted: 
             if own == new:
                 continue
             if own and not replace:
-                message = Message("{name} has another caption already, which was kept", {"name": item.name})
-                accepted.skipped.append(Skipped(name=item.name, message=message, hint=Message(""), kept_caption=True))
+                accepted.skipped.append(_kept_caption(item.name))
                 continue
             writing[image] = new
         contents.remember_author(writing)
         edits.write_captions(view.listing, view.captions, writing)
         accepted.captions += len(writing)
+
+
+def _write_beside(picture: Path, caption: str, name: str, accepted: Accepted, replace: bool) -> None:
+    """The caption of a picture that waits to be converted: a file of its name belongs to the copy as well. Raises DatasetError."""
+    target = picture.with_suffix(CAPTION_SUFFIXES[0])
+    there = edits.clean(decode(target.read_bytes(), target).content) if target.is_file() else ""
+    if not caption or there == caption:
+        return
+    if there and not replace:
+        accepted.skipped.append(_kept_caption(name))
+        return
+    try:
+        files.write_text(target, caption + "\n")
+    except OSError as problem:
+        hint = "Check the free space and the folder's permissions."
+        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target.name, reason=problem.strerror or problem) from problem
+    accepted.captions += 1
+
+
+def _kept_caption(name: str) -> Skipped:
+    message = Message("{name} has another caption already, which was kept", {"name": name})
+    return Skipped(name=name, message=message, hint=Message(""), kept_caption=True)
 
 
 # --- zip ---------------------------------------------------------------------------------------------------------------------------------
@@ -369,7 +483,9 @@ class _Member:
     """Its path in the archive, with forward slashes."""
 
 
-def _accept_archive(contents: Contents, incoming: Path, accepted: Accepted, replace: bool, free: Callable[[Path], int]) -> None:
+def _accept_archive(
+    contents: Contents, incoming: Path, accepted: Accepted, replace: bool, free: Callable[[Path], int], converter: Converter | None
+) -> None:
     """Raises DatasetError for a file that is no zip, or that would unpack to too much."""
     try:
         archive = zipfile.ZipFile(incoming)
@@ -380,7 +496,7 @@ def _accept_archive(contents: Contents, incoming: Path, accepted: Accepted, repl
             raise DatasetError("{path} holds more than {limit} files", hint="Upload it in parts.", path=incoming, limit=MOST_MEMBERS)
         members = _members(archive, accepted)
         _require_sane(incoming, [member.info for member in members], free(incoming.parent))
-        placed = _place_pictures(contents, archive, members, accepted)
+        placed = _place_pictures(contents, archive, members, accepted, converter)
         captions = _captions_in(contents, archive, members, placed, accepted)
     _write_captions(contents, captions, accepted, replace)
 
@@ -476,20 +592,33 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
         )  # fmt: skip
 
 
-def _place_pictures(contents: Contents, archive: zipfile.ZipFile, members: Sequence[_Member], accepted: Accepted) -> dict[Path, Path]:
+def _place_pictures(
+    contents: Contents, archive: zipfile.ZipFile, members: Sequence[_Member], accepted: Accepted, converter: Converter | None
+) -> dict[Path, Path]:
     """Unpacks the pictures; {the path in the archive, below the dataset's folder: where it is now}."""
-    placed = {}
-    for member in members:
-        if _suffix(member.name) not in readable_suffixes() | OTHER_PICTURE_SUFFIXES:
-            continue
-        try:
-            with _unpacked(contents, archive, member, LARGEST_IMAGE) as file:
-                added = _place(contents, file, PurePosixPath(member.name).name, _kohya_folder(member.name))
-        except DatasetError as problem:
-            accepted.skip(member.name, problem)
-        else:
-            accepted.added.append(added)
-            placed[contents.path / member.name] = added.path
+    placed, foreign = {}, {}
+    with contents.scratch() as scratch:
+        for member in members:
+            if _suffix(member.name) not in readable_suffixes() | OTHER_PICTURE_SUFFIXES:
+                continue
+            name, folder = PurePosixPath(member.name).name, _kohya_folder(member.name)
+            try:
+                with _unpacked(contents, archive, member, LARGEST_IMAGE) as file:
+                    form = foreign_form(file) if converter else ""
+                    if form:
+                        # all of them are converted at once
+                        kept = file.replace(scratch / file.name)
+                        foreign[contents.path / member.name] = _Foreign(file=kept, name=name, folder=folder, form=form)
+                        continue
+                    added = _place(contents, file, name, folder)
+            except DatasetError as problem:
+                accepted.skip(member.name, problem)
+            else:
+                accepted.added.append(added)
+                placed[contents.path / member.name] = added.path
+        if converter:
+            now = _place_foreign(contents, list(foreign.values()), accepted, converter)
+            placed |= {path: place for path, place in zip(foreign, now, strict=True) if place is not None}
     return placed
 
 
@@ -523,7 +652,7 @@ def _captions_in(
     """{image: caption} as the archive has it: the same rule as for a folder, a row goes before a .txt, a .txt before a .caption."""
     root = contents.path
     in_archive = NameIndex(placed)
-    here = NameIndex([item.path for item in contents.view().items])
+    here = NameIndex(_pictures(contents))
     captions: dict[Path, str] = {}
     beside = {(path.parent, folded(name)) for path in placed for name in (path.stem, path.name)}
     of_one = {member.name for member in members if _suffix(member.name) in CAPTION_SUFFIXES}

@@ -3,7 +3,7 @@
     bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is written
     bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile are left alone, and told
     bench.save(key, caption, was)              one caption, as it was typed
-    bench.remove(keys), .restore(keys), .mend(findings)
+    bench.remove(keys), .restore(keys), .mend(findings), .convert()
     bench.set_vocabulary(vocabulary), .set_template_order(order)
     bench.undo(), .redo()                      the newest edit; what was changed since is left alone, and told
     bench.known(view, ...) -> Known            what filters and the page ask about each image
@@ -35,6 +35,7 @@ from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import workbench_actions, workbench_pictures
 from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
+from lora_trainer.webui.converting import Converter
 from lora_trainer.webui.workbench_check import Checker, Told
 from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, FileEdit, Journal, Line, Swap
 from lora_trainer.webui.workbench_known import Known
@@ -91,8 +92,9 @@ class _Draft:
 class Workbench:
     """Thread-safe: changes are made under the contents' lock."""
 
-    def __init__(self, contents: Contents, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, contents: Contents, clock: Callable[[], float] = time.time, converter: Converter | None = None) -> None:
         self.contents = contents
+        self.converter = converter or Converter()
         self.root = contents.path
         self.journal = Journal(contents.path)
         self.checker = Checker(contents, self.vocabulary, clock)
@@ -359,6 +361,44 @@ class Workbench:
                 edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
         return edit, conflicts
 
+    def convert(self) -> Outcome:
+        """Copies that can be read take the places of the pictures that cannot be as they are. Raises DatasetError where none can be made."""
+        waiting = self.contents.waiting()
+        if not waiting:
+            raise DatasetError("there is nothing left to convert here", hint="It may have been converted in another window.")
+        if not self.converter.is_ready:
+            hint = "Press Set up at the top of the tab. When it is done, press Convert again."
+            raise DatasetError("pictures are converted with the packages for training, which are not installed yet", hint=hint)
+        with self.contents.scratch() as folder:
+            # without the lock: it takes a second a picture, and others go on meanwhile
+            made = self.converter.convert([(path, folder / str(number)) for number, path in enumerate(waiting)])
+            with self.contents.lock:
+                return self._put_in_place(list(zip(waiting, made, strict=True)))
+
+    def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
+        title = Message("Converted: {count} pictures", {"count": sum(isinstance(copy, Path) for _, copy in made)})
+        edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []
+        folder, swaps = self.journal.originals(edit.time), {}
+        for number, (original, copy) in enumerate(made):
+            # two folders may each hold a fox.heic
+            place = folder / str(number)
+            try:
+                if isinstance(copy, DatasetError):
+                    raise copy
+                name, swap = workbench_pictures.converted_in_place(self.root, original, copy, place / original.name)
+            except DatasetError as problem:
+                name = original.relative_to(self.root).as_posix()
+                message = Message(problem.message.template, {**problem.message.values, "path": name})
+                conflicts.append(Conflict(key="", name=name, current="", message=message))
+                continue
+            swaps[name] = swap
+            # at once: a crash must not leave a copy that nobody can undo
+            edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
+        if not swaps:
+            self.journal.drop(edit)
+            folder.rmdir()
+        return Outcome(title=title, changed=len(swaps), conflicts=tuple(conflicts))
+
     # --- undo and redo --------------------------------------------------------------------------------------------------------------------
 
     def undo(self, identity: int | None = None) -> Outcome:
@@ -453,15 +493,19 @@ class Workbench:
             return False
 
     def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
-        swaps, swapped, left = dict(edit.swaps), 0, set()
+        swaps: dict[str, Swap] = {}
+        swapped, left = 0, set()
         for name, swap in edit.swaps.items():
             if swap.mask_of in left:
                 # a mask belongs to the picture as it is
+                swaps[name] = swap
                 continue
             try:
-                swaps[name] = workbench_pictures.swap_back(self.root, name, swap)
+                turned, swaps_back = workbench_pictures.swap_back(self.root, name, swap)
+                swaps[turned] = swaps_back
                 swapped += not swap.mask_of
             except DatasetError as problem:
+                swaps[name] = swap
                 left.add(name)
                 conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
         return swaps, swapped

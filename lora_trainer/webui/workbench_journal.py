@@ -1,7 +1,7 @@
 """What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the dataset's own folder.
 
     <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what it was and what it became
-    <dataset>/.lora_trainer/originals/...            pictures that were cropped; never deleted by the trainer
+    <dataset>/.lora_trainer/originals/...            pictures that were cropped or converted; never deleted by the trainer
 
 An edit is written here before it is carried out: a process that dies in between leaves an edit whose captions are partly what they were, and undoing
 it mends that. The newest edits are kept, by number and by size; a picture in the trash or among the originals outlives its edit.
@@ -54,6 +54,8 @@ class Swap:
     digest: str
     mask_of: str = ""
     """The picture whose mask it is, where it is one."""
+    was: str = ""
+    """The name of the one that was kept, where it is another: of a picture that was converted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -233,6 +235,7 @@ class Journal:
 
 def _edit(values: dict[str, Any], identity: int) -> Edit:
     paths = [*values["swaps"], *(swap["kept"] for swap in values["swaps"].values()), *values.get("files", {})]
+    paths += [swap["was"] for swap in values["swaps"].values() if swap.get("was")]
     if not all(is_path_below(str(path)) for path in paths):
         raise ValueError("a path leads out of the dataset")
     title = Message(str(values["title"]), dict(values["values"]))

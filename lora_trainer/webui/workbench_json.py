@@ -30,6 +30,7 @@ KIND_LABELS: Texts = {
     "no-caption": "No caption", "captions-differ": "Two different captions", "shared-caption": "Caption of two images",
     "folder-name-caption": "Caption from the folder's name", "trigger-word-caption": "Only the trigger word as caption",
     "long-caption": "Caption too long", "unreadable-image": "Unreadable image", "unsupported-format": "Format that is not read",
+    "unconverted-image": "Not converted yet",
     "duplicate-image": "The same file twice", "left-out": "Left out", "repeats": "Repeats", "small-image": "Too small",
     "cropped-image": "Cropped a lot",
     "blurred-image": "Blurred", "near-duplicate": "Nearly the same picture", "wide-border": "Wide border", "extreme-aspect": "Very long or tall",
@@ -39,7 +40,7 @@ KIND_LABELS: Texts = {
 }  # fmt: skip
 MEND_LABELS: Texts = {
     "crop": "Crop", "crop_subject": "Crop", "leave_out": "Leave out", "set_caption": "Use the preferred words",
-    "unescape": "Take the backslashes out",
+    "unescape": "Take the backslashes out", "convert": "Convert",
 }
 
 
@@ -110,6 +111,7 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]
             "severity": one.severity, "kind": one.kind, "message": texts.say(one.message, language), "hint": texts.say(one.hint, language),
             "each": [texts.say(finding.message, language) for finding in one.findings[:MOST_NAMED]] if len(one.findings) > 1 else [],
             "count": len(one.findings),
+            "mend": _mend(one.findings[0].mend, language),
         }
         for one in sums(findings)
     ]  # fmt: skip

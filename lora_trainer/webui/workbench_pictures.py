@@ -1,7 +1,8 @@
-"""A picture cropped in its place, as a mend of the check, and back.
+"""A picture cropped or converted in its place, as a mend, and back.
 
     crop_in_place(root, image, mend, ...) -> {name: Swap}    the original goes into `folder`, the crop takes its place and name; its mask too
-    swap_back(root, name, swap) -> Swap                      what was kept and what is in place change places
+    converted_in_place(root, original, copy, kept)           the copy takes the original's place, under its own suffix
+    swap_back(root, name, swap) -> (name, Swap)              what was kept and what is in place change places
 
 Pillow, by way of dataset.crop. Called by workbench.py.
 """
@@ -18,14 +19,13 @@ from PIL import Image
 
 from lora_trainer import files
 from lora_trainer.dataset.crop import Box, crop_mask, shaped
-from lora_trainer.dataset.images import digest, read_image
+from lora_trainer.dataset.images import JPEG_QUALITY, digest, read_image
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui.workbench_journal import Swap
 
 MASKS = "mask"
 """Within the folder of a kept picture: its mask, which may have the same name."""
-JPEG_QUALITY = 95
-"""Above it files grow, and nobody sees why."""
+
 
 def crop_in_place(root: Path, image: Path, mend: Mapping[str, Any], folder: Path, mask: Path | None = None) -> dict[str, Swap]:
     """Replaces a picture by a part of itself, and its mask by the same part. Raises DatasetError, and then nothing has changed.
@@ -69,23 +69,52 @@ def _name(root: Path, path: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def swap_back(root: Path, name: str, swap: Swap) -> Swap:
-    """Puts the kept picture in its place again, and keeps the one that was there. Raises DatasetError when that is not the one it should be."""
-    place, kept = root / name, root / swap.kept
+def converted_in_place(root: Path, original: Path, copy: Path, kept: Path) -> tuple[str, Swap]:
+    """A converted `copy` takes the place of its original, which is kept. Raises DatasetError, and then nothing has changed."""
+    place = original.with_name(original.stem + copy.suffix)
+    if place.exists():
+        raise _is_taken(_name(root, place))
+    try:
+        kept.parent.mkdir()
+        os.replace(copy, place)
+        try:
+            os.replace(original, kept)
+        except OSError:
+            place.unlink()
+            kept.parent.rmdir()
+            raise
+    except OSError as problem:
+        raise cannot_replace(_name(root, original), problem) from problem
+    return _name(root, place), Swap(kept=kept.relative_to(root).as_posix(), digest=digest(place), was=_name(root, original))
+
+
+def swap_back(root: Path, name: str, swap: Swap) -> tuple[str, Swap]:
+    """Puts the kept picture in its place again, and keeps the one that was there; what is in place now comes back with its name.
+
+    Raises DatasetError when that is not the one it should be.
+    """
+    place, kept, target = root / name, root / swap.kept, root / (swap.was or name)
     if not kept.is_file():
         raise DatasetError("the original of {name} is not there any more", hint="Look into the trash of your system.", name=name)
     if not place.is_file() or digest(place) != swap.digest:
-        raise DatasetError("{name} was changed since it was cropped, and stays as it is", name=name)
-    aside = kept.with_name(f"aside-{kept.name}")
+        raise DatasetError("{name} was changed meanwhile, and stays as it is", name=name)
+    if target != place and target.exists():
+        raise _is_taken(swap.was)
+    aside = kept.with_name(f"aside-{place.name}")
     try:
         os.replace(place, aside)
-        os.replace(kept, place)
-        os.replace(aside, kept)
+        os.replace(kept, target)
+        os.replace(aside, kept.with_name(place.name))
     except OSError as problem:
         if aside.exists() and not place.exists():
             os.replace(aside, place)
         raise cannot_replace(name, problem) from problem
-    return dataclasses.replace(swap, digest=digest(place))
+    turned = dataclasses.replace(swap, kept=kept.with_name(place.name).relative_to(root).as_posix(), digest=digest(target))
+    return swap.was or name, dataclasses.replace(turned, was=name if swap.was else "")
+
+
+def _is_taken(name: str) -> DatasetError:
+    return DatasetError("there is another {name} in the folder now", hint="Rename or remove that one first.", name=name)
 
 
 def cannot_replace(name: str, problem: OSError) -> DatasetError:

@@ -15,9 +15,11 @@ from lora_trainer.dataset import images
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.images import (
     LIMIT_VARIABLE,
+    convert,
     digest,
     examine,
     fit,
+    foreign_form,
     image_size,
     max_megapixels,
     read_image,
@@ -248,6 +250,70 @@ def test_a_heic_picture_that_is_cut_off_gets_a_sentence(tmp_path):
     for read in (read_image, examine):
         with pytest.raises(DatasetError, match=r"cut off|damaged"):
             read(path)
+
+
+def place_taken() -> Image.Exif:
+    """EXIF of a picture that lies on its side, taken at a place."""
+    found = exif(6)
+    found.get_ifd(0x8825)[2] = (48.0, 51.0, 30.0)
+    return found
+
+
+def test_a_copy_is_upright_a_jpeg_of_full_colour_and_tells_no_place(tmp_path):
+    encoder = pytest.importorskip("pillow_heif")
+    stored = corners().transpose(STORED[6])
+    path = tmp_path / "a.heic"
+    encoder.from_pillow(stored).save(path, quality=100, exif=place_taken().tobytes(), xmp=b"<x:xmpmeta>48,51.5N</x:xmpmeta>")
+    copy = convert(path, tmp_path / "made")
+    assert copy == tmp_path / "made.jpg"
+    with Image.open(copy) as image:
+        assert (image.format, image.size, image.mode) == ("JPEG", (32, 16), "RGB")
+        assert not image.getexif() and not {"xmp", "icc_profile", "exif"} & image.info.keys()
+        # no colour is shared between neighbours
+        assert [part[1:3] for part in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
+        shades = [image.getpixel(place) for place in ((4, 4), (28, 4), (4, 12), (28, 12))]
+    assert all(near(shade, expected, 30) for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)), shades
+
+
+def test_a_transparent_picture_is_copied_as_png_and_an_opaque_one_as_jpeg(tmp_path):
+    for name, alpha in (("clear.webp", 99), ("opaque.webp", 255)):
+        Image.new("RGBA", (8, 8), (*RED, alpha)).save(tmp_path / name, lossless=True, exif=place_taken(), icc_profile=swapped_profile())
+    assert convert(tmp_path / "opaque.webp", tmp_path / "opaque") == tmp_path / "opaque.jpg"
+    copy = convert(tmp_path / "clear.webp", tmp_path / "clear.v1")
+    assert copy == tmp_path / "clear.v1.png"
+    with Image.open(copy) as image:
+        # the profile, in which red and blue have changed places, is applied and gone
+        pixel = image.getpixel((3, 3))
+        assert near(pixel[:3], BLUE) and pixel[3] == 99
+        assert not image.getexif() and "icc_profile" not in image.info
+
+
+def test_what_cannot_be_copied_is_a_sentence_and_leaves_nothing(tmp_path):
+    noise().save(tmp_path / "a.png")
+    (tmp_path / "a.png").write_bytes((tmp_path / "a.png").read_bytes()[:2000])
+    with pytest.raises(DatasetError, match=r"cut off|damaged"):
+        convert(tmp_path / "a.png", tmp_path / "made")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("head", "form"),
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1heicmiaf", "HEIC"),
+        (b"\0\0\0\x1cftypmif1\0\0\0\0mif1avifmiaf", "AVIF"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0avifmif1miaf", "AVIF"),
+        (b"\0\0\0\x14ftypisom\0\0\0\0isom", ""),
+        (b"\xff\xd8\xff\xe0", ""),
+        (b"", ""),
+    ],
+)
+def test_what_another_process_can_decode_is_told_by_its_first_bytes(tmp_path, monkeypatch, head, form):
+    (tmp_path / "a.jpg").write_bytes(head)
+    monkeypatch.setattr(images, "_readable_formats", lambda: ("JPEG", "PNG"))
+    assert foreign_form(tmp_path / "a.jpg") == form
+    monkeypatch.setattr(images, "_readable_formats", lambda: ("JPEG", "PNG", "AVIF", "HEIF"))
+    assert foreign_form(tmp_path / "a.jpg") == ""
 
 
 def test_an_orientation_that_does_not_exist_is_left_aside(tmp_path):

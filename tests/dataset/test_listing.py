@@ -61,8 +61,8 @@ def test_links_are_followed_but_not_in_circles(tmp_path):
 
 
 def test_formats_that_are_not_read_are_set_apart_unless_a_readable_picture_has_their_name(tmp_path):
-    listing = list_folder(touch(tmp_path, "a.jpg", "a.psd", "b.heic", "c.CR2", "notes.doc"))
-    assert [listing.name(path) for path in listing.others] == ["b.heic", "c.CR2"]
+    listing = list_folder(touch(tmp_path, "a.jpg", "a.psd", "b.jxl", "c.CR2", "notes.doc"))
+    assert [listing.name(path) for path in listing.others] == ["b.jxl", "c.CR2"]
 
 
 def test_one_metadata_file_a_folder_is_chosen_and_the_other_named(tmp_path):

@@ -232,10 +232,10 @@ def bad_dataset(root: Path) -> Path:
     noise().save(root / "torn.jpg")
     (root / "torn.jpg").write_bytes((root / "torn.jpg").read_bytes()[:4000])
     (root / "page.jpg").write_bytes(b"<html>not found</html>")
-    (root / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (root / "phone.jxl").write_bytes(b"\xff\x0a")
     write(root / "empty.txt", "\n")
     (root / "garbled.txt").write_bytes(b"caf\x81\xfe\x81\xff")
-    write(root / "metadata.csv", 'file_name,text\ngood.png,a fox\ncopy.png,a fox\ntorn.jpg,x\npage.jpg,x\nphone.heic,x\ngone.png,x\n,x\n')
+    write(root / "metadata.csv", 'file_name,text\ngood.png,a fox\ncopy.png,a fox\ntorn.jpg,x\npage.jpg,x\nphone.jxl,x\ngone.png,x\n,x\n')
     return root
 
 
@@ -250,7 +250,7 @@ def test_every_problem_is_named_and_only_good_examples_are_left(tmp_path):
         ("error", "unreadable-image", "page.jpg is a web page, not a picture"),
         ("error", "unreadable-image", "torn.jpg is cut off: the file ends before the picture does"),
         ("error", "unreadable-row", "metadata.csv, line 8: no image is named"),
-        ("error", "unsupported-format", "phone.heic is in a format that is not read here"),
+        ("error", "unsupported-format", "phone.jxl is in a format that is not read here"),
         ("warning", "duplicate-image", "good.png is a copy of copy.png"),
     ]
     assert all(str(finding.hint) for finding in dataset.findings if finding.severity == "error")
@@ -260,7 +260,7 @@ def test_stop_refuses_them_all_at_once_and_skip_goes_on(tmp_path):
     settings = DatasetSettings(train_data_dir=bad_dataset(tmp_path))
     with pytest.raises(DatasetError) as caught:
         refuse(scan(settings).findings, settings)
-    for name in ("empty.png", "lonely.png", "gone.png", "garbled.txt", "page.jpg", "torn.jpg", "line 8", "phone.heic"):
+    for name in ("empty.png", "lonely.png", "gone.png", "garbled.txt", "page.jpg", "torn.jpg", "line 8", "phone.jxl"):
         assert name in str(caught.value)
     assert "(8 found)" in str(caught.value)
     skipping = DatasetSettings(train_data_dir=tmp_path, on_bad_data="skip")

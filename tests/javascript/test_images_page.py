@@ -124,13 +124,13 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     page = tab.open()
     save(tmp_path / "a.png", size=(90, 60))
     (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
-    (tmp_path / "b.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 20)
-    page.set_input_files("input[type=file]", [tmp_path / "a.txt", tmp_path / "b.heic", tmp_path / "a.png"])
+    (tmp_path / "b.jxl").write_bytes(b"\xff\x0a" + b"\0" * 20)
+    page.set_input_files("input[type=file]", [tmp_path / "a.txt", tmp_path / "b.jxl", tmp_path / "a.png"])
     # loose files have no name of their own, and the LoRA will have this one
     page.fill("dialog input", "foxes")
     page.keyboard.press("Enter")
     page.wait_for_selector("text=1 image added, 1 caption written.")
-    page.wait_for_selector("text=b.heic is an HEIC picture, which is not read here")
+    page.wait_for_selector("text=b.jxl is a JPEG XL picture, which is not read here")
     page.wait_for_selector(".lora-trainer-cell")
     assert names(page) == ["a.png"]
     assert (tab.folder / "foxes" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"

@@ -20,13 +20,15 @@ from lora_trainer.webui.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets import Datasets
 from lora_trainer.webui.routes import datasets as routes
 from tests.dataset.pictures import save
+from tests.webui.heic import heic, without_decoder
 
 ASK = {"X-LoRA-Trainer": "1"}
 
 
 @pytest.fixture
-def page(tmp_path):
+def page(tmp_path, monkeypatch):
     """A browser's view: get, post, upload; `page.remote` makes the visitor one from elsewhere."""
+    without_decoder(monkeypatch)
     facts = {"remote": False}
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: facts["remote"], api_credentials=dict)
     datasets = Datasets(DataFolder(tmp_path / "data folder"), host.is_remote)
@@ -60,10 +62,11 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     card = page.post("datasets", {"name": "水墨 fox"}).json()
     assert (card["id"], card["name"], card["count"], card["cover"]) == ("水墨 fox", "水墨 fox", 0, None)
     answer = page.upload("水墨 fox", "a.png", picture()).json()
-    assert answer == {"added": [{"key": key_of("a.png"), "name": "a.png", "width": 80, "height": 60}], "captions": 0, "skipped": []}
-    skipped = page.upload("水墨 fox", "b.heic", b"\0\0\0\x18ftypheic").json()["skipped"]
+    added = [{"key": key_of("a.png"), "name": "a.png", "width": 80, "height": 60}]
+    assert answer == {"added": added, "converted": {}, "waiting": {}, "captions": 0, "skipped": []}
+    skipped = page.upload("水墨 fox", "b.jxl", b"\xff\x0a" + b"\0" * 20).json()["skipped"]
     assert [(one["name"], one["message"], one["kept_caption"]) for one in skipped] == [
-        ("b.heic", "b.heic is an HEIC picture, which is not read here", False)
+        ("b.jxl", "b.jxl is a JPEG XL picture, which is not read here", False)
     ]
     assert skipped[0]["hint"].startswith("Export it as JPEG or PNG.")
     item = page.get("datasets/水墨 fox/items").json()["items"][0]
@@ -73,6 +76,25 @@ def test_the_artists_way_from_nothing_to_a_caption(page):
     card = page.get("datasets").json()[0]
     assert (card["count"], card["captioned"]) == (1, 1)
     assert page.address(card["cover"]).headers["content-type"] == "image/webp"
+
+
+def test_a_phones_pictures_are_converted_as_they_arrive_and_where_they_lie(page):
+    page.post("datasets", {"name": "fox"})
+    answer = page.upload("fox", "IMG_1.HEIC", heic(orientation=6)).json()
+    assert (answer["added"][0]["name"], answer["converted"], answer["skipped"]) == ("IMG_1.jpg", {"HEIC": 1}, [])
+    assert page.address(page.get("datasets/fox/items").json()["items"][0]["picture"]).headers["content-type"] == "image/jpeg"
+    folder = page.root / "own"
+    folder.mkdir()
+    (folder / "2.heic").write_bytes(heic())
+    identity = page.post("datasets/open", {"folder": str(folder)}).json()["id"]
+    (remark,) = page.get(f"datasets/{identity}/items").json()["findings"]
+    assert (remark["message"], remark["mend"]) == ("2.heic is not read as it is, but can be converted", {"do": "convert", "label": "Convert"})
+    assert page.post(f"datasets/{identity}/convert").json()["changed"] == 1
+    answer = page.get(f"datasets/{identity}/items").json()
+    assert ([item["name"] for item in answer["items"]], answer["findings"]) == (["2.jpg"], [])
+    answer = page.post(f"datasets/{identity}/undo").json()
+    assert answer["changed"] == 1 and [path.name for path in folder.iterdir() if path.suffix] == ["2.heic"]
+    assert page.post("datasets/fox/convert").json()["error"]["message"] == "There is nothing left to convert here"
 
 
 def test_pictures_are_kept_by_the_browser_for_good_under_their_version(page):

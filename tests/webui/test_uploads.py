@@ -20,6 +20,7 @@ from lora_trainer.webui import uploads
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.uploads import Accepted, accept, receive
+from tests.webui.heic import without_decoder
 
 PLENTY = lambda path: 2**40  # noqa: E731
 
@@ -31,7 +32,8 @@ def picture(colour: str = "red", form: str = "PNG", size: tuple[int, int] = (40,
 
 
 @pytest.fixture
-def contents(tmp_path):
+def contents(tmp_path, monkeypatch):
+    without_decoder(monkeypatch)
     (tmp_path / "fox").mkdir()
     return Contents(tmp_path / "fox", follow_links=False)
 

@@ -370,7 +370,7 @@ def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
     bench.mend([told(tmp_path, "a.png", mend="crop", box=[0, 0, 8, 8])])
     save(tmp_path / "a.png", size=(9, 9), colour="black")
     outcome = bench.undo()
-    assert [str(conflict.message) for conflict in outcome.conflicts] == ["a.png was changed since it was cropped, and stays as it is"]
+    assert [str(conflict.message) for conflict in outcome.conflicts] == ["a.png was changed meanwhile, and stays as it is"]
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (9, 9)
 

@@ -283,6 +283,12 @@ def mend(studio: Studio, request: Request) -> dict[str, Any]:
     return workbench_json.outcome_json(bench, bench.mend(told), request.language)
 
 
+@route("POST", "/datasets/{id}/convert")
+def convert(studio: Studio, request: Request) -> dict[str, Any]:
+    bench = _bench(studio, request)
+    return workbench_json.outcome_json(bench, bench.convert(), request.language)
+
+
 # --- crops into a copy -------------------------------------------------------------------------------------------------------------------
 
 

@@ -98,9 +98,9 @@ def _take(studio: Studio, request: Request, incoming: Path, name: str) -> Accept
     """An upload into its dataset; what it changes in captions that are there can be undone."""
     bench, replace = studio.datasets.workbench(request.path["id"]), request.query.get("captions") == "replace"
     if not uploads.may_hold_captions(name):
-        return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
+        return uploads.accept(bench.contents, incoming, name, replace_captions=replace, converter=bench.converter)
     with bench.recording(Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)):
-        return uploads.accept(bench.contents, incoming, name, replace_captions=replace)
+        return uploads.accept(bench.contents, incoming, name, replace_captions=replace, converter=bench.converter)
 
 
 @route("GET", "/datasets/{id}/items")
@@ -218,6 +218,8 @@ def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
 def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
     return {
         "added": [{"key": added.key, "name": added.name, "width": added.width, "height": added.height} for added in accepted.added],
+        "converted": accepted.converted,
+        "waiting": accepted.waiting,
         "captions": accepted.captions,
         "skipped": [
             {
