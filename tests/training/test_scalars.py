@@ -1,11 +1,16 @@
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
+import pytest
 from tensorboardX.proto.event_pb2 import Event
 
+from lora_trainer.training import scalars as scalars_module
 from lora_trainer.training.scalars import Scalars
+from tests.hardening import faults
+from tests.hardening.harness import in_child
 
 
 def events(folder: Path) -> list[Event]:
@@ -42,3 +47,19 @@ def test_a_resumed_run_adds_a_file_that_replaces_what_came_after_its_resume_poin
     assert sorted(points(tmp_path, "loss")) == [(1, 1.0), (4, 0.5)]
     restarts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
     assert restarts == [3]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+@pytest.mark.parametrize("at", range(1, 9))
+def test_a_disk_that_is_full_ends_the_curves_and_nothing_else(tmp_path: Path, at: int) -> None:
+    def act() -> str:
+        scalars_module.FLUSH_SECONDS = 0.0
+        faults.watch(tmp_path, at, faults.full)
+        scalars = Scalars(tmp_path / "logs", 3)
+        for step in range(3, 40):
+            scalars.write(step, {"loss": 0.5})
+        scalars.close()
+        return "went on"
+
+    outcome = in_child(act, seconds=20)
+    assert (outcome.how, outcome.value) == ("value", "went on"), outcome.text
