@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import __version__, environment
+from lora_trainer import __version__, environment, files
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
 
 
@@ -39,6 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except OSError as error:
         # a folder without permission, a full disk: nothing that a traceback would say better
+        if files.is_disk_full(error):
+            place = f": {error.filename} could not be written" if error.filename else ""
+            print(f"the disk is full{place}\nFree some space, then try again.", file=sys.stderr)
+            return 1
         print(f"{error.filename or 'a file'}: {error.strerror or error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -224,7 +228,7 @@ def status(asked: argparse.Namespace) -> int:
 
 
 def init(asked: argparse.Namespace) -> int:
-    from lora_trainer import config, files
+    from lora_trainer import config
 
     if asked.file.exists():
         raise ConfigError("{file} exists already", hint="Choose another name, or move it away.", file=asked.file)
@@ -253,7 +257,6 @@ def inspect(asked: argparse.Namespace) -> int:
 
 
 def check(asked: argparse.Namespace) -> int:
-    from lora_trainer import files
     from lora_trainer.checkpoint.detect import detect_file, native_resolution
     from lora_trainer.checkpoint.tokenizer import count_tokens, tokenize
     from lora_trainer.config import DatasetSettings

@@ -100,6 +100,11 @@ class TrainingError(LoraTrainerError):
     """Training cannot go on."""
 
 
+def disk_full() -> TrainingError:
+    """What a run has to say when there is no room for what it learned."""
+    return TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.")
+
+
 class OutOfMemory(TrainingError):
     """The device's memory is used up."""
 

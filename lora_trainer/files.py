@@ -342,13 +342,11 @@ def _acquire(stream: IO[bytes]) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """safetensors and torch.save tell of a full disk in words of their own ("unexpected pos 704 vs 598" is the latter's)."""
+    """Whether it was for want of room, which safetensors tells in words of its own."""
     while error is not None:
         text = str(error).lower()
         quota = getattr(errno, "EDQUOT", errno.ENOSPC)
-        full = (
-            "no space left", "os error 28", "os error 112", "not enough space on the disk", "file write failed", "unexpected pos", "iostream error",
-        )  # fmt: skip
+        full = ("no space left", "os error 28", "os error 112", "not enough space on the disk")
         if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, quota)) or any(words in text for words in full):
             return True
         error = error.__cause__ or error.__context__

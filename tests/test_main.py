@@ -1,5 +1,6 @@
 """The command line as people use it: real processes, real files."""
 
+import errno
 import json
 import os
 import signal
@@ -261,3 +262,12 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     status, _, err = run(capsys, "init", tmp_path / "file" / "run.yaml")
     assert status == 1 and "Traceback" not in err and str(tmp_path / "file") in err
+
+
+def test_a_full_disk_is_told_as_that(tmp_path, monkeypatch, capsys):
+    def full(target, text):
+        raise OSError(errno.ENOSPC, "No space left on device", str(target))
+
+    monkeypatch.setattr("lora_trainer.files.write_text", full)
+    assert command_line.main(["init", str(tmp_path / "a.yaml")]) == 1
+    assert capsys.readouterr().err == f"the disk is full: {tmp_path / 'a.yaml'} could not be written\nFree some space, then try again.\n"

@@ -5,7 +5,8 @@
 
 A tick: adopt runs that live (started before this process was, or on the command line), notice those that have ended, start the next that waits.
 Of several WebUIs on one data folder only the one that holds the lock file keeps it; the others show what happens, and take over when it is gone.
-Nothing that a tick knows is needed after a crash: it is all in the run folders and queue.json. Used by the tab.
+Nothing that a tick knows is needed after a crash: it is all in the run folders and queue.json. What cannot be written there, on a full disk, is owed,
+and tried again with every tick; everything else goes on. Used by the tab.
 """
 
 from __future__ import annotations
@@ -15,16 +16,17 @@ import dataclasses
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 from lora_trainer import files
-from lora_trainer.errors import LoraTrainerError, RunError
+from lora_trainer.errors import LoraTrainerError, RunError, disk_full
 from lora_trainer.jobs.history import History
 from lora_trainer.jobs.queue import Queue
-from lora_trainer.jobs.start import note_death, start_worker, tie
+from lora_trainer.jobs.start import death_of, start_worker, tie
 from lora_trainer.jobs.trash import discard
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.folder import RunFolder
@@ -124,6 +126,11 @@ class Keeper:
         self._start = start
         self._clock = clock
         self._kept: dict[str, Kept] = {}
+        self._to_drop: set[str] = set()
+        """Runs that are still in the line, which could not be written."""
+        self._deaths: dict[str, Failed] = {}
+        """Ends of runs that could not be written down."""
+        self._told: dict[str, str] = {}
         self._duty = contextlib.ExitStack()
         self._on_duty = False
         self._tidied = 0.0
@@ -185,14 +192,26 @@ class Keeper:
         """Look once at everything."""
         with self._ticking:
             if self._take_duty():
-                self._notice_ends()
-                self._adopt()
-                self._hand_devices()
-                self._follow_options()
-                with _unharmed("the hand-over of the device"):
-                    self._hand_over.tick()
-                self._start_next()
-                self._tidy()
+                self._catch_up()
+                known = self._done("looking for ends", self._notice_ends) and self._done("looking for runs that live", self._adopt)
+                self._done("handing the device over", self._hand_devices)
+                self._done("following the options", self._follow_options)
+                self._done("the hand-over of the device", self._hand_over.tick)
+                if known:
+                    self._done("starting the next run", self._start_next)
+                self._done("tidying up", self._tidy)
+
+    def _done(self, what: str, act: Callable[[], object]) -> bool:
+        """Do it. What goes wrong must not cost a run, or the next one; it is logged, but not with every tick again."""
+        try:
+            act()
+        except Exception as error:
+            if self._told.get(what) != repr(error):
+                self._told[what] = repr(error)
+                log.exception("while %s", what)
+            return False
+        self._told.pop(what, None)
+        return True
 
     def _take_duty(self) -> bool:
         if not self._on_duty:
@@ -201,7 +220,7 @@ class Keeper:
             except files.Locked:
                 return False
             self._on_duty = True
-            self._take_over()
+            self._done("taking over", self._take_over)
         return True
 
     def _take_over(self) -> None:
@@ -211,9 +230,31 @@ class Keeper:
             return
         folder = RunFolder(self._history.runs / line.starting)
         if not folder.path.is_dir() or folder.read_state().changed >= line.taken:
-            self._queue.drop(line.starting)
+            self._drop(line.starting)
         elif not folder.is_alive:
             self._queue.put_back()
+
+    # --- what is owed ---------------------------------------------------------------------------------------------------------------------
+
+    def _drop(self, run_id: str) -> None:
+        """The run leaves the line: now, or as soon as that can be written."""
+        self._to_drop.add(run_id)
+        self._catch_up()
+
+    def _note_death(self, folder: RunFolder, failure: Failed | None) -> None:
+        if failure is not None:
+            self._deaths[folder.path.name] = failure
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        for run_id in tuple(self._to_drop):
+            if self._done("taking a run out of the line", partial(self._queue.drop, run_id)):
+                self._to_drop.discard(run_id)
+        for run_id, failure in tuple(self._deaths.items()):
+            folder = RunFolder(self._history.runs / run_id)
+            # a folder that was deleted meanwhile must not come back
+            if not folder.path.is_dir() or self._done("noting an end", partial(folder.write_death, failure)):
+                del self._deaths[run_id]
 
     # --- ends -----------------------------------------------------------------------------------------------------------------------------
 
@@ -223,25 +264,22 @@ class Keeper:
             gone = not kept.folder.is_alive if kept.worker is None else status is not None
             if gone:
                 del self._kept[run_id]
-                self._queue.drop(run_id)
+                self._drop(run_id)
                 self._end(kept, status)
             elif kept.folder.is_alive:
                 self._no_longer_starting(run_id)
 
     def _no_longer_starting(self, run_id: str) -> None:
         if self._queue.read().starting == run_id:
-            self._queue.drop(run_id)
+            self._drop(run_id)
 
     def _end(self, kept: Kept, status: int | None) -> None:
         """A run has ended, however: its end is written down, the host has its device back, and shows the new LoRA."""
-        if kept.folder.path.is_dir():
-            note_death(kept.folder, status, kept.since)
-        with _unharmed("giving the device back"):
-            self._hand_over.after_end(kept.folder)
+        self._done("looking at an end", lambda: self._note_death(kept.folder, death_of(kept.folder, status, kept.since)))
+        self._done("giving the device back", lambda: self._hand_over.after_end(kept.folder))
         state = kept.folder.read_state()
         if state.status == "finished" and state.delivered:
-            with _unharmed("showing the new LoRA"):
-                self._delivered()
+            self._done("showing the new LoRA", self._delivered)
         self._tidied = self._looked = 0.0
 
     # --- beginnings -----------------------------------------------------------------------------------------------------------------------
@@ -258,7 +296,7 @@ class Keeper:
                 continue
             self._kept[run_id] = Kept(folder=RunFolder(self._history.runs / run_id), since=0.0)
             if run_id in line:
-                self._queue.drop(run_id)
+                self._drop(run_id)
             elif line.starting and line.starting not in self._kept:
                 # somebody else was quicker
                 self._queue.put_back()
@@ -266,11 +304,11 @@ class Keeper:
     def _start_next(self) -> None:
         while not self._kept:
             run_id = self._queue.take(self._clock())
-            if run_id is None:
+            if run_id is None or run_id in self._to_drop:
                 return
             folder = RunFolder(self._history.runs / run_id)
             if not folder.path.is_dir():
-                self._queue.drop(run_id)
+                self._drop(run_id)
                 continue
             if not self._start_run(run_id, folder):
                 return
@@ -278,22 +316,20 @@ class Keeper:
     def _start_run(self, run_id: str, folder: RunFolder) -> bool:
         """Start the run's worker. False: not yet, the host is making a picture."""
         options = self._options()
-        has_device = False
+        answers: list[bool] = []
         # a host whose model cannot leave may still have room for a training; `_hand_devices` asks again
-        with _unharmed("handing the device over"):
-            has_device = self._hand_over.before_start(folder)
-            if not has_device:
-                return False
+        self._done("asking for the device", lambda: answers.append(self._hand_over.before_start(folder)))
+        if answers == [False]:
+            return False
         since = self._clock()
         try:
             worker = self._start(folder, options)
         except (LoraTrainerError, OSError) as error:
-            self._queue.drop(run_id)
-            folder.write_death(_failure(error, since))
-            with _unharmed("giving the device back"):
-                self._hand_over.after_end(folder)
+            self._drop(run_id)
+            self._note_death(folder, _failure(error, since))
+            self._done("giving the device back", lambda: self._hand_over.after_end(folder))
             return True
-        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training, has_device=has_device)
+        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training, has_device=bool(answers))
         return True
 
     # --- between --------------------------------------------------------------------------------------------------------------------------
@@ -302,11 +338,10 @@ class Keeper:
         now = self._clock()
         for kept in self._kept.values():
             if not kept.has_device and now >= kept.ask_again:
-                with _unharmed("handing the device over"):
-                    kept.ask_again = now + TROUBLE_SECONDS
-                    kept.has_device = self._hand_over.adopt(kept.folder)
-                    # it is only making a picture
-                    kept.ask_again = now
+                kept.ask_again = now + TROUBLE_SECONDS
+                kept.has_device = self._hand_over.adopt(kept.folder)
+                # it is only making a picture
+                kept.ask_again = now
 
     def _follow_options(self) -> None:
         """The option to keep training when the WebUI closes may be changed while a worker is at work. Others' workers are left as they are."""
@@ -326,25 +361,17 @@ class Keeper:
         with self._queue.holding() as line:
             for entry in finished[most:]:
                 if not entry.alive and entry.id not in line and entry.id not in self._kept:
-                    with _unharmed("tidying up"):
-                        discard(entry.folder.path, self._trash, kind="run", now=self._clock())
+                    self._done("discarding a run", partial(discard, entry.folder.path, self._trash, kind="run", now=self._clock()))
 
 
 def _failure(error: LoraTrainerError | OSError, now: float) -> Failed:
-    if isinstance(error, OSError):
+    if files.is_disk_full(error):
+        error = disk_full()
+    elif isinstance(error, OSError):
         error = RunError(
             "no training process could be started: {reason}",
-            hint="Look at the WebUI's console. A disk that is full or a virus scanner may be in the way.",
+            hint="Look at the WebUI's console. A virus scanner may be in the way.",
             reason=error.strerror or error,
         )
     told = Failed.of(error)
     return dataclasses.replace(told, time=now)
-
-
-@contextlib.contextmanager
-def _unharmed(what: str) -> Iterator[None]:
-    """What goes wrong here must not cost a run, or the next one."""
-    try:
-        yield
-    except Exception:
-        log.exception(what)

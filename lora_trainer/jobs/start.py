@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import environment, files
-from lora_trainer.errors import TrainingError
+from lora_trainer.errors import disk_full
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.folder import RunFolder, refuse_if_alive
 from lora_trainer.runs.requests import forget_requests
@@ -66,23 +66,25 @@ def tie(folder: RunFolder, ends_with_us: bool) -> None:
 
 
 def note_death(folder: RunFolder, status: int | None, since: float = 0.0) -> Failed | None:
+    """`death_of`, which is also written into the run folder, so that everyone sees it from now on."""
+    failure = death_of(folder, status, since)
+    if failure is not None:
+        with contextlib.suppress(OSError):
+            folder.write_death(failure)
+    return failure
+
+
+def death_of(folder: RunFolder, status: int | None, since: float = 0.0) -> Failed | None:
     """When a worker ended without saying how (killed, crashed), the failure to show: its last words and what to do. None if it spoke.
 
-    It is also written into the run folder, so that everyone sees it from now on.
     status: its exit status, or None where that cannot be known. since: when it was started; what the run's earlier workers said does not count.
     """
     state = folder.read_state()
     if (state.ended and state.changed >= since) or folder.is_alive:
         # somebody else's worker was quicker and has the folder: this one gave way to it
         return None
-    if status == DISK_FULL:
-        failure = Failed.of(TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost."))
-        failure = dataclasses.replace(failure, time=max(time.time(), state.changed))
-    else:
-        failure = _died(status, max(time.time(), state.changed), folder.log)
-    with contextlib.suppress(OSError):
-        folder.write_death(failure)
-    return failure
+    moment = max(time.time(), state.changed)
+    return dataclasses.replace(Failed.of(disk_full()), time=moment) if status == DISK_FULL else _died(status, moment, folder.log)
 
 
 def _died(status: int | None, moment: float, log: Path) -> Failed:

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
-from lora_trainer.files import replace_file
+from lora_trainer.files import is_disk_full, replace_file
 from lora_trainer.lora.adapters import Adapter, Adapters
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
 from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, fits, module_names, unet_depth, webui_name
@@ -108,8 +108,11 @@ def _write_and_verify(
     try:
         replace_file(path, write)
     except OSError as error:
+        if is_disk_full(error):
+            hint = "Free some space, then continue with `resume`: it goes on from the last save."
+            raise LoraFileError("the disk is full: {path} could not be written", hint=hint, path=path) from error
         reason = error.strerror or str(error)
-        hint = "Make room on the disk, or check the folder's permissions, then continue with `resume`: it goes on from the last save."
+        hint = "Check the folder's permissions, then continue with `resume`: it goes on from the last save."
         raise LoraFileError("the LoRA file {path} could not be written: {reason}", hint=hint, path=path, reason=reason) from error
     return ExportReport(**{**vars(reports[0]), "path": path})
 

@@ -21,8 +21,8 @@ class Scalars:
         self._writer: Any = None
         self._flushed = time.monotonic()
         with self._unharmed():
-            # the event files of TensorBoard without its server, which would come with gRPC and more. Not by tensorboardX's SummaryWriter: it writes in
-            # a thread, which a full disk ends, and then waits for that thread for ever
+            # the event files of TensorBoard without its server, which would come with gRPC and more. Not by tensorboardX's SummaryWriter: it writes
+            # in a thread, which a full disk ends, and then waits for that thread for ever
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lora_trainer import caption_config, config, files
 from lora_trainer.environment import Overlay
-from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError
+from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
@@ -91,7 +91,7 @@ def _do(folder: folders.RunFolder, report: Report) -> int:
                 step=folder.read_state().step,
             ) from error
         if files.is_disk_full(error):
-            raise TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.") from error
+            raise disk_full() from error
         raise TrainingError(
             "something unexpected went wrong: {kind}: {detail}",
             hint="The details are at the end of {log}. Please report it with that file.",

@@ -419,7 +419,7 @@ class TrainingJob:
         """Save between two steps. A full disk is told, and training goes on: what is learned meanwhile may find room at the next save."""
         try:
             self._save(trainer)
-        except (OSError, LoraFileError, RuntimeError) as error:
+        except (OSError, LoraFileError) as error:
             if not files.is_disk_full(error):
                 raise
             self.report.warn(

@@ -26,7 +26,7 @@ from safetensors import safe_open
 from lora_trainer import caption_config, config, environment, installation
 from lora_trainer.dataset import authors
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.jobs import trash
+from lora_trainer.jobs import keeper, trash
 from lora_trainer.jobs.history import History
 from lora_trainer.jobs.queue import Queue
 from lora_trainer.jobs.start import note_death
@@ -126,10 +126,15 @@ def _train(root: Path) -> str:
 
 def _work(folder: RunFolder) -> str:
     """Be the folder's worker; what it prints is in its log. Then say how it ended, as the keeper does."""
-    log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    began = time.time()
+    try:
+        log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OSError as error:
+        # as the keeper tells of a worker that cannot be started
+        failure = keeper._failure(error, began)
+        raise LoraTrainerError("{message} {todo}", message=failure.message, todo=failure.hint) from error
     os.dup2(log, 1)
     os.dup2(log, 2)
-    began = time.time()
     try:
         status = worker.main([str(folder.path)])
     except Exception:

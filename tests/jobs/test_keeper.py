@@ -1,6 +1,7 @@
 """The keeper with a clock and workers made for the test: what it starts, when, and what it does about every kind of end."""
 
 import contextlib
+import errno
 import shutil
 
 import pytest
@@ -13,6 +14,7 @@ from lora_trainer.jobs.queue import Queue
 from lora_trainer.jobs.trash import contents
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.state import DISK_FULL
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
 
 
@@ -39,6 +41,7 @@ class FakeHandOver:
         self.calls = []
         self.free = True
         self.trouble = None
+        self.ticks = 0
 
     def before_start(self, folder):
         self.calls.append(("before_start", folder.path.name))
@@ -54,7 +57,7 @@ class FakeHandOver:
         self.calls.append(("after_end", folder.path.name))
 
     def tick(self):
-        pass
+        self.ticks += 1
 
 
 class Bench:
@@ -344,3 +347,67 @@ def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_
     with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
         assert bench.tick(10.0) == ("mine",)
         assert not RunFolder(bench.root / "runs" / "mine").host.exists()
+
+
+# --- the disk is full ---------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def full(monkeypatch):
+    """A disk on which nothing can be written while the list holds something."""
+    real, is_full = files.replace_file, []
+
+    def replace_file(target, write):
+        if is_full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(target, write)
+
+    monkeypatch.setattr(files, "replace_file", replace_file)
+    return is_full
+
+
+def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_noted_later(bench, full, caplog):
+    bench.queued("a", "b")
+    bench.tick()
+    assert bench.queue.read().starting == "a", "its worker was not heard of yet"
+    full.append(True)
+    for _ in range(3):
+        assert bench.tick() == ("a",)
+    bench.workers["a"].end(DISK_FULL)
+    for _ in range(3):
+        assert bench.tick() == ()
+    assert bench.hand_over.ticks == 7 and bench.hand_over.calls == [("before_start", "a"), ("after_end", "a")]
+    assert [record.message for record in caplog.records].count("while taking a run out of the line") == 1, "not with every tick"
+    full.clear()
+    assert bench.tick() == ("b",)
+    failure = bench.history.entry("a").state.failure
+    assert (failure.message, bench.queue.read().waiting) == ("the disk is full", ())
+
+
+def test_a_run_that_cannot_start_on_a_full_disk_is_tried_once_and_says_so(bench, full):
+    bench.queued("a", "b")
+    bench.hand_over.free = False
+    bench.tick()
+    bench.hand_over.free = True
+    full.append(True)
+    bench.start_error = OSError(errno.ENOSPC, "No space left on device")
+    for _ in range(3):
+        assert bench.tick() == ()
+    assert bench.hand_over.calls[1:] == [("before_start", "a"), ("after_end", "a")]
+    full.clear()
+    bench.start_error = None
+    assert bench.tick() == ("b",)
+    failure = bench.history.entry("a").state.failure
+    assert failure.message == "the disk is full" and "Free some space" in failure.hint
+
+
+def test_a_deleted_run_does_not_come_back_when_there_is_room_for_its_end(bench, full):
+    bench.queued("a")
+    bench.tick()
+    full.append(True)
+    bench.workers["a"].end(DISK_FULL)
+    bench.tick()
+    shutil.rmtree(bench.root / "runs" / "a")
+    full.clear()
+    bench.tick()
+    assert not (bench.root / "runs" / "a").exists()

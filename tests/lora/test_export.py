@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from safetensors import safe_open
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.config import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from lora_trainer.errors import LoraFileError
+from lora_trainer.lora import export as export_module
 from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.lora.export import DIFFUSERS_ENDS, export, export_diffusers, verify
 from lora_trainer.lora.names import adaptable_layers, diffusers_names, module_names, part_models, webui_name
@@ -195,6 +197,17 @@ def test_a_folder_in_the_place_of_the_file_gets_a_sentence(tmp_path: Path) -> No
     (tmp_path / "x.safetensors" / "y").mkdir(parents=True)
     with pytest.raises(LoraFileError, match=r"could not be written"):
         export(adapters, parts, tmp_path / "x.safetensors", METADATA)
+
+
+def test_a_full_disk_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(target: Path, write: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    parts, adapters = trained("sd1")
+    monkeypatch.setattr(export_module, "replace_file", full)
+    with pytest.raises(LoraFileError, match=r"the disk is full: .*x.safetensors could not be written") as raised:
+        export(adapters, parts, tmp_path / "x.safetensors", METADATA)
+    assert str(raised.value.hint).startswith("Free some space, then continue with `resume`")
 
 
 def test_verify_names_what_does_not_fit(tmp_path: Path) -> None:

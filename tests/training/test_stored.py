@@ -1,11 +1,17 @@
 """Resume points and encoded images on a disk that lies: one wrong bit, a cut, an empty file."""
 
+import errno
+import os
+
 import pytest
 import torch
 
 from lora_trainer.errors import RunError, TrainingError
 from lora_trainer.training import resume, stored
 from lora_trainer.training.batches import TensorStore
+from tests.hardening.harness import in_child
+
+resource = pytest.importorskip("resource") if os.name != "nt" else None
 
 
 def state(step, **changes):
@@ -32,6 +38,20 @@ def test_no_wrong_bit_of_a_state_is_ever_read(tmp_path):
         else:
             with pytest.raises(stored.Damaged):
                 stored.read_state(file)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="processes are forked")
+@pytest.mark.parametrize("room", [0, 1, 2000, 5000, 9000])
+def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of_torch(tmp_path, room):
+    def write():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
+        with pytest.raises(OSError) as raised:
+            stored.write_state(tmp_path / "a.pt", {"a": torch.ones(2500)})
+        return raised.value.errno
+
+    outcome = in_child(write)
+    assert (outcome.how, outcome.value) == ("value", errno.EFBIG), outcome.text
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -stored.SEAL_SIZE - 1])
