@@ -130,7 +130,7 @@ class Setup:
         if self._exit and not (overlay.state == "ready" and overlay.is_checked):
             message, hint = self._failure()
             return ("failed" if overlay.state == "missing" else "ready"), message, hint
-        if overlay.missing and files.is_locked(overlay.shelf / "lock"):
+        if overlay.state == "missing" and files.is_locked(overlay.shelf / "lock"):
             return "installing", Message("Another installation of the packages for training is running."), Message("Wait for it.")
         if overlay.state == "missing":
             return _missing(overlay)

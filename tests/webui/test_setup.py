@@ -126,6 +126,15 @@ def test_another_process_at_it_is_seen(tmp_path):
     assert setup.look("en")["state"] == "missing"
 
 
+def test_another_process_at_it_keeps_nobody_from_training_who_could(tmp_path, monkeypatch):
+    found = overlay(tmp_path, DIFFUSERS)
+    setup = make(tmp_path, found)
+    for state in ("ready", "outdated"):
+        monkeypatch.setattr(Overlay, "state", property(lambda self, state=state: state))
+        with files.lock(found.shelf / "lock"):
+            assert (setup.look("en")["state"], setup.is_ready) == ("ready", True)
+
+
 def test_the_installer_is_the_one_that_fails_with_code_1(tmp_path):
     setup = Setup(FakeHost(tmp_path / "host"), DataFolder(tmp_path / "data"))
     assert setup._command[1:] == ["-u", str(environment.ROOT / "install.py"), "--by-hand"]
