@@ -42,9 +42,9 @@
 
     function build() {
         const made = { panel: el("div", { class: "lora-trainer-captions" }), rows: new Map(), list: null };
-        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.trouble, app.widgets.problem(problem)), gone: countGone });
+        made.pages = dataset.pages({ show: drawRows, fail: (problem) => app.fill(made.trouble, problem.status ? app.widgets.problem(problem) : null), gone: countGone });
         made.place = el("div");
-        // above the boxes, never in their place: somebody may be typing
+        // above the boxes, never in their place: somebody may be typing. That the WebUI does not answer is said at the window's edge
         made.trouble = el("div");
         made.next = app.widgets.actions();
         made.write = app.widgets.button({ label: app.t("Write captions"), onclick: () => bench.captioner.ask() });

@@ -187,8 +187,8 @@
             app.fill(place, found.length ? el("ul", { class: "lora-trainer-saved" }, found.map(line)) : el("p", {}, app.t("This run has saved no LoRA file yet.")));
         };
         const line = (lora) => el("li", { class: "lora-trainer-row" }, picture(lora.picture),
-            el("span", { class: "lora-trainer-saved-name" }, lora.name),
-            el("span", { class: "lora-trainer-help" }, lora.delivered ? app.t("in the LoRA folder") : app.t("step {step}", { step: lora.step })),
+            el("div", { class: "lora-trainer-run-words lora-trainer-saved-name" }, el("strong", {}, lora.step ? app.t("Step {step}", { step: lora.step }) : lora.name),
+                el("span", { class: "lora-trainer-help" }, [lora.step ? lora.name : "", lora.delivered ? app.t("in the LoRA folder") : ""].filter(Boolean).join(" \u00b7 "))),
             app.widgets.button({ label: app.t("Try it"), onclick: () => { dialog.close(); tryLora(lora); } }),
             lora.delivered ? null : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: async () => { await deliver(lora, done); await draw(); } }));
         await draw();

@@ -561,7 +561,8 @@
         const problems = el("ul", { class: "lora-trainer-settings-problems", "aria-label": app.t("What needs attention") });
         const next = app.widgets.actions();
         const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", local: true, onclick: () => app.open("train") });
-        next.fill(onward);
+        let obstacle = null;
+        const mend = app.widgets.button({ label: "", local: true, onclick: () => goTo(obstacle.field) });
         const element = el("section", { class: "lora-trainer-card lora-trainer-settings-plan", "aria-label": app.t("What will happen") },
             el("h3", {}, app.t("What will happen")), sentence, table, problems);
         let drawn = null;
@@ -579,15 +580,28 @@
             if (plan.unchecked > 0) problems.append(el("li", { class: "lora-trainer-help" }, app.count(plan.unchecked, "{count} image is still being looked at ...", "{count} images are still being looked at ...")));
             problems.hidden = !problems.children.length;
             onward.disabled = !plan.ok;
+            // what cannot go on yet is mended first
+            obstacle = first && first.field ? first : null;
+            if (obstacle) put(mend, app.placeLabel(obstacle.field));
+            app.widgets.makePrimary(mend, Boolean(obstacle));
+            app.widgets.makePrimary(onward, !obstacle);
+            next.fill(obstacle ? mend : null, onward);
         }
         return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
     }
+
+    /** Places of a problem that are no field here, with their section. */
+    const SECTION_OF = { dataset: "images", captions: "captions" };
+
+    /** Where a problem is mended, and what a button that leads there is called. */
+    app.placeOf = (field) => SECTION_OF[field] || "settings";
+    app.placeLabel = (field) => ({ images: app.t("Go to the images"), captions: app.t("Go to the captions") })[SECTION_OF[field]] || app.t("Show where");
 
     function problemItem(problem, goTo) {
         return el("li", { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
             el("p", {}, el("strong", {}, problem.severity === "error" ? app.t("To fix: ") : app.t("Note: ")), problem.message),
             problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
-            problem.field ? el("button", { type: "button", class: "lora-trainer-settings-show", onclick: () => goTo(problem.field) }, app.t("Show where")) : null);
+            problem.field ? el("button", { type: "button", class: "lora-trainer-settings-show", onclick: () => goTo(problem.field) }, app.placeLabel(problem.field)) : null);
     }
 
     // --- the page ----------------------------------------------------------------------------------------------------------------------
@@ -637,7 +651,7 @@
         let searched = false;
 
         function goTo(place) {
-            if (place === "dataset") { app.open("images"); return; }
+            if (SECTION_OF[place]) { app.open(SECTION_OF[place]); return; }
             const found = places.get(place);
             if (!found) return;
             if (found.element.hidden) { search.value = ""; find(""); }

@@ -115,7 +115,7 @@
         if (setup && setup.state !== "ready") return { text: app.t("Training is not set up yet."), section: null };
         if (!app.store.get("dataset")) return { text: app.t("Choose the images first."), section: "images", label: app.t("Go to the images") };
         const problem = plan && !plan.ok && plan.problems.find((found) => found.severity === "error");
-        if (problem) return { text: problem.message, section: problem.field === "dataset" ? "images" : "settings", label: app.t("Show where") };
+        if (problem) return { text: problem.message, section: app.placeOf(problem.field), label: app.placeLabel(problem.field) };
         return null;
     }
 

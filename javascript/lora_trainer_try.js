@@ -29,7 +29,8 @@
         if (wanted && loras.some((lora) => lora.id === wanted)) { wish.lora = wanted; app.store.set("try", null); }
         if (!chosen()) wish.lora = loras.length ? loras[0].id : null;
         shown = tries.find((job) => shown && job.id === shown.id) || tries.find((job) => !isOver(job)) || null;
-        app.summary("try", loras.length ? app.count(loras.filter((lora) => lora.delivered).length, "{count} LoRA", "{count} LoRAs") : "");
+        const delivered = loras.filter((lora) => lora.delivered).length;
+        app.summary("try", delivered ? app.count(delivered, "{count} LoRA", "{count} LoRAs") : "");
     }
 
     async function readSamplers() {
@@ -299,6 +300,8 @@
 
     // --- the section -----------------------------------------------------------------------------------------------------------------
 
+    const titleOf = (lora) => (lora.delivered || !lora.run ? lora.name : app.t("{name}, step {step}", { name: lora.run, step: lora.step }));
+
     function form(place) {
         const lora = chosen();
         if (!lora) {
@@ -320,7 +323,7 @@
             el("div", { class: "lora-trainer-row" },
                 lora.delivered ? [app.widgets.button({ label: app.t("Send to txt2img"), onclick: () => send(lora) }), use]
                     : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) })));
-        page.next.say(lora.name);
+        page.next.say(titleOf(lora));
         page.next.fill(
             app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
             app.widgets.button({ label: app.t("Strength grid"), title: lora.grid.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: lora.grid }) }), matrix);

@@ -4,6 +4,7 @@
     "use strict";
 
     const SECONDS_RUNNING = 0.7, SECONDS_STALE = 3;
+    const FOLDED_KEY = "lora-trainer-check-folded";
     const MOST_ITEMS = 500, MOST_CLUSTERS = 40, MOST_PICTURES = 24;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
@@ -92,16 +93,22 @@
         const { sums } = known;
         const head = known.state === "stopped" ? app.t("Stopped after {done} of {count} images.", { done: app.number(known.done), count: app.number(known.total) })
             : sums.length ? app.count(sums.length, "{count} thing to look at", "{count} things to look at") : app.t("All {count} images look fine.", { count: app.number(known.total) });
-        return [
-            el("div", { class: "lora-trainer-row lora-trainer-between" }, el("b", {}, head), el("span", { class: "lora-trainer-help" }, [known.checked ? app.when(known.checked) : "", known.stale ? app.t("being looked at again") : ""].filter(Boolean).join(" \u00b7 "))),
-            sums.length ? el("ul", { class: "lora-trainer-bench-sums" }, sums.map(sumLine)) : null,
-        ];
+        const line = [el("b", {}, head), el("span", { class: "lora-trainer-help" }, [known.checked ? app.when(known.checked) : "", known.stale ? app.t("being looked at again") : ""].filter(Boolean).join(" \u00b7 "))];
+        if (!sums.length) return el("div", { class: "lora-trainer-row lora-trainer-between" }, line);
+        // whoever has read it wants the pictures: it folds to its heading
+        const fold = el("details", { class: "lora-trainer-bench-fold", open: !app.kept.get(FOLDED_KEY), ontoggle: () => app.kept.set(FOLDED_KEY, !fold.open) },
+            el("summary", {}, line), el("ul", { class: "lora-trainer-bench-sums" }, sums.map(sumLine)));
+        return fold;
     }
 
     /** One thing that was found: what it is, what to do, all of it at a click; its pictures when it is unfolded. */
     function sumLine(sum) {
         const on = bench.page.pages.query.finding === sum.kind;
-        const show = () => bench.ask({ finding: on ? "" : sum.kind });
+        const show = async () => {
+            await bench.ask({ finding: on ? "" : sum.kind });
+            // the pictures lie below all that was found
+            if (!on) bench.page.panel.querySelector(".lora-trainer-captions-list").scrollIntoView({ block: "start" });
+        };
         const similar = ["near-duplicate", "duplicate-image"].includes(sum.kind) && known.clusters.length;
         const buttons = [
             sum.mend ? app.widgets.button({ label: sum.mend.count > 1 ? app.t("{mend} (all {count})", { mend: sum.mend.label, count: app.number(sum.mend.count) }) : sum.mend.label, onclick: () => mend({ kind: sum.kind }) }) : null,

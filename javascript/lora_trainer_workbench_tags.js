@@ -89,7 +89,10 @@
         bench.tagPanel.toggle = () => {
             show(element.hidden);
             app.kept.set(OPEN_KEY, !element.hidden);
-            if (!element.hidden) search.focus();
+            if (element.hidden) return;
+            // what was asked for is seen, though the check stands above it
+            element.scrollIntoView({ block: "start" });
+            search.focus({ preventScroll: true });
         };
         bench.on("edits", () => { if (!element.hidden) load(); });
         let filtered = "";

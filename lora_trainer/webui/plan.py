@@ -313,21 +313,25 @@ def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset 
 def _finding_problems(findings: Iterable[Finding], asked: RunConfig) -> list[Problem]:
     """One problem for each thing that was found, errors first: two thousand copies are one sentence's worth."""
     skipped = asked.dataset.on_bad_data == "skip"
-    return [_summed_problem(one, "warning" if skipped else one.severity) for one in sums(findings)]
+    has_word = bool(asked.dataset.trigger_word.strip())
+    return [_summed_problem(one, "warning" if skipped else one.severity, has_word) for one in sums(findings)]
 
 
-def _summed_problem(one: Sum, severity: Severity) -> Problem:
+def _summed_problem(one: Sum, severity: Severity, has_word: bool) -> Problem:
     hint, place = one.hint, FINDING_PLACES.get(one.kind, "dataset")
     if one.kind == "no-caption":
-        hint = Message("Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each.")
+        # with a trigger word they would be trained if the others had none either
+        hint = Message("Write them under Captions, or let a captioner write a first draft.") if has_word else Message(
+            "Write captions under Captions. If no image has one, a trigger word is enough: it then is the caption of each."
+        )
     return Problem(field=place, severity=severity, message=_without_folders(one.named(NAMED_PER_KIND)), hint=_without_folders(hint))
 
 
 FINDING_PLACES = {
-    "no-caption": "trigger_word", "trigger-word-caption": "trigger_word", "small-image": "resolution", "long-caption": "max_token_length",
+    "no-caption": "captions", "trigger-word-caption": "trigger_word", "small-image": "resolution", "long-caption": "max_token_length",
     "prompt-syntax": "sample_prompts",
 }  # fmt: skip
-"""Kind of finding -> the field that mends it; the dataset, where nothing else is said."""
+"""Kind of finding -> the field that mends it, or the section; the dataset, where nothing else is said."""
 
 
 # --- in words ----------------------------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any, Literal, cast
 
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, Sum, sums
-from lora_trainer.errors import LoraTrainerError
+from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.webui import pages, texts, workbench_tokens
 from lora_trainer.webui.contents import Item, View, key_of
 from lora_trainer.webui.form import Texts
@@ -189,12 +189,14 @@ def check_json(bench: Workbench, language: str) -> dict[str, Any]:
 def _sum_json(one: Sum, view: View, language: str) -> dict[str, Any]:
     """One thing that was found, with what mends all of it."""
     mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
+    # the folder's own hint is for somebody with an editor
+    hint = Message("Write them below, or let a captioner write a first draft.") if one.kind == "no-caption" else one.hint
     return {
         "kind": one.kind,
         "label": texts.translate(KIND_LABELS[one.kind], language),
         "severity": one.severity,
         "message": texts.say(one.message, language),
-        "hint": texts.say(one.hint, language),
+        "hint": texts.say(hint, language),
         "images": sum(path in view.by_path for path in one.about),
         "mend": {"label": texts.translate(MEND_LABELS[mends[0]], language), "count": len(mends)} if mends else None,
     }

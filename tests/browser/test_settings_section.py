@@ -100,6 +100,28 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     assert section.get_by_role("button", name="Go on to training").is_disabled()
 
 
+def test_while_training_cannot_start_the_next_thing_is_what_mends_it(host, visitor, dataset):
+    folder = host.trainer_folder / "datasets" / dataset
+    for file in folder.glob("*.csv"):
+        file.unlink()
+    (folder / "img00.txt").write_text("a disc", encoding="utf-8")
+    page, section = open_settings(visitor, host, dataset, "practice")
+    field(section, "trigger_word").locator("input").fill("zrb")
+    wait_for_plan(page, "plan.problems.some((one) => one.field === 'captions')")
+    primary = section.locator(".lora-trainer-primary:visible")
+    assert primary.all_inner_texts() == ["Go to the captions"]
+    # a trigger word is set: its box is not to blame
+    assert field(section, "trigger_word").locator("input").get_attribute("aria-invalid") is None
+    primary.click()
+    assert page.locator("#lora_trainer_section_captions").is_visible()
+    for number in range(1, 6):
+        (folder / f"img{number:02d}.txt").write_text(f"disc {number}", encoding="utf-8")
+    open_step(page, "settings")
+    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 9})")
+    wait_for_plan(page, "plan.ok")
+    assert primary.all_inner_texts() == ["Go on to training"]
+
+
 def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     warmup = field(section, "lr_warmup_steps")

@@ -369,7 +369,7 @@ def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, work
     page, _ = watch(visit(viewport={"width": width, "height": 900}), host, "with saves")
     page.locator("#lora_trainer_section_train").get_by_role("button", name="Saved steps").first.click()
     dialog = page.get_by_role("dialog")
-    dialog.get_by_text("step 20", exact=True).wait_for()
+    dialog.get_by_text("Step 20", exact=True).wait_for()
     box = dialog.bounding_box()
     assert 300 <= box["width"] <= min(800, width - 24) and box["x"] >= 0
     # nothing is cut off, and on a wide screen each step is one line

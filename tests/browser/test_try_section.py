@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from lora_trainer.runs import events
+from tests.browser.looks import TOO_WIDE, complaints
 from tests.browser.tab import open_host, open_step, open_tab, show_tab
 from tests.jobs.logs import write_run
 from tests.webui.lora_files import write_lora
@@ -140,3 +141,14 @@ def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, t
         pressed = [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][heard:]
     # the panel wrote it, and gradio sent it: what the host heard is not what was typed
     assert pressed[:1] == ["a fox <lora:tried_fox:0.35>"]
+
+
+def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
+    page, section = open_try(visit(viewport={"width": 390, "height": 844}), host, lora)
+    section.evaluate("""section => {
+        const row = section.querySelector('.lora-trainer-try-history-row');
+        for (let at = 0; at < 9; at++) row.append(Object.assign(document.createElement('button'), {className: 'lora-trainer-try-history-item', textContent: 'grid'}));
+        for (let at = row; at !== section; at = at.parentElement) at.hidden = false;
+    }""")
+    assert section.locator(".lora-trainer-try-history-item", has_text="grid").last.evaluate("one => one.checkVisibility()")
+    assert complaints(page, TOO_WIDE) == []

@@ -519,6 +519,8 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     assert border.locator("figcaption .lora-trainer-cell-name").all_text_contents() == ["img01.png"]
     border.get_by_role("button", name="Show only these").click()
     eventually(lambda: names(section), ["img01.png"])
+    # what was asked for is in sight, though the list of what was found is long
+    eventually(lambda: section.locator(".lora-trainer-caption-row").evaluate("row => row.getBoundingClientRect().top < innerHeight - 200"), True)
     crop = section.locator(".lora-trainer-caption-row").get_by_role("button", name="Crop", exact=True)
     crop.hover()
     section.locator(".lora-trainer-bench-outline").wait_for()
@@ -528,6 +530,17 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
         assert image.size == (640, 400)
     section.get_by_role("button", name="Undo: ").click()
     eventually(lambda: (dataset.folder / "img01.png").read_bytes(), before)
+
+    head = found.locator("summary", has_text="to look at")
+    head.click()
+    assert not found.get_by_role("button", name="Compare").is_visible()
+    section.get_by_role("button", name="Tags", exact=True).click()
+    head.click()
+    section.get_by_role("button", name="Tags", exact=True).click()
+    section.get_by_role("button", name="Tags", exact=True).click()
+    tags = section.get_by_label("Find a tag", exact=True)
+    assert tags.evaluate("box => box === document.activeElement && box.getBoundingClientRect().bottom < innerHeight - 100")
+    section.get_by_role("button", name="Tags", exact=True).click()
 
     found.get_by_role("button", name="Compare").click()
     dialog = dialog_of(page, "Similar images")

@@ -294,9 +294,19 @@ def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_t
     for file in (tmp_path / "discs").glob("*.csv"):
         file.unlink()
     made = plan(studio, wish())
-    assert told(made) == [("trigger_word", "5 images have no caption (img00.png, img01.png, img02.png ...)")]
+    assert told(made) == [("captions", "5 images have no caption (img00.png, img01.png, img02.png ...)")]
+    assert "a trigger word is enough" in str(made.problems[0].hint)
     with_word = plan(studio, wish(trigger_word="zrb"))
     assert with_word.ok and told(with_word, "warning")[0][0] == "trigger_word"
+
+
+def test_with_a_trigger_word_nobody_is_sent_to_set_one(studio, tmp_path):
+    for file in (tmp_path / "discs").glob("*.csv"):
+        file.unlink()
+    (tmp_path / "discs" / "img00.txt").write_text("a disc", encoding="utf-8")
+    made = plan(studio, wish(trigger_word="zrb"))
+    assert told(made) == [("captions", "4 images have no caption (img01.png, img02.png, img03.png ...)")]
+    assert str(made.problems[0].hint) == "Write them under Captions, or let a captioner write a first draft."
 
 
 def test_a_caption_that_is_too_long_is_told_before_the_worker_would(studio, tmp_path):
