@@ -105,6 +105,7 @@
     function sumLine(sum) {
         const on = bench.page.pages.query.finding === sum.kind;
         const show = async () => {
+            unfolded.delete(sum.kind);
             await bench.ask({ finding: on ? "" : sum.kind });
             // the pictures lie below all that was found
             if (!on) bench.page.panel.querySelector(".lora-trainer-captions-list").scrollIntoView({ block: "start" });

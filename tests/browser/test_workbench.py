@@ -516,7 +516,7 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     if screenshots is not None:
         page.screenshot(path=screenshots / f"{host.flavour}-check.png")
     border.locator("summary").click()
-    assert border.locator("figcaption .lora-trainer-cell-name").all_text_contents() == ["img01.png"]
+    eventually(lambda: border.locator("figcaption .lora-trainer-cell-name").all_text_contents(), ["img01.png"])
     border.get_by_role("button", name="Show only these").click()
     eventually(lambda: names(section), ["img01.png"])
     # what was asked for is in sight, though the list of what was found is long
