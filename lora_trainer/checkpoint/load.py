@@ -155,7 +155,11 @@ class Checkpoint:
         unused = [name for name in self.unet.tensors if name.startswith(prefix) and name not in used]
         if unused:
             values = {"count": len(unused), "examples": ", ".join(unused[:3])}
-            self._note(Message("{count} weights of the UNet are of an unknown kind and are not used ({examples})", values))
+            one, several = (
+                "a weight of the UNet is of an unknown kind and is not used ({examples})",
+                "{count} weights of the UNet are of an unknown kind and are not used ({examples})",
+            )
+            self._note(Message(one if len(unused) == 1 else several, values))
 
     def _note(self, message: Message) -> None:
         if message not in self.notes:

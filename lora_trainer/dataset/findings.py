@@ -159,7 +159,8 @@ class Sum:
         """The finding's own sentence, or how many there are."""
         if len(self.findings) == 1:
             return self.findings[0].message
-        return Message(SUMS[self.kind], {"count": len(self.about) or len(self.findings)})
+        # rows are all about one table, and one finding about several pictures
+        return Message(SUMS[self.kind], {"count": max(len(self.about), len(self.findings))})
 
     def named(self, most: int) -> Message:
         """`message`, and of several the names of some files."""

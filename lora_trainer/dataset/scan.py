@@ -152,9 +152,11 @@ def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings
         if kohya and not kohya.repeats:
             findings.append(warning("left-out", "{folder} is left out: its name asks for 0 repeats", path=folder, folder=listing.folder_name(folder)))
         elif kohya and kohya.name.startswith("0"):
-            template = "{folder}: the number in its name is taken for repeats, so each image in it is seen {count} times an epoch"
+            once = "{folder}: the number in its name is taken for repeats, so each image in it is seen once an epoch"
+            often = "{folder}: the number in its name is taken for repeats, so each image in it is seen {count} times an epoch"
             hint = "If it is only a number, put a letter in front of it."
-            findings.append(warning("repeats", template, hint=hint, path=folder, folder=listing.folder_name(folder), count=kohya.repeats))
+            values = {"folder": listing.folder_name(folder), "count": kohya.repeats}
+            findings.append(warning("repeats", once if kohya.repeats == 1 else often, hint=hint, path=folder, **values))
     return {image: counts[image.parent] for image in images if counts[image.parent]}, findings
 
 

@@ -138,7 +138,7 @@ class Description:
             ("resolution", ", ".join(self.resolutions)),
             ("unmatched", None if self.unmatched is None else _layers(self.unmatched, "none" if self.misshapen else FITS)),
             ("misshapen", _layers(self.misshapen, "none") if self.misshapen else None),
-            *(("WebUIs", str(host)) for host in self.hosts),
+            *(("WebUIs", host) for host in self._host_lines()),
             *(("note", str(note)) for note in self.notes),
         ]
         return "\n".join(f"{label + ':':<16} {value}" for label, value in lines if value not in (None, ""))
@@ -149,6 +149,14 @@ class Description:
         if self.scales is None:
             return "not known"
         return "none (same as the rank)" if self.ranks else None
+
+    def _host_lines(self) -> list[str]:
+        """What each WebUI makes of it, in one line where that is the same."""
+        said = [{**host.values, "host": "", "template": host.template} for host in self.hosts]
+        if len(said) < 2 or said.count(said[0]) < len(said):
+            return [str(host) for host in self.hosts]
+        *names, last = (host.values["host"] for host in self.hosts)
+        return [TOGETHER[self.hosts[0].template].format(**{**self.hosts[0].values, "hosts": f"{', '.join(names)} and {last}"})]
 
     def _part_name(self, part: str) -> str:
         return "UNet" if part == UNET and set(self.families) <= SD else PART_NAMES.get(part, part)
@@ -370,12 +378,24 @@ def _told_by(host: Host, header: Header, layers: Mapping[str, Layer], family: st
     unmatched = keys - sum(len(layer.weights) for layer in found)
     values = {"host": host.name, "loaded": len(found), "count": len(layers), "unmatched": unmatched, "keys": keys}
     if not found:
-        return Message("{host} loads none of its {count} layers.", values)
+        return Message("{host} does not load its only layer." if len(layers) == 1 else "{host} loads none of its {count} layers.", values)
     if host.passes_over(unmatched, keys):
         return Message("{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.", values)
     if len(found) < len(layers):
         return Message("{host} loads {loaded} of its {count} layers.", values)
     return Message("{host} loads all its layers.", {"host": host.name})
+
+
+TOGETHER = {
+    "{host} does not run {family} models.": "{hosts} do not run {family} models.",
+    "{host} does not load its only layer.": "{hosts} do not load its only layer.",
+    "{host} loads none of its {count} layers.": "{hosts} load none of its {count} layers.",
+    "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.":
+        "{hosts} do not know {unmatched} of its {keys} keys, and pass over the whole file.",
+    "{host} loads {loaded} of its {count} layers.": "{hosts} load {loaded} of its {count} layers.",
+    "{host} loads all its layers.": "{hosts} load all its layers.",
+}  # fmt: skip
+"""The same, said of several WebUIs."""
 
 
 def _notes(description: Description, layers: Mapping[str, Layer], values: Mapping[str, str], measure: _Measure) -> Iterator[Message]:

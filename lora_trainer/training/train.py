@@ -163,7 +163,8 @@ class Trainer:
             self.step += 1
             conductor.after_step(self, result)
         if not self.has_learned:
-            raise NotFinite("none of the {count} steps gave finite numbers, so nothing was learned", hint=_NOTHING_LEARNED, count=self.step)
+            one, several = "the only step gave no finite numbers", "none of the {count} steps gave finite numbers, so nothing was learned"
+            raise NotFinite(one if self.step == 1 else several, hint=_NOTHING_LEARNED, count=self.step)
         return "finished"
 
     @property

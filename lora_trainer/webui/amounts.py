@@ -8,7 +8,8 @@ from lora_trainer.errors import Message
 def duration(seconds: float) -> Message:
     """Minutes from a minute and a half on, hours from an hour and a half."""
     if seconds < 90:
-        return Message("{count} seconds", {"count": max(1, round(seconds))})
+        count = max(1, round(seconds))
+        return Message("1 second" if count == 1 else "{count} seconds", {"count": count})
     if seconds < 5400:
         return Message("{count} minutes", {"count": round(seconds / 60)})
     return Message("{count} hours", {"count": f"{seconds / 3600:.1f}"})

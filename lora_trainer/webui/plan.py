@@ -398,7 +398,8 @@ def _sentence(draft: _Draft, dataset: Dataset, forecast: Forecast, seconds: floa
     if len(forecast.buckets) > 1:
         yield Message("Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values)
     else:
-        yield Message("Trains {steps} steps on {count} images of one size, with {checkpoint}.", values)
+        several = "Trains {steps} steps on {count} images of one size, with {checkpoint}."
+        yield Message("Trains {steps} steps on one image, with {checkpoint}." if len(dataset.examples) == 1 else several, values)
     if seconds is not None:
         yield Message("That takes about {time} and about {disk} of disk.", {"time": duration(seconds), "disk": size_of(disk)})
     else:

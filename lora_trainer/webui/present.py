@@ -167,19 +167,19 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
         case "running":
             return _progress(state, say)
         case "finished" if entry.job == "caption":
-            return Message("Finished: {count} images are captioned.", {"count": state.step})
+            return Message("Finished: 1 image is captioned." if state.step == 1 else "Finished: {count} images are captioned.", {"count": state.step})
         case "finished" if state.delivered:
             return Message("Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>", {
                 "step": state.step, "lora": last_part(state.delivered).rpartition(".")[0], "strength": strength_of(entry),
             })  # fmt: skip
         case "finished":
-            return Message("Finished after {step} steps.", {"step": state.step})
+            return Message("Finished after 1 step." if state.step == 1 else "Finished after {step} steps.", {"step": state.step})
         case "stopped" if state.status == "new":
             return Message("Not started yet.")
         case "stopped" if state.step == 0 and entry.job == "train":
             return Message("Stopped before the first step.")
         case "stopped" if entry.job == "caption":
-            return Message("Stopped: {count} images are captioned.", {"count": state.step})
+            return Message("Stopped: 1 image is captioned." if state.step == 1 else "Stopped: {count} images are captioned.", {"count": state.step})
         case "stopped":
             return Message("Stopped at step {step}. What was learned is kept.", {"step": state.step})
         case "failed":

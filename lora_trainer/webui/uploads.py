@@ -527,9 +527,10 @@ def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
         template = "hidden and system files are left out ({count} of them)"
         accepted.skipped.append(Skipped(name="", message=Message(template, {"count": system_files}), hint=Message("")))
     if class_images:
-        template = "class images (regularisation images) are left out ({count} files)"
+        one, several = "a class image (regularisation image) is left out", "class images (regularisation images) are left out ({count} files)"
         hint = "If they show the subject, give their folder another name."
-        accepted.skipped.append(Skipped(name="", message=Message(template, {"count": class_images}), hint=Message(hint)))
+        message = Message(one if class_images == 1 else several, {"count": class_images})
+        accepted.skipped.append(Skipped(name="", message=message, hint=Message(hint)))
     return sorted(members, key=lambda member: natural_order(member.name))
 
 

@@ -303,7 +303,7 @@ class Workbench:
         keys = tuple(dict.fromkeys(keys))
         with self.contents.lock:
             self.contents.remove(keys)
-            title = Message("Removed: {count} images", {"count": len(keys)})
+            title = Message("Removed: 1 image" if len(keys) == 1 else "Removed: {count} images", {"count": len(keys)})
             self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
         return Outcome(title=title, changed=len(keys))
 
@@ -312,7 +312,7 @@ class Workbench:
         keys = tuple(dict.fromkeys(keys))
         with self.contents.lock:
             self.contents.restore(keys)
-            title = Message("Restored: {count} images", {"count": len(keys)})
+            title = Message("Restored: 1 image" if len(keys) == 1 else "Restored: {count} images", {"count": len(keys)})
             self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
         return Outcome(title=title, changed=len(keys))
 
@@ -326,7 +326,7 @@ class Workbench:
             leaving = {item.key for item, each in found if _mend(each) == "leave_out"}
             crops = {item.key: (item, each) for item, each in found if _mend(each) in ("crop", "crop_subject") and item.key not in leaving}
             captions = _mended_captions([(item, each) for item, each in found if item.key not in leaving])
-            title = Message("Mended: {count} findings", {"count": len(found)})
+            title = Message("Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings", {"count": len(found)})
             draft = self._drafted(captions)
             edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
             if draft.changes:
@@ -376,7 +376,8 @@ class Workbench:
                 return self._put_in_place(list(zip(waiting, made, strict=True)))
 
     def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
-        title = Message("Converted: {count} pictures", {"count": sum(isinstance(copy, Path) for _, copy in made)})
+        count = sum(isinstance(copy, Path) for _, copy in made)
+        title = Message("Converted: 1 picture" if count == 1 else "Converted: {count} pictures", {"count": count})
         edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []
         folder, swaps = self.journal.originals(edit.time), {}
         for number, (original, copy) in enumerate(made):

@@ -453,7 +453,8 @@ class TrainingJob:
         if done.does_nothing and finished:
             target.unlink()
             hint = "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the whole run."
-            raise TrainingError("after {count} steps the LoRA changes nothing: it has learned nothing", hint=hint, count=trainer.step)
+            one, several = "after its only step the LoRA changes nothing", "after {count} steps the LoRA changes nothing: it has learned nothing"
+            raise TrainingError(one if trainer.step == 1 else several, hint=hint, count=trainer.step)
         if done.does_nothing and trainer.step:
             self.report.warn(
                 Message("the LoRA at step {step} changes nothing yet: it has learned nothing", {"step": trainer.step}),

@@ -294,7 +294,7 @@ def test_the_report_as_json_has_what_a_mend_needs(folder, scenes):
 def test_the_tab_checks_pictures_it_knows(folder):
     report = check([Picture(path=folder / "scene0.png", name="first", caption="")], resolution=512)
     assert [str(finding) for finding in report.findings] == [
-        "first has no caption", "first is only 256 x 256 pixels: for 512 it is enlarged 2.0 times", "there are only 1 different pictures",
+        "first has no caption", "first is only 256 x 256 pixels: for 512 it is enlarged 2.0 times", "there is only one picture, copies aside",
     ]  # fmt: skip
 
 

@@ -30,6 +30,11 @@ def test_a_report_says_each_thing_once_names_ten_and_counts_the_rest():
     ]  # fmt: skip
 
 
+def test_rows_of_one_table_are_counted_and_not_the_table():
+    rows = [error("unreadable-row", "{name}, line {line}: no image is named", path=Path("metadata.csv"), name="metadata.csv", line=line) for line in (2, 3, 7)]
+    assert [str(one.named(3)) for one in sums(rows)] == ["3 rows cannot be read (metadata.csv)"]
+
+
 def test_what_was_measured_of_each_picture_stands_below_their_sum():
     borders = [warning("wide-border", "{name} has a border: {percent} %", name=f"{number}.png", percent=number, path=Path(f"{number}.png")) for number in range(12)]
     lines = report(borders).splitlines()

@@ -65,9 +65,7 @@ def test_our_own_file_is_described_in_full(tmp_path: Path) -> None:
         "images:          3",
         "resolution:      512x512, 448x576",
         "unmatched:       none: every layer fits the base model",
-        "WebUIs:          A1111 loads all its layers.",
-        "WebUIs:          Forge loads all its layers.",
-        "WebUIs:          Forge Neo loads all its layers.",
+        "WebUIs:          A1111, Forge and Forge Neo load all its layers.",
     ]
     values = json.loads(found.to_json())
     assert (values["family"], values["ranks"], values["alphas"], values["module_count"], values["does_nothing"]) == ("sd1", [4], [2.7], 54, False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.errors import CheckpointError
+from lora_trainer.lora import describe as describe_module
 from lora_trainer.lora.describe import Description, describe
 from lora_trainer.lora.layouts import split_key
 
@@ -25,7 +27,7 @@ def described(path: Path, names: list[str], ends: tuple[str, str], width: int, h
 
 SD = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 FLAT_SD = SD.replace(".", "_")
-ALL, NONE = "loads all its layers.", "loads none of its 1 layers."
+ALL, NONE = "loads all its layers.", "does not load its only layer."
 
 FILES = {
     "kohya SD1": ([f"lora_unet_{FLAT_SD}"], KOHYA, 768, "kohya", ("sd1",), (ALL, ALL, ALL)),
@@ -96,6 +98,22 @@ FILES = {
     "Krea 2": (["diffusion_model.blocks.0.attn.wq"], PEFT, 2048, "ComfyUI", ("krea2",), None),
     "HunyuanVideo": (["lora_unet_double_blocks_0_img_mlp_fc1"], KOHYA, 3072, "kohya", ("hunyuan_video",), None),
 }  # fmt: skip
+
+
+def test_what_all_webuis_make_of_a_file_is_one_line(tmp_path: Path) -> None:
+    def lines(names: list[str], width: int) -> list[str]:
+        text = described(tmp_path / "x.safetensors", names, KOHYA, width).to_text()
+        return [line.removeprefix("WebUIs:").strip() for line in text.splitlines() if line.startswith("WebUIs:")]
+
+    known = [f"lora_unet_down_blocks_1_attentions_{index}_transformer_blocks_0_attn2_to_k" for index in range(2)]
+    onetrainer = [f"unet.input_blocks.4.1.transformer_blocks.{index}.attn1.to_q" for index in range(3)]
+    assert lines(known, 768) == ["A1111, Forge and Forge Neo load all its layers."]
+    assert lines(onetrainer, 640) == ["A1111, Forge and Forge Neo load none of its 3 layers."]
+
+
+def test_whatever_is_said_of_a_webui_can_be_said_of_all() -> None:
+    source = Path(describe_module.__file__).read_text(encoding="utf-8")
+    assert set(re.findall(r'"(\{host\} [^"]*)"', source)) == set(describe_module.TOGETHER)
 
 
 @pytest.mark.parametrize("kind", FILES)

@@ -167,7 +167,7 @@ def test_warnings_are_the_newest_few():
     assert len(warnings) == 20 and warnings[-1] == {"message": "note 29", "hint": "h"}
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 seconds"), (89, "89 seconds"), (90, "2 minutes"), (5399, "90 minutes"), (9000, "2.5 hours")])
+@pytest.mark.parametrize(("seconds", "words"), [(0.2, "1 second"), (89, "89 seconds"), (90, "2 minutes"), (5399, "90 minutes"), (9000, "2.5 hours")])
 def test_times_in_words(seconds, words):
     run = shown(entry(*BEGUN, events.Phase(phase="training", total=10), events.Progress(step=3, loss=1.0, seconds_left=float(seconds)), alive=True))
     assert run["sentence"] == f"Step 3 of 10, about {words} left"

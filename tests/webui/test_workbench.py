@@ -129,7 +129,7 @@ def test_everything_is_undone_step_by_step_after_a_restart(tmp_path, name):
     bench.remove([key_of("b.png")])
     assert captions(bench) == {"a.png": ""}
     bench = again(tmp_path)
-    assert [str(line.title) for line in bench.journal.lines()] == ["Removed: 1 images", "Captions emptied", "Added: ink", "Caption of a.png"]
+    assert [str(line.title) for line in bench.journal.lines()] == ["Removed: 1 image", "Captions emptied", "Added: ink", "Caption of a.png"]
     seen = [captions(bench) for _ in range(4) if bench.undo()]
     assert seen == [
         {"a.png": "", "b.png": ""},

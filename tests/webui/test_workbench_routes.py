@@ -255,7 +255,7 @@ def test_the_check_stands_beside_each_image_and_is_mended_at_a_click(page):
     assert item["name"] == "d.png" and told["measured"] > 0.3 and told["mend"]["do"] == "crop" and len(told["mend"]["box"]) == 4
     original = (page.folder / "d.png").read_bytes()
     done = page.post("datasets/fox/mend", ids=[told["id"]]).json()
-    assert (done["changed"], done["title"]) == (1, "Mended: 1 findings")
+    assert (done["changed"], done["title"]) == (1, "Mended: 1 finding")
     with Image.open(page.folder / "d.png") as cropped:
         assert cropped.size[0] < 260 and cropped.size[1] < 220
     page.post("datasets/fox/undo")

@@ -42,7 +42,7 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
         runs.keeper.tick()
         time.sleep(0.1)
     ended = runs.one(run["id"], "")
-    assert (ended["status"], ended["job"], ended["sentence"]) == ("finished", "caption", "Finished: 1 images are captioned."), runs.log(run["id"])
+    assert (ended["status"], ended["job"], ended["sentence"]) == ("finished", "caption", "Finished: 1 image is captioned."), runs.log(run["id"])
     view = bench.contents.view()
     assert view.item(key_of("a.png")).caption.startswith("sks, ink, ") and view.item(key_of("b.png")).caption == "mine"
     known = bench.known(view)

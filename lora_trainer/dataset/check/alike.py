@@ -101,7 +101,7 @@ def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> lis
         return []
     if different < FEWEST:
         hint = "Ten to thirty, from several angles, at several distances and on several backgrounds, make a LoRA that can be steered."
-        template = "there are only {count} different pictures"
+        template = "there is only one picture, copies aside" if different == 1 else "there are only {count} different pictures"
         return [problem("little-variety", template, hint=hint, measured=float(different), count=different)]
     digests = [measures.digest for _, measures in members]
     seen = covering([one for one in embedded if one.unrelated > 0], digests)
