@@ -119,11 +119,12 @@ def load_json(path: Path, *, names: bool = False, infinite: bool = False) -> Any
     return parse_json(path.read_bytes(), names=names, infinite=infinite)
 
 
-def parse_json(text: str | bytes, *, names: bool = False, infinite: bool = False) -> Any:
-    """The values of a JSON text, which anybody may have written. Of keys that come twice the last one counts. Raises NotJson, and nothing else.
+def parse_json(text: str | bytes, *, names: bool = False, infinite: bool = False, unique: bool = False) -> Any:
+    """The values of a JSON text, which anybody may have written. Raises NotJson, and nothing else.
 
     names: texts may be names of files: of a name that is not UTF-8 Python makes half surrogates, which cannot be written as UTF-8.
     infinite: NaN and Infinity are taken, as other programs write them.
+    unique: a key that comes twice is refused; otherwise the last one counts.
     """
     try:
         if isinstance(text, bytes):
@@ -132,7 +133,8 @@ def parse_json(text: str | bytes, *, names: bool = False, infinite: bool = False
             raise NotJson(f"it is longer than {LONGEST_JSON >> 20} million characters")
         if text.count("[") + text.count("{") > DEEPEST_JSON:
             _check_depth(text)
-        decoder = _INFINITE if infinite else _CAREFUL if _EXPONENT.search(text) or (len(text) > MOST_DIGITS and _DIGITS.search(text)) else _USUAL
+        risky = _EXPONENT.search(text) or (len(text) > MOST_DIGITS and _DIGITS.search(text))
+        decoder = _UNIQUE if unique else _INFINITE if infinite else _CAREFUL if risky else _USUAL
         values = decoder.decode(text)
         if not names and _HALF.search(text):
             json.dumps(values, ensure_ascii=False).encode("utf-8")
@@ -180,10 +182,18 @@ def _no_constant(name: str) -> NoReturn:
     raise NotJson(f"{name} is no number")
 
 
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise NotJson("a name occurs twice")
+    return values
+
+
 # a function called for each number takes three times as long, and there are files of hundreds of thousands
 _USUAL = json.JSONDecoder(parse_constant=_no_constant)
 _CAREFUL = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
 _INFINITE = json.JSONDecoder(parse_int=_whole)
+_UNIQUE = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite, object_pairs_hook=_without_repeats)
 
 
 def this_writer() -> str:

@@ -114,6 +114,9 @@ def test_what_is_json_is_read(tmp_path):
     assert files.parse_json(json.dumps(values)) == values
     assert files.parse_json(json.dumps(values, ensure_ascii=False).encode("utf-8-sig")) == values
     assert files.parse_json('{"a": 1, "a": 2}') == {"a": 2}
+    with pytest.raises(files.NotJson, match="occurs twice"):
+        files.parse_json('[{"a": 1, "a": 2}]', unique=True)
+    assert files.parse_json('{"a": [1, 2.5]}', unique=True) == {"a": [1, 2.5]}
     name = os.fsdecode(b"caf\xe9.png")
     assert files.parse_json(json.dumps(name), names=True) == name
     assert files.parse_json("[-Infinity]", infinite=True) == [float("-inf")]

@@ -22,12 +22,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from lora_trainer import files
 from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
 from lora_trainer.checkpoint.names import TEXT_ENCODERS, UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
 from lora_trainer.checkpoint.parts import Family, PredictionType
-from lora_trainer.errors import CheckpointError
+from lora_trainer.config import parse_yaml
+from lora_trainer.errors import CheckpointError, ConfigError
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail already."""
@@ -135,9 +135,8 @@ def read_sidecar(path: Path) -> Sidecar | None:
     if not file.is_file():
         return None
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8-sig"))
-        params = dict(content["model"]["params"])
-    except (OSError, ValueError, yaml.YAMLError, TypeError, KeyError, RecursionError) as error:
+        params = dict(parse_yaml(file.read_text(encoding="utf-8-sig"), file)["model"]["params"])
+    except (ConfigError, *files.UNREADABLE) as error:
         hint = "The WebUI reads it as the checkpoint's configuration. Repair it, or move it away."
         raise CheckpointError("{path} is not a WebUI model configuration", hint=hint, path=file) from error
     scaling = _walk(params, "denoiser_config", "params", "scaling_config", "target")

@@ -9,13 +9,13 @@ https://huggingface.co/docs/safetensors/index#format
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import files
 from lora_trainer.errors import CheckpointError
 
 LONGEST_HEADER = 100_000_000
@@ -153,11 +153,11 @@ def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointErro
 
 def _parse(path: Path, text: bytes, *, data_start: int, file_size: int) -> Header:
     try:
-        entries = _json(text)
+        entries = files.parse_json(text, unique=True)
         metadata = _metadata(entries.pop("__metadata__", None))
         tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
         needed = data_start + _end_of_data(tensors)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except files.UNREADABLE as error:
         raise CheckpointError("the header of {path} is damaged", hint=DOWNLOAD_AGAIN, path=path) from error
     if needed > file_size:
         raise CheckpointError(
@@ -166,28 +166,6 @@ def _parse(path: Path, text: bytes, *, data_start: int, file_size: int) -> Heade
     if not tensors:
         raise CheckpointError("{path} holds no tensors", hint="Choose another checkpoint.", path=path)
     return Header(path=path, tensors=tensors, metadata=metadata, data_start=data_start, file_size=file_size)
-
-
-def _json(text: bytes) -> dict[str, Any]:
-    """The header's JSON, held to what the format allows. Python's reader alone would take NaN, a name that occurs twice, UTF-16 and half a surrogate
-    pair, none of which the hosts' readers take."""
-    entries = json.loads(text.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_refuse_constant)
-    if b"\\ud" in text.lower():
-        json.dumps(entries, ensure_ascii=False).encode("utf-8")
-    if not isinstance(entries, dict):
-        raise TypeError("the header is no map")
-    return entries
-
-
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name occurs twice")
-    return entries
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is no number")
 
 
 def _metadata(entry: Any) -> dict[str, str]:
