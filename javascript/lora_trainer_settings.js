@@ -574,7 +574,7 @@
             drawn = plan;
             const first = plan.problems.find((problem) => problem.severity === "error");
             put(sentence, plan.sentence || (first ? app.t("Training cannot start yet.") : ""));
-            next.say(first ? first.message : plan.sentence);
+            next.say(first ? first.message : app.planWords());
             app.fill(table, plan.facts.map((fact) => el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value))));
             app.fill(problems, plan.problems.map((problem) => problemItem(problem, goTo)));
             if (plan.unchecked > 0) problems.append(el("li", { class: "lora-trainer-help" }, app.count(plan.unchecked, "{count} image is still being looked at ...", "{count} images are still being looked at ...")));
@@ -589,6 +589,13 @@
         }
         return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
     }
+
+    /** What is about to be trained, in the few words that the bar has room for. */
+    app.planWords = function () {
+        const plan = app.plan(), card = app.dataset.chosen();
+        const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
+        return [card ? app.colon(card.name, app.dataset.count(card.count)) : "", steps].filter(Boolean).join(" \u00b7 ");
+    };
 
     /** Places of a problem that are no field here, with their section. */
     const SECTION_OF = { dataset: "images", captions: "captions" };

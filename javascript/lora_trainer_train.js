@@ -227,9 +227,7 @@
             const now = stage();
             const found = drawForm(now);
             if (now.what === "start") {
-                const plan = app.plan(), card = app.dataset.chosen();
-                const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
-                next.say(found ? found.text : [card ? app.colon(card.name, app.dataset.count(card.count)) : "", steps].filter(Boolean).join(" \u00b7 "));
+                next.say(found ? found.text : app.planWords());
                 next.fill(formButtons(found));
             } else if (now.what === "watch") {
                 next.say(app.colon(now.run.name, now.run.failure ? "" : now.run.sentence));

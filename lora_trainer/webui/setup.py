@@ -33,6 +33,8 @@ from lora_trainer.webui.host import Host
 
 MOST_LINES = 400
 REPORTED_LINES = 40
+MOST_NAMED = 6
+"""Of the missing packages; the others are counted."""
 LOG_BYTES = 6000
 LOOK_SECONDS = 5.0
 """For so long a look at the packages is believed: it reads a hundred folders."""
@@ -234,7 +236,10 @@ def _missing(overlay: Overlay) -> tuple[str, Message, Message]:
         return "missing", message, Message("Better update the WebUI. Set up would download a torch of its own for training, several gigabytes.")
     if overlay.wanted.exists():
         return "broken", Message("The packages for training are incomplete."), hint
-    names = ", ".join(package.name for package in overlay.missing[:6]) + (" ..." if len(overlay.missing) > 6 else "")
+    names = ", ".join(package.name for package in overlay.missing[:MOST_NAMED])
+    if len(overlay.missing) > MOST_NAMED:
+        values = {"names": names, "count": len(overlay.missing) - MOST_NAMED}
+        return "missing", Message("Training needs packages that are not installed yet: {names} and {count} more.", values), hint
     return "missing", Message("Training needs packages that are not installed yet: {names}.", {"names": names}), hint
 
 

@@ -66,6 +66,7 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
     assert section.locator("#lora_trainer_checkpoint_words").inner_text().startswith("SD1.5 · made for 64 pixels")
     assert field(section, "learning_rate").locator("input").input_value() == "0.003"
     assert "auto is 64 here." in field(section, "resolution").inner_text()
+    assert section.locator(".lora-trainer-actions-words").inner_text().endswith(": 6 images · 250 steps")
     section.get_by_role("button", name="Go on to training").click()
     assert page.locator("#lora_trainer_section_train").is_visible()
 

@@ -41,6 +41,12 @@ def test_what_is_missing_is_named_with_its_size(tmp_path):
     assert "the WebUI's own packages stay as they are" in told["hint"]
 
 
+def test_of_many_that_are_missing_some_are_named_and_the_others_counted(tmp_path):
+    some = WORKER_PACKAGES[:8]
+    told = make(tmp_path, overlay(tmp_path, *some)).look("en")["message"]
+    assert told == f"Training needs packages that are not installed yet: {', '.join(package.name for package in some[:6])} and 2 more."
+
+
 def test_a_half_deleted_set_is_broken(tmp_path):
     found = overlay(tmp_path, DIFFUSERS)
     found.wanted.mkdir(parents=True)
