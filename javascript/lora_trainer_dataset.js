@@ -176,7 +176,7 @@
     dataset.remarks = function (findings, pages) {
         if (!findings.length) return null;
         const mend = (finding) => (finding.mend ? app.widgets.button({ label: finding.mend.label, onclick: () => convert(pages) }) : null);
-        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null, mend(finding),
+        const lines = findings.map((finding) => el("li", {}, finding.message, finding.hint ? el("span", { class: "lora-trainer-help" }, " " + finding.hint) : null, " ", mend(finding),
             finding.each.length ? el("details", {}, el("summary", { class: "lora-trainer-help" }, app.t("Which ones")), el("ul", {}, finding.each.map((one) => el("li", { class: "lora-trainer-help" }, one)),
                 finding.count > finding.each.length ? el("li", { class: "lora-trainer-help" }, app.t("and {count} more", { count: app.number(finding.count - finding.each.length) })) : null)) : null));
         return el("details", { class: "lora-trainer-remarks", open: findings.length <= 3 || findings.some((finding) => finding.mend) },
