@@ -86,7 +86,10 @@ WORKER_PACKAGES: tuple[Package, ...] = (
     Package(name="huggingface-hub", version="0.34.4", modules=("huggingface_hub",), megabytes=3),
     # the interpreter's own, where it has them
     Package(name="numpy", version="2.2.6", at_least="1.23", below="3", modules=("numpy",), megabytes=65),
-    Package(name="pillow", version="12.1.1", at_least="9.1", modules=("PIL.Image",), megabytes=20),
+    # with AVIF from 11.3 on, and what pi-heif is made for
+    Package(name="pillow", version="12.1.1", at_least="11.3", modules=("PIL.Image",), megabytes=20),
+    # reads HEIC; it has no encoder, and so nothing under the GPL, which pillow-heif's files have
+    Package(name="pi-heif", version="1.4.0", at_least="1.0", modules=("pi_heif",), megabytes=6),
     Package(name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50),  # made for numpy 1 and 2 alike
     Package(name="python-dateutil", version="2.9.0.post0", at_least="2.8.2", modules=("dateutil",)),
     Package(name="six", version="1.17.0", at_least="1.5", modules=("six",)),
@@ -157,6 +160,8 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="types-psutil", version="7.2.2.20261111"),
     Package(name="types-pytz", version="2025.2.0.20251108"),
     Package(name="pandas-stubs", version="2.3.3.260113"),
+    # writes the HEIC pictures that the tests read, with the Pillow of the worker
+    Package(name="pillow-heif", version="1.4.0", megabytes=20),
     # the tab's routes, as the WebUIs serve them: these are Forge's versions; A1111's starlette is 0.26.1
     Package(name="starlette", version="0.27.0", modules=("starlette.applications",)),
     Package(name="anyio", version="3.7.1"),

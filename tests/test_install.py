@@ -153,7 +153,7 @@ def test_the_packages_reach_a_process_that_was_started_in_isolation(installed: M
 
 
 def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine: Machine) -> None:
-    old = {"torch": "2.1.2+cu121", "numpy": "1.26.2", "pillow": "9.5.0", "transformers": "4.30.2", "accelerate": "0.21.0", "safetensors": "0.4.2"}
+    old = {"torch": "2.1.2+cu121", "numpy": "1.26.2", "pillow": "11.3.0", "transformers": "4.30.2", "accelerate": "0.21.0", "safetensors": "0.4.2"}
     for package in WORKER_PACKAGES:
         if package.key in old:
             wheel = make_wheel(machine.folder / "old", package.name, old[package.key], dict.fromkeys(_modules(package.modules), ""))
