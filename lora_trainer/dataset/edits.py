@@ -457,7 +457,8 @@ class _Csv(_Lines):
 
 def _cell_spans(text: str, delimiter: str) -> list[tuple[int, int]]:
     """Where the cells of a row stand, with their quotation marks and the spaces around those."""
-    spans, at = [], 0
+    spans: list[tuple[int, int]] = []
+    at = 0
     while True:
         start = at
         quoted = _QUOTED.match(text, at)

@@ -147,6 +147,15 @@ def test_of_several_that_begin_in_one_folder_at_the_same_instant_one_does(tmp_pa
         assert folder.config.read_text() == "name: next"
 
 
+def test_who_begins_where_a_worker_is_at_work_is_told_where_and_what_to_do(tmp_path):
+    folder = folders.begin(tmp_path / "run", "name: a")
+    with folders.occupy(folder, {}), pytest.raises(RunError) as raised:
+        folders.begin(folder.path, "name: b")
+    assert raised.value.report().startswith(f'a worker is already training in {folder.path}\n`python -m lora_trainer status "{folder.path}"`')
+    assert raised.value.report().endswith("Another training needs an output_dir of its own.")
+    assert folder.config.read_text() == "name: a"
+
+
 def test_a_new_run_takes_no_folder_that_is_there(tmp_path):
     (tmp_path / "run").mkdir()
     with pytest.raises(folders.Taken, match="exists already"):

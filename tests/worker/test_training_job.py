@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from collections import Counter
 
 import pytest
 import torch
+from diffusers.models.attention import BasicTransformerBlock
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
 from lora_trainer import config
 from lora_trainer.jobs import resume
@@ -328,13 +331,29 @@ def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, m
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_gradient_checkpointing_of_text_encoder_and_unet_changes_no_loss(tmp_path, family):
+def test_gradient_checkpointing_of_text_encoder_and_unet_computes_again_and_changes_no_loss(tmp_path, family, monkeypatch):
+    computed = Counter()
+
+    def count(layer):
+        real = layer.forward
+
+        def forward(self, *arguments, **named):
+            computed[layer] += 1
+            return real(self, *arguments, **named)
+
+        monkeypatch.setattr(layer, "forward", forward)
+
     changes = {"train_text_encoder": True, "max_train_steps": 3, "learning_rate": 1e-3}
     plain = begin(tmp_path, "plain", family, **changes)
-    job.run(plain.path)
     saving = begin(tmp_path, "saving", family, gradient_checkpointing=True, **changes)
+    count(BasicTransformerBlock)
+    count(CLIPEncoderLayer)
+    job.run(plain.path)
+    once = dict(computed)
+    computed.clear()
     job.run(saving.path)
     assert losses(saving) == pytest.approx(losses(plain), rel=1e-4)
+    assert once and all(computed[layer] > count for layer, count in once.items())
 
 
 def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, monkeypatch):
