@@ -29,7 +29,7 @@ from lora_trainer.dataset.findings import Finding, from_error, problem
 from lora_trainer.dataset.images import fit, image_size, read_image
 from lora_trainer.dataset.listing import Listing, folded, list_folder
 from lora_trainer.dataset.masks import find_masks
-from lora_trainer.dataset.scan import without_masks
+from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, read_captions
 from lora_trainer.errors import DatasetError
 
@@ -81,6 +81,9 @@ def crop_folder(
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
     plans, findings = _plans(listing, captions, settings, output, size, into_buckets, only)
+    if not only:
+        # what is not copied is named, and every caption that could not be read
+        findings += [*listing.findings, *(finding for finding in captions.findings if finding.severity != "info"), *unsupported(listing)]
     _refuse_overwriting(plans)
     written = []
     for done, plan in enumerate(plans, 1):

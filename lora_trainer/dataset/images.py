@@ -43,8 +43,12 @@ READABLE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng"
 """Suffixes of the pictures every Pillow reads; `readable_suffixes` adds those of AVIF and HEIF where they can be."""
 
 OTHER_PICTURE_SUFFIXES = frozenset(
-    {".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".psd", ".tga", ".svg", ".eps", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw"}
-)
+    {
+        ".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".tga", ".svg", ".eps", ".exr", ".hdr",
+        ".psd", ".psb", ".xcf", ".kra", ".clip", ".sai", ".sai2", ".mdp", ".ora", ".procreate", ".afphoto",
+        ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf", ".pef", ".srw",
+    }
+)  # fmt: skip
 """Pictures that are not read here: each is named, so that none is missed silently."""
 
 CONVERTIBLE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})

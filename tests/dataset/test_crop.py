@@ -164,3 +164,16 @@ def test_captions_of_several_lines_are_carried_along_line_by_line(tmp_path):
     (tmp_path / "in" / "a.txt").write_text("a red boat\nthe boat lies still.\n", encoding="utf-8")
     crop(tmp_path / "in", tmp_path / "out", size=64)
     assert (tmp_path / "out" / "a.txt").read_text("utf-8") == "a red boat\nthe boat lies still.\n"
+
+
+def test_what_is_not_copied_is_named(tmp_path):
+    for name in ("a.png", "reg/1_fox/z.png", "b.png"):
+        save(tmp_path / "in" / name)
+    (tmp_path / "in" / "a.txt").write_bytes(b"\xff\xfea")
+    (tmp_path / "in" / "c.xcf").touch()
+    done = crop(tmp_path / "in", tmp_path / "out", size=64)
+    assert [path.name for path in done.written] == ["a.png", "b.png"]
+    told = " ".join(str(finding.message) for finding in done.findings)
+    assert "reg holds class images" in told and "a.txt is damaged" in told and "c.xcf is in a format that is not read here" in told
+    # who asks for one picture hears of that one
+    assert crop(tmp_path / "in", tmp_path / "one", size=64, only=["b.png"]).findings == ()
