@@ -176,6 +176,7 @@ def resume(asked: argparse.Namespace) -> int:
         if state.status == "finished" and not asked.changes:
             print(f"This run is finished: {folder.path / state.file}")
             print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
+            print(how_to_use(folder))
             return 0
         prepare(folder, parse_changes(asked.changes))
         return watch(folder)

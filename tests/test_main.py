@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from lora_trainer import __main__ as command_line
 from lora_trainer import config
 from lora_trainer.jobs.resume import changed
+from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from tests.jobs.logs import TRAINED, write_run
 from tests.made import SEED_1, SEED_2, draw_images, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -233,6 +235,12 @@ def stopped_run(tmp_path):
     folder.state.mkdir()
     (folder.state / "step00000003.pt").write_bytes(b"")
     return folder
+
+
+def test_resume_of_a_finished_run_says_how_its_file_gets_to_use(tmp_path, capsys):
+    folder = write_run(tmp_path / "ink", *TRAINED, events.Finished(step=10, file="ink.safetensors", delivered=""))
+    status, out, _ = run(capsys, "resume", folder.path)
+    assert status == 0 and "This run is finished" in out and "Copy it to the WebUI's models/Lora folder; then, in a prompt:" in out
 
 
 def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):

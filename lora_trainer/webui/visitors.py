@@ -71,7 +71,10 @@ def comes_from_elsewhere(request: Request) -> bool:
     ends = [_address(end[0] or "") for end in (request.scope.get("client"), request.scope.get("server")) if end]
     if any(end is not None and not end.is_loopback for end in ends):
         return True
-    if not is_loopback(host_of(request.headers.get("host", ""))):
+    # 0.0.0.0 is what some browsers on this machine call it, and what any web page may call it: an image's address is enough
+    host = host_of(request.headers.get("host", ""))
+    address = _address(host)
+    if not is_loopback(host) and not (address and address.is_unspecified):
         return True
     return any(_names_elsewhere(request.headers.get(name, "")) for name in _FORWARDED)
 

@@ -61,6 +61,7 @@ def test_what_other_sites_pages_send_is_told_by_the_browser():
     [
         ({}, False), ({"client": ("192.168.1.7", 5000)}, True), ({"server": ("192.168.1.5", 7860)}, True), ({"client": ("::1", 5000, 0, 0)}, False),
         ({"client": ("::ffff:127.0.0.1", 5000)}, False), ({"client": ("::ffff:10.0.0.7", 5000)}, True), ({"client": None, "server": ("/run/webui.sock", None)}, False),
+        ({"host": "0.0.0.0:7860"}, False), ({"host": "[::]:7860"}, False), ({"host": "0.0.0.0:7860", "client": ("192.168.1.7", 5000)}, True),
         ({"host": "art.example"}, True), ({"host": "192.168.1.5:7860"}, True), ({"x_forwarded_for": "203.0.113.9"}, True), ({"x_forwarded_for": "127.0.0.1"}, False),
         ({"x_forwarded_for": "203.0.113.9, 127.0.0.1"}, True), ({"cf_connecting_ip": "2001:db8::1"}, True), ({"forwarded": "for=203.0.113.9"}, True), ({"via": "1.1 proxy"}, True),
     ],
