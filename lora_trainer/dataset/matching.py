@@ -12,9 +12,12 @@ import urllib.parse
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from lora_trainer.dataset.listing import folded
+
+MOST_NAMES_KEPT = 4096
 
 
 class Sureness(enum.IntEnum):
@@ -35,46 +38,82 @@ class Match:
     sureness: Sureness
 
 
+class _Namesakes:
+    """The images of one name: one, or several in folders of their own."""
+
+    def __init__(self) -> None:
+        self._images: list[Path] = []
+        self._by_end: dict[tuple[str, ...], tuple[Path, ...]] = {}
+        self._depth = 0
+
+    def add(self, image: Path) -> None:
+        self._images.append(image)
+        self._by_end.clear()
+
+    def nearest(self, wanted: Sequence[str]) -> tuple[Path, ...]:
+        """Those whose folders share the most trailing parts with the wanted ones."""
+        if len(self._images) == 1:
+            return (self._images[0],)
+        if not self._by_end:
+            self._by_end = self._ends()
+        ends = (tuple(wanted[start:]) for start in range(max(0, len(wanted) - self._depth), len(wanted) + 1))
+        return next(self._by_end[end] for end in ends if end in self._by_end)
+
+    def _ends(self) -> dict[tuple[str, ...], tuple[Path, ...]]:
+        """Each end of their folders' paths -> the images in such folders; the empty end is all of them's. Comparing each row with each would take long."""
+        ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
+        for image in self._images:
+            parts = tuple(map(folded, image.parent.parts))
+            self._depth = max(self._depth, len(parts))
+            for start in range(len(parts) + 1):
+                ends[parts[start:]].append(image)
+        return {end: tuple(images) for end, images in ends.items()}
+
+
 class NameIndex:
     """The images of a dataset, to be found by name."""
 
     def __init__(self, images: Iterable[Path]) -> None:
         self._exact: dict[str, Path] = {}
         self._folded: dict[str, list[Path]] = defaultdict(list)
-        self._base: dict[str, list[Path]] = defaultdict(list)
-        self._stem: dict[str, list[Path]] = defaultdict(list)
+        self._base: dict[str, _Namesakes] = defaultdict(_Namesakes)
+        self._stem: dict[str, _Namesakes] = defaultdict(_Namesakes)
         for image in images:
             path = _normal(image)
             self._exact[path] = image
             self._folded[folded(path)].append(image)
-            self._base[folded(image.name)].append(image)
-            self._stem[folded(image.stem)].append(image)
+            self._base[folded(image.name)].add(image)
+            self._stem[folded(image.stem)].add(image)
+        # a damaged table repeats a name without end
+        self._find = lru_cache(maxsize=MOST_NAMES_KEPT)(self._find_plain)
 
     def find(self, name: str, folders: Sequence[Path]) -> Match:
         """The images `name` may mean, taken as a path from each of `folders` in turn (or as an absolute one)."""
-        name = _plain(name)
-        paths = [_normal(folder / name) for folder in folders]
+        return self._find(_plain(name), tuple(map(str, folders)))
+
+    def _find_plain(self, name: str, folders: tuple[str, ...]) -> Match:
+        paths = [_normal(os.path.join(folder, name)) for folder in folders]  # noqa: PTH118  # tables have a hundred thousand rows
         exact = [self._exact[path] for path in paths if path in self._exact]
         if exact:
             return Match(images=(exact[0],), sureness=Sureness.SAME_PATH)
-        for path in paths:
-            if folded(path) in self._folded:
-                return Match(images=tuple(self._folded[folded(path)]), sureness=Sureness.SAME_BUT_CASE)
+        for path in map(folded, paths):
+            if path in self._folded:
+                return Match(images=tuple(self._folded[path]), sureness=Sureness.SAME_BUT_CASE)
         wanted = [part for part in folded(name).split("/") if part not in ("", ".", "..")]
         if not wanted:
             return Match(images=(), sureness=Sureness.OTHER_SUFFIX)
         same_name = self._base.get(wanted[-1])
         if same_name:
-            return Match(images=_nearest_folder(wanted[:-1], same_name), sureness=Sureness.END_OF_PATH)
+            return Match(images=same_name.nearest(wanted[:-1]), sureness=Sureness.END_OF_PATH)
         # whole first: "fox v1.5" has no suffix, though it looks like one
         same_stem = self._stem.get(wanted[-1])
         if same_stem:
-            return Match(images=_nearest_folder(wanted[:-1], same_stem), sureness=Sureness.STEM)
-        converted = self._stem.get(PurePosixPath(wanted[-1]).stem, [])
-        return Match(images=_nearest_folder(wanted[:-1], converted), sureness=Sureness.OTHER_SUFFIX)
+            return Match(images=same_stem.nearest(wanted[:-1]), sureness=Sureness.STEM)
+        converted = self._stem.get(PurePosixPath(wanted[-1]).stem)
+        return Match(images=converted.nearest(wanted[:-1]) if converted else (), sureness=Sureness.OTHER_SUFFIX)
 
 
-def _normal(path: Path) -> str:
+def _normal(path: Path | str) -> str:
     return os.path.normpath(path).replace(os.sep, "/")
 
 
@@ -86,15 +125,3 @@ def _plain(name: str) -> str:
         if name[2:3] == ":":
             name = name[1:]  # file:///C:/...
     return name.replace("\\", "/")
-
-
-def _nearest_folder(wanted: list[str], images: list[Path]) -> tuple[Path, ...]:
-    """Those images whose folders share the most trailing parts with the wanted ones."""
-
-    def shared(image: Path) -> int:
-        parts = [folded(part) for part in image.parent.parts]
-        equal = [one == other for one, other in zip(reversed(wanted), reversed(parts), strict=False)]
-        return equal.index(False) if False in equal else len(equal)
-
-    longest = max((shared(image) for image in images), default=0)
-    return tuple(image for image in images if shared(image) == longest)

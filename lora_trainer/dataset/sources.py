@@ -30,6 +30,8 @@ from lora_trainer.files import NotJson
 
 CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
 
+MOST_NAMED = 10
+"""Images that a sentence names."""
 _CHOOSE_ONE = "Keep the one you mean."
 
 
@@ -238,9 +240,10 @@ def _rows(
     findings: list[Finding] = []
     for metadata in tables:
         file = metadata.path
+        folders = (file.parent, listing.root)
         findings += metadata.findings
         for row in metadata.rows:
-            match = index.find(row.file_name, (file.parent, listing.root))
+            match = index.find(row.file_name, folders)
             if len(match.images) == 1:
                 claims[match.images[0]].append(_Claim(row=row, file=file, sureness=match.sureness))
             else:
@@ -260,8 +263,8 @@ def _other_rows(
     """The same from tables by other names, those that have rows for images `lacking` a caption. Each that is read is named."""
     tables, findings = [], []
     for file in listing.tables:
-        metadata = read_metadata(file)
-        meant = [index.find(row.file_name, (file.parent, listing.root)).images for row in metadata.rows if row.caption]
+        metadata, folders = read_metadata(file), (file.parent, listing.root)
+        meant = [index.find(row.file_name, folders).images for row in metadata.rows if row.caption]
         if not any(len(images) == 1 and images[0] in lacking for images in meant):
             continue
         tables.append(metadata)
@@ -304,7 +307,8 @@ def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[l
 def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:
     values = {"file": file.name, "line": row.line, "image": row.file_name}
     if match.images:
-        images = ", ".join(listing.name(image) for image in match.images)
+        # each of a thousand rows may mean any of a thousand images
+        images = ", ".join(listing.name(image) for image in match.images[:MOST_NAMED]) + (" ..." if len(match.images) > MOST_NAMED else "")
         hint = "Write the path from train_data_dir, as in folder/img01.jpg."
         return error("ambiguous-row", "{file}, line {line}: {image} may be any of {images}", hint=hint, path=file, images=images, **values)
     hint = "Put the images into train_data_dir, or remove the rows."

@@ -9,8 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from lora_trainer.dataset import sources
 from lora_trainer.dataset.captions import parts, variants
-from lora_trainer.dataset.metadata import read_metadata
+from lora_trainer.dataset.listing import Listing
+from lora_trainer.dataset.matching import NameIndex
+from lora_trainer.dataset.metadata import Metadata, Row, read_metadata
 from lora_trainer.dataset.syntax import foreign
 from lora_trainer.dataset.template import Vocabulary, departures
 from lora_trainer.webui.workbench_actions import action
@@ -77,6 +80,32 @@ def test_a_quoted_cell_of_many_line_ends_and_many_trailing_commas_are_read_in_pr
     require_linear(table, lambda length: "file_name,text\na.png,a fox" + "," * length + "\n")
     require_linear(table, lambda length: "file_name,text\n" + 'a.png,"' + " \n" * (length // 2) + '"\n')
     require_linear(document, lambda length: "[" + ", ".join(['{"file_name": "a.png", "text": "x"}'] * (length // 36)) + "]")
+
+
+def matching(rows: int, folders: int) -> float:
+    """Processor's seconds for rows with paths of another machine, each of which may mean an image in any of the folders."""
+    index = NameIndex(Path(f"/data/{number}/1.png") for number in range(folders))
+    listing = Listing(root=Path("/data"))
+    names = [f"D:/x/{number}/1.jpg" for number in range(rows)] + ["E:/1.png"] * rows
+    table = Metadata(path=Path("/data/metadata.csv"), rows=tuple(Row(file_name=name, caption="x", line=1) for name in names), findings=())
+    begun = time.process_time()
+    captions, _, findings = sources._rows([table], index, listing)
+    assert len(captions) == min(rows, folders) and len(findings) >= rows
+    return time.process_time() - begun
+
+
+def test_rows_are_matched_in_time_that_does_not_grow_with_how_many_images_share_their_name():
+    few, many = min(matching(2_000, 20) for _ in range(3)), min(matching(2_000, 2_000) for _ in range(3))
+    assert many < 0.1 or many < 5 * few, f"{few:.3f} s among 20 images of one name, {many:.3f} s among 2,000"
+
+
+def test_a_damaged_table_that_repeats_one_row_is_matched_at_once():
+    """As it was: 0.05 ms a row, for each of them, and a table may have a million."""
+    index = NameIndex([Path("/data/fox.png")])
+    folders = (Path("/data/sub"), Path("/data"))
+    begun = time.process_time()
+    found = {index.find("n two lines", folders).images for _ in range(50_000)}
+    assert found == {()} and time.process_time() - begun < 0.5
 
 
 @pytest.mark.parametrize("seed", range(6))
