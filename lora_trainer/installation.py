@@ -98,7 +98,7 @@ def install(
 
 def tidy(overlay: Overlay) -> None:
     """Clear leftovers beside a set that is ready, unless an installation is at work there."""
-    with contextlib.suppress(files.Locked), files.lock(overlay.shelf / "lock"):
+    with contextlib.suppress(OSError), files.lock(overlay.shelf / "lock"):
         clear_leftovers(overlay)
 
 
@@ -389,13 +389,15 @@ def _put_in_place(build: Path, wanted: Path) -> None:
 def _only_one(shelf: Path, say: Say, patience: float) -> Iterator[None]:
     """Wait for the other installation, if there is one. Its lock goes with its process, so none is ever stale."""
     lock = shelf / "lock"
-    if files.is_locked(lock):
-        say("Another installation is running; waiting for it ...")
     with contextlib.ExitStack() as stack:
         try:
+            if files.is_locked(lock):
+                say("Another installation is running; waiting for it ...")
             stack.enter_context(files.lock(lock, patience))
         except files.Locked as error:
             raise SetupError("another installation of the worker's packages is still running", hint="Wait for it, then start again.") from error
+        except OSError as error:
+            raise (_disk_full(shelf) if files.is_disk_full(error) else _cannot_write(shelf, error)) from error
         yield
 
 

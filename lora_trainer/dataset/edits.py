@@ -194,22 +194,25 @@ def write_caption_file(file: Path, was: str, caption: str) -> None:
 
 def _spliced(content: str, was: str, caption: str, end: str) -> str:
     """What differs between two captions, changed in the text that says `was`: spaces, empty lines and line ends elsewhere are none of what was to
-    change. New lines end in `end`."""
+    change. New lines end in `end`. Where the text says it in another way, as a damaged cell does, all of it is written anew."""
+    whole = f"{caption}\n".replace("\n", end)
     places, at = [], 0
     for letter in was:
         if letter in " \n":
             places.append(at)
-            while not caption_of(content[at]):
+            while at < len(content) and not caption_of(content[at]):
                 at += 1
         else:
-            at = content.index(letter, at)
+            at = content.find(letter, at)
+            if at < 0:
+                return whole
             places.append(at)
             at += 1
     places.append(at)
     spliced = content
     for front, back, new in reversed(_differences(was, caption)):
         spliced = spliced[: places[front]] + new.replace("\n", end) + spliced[places[back] :]
-    return spliced if caption_of(spliced) == caption else f"{caption}\n".replace("\n", end)
+    return spliced if caption_of(spliced) == caption else whole
 
 
 def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:

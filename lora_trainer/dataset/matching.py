@@ -43,6 +43,7 @@ class _Namesakes:
 
     def __init__(self) -> None:
         self._images: list[Path] = []
+        # comparing each row with each image would take their product
         self._by_end: dict[tuple[str, ...], tuple[Path, ...]] = {}
         self._depth = 0
 
@@ -60,7 +61,7 @@ class _Namesakes:
         return next(self._by_end[end] for end in ends if end in self._by_end)
 
     def _ends(self) -> dict[tuple[str, ...], tuple[Path, ...]]:
-        """Each end of their folders' paths -> the images in such folders; the empty end is all of them's. Comparing each row with each would take long."""
+        """Each end of their folders' paths -> the images in such folders; the empty end is all of them's."""
         ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         for image in self._images:
             parts = tuple(map(folded, image.parent.parts))

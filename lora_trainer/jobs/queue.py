@@ -87,7 +87,7 @@ class Queue:
             after = change(line)
             if after != line:
                 values = {"waiting": list(after.waiting), "starting": after.starting, "taken": after.taken, "clicks": dict(after.clicks)}
-                files.write_text(self.path, json.dumps(values, ensure_ascii=False, indent=1))
+                files.write_text(self.path, json.dumps(values, ensure_ascii=True, indent=1))
             return after
 
     def add(self, run_id: str, *, first: bool = False, token: str = "") -> None:

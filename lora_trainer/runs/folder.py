@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -155,15 +155,19 @@ def begun(path: Path, config_yaml: str) -> Iterator[RunFolder]:
 
 
 @contextlib.contextmanager
-def claimed(path: Path) -> Iterator[None]:
-    """Be the only one who begins something in the folder, which is made. Raises RunError when another process is at it."""
+def claimed(path: Path, problem: Callable[[Path, OSError], RunError] | None = None) -> Iterator[None]:
+    """Be the only one who begins something in the folder, which is made. Raises RunError when another process is at it, or the `problem` that the
+    folder cannot be written."""
     _make_folder(path)
-    try:
-        with files.lock(path / "begin.lock", patience=BEGIN_PATIENCE):
-            yield
-    except files.Locked:
-        refuse_if_alive(RunFolder(path))
-        raise RunError("another training is being started in {path}", hint="Set output_dir to another folder.", path=path) from None
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.lock(path / "begin.lock", patience=BEGIN_PATIENCE))
+        except files.Locked:
+            refuse_if_alive(RunFolder(path))
+            raise RunError("another training is being started in {path}", hint="Set output_dir to another folder.", path=path) from None
+        except OSError as error:
+            raise (problem or _cannot_be_written)(path, error) from error
+        yield
 
 
 def _make_new(path: Path) -> None:
@@ -223,7 +227,7 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _no_room_in_dataset(path, error) from error
-    with claimed(path):
+    with claimed(path, _no_room_in_dataset):
         folder = RunFolder(path)
         refuse_if_alive(folder)
         if folder.config.exists():

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lora_trainer import files
 from lora_trainer.checkpoint.detect import Detected, native_resolution
@@ -274,9 +274,17 @@ def _from_entry(entry: Mapping[str, Any]) -> Facts:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     def told(kept: Any) -> dict[str, dict[str, Any]]:
-        usable = {path: entry for path, entry in kept.items() if "mark" in entry}
-        for entry in usable.values():
-            _from_entry(entry)
-        return usable
+        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
 
     return files.read_json(file, told, {}, names=True)
+
+
+def _is_sound(entry: Any) -> bool:
+    """Whether it can be answered with: the file may have been damaged, or made up."""
+    try:
+        facts = _from_entry(entry)
+        written = f"{facts.problem}{facts.hint}{facts.resolution}"
+        kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (None, *get_args(PredictionType))
+        return bool(written) and "mark" in entry and (facts.problem is not None or (facts.family in FAMILY_NAMES and kinds and isinstance(facts.has_vae, bool)))
+    except files.UNREADABLE:
+        return False

@@ -247,7 +247,7 @@ class Datasets:
         with self._lock:
             registry = self._read()
             change(registry)
-            files.write_text(self._registry, json.dumps(registry, ensure_ascii=False, indent=1) + "\n")
+            files.write_text(self._registry, json.dumps(registry, ensure_ascii=True, indent=1) + "\n")
 
 
 def thumbnail_address(identity: str, key: str, version: str) -> str:

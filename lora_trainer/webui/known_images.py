@@ -115,9 +115,21 @@ class KnownImages:
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
     def usable(kept: Any) -> dict[str, dict[str, Any]]:
-        return {path: entry for path, entry in kept.items() if "mark" in entry and ("digest" in entry or "problem" in entry)}
+        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
 
     return files.read_json(file, usable, {}, names=True)
+
+
+def _is_sound(entry: Any) -> bool:
+    """Whether it can be answered with: the file may have been damaged, or made up."""
+    try:
+        try:
+            found = _examined(entry, Path())
+        except DatasetError as problem:
+            return "mark" in entry and bool(problem.report())
+        return "mark" in entry and isinstance(found.digest, str) and all(type(side) is int and side > 0 for side in (found.width, found.height))
+    except files.UNREADABLE:
+        return False
 
 
 def _mark(path: Path) -> list[int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
@@ -10,10 +12,12 @@ from lora_trainer.dataset.check.borders import inner_box
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, fingerprint, palette, vectors
 from lora_trainer.dataset.check.judge import Picture, picture_findings
 from lora_trainer.dataset.check.marks import find_mark
-from lora_trainer.dataset.check.measure import measure
+from lora_trainer.dataset.check.measure import measure, measure_all
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
+from lora_trainer.dataset.check.store import Store
 from tests.benchmark.check_quality import bokeh, dead_leaves, flat, grained, on_paper
 from tests.dataset.pictures import save
+from tests.made import draw_images
 
 
 def rng(seed=1):
@@ -32,6 +36,33 @@ def steps(side=256):
     levels[:, side // 2 :] = 160
     levels[side // 3 :] += 60
     return levels
+
+
+def spoiled(kept, name, value):
+    (measures,) = kept["measures"].values()
+    measures[name] = value
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda kept: kept["digests"].update({name: {"a": 1} for name in kept["digests"]}), lambda kept: kept["digests"].update({name: [] for name in kept["digests"]}),
+        lambda kept: kept["measures"].update({content: [] for content in kept["measures"]}), lambda kept: spoiled(kept, "inner", "all"),
+        lambda kept: spoiled(kept, "width", "64"), lambda kept: spoiled(kept, "fingerprint", "zz"), lambda kept: spoiled(kept, "palette", "00"),
+        lambda kept: spoiled(kept, "mark", [1, 2]), lambda kept: spoiled(kept, "darkest", None), lambda kept: spoiled(kept, "more", 1),
+    ],
+)  # fmt: skip
+def test_what_was_measured_before_must_be_what_is_measured(tmp_path, spoil):
+    path = draw_images(tmp_path, 1) / "img00.png"
+    store = Store(tmp_path / "kept.json")
+    right = measure_all([path], store)[path]
+    store.save()
+    kept = json.loads((tmp_path / "kept.json").read_text(encoding="utf-8"))
+    spoil(kept)
+    (tmp_path / "kept.json").write_text(json.dumps(kept), encoding="utf-8")
+    again = Store(tmp_path / "kept.json")
+    assert measure_all([path], again)[path] == right
+    again.save()
 
 
 def grey(image):

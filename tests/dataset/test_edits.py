@@ -95,6 +95,15 @@ def test_the_encoding_stays(tmp_path, encode, start):
     assert data.startswith(start)
 
 
+@pytest.mark.parametrize("cell", ['"a red disc, "Infinity""', '"a red disc, ""quoted"true', '"a red disc, ""quoted"[null]'])
+def test_a_cell_whose_quotation_marks_do_not_match_is_written_anew(tmp_path, cell):
+    images = dataset(tmp_path / "images", {"metadata.csv": f"file_name,text,mark\na.png,{cell},1\nb.png,a ring,2\n"})
+    was = shown(images)["a.png"]
+    write(images, a=was.replace("disc", "ball"))
+    assert shown(images) == {"a.png": was.replace("disc", "ball"), "b.png": "a ring"}
+    assert (images / "metadata.csv").read_text(encoding="utf-8").endswith(",1\nb.png,a ring,2\n")
+
+
 def test_a_gbk_file_takes_a_character_gbk_lacks(tmp_path):
     folder = dataset(tmp_path, {"metadata.csv": "a.png,一只红狐狸\nb.png,一只白猫在雪地里\n".encode("gbk")})
     write(folder, a="狐狸 🦊")

@@ -134,6 +134,13 @@ def test_a_damaged_file_is_an_empty_queue(tmp_path, text):
     assert waiting(queue) == ["a"]
 
 
+def test_half_a_character_in_the_file_does_not_keep_a_run_out_of_the_queue(tmp_path):
+    (tmp_path / "queue.json").write_text('{"waiting": ["b\\ud800"]}', encoding="utf-8")
+    queue = Queue(tmp_path / "queue.json")
+    queue.add("a")
+    assert waiting(queue)[1:] == ["a"]
+
+
 def test_a_damaged_file_is_told_once_and_not_every_second(tmp_path, caplog):
     (tmp_path / "queue.json").write_text("{", encoding="utf-8")
     queue = Queue(tmp_path / "queue.json")

@@ -43,6 +43,15 @@ def test_a_file_as_output_dir_is_refused_with_a_sentence(tmp_path):
         folders.begin(tmp_path / "out", "")
 
 
+def test_a_folder_in_which_no_lock_can_be_made_gets_a_sentence(tmp_path):
+    (tmp_path / "run" / "begin.lock").mkdir(parents=True)
+    with pytest.raises(RunError, match="output_dir .* cannot be written: "):
+        folders.begin(tmp_path / "run", "")
+    with pytest.raises(RunError, match="run cannot be written: ") as told:
+        folders.begin_captioning(tmp_path / "run", "")
+    assert "output_dir" not in str(told.value)
+
+
 def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(tmp_path):
     folder = folders.begin(tmp_path / "run", "")
     code = (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from lora_trainer.dataset.images import examine
@@ -34,6 +36,21 @@ def test_what_is_known_is_kept_from_start_to_start(tmp_path, images):
     assert after.look(images[0]).digest == examine(images[0]).digest
     after.wait()
     assert seen == []
+
+
+@pytest.mark.parametrize(
+    "made_up",
+    [
+        {"width": "48", "height": 32, "digest": "0"}, {"width": 48, "height": 32, "digest": None}, {"width": 48, "digest": "0"}, {"problem": 5, "hint": "", "values": {}},
+        {"problem": "no {such}", "hint": "", "values": {}}, {"problem": "no", "hint": None, "values": {}}, {"problem": "no", "hint": "", "values": {"hint": "x"}}, {},
+    ],
+)  # fmt: skip
+def test_what_was_kept_must_be_what_is_kept_there(tmp_path, images, made_up):
+    details = images[0].stat()
+    entry = {"mark": [details.st_mtime_ns, details.st_size], **made_up}
+    (tmp_path / "images.json").write_text(json.dumps({str(images[0]): entry, "/other": [1]}), encoding="utf-8")
+    found = KnownImages(tmp_path / "images.json").look(images[0])
+    assert (found.width, found.height) == (48, 32) and isinstance(found.digest, str)
 
 
 def test_a_changed_file_is_looked_at_again(tmp_path, images):

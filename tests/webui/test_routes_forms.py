@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer.webui import http, routes
-from lora_trainer.webui.checkpoints import Checkpoints
+from lora_trainer.webui.checkpoints import Checkpoints, _mark, said
 from lora_trainer.webui.setup import Setup
 from tests.made import draw_images, tiny_checkpoint
 from tests.webui.drafts import studio as make_studio
@@ -118,6 +118,22 @@ def test_two_hundred_checkpoints_hold_up_nobody(studio, tmp_path):
 def test_a_damaged_file_of_what_was_found_is_begun_anew(studio, content):
     (studio.data.root / "checkpoints.json").write_text(content, encoding="utf-8")
     assert Checkpoints(studio.host, studio.data.root / "checkpoints.json").facts(tiny_checkpoint("sd1")).family == "sd1"
+
+
+@pytest.mark.parametrize(
+    "made_up",
+    [
+        {"family": "sd9"}, {"family": []}, {"family": "sd2", "stated_resolution": "64"}, {"family": "sd1", "prediction_type": 3}, {"has_vae": None},
+        {"problem": 5}, {"problem": "no {such}", "hint": "", "hint_values": {}, "values": {"a": 1}}, {"problem": "no", "hint": "", "hint_values": {}, "values": 7},
+    ],
+)  # fmt: skip
+def test_what_was_found_must_be_what_is_found(studio, made_up):
+    path = tiny_checkpoint("sd1")
+    sound = {"family": "sd1", "prediction_type": None, "stated_resolution": None, "has_vae": True}
+    values = {str(path): {"mark": _mark(path), **sound, **made_up}, "/other": 3}
+    (studio.data.root / "checkpoints.json").write_text(json.dumps(values), encoding="utf-8")
+    facts = Checkpoints(studio.host, studio.data.root / "checkpoints.json").facts(path)
+    assert (facts.family, facts.has_vae, said(facts, "en")["problem"]) == ("sd1", True, None)
 
 
 def test_set_up_is_begun_and_watched(client, studio):

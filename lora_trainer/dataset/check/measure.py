@@ -9,22 +9,25 @@ process as well. Called by `check`.
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from lora_trainer.dataset.check.borders import Box, inner_box
-from lora_trainer.dataset.check.fingerprint import fingerprint, palette
+from lora_trainer.dataset.check.fingerprint import CELLS, KEPT, fingerprint, palette
 from lora_trainer.dataset.check.marks import Mark, find_mark
 from lora_trainer.dataset.check.sharpness import edge_width
 from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.images import digest, image_size, read_image
 from lora_trainer.errors import DatasetError
+from lora_trainer.files import UNREADABLE
 
 ANALYSED_SIDE = 768
 """Larger pictures are measured at an area of this many pixels squared."""
@@ -35,6 +38,7 @@ CLIPPED, BRIGHT = 250, (215, 244)
 SHADE = 6
 """Colours nearer than this many levels are one shade."""
 _THREADS = 8
+_NUMBERS = ("analysed_side", "darkest", "middle", "brightest", "contrast", "clipped", "bright_shades", "white", "plain")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,14 +123,32 @@ def measure_all(
 def _attempt(path: Path, store: Store) -> Measures | DatasetError:
     try:
         content = store.digest(path)
-        known = store.known(content)
+        known = _remembered(store.known(content), content)
         if known is not None:
-            return Measures(**{**known, "inner": tuple(known["inner"]), "mark": tuple(known["mark"]) if known["mark"] else None})
+            return known
         result = measure(path, content)
     except DatasetError as problem:
         return problem
     store.put(result)
     return result
+
+
+def _remembered(known: Mapping[str, Any] | None, content: str) -> Measures | None:
+    """Measures as a Store gives them back. None for anything else: the file may have been damaged, or made up."""
+    if known is None:
+        return None
+    try:
+        made = Measures(**{**known, "inner": tuple(known["inner"]), "mark": tuple(known["mark"]) if known["mark"] else None})
+        numbers = [*made.inner, *(made.mark or ()), *(getattr(made, name) for name in _NUMBERS), made.edge_width or 0.0]
+        sound = (
+            made.digest == content and made.width > 0 and made.height > 0 and len(made.inner) == 4 and len(made.mark or range(4)) == 4
+            and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+            and all(type(number) is int for number in (made.width, made.height, *made.inner))
+            and (len(bytes.fromhex(made.fingerprint)), len(bytes.fromhex(made.palette))) == (KEPT * KEPT, CELLS * CELLS * 3)
+        )  # fmt: skip
+    except UNREADABLE:
+        return None
+    return made if sound else None
 
 
 def _reduced(path: Path, size: tuple[int, int], scale: float) -> Image.Image:

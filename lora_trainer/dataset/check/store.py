@@ -49,7 +49,7 @@ class Store:
         return str(entry[2])
 
     def known(self, content: str) -> dict[str, Any] | None:
-        """The Measures of this content, as keyword arguments."""
+        """The Measures of this content, as keyword arguments; whether they are that is for the caller to see."""
         return self._measures.get(content)
 
     def put(self, measures: Measures) -> None:
@@ -70,8 +70,15 @@ class Store:
 
 
 def _read(file: Path) -> dict[str, Any]:
-
     def told(kept: Any) -> dict[str, Any]:
-        return kept if kept["version"] == VERSION and isinstance(kept["measures"], dict) and isinstance(kept["digests"], dict) else {}
+        if kept["version"] != VERSION:
+            return {}
+        measures = {content: measures for content, measures in kept["measures"].items() if isinstance(measures, dict)}
+        return {"measures": measures, "digests": {path: entry for path, entry in kept["digests"].items() if _is_entry(entry)}}
 
     return files.read_json(file, told, {}, names=True)
+
+
+def _is_entry(entry: Any) -> bool:
+    """Whether it is [size, date, digest]."""
+    return isinstance(entry, list) and [type(value) for value in entry] == [int, int, str]
