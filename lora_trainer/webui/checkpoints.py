@@ -285,6 +285,7 @@ def _is_sound(entry: Any) -> bool:
         facts = _from_entry(entry)
         written = f"{facts.problem}{facts.hint}{facts.resolution}"
         kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (None, *get_args(PredictionType))
-        return bool(written) and "mark" in entry and (facts.problem is not None or (facts.family in FAMILY_NAMES and kinds and isinstance(facts.has_vae, bool)))
+        found = facts.family in FAMILY_NAMES and kinds and isinstance(facts.has_vae, bool)
+        return bool(written) and "mark" in entry and (found or facts.problem is not None)
     except files.UNREADABLE:
         return False
