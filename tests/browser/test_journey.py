@@ -87,7 +87,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
         box = captions.get_by_label(f"Caption of picture {number}.png")
         box.fill(f"a disc, plain ground {number}")
         box.blur()
-        captions.get_by_text(f"{number} of 4 with a caption").wait_for()
+        captions.get_by_text(f"{number} of 4 with a caption").first.wait_for()
     (card,) = (card for card in host.get("datasets") if card["name"] == "discs")
     captioned = {item["name"]: item["caption"] for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]}
     assert captioned == {f"picture {number}.png": f"a disc, plain ground {number}" for number in (1, 2, 3, 4)}
