@@ -88,9 +88,11 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox to delete")
     section.get_by_role("button", name="Strength grid").first.click()
+    # its own: a grid of before may still be shown
+    item = section.locator(".lora-trainer-try-history-item[title='a fox to delete'][aria-pressed=true]")
+    item.wait_for()
     section.get_by_role("button", name="All in one picture").wait_for()
     job = next(job for job in host.get("tries") if job["prompt"] == "a fox to delete")
-    item = section.locator(".lora-trainer-try-history-item[title='a fox to delete']")
     assert item.count() == 1
     section.get_by_role("button", name="Delete", exact=True).click()
     section.get_by_text("The pictures appear here.").wait_for()

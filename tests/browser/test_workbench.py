@@ -399,7 +399,7 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     dialog.get_by_role("radio", name="BLIP base").check()
     dialog.get_by_text("More settings").click()
     dialog.get_by_label("Another model").fill(str(captioners.tiny_blip()))
-    dialog.get_by_label("Images at once").fill("1")
+    dialog.get_by_label("Batch size", exact=True).fill("1")
     apply(dialog)
     panel = section.get_by_role("region", name="Writing captions", exact=True)
     panel.get_by_text("of 300 images").wait_for(timeout=150_000)
