@@ -24,7 +24,7 @@ pytestmark = pytest.mark.xdist_group("scripts")
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKBENCH = ("", "_bulk", "_captioner", "_complete", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
-SCRIPTS = ("", "_captions", "_dataset", "_images", "_runs", "_unsaved", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
+SCRIPTS = ("", "_captions", "_draft", "_dataset", "_images", "_runs", "_unsaved", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
 HTML = (
     '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
     + "<script>window.loraTrainer = { dataset: { lookEvery: 0.4 } };</script>"
@@ -47,13 +47,13 @@ class Tab:
         self.complaints: list[str] = []
         self._browser = browser
         self._contexts = []
-        host = SimpleNamespace(language=lambda: "", is_remote=lambda: False, api_credentials=dict)
+        host = SimpleNamespace(language=lambda: "", is_remote=lambda: False, api_credentials=dict, names=lambda: frozenset({"tab.test"}))
         self.datasets = Datasets(DataFolder(folder), host.is_remote)
         app = Starlette()
         entries = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
         before = http.ROUTES[:]
         http.ROUTES[:] = [*entries, http.Entry("GET", "/home", self._home, False)]
-        http.mount(app, SimpleNamespace(host=host, datasets=self.datasets))
+        http.mount(app, SimpleNamespace(host=host, datasets=self.datasets, own_folders=dict))
         http.ROUTES[:] = before
         self.client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
