@@ -214,7 +214,7 @@
     function checkpointOptions(home) {
         const described = (known) => (known.family_name ? known.title + " \u2014 " + known.family_name : known.title);
         const loaded = home.loaded;
-        const now = loaded && (loaded.in_memory ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Chosen in the WebUI, not loaded yet: {title}", { title: described(loaded) }));
+        const now = loaded && (loaded.in_memory ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Not loaded yet: {title}", { title: described(loaded) }));
         const first = { value: "loaded", label: now || app.t("Loaded now: none") };
         return [first, ...(home.checkpoints || []).map((known) => ({
             value: known.id, disabled: Boolean(known.problem),
