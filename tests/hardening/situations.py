@@ -97,6 +97,41 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             then="Choose another `output_dir`",
             test="tests/runs/test_folder.py::test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder",
         ),
+        Situation(
+            what="The newest resume point is damaged: a disk has changed it, or it is cut off",
+            seen="\"is damaged (\" with the reason, and the step from which the run goes on",
+            kept="The resume point before it; the damaged one is kept under another name",
+            then="Nothing: *Continue* goes on from the earlier step",
+            test="tests/training/test_stored.py::test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told",
+        ),
+        Situation(
+            what="No resume point of a run can be used",
+            seen="\"no resume point in\" the folder \"can be read\", with the reason for each",
+            kept="The LoRA files that were saved",
+            then="Start a new run",
+            test="tests/training/test_stored.py::test_a_state_that_no_run_can_go_on_from_is_a_sentence",
+        ),
+        Situation(
+            what="An image or caption that was encoded in advance is damaged on the disk",
+            seen="Nothing",
+            kept="The run, which encodes it again",
+            then="Nothing",
+            test="tests/training/test_stored.py::test_what_is_damaged_or_something_else_counts_as_not_encoded",
+        ),
+        Situation(
+            what="The checkpoint itself holds numbers that are infinite or not a number",
+            seen="\"holds numbers that are infinite or not a number\", with the tensor, before anything is encoded",
+            kept="The checkpoint, which is only read",
+            then="Download the checkpoint again, or choose another",
+            test="tests/worker/test_training_job.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",
+        ),
+        Situation(
+            what="The VAE turns images into numbers that are not finite",
+            seen="\"the VAE in\" the file that it is, with the image, while images are encoded",
+            kept="The images",
+            then="Set `vae` to another VAE file for this kind of checkpoint",
+            test="tests/worker/test_training_job.py::test_a_vae_whose_latents_are_not_finite_is_named_while_encoding",
+        ),
     ),
     "The disk": (
         Situation(
@@ -164,6 +199,20 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             then="Download or export it again",
             test="tests/lora/test_describe.py::test_a_missing_file_a_pickle_and_half_a_file_get_a_sentence",
         ),
+        Situation(
+            what="The program is killed while it puts the LoRA into the WebUI's folder",
+            seen="Nothing: the WebUI never lists a LoRA that is not whole",
+            kept="The LoRA, in the run's folder",
+            then="*Continue*, or *Put into the LoRA folder*: the delivery goes on under the name that it had claimed, and what was half-done is cleared away",
+            test="tests/lora/test_deliver.py::test_a_kill_at_any_step_is_made_good_by_the_next_delivery_of_the_file",
+        ),
+        Situation(
+            what="Another trainer's LoRA has a layout that the WebUI does not load, or only in part",
+            seen="`inspect` says for each WebUI what it makes of the file, such as \"loads none of its\" layers",
+            kept="The file, which is only read",
+            then="Convert it with the tool that `inspect` names, or use a WebUI that loads it",
+            test="tests/lora/test_layouts.py::test_each_layout_is_known_by_name_and_what_each_webui_makes_of_it",
+        ),
     ),
     "Images and captions": (
         Situation(
@@ -222,6 +271,48 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             then="Upload it again",
             test="tests/webui/test_uploads.py::test_what_a_crash_left_is_cleared_away_after_a_day",
         ),
+        Situation(
+            what="A photograph is HEIC, as phones write them, or AVIF where the WebUI's Pillow cannot read it",
+            seen="When the worker's packages are installed, an upload becomes a JPEG or PNG of its name; in a folder that is yours the pictures are named, and converted at a click",
+            kept="The original of an upload that cannot be converted yet; those of a folder come back by *Undo*",
+            then="Install the worker's packages, then convert",
+            test="tests/webui/test_converting.py::test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later",
+        ),
+        Situation(
+            what="A picture has more pixels than are read, or claims to",
+            seen="\"million pixels, and no more than\" the limit, before it is decoded",
+            kept="The picture; no memory is taken for it",
+            then="Make it smaller, or raise the limit in the environment variable that the hint names",
+            test="tests/dataset/test_images.py::test_a_variable_sets_the_limit_of_pixels",
+        ),
+        Situation(
+            what="Captions lie there in a form that is not read, and a trigger word or a folder's name could stand in for them",
+            seen="\"files that look like captions are not read\", with their names; training does not begin",
+            kept="The files",
+            then="Save each as a .txt file of its picture's name, or all in one metadata.csv",
+            test="tests/dataset/test_other_tools.py::test_neither_the_trigger_word_nor_a_folders_name_stands_in_for_captions_that_are_there",
+        ),
+        Situation(
+            what="Class images (regularisation images) lie beside the subject's",
+            seen="\"they are left out, and not trained as the subject\", with the folder and how many there are",
+            kept="The images",
+            then="Nothing; if they are the subject, rename their folder",
+            test="tests/dataset/test_other_tools.py::test_class_images_are_never_trained_as_the_subject",
+        ),
+        Situation(
+            what="A captions file holds several captions, one a line",
+            seen="Each step draws one of them",
+            kept="The lines, also when one is edited in the tab",
+            then="Nothing; a list of tags, one a line, is one caption",
+            test="tests/dataset/test_caption_lines.py::test_each_of_several_captions_is_drawn_and_one_alone_draws_nothing",
+        ),
+        Situation(
+            what="The quotation marks of a table's cell do not match",
+            seen="The cell as the table's reader understands it; an edit writes it anew",
+            kept="The other cells and rows, byte for byte",
+            then="Look at the caption, and mend it",
+            test="tests/dataset/test_edits.py::test_a_cell_whose_quotation_marks_do_not_match_is_written_anew",
+        ),
     ),
     "Files of the trainer's own": (
         Situation(
@@ -252,6 +343,13 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             then="Nothing",
             test="tests/webui/test_workbench.py::test_a_torn_journal_is_no_obstacle",
         ),
+        Situation(
+            what="A file of what was measured or seen before is damaged, or made up",
+            seen="Nothing; measuring takes as long as the first time",
+            kept="Everything",
+            then="Nothing",
+            test="tests/dataset/test_check_measures.py::test_what_was_measured_before_must_be_what_is_measured",
+        ),
     ),
     "Setting up": (
         Situation(
@@ -281,6 +379,22 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             kept="The WebUI's own packages, which are never written",
             then="As the sentence says",
             test="tests/test_installation.py::test_a_package_that_does_not_import_is_never_used_and_is_named",
+        ),
+    ),
+    "Others reach the WebUI": (
+        Situation(
+            what="A page from elsewhere asks under a Host name of its own (DNS rebinding), or you use a name that the WebUI does not know",
+            seen="\"is not known as a name of this WebUI\"",
+            kept="Pictures and folders: nothing is answered",
+            then="If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this WebUI*",
+            test="tests/webui/test_http.py::test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set",
+        ),
+        Situation(
+            what="The WebUI listens to the network because of `GRADIO_SERVER_NAME`, a share link or a tunnel, and not because of `--listen`",
+            seen="The tab treats everybody as a visitor from elsewhere: no folder of this machine is opened",
+            kept="Everything outside the extension's data folder",
+            then="Use a login; or bind the WebUI to 127.0.0.1",
+            test="tests/webui/test_host.py::test_visitors_from_elsewhere_are_expected_where_the_server_really_listens",
         ),
     ),
 }
