@@ -27,6 +27,8 @@ from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, embeddings
+from lora_trainer.dataset.check.alike import clusters
+from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.images import examine, read_image, write_reduced
 from lora_trainer.dataset.metadata import read_metadata
@@ -42,8 +44,8 @@ from lora_trainer.lora.file import encode_header
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request, take_requests
-from lora_trainer.training import resume
-from lora_trainer.webui import handover, known_images, pace, sidecar, tries, uploads
+from lora_trainer.training import resume, stored
+from lora_trainer.webui import checkpoints, handover, known_images, pace, sidecar, tries, uploads
 from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
@@ -314,8 +316,8 @@ def _checkpoint(folder: Path) -> Path:
 
 def _look_at_checkpoint(folder: Path, path: Path) -> None:
     host = PaintingHost(folder)
-    checkpoints = Checkpoints(host, folder / "checkpoints.json")  # type: ignore[arg-type]
-    _each(lambda: detect_file(path), lambda: checkpoints.facts(path), lambda: detect_any(path))
+    found = Checkpoints(host, folder / "checkpoints.json")  # type: ignore[arg-type]
+    _each(lambda: detect_file(path), lambda: found.facts(path), lambda: detect_any(path))
 
 
 def _checkpoint_sidecar(folder: Path) -> Path:
@@ -441,6 +443,54 @@ def _use_data(folder: Path, path: Path) -> None:
         lambda: handover._marked(folder / "handover.json"), lambda: Checkpoints(host, folder / "checkpoints.json").facts(folder / "x.safetensors"),  # type: ignore[arg-type]
         lambda: known_images.KnownImages(folder / "images.json").look(folder / "datasets" / "fox" / "img00.png"),
     )  # fmt: skip
+
+
+def _measured(folder: Path) -> Path:
+    images = draw_images(folder / "images", 3)
+    store = Store(folder / "check-measures.json")
+    measure_all(sorted(images.glob("*.png")), store)
+    store.save()
+    return folder / "check-measures.json"
+
+
+def _measure_again(folder: Path, path: Path) -> None:
+    """What was measured of these very files is trusted only as far as it is what is measured."""
+    store, paths = Store(path), sorted((folder / "images").glob("*.png"))
+    measured = {image: found for image, found in measure_all(paths, store).items() if isinstance(found, Measures)}
+    _require(len(measured) == 3, "the measures")
+    clusters(list(measured.values()))
+    store.save()
+
+
+def _seen(folder: Path) -> Path:
+    (image,) = draw_images(folder / "images", 1).glob("*.png")
+    base, mark = _checkpoint(folder), known_images._mark(image)
+    facts = {"family": "sd1", "prediction_type": "epsilon", "stated_resolution": 512, "has_vae": True}
+    _write_json(folder / "checkpoints.json", {str(base): {"mark": checkpoints._mark(base), **facts}})
+    return _write_json(folder / "images.json", {str(image): {"mark": mark, "width": 64, "height": 64, "digest": "0"}})
+
+
+def _see_again(folder: Path, path: Path) -> None:
+    (image,) = (folder / "images").glob("*.png")
+
+    def look() -> None:
+        found = known_images.KnownImages(folder / "images.json").look(image)
+        _require(isinstance(found.width, int) and isinstance(found.digest, str), "the picture")
+
+    found = Checkpoints(PaintingHost(folder), folder / "checkpoints.json")  # type: ignore[arg-type]
+    _each(look, lambda: json.dumps(checkpoints.said(found.facts(folder / "base.safetensors"), "zh_CN")))
+
+
+def _encoded(folder: Path) -> Path:
+    stored.write_tensors(folder / "latents.safetensors", {"latents": torch.arange(64.0).reshape(4, 4, 4)})
+    return folder / "latents.safetensors"
+
+
+def _read_encoded(folder: Path, path: Path) -> None:
+    """It is what was written, or counts as not encoded."""
+    with contextlib.suppress(stored.Damaged):
+        if not torch.equal(stored.read_tensors(path)["latents"], torch.arange(64.0).reshape(4, 4, 4)):
+            raise AssertionError("other latents than were written, without a word")
 
 
 def _discarded(folder: Path) -> Path:
@@ -574,6 +624,10 @@ READERS: tuple[Reader, ...] = (
     Reader(name="handover.json", make=_data("handover.json", {"paused_for_a_picture": ["/nowhere/run"]}), read=_use_data),
     Reader(name="checkpoints.json", make=_data("checkpoints.json", {"/x.safetensors": {"mark": [1, 2], "family": "sd1"}}), read=_use_data),
     Reader(name="images.json", make=_data("images.json", {"/x.png": {"mark": [1, 2], "width": 8, "height": 8, "digest": "0"}}), read=_use_data),
+    Reader(name="check-measures.json of these files", make=_measured, read=_measure_again),
+    Reader(name="images.json of these files", make=_seen, read=_see_again),
+    Reader(name="checkpoints.json of these files", make=lambda folder: _seen(folder).with_name("checkpoints.json"), read=_see_again),
+    Reader(name="latents", make=_encoded, read=_read_encoded, form="binary"),
     Reader(name="discarded.json", make=_discarded, read=_take_back),
     Reader(name="preset", make=_preset, read=_list_presets, form="text"),
     Reader(name="try.json", make=_try, read=_list_tries),

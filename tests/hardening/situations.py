@@ -404,9 +404,10 @@ def page() -> str:
     """The page, in Markdown."""
     lines = [
         "# What can go wrong, and what happens then", "",
-        "Made from the table in `tests/hardening/situations.py`, in which each row names the test that holds it. The harnesses beside it do these things",
-        "to the product again and again: they kill it at every file operation, fill the disk at every write, damage every kind of file that is read, and",
-        "attack the tab's routes.", "",
+        "What you see when something goes wrong, what is kept of your work, and what to do then. Words in quotation marks are those of the message.", "",
+        "For developers: this page is made from the table in `tests/hardening/situations.py`, in which each row names the test that holds it. The harnesses",
+        "beside it kill the product at file operations chosen at random, fill the disk at its writes, damage every kind of file that it reads, and attack",
+        "the tab's routes.", "",
     ]  # fmt: skip
     for title, rows in TABLE.items():
         lines += [f"## {title}", "", "| What happens | What you see | What is kept | How to go on |", "| --- | --- | --- | --- |"]
