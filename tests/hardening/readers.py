@@ -236,13 +236,17 @@ def _state(folder: Path) -> Path:
     for step in (2, 4):
         adapters = {f"layer{number}": torch.full((8, 4), float(number)) for number in range(4)}
         optimizer = {"state": {0: {"exp_avg": torch.ones(4)}}, "param_groups": []}
-        resume.write_state(folder / "state", {"step": step, "adapters": adapters, "optimizer": optimizer, "rates": {}, "smoothed_loss": {"value": 1.0}})
+        values = {"adapters": adapters, "optimizer": optimizer, "rates": {}, "smoothed_loss": {"value": 1.0}, "skipped": 0, "scaler": None}
+        resume.write_state(folder / "state", {"step": step, **values})
     return folder / "state" / "step00000004.pt"
 
 
 def _resume(folder: Path, path: Path) -> None:
     """A damaged newest state falls back to the one before; what is given is what was written."""
-    found = resume.read_state(folder / "state")
+    try:
+        found, _ = resume.read_state(folder / "state")
+    except LoraTrainerError as error:
+        raise Hidden("the state before it") from error
     _require(found["step"] in (2, 4), "both states")
     right = all(torch.equal(tensor, torch.full((8, 4), float(name[5:]))) for name, tensor in found["adapters"].items())
     if not right or len(found["adapters"]) != 4:
