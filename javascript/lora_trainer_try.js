@@ -311,6 +311,7 @@
             return () => {};
         }
         const prompt = app.widgets.text({ rows: 3, value: wish.prompt, maxlength: 10000, oninput: (value) => { wish.prompt = value; } });
+        page.prompt = prompt;
         const negative = app.widgets.text({ rows: 2, value: wish.negative, maxlength: 10000, oninput: (value) => { wish.negative = value; } });
         const use = app.widgets.button({ label: app.t("Use this strength"), onclick: () => useStrength(lora) });
         const saved = stepsOf(lora).length;
@@ -345,7 +346,8 @@
         firstPrompt(lora).then((text) => {
             if (wish.prompt !== wish.prompted || wish.lora !== lora.id) return;
             wish.prompt = wish.prompted = text;
-            page.form();
+            // into the box that stands there: another one would take it from under somebody's fingers
+            if (page.prompt && page.prompt.isConnected) page.prompt.value = text;
         });
     }
 

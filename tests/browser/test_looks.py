@@ -19,7 +19,7 @@ SAID_EVERYWHERE = (
     "lora", "trainer", "webui", "txt2img", "img2img", "txt", "img", "zip", "gpu", "cpu", "vae", "clip", "sdxl", "png", "jpg", "jpeg", "webp", "csv", "jsonl",
     "safetensors", "ohwx", "mychar", "name", "ctrl", "alt", "delete", "enter", "esc", "escape", "shift", "english", "unet", "adamw", "adam", "prodigy", "cosine", "constant",
     "linear", "sgd", "lion", "adafactor", "float", "bit", "bfloat", "ddim", "euler", "dpm", "snr", "min", "gamma", "huber", "auto", "output", "models", "dropout",
-    "seed", "cfg", "rank", "alpha", "epoch", "epochs", "steps", "yaml", "json", "https", "http", "huggingface", "hugging", "face", "aaa", "fp16", "bf16", "webp",
+    "seed", "cfg", "rank", "alpha", "epoch", "epochs", "steps", "yaml", "json", "https", "http", "huggingface", "hugging", "face", "aaa", "fp16", "bf16", "webp", "loss",
 )
 
 
