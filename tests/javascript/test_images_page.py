@@ -178,7 +178,7 @@ def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(
     page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
     assert images_step(page) == ("The folder is gone", "problem")
     notice = page.locator(".lora-trainer-images .lora-trainer-notice-error")
-    assert notice.inner_text().startswith(f"the folder {folder} is not there any more")
+    assert notice.inner_text().startswith(f"The folder {folder} is not there any more")
     assert "is not there any more" in page.get_by_role("radio", name="fox pictures").inner_text()
     # a page that is opened now says the same
     other = tab.open()
@@ -271,12 +271,12 @@ def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
     box(page, "a.png").fill("a red  fox,\nsnow")
     page.keyboard.press("Tab")
     page.wait_for_selector('text="Saved"')
-    assert box(page, "a.png").input_value() == "a red fox, snow"
+    assert box(page, "a.png").input_value() == "a red fox,\nsnow"
     page.keyboard.type("second")
     page.keyboard.press("Control+Enter")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of c.png"
     wait(page, "document.querySelectorAll('[data-kind=saved]').length === 2")
-    assert (folder / "metadata.csv").read_text("utf-8") == 'a.png,"a red fox, snow"\nb.png,second\n'
+    assert (folder / "metadata.csv").read_text("utf-8") == 'a.png,"a red fox,\nsnow"\nb.png,second\n'
     page.keyboard.type("not this")
     page.keyboard.press("Escape")
     assert box(page, "c.png").input_value() == ""
