@@ -87,7 +87,7 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
 def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox to delete")
-    section.get_by_role("button", name="Strength grid").first.click()
+    section.get_by_role("button", name="Strength grid", exact=True).click()
     # its own: a grid of before may still be shown
     item = section.locator(".lora-trainer-try-history-item[title='a fox to delete'][aria-pressed=true]")
     item.wait_for()
