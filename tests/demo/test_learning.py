@@ -50,10 +50,10 @@ def test_a_character_is_recognised_and_two_loras_show_in_one_prompt(parts, ink, 
 
 
 def test_nothing_learned_does_not_pass(parts, tmp_path):
-    lora = train_concept(tmp_path / "idle", "ink", learning_rate=0.0, max_train_steps=5)
+    lora = train_concept(tmp_path / "idle", "ink", learning_rate=1e-7, max_train_steps=5)
     verdict = judge(parts, "ink", lora, strengths=(0.0, 1.0))
     assert any("of the concept shows" in failure for failure in verdict.failures)
-    assert verdict.judgements[-1].presence == 0
+    assert abs(verdict.judgements[-1].presence) < 0.01
 
 
 def scramble_pixels(folder: Path) -> None:

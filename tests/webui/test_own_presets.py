@@ -100,7 +100,7 @@ def test_a_preset_is_replaced_only_when_asked_to(own):
         (b"values: {batch_size: 2}\nnotes: why", "bad.yaml is a YAML file, but no preset"),
         (b"values: {batch_size: 2}\norder: first", "bad.yaml is a YAML file, but no preset"),
         (b"values: {1: 2, [a]: 3}", "bad.yaml"),
-        (b"values: {seed: 2026-02-31}", "bad.yaml is a YAML file, but no preset"),
+        (b"values: {seed: 2026-02-31}", "bad.yaml holds a value that cannot be used"),
         (b"values: {a: 1\n", "not valid YAML"),
         (b"- a\n- b\n", "is not a list of `key: value` lines"),
         (b"\xff\xfe\x00", "is not a text file in UTF-8"),
