@@ -307,7 +307,10 @@
                 el("div", { class: "lora-trainer-dialog-body" }, body, trouble),
                 actions.length ? el("div", { class: "lora-trainer-row lora-trainer-dialog-actions" }, actions.map((action) => app.widgets.button({ local: !action.onclick, ...action, onclick: () => act(action) }))) : null);
             dialog.addEventListener("close", () => { dialog.remove(); if (onclose) onclose(); });
-            dialog.addEventListener("click", (event) => event.target === dialog && close());
+            // a click beside it closes it; text that is selected from a box in it to beyond its edge does not
+            let beside = false;
+            dialog.addEventListener("pointerdown", (event) => { beside = event.target === dialog; });
+            dialog.addEventListener("click", (event) => beside && event.target === dialog && close());
             // the host's keyboard shortcuts listen on the document
             dialog.addEventListener("keydown", (event) => event.stopPropagation());
             root().append(dialog);

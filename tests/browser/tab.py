@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
+
+from playwright.sync_api import expect
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
+
+PATIENCE = 15.0
+"""Seconds for which what a page should say is waited for: an answer is drawn a moment after it has come."""
+expect.set_options(timeout=1000 * PATIENCE)
 
 ROOT = "#lora_trainer_root"
 
@@ -39,3 +46,11 @@ def open_step(page: Page, step: str) -> Any:
     section = page.locator(f"#lora_trainer_section_{step}")
     section.wait_for(state="visible")
     return section
+
+
+def eventually(said: Any, wanted: Any, seconds: float = PATIENCE) -> None:
+    """Until said() is what is wanted."""
+    end = time.monotonic() + seconds
+    while said() != wanted and time.monotonic() < end:
+        time.sleep(0.1)
+    assert said() == wanted

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from tests.browser.pictures import picture
-from tests.browser.tab import open_host, open_step, open_tab, show_tab
+from tests.browser.tab import expect, open_host, open_step, open_tab, show_tab
 
 NAME = "red discs"
 STEPS = 12
@@ -80,7 +80,7 @@ def test_from_images_to_a_finished_lora(host, visitor):
     images.locator("input[type=file]").set_input_files(files(1, 2, 3, 4))
     images.get_by_text("4 images added.").wait_for()
     images.locator(".lora-trainer-cell").nth(3).wait_for()
-    assert images.locator(".lora-trainer-cell").count() == 4
+    expect(images.locator(".lora-trainer-cell")).to_have_count(4)
 
     captions = open_step(page, "captions")
     for number in (1, 2, 3, 4):

@@ -7,7 +7,7 @@ from urllib.parse import quote
 import pytest
 
 from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, UNSEEN, complaints, resize
-from tests.browser.tab import open_step, open_tab, show_tab
+from tests.browser.tab import expect, open_step, open_tab, show_tab
 from tests.browser.test_journey import trained
 
 __all__ = ["trained"]
@@ -106,4 +106,4 @@ def test_the_keyboard_moves_through_the_steps(host, visitor):
     for key, chosen in (("ArrowRight", "captions"), ("ArrowRight", "settings"), ("End", "try"), ("ArrowLeft", "train"), ("Home", "images")):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.id") == f"lora_trainer_step_{chosen}"
-        assert page.locator(f"#lora_trainer_section_{chosen}").is_visible()
+        expect(page.locator(f"#lora_trainer_section_{chosen}")).to_be_visible()

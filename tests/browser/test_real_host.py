@@ -30,7 +30,7 @@ from lora_trainer.runs.requests import send_request
 from tests.browser.conftest import Visitor
 from tests.browser.pictures import picture
 from tests.browser.running import RealHost
-from tests.browser.tab import open_host, open_step, open_tab, show_tab
+from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
 from tests.browser.test_journey import files, wait_for_run
 
 NAME, TRIGGER = "real discs", "ohwx"
@@ -147,7 +147,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     show_tab(page, "txt2img")
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").first.click()
     page.locator("#txt2img_lora_cards").wait_for()
-    assert page.locator("#txt2img_lora_cards .card").count() == 0
+    expect(page.locator("#txt2img_lora_cards .card")).to_have_count(0)
     show_tab(page)
 
     train = open_step(page, "train")
@@ -167,7 +167,7 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     prompt = page.locator("#txt2img_prompt textarea")
     before = prompt.input_value()
     card.first.click()
-    assert prompt.input_value().removeprefix(before).strip() == f"<lora:{NAME}:0.8> {TRIGGER}"
+    eventually(lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:0.8> {TRIGGER}")
 
 
 @pytest.fixture(scope="module")
@@ -248,7 +248,7 @@ def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
     section.get_by_role("button", name="Send to txt2img").click()
     prompt = page.locator("#txt2img_prompt textarea")
     prompt.wait_for(state="visible")
-    assert prompt.input_value() == f"{TRIGGER}, a disc on grass <lora:{NAME}:0.55>"
+    expect(prompt).to_have_value(f"{TRIGGER}, a disc on grass <lora:{NAME}:0.55>")
 
     slider = page.locator("#lora_trainer_strength_txt2img").get_by_role("slider", name=f"Strength of {NAME}")
     slider.fill("0.35")
@@ -308,7 +308,7 @@ def test_the_strength_panel_of_img2img(host, visitor, trained):
     prompt.fill(f"a disc <lora:{NAME}:0.4:0.6>")
     panel = page.locator("#lora_trainer_strength_img2img")
     panel.get_by_role("slider", name=re.compile("in the image")).fill("0.9")
-    assert prompt.input_value() == f"a disc <lora:{NAME}:0.4:0.9>"
+    expect(prompt).to_have_value(f"a disc <lora:{NAME}:0.4:0.9>")
 
 
 def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(host, visit, trained):

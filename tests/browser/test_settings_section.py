@@ -12,7 +12,7 @@ from urllib.parse import quote
 import pytest
 
 from lora_trainer import config
-from tests.browser.tab import ROOT, open_step, open_tab
+from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
 from tests.made import draw_images
 
 pytestmark = pytest.mark.webuis("forge")
@@ -61,14 +61,14 @@ def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dat
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok && plan.steps === 250")
     plan = section.locator(".lora-trainer-settings-plan")
-    assert "Trains 250 steps on 6 images of one size, with Tiny practice model (SD1.5)." in plan.inner_text()
+    expect(plan).to_contain_text("Trains 250 steps on 6 images of one size, with Tiny practice model (SD1.5).", use_inner_text=True)
     assert "models/Lora/Discs" in plan.inner_text().replace("\\", "/")
     assert section.locator("#lora_trainer_checkpoint_words").inner_text().startswith("SD1.5 · made for 64 pixels")
-    assert field(section, "learning_rate").locator("input").input_value() == "0.003"
-    assert "auto is 64 here." in field(section, "resolution").inner_text()
+    expect(field(section, "learning_rate").locator("input")).to_have_value("0.003")
+    expect(field(section, "resolution")).to_contain_text("auto is 64 here.", use_inner_text=True)
     assert section.locator(".lora-trainer-actions-words").inner_text().endswith(": 6 images · 250 steps")
     section.get_by_role("button", name="Go on to training").click()
-    assert page.locator("#lora_trainer_section_train").is_visible()
+    expect(page.locator("#lora_trainer_section_train")).to_be_visible()
 
 
 def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, visitor, dataset):
@@ -76,7 +76,8 @@ def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, vi
     wait_for_plan(page, "plan.suggested.sample_prompts.length === 1")
     prompts = field(section, "sample_prompts").locator("textarea")
     suggested = prompts.input_value()
-    assert suggested and "From the first caption." in field(section, "sample_prompts").inner_text()
+    assert suggested
+    expect(field(section, "sample_prompts")).to_contain_text("From the first caption.", use_inner_text=True)
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == [suggested]
     field(section, "trigger_word").locator("input").fill("zrb")
     page.wait_for_function("() => loraTrainer.store.get('settings').sample_prompts[0].startsWith('zrb, ')")
@@ -84,7 +85,7 @@ def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, vi
     prompts.blur()
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == []
     field(section, "sample_prompts").get_by_role("button", name="Preview prompts is changed; back to").click()
-    assert prompts.input_value() == f"zrb, {suggested}"
+    expect(prompts).to_have_value(f"zrb, {suggested}")
 
 
 def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, dataset):
@@ -92,13 +93,13 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     rank = field(section, "lora_rank")
     rank.locator("input").fill("0")
     wait_for_plan(page, "plan.problems.some((one) => one.field === 'lora_rank')")
-    assert "Rank is 0, but must be between 1 and 1024" in rank.locator(".lora-trainer-settings-problem").inner_text()
+    expect(rank.locator(".lora-trainer-settings-problem")).to_contain_text("Rank is 0, but must be between 1 and 1024", use_inner_text=True)
     assert rank.locator("input").get_attribute("aria-invalid") is not None
     listed = section.locator(".lora-trainer-settings-problems li", has_text="Rank is 0")
     page.locator("#lora_trainer_checkpoint").focus()
     listed.get_by_role("button", name="Show where").click()
     assert rank.locator("input").evaluate("input => input === document.activeElement")
-    assert section.get_by_role("button", name="Go on to training").is_disabled()
+    expect(section.get_by_role("button", name="Go on to training")).to_be_disabled()
 
 
 def test_while_training_cannot_start_the_next_thing_is_what_mends_it(host, visitor, dataset):
@@ -110,26 +111,27 @@ def test_while_training_cannot_start_the_next_thing_is_what_mends_it(host, visit
     field(section, "trigger_word").locator("input").fill("zrb")
     wait_for_plan(page, "plan.problems.some((one) => one.field === 'captions')")
     primary = section.locator(".lora-trainer-primary:visible")
-    assert primary.all_inner_texts() == ["Go to the captions"]
+    eventually(lambda: primary.all_inner_texts(), ["Go to the captions"])
     # a trigger word is set: its box is not to blame
     assert field(section, "trigger_word").locator("input").get_attribute("aria-invalid") is None
     primary.click()
-    assert page.locator("#lora_trainer_section_captions").is_visible()
+    expect(page.locator("#lora_trainer_section_captions")).to_be_visible()
     for number in range(1, 6):
         (folder / f"img{number:02d}.txt").write_text(f"disc {number}", encoding="utf-8")
     open_step(page, "settings")
     page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 9})")
     wait_for_plan(page, "plan.ok")
-    assert primary.all_inner_texts() == ["Go on to training"]
+    eventually(lambda: primary.all_inner_texts(), ["Go on to training"])
 
 
 def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     warmup = field(section, "lr_warmup_steps")
-    assert not warmup.is_visible()
+    expect(warmup).to_be_hidden()
     page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps: 9999})")
     section.locator(".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999").get_by_role("button", name="Show where").click()
-    assert warmup.is_visible() and warmup.locator("input").input_value() == "9999"
+    expect(warmup).to_be_visible()
+    expect(warmup.locator("input")).to_have_value("9999")
 
 
 def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
@@ -140,7 +142,7 @@ def test_a_change_is_marked_and_there_is_a_way_back(host, visitor, dataset):
     assert "lora-trainer-settings-changed" in steps.get_attribute("class")
     section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
     steps.get_by_role("button", name="is changed; back to 250").click()
-    assert steps.locator("input").input_value() == "250"
+    expect(steps.locator("input")).to_have_value("250")
     assert "lora-trainer-settings-changed" not in steps.get_attribute("class")
 
 
@@ -149,9 +151,9 @@ def test_a_preset_sets_fields_and_keeps_what_was_changed(host, visitor, dataset)
     wait_for_plan(page, "plan.ok")
     field(section, "lora_rank").locator("input").fill("5")
     section.get_by_role("button", name="Quick test").click()
-    assert section.get_by_role("button", name="Quick test").get_attribute("aria-pressed") == "true"
-    assert field(section, "max_train_steps").locator("input").input_value() == "120"
-    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    eventually(lambda: section.get_by_role("button", name="Quick test").get_attribute("aria-pressed"), "true")
+    expect(field(section, "max_train_steps").locator("input")).to_have_value("120")
+    expect(field(section, "lora_rank").locator("input")).to_have_value("5")
     wait_for_plan(page, "plan.steps === 120")
     assert page.evaluate("loraTrainer.store.get('settings').save_steps") == 40
 
@@ -163,10 +165,10 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
     section.get_by_role("button", name="Character").click()
     again = open_tab(visitor, host)
     section = open_step(again, "settings")
-    assert section.locator("#lora_trainer_name").input_value() == "My discs"
-    assert field(section, "trigger_word").locator("input").input_value() == "zrbl"
-    assert section.get_by_role("button", name="Character").get_attribute("aria-pressed") == "true"
-    assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
+    expect(section.locator("#lora_trainer_name")).to_have_value("My discs")
+    expect(field(section, "trigger_word").locator("input")).to_have_value("zrbl")
+    eventually(lambda: section.get_by_role("button", name="Character").get_attribute("aria-pressed"), "true")
+    expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
 
 
 @pytest.fixture
@@ -193,14 +195,14 @@ def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, t
     # at once, before the server has said anything
     assert page.evaluate("loraTrainer.workbench.trigger()") == ""
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts || []") == []
-    assert section.locator("#lora_trainer_name").input_value() == ""
-    assert open_step(page, "captions").get_by_label("Trigger word").input_value() == ""
+    expect(section.locator("#lora_trainer_name")).to_have_value("")
+    expect(open_step(page, "captions").get_by_label("Trigger word")).to_have_value("")
     page.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'My fox')", arg=fox)
     other = open_tab(visit(), host)
     other.evaluate("id => loraTrainer.dataset.choose(id)", fox)
     section = open_step(other, "settings")
-    assert field(section, "trigger_word").locator("input").input_value() == "zrb"
-    assert section.locator("#lora_trainer_name").input_value() == "My fox"
+    expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
+    expect(section.locator("#lora_trainer_name")).to_have_value("My fox")
     # what the second changes, the first sees when it looks again; what the first changes meanwhile stays
     field(section, "trigger_word").locator("input").fill("vxn")
     page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
@@ -218,12 +220,13 @@ def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, vi
         [fox, before],
     )
     section = open_step(open_tab(visitor, host), "settings")
-    assert field(section, "trigger_word").locator("input").input_value() == "zrb" and section.locator("#lora_trainer_name").input_value() == "old"
+    expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
+    expect(section.locator("#lora_trainer_name")).to_have_value("old")
     again = visitor.context.pages[-1]
     again.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'old')", arg=fox)
     again.evaluate("id => loraTrainer.dataset.choose(id)", owl)
-    assert field(section, "trigger_word").locator("input").input_value() == ""
-    assert section.locator("#lora_trainer_checkpoint").input_value() == "practice"
+    expect(field(section, "trigger_word").locator("input")).to_have_value("")
+    expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
 
 
 @pytest.fixture
@@ -250,19 +253,19 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     field(section, "trigger_word").locator("input").fill("zrb")
     save_preset(page, section, "My <discs>").wait_for(state="detached")
     mine = section.get_by_role("button", name="My <discs>")
-    assert mine.get_attribute("aria-pressed") == "true"
+    eventually(lambda: mine.get_attribute("aria-pressed"), "true")
     kept = config.read_mapping(own_presets / "My _discs_.yaml")["values"]
     assert kept["lora_rank"] == 5 and kept["max_train_steps"] == 250 and not {"trigger_word", "sample_prompts"} & set(kept)
     # the trigger word is the images': it stays a change
     section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
     section.get_by_role("button", name="Style").click()
-    assert field(section, "lora_rank").locator("input").input_value() == "8"
+    expect(field(section, "lora_rank").locator("input")).to_have_value("8")
     mine.click()
-    assert field(section, "lora_rank").locator("input").input_value() == "5"
-    assert "Rank 5" in section.locator(".lora-trainer-settings-why").inner_text()
+    expect(field(section, "lora_rank").locator("input")).to_have_value("5")
+    expect(section.locator(".lora-trainer-settings-why")).to_contain_text("Rank 5", use_inner_text=True)
     section = open_step(open_tab(visitor, host), "settings")
-    assert section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed") == "true"
-    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    eventually(lambda: section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed"), "true")
+    expect(field(section, "lora_rank").locator("input")).to_have_value("5")
 
 
 def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_own(host, visitor, dataset, own_presets):
@@ -278,7 +281,7 @@ def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_
         };
     }""")
     save_preset(page, section, "Mine").wait_for(state="detached")
-    assert section.get_by_role("button", name="Undo my changes", exact=True).is_disabled()
+    expect(section.get_by_role("button", name="Undo my changes", exact=True)).to_be_disabled()
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == ["another one"]
 
 
@@ -292,14 +295,14 @@ def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(host, visitor, 
     dialog.get_by_role("button", name="Replace it").click()
     dialog.wait_for(state="detached")
     assert config.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
-    assert section.get_by_role("button", name="Mine").count() == 1
+    expect(section.get_by_role("button", name="Mine")).to_have_count(1)
 
 
 def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(host, visitor, dataset, own_presets):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
     delete = section.get_by_role("button", name="Delete this preset")
-    assert not delete.is_visible()
+    expect(delete).to_be_hidden()
     field(section, "lora_rank").locator("input").fill("5")
     save_preset(page, section, "Mine").wait_for(state="detached")
     delete.click()
@@ -308,8 +311,9 @@ def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(host, visito
     delete.click()
     page.get_by_role("dialog").get_by_role("button", name="Move to the trash").click()
     section.get_by_role("button", name="Mine").wait_for(state="detached")
-    assert not (own_presets / "Mine.yaml").exists() and not delete.is_visible()
-    assert field(section, "lora_rank").locator("input").input_value() == "5"
+    assert not (own_presets / "Mine.yaml").exists()
+    expect(delete).to_be_hidden()
+    expect(field(section, "lora_rank").locator("input")).to_have_value("5")
     wait_for_plan(page, "plan.ok && plan.steps === 250")
 
 
@@ -319,18 +323,20 @@ def test_a_preset_that_cannot_be_used_is_named_beside_the_others(host, visitor, 
     (own_presets / "good.yaml").write_text("title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8")
     _, section = open_settings(visitor, host, dataset, "practice")
     section.get_by_text("foreign.yaml is a YAML file, but no preset").wait_for()
-    assert section.get_by_role("button", name="Good").is_visible() and section.get_by_role("button", name="Style").is_visible()
+    expect(section.get_by_role("button", name="Good")).to_be_visible()
+    expect(section.get_by_role("button", name="Style")).to_be_visible()
 
 
 def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(host, visitor, dataset):
     _, section = open_settings(visitor, host, dataset, "practice")
     shown = section.locator(".lora-trainer-settings-field:visible .lora-trainer-settings-label")
     section.get_by_label("Find a setting").fill("gradient clipping")
-    assert [text.strip() for text in shown.all_inner_texts()] == ["Max grad norm"]
+    eventually(lambda: [text.strip() for text in shown.all_inner_texts()], ["Max grad norm"])
     section.get_by_label("Find a setting").fill("xyz")
     section.get_by_text("No setting is called so.").wait_for()
     section.get_by_label("Find a setting").fill("")
-    assert shown.count() == 7 and not field(section, "max_grad_norm").is_visible()
+    expect(shown).to_have_count(7)
+    expect(field(section, "max_grad_norm")).to_be_hidden()
 
 
 def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
@@ -339,13 +345,14 @@ def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
     # six images, one a step
     page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})")
     length = field(section, "max_train_steps")
-    assert length.get_by_label("Steps", exact=True).input_value() == "250" and length.locator("input").count() == 1
+    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
+    expect(length.locator("input")).to_have_count(1)
     length.get_by_label("Count in").select_option("epochs")
     length.get_by_label("Epochs", exact=True).fill("3")
     wait_for_plan(page, "plan.steps === 18")
-    assert "That is 18 steps." in length.inner_text()
+    expect(length).to_contain_text("That is 18 steps.", use_inner_text=True)
     length.get_by_label("Count in").select_option("steps")
-    assert length.get_by_label("Steps", exact=True).input_value() == "250"
+    expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
     length.get_by_role("button", name="Training length is changed; back to 250").click()
     assert page.evaluate("loraTrainer.store.get('settings').max_train_steps") == 250
 
@@ -365,7 +372,7 @@ def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, d
 def test_ticks_show_what_is_set(host, visitor, dataset):
     _, section = open_settings(visitor, host, dataset, "practice")
     section.locator(".lora-trainer-settings-advanced > summary").click()
-    assert section.get_by_label("Aspect ratio buckets").is_checked()
+    expect(section.get_by_label("Aspect ratio buckets")).to_be_checked()
     assert not section.get_by_label("Flip augmentation").is_checked()
 
 
@@ -375,7 +382,7 @@ def test_arrows_change_a_number_within_its_bounds(host, visitor, dataset):
     rank.fill("2")
     for key in ("ArrowUp", "ArrowDown", "ArrowDown", "ArrowDown"):
         rank.press(key)
-    assert rank.input_value() == "1"
+    expect(rank).to_have_value("1")
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1600])
@@ -430,10 +437,12 @@ def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup
     played = played_setup()
     page = open_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
-    assert "One step before training" in card.inner_text() and "Training needs packages." in card.inner_text()
+    expect(card).to_contain_text("One step before training", use_inner_text=True)
+    expect(card).to_contain_text("Training needs packages.", use_inner_text=True)
     card.get_by_role("button", name="Set up (about 138 MB)").click()
     card.get_by_text("Collecting diffusers").wait_for()
-    assert card.get_by_role("progressbar").is_visible() and not card.get_by_role("button", name="Set up").is_visible()
+    expect(card.get_by_role("progressbar")).to_be_visible()
+    expect(card.get_by_role("button", name="Set up")).to_be_hidden()
     played.now.update(state="ready", hint="", message="Everything that training needs is installed.", lines=["Collecting diffusers", "ready"])
     page.get_by_text("Everything is installed. You can train now.").wait_for()
     assert played.begun == 1
@@ -459,7 +468,8 @@ def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_s
     played = played_setup(state="failed", message="Setting up did not work: no connection", hint="Check the connection.", lines=["Collecting diffusers"])
     page = open_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
-    assert "no connection" in card.inner_text() and "Check the connection." in card.inner_text()
+    expect(card).to_contain_text("no connection", use_inner_text=True)
+    expect(card).to_contain_text("Check the connection.", use_inner_text=True)
     card.get_by_role("button", name="Copy a report").click()
     page.get_by_role("dialog").get_by_text("a report", exact=True).wait_for()
     page.keyboard.press("Escape")
@@ -471,4 +481,4 @@ def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_s
 def test_with_everything_installed_no_set_up_is_shown(host, visitor, played_setup):
     played_setup(state="ready", hint="")
     page = open_tab(visitor, host)
-    assert page.locator(f"{ROOT} .lora-trainer-setup").is_hidden()
+    expect(page.locator(f"{ROOT} .lora-trainer-setup")).to_be_hidden()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.browser.running import ROOT, FakeHost, missing_for_fake_hosts
-from tests.browser.tab import open_host, open_tab, show_tab
+from tests.browser.tab import expect, open_host, open_tab, show_tab
 
 
 def extension_copy(folder: Path) -> Path:
@@ -46,8 +46,8 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
     page = open_tab(visitor, host)
     setup = page.get_by_label("Set-up", exact=True)
     setup.get_by_role("button", name="Set up").wait_for()
-    assert setup.get_by_role("button", name="Copy a report").is_visible()
-    assert setup.get_by_text("Training needs packages that are not installed yet: lora-trainer-lacks-this").is_visible()
+    expect(setup.get_by_role("button", name="Copy a report")).to_be_visible()
+    expect(setup.get_by_text("Training needs packages that are not installed yet: lora-trainer-lacks-this")).to_be_visible()
     report = host.get("setup?report=1")["report"]
     assert "gradio" in report
     assert str(Path.home()) + "/" not in report

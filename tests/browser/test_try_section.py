@@ -12,7 +12,7 @@ import pytest
 
 from lora_trainer.runs import events
 from tests.browser.looks import TOO_WIDE, complaints
-from tests.browser.tab import open_host, open_step, open_tab, show_tab
+from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
 from tests.jobs.logs import write_run
 from tests.webui.lora_files import write_lora
 
@@ -41,12 +41,12 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     section.get_by_role("spinbutton", name="Seed").fill("7")
     section.get_by_role("button", name="Generate").click()
     section.get_by_text("The pictures are ready.").wait_for(state="attached")
-    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.8"]
+    eventually(lambda: section.locator("figcaption").all_inner_texts(), ["Without the LoRA", "Strength 0.8"])
     job = host.get("tries")[0]
     assert (job["seed"], job["strengths"]) == (7, [0.0, 0.8])
     section.get_by_role("button", name="Show large: Without the LoRA").click()
     page.keyboard.press("ArrowRight")
-    assert page.get_by_role("dialog").locator("img").get_attribute("alt") == "Strength 0.8"
+    eventually(lambda: page.get_by_role("dialog").locator("img").get_attribute("alt"), "Strength 0.8")
 
 
 def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
@@ -78,9 +78,9 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
 def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     _, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox")
-    section.get_by_role("button", name="Strength grid").first.click()
+    section.get_by_role("button", name="Strength grid", exact=True).click()
     section.get_by_role("button", name="All in one picture").wait_for()
-    assert section.locator("figcaption").all_inner_texts() == ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"]
+    eventually(lambda: section.locator("figcaption").all_inner_texts(), ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"])
     assert len({round(figure.bounding_box()["y"]) for figure in section.locator(".lora-trainer-try-grid figure").all()}) == 1
 
 
@@ -93,14 +93,15 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     item.wait_for()
     section.get_by_role("button", name="All in one picture").wait_for()
     job = next(job for job in host.get("tries") if job["prompt"] == "a fox to delete")
-    assert item.count() == 1
+    expect(item).to_have_count(1)
     section.get_by_role("button", name="Delete", exact=True).click()
     section.get_by_text("The pictures appear here.").wait_for()
-    assert item.count() == 0
+    expect(item).to_have_count(0)
     assert not (host.trainer_folder / "tries" / job["id"]).exists() and job["id"] not in [other["id"] for other in host.get("tries")]
     page.locator(".lora-trainer-toast").get_by_role("button", name="Undo").click()
     item.wait_for()
-    assert section.locator("figcaption").count() == 5 and item.get_attribute("aria-pressed") == "true"
+    expect(section.locator("figcaption")).to_have_count(5)
+    eventually(lambda: item.get_attribute("aria-pressed"), "true")
     assert (host.trainer_folder / "tries" / job["id"] / "sheet.png").is_file()
 
 
@@ -111,7 +112,7 @@ def test_send_to_txt2img_fills_the_prompt_with_tag_and_trigger(host, visitor, lo
     section.get_by_role("button", name="Send to txt2img").click()
     prompt = page.locator("#txt2img_prompt textarea")
     prompt.wait_for(state="visible")
-    assert prompt.input_value() == "ohwx, a fox in the snow <lora:tried_fox:0.55>"
+    expect(prompt).to_have_value("ohwx, a fox in the snow <lora:tried_fox:0.55>")
 
 
 def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor, lora):
@@ -133,7 +134,7 @@ def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, t
     page.locator(f"#{tab}_prompt textarea").fill("a fox <lora:tried_fox:0.7>")
     panel = page.locator(f"#lora_trainer_strength_{tab}")
     panel.get_by_role("slider", name="Strength of tried_fox").fill("0.35")
-    assert page.locator(f"#{tab}_prompt textarea").input_value() == "a fox <lora:tried_fox:0.35>"
+    expect(page.locator(f"#{tab}_prompt textarea")).to_have_value("a fox <lora:tried_fox:0.35>")
     pressed: list[str] = []
     end = time.monotonic() + 30
     while not pressed and time.monotonic() < end:
