@@ -1,4 +1,6 @@
-"""The command line: `python -m lora_trainer COMMAND`. Light: what needs the worker's packages is imported by the command that needs it."""
+"""The command line: `python -m lora_trainer COMMAND`. Light: what needs the worker's packages is
+imported by the command that needs it.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong call, 3 stopped by request."""
+    """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong
+    call, 3 stopped by request.
+    """
     parser = make_parser()
     asked = parser.parse_args(arguments)
     if not hasattr(asked, "command"):
@@ -50,24 +54,56 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m lora_trainer", description="Train a LoRA from your own images.")
+    parser = argparse.ArgumentParser(
+        prog="python -m lora_trainer", description="Train a LoRA from your own images."
+    )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
 
-    def add(name: str, command: Any, summary: str, *, needs_packages: bool = True) -> argparse.ArgumentParser:
+    def add(
+        name: str, command: Any, summary: str, *, needs_packages: bool = True
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=summary, description=summary)
         sub.set_defaults(command=command, needs_packages=needs_packages)
         return sub
 
     sub = add("train", train, "train what a YAML file asks for")
-    sub.add_argument("--config", required=True, type=given_path, metavar="FILE", help="the YAML file; `init` writes one")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting; may be given several times")
+    sub.add_argument(
+        "--config",
+        required=True,
+        type=given_path,
+        metavar="FILE",
+        help="the YAML file; `init` writes one",
+    )
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change a setting; may be given several times",
+    )
 
-    sub = add("resume", resume, "go on with a run that was stopped or interrupted, exactly where it was")
+    sub = add(
+        "resume", resume, "go on with a run that was stopped or interrupted, exactly where it was"
+    )
     sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
-    sub.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="changes", help="change a setting, such as max_train_steps=2000")
+    sub.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="changes",
+        help="change a setting, such as max_train_steps=2000",
+    )
 
-    add_caption(add("caption", caption, "write a first draft of the captions for a folder of images; what a person wrote stays"))
+    add_caption(
+        add(
+            "caption",
+            caption,
+            "write a first draft of the captions for a folder of images; what a person wrote stays",
+        )
+    )
 
     sub = add("tell", tell, "ask a running training for something")
     sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
@@ -80,38 +116,127 @@ def make_parser() -> argparse.ArgumentParser:
     sub = add("init", init, "write a commented YAML file to start from")
     sub.add_argument("file", type=Path)
 
-    sub = add("inspect", inspect, "say what a LoRA file is, whoever made it, and which WebUI loads it")
+    sub = add(
+        "inspect", inspect, "say what a LoRA file is, whoever made it, and which WebUI loads it"
+    )
     sub.add_argument("file", type=given_path, help="the file, or a folder of PEFT or diffusers")
-    sub.add_argument("--base", type=given_path, metavar="CHECKPOINT", help="also say which keys this checkpoint has no place for")
+    sub.add_argument(
+        "--base",
+        type=given_path,
+        metavar="CHECKPOINT",
+        help="also say which keys this checkpoint has no place for",
+    )
     sub.add_argument("--json", action="store_true", help="as JSON")
-    sub.add_argument("--convert", type=Path, metavar="COPY", help="also write a copy under the names that every WebUI loads")
+    sub.add_argument(
+        "--convert",
+        type=Path,
+        metavar="COPY",
+        help="also write a copy under the names that every WebUI loads",
+    )
 
-    sub = add("check", check, "look for what would spoil a training: blur, copies, borders, lettering, captions ...")
+    sub = add(
+        "check",
+        check,
+        "look for what would spoil a training: blur, copies, borders, lettering, captions ...",
+    )
     sub.add_argument("folder", type=given_path, help="the images, as for train_data_dir")
-    sub.add_argument("--resolution", type=int, metavar="PIXELS", help="what will be trained at (default: 512, or as the checkpoint asks)")
-    sub.add_argument("--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution")
-    sub.add_argument("--trigger", default="", metavar="WORD", help="the trigger word: is it in each caption, and what does it mean already?")
-    sub.add_argument("--tokens", type=int, choices=[75, 150, 225], default=75, help="longest caption, in tokens (default: %(default)s)")
-    sub.add_argument("--json", type=given_path, metavar="FILE", help="also write everything as JSON")
-    sub.add_argument("--cache", type=given_path, metavar="FILE", help="remember here what was measured: the next check is quick")
+    sub.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="what will be trained at (default: 512, or as the checkpoint asks)",
+    )
+    sub.add_argument(
+        "--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution"
+    )
+    sub.add_argument(
+        "--trigger",
+        default="",
+        metavar="WORD",
+        help="the trigger word: is it in each caption, and what does it mean already?",
+    )
+    sub.add_argument(
+        "--tokens",
+        type=int,
+        choices=[75, 150, 225],
+        default=75,
+        help="longest caption, in tokens (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--json", type=given_path, metavar="FILE", help="also write everything as JSON"
+    )
+    sub.add_argument(
+        "--cache",
+        type=given_path,
+        metavar="FILE",
+        help="remember here what was measured: the next check is quick",
+    )
 
-    sub = add("crop", crop, "copy pictures into another folder, cropped and resized; captions come along, originals stay as they are")
-    sub.add_argument("--input", required=True, type=given_path, metavar="DIR", help="the images, as for train_data_dir")
-    sub.add_argument("--output", required=True, type=given_path, metavar="DIR", help="where the copies go; nothing there is overwritten")
-    sub.add_argument("--size", type=int, default=512, metavar="PIXELS", help="side of the squares, such as 512, 768 or 1024 (default: %(default)s)")
-    sub.add_argument("--buckets", action="store_true", help="not squares, but the shapes that training at this size would use")
-    sub.add_argument("--subject", action="store_true", help="keep the subject: what a mask (fox_mask.png) says, else where most detail is")
+    sub = add(
+        "crop",
+        crop,
+        "copy pictures into another folder, cropped and resized; captions come along, originals"
+        " stay as they are",
+    )
+    sub.add_argument(
+        "--input",
+        required=True,
+        type=given_path,
+        metavar="DIR",
+        help="the images, as for train_data_dir",
+    )
+    sub.add_argument(
+        "--output",
+        required=True,
+        type=given_path,
+        metavar="DIR",
+        help="where the copies go; nothing there is overwritten",
+    )
+    sub.add_argument(
+        "--size",
+        type=int,
+        default=512,
+        metavar="PIXELS",
+        help="side of the squares, such as 512, 768 or 1024 (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--buckets",
+        action="store_true",
+        help="not squares, but the shapes that training at this size would use",
+    )
+    sub.add_argument(
+        "--subject",
+        action="store_true",
+        help="keep the subject: what a mask (fox_mask.png) says, else where most detail is",
+    )
     sub.add_argument("--only", nargs="+", metavar="NAME", help="only these pictures")
 
     sub = add("env", env, "say what a worker would run on", needs_packages=False)
     sub.add_argument("--json", action="store_true", help="as JSON")
 
-    sub = add("demo", demo, "train a LoRA on drawn images and an embedded checkpoint, and show what it does")
-    sub.add_argument("--output", type=given_path, default=Path("output/demo"), metavar="DIR", help="where to put it (default: %(default)s)")
-    sub.add_argument(
-        "--concept", choices=["ink", "neon", "zorbl"], default="ink", help="what to learn: two styles and a character (default: %(default)s)"
+    sub = add(
+        "demo",
+        demo,
+        "train a LoRA on drawn images and an embedded checkpoint, and show what it does",
     )
-    sub.add_argument("--report", action="store_true", help="train all three and measure how much of each shows at each strength")
+    sub.add_argument(
+        "--output",
+        type=given_path,
+        default=Path("output/demo"),
+        metavar="DIR",
+        help="where to put it (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--concept",
+        choices=["ink", "neon", "zorbl"],
+        default="ink",
+        help="what to learn: two styles and a character (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--report",
+        action="store_true",
+        help="train all three and measure how much of each shows at each strength",
+    )
     return parser
 
 
@@ -123,33 +248,101 @@ def given_path(text: str) -> Path:
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:
-    """The options of `caption`, each a field of caption_config.CaptionSettings, which says more of it and checks it."""
+    """The options of `caption`, each a field of caption_config.CaptionSettings, which says more of
+    it and checks it.
+    """
     unset: Any = argparse.SUPPRESS  # what is not given keeps its default there
     sub.add_argument("--input", required=True, metavar="DIR", help="the folder with your images")
-    sub.add_argument("--output", default=unset, metavar="FILE", help="the metadata.csv or .jsonl to write into (default: the one in DIR)")
-    sub.add_argument("--format", default=unset, metavar="FORMAT", help="csv, jsonl, or txt: a file beside each image (default: as FILE ends)")
     sub.add_argument(
-        "--captioner", default=unset, metavar="NAME", help="blip-large (default), blip, qwen: sentences; wd: Danbooru tags; clip: words from a list"
+        "--output",
+        default=unset,
+        metavar="FILE",
+        help="the metadata.csv or .jsonl to write into (default: the one in DIR)",
     )
-    sub.add_argument("--model", default=unset, metavar="ID_OR_FOLDER", help="another model of the same kind, from the hub or on this disk")
+    sub.add_argument(
+        "--format",
+        default=unset,
+        metavar="FORMAT",
+        help="csv, jsonl, or txt: a file beside each image (default: as FILE ends)",
+    )
+    sub.add_argument(
+        "--captioner",
+        default=unset,
+        metavar="NAME",
+        help=(
+            "blip-large (default), blip, qwen: sentences; wd: Danbooru tags; clip: words from a"
+            " list"
+        ),
+    )
+    sub.add_argument(
+        "--model",
+        default=unset,
+        metavar="ID_OR_FOLDER",
+        help="another model of the same kind, from the hub or on this disk",
+    )
     sub.add_argument("--prefix", default=unset, help="put in front of each caption")
     sub.add_argument("--suffix", default=unset, help="put at the end of each caption")
     sub.add_argument("--trigger", default=unset, help="the trigger word, put in front of all else")
     sub.add_argument("--only", nargs="+", default=unset, metavar="NAME", help="only these images")
-    sub.add_argument("--only-missing", action="store_true", default=unset, help="leave all images alone that have a caption")
-    sub.add_argument("--overwrite", action="store_true", default=unset, help="also replace captions that a person wrote or changed")
-    sub.add_argument("--threshold", default=unset, metavar="N", help="clip, wd: leave out tags less sure than this (default: 0.2, 0.35)")
-    sub.add_argument("--character-threshold", default=unset, metavar="N", help="wd: the same for names of characters (default: 0.85)")
-    sub.add_argument("--exclude", default=unset, metavar="TAGS", help="clip, wd: tags never to be written, with commas between")
-    sub.add_argument("--vocabulary", default=unset, metavar="FILE", help="clip: the list, one word or phrase a line, [headings] between groups")
-    sub.add_argument("--top-k", default=unset, metavar="N", help="clip: at most so many from each group; wd: in all")
+    sub.add_argument(
+        "--only-missing",
+        action="store_true",
+        default=unset,
+        help="leave all images alone that have a caption",
+    )
+    sub.add_argument(
+        "--overwrite",
+        action="store_true",
+        default=unset,
+        help="also replace captions that a person wrote or changed",
+    )
+    sub.add_argument(
+        "--threshold",
+        default=unset,
+        metavar="N",
+        help="clip, wd: leave out tags less sure than this (default: 0.2, 0.35)",
+    )
+    sub.add_argument(
+        "--character-threshold",
+        default=unset,
+        metavar="N",
+        help="wd: the same for names of characters (default: 0.85)",
+    )
+    sub.add_argument(
+        "--exclude",
+        default=unset,
+        metavar="TAGS",
+        help="clip, wd: tags never to be written, with commas between",
+    )
+    sub.add_argument(
+        "--vocabulary",
+        default=unset,
+        metavar="FILE",
+        help="clip: the list, one word or phrase a line, [headings] between groups",
+    )
+    sub.add_argument(
+        "--top-k",
+        default=unset,
+        metavar="N",
+        help="clip: at most so many from each group; wd: in all",
+    )
     sub.add_argument("--instruction", default=unset, metavar="TEXT", help="qwen: what it is asked")
-    sub.add_argument("--max-tokens", default=unset, metavar="N", help="blip, qwen: longest caption (default: 75 of its tokens)")
-    sub.add_argument("--batch-size", default=unset, metavar="N", help="images at once (default: as the captioner suggests)")
+    sub.add_argument(
+        "--max-tokens",
+        default=unset,
+        metavar="N",
+        help="blip, qwen: longest caption (default: 75 of its tokens)",
+    )
+    sub.add_argument(
+        "--batch-size",
+        default=unset,
+        metavar="N",
+        help="images at once (default: as the captioner suggests)",
+    )
     sub.add_argument("--device", default=unset, help="auto (default), cuda, cuda:1, mps or cpu")
 
 
-# --- commands ----------------------------------------------------------------------------------------------------------------------------
+# --- commands -------------------------------------------------------------------------------------
 
 
 def train(asked: argparse.Namespace) -> int:
@@ -168,14 +361,19 @@ def resume(asked: argparse.Namespace) -> int:
     folder = folders.existing(asked.run_dir.absolute())
     if folder.job == "caption":
         if asked.changes:
-            raise ConfigError("--set is for trainings", hint="Call `caption` again, with other options.")
+            raise ConfigError(
+                "--set is for trainings", hint="Call `caption` again, with other options."
+            )
         return watch(folder)
     with folders.claimed(folder.path):
         folders.refuse_if_alive(folder)
         state = folder.read_state()
         if state.status == "finished" and not asked.changes:
             print(f"This run is finished: {folder.path / state.file}")
-            print(f'To train it further: python -m lora_trainer resume "{folder.path}" --set max_train_steps=N, with N above {state.step}.')
+            print(
+                f'To train it further: python -m lora_trainer resume "{folder.path}" --set'
+                f" max_train_steps=N, with N above {state.step}."
+            )
             print(how_to_use(folder))
             return 0
         prepare(folder, parse_changes(asked.changes))
@@ -192,11 +390,21 @@ def caption(asked: argparse.Namespace) -> int:
     keys = {field.name for field in dataclasses.fields(caption_config.CaptionSettings)}
     given = {key: value for key, value in vars(asked).items() if key in keys}
     if "model" in given and given_path(given["model"]).exists():
-        given["model"] = str(given_path(given["model"]).absolute())  # the worker may look from elsewhere
+        given["model"] = str(
+            given_path(given["model"]).absolute()
+        )  # the worker may look from elsewhere
     settings = caption_config.from_mapping(given, source="the call")
     if not settings.input.is_dir():
-        raise DatasetError("{folder} is not a folder", hint="Give the folder with your images.", folder=settings.input)
-    return watch(folders.begin_captioning(settings.input / FOLDER / "captioning", caption_config.to_yaml(settings)))
+        raise DatasetError(
+            "{folder} is not a folder",
+            hint="Give the folder with your images.",
+            folder=settings.input,
+        )
+    return watch(
+        folders.begin_captioning(
+            settings.input / FOLDER / "captioning", caption_config.to_yaml(settings)
+        )
+    )
 
 
 def tell(asked: argparse.Namespace) -> int:
@@ -222,7 +430,14 @@ def status(asked: argparse.Namespace) -> int:
     folder = folders.existing(asked.run_dir.absolute())
     state = folder.read_state()
     if asked.json:
-        print(json.dumps({**dataclasses.asdict(state), "alive": folder.is_alive}, ensure_ascii=False, indent=1, default=str))
+        print(
+            json.dumps(
+                {**dataclasses.asdict(state), "alive": folder.is_alive},
+                ensure_ascii=False,
+                indent=1,
+                default=str,
+            )
+        )
     else:
         print(describe_state(state, folder, alive=folder.is_alive))
     return 0
@@ -232,9 +447,14 @@ def init(asked: argparse.Namespace) -> int:
     from lora_trainer import config
 
     if asked.file.exists():
-        raise ConfigError("{file} exists already", hint="Choose another name, or move it away.", file=asked.file)
+        raise ConfigError(
+            "{file} exists already", hint="Choose another name, or move it away.", file=asked.file
+        )
     files.write_text(asked.file, config.commented_yaml())
-    print(f'Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m lora_trainer train --config "{asked.file}"')
+    print(
+        f"Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m"
+        f' lora_trainer train --config "{asked.file}"'
+    )
     return 0
 
 
@@ -270,12 +490,19 @@ def check(asked: argparse.Namespace) -> int:
     if asked.checkpoint is not None and asked.resolution is None:
         found = detect_file(asked.checkpoint)
         resolution = native_resolution(found.family, found.prediction_type, found.resolution)
-    settings = DatasetSettings(train_data_dir=asked.folder, trigger_word=asked.trigger, resolution=resolution)
+    settings = DatasetSettings(
+        train_data_dir=asked.folder, trigger_word=asked.trigger, resolution=resolution
+    )
     with counting("Checking") as progress:
         report = check_folder(
-            settings, resolution=resolution, count_tokens=count_tokens, token_limit=asked.tokens, vocabulary=read_vocabulary(asked.folder),
-            cache=asked.cache, progress=progress,
-        )  # fmt: skip
+            settings,
+            resolution=resolution,
+            count_tokens=count_tokens,
+            token_limit=asked.tokens,
+            vocabulary=read_vocabulary(asked.folder),
+            cache=asked.cache,
+            progress=progress,
+        )
     print(report.to_text())
     if asked.trigger.strip():
         seen = look_at_trigger(asked.trigger, tokenize)
@@ -294,7 +521,13 @@ def crop(asked: argparse.Namespace) -> int:
     settings = DatasetSettings(train_data_dir=asked.input, resolution=asked.size)
     with counting("Cropping") as progress:
         done = crop_folder(
-            settings, asked.output, size=asked.size, into_buckets=asked.buckets, subject=asked.subject, only=asked.only, progress=progress
+            settings,
+            asked.output,
+            size=asked.size,
+            into_buckets=asked.buckets,
+            subject=asked.subject,
+            only=asked.only,
+            progress=progress,
         )
     print(f"Pictures written to {asked.output}: {len(done.written)}")
     if done.findings:
@@ -306,7 +539,11 @@ def env(asked: argparse.Namespace) -> int:
     from lora_trainer import diagnosis
 
     report = diagnosis.report()
-    print(json.dumps(report, ensure_ascii=False, indent=1) if asked.json else diagnosis.report_text(report))
+    print(
+        json.dumps(report, ensure_ascii=False, indent=1)
+        if asked.json
+        else diagnosis.report_text(report)
+    )
     return 0
 
 
@@ -338,18 +575,28 @@ def how_to_use(folder: Any) -> str:
     state, used = folder.read_state(), config.read(folder.config)
     name = Path(state.delivered or state.file).stem
     words = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
-    return f"In a prompt: {words}" if state.delivered else f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {words}"
+    return (
+        f"In a prompt: {words}"
+        if state.delivered
+        else f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {words}"
+    )
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is not KEY=VALUE."""
+    """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is
+    not KEY=VALUE.
+    """
     from lora_trainer.config import parse_yaml
 
     values: dict[str, Any] = {}
     for change in changes:
         key, separator, text = change.partition("=")
         if not separator or not key.strip():
-            raise ConfigError("--set {change} is not KEY=VALUE", hint="For example: --set lora_rank=16", change=change)
+            raise ConfigError(
+                "--set {change} is not KEY=VALUE",
+                hint="For example: --set lora_rank=16",
+                change=change,
+            )
         try:
             values[key.strip()] = parse_yaml(text, Path("--set"))
         except ConfigError:

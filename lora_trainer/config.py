@@ -1,14 +1,17 @@
 """What a run is: every setting, its meaning, its bounds; and the YAML file that holds them.
 
-A YAML file is flat: each key names one field of one of the dataclasses below, and `RunConfig` is their sum. The text under a field is its
-only documentation: the commented YAML of `lora_trainer init`, README's table and the tab's help are made from it.
+A YAML file is flat: each key names one field of one of the dataclasses below, and `RunConfig` is
+their sum. The text under a field is its only documentation: the commented YAML of `lora_trainer
+init`, README's table and the tab's help are made from it.
 
-    read(path)          -> RunConfig      YAML -> checked settings; raises one ConfigError that lists everything wrong
+    read(path)          -> RunConfig      YAML -> checked settings; raises one ConfigError that
+                                          lists everything wrong
     from_mapping(dict)  -> RunConfig      the same for values that are already parsed
     to_mapping(config)  -> dict           the flat keys again; from_mapping(to_mapping(c)) == c
     commented_yaml()    -> str            every key with its meaning and its default
 
-Optional settings accept `auto`, `none` or nothing at all for "choose for me". Needs PyYAML only; used by both processes.
+Optional settings accept `auto`, `none` or nothing at all for "choose for me". Needs PyYAML only;
+used by both processes.
 """
 
 from __future__ import annotations
@@ -33,21 +36,47 @@ import yaml
 from lora_trainer.errors import ConfigError
 from lora_trainer.files import MOST_DIGITS
 
-UNET_TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "ff.net.0.proj", "ff.net.2")
-"""The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8 (kohya's default set)."""
+UNET_TARGETS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+)
+"""The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8
+(kohya's default set).
+"""
 TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
 Scheduler = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
-FIXED_BY_THE_FIRST_STEP = ("lora_rank", "target_modules", "train_text_encoder", "text_encoder_targets")
-"""Settings that the learned weights have taken their shape from: a run that is resumed cannot change them."""
-RESERVED_ON_WINDOWS = {"CON", "PRN", "AUX", "NUL", *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10))}
+FIXED_BY_THE_FIRST_STEP = (
+    "lora_rank",
+    "target_modules",
+    "train_text_encoder",
+    "text_encoder_targets",
+)
+"""Settings that the learned weights have taken their shape from: a run that is resumed cannot
+change them.
+"""
+RESERVED_ON_WINDOWS = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
 MOST_IN_MEMORY = 2 * 2**30
 """Bytes of encoded images that are kept in memory when cache_latents is auto."""
 LONGEST_NAME = 150
-"""In bytes: the step, the suffix and the process of a file that is being written are added, and file systems hold 255."""
+"""In bytes: the step, the suffix and the process of a file that is being written are added, and
+file systems hold 255.
+"""
 
 
 def setting(
@@ -60,15 +89,28 @@ def setting(
     advanced: bool = False,
 ) -> Any:
     """A dataclass field with its bounds, and what to say when they are broken."""
-    metadata = {"at_least": at_least, "at_most": at_most, "above": above, "hint": hint, "advanced": advanced}
+    metadata = {
+        "at_least": at_least,
+        "at_most": at_most,
+        "above": above,
+        "hint": hint,
+        "advanced": advanced,
+    }
     return field(default=default, metadata=metadata)
 
 
+def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any], ...]:
+    """The fields of a group of settings: each group is a dataclass, their common base is none."""
+    return dataclasses.fields(group)  # type: ignore[arg-type]
+
+
 class Settings:
-    """Base of the setting groups: types, choices and bounds are checked at construction, all at once."""
+    """Base of the setting groups: types, choices and bounds are checked at construction, all at
+    once.
+    """
 
     def __post_init__(self) -> None:
-        problems = [problem for item in dataclasses.fields(self) for problem in _field_problems(item, self)]  # type: ignore[arg-type]
+        problems = [problem for item in fields_of(self) for problem in _field_problems(item, self)]
         if not problems:
             problems = list(self.contradictions())
         if problems:
@@ -84,16 +126,27 @@ class DatasetSettings(Settings):
     """Images and captions"""
 
     train_data_dir: Path = setting()
-    """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all understood."""
+    """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all
+    understood.
+    """
     metadata_path: Path | None = setting(None)
-    """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in train_data_dir, else the texts beside the
-    images, else a table by another name."""
+    """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
+    train_data_dir, else the texts beside the images, else a table by another name.
+    """
     trigger_word: str = setting("")
-    """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks it."""
-    resolution: int | None = setting(None, at_least=64, at_most=4096, hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL.")
-    """Training size in pixels: the area is resolution x resolution. auto: 512 (SD1, SD2), 768 (SD2-v), 1024 (SDXL)."""
+    """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks
+    it.
+    """
+    resolution: int | None = setting(
+        None, at_least=64, at_most=4096, hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL."
+    )
+    """Training size in pixels: the area is resolution x resolution. auto: 512 (SD1, SD2), 768
+    (SD2-v), 1024 (SDXL).
+    """
     repeats: int = setting(1, at_least=1, at_most=10000)
-    """How often each image is seen in one epoch. A kohya folder name ("10_name") overrides it for that folder."""
+    """How often each image is seen in one epoch. A kohya folder name ("10_name") overrides it for
+    that folder.
+    """
     enable_bucket: bool = setting(True, advanced=True)
     """Train each image near its own aspect ratio. Off: every image is cropped to a square."""
     bucket_step: int = setting(64, at_least=8, at_most=256, advanced=True)
@@ -103,36 +156,71 @@ class DatasetSettings(Settings):
     max_bucket_side: int | None = setting(None, at_least=64, at_most=8192, advanced=True)
     """Longest side of a bucket in pixels. auto: twice the resolution."""
     max_upscale: float = setting(2.0, at_least=1.0, at_most=16.0, advanced=True)
-    """A small image is enlarged at most this many times; beyond that it is trained in a smaller bucket."""
-    caption_dropout: float = setting(0.0, at_least=0.0, at_most=1.0, hint="0.05 to 0.1 is usual.", advanced=True)
+    """A small image is enlarged at most this many times; beyond that it is trained in a smaller
+    bucket.
+    """
+    caption_dropout: float = setting(
+        0.0, at_least=0.0, at_most=1.0, hint="0.05 to 0.1 is usual.", advanced=True
+    )
     """Share of the steps in which an image is trained without its caption."""
     shuffle_caption: bool = setting(False, advanced=True)
     """Put the comma-separated parts of each caption in a new order each time."""
     keep_tokens: int = setting(0, at_least=0, at_most=100, advanced=True)
-    """With shuffle_caption: this many parts at the start stay where they are. The trigger word counts as one."""
+    """With shuffle_caption: this many parts at the start stay where they are. The trigger word
+    counts as one.
+    """
     flip_augmentation: bool = setting(False, advanced=True)
     """Mirror each image at random. Not for faces, lettering or anything with a left and a right."""
     background: str = setting("white", advanced=True)
     """What shows through transparent pixels: white, black, grey or a colour such as #f0e8d0."""
     on_bad_data: Literal["stop", "skip"] = setting("stop")
-    """stop: list every unusable image or caption and do not start. skip: list them and train without them."""
+    """stop: list every unusable image or caption and do not start. skip: list them and train
+    without them.
+    """
 
     def contradictions(self) -> Iterator[ConfigError]:
         if self.bucket_step % 8:
-            yield ConfigError("bucket_step is {value}", hint="Use a multiple of 8, usually 64.", value=self.bucket_step)
+            yield ConfigError(
+                "bucket_step is {value}",
+                hint="Use a multiple of 8, usually 64.",
+                value=self.bucket_step,
+            )
         low, high = self.min_bucket_side, self.max_bucket_side
         if low and high and low > high:
-            yield ConfigError("min_bucket_side is {low}, above max_bucket_side {high}", hint="Leave both at auto.", low=low, high=high)
+            yield ConfigError(
+                "min_bucket_side is {low}, above max_bucket_side {high}",
+                hint="Leave both at auto.",
+                low=low,
+                high=high,
+            )
         size = self.resolution
         if self.enable_bucket and size and low is not None and low > size:
-            yield ConfigError("min_bucket_side is {low}, above resolution {size}", hint="Leave it at auto: half the resolution.", low=low, size=size)
+            yield ConfigError(
+                "min_bucket_side is {low}, above resolution {size}",
+                hint="Leave it at auto: half the resolution.",
+                low=low,
+                size=size,
+            )
         if self.enable_bucket and size and high is not None and high < size:
             hint = "Leave it at auto: twice the resolution."
-            yield ConfigError("max_bucket_side is {high}, below resolution {size}", hint=hint, high=high, size=size)
+            yield ConfigError(
+                "max_bucket_side is {high}, below resolution {size}",
+                hint=hint,
+                high=high,
+                size=size,
+            )
         if self.resolution and self.resolution % 8:
-            yield ConfigError("resolution is {value}", hint="Use a multiple of 64, such as 512, 768 or 1024.", value=self.resolution)
+            yield ConfigError(
+                "resolution is {value}",
+                hint="Use a multiple of 64, such as 512, 768 or 1024.",
+                value=self.resolution,
+            )
         if not _is_colour(self.background):
-            yield ConfigError("background is {value!r}", hint="Use white, black, grey or a colour such as #f0e8d0.", value=self.background)
+            yield ConfigError(
+                "background is {value!r}",
+                hint="Use white, black, grey or a colour such as #f0e8d0.",
+                value=self.background,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,19 +228,26 @@ class CheckpointSettings(Settings):
     """Base model"""
 
     base_model: Path = setting()
-    """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder."""
+    """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
+    """
     vae: Path | None = setting(None)
     """A separate VAE file. auto: the one inside the checkpoint."""
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting("auto", advanced=True)
     """What the model was trained to predict. auto: read from the checkpoint."""
     zero_terminal_snr: bool | None = setting(None, advanced=True)
     """Rescale the noise schedule to end in pure noise. auto: as the checkpoint asks."""
-    clip_skip: int = setting(1, at_least=1, at_most=12, hint="1 for most models, 2 for many anime models.")
-    """The text encoder's layer to use, counted from the end: the same number as in the WebUI. SDXL always uses its own."""
+    clip_skip: int = setting(
+        1, at_least=1, at_most=12, hint="1 for most models, 2 for many anime models."
+    )
+    """The text encoder's layer to use, counted from the end: the same number as in the WebUI. SDXL
+    always uses its own.
+    """
     max_token_length: Literal[75, 150, 225] = setting(75)
     """Longest caption in tokens. Longer ones are encoded in pieces of 75, as the WebUI does."""
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", advanced=True)
-    """Number format of the frozen model. auto: bf16 where the device is good at it, else fp16 on a GPU, else no (float32)."""
+    """Number format of the frozen model. auto: bf16 where the device is good at it, else fp16 on a
+    GPU, else no (float32).
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,13 +257,25 @@ class LoraSettings(Settings):
     name: str = setting("")
     """The LoRA's name, as in <lora:NAME:0.7>. Empty: the name of output_dir."""
     lora_rank: int = setting(8, at_least=1, at_most=1024, hint="Use 4 to 64; 8 suits most styles.")
-    """Size of the low-rank matrices. 8 holds most styles and characters; 16 to 32 keeps more detail, in a larger file."""
-    lora_alpha: float | None = setting(None, above=0.0, at_most=4096.0, hint="Leave it at auto, or use the rank or half of it.", advanced=True)
+    """Size of the low-rank matrices. 8 holds most styles and characters; 16 to 32 keeps more
+    detail, in a larger file.
+    """
+    lora_alpha: float | None = setting(
+        None,
+        above=0.0,
+        at_most=4096.0,
+        hint="Leave it at auto, or use the rank or half of it.",
+        advanced=True,
+    )
     """Scale of the LoRA: its effect is alpha / rank. auto: equal to the rank."""
-    lora_dropout: float = setting(0.0, at_least=0.0, at_most=0.9, hint="0 to 0.1 is usual.", advanced=True)
+    lora_dropout: float = setting(
+        0.0, at_least=0.0, at_most=0.9, hint="0 to 0.1 is usual.", advanced=True
+    )
     """Share of the LoRA's inputs left out at random in each step, against overfitting."""
     target_modules: tuple[str, ...] = setting(UNET_TARGETS, advanced=True)
-    """Which layers of the UNet learn, by the end of their names. The default set is the whole attention block (192 layers in SD1.5)."""
+    """Which layers of the UNet learn, by the end of their names. The default set is the whole
+    attention block (192 layers in SD1.5).
+    """
     train_text_encoder: bool = setting(False, advanced=True)
     """Train the text encoder too. Helps with a new word for a character; overfits sooner."""
     text_encoder_targets: tuple[str, ...] = setting(TEXT_ENCODER_TARGETS, advanced=True)
@@ -176,10 +283,19 @@ class LoraSettings(Settings):
 
     def contradictions(self) -> Iterator[ConfigError]:
         if not self.target_modules and not (self.train_text_encoder and self.text_encoder_targets):
-            yield ConfigError("target_modules is empty, so nothing would be trained", hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].")
-        bad = sorted(character for character in set(self.name) if character in FORBIDDEN_IN_NAMES or not character.isprintable())
+            yield ConfigError(
+                "target_modules is empty, so nothing would be trained",
+                hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].",
+            )
+        bad = sorted(
+            character
+            for character in set(self.name)
+            if character in FORBIDDEN_IN_NAMES or not character.isprintable()
+        )
         if bad:
-            characters = " ".join(character if character.isprintable() else repr(character) for character in bad)
+            characters = " ".join(
+                character if character.isprintable() else repr(character) for character in bad
+            )
             yield ConfigError(
                 "name {name!r} contains {characters}, which <lora:NAME:0.7> cannot hold",
                 hint="Use letters, digits, - and _.",
@@ -187,11 +303,22 @@ class LoraSettings(Settings):
                 characters=characters,
             )
         if len(self.name.encode()) > LONGEST_NAME:
-            yield ConfigError("name is longer than a file's name can be", hint="Use a short one: letters, digits, - and _.")
+            yield ConfigError(
+                "name is longer than a file's name can be",
+                hint="Use a short one: letters, digits, - and _.",
+            )
         if self.name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
-            yield ConfigError("name {name!r} cannot be a file's name on Windows", hint="Use another word.", name=self.name)
+            yield ConfigError(
+                "name {name!r} cannot be a file's name on Windows",
+                hint="Use another word.",
+                name=self.name,
+            )
         if self.name != self.name.strip() or self.name.startswith(".") or self.name.endswith("."):
-            yield ConfigError("name {name!r} starts or ends with a space or a dot", hint="Use letters, digits, - and _.", name=self.name)
+            yield ConfigError(
+                "name {name!r} starts or ends with a space or a dot",
+                hint="Use letters, digits, - and _.",
+                name=self.name,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,12 +331,18 @@ class TrainingSettings(Settings):
     """How often the whole dataset is gone through."""
     max_train_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
     """End after this many steps, whatever epochs says. auto: epochs decides."""
-    learning_rate: float = setting(1e-4, at_least=0.0, at_most=1.0, hint="Use 1e-4 to 3e-4 with AdamW.")
+    learning_rate: float = setting(
+        1e-4, at_least=0.0, at_most=1.0, hint="Use 1e-4 to 3e-4 with AdamW."
+    )
     """How large the steps of learning are. Too high: broken pictures; too low: nothing learned."""
-    text_encoder_lr: float | None = setting(None, at_least=0.0, at_most=1.0, hint="Use 1e-5 to 5e-5.", advanced=True)
+    text_encoder_lr: float | None = setting(
+        None, at_least=0.0, at_most=1.0, hint="Use 1e-5 to 5e-5.", advanced=True
+    )
     """The text encoder's own rate, with train_text_encoder. auto: half of learning_rate."""
     gradient_accumulation_steps: int = setting(1, at_least=1, at_most=1024, advanced=True)
-    """Batches gathered before each step: the effect of a larger batch_size in the memory of a small one."""
+    """Batches gathered before each step: the effect of a larger batch_size in the memory of a small
+    one.
+    """
     gradient_checkpointing: bool = setting(False, advanced=True)
     """Compute parts twice to save memory: about a quarter slower, about half the memory."""
     optimizer: Literal["adamw", "adamw8bit"] = setting("adamw", advanced=True)
@@ -219,18 +352,30 @@ class TrainingSettings(Settings):
     max_grad_norm: float = setting(1.0, at_least=0.0, at_most=1e6, advanced=True)
     """Gradients longer than this are shortened to it. 0: never."""
     lr_scheduler: Scheduler = setting(
-        "constant", hint="Use constant, with lr_warmup_steps above 0: the warm-up works with every scheduler.", advanced=True
+        "constant",
+        hint="Use constant, with lr_warmup_steps above 0: the warm-up works with every scheduler.",
+        advanced=True,
     )
     """How the learning rate changes over the run."""
     lr_warmup_steps: int = setting(0, at_least=0, at_most=1_000_000, advanced=True)
     """Steps in which the learning rate rises from zero. Works with every scheduler."""
     lr_scheduler_num_cycles: int = setting(3, at_least=2, at_most=1000, advanced=True)
-    """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once would be cosine."""
+    """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once
+    would be cosine.
+    """
     lr_scheduler_power: float = setting(2.0, above=0.0, at_most=10.0, advanced=True)
-    """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below, later."""
-    min_snr_gamma: float | None = setting(None, above=0.0, at_most=100.0, hint="5 is the paper's value.", advanced=True)
-    """Weigh the noise levels evenly (Min-SNR, arXiv 2303.09556). auto: off; 5 learns faster and more evenly."""
-    noise_offset: float = setting(0.0, at_least=0.0, at_most=1.0, hint="0.03 to 0.1 is usual.", advanced=True)
+    """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below,
+    later.
+    """
+    min_snr_gamma: float | None = setting(
+        None, above=0.0, at_most=100.0, hint="5 is the paper's value.", advanced=True
+    )
+    """Weigh the noise levels evenly (Min-SNR, arXiv 2303.09556). auto: off; 5 learns faster and
+    more evenly.
+    """
+    noise_offset: float = setting(
+        0.0, at_least=0.0, at_most=1.0, hint="0.03 to 0.1 is usual.", advanced=True
+    )
     """Lets the model learn very dark and very bright pictures."""
     seed: int = setting(0, at_least=0, at_most=2**32 - 1)
     """The same seed and settings give the same LoRA again."""
@@ -248,11 +393,15 @@ class SampleSettings(Settings):
     """Preview pictures"""
 
     sample_prompts: tuple[str, ...] = setting(())
-    """Prompts for preview pictures during training. Without any, the first caption is used for the LoRA's own picture."""
+    """Prompts for preview pictures during training. Without any, the first caption is used for the
+    LoRA's own picture.
+    """
     sample_negative_prompt: str = setting("")
     """What the preview pictures should not show."""
     sample_every: int | None = setting(None, at_least=1, at_most=1_000_000)
-    """Make previews every so many steps. auto: whenever the LoRA is saved, if there are sample_prompts."""
+    """Make previews every so many steps. auto: whenever the LoRA is saved, if there are
+    sample_prompts.
+    """
     sample_steps: int = setting(20, at_least=1, at_most=150, advanced=True)
     """Sampling steps of a preview."""
     sample_size: int | None = setting(None, at_least=64, at_most=2048, advanced=True)
@@ -274,20 +423,28 @@ class OutputSettings(Settings):
     output_dir: Path = setting()
     """The run's own folder: log, checkpoints, previews and the finished LoRA."""
     save_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
-    """Save the LoRA and the resume point every so many steps. auto: every tenth of the run, at most every 500 steps."""
+    """Save the LoRA and the resume point every so many steps. auto: every tenth of the run, at most
+    every 500 steps.
+    """
     save_epochs: int | None = setting(None, at_least=1, at_most=100_000)
     """Save the LoRA every so many epochs as well. auto: never."""
     keep_last: int | None = setting(None, at_least=1, at_most=100_000, advanced=True)
     """Keep only this many saved steps. auto: all."""
     lora_dir: Path | None = setting(None)
-    """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but output_dir."""
+    """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but
+    output_dir.
+    """
     preferred_weight: float = setting(0.7, at_least=0.0, at_most=2.0)
     """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>."""
 
     def contradictions(self) -> Iterator[ConfigError]:
-        if self.lora_dir is not None and self.lora_dir in (self.output_dir, *self.output_dir.parents):
+        if self.lora_dir is not None and self.lora_dir in (
+            self.output_dir,
+            *self.output_dir.parents,
+        ):
             yield ConfigError(
-                "output_dir {output_dir} lies in lora_dir, where the WebUI would list every saved step as a LoRA",
+                "output_dir {output_dir} lies in lora_dir, where the WebUI would list every saved"
+                " step as a LoRA",
                 hint="Choose another output_dir: the finished LoRA is copied into lora_dir.",
                 output_dir=self.output_dir,
             )
@@ -319,7 +476,7 @@ class RunConfig:
         return from_mapping({**to_mapping(self), **changes})
 
 
-# --- what auto comes to ------------------------------------------------------------------------------------------------------------------
+# --- what auto comes to ---------------------------------------------------------------------------
 
 
 def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
@@ -330,7 +487,10 @@ def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
 def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
     """Raises ConfigError when the run would end before its warm-up does."""
     if training.lr_warmup_steps >= step_count:
-        one, several = "lr_warmup_steps is {warmup}, but the run has only one step", "lr_warmup_steps is {warmup}, but the run has only {steps} steps"
+        one, several = (
+            "lr_warmup_steps is {warmup}, but the run has only one step",
+            "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
+        )
         raise ConfigError(
             one if step_count == 1 else several,
             hint="Use about a tenth of the steps, or 0.",
@@ -340,7 +500,9 @@ def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
 
 
 def encoded_bytes(pixel_count: int, caption_count: int, mirrored: bool) -> int:
-    """What encoded images and captions take, at most: 8 numbers of 4 bytes for 64 pixels, and 77 x 2048 of 4 bytes for each 75 tokens."""
+    """What encoded images and captions take, at most: 8 numbers of 4 bytes for 64 pixels, and 77 x
+    2048 of 4 bytes for each 75 tokens.
+    """
     return pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
 
 
@@ -350,28 +512,40 @@ def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
 
 
 def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
-    """The run with every `auto` settled that follows from its resolution (in pixels) and its number of steps."""
+    """The run with every `auto` settled that follows from its resolution (in pixels) and its number
+    of steps.
+    """
     training, samples = config.training, config.samples
     save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
     return config.replace(
         resolution=resolution,
-        lora_alpha=float(config.lora.lora_rank) if config.lora.lora_alpha is None else config.lora.lora_alpha,
-        text_encoder_lr=training.learning_rate / 2 if training.text_encoder_lr is None else training.text_encoder_lr,
+        lora_alpha=(
+            float(config.lora.lora_rank)
+            if config.lora.lora_alpha is None
+            else config.lora.lora_alpha
+        ),
+        text_encoder_lr=(
+            training.learning_rate / 2
+            if training.text_encoder_lr is None
+            else training.text_encoder_lr
+        ),
         max_train_steps=step_count,
         save_steps=save_steps,
         sample_every=samples.sample_every or min(save_steps, 1_000_000),
-        # what nobody asked for must not break a bound; nor can a picture's side be anything but a multiple of 8
+        # what nobody asked for must not break a bound; nor can a picture's side be anything but a
+        # multiple of 8
         sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
     )
 
 
-# --- YAML <-> RunConfig ------------------------------------------------------------------------------------------------------------------
+# --- YAML <-> RunConfig ---------------------------------------------------------------------------
 
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
     """The run a YAML file describes, with `changes` (flat keys) over it.
 
-    Relative paths are meant from the working directory. Raises ConfigError with every problem in it.
+    Relative paths are meant from the working directory. Raises ConfigError with every problem in
+    it.
     """
     return from_mapping({**read_mapping(path), **(changes or {})}, source=str(path))
 
@@ -380,26 +554,47 @@ def read_mapping(path: Path) -> dict[str, Any]:
     """The keys and values of a YAML file as they stand. Raises ConfigError."""
     if path.suffix.lower() == ".toml":
         raise ConfigError(
-            "{path} is a TOML file, as other trainers use", hint="`python -m lora_trainer init FILE` writes a YAML file to fill in.", path=path
+            "{path} is a TOML file, as other trainers use",
+            hint="`python -m lora_trainer init FILE` writes a YAML file to fill in.",
+            path=path,
         )
     try:
         values = parse_yaml(path.read_text(encoding="utf-8-sig"), path)
     except FileNotFoundError:
-        raise ConfigError("there is no file {path}", hint="`python -m lora_trainer init {path}` writes one to start from.", path=path) from None
+        raise ConfigError(
+            "there is no file {path}",
+            hint="`python -m lora_trainer init {path}` writes one to start from.",
+            path=path,
+        ) from None
     except UnicodeDecodeError as error:
-        raise ConfigError("{path} is not a text file in UTF-8", hint="In the editor: Save as, with the encoding UTF-8.", path=path) from error
+        raise ConfigError(
+            "{path} is not a text file in UTF-8",
+            hint="In the editor: Save as, with the encoding UTF-8.",
+            path=path,
+        ) from error
     except OSError as error:
         reason = "it is a folder" if path.is_dir() else error.strerror or error
-        raise ConfigError("{path} cannot be read: {reason}", hint="It must be a text file in UTF-8.", path=path, reason=reason) from error
+        raise ConfigError(
+            "{path} cannot be read: {reason}",
+            hint="It must be a text file in UTF-8.",
+            path=path,
+            reason=reason,
+        ) from error
     if values is None:
         values = {}
     if not isinstance(values, dict):
-        raise ConfigError("{path} is not a list of `key: value` lines", hint="`python -m lora_trainer init FILE` writes an example.", path=path)
+        raise ConfigError(
+            "{path} is not a list of `key: value` lines",
+            hint="`python -m lora_trainer init FILE` writes an example.",
+            path=path,
+        )
     return {str(key): value for key, value in values.items()}
 
 
 def parse_yaml(text: str, path: Path) -> Any:
-    """The values of a YAML text that anybody may have written. Raises ConfigError, which names `path`, and nothing else."""
+    """The values of a YAML text that anybody may have written. Raises ConfigError, which names
+    `path`, and nothing else.
+    """
     try:
         values = yaml.load(text, Loader=_Loader)
         require_usable(values)
@@ -409,7 +604,12 @@ def parse_yaml(text: str, path: Path) -> Any:
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
         # a date that is none, a number of more digits than Python reads
         reason = " ".join(str(error).split())
-        raise ConfigError("{path} holds a value that cannot be used: {reason}", hint=MEND_YAML, path=path, reason=reason) from error
+        raise ConfigError(
+            "{path} holds a value that cannot be used: {reason}",
+            hint=MEND_YAML,
+            path=path,
+            reason=reason,
+        ) from error
 
 
 MEND_YAML = "Mend the file, or let `python -m lora_trainer init FILE` write a new one to fill in."
@@ -431,7 +631,9 @@ def require_usable(value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which PyYAML silently takes the last; and what a few bytes make endless: nesting and aliases."""
+    """YAML that refuses a key given twice, of which PyYAML silently takes the last; and what a few
+    bytes make endless: nesting and aliases.
+    """
 
     _depth = 0
 
@@ -439,9 +641,13 @@ class _Loader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         place: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
-            raise yaml.MarkedYAMLError(problem="an alias (*) is not understood here", problem_mark=place)
+            raise yaml.MarkedYAMLError(
+                problem="an alias (*) is not understood here", problem_mark=place
+            )
         if self._depth > DEEPEST_YAML:
-            raise yaml.MarkedYAMLError(problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=place)
+            raise yaml.MarkedYAMLError(
+                problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=place
+            )
         self._depth += 1
         node = super().compose_node(parent, index)
         self._depth -= 1
@@ -451,12 +657,17 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if str(key.value) in seen:
-                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice", problem_mark=key.start_mark)
+                raise yaml.MarkedYAMLError(
+                    problem=f"{key.value} is there twice", problem_mark=key.start_mark
+                )
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
 
 
-QUOTE_PATHS = r"In double quotes YAML takes \n for a line end and \t for a tab. Put the path in single quotes, or write / for \."
+QUOTE_PATHS = (
+    r"In double quotes YAML takes \n for a line end and \t for a tab. Put the path in single"
+    r" quotes, or write / for \."
+)
 
 
 def unquoted(text: str) -> str:
@@ -475,24 +686,42 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
     line = mark.line + 1 if mark else "?"
     hint = "Each line is `key: value`; put a path or text with special characters in single quotes."
     if "'\\t'" in detail:
-        detail, hint = "a tab", "YAML does not allow tabs at the start of a line; use spaces, or nothing."
+        detail, hint = (
+            "a tab",
+            "YAML does not allow tabs at the start of a line; use spaces, or nothing.",
+        )
     elif "unknown escape" in detail:
         hint = QUOTE_PATHS
     elif detail.endswith("is there twice"):
         hint = "Keep one of the two lines."
-    return ConfigError("{path}, line {line}: not valid YAML ({detail})", hint=hint, path=path, line=line, detail=detail)
+    return ConfigError(
+        "{path}, line {line}: not valid YAML ({detail})",
+        hint=hint,
+        path=path,
+        line=line,
+        detail=detail,
+    )
 
 
-def from_mapping(values: Mapping[str, Any], source: str = "the settings", base: Path | None = None) -> RunConfig:
-    """Flat keys -> RunConfig. Relative paths are resolved against `base` (the working directory). Raises one ConfigError with all problems."""
+def from_mapping(
+    values: Mapping[str, Any], source: str = "the settings", base: Path | None = None
+) -> RunConfig:
+    """Flat keys -> RunConfig. Relative paths are resolved against `base` (the working directory).
+    Raises one ConfigError with all problems.
+    """
     return RunConfig(**groups_from_mapping(GROUPS, values, source, base))  # type: ignore[arg-type]
 
 
 def groups_from_mapping(
-    groups: Sequence[tuple[str, type[Settings]]], values: Mapping[str, Any], source: str, base: Path | None = None
+    groups: Sequence[tuple[str, type[Settings]]],
+    values: Mapping[str, Any],
+    source: str,
+    base: Path | None = None,
 ) -> dict[str, Settings]:
-    """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all problems."""
-    known = {item.name: (item, group) for _, group in groups for item in dataclasses.fields(group)}  # type: ignore[arg-type]
+    """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all
+    problems.
+    """
+    known = {item.name: (item, group) for _, group in groups for item in fields_of(group)}
     problems: list[ConfigError] = []
     converted: dict[str, Any] = {}
     broken: set[str] = set()
@@ -507,13 +736,23 @@ def groups_from_mapping(
             broken.add(key)
     made: dict[str, Settings] = {}
     for group_name, group in groups:
-        fields_here = dataclasses.fields(group)  # type: ignore[arg-type]
+        fields_here = fields_of(group)
         missing = [
-            item.name for item in fields_here if item.default is dataclasses.MISSING and item.name not in converted and item.name not in broken
+            item.name
+            for item in fields_here
+            if item.default is dataclasses.MISSING
+            and item.name not in converted
+            and item.name not in broken
         ]
-        problems += [ConfigError("{key} is missing", hint=_first_sentence(documentation_of(group)[key]), key=key) for key in missing]
+        problems += [
+            ConfigError(
+                "{key} is missing", hint=_first_sentence(documentation_of(group)[key]), key=key
+            )
+            for key in missing
+        ]
         here = {item.name: converted[item.name] for item in fields_here if item.name in converted}
-        # a required field that is missing or broken has been reported; a stand-in lets the others be checked too
+        # a required field that is missing or broken has been reported; a stand-in lets the others
+        # be checked too
         for item in fields_here:
             if item.default is dataclasses.MISSING and item.name not in here:
                 here[item.name] = Path()
@@ -528,12 +767,16 @@ def groups_from_mapping(
 
 def to_mapping(config: RunConfig) -> dict[str, Any]:
     """RunConfig -> flat keys with plain YAML values."""
-    return {key: value for group_name, _ in GROUPS for key, value in group_to_mapping(getattr(config, group_name)).items()}
+    return {
+        key: value
+        for group_name, _ in GROUPS
+        for key, value in group_to_mapping(getattr(config, group_name)).items()
+    }
 
 
 def group_to_mapping(group: Settings) -> dict[str, Any]:
     """One group of settings -> flat keys with plain YAML values."""
-    return {item.name: _plain(getattr(group, item.name)) for item in dataclasses.fields(group)}  # type: ignore[arg-type]
+    return {item.name: _plain(getattr(group, item.name)) for item in fields_of(group)}
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -542,20 +785,26 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
-    """A YAML file to start from: every key with its meaning; `values` fill in, the rest are defaults (commented out)."""
+    """A YAML file to start from: every key with its meaning; `values` fill in, the rest are
+    defaults (commented out).
+    """
     values = values or {}
     lines = ["# One run of lora_trainer. Lines that start with # show the defaults.", ""]
     for _, group in GROUPS:
         lines += [f"# ---- {inspect.cleandoc(group.__doc__ or '')} ----", ""]
-        for item in dataclasses.fields(group):  # type: ignore[arg-type]
-            lines += textwrap.wrap(documentation()[item.name], 120, initial_indent="# ", subsequent_indent="# ")
+        for item in fields_of(group):
+            lines += textwrap.wrap(
+                documentation()[item.name], 120, initial_indent="# ", subsequent_indent="# "
+            )
             required = item.default is dataclasses.MISSING
             if item.name in values:
                 lines.append(dump({item.name: _plain(values[item.name])}).rstrip())
             elif required:
                 lines.append(f"{item.name}: {EXAMPLE_PATHS[item.name]}")
             else:
-                lines.append("#" + dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#"))
+                lines.append(
+                    "#" + dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#")
+                )
             lines.append("")
     return "\n".join(lines)
 
@@ -571,10 +820,20 @@ def readme_table() -> str:
     """The settings as Markdown tables, one a group, for README."""
     parts = []
     for _, group in GROUPS:
-        parts += [f"**{inspect.cleandoc(group.__doc__ or '')}**", "", "| key | default | meaning |", "| --- | --- | --- |"]
-        for item in dataclasses.fields(group):  # type: ignore[arg-type]
-            default = "required" if item.default is dataclasses.MISSING else f"`{_shown(item.default)}`"
-            parts.append(f"| `{item.name}` | {default} | {documentation()[item.name].replace('|', chr(92) + '|')} |")
+        parts += [
+            f"**{inspect.cleandoc(group.__doc__ or '')}**",
+            "",
+            "| key | default | meaning |",
+            "| --- | --- | --- |",
+        ]
+        for item in fields_of(group):
+            default = (
+                "required" if item.default is dataclasses.MISSING else f"`{_shown(item.default)}`"
+            )
+            parts.append(
+                f"| `{item.name}` | {default} |"
+                f" {documentation()[item.name].replace('|', chr(92) + '|')} |"
+            )
         parts.append("")
     return "\n".join(parts)
 
@@ -591,12 +850,16 @@ def documentation_of(group: type[Settings]) -> dict[str, str]:
     definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
     assert isinstance(definition, ast.ClassDef)
     for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name) and isinstance(following, ast.Expr):
+        if (
+            isinstance(statement, ast.AnnAssign)
+            and isinstance(statement.target, ast.Name)
+            and isinstance(following, ast.Expr)
+        ):
             found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
     return found
 
 
-# --- one value ---------------------------------------------------------------------------------------------------------------------------
+# --- one value ------------------------------------------------------------------------------------
 
 
 @cache
@@ -608,17 +871,27 @@ def _kind(item: dataclasses.Field[Any], group: Any) -> tuple[Any, bool]:
     """A field's type without None, and whether None is allowed."""
     annotation = _annotations(group)[item.name]
     if typing.get_origin(annotation) in (Union, types.UnionType):
-        return next(option for option in typing.get_args(annotation) if option is not type(None)), True
+        return (
+            next(option for option in typing.get_args(annotation) if option is not type(None)),
+            True,
+        )
     return annotation, False
 
 
 def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, base: Path) -> Any:
     """A YAML value -> the field's type. Raises ConfigError for the wrong type."""
     kind, optional = _kind(item, group)
-    if optional and (value is None or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))):
+    if optional and (
+        value is None
+        or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))
+    ):
         return None
     wrong = ConfigError(
-        "{key} is {value!r}, but must be {expected}", hint=item.metadata.get("hint", ""), key=item.name, value=value, expected=_expected(kind)
+        "{key} is {value!r}, but must be {expected}",
+        hint=item.metadata.get("hint", ""),
+        key=item.name,
+        value=value,
+        expected=_expected(kind),
     )
     origin = typing.get_origin(kind)
     if origin is Literal:
@@ -626,12 +899,23 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
         if value is False and "no" in typing.get_args(kind):
             return "no"
         # "75" means 75
-        return next((choice for choice in typing.get_args(kind) if str(choice) == str(value).strip().lower()), value)
+        return next(
+            (
+                choice
+                for choice in typing.get_args(kind)
+                if str(choice) == str(value).strip().lower()
+            ),
+            value,
+        )
     if origin is tuple:
         element = typing.get_args(kind)[0]
         if isinstance(value, str):
             # prompts contain commas; names of layers do not
-            value = [value] if item.name == "sample_prompts" else [part.strip() for part in value.split(",") if part.strip()]
+            value = (
+                [value]
+                if item.name == "sample_prompts"
+                else [part.strip() for part in value.split(",") if part.strip()]
+            )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
             value = [value]
         if not isinstance(value, (list, tuple)):
@@ -648,7 +932,12 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
             if not text or "\0" in text:
                 raise ValueError
             if any(character < " " for character in text):
-                raise ConfigError("{key} is {value!r}, which holds a line end or a tab", hint=QUOTE_PATHS, key=item.name, value=str(value))
+                raise ConfigError(
+                    "{key} is {value!r}, which holds a line end or a tab",
+                    hint=QUOTE_PATHS,
+                    key=item.name,
+                    value=str(value),
+                )
             return (base / Path(text).expanduser()).absolute()
         return _scalar(kind, value)
     except (ValueError, OverflowError, RuntimeError):
@@ -699,17 +988,37 @@ def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterato
         if value not in choices or isinstance(value, bool):
             named = ", ".join(str(choice) for choice in choices)
             close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
-            suggestion = f"Did you mean {close[0]}?" if close and (item.name, value) not in REMOVED else hint
-            yield ConfigError("{key} is {value!r}, but must be one of: {named}", hint=suggestion, key=item.name, value=value, named=named)
+            suggestion = (
+                f"Did you mean {close[0]}?" if close and (item.name, value) not in REMOVED else hint
+            )
+            yield ConfigError(
+                "{key} is {value!r}, but must be one of: {named}",
+                hint=suggestion,
+                key=item.name,
+                value=value,
+                named=named,
+            )
         return
     is_tuple = typing.get_origin(kind) is tuple
     element = typing.get_args(kind)[0] if is_tuple else kind
     values = value if is_tuple and isinstance(value, tuple) else (value,)
     for one in values:
         if not _is_a(element, one):
-            yield ConfigError("{key} is {value!r}, but must be {expected}", hint=hint, key=item.name, value=one, expected=_expected(element))
+            yield ConfigError(
+                "{key} is {value!r}, but must be {expected}",
+                hint=hint,
+                key=item.name,
+                value=one,
+                expected=_expected(element),
+            )
         elif element in (int, float) and not _within(item, one):
-            yield ConfigError("{key} is {value}, but must be {bounds}", hint=hint, key=item.name, value=one, bounds=bounds)
+            yield ConfigError(
+                "{key} is {value}, but must be {bounds}",
+                hint=hint,
+                key=item.name,
+                value=one,
+                bounds=bounds,
+            )
 
 
 def _is_a(kind: Any, value: Any) -> bool:
@@ -725,7 +1034,11 @@ def _within(item: dataclasses.Field[Any], value: float) -> bool:
     # not isfinite: it fails for whole numbers beyond all floats
     if value != value or value in (math.inf, -math.inf):
         return False
-    return not ((low is not None and value < low) or (high is not None and value > high) or (above is not None and value <= above))
+    return not (
+        (low is not None and value < low)
+        or (high is not None and value > high)
+        or (above is not None and value <= above)
+    )
 
 
 def _bounds_in_words(item: dataclasses.Field[Any]) -> str:
@@ -744,14 +1057,28 @@ def _number(value: float | None) -> str:
 def _expected(kind: Any) -> str:
     origin = typing.get_origin(kind)
     if origin is tuple:
-        return "a list, such as [0, 0.5, 1]" if typing.get_args(kind)[0] is float else "a list of texts, such as [to_q, to_v]"
-    return {int: "a whole number", float: "a number, such as 1e-4", bool: "true or false", str: "a text", Path: "a path"}.get(kind, str(kind))
+        return (
+            "a list, such as [0, 0.5, 1]"
+            if typing.get_args(kind)[0] is float
+            else "a list of texts, such as [to_q, to_v]"
+        )
+    return {
+        int: "a whole number",
+        float: "a number, such as 1e-4",
+        bool: "true or false",
+        str: "a text",
+        Path: "a path",
+    }.get(kind, str(kind))
 
 
 def _unknown_key(key: str, known: Mapping[str, Any]) -> ConfigError:
     close = difflib.get_close_matches(key, [*known, *ALIASES], 1, cutoff=0.6)
     meant = ALIASES.get(key) or (ALIASES.get(close[0], close[0]) if close else "")
-    hint = f"Did you mean {meant}?" if meant else "`python -m lora_trainer init FILE` lists every setting."
+    hint = (
+        f"Did you mean {meant}?"
+        if meant
+        else "`python -m lora_trainer init FILE` lists every setting."
+    )
     return ConfigError("{key} is not a setting", hint=hint, key=key)
 
 
@@ -759,7 +1086,8 @@ REMOVED = {("lr_scheduler", "constant_with_warmup")}
 """Choices of an earlier version: the setting's hint says what does the same."""
 
 ALIASES = {
-    # what other trainers call it -> what it is called here; named in the hint, never guessed at silently
+    # what other trainers call it -> what it is called here; named in the hint, never guessed at
+    # silently
     "network_dim": "lora_rank",
     "rank": "lora_rank",
     "network_alpha": "lora_alpha",
@@ -794,13 +1122,19 @@ ALIASES = {
 def device_problems(device: str) -> Iterator[ConfigError]:
     """What is wrong with the name of a device, whether it is there or not."""
     if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", device, re.ASCII):
-        yield ConfigError("device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device)
+        yield ConfigError(
+            "device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device
+        )
 
 
 def _is_colour(text: str) -> bool:
     if text in ("white", "black", "grey", "gray"):
         return True
-    return len(text) == 7 and text[0] == "#" and all(character in "0123456789abcdefABCDEF" for character in text[1:])
+    return (
+        len(text) == 7
+        and text[0] == "#"
+        and all(character in "0123456789abcdefABCDEF" for character in text[1:])
+    )
 
 
 def _first_sentence(text: str) -> str:
@@ -830,10 +1164,19 @@ class _Dumper(yaml.SafeDumper):
 
 
 # 0.0002 as 2.0e-4 would be text to other YAML readers; `auto` reads better than null
-_Dumper.add_representer(type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:str", "auto"))
-_Dumper.add_representer(list, lambda dumper, value: dumper.represent_sequence("tag:yaml.org,2002:seq", value, flow_style=True))
+_Dumper.add_representer(
+    type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:str", "auto")
+)
+_Dumper.add_representer(
+    list,
+    lambda dumper, value: dumper.represent_sequence(
+        "tag:yaml.org,2002:seq", value, flow_style=True
+    ),
+)
 
 
 def dump(values: Mapping[str, Any]) -> str:
     """Plain values -> YAML."""
-    return str(yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000))
+    return str(
+        yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000)
+    )

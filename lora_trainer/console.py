@@ -1,4 +1,5 @@
-"""A run on the terminal: a bar with loss and time left, and a line for everything that matters. Reads events; knows nothing of training.
+"""A run on the terminal: a bar with loss and time left, and a line for everything that matters.
+Reads events; knows nothing of training.
 
 Where the output is no terminal (a file, a pipe), a line now and then takes the bar's place.
 """
@@ -28,10 +29,18 @@ LINE_SECONDS = 60.0
 LINES_A_PHASE = 20
 BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 PHASES = {
-    "checking": "Checking images and captions", "encoding": "Encoding images", "loading": "Loading the model", "training": "Training",
-    "installing": "Installing what the captioner needs", "downloading": "Fetching the model, in MB", "captioning": "Captioning",
-    "previewing": "Making previews", "saving": "Saving", "exporting": "Writing the LoRA file", "delivering": "Putting it into the LoRA folder",
-}  # fmt: skip
+    "checking": "Checking images and captions",
+    "encoding": "Encoding images",
+    "loading": "Loading the model",
+    "training": "Training",
+    "installing": "Installing what the captioner needs",
+    "downloading": "Fetching the model, in MB",
+    "captioning": "Captioning",
+    "previewing": "Making previews",
+    "saving": "Saving",
+    "exporting": "Writing the LoRA file",
+    "delivering": "Putting it into the LoRA folder",
+}
 
 
 class Console:
@@ -62,7 +71,9 @@ class Console:
                 time.sleep(POLL_SECONDS)
 
     def _obey(self, interrupt_count: int) -> None:
-        """The first Ctrl-C asks for a stop that keeps what was learned, the second ends the worker."""
+        """The first Ctrl-C asks for a stop that keeps what was learned, the second ends the
+        worker.
+        """
         if interrupt_count >= 1 and not self._asked_to_stop:
             self._asked_to_stop = True
             what = "batch" if self._state.job == "caption" else "step"
@@ -87,13 +98,17 @@ class Console:
                 self._say(f"Going on from step {event.resumed_from}")
             case events.Planned() if self._state.job == "caption":
                 self._close_bar()
-                self._say(f"{event.name}: {event.step_count} of {_count(event.image_count, 'image')} to caption, on {event.device}")
+                self._say(
+                    f"{event.name}: {event.step_count} of {_count(event.image_count, 'image')} to"
+                    f" caption, on {event.device}"
+                )
             case events.Planned():
                 self._close_bar()
                 self._say(
-                    f"{event.name}: {event.family.upper()}, {_count(event.image_count, 'image')} in {_count(event.bucket_count, 'bucket')} "
-                    f"at {event.resolution} px, {_count(event.step_count, 'step')} in {_count(event.epoch_count, 'epoch')}, on {event.device}, "
-                    f"mixed_precision {event.precision}"
+                    f"{event.name}: {event.family.upper()}, {_count(event.image_count, 'image')} in"
+                    f" {_count(event.bucket_count, 'bucket')} at {event.resolution} px,"
+                    f" {_count(event.step_count, 'step')} in {_count(event.epoch_count, 'epoch')},"
+                    f" on {event.device}, mixed_precision {event.precision}"
                 )
             case events.Phase() if event.phase == "training":
                 self._open_bar(self._state.step_count, "Training", self._state.step)
@@ -110,9 +125,15 @@ class Console:
                     self._open_bar(event.total, PHASES.get(event.phase, event.phase), 0)
                 else:
                     self._say(PHASES.get(event.phase, event.phase))
-            case events.Progress() if self._bar is not None and self._state.phase in ("training", "captioning"):
+            case events.Progress() if self._bar is not None and self._state.phase in (
+                "training",
+                "captioning",
+            ):
                 self._bar.show(event.step, describe_pace(self._state))
-            case events.Progress() if self._bar is not None and self._state.phase not in ("saving", "previewing"):
+            case events.Progress() if self._bar is not None and self._state.phase not in (
+                "saving",
+                "previewing",
+            ):
                 self._bar.show(event.step)
             case events.Saved():
                 self._say(f"Saved step {event.step}: {event.file}")
@@ -121,15 +142,21 @@ class Console:
             case events.Warned():
                 self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():
-                self._say(f'Paused at step {event.step}. Go on with: python -m lora_trainer tell "{self._folder.path}" resume')
+                self._say(
+                    f"Paused at step {event.step}. Go on with: python -m lora_trainer tell"
+                    f' "{self._folder.path}" resume'
+                )
             case events.Resumed():
                 self._say("Going on")
 
     def _end(self) -> int:
         self._close_bar()
         status = int(self._worker.returncode)
-        # Ctrl-C while the worker was still importing: its first line of ours had not run, so it could not say anything
-        told = self._killed or (self._asked_to_stop and tail(self._folder.log).endswith("KeyboardInterrupt"))
+        # Ctrl-C while the worker was still importing: its first line of ours had not run, so it
+        # could not say anything
+        told = self._killed or (
+            self._asked_to_stop and tail(self._folder.log).endswith("KeyboardInterrupt")
+        )
         if not self._state.ended and not told:
             failure = note_death(self._folder, status)
             if failure is not None:
@@ -156,7 +183,9 @@ class Console:
         repeated, self._last_hint = hint == self._last_hint, hint
         if not hint or repeated:
             return message
-        return f"{message} {hint}" if message.endswith((".", ":", "!", "?")) else f"{message}. {hint}"
+        return (
+            f"{message} {hint}" if message.endswith((".", ":", "!", "?")) else f"{message}. {hint}"
+        )
 
     def _say(self, text: str) -> None:
         tqdm.write(text)
@@ -171,7 +200,9 @@ class Interrupts:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Counts Ctrl-C instead of letting it break off whatever is being done, such as the answer to the one before. Main thread only."""
+    """Counts Ctrl-C instead of letting it break off whatever is being done, such as the answer to
+    the one before. Main thread only.
+    """
     heard = Interrupts()
 
     def hear(number: int, frame: FrameType | None) -> None:
@@ -192,8 +223,11 @@ class Bar:
 
     def __init__(self, total: int, title: str, done: int) -> None:
         self.title = title
-        # tqdm's own rate counts pauses and previews as work, so that its time left is wrong; `describe_pace` says it instead
-        self._bar: tqdm[None] = tqdm(total=total, desc=title, initial=done, dynamic_ncols=True, bar_format=BAR)
+        # tqdm's own rate counts pauses and previews as work, so that its time left is wrong;
+        # `describe_pace` says it instead
+        self._bar: tqdm[None] = tqdm(
+            total=total, desc=title, initial=done, dynamic_ncols=True, bar_format=BAR
+        )
 
     def show(self, done: int, details: str = "") -> None:
         self._bar.n = done
@@ -205,7 +239,9 @@ class Bar:
 
 
 class Lines:
-    """How far a phase is, for a file: a line for each twentieth of it, and at least one a minute."""
+    """How far a phase is, for a file: a line for each twentieth of it, and at least one a
+    minute.
+    """
 
     def __init__(self, total: int, title: str) -> None:
         self.title = title
@@ -218,7 +254,11 @@ class Lines:
         now = time.monotonic()
         if part > self._shown or now - self._shown_at >= LINE_SECONDS:
             self._shown, self._shown_at = part, now
-            print(f"{self.title}: {done} of {self._total}" + (f", {details}" if details else ""), file=sys.stderr, flush=True)
+            print(
+                f"{self.title}: {done} of {self._total}" + (f", {details}" if details else ""),
+                file=sys.stderr,
+                flush=True,
+            )
 
     def close(self) -> None:
         pass
@@ -226,7 +266,9 @@ class Lines:
 
 @contextlib.contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far something is that says (done, in all) from time to time: a bar on a terminal, lines elsewhere."""
+    """Shows how far something is that says (done, in all) from time to time: a bar on a terminal,
+    lines elsewhere.
+    """
     bar: Bar | Lines | None = None
 
     def show(done: int, total: int) -> None:
@@ -243,13 +285,18 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def describe_pace(state: RunState) -> str:
-    """Loss, time left and speed, as far as they are known: "loss 0.1234, 12:30 left, 1.42 s/step"."""
+    """Loss, time left and speed, as far as they are known: "loss 0.1234, 12:30 left, 1.42
+    s/step".
+    """
     parts = [] if state.smoothed_loss is None else [f"loss {state.smoothed_loss:.4f}"]
     steps_left = state.step_count - state.step
     if state.seconds_left is not None and steps_left > 0:
         pace = state.seconds_left / steps_left
         unit = "image" if state.job == "caption" else "step"
-        parts += [f"{_duration(state.seconds_left)} left", f"{pace:.2f} s/{unit}" if pace >= 1 else f"{1 / max(pace, 1e-9):.2f} {unit}s/s"]
+        parts += [
+            f"{_duration(state.seconds_left)} left",
+            f"{pace:.2f} s/{unit}" if pace >= 1 else f"{1 / max(pace, 1e-9):.2f} {unit}s/s",
+        ]
     return ", ".join(parts)
 
 
@@ -260,28 +307,65 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
     if state.job == "caption" and state.status in ("finished", "stopped"):
         end = "Finished" if state.status == "finished" else "Stopped"
         where = f", in {state.file}" if state.file else ""
-        return f"{end}: {_count(state.step, 'caption')} written{where}" + ("" if end == "Finished" else f"\n{go_on}")
+        return f"{end}: {_count(state.step, 'caption')} written{where}" + (
+            "" if end == "Finished" else f"\n{go_on}"
+        )
     if state.job == "caption" and state.status in ("running", "paused") and not alive:
-        return f"Interrupted at image {state.step} of {state.step_count}; the captions that were written stay\n{go_on}"
+        return (
+            f"Interrupted at image {state.step} of {state.step_count}; the captions that were"
+            f" written stay\n{go_on}"
+        )
     if state.status == "finished":
         loss = "" if state.smoothed_loss is None else f", loss {state.smoothed_loss:.4f}"
-        lines = [f"Finished: {state.name}, {_count(state.step, 'step')}{loss}", f"  {folder.path / state.file}"]
+        lines = [
+            f"Finished: {state.name}, {_count(state.step, 'step')}{loss}",
+            f"  {folder.path / state.file}",
+        ]
         if state.delivered:
             lines.append(f"  delivered: {state.delivered}")
     elif state.status == "stopped":
-        # stopped while images were being encoded, there is no file yet, nor, before that, a number of steps
-        learned = f"what was learned is in {folder.path / state.file}" if state.file else "nothing was learned yet"
-        lines = [f"Stopped at step {state.step}" + (f" of {state.step_count}" if state.step_count else "") + f"; {learned}", go_on]
+        # stopped while images were being encoded, there is no file yet, nor, before that, a number
+        # of steps
+        learned = (
+            f"what was learned is in {folder.path / state.file}"
+            if state.file
+            else "nothing was learned yet"
+        )
+        lines = [
+            f"Stopped at step {state.step}"
+            + (f" of {state.step_count}" if state.step_count else "")
+            + f"; {learned}",
+            go_on,
+        ]
     elif state.status == "failed" and state.failure is not None:
-        lines = [f"Failed: {state.failure.message}", *([state.failure.hint] if state.failure.hint else []), *([go_on] if state.saved else [])]
+        lines = [
+            f"Failed: {state.failure.message}",
+            *([state.failure.hint] if state.failure.hint else []),
+            *([go_on] if state.saved else []),
+        ]
     elif state.status in ("running", "paused") and not alive:
-        kept = f"step {state.saved[-1].step} is saved" if state.saved else "nothing was saved yet, so it begins again"
+        kept = (
+            f"step {state.saved[-1].step} is saved"
+            if state.saved
+            else "nothing was saved yet, so it begins again"
+        )
         lines = [f"Interrupted at step {state.step} of {state.step_count}; {kept}", go_on]
     elif state.status == "new":
-        lines = ["Not started yet" if alive else f"Not started yet. Start it with: python -m lora_trainer resume \"{folder.path}\""]
+        lines = [
+            (
+                "Not started yet"
+                if alive
+                else (
+                    f'Not started yet. Start it with: python -m lora_trainer resume "{folder.path}"'
+                )
+            )
+        ]
     else:
         pace = describe_pace(state) if state.phase == "training" else ""
-        lines = [f"{state.status}: {PHASES.get(state.phase, state.phase)}, step {state.step} of {state.step_count}" + (f", {pace}" if pace else "")]
+        lines = [
+            f"{state.status}: {PHASES.get(state.phase, state.phase)}, step {state.step} of"
+            f" {state.step_count}" + (f", {pace}" if pace else "")
+        ]
     return "\n".join(lines)
 
 

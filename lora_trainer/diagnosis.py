@@ -1,7 +1,9 @@
-"""What a bug report needs, and what another tool needs to start a worker: `python -m lora_trainer env [--json]`.
+"""What a bug report needs, and what another tool needs to start a worker: `python -m lora_trainer
+env [--json]`.
 
-Goes out: a dictionary of plain values, or the same as text. Nothing secret: of environment variables only their names, and in the text the home
-folder is written as ~. torch is asked in a process of its own, so that no GPU memory is taken here and a broken torch is a line of the report.
+Goes out: a dictionary of plain values, or the same as text. Nothing secret: of environment
+variables only their names, and in the text the home folder is written as ~. torch is asked in a
+process of its own, so that no GPU memory is taken here and a broken torch is a line of the report.
 """
 
 from __future__ import annotations
@@ -21,11 +23,27 @@ from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import SetupError
 
 TELLING_VARIABLES = (
-    "INDEX_URL", "TORCH_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONFIG_FILE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY",
-    "HF_ENDPOINT", "HF_HOME", "HF_HUB_OFFLINE", "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTHONPATH", "PYTHONHOME", "COMMANDLINE_ARGS",
+    "INDEX_URL",
+    "TORCH_INDEX_URL",
+    "PIP_INDEX_URL",
+    "PIP_EXTRA_INDEX_URL",
+    "PIP_CONFIG_FILE",
+    "HTTP_PROXY",
+    "HTTPS_PROXY",
+    "ALL_PROXY",
+    "HF_ENDPOINT",
+    "HF_HOME",
+    "HF_HUB_OFFLINE",
+    "CUDA_VISIBLE_DEVICES",
+    "HIP_VISIBLE_DEVICES",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTHONPATH",
+    "PYTHONHOME",
+    "COMMANDLINE_ARGS",
 )
-"""Variables that change what happens here. Only whether they are set is told: an address may hold a password."""
+"""Variables that change what happens here. Only whether they are set is told: an address may hold a
+password.
+"""
 
 TORCH_TIMEOUT = 120.0
 
@@ -39,56 +57,90 @@ if torch.cuda.is_available():
         free, total = torch.cuda.mem_get_info(index)
         major, minor = torch.cuda.get_device_capability(index)
         devices.append({
-            "device": f"cuda:{index}", "name": torch.cuda.get_device_name(index), "capability": f"{major}.{minor}",
-            "free_mb": free // 2**20, "total_mb": total // 2**20,
+            "device": f"cuda:{index}",
+            "name": torch.cuda.get_device_name(index),
+            "capability": f"{major}.{minor}",
+            "free_mb": free // 2**20,
+            "total_mb": total // 2**20,
         })
 elif getattr(torch.backends, "mps", None) is not None and torch.backends.mps.is_available():
     devices.append({"device": "mps", "name": "Apple GPU"})
 elif hasattr(torch, "xpu") and torch.xpu.is_available():
     devices.append({"device": "xpu", "name": torch.xpu.get_device_name(0)})
 print(json.dumps({
-    "version": torch.__version__, "cuda": torch.version.cuda, "hip": getattr(torch.version, "hip", None), "threads": torch.get_num_threads(),
+    "version": torch.__version__,
+    "cuda": torch.version.cuda,
+    "hip": getattr(torch.version, "hip", None),
+    "threads": torch.get_num_threads(),
     "devices": devices or [{"device": "cpu", "name": "no GPU that this torch can use"}],
 }))
 """
 
 
 def report(overlay: Overlay | None = None) -> dict[str, Any]:
-    """Everything as plain values, for JSON. Sizes are whole megabytes (2**20 bytes); what cannot be told is None."""
+    """Everything as plain values, for JSON. Sizes are whole megabytes (2**20 bytes); what cannot be
+    told is None.
+    """
     overlay = overlay or environment.look()
     return {
         "extension": {"version": __version__, "commit": _commit(ROOT), "folder": str(ROOT)},
         "python": {
-            "version": platform.python_version(), "executable": sys.executable, "prefix": sys.prefix, "tag": environment.python_tag(),
-            "platform": platform.platform(), "has_pip": _has("pip"), "has_venv": _has("venv"),
+            "version": platform.python_version(),
+            "executable": sys.executable,
+            "prefix": sys.prefix,
+            "tag": environment.python_tag(),
+            "platform": platform.platform(),
+            "has_pip": _has("pip"),
+            "has_venv": _has("venv"),
         },
         "overlay": _overlay(overlay),
         "packages": _packages(overlay),
         "torch": _torch(overlay),
         "memory": _memory(overlay),
-        "disk": {"overlay_free_mb": _free_mb(ROOT), "working_folder": str(Path.cwd()), "working_folder_free_mb": _free_mb(Path.cwd())},
-        "worker": {"command": environment.worker_command(Path("RUN_DIR")), "environment": environment.worker_environ({})},
+        "disk": {
+            "overlay_free_mb": _free_mb(ROOT),
+            "working_folder": str(Path.cwd()),
+            "working_folder_free_mb": _free_mb(Path.cwd()),
+        },
+        "worker": {
+            "command": environment.worker_command(Path("RUN_DIR")),
+            "environment": environment.worker_environ({}),
+        },
         "variables_set": [name for name in TELLING_VARIABLES if os.environ.get(name)],
     }
 
 
 def report_text(values: Mapping[str, Any]) -> str:
     """The same for people, with the home folder as ~."""
-    extension, python, overlay, torch = values["extension"], values["python"], values["overlay"], values["torch"]
+    extension, python, overlay, torch = (
+        values["extension"],
+        values["python"],
+        values["overlay"],
+        values["torch"],
+    )
     memory, disk = values["memory"], values["disk"]
     lines = [
-        f"LoRA Trainer   {extension['version']}" + (f" ({extension['commit'][:10]})" if extension["commit"] else "") + f"  {extension['folder']}",
+        f"LoRA Trainer   {extension['version']}"
+        + (f" ({extension['commit'][:10]})" if extension["commit"] else "")
+        + f"  {extension['folder']}",
         f"Python         {python['version']}  {python['executable']}",
         f"System         {python['platform']}",
         f"Packages       {overlay['state']}: {_overlay_line(overlay)}",
         *([f"               {overlay['problem']}"] if overlay["problem"] else []),
-        f"torch          {torch['version'] or 'not importable'}" + (f"  {torch['error']}" if torch["error"] else ""),
+        f"torch          {torch['version'] or 'not importable'}"
+        + (f"  {torch['error']}" if torch["error"] else ""),
         *(f"Device         {_device_line(device)}" for device in torch["devices"]),
         f"Memory         {_gb(memory['available_mb'])} free of {_gb(memory['total_mb'])}",
-        f"Disk           {_gb(disk['overlay_free_mb'])} free for packages, {_gb(disk['working_folder_free_mb'])} free in {disk['working_folder']}",
+        (
+            f"Disk           {_gb(disk['overlay_free_mb'])} free for packages,"
+            f" {_gb(disk['working_folder_free_mb'])} free in {disk['working_folder']}"
+        ),
         "Variables set  " + (", ".join(values["variables_set"]) or "none that matter here"),
         "",
-        *(f"  {name:20} {entry['version'] or '-':14} {entry['from'] or 'missing'}" for name, entry in values["packages"].items()),
+        *(
+            f"  {name:20} {entry['version'] or '-':14} {entry['from'] or 'missing'}"
+            for name, entry in values["packages"].items()
+        ),
     ]
     return "\n".join(lines).replace(str(Path.home()), "~")
 
@@ -101,10 +153,16 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
     except SetupError as error:
         problem = error.report().replace("\n", " ")
     if problem is None and overlay.state == "outdated":
-        problem = f'These are not the versions of this release. In {ROOT} run: "{sys.executable}" install.py'
+        problem = (
+            f'These are not the versions of this release. In {ROOT} run: "{sys.executable}"'
+            " install.py"
+        )
     return {
-        "state": overlay.state, "folder": str(folder) if folder else None, "wanted": str(overlay.wanted) if overlay.missing else None,
-        "megabytes": _folder_mb(folder) if folder else 0, "problem": problem,
+        "state": overlay.state,
+        "folder": str(folder) if folder else None,
+        "wanted": str(overlay.wanted) if overlay.missing else None,
+        "megabytes": _folder_mb(folder) if folder else 0,
+        "problem": problem,
     }
 
 
@@ -126,17 +184,37 @@ def _packages(overlay: Overlay) -> dict[str, dict[str, str | None]]:
 
 def _torch(overlay: Overlay) -> dict[str, Any]:
     """torch's version and devices, asked as a worker would see them."""
-    unknown: dict[str, Any] = {"version": None, "cuda": None, "hip": None, "threads": None, "devices": [], "error": None}
+    unknown: dict[str, Any] = {
+        "version": None,
+        "cuda": None,
+        "hip": None,
+        "threads": None,
+        "devices": [],
+        "error": None,
+    }
     first = [str(overlay.folder)] if overlay.folder else []
     try:
         result = subprocess.run(
-            [sys.executable, "-c", TORCH_PROBE, json.dumps(first)], stdin=subprocess.DEVNULL, capture_output=True, timeout=TORCH_TIMEOUT, check=False,
-            env=environment.worker_environ(os.environ), encoding="utf-8", errors="replace", cwd=ROOT.parent,
+            [sys.executable, "-c", TORCH_PROBE, json.dumps(first)],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=TORCH_TIMEOUT,
+            check=False,
+            env=environment.worker_environ(os.environ),
+            encoding="utf-8",
+            errors="replace",
+            cwd=ROOT.parent,
         )
     except subprocess.TimeoutExpired:
         return {**unknown, "error": f"no answer within {TORCH_TIMEOUT:.0f} seconds"}
     if result.returncode != 0:
-        return {**unknown, "error": result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}"}
+        return {
+            **unknown,
+            "error": (
+                result.stderr.strip().rpartition("\n")[2]
+                or f"it ended with code {result.returncode}"
+            ),
+        }
     try:
         return {**unknown, **files.parse_json(result.stdout.strip().rpartition("\n")[2])}
     except files.UNREADABLE as error:
@@ -203,7 +281,10 @@ def _overlay_line(overlay: Mapping[str, Any]) -> str:
 
 def _device_line(device: Mapping[str, Any]) -> str:
     if "total_mb" in device:
-        return f"{device['device']}  {device['name']}, {_gb(device['free_mb'])} free of {_gb(device['total_mb'])}"
+        return (
+            f"{device['device']}  {device['name']}, {_gb(device['free_mb'])} free of"
+            f" {_gb(device['total_mb'])}"
+        )
     return f"{device['device']}  {device['name']}"
 
 

@@ -12,8 +12,9 @@
         ├── OutOfMemory
         └── NotFinite         loss or gradients are NaN or infinite
 
-Every sentence is a template and its values, apart: `str(error)` is English, and a translation table can be keyed by the
-template. A hint says what to try. Standard library only; everything may import this module.
+Every sentence is a template and its values, apart: `str(error)` is English, and a translation table
+can be keyed by the template. A hint says what to try. Standard library only; everything may import
+this module.
 """
 
 from __future__ import annotations
@@ -35,11 +36,13 @@ class Message:
 
 
 class LoraTrainerError(Exception):
-    """Something the user can act on. `message` says what is wrong, with the value; `hint` says what to try.
+    """Something the user can act on. `message` says what is wrong, with the value; `hint` says what
+    to try.
 
     Both are templates; `values` fill the named places of either:
 
-        raise DatasetError("no images in {folder}", hint="Put .png, .jpg or .webp files directly in this folder.", folder=folder)
+        raise DatasetError("no images in {folder}", hint="Put .png, .jpg or .webp files directly in
+        this folder.", folder=folder)
     """
 
     def __init__(self, template: str, *, hint: str = "", **values: Any) -> None:
@@ -63,7 +66,14 @@ class SetupError(LoraTrainerError):
 class ConfigError(LoraTrainerError):
     """One setting is wrong, or several: `problems` holds one error for each."""
 
-    def __init__(self, template: str, *, hint: str = "", problems: tuple[ConfigError, ...] = (), **values: Any) -> None:
+    def __init__(
+        self,
+        template: str,
+        *,
+        hint: str = "",
+        problems: tuple[ConfigError, ...] = (),
+        **values: Any,
+    ) -> None:
         super().__init__(template, hint=hint, **values)
         self.problems = problems or (self,)
 
@@ -72,8 +82,17 @@ class ConfigError(LoraTrainerError):
         """All problems of one file as one error; a single problem stays as it is."""
         if len(problems) == 1:
             return problems[0]
-        lines = "\n".join(f"- {problem}" + (f". {problem.hint}" if str(problem.hint) else "") for problem in problems)
-        return cls("{count} settings in {source} need attention:\n{lines}", problems=tuple(problems), count=len(problems), source=source, lines=lines)
+        lines = "\n".join(
+            f"- {problem}" + (f". {problem.hint}" if str(problem.hint) else "")
+            for problem in problems
+        )
+        return cls(
+            "{count} settings in {source} need attention:\n{lines}",
+            problems=tuple(problems),
+            count=len(problems),
+            source=source,
+            lines=lines,
+        )
 
 
 class DatasetError(LoraTrainerError):
@@ -102,7 +121,10 @@ class TrainingError(LoraTrainerError):
 
 def disk_full() -> TrainingError:
     """What a run has to say when there is no room for what it learned."""
-    return TrainingError("the disk is full", hint="Free some space, then continue with `resume`: nothing that was saved is lost.")
+    return TrainingError(
+        "the disk is full",
+        hint="Free some space, then continue with `resume`: nothing that was saved is lost.",
+    )
 
 
 class OutOfMemory(TrainingError):

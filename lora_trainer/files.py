@@ -1,7 +1,8 @@
-"""Files that others may be reading: written whole or not at all; JSON that may hold anything; locks that the operating system lets go when
-a process dies.
+"""Files that others may be reading: written whole or not at all; JSON that may hold anything; locks
+that the operating system lets go when a process dies.
 
-What a killed process left half-written (`NAME.WRITER-NUMBER.part`) is cleared by the next process that writes into the same folder.
+What a killed process left half-written (`NAME.WRITER-NUMBER.part`) is cleared by the next process
+that writes into the same folder.
 
 Standard library only; everything may import this module.
 """
@@ -27,20 +28,38 @@ from typing import IO, Any, NoReturn, TypeVar
 T = TypeVar("T")
 
 LONGEST_JSON = 64 << 20
-"""Bytes of a file, characters of a text. The notes on twenty thousand pictures need a third of it."""
+"""Bytes of a file, characters of a text. The notes on twenty thousand pictures need a third of it.
+"""
 DEEPEST_JSON = 100
-"""Lists within lists. Python's own reader goes on until the stack ends, and what it read nobody could walk through or write."""
+"""Lists within lists. Python's own reader goes on until the stack ends, and what it read nobody
+could walk through or write.
+"""
 MOST_DIGITS = 300
 """As many as still make a float."""
-UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError)
-"""What reading a file, and picking values out of what it holds, may raise where somebody else wrote it."""
+UNREADABLE = (
+    OSError,
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    ArithmeticError,
+    RecursionError,
+)
+"""What reading a file, and picking values out of what it holds, may raise where somebody else wrote
+it.
+"""
 
 KEPT_FREE = 2**30
-"""Bytes that uploads and downloads leave on a disk: on one that is full, the system and a training both suffer."""
+"""Bytes that uploads and downloads leave on a disk: on one that is full, the system and a training
+both suffer.
+"""
 REPLACE_PATIENCE = 3.0
 """Seconds for which a file that others hold is waited for."""
 LEFT_SECONDS = 86400.0
-"""What nobody has written to for so long is left behind, whoever the writer was: on a network share it may be on another machine, under its clock."""
+"""What nobody has written to for so long is left behind, whoever the writer was: on a network share
+it may be on another machine, under its clock.
+"""
 
 _PARTIAL = re.compile(r"\.(?P<writer>[0-9a-f]{8}-\d{1,10}|\d{1,10})(-\d+)?\.part$")
 _writes = itertools.count(1)
@@ -50,7 +69,8 @@ _cleared: set[Path] = set()
 
 
 def replace_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `target`, then put it in its place: readers see the old file or the new one, never half of either.
+    """Let `write` fill a file beside `target`, then put it in its place: readers see the old file
+    or the new one, never half of either.
 
     An exception, from a full disk for example, leaves the old file and nothing else.
     """
@@ -71,7 +91,9 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """Windows refuses while a reader, an indexer or a virus scanner holds the old file, mostly for an instant: try again for a while."""
+    """Windows refuses while a reader, an indexer or a virus scanner holds the old file, mostly for
+    an instant: try again for a while.
+    """
     deadline = time.monotonic() + REPLACE_PATIENCE
     while True:
         try:
@@ -98,7 +120,8 @@ class NotJson(ValueError):
 
 
 def read_json(path: Path, make: Callable[[Any], T], default: T, *, names: bool = False) -> T:
-    """What `make` makes of a JSON file; `default` where it is missing, unreadable, no JSON, or not what `make` looks for. Never raises.
+    """What `make` makes of a JSON file; `default` where it is missing, unreadable, no JSON, or not
+    what `make` looks for. Never raises.
 
     `names`: see `parse_json`.
     """
@@ -109,7 +132,9 @@ def read_json(path: Path, make: Callable[[Any], T], default: T, *, names: bool =
 
 
 def load_json(path: Path, *, names: bool = False, infinite: bool = False) -> Any:
-    """The values of a JSON file, for those who tell what is wrong with it. Raises OSError and NotJson."""
+    """The values of a JSON file, for those who tell what is wrong with it. Raises OSError and
+    NotJson.
+    """
     details = path.stat()
     if not stat.S_ISREG(details.st_mode):
         # opening a pipe would wait for ever
@@ -119,12 +144,14 @@ def load_json(path: Path, *, names: bool = False, infinite: bool = False) -> Any
     return parse_json(path.read_bytes(), names=names, infinite=infinite)
 
 
-def parse_json(text: str | bytes, *, names: bool = False, infinite: bool = False, unique: bool = False) -> Any:
+def parse_json(
+    text: str | bytes, *, names: bool = False, infinite: bool = False, unique: bool = False
+) -> Any:
     """The values of a JSON text, which anybody may have written. Raises NotJson, and nothing else.
 
-    names: texts may be names of files: of a name that is not UTF-8 Python makes half surrogates, which cannot be written as UTF-8.
-    infinite: NaN and Infinity are taken, as other programs write them.
-    unique: a key that comes twice is refused; otherwise the last one counts.
+    names: texts may be names of files: of a name that is not UTF-8 Python makes half surrogates,
+    which cannot be written as UTF-8. infinite: NaN and Infinity are taken, as other programs write
+    them. unique: a key that comes twice is refused; otherwise the last one counts.
     """
     try:
         if isinstance(text, bytes):
@@ -189,15 +216,23 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-# a function called for each number takes three times as long, and there are files of hundreds of thousands
+# a function called for each number takes three times as long, and there are files of hundreds of
+# thousands
 _USUAL = json.JSONDecoder(parse_constant=_no_constant)
 _CAREFUL = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
 _INFINITE = json.JSONDecoder(parse_int=_whole)
-_UNIQUE = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite, object_pairs_hook=_without_repeats)
+_UNIQUE = json.JSONDecoder(
+    parse_constant=_no_constant,
+    parse_int=_whole,
+    parse_float=_finite,
+    object_pairs_hook=_without_repeats,
+)
 
 
 def this_writer() -> str:
-    """Names this process, as the name of what it is writing carries it: its machine, and its number there."""
+    """Names this process, as the name of what it is writing carries it: its machine, and its number
+    there.
+    """
     return f"{_machine()}-{os.getpid()}"
 
 
@@ -211,12 +246,16 @@ def _machine() -> str:
 
 
 def is_left(writer: str, age: float) -> bool:
-    """Whether a process, named as by `this_writer`, has left what it was writing `age` seconds ago: it is dead, or this was too long ago.
+    """Whether a process, named as by `this_writer`, has left what it was writing `age` seconds ago:
+    it is dead, or this was too long ago.
 
-    Nothing but the age tells that of another machine's process, or where a dead one's number is another's by now.
+    Nothing but the age tells that of another machine's process, or where a dead one's number is
+    another's by now.
     """
     machine, _, number = writer.rpartition("-")
-    return age > LEFT_SECONDS or (machine == _machine() and number.isdecimal() and not _lives(int(number)))
+    return age > LEFT_SECONDS or (
+        machine == _machine() and number.isdecimal() and not _lives(int(number))
+    )
 
 
 def _lives(process: int) -> bool:
@@ -255,7 +294,9 @@ def age(path: Path) -> float:
 
 
 def clear_left(folder: Path, *, alone: bool = False) -> None:
-    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there and inside, so it takes them all."""
+    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there
+    and inside, so it takes them all.
+    """
     try:
         with os.scandir(folder) as entries:
             found = list(entries)
@@ -264,7 +305,9 @@ def clear_left(folder: Path, *, alone: bool = False) -> None:
     for entry in found:
         partial = _PARTIAL.search(entry.name)
         with contextlib.suppress(OSError):
-            if partial is not None and (alone or is_left(partial["writer"], time.time() - entry.stat().st_mtime)):
+            if partial is not None and (
+                alone or is_left(partial["writer"], time.time() - entry.stat().st_mtime)
+            ):
                 Path(entry.path).unlink()
             elif alone and entry.is_dir(follow_symlinks=False):
                 clear_left(Path(entry.path), alone=True)
@@ -283,7 +326,9 @@ def sync_folder(folder: Path) -> None:
 
 
 def place(path: Path) -> str:
-    """What makes two ways of writing a path one: links followed, and no difference of case on Windows."""
+    """What makes two ways of writing a path one: links followed, and no difference of case on
+    Windows.
+    """
     try:
         return os.path.normcase(os.path.realpath(path))
     except ValueError:
@@ -292,7 +337,9 @@ def place(path: Path) -> str:
 
 
 def stamp(path: Path) -> int:
-    """A number that is another one when the file is, or when something came into the folder or left it; 0 where there is none."""
+    """A number that is another one when the file is, or when something came into the folder or left
+    it; 0 where there is none.
+    """
     try:
         details = path.stat()
     except OSError:
@@ -306,7 +353,8 @@ class Locked(OSError):
 
 @contextlib.contextmanager
 def lock(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold `path` as a lock file; raises Locked if another process still does after `patience` seconds.
+    """Hold `path` as a lock file; raises Locked if another process still does after `patience`
+    seconds.
 
     The system releases it when the holder dies, however it dies.
     """
@@ -357,7 +405,9 @@ def is_disk_full(error: BaseException | None) -> bool:
         text = str(error).lower()
         quota = getattr(errno, "EDQUOT", errno.ENOSPC)
         full = ("no space left", "os error 28", "os error 112", "not enough space on the disk")
-        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, quota)) or any(words in text for words in full):
+        if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, quota)) or any(
+            words in text for words in full
+        ):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,11 +1,13 @@
 """Builds the overlay: pip into a folder beside, a trial import, and only then its real name.
 
-Comes in: an `environment.Overlay` that lacks something, and the environment variables. Goes out: one that is ready, or a SetupError whose
-hint says what to do. Nothing half-done is ever used: a set has its name only when it is complete, so an interrupted, offline or disk-full
-installation leaves the previous set at work and at most a `p<pid>` folder, which the next one clears away.
+Comes in: an `environment.Overlay` that lacks something, and the environment variables. Goes out:
+one that is ready, or a SetupError whose hint says what to do. Nothing half-done is ever used: a set
+has its name only when it is complete, so an interrupted, offline or disk-full installation leaves
+the previous set at work and at most a `p<pid>` folder, which the next one clears away.
 
-The interpreter's site-packages are not written to; neither pip nor the trial import leave byte code there. Called by install.py (at each
-start of a host, after `environment.look` said that there is something to do). Standard library only; pip runs as a process of its own.
+The interpreter's site-packages are not written to; neither pip nor the trial import leave byte code
+there. Called by install.py (at each start of a host, after `environment.look` said that there is
+something to do). Standard library only; pip runs as a process of its own.
 """
 
 from __future__ import annotations
@@ -29,7 +31,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer import files
-from lora_trainer.environment import IN_USE, LIBRARY_SETTINGS, STAMP, Overlay, Stamp, python_tag, read_stamp
+from lora_trainer.environment import (
+    IN_USE,
+    LIBRARY_SETTINGS,
+    STAMP,
+    Overlay,
+    Stamp,
+    python_tag,
+    read_stamp,
+)
 from lora_trainer.errors import SetupError
 from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES, Package, found_versions, same_version
 
@@ -38,6 +48,7 @@ Say = Callable[[str], None]
 INDEX_SECONDS, INDEX_BYTES = 10.0, 2**20
 PATIENCE = 3600.0
 """Seconds to wait for another installation of the same: torch may come over a slow line."""
+
 
 @dataclass(frozen=True)
 class Haste:
@@ -51,31 +62,92 @@ class Haste:
 
 
 NOT_FOR_US = (
-    # where and for whom the user's own pip installs, and what else would change the meaning of our command
-    "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_SRC", "PIP_PYTHON", "PIP_PLATFORM", "PIP_PYTHON_VERSION", "PIP_IMPLEMENTATION", "PIP_ABI",
-    "PIP_CONSTRAINT", "PIP_REQUIREMENT", "PIP_EDITABLE", "PIP_GROUP", "PIP_NO_DEPS", "PIP_UPGRADE", "PIP_DRY_RUN", "PIP_REPORT", "PIP_QUIET",
-    "PIP_NO_BINARY", "PIP_ONLY_BINARY", "PIP_IGNORE_REQUIRES_PYTHON", "PIP_LOG",
+    # where and for whom the user's own pip installs, and what else would change the meaning of our
+    # command
+    "PIP_TARGET",
+    "PIP_PREFIX",
+    "PIP_ROOT",
+    "PIP_SRC",
+    "PIP_PYTHON",
+    "PIP_PLATFORM",
+    "PIP_PYTHON_VERSION",
+    "PIP_IMPLEMENTATION",
+    "PIP_ABI",
+    "PIP_CONSTRAINT",
+    "PIP_REQUIREMENT",
+    "PIP_EDITABLE",
+    "PIP_GROUP",
+    "PIP_NO_DEPS",
+    "PIP_UPGRADE",
+    "PIP_DRY_RUN",
+    "PIP_REPORT",
+    "PIP_QUIET",
+    "PIP_NO_BINARY",
+    "PIP_ONLY_BINARY",
+    "PIP_IGNORE_REQUIRES_PYTHON",
+    "PIP_LOG",
 )
-INSTEAD = {"PIP_USER": "0", "PIP_REQUIRE_VIRTUALENV": "0", "PYTHONUTF8": "1", "PYTHONIOENCODING": "utf-8", "PYTHONDONTWRITEBYTECODE": "1"}
+INSTEAD = {
+    "PIP_USER": "0",
+    "PIP_REQUIRE_VIRTUALENV": "0",
+    "PYTHONUTF8": "1",
+    "PYTHONIOENCODING": "utf-8",
+    "PYTHONDONTWRITEBYTECODE": "1",
+}
 
 NETWORK_TROUBLE = (
-    "NewConnectionError", "Failed to establish a new connection", "NameResolutionError", "Temporary failure in name resolution", "getaddrinfo failed",
-    "ConnectTimeout", "Read timed out", "ReadTimeoutError", "ProxyError", "SSLError", "Connection aborted", "Connection reset", "RemoteDisconnected",
-    "IncompleteRead", "HTTP error 5", "HTTP error 403", "incomplete-download", "Name or service not known", "nodename nor servname provided",
-    "No address associated with hostname", "Failed to resolve", "gaierror", "Network is unreachable", "No route to host", "Max retries exceeded",
-    "Connection refused", "ConnectionError", "timed out",
+    "NewConnectionError",
+    "Failed to establish a new connection",
+    "NameResolutionError",
+    "Temporary failure in name resolution",
+    "getaddrinfo failed",
+    "ConnectTimeout",
+    "Read timed out",
+    "ReadTimeoutError",
+    "ProxyError",
+    "SSLError",
+    "Connection aborted",
+    "Connection reset",
+    "RemoteDisconnected",
+    "IncompleteRead",
+    "HTTP error 5",
+    "HTTP error 403",
+    "incomplete-download",
+    "Name or service not known",
+    "nodename nor servname provided",
+    "No address associated with hostname",
+    "Failed to resolve",
+    "gaierror",
+    "Network is unreachable",
+    "No route to host",
+    "Max retries exceeded",
+    "Connection refused",
+    "ConnectionError",
+    "timed out",
 )
-DISK_FULL = ("Errno 28", "No space left on device", "WinError 112", "Errno 122", "Disk quota exceeded")
+DISK_FULL = (
+    "Errno 28",
+    "No space left on device",
+    "WinError 112",
+    "Errno 122",
+    "Disk quota exceeded",
+)
 
 
 def install(
-    overlay: Overlay, *, environ: Mapping[str, str], say: Say, patience: float = PATIENCE, free_space: Callable[[Path], int] | None = None,
+    overlay: Overlay,
+    *,
+    environ: Mapping[str, str],
+    say: Say,
+    patience: float = PATIENCE,
+    free_space: Callable[[Path], int] | None = None,
     haste: Haste | None = None,
 ) -> None:
     """Make `overlay` ready, or raise SetupError; `look()` afterwards sees the result.
 
     say: takes one line of progress. patience: seconds to wait for another installation of the same.
-    free_space: bytes free at a path (default: asks the system). haste: for a WebUI that starts; else it may take as long as it takes.
+    free_space: bytes free at a path (default: asks the system). haste: for a WebUI that starts;
+    else it may take as long as it takes.
     """
     try:
         overlay.shelf.mkdir(parents=True, exist_ok=True)
@@ -90,7 +162,10 @@ def install(
             _try_imports(overlay.wanted, overlay.packages, environ)
             stamp = read_stamp(overlay.wanted)
             if stamp is not None:
-                _write_stamp(overlay.wanted, dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)))
+                _write_stamp(
+                    overlay.wanted,
+                    dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)),
+                )
             return
         _build(overlay, environ, say, free_space or _free_space, haste)
         clear_leftovers(overlay)
@@ -103,13 +178,19 @@ def tidy(overlay: Overlay) -> None:
 
 
 def clear_leftovers(overlay: Overlay) -> None:
-    """Delete what interrupted installations left, and sets that nobody needs any more and no process holds. What resists stays for the next time."""
+    """Delete what interrupted installations left, and sets that nobody needs any more and no
+    process holds. What resists stays for the next time.
+    """
     keep = overlay.folder
     for folder in list(overlay.shelf.iterdir()):
         if not folder.is_dir() or folder == keep:
             continue
         stamp = read_stamp(folder)
-        is_other_interpreters = stamp is not None and stamp.interpreter != sys.prefix and Path(stamp.interpreter).exists()
+        is_other_interpreters = (
+            stamp is not None
+            and stamp.interpreter != sys.prefix
+            and Path(stamp.interpreter).exists()
+        )
         if is_other_interpreters or files.is_locked(folder / IN_USE):
             continue
         doomed = folder if re.fullmatch(r"p\d+", folder.name) else overlay.shelf / f"p{os.getpid()}"
@@ -121,20 +202,42 @@ def clear_leftovers(overlay: Overlay) -> None:
 
 
 def pip_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment for pip: mirror, proxy, certificates and cache stay; what would lead it elsewhere does not."""
+    """The user's environment for pip: mirror, proxy, certificates and cache stay; what would lead
+    it elsewhere does not.
+    """
     kept = {name: value for name, value in environ.items() if name.upper() not in NOT_FOR_US}
     return {**kept, **INSTEAD}
 
 
-def pip_command(target: Path, requirements: Iterable[str], *, environ: Mapping[str, str], constraints: Path | None = None) -> list[str]:
-    """The argument list for one pip call into `target`. Without `constraints`, exactly the given requirements; with, what they depend on as well.
+def pip_command(
+    target: Path,
+    requirements: Iterable[str],
+    *,
+    environ: Mapping[str, str],
+    constraints: Path | None = None,
+) -> list[str]:
+    """The argument list for one pip call into `target`. Without `constraints`, exactly the given
+    requirements; with, what they depend on as well.
 
-    INDEX_URL is the hosts' variable for a mirror, TORCH_INDEX_URL for the one with torch's CUDA builds; PIP_INDEX_URL and the like pip reads itself.
+    INDEX_URL is the hosts' variable for a mirror, TORCH_INDEX_URL for the one with torch's CUDA
+    builds; PIP_INDEX_URL and the like pip reads itself.
     """
     command = [
-        sys.executable, "-m", "pip", "install", "--target", str(target), "--only-binary=:all:", "--no-compile", "--no-warn-conflicts",
-        "--disable-pip-version-check", "--no-input", "--progress-bar", "off",
-        # empty: switches off what a configuration file may say, which pip refuses to combine with --target
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--target",
+        str(target),
+        "--only-binary=:all:",
+        "--no-compile",
+        "--no-warn-conflicts",
+        "--disable-pip-version-check",
+        "--no-input",
+        "--progress-bar",
+        "off",
+        # empty: switches off what a configuration file may say, which pip refuses to combine with
+        # --target
         "--prefix=",
     ]
     command += ["--no-deps"] if constraints is None else ["--constraint", str(constraints)]
@@ -145,51 +248,110 @@ def pip_command(target: Path, requirements: Iterable[str], *, environ: Mapping[s
     return [*command, *requirements]
 
 
-def explain(output: str, target: Path, is_index: Callable[[str], bool] = lambda name: True) -> SetupError:
-    """What pip's output means, as a sentence and a hint. `is_index`: whether what answered for a package's name is an index at all."""
+def explain(
+    output: str, target: Path, is_index: Callable[[str], bool] = lambda name: True
+) -> SetupError:
+    """What pip's output means, as a sentence and a hint. `is_index`: whether what answered for a
+    package's name is an index at all.
+    """
     if any(sign in output for sign in DISK_FULL):
         return _disk_full(target)
     if "Permission denied" in output or "WinError 5]" in output or "WinError 32]" in output:
         return _cannot_write(target, None)
     if "WinError 206" in output or "Long Path support" in output:
         return SetupError(
-            "the path of {target} is too long for Windows", target=target,
-            hint="Move the extension or the WebUI to a shorter path, such as C:\\webui, or enable long paths in Windows.",
+            "the path of {target} is too long for Windows",
+            target=target,
+            hint=(
+                "Move the extension or the WebUI to a shorter path, such as C:\\webui, or enable"
+                " long paths in Windows."
+            ),
         )
-    last = next((line.strip() for line in reversed(output.splitlines()) if line.startswith("ERROR:")), "") or output.strip().rpartition("\n")[2]
+    last = (
+        next(
+            (line.strip() for line in reversed(output.splitlines()) if line.startswith("ERROR:")),
+            "",
+        )
+        or output.strip().rpartition("\n")[2]
+    )
     if "ResolutionImpossible" in output or "conflicting dependencies" in output:
-        conflict = next((line.strip() for line in output.splitlines() if "conflicting dependencies" in line), last)
-        return SetupError(
-            "pip finds no set of versions that fit together: {conflict}", conflict=conflict, python=sys.executable,
-            hint='Constraints of yours (a pip.conf) or an incomplete mirror narrow the choice: "{python}" -m pip config list shows them.',
+        conflict = next(
+            (line.strip() for line in output.splitlines() if "conflicting dependencies" in line),
+            last,
         )
-    trouble = next((line.strip() for line in reversed(output.splitlines()) if any(sign in line for sign in NETWORK_TROUBLE)), "")
+        return SetupError(
+            "pip finds no set of versions that fit together: {conflict}",
+            conflict=conflict,
+            python=sys.executable,
+            hint=(
+                "Constraints of yours (a pip.conf) or an incomplete mirror narrow the choice:"
+                ' "{python}" -m pip config list shows them.'
+            ),
+        )
+    trouble = next(
+        (
+            line.strip()
+            for line in reversed(output.splitlines())
+            if any(sign in line for sign in NETWORK_TROUBLE)
+        ),
+        "",
+    )
     if trouble:
         return SetupError(
-            "the package index cannot be reached: {last}", last=trouble[:500],
-            hint="Check the connection, or name a mirror in the environment variable INDEX_URL and a proxy in HTTPS_PROXY; then start again.",
+            "the package index cannot be reached: {last}",
+            last=trouble[:500],
+            hint=(
+                "Check the connection, or name a mirror in the environment variable INDEX_URL and a"
+                " proxy in HTTPS_PROXY; then start again."
+            ),
         )
     unavailable = re.search(r"No matching distribution found for (\S+)", output)
     if unavailable and not is_index(re.split(r"[=<>!~\[; ]", unavailable.group(1))[0]):
         return SetupError(
-            "what answers is no package index, but a web page: the login page of this network, perhaps",
-            hint="Open a web page in a browser and log in to the network; or name a mirror in the environment variable INDEX_URL. Then start again.",
+            "what answers is no package index, but a web page: the login page of this network,"
+            " perhaps",
+            hint=(
+                "Open a web page in a browser and log in to the network; or name a mirror in the"
+                " environment variable INDEX_URL. Then start again."
+            ),
         )
     if unavailable:
         return SetupError(
-            "the package index has no ready-made {requirement} for {tag} on {platform}", requirement=unavailable.group(1), tag=python_tag(),
-            platform=sysconfig.get_platform(), hint="Use Python 3.10 to 3.13. Offline, or with an incomplete mirror: name a full one in INDEX_URL.",
+            "the package index has no ready-made {requirement} for {tag} on {platform}",
+            requirement=unavailable.group(1),
+            tag=python_tag(),
+            platform=sysconfig.get_platform(),
+            hint=(
+                "Use Python 3.10 to 3.13. Offline, or with an incomplete mirror: name a full one in"
+                " INDEX_URL."
+            ),
         )
     if "DO NOT MATCH THE HASHES" in output:
-        return SetupError("a download arrived damaged: {last}", last=last, hint="Start again; if it happens again, use another mirror (INDEX_URL).")
-    return SetupError("pip could not install the packages: {last}", last=last or "it said nothing", hint="The lines above tell more.")
+        return SetupError(
+            "a download arrived damaged: {last}",
+            last=last,
+            hint="Start again; if it happens again, use another mirror (INDEX_URL).",
+        )
+    return SetupError(
+        "pip could not install the packages: {last}",
+        last=last or "it said nothing",
+        hint="The lines above tell more.",
+    )
 
 
-def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: Callable[[Path], int], haste: Haste | None) -> None:
+def _build(
+    overlay: Overlay,
+    environ: Mapping[str, str],
+    say: Say,
+    free_space: Callable[[Path], int],
+    haste: Haste | None,
+) -> None:
     """Install what is missing beside, try it, and give it its name."""
     if importlib.util.find_spec("pip") is None:
         raise SetupError(
-            "this Python has no pip ({python})", python=sys.executable, hint='Run "{python}" -m ensurepip, or install pip for it as its maker says.',
+            "this Python has no pip ({python})",
+            python=sys.executable,
+            hint='Run "{python}" -m ensurepip, or install pip for it as its maker says.',
         )
     needed = sum(package.megabytes for package in overlay.missing)
     if TORCH in overlay.missing:
@@ -199,14 +361,23 @@ def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: C
     free = free_space(overlay.shelf) // 2**20
     if free < needed:
         raise SetupError(
-            "the disk with {folder} has {free} MB free, and {needed} MB are needed", folder=overlay.home, free=free, needed=needed,
-            hint="Free some space, or move the extension's folder to another disk and put a link in its place.",
+            "the disk with {folder} has {free} MB free, and {needed} MB are needed",
+            folder=overlay.home,
+            free=free,
+            needed=needed,
+            hint=(
+                "Free some space, or move the extension's folder to another disk and put a link in"
+                " its place."
+            ),
         )
     workshop = overlay.shelf / f"p{os.getpid()}"
     build = workshop / "set"
     try:
         (workshop / "t").mkdir(parents=True)
-        say(f"Installing {len(overlay.missing)} packages into {overlay.wanted} (the interpreter's own packages are not touched) ...")
+        say(
+            f"Installing {len(overlay.missing)} packages into {overlay.wanted} (the interpreter's"
+            " own packages are not touched) ..."
+        )
         _run_pip_for(overlay.missing, build, workshop, environ, say, haste)
         _check_versions(overlay.missing, build)
         say("Trying them out ...")
@@ -223,9 +394,16 @@ def _build(overlay: Overlay, environ: Mapping[str, str], say: Say, free_space: C
 
 
 def _run_pip_for(
-    missing: tuple[Package, ...], build: Path, workshop: Path, environ: Mapping[str, str], say: Say, haste: Haste | None
+    missing: tuple[Package, ...],
+    build: Path,
+    workshop: Path,
+    environ: Mapping[str, str],
+    say: Say,
+    haste: Haste | None,
 ) -> None:
-    """First what pip completes with its dependencies (torch), then the rest, each exactly as named."""
+    """First what pip completes with its dependencies (torch), then the rest, each exactly as
+    named.
+    """
     end = time.monotonic() + haste.seconds if haste else None
 
     def run(command: list[str]) -> None:
@@ -238,15 +416,26 @@ def _run_pip_for(
         constraints = workshop / "constraints.txt"
         held = [package.requirement for package in (*missing, *TORCH_DEPENDENCIES)]
         constraints.write_text("\n".join(held) + "\n", encoding="utf-8")
-        run(pip_command(build, [package.requirement for package in loose], environ=environ, constraints=constraints))
+        run(
+            pip_command(
+                build,
+                [package.requirement for package in loose],
+                environ=environ,
+                constraints=constraints,
+            )
+        )
     already = found_versions(missing, [str(build)])
     rest = [package.requirement for package in missing if package.key not in already]
     if rest:
         run(pip_command(build, rest, environ=environ))
 
 
-def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say: Say, end: float | None) -> None:
-    """Run pip, telling what it fetches, until `end` at the latest. Its temporary files stay in the workshop, and are cleared away with it."""
+def _run_pip(
+    command: list[str], workshop: Path, environ: Mapping[str, str], say: Say, end: float | None
+) -> None:
+    """Run pip, telling what it fetches, until `end` at the latest. Its temporary files stay in the
+    workshop, and are cleared away with it.
+    """
     temporary = str(workshop / "t")
     variables = {**pip_environ(environ), "TMPDIR": temporary, "TEMP": temporary, "TMP": temporary}
     lines: list[str] = []
@@ -257,8 +446,14 @@ def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say
         pip.kill()
 
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=variables, cwd=workshop,
-        encoding="utf-8", errors="replace",
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=variables,
+        cwd=workshop,
+        encoding="utf-8",
+        errors="replace",
     ) as pip:
         alarm = None if end is None else threading.Timer(max(0.0, end - time.monotonic()), stop)
         if alarm:
@@ -268,7 +463,9 @@ def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say
             assert pip.stdout is not None
             for line in pip.stdout:
                 lines.append(line)
-                if re.match(r"(Collecting|Downloading .* MB\)|ERROR|WARNING: Retrying)", line.strip()):
+                if re.match(
+                    r"(Collecting|Downloading .* MB\)|ERROR|WARNING: Retrying)", line.strip()
+                ):
                     say("  " + line.strip())
         except BaseException:
             # Ctrl-C: pip must be gone before its folder is deleted
@@ -284,30 +481,52 @@ def _run_pip(command: list[str], workshop: Path, environ: Mapping[str, str], say
         )
     if pip.returncode != 0:
         output = "".join(lines)
-        raise explain(output, workshop.parent, is_index=lambda name: _is_index(output, name, environ))
+        raise explain(
+            output, workshop.parent, is_index=lambda name: _is_index(output, name, environ)
+        )
 
 
 def _is_index(output: str, name: str, environ: Mapping[str, str]) -> bool:
-    """Whether the index that pip looked into answers as one. The login page of a hotel or a company answers everything with itself."""
+    """Whether the index that pip looked into answers as one. The login page of a hotel or a company
+    answers everything with itself.
+    """
     told = re.search(r"^Looking in indexes: (\S+?),?(?:\s|$)", output, re.MULTILINE)
-    index = told.group(1) if told else environ.get("INDEX_URL") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+    index = (
+        told.group(1)
+        if told
+        else environ.get("INDEX_URL") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
+    )
     if not index.startswith(("http://", "https://")):
         return True
     try:
-        with urllib.request.urlopen(f"{index.rstrip('/')}/{name}/", timeout=INDEX_SECONDS) as answer:
+        with urllib.request.urlopen(
+            f"{index.rstrip('/')}/{name}/", timeout=INDEX_SECONDS
+        ) as answer:
             page = answer.read(INDEX_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError, http.client.HTTPException):
         return True  # whatever it is, it is no page in place of an index
-    return re.search(r"\.(whl|tar\.gz|zip)\b", page) is not None or "pypi:repository-version" in page
+    return (
+        re.search(r"\.(whl|tar\.gz|zip)\b", page) is not None or "pypi:repository-version" in page
+    )
 
 
 def _check_versions(missing: tuple[Package, ...], build: Path) -> None:
     there = found_versions(missing, [str(build)])
-    wrong = [package.requirement for package in missing if not same_version(there.get(package.key, ""), package.version)]
+    wrong = [
+        package.requirement
+        for package in missing
+        if not same_version(there.get(package.key, ""), package.version)
+    ]
     if wrong:
         names = ", ".join(wrong)
         hint = '"{python}" -m pip config list shows whether pip was told to install elsewhere.'
-        raise SetupError("pip ended well, but these are not in {build}: {names}", hint=hint, build=build, names=names, python=sys.executable)
+        raise SetupError(
+            "pip ended well, but these are not in {build}: {names}",
+            hint=hint,
+            build=build,
+            names=names,
+            python=sys.executable,
+        )
 
 
 TRIAL = """
@@ -325,7 +544,8 @@ for name in modules:
 for name in files:
     top, _, rest = name.partition("/")
     spec = importlib.util.find_spec(top)
-    if spec is None or not any((Path(place) / rest).is_file() for place in spec.submodule_search_locations or ()):
+    places = (spec and spec.submodule_search_locations) or ()
+    if not any((Path(place) / rest).is_file() for place in places):
         print(json.dumps([name, "the file is not there"]))
         sys.exit(1)
 for module in list(sys.modules.values()):
@@ -333,9 +553,11 @@ for module in list(sys.modules.values()):
     if path.startswith(folder) and path.endswith(".py"):
         py_compile.compile(path, quiet=2)
 """
-"""Imports what the worker will, as the worker will; and compiles what was imported, so that the worker's first start is quick.
+"""Imports what the worker will, as the worker will; and compiles what was imported, so that the
+worker's first start is quick.
 
-argv[1]: [folder, modules, files]. Ends with 1 and [name, reason] on the last line if something does not work.
+argv[1]: [folder, modules, files]. Ends with 1 and [name, reason] on the last line if something does
+not work.
 """
 
 
@@ -345,25 +567,47 @@ def _try_imports(folder: Path, wanted: tuple[Package, ...], environ: Mapping[str
     variables = {**environ, **LIBRARY_SETTINGS, **INSTEAD, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
         [sys.executable, "-c", TRIAL, json.dumps([str(folder), modules, data_files])],
-        stdin=subprocess.DEVNULL, capture_output=True, env=variables, cwd=folder.parent, encoding="utf-8", errors="replace", check=False,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=variables,
+        cwd=folder.parent,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
     )
     if result.returncode == 0:
         return
     try:
         name, reason = files.parse_json(result.stdout.strip().rpartition("\n")[2])
     except files.UNREADABLE:
-        name, reason = "Python", result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}"
+        name, reason = (
+            "Python",
+            result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}",
+        )
     raise SetupError(
-        "{name} does not work with this Python's packages: {reason}", name=name, reason=reason,
-        hint='If another extension changed them, restore the WebUI\'s own versions. "{python}" -m pip check names what does not fit.',
+        "{name} does not work with this Python's packages: {reason}",
+        name=name,
+        reason=reason,
+        hint=(
+            'If another extension changed them, restore the WebUI\'s own versions. "{python}" -m'
+            " pip check names what does not fit."
+        ),
         python=sys.executable,
     )
 
 
 def _new_stamp(overlay: Overlay, build: Path) -> Stamp:
-    metadata = tuple(sorted(entry.name for entry in build.iterdir() if entry.name.endswith(".dist-info")))
+    metadata = tuple(
+        sorted(entry.name for entry in build.iterdir() if entry.name.endswith(".dist-info"))
+    )
     there = found_versions((*overlay.packages, *TORCH_DEPENDENCIES), [str(build)])
-    return Stamp(versions=there, metadata=metadata, interpreter=sys.prefix, platform=sysconfig.get_platform(), checked=(overlay.surroundings,))
+    return Stamp(
+        versions=there,
+        metadata=metadata,
+        interpreter=sys.prefix,
+        platform=sysconfig.get_platform(),
+        checked=(overlay.surroundings,),
+    )
 
 
 def _write_stamp(folder: Path, stamp: Stamp) -> None:
@@ -371,7 +615,9 @@ def _write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def _put_in_place(build: Path, wanted: Path) -> None:
-    """Give the finished set its name. A virus scanner may hold its files for a moment: Windows then refuses, and a second later does not."""
+    """Give the finished set its name. A virus scanner may hold its files for a moment: Windows then
+    refuses, and a second later does not.
+    """
     if wanted.exists():
         shutil.rmtree(wanted)  # it was incomplete, or we would not be here
     for attempt in range(20):
@@ -387,7 +633,9 @@ def _put_in_place(build: Path, wanted: Path) -> None:
 
 @contextlib.contextmanager
 def _only_one(shelf: Path, say: Say, patience: float) -> Iterator[None]:
-    """Wait for the other installation, if there is one. Its lock goes with its process, so none is ever stale."""
+    """Wait for the other installation, if there is one. Its lock goes with its process, so none is
+    ever stale.
+    """
     lock = shelf / "lock"
     with contextlib.ExitStack() as stack:
         try:
@@ -395,9 +643,14 @@ def _only_one(shelf: Path, say: Say, patience: float) -> Iterator[None]:
                 say("Another installation is running; waiting for it ...")
             stack.enter_context(files.lock(lock, patience))
         except files.Locked as error:
-            raise SetupError("another installation of the worker's packages is still running", hint="Wait for it, then start again.") from error
+            raise SetupError(
+                "another installation of the worker's packages is still running",
+                hint="Wait for it, then start again.",
+            ) from error
         except OSError as error:
-            raise (_disk_full(shelf) if files.is_disk_full(error) else _cannot_write(shelf, error)) from error
+            raise (
+                _disk_full(shelf) if files.is_disk_full(error) else _cannot_write(shelf, error)
+            ) from error
         yield
 
 
@@ -413,6 +666,11 @@ def _disk_full(folder: Path) -> SetupError:
 def _cannot_write(folder: Path, error: OSError | None) -> SetupError:
     reason = f" ({error.strerror})" if error is not None and error.strerror else ""
     return SetupError(
-        "{folder} cannot be written{reason}", folder=folder, reason=reason,
-        hint="Check that the folder belongs to you and that no other program (a running training, a virus scanner) holds its files.",
+        "{folder} cannot be written{reason}",
+        folder=folder,
+        reason=reason,
+        hint=(
+            "Check that the folder belongs to you and that no other program (a running training, a"
+            " virus scanner) holds its files."
+        ),
     )

@@ -1,11 +1,14 @@
 """Which packages the worker needs, in which versions, and which of them an interpreter already has.
 
-Each package has one exact version, the one we install, and a range of versions that are good enough when the interpreter brings its own.
-The libraries that train (diffusers, transformers, PEFT and what they are tied to) have no range: they are ours in exactly that version.
-The versions are proven together on torch 2.1, 2.3 and 2.13; each has ready-made files for Python 3.10 to 3.13 on Linux, Windows and macOS.
+Each package has one exact version, the one we install, and a range of versions that are good enough
+when the interpreter brings its own. The libraries that train (diffusers, transformers, PEFT and
+what they are tied to) have no range: they are ours in exactly that version. The versions are proven
+together on torch 2.1, 2.3 and 2.13; each has ready-made files for Python 3.10 to 3.13 on Linux,
+Windows and macOS.
 
-Comes in: the folders an interpreter imports from. Goes out: name -> version, and what is missing. Called by `environment` (at every start:
-it has to be quick and imports none of the packages) and by `installation`. Standard library only.
+Comes in: the folders an interpreter imports from. Goes out: name -> version, and what is missing.
+Called by `environment` (at every start: it has to be quick and imports none of the packages) and by
+`installation`. Standard library only.
 """
 
 from __future__ import annotations
@@ -38,7 +41,8 @@ class Package:
     platform: str | None = None
     """Needed only where sys.platform is this."""
     with_dependencies: bool = False
-    """Let pip choose what it depends on: torch's CUDA libraries differ from platform to platform."""
+    """Let pip choose what it depends on: torch's CUDA libraries differ from platform to platform.
+    """
     megabytes: int = 2
     """Installed size, rounded up: for the question whether the disk has room."""
 
@@ -63,21 +67,41 @@ class Package:
         if self.at_least is None:
             return same_version(version, self.version)
         release = _release(version)
-        return release >= _release(self.at_least) and (self.below is None or release < _release(self.below))
+        return release >= _release(self.at_least) and (
+            self.below is None or release < _release(self.below)
+        )
 
 
-TORCH = Package(name="torch", version="2.13.0", at_least="2.1", modules=("torch",), with_dependencies=True, megabytes=800)
+TORCH = Package(
+    name="torch",
+    version="2.13.0",
+    at_least="2.1",
+    modules=("torch",),
+    with_dependencies=True,
+    megabytes=800,
+)
 
 WORKER_PACKAGES: tuple[Package, ...] = (
     TORCH,
     # ours, always in this version
     Package(
-        name="diffusers", version="0.35.2", megabytes=20,
-        modules=("diffusers.models.unets.unet_2d_condition", "diffusers.models.autoencoders.autoencoder_kl", "diffusers.loaders.lora_pipeline"),
+        name="diffusers",
+        version="0.35.2",
+        megabytes=20,
+        modules=(
+            "diffusers.models.unets.unet_2d_condition",
+            "diffusers.models.autoencoders.autoencoder_kl",
+            "diffusers.loaders.lora_pipeline",
+        ),
     ),
     Package(
-        name="transformers", version="4.49.0", megabytes=50,
-        modules=("transformers.models.clip.modeling_clip", "transformers.models.clip.tokenization_clip"),
+        name="transformers",
+        version="4.49.0",
+        megabytes=50,
+        modules=(
+            "transformers.models.clip.modeling_clip",
+            "transformers.models.clip.tokenization_clip",
+        ),
     ),
     Package(name="tokenizers", version="0.21.4", modules=("tokenizers",), megabytes=10),
     Package(name="peft", version="0.17.1", modules=("peft",), megabytes=3),
@@ -85,12 +109,16 @@ WORKER_PACKAGES: tuple[Package, ...] = (
     Package(name="safetensors", version="0.5.3", modules=("safetensors.torch",)),
     Package(name="huggingface-hub", version="0.34.4", modules=("huggingface_hub",), megabytes=3),
     # the interpreter's own, where it has them
-    Package(name="numpy", version="2.2.6", at_least="1.23", below="3", modules=("numpy",), megabytes=65),
+    Package(
+        name="numpy", version="2.2.6", at_least="1.23", below="3", modules=("numpy",), megabytes=65
+    ),
     # with AVIF from 11.3 on, and what pi-heif is made for
     Package(name="pillow", version="12.1.1", at_least="11.3", modules=("PIL.Image",), megabytes=20),
     # reads HEIC; it has no encoder, and so nothing under the GPL, which pillow-heif's files have
     Package(name="pi-heif", version="1.4.0", at_least="1.0", modules=("pi_heif",), megabytes=6),
-    Package(name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50),  # made for numpy 1 and 2 alike
+    Package(
+        name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50
+    ),  # made for numpy 1 and 2 alike
     Package(name="python-dateutil", version="2.9.0.post0", at_least="2.8.2", modules=("dateutil",)),
     Package(name="six", version="1.17.0", at_least="1.5", modules=("six",)),
     Package(name="pytz", version="2025.2", at_least="2020.1", modules=("pytz",), megabytes=3),
@@ -104,17 +132,27 @@ WORKER_PACKAGES: tuple[Package, ...] = (
     Package(name="urllib3", version="2.6.3", at_least="1.21.1", modules=("urllib3",)),
     Package(name="idna", version="3.11", at_least="2.5", modules=("idna",)),
     Package(name="certifi", version="2026.1.4", at_least="2017.4.17", modules=("certifi",)),
-    Package(name="charset-normalizer", version="3.4.4", at_least="2.0", modules=("charset_normalizer",)),
+    Package(
+        name="charset-normalizer", version="3.4.4", at_least="2.0", modules=("charset_normalizer",)
+    ),
     Package(name="tqdm", version="4.67.1", at_least="4.42.1", modules=("tqdm",)),
     Package(name="filelock", version="3.20.3", at_least="3.0", modules=("filelock",)),
     Package(name="fsspec", version="2025.12.0", at_least="2023.5.0", modules=("fsspec",)),
     Package(name="packaging", version="25.0", at_least="20.9", modules=("packaging.version",)),
-    Package(name="typing-extensions", version="4.15.0", at_least="4.10", modules=("typing_extensions",)),
+    Package(
+        name="typing-extensions", version="4.15.0", at_least="4.10", modules=("typing_extensions",)
+    ),
     # TensorBoard's event files without TensorBoard's server
     Package(name="tensorboardX", version="2.6.4", at_least="2.6", modules=("tensorboardX",)),
     Package(name="protobuf", version="6.33.4", at_least="3.20", modules=("google.protobuf",)),
     # the CLIP vocabulary; importing open_clip would ask for torchvision
-    Package(name="open-clip-torch", version="3.2.0", at_least="2.0", files=("open_clip/bpe_simple_vocab_16e6.txt.gz",), megabytes=4),
+    Package(
+        name="open-clip-torch",
+        version="3.2.0",
+        at_least="2.0",
+        files=("open_clip/bpe_simple_vocab_16e6.txt.gz",),
+        megabytes=4,
+    ),
 )
 
 TORCH_DEPENDENCIES: tuple[Package, ...] = (
@@ -130,14 +168,23 @@ TORCH_DEPENDENCIES: tuple[Package, ...] = (
 CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
     # captioner -> what only it needs, installed when it is asked for
     "wd": (
-        # the last with files for Python 3.10; what else it names is for its converters and its log's colours
-        Package(name="onnxruntime", version="1.23.2", at_least="1.16", modules=("onnxruntime",), megabytes=60),
+        # the last with files for Python 3.10; what else it names is for its converters and its
+        # log's colours
+        Package(
+            name="onnxruntime",
+            version="1.23.2",
+            at_least="1.16",
+            modules=("onnxruntime",),
+            megabytes=60,
+        ),
         next(package for package in WORKER_PACKAGES if package.name == "numpy"),
     ),
 }
 
 TEST_PACKAGES: tuple[Package, ...] = (
-    Package(name="pytest", version="8.4.2", modules=("pytest",)),  # with 9.2, pytest-xdist 3.8 no longer keeps groups together
+    Package(
+        name="pytest", version="8.4.2", modules=("pytest",)
+    ),  # with 9.2, pytest-xdist 3.8 no longer keeps groups together
     Package(name="pytest-timeout", version="2.4.0", modules=("pytest_timeout",)),
     Package(name="pytest-xdist", version="3.8.0", modules=("xdist",)),
     Package(name="execnet", version="2.1.2"),
@@ -162,7 +209,8 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="pandas-stubs", version="2.3.3.260113"),
     # writes the HEIC pictures that the tests read, with the Pillow of the worker
     Package(name="pillow-heif", version="1.4.0", megabytes=20),
-    # the tab's routes, as the WebUIs serve them: these are Forge's versions; A1111's starlette is 0.26.1
+    # the tab's routes, as the WebUIs serve them: these are Forge's versions; A1111's starlette is
+    # 0.26.1
     Package(name="starlette", version="0.27.0", modules=("starlette.applications",)),
     Package(name="anyio", version="3.7.1"),
     Package(name="sniffio", version="1.3.1"),
@@ -177,7 +225,8 @@ TEST_PACKAGES: tuple[Package, ...] = (
 )
 
 _WITH_EITHER_GRADIO: tuple[Package, ...] = (
-    # as A1111 1.10.1 and Forge have them; what the two leave open, in a version for Python 3.10 and 3.11
+    # as A1111 1.10.1 and Forge have them; what the two leave open, in a version for Python 3.10 and
+    # 3.11
     Package(name="aiofiles", version="23.2.1"),
     Package(name="anyio", version="3.7.1"),
     Package(name="certifi", version="2026.1.4"),
@@ -263,13 +312,16 @@ WEBUI_PACKAGES: Mapping[str, tuple[Package, ...]] = {
         *_WITH_EITHER_GRADIO,
     ),
 }
-"""What the tests' small WebUI runs on: the gradio of each of the two hosts, in a folder of its own."""
+"""What the tests' small WebUI runs on: the gradio of each of the two hosts, in a folder of its own.
+"""
 
 
 def found_versions(packages: Iterable[Package], folders: Sequence[str]) -> dict[str, str]:
-    """The versions of the packages in an interpreter's folders: normal name -> version, absent ones left out.
+    """The versions of the packages in an interpreter's folders: normal name -> version, absent ones
+    left out.
 
-    Reads the installed metadata, in the order in which the interpreter would import; nothing is imported.
+    Reads the installed metadata, in the order in which the interpreter would import; nothing is
+    imported.
     """
     found: dict[str, str] = {}
     for package in packages:
@@ -281,7 +333,11 @@ def found_versions(packages: Iterable[Package], folders: Sequence[str]) -> dict[
 
 def missing_packages(packages: Iterable[Package], found: Mapping[str, str]) -> tuple[Package, ...]:
     """The packages that this interpreter lacks, or has in a version that does not do."""
-    return tuple(package for package in packages if package.applies() and not package.accepts(found.get(package.key)))
+    return tuple(
+        package
+        for package in packages
+        if package.applies() and not package.accepts(found.get(package.key))
+    )
 
 
 def normal_name(name: str) -> str:
@@ -304,7 +360,9 @@ def _found_version(name: str, folders: Sequence[str]) -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers at the front: 2.10.0a0+git1b2c -> (2, 10). Trailing zeros go, so that 2.1.0 is 2.1."""
+    """The numbers at the front: 2.10.0a0+git1b2c -> (2, 10). Trailing zeros go, so that 2.1.0 is
+    2.1.
+    """
     numbers = re.match(r"\d+(?:\.\d+)*", version)
     parts = [int(number) for number in numbers.group().split(".")] if numbers else [0]
     while len(parts) > 1 and parts[-1] == 0:

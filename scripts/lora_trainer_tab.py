@@ -1,4 +1,6 @@
-"""The host executes this file at start and at every "Reload UI": it hangs the tab into the host's callbacks."""
+"""The host executes this file at start and at every "Reload UI": it hangs the tab into the host's
+callbacks.
+"""
 
 from modules import script_callbacks
 

@@ -1,9 +1,11 @@
-"""`python -m tests`: ruff, mypy and pytest, each with the packages from the overlays. Exit code 0 if all three are content.
+"""`python -m tests`: ruff (rules and format), mypy and pytest, each with the packages from the overlays. Exit code 0
+if all are content.
 
     python -m tests                     everything, on all cores
     python -m tests tests/dataset -x    only pytest, with these arguments
 
-The tools come from `python install.py --tests`. Standard library only, and no package of the interpreter is needed.
+The tools come from `python install.py --tests`. Standard library only, and no package of the
+interpreter is needed.
 """
 
 from __future__ import annotations
@@ -32,27 +34,37 @@ def main(arguments: list[str]) -> int:
         environment.look().require()
         environment.look_at_tests().require()
     except SetupError as error:
-        print(f"{error}\nRun: \"{sys.executable}\" install.py --tests", file=sys.stderr)
+        print(f'{error}\nRun: "{sys.executable}" install.py --tests', file=sys.stderr)
         return 1
     if arguments:
         return run("pytest", *arguments)
     processes = min(cores(), MOST_PROCESSES)
     results = {
         "ruff": run("ruff", "check", "."),
+        "format": run("ruff", "format", "--check", "--quiet", "."),
         "mypy": run("mypy"),
-        "pytest": run("pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else [])),
+        "pytest": run(
+            "pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else [])
+        ),
     }
-    print("\n" + ", ".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items()))
+    print(
+        "\n"
+        + ", ".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items())
+    )
     return 1 if any(results.values()) else 0
 
 
 def cores() -> int:
-    """How many cores this process may use: a container, or taskset, may leave it fewer than the machine has."""
+    """How many cores this process may use: a container, or taskset, may leave it fewer than the
+    machine has.
+    """
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run(tool: str, *arguments: str) -> int:
-    """Run one tool in a process of its own, in the extension's folder; its output goes where ours goes."""
+    """Run one tool in a process of its own, in the extension's folder; its output goes where ours
+    goes.
+    """
     print(f"== {tool} {' '.join(arguments)}", flush=True)
     command = [sys.executable, str(Path(__file__).resolve()), "--module", tool, *arguments]
     environ = dict(os.environ)
@@ -63,14 +75,23 @@ def run(tool: str, *arguments: str) -> int:
 
 
 def run_module(tool: str, arguments: list[str]) -> int:
-    """In that process: the extension and the overlays first on sys.path, then what `python -m TOOL` does."""
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != Path(__file__).resolve().parent]
+    """In that process: the extension and the overlays first on sys.path, then what `python -m TOOL`
+    does.
+    """
+    sys.path[:] = [
+        entry
+        for entry in sys.path
+        if Path(entry or ".").resolve() != Path(__file__).resolve().parent
+    ]
     tools, packages = environment.activate(environment.look_at_tests()), environment.activate()
-    # mypy reads the types of installed packages from sys.path, but for its first entry, which is to be the project
+    # mypy reads the types of installed packages from sys.path, but for its first entry, which is to
+    # be the project
     sys.path[:] = [str(ROOT), *(entry for entry in sys.path if entry != str(ROOT))]
     # for pytest's own processes, which start before they learn sys.path
     found = [str(folder) for folder in (ROOT, packages.folder, tools.folder) if folder]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*found, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*found, *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     sys.argv = [tool, *arguments]
     runpy.run_module(tool, run_name="__main__", alter_sys=True)
     return 0

@@ -1,4 +1,6 @@
-"""For all tests: one thread a process. Tiny models are no faster on several, and test processes running side by side would wait for each other."""
+"""For all tests: one thread a process. Tiny models are no faster on several, and test processes
+running side by side would wait for each other.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +15,17 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-# a shell's background job is deaf to Ctrl-C, and so would be the programs that the tests start and interrupt
+# a shell's background job is deaf to Ctrl-C, and so would be the programs that the tests start and
+# interrupt
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def what_is_imported_is_not_searched_for_garbage() -> None:
-    """The worker collects garbage between its phases, and a process of tests holds ten times as many objects as a worker."""
+    """The worker collects garbage between its phases, and a process of tests holds ten times as
+    many objects as a worker.
+    """
     gc.collect()
     gc.freeze()
 
@@ -33,28 +38,60 @@ def browser() -> Iterator[Any]:
     """
     from tests.browser.chromium import find
 
-    sync_api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed (python install.py --tests)")
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed (python install.py --tests)"
+    )
     program = find(os.environ)
     if program is None:
-        pytest.skip("there is no browser (install Chromium, or name one in the environment variable CHROMIUM)")
+        pytest.skip(
+            "there is no browser (install Chromium, or name one in the environment variable"
+            " CHROMIUM)"
+        )
     with sync_api.sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        launched = playwright.chromium.launch(
+            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         yield launched
         launched.close()
 
 
 def pytest_addoption(parser: Any) -> None:
     group = parser.getgroup("LoRA Trainer")
-    group.addoption("--screenshots", metavar="FOLDER", help="the browser tests put pictures of the tab there")
-    group.addoption("--every-webui", action="store_true", help="the browser tests that are content with one WebUI run on each, too")
-    group.addoption("--host-folder", metavar="FOLDER", help="an installed AUTOMATIC1111 or Forge, for tests/browser/test_real_host.py, which says how")
-    group.addoption("--host-checkpoint", metavar="FILE", help="the SD1.5 checkpoint that this WebUI is started with; else its smallest")
+    group.addoption(
+        "--screenshots", metavar="FOLDER", help="the browser tests put pictures of the tab there"
+    )
+    group.addoption(
+        "--every-webui",
+        action="store_true",
+        help="the browser tests that are content with one WebUI run on each, too",
+    )
+    group.addoption(
+        "--host-folder",
+        metavar="FOLDER",
+        help=(
+            "an installed AUTOMATIC1111 or Forge, for tests/browser/test_real_host.py, which"
+            " says how"
+        ),
+    )
+    group.addoption(
+        "--host-checkpoint",
+        metavar="FILE",
+        help="the SD1.5 checkpoint that this WebUI is started with; else its smallest",
+    )
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say loudly when the tab was not tested: a skipped test is a letter among thousands."""
-    skipped = [report for report in terminalreporter.stats.get("skipped", []) if "tests/browser/" in report.nodeid]
-    reasons = {str(report.longrepr[2]).removeprefix("Skipped: ") for report in skipped if isinstance(report.longrepr, tuple)}
+    skipped = [
+        report
+        for report in terminalreporter.stats.get("skipped", [])
+        if "tests/browser/" in report.nodeid
+    ]
+    reasons = {
+        str(report.longrepr[2]).removeprefix("Skipped: ")
+        for report in skipped
+        if isinstance(report.longrepr, tuple)
+    }
     reasons = {reason for reason in reasons if "--host-folder" not in reason}
     if reasons:
         terminalreporter.section("the tab was NOT tested in a browser", yellow=True, bold=True)

@@ -19,7 +19,9 @@ def ended_process() -> int:
 
 
 def killed_at(step: int, folder: Path, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that dies before its `step`-th call to the system about a file in `folder`. False: it was through before that."""
+    """Do `work` in a process that dies before its `step`-th call to the system about a file in
+    `folder`. False: it was through before that.
+    """
     child = os.fork()
     if child == 0:
         count = 0

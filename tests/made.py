@@ -1,4 +1,6 @@
-"""Things tests train on, made on the spot: small pictures with captions, and tiny checkpoints in the WebUI's format."""
+"""Things tests train on, made on the spot: small pictures with captions, and tiny checkpoints in
+the WebUI's format.
+"""
 
 from __future__ import annotations
 
@@ -61,23 +63,37 @@ def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
     """A tiny checkpoint file of random weights, made once a test session."""
     path = Path(mkdtemp(prefix="tiny-checkpoint-")) / f"tiny-{family}.safetensors"
     # its pictures are 64 pixels wide, and it says so
-    write_checkpoint(tiny_parts(family, prediction_type=prediction_type), path, metadata={"modelspec.resolution": "64x64"})
+    write_checkpoint(
+        tiny_parts(family, prediction_type=prediction_type),
+        path,
+        metadata={"modelspec.resolution": "64x64"},
+    )
     return path
 
 
 SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
 
 
-def begin(tmp_path: Path, run: str = "run", family: str = "sd1", images: int = 5, **changes: object) -> RunFolder:
+def begin(
+    tmp_path: Path, run: str = "run", family: str = "sd1", images: int = 5, **changes: object
+) -> RunFolder:
     """A run folder about to train a tiny checkpoint on a few drawn images."""
     draw_images(tmp_path / "images", images)
     values = {
-        "train_data_dir": str(tmp_path / "images"), "base_model": str(tiny_checkpoint(family)), "output_dir": str(tmp_path / run), **SMALL, **changes
-    }  # fmt: skip
+        "train_data_dir": str(tmp_path / "images"),
+        "base_model": str(tiny_checkpoint(family)),
+        "output_dir": str(tmp_path / run),
+        **SMALL,
+        **changes,
+    }
     asked = config.from_mapping(values)
     return folders.begin(asked.output.output_dir, config.to_yaml(asked))
 
 
 def losses(folder: RunFolder) -> list[float]:
     """The loss of every step so far, in order."""
-    return [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]
+    return [
+        event.loss
+        for event in folder.read_events()
+        if isinstance(event, events.Progress) and event.loss is not None
+    ]

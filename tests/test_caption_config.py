@@ -13,22 +13,40 @@ from lora_trainer.caption_config import CAPTIONERS, CaptionSettings, fingerprint
 from lora_trainer.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent
-ASKED = {"input": "pictures", "captioner": "wd", "threshold": "0.4", "exclude": "solo, 1girl", "top_k": 12, "output": "auto"}
+ASKED = {
+    "input": "pictures",
+    "captioner": "wd",
+    "threshold": "0.4",
+    "exclude": "solo, 1girl",
+    "top_k": 12,
+    "output": "auto",
+}
 
 
 def test_settings_survive_their_yaml(tmp_path):
     settings = from_mapping(ASKED, base=tmp_path)
     (tmp_path / "caption.yaml").write_text(caption_config.to_yaml(settings), encoding="utf-8")
     assert caption_config.read(tmp_path / "caption.yaml") == settings
-    assert (settings.input, settings.threshold, settings.exclude, settings.output) == (tmp_path / "pictures", 0.4, ("solo", "1girl"), None)
+    assert (settings.input, settings.threshold, settings.exclude, settings.output) == (
+        tmp_path / "pictures",
+        0.4,
+        ("solo", "1girl"),
+        None,
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"captioner": "blib"}, "captioner is 'blib', but must be one of: blip-large, blip, qwen, clip, wd"),
+        (
+            {"captioner": "blib"},
+            "captioner is 'blib', but must be one of: blip-large, blip, qwen, clip, wd",
+        ),
         ({"threshold": 1.5}, "threshold is 1.5, but must be between 0 and 1"),
-        ({"only_missing": True, "overwrite": True}, "only_missing and overwrite contradict each other"),
+        (
+            {"only_missing": True, "overwrite": True},
+            "only_missing and overwrite contradict each other",
+        ),
         ({"format": "txt", "output": "captions.csv"}, "format is txt, but output is"),
         ({"output": "captions.xlsx"}, "does not end in .csv or .tsv or .jsonl or .ndjson"),
         ({"format": "jsonl", "output": "metadata.csv"}, "does not end in .jsonl or .ndjson"),
@@ -51,13 +69,28 @@ def test_every_setting_and_captioner_says_what_it_is():
     texts = config.documentation_of(CaptionSettings)
     assert set(texts) == {field.name for field in dataclasses.fields(CaptionSettings)}
     for info in CAPTIONERS.values():
-        assert info.sentence.endswith(".") and info.download_bytes > 1e8 and info.memory_bytes > 1e8 and "/" in info.model
+        assert (
+            info.sentence.endswith(".")
+            and info.download_bytes > 1e8
+            and info.memory_bytes > 1e8
+            and "/" in info.model
+        )
 
 
-@pytest.mark.parametrize(("change", "same"), [
-    ({"threshold": 0.5}, False), ({"prefix": "ink"}, False), ({"model": "me/other"}, False), ({"captioner": "clip"}, False),
-    ({"device": "cpu"}, True), ({"batch_size": 3}, True), ({"overwrite": True}, True), ({"instruction": "say"}, True), ({"output": "a.csv"}, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("change", "same"),
+    [
+        ({"threshold": 0.5}, False),
+        ({"prefix": "ink"}, False),
+        ({"model": "me/other"}, False),
+        ({"captioner": "clip"}, False),
+        ({"device": "cpu"}, True),
+        ({"batch_size": 3}, True),
+        ({"overwrite": True}, True),
+        ({"instruction": "say"}, True),
+        ({"output": "a.csv"}, True),
+    ],
+)
 def test_the_fingerprint_changes_with_what_changes_the_captions(change, same):
     before = from_mapping(ASKED)
     assert (fingerprint(before) == fingerprint(from_mapping({**ASKED, **change}))) is same
@@ -69,12 +102,26 @@ def test_another_vocabulary_is_another_fingerprint():
 
 
 def test_the_tab_may_import_it_without_torch():
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import lora_trainer.caption_config; sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import lora_trainer.caption_config;"
+        " sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False).returncode == 0
 
 
 def test_each_option_of_the_command_is_a_setting():
-    asked = command_line.make_parser().parse_args(["caption", "--input", "x", "--top-k", "3", "--only-missing", "--character-threshold", "0.9"])
+    asked = command_line.make_parser().parse_args(
+        [
+            "caption",
+            "--input",
+            "x",
+            "--top-k",
+            "3",
+            "--only-missing",
+            "--character-threshold",
+            "0.9",
+        ]
+    )
     given = {key for key in vars(asked) if key not in ("command", "needs_packages")}
     assert given == {"input", "top_k", "only_missing", "character_threshold"}
     fields = {field.name for field in dataclasses.fields(CaptionSettings)}

@@ -35,8 +35,11 @@ def test_a_good_dataset_passes(folder, capsys):
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Pictures checked: 5. Nothing to mend",
-        'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a new meaning, though its parts may lend it some of '
-        "theirs: try it in a prompt before training.",
+        (
+            'Trigger word: "zorbl" is a made-up word of 2 tokens: zor + bl. It is free to take a'
+            " new meaning, though its parts may lend it some of theirs: try it in a prompt before"
+            " training."
+        ),
     ]
 
 
@@ -45,9 +48,17 @@ def test_warnings_pass_and_errors_do_not(folder, scenes, tmp_path, capsys):
     assert main(["check", str(folder), "--resolution", "128"]) == 0
     assert "0.png has little contrast" in capsys.readouterr().out
     (folder / "1.txt").write_text("cat " * 80, encoding="utf-8")
-    assert main(["check", str(folder), "--resolution", "128", "--json", str(tmp_path / "r.json")]) == 1
-    assert "1.png: the caption has 80 tokens, 5 more than max_token_length 75" in capsys.readouterr().out
-    kinds = [each["kind"] for each in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["findings"]]
+    assert (
+        main(["check", str(folder), "--resolution", "128", "--json", str(tmp_path / "r.json")]) == 1
+    )
+    assert (
+        "1.png: the caption has 80 tokens, 5 more than max_token_length 75"
+        in capsys.readouterr().out
+    )
+    kinds = [
+        each["kind"]
+        for each in json.loads((tmp_path / "r.json").read_text(encoding="utf-8"))["findings"]
+    ]
     assert sorted(kinds) == ["long-caption", "low-contrast"]
     assert main(["check", str(folder), "--resolution", "128", "--tokens", "150"]) == 0
 
@@ -65,13 +76,22 @@ def test_the_vocabulary_beside_the_images_is_kept_to(folder, capsys):
 
 
 def test_what_a_captioner_saw_tells_how_much_variety_there_is(folder, capsys):
-    rows = {digest(path): (np.full(4, 0.5) + np.eye(4)[number % 4] * 0.01).astype(np.float16) for number, path in enumerate(folder.glob("*.png"))}
-    embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
+    rows = {
+        digest(path): (np.full(4, 0.5) + np.eye(4)[number % 4] * 0.01).astype(np.float16)
+        for number, path in enumerate(folder.glob("*.png"))
+    }
+    embeddings.add(
+        folder,
+        embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows),
+    )
     assert main(["check", str(folder), "--resolution", "128"]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "Pictures checked: 5. Things to look at: 1",
         "- to CLIP the pictures look much alike: they differ 0 % as much as unrelated pictures do",
-        "  If they show one angle or one distance, add others, or other backgrounds and light; what all pictures share becomes part of the LoRA.",
+        (
+            "  If they show one angle or one distance, add others, or other backgrounds and light;"
+            " what all pictures share becomes part of the LoRA."
+        ),
     ]
 
 
@@ -84,7 +104,10 @@ def test_twenty_pictures_with_one_fault_are_one_thing(folder, scenes, capsys):
     assert main(["check", str(folder), "--resolution", "128", "--trigger", "zorbl"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "Pictures checked: 5. Things to look at: 2, in 5 files"
-    assert [line for line in lines if line.startswith("- ")] == ['- 5 images have the same caption, "a scene"', "- 5 images have a wide border of one colour"]
+    assert [line for line in lines if line.startswith("- ")] == [
+        '- 5 images have the same caption, "a scene"',
+        "- 5 images have a wide border of one colour",
+    ]
     assert "zorbl" not in "".join(lines[:-1])
 
 
@@ -99,7 +122,16 @@ def test_a_folder_that_is_not_there_gets_a_sentence(tmp_path, capsys):
 
 
 def test_crop_writes_copies_once(folder, tmp_path, capsys):
-    call = ["crop", "--input", str(folder), "--output", str(tmp_path / "out"), "--size", "64", "--subject"]
+    call = [
+        "crop",
+        "--input",
+        str(folder),
+        "--output",
+        str(tmp_path / "out"),
+        "--size",
+        "64",
+        "--subject",
+    ]
     assert main(call) == 0
     assert capsys.readouterr().out.splitlines()[0] == f"Pictures written to {tmp_path / 'out'}: 5"
     assert Image.open(tmp_path / "out" / "3.png").size == (64, 64)

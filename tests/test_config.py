@@ -27,31 +27,57 @@ def test_the_first_seed_reads_as_it_is_printed(tmp_path, monkeypatch):
     run = config.read(Path("a.yaml"))
     assert run.dataset.train_data_dir == tmp_path / "data" / "style_train"
     assert run.dataset.metadata_path == tmp_path / "data" / "style_train" / "metadata.csv"
-    assert run.checkpoint.base_model == tmp_path / "models" / "Stable-diffusion" / "v1-5-pruned.safetensors"
+    assert (
+        run.checkpoint.base_model
+        == tmp_path / "models" / "Stable-diffusion" / "v1-5-pruned.safetensors"
+    )
     assert (run.lora.lora_rank, run.lora.target_modules) == (8, ("to_q", "to_v"))
-    assert (run.training.batch_size, run.training.epochs, run.training.learning_rate) == (4, 10, 2e-4)
-    assert (run.output.output_dir, run.output.save_steps) == (tmp_path / "output" / "my_style_lora", 100)
+    assert (run.training.batch_size, run.training.epochs, run.training.learning_rate) == (
+        4,
+        10,
+        2e-4,
+    )
+    assert (run.output.output_dir, run.output.save_steps) == (
+        tmp_path / "output" / "my_style_lora",
+        100,
+    )
 
 
 def test_the_second_seed_reads_as_it_is_printed(tmp_path):
     (tmp_path / "b.yaml").write_text(SEED_2, encoding="utf-8")
     run = config.read(tmp_path / "b.yaml")
-    assert (run.lora.lora_rank, run.training.learning_rate, run.lora.target_modules) == (16, 1.5e-4, config.UNET_TARGETS)
+    assert (run.lora.lora_rank, run.training.learning_rate, run.lora.target_modules) == (
+        16,
+        1.5e-4,
+        config.UNET_TARGETS,
+    )
 
 
 def test_everything_wrong_is_listed_at_once():
     found = problems(
-        {"lora_rnk": 3, "network_dim": 8, "lora_rank": 0, "learning_rate": "fast", "batch_size": 2.5, "lr_scheduler": "cosin", "output_dir": "out"}
+        {
+            "lora_rnk": 3,
+            "network_dim": 8,
+            "lora_rank": 0,
+            "learning_rate": "fast",
+            "batch_size": 2.5,
+            "lr_scheduler": "cosin",
+            "output_dir": "out",
+        }
     )
     assert found == {
         "lora_rnk is not a setting": "Did you mean lora_rank?",
         "network_dim is not a setting": "Did you mean lora_rank?",
-        "learning_rate is 'fast', but must be a number, such as 1e-4": "Use 1e-4 to 3e-4 with AdamW.",
+        "learning_rate is 'fast', but must be a number, such as 1e-4": (
+            "Use 1e-4 to 3e-4 with AdamW."
+        ),
         "batch_size is 2.5, but must be a whole number": "1 to 4 on a consumer card.",
         "train_data_dir is missing": "The folder with your images.",
         "base_model is missing": found["base_model is missing"],
         "lora_rank is 0, but must be between 1 and 1024": "Use 4 to 64; 8 suits most styles.",
-        "lr_scheduler is 'cosin', but must be one of: constant, linear, cosine, cosine_with_restarts, polynomial": "Did you mean cosine?",
+        "lr_scheduler is 'cosin', but must be one of: constant, linear, cosine, cosine_with_restarts, polynomial": (
+            "Did you mean cosine?"
+        ),
     }
 
 
@@ -64,17 +90,32 @@ def test_everything_wrong_is_listed_at_once():
         ({"epochs": -1}, "epochs is -1, but must be between 1 and 100000"),
         ({"max_token_length": 77}, "max_token_length is 77, but must be one of: 75, 150, 225"),
         ({"target_modules": []}, "target_modules is empty, so nothing would be trained"),
-        ({"target_modules": {"a": 1}}, "target_modules is {'a': 1}, but must be a list of texts, such as [to_q, to_v]"),
+        (
+            {"target_modules": {"a": 1}},
+            "target_modules is {'a': 1}, but must be a list of texts, such as [to_q, to_v]",
+        ),
         ({"sample_strengths": [0, 5]}, "sample_strengths is 5.0, but must be between 0 and 2"),
         ({"name": "a:b<c"}, "name 'a:b<c' contains : <, which <lora:NAME:0.7> cannot hold"),
         ({"background": "pink"}, "background is 'pink'"),
         ({"bucket_step": 20}, "bucket_step is 20"),
-        ({"train_text_encoder": "maybe"}, "train_text_encoder is 'maybe', but must be true or false"),
+        (
+            {"train_text_encoder": "maybe"},
+            "train_text_encoder is 'maybe', but must be true or false",
+        ),
         ({"base_model": ["a", "b"]}, "base_model is ['a', 'b'], but must be a path"),
         ({"device": "gpu"}, "device is 'gpu'"),
-        ({"min_bucket_side": 512, "max_bucket_side": 256}, "min_bucket_side is 512, above max_bucket_side 256"),
-        ({"min_bucket_side": 1024, "resolution": 512}, "min_bucket_side is 1024, above resolution 512"),
-        ({"max_bucket_side": 512, "resolution": 1024}, "max_bucket_side is 512, below resolution 1024"),
+        (
+            {"min_bucket_side": 512, "max_bucket_side": 256},
+            "min_bucket_side is 512, above max_bucket_side 256",
+        ),
+        (
+            {"min_bucket_side": 1024, "resolution": 512},
+            "min_bucket_side is 1024, above resolution 512",
+        ),
+        (
+            {"max_bucket_side": 512, "resolution": 1024},
+            "max_bucket_side is 512, below resolution 1024",
+        ),
     ],
 )
 def test_a_wrong_value_gets_a_sentence(values, sentence):
@@ -85,16 +126,36 @@ def test_a_wrong_value_gets_a_sentence(values, sentence):
 
 def test_values_are_read_as_people_write_them():
     run = config.from_mapping(
-        {**REQUIRED, "learning_rate": "2e-4", "epochs": 3.0, "mixed_precision": False, "resolution": "auto", "target_modules": "to_q, to_v"}
+        {
+            **REQUIRED,
+            "learning_rate": "2e-4",
+            "epochs": 3.0,
+            "mixed_precision": False,
+            "resolution": "auto",
+            "target_modules": "to_q, to_v",
+        }
     )
-    assert (run.training.learning_rate, run.training.epochs, run.checkpoint.mixed_precision) == (2e-4, 3, "no")
+    assert (run.training.learning_rate, run.training.epochs, run.checkpoint.mixed_precision) == (
+        2e-4,
+        3,
+        "no",
+    )
     assert (run.dataset.resolution, run.lora.target_modules) == (None, ("to_q", "to_v"))
-    assert config.from_mapping({**REQUIRED, "sample_prompts": "a cat, red"}).samples.sample_prompts == ("a cat, red",)
+    assert config.from_mapping(
+        {**REQUIRED, "sample_prompts": "a cat, red"}
+    ).samples.sample_prompts == ("a cat, red",)
 
 
 def test_yaml_and_settings_are_each_others_inverse(tmp_path):
     run = config.from_mapping(
-        {**REQUIRED, "learning_rate": 1.5e-5, "name": "墨", "sample_prompts": ["a: b", "c, d"], "vae": "v.safetensors", "trigger_word": "on"}
+        {
+            **REQUIRED,
+            "learning_rate": 1.5e-5,
+            "name": "墨",
+            "sample_prompts": ["a: b", "c, d"],
+            "vae": "v.safetensors",
+            "trigger_word": "on",
+        }
     )
     (tmp_path / "c.yaml").write_text(config.to_yaml(run), encoding="utf-8")
     assert config.read(tmp_path / "c.yaml") == run
@@ -104,7 +165,12 @@ def test_the_commented_yaml_holds_every_key_and_reads_as_the_defaults():
     text = config.commented_yaml()
     live = yaml.safe_load(text)
     assert set(live) == set(REQUIRED)
-    uncommented = yaml.safe_load("\n".join(line[1:] if line.startswith("#") and not line.startswith("# ") else line for line in text.splitlines()))
+    uncommented = yaml.safe_load(
+        "\n".join(
+            line[1:] if line.startswith("#") and not line.startswith("# ") else line
+            for line in text.splitlines()
+        )
+    )
     assert config.from_mapping(uncommented) == config.from_mapping(live)
     assert list(uncommented) == list(config.to_mapping(config.from_mapping(live)))
 
@@ -122,7 +188,11 @@ def test_every_name_from_other_trainers_leads_to_a_setting():
 
 @pytest.mark.parametrize(
     ("content", "sentence"),
-    [("a: [1", "line 1: not valid YAML"), ("- a\n- b", "is not a list of `key: value` lines"), ("", "3 settings in")],
+    [
+        ("a: [1", "line 1: not valid YAML"),
+        ("- a\n- b", "is not a list of `key: value` lines"),
+        ("", "3 settings in"),
+    ],
 )
 def test_a_broken_file_gets_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "x.yaml"
@@ -146,9 +216,21 @@ def test_changes_are_laid_over_the_file_and_checked(tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence", "hint"),
     [
-        (b"lora_rank: 8\n\tepochs: 2\n", "line 2: not valid YAML (a tab)", "YAML does not allow tabs"),
-        (b"lora_rank: 8\nepochs 2\nseed: 1\n", "line 2: not valid YAML (could not find expected ':')", "Each line is `key: value`"),
-        (b"lora_rank: 8\nepochs: 2\nlora_rank: 4\n", "line 3: not valid YAML (lora_rank is there twice)", "Keep one"),
+        (
+            b"lora_rank: 8\n\tepochs: 2\n",
+            "line 2: not valid YAML (a tab)",
+            "YAML does not allow tabs",
+        ),
+        (
+            b"lora_rank: 8\nepochs 2\nseed: 1\n",
+            "line 2: not valid YAML (could not find expected ':')",
+            "Each line is `key: value`",
+        ),
+        (
+            b"lora_rank: 8\nepochs: 2\nlora_rank: 4\n",
+            "line 3: not valid YAML (lora_rank is there twice)",
+            "Keep one",
+        ),
         ("trigger_word: 中国画\n".encode("gbk"), "is not a text file in UTF-8", "Save as"),
     ],
 )
@@ -178,9 +260,13 @@ def test_a_name_that_no_file_can_have_is_refused(name):
 
 @pytest.mark.parametrize("value", [".inf", 10**400, float("inf"), "1e999", float("nan")])
 def test_a_number_beyond_all_numbers_gets_a_sentence(value):
-    (sentence,) = problems({**REQUIRED, "batch_size": yaml.safe_load(value) if isinstance(value, str) else value})
+    (sentence,) = problems(
+        {**REQUIRED, "batch_size": yaml.safe_load(value) if isinstance(value, str) else value}
+    )
     assert sentence.startswith("batch_size is ")
-    (sentence,) = problems({**REQUIRED, "learning_rate": yaml.safe_load(value) if isinstance(value, str) else value})
+    (sentence,) = problems(
+        {**REQUIRED, "learning_rate": yaml.safe_load(value) if isinstance(value, str) else value}
+    )
     assert sentence.startswith("learning_rate is ")
 
 
@@ -190,18 +276,25 @@ def test_a_device_that_torch_cannot_read_is_refused(device):
 
 
 def test_a_home_that_is_not_there_gets_a_sentence():
-    assert one_problem(train_data_dir="~nobody-of-this-name/x")[0].startswith("train_data_dir is '~nobody-of-this-name/x'")
+    assert one_problem(train_data_dir="~nobody-of-this-name/x")[0].startswith(
+        "train_data_dir is '~nobody-of-this-name/x'"
+    )
 
 
 def test_a_folder_called_by_a_number_is_a_folder():
-    assert config.from_mapping({**REQUIRED, "train_data_dir": 2024}).dataset.train_data_dir.name == "2024"
+    assert (
+        config.from_mapping({**REQUIRED, "train_data_dir": 2024}).dataset.train_data_dir.name
+        == "2024"
+    )
 
 
 def test_a_run_inside_the_webuis_lora_folder_is_refused(tmp_path):
     for inside in (tmp_path / "Lora", tmp_path / "Lora" / "ink"):
         sentence, _ = one_problem(output_dir=str(inside), lora_dir=str(tmp_path / "Lora"))
         assert "lies in lora_dir" in sentence
-    assert config.from_mapping({**REQUIRED, "output_dir": str(tmp_path / "Lora-runs"), "lora_dir": str(tmp_path / "Lora")})
+    assert config.from_mapping(
+        {**REQUIRED, "output_dir": str(tmp_path / "Lora-runs"), "lora_dir": str(tmp_path / "Lora")}
+    )
 
 
 @pytest.mark.parametrize("name", ["a\nb", "ink."])
@@ -210,7 +303,13 @@ def test_a_name_that_becomes_no_file_later_is_refused_now(name):
 
 
 @pytest.mark.parametrize(
-    ("asked", "byte_count", "on_disk"), [("auto", 2**31, False), ("auto", 2**31 + 1, True), ("memory", 2**40, False), ("disk", 1, True)]
+    ("asked", "byte_count", "on_disk"),
+    [
+        ("auto", 2**31, False),
+        ("auto", 2**31 + 1, True),
+        ("memory", 2**40, False),
+        ("disk", 1, True),
+    ],
 )
 def test_auto_keeps_encoded_images_in_memory_as_far_as_two_gigabytes_go(asked, byte_count, on_disk):
     assert config.keeps_encoded_on_disk(asked, byte_count) is on_disk
@@ -225,10 +324,20 @@ def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
 PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"
 
 
-@pytest.mark.parametrize("text", ["'\"data/my style\"'", "\"'data/my style'\"", "' data/my style '", "\u201cdata/my style\u201d"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "'\"data/my style\"'",
+        "\"'data/my style'\"",
+        "' data/my style '",
+        "\u201cdata/my style\u201d",
+    ],
+)
 def test_pasted_quotes_are_no_part_of_a_path(tmp_path, text):
     (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
-    assert config.read(tmp_path / "a.yaml").dataset.train_data_dir == Path.cwd() / "data" / "my style"
+    assert (
+        config.read(tmp_path / "a.yaml").dataset.train_data_dir == Path.cwd() / "data" / "my style"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,15 @@ from lora_trainer.runs.requests import take_requests
 from lora_trainer.runs.state import RunState, fold
 
 PLANNED = events.Planned(
-    name="ink", family="sd1", step_count=20, epoch_count=1, image_count=1, bucket_count=2, resolution=512, device="CPU", precision="no"
+    name="ink",
+    family="sd1",
+    step_count=20,
+    epoch_count=1,
+    image_count=1,
+    bucket_count=2,
+    resolution=512,
+    device="CPU",
+    precision="no",
 )
 TRAINING = events.Phase(phase="training", total=20)
 
@@ -41,14 +49,35 @@ def watch(tmp_path, history):
 
 
 def progress(step, **values):
-    return events.Progress(step=step, epoch=1, loss=0.5, smoothed_loss=0.25, seconds_left=2.0 * (20 - step), **values)
+    return events.Progress(
+        step=step, epoch=1, loss=0.5, smoothed_loss=0.25, seconds_left=2.0 * (20 - step), **values
+    )
 
 
 def test_previews_and_saves_do_not_move_the_training_on(tmp_path, capsys):
-    previewing = [events.Phase(phase="previewing", total=3), events.Progress(step=1), events.Progress(step=2), TRAINING]
-    watch(tmp_path, [events.Started(), PLANNED, TRAINING, progress(10), *previewing, progress(11), events.Finished(step=11, file="ink.safetensors")])
+    previewing = [
+        events.Phase(phase="previewing", total=3),
+        events.Progress(step=1),
+        events.Progress(step=2),
+        TRAINING,
+    ]
+    watch(
+        tmp_path,
+        [
+            events.Started(),
+            PLANNED,
+            TRAINING,
+            progress(10),
+            *previewing,
+            progress(11),
+            events.Finished(step=11, file="ink.safetensors"),
+        ],
+    )
     shown = capsys.readouterr().err
-    assert [line.split(",")[0] for line in shown.splitlines()] == ["Training: 10 of 20", "Training: 11 of 20"]
+    assert [line.split(",")[0] for line in shown.splitlines()] == [
+        "Training: 10 of 20",
+        "Training: 11 of 20",
+    ]
 
 
 def test_a_file_gets_a_line_for_each_twentieth_and_no_carriage_return(monkeypatch, capsys):
@@ -57,7 +86,11 @@ def test_a_file_gets_a_line_for_each_twentieth_and_no_carriage_return(monkeypatc
         lines.show(step)
     shown = capsys.readouterr().err
     assert "\r" not in shown
-    assert shown.splitlines()[:3] == ["Training: 1 of 1000", "Training: 50 of 1000", "Training: 100 of 1000"]
+    assert shown.splitlines()[:3] == [
+        "Training: 1 of 1000",
+        "Training: 50 of 1000",
+        "Training: 100 of 1000",
+    ]
     assert len(shown.splitlines()) == 21
     monkeypatch.setattr(console, "LINE_SECONDS", 0.0)
     lines.show(1000)
@@ -68,13 +101,35 @@ def test_a_terminal_gets_one_bar_with_the_workers_own_time_left(tmp_path, monkey
     screen = io.StringIO()
     monkeypatch.setattr(screen, "isatty", lambda: True, raising=False)
     monkeypatch.setattr(sys, "stderr", screen)
-    watch(tmp_path, [events.Started(), PLANNED, TRAINING, progress(10), events.Finished(step=10, file="ink.safetensors")])
+    watch(
+        tmp_path,
+        [
+            events.Started(),
+            PLANNED,
+            TRAINING,
+            progress(10),
+            events.Finished(step=10, file="ink.safetensors"),
+        ],
+    )
     assert "10/20 [00:00, loss 0.2500, 0:20 left, 2.00 s/step]" in screen.getvalue()
 
 
 def test_each_phase_is_told_once(tmp_path, capsys):
-    checking = [events.Phase(phase="checking"), events.Phase(phase="checking", total=2), events.Progress(step=2)]
-    watch(tmp_path, [events.Started(), *checking, PLANNED, events.Phase(phase="loading"), events.Finished(step=0, file="ink.safetensors")])
+    checking = [
+        events.Phase(phase="checking"),
+        events.Phase(phase="checking", total=2),
+        events.Progress(step=2),
+    ]
+    watch(
+        tmp_path,
+        [
+            events.Started(),
+            *checking,
+            PLANNED,
+            events.Phase(phase="loading"),
+            events.Finished(step=0, file="ink.safetensors"),
+        ],
+    )
     shown = capsys.readouterr()
     assert shown.err.splitlines() == ["Checking images and captions: 2 of 2"]
     assert shown.out.splitlines() == [
@@ -90,12 +145,32 @@ def test_a_hint_is_a_sentence_of_its_own_and_is_said_once(tmp_path, capsys):
     def copy(name):
         return events.Warned(message=f"{name} is a copy of a.png", hint="Remove the copies.")
 
-    watch(tmp_path, [events.Started(), copy("b.png"), copy("c.png"), events.Finished(step=1, file="x.safetensors")])
-    assert capsys.readouterr().out.splitlines()[1:3] == ["Note: b.png is a copy of a.png. Remove the copies.", "Note: c.png is a copy of a.png"]
+    watch(
+        tmp_path,
+        [
+            events.Started(),
+            copy("b.png"),
+            copy("c.png"),
+            events.Finished(step=1, file="x.safetensors"),
+        ],
+    )
+    assert capsys.readouterr().out.splitlines()[1:3] == [
+        "Note: b.png is a copy of a.png. Remove the copies.",
+        "Note: c.png is a copy of a.png",
+    ]
 
 
 def test_what_a_pause_needs_is_a_command_that_can_be_copied(tmp_path, capsys):
-    watch(tmp_path, [events.Started(), PLANNED, events.Paused(step=3), events.Resumed(step=3), events.Stopped(step=3, file="a.safetensors")])
+    watch(
+        tmp_path,
+        [
+            events.Started(),
+            PLANNED,
+            events.Paused(step=3),
+            events.Resumed(step=3),
+            events.Stopped(step=3, file="a.safetensors"),
+        ],
+    )
     path = tmp_path / "水墨 run"
     assert capsys.readouterr().out.splitlines()[2:] == [
         f'Paused at step 3. Go on with: python -m lora_trainer tell "{path}" resume',
@@ -107,29 +182,44 @@ def test_what_a_pause_needs_is_a_command_that_can_be_copied(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("saved", "sentence"),
-    [((), "nothing was saved yet, so it begins again"), ((events.Saved(step=6, file="a"), events.Saved(step=8, file="b")), "step 8 is saved")],
+    [
+        ((), "nothing was saved yet, so it begins again"),
+        ((events.Saved(step=6, file="a"), events.Saved(step=8, file="b")), "step 8 is saved"),
+    ],
 )
 def test_an_interrupted_run_says_what_is_kept(saved, sentence):
     state = fold([events.Started(), PLANNED, *saved, TRAINING, progress(9)])
-    assert describe_state(state, RunFolder(Path("/x"))).startswith(f"Interrupted at step 9 of 20; {sentence}\nGo on with: ")
+    assert describe_state(state, RunFolder(Path("/x"))).startswith(
+        f"Interrupted at step 9 of 20; {sentence}\nGo on with: "
+    )
 
 
 def test_time_and_speed_are_told_in_the_readers_units():
     state = RunState(step=10, step_count=20, smoothed_loss=0.5, seconds_left=3723.0)
     assert describe_pace(state) == "loss 0.5000, 1:02:03 left, 372.30 s/step"
-    assert describe_pace(RunState(step=10, step_count=20, seconds_left=2.0)) == "0:02 left, 5.00 steps/s"
+    assert (
+        describe_pace(RunState(step=10, step_count=20, seconds_left=2.0))
+        == "0:02 left, 5.00 steps/s"
+    )
     assert describe_pace(RunState(step=20, step_count=20, seconds_left=0.0)) == ""
 
 
 def test_last_words_are_what_was_printed_not_what_was_logged(tmp_path):
     log = tmp_path / "worker.log"
-    log.write_text("2026-01-01 10:00:00,000 INFO lora_trainer.worker.report: Phase(total=0)\nSegmentation fault\n", encoding="utf-8")
+    log.write_text(
+        "2026-01-01 10:00:00,000 INFO lora_trainer.worker.report: Phase(total=0)\nSegmentation"
+        " fault\n",
+        encoding="utf-8",
+    )
     assert tail(log) == "Segmentation fault"
 
 
 def test_a_stop_before_the_first_step_names_no_file(tmp_path):
     state = fold([events.Started(), events.Stopped(step=0)])
-    assert describe_state(state, RunFolder(tmp_path)).splitlines()[0] == "Stopped at step 0; nothing was learned yet"
+    assert (
+        describe_state(state, RunFolder(tmp_path)).splitlines()[0]
+        == "Stopped at step 0; nothing was learned yet"
+    )
 
 
 def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
@@ -145,7 +235,9 @@ def test_ctrl_c_while_the_worker_still_imports_is_no_crash(tmp_path, capsys):
             return self.returncode
 
     folder = RunFolder(tmp_path)
-    folder.log.write_text("Traceback (most recent call last):\n  import torch\nKeyboardInterrupt\n", encoding="utf-8")
+    folder.log.write_text(
+        "Traceback (most recent call last):\n  import torch\nKeyboardInterrupt\n", encoding="utf-8"
+    )
     assert Console(folder, Worker()).watch() == 1
     told = capsys.readouterr()
     assert "unexpectedly" not in told.out + told.err and "report it" not in told.out + told.err
@@ -181,7 +273,9 @@ def test_an_interrupt_that_only_the_console_heard_reaches_the_worker(tmp_path, c
         ([], 1),
     ],
 )
-def test_a_worker_that_is_killed_after_its_last_word_has_ended_as_it_said(tmp_path, last_words, status):
+def test_a_worker_that_is_killed_after_its_last_word_has_ended_as_it_said(
+    tmp_path, last_words, status
+):
     folder = RunFolder(tmp_path)
     before = events.EventWriter(folder.events)
     before.write(events.Stopped(step=1))
@@ -208,24 +302,39 @@ def test_a_worker_that_is_killed_after_its_last_word_has_ended_as_it_said(tmp_pa
 
 def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
     history = [
-        events.Started(job="caption"), events.Planned(name="BLIP base", step_count=12, image_count=14, device="CPU"),
-        events.Phase(phase="captioning", total=12), events.Progress(step=12, images_per_second=2.0, seconds_left=0.0),
+        events.Started(job="caption"),
+        events.Planned(name="BLIP base", step_count=12, image_count=14, device="CPU"),
+        events.Phase(phase="captioning", total=12),
+        events.Progress(step=12, images_per_second=2.0, seconds_left=0.0),
         events.Finished(step=11, file="/pictures/metadata.csv"),
-    ]  # fmt: skip
+    ]
     assert watch(tmp_path, history) == 0
     captured = capsys.readouterr()
-    assert "BLIP base: 12 of 14 images to caption, on CPU" in captured.out and "Captioning: 12 of 12" in captured.err
-    assert captured.out.rstrip().endswith("Finished: 11 captions written, in /pictures/metadata.csv")
+    assert (
+        "BLIP base: 12 of 14 images to caption, on CPU" in captured.out
+        and "Captioning: 12 of 12" in captured.err
+    )
+    assert captured.out.rstrip().endswith(
+        "Finished: 11 captions written, in /pictures/metadata.csv"
+    )
 
 
 def test_a_caption_job_that_was_stopped_or_killed_says_that_its_captions_stay(tmp_path):
     folder = RunFolder(tmp_path)
     go_on = f'Go on with: python -m lora_trainer resume "{tmp_path}"'
     half = RunState(job="caption", status="running", step=3, step_count=12)
-    assert describe_state(half, folder) == f"Interrupted at image 3 of 12; the captions that were written stay\n{go_on}"
-    assert describe_state(RunState(job="caption", status="stopped", step=1, file="m.csv"), folder) == f"Stopped: 1 caption written, in m.csv\n{go_on}"
+    assert (
+        describe_state(half, folder)
+        == f"Interrupted at image 3 of 12; the captions that were written stay\n{go_on}"
+    )
+    assert (
+        describe_state(RunState(job="caption", status="stopped", step=1, file="m.csv"), folder)
+        == f"Stopped: 1 caption written, in m.csv\n{go_on}"
+    )
 
 
 def test_a_caption_jobs_pace_is_in_images():
-    state = RunState(job="caption", status="running", phase="captioning", step=2, step_count=12, seconds_left=5.0)
+    state = RunState(
+        job="caption", status="running", phase="captioning", step=2, step_count=12, seconds_left=5.0
+    )
     assert describe_pace(state) == "0:05 left, 2.00 images/s"

@@ -19,11 +19,25 @@ def values() -> dict[str, object]:
 
 def test_the_report_is_plain_json_and_complete(values: dict[str, object]) -> None:
     assert json.loads(json.dumps(values)) == values
-    assert values.keys() == {"extension", "python", "overlay", "packages", "torch", "memory", "disk", "worker", "variables_set"}
-    assert values["packages"].keys() == {package.name for package in WORKER_PACKAGES if package.applies()}  # type: ignore[attr-defined]
+    assert values.keys() == {
+        "extension",
+        "python",
+        "overlay",
+        "packages",
+        "torch",
+        "memory",
+        "disk",
+        "worker",
+        "variables_set",
+    }
+    assert values["packages"].keys() == {
+        package.name for package in WORKER_PACKAGES if package.applies()
+    }  # type: ignore[attr-defined]
 
 
-def test_the_report_tells_what_this_process_really_has(values: dict[str, dict[str, object]]) -> None:
+def test_the_report_tells_what_this_process_really_has(
+    values: dict[str, dict[str, object]],
+) -> None:
     import numpy
     import torch
 
@@ -36,12 +50,16 @@ def test_the_report_tells_what_this_process_really_has(values: dict[str, dict[st
     assert 0 < values["memory"]["available_mb"] <= values["memory"]["total_mb"]  # type: ignore[operator]
 
 
-def test_the_workers_command_in_the_report_is_the_one_that_starts_it(values: dict[str, dict[str, list[str]]]) -> None:
+def test_the_workers_command_in_the_report_is_the_one_that_starts_it(
+    values: dict[str, dict[str, list[str]]],
+) -> None:
     assert values["worker"]["command"] == environment.worker_command(Path("RUN_DIR"))
     assert Path(values["worker"]["command"][1]).is_file()
 
 
-def test_the_text_names_each_package_and_hides_the_home_folder(values: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_text_names_each_package_and_hides_the_home_folder(
+    values: dict[str, dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(Path, "home", lambda: environment.ROOT.parent)
     text = diagnosis.report_text(values)
     assert all(package.name in text for package in WORKER_PACKAGES if package.applies())
@@ -49,7 +67,9 @@ def test_the_text_names_each_package_and_hides_the_home_folder(values: dict[str,
     assert str(Path("~") / environment.ROOT.name) in text
 
 
-def test_addresses_and_other_values_of_variables_are_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_addresses_and_other_values_of_variables_are_not_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("INDEX_URL", "https://me:secret@mirror.example")
     monkeypatch.setenv("UNRELATED_TOKEN", "secret")
     overlay = environment.look(wanted=())
@@ -60,27 +80,42 @@ def test_addresses_and_other_values_of_variables_are_not_told(monkeypatch: pytes
 
 
 def test_a_missing_overlay_is_a_line_of_the_report_and_not_an_error(tmp_path: Path) -> None:
-    overlay = environment.look(tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[])
+    overlay = environment.look(
+        tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[]
+    )
     values = diagnosis.report(overlay)
     assert values["overlay"]["state"] == "missing"
-    assert values["overlay"]["problem"].startswith("the worker's packages are not installed: trainer In ")
+    assert values["overlay"]["problem"].startswith(
+        "the worker's packages are not installed: trainer In "
+    )
     assert values["packages"] == {"trainer": {"version": None, "from": None}}
     assert "missing: not installed" in diagnosis.report_text(values)
 
 
-def test_packages_of_the_overlay_are_told_from_the_interpreters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packages_of_the_overlay_are_told_from_the_interpreters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", list(sys.path))
-    overlay = environment.look(tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[])
+    overlay = environment.look(
+        tmp_path / "overlay", wanted=(Package(name="trainer", version="1.0"),), folders=[]
+    )
     put_set(overlay.wanted, {"trainer": "1.0"})
     values = diagnosis.report(overlay)
     assert values["packages"] == {"trainer": {"version": "1.0", "from": "overlay"}}
-    assert (values["overlay"]["state"], values["overlay"]["folder"]) == ("ready", str(overlay.wanted))
+    assert (values["overlay"]["state"], values["overlay"]["folder"]) == (
+        "ready",
+        str(overlay.wanted),
+    )
 
 
 def test_a_torch_that_does_not_import_is_a_line_of_the_report(tmp_path: Path) -> None:
-    overlay = environment.look(tmp_path / "overlay", wanted=(Package(name="torch", version="9.9"),), folders=[])
+    overlay = environment.look(
+        tmp_path / "overlay", wanted=(Package(name="torch", version="9.9"),), folders=[]
+    )
     put_set(overlay.wanted, {"torch": "9.9"})
-    (overlay.wanted / "torch" / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')", encoding="utf-8")
+    (overlay.wanted / "torch" / "__init__.py").write_text(
+        "raise OSError('libcudart.so.12: cannot open shared object file')", encoding="utf-8"
+    )
     values = diagnosis._torch(overlay)
     assert values["version"] is None
     assert values["error"] == "OSError: libcudart.so.12: cannot open shared object file"
@@ -89,8 +124,16 @@ def test_a_torch_that_does_not_import_is_a_line_of_the_report(tmp_path: Path) ->
 def test_the_commit_is_read_without_git(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
     identity = ["-c", "user.name=n", "-c", "user.email=e@example"]
-    subprocess.run(["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
-    expected = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], check=True, capture_output=True, encoding="utf-8").stdout.strip()
+    subprocess.run(
+        ["git", "-C", str(tmp_path), *identity, "commit", "-q", "--allow-empty", "-m", "one"],
+        check=True,
+    )
+    expected = subprocess.run(
+        ["git", "-C", str(tmp_path), "rev-parse", "HEAD"],
+        check=True,
+        capture_output=True,
+        encoding="utf-8",
+    ).stdout.strip()
     assert diagnosis._commit(tmp_path) == expected
     subprocess.run(["git", "-C", str(tmp_path), "pack-refs", "--all"], check=True)
     assert diagnosis._commit(tmp_path) == expected

@@ -16,7 +16,9 @@ from lora_trainer.packages import Package
 from tests.wheels import copy_extension, make_wheel, unpack
 
 TRAINER = Package(name="trainer", version="1.0", modules=("trainer",))
-NUMBERS = Package(name="numbers-lib", version="2.2", at_least="1.0", below="3", modules=("numbers_lib",))
+NUMBERS = Package(
+    name="numbers-lib", version="2.2", at_least="1.0", below="3", modules=("numbers_lib",)
+)
 WANTED = (TRAINER, NUMBERS)
 
 
@@ -32,23 +34,45 @@ def have(tmp_path: Path, **versions: str) -> list[str]:
 def put_set(folder: Path, versions: dict[str, str], *, platform: str | None = None) -> Path:
     """A finished set, as the installer leaves it."""
     for name, version in versions.items():
-        unpack(make_wheel(folder.parent, name, version, {f"{name.replace('-', '_')}/__init__.py": f"version = {version!r}\n"}), folder)
+        unpack(
+            make_wheel(
+                folder.parent,
+                name,
+                version,
+                {f"{name.replace('-', '_')}/__init__.py": f"version = {version!r}\n"},
+            ),
+            folder,
+        )
     (folder / environment.IN_USE).touch()
     metadata = sorted(path.name for path in folder.glob("*.dist-info"))
-    stamp = {"versions": versions, "metadata": metadata, "interpreter": sys.prefix, "platform": platform or sysconfig.get_platform(), "checked": []}
+    stamp = {
+        "versions": versions,
+        "metadata": metadata,
+        "interpreter": sys.prefix,
+        "platform": platform or sysconfig.get_platform(),
+        "checked": [],
+    }
     (folder / environment.STAMP).write_text(json.dumps(stamp), encoding="utf-8")
     return folder
 
 
 def test_an_interpreter_that_has_everything_needs_no_overlay(tmp_path: Path) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, trainer="1.0", numbers_lib="1.5"))
+    overlay = look(
+        tmp_path / "overlay",
+        wanted=WANTED,
+        folders=have(tmp_path, trainer="1.0", numbers_lib="1.5"),
+    )
     assert overlay.state == "ready"
     assert overlay.folder is None
     assert overlay.require() is overlay
 
 
 def test_only_what_the_interpreter_lacks_is_wanted_from_the_overlay(tmp_path: Path) -> None:
-    overlay = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, trainer="0.9", numbers_lib="1.5"))
+    overlay = look(
+        tmp_path / "overlay",
+        wanted=WANTED,
+        folders=have(tmp_path, trainer="0.9", numbers_lib="1.5"),
+    )
     assert overlay.missing == (TRAINER,)
     assert overlay.state == "missing"
     put_set(overlay.wanted, {"trainer": "1.0"})
@@ -56,7 +80,9 @@ def test_only_what_the_interpreter_lacks_is_wanted_from_the_overlay(tmp_path: Pa
     assert overlay.folder == tmp_path / "overlay" / environment.python_tag() / overlay.wanted.name
 
 
-def test_two_interpreters_of_one_version_share_a_checkout_without_disturbing_each_other(tmp_path: Path) -> None:
+def test_two_interpreters_of_one_version_share_a_checkout_without_disturbing_each_other(
+    tmp_path: Path,
+) -> None:
     lacks_one = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
     lacks_both = look(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(lacks_one.wanted, {"trainer": "1.0"})
@@ -66,10 +92,16 @@ def test_two_interpreters_of_one_version_share_a_checkout_without_disturbing_eac
     assert lacks_both.folder == lacks_both.wanted
 
 
-def test_the_wanted_set_changes_with_our_versions_and_not_with_the_interpreters(tmp_path: Path) -> None:
+def test_the_wanted_set_changes_with_our_versions_and_not_with_the_interpreters(
+    tmp_path: Path,
+) -> None:
     before = look(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
     other_host = look(tmp_path, wanted=WANTED, folders=have(tmp_path, numbers_lib="1.6"))
-    update = look(tmp_path, wanted=(Package(name="trainer", version="1.1"), NUMBERS), folders=have(tmp_path, numbers_lib="1.5"))
+    update = look(
+        tmp_path,
+        wanted=(Package(name="trainer", version="1.1"), NUMBERS),
+        folders=have(tmp_path, numbers_lib="1.5"),
+    )
     assert other_host.wanted == before.wanted
     assert other_host.surroundings != before.surroundings
     assert update.wanted != before.wanted
@@ -78,7 +110,11 @@ def test_the_wanted_set_changes_with_our_versions_and_not_with_the_interpreters(
 def test_after_an_update_the_old_set_works_until_the_new_one_is_there(tmp_path: Path) -> None:
     old = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
     put_set(old.wanted, {"trainer": "1.0"})
-    update = look(tmp_path / "overlay", wanted=(Package(name="trainer", version="1.1"), NUMBERS), folders=have(tmp_path, numbers_lib="1.5"))
+    update = look(
+        tmp_path / "overlay",
+        wanted=(Package(name="trainer", version="1.1"), NUMBERS),
+        folders=have(tmp_path, numbers_lib="1.5"),
+    )
     assert update.state == "outdated"
     assert update.require().folder == old.wanted
 
@@ -86,7 +122,11 @@ def test_after_an_update_the_old_set_works_until_the_new_one_is_there(tmp_path: 
 def test_a_set_that_lacks_something_or_is_for_another_system_is_no_stand_in(tmp_path: Path) -> None:
     overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.shelf / "partial", {"trainer": "1.0"})
-    put_set(overlay.shelf / "foreign", {"trainer": "1.0", "numbers-lib": "2.0"}, platform="another-system")
+    put_set(
+        overlay.shelf / "foreign",
+        {"trainer": "1.0", "numbers-lib": "2.0"},
+        platform="another-system",
+    )
     assert overlay.state == "missing"
 
 
@@ -108,7 +148,9 @@ def test_a_set_with_a_damaged_stamp_is_not_used(tmp_path: Path, stamp: str) -> N
     assert overlay.state == "missing"
 
 
-def test_without_an_overlay_the_sentence_names_what_is_missing_and_the_hint_the_command(tmp_path: Path) -> None:
+def test_without_an_overlay_the_sentence_names_what_is_missing_and_the_hint_the_command(
+    tmp_path: Path,
+) -> None:
     with pytest.raises(SetupError) as raised:
         look(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
     assert str(raised.value) == "the worker's packages are not installed: trainer, numbers-lib"
@@ -117,11 +159,15 @@ def test_without_an_overlay_the_sentence_names_what_is_missing_and_the_hint_the_
 
 def test_an_overlay_of_another_python_is_named(tmp_path: Path) -> None:
     put_set(tmp_path / "overlay" / "cp39" / "abc", {"trainer": "1.0", "numbers-lib": "2.2"})
-    with pytest.raises(SetupError, match=f"are installed for cp39, but this is {environment.python_tag()}"):
+    with pytest.raises(
+        SetupError, match=f"are installed for cp39, but this is {environment.python_tag()}"
+    ):
         look(tmp_path / "overlay", wanted=WANTED, folders=[]).require()
 
 
-def test_activating_puts_the_overlay_and_the_extension_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activating_puts_the_overlay_and_the_extension_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     overlay = look(tmp_path / "overlay", wanted=WANTED, folders=[])
     put_set(overlay.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
     worker = str(environment.ROOT / "lora_trainer" / "worker")
@@ -135,21 +181,26 @@ def test_activating_puts_the_overlay_and_the_extension_first(tmp_path: Path, mon
     assert sys.path == [str(overlay.wanted), str(environment.ROOT), "/usr/lib/python"]
 
 
-def test_activating_without_an_overlay_adds_the_extension_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_activating_without_an_overlay_adds_the_extension_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sys, "path", ["/usr/lib/python"])
     assert activate(look(tmp_path / "overlay", wanted=WANTED, folders=[])).state == "missing"
     assert sys.path == [str(environment.ROOT), "/usr/lib/python"]
 
 
-def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_directory_are_ignored(tmp_path: Path) -> None:
+def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_directory_are_ignored(
+    tmp_path: Path,
+) -> None:
     extension = copy_extension(tmp_path / "web ui" / "扩展")
     script = extension / "lora_trainer" / "worker" / "probe.py"
     script.write_text(
-        "import sys\nfrom pathlib import Path\nsys.path.insert(0, str(Path(__file__).resolve().parents[2]))\n"
-        "from lora_trainer import environment\nfrom lora_trainer.packages import Package\n"
-        "overlay = environment.look(wanted=[Package(name='trainer', version='1.0')], folders=[])\n"
-        "if len(sys.argv) > 1: print(overlay.wanted)\n"
-        "else:\n    environment.activate(overlay)\n    import trainer\n    print(trainer.__file__)\n",
+        "import sys\nfrom pathlib import Path\nsys.path.insert(0,"
+        " str(Path(__file__).resolve().parents[2]))\nfrom lora_trainer import environment\nfrom"
+        " lora_trainer.packages import Package\noverlay ="
+        " environment.look(wanted=[Package(name='trainer', version='1.0')], folders=[])\nif"
+        " len(sys.argv) > 1: print(overlay.wanted)\nelse:\n    environment.activate(overlay)\n   "
+        " import trainer\n    print(trainer.__file__)\n",
         encoding="utf-8",
     )
     away = tmp_path / "away"
@@ -157,7 +208,9 @@ def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_di
 
     def run(*arguments: str) -> str:
         command = [sys.executable, "-I", "-X", "utf8", str(script), *arguments]
-        return subprocess.run(command, cwd=away, capture_output=True, check=True, encoding="utf-8").stdout.strip()
+        return subprocess.run(
+            command, cwd=away, capture_output=True, check=True, encoding="utf-8"
+        ).stdout.strip()
 
     wanted = put_set(Path(run("where")), {"trainer": "1.0"})
     assert wanted.is_relative_to(extension / "overlay")
@@ -165,20 +218,39 @@ def test_a_script_of_ours_finds_the_packages_where_pythonpath_and_the_working_di
 
 
 def test_looking_imports_neither_torch_nor_pip() -> None:
-    code = "import sys; from lora_trainer import environment; environment.look().state; print('torch' in sys.modules, 'pip' in sys.modules)"
-    result = subprocess.run([sys.executable, "-c", code], cwd=environment.ROOT, capture_output=True, check=True, encoding="utf-8")
+    code = (
+        "import sys; from lora_trainer import environment; environment.look().state; print('torch'"
+        " in sys.modules, 'pip' in sys.modules)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=environment.ROOT,
+        capture_output=True,
+        check=True,
+        encoding="utf-8",
+    )
     assert result.stdout.strip() == "False False"
 
 
 def test_a_worker_is_started_by_the_path_of_its_entry_file(tmp_path: Path) -> None:
     entry = environment.ROOT / "lora_trainer" / "worker" / "__main__.py"
-    assert worker_command(tmp_path / "my run 一") == [sys.executable, str(entry), str(tmp_path / "my run 一")]
+    assert worker_command(tmp_path / "my run 一") == [
+        sys.executable,
+        str(entry),
+        str(tmp_path / "my run 一"),
+    ]
     assert entry.is_file()
 
 
 def test_the_workers_environment_keeps_the_hosts_and_speaks_utf8() -> None:
-    environ = worker_environ({"HF_ENDPOINT": "https://mirror.example", "PATH": "/bin", "USE_TF": "1"})
-    assert (environ["HF_ENDPOINT"], environ["PATH"], environ["USE_TF"]) == ("https://mirror.example", "/bin", "1")
+    environ = worker_environ(
+        {"HF_ENDPOINT": "https://mirror.example", "PATH": "/bin", "USE_TF": "1"}
+    )
+    assert (environ["HF_ENDPOINT"], environ["PATH"], environ["USE_TF"]) == (
+        "https://mirror.example",
+        "/bin",
+        "1",
+    )
     assert (environ["PYTHONUTF8"], environ["PYTHONIOENCODING"]) == ("1", "utf-8")
     assert "CUDA_VISIBLE_DEVICES" not in environ
 
@@ -186,12 +258,31 @@ def test_the_workers_environment_keeps_the_hosts_and_speaks_utf8() -> None:
 @pytest.mark.parametrize(
     ("inherited", "device_id", "expected"),
     [
-        (None, "1", "1"), ("2,3", "1", "3"), ("GPU-aaaa, GPU-bbbb", "0", "GPU-aaaa"), ("1", "1", "1"), ("", "0", ""), ("0,1", None, "0,1"),
-        (None, None, None), ("2,3", " ", "2,3"), (None, "GPU-cccc", "GPU-cccc"),
+        (None, "1", "1"),
+        ("2,3", "1", "3"),
+        ("GPU-aaaa, GPU-bbbb", "0", "GPU-aaaa"),
+        ("1", "1", "1"),
+        ("", "0", ""),
+        ("0,1", None, "0,1"),
+        (None, None, None),
+        ("2,3", " ", "2,3"),
+        (None, "GPU-cccc", "GPU-cccc"),
     ],
-    ids=["alone", "counted in the list", "by name", "already applied by the host", "no card at all", "no id", "neither", "blank", "a name alone"],
+    ids=[
+        "alone",
+        "counted in the list",
+        "by name",
+        "already applied by the host",
+        "no card at all",
+        "no id",
+        "neither",
+        "blank",
+        "a name alone",
+    ],
 )
-def test_the_hosts_device_id_is_composed_with_an_inherited_list(inherited: str | None, device_id: str | None, expected: str | None) -> None:
+def test_the_hosts_device_id_is_composed_with_an_inherited_list(
+    inherited: str | None, device_id: str | None, expected: str | None
+) -> None:
     base = {} if inherited is None else {"CUDA_VISIBLE_DEVICES": inherited}
     assert worker_environ(base, device_id).get("CUDA_VISIBLE_DEVICES") == expected
 
@@ -199,18 +290,28 @@ def test_the_hosts_device_id_is_composed_with_an_inherited_list(inherited: str |
 def test_the_default_overlays_lie_in_the_extension() -> None:
     overlay, tests = look(), environment.look_at_tests()
     assert isinstance(overlay, Overlay)
-    assert (overlay.home, tests.home) == (environment.ROOT / "overlay", environment.ROOT / "overlay-tests")
+    assert (overlay.home, tests.home) == (
+        environment.ROOT / "overlay",
+        environment.ROOT / "overlay-tests",
+    )
 
 
-def test_a_captioner_whose_packages_are_missing_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_captioner_whose_packages_are_missing_says_how_to_get_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(environment, "interpreter_folders", list)
     monkeypatch.setitem(environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
-    with pytest.raises(SetupError, match="the captioner wd needs packages that are not installed: onnxruntime, numpy") as caught:
+    with pytest.raises(
+        SetupError,
+        match="the captioner wd needs packages that are not installed: onnxruntime, numpy",
+    ) as caught:
         environment.look_at_captioner("wd").require()
     assert str(caught.value.hint).endswith("install.py --captioner wd")
 
 
-def test_what_lies_in_a_captioners_overlay_is_not_the_interpreters_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_lies_in_a_captioners_overlay_is_not_the_interpreters_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     inside = str(environment.CAPTIONER_OVERLAYS["wd"] / "cp311" / "0123456789")
     monkeypatch.setattr(sys, "path", [inside, *sys.path])
     assert inside not in environment.interpreter_folders()

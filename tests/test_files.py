@@ -24,16 +24,22 @@ def refusing(times):
     return replace
 
 
-def test_on_windows_a_file_that_a_reader_holds_for_an_instant_is_replaced_all_the_same(tmp_path, monkeypatch):
+def test_on_windows_a_file_that_a_reader_holds_for_an_instant_is_replaced_all_the_same(
+    tmp_path, monkeypatch
+):
     files.write_text(tmp_path / "a.json", "old")
     monkeypatch.setattr(files.os, "replace", refusing(3))
     with monkeypatch.context() as windows:
         windows.setattr(files.os, "name", "nt")
         files.write_text(tmp_path / "a.json", "new")
-    assert (tmp_path / "a.json").read_text() == "new" and [path.name for path in tmp_path.iterdir()] == ["a.json"]
+    assert (tmp_path / "a.json").read_text() == "new" and [
+        path.name for path in tmp_path.iterdir()
+    ] == ["a.json"]
 
 
-def test_a_file_that_cannot_be_replaced_at_all_is_an_error_and_leaves_nothing_beside_it(tmp_path, monkeypatch):
+def test_a_file_that_cannot_be_replaced_at_all_is_an_error_and_leaves_nothing_beside_it(
+    tmp_path, monkeypatch
+):
     monkeypatch.setattr(files.os, "replace", refusing(1000))
     with pytest.raises(PermissionError):
         files.write_text(tmp_path / "a.json", "new")
@@ -55,7 +61,9 @@ def test_threads_may_write_one_file_at_once(tmp_path):
 
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(write, "abcd"))
-    assert target.read_text() in [letter * 1000 for letter in "abcd"] and list(tmp_path.iterdir()) == [target]
+    assert target.read_text() in [letter * 1000 for letter in "abcd"] and list(
+        tmp_path.iterdir()
+    ) == [target]
 
 
 def test_a_heartbeat_that_cannot_be_written_does_not_end_the_run(tmp_path, monkeypatch):
@@ -110,7 +118,11 @@ def test_what_is_no_json_is_told_as_that_whatever_it_is(text, tmp_path):
 
 
 def test_what_is_json_is_read(tmp_path):
-    values = {"name": "Füchse 🦊 \\ud800", "parts": [1, -2.5, 1e300, None, True, int("9" * 300)], "deep": json.loads("[" * 90 + "]" * 90)}
+    values = {
+        "name": "Füchse 🦊 \\ud800",
+        "parts": [1, -2.5, 1e300, None, True, int("9" * 300)],
+        "deep": json.loads("[" * 90 + "]" * 90),
+    }
     assert files.parse_json(json.dumps(values)) == values
     assert files.parse_json(json.dumps(values, ensure_ascii=False).encode("utf-8-sig")) == values
     assert files.parse_json('{"a": 1, "a": 2}') == {"a": 2}
@@ -128,7 +140,16 @@ def test_a_json_file_of_another_shape_or_none_is_the_default(tmp_path):
 
     path = tmp_path / "a.json"
     assert files.read_json(path, number, -1) == -1
-    for text in ("[]", "7", "null", "{}", '{"parts": 3}', '{"parts": []}', '{"parts": [1], "by": 0}', '{"parts": ["x"], "by": 1}'):
+    for text in (
+        "[]",
+        "7",
+        "null",
+        "{}",
+        '{"parts": 3}',
+        '{"parts": []}',
+        '{"parts": [1], "by": 0}',
+        '{"parts": ["x"], "by": 1}',
+    ):
         path.write_text(text, encoding="utf-8")
         assert files.read_json(path, number, -1) == -1, text
     path.write_text('{"parts": [9], "by": 2}', encoding="utf-8")
@@ -165,14 +186,21 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_that_writes_there(tmp
 def test_what_a_living_process_or_another_machine_is_writing_is_let_be_for_a_day(tmp_path):
     machine = files.this_writer().partition("-")[0]
     half = {
-        "own": f"a.json.{machine}-{os.getpid()}.part", "dead": f"b.json.{machine}-{ended_process()}.part", "elsewhere": "c.json.00c0ffee-1.part",
-        "no number": f"d.json.{machine}-99999999999.part", "a claim": "cat.safetensors.part", "older": "e.json.77.part",
-        "own, one of many": f"a.json.{machine}-{os.getpid()}-12.part", "dead, one of many": f"b.json.{machine}-{ended_process()}-3.part",
-    }  # fmt: skip
+        "own": f"a.json.{machine}-{os.getpid()}.part",
+        "dead": f"b.json.{machine}-{ended_process()}.part",
+        "elsewhere": "c.json.00c0ffee-1.part",
+        "no number": f"d.json.{machine}-99999999999.part",
+        "a claim": "cat.safetensors.part",
+        "older": "e.json.77.part",
+        "own, one of many": f"a.json.{machine}-{os.getpid()}-12.part",
+        "dead, one of many": f"b.json.{machine}-{ended_process()}-3.part",
+    }
     for name in half.values():
         (tmp_path / name).touch()
     files.clear_left(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {name for what, name in half.items() if not what.startswith("dead")}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        name for what, name in half.items() if not what.startswith("dead")
+    }
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 90000, time.time() - 90000))
     files.clear_left(tmp_path)

@@ -1,4 +1,6 @@
-"""pytest-xdist keeps the tests of a group in one process: what is started or trained once for a group would else be started in each."""
+"""pytest-xdist keeps the tests of a group in one process: what is started or trained once for a
+group would else be started in each.
+"""
 
 from __future__ import annotations
 
@@ -19,10 +21,28 @@ def test_one(name, number):
 
 def test_a_group_stays_in_one_process(tmp_path):
     (tmp_path / "test_grouped.py").write_text(GROUPED, encoding="utf-8")
-    environ = {**os.environ, "SEEN": str(tmp_path / "seen"), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environ = {
+        **os.environ,
+        "SEEN": str(tmp_path / "seen"),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
     environ.pop("PYTEST_XDIST_WORKER", None)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-n", "2", "--dist", "loadgroup", "test_grouped.py"]
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False)
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-n",
+        "2",
+        "--dist",
+        "loadgroup",
+        "test_grouped.py",
+    ]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     seen = (tmp_path / "seen").read_text(encoding="utf-8").split()
     assert len(seen) == 12 and len(set(seen)) == 2

@@ -1,4 +1,6 @@
-"""The house's rules: which package may import which, read from the source, so that a stray `import torch` in the tab is seen at once."""
+"""The house's rules: which package may import which, read from the source, so that a stray `import
+torch` in the tab is seen at once.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +13,30 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer"
 
-TORCH_STACK = {"torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "bitsandbytes", "ftfy", "huggingface_hub"}
+TORCH_STACK = {
+    "torch",
+    "diffusers",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "bitsandbytes",
+    "ftfy",
+    "huggingface_hub",
+}
 BASICS = {"errors", "files", "__init__"}
-LIGHT_CHECKPOINT = {"checkpoint.parts", "checkpoint.header", "checkpoint.detect", "checkpoint.architecture", "checkpoint.names", "checkpoint.folder"}
+LIGHT_CHECKPOINT = {
+    "checkpoint.parts",
+    "checkpoint.header",
+    "checkpoint.detect",
+    "checkpoint.architecture",
+    "checkpoint.names",
+    "checkpoint.folder",
+}
 
-# package or module of lora_trainer -> (what it may import from outside the standard library, what of lora_trainer)
+# package or module of lora_trainer -> (what it may import from outside the standard library, what
+# of lora_trainer)
 RULES: dict[str, tuple[set[str], set[str]]] = {
     "__init__": (set(), set()),
     "errors": (set(), set()),
@@ -27,25 +48,69 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "config": ({"yaml"}, BASICS),
     "caption_config": ({"yaml"}, BASICS | {"config"}),
     "runs": (set(), BASICS),
-    "dataset": ({"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"}, BASICS | {"config"}),
+    "dataset": (
+        {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
+        BASICS | {"config"},
+    ),
     "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
     "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
-    "captioning": (TORCH_STACK | {"PIL", "onnxruntime"}, BASICS | {"config", "caption_config", "runs", "dataset", "checkpoint"}),
-    "training": (TORCH_STACK | {"PIL", "psutil", "tensorboardX"}, BASICS | {"config", "runs", "dataset", "checkpoint", "lora"}),
+    "captioning": (
+        TORCH_STACK | {"PIL", "onnxruntime"},
+        BASICS | {"config", "caption_config", "runs", "dataset", "checkpoint"},
+    ),
+    "training": (
+        TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
+        BASICS | {"config", "runs", "dataset", "checkpoint", "lora"},
+    ),
     "worker": (
         TORCH_STACK | {"PIL", "psutil"},
-        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "captioning", "training", "environment", "caption_config"},
+        BASICS
+        | {
+            "config",
+            "runs",
+            "dataset",
+            "checkpoint",
+            "lora",
+            "captioning",
+            "training",
+            "environment",
+            "caption_config",
+        },
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"config", "caption_config", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
-        BASICS | {"config", "runs", "dataset", "checkpoint", "lora", "training", "worker", "jobs", "console", "environment"},
+        BASICS
+        | {
+            "config",
+            "runs",
+            "dataset",
+            "checkpoint",
+            "lora",
+            "training",
+            "worker",
+            "jobs",
+            "console",
+            "environment",
+        },
     ),
     "webui": (
         {"gradio", "pandas", "fastapi", "starlette", "PIL", "yaml"},
         BASICS
-        | {"jobs", "dataset", "config", "caption_config", "runs", "environment", "packages", "lora.deliver", "lora.file", "lora.size", "demo.EMBEDDED"}
+        | {
+            "jobs",
+            "dataset",
+            "config",
+            "caption_config",
+            "runs",
+            "environment",
+            "packages",
+            "lora.deliver",
+            "lora.file",
+            "lora.size",
+            "demo.EMBEDDED",
+        }
         | LIGHT_CHECKPOINT,
     ),
     "__main__": ({"yaml"}, {"*"}),
@@ -54,7 +119,9 @@ HOST = {"modules", "modules_forge", "backend", "ldm_patched", "launch"}
 
 
 def imports_of(path: Path) -> set[str]:
-    """Full names of everything a file imports, inside functions too, but for what only type checkers see."""
+    """Full names of everything a file imports, inside functions too, but for what only type
+    checkers see.
+    """
     found = set()
     tree = ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
@@ -103,7 +170,11 @@ def test_a_module_imports_only_what_its_place_allows(path):
 
 def test_the_rules_notice_a_stray_import(tmp_path, monkeypatch):
     stray = PACKAGE / "webui" / "tab.py"
-    monkeypatch.setattr(sys.modules[__name__], "imports_of", lambda path: {"torch", "lora_trainer.training.train", "modules.shared", "json"})
+    monkeypatch.setattr(
+        sys.modules[__name__],
+        "imports_of",
+        lambda path: {"torch", "lora_trainer.training.train", "modules.shared", "json"},
+    )
     assert len(broken_rules(stray)) == 3
 
 
@@ -112,7 +183,12 @@ def test_the_light_checkpoint_modules_stay_light():
         path = PACKAGE / (name.replace(".", "/") + ".py")
         assert not {imported.split(".")[0] for imported in imports_of(path)} & TORCH_STACK, name
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
-        assert all(imported.removeprefix("lora_trainer.").startswith((*LIGHT_CHECKPOINT, "errors", "files", "config")) for imported in ours), name
+        assert all(
+            imported.removeprefix("lora_trainer.").startswith(
+                (*LIGHT_CHECKPOINT, "errors", "files", "config")
+            )
+            for imported in ours
+        ), name
 
 
 # this one has to know where in the text each value stands
@@ -125,10 +201,21 @@ FAST_YAML = {"jobs/history.py"}
 
 def test_json_and_yaml_are_read_in_one_place_each():
     for path in sources():
-        read = {ast.unparse(node) for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Attribute)}
+        read = {
+            ast.unparse(node)
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            if isinstance(node, ast.Attribute)
+        }
         name = path.relative_to(PACKAGE).as_posix()
-        assert name in {"files.py", *OTHERS_JSON} or not read & {"json.loads", "json.load", "json.JSONDecoder"}, f"{name}: use files.parse_json"
-        assert name in {"config.py", *FAST_YAML} or not read & {"yaml.load", "yaml.safe_load"}, f"{name}: use config.parse_yaml"
+        assert name in {"files.py", *OTHERS_JSON} or not read & {
+            "json.loads",
+            "json.load",
+            "json.JSONDecoder",
+        }, f"{name}: use files.parse_json"
+        assert name in {"config.py", *FAST_YAML} or not read & {
+            "yaml.load",
+            "yaml.safe_load",
+        }, f"{name}: use config.parse_yaml"
 
 
 def test_no_file_speaks_of_one_machine():

@@ -1,4 +1,6 @@
-"""install.py as it is run: by hand and by a host, in a copy of the extension, by an interpreter that has pip and nothing else. Offline."""
+"""install.py as it is run: by hand and by a host, in a copy of the extension, by an interpreter
+that has pip and nothing else. Offline.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,39 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import environment, files
-from lora_trainer.packages import CAPTIONER_PACKAGES, TEST_PACKAGES, WEBUI_PACKAGES, WORKER_PACKAGES, Package
-from tests.wheels import copy_extension, listing, make_interpreter, make_wheel, make_wheels, site_packages, unpack
+from lora_trainer.packages import (
+    CAPTIONER_PACKAGES,
+    TEST_PACKAGES,
+    WEBUI_PACKAGES,
+    WORKER_PACKAGES,
+    Package,
+)
+from tests.wheels import (
+    copy_extension,
+    listing,
+    make_interpreter,
+    make_wheel,
+    make_wheels,
+    site_packages,
+    unpack,
+)
 
 
 @dataclass(frozen=True)
 class Machine:
-    """A fresh machine: an interpreter, the extension in a folder with an awkward name, and a package index of tiny wheels."""
+    """A fresh machine: an interpreter, the extension in a folder with an awkward name, and a
+    package index of tiny wheels.
+    """
 
     folder: Path
 
     @property
     def python(self) -> Path:
-        return self.folder / "python" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        return (
+            self.folder
+            / "python"
+            / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        )
 
     @property
     def site(self) -> Path:
@@ -49,7 +71,11 @@ class Machine:
     def environ(self) -> dict[str, str]:
         dropped = ("PIP_", "PYTHON", "COMMANDLINE_ARGS", "INDEX_URL")
         kept = {name: value for name, value in os.environ.items() if not name.startswith(dropped)}
-        source = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(self.folder / "wheels"), "PIP_CONFIG_FILE": os.devnull}
+        source = {
+            "PIP_NO_INDEX": "1",
+            "PIP_FIND_LINKS": str(self.folder / "wheels"),
+            "PIP_CONFIG_FILE": os.devnull,
+        }
         return {**kept, **source, "PYTHONIOENCODING": "utf-8"}
 
     @property
@@ -60,20 +86,35 @@ class Machine:
     def command(self, *arguments: str) -> list[str]:
         return [str(self.python), str(self.extension / "install.py"), *arguments]
 
-    def install(self, *arguments: str, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    def install(
+        self, *arguments: str, environ: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.command(*arguments), cwd=self.host, env=environ or self.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            encoding="utf-8", check=False,
+            self.command(*arguments),
+            cwd=self.host,
+            env=environ or self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=False,
         )
 
     def sets(self) -> list[str]:
-        return sorted(path.name for path in self.shelf.iterdir() if path.name != "lock") if self.shelf.exists() else []
+        return (
+            sorted(path.name for path in self.shelf.iterdir() if path.name != "lock")
+            if self.shelf.exists()
+            else []
+        )
 
 
 FEW = ("torch", "diffusers", "transformers", "peft", "accelerate", "safetensors", "numpy", "pillow")
 
 # of two packages in the same version, the last one's wheel stays: what is imported is written there
-EVERYTHING = (*(package for host in WEBUI_PACKAGES.values() for package in host), *TEST_PACKAGES, *WORKER_PACKAGES)
+EVERYTHING = (
+    *(package for host in WEBUI_PACKAGES.values() for package in host),
+    *TEST_PACKAGES,
+    *WORKER_PACKAGES,
+)
 
 
 def make_machine(folder: Path, *, packages: tuple[Package, ...]) -> Machine:
@@ -89,9 +130,14 @@ def make_machine(folder: Path, *, packages: tuple[Package, ...]) -> Machine:
 @pytest.fixture
 def machine(tmp_path: Path) -> Machine:
     """With a trainer that needs only a few packages: pip is the slow part here."""
-    machine = make_machine(tmp_path, packages=tuple(package for package in WORKER_PACKAGES if package.name in FEW))
+    machine = make_machine(
+        tmp_path, packages=tuple(package for package in WORKER_PACKAGES if package.name in FEW)
+    )
     with (machine.extension / "lora_trainer" / "packages.py").open("a", encoding="utf-8") as stream:
-        stream.write(f"\nWORKER_PACKAGES = tuple(package for package in WORKER_PACKAGES if package.name in {FEW})\n")
+        stream.write(
+            "\nWORKER_PACKAGES = tuple(package for package in WORKER_PACKAGES if package.name in"
+            f" {FEW})\n"
+        )
     return machine
 
 
@@ -110,7 +156,9 @@ def test_a_fresh_machine_gets_everything_into_the_extensions_folder(installed: M
     (name,) = installed.sets()
     stamp = environment.read_stamp(installed.shelf / name)
     assert stamp is not None
-    assert stamp.versions == {package.key: package.version for package in WORKER_PACKAGES if package.applies()}
+    assert stamp.versions == {
+        package.key: package.version for package in WORKER_PACKAGES if package.applies()
+    }
 
 
 def test_the_second_run_is_quick_and_imports_neither_torch_nor_pip(installed: Machine) -> None:
@@ -119,8 +167,12 @@ def test_the_second_run_is_quick_and_imports_neither_torch_nor_pip(installed: Ma
     assert "ready" in result.stdout
     # what makes it quick: no seconds are asserted, for the machine may be busy
     command = [str(installed.python), "-X", "importtime", str(installed.extension / "install.py")]
-    traced = subprocess.run(command, env=installed.environ, capture_output=True, encoding="utf-8", check=True)
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in traced.stderr.splitlines()}
+    traced = subprocess.run(
+        command, env=installed.environ, capture_output=True, encoding="utf-8", check=True
+    )
+    imported = {
+        line.rpartition("|")[2].strip().partition(".")[0] for line in traced.stderr.splitlines()
+    }
     assert "lora_trainer" in imported
     assert not imported & {"torch", "pip", "numpy", "subprocess"}
 
@@ -141,22 +193,43 @@ def test_a_ready_host_starts_at_once_while_another_one_installs(installed: Machi
     assert not unfinished.exists()
 
 
-def test_the_packages_reach_a_process_that_was_started_in_isolation(installed: Machine, tmp_path: Path) -> None:
+def test_the_packages_reach_a_process_that_was_started_in_isolation(
+    installed: Machine, tmp_path: Path
+) -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(installed.extension)!r})\n"
         "from lora_trainer import environment\nenvironment.activate().require()\n"
         "import diffusers, torch\nprint(diffusers.__version__, torch.__version__)"
     )
     command = [str(installed.python), "-I", "-c", code]
-    result = subprocess.run(command, cwd=tmp_path, env=installed.environ, capture_output=True, encoding="utf-8", check=True)
+    result = subprocess.run(
+        command,
+        cwd=tmp_path,
+        env=installed.environ,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    )
     assert result.stdout.split() == ["0.35.2", "2.13.0"]
 
 
 def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine: Machine) -> None:
-    old = {"torch": "2.1.2+cu121", "numpy": "1.26.2", "pillow": "11.3.0", "transformers": "4.30.2", "accelerate": "0.21.0", "safetensors": "0.4.2"}
+    old = {
+        "torch": "2.1.2+cu121",
+        "numpy": "1.26.2",
+        "pillow": "11.3.0",
+        "transformers": "4.30.2",
+        "accelerate": "0.21.0",
+        "safetensors": "0.4.2",
+    }
     for package in WORKER_PACKAGES:
         if package.key in old:
-            wheel = make_wheel(machine.folder / "old", package.name, old[package.key], dict.fromkeys(_modules(package.modules), ""))
+            wheel = make_wheel(
+                machine.folder / "old",
+                package.name,
+                old[package.key],
+                dict.fromkeys(_modules(package.modules), ""),
+            )
             unpack(wheel, machine.site)
     before = listing(machine.site)
     result = machine.install(environ=machine.host_environ)
@@ -166,7 +239,11 @@ def test_a_hosts_own_packages_stay_as_they_are_and_are_used(machine: Machine) ->
     stamp = environment.read_stamp(machine.shelf / name)
     assert stamp is not None
     assert not stamp.versions.keys() & {"torch", "numpy", "pillow"}
-    assert (stamp.versions["transformers"], stamp.versions["accelerate"], stamp.versions["safetensors"]) == ("4.49.0", "1.10.1", "0.5.3")
+    assert (
+        stamp.versions["transformers"],
+        stamp.versions["accelerate"],
+        stamp.versions["safetensors"],
+    ) == ("4.49.0", "1.10.1", "0.5.3")
 
 
 def _modules(modules: tuple[str, ...]) -> list[str]:
@@ -191,7 +268,9 @@ def test_a_failure_under_a_host_is_told_and_does_not_stop_it(machine: Machine) -
 
 
 def test_even_an_unforeseen_failure_does_not_stop_a_host(machine: Machine) -> None:
-    (machine.extension / "lora_trainer" / "installation.py").write_text("raise RuntimeError('unforeseen')", encoding="utf-8")
+    (machine.extension / "lora_trainer" / "installation.py").write_text(
+        "raise RuntimeError('unforeseen')", encoding="utf-8"
+    )
     result = machine.install(environ=machine.host_environ)
     assert result.returncode == 0
     assert "RuntimeError: unforeseen" in result.stdout
@@ -199,7 +278,10 @@ def test_even_an_unforeseen_failure_does_not_stop_a_host(machine: Machine) -> No
 
 
 def test_a_host_with_a_torch_too_old_is_not_given_a_second_one_unasked(machine: Machine) -> None:
-    unpack(make_wheel(machine.folder / "old", "torch", "2.0.1+cu118", {"torch/__init__.py": ""}), machine.site)
+    unpack(
+        make_wheel(machine.folder / "old", "torch", "2.0.1+cu118", {"torch/__init__.py": ""}),
+        machine.site,
+    )
     result = machine.install(environ=machine.host_environ)
     assert result.returncode == 0
     assert "the WebUI's torch 2.0.1+cu118 is too old; 2.1 or newer is needed" in result.stdout
@@ -208,7 +290,9 @@ def test_a_host_with_a_torch_too_old_is_not_given_a_second_one_unasked(machine: 
     assert len(machine.sets()) == 1
 
 
-@pytest.mark.parametrize("arguments", ["--xformers --skip-install --theme dark", '--skip-install --theme "unbalanced'])
+@pytest.mark.parametrize(
+    "arguments", ["--xformers --skip-install --theme dark", '--skip-install --theme "unbalanced']
+)
 def test_a_host_told_to_skip_installing_is_obeyed(machine: Machine, arguments: str) -> None:
     result = machine.install(environ={**machine.host_environ, "COMMANDLINE_ARGS": arguments})
     assert (result.returncode, result.stdout) == (0, "")
@@ -217,22 +301,35 @@ def test_a_host_told_to_skip_installing_is_obeyed(machine: Machine, arguments: s
 
 def test_skip_install_by_hand_installs_nothing_and_says_so(machine: Machine) -> None:
     result = machine.install("--skip-install")
-    assert (result.returncode, result.stdout.strip()) == (0, "Nothing installed, because of --skip-install.")
+    assert (result.returncode, result.stdout.strip()) == (
+        0,
+        "Nothing installed, because of --skip-install.",
+    )
     assert not machine.shelf.exists()
 
 
 def test_the_test_tools_go_into_a_folder_of_their_own(installed: Machine) -> None:
     result = installed.install("--tests")
     assert result.returncode == 0, result.stdout
-    (folder,) = (path for path in (installed.extension / "overlay-tests" / environment.python_tag()).iterdir() if path.is_dir())
+    (folder,) = (
+        path
+        for path in (installed.extension / "overlay-tests" / environment.python_tag()).iterdir()
+        if path.is_dir()
+    )
     stamp = environment.read_stamp(folder)
     assert stamp is not None
-    assert stamp.versions["pytest"] == next(package.version for package in TEST_PACKAGES if package.name == "pytest")
+    assert stamp.versions["pytest"] == next(
+        package.version for package in TEST_PACKAGES if package.name == "pytest"
+    )
     assert "pytest" not in {path.name for path in (installed.shelf / installed.sets()[0]).iterdir()}
 
 
-@pytest.mark.skipif(sys.version_info >= (3, 12), reason="the WebUIs' gradio does not work on this Python")
-def test_each_webui_that_the_tests_play_gets_its_gradio_in_a_folder_of_its_own(installed: Machine) -> None:
+@pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="the WebUIs' gradio does not work on this Python"
+)
+def test_each_webui_that_the_tests_play_gets_its_gradio_in_a_folder_of_its_own(
+    installed: Machine,
+) -> None:
     assert installed.install("--tests").returncode == 0
     for host, version in (("a1111", "3.41.2"), ("forge", "4.40.0")):
         shelf = installed.extension / "overlay-tests" / host / environment.python_tag()
@@ -246,22 +343,37 @@ def test_without_the_test_tools_the_tests_say_how_to_get_them(machine: Machine) 
     (machine.extension / "tests").mkdir()
     shutil.copy(environment.ROOT / "tests" / "__main__.py", machine.extension / "tests")
     command = [str(machine.python), "-m", "tests"]
-    result = subprocess.run(command, cwd=machine.extension, env=machine.environ, capture_output=True, encoding="utf-8", check=False)
+    result = subprocess.run(
+        command,
+        cwd=machine.extension,
+        env=machine.environ,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert result.returncode == 1
     assert result.stderr.strip().endswith(f'Run: "{machine.python}" install.py --tests')
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9; a closed console ends pip too")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no kill -9; a closed console ends pip too"
+)
 def test_an_installation_killed_midway_is_simply_done_again(machine: Machine) -> None:
     fake = machine.folder / "fake"
     (fake / "pip").mkdir(parents=True)
     (fake / "pip" / "__init__.py").touch()
     (fake / "pip" / "__main__.py").write_text(
-        "import os, sys, time\nfrom pathlib import Path\ntarget = Path(sys.argv[sys.argv.index('--target') + 1])\n"
-        "(target / 'diffusers').mkdir(parents=True)\nPath(__file__).with_name('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n",
+        "import os, sys, time\nfrom pathlib import Path\ntarget ="
+        " Path(sys.argv[sys.argv.index('--target') + 1])\n"
+        "(target /"
+        " 'diffusers').mkdir(parents=True)\nPath(__file__).with_name('pid').write_text(str(os.getpid()))\ntime.sleep(60)\n",
         encoding="utf-8",
     )
-    with subprocess.Popen(machine.command(), env={**machine.environ, "PYTHONPATH": str(fake)}, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        machine.command(),
+        env={**machine.environ, "PYTHONPATH": str(fake)},
+        stdout=subprocess.DEVNULL,
+    ) as process:
         pid = fake / "pip" / "pid"
         for _ in range(600):
             if pid.exists() and pid.read_text():
@@ -276,14 +388,24 @@ def test_an_installation_killed_midway_is_simply_done_again(machine: Machine) ->
     assert name != f"p{process.pid}"
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="a console event would reach the test process too")
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="a console event would reach the test process too"
+)
 def test_ctrl_c_ends_with_a_sentence_and_clears_up(machine: Machine) -> None:
     fake = machine.folder / "fake"
     (fake / "pip").mkdir(parents=True)
     (fake / "pip" / "__init__.py").touch()
-    (fake / "pip" / "__main__.py").write_text("import time\nprint('Collecting patience', flush=True)\ntime.sleep(60)\n", encoding="utf-8")
+    (fake / "pip" / "__main__.py").write_text(
+        "import time\nprint('Collecting patience', flush=True)\ntime.sleep(60)\n", encoding="utf-8"
+    )
     environ = {**machine.environ, "PYTHONPATH": str(fake)}
-    with subprocess.Popen(machine.command(), env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") as process:
+    with subprocess.Popen(
+        machine.command(),
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    ) as process:
         assert process.stdout is not None
         lines = []
         for line in process.stdout:
@@ -297,7 +419,14 @@ def test_ctrl_c_ends_with_a_sentence_and_clears_up(machine: Machine) -> None:
 
 def test_two_installations_at_once_install_once(machine: Machine) -> None:
     processes = [
-        subprocess.Popen(machine.command(), env=machine.environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8") for _ in range(2)
+        subprocess.Popen(
+            machine.command(),
+            env=machine.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+        )
+        for _ in range(2)
     ]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
@@ -314,9 +443,16 @@ def test_an_older_python_gets_as_far_as_the_sentence_that_names_it() -> None:
     check = "if sys.version_info < OLDEST:"
     assert text.count(check) == 1
     code = text.replace(check, "sys.version_info = (3, 8, 1)\n" + check)
-    result = subprocess.run([sys.executable, "-c", "__file__ = 'install.py'\n" + code], capture_output=True, encoding="utf-8", check=False)
+    result = subprocess.run(
+        [sys.executable, "-c", "__file__ = 'install.py'\n" + code],
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
     assert result.returncode == 1
-    assert result.stdout.startswith("LoRA Trainer needs Python 3.10 or newer, and this is Python 3.8 (")
+    assert result.stdout.startswith(
+        "LoRA Trainer needs Python 3.10 or newer, and this is Python 3.8 ("
+    )
 
 
 def test_the_host_flag_is_accepted() -> None:
@@ -327,10 +463,15 @@ def test_the_host_flag_is_accepted() -> None:
     parser = ArgumentParser()
     preload.preload(parser)
     assert parser.parse_args([]).lora_trainer_data_dir is None
-    assert parser.parse_args(["--lora-trainer-data-dir", "D:/my data"]).lora_trainer_data_dir == "D:/my data"
+    assert (
+        parser.parse_args(["--lora-trainer-data-dir", "D:/my data"]).lora_trainer_data_dir
+        == "D:/my data"
+    )
 
 
-def test_what_one_captioner_needs_comes_when_it_is_asked_for_into_an_overlay_of_its_own(machine: Machine) -> None:
+def test_what_one_captioner_needs_comes_when_it_is_asked_for_into_an_overlay_of_its_own(
+    machine: Machine,
+) -> None:
     make_wheels(machine.folder / "wheels", CAPTIONER_PACKAGES["wd"])
     shelf = machine.extension / "overlay-wd" / environment.python_tag()
     assert machine.install().returncode == 0

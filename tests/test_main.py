@@ -27,7 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 def call(*arguments, cwd):
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1"}
     return subprocess.run(
-        [sys.executable, "-m", "lora_trainer", *map(str, arguments)], cwd=cwd, env=environ, capture_output=True, text=True, encoding="utf-8"
+        [sys.executable, "-m", "lora_trainer", *map(str, arguments)],
+        cwd=cwd,
+        env=environ,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
     )
 
 
@@ -47,16 +52,24 @@ def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
     output = folder / asked.output.output_dir.relative_to(here)
     weights = load_file(output / f"{output.name}.safetensors")
     assert len(weights) == 3 * modules
-    assert {tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_down.weight")} == {rank}
+    assert {
+        tensor.shape[0] for name, tensor in weights.items() if name.endswith("lora_down.weight")
+    } == {rank}
     assert (output / "pytorch_lora_weights.safetensors").exists()
     assert "Finished" in done.stdout and "Training" in done.stderr and "\r" not in done.stderr
     assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
-    described = call("inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder)
+    described = call(
+        "inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder
+    )
     assert json.loads(described.stdout)["unmatched"] == []
-    described = call("inspect", output / "pytorch_lora_weights.safetensors", "--base", base, cwd=folder)
+    described = call(
+        "inspect", output / "pytorch_lora_weights.safetensors", "--base", base, cwd=folder
+    )
     assert "unmatched:       none: every layer fits the base model" in described.stdout
     again = call("train", "--config", "seed.yaml", cwd=folder)
-    assert again.returncode == 1 and "already holds a run" in again.stderr and "resume" in again.stderr
+    assert (
+        again.returncode == 1 and "already holds a run" in again.stderr and "resume" in again.stderr
+    )
 
 
 def write_yaml(tmp_path, **changes):
@@ -69,7 +82,9 @@ def write_yaml(tmp_path, **changes):
         "save_steps": 1000,
         **changes,
     }
-    (tmp_path / "run.yaml").write_text("\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()), encoding="utf-8")
+    (tmp_path / "run.yaml").write_text(
+        "\n".join(f"{key}: {json.dumps(value)}" for key, value in values.items()), encoding="utf-8"
+    )
 
 
 def wait_for(condition, seconds=60):
@@ -84,9 +99,14 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     write_yaml(tmp_path, epochs=10000)
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"], cwd=tmp_path, env=environ, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"],
+        cwd=tmp_path,
+        env=environ,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     folder = RunFolder(tmp_path / "out")
     wait_for(lambda: folder.read_state().step >= 3)
     # a terminal sends Ctrl-C to every process in it
@@ -101,7 +121,10 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     done = call("resume", "out", "--set", f"max_train_steps={stopped.step + 2}", cwd=tmp_path)
     assert done.returncode == 0 and f"Going on from step {stopped.step}" in done.stdout
     assert folder.read_state().step == stopped.step + 2
-    assert f'resume "{folder.path}" --set max_train_steps=N' in call("resume", "out", cwd=tmp_path).stdout
+    assert (
+        f'resume "{folder.path}" --set max_train_steps=N'
+        in call("resume", "out", cwd=tmp_path).stdout
+    )
     fewer = call("resume", "out", "--set", "max_train_steps=1", cwd=tmp_path)
     assert fewer.returncode == 1 and "max_train_steps is 1, but this run has" in fewer.stderr
 
@@ -111,12 +134,17 @@ def test_ctrl_c_twice_ends_at_once_and_blames_nobody(tmp_path):
     write_yaml(tmp_path, epochs=10000)
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"], cwd=tmp_path, env=environ,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lora_trainer", "train", "--config", "run.yaml"],
+        cwd=tmp_path,
+        env=environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     folder = RunFolder(tmp_path / "out")
     wait_for(lambda: folder.read_state().step >= 1)
-    # the worker is held still, as if it were in the midst of something long: it cannot obey the first one
+    # the worker is held still, as if it were in the midst of something long: it cannot obey the
+    # first one
     os.kill(json.loads(folder.worker.read_text())["pid"], signal.SIGSTOP)
     process.send_signal(signal.SIGINT)
     wait_for(lambda: any(folder.path.glob("requests/*")))
@@ -167,7 +195,11 @@ def test_tell_reaches_a_running_worker(tmp_path):
     assert call("tell", "out", "stop", cwd=tmp_path).returncode == 0
     assert process.wait(60) == 3
     ended = call("tell", "out", "stop", cwd=tmp_path)
-    assert ended.returncode == 1 and "Nothing is training there" in ended.stderr and f'resume "{tmp_path / "out"}"' in ended.stderr
+    assert (
+        ended.returncode == 1
+        and "Nothing is training there" in ended.stderr
+        and f'resume "{tmp_path / "out"}"' in ended.stderr
+    )
     status = call("status", "out", cwd=tmp_path)
     assert f'Go on with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
 
@@ -175,7 +207,14 @@ def test_tell_reaches_a_running_worker(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")
 def test_a_reader_that_has_seen_enough_is_no_error():
     command = [sys.executable, "-u", "-m", "lora_trainer", "env"]
-    process = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     process.stdout.close()
     assert process.stderr.read() == ""
     process.wait(60)
@@ -197,9 +236,14 @@ def test_init_writes_a_file_that_train_reads(tmp_path, capsys):
 
 
 def test_set_is_read_as_yaml_and_checked(tmp_path, capsys):
-    assert command_line.parse_changes(["lora_rank=4", "sample_prompts=[a, b]", "learning_rate=2e-4", "name=x=y"]) == {
-        "lora_rank": 4, "sample_prompts": ["a", "b"], "learning_rate": "2e-4", "name": "x=y",
-    }  # fmt: skip
+    assert command_line.parse_changes(
+        ["lora_rank=4", "sample_prompts=[a, b]", "learning_rate=2e-4", "name=x=y"]
+    ) == {
+        "lora_rank": 4,
+        "sample_prompts": ["a", "b"],
+        "learning_rate": "2e-4",
+        "name": "x=y",
+    }
     write_yaml(tmp_path)
     status, _, err = run(capsys, "train", "--config", tmp_path / "run.yaml", "--set", "lora_rank=0")
     assert status == 1 and "lora_rank is 0, but must be between 1 and 1024" in err
@@ -226,27 +270,41 @@ def test_no_command_shows_the_help(capsys):
 def test_readme_lists_every_setting_as_the_settings_themselves_do():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     begin, end = "<!-- settings -->\n", "<!-- /settings -->"
-    assert readme[readme.index(begin) + len(begin) : readme.index(end)].strip() == config.readme_table().strip()
+    assert (
+        readme[readme.index(begin) + len(begin) : readme.index(end)].strip()
+        == config.readme_table().strip()
+    )
 
 
 def stopped_run(tmp_path):
     write_yaml(tmp_path, epochs=5, max_train_steps=15)
-    folder = folders.begin(tmp_path / "out", config.to_yaml(config.read(tmp_path / "run.yaml", {"output_dir": str(tmp_path / "out")})))
+    folder = folders.begin(
+        tmp_path / "out",
+        config.to_yaml(config.read(tmp_path / "run.yaml", {"output_dir": str(tmp_path / "out")})),
+    )
     folder.state.mkdir()
     (folder.state / "step00000003.pt").write_bytes(b"")
     return folder
 
 
 def test_resume_of_a_finished_run_says_how_its_file_gets_to_use(tmp_path, capsys):
-    folder = write_run(tmp_path / "ink", *TRAINED, events.Finished(step=10, file="ink.safetensors", delivered=""))
+    folder = write_run(
+        tmp_path / "ink", *TRAINED, events.Finished(step=10, file="ink.safetensors", delivered="")
+    )
     status, out, _ = run(capsys, "resume", folder.path)
-    assert status == 0 and "This run is finished" in out and "Copy it to the WebUI's models/Lora folder; then, in a prompt:" in out
+    assert (
+        status == 0
+        and "This run is finished" in out
+        and "Copy it to the WebUI's models/Lora folder; then, in a prompt:" in out
+    )
 
 
 def test_a_resume_cannot_change_the_shape_of_what_was_learned(tmp_path, capsys):
     folder = stopped_run(tmp_path)
     before = folder.config.read_text(encoding="utf-8")
-    status, _, err = run(capsys, "resume", folder.path, "--set", "lora_rank=16", "--set", "target_modules=[to_q]")
+    status, _, err = run(
+        capsys, "resume", folder.path, "--set", "lora_rank=16", "--set", "target_modules=[to_q]"
+    )
     assert status == 1 and "lora_rank, target_modules cannot change any more" in err
     assert folder.config.read_text(encoding="utf-8") == before
 
@@ -278,4 +336,8 @@ def test_a_full_disk_is_told_as_that(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr("lora_trainer.files.write_text", full)
     assert command_line.main(["init", str(tmp_path / "a.yaml")]) == 1
-    assert capsys.readouterr().err == f"the disk is full: {tmp_path / 'a.yaml'} could not be written\nFree some space, then try again.\n"
+    assert (
+        capsys.readouterr().err
+        == f"the disk is full: {tmp_path / 'a.yaml'} could not be written\nFree some space, then"
+        " try again.\n"
+    )

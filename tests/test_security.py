@@ -12,7 +12,9 @@ NOT_PROMISED = ("To report something", "What is not promised")
 
 
 def names_of_tests() -> set[str]:
-    trees = (ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py"))
+    trees = (
+        ast.parse(path.read_text(encoding="utf-8")) for path in (ROOT / "tests").rglob("test_*.py")
+    )
     return {node.name for tree in trees for node in tree.body if isinstance(node, ast.FunctionDef)}
 
 

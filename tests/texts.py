@@ -1,9 +1,12 @@
-"""Every sentence a visitor of the tab may read, collected from the sources: the keys that each language's table has to have.
+"""Every sentence a visitor of the tab may read, collected from the sources: the keys that each
+language's table has to have.
 
-    python -m tests.texts        what is missing from the tables (lora_trainer/webui/translations), and what nothing uses any more
+    python -m tests.texts        what is missing from the tables (lora_trainer/webui/translations),
+                                 and what nothing uses any more
 
-Python: the literal templates and hints of errors, messages and findings (of whichever function passes them on: the argument may be a name for a
-literal, or a choice between two), the settings' documentation and labels, the presets. JavaScript: the literal arguments of t() and count().
+Python: the literal templates and hints of errors, messages and findings (of whichever function
+passes them on: the argument may be a name for a literal, or a choice between two), the settings'
+documentation and labels, the presets. JavaScript: the literal arguments of t() and count().
 """
 
 from __future__ import annotations
@@ -21,8 +24,22 @@ TABLES = PACKAGE / "webui" / "translations"
 NOT_IN_THE_TAB = ("demo", "diagnosis", "console", "__main__")
 """Packages and modules whose sentences only a command line shows."""
 
-SAYING = {"Message", "error", "warning", "problem", "say", "t", "_error", "_problem", "_bad_row", "missing", "Label"}
-"""Functions whose first text is a template, beside the error classes; `hint` and `template` are texts wherever they stand."""
+SAYING = {
+    "Message",
+    "error",
+    "warning",
+    "problem",
+    "say",
+    "t",
+    "_error",
+    "_problem",
+    "_bad_row",
+    "missing",
+    "Label",
+}
+"""Functions whose first text is a template, beside the error classes; `hint` and `template` are
+texts wherever they stand.
+"""
 TEXT_KEYWORDS = {"hint", "template", "hint_template", "sentence"}
 
 _JS_STRING = r'"((?:[^"\\]|\\.)*)"'
@@ -33,7 +50,11 @@ _JS_CHOICE = re.compile(r"\bt\(\s*[^\"()]*\?\s*" + _JS_STRING + r"\s*:\s*" + _JS
 
 
 def python_texts() -> set[str]:
-    trees = {path: ast.parse(path.read_text(encoding="utf-8")) for path in sorted(PACKAGE.rglob("*.py")) if not _left_out(path)}
+    trees = {
+        path: ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if not _left_out(path)
+    }
     shared: dict[str, set[str]] = {}
     for tree in trees.values():
         for name, texts in _constants(tree).items():
@@ -53,7 +74,9 @@ def python_texts() -> set[str]:
 
 
 def _constants(tree: ast.Module) -> dict[str, set[str]]:
-    """Names that stand for literal texts anywhere in a module: constants, and templates that a function chooses between."""
+    """Names that stand for literal texts anywhere in a module: constants, and templates that a
+    function chooses between.
+    """
     found: dict[str, set[str]] = {}
     for node in ast.walk(tree):
         for target, value in _assigned(node) if isinstance(node, ast.Assign) else ():
@@ -77,10 +100,26 @@ def _left_out(path: Path) -> bool:
 
 def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[str]:
     name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
-    if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in ("log", "logging", "logger", "warnings"):
+    if isinstance(node.func, ast.Attribute) and ast.unparse(node.func.value) in (
+        "log",
+        "logging",
+        "logger",
+        "warnings",
+    ):
         return
-    says = name in SAYING or name in ("OutOfMemory", "NotFinite", "NotFound", "Conflict", "Forbidden") or (name.endswith("Error") and name[0].isupper())
-    if says and name not in ("ValueError", "TypeError", "KeyError", "RuntimeError", "OSError", "AssertionError"):
+    says = (
+        name in SAYING
+        or name in ("OutOfMemory", "NotFinite", "NotFound", "Conflict", "Forbidden")
+        or (name.endswith("Error") and name[0].isupper())
+    )
+    if says and name not in (
+        "ValueError",
+        "TypeError",
+        "KeyError",
+        "RuntimeError",
+        "OSError",
+        "AssertionError",
+    ):
         for argument in node.args:
             texts = list(_literals(argument, constants))
             if texts and any(" " in text for text in texts):
@@ -91,9 +130,13 @@ def _texts_of_call(node: ast.Call, constants: dict[str, set[str]]) -> Iterator[s
             yield from _literals(keyword.value, constants)
 
 
-def _texts_of_defaults(node: ast.FunctionDef | ast.AsyncFunctionDef, constants: dict[str, set[str]]) -> Iterator[str]:
+def _texts_of_defaults(
+    node: ast.FunctionDef | ast.AsyncFunctionDef, constants: dict[str, set[str]]
+) -> Iterator[str]:
     arguments = node.args
-    for argument, default in zip(reversed(arguments.args), reversed(arguments.defaults), strict=False):
+    for argument, default in zip(
+        reversed(arguments.args), reversed(arguments.defaults), strict=False
+    ):
         if argument.arg in TEXT_KEYWORDS:
             yield from _literals(default, constants)
     for argument, keyword_default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True):
@@ -158,7 +201,11 @@ def documented_texts() -> set[str]:
 
     captioning = config.documentation_of(CaptionSettings)
     training = {key: text for key, text in config.documentation().items() if key not in form.HELPS}
-    return {text for text in (*training.values(), *(captioning[key] for key in LABELS)) if _is_sentence(text)}
+    return {
+        text
+        for text in (*training.values(), *(captioning[key] for key in LABELS))
+        if _is_sentence(text)
+    }
 
 
 def preset_texts() -> set[str]:
@@ -194,7 +241,13 @@ def main() -> int:
     for code in codes():
         known = set(table(code))
         missing, unused = sorted(wanted - known), sorted(known - wanted)
-        print(json.dumps({"file": str(file(code).relative_to(ROOT)), "missing": missing, "unused": unused}, ensure_ascii=False, indent=1))
+        print(
+            json.dumps(
+                {"file": str(file(code).relative_to(ROOT)), "missing": missing, "unused": unused},
+                ensure_ascii=False,
+                indent=1,
+            )
+        )
     return 0
 
 

@@ -1,4 +1,6 @@
-"""Tiny real models of each family: the true architectures at a few channels, random weights from a seed, built in well under a second."""
+"""Tiny real models of each family: the true architectures at a few channels, random weights from a
+seed, built in well under a second.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,16 @@ WIDTH = 32
 
 
 def tiny_unet(family: str) -> UNet2DConditionModel:
-    """SD1: 8 heads everywhere, 1x1-conv projections. SD2 and SDXL: heads of 64 channels (at least one head), linear projections."""
-    common: dict[str, Any] = {"sample_size": 8, "in_channels": 4, "out_channels": 4, "layers_per_block": 2, "norm_num_groups": 32}
+    """SD1: 8 heads everywhere, 1x1-conv projections. SD2 and SDXL: heads of 64 channels (at least
+    one head), linear projections.
+    """
+    common: dict[str, Any] = {
+        "sample_size": 8,
+        "in_channels": 4,
+        "out_channels": 4,
+        "layers_per_block": 2,
+        "norm_num_groups": 32,
+    }
     if family == "sdxl":
         return UNet2DConditionModel(
             **common,
@@ -37,8 +47,18 @@ def tiny_unet(family: str) -> UNet2DConditionModel:
         block_out_channels=(WIDTH, 2 * WIDTH, 4 * WIDTH, 4 * WIDTH),
         attention_head_dim=heads,
         use_linear_projection=family == "sd2",
-        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        down_block_types=(
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "CrossAttnDownBlock2D",
+            "DownBlock2D",
+        ),
+        up_block_types=(
+            "UpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+            "CrossAttnUpBlock2D",
+        ),
         cross_attention_dim=WIDTH if family == "sd1" else 64,
     )
 
@@ -58,7 +78,9 @@ def tiny_vae(family: str) -> AutoencoderKL:
     )
 
 
-def tiny_text_config(hidden: int, layers: int, act: str, projection: int | None = None) -> CLIPTextConfig:
+def tiny_text_config(
+    hidden: int, layers: int, act: str, projection: int | None = None
+) -> CLIPTextConfig:
     return CLIPTextConfig(
         vocab_size=VOCABULARY,
         hidden_size=hidden,
@@ -75,15 +97,22 @@ def tiny_text_config(hidden: int, layers: int, act: str, projection: int | None 
 
 
 def tiny_text_encoders(family: str) -> tuple[Any, ...]:
-    """CLIP-L for SD1, OpenCLIP-H (penultimate layer) for SD2, both CLIP-L and OpenCLIP bigG for SDXL."""
+    """CLIP-L for SD1, OpenCLIP-H (penultimate layer) for SD2, both CLIP-L and OpenCLIP bigG for
+    SDXL.
+    """
     if family == "sd1":
         return (CLIPTextModel(tiny_text_config(WIDTH, 3, "quick_gelu")),)
     if family == "sd2":
         return (CLIPTextModel(tiny_text_config(64, 3, "gelu")),)
-    return (CLIPTextModel(tiny_text_config(WIDTH, 3, "quick_gelu")), CLIPTextModelWithProjection(tiny_text_config(64, 3, "gelu", projection=64)))
+    return (
+        CLIPTextModel(tiny_text_config(WIDTH, 3, "quick_gelu")),
+        CLIPTextModelWithProjection(tiny_text_config(64, 3, "gelu", projection=64)),
+    )
 
 
-def tiny_parts(family: str, seed: int = 0, prediction_type: str = "epsilon", tokenizers: tuple[Any, ...] = ()) -> Parts:
+def tiny_parts(
+    family: str, seed: int = 0, prediction_type: str = "epsilon", tokenizers: tuple[Any, ...] = ()
+) -> Parts:
     """A whole tiny checkpoint in memory, float32, eval mode."""
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)

@@ -1,4 +1,6 @@
-"""Tiny wheels and bare interpreters, made on the spot: so that the real installer can be driven without a network."""
+"""Tiny wheels and bare interpreters, made on the spot: so that the real installer can be driven
+without a network.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,21 @@ from lora_trainer.packages import Package
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def make_wheel(folder: Path, name: str, version: str, files: dict[str, str], requires: Iterable[str] = ()) -> Path:
+def make_wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], requires: Iterable[str] = ()
+) -> Path:
     """A pure-Python wheel with the given files (path -> text) and requirements."""
     stem = name.replace("-", "_")
     info = f"{stem}-{version}.dist-info"
     content = {
         **files,
-        f"{info}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n" + "".join(f"Requires-Dist: {one}\n" for one in requires),
-        f"{info}/WHEEL": "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{info}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+            + "".join(f"Requires-Dist: {one}\n" for one in requires)
+        ),
+        f"{info}/WHEEL": (
+            "Wheel-Version: 1.0\nGenerator: tests\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        ),
     }
     record = "".join(f"{path},,\n" for path in [*content, f"{info}/RECORD"])
     folder.mkdir(parents=True, exist_ok=True)
@@ -34,7 +43,9 @@ def make_wheel(folder: Path, name: str, version: str, files: dict[str, str], req
 
 
 def module_files(package: Package) -> dict[str, str]:
-    """Empty stand-ins for all that a package is expected to hold; each top-level module says its version."""
+    """Empty stand-ins for all that a package is expected to hold; each top-level module says its
+    version.
+    """
     files: dict[str, str] = dict.fromkeys(package.files, "data")
     for path in package.files:
         files[f"{path.split('/')[0]}/__init__.py"] = ""
@@ -53,7 +64,9 @@ def make_wheels(folder: Path, packages: Iterable[Package]) -> Path:
 
 
 def make_interpreter(folder: Path) -> Path:
-    """A Python with pip and nothing else, made without ensurepip, which some systems leave out. Returns its program."""
+    """A Python with pip and nothing else, made without ensurepip, which some systems leave out.
+    Returns its program.
+    """
     venv.EnvBuilder(with_pip=False, symlinks=sys.platform != "win32").create(folder)
     spec = importlib.util.find_spec("pip")
     assert spec is not None and spec.origin is not None, "the tests of the installer need pip"
@@ -65,14 +78,23 @@ def make_interpreter(folder: Path) -> Path:
 def site_packages(folder: Path) -> Path:
     if sys.platform == "win32":
         return folder / "Lib" / "site-packages"
-    return folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    return (
+        folder
+        / "lib"
+        / f"python{sys.version_info.major}.{sys.version_info.minor}"
+        / "site-packages"
+    )
 
 
 def copy_extension(target: Path) -> Path:
-    """The extension as a user has it, without overlays: what the installer and the environment need."""
+    """The extension as a user has it, without overlays: what the installer and the environment
+    need.
+    """
     target.mkdir(parents=True)
     shutil.copy(ROOT / "install.py", target)
-    shutil.copytree(ROOT / "lora_trainer", target / "lora_trainer", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(
+        ROOT / "lora_trainer", target / "lora_trainer", ignore=shutil.ignore_patterns("__pycache__")
+    )
     return target
 
 
@@ -84,4 +106,7 @@ def unpack(wheel: Path, folder: Path) -> None:
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
     """Every file and folder below: path -> (size, time of change), to compare before and after."""
-    return {str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*"))}
+    return {
+        str(path.relative_to(folder)): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+    }

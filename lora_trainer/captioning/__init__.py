@@ -1,9 +1,13 @@
-"""Captioners: images in, captions out. In the worker's process only; one file each, behind `captioner.Captioner`.
+"""Captioners: images in, captions out. In the worker's process only; one file each, behind
+`captioner.Captioner`.
 
-    source.find(settings, report)   -> the folder (or the host's file) with the model: on this disk already, or fetched from the hub
+    source.find(settings, report)   -> the folder (or the host's file) with the model: on this disk
+                                    already, or fetched from the hub
     load.load(settings, source)     -> a Captioner, on its device
     captioner.caption(images)       -> one Caption an image
-    finish.finish(caption, settings) -> its text as it is written: excluded tags gone, prefix, suffix and trigger word in place
+    finish.finish(caption, settings) -> its text as it is written: excluded tags gone, prefix,
+    suffix and trigger word in place
 
-Which captioners there are is in `lora_trainer.caption_config`, which needs no torch. Called by worker.caption_job.
+Which captioners there are is in `lora_trainer.caption_config`, which needs no torch. Called by
+worker.caption_job.
 """

@@ -1,8 +1,10 @@
 """BLIP (arXiv 2201.12086), base and large: a picture -> one short sentence.
 
-Also the WebUI's own BLIP base, models/BLIP/model_base_caption_capfilt_large.pth: weights in Salesforce's names and without a configuration. Their
-names are translated here, the sizes read from the tensors; what the sizes do not say (heads of 64 channels, the layer norms' epsilon) is from that
-repository's models/vit.py and configs/med_config.json. Its words are BERT's, of which a WebUI keeps the tokenizer in the hub's cache.
+Also the WebUI's own BLIP base, models/BLIP/model_base_caption_capfilt_large.pth: weights in
+Salesforce's names and without a configuration. Their names are translated here, the sizes read from
+the tensors; what the sizes do not say (heads of 64 channels, the layer norms' epsilon) is from that
+repository's models/vit.py and configs/med_config.json. Its words are BERT's, of which a WebUI keeps
+the tokenizer in the hub's cache.
 """
 
 from __future__ import annotations
@@ -23,10 +25,18 @@ from lora_trainer.dataset.embeddings import Row
 from lora_trainer.errors import CaptionerError
 
 BEAMS = 3
-TOKENIZERS = ("Salesforce/blip-image-captioning-base", "bert-base-uncased", "google-bert/bert-base-uncased")
-"""Whose tokenizer serves the WebUI's file: BERT's vocabulary of 30,522, to which BLIP adds two tokens."""
+TOKENIZERS = (
+    "Salesforce/blip-image-captioning-base",
+    "bert-base-uncased",
+    "google-bert/bert-base-uncased",
+)
+"""Whose tokenizer serves the WebUI's file: BERT's vocabulary of 30,522, to which BLIP adds two
+tokens.
+"""
 ARTEFACT = re.compile(r"\bar?raff?(?:e[ds]?|y)?\b\s*", re.IGNORECASE)
-"""A word that does not exist, with which BLIP large begins many a caption ("araffe", "arafed"): it would be learned."""
+"""A word that does not exist, with which BLIP large begins many a caption ("araffe", "arafed"): it
+would be learned.
+"""
 
 RENAMED = (
     # Salesforce's ViT -> transformers' BlipVisionModel; the text decoder has the same names in both
@@ -34,9 +44,18 @@ RENAMED = (
     (r"^visual_encoder\.pos_embed$", "vision_model.embeddings.position_embedding"),
     (r"^visual_encoder\.patch_embed\.proj\.", "vision_model.embeddings.patch_embedding."),
     (r"^visual_encoder\.norm\.", "vision_model.post_layernorm."),
-    (r"^visual_encoder\.blocks\.(\d+)\.norm([12])\.", r"vision_model.encoder.layers.\1.layer_norm\2."),
-    (r"^visual_encoder\.blocks\.(\d+)\.attn\.qkv\.", r"vision_model.encoder.layers.\1.self_attn.qkv."),
-    (r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.", r"vision_model.encoder.layers.\1.self_attn.projection."),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.norm([12])\.",
+        r"vision_model.encoder.layers.\1.layer_norm\2.",
+    ),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.attn\.qkv\.",
+        r"vision_model.encoder.layers.\1.self_attn.qkv.",
+    ),
+    (
+        r"^visual_encoder\.blocks\.(\d+)\.attn\.proj\.",
+        r"vision_model.encoder.layers.\1.self_attn.projection.",
+    ),
     (r"^visual_encoder\.blocks\.(\d+)\.mlp\.", r"vision_model.encoder.layers.\1.mlp."),
 )
 PARTS = ("visual_encoder.", "text_decoder.")
@@ -49,7 +68,15 @@ class Blip:
 
     encoder = "BLIP"
 
-    def __init__(self, model: Any, processor: Any, *, device: torch.device, dtype: torch.dtype, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        max_tokens: int,
+    ) -> None:
         self._model = model.to(device=device, dtype=dtype).eval()
         self._processor = processor
         self._device, self._dtype = device, dtype
@@ -61,17 +88,30 @@ class Blip:
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
         self._pooled = None
-        tokens = self._model.generate(pixel_values=self._pixels(images), num_beams=BEAMS, max_new_tokens=self._max_tokens, no_repeat_ngram_size=3)
+        tokens = self._model.generate(
+            pixel_values=self._pixels(images),
+            num_beams=BEAMS,
+            max_new_tokens=self._max_tokens,
+            no_repeat_ngram_size=3,
+        )
         texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        seen = rows(self._pooled) if self._pooled is not None and len(self._pooled) == len(texts) else [None] * len(texts)
-        return [Caption(text=clean(text), embedding=row) for text, row in zip(texts, seen, strict=True)]
+        seen = (
+            rows(self._pooled)
+            if self._pooled is not None and len(self._pooled) == len(texts)
+            else [None] * len(texts)
+        )
+        return [
+            Caption(text=clean(text), embedding=row) for text, row in zip(texts, seen, strict=True)
+        ]
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
         return rows(self._model.vision_model(pixel_values=self._pixels(images)).pooler_output)
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        pixels: torch.Tensor = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
+        pixels: torch.Tensor = self._processor(
+            images=list(images), return_tensors="pt"
+        ).pixel_values.to(self._device, self._dtype)
         return pixels
 
     def _look(self, module: Any, inputs: Any, output: Any) -> None:
@@ -79,9 +119,20 @@ class Blip:
         self._pooled = output.pooler_output
 
 
-def load(path: Path, *, device: torch.device, dtype: torch.dtype, max_tokens: int, listener: source.Listener) -> Blip:
-    """A folder as the hub holds it, or a .pth file of Salesforce's -> a Blip. Raises CaptionerError."""
-    model, processor = _from_salesforce(path, listener) if path.is_file() else _from_folder(path, dtype)
+def load(
+    path: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    max_tokens: int,
+    listener: source.Listener,
+) -> Blip:
+    """A folder as the hub holds it, or a .pth file of Salesforce's -> a Blip. Raises
+    CaptionerError.
+    """
+    model, processor = (
+        _from_salesforce(path, listener) if path.is_file() else _from_folder(path, dtype)
+    )
     return Blip(model, processor, device=device, dtype=dtype, max_tokens=max_tokens)
 
 
@@ -95,20 +146,33 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 
     with explained(folder, "BLIP"):
         processor = BlipProcessor.from_pretrained(folder, local_files_only=True)
-        return BlipForConditionalGeneration.from_pretrained(folder, torch_dtype=dtype, local_files_only=True), processor
+        return (
+            BlipForConditionalGeneration.from_pretrained(
+                folder, torch_dtype=dtype, local_files_only=True
+            ),
+            processor,
+        )
 
 
-# --- the WebUI's file --------------------------------------------------------------------------------------------------------------------
+# --- the WebUI's file -----------------------------------------------------------------------------
 
 
 def _from_salesforce(path: Path, listener: source.Listener) -> tuple[Any, Any]:
-    from transformers import BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+    from transformers import (
+        BlipConfig,
+        BlipForConditionalGeneration,
+        BlipImageProcessor,
+        BlipProcessor,
+    )
 
     weights = read_salesforce(path)
     values = config_of(weights, path)
     tokenizer = _bert_tokenizer(listener)
     # a sentence ends with BERT's own separator
-    values["text_config"] |= {"sep_token_id": tokenizer.sep_token_id, "pad_token_id": tokenizer.pad_token_id}
+    values["text_config"] |= {
+        "sep_token_id": tokenizer.sep_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
     with explained(path, "BLIP"):
         model = BlipForConditionalGeneration(BlipConfig(**values))
         missing, unexpected = model.load_state_dict(weights, strict=False)
@@ -119,19 +183,34 @@ def _from_salesforce(path: Path, listener: source.Listener) -> tuple[Any, Any]:
 
 
 def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
-    """A .pth file -> its tensors under transformers' names. Only tensors are unpickled. Raises CaptionerError."""
+    """A .pth file -> its tensors under transformers' names. Only tensors are unpickled. Raises
+    CaptionerError.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:
         raise CaptionerError(
-            "{path} cannot be read: {reason}", path=path, reason=(str(error).splitlines() or [type(error).__name__])[0][:200],
-            hint="It is damaged, or not a file of weights. Delete it: the model is then fetched anew.",
-        ) from error  # fmt: skip
+            "{path} cannot be read: {reason}",
+            path=path,
+            reason=(str(error).splitlines() or [type(error).__name__])[0][:200],
+            hint=(
+                "It is damaged, or not a file of weights. Delete it: the model is then fetched"
+                " anew."
+            ),
+        ) from error
     tensors = content.get("model", content) if isinstance(content, Mapping) else {}
-    used = {name: tensor for name, tensor in tensors.items() if name.startswith(PARTS) and not BUFFERS.search(name)}
-    return {_renamed(name): tensor.float() for name, tensor in used.items() if isinstance(tensor, torch.Tensor)}
+    used = {
+        name: tensor
+        for name, tensor in tensors.items()
+        if name.startswith(PARTS) and not BUFFERS.search(name)
+    }
+    return {
+        _renamed(name): tensor.float()
+        for name, tensor in used.items()
+        if isinstance(tensor, torch.Tensor)
+    }
 
 
 def _renamed(name: str) -> str:
@@ -143,12 +222,17 @@ def _renamed(name: str) -> str:
 
 
 def config_of(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """The sizes of a BLIP, read from its tensors. Raises CaptionerError for tensors that are no BLIP's."""
+    """The sizes of a BLIP, read from its tensors. Raises CaptionerError for tensors that are no
+    BLIP's.
+    """
     try:
         patches = weights["vision_model.embeddings.patch_embedding.weight"]
         positions = weights["vision_model.embeddings.position_embedding"]
         words = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
-        vision_layer, text_layer = "vision_model.encoder.layers.", "text_decoder.bert.encoder.layer."
+        vision_layer, text_layer = (
+            "vision_model.encoder.layers.",
+            "text_decoder.bert.encoder.layer.",
+        )
         width, patch, hidden = patches.shape[0], patches.shape[2], words.shape[1]
         return {
             "vision_config": {
@@ -163,11 +247,15 @@ def config_of(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]
             "text_config": {
                 "vocab_size": words.shape[0],
                 "hidden_size": hidden,
-                "encoder_hidden_size": weights[f"{text_layer}0.crossattention.self.key.weight"].shape[1],
+                "encoder_hidden_size": (
+                    weights[f"{text_layer}0.crossattention.self.key.weight"].shape[1]
+                ),
                 "intermediate_size": weights[f"{text_layer}0.intermediate.dense.weight"].shape[0],
                 "num_hidden_layers": _layer_count(weights, text_layer),
                 "num_attention_heads": max(1, hidden // HEAD_WIDTH),
-                "max_position_embeddings": weights["text_decoder.bert.embeddings.position_embeddings.weight"].shape[0],
+                "max_position_embeddings": (
+                    weights["text_decoder.bert.embeddings.position_embeddings.weight"].shape[0]
+                ),
                 "layer_norm_eps": 1e-12,
                 "bos_token_id": words.shape[0] - 2,
             },
@@ -177,21 +265,35 @@ def config_of(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]
 
 
 def _layer_count(weights: Mapping[str, torch.Tensor], prefix: str) -> int:
-    return 1 + max(int(name[len(prefix) :].split(".")[0]) for name in weights if name.startswith(prefix))
+    return 1 + max(
+        int(name[len(prefix) :].split(".")[0]) for name in weights if name.startswith(prefix)
+    )
 
 
 def _not_blip(path: Path, name: object) -> CaptionerError:
-    hint = "Name the file model_base_caption_capfilt_large.pth of the WebUI, or a model's folder or id."
-    return CaptionerError("{path} is not BLIP's captioning model: it differs at {name}", path=path, name=name, hint=hint)
+    hint = (
+        "Name the file model_base_caption_capfilt_large.pth of the WebUI, or a model's folder"
+        " or id."
+    )
+    return CaptionerError(
+        "{path} is not BLIP's captioning model: it differs at {name}",
+        path=path,
+        name=name,
+        hint=hint,
+    )
 
 
 def _bert_tokenizer(listener: source.Listener) -> Any:
-    """BERT's tokenizer from the hub's cache; a WebUI that has the file has fetched it too. Else 0.2 MB are fetched."""
+    """BERT's tokenizer from the hub's cache; a WebUI that has the file has fetched it too. Else 0.2
+    MB are fetched.
+    """
     from transformers import BertTokenizer
 
     for name in TOKENIZERS:
         vocabulary = source.cached_file(name, "vocab.txt")
         if vocabulary is not None:
             return BertTokenizer(str(vocabulary))
-    folder = source.fetch(TOKENIZERS[-1], source.TRANSFORMERS, 231_508, listener, only=("vocab.txt",))
+    folder = source.fetch(
+        TOKENIZERS[-1], source.TRANSFORMERS, 231_508, listener, only=("vocab.txt",)
+    )
     return BertTokenizer(str(folder / "vocab.txt"))

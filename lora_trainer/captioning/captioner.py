@@ -26,12 +26,17 @@ class Caption:
     text: str = ""
     tags: tuple[Tag, ...] = ()
     embedding: Row | None = field(default=None, compare=False, repr=False)
-    """What the captioner's image encoder made of the image, where it has one (captioning.encoder)."""
+    """What the captioner's image encoder made of the image, where it has one (captioning.encoder).
+    """
 
 
 class Captioner(Protocol):
-    """A loaded model that captions. None of them samples: the same images give the same captions, in whatever batches."""
+    """A loaded model that captions. None of them samples: the same images give the same captions,
+    in whatever batches.
+    """
 
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
-        """One Caption for each upright 8-bit RGB image, in their order. Out of memory is raised as the library raises it."""
+        """One Caption for each upright 8-bit RGB image, in their order. Out of memory is raised as
+        the library raises it.
+        """
         ...

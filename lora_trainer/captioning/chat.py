@@ -1,16 +1,24 @@
-"""A vision-language model that is asked in words: a picture -> a sentence or two on what one wants to know of it.
+"""A vision-language model that is asked in words: a picture -> a sentence or two on what one wants
+to know of it.
 
-Why Qwen2-VL-2B-Instruct. Of the classes in transformers 4.49.0 that need no code from the hub (Florence-2 still does there), weighed for captions of
-training images:
+Why Qwen2-VL-2B-Instruct. Of the classes in transformers 4.49.0 that need no code from the hub
+(Florence-2 still does there), weighed for captions of training images:
 
-    Qwen2-VL 2B         Apache-2.0, 4.4 GB, about 6.5 GB of a card in bf16. Names materials, light and style, reads lettering, does as it is asked
-    Qwen2.5-VL 3B       research licence: what an artist makes may be sold, so it is not the default. 7 GB. Works by its id, as does the 7B (Apache)
-    SmolVLM 2.2B, 500M  Apache-2.0; a picture is cut into up to 17 pieces of 81 tokens each, the captions are shorter and vaguer. Works by its id
-    PaliGemma           Gemma's licence, given out on request only; made to be tuned, its captions are one line
-    LLaVA 1.5, 1.6 7B   14 GB, Llama's licence for some; LLaVA-OneVision 0.5B is small and vague. Work by their ids
-    BLIP-2, GIT, Kosmos-2, InstructBLIP    of 2022 and 2023; no better than BLIP large for their size
+    Qwen2-VL 2B         Apache-2.0, 4.4 GB, about 6.5 GB of a card in bf16. Names materials, light
+                        and style, reads lettering, does as it is asked
+    Qwen2.5-VL 3B       research licence: what an artist makes may be sold, so it is not the
+                        default. 7 GB. Works by its id, as does the 7B (Apache)
+    SmolVLM 2.2B, 500M  Apache-2.0; a picture is cut into up to 17 pieces of 81 tokens each, the
+                        captions are shorter and vaguer. Works by its id
+    PaliGemma           Gemma's licence, given out on request only; made to be tuned, its captions
+                        are one line
+    LLaVA 1.5, 1.6 7B   14 GB, Llama's licence for some; LLaVA-OneVision 0.5B is small and vague.
+                        Work by their ids
+    BLIP-2, GIT, Kosmos-2, InstructBLIP    of 2022 and 2023; no better than BLIP large for their
+                                           size
 
-Any model of these classes with a chat template is loaded by the same code (`--model`). Greedy decoding: no sampling, no seed.
+Any model of these classes with a chat template is loaded by the same code (`--model`). Greedy
+decoding: no sampling, no seed.
 """
 
 from __future__ import annotations
@@ -28,77 +36,130 @@ from lora_trainer.captioning.weights import explained
 from lora_trainer.errors import CaptionerError
 
 MOST_PIXELS = 768 * 768
-"""Larger pictures are made smaller first: Qwen2-VL spends a token on each 28 x 28 pixels, and a camera's 24 million would fill a card."""
+"""Larger pictures are made smaller first: Qwen2-VL spends a token on each 28 x 28 pixels, and a
+camera's 24 million would fill a card.
+"""
 LEAST_SIDE = 56
 """In pixels: Qwen2-VL refuses less than its smallest patch."""
 PREAMBLE = re.compile(
     r"^(?:sure[,!.]?\s+)?(?:here is (?:a|the) (?:short )?(?:description|caption)[^:]*:\s*)?"
-    r"(?:(?:in )?th(?:e|is) (?:image|picture|photo|photograph|illustration) (?:shows|depicts|features|captures|displays|presents|is of|is)\s+)?",
+    r"(?:(?:in )?th(?:e|is) (?:image|picture|photo|photograph|illustration)"
+    r" (?:shows|depicts|features|captures|displays|presents|is of|is)\s+)?",
     re.IGNORECASE,
 )
-"""How such models begin whatever they are told: words that would be in every caption, and so be learned."""
+"""How such models begin whatever they are told: words that would be in every caption, and so be
+learned.
+"""
 
 
 class Chat:
     """A loaded vision-language model and the question it is asked."""
 
-    def __init__(self, model: Any, processor: Any, *, device: torch.device, dtype: torch.dtype, instruction: str, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        instruction: str,
+        max_tokens: int,
+    ) -> None:
         self._model = model.to(device=device, dtype=dtype).eval()
         self._processor = processor
         # the answers of a batch begin at one place
         self._processor.tokenizer.padding_side = "left"
         self._device, self._dtype = device, dtype
         self._max_tokens = max_tokens
-        question = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": instruction}]}]
+        question = [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": instruction}]}
+        ]
         self._prompt = processor.apply_chat_template(question, add_generation_prompt=True)
 
     @torch.inference_mode()
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
         pictures = [fitted(image) for image in images]
-        inputs = self._processor(text=[self._prompt] * len(pictures), images=pictures, return_tensors="pt", padding=True).to(self._device)
+        inputs = self._processor(
+            text=[self._prompt] * len(pictures), images=pictures, return_tensors="pt", padding=True
+        ).to(self._device)
         inputs.pop("token_type_ids", None)  # what some tokenizers add and no such model takes
         for name, tensor in inputs.items():
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self._dtype)
         tokens = self._model.generate(
-            **inputs, max_new_tokens=self._max_tokens, do_sample=False, num_beams=1, temperature=None, top_p=None, top_k=None
+            **inputs,
+            max_new_tokens=self._max_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
         )
         answers = tokens[:, inputs["input_ids"].shape[1] :]
         complete = [self._ends(answer) for answer in answers]
         texts = self._processor.batch_decode(answers, skip_special_tokens=True)
-        return [Caption(text=clean(text, complete=whole)) for text, whole in zip(texts, complete, strict=True)]
+        return [
+            Caption(text=clean(text, complete=whole))
+            for text, whole in zip(texts, complete, strict=True)
+        ]
 
     def _ends(self, answer: torch.Tensor) -> bool:
         """Whether the model came to an end by itself."""
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
-        return len(answer) < self._max_tokens or int(answer[-1]) in (*ends, self._processor.tokenizer.pad_token_id)
+        return len(answer) < self._max_tokens or int(answer[-1]) in (
+            *ends,
+            self._processor.tokenizer.pad_token_id,
+        )
 
 
-def load(folder: Path, *, device: torch.device, dtype: torch.dtype, instruction: str, max_tokens: int) -> Chat:
-    """A folder as the hub holds it -> a Chat. Raises CaptionerError, also for a model that cannot be asked."""
+def load(
+    folder: Path, *, device: torch.device, dtype: torch.dtype, instruction: str, max_tokens: int
+) -> Chat:
+    """A folder as the hub holds it -> a Chat. Raises CaptionerError, also for a model that cannot
+    be asked.
+    """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     with explained(folder, "a model that looks and talks"):
-        processor = AutoProcessor.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        processor = AutoProcessor.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
         if not getattr(processor, "chat_template", None) or not hasattr(processor, "tokenizer"):
             raise CaptionerError(
-                "{folder} has no chat template, so it cannot be asked to describe a picture", folder=folder,
-                hint="Use one that was made to follow instructions, such as Qwen/Qwen2-VL-2B-Instruct.",
-            )  # fmt: skip
-        model = AutoModelForImageTextToText.from_pretrained(folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False)
-    return Chat(model, processor, device=device, dtype=dtype, instruction=instruction, max_tokens=max_tokens)
+                "{folder} has no chat template, so it cannot be asked to describe a picture",
+                folder=folder,
+                hint=(
+                    "Use one that was made to follow instructions, such as"
+                    " Qwen/Qwen2-VL-2B-Instruct."
+                ),
+            )
+        model = AutoModelForImageTextToText.from_pretrained(
+            folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False
+        )
+    return Chat(
+        model, processor, device=device, dtype=dtype, instruction=instruction, max_tokens=max_tokens
+    )
 
 
 def fitted(image: Image.Image) -> Image.Image:
     """The picture in a size that the model's memory is made for, its proportions kept."""
     scale = min(1.0, (MOST_PIXELS / (image.width * image.height)) ** 0.5)
-    width, height = max(LEAST_SIDE, round(image.width * scale)), max(LEAST_SIDE, round(image.height * scale))
-    return image if (width, height) == image.size else image.resize((width, height), Image.Resampling.LANCZOS)
+    width, height = (
+        max(LEAST_SIDE, round(image.width * scale)),
+        max(LEAST_SIDE, round(image.height * scale)),
+    )
+    return (
+        image
+        if (width, height) == image.size
+        else image.resize((width, height), Image.Resampling.LANCZOS)
+    )
 
 
 def clean(text: str, *, complete: bool = True) -> str:
-    """The answer as a caption: one line, no preamble, no half sentence at the end where the model was cut off."""
+    """The answer as a caption: one line, no preamble, no half sentence at the end where the model
+    was cut off.
+    """
     text = " ".join(text.replace("*", "").split()).strip('"“” ')
     if not complete:
         whole = re.match(r".*[.!?](?=\s|$)", text)

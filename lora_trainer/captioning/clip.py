@@ -1,7 +1,9 @@
-"""CLIP (arXiv 2103.00020) with a vocabulary: a picture -> the words of a given list that fit it best.
+"""CLIP (arXiv 2103.00020) with a vocabulary: a picture -> the words of a given list that fit it
+best.
 
-Within each group of the vocabulary the words compete: a word's score is its share among them, the softmax of CLIP's similarities. From each group at
-most `top_k` words above the threshold are taken, the groups in the order of the file; so captions keep the structure [subject][action][clothing or
+Within each group of the vocabulary the words compete: a word's score is its share among them, the
+softmax of CLIP's similarities. From each group at most `top_k` words above the threshold are taken,
+the groups in the order of the file; so captions keep the structure [subject][action][clothing or
 features][scene][style][light][colour] and use one word for one thing throughout the dataset.
 """
 
@@ -24,7 +26,9 @@ from lora_trainer.errors import CaptionerError
 
 DEFAULT_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 TEMPLATES = ("{}", "a picture of {}")
-"""Each word is encoded in these, and the mean taken: a bare word is a weak description (section 3.1.4 of the paper)."""
+"""Each word is encoded in these, and the mean taken: a bare word is a weak description (section
+3.1.4 of the paper).
+"""
 WORDS_AT_ONCE = 64
 
 
@@ -42,7 +46,15 @@ class Clip:
     encoder = "CLIP"
 
     def __init__(
-        self, model: Any, processor: Any, groups: Sequence[Group], *, device: torch.device, dtype: torch.dtype, threshold: float, top_k: int
+        self,
+        model: Any,
+        processor: Any,
+        groups: Sequence[Group],
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        threshold: float,
+        top_k: int,
     ) -> None:
         self._model = model.to(device=device, dtype=dtype).eval()
         self._processor = processor
@@ -56,23 +68,41 @@ class Clip:
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
         features = self._features(images)
         logits = self._model.logit_scale.float().exp() * features @ self._words.T
-        scores = torch.cat([part.softmax(dim=-1) for part in logits.split([len(group.words) for group in self._groups], dim=-1)], dim=-1)
-        return [Caption(tags=self._tags(row), embedding=seen) for row, seen in zip(scores.tolist(), rows(features), strict=True)]
+        scores = torch.cat(
+            [
+                part.softmax(dim=-1)
+                for part in logits.split([len(group.words) for group in self._groups], dim=-1)
+            ],
+            dim=-1,
+        )
+        return [
+            Caption(tags=self._tags(row), embedding=seen)
+            for row, seen in zip(scores.tolist(), rows(features), strict=True)
+        ]
 
     @torch.inference_mode()
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
         return rows(self._features(images))
 
     def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(images, width), of length 1: where CLIP compares pictures with words, and one picture with another."""
-        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(self._device, self._dtype)
-        return torch.nn.functional.normalize(self._model.get_image_features(pixel_values=pixels).float(), dim=-1)
+        """(images, width), of length 1: where CLIP compares pictures with words, and one picture
+        with another.
+        """
+        pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(
+            self._device, self._dtype
+        )
+        return torch.nn.functional.normalize(
+            self._model.get_image_features(pixel_values=pixels).float(), dim=-1
+        )
 
     def _tags(self, scores: Sequence[float]) -> tuple[Tag, ...]:
         found: list[Tag] = []
         start = 0
         for group in self._groups:
-            tags = [Tag(text=word, score=score) for word, score in zip(group.words, scores[start:], strict=False)]
+            tags = [
+                Tag(text=word, score=score)
+                for word, score in zip(group.words, scores[start:], strict=False)
+            ]
             tags.sort(key=lambda tag: -tag.score)
             found += [tag for tag in tags[: self._top_k] if tag.score >= self._threshold]
             start += len(group.words)
@@ -83,27 +113,52 @@ class Clip:
         texts = [template.format(word) for word in words for template in TEMPLATES]
         features = []
         for start in range(0, len(texts), WORDS_AT_ONCE):
-            tokens = self._processor(text=texts[start : start + WORDS_AT_ONCE], return_tensors="pt", padding=True, truncation=True).to(self._device)
+            tokens = self._processor(
+                text=texts[start : start + WORDS_AT_ONCE],
+                return_tensors="pt",
+                padding=True,
+                truncation=True,
+            ).to(self._device)
             inputs = {"input_ids": tokens["input_ids"], "attention_mask": tokens["attention_mask"]}
-            features.append(torch.nn.functional.normalize(self._model.get_text_features(**inputs).float(), dim=-1))
+            features.append(
+                torch.nn.functional.normalize(
+                    self._model.get_text_features(**inputs).float(), dim=-1
+                )
+            )
         means = torch.cat(features).reshape(len(words), len(TEMPLATES), -1).mean(dim=1)
         return torch.nn.functional.normalize(means, dim=-1)
 
 
-def load(folder: Path, groups: Sequence[Group], *, device: torch.device, dtype: torch.dtype, threshold: float, top_k: int) -> Clip:
+def load(
+    folder: Path,
+    groups: Sequence[Group],
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    threshold: float,
+    top_k: int,
+) -> Clip:
     """A folder as the hub holds it -> a Clip. Raises CaptionerError."""
     from transformers import CLIPModel, CLIPProcessor
 
     with explained(folder, "CLIP"):
         processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         model = CLIPModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
-    return Clip(model, processor, groups, device=device, dtype=dtype, threshold=threshold, top_k=top_k)
+    return Clip(
+        model, processor, groups, device=device, dtype=dtype, threshold=threshold, top_k=top_k
+    )
 
 
 def read_vocabulary(path: Path) -> tuple[Group, ...]:
-    """A text file with one word or phrase a line; [a heading] begins a group, # a remark. Raises CaptionerError or DatasetError."""
+    """A text file with one word or phrase a line; [a heading] begins a group, # a remark. Raises
+    CaptionerError or DatasetError.
+    """
     if not path.is_file():
-        raise CaptionerError("there is no vocabulary {path}", path=path, hint="A vocabulary is a text file with one word or phrase a line.")
+        raise CaptionerError(
+            "there is no vocabulary {path}",
+            path=path,
+            hint="A vocabulary is a text file with one word or phrase a line.",
+        )
     return parse_vocabulary(read_text(path).content, path)
 
 
@@ -118,5 +173,9 @@ def parse_vocabulary(content: str, path: Path) -> tuple[Group, ...]:
         elif word and not word.startswith("#"):
             groups.setdefault(name, {})[word] = None
     if not groups:
-        raise CaptionerError("the vocabulary {path} has no words in it", path=path, hint="Write one word or phrase a line.")
+        raise CaptionerError(
+            "the vocabulary {path} has no words in it",
+            path=path,
+            hint="Write one word or phrase a line.",
+        )
     return tuple(Group(name=name, words=tuple(words)) for name, words in groups.items())

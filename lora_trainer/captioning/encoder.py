@@ -1,9 +1,12 @@
-"""The image encoder inside a captioner: what falls off for each image while it is captioned, and the scale to read it by.
+"""The image encoder inside a captioner: what falls off for each image while it is captioned, and
+the scale to read it by.
 
-A captioner that has one puts each image's embedding into its Caption (no image is encoded twice for it) and is an ImageEncoder, which is asked once
-a job how far apart it sees pictures that have nothing in common. That scale is needed because encoders differ: CLIP was trained to tell pictures
-apart, BLIP's encoder to be read by what writes the caption, and how close unrelated pictures lie in either is not known here.
-Called by blip, clip and worker.caption_job; what is kept of it is dataset.embeddings.
+A captioner that has one puts each image's embedding into its Caption (no image is encoded twice for
+it) and is an ImageEncoder, which is asked once a job how far apart it sees pictures that have
+nothing in common. That scale is needed because encoders differ: CLIP was trained to tell pictures
+apart, BLIP's encoder to be read by what writes the caption, and how close unrelated pictures lie in
+either is not known here. Called by blip, clip and worker.caption_job; what is kept of it is
+dataset.embeddings.
 """
 
 from __future__ import annotations
@@ -34,20 +37,34 @@ class ImageEncoder(Protocol):
 
 
 def rows(features: torch.Tensor) -> list[Row | None]:
-    """(images, width) of any type -> a row of length 1 for each; None where 16 bits overflowed in the model."""
-    unit = torch.nn.functional.normalize(features.detach().float(), dim=-1).cpu().numpy().astype(np.float16)
+    """(images, width) of any type -> a row of length 1 for each; None where 16 bits overflowed in
+    the model.
+    """
+    unit = (
+        torch.nn.functional.normalize(features.detach().float(), dim=-1)
+        .cpu()
+        .numpy()
+        .astype(np.float16)
+    )
     return [row if bool(np.isfinite(row).all()) and bool(row.any()) else None for row in unit]
 
 
 def unrelated_spread(encoder: ImageEncoder) -> float:
     """1 - mean cosine of drawn pictures that have nothing in common; 0 if it cannot be told."""
     # one at a time: after a batch of captions, that much memory is there
-    seen = [row for picture in unrelated_pictures() for row in encoder.embed([picture]) if row is not None]
+    seen = [
+        row
+        for picture in unrelated_pictures()
+        for row in encoder.embed([picture])
+        if row is not None
+    ]
     return max(0.0, spread(np.stack(seen))) if len(seen) > 1 else 0.0
 
 
 def unrelated_pictures() -> list[Image.Image]:
-    """Eight drawings that have neither subject, colours, shapes nor texture in common; the same ones each time."""
+    """Eight drawings that have neither subject, colours, shapes nor texture in common; the same
+    ones each time.
+    """
     draws = np.random.default_rng(0)
     across, down = np.meshgrid(np.linspace(0, 1, SIDE), np.linspace(0, 1, SIDE))
     rings = np.sin(60 * np.hypot(across - 0.3, down - 0.6)) * 0.5 + 0.5
@@ -58,7 +75,12 @@ def unrelated_pictures() -> list[Image.Image]:
         np.stack([0.45 + 0.35 * rings, 0.25 + 0.25 * rings, 0.1 + 0.1 * rings], axis=-1),  # wood
         np.repeat(squares[..., None], 3, axis=-1),  # a chessboard
     )
-    return [_picture(plane) for plane in planes] + [_ball(), _night(draws), _sketch(draws), _patchwork(draws)]
+    return [_picture(plane) for plane in planes] + [
+        _ball(),
+        _night(draws),
+        _sketch(draws),
+        _patchwork(draws),
+    ]
 
 
 def _picture(plane: NDArray[np.float64]) -> Image.Image:

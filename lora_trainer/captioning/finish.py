@@ -9,26 +9,37 @@ from lora_trainer.dataset.edits import clean
 
 
 def finish(caption: Caption, settings: CaptionSettings) -> str:
-    """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty when the captioner had nothing to say.
+    """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty
+    when the captioner had nothing to say.
 
-    It is as the file will hold it: what is recorded as a captioner's must be what is read back, or it would count as a person's change.
+    It is as the file will hold it: what is recorded as a captioner's must be what is read back, or
+    it would count as a person's change.
     """
     excluded = {_folded(tag) for tag in settings.exclude}
-    said = caption.text or ", ".join(tag.text for tag in caption.tags if _folded(tag.text) not in excluded)
+    said = caption.text or ", ".join(
+        tag.text for tag in caption.tags if _folded(tag.text) not in excluded
+    )
     # a model's marks that nobody sees are none of its words
-    said = tidy("".join(letter if letter.isprintable() else " " for letter in said)).strip(",").strip()
+    said = (
+        tidy("".join(letter if letter.isprintable() else " " for letter in said)).strip(",").strip()
+    )
     if not said:
         return ""
     text = said
     if settings.prefix.strip():
         text = _joined(settings.prefix.strip(), text)
     if settings.suffix.strip():
-        text = _joined(text.rstrip(".") if settings.suffix.lstrip().startswith(",") else text, settings.suffix.strip())
+        text = _joined(
+            text.rstrip(".") if settings.suffix.lstrip().startswith(",") else text,
+            settings.suffix.strip(),
+        )
     return clean(with_trigger_word(text, settings.trigger))
 
 
 def _joined(front: str, back: str) -> str:
-    """With a comma between, unless one of the two has its own sign there, or the front ends in a word that wants the next ("a photo of")."""
+    """With a comma between, unless one of the two has its own sign there, or the front ends in a
+    word that wants the next ("a photo of").
+    """
     if front.endswith((",", ".", ":", ";", "，", "。")) or back.startswith((",", ".", "，", "。")):
         return f"{front}{'' if back[0] in ',.，。' else ' '}{back}"
     if front.split()[-1].casefold() in ("of", "a", "an", "the", "in", "by", "with", "showing"):

@@ -15,17 +15,41 @@ CLIP_THRESHOLD = 0.2
 CLIP_TOP_K = 2
 
 
-def load(settings: CaptionSettings, model: Path, *, device: torch.device, dtype: torch.dtype, listener: source.Listener) -> Captioner:
-    """model: what source.find gave. Raises CaptionerError, and what running out of memory raises."""
+def load(
+    settings: CaptionSettings,
+    model: Path,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    listener: source.Listener,
+) -> Captioner:
+    """model: what source.find gave. Raises CaptionerError, and what running out of memory
+    raises.
+    """
     if settings.captioner in ("blip", "blip-large"):
-        return blip.load(model, device=device, dtype=dtype, max_tokens=settings.max_tokens, listener=listener)
+        return blip.load(
+            model, device=device, dtype=dtype, max_tokens=settings.max_tokens, listener=listener
+        )
     if settings.captioner == "qwen":
         instruction = settings.instruction.strip() or DEFAULT_INSTRUCTION
-        return chat.load(model, device=device, dtype=dtype, instruction=instruction, max_tokens=settings.max_tokens)
+        return chat.load(
+            model,
+            device=device,
+            dtype=dtype,
+            instruction=instruction,
+            max_tokens=settings.max_tokens,
+        )
     if settings.captioner == "clip":
         groups = clip.read_vocabulary(settings.vocabulary or clip.DEFAULT_VOCABULARY)
         threshold = CLIP_THRESHOLD if settings.threshold is None else settings.threshold
-        return clip.load(model, groups, device=device, dtype=dtype, threshold=threshold, top_k=settings.top_k or CLIP_TOP_K)
+        return clip.load(
+            model,
+            groups,
+            device=device,
+            dtype=dtype,
+            threshold=threshold,
+            top_k=settings.top_k or CLIP_TOP_K,
+        )
     return wd.load(
         model,
         use_gpu=device.type != "cpu",

@@ -1,10 +1,13 @@
-"""Where a captioner's model comes from: a folder, the WebUI's own files, the hub's cache, or the hub.
+"""Where a captioner's model comes from: a folder, the WebUI's own files, the hub's cache, or the
+hub.
 
-    find(settings, listener) -> Path     a folder as the hub holds it, or the WebUI's BLIP in its original format (a .pth file)
+    find(settings, listener) -> Path     a folder as the hub holds it, or the WebUI's BLIP in its
+                                         original format (a .pth file)
 
-What is on the disk is used; nothing is fetched that is there already. HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are honoured:
-they are huggingface_hub's own. Only what a captioner reads is fetched, its weights once, as safetensors where there are any. A fetch that was broken
-off goes on where it was.
+What is on the disk is used; nothing is fetched that is there already. HF_ENDPOINT (a mirror),
+HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are honoured: they are huggingface_hub's own. Only what a
+captioner reads is fetched, its weights once, as safetensors where there are any. A fetch that was
+broken off goes on where it was.
 """
 
 from __future__ import annotations
@@ -27,10 +30,17 @@ from lora_trainer.errors import CaptionerError
 log = logging.getLogger(__name__)
 
 SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "selected_tags.csv", "*.jinja")
-WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "pytorch_model.bin", "pytorch_model-*-of-*.bin")
+WEIGHTS = (
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "pytorch_model.bin",
+    "pytorch_model-*-of-*.bin",
+)
 POLL_SECONDS = 0.5
 ASK_SECONDS = 20.0
-"""How long a silent hub is waited for; without a limit, a firewall's silence would be waited out for minutes."""
+"""How long a silent hub is waited for; without a limit, a firewall's silence would be waited out
+for minutes.
+"""
 
 
 class Listener(Protocol):
@@ -57,7 +67,10 @@ class Needs:
     """One of them, or all parts that one of their indexes names."""
 
 
-TRANSFORMERS = Needs(files=("config.json", "preprocessor_config.json"), weights=("model.safetensors", "pytorch_model.bin"))
+TRANSFORMERS = Needs(
+    files=("config.json", "preprocessor_config.json"),
+    weights=("model.safetensors", "pytorch_model.bin"),
+)
 TAGGER = Needs(files=("selected_tags.csv",), weights=("model.onnx",))
 
 
@@ -66,7 +79,9 @@ def needs_of(settings: CaptionSettings) -> Needs:
 
 
 def find(settings: CaptionSettings, listener: Listener) -> Path:
-    """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to do; StoppedWhileFetching."""
+    """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to
+    do; StoppedWhileFetching.
+    """
     named = settings.model_name
     needs = needs_of(settings)
     local = Path(named)
@@ -76,9 +91,11 @@ def find(settings: CaptionSettings, listener: Listener) -> Path:
         return _complete(local, needs)
     if not _is_hub_id(named):
         raise CaptionerError(
-            "there is no model folder {model}", model=named, hint="Give the folder that holds config.json, or a model's id such as {id}.",
+            "there is no model folder {model}",
+            model=named,
+            hint="Give the folder that holds config.json, or a model's id such as {id}.",
             id=settings.info.model,
-        )  # fmt: skip
+        )
     cached = cached_folder(named, needs)
     if cached is not None:
         return cached
@@ -146,32 +163,41 @@ def weight_bytes(folder: Path) -> int:
 
 
 def _parts(index: Path) -> list[str]:
-    return files.read_json(index, lambda told: sorted(set(told["weight_map"].values())), [index.name])
+    return files.read_json(
+        index, lambda told: sorted(set(told["weight_map"].values())), [index.name]
+    )
 
 
 def _complete(folder: Path, needs: Needs) -> Path:
     missing = missing_files(folder, needs)
     if missing:
         raise CaptionerError(
-            "{folder} is not a whole model of this kind: {missing} is not there", folder=folder, missing=" and ".join(missing),
+            "{folder} is not a whole model of this kind: {missing} is not there",
+            folder=folder,
+            missing=" and ".join(missing),
             hint="Give the folder of a model as the hub holds it, with all its files.",
-        )  # fmt: skip
+        )
     return folder
 
 
 def _is_hub_id(name: str) -> bool:
     parts = name.split("/")
-    return len(parts) <= 2 and all(part and set(part) <= _ID_LETTERS and not part.startswith((".", "-")) for part in parts)
+    return len(parts) <= 2 and all(
+        part and set(part) <= _ID_LETTERS and not part.startswith((".", "-")) for part in parts
+    )
 
 
 _ID_LETTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
-# --- fetching ----------------------------------------------------------------------------------------------------------------------------
+# --- fetching -------------------------------------------------------------------------------------
 
 
-def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, only: Sequence[str] = ()) -> Path:
-    """Fetches what a captioner reads of a model into the hub's cache. Returns its folder there. Raises CaptionerError; StoppedWhileFetching.
+def fetch(
+    model: str, needs: Needs, expected_bytes: int, listener: Listener, only: Sequence[str] = ()
+) -> Path:
+    """Fetches what a captioner reads of a model into the hub's cache. Returns its folder there.
+    Raises CaptionerError; StoppedWhileFetching.
 
     only: just these files.
     """
@@ -181,7 +207,9 @@ def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, onl
         raise _not_here(model, expected_bytes, constants.HF_HUB_CACHE)
     listener.fetching(model, 0)
     try:
-        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(model, files_metadata=True, timeout=ASK_SECONDS)
+        info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(
+            model, files_metadata=True, timeout=ASK_SECONDS
+        )
     except Exception as error:
         _explain(error, model, expected_bytes)
     sizes = {entry.rfilename: int(entry.size or 0) for entry in info.siblings or ()}
@@ -196,9 +224,16 @@ def fetch(model: str, needs: Needs, expected_bytes: int, listener: Listener, onl
 def _wanted(names: Iterable[str], needs: Needs) -> list[str]:
     """The small files and one form of the weights."""
     names = list(names)
-    small = [name for name in names if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in SMALL_FILES)]
+    small = [
+        name
+        for name in names
+        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in SMALL_FILES)
+    ]
     if needs is TAGGER:
-        return [*[name for name in small if name in ("selected_tags.csv", "config.json")], "model.onnx"]
+        return [
+            *[name for name in small if name in ("selected_tags.csv", "config.json")],
+            "model.onnx",
+        ]
     for pattern in WEIGHTS:
         weights = fnmatch.filter(names, pattern)
         if weights:
@@ -206,8 +241,12 @@ def _wanted(names: Iterable[str], needs: Needs) -> list[str]:
     return [*small, needs.weights[0]]
 
 
-def _download(model: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener) -> Path:
-    """One file after the other, in a thread of its own: meanwhile it is told how much has arrived, and asked whether to stop."""
+def _download(
+    model: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener
+) -> Path:
+    """One file after the other, in a thread of its own: meanwhile it is told how much has arrived,
+    and asked whether to stop.
+    """
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
 
@@ -217,12 +256,19 @@ def _download(model: str, names: Sequence[str], expected_bytes: int, total: int,
     def run() -> None:
         try:
             for name in names:
-                paths.append(Path(hf_hub_download(model, name, endpoint=os.environ.get("HF_ENDPOINT") or None)))
+                paths.append(
+                    Path(
+                        hf_hub_download(model, name, endpoint=os.environ.get("HF_ENDPOINT") or None)
+                    )
+                )
         except Exception as error:
             failure.append(error)
 
-    blobs = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
-    # a daemon: the process ends while it waits for a slow server, and the half-fetched file stays for the next time
+    blobs = (
+        Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
+    )
+    # a daemon: the process ends while it waits for a slow server, and the half-fetched file stays
+    # for the next time
     thread = threading.Thread(target=run, name="fetch", daemon=True)
     thread.start()
     told = -1
@@ -257,18 +303,29 @@ def _require_room(model: str, needed: int, cache: Path) -> None:
     free = shutil.disk_usage(existing).free if existing is not None else needed
     if free < needed + files.KEPT_FREE:
         raise CaptionerError(
-            "{model} takes {needed}, and the disk with {cache} has {free} free, of which {kept} are left alone", model=model,
-            needed=gigabytes(needed), cache=cache, free=gigabytes(free), kept=gigabytes(files.KEPT_FREE),
+            "{model} takes {needed}, and the disk with {cache} has {free} free, of which {kept} are"
+            " left alone",
+            model=model,
+            needed=gigabytes(needed),
+            cache=cache,
+            free=gigabytes(free),
+            kept=gigabytes(files.KEPT_FREE),
             hint="Free some space, or set HF_HOME to a folder on another disk.",
-        )  # fmt: skip
+        )
 
 
 def _not_here(model: str, expected_bytes: int, cache: str) -> CaptionerError:
     size = f" ({gigabytes(expected_bytes)})" if expected_bytes else ""
     return CaptionerError(
-        "the model {model}{size} is not on this disk, and HF_HUB_OFFLINE forbids fetching it", model=model, size=size, cache=cache,
-        hint="Unset HF_HUB_OFFLINE; or fetch it on another computer and name its folder as the model; or copy that one's hub cache to {cache}.",
-    )  # fmt: skip
+        "the model {model}{size} is not on this disk, and HF_HUB_OFFLINE forbids fetching it",
+        model=model,
+        size=size,
+        cache=cache,
+        hint=(
+            "Unset HF_HUB_OFFLINE; or fetch it on another computer and name its folder as the"
+            " model; or copy that one's hub cache to {cache}."
+        ),
+    )
 
 
 def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
@@ -280,27 +337,47 @@ def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
     endpoint = os.environ.get("HF_ENDPOINT") or constants.ENDPOINT
     if isinstance(error, hub.GatedRepoError):
         raise CaptionerError(
-            "the model {model} is only given to people who accepted its terms", model=model,
-            hint="Accept them on its page, set HF_TOKEN to your token, and start again; or choose another model.",
-        ) from error  # fmt: skip
-    if isinstance(error, (hub.RepositoryNotFoundError, hub.EntryNotFoundError, hub.RevisionNotFoundError)) and not isinstance(
-        error, hub.LocalEntryNotFoundError
-    ):
+            "the model {model} is only given to people who accepted its terms",
+            model=model,
+            hint=(
+                "Accept them on its page, set HF_TOKEN to your token, and start again; or choose"
+                " another model."
+            ),
+        ) from error
+    if isinstance(
+        error, (hub.RepositoryNotFoundError, hub.EntryNotFoundError, hub.RevisionNotFoundError)
+    ) and not isinstance(error, hub.LocalEntryNotFoundError):
         raise CaptionerError(
-            "{endpoint} has no model {model}, or not all of its files", endpoint=endpoint, model=model,
-            hint="Check the spelling: it is OWNER/NAME, as in Salesforce/blip-image-captioning-base.",
-        ) from error  # fmt: skip
+            "{endpoint} has no model {model}, or not all of its files",
+            endpoint=endpoint,
+            model=model,
+            hint=(
+                "Check the spelling: it is OWNER/NAME, as in Salesforce/blip-image-captioning-base."
+            ),
+        ) from error
     if files.is_disk_full(error):
         raise CaptionerError(
-            "the disk is full: the model {model}{size} does not fit", model=model, size=size,
-            hint="Free some space, or set HF_HOME to a folder on another disk; what has arrived stays.",
-        ) from error  # fmt: skip
+            "the disk is full: the model {model}{size} does not fit",
+            model=model,
+            size=size,
+            hint=(
+                "Free some space, or set HF_HOME to a folder on another disk; what has arrived"
+                " stays."
+            ),
+        ) from error
     log.warning("fetching %s failed", model, exc_info=error)
     raise CaptionerError(
-        "the model {model}{size} cannot be fetched from {endpoint}: {reason}", model=model, size=size, endpoint=endpoint,
-        reason=_first_line(_innermost(error)), cache=constants.HF_HUB_CACHE,
-        hint="Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or name the folder of a model that was fetched elsewhere.",
-    ) from error  # fmt: skip
+        "the model {model}{size} cannot be fetched from {endpoint}: {reason}",
+        model=model,
+        size=size,
+        endpoint=endpoint,
+        reason=_first_line(_innermost(error)),
+        cache=constants.HF_HUB_CACHE,
+        hint=(
+            "Check the connection, or set HF_ENDPOINT to a mirror, or HTTPS_PROXY. Or name the"
+            " folder of a model that was fetched elsewhere."
+        ),
+    ) from error
 
 
 def _innermost(error: BaseException) -> BaseException:
@@ -311,11 +388,11 @@ def _innermost(error: BaseException) -> BaseException:
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    # urllib3 puts its connection in front: HTTPSConnection(host='huggingface.co', port=443): Failed to resolve ...
+    # urllib3 puts its connection in front: HTTPSConnection(host='huggingface.co', port=443): Failed
+    # to resolve ...
     return re.sub(r"^\w+\(host=.*?\): ", "", lines[0])[:300] if lines else type(error).__name__
 
 
 def gigabytes(count: int) -> str:
     """4.4 GB, 467 MB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"
-

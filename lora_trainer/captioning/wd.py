@@ -1,8 +1,10 @@
-"""The WD taggers, version 3: a picture -> Danbooru's tags. An ONNX model and a table of its tags; runs in onnxruntime.
+"""The WD taggers, version 3: a picture -> Danbooru's tags. An ONNX model and a table of its tags;
+runs in onnxruntime.
 
-What the models expect is SmilingWolf's own preparation: the picture in the middle of a white square, 448 x 448, bicubic, blue first, numbers from 0
-to 255, channels last. They give a probability for each line of selected_tags.csv, whose category says what it is: 0 general, 4 a character,
-9 a rating. Ratings are not written: they do not describe what is to be seen.
+What the models expect is SmilingWolf's own preparation: the picture in the middle of a white
+square, 448 x 448, bicubic, blue first, numbers from 0 to 255, channels last. They give a
+probability for each line of selected_tags.csv, whose category says what it is: 0 general, 4 a
+character, 9 a rating. Ratings are not written: they do not describe what is to be seen.
 """
 
 from __future__ import annotations
@@ -25,10 +27,27 @@ from lora_trainer.errors import CaptionerError
 GENERAL, CHARACTER = "0", "4"
 KAOMOJI = frozenset(
     [
-        "0_0", "(o)_(o)", "+_+", "+_-", "._.", "<o>_<o>", "<|>_<|>", "=_=", ">_<", "3_3", "6_9", ">_o", "@_@", "^_^", "o_o", "u_u", "x_x", "|_|",
+        "0_0",
+        "(o)_(o)",
+        "+_+",
+        "+_-",
+        "._.",
+        "<o>_<o>",
+        "<|>_<|>",
+        "=_=",
+        ">_<",
+        "3_3",
+        "6_9",
+        ">_o",
+        "@_@",
+        "^_^",
+        "o_o",
+        "u_u",
+        "x_x",
+        "|_|",
         "||_||",
     ]
-)  # fmt: skip
+)
 """Tags that are faces: their underscores stay."""
 PROVIDERS = ("CUDAExecutionProvider", "DmlExecutionProvider", "CPUExecutionProvider")
 """The best first; which are there depends on the onnxruntime that is installed."""
@@ -46,11 +65,21 @@ class Wd:
     """A loaded tagger."""
 
     def __init__(
-        self, session: Any, tags: Sequence[KnownTag], *, threshold: float, character_threshold: float, top_k: int | None
+        self,
+        session: Any,
+        tags: Sequence[KnownTag],
+        *,
+        threshold: float,
+        character_threshold: float,
+        top_k: int | None,
     ) -> None:
         self._session = session
         self._tags = tuple(tags)
-        self._threshold, self._character_threshold, self._top_k = threshold, character_threshold, top_k
+        self._threshold, self._character_threshold, self._top_k = (
+            threshold,
+            character_threshold,
+            top_k,
+        )
         self._input = session.get_inputs()[0]
         # (images, height, width, 3); some conversions leave the sizes open
         self._side = self._input.shape[1] if isinstance(self._input.shape[1], int) else 448
@@ -60,12 +89,16 @@ class Wd:
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
         pixels = np.stack([prepare(image, self._side) for image in images])
         step = self._fixed_batch or len(pixels)
-        scores = np.concatenate([self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)])
+        scores = np.concatenate(
+            [self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
+        )
         return [Caption(tags=self._chosen(row)) for row in scores.tolist()]
 
     def _run(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         missing = (self._fixed_batch or len(pixels)) - len(pixels)
-        padded = np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
+        padded = (
+            np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
+        )
         scores: np.ndarray[Any, Any] = self._session.run(None, {self._input.name: padded})[0]
         return scores[: len(pixels)]
 
@@ -81,25 +114,40 @@ class Wd:
         return tuple(tag for _, _, tag in found[: self._top_k])
 
 
-def load(folder: Path, *, use_gpu: bool, threshold: float, character_threshold: float, top_k: int | None) -> Wd:
-    """A folder with model.onnx and selected_tags.csv -> a Wd. Raises CaptionerError; onnxruntime must be importable."""
+def load(
+    folder: Path, *, use_gpu: bool, threshold: float, character_threshold: float, top_k: int | None
+) -> Wd:
+    """A folder with model.onnx and selected_tags.csv -> a Wd. Raises CaptionerError; onnxruntime
+    must be importable.
+    """
     import onnxruntime
 
     tags = read_tags(folder / "selected_tags.csv")
-    providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers() and (use_gpu or name.startswith("CPU"))]
+    providers = [
+        name
+        for name in PROVIDERS
+        if name in onnxruntime.get_available_providers() and (use_gpu or name.startswith("CPU"))
+    ]
     with explained(folder, "a WD tagger"):
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=providers)
         outputs = session.get_outputs()[0].shape[-1]
     if isinstance(outputs, int) and outputs != len(tags):
         raise CaptionerError(
-            "{folder}: the model knows {outputs} tags, but selected_tags.csv lists {count}", folder=folder, outputs=outputs, count=len(tags),
+            "{folder}: the model knows {outputs} tags, but selected_tags.csv lists {count}",
+            folder=folder,
+            outputs=outputs,
+            count=len(tags),
             hint="The two files are of different models: fetch both again.",
-        )  # fmt: skip
-    return Wd(session, tags, threshold=threshold, character_threshold=character_threshold, top_k=top_k)
+        )
+    return Wd(
+        session, tags, threshold=threshold, character_threshold=character_threshold, top_k=top_k
+    )
 
 
 def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
-    """An RGB picture -> (side, side, 3), float32, BGR, 0 to 255: in the middle of a white square."""
+    """An RGB picture -> (side, side, 3), float32, BGR, 0 to 255: in the middle of a white
+    square.
+    """
     longest = max(image.size)
     square = Image.new("RGB", (longest, longest), (255, 255, 255))
     square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
@@ -109,15 +157,20 @@ def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
 
 
 def read_tags(path: Path) -> tuple[KnownTag, ...]:
-    """selected_tags.csv -> its tags, in the model's order. Raises CaptionerError or DatasetError."""
+    """selected_tags.csv -> its tags, in the model's order. Raises CaptionerError or
+    DatasetError.
+    """
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path).content)))
-        return tuple(KnownTag(text=shown(row["name"]), category=row["category"].strip()) for row in rows)
+        return tuple(
+            KnownTag(text=shown(row["name"]), category=row["category"].strip()) for row in rows
+        )
     except (csv.Error, KeyError, AttributeError, TypeError) as error:
         raise CaptionerError(
-            "{path} is not a WD tagger's table of tags: it needs the columns name and category", path=path,
+            "{path} is not a WD tagger's table of tags: it needs the columns name and category",
+            path=path,
             hint="Fetch selected_tags.csv again, from the same place as model.onnx.",
-        ) from error  # fmt: skip
+        ) from error
 
 
 def shown(tag: str) -> str:

@@ -1,4 +1,6 @@
-"""Loading transformers' models and processors from a folder on this disk, and what can be wrong with it."""
+"""Loading transformers' models and processors from a folder on this disk, and what can be wrong
+with it.
+"""
 
 from __future__ import annotations
 
@@ -11,22 +13,41 @@ from lora_trainer.errors import CaptionerError
 
 @contextlib.contextmanager
 def explained(folder: Path, kind: str) -> Iterator[None]:
-    """Turns what transformers raises at a folder that does not fit into a CaptionerError. Memory that ran out stays what it is."""
+    """Turns what transformers raises at a folder that does not fit into a CaptionerError. Memory
+    that ran out stays what it is.
+    """
     try:
         yield
     except (CaptionerError, MemoryError):
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RuntimeError,
+        ImportError,
+    ) as error:
         if "out of memory" in str(error).lower():
             raise
         lines = str(error).strip().splitlines()
         raise CaptionerError(
-            "{folder} cannot be loaded as {kind}: {reason}", folder=folder, kind=kind, reason=(lines[0] if lines else type(error).__name__)[:300],
-            hint="Name a model of this kind. If it was fetched only in part, delete its folder and start again.",
-        ) from error  # fmt: skip
+            "{folder} cannot be loaded as {kind}: {reason}",
+            folder=folder,
+            kind=kind,
+            reason=(lines[0] if lines else type(error).__name__)[:300],
+            hint=(
+                "Name a model of this kind. If it was fetched only in part, delete its folder and"
+                " start again."
+            ),
+        ) from error
     except Exception as error:
         # safetensors and pickle raise types of their own for damaged files
         raise CaptionerError(
-            "{folder} cannot be loaded as {kind}: {reason}", folder=folder, kind=kind, reason=f"{type(error).__name__}: {error}"[:300],
+            "{folder} cannot be loaded as {kind}: {reason}",
+            folder=folder,
+            kind=kind,
+            reason=f"{type(error).__name__}: {error}"[:300],
             hint="A file is probably damaged: delete the model's folder and start again.",
-        ) from error  # fmt: skip
+        ) from error

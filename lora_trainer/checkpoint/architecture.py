@@ -1,14 +1,19 @@
-"""The models inside a WebUI file, drawn from its header: names and shapes go in, configurations for diffusers and transformers come out.
+"""The models inside a WebUI file, drawn from its header: names and shapes go in, configurations for
+diffusers and transformers come out.
 
-Nothing is looked up by the family's usual sizes: levels, channels, layers, attention and text widths are counted, so that a reduced or pruned
-member of a family loads as the full one does. Called by `load`. No torch.
+Nothing is looked up by the family's usual sizes: levels, channels, layers, attention and text
+widths are counted, so that a reduced or pruned member of a family loads as the full one does.
+Called by `load`. No torch.
 
-What names and shapes cannot tell follows from the family, by the rules of the WebUI's own configurations:
+What names and shapes cannot tell follows from the family, by the rules of the WebUI's own
+configurations:
 
 - heads of the UNet's attention: 8 for SD1; channels / 64 for SD2 and SDXL, at least 1
 - heads of a text encoder: width / 64, at least 1
-- activation of a text encoder: quick_gelu for CLIP (SD1, SDXL's first), gelu for OpenCLIP (SD2, SDXL's second)
-- groups of every normalisation: 32, as fixed in the WebUI's code; where channels do not allow it, the largest power of two that divides them all
+- activation of a text encoder: quick_gelu for CLIP (SD1, SDXL's first), gelu for OpenCLIP (SD2,
+  SDXL's second)
+- groups of every normalisation: 32, as fixed in the WebUI's code; where channels do not allow it,
+  the largest power of two that divides them all
 - SD2 uses its text encoder up to the last layer but one, so that last layer is not built
 """
 
@@ -27,11 +32,15 @@ VOCABULARY = 49408
 """Tokens in CLIP's vocabulary; every supported text encoder has an embedding for each."""
 LATENT_SCALE: Mapping[Family, float] = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 SIZE_NUMBERS = 6
-"""SDXL is told six numbers about an image's size: original height and width, crop top and left, target height and width."""
+"""SDXL is told six numbers about an image's size: original height and width, crop top and left,
+target height and width.
+"""
 
 
 def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dict[str, Any]:
-    """Configuration of `UNet2DConditionModel`. pooled_width: SDXL's second text encoder's projection (1280 in full size)."""
+    """Configuration of `UNet2DConditionModel`. pooled_width: SDXL's second text encoder's
+    projection (1280 in full size).
+    """
     levels = _down_levels(header)
     channels = [level.channels for level in levels]
     ups = _up_levels(header, len(levels), len(levels[0].depths) + 1)
@@ -52,14 +61,18 @@ def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dic
         "up_block_types": [level.block_type("Up") for level in ups],
         "attention_head_dim": [8 if family == "sd1" else max(1, width // 64) for width in channels],
         "cross_attention_dim": _context_width(header),
-        "use_linear_projection": len(_shape(header, _first(header, UNET_PREFIX, ".1.proj_in.weight"))) == 2,
+        "use_linear_projection": (
+            len(_shape(header, _first(header, UNET_PREFIX, ".1.proj_in.weight"))) == 2
+        ),
         "norm_num_groups": normalisation_groups(channels),
         "upcast_attention": family == "sd2",
         "sample_size": 128 if family == "sdxl" else 64,
     }
     config |= _transformer_depths(levels, ups, mid_depth)
     if family == "sdxl":
-        size_width, remainder = divmod(_shape(header, UNET_PREFIX + "label_emb.0.0.weight")[1] - pooled_width, SIZE_NUMBERS)
+        size_width, remainder = divmod(
+            _shape(header, UNET_PREFIX + "label_emb.0.0.weight")[1] - pooled_width, SIZE_NUMBERS
+        )
         if remainder or size_width < 1:
             raise _unknown_shape(header, "its size conditioning does not fit its text encoder")
         config |= {
@@ -71,18 +84,40 @@ def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dic
 
 
 def vae_config(header: Header, family: Family, *, prefix: str = VAE_PREFIX) -> dict[str, Any]:
-    """Configuration of `AutoencoderKL`, from LDM names behind `prefix` or from diffusers' own names."""
+    """Configuration of `AutoencoderKL`, from LDM names behind `prefix` or from diffusers' own
+    names.
+    """
     diffusers_names = f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors
-    block = "encoder.down_blocks.{level}.resnets.{layer}." if diffusers_names else "encoder.down.{level}.block.{layer}."
-    level_count = _count(lambda level: f"{prefix}{block.format(level=level, layer=0)}conv2.weight" in header.tensors)
-    layer_count = _count(lambda layer: f"{prefix}{block.format(level=0, layer=layer)}conv2.weight" in header.tensors)
+    block = (
+        "encoder.down_blocks.{level}.resnets.{layer}."
+        if diffusers_names
+        else "encoder.down.{level}.block.{layer}."
+    )
+    level_count = _count(
+        lambda level: f"{prefix}{block.format(level=level, layer=0)}conv2.weight" in header.tensors
+    )
+    layer_count = _count(
+        lambda layer: f"{prefix}{block.format(level=0, layer=layer)}conv2.weight" in header.tensors
+    )
     if not level_count:
-        raise CheckpointError("the VAE in {path} is of an unknown kind", hint="Choose a VAE made for SD1, SD2 or SDXL.", path=header.path)
-    channels = [_shape(header, f"{prefix}{block.format(level=level, layer=0)}conv2.weight")[0] for level in range(level_count)]
+        raise CheckpointError(
+            "the VAE in {path} is of an unknown kind",
+            hint="Choose a VAE made for SD1, SD2 or SDXL.",
+            path=header.path,
+        )
+    channels = [
+        _shape(header, f"{prefix}{block.format(level=level, layer=0)}conv2.weight")[0]
+        for level in range(level_count)
+    ]
     latents = _shape(header, f"{prefix}decoder.conv_in.weight")[1]
     if latents != 4:
         hint = "Choose a VAE made for SD1, SD2 or SDXL; 16 channels belong to FLUX and SD3."
-        raise CheckpointError("the VAE in {path} has {count} latent channels instead of 4", hint=hint, path=header.path, count=latents)
+        raise CheckpointError(
+            "the VAE in {path} has {count} latent channels instead of 4",
+            hint=hint,
+            path=header.path,
+            count=latents,
+        )
     return {
         "in_channels": 3,
         "out_channels": 3,
@@ -97,23 +132,43 @@ def vae_config(header: Header, family: Family, *, prefix: str = VAE_PREFIX) -> d
     }
 
 
-def text_encoder_config(header: Header, layout: TextEncoderLayout, *, last_layer_unused: bool) -> dict[str, Any]:
-    """Configuration of `CLIPTextModel` (clip) or `CLIPTextModelWithProjection` (open_clip with a `text_projection`)."""
+def text_encoder_config(
+    header: Header, layout: TextEncoderLayout, *, last_layer_unused: bool
+) -> dict[str, Any]:
+    """Configuration of `CLIPTextModel` (clip) or `CLIPTextModelWithProjection` (open_clip with a
+    `text_projection`).
+    """
     clip, prefix = layout.style == "clip", layout.prefix
     layers = prefix + ("encoder.layers." if clip else "transformer.resblocks.")
-    vocabulary, width = _shape(header, prefix + ("embeddings.token_embedding.weight" if clip else "token_embedding.weight"))[:2]
+    vocabulary, width = _shape(
+        header, prefix + ("embeddings.token_embedding.weight" if clip else "token_embedding.weight")
+    )[:2]
     if vocabulary < VOCABULARY:
         hint = "Choose a checkpoint with the usual CLIP text encoder."
-        raise CheckpointError("the text encoder in {path} knows {count} tokens instead of 49408", hint=hint, path=header.path, count=vocabulary)
-    layer_count = _count(lambda layer: f"{layers}{layer}.{'layer_norm1' if clip else 'ln_1'}.weight" in header.tensors)
+        raise CheckpointError(
+            "the text encoder in {path} knows {count} tokens instead of 49408",
+            hint=hint,
+            path=header.path,
+            count=vocabulary,
+        )
+    layer_count = _count(
+        lambda layer: (
+            f"{layers}{layer}.{'layer_norm1' if clip else 'ln_1'}.weight" in header.tensors
+        )
+    )
     projected = not clip and prefix + "text_projection" in header.tensors
     return {
         "vocab_size": vocabulary,
         "hidden_size": width,
-        "intermediate_size": _shape(header, f"{layers}0.{'mlp.fc1' if clip else 'mlp.c_fc'}.weight")[0],
+        "intermediate_size": _shape(
+            header, f"{layers}0.{'mlp.fc1' if clip else 'mlp.c_fc'}.weight"
+        )[0],
         "num_hidden_layers": layer_count - 1 if last_layer_unused else layer_count,
         "num_attention_heads": max(1, width // 64),
-        "max_position_embeddings": _shape(header, prefix + ("embeddings.position_embedding.weight" if clip else "positional_embedding"))[0],
+        "max_position_embeddings": _shape(
+            header,
+            prefix + ("embeddings.position_embedding.weight" if clip else "positional_embedding"),
+        )[0],
         "hidden_act": "quick_gelu" if clip else "gelu",
         "projection_dim": _shape(header, prefix + "text_projection")[1] if projected else width,
         "bos_token_id": 49406,
@@ -128,7 +183,9 @@ def normalisation_groups(channels: Sequence[int]) -> int:
 
 
 class _Level:
-    """One resolution of the UNet: its channels, and for each layer how many transformer blocks its attention has (0: no attention)."""
+    """One resolution of the UNet: its channels, and for each layer how many transformer blocks its
+    attention has (0: no attention).
+    """
 
     def __init__(self, channels: int, depths: list[int]) -> None:
         self.channels = channels
@@ -142,7 +199,10 @@ def _down_levels(header: Header) -> list[_Level]:
     """Walk through the input blocks: residual blocks make up a level, a downsampler ends it."""
     levels, channels, depths = [], 0, list[int]()
     block_count = _count(
-        lambda block: any(f"{UNET_PREFIX}input_blocks.{block}.0.{end}" in header.tensors for end in ("weight", "in_layers.2.weight", "op.weight"))
+        lambda block: any(
+            f"{UNET_PREFIX}input_blocks.{block}.0.{end}" in header.tensors
+            for end in ("weight", "in_layers.2.weight", "op.weight")
+        )
     )
     for block in range(1, block_count):
         prefix = f"{UNET_PREFIX}input_blocks.{block}."
@@ -161,13 +221,23 @@ def _down_levels(header: Header) -> list[_Level]:
 def _up_levels(header: Header, level_count: int, layer_count: int) -> list[_Level]:
     levels = []
     for level in range(level_count):
-        prefixes = [f"{UNET_PREFIX}output_blocks.{level * layer_count + layer}." for layer in range(layer_count)]
-        levels.append(_Level(_shape(header, prefixes[0] + "0.out_layers.3.weight")[0], [_depth(header, prefix + "1.") for prefix in prefixes]))
+        prefixes = [
+            f"{UNET_PREFIX}output_blocks.{level * layer_count + layer}."
+            for layer in range(layer_count)
+        ]
+        levels.append(
+            _Level(
+                _shape(header, prefixes[0] + "0.out_layers.3.weight")[0],
+                [_depth(header, prefix + "1.") for prefix in prefixes],
+            )
+        )
     return levels
 
 
 def _transformer_depths(levels: list[_Level], ups: list[_Level], mid_depth: int) -> dict[str, Any]:
-    """As few numbers as describe the depths: one per level, or one per layer where a distilled UNet (SSD-1B) has thinned them out."""
+    """As few numbers as describe the depths: one per level, or one per layer where a distilled UNet
+    (SSD-1B) has thinned them out.
+    """
     down = [_alike(level.depths) for level in levels]
     up = [_alike(level.depths) for level in ups]
     config: dict[str, Any] = {"transformer_layers_per_block": down}
@@ -187,7 +257,9 @@ def _alike(depths: list[int]) -> int | list[int]:
 
 def _depth(header: Header, prefix: str) -> int:
     """How many transformer blocks the attention at `prefix` has."""
-    return _count(lambda index: f"{prefix}transformer_blocks.{index}.norm1.weight" in header.tensors)
+    return _count(
+        lambda index: f"{prefix}transformer_blocks.{index}.norm1.weight" in header.tensors
+    )
 
 
 def _context_width(header: Header) -> int:
@@ -202,7 +274,9 @@ def _count(exists: Any) -> int:
 
 
 def _first(header: Header, start: str, end: str) -> str:
-    found = next((name for name in header.tensors if name.startswith(start) and name.endswith(end)), None)
+    found = next(
+        (name for name in header.tensors if name.startswith(start) and name.endswith(end)), None
+    )
     if found is None:
         raise _missing(header, f"{start}*{end}")
     return found
@@ -221,7 +295,10 @@ def _shape(header: Header, name: str) -> tuple[int, ...]:
 def _missing(header: Header, name: str) -> CheckpointError:
     return CheckpointError(
         "{path} lacks {name}",
-        hint="The file is incomplete, or of a kind that cannot be trained. Choose another checkpoint.",
+        hint=(
+            "The file is incomplete, or of a kind that cannot be trained. Choose another"
+            " checkpoint."
+        ),
         path=header.path,
         name=name,
     )
@@ -229,5 +306,8 @@ def _missing(header: Header, name: str) -> CheckpointError:
 
 def _unknown_shape(header: Header, reason: str) -> CheckpointError:
     return CheckpointError(
-        "{path} is built in a way that is not supported: {reason}", hint="Choose another checkpoint.", path=header.path, reason=reason
+        "{path} is built in a way that is not supported: {reason}",
+        hint="Choose another checkpoint.",
+        path=header.path,
+        reason=reason,
     )

@@ -1,14 +1,17 @@
-"""What a checkpoint is: a header goes in, family and noise schedule come out, or a sentence why it cannot be trained on.
+"""What a checkpoint is: a header goes in, family and noise schedule come out, or a sentence why it
+cannot be trained on.
 
-Told by names and shapes alone, as the WebUIs do; the sidecar `NAME.yaml` and the metadata settle what names cannot. Called by `load`, and by the
-tab to show a checkpoint's family. No torch.
+Told by names and shapes alone, as the WebUIs do; the sidecar `NAME.yaml` and the metadata settle
+what names cannot. Called by `load`, and by the tab to show a checkpoint's family. No torch.
 
 Prediction type, first answer wins:
 1. the sidecar: `parameterization: v`, or SGM's VScaling (A1111 and Forge obey it)
-2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models; Forge and reForge obey them)
+2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models; Forge
+   and reForge obey them)
 3. the metadata: `modelspec.prediction_type`, `modelspec.architecture`
-4. SD1 and SDXL: epsilon. SD2: None, that is, unknown: epsilon (512 px) and v-prediction (768 px) checkpoints have the same names and shapes, and
-   only the answer of the UNet tells them apart (see `load`)
+4. SD1 and SDXL: epsilon. SD2: None, that is, unknown: epsilon (512 px) and v-prediction (768 px)
+   checkpoints have the same names and shapes, and only the answer of the UNet tells them apart (see
+   `load`)
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ from lora_trainer.config import parse_yaml
 from lora_trainer.errors import CheckpointError, ConfigError
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
-"""Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail already."""
+"""Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail
+already.
+"""
 ANOTHER = "Choose a checkpoint of SD1, SD2 or SDXL."
 
 
@@ -42,14 +47,18 @@ class Detected:
     prediction_type: PredictionType | None
     """None: names and shapes cannot tell (SD2)."""
     prediction_source: str
-    """Where the prediction type was found: sidecar, marker, metadata, scheduler (of a diffusers folder) or family."""
+    """Where the prediction type was found: sidecar, marker, metadata, scheduler (of a diffusers
+    folder) or family.
+    """
     zero_terminal_snr: bool
     beta_start: float
     beta_end: float
     text_encoders: tuple[TextEncoderLayout, ...]
     has_vae: bool
     resolution: int | None = None
-    """Side in pixels of the pictures it was made for, where the metadata says so (modelspec.resolution: "512x512")."""
+    """Side in pixels of the pictures it was made for, where the metadata says so
+    (modelspec.resolution: "512x512").
+    """
     weight_type: str
     """The type most of the UNet is stored in, as safetensors writes it: F16, BF16, F32."""
 
@@ -64,12 +73,16 @@ class Sidecar:
 
 
 def detect_file(path: Path) -> Detected:
-    """What the checkpoint at `path` is, its sidecar included. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    """What the checkpoint at `path` is, its sidecar included. CheckpointError if it is none, or of
+    a kind that cannot be trained on.
+    """
     return detect(read_header(path), read_sidecar(path))
 
 
 def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
-    """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that
+    cannot be trained on.
+    """
     _refuse(header)
     layouts = _text_encoder_layouts(header)
     family = _family(layouts)
@@ -79,23 +92,32 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
         family=family,
         prediction_type=prediction_type,
         prediction_source=source,
-        zero_terminal_snr="ztsnr" in header.tensors or header.metadata.get("ss_zero_terminal_snr") == "True",
+        zero_terminal_snr="ztsnr" in header.tensors
+        or header.metadata.get("ss_zero_terminal_snr") == "True",
         beta_start=sidecar.beta_start or 0.00085,
         beta_end=sidecar.beta_end or 0.012,
         text_encoders=layouts,
         has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
         resolution=_resolution(header),
-        weight_type=usual_type(info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)),
+        weight_type=usual_type(
+            info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)
+        ),
     )
 
 
 def stated_family(header: Header) -> Family | None:
-    """The family that a file belongs to, by its text encoders or its metadata; None for one that does not say, as a VAE by itself."""
+    """The family that a file belongs to, by its text encoders or its metadata; None for one that
+    does not say, as a VAE by itself.
+    """
     if UNET_PREFIX + "input_blocks.0.0.weight" in header.tensors:
         with contextlib.suppress(CheckpointError):
             return _family(_text_encoder_layouts(header))
     stated = header.metadata.get("modelspec.architecture", "").lower()
-    known: tuple[tuple[str, Family], ...] = (("stable-diffusion-xl", "sdxl"), ("stable-diffusion-v2", "sd2"), ("stable-diffusion-v1", "sd1"))
+    known: tuple[tuple[str, Family], ...] = (
+        ("stable-diffusion-xl", "sdxl"),
+        ("stable-diffusion-v2", "sd2"),
+        ("stable-diffusion-v1", "sd1"),
+    )
     return next((family for start, family in known if stated.startswith(start)), None)
 
 
@@ -105,8 +127,12 @@ def _family(layouts: tuple[TextEncoderLayout, ...]) -> Family:
     return "sd2" if layouts[0].style == "open_clip" else "sd1"
 
 
-def native_resolution(family: Family, prediction_type: PredictionType | None, stated: int | None) -> int:
-    """The side of the square pictures a checkpoint was made for, in pixels: as its metadata says (`Detected.resolution`), else its family's."""
+def native_resolution(
+    family: Family, prediction_type: PredictionType | None, stated: int | None
+) -> int:
+    """The side of the square pictures a checkpoint was made for, in pixels: as its metadata says
+    (`Detected.resolution`), else its family's.
+    """
     if stated is not None:
         return stated
     if family == "sdxl":
@@ -114,11 +140,15 @@ def native_resolution(family: Family, prediction_type: PredictionType | None, st
     return 768 if family == "sd2" and prediction_type == "v_prediction" else 512
 
 
-RESOLUTION = re.compile(r"\D{0,2}(\d{2,5})(?:\s{0,2}[x×*,]\s{0,2}(\d{2,5}))?\D{0,2}", re.ASCII | re.IGNORECASE)
+RESOLUTION = re.compile(
+    r"\D{0,2}(\d{2,5})(?:\s{0,2}[x×*,]\s{0,2}(\d{2,5}))?\D{0,2}", re.ASCII | re.IGNORECASE
+)
 
 
 def stated_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
-    """Width and height from `modelspec.resolution`: "1024x1024", "1024, 1024", "(1024, 1024)" or "1024". None: it is none of these."""
+    """Width and height from `modelspec.resolution`: "1024x1024", "1024, 1024", "(1024, 1024)" or
+    "1024". None: it is none of these.
+    """
     match = RESOLUTION.fullmatch(metadata.get("modelspec.resolution", "").strip())
     return (int(match[1]), int(match[2] or match[1])) if match else None
 
@@ -138,7 +168,9 @@ def read_sidecar(path: Path) -> Sidecar | None:
         params = dict(parse_yaml(file.read_text(encoding="utf-8-sig"), file)["model"]["params"])
     except (ConfigError, *files.UNREADABLE) as error:
         hint = "The WebUI reads it as the checkpoint's configuration. Repair it, or move it away."
-        raise CheckpointError("{path} is not a WebUI model configuration", hint=hint, path=file) from error
+        raise CheckpointError(
+            "{path} is not a WebUI model configuration", hint=hint, path=file
+        ) from error
     scaling = _walk(params, "denoiser_config", "params", "scaling_config", "target")
     is_v = params.get("parameterization") == "v" or str(scaling).endswith(".VScaling")
     return Sidecar(
@@ -159,13 +191,17 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and 0 < value < 1 else None
 
 
-def _prediction_type(header: Header, sidecar: Sidecar, family: Family) -> tuple[PredictionType | None, str]:
+def _prediction_type(
+    header: Header, sidecar: Sidecar, family: Family
+) -> tuple[PredictionType | None, str]:
     if sidecar.prediction_type == "v_prediction":
         return "v_prediction", "sidecar"
     if "v_pred" in header.tensors:
         return "v_prediction", "marker"
     stated = header.metadata.get("modelspec.prediction_type", "").lower()
-    if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get("modelspec.architecture", "").endswith("-v"):
+    if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get(
+        "modelspec.architecture", ""
+    ).endswith("-v"):
         return "v_prediction", "metadata"
     if stated in ("epsilon", "eps"):
         return "epsilon", "metadata"
@@ -183,7 +219,9 @@ def usual_type(infos: Iterable[TensorInfo]) -> str:
 
 
 def _text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
-    """Where the text encoders lie. Early SD1 files (NovelAI's) lack `text_model`; SD 2.1 turbo has SDXL's naming."""
+    """Where the text encoders lie. Early SD1 files (NovelAI's) lack `text_model`; SD 2.1 turbo has
+    SDXL's naming.
+    """
     clip_l, open_clip_g = TEXT_ENCODERS["sdxl"]
     if _has_open_clip(header, open_clip_g.prefix) and _has_clip(header, clip_l.prefix):
         return clip_l, open_clip_g
@@ -195,7 +233,10 @@ def _text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
             return (TextEncoderLayout(prefix, "open_clip"),)
     raise CheckpointError(
         "{path} has no text encoder",
-        hint="It may be a UNet by itself, for a WebUI that loads the parts apart. Choose the full checkpoint.",
+        hint=(
+            "It may be a UNet by itself, for a WebUI that loads the parts apart. Choose the full"
+            " checkpoint."
+        ),
         path=header.path,
     )
 
@@ -216,24 +257,53 @@ def _refuse(header: Header) -> None:
     conv_in = header.shape(UNET_PREFIX + "input_blocks.0.0.weight")
     if conv_in is None or len(conv_in) != 4:
         examples = ", ".join(sorted(header.tensors)[:3])
-        raise CheckpointError("{path} is a model of an unknown kind (it holds {examples})", hint=ANOTHER, path=header.path, examples=examples)
+        raise CheckpointError(
+            "{path} is a model of an unknown kind (it holds {examples})",
+            hint=ANOTHER,
+            path=header.path,
+            examples=examples,
+        )
     if conv_in[1] != 4:
         raise _wrong_input(header, conv_in[1])
-    odd = next((info.dtype for name, info in header.tensors.items() if name.startswith(UNET_PREFIX) and info.dtype not in FULL_PRECISIONS), None)
+    odd = next(
+        (
+            info.dtype
+            for name, info in header.tensors.items()
+            if name.startswith(UNET_PREFIX) and info.dtype not in FULL_PRECISIONS
+        ),
+        None,
+    )
     if odd:
         hint = "Training needs the fp16, bf16 or fp32 version."
-        raise CheckpointError("the weights in {path} are quantised ({kind})", hint=hint, path=header.path, kind=odd)
+        raise CheckpointError(
+            "the weights in {path} are quantised ({kind})", hint=hint, path=header.path, kind=odd
+        )
 
 
 def _wrong_input(header: Header, channels: int) -> CheckpointError:
     if channels == 9:
         hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
-        return CheckpointError("{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=header.path)
+        return CheckpointError(
+            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=header.path
+        )
     if channels == 8:
-        return CheckpointError("{path} is an instruct-pix2pix checkpoint (8 input channels)", hint=ANOTHER, path=header.path)
+        return CheckpointError(
+            "{path} is an instruct-pix2pix checkpoint (8 input channels)",
+            hint=ANOTHER,
+            path=header.path,
+        )
     if channels == 5:
-        return CheckpointError("{path} is a depth-to-image checkpoint (5 input channels)", hint=ANOTHER, path=header.path)
-    return CheckpointError("the UNet in {path} has {count} input channels instead of 4", hint=ANOTHER, path=header.path, count=channels)
+        return CheckpointError(
+            "{path} is a depth-to-image checkpoint (5 input channels)",
+            hint=ANOTHER,
+            path=header.path,
+        )
+    return CheckpointError(
+        "the UNet in {path} has {count} input channels instead of 4",
+        hint=ANOTHER,
+        path=header.path,
+        count=channels,
+    )
 
 
 def _has(*names: str) -> Callable[[Header], bool]:
@@ -253,45 +323,104 @@ def _ends(*ends: str) -> Callable[[Header], bool]:
 
 
 def _without_unet(holds: Callable[[Header], bool]) -> Callable[[Header], bool]:
-    return lambda header: UNET_PREFIX + "input_blocks.0.0.weight" not in header.tensors and holds(header)
+    return lambda header: (
+        UNET_PREFIX + "input_blocks.0.0.weight" not in header.tensors and holds(header)
+    )
 
 
 def _is_embedding(header: Header) -> bool:
     return len(header.tensors) <= 4 and any(
-        name in ("emb_params", "clip_l", "clip_g", "*") or name.startswith("string_to_param") for name in header.tensors
+        name in ("emb_params", "clip_l", "clip_g", "*") or name.startswith("string_to_param")
+        for name in header.tensors
     )
 
 
 def _is_refiner(header: Header) -> bool:
-    return _has_open_clip(header, "conditioner.embedders.0.model.") and UNET_PREFIX + "label_emb.0.0.weight" in header.tensors
+    return (
+        _has_open_clip(header, "conditioner.embedders.0.model.")
+        and UNET_PREFIX + "label_emb.0.0.weight" in header.tensors
+    )
 
 
 FULL_CHECKPOINT = "Set base_model to the full checkpoint."
 _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     (
         _contains(
-            ".lora_down.", ".lora_up.", ".lora_A", ".lora_B", ".lora.down.", "_lora.down.", ".lora_linear_layer.", ".lora_magnitude_vector",
-            ".dora_scale", ".hada_w1_", ".lokr_w1", ".oft_blocks", ".oft_diag", ".oft_R", ".boft_R", ".vera_lambda_", ".w_norm", ".on_input",
-            ".ia3_l", ".a1.weight", ".diff_b",
+            ".lora_down.",
+            ".lora_up.",
+            ".lora_A",
+            ".lora_B",
+            ".lora.down.",
+            "_lora.down.",
+            ".lora_linear_layer.",
+            ".lora_magnitude_vector",
+            ".dora_scale",
+            ".hada_w1_",
+            ".lokr_w1",
+            ".oft_blocks",
+            ".oft_diag",
+            ".oft_R",
+            ".boft_R",
+            ".vera_lambda_",
+            ".w_norm",
+            ".on_input",
+            ".ia3_l",
+            ".a1.weight",
+            ".diff_b",
         ),
         "a LoRA, not a checkpoint",
         "Set base_model to the checkpoint the LoRA was made for.",
     ),
     (_is_embedding, "a textual-inversion embedding, not a checkpoint", FULL_CHECKPOINT),
-    (_contains("control_model.", "input_hint_block.", "controlnet_", "lllite_"), "a ControlNet, not a checkpoint", FULL_CHECKPOINT),
-    (_contains("motion_modules."), "an AnimateDiff motion module or holds one", ANOTHER),
-    (_contains("joint_blocks.", "joint_transformer_blocks."), "a Stable Diffusion 3 model, which is not supported", ANOTHER),
-    (_contains("double_blocks.", "single_transformer_blocks."), "a FLUX model, which is not supported", ANOTHER),
-    (_contains("clip_txt_pooled_mapper.", "clip_txt_mapper.", "effnet_mapper."), "a Stable Cascade model, which is not supported", ANOTHER),
-    (_contains("time_stack.", "time_mixer."), "a Stable Video Diffusion model, which is not supported", ANOTHER),
     (
-        _contains("adaln_single.", "adaLN_modulation", "t_block.1.", "x_embedder.", "cap_embedder.", "patch_embedding."),
+        _contains("control_model.", "input_hint_block.", "controlnet_", "lllite_"),
+        "a ControlNet, not a checkpoint",
+        FULL_CHECKPOINT,
+    ),
+    (_contains("motion_modules."), "an AnimateDiff motion module or holds one", ANOTHER),
+    (
+        _contains("joint_blocks.", "joint_transformer_blocks."),
+        "a Stable Diffusion 3 model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("double_blocks.", "single_transformer_blocks."),
+        "a FLUX model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("clip_txt_pooled_mapper.", "clip_txt_mapper.", "effnet_mapper."),
+        "a Stable Cascade model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains("time_stack.", "time_mixer."),
+        "a Stable Video Diffusion model, which is not supported",
+        ANOTHER,
+    ),
+    (
+        _contains(
+            "adaln_single.",
+            "adaLN_modulation",
+            "t_block.1.",
+            "x_embedder.",
+            "cap_embedder.",
+            "patch_embedding.",
+        ),
         "a diffusion transformer, which is not supported",
         ANOTHER,
     ),
-    (_begins("embedder.model.", "noise_augmentor."), "an unCLIP checkpoint, which takes pictures for prompts", ANOTHER),
+    (
+        _begins("embedder.model.", "noise_augmentor."),
+        "an unCLIP checkpoint, which takes pictures for prompts",
+        ANOTHER,
+    ),
     (_begins("depth_model."), "a depth-to-image checkpoint", ANOTHER),
-    (_begins("cond_stage_model.roberta."), "an AltDiffusion checkpoint, whose text encoder is not CLIP", ANOTHER),
+    (
+        _begins("cond_stage_model.roberta."),
+        "an AltDiffusion checkpoint, whose text encoder is not CLIP",
+        ANOTHER,
+    ),
     (
         _has("edm_mean", "edm_std", "edm_vpred.sigma_max"),
         "an EDM checkpoint (Playground v2.5, CosXL), whose noise schedule is not supported",
@@ -303,11 +432,20 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         "Train on the model it was distilled from.",
     ),
     (
-        _ends(".scale_weight", ".quant_state.bitsandbytes__nf4", ".quant_state.bitsandbytes__fp4", ".absmax"),
+        _ends(
+            ".scale_weight",
+            ".quant_state.bitsandbytes__nf4",
+            ".quant_state.bitsandbytes__fp4",
+            ".absmax",
+        ),
         "quantised",
         "Training needs the fp16, bf16 or fp32 version.",
     ),
-    (_is_refiner, "an SDXL refiner, which cannot be used alone", "Train on the SDXL base checkpoint."),
+    (
+        _is_refiner,
+        "an SDXL refiner, which cannot be used alone",
+        "Train on the SDXL base checkpoint.",
+    ),
     (
         _without_unet(_has("conv_in.weight", "unet.conv_in.weight")),
         "a UNet alone, in diffusers' names",
@@ -325,9 +463,17 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         "Set vae to this file, and base_model to a full checkpoint.",
     ),
     (
-        _without_unet(_contains("text_model.encoder.layers.", "transformer.resblocks.", "encoder.block.0.layer.0.SelfAttention")),
+        _without_unet(
+            _contains(
+                "text_model.encoder.layers.",
+                "transformer.resblocks.",
+                "encoder.block.0.layer.0.SelfAttention",
+            )
+        ),
         "a text encoder alone",
         FULL_CHECKPOINT,
     ),
 )
-"""What people choose by mistake, most telling signs first: a test on the header, what the file is, what to do."""
+"""What people choose by mistake, most telling signs first: a test on the header, what the file is,
+what to do.
+"""

@@ -1,8 +1,11 @@
-"""A diffusers folder: a path goes in, each component's configuration and the headers of its files come out.
+"""A diffusers folder: a path goes in, each component's configuration and the headers of its files
+come out.
 
-Called by `load`; `detect_any` also by the tab. Only what lies in the folder is read, and only safetensors files. No torch.
+Called by `load`; `detect_any` also by the tab. Only what lies in the folder is read, and only
+safetensors files. No torch.
 
-    model_index.json   unet/config.json   unet/diffusion_pytorch_model.safetensors   (or .fp16.safetensors, or several with an index)
+    model_index.json   unet/config.json   unet/diffusion_pytorch_model.safetensors   (or
+        .fp16.safetensors, or several with an index)
     scheduler/scheduler_config.json   vae/   text_encoder/   text_encoder_2/ (SDXL)
 """
 
@@ -38,21 +41,30 @@ class Folder:
 
 
 def detect_any(path: Path) -> Detected:
-    """What the checkpoint at `path` is, a file or a diffusers folder. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    """What the checkpoint at `path` is, a file or a diffusers folder. CheckpointError if it is
+    none, or of a kind that cannot be trained on.
+    """
     return read_folder(path).detected if Path(path).is_dir() else detect_file(path)
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the configurations and headers of a diffusers folder. CheckpointError if it is none, or of a kind that cannot be trained on."""
+    """Read the configurations and headers of a diffusers folder. CheckpointError if it is none, or
+    of a kind that cannot be trained on.
+    """
     path = Path(path)
     if not (path / "model_index.json").is_file():
         raise _not_diffusers(path)
     if not (path / "unet").is_dir():
         kind = str(_read_json(path / "model_index.json").get("_class_name", "an unknown pipeline"))
-        raise CheckpointError("{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind)
+        raise CheckpointError(
+            "{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind
+        )
     unet = read_component(path / "unet")
     family = _family(path, unet.config)
-    text_encoders = tuple(read_component(path / name) for name in (("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",)))
+    text_encoders = tuple(
+        read_component(path / name)
+        for name in (("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",))
+    )
     return Folder(
         detected=_detected(path, family, unet),
         unet=unet,
@@ -64,31 +76,59 @@ def read_folder(path: Path) -> Folder:
 def read_component(folder: Path) -> FolderComponent:
     """The configuration and the weights' headers of one model's folder."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError("{path} has no config.json", hint="The diffusers folder is incomplete: download it again.", path=folder)
-    return FolderComponent(config=_read_json(folder / "config.json"), headers=tuple(read_header(file) for file in _weight_files(folder)))
+        raise CheckpointError(
+            "{path} has no config.json",
+            hint="The diffusers folder is incomplete: download it again.",
+            path=folder,
+        )
+    return FolderComponent(
+        config=_read_json(folder / "config.json"),
+        headers=tuple(read_header(file) for file in _weight_files(folder)),
+    )
 
 
 def _weight_files(folder: Path) -> list[Path]:
     """The files of the main weights: the plain ones, else a variant's (fp16)."""
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):
-            single, index = folder / f"{stem}{variant}.safetensors", folder / f"{stem}.safetensors.index{variant}.json"
+            single, index = (
+                folder / f"{stem}{variant}.safetensors",
+                folder / f"{stem}.safetensors.index{variant}.json",
+            )
             if single.is_file():
                 return [single]
             if index.is_file():
                 return [folder / name for name in _parts_of(index)]
     if any(folder.glob("*.bin")):
         hint = "Use a version with .safetensors files."
-        raise CheckpointError("{path} holds its weights as pickles (.bin), which can run any program when opened", hint=hint, path=folder)
-    raise CheckpointError("{path} holds no .safetensors weights", hint="The diffusers folder is incomplete: download it again.", path=folder)
+        raise CheckpointError(
+            "{path} holds its weights as pickles (.bin), which can run any program when opened",
+            hint=hint,
+            path=folder,
+        )
+    raise CheckpointError(
+        "{path} holds no .safetensors weights",
+        hint="The diffusers folder is incomplete: download it again.",
+        path=folder,
+    )
 
 
 def _parts_of(index: Path) -> list[str]:
-    """The names of the files that a large model is split into; one that leads out of the folder is somebody's trap."""
+    """The names of the files that a large model is split into; one that leads out of the folder is
+    somebody's trap.
+    """
     listed = _read_json(index).get("weight_map")
-    names = set(listed.values()) if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values()) else set[str]()
+    names = (
+        set(listed.values())
+        if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values())
+        else set[str]()
+    )
     if not names or any(Path(name).name != name or "\\" in name for name in names):
-        raise CheckpointError("{path} does not name the model's files", hint="The diffusers folder is incomplete: download it again.", path=index)
+        raise CheckpointError(
+            "{path} does not name the model's files",
+            hint="The diffusers folder is incomplete: download it again.",
+            path=index,
+        )
     return sorted(names)
 
 
@@ -96,17 +136,36 @@ def _family(path: Path, config: dict[str, Any]) -> Family:
     channels = config.get("in_channels", 4)
     if channels == 9:
         hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
-        raise CheckpointError("{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path)
+        raise CheckpointError(
+            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path
+        )
     if channels != 4:
-        raise CheckpointError("the UNet in {path} has {count} input channels instead of 4", hint=ANOTHER, path=path, count=channels)
+        raise CheckpointError(
+            "the UNet in {path} has {count} input channels instead of 4",
+            hint=ANOTHER,
+            path=path,
+            count=channels,
+        )
     if config.get("time_cond_proj_dim"):
         hint = "Train on the model it was distilled from."
-        raise CheckpointError("{path} is an LCM-distilled model, which learns nothing from ordinary training", hint=hint, path=path)
+        raise CheckpointError(
+            "{path} is an LCM-distilled model, which learns nothing from ordinary training",
+            hint=hint,
+            path=path,
+        )
     if config.get("addition_embed_type") == "text_time":
         if not (path / "text_encoder").is_dir():
-            raise CheckpointError("{path} is an SDXL refiner, which cannot be used alone", hint="Train on the SDXL base checkpoint.", path=path)
+            raise CheckpointError(
+                "{path} is an SDXL refiner, which cannot be used alone",
+                hint="Train on the SDXL base checkpoint.",
+                path=path,
+            )
         return "sdxl"
-    if config.get("_class_name") != "UNet2DConditionModel" or config.get("class_embed_type") or config.get("encoder_hid_dim"):
+    if (
+        config.get("_class_name") != "UNet2DConditionModel"
+        or config.get("class_embed_type")
+        or config.get("encoder_hid_dim")
+    ):
         raise CheckpointError("{path} is a model of an unknown kind", hint=ANOTHER, path=path)
     text = _read_json(path / "text_encoder" / "config.json")
     return "sd2" if text.get("hidden_act") == "gelu" else "sd1"
@@ -120,7 +179,9 @@ def _detected(path: Path, family: Family, unet: FolderComponent) -> Detected:
     if stated in ("epsilon", "v_prediction"):
         prediction_type = stated
     elif stated:
-        raise CheckpointError("{path} predicts {kind}, which is not supported", hint=ANOTHER, path=path, kind=stated)
+        raise CheckpointError(
+            "{path} predicts {kind}, which is not supported", hint=ANOTHER, path=path, kind=stated
+        )
     return Detected(
         family=family,
         prediction_type=prediction_type,
@@ -139,14 +200,28 @@ def _read_json(path: Path) -> dict[str, Any]:
         # diffusers writes -Infinity into schedulers' settings
         content = files.load_json(path, infinite=True)
     except (OSError, ValueError) as error:
-        raise CheckpointError("{path} cannot be read", hint="The diffusers folder is incomplete: download it again.", path=path) from error
+        raise CheckpointError(
+            "{path} cannot be read",
+            hint="The diffusers folder is incomplete: download it again.",
+            path=path,
+        ) from error
     if not isinstance(content, dict):
-        raise CheckpointError("{path} cannot be read", hint="The diffusers folder is incomplete: download it again.", path=path)
+        raise CheckpointError(
+            "{path} cannot be read",
+            hint="The diffusers folder is incomplete: download it again.",
+            path=path,
+        )
     return content
 
 
 def _not_diffusers(path: Path) -> CheckpointError:
     found = sorted(path.glob("*.safetensors"))
     if len(found) == 1:
-        return CheckpointError("{path} is a folder", hint="Name the file inside it: {file}", path=path, file=found[0])
-    return CheckpointError("{path} is a folder without model_index.json", hint="Name a .safetensors file, or a diffusers folder.", path=path)
+        return CheckpointError(
+            "{path} is a folder", hint="Name the file inside it: {file}", path=path, file=found[0]
+        )
+    return CheckpointError(
+        "{path} is a folder without model_index.json",
+        hint="Name a .safetensors file, or a diffusers folder.",
+        path=path,
+    )

@@ -1,7 +1,9 @@
-"""The header of a .safetensors file: a path goes in, names, types and shapes come out. No tensor is read.
+"""The header of a .safetensors file: a path goes in, names, types and shapes come out. No tensor is
+read.
 
-Called by `detect`, `architecture` and `load`, and by the tab to show what a file is. Standard library only. What is not a safetensors file
-is told apart by its first bytes, so that each mistake gets its own sentence; a pickle is never opened.
+Called by `detect`, `architecture` and `load`, and by the tab to show what a file is. Standard
+library only. What is not a safetensors file is told apart by its first bytes, so that each mistake
+gets its own sentence; a pickle is never opened.
 
 Format: 8 bytes little-endian header length, the header as JSON, then the tensors' bytes.
 https://huggingface.co/docs/safetensors/index#format
@@ -48,7 +50,9 @@ DOWNLOAD_AGAIN = "Download the file again, and compare its size with the one the
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: its type as safetensors writes it ("F16"), its shape, and where its bytes lie, counted from `Header.data_start`."""
+    """One tensor: its type as safetensors writes it ("F16"), its shape, and where its bytes lie,
+    counted from `Header.data_start`.
+    """
 
     dtype: str
     shape: tuple[int, ...]
@@ -74,13 +78,23 @@ class Header:
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a .safetensors file: all tensors must lie inside the file. CheckpointError says what the file is instead."""
+    """Read and check the header of a .safetensors file: all tensors must lie inside the file.
+    CheckpointError says what the file is instead.
+    """
     path = Path(path)
     if path.is_dir():
-        raise CheckpointError("{path} is a folder, not a .safetensors file", hint="Name the file inside it.", path=path)
+        raise CheckpointError(
+            "{path} is a folder, not a .safetensors file",
+            hint="Name the file inside it.",
+            path=path,
+        )
     if path.exists() and not path.is_file():
         # reading a pipe would wait for ever
-        raise CheckpointError("{path} is not a file but a device or a pipe", hint="Name a .safetensors file.", path=path)
+        raise CheckpointError(
+            "{path} is not a file but a device or a pipe",
+            hint="Name a .safetensors file.",
+            path=path,
+        )
     try:
         with path.open("rb") as file:
             file_size = path.stat().st_size
@@ -90,12 +104,19 @@ def read_header(path: Path) -> Header:
             text = file.read(length)
     except FileNotFoundError as error:
         raise CheckpointError(
-            "there is no file {path}", hint="Check the spelling; a relative path starts at the working directory.", path=path
+            "there is no file {path}",
+            hint="Check the spelling; a relative path starts at the working directory.",
+            path=path,
         ) from error
     except (OSError, ValueError) as error:
         # ValueError: a path with a null byte in it
         reason = getattr(error, "strerror", None) or str(error)
-        raise CheckpointError("{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=path, reason=reason) from error
+        raise CheckpointError(
+            "{path} cannot be read: {reason}",
+            hint="Check the permissions and the disk.",
+            path=path,
+            reason=reason,
+        ) from error
     return _parse(path, text, data_start=8 + length, file_size=file_size)
 
 
@@ -106,21 +127,35 @@ def _header_length(path: Path, start: bytes, file_size: int) -> int:
     if start[8:9] != b"{" or length > LONGEST_HEADER:
         raise _not_safetensors(path, start, file_size)
     if 8 + length > file_size:
-        raise CheckpointError("{path} is cut off inside its header: {size} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size)
+        raise CheckpointError(
+            "{path} is cut off inside its header: {size} bytes are there",
+            hint=DOWNLOAD_AGAIN,
+            path=path,
+            size=file_size,
+        )
     return length
 
 
 def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointError:
-    """Name what people save or rename as .safetensors: pickles, web pages, git-lfs pointers, GGUF, nothing at all."""
+    """Name what people save or rename as .safetensors: pickles, web pages, git-lfs pointers, GGUF,
+    nothing at all.
+    """
     text = start.lstrip().lower()
     if not start:
         return CheckpointError("{path} is empty", hint=DOWNLOAD_AGAIN, path=path)
     if not any(start):
-        return CheckpointError("{path} is filled with zeros", hint="The download has not finished. " + DOWNLOAD_AGAIN, path=path)
+        return CheckpointError(
+            "{path} is filled with zeros",
+            hint="The download has not finished. " + DOWNLOAD_AGAIN,
+            path=path,
+        )
     if start.startswith((b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")):
         return CheckpointError(
             "{path} is a pickle (.ckpt, .pt), which can run any program when opened",
-            hint="Use the model's .safetensors version, or convert it in the WebUI: Checkpoint Merger, No interpolation, safetensors.",
+            hint=(
+                "Use the model's .safetensors version, or convert it in the WebUI: Checkpoint"
+                " Merger, No interpolation, safetensors."
+            ),
             path=path,
         )
     if text.startswith(b"version https://git-lfs"):
@@ -132,22 +167,36 @@ def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointErro
         )
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return CheckpointError(
-            "{path} is a web page, not a model", hint="The site asked for a login or refused. Download the file in a browser.", path=path
+            "{path} is a web page, not a model",
+            hint="The site asked for a login or refused. Download the file in a browser.",
+            path=path,
         )
     if text.startswith(b'{"'):
         return CheckpointError(
             "{path} is a JSON text, not a model",
-            hint="The site may have answered with an error message: open the file in an editor to read it.",
+            hint=(
+                "The site may have answered with an error message: open the file in an editor to"
+                " read it."
+            ),
             path=path,
         )
     if start.startswith(b"GGUF"):
         return CheckpointError(
-            "{path} is a GGUF file, whose weights are quantised", hint="Training needs the fp16 or bf16 .safetensors version.", path=path
+            "{path} is a GGUF file, whose weights are quantised",
+            hint="Training needs the fp16 or bf16 .safetensors version.",
+            path=path,
         )
     if file_size < 10:
-        return CheckpointError("{path} is cut off inside its header: {size} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size)
+        return CheckpointError(
+            "{path} is cut off inside its header: {size} bytes are there",
+            hint=DOWNLOAD_AGAIN,
+            path=path,
+            size=file_size,
+        )
     return CheckpointError(
-        "{path} is not a .safetensors file", hint="Use a .safetensors checkpoint; renaming another kind of file does not convert it.", path=path
+        "{path} is not a .safetensors file",
+        hint="Use a .safetensors checkpoint; renaming another kind of file does not convert it.",
+        path=path,
     )
 
 
@@ -158,14 +207,24 @@ def _parse(path: Path, text: bytes, *, data_start: int, file_size: int) -> Heade
         tensors = {name: _tensor_info(entry) for name, entry in entries.items()}
         needed = data_start + _end_of_data(tensors)
     except files.UNREADABLE as error:
-        raise CheckpointError("the header of {path} is damaged", hint=DOWNLOAD_AGAIN, path=path) from error
+        raise CheckpointError(
+            "the header of {path} is damaged", hint=DOWNLOAD_AGAIN, path=path
+        ) from error
     if needed > file_size:
         raise CheckpointError(
-            "{path} is cut off: {size:,} of {needed:,} bytes are there", hint=DOWNLOAD_AGAIN, path=path, size=file_size, needed=needed
+            "{path} is cut off: {size:,} of {needed:,} bytes are there",
+            hint=DOWNLOAD_AGAIN,
+            path=path,
+            size=file_size,
+            needed=needed,
         )
     if not tensors:
-        raise CheckpointError("{path} holds no tensors", hint="Choose another checkpoint.", path=path)
-    return Header(path=path, tensors=tensors, metadata=metadata, data_start=data_start, file_size=file_size)
+        raise CheckpointError(
+            "{path} holds no tensors", hint="Choose another checkpoint.", path=path
+        )
+    return Header(
+        path=path, tensors=tensors, metadata=metadata, data_start=data_start, file_size=file_size
+    )
 
 
 def _metadata(entry: Any) -> dict[str, str]:
@@ -180,7 +239,11 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
     start, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
     # type() rather than isinstance: true and false are whole numbers to Python
-    if not isinstance(dtype, str) or len(shape) > MOST_SIDES or any(type(number) is not int or number < 0 for number in (*shape, start, end)):
+    if (
+        not isinstance(dtype, str)
+        or len(shape) > MOST_SIDES
+        or any(type(number) is not int or number < 0 for number in (*shape, start, end))
+    ):
         raise ValueError(f"impossible tensor of type {dtype!r:.40}")
     info = TensorInfo(dtype=dtype, shape=shape, start=start, end=end)
     if end < start or (dtype in BYTES_EACH and prod(shape) * BYTES_EACH[dtype] != end - start):
@@ -189,7 +252,9 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
 
 
 def _end_of_data(tensors: Mapping[str, TensorInfo]) -> int:
-    """Where the last tensor ends. Each begins where another ended, in this format: ValueError where two overlap or a gap lies between them."""
+    """Where the last tensor ends. Each begins where another ended, in this format: ValueError where
+    two overlap or a gap lies between them.
+    """
     end = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):
         if info.start != end:

@@ -1,13 +1,18 @@
-"""Where each tensor of a diffusers or transformers model lies in a WebUI file: one map, used for loading and for writing.
+"""Where each tensor of a diffusers or transformers model lies in a WebUI file: one map, used for
+loading and for writing.
 
-A WebUI file (the LDM format of SD1 and SD2, the SGM format of SDXL) names its tensors as CompVis and Stability did; diffusers and transformers have
-their own names for the same layers. `stored(component, name)` says under which name, and in which form, the file holds one tensor of a model:
+A WebUI file (the LDM format of SD1 and SD2, the SGM format of SDXL) names its tensors as CompVis
+and Stability did; diffusers and transformers have their own names for the same layers.
+`stored(component, name)` says under which name, and in which form, the file holds one tensor of a
+model:
 
-    stored(unet_modules(config), "down_blocks.0.resnets.0.conv1.weight", prefix="model.diffusion_model.")
+    stored(unet_modules(config), "down_blocks.0.resnets.0.conv1.weight",
+    prefix="model.diffusion_model.")
         -> Stored("model.diffusion_model.input_blocks.1.0.in_layers.2.weight")
 
-Inside attention blocks the names are the same on both sides, so a map holds the names of modules and only goes as deep as the two differ.
-`config` is a UNet's or VAE's configuration as a mapping (architecture.py makes one; `model.config` is one). No torch.
+Inside attention blocks the names are the same on both sides, so a map holds the names of modules
+and only goes as deep as the two differ. `config` is a UNet's or VAE's configuration as a mapping
+(architecture.py makes one; `model.config` is one). No torch.
 """
 
 from __future__ import annotations
@@ -27,15 +32,29 @@ RESNET = {
     "conv2": "out_layers.3",
     "conv_shortcut": "skip_connection",
 }
-VAE_RESNET = {"norm1": "norm1", "conv1": "conv1", "norm2": "norm2", "conv2": "conv2", "conv_shortcut": "nin_shortcut"}
-VAE_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+VAE_RESNET = {
+    "norm1": "norm1",
+    "conv1": "conv1",
+    "norm2": "norm2",
+    "conv2": "conv2",
+    "conv_shortcut": "nin_shortcut",
+}
+VAE_ATTENTION = {
+    "group_norm": "norm",
+    "to_q": "q",
+    "to_k": "k",
+    "to_v": "v",
+    "to_out.0": "proj_out",
+}
 VAE_ATTENTION_ALIASES: tuple[Mapping[str, str], ...] = (
     VAE_ATTENTION,
     {"group_norm": "norm"},
     {},
     {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
 )
-"""Inside a VAE's attention, diffusers' names -> those of CompVis, of files that mix both, of diffusers, and of diffusers before 0.17."""
+"""Inside a VAE's attention, diffusers' names -> those of CompVis, of files that mix both, of
+diffusers, and of diffusers before 0.17.
+"""
 OPEN_CLIP_LAYER = {
     "layer_norm1": "ln_1",
     "layer_norm2": "ln_2",
@@ -59,9 +78,13 @@ class Stored:
 
     name: str
     third: int | None = None
-    """OpenCLIP keeps query, key and value in one tensor: 0, 1 or 2 is the third of its rows that is meant."""
+    """OpenCLIP keeps query, key and value in one tensor: 0, 1 or 2 is the third of its rows that is
+    meant.
+    """
     form: Form = "same"
-    """transposed: the file has columns for rows. 1x1 convolution: the file has (out, in, 1, 1) where the model has a linear layer's (out, in)."""
+    """transposed: the file has columns for rows. 1x1 convolution: the file has (out, in, 1, 1)
+    where the model has a linear layer's (out, in).
+    """
 
 
 @dataclass(frozen=True)
@@ -95,7 +118,9 @@ def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def rename(name: str, modules: Mapping[str, str]) -> str:
-    """A module's or tensor's name with its longest known beginning replaced: KeyError if no beginning is known."""
+    """A module's or tensor's name with its longest known beginning replaced: KeyError if no
+    beginning is known.
+    """
     parts = name.split(".")
     for count in range(len(parts), 0, -1):
         renamed = modules.get(".".join(parts[:count]))
@@ -105,7 +130,9 @@ def rename(name: str, modules: Mapping[str, str]) -> str:
 
 
 def ldm_module_name(diffusers_name: str, config: Mapping[str, Any]) -> str:
-    """A UNet module's name in LDM and SGM files: `mid_block.attentions.0.proj_in` -> `middle_block.1.proj_in`."""
+    """A UNet module's name in LDM and SGM files: `mid_block.attentions.0.proj_in` ->
+    `middle_block.1.proj_in`.
+    """
     return rename(diffusers_name, unet_modules(config))
 
 
@@ -114,17 +141,30 @@ def stored_in_unet(name: str, modules: Mapping[str, str]) -> Stored:
     return Stored(UNET_PREFIX + rename(name, modules))
 
 
-def stored_in_vae(name: str, modules: Mapping[str, str], *, prefix: str = VAE_PREFIX, tensor_names: Container[str] = ()) -> Stored:
+def stored_in_vae(
+    name: str,
+    modules: Mapping[str, str],
+    *,
+    prefix: str = VAE_PREFIX,
+    tensor_names: Container[str] = (),
+) -> Stored:
     """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`.
 
-    tensor_names: those of the file. The first name it has of all that are in use counts: CompVis' layers or diffusers', and inside the attention any
-    of four ways; without any, the WebUI's own.
+    tensor_names: those of the file. The first name it has of all that are in use counts: CompVis'
+    layers or diffusers', and inside the attention any of four ways; without any, the WebUI's own.
     """
     linear = ".attentions." in name and name.endswith(".weight") and ".group_norm." not in name
     names = [prefix + other for other in _vae_names(name, modules)]
     # one that the file lacks is called as its other layers are
-    usual = prefix + name if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in tensor_names else names[0]
-    return Stored(next((other for other in names if other in tensor_names), usual), form="1x1 convolution" if linear else "same")
+    usual = (
+        prefix + name
+        if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in tensor_names
+        else names[0]
+    )
+    return Stored(
+        next((other for other in names if other in tensor_names), usual),
+        form="1x1 convolution" if linear else "same",
+    )
 
 
 def _vae_names(name: str, modules: Mapping[str, str]) -> Iterator[str]:
@@ -134,7 +174,9 @@ def _vae_names(name: str, modules: Mapping[str, str]) -> Iterator[str]:
         return
     layer, _, kind = inside.rpartition(".")
     for outside in (block.replace("mid_block", "mid") + ".attn_1.", block + attention):
-        yield from (f"{outside}{aliases.get(layer, layer)}.{kind}" for aliases in VAE_ATTENTION_ALIASES)
+        yield from (
+            f"{outside}{aliases.get(layer, layer)}.{kind}" for aliases in VAE_ATTENTION_ALIASES
+        )
 
 
 def stored_in_text_encoder(name: str, layout: TextEncoderLayout) -> Stored:
@@ -159,7 +201,11 @@ def _inside(ours: str, theirs: str, table: Mapping[str, str]) -> Iterator[tuple[
 
 def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """LDM numbers input and output blocks straight through; diffusers groups them by level."""
-    yield from {"conv_in": "input_blocks.0.0", "time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}.items()
+    yield from {
+        "conv_in": "input_blocks.0.0",
+        "time_embedding.linear_1": "time_embed.0",
+        "time_embedding.linear_2": "time_embed.2",
+    }.items()
     yield from {
         "add_embedding.linear_1": "label_emb.0.0",
         "add_embedding.linear_2": "label_emb.0.2",
@@ -170,7 +216,9 @@ def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     block = 1
     for level, kind in enumerate(config["down_block_types"]):
         for layer in range(layer_count):
-            yield from _inside(f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{block}.0", RESNET)
+            yield from _inside(
+                f"down_blocks.{level}.resnets.{layer}", f"input_blocks.{block}.0", RESNET
+            )
             if "CrossAttn" in kind:
                 yield f"down_blocks.{level}.attentions.{layer}", f"input_blocks.{block}.1"
             block += 1
@@ -183,18 +231,31 @@ def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     block = 0
     for level, kind in enumerate(config["up_block_types"]):
         for layer in range(layer_count + 1):
-            yield from _inside(f"up_blocks.{level}.resnets.{layer}", f"output_blocks.{block}.0", RESNET)
+            yield from _inside(
+                f"up_blocks.{level}.resnets.{layer}", f"output_blocks.{block}.0", RESNET
+            )
             if "CrossAttn" in kind:
                 yield f"up_blocks.{level}.attentions.{layer}", f"output_blocks.{block}.1"
             if level < last and layer == layer_count:
-                yield f"up_blocks.{level}.upsamplers.0.conv", f"output_blocks.{block}.{2 if 'CrossAttn' in kind else 1}.conv"
+                yield (
+                    f"up_blocks.{level}.upsamplers.0.conv",
+                    f"output_blocks.{block}.{2 if 'CrossAttn' in kind else 1}.conv",
+                )
             block += 1
 
 
 def _vae_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """LDM counts the decoder's levels from the finest, diffusers from the coarsest."""
     yield from {
-        name: name for name in ("quant_conv", "post_quant_conv", "encoder.conv_in", "encoder.conv_out", "decoder.conv_in", "decoder.conv_out")
+        name: name
+        for name in (
+            "quant_conv",
+            "post_quant_conv",
+            "encoder.conv_in",
+            "encoder.conv_out",
+            "decoder.conv_in",
+            "decoder.conv_out",
+        )
     }.items()
     last, layer_count = len(config["block_out_channels"]) - 1, int(config["layers_per_block"])
     for half in ("encoder", "decoder"):
@@ -204,8 +265,22 @@ def _vae_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield from _inside(f"{half}.mid_block.resnets.1", f"{half}.mid.block_2", VAE_RESNET)
     for level in range(last + 1):
         for layer in range(layer_count):
-            yield from _inside(f"encoder.down_blocks.{level}.resnets.{layer}", f"encoder.down.{level}.block.{layer}", VAE_RESNET)
+            yield from _inside(
+                f"encoder.down_blocks.{level}.resnets.{layer}",
+                f"encoder.down.{level}.block.{layer}",
+                VAE_RESNET,
+            )
         for layer in range(layer_count + 1):
-            yield from _inside(f"decoder.up_blocks.{level}.resnets.{layer}", f"decoder.up.{last - level}.block.{layer}", VAE_RESNET)
-        yield f"encoder.down_blocks.{level}.downsamplers.0.conv", f"encoder.down.{level}.downsample.conv"
-        yield f"decoder.up_blocks.{level}.upsamplers.0.conv", f"decoder.up.{last - level}.upsample.conv"
+            yield from _inside(
+                f"decoder.up_blocks.{level}.resnets.{layer}",
+                f"decoder.up.{last - level}.block.{layer}",
+                VAE_RESNET,
+            )
+        yield (
+            f"encoder.down_blocks.{level}.downsamplers.0.conv",
+            f"encoder.down.{level}.downsample.conv",
+        )
+        yield (
+            f"decoder.up_blocks.{level}.upsamplers.0.conv",
+            f"decoder.up.{last - level}.upsample.conv",
+        )

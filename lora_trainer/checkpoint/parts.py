@@ -1,4 +1,6 @@
-"""The components of a checkpoint, loaded: what comes out of `checkpoint.load` and goes into training, previews and export."""
+"""The components of a checkpoint, loaded: what comes out of `checkpoint.load` and goes into
+training, previews and export.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,9 @@ Part = Literal["UNet", "VAE", "text encoder"]
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """How the checkpoint was trained to remove noise: the numbers a diffusers scheduler is built from."""
+    """How the checkpoint was trained to remove noise: the numbers a diffusers scheduler is built
+    from.
+    """
 
     prediction_type: PredictionType = "epsilon"
     zero_terminal_snr: bool = False
@@ -23,9 +27,11 @@ class NoiseSchedule:
 
 @dataclass(kw_only=True)
 class Parts:
-    """A checkpoint's components. A component that was not asked for, or has been let go, is None (or an empty tuple).
+    """A checkpoint's components. A component that was not asked for, or has been let go, is None
+    (or an empty tuple).
 
-    text_encoders and tokenizers: one of each for SD1 and SD2, two for SDXL (CLIP-L, then OpenCLIP bigG with projection).
+    text_encoders and tokenizers: one of each for SD1 and SD2, two for SDXL (CLIP-L, then OpenCLIP
+    bigG with projection).
     """
 
     family: Family

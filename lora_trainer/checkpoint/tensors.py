@@ -1,8 +1,11 @@
-"""Filling a model from files, one tensor at a time: an empty model and a place for each of its tensors go in, the model with weights comes out.
+"""Filling a model from files, one tensor at a time: an empty model and a place for each of its
+tensors go in, the model with weights comes out.
 
-Called by `load`. A tensor that holds what is infinite, not a number, or too large for the type asked for is named: it would spoil everything that is
-computed with it. Bytes are read into a buffer of their own rather than memory-mapped: pages of a map count as resident as long as it lives, and a
-copy in another type would then hold the weights twice. Peak memory is the model in the type asked for, and one tensor more.
+Called by `load`. A tensor that holds what is infinite, not a number, or too large for the type
+asked for is named: it would spoil everything that is computed with it. Bytes are read into a buffer
+of their own rather than memory-mapped: pages of a map count as resident as long as it lives, and a
+copy in another type would then hold the weights twice. Peak memory is the model in the type asked
+for, and one tensor more.
 """
 
 from __future__ import annotations
@@ -32,15 +35,29 @@ TYPES = {
 }
 
 
-_INFINITY = {"F64": 0x7FF0_0000_0000_0000, "F32": 0x7F80_0000, "F16": 0x7C00, "BF16": 0x7F80, "F8_E4M3": 0x7F, "F8_E5M2": 0x7C}
-"""The bits of the smallest number, without its sign, that is not finite: a larger number has larger bits."""
+_INFINITY = {
+    "F64": 0x7FF0_0000_0000_0000,
+    "F32": 0x7F80_0000,
+    "F16": 0x7C00,
+    "BF16": 0x7F80,
+    "F8_E4M3": 0x7F,
+    "F8_E5M2": 0x7C,
+}
+"""The bits of the smallest number, without its sign, that is not finite: a larger number has larger
+bits.
+"""
 _BEYOND_FP16 = {"F64": 0x40EF_FE00_0000_0000, "F32": 0x477F_F000, "BF16": 0x4780}
 """The bits of the smallest number, without its sign, that fp16 rounds to infinity: 65520."""
 _PIECE = 2**20
 """So many numbers are looked at together: they stay in the processor's cache."""
 
-_WHY_BROKEN = "No setting mends this; a download or a merge went wrong. Download the file again, or choose another checkpoint."
-_WHY_VAE_BROKEN = "Set vae to another VAE file for this kind of checkpoint, or download the file again."
+_WHY_BROKEN = (
+    "No setting mends this; a download or a merge went wrong. Download the file again, or choose"
+    " another checkpoint."
+)
+_WHY_VAE_BROKEN = (
+    "Set vae to another VAE file for this kind of checkpoint, or download the file again."
+)
 
 
 @dataclass(frozen=True)
@@ -55,7 +72,11 @@ class TensorAt:
 
 def tensors_of(headers: Iterable[Header]) -> dict[str, TensorAt]:
     """All tensors of one file, or of the several a large model is split into."""
-    return {name: TensorAt(header.path, name, header.data_start + info.start, info) for header in headers for name, info in header.tensors.items()}
+    return {
+        name: TensorAt(header.path, name, header.data_start + info.start, info)
+        for header in headers
+        for name, info in header.tensors.items()
+    }
 
 
 def build_empty(build: Callable[[], Any]) -> Any:
@@ -64,31 +85,57 @@ def build_empty(build: Callable[[], Any]) -> Any:
         return build()
 
 
-def fill(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], *, part: Part, dtype: torch.dtype, device: torch.device) -> Any:
-    """Give an empty model its weights in `dtype` on `device`; the result is in eval mode and frozen (nothing requires a gradient).
+def fill(
+    model: Any,
+    places: Mapping[str, Stored],
+    tensors: Mapping[str, TensorAt],
+    *,
+    part: Part,
+    dtype: torch.dtype,
+    device: torch.device,
+) -> Any:
+    """Give an empty model its weights in `dtype` on `device`; the result is in eval mode and frozen
+    (nothing requires a gradient).
 
-    places: where each tensor of the model's state dict lies; tensors: what the files hold. CheckpointError names what is missing, does not fit or
-    is not finite.
+    places: where each tensor of the model's state dict lies; tensors: what the files hold.
+    CheckpointError names what is missing, does not fit or is not finite.
     """
     modules = dict(model.named_modules())
     for name, stored in _weights(model, places, tensors, part, dtype):
         weight = torch.empty(stored.shape, dtype=dtype, device=device).copy_(stored)
         owner, _, attribute = name.rpartition(".")
-        modules[owner].register_parameter(attribute, torch.nn.Parameter(weight, requires_grad=False))
+        modules[owner].register_parameter(
+            attribute, torch.nn.Parameter(weight, requires_grad=False)
+        )
     _make_position_ids(model, device)
     return model.requires_grad_(False).eval()
 
 
-def require_usable(model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], *, part: Part, dtype: torch.dtype) -> None:
-    """Read all that `fill` would read, and let it go again. Raises the CheckpointError that `fill` would raise."""
+def require_usable(
+    model: Any,
+    places: Mapping[str, Stored],
+    tensors: Mapping[str, TensorAt],
+    *,
+    part: Part,
+    dtype: torch.dtype,
+) -> None:
+    """Read all that `fill` would read, and let it go again. Raises the CheckpointError that `fill`
+    would raise.
+    """
     for _ in _weights(model, places, tensors, part, dtype):
         pass
 
 
 def _weights(
-    model: Any, places: Mapping[str, Stored], tensors: Mapping[str, TensorAt], part: Part, dtype: torch.dtype
+    model: Any,
+    places: Mapping[str, Stored],
+    tensors: Mapping[str, TensorAt],
+    part: Part,
+    dtype: torch.dtype,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of an empty model, one after the other: copy each before the next is asked for."""
+    """The weights of an empty model, one after the other: copy each before the next is asked
+    for.
+    """
     missing = [place.name for place in places.values() if place.name not in tensors]
     if missing:
         raise _missing(next(iter(tensors.values())).path, missing)
@@ -100,7 +147,9 @@ def _weights(
 
 
 class _Reader:
-    """Open files, and one buffer as large as the largest tensor so far. `part` and `dtype`: what is read, and what it is read for."""
+    """Open files, and one buffer as large as the largest tensor so far. `part` and `dtype`: what is
+    read, and what it is read for.
+    """
 
     def __init__(self, stack: ExitStack, part: Part, dtype: torch.dtype) -> None:
         self._stack = stack
@@ -110,10 +159,17 @@ class _Reader:
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def read(self, at: TensorAt, third: int | None) -> torch.Tensor:
-        """A tensor as it lies in the file, or one third of its rows. It lives in the buffer: copy it before the next read."""
+        """A tensor as it lies in the file, or one third of its rows. It lives in the buffer: copy
+        it before the next read.
+        """
         if at.info.dtype not in TYPES:
             hint = "Training needs the fp16, bf16 or fp32 version."
-            raise CheckpointError("the weights in {path} are quantised ({kind})", hint=hint, path=at.path, kind=at.info.dtype)
+            raise CheckpointError(
+                "the weights in {path} are quantised ({kind})",
+                hint=hint,
+                path=at.path,
+                kind=at.info.dtype,
+            )
         size, shape, offset = at.info.end - at.info.start, at.info.shape, at.offset
         if third is not None:
             size, shape = size // 3, (shape[0] // 3, *shape[1:])
@@ -125,23 +181,45 @@ class _Reader:
         return self._buffer[:size].view(TYPES[at.info.dtype]).view(shape)
 
     def _require_usable(self, content: np.ndarray[Any, np.dtype[np.uint8]], at: TensorAt) -> None:
-        """Raises CheckpointError for numbers that are not finite, or would not be in the type they are read for."""
+        """Raises CheckpointError for numbers that are not finite, or would not be in the type they
+        are read for.
+        """
         infinity = _INFINITY[at.info.dtype]
-        limit = _BEYOND_FP16.get(at.info.dtype, infinity) if self._dtype == torch.float16 else infinity
+        limit = (
+            _BEYOND_FP16.get(at.info.dtype, infinity) if self._dtype == torch.float16 else infinity
+        )
         largest = _largest_bits(content, BYTES_EACH[at.info.dtype])
         if largest >= infinity:
             raise self._broken(at)
         if largest >= limit:
             hint = "Set mixed_precision to bf16, or to no."
-            raise CheckpointError("{tensor} in {path} holds numbers that are too large for fp16", hint=hint, path=at.path, tensor=at.name)
+            raise CheckpointError(
+                "{tensor} in {path} holds numbers that are too large for fp16",
+                hint=hint,
+                path=at.path,
+                tensor=at.name,
+            )
 
     def _broken(self, at: TensorAt) -> CheckpointError:
         template = (
-            "the VAE in {path} is broken: {tensor} holds numbers that are infinite or not a number" if self._part == "VAE"
-            else "the UNet in {path} is broken: {tensor} holds numbers that are infinite or not a number" if self._part == "UNet"
-            else "the text encoder in {path} is broken: {tensor} holds numbers that are infinite or not a number"
-        )  # fmt: skip
-        return CheckpointError(template, hint=_WHY_VAE_BROKEN if self._part == "VAE" else _WHY_BROKEN, path=at.path, tensor=at.name)
+            "the VAE in {path} is broken: {tensor} holds numbers that are infinite or not a number"
+            if self._part == "VAE"
+            else (
+                "the UNet in {path} is broken: {tensor} holds numbers that are infinite or not a"
+                " number"
+                if self._part == "UNet"
+                else (
+                    "the text encoder in {path} is broken: {tensor} holds numbers that are infinite"
+                    " or not a number"
+                )
+            )
+        )
+        return CheckpointError(
+            template,
+            hint=_WHY_VAE_BROKEN if self._part == "VAE" else _WHY_BROKEN,
+            path=at.path,
+            tensor=at.name,
+        )
 
     def _file(self, path: Path) -> FileIO:
         if path not in self._files:
@@ -155,19 +233,35 @@ class _Reader:
         while filled < len(view):
             count = file.readinto(view[filled:])
             if not count:
-                raise CheckpointError("{path} ends in the middle of a tensor", hint="Is it still being written? Wait, then try again.", path=path)
+                raise CheckpointError(
+                    "{path} ends in the middle of a tensor",
+                    hint="Is it still being written? Wait, then try again.",
+                    path=path,
+                )
             filled += count
 
 
 def _largest_bits(content: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> int:
-    """The largest of numbers of `width` bytes without their signs, as bits. Ten times as quick as asking torch whether each is finite."""
+    """The largest of numbers of `width` bytes without their signs, as bits. Ten times as quick as
+    asking torch whether each is finite.
+    """
     bits = content.view(f"u{width}")
     without_sign = bits.dtype.type(2 ** (8 * width - 1) - 1)
-    return max((int(np.bitwise_and(bits[at : at + _PIECE], without_sign).max()) for at in range(0, len(bits), _PIECE)), default=0)
+    return max(
+        (
+            int(np.bitwise_and(bits[at : at + _PIECE], without_sign).max())
+            for at in range(0, len(bits), _PIECE)
+        ),
+        default=0,
+    )
 
 
-def _in_shape(tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: TensorAt) -> torch.Tensor:
-    """The tensor as the model wants it: transposed, or without the two empty sides of a 1x1 convolution."""
+def _in_shape(
+    tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: TensorAt
+) -> torch.Tensor:
+    """The tensor as the model wants it: transposed, or without the two empty sides of a 1x1
+    convolution.
+    """
     if place.form == "transposed":
         tensor = tensor.t()
     if place.form == "1x1 convolution" and tensor.numel() == shape[0] * shape[1]:
@@ -185,17 +279,29 @@ def _in_shape(tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: T
 
 
 def _make_position_ids(model: Any, device: torch.device) -> None:
-    """The numbers 0, 1, 2 ... of a text encoder's positions are no weights: transformers keeps them in a buffer that is never saved."""
+    """The numbers 0, 1, 2 ... of a text encoder's positions are no weights: transformers keeps them
+    in a buffer that is never saved.
+    """
     for name, buffer in list(model.named_buffers()):
         owner, _, attribute = name.rpartition(".")
         if attribute != "position_ids":
             raise RuntimeError(f"nothing is known about the buffer {name}")
-        model.get_submodule(owner).register_buffer(attribute, torch.arange(buffer.shape[-1], device=device).expand(buffer.shape), persistent=False)
+        model.get_submodule(owner).register_buffer(
+            attribute,
+            torch.arange(buffer.shape[-1], device=device).expand(buffer.shape),
+            persistent=False,
+        )
 
 
 def _missing(path: Path, names: list[str]) -> CheckpointError:
     examples = ", ".join(names[:3])
     hint = "The file is incomplete. Choose another version of the checkpoint."
     if len(names) > 3:
-        return CheckpointError("{path} lacks {count} weights ({examples}, ...)", hint=hint, path=path, count=len(names), examples=examples)
+        return CheckpointError(
+            "{path} lacks {count} weights ({examples}, ...)",
+            hint=hint,
+            path=path,
+            count=len(names),
+            examples=examples,
+        )
     return CheckpointError("{path} lacks {examples}", hint=hint, path=path, examples=examples)

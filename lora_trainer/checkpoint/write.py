@@ -1,6 +1,8 @@
-"""Parts as a WebUI checkpoint: components go in, one .safetensors file with the WebUI's names comes out.
+"""Parts as a WebUI checkpoint: components go in, one .safetensors file with the WebUI's names comes
+out.
 
-Called by the demo's checkpoint maker, by export and by tests. `load` reads the file back; A1111 and Forge load it too.
+Called by the demo's checkpoint maker, by export and by tests. `load` reads the file back; A1111 and
+Forge load it too.
 """
 
 from __future__ import annotations
@@ -17,20 +19,39 @@ from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Parts
 
-SPEC_ARCHITECTURE = {"sd1": "stable-diffusion-v1", "sd2": "stable-diffusion-v2-512", "sdxl": "stable-diffusion-xl-v1-base"}
+SPEC_ARCHITECTURE = {
+    "sd1": "stable-diffusion-v1",
+    "sd2": "stable-diffusion-v2-512",
+    "sdxl": "stable-diffusion-xl-v1-base",
+}
 """Names of https://github.com/Stability-AI/ModelSpec."""
 
 
-def write_checkpoint(parts: Parts, path: Path, dtype: torch.dtype = torch.float16, metadata: Mapping[str, str] | None = None) -> Path:
-    """Write UNet, VAE and text encoders as one .safetensors file in WebUI format, all weights in `dtype`; components that are None are left out.
+def write_checkpoint(
+    parts: Parts,
+    path: Path,
+    dtype: torch.dtype = torch.float16,
+    metadata: Mapping[str, str] | None = None,
+) -> Path:
+    """Write UNet, VAE and text encoders as one .safetensors file in WebUI format, all weights in
+    `dtype`; components that are None are left out.
 
-    The file appears whole or not at all. What the noise schedule says goes into the metadata, and into the marker tensors `v_pred` and `ztsnr`.
-    A1111 1.10.1 reads neither: an SD1 or SDXL v-prediction checkpoint needs a sidecar NAME.yaml there.
+    The file appears whole or not at all. What the noise schedule says goes into the metadata, and
+    into the marker tensors `v_pred` and `ztsnr`. A1111 1.10.1 reads neither: an SD1 or SDXL
+    v-prediction checkpoint needs a sidecar NAME.yaml there.
     """
     path = Path(path)
-    tensors = {name: tensor.detach().to(device="cpu", dtype=dtype).contiguous() for name, tensor in _stored_tensors(parts)}
+    tensors = {
+        name: tensor.detach().to(device="cpu", dtype=dtype).contiguous()
+        for name, tensor in _stored_tensors(parts)
+    }
     tensors |= _positions_and_markers(parts)
-    files.replace_file(path, lambda partial: save_file(tensors, partial, metadata=_metadata(parts) | dict(metadata or {})))
+    files.replace_file(
+        path,
+        lambda partial: save_file(
+            tensors, partial, metadata=_metadata(parts) | dict(metadata or {})
+        ),
+    )
     return path
 
 
@@ -42,14 +63,20 @@ def _stored_tensors(parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
     if parts.vae is not None:
         vae_modules = names.vae_modules(parts.vae.config)
         yield from _in_form(parts.vae, lambda name: names.stored_in_vae(name, vae_modules))
-    for encoder, layout in zip(parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)):
-        yield from _in_form(encoder, lambda name, layout=layout: names.stored_in_text_encoder(name, layout))
+    for encoder, layout in zip(
+        parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)
+    ):
+        yield from _in_form(
+            encoder, lambda name, layout=layout: names.stored_in_text_encoder(name, layout)
+        )
         if parts.family == "sd2":
             yield from _unused_layer(encoder, layout)
 
 
 def _in_form(model: Any, place: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A model's tensors in the file's form; query, key and value come as one where the file has them so."""
+    """A model's tensors in the file's form; query, key and value come as one where the file has
+    them so.
+    """
     thirds: dict[str, list[torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         stored: Stored = place(name)
@@ -69,8 +96,12 @@ def _reshaped(tensor: torch.Tensor, stored: Stored) -> torch.Tensor:
     return tensor
 
 
-def _unused_layer(encoder: Any, layout: names.TextEncoderLayout) -> Iterator[tuple[str, torch.Tensor]]:
-    """SD2 files hold one more layer than is used. All zeros, it passes on what it gets: whoever runs it all the same finds nothing changed."""
+def _unused_layer(
+    encoder: Any, layout: names.TextEncoderLayout
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """SD2 files hold one more layer than is used. All zeros, it passes on what it gets: whoever
+    runs it all the same finds nothing changed.
+    """
     last = len(encoder.text_model.encoder.layers) - 1
     layer = {
         f"text_model.encoder.layers.{last + 1}.{name}": torch.zeros_like(tensor)
@@ -90,11 +121,17 @@ class _StateDict:
 
 
 def _positions_and_markers(parts: Parts) -> dict[str, torch.Tensor]:
-    """What real files hold besides weights: CLIP's position numbers, and the markers of v-prediction models."""
+    """What real files hold besides weights: CLIP's position numbers, and the markers of
+    v-prediction models.
+    """
     tensors: dict[str, torch.Tensor] = {}
-    for encoder, layout in zip(parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)):
+    for encoder, layout in zip(
+        parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)
+    ):
         if layout.style == "clip":
-            tensors[layout.prefix + "embeddings.position_ids"] = torch.arange(encoder.config.max_position_embeddings)[None]
+            tensors[layout.prefix + "embeddings.position_ids"] = torch.arange(
+                encoder.config.max_position_embeddings
+            )[None]
     if parts.schedule.prediction_type == "v_prediction":
         tensors["v_pred"] = torch.zeros(0)
     if parts.schedule.zero_terminal_snr:
@@ -104,7 +141,11 @@ def _positions_and_markers(parts: Parts) -> dict[str, torch.Tensor]:
 
 def _metadata(parts: Parts) -> dict[str, str]:
     is_v = parts.schedule.prediction_type == "v_prediction"
-    architecture = "stable-diffusion-v2-768-v" if parts.family == "sd2" and is_v else SPEC_ARCHITECTURE[parts.family]
+    architecture = (
+        "stable-diffusion-v2-768-v"
+        if parts.family == "sd2" and is_v
+        else SPEC_ARCHITECTURE[parts.family]
+    )
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",

@@ -1,10 +1,13 @@
-"""What a caption is: its lines, its parts, the trigger word in front, what one training step sees of it.
+"""What a caption is: its lines, its parts, the trigger word in front, what one training step sees
+of it.
 
-A caption is a text of one or several lines. Several lines are several captions of one picture, of which each training step draws one; but where
-every line is one tag, or a comma at its end leads on to the next, they are one caption. `variants` tells which. Files, edits and the tab keep the
-lines as they stand.
+A caption is a text of one or several lines. Several lines are several captions of one picture, of
+which each training step draws one; but where every line is one tag, or a comma at its end leads on
+to the next, they are one caption. `variants` tells which. Files, edits and the tab keep the lines
+as they stand.
 
-Called by dataset (`caption_of`, `with_trigger_word`), the tab's edits (`parts`, `edited`) and training (`variants`, `training_caption`).
+Called by dataset (`caption_of`, `with_trigger_word`), the tab's edits (`parts`, `edited`) and
+training (`variants`, `training_caption`).
 """
 
 from __future__ import annotations
@@ -16,7 +19,9 @@ from random import Random
 from lora_trainer.errors import DatasetError
 
 LONGEST_CAPTION = 20_000
-"""Characters, in all lines together. The longest that a text encoder reads, 225 tokens, has about 1,000."""
+"""Characters, in all lines together. The longest that a text encoder reads, 225 tokens, has about
+1,000.
+"""
 
 _COMMAS = frozenset(",，")
 _BRACKETS = {"(": ")", "[": "]", "{": "}", "（": "）", "【": "】"}
@@ -40,38 +45,61 @@ def tidy(text: str) -> str:
 
 
 def caption_of(text: str) -> str:
-    """What a file or a person says -> a caption: its lines, each tidied, without empty ones, and nothing in it that a text file cannot hold."""
-    return "\n".join(filter(None, map(tidy, _NO_TEXT.sub(" ", text).replace("\r", "\n").split("\n"))))
+    """What a file or a person says -> a caption: its lines, each tidied, without empty ones, and
+    nothing in it that a text file cannot hold.
+    """
+    return "\n".join(
+        filter(None, map(tidy, _NO_TEXT.sub(" ", text).replace("\r", "\n").split("\n")))
+    )
 
 
 def require_length(caption: str, name: object) -> None:
-    """Raises DatasetError, which calls the caption's file `name`, for a text that is too long to be a caption."""
+    """Raises DatasetError, which calls the caption's file `name`, for a text that is too long to be
+    a caption.
+    """
     if len(caption) > LONGEST_CAPTION:
-        hint = "Shorten it: a text encoder reads some 1,000 characters at most. Or it is not a caption: move the file elsewhere."
+        hint = (
+            "Shorten it: a text encoder reads some 1,000 characters at most. Or it is not a"
+            " caption: move the file elsewhere."
+        )
         template = "{path}: the caption has {count} characters, more than {limit}"
-        raise DatasetError(template, hint=hint, path=name, count=len(caption), limit=LONGEST_CAPTION)
+        raise DatasetError(
+            template, hint=hint, path=name, count=len(caption), limit=LONGEST_CAPTION
+        )
 
 
 def is_list(caption: str) -> bool:
-    """Whether the lines of a caption are one caption: tags, one a line, or parts that each end in a comma."""
+    """Whether the lines of a caption are one caption: tags, one a line, or parts that each end in a
+    comma.
+    """
     lines = caption.split("\n")
-    return len(lines) > 1 and (all(line[-1:] in _COMMAS for line in lines[:-1]) or all(map(_is_tag, lines)))
+    return len(lines) > 1 and (
+        all(line[-1:] in _COMMAS for line in lines[:-1]) or all(map(_is_tag, lines))
+    )
 
 
 def _is_tag(line: str) -> bool:
     found = parts(line)
-    if len(found) != 1 or len(found[0].split()) > _MOST_TAG_WORDS or len(_UNSPACED.findall(found[0])) > _MOST_TAG_SIGNS:
+    if (
+        len(found) != 1
+        or len(found[0].split()) > _MOST_TAG_WORDS
+        or len(_UNSPACED.findall(found[0])) > _MOST_TAG_SIGNS
+    ):
         return False
     return not _ENDS_SENTENCE.search(found[0]) and not _BEGINS_SENTENCE.match(found[0])
 
 
 def variants(caption: str) -> list[str]:
-    """The captions of one picture, each as one line: one in nearly every dataset. An empty caption is one, too."""
+    """The captions of one picture, each as one line: one in nearly every dataset. An empty caption
+    is one, too.
+    """
     return [", ".join(parts(caption))] if is_list(caption) else caption.split("\n")
 
 
 def edited(caption: str, edit: Callable[[str], str]) -> str:
-    """Every caption of a picture changed by `edit`, a function of one line; what is on lines of its own stays so."""
+    """Every caption of a picture changed by `edit`, a function of one line; what is on lines of its
+    own stays so.
+    """
     if not is_list(caption):
         return "\n".join(filter(None, map(edit, caption.split("\n"))))
     before = ", ".join(parts(caption))
@@ -85,7 +113,8 @@ def edited(caption: str, edit: Callable[[str], str]) -> str:
 
 
 def parts(caption: str) -> list[str]:
-    """The parts of a caption, without empty ones: a comma or a line's end is between two of them, but not inside brackets, escaped or not.
+    """The parts of a caption, without empty ones: a comma or a line's end is between two of them,
+    but not inside brackets, escaped or not.
 
     The full-width comma counts. A bracket without its partner is a letter like any other.
     """
@@ -95,7 +124,11 @@ def parts(caption: str) -> list[str]:
 def part_spans(caption: str) -> list[tuple[int, int]]:
     """Where the parts of a caption stand: the first letter of each, and what is behind its last."""
     inside = _bracketed(caption) if _BRACKET.search(caption) else None
-    ends = [match.start() for match in _BETWEEN.finditer(caption) if inside is None or not inside[match.start()]]
+    ends = [
+        match.start()
+        for match in _BETWEEN.finditer(caption)
+        if inside is None or not inside[match.start()]
+    ]
     spans = []
     for start, end in zip([0, *(end + 1 for end in ends)], [*ends, len(caption)], strict=True):
         part = caption[start:end]
@@ -135,7 +168,9 @@ def _bracketed(text: str) -> bytearray:
 
 
 def with_trigger_word(caption: str, trigger_word: str) -> str:
-    """The caption with the trigger word in front of each variant, unless it holds it as a whole word already, in capitals or not."""
+    """The caption with the trigger word in front of each variant, unless it holds it as a whole
+    word already, in capitals or not.
+    """
     trigger_word = trigger_word.strip()
     if not trigger_word:
         return caption
@@ -149,11 +184,14 @@ def with_trigger_word(caption: str, trigger_word: str) -> str:
     return edited(caption, edit)
 
 
-def training_caption(caption: str, *, shuffle: bool, keep_tokens: int, dropout: float, random: Random) -> str:
+def training_caption(
+    caption: str, *, shuffle: bool, keep_tokens: int, dropout: float, random: Random
+) -> str:
     """The caption one training step sees.
 
-    Of several variants one is drawn. With `shuffle` its parts come in a random order, but for the first `keep_tokens` of them (a trigger word in
-    front is one). With probability `dropout` it is empty. `random` is drawn from only for what is switched on, or several.
+    Of several variants one is drawn. With `shuffle` its parts come in a random order, but for the
+    first `keep_tokens` of them (a trigger word in front is one). With probability `dropout` it is
+    empty. `random` is drawn from only for what is switched on, or several.
     """
     if dropout and random.random() < dropout:
         return ""

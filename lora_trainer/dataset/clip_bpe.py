@@ -1,12 +1,16 @@
-"""CLIP's tokens in plain Python: for the WebUI's process, which must not load transformers of ours, and where the host's own may be any version.
+"""CLIP's tokens in plain Python: for the WebUI's process, which must not load transformers of ours,
+and where the host's own may be any version.
 
-    clip = ClipBpe.load(folders)      reads CLIP's vocabulary, from open_clip or clip, without importing either
+    clip = ClipBpe.load(folders)      reads CLIP's vocabulary, from open_clip or clip, without
+                                      importing either
     clip.tokenize(text)               -> [Token], each with its place in the text as it was given
 
-The same ids as transformers' CLIPTokenizer with ftfy gives, without start and end (a test compares them). Where ftfy is not installed texts are not
-repaired, which counts only for mojibake, entities and full-width punctuation. checkpoint.tokenizer takes vocabulary and places from here.
+The same ids as transformers' CLIPTokenizer with ftfy gives, without start and end (a test compares
+them). Where ftfy is not installed texts are not repaired, which counts only for mojibake, entities
+and full-width punctuation. checkpoint.tokenizer takes vocabulary and places from here.
 
-Byte pair encoding as in https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py. Called by the tab and by checkpoint.tokenizer.
+Byte pair encoding as in https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py. Called
+by the tab and by checkpoint.tokenizer.
 """
 
 from __future__ import annotations
@@ -33,13 +37,17 @@ WORDS_KEPT = 50_000
 
 _END_OF_WORD = "</w>"
 _CONTRACTIONS = ("re", "ve", "ll", "s", "t", "m", "d")
-_ASCII_WORDS = re.compile(r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+")
+_ASCII_WORDS = re.compile(
+    r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[a-z]+|[0-9]|[^\sa-z0-9]+"
+)
 
 
 class ClipBpe:
     """Thread-safe: nothing changes but caches."""
 
-    def __init__(self, vocabulary: dict[str, int], merges: Sequence[str], repair: Callable[[str], str]) -> None:
+    def __init__(
+        self, vocabulary: dict[str, int], merges: Sequence[str], repair: Callable[[str], str]
+    ) -> None:
         self._ids = vocabulary
         self._ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
         self._repair = repair
@@ -48,12 +56,16 @@ class ClipBpe:
 
     @classmethod
     def load(cls, folders: Iterable[Path] = ()) -> ClipBpe:
-        """`folders`: more places where packages may lie. Raises SetupError where no vocabulary is found."""
+        """`folders`: more places where packages may lie. Raises SetupError where no vocabulary is
+        found.
+        """
         vocabulary, merges = read_vocabulary(data_file(folders))
         return cls(vocabulary, merges, _repairer())
 
     def tokenize(self, text: str) -> list[Token]:
-        """A text as CLIP's tokens, without start and end. Where the repair moved characters, places follow the nearest that stayed."""
+        """A text as CLIP's tokens, without start and end. Where the repair moved characters, places
+        follow the nearest that stayed.
+        """
         read = self._read(text)
         given = places(read, text)
         tokens: list[Token] = []
@@ -85,7 +97,10 @@ class ClipBpe:
         parts = [self._letters[byte] for byte in word.encode("utf-8")]
         parts[-1] += _END_OF_WORD
         while len(parts) > 1:
-            ranked = [(self._ranks.get((left, right), MERGE_COUNT), index) for index, (left, right) in enumerate(pairwise(parts))]
+            ranked = [
+                (self._ranks.get((left, right), MERGE_COUNT), index)
+                for index, (left, right) in enumerate(pairwise(parts))
+            ]
             rank, index = min(ranked)
             if rank == MERGE_COUNT:
                 break
@@ -104,20 +119,29 @@ def whitespace_joined(text: str) -> str:
 
 
 def places(read: str, text: str) -> list[int]:
-    """For each character of the text that is read, the index of the one in the text as given that it comes from."""
+    """For each character of the text that is read, the index of the one in the text as given that
+    it comes from.
+    """
     given = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     if read == given:
         return list(range(len(read)))
     found = [0] * len(read)
-    for _, start, end, given_start, given_end in difflib.SequenceMatcher(None, read, given, autojunk=False).get_opcodes():
+    for _, start, end, given_start, given_end in difflib.SequenceMatcher(
+        None, read, given, autojunk=False
+    ).get_opcodes():
         for index in range(start, end):
             # one character for several, or several for one: spread evenly
-            found[index] = min(len(text) - 1, given_start + (index - start) * max(1, given_end - given_start) // (end - start))
+            found[index] = min(
+                len(text) - 1,
+                given_start + (index - start) * max(1, given_end - given_start) // (end - start),
+            )
     return found
 
 
 def _words(read: str) -> Iterator[tuple[int, str]]:
-    """(place, word): runs of letters, single digits, runs of anything else but spaces, and English contractions."""
+    """(place, word): runs of letters, single digits, runs of anything else but spaces, and English
+    contractions.
+    """
     if read.isascii():
         # the same in one expression, five times as fast
         for match in _ASCII_WORDS.finditer(read):
@@ -139,7 +163,9 @@ def _words(read: str) -> Iterator[tuple[int, str]]:
 
 
 def _spelled_out(read: str, at: int) -> int:
-    """The length of 's, 't, 're ... or of a mark of CLIP's own at a place; 0 if there is none. The long s counts as an s there."""
+    """The length of 's, 't, 're ... or of a mark of CLIP's own at a place; 0 if there is none. The
+    long s counts as an s there.
+    """
     if read[at] != "'":
         return next((len(mark) for mark in (START, END) if read.startswith(mark, at)), 0)
     following = read[at + 1 : at + 3].replace("\u017f", "s")
@@ -155,7 +181,7 @@ def _kind(character: str) -> str:
     return category if category in "LN" else "O"
 
 
-# --- the vocabulary ----------------------------------------------------------------------------------------------------------------------
+# --- the vocabulary -------------------------------------------------------------------------------
 
 
 def read_vocabulary(file: Path) -> tuple[dict[str, int], list[str]]:
@@ -163,17 +189,28 @@ def read_vocabulary(file: Path) -> tuple[dict[str, int], list[str]]:
     with gzip.open(file, "rt", encoding="utf-8") as stream:
         merges = stream.read().split("\n")[1 : MERGE_COUNT + 1]
     letters = _byte_letters()
-    tokens = [*letters, *(letter + _END_OF_WORD for letter in letters), *(merge.replace(" ", "") for merge in merges), START, END]
+    tokens = [
+        *letters,
+        *(letter + _END_OF_WORD for letter in letters),
+        *(merge.replace(" ", "") for merge in merges),
+        START,
+        END,
+    ]
     return {token: number for number, token in enumerate(tokens)}, merges
 
 
 def data_file(folders: Iterable[Path] = ()) -> Path:
-    """CLIP's vocabulary, in an installed open_clip or clip, or in one of the folders' open_clip. Raises SetupError."""
+    """CLIP's vocabulary, in an installed open_clip or clip, or in one of the folders' open_clip.
+    Raises SetupError.
+    """
     found = [Path(place) for name in ("open_clip", "clip") for place in _package_places(name)]
     for folder in (*found, *(folder / "open_clip" for folder in folders)):
         if (folder / DATA_FILE).is_file():
             return folder / DATA_FILE
-    raise SetupError("the package open_clip_torch is not installed: it holds CLIP's vocabulary", hint="Run install.py again.")
+    raise SetupError(
+        "the package open_clip_torch is not installed: it holds CLIP's vocabulary",
+        hint="Run install.py again.",
+    )
 
 
 def _package_places(name: str) -> Sequence[str]:
@@ -192,14 +229,22 @@ def byte_letters_in_order() -> list[str]:
 
 
 def _byte_letters() -> list[str]:
-    """The same in the vocabulary's order: printable ones, which stand for themselves, then the others, U+0100 and up."""
+    """The same in the vocabulary's order: printable ones, which stand for themselves, then the
+    others, U+0100 and up.
+    """
     letters = byte_letters_in_order()
     printable = _printable_bytes()
-    return [letters[byte] for byte in printable] + [letters[byte] for byte in range(256) if byte not in printable]
+    return [letters[byte] for byte in printable] + [
+        letters[byte] for byte in range(256) if byte not in printable
+    ]
 
 
 def _printable_bytes() -> list[int]:
-    return [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    return [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
 
 
 def _repairer() -> Callable[[str], str]:

@@ -1,12 +1,15 @@
-"""Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they would be trained in.
+"""Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they
+would be trained in.
 
-    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions and masks carried along: the command line and the tab
+    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions and masks carried
+                                                      along: the command line and the tab
     crop_mask(mask, size, box) -> Image               the same part of the picture's mask
     choose_box(image, ratio, subject=...)             which part of a picture to keep
 
-The centre is kept, or the subject: where a mask (fox_mask.png, masks/fox.png) says what that is, the box around its white; else the part with the
-most detail, measured as edge energy. That is no recognition: it finds a face before a plain wall, and a crowd before a lonely figure.
-Originals are never written to, and nothing that exists is overwritten.
+The centre is kept, or the subject: where a mask (fox_mask.png, masks/fox.png) says what that is,
+the box around its white; else the part with the most detail, measured as edge energy. That is no
+recognition: it finds a face before a plain wall, and a crowd before a lonely figure. Originals are
+never written to, and nothing that exists is overwritten.
 """
 
 from __future__ import annotations
@@ -34,7 +37,9 @@ from lora_trainer.dataset.sources import Captions, read_captions
 from lora_trainer.errors import DatasetError
 
 ENERGY_SIDE = 96
-"""Edge energy is measured in a picture whose longer side has this many pixels: detail finer than that is texture."""
+"""Edge energy is measured in a picture whose longer side has this many pixels: detail finer than
+that is texture.
+"""
 CENTRE_PULL = 0.35
 """How much less detail counts at the picture's edge than in its middle."""
 
@@ -72,28 +77,38 @@ def crop_folder(
     only: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cropped:
-    """Writes PNG copies of the pictures in settings.train_data_dir, `size` x `size` or as large as their bucket of that size, into `output`.
+    """Writes PNG copies of the pictures in settings.train_data_dir, `size` x `size` or as large as
+    their bucket of that size, into `output`.
 
-    Folders inside stay as they are; captions are written as .txt beside the copies, and a mask is cut as its picture is. `subject`: keep the subject
-    instead of the centre. `only`: the names of the pictures to take. Raises DatasetError, before anything is written, if a file of `output` would be
-    overwritten, or a name of `only` means no picture; and when a copy cannot be written.
+    Folders inside stay as they are; captions are written as .txt beside the copies, and a mask is
+    cut as its picture is. `subject`: keep the subject instead of the centre. `only`: the names of
+    the pictures to take. Raises DatasetError, before anything is written, if a file of `output`
+    would be overwritten, or a name of `only` means no picture; and when a copy cannot be written.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
     plans, findings = _plans(listing, captions, settings, output, size, into_buckets, only)
     if not only:
         # what is not copied is named, and every caption that could not be read
-        findings += [*listing.findings, *(finding for finding in captions.findings if finding.severity != "info"), *unsupported(listing)]
+        findings += [
+            *listing.findings,
+            *(finding for finding in captions.findings if finding.severity != "info"),
+            *unsupported(listing),
+        ]
     _refuse_overwriting(plans)
     written = []
     for done, plan in enumerate(plans, 1):
         try:
             image = read_image(plan.source, settings.background)
         except DatasetError as error:
-            findings.append(from_error("unreadable-image", error, plan.source, listing.name(plan.source)))
+            findings.append(
+                from_error("unreadable-image", error, plan.source, listing.name(plan.source))
+            )
             continue
         ratio = plan.bucket.width / plan.bucket.height
-        box = choose_box(image, ratio, subject=subject, mask=plan.mask, least_width=plan.bucket.width)
+        box = choose_box(
+            image, ratio, subject=subject, mask=plan.mask, least_width=plan.bucket.width
+        )
         findings += _enlarged(plan, box, listing)
         _save(fit(image.crop(box), plan.bucket).image, plan.target)
         if plan.caption is not None:
@@ -106,11 +121,20 @@ def crop_folder(
     return Cropped(written=tuple(written), findings=tuple(findings))
 
 
-def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask: Path | None = None, least_width: int = 1) -> Box:
-    """The largest part of a picture whose width is `ratio` times its height: around the centre, or where the subject is.
+def choose_box(
+    image: Image.Image,
+    ratio: float,
+    *,
+    subject: bool = False,
+    mask: Path | None = None,
+    least_width: int = 1,
+) -> Box:
+    """The largest part of a picture whose width is `ratio` times its height: around the centre, or
+    where the subject is.
 
-    Where a mask says what the subject is, the part is smaller if the subject is: it then fills about 60 %. It is at least `least_width` pixels
-    wide where the picture is, so that the subject is not brought closer than there are pixels for.
+    Where a mask says what the subject is, the part is smaller if the subject is: it then fills
+    about 60 %. It is at least `least_width` pixels wide where the picture is, so that the subject
+    is not brought closer than there are pixels for.
     """
     if not subject:
         return _around(image.size, ratio, image.width / 2, image.height / 2)
@@ -121,15 +145,19 @@ def choose_box(image: Image.Image, ratio: float, *, subject: bool = False, mask:
 
 
 def shaped(image: Image.Image, longest: float, *, mask: Path | None = None) -> Box:
-    """The part of a strip that keeps its subject, with sides of `longest` to 1: what the mend {"mend": "crop_subject", "ratio": ...} asks for."""
+    """The part of a strip that keeps its subject, with sides of `longest` to 1: what the mend
+    {"mend": "crop_subject", "ratio": ...} asks for.
+    """
     ratio = image.width / image.height
     return choose_box(image, min(longest, max(1 / longest, ratio)), subject=True, mask=mask)
 
 
 def crop_mask(mask: Path, size: tuple[int, int], box: Box) -> Image.Image:
-    """The part of a mask that belongs to the part `box` of its picture of `size`: a grey picture, every pixel one of the mask's own.
+    """The part of a mask that belongs to the part `box` of its picture of `size`: a grey picture,
+    every pixel one of the mask's own.
 
-    A mask may have another size than its picture; it is then first made as large. Raises DatasetError for one that cannot be read.
+    A mask may have another size than its picture; it is then first made as large. Raises
+    DatasetError for one that cannot be read.
     """
     image = read_image(mask, "black").convert("L")
     if image.size != size:
@@ -137,7 +165,7 @@ def crop_mask(mask: Path, size: tuple[int, int], box: Box) -> Image.Image:
     return image.crop(box)
 
 
-# --- which part --------------------------------------------------------------------------------------------------------------------------
+# --- which part -----------------------------------------------------------------------------------
 
 
 def _largest(size: tuple[int, int], ratio: float) -> tuple[int, int]:
@@ -161,7 +189,10 @@ def _closer(size: tuple[int, int], ratio: float, marked: Box, least_width: int) 
     most = _largest(size, ratio)
     width, height = min(round(wanted), most[0]), min(round(wanted / ratio), most[1])
     x, y = (marked[0] + marked[2]) / 2, (marked[1] + marked[3]) / 2
-    start = min(max(0, round(x - width / 2)), size[0] - width), min(max(0, round(y - height / 2)), size[1] - height)
+    start = (
+        min(max(0, round(x - width / 2)), size[0] - width),
+        min(max(0, round(y - height / 2)), size[1] - height),
+    )
     return *start, start[0] + width, start[1] + height
 
 
@@ -184,21 +215,31 @@ def _best_start(energies: Energy, length: float) -> float:
 
 
 def edge_energy(image: Image.Image) -> tuple[Energy, float]:
-    """How much changes from pixel to pixel, less towards the edge of the picture; and how many pixels of the picture one of it stands for."""
+    """How much changes from pixel to pixel, less towards the edge of the picture; and how many
+    pixels of the picture one of it stands for.
+    """
     scale = max(1.0, max(image.size) / ENERGY_SIDE)
     size = max(2, round(image.width / scale)), max(2, round(image.height / scale))
-    small = image.convert("L").resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
+    small = (
+        image.convert("L").resize(size, Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(1))
+    )
     levels = np.asarray(small, np.float64)
     down, across = np.gradient(levels)
     y, x = np.linspace(-1, 1, size[1])[:, None], np.linspace(-1, 1, size[0])[None, :]
     return np.hypot(down, across) * (1 - CENTRE_PULL * np.maximum(np.abs(x), np.abs(y))), scale
 
 
-# --- the folder --------------------------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def _plans(
-    listing: Listing, captions: Captions, settings: DatasetSettings, output: Path, size: int, into_buckets: bool, only: Collection[str] | None
+    listing: Listing,
+    captions: Captions,
+    settings: DatasetSettings,
+    output: Path,
+    size: int,
+    into_buckets: bool,
+    only: Collection[str] | None,
 ) -> tuple[list[_Plan], list[Finding]]:
     images, _ = without_masks(listing, captions)
     masks = {image: mask for mask, image in find_masks(listing.images, captions.by_image).items()}
@@ -212,16 +253,31 @@ def _plans(
             findings.append(from_error("unreadable-image", error, image, listing.name(image)))
             continue
         # small pictures too are made the size that was asked for: max_upscale is for training
-        bucket = bucket_for(width, height, _without_limit(settings), size) if into_buckets else Bucket(size, size)
+        bucket = (
+            bucket_for(width, height, _without_limit(settings), size)
+            if into_buckets
+            else Bucket(size, size)
+        )
         caption = captions.by_image[image].text if image in captions.by_image else None
         target, mask = _target(output, listing.name(image), taken), masks.get(image)
         aside = _mask_target(target, image, mask) if mask else None
-        plans.append(_Plan(source=image, target=target, bucket=bucket, mask=mask, mask_target=aside, caption=caption))
+        plans.append(
+            _Plan(
+                source=image,
+                target=target,
+                bucket=bucket,
+                mask=mask,
+                mask_target=aside,
+                caption=caption,
+            )
+        )
     return plans, findings
 
 
 def _mask_target(target: Path, image: Path, mask: Path) -> Path:
-    """Beside the copy as the mask lies beside its picture, so that it is found again; named like the copy, whose name may be another."""
+    """Beside the copy as the mask lies beside its picture, so that it is found again; named like
+    the copy, whose name may be another.
+    """
     if mask.parent == image.parent:
         return target.with_name(f"{target.stem}_mask.png")
     return target.parent / mask.parent.name / target.name
@@ -240,9 +296,11 @@ def _chosen(images: Sequence[Path], listing: Listing, only: Collection[str] | No
         image = by_name.get(folded(Path(name).as_posix()))
         if image is None:
             raise DatasetError(
-                "there is no picture {name} in {folder}", hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
-                name=name, folder=listing.root,
-            )  # fmt: skip
+                "there is no picture {name} in {folder}",
+                hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
+                name=name,
+                folder=listing.root,
+            )
         chosen.append(image)
     return chosen
 
@@ -258,11 +316,20 @@ def _target(output: Path, name: str, taken: set[str]) -> Path:
 
 def _refuse_overwriting(plans: Sequence[_Plan]) -> None:
     texts = [plan.target.with_suffix(".txt") for plan in plans if plan.caption is not None]
-    targets = [*(plan.target for plan in plans), *texts, *(plan.mask_target for plan in plans if plan.mask_target)]
+    targets = [
+        *(plan.target for plan in plans),
+        *texts,
+        *(plan.mask_target for plan in plans if plan.mask_target),
+    ]
     existing = [target for target in targets if target.exists()]
     if existing:
         hint = "Choose a new folder, or move them away. Nothing was written."
-        raise DatasetError("{path} exists already ({count} such files in all)", hint=hint, path=existing[0], count=len(existing))
+        raise DatasetError(
+            "{path} exists already ({count} such files in all)",
+            hint=hint,
+            path=existing[0],
+            count=len(existing),
+        )
 
 
 def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
@@ -270,10 +337,26 @@ def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
     factor = enlargement(width, height, plan.bucket)
     if factor <= 1.0:
         return []
-    template = "{name} was enlarged {factor} times: its part of {width} x {height} pixels became {bucket}"
-    values = {"name": listing.name(plan.source), "width": width, "height": height, "bucket": str(plan.bucket), "factor": f"{factor:.2f}"}
-    finding = problem("small-image", template, hint="Use larger pictures, or a smaller size; enlarged ones teach the model blur.",
-                      path=plan.source, measured=round(factor, 2), mend=None, related=(), **values)  # fmt: skip
+    template = (
+        "{name} was enlarged {factor} times: its part of {width} x {height} pixels became {bucket}"
+    )
+    values = {
+        "name": listing.name(plan.source),
+        "width": width,
+        "height": height,
+        "bucket": str(plan.bucket),
+        "factor": f"{factor:.2f}",
+    }
+    finding = problem(
+        "small-image",
+        template,
+        hint="Use larger pictures, or a smaller size; enlarged ones teach the model blur.",
+        path=plan.source,
+        measured=round(factor, 2),
+        mend=None,
+        related=(),
+        **values,
+    )
     return [finding]
 
 
@@ -300,4 +383,9 @@ def _explained(target: Path) -> Iterator[Path]:
         yield target
     except OSError as error:
         hint = "Check the free space and the folder's permissions."
-        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=target, reason=error.strerror or error) from error
+        raise DatasetError(
+            "{path} cannot be written: {reason}",
+            hint=hint,
+            path=target,
+            reason=error.strerror or error,
+        ) from error

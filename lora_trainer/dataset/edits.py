@@ -1,15 +1,19 @@
-"""Captions changed where they stand: a row of a metadata file, a text file. Everything else in the file stays, byte for byte.
+"""Captions changed where they stand: a row of a metadata file, a text file. Everything else in the
+file stays, byte for byte.
 
-    write_captions(listing, captions, {image: text})    each to where it was read from; a new one to where the dataset keeps its captions
+    write_captions(listing, captions, {image: text})    each to where it was read from; a new one to
+                                                        where the dataset keeps its captions
     rows_of(captions, images) -> rows                   as they stand
     remove_rows(captions, images)                       for images that leave the dataset
     restore_rows(rows)                                  for images that come back
 
-The encoding, the byte-order mark, the ends of lines, other columns and other rows survive. Before a file is replaced, what is to be written is read:
-a change that would cost another row its caption is refused. So is one of a file that another program saved since the captions were read.
+The encoding, the byte-order mark, the ends of lines, other columns and other rows survive. Before a
+file is replaced, what is to be written is read: a change that would cost another row its caption is
+refused. So is one of a file that another program saved since the captions were read.
 
-New captions go into one metadata.csv, as in the articles this trainer follows: it opens in a spreadsheet, and however many captions change at once,
-one file is replaced. Where captions lie in .txt files already, or in kohya's folders, which other trainers read too, they stay in .txt files.
+New captions go into one metadata.csv, as in the articles this trainer follows: it opens in a
+spreadsheet, and however many captions change at once, one file is replaced. Where captions lie in
+.txt files already, or in kohya's folders, which other trainers read too, they stay in .txt files.
 
 Called by the tab.
 """
@@ -72,8 +76,8 @@ def clean(caption: str) -> str:
 def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, str]) -> None:
     """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
 
-    `captions` is what read_captions has just found. Each file is written once, whole or not at all. Raises DatasetError, naming the file, when one
-    cannot be written; others may have been.
+    `captions` is what read_captions has just found. Each file is written once, whole or not at all.
+    Raises DatasetError, naming the file, when one cannot be written; others may have been.
     """
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     texts: dict[Path, tuple[str, str]] = {}
@@ -91,7 +95,10 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
         _change(file, edits)
     # each waits for the disk: several at once
     with ThreadPoolExecutor(max(1, min(WRITERS, len(texts)))) as pool:
-        waiting = [pool.submit(write_caption_file, file, was, caption) for file, (was, caption) in texts.items()]
+        waiting = [
+            pool.submit(write_caption_file, file, was, caption)
+            for file, (was, caption) in texts.items()
+        ]
         try:
             for written in waiting:
                 written.result()
@@ -101,15 +108,22 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
 
 
 def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
-    """Image -> its rows in the metadata files, in their order there, for restore_rows. Raises DatasetError."""
+    """Image -> its rows in the metadata files, in their order there, for restore_rows. Raises
+    DatasetError.
+    """
     places = {image: captions.rows[image] for image in images if image in captions.rows}
     tables = {}
     for file in {file for rows in places.values() for file, _ in rows}:
         data = file.read_bytes()
-        if not {row for rows in places.values() for other, row in rows if other == file} <= set(read_metadata(file, data).rows):
+        if not {row for rows in places.values() for other, row in rows if other == file} <= set(
+            read_metadata(file, data).rows
+        ):
             raise _changed(file)
         tables[file] = _lines(file, data)
-    return {image: tuple(RemovedRow(file=file, text=tables[file].text_of(row)) for file, row in rows) for image, rows in places.items()}
+    return {
+        image: tuple(RemovedRow(file=file, text=tables[file].text_of(row)) for file, row in rows)
+        for image, rows in places.items()
+    }
 
 
 def remove_rows(captions: Captions, images: Collection[Path]) -> None:
@@ -132,9 +146,14 @@ def restore_rows(rows: Sequence[RemovedRow]) -> None:
 
 
 def write_rows(file: Path, replaced: Mapping[Row, str], added: Mapping[str, str]) -> None:
-    """{row as it was read: caption} and {image's name: caption of a new row} -> one metadata file, made if it is not there. Raises DatasetError."""
+    """{row as it was read: caption} and {image's name: caption of a new row} -> one metadata file,
+    made if it is not there. Raises DatasetError.
+    """
     new_rows = [(name, clean(caption)) for name, caption in added.items()]
-    _change(file, _Edits(replaced={row: clean(caption) for row, caption in replaced.items()}, added=new_rows))
+    _change(
+        file,
+        _Edits(replaced={row: clean(caption) for row, caption in replaced.items()}, added=new_rows),
+    )
 
 
 def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Path, Row]:
@@ -153,13 +172,17 @@ def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Pa
     around = next((tables[folder] for folder in image.parents if folder in tables), None)
     if around:
         return around
-    if any(caption.source == "text" for caption in captions.by_image.values()) or listing.kohya_folder_of(image.parent):
+    if any(
+        caption.source == "text" for caption in captions.by_image.values()
+    ) or listing.kohya_folder_of(image.parent):
         return image.with_suffix(".txt")
     return listing.root / METADATA_NAME
 
 
 def can_be_named(image: Path) -> bool:
-    """Whether a row of a table can name this file. On Linux a name may hold bytes that are no characters; a text file beside it can share them."""
+    """Whether a row of a table can name this file. On Linux a name may hold bytes that are no
+    characters; a text file beside it can share them.
+    """
     try:
         str(image).encode("utf-8")
     except UnicodeEncodeError:
@@ -167,7 +190,7 @@ def can_be_named(image: Path) -> bool:
     return True
 
 
-# --- text files --------------------------------------------------------------------------------------------------------------------------
+# --- text files -----------------------------------------------------------------------------------
 
 
 def _text_of(image: Path, file: Path, captions: Captions) -> str:
@@ -176,7 +199,9 @@ def _text_of(image: Path, file: Path, captions: Captions) -> str:
 
 
 def write_caption_file(file: Path, was: str, caption: str) -> None:
-    """A caption -> a text file, which is made if it is not there. Raises ChangedMeanwhile when it does not say what it `was`, or DatasetError."""
+    """A caption -> a text file, which is made if it is not there. Raises ChangedMeanwhile when it
+    does not say what it `was`, or DatasetError.
+    """
     before = file.read_bytes() if file.exists() else b""
     content = decode(before, file).content
     if (caption_in_file(content, file) or "") != was:
@@ -185,16 +210,26 @@ def write_caption_file(file: Path, was: str, caption: str) -> None:
         return
     end = _line_end(before, file)
     if file.suffix.lower() == JSON_SUFFIX:
-        content = with_caption(content, caption) if content.strip() else json.dumps({"caption": caption}, ensure_ascii=False) + "\n"
+        content = (
+            with_caption(content, caption)
+            if content.strip()
+            else json.dumps({"caption": caption}, ensure_ascii=False) + "\n"
+        )
         content = content.replace("\n", end)
     else:
-        content = _spliced(_raw(before, file), was, caption, end) if was else f"{caption}\n".replace("\n", end)
+        content = (
+            _spliced(_raw(before, file), was, caption, end)
+            if was
+            else f"{caption}\n".replace("\n", end)
+        )
     write_bytes(file, encode_like(content, before, file))
 
 
 def _spliced(content: str, was: str, caption: str, end: str) -> str:
-    """What differs between two captions, changed in the text that says `was`: spaces, empty lines and line ends elsewhere are none of what was to
-    change. New lines end in `end`. Where the text says it in another way, as a damaged cell does, all of it is written anew."""
+    """What differs between two captions, changed in the text that says `was`: spaces, empty lines
+    and line ends elsewhere are none of what was to change. New lines end in `end`. Where the text
+    says it in another way, as a damaged cell does, all of it is written anew.
+    """
     whole = f"{caption}\n".replace("\n", end)
     places, at = [], 0
     for letter in was:
@@ -216,7 +251,9 @@ def _spliced(content: str, was: str, caption: str, end: str) -> str:
 
 
 def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:
-    """(from, to, new text) in `was` for each word that differs; for one long piece, where too much of it does."""
+    """(from, to, new text) in `was` for each word that differs; for one long piece, where too much
+    of it does.
+    """
     front = _equal(was, caption)
     back = _equal(was[front:][::-1], caption[front:][::-1])
     before, after = was[front : len(was) - back], caption[front : len(caption) - back]
@@ -225,12 +262,17 @@ def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:
     old, new = _WORD.findall(before), _WORD.findall(after)
     starts = [front, *itertools.accumulate(map(len, old), initial=front)][1:]
     changes = difflib.SequenceMatcher(None, old, new).get_opcodes()
-    return [(starts[i], starts[j], "".join(new[k:m])) for kind, i, j, k, m in changes if kind != "equal"]
+    return [
+        (starts[i], starts[j], "".join(new[k:m])) for kind, i, j, k, m in changes if kind != "equal"
+    ]
 
 
 def _equal(one: str, other: str) -> int:
     """How many letters are the same in both, from the front."""
-    return next((index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    return next(
+        (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
+        min(len(one), len(other)),
+    )
 
 
 def _line_end(data: bytes, file: Path) -> str:
@@ -238,7 +280,13 @@ def _line_end(data: bytes, file: Path) -> str:
     if not data:
         return "\n"
     text = _raw(data, file)
-    return "\r\n" if 2 * text.count("\r\n") > text.count("\n") else "\r" if "\r" in text and "\n" not in text else "\n"
+    return (
+        "\r\n"
+        if 2 * text.count("\r\n") > text.count("\n")
+        else "\r"
+        if "\r" in text and "\n" not in text
+        else "\n"
+    )
 
 
 def _raw(data: bytes, file: Path) -> str:
@@ -251,7 +299,7 @@ def _changed(file: Path) -> ChangedMeanwhile:
     return ChangedMeanwhile("{file} was changed by another program", hint="Try again.", file=file)
 
 
-# --- metadata files ----------------------------------------------------------------------------------------------------------------------
+# --- metadata files -------------------------------------------------------------------------------
 
 
 @dataclass
@@ -285,7 +333,11 @@ def _is_json(file: Path) -> bool:
 
 
 def _lines(file: Path, data: bytes) -> _Lines:
-    if file.suffix.lower() == JSON_SUFFIX and decode(data, file).content.lstrip()[:1] in ("[", "{", ""):
+    if file.suffix.lower() == JSON_SUFFIX and decode(data, file).content.lstrip()[:1] in (
+        "[",
+        "{",
+        "",
+    ):
         try:
             return _JsonDocument(file, data)
         except NotJson:
@@ -294,20 +346,35 @@ def _lines(file: Path, data: bytes) -> _Lines:
 
 
 def _require_nothing_lost(file: Path, rows: Sequence[Row], edits: _Edits, after: bytes) -> None:
-    """Reads what is to be written: an unclosed quotation mark anywhere in the file swallows what is put behind it."""
-    kept = [(row.file_name, edits.replaced.get(row, row.caption)) for row in rows if row not in edits.removed]
+    """Reads what is to be written: an unclosed quotation mark anywhere in the file swallows what is
+    put behind it.
+    """
+    kept = [
+        (row.file_name, edits.replaced.get(row, row.caption))
+        for row in rows
+        if row not in edits.removed
+    ]
     found = [(row.file_name, row.caption) for row in read_metadata(file, after).rows]
     complete = len(found) == len(kept) + len(edits.added) + len(edits.texts)
-    if not complete or found[: len(kept)] != kept or found[len(kept) :][: len(edits.added)] != edits.added:
+    if (
+        not complete
+        or found[: len(kept)] != kept
+        or found[len(kept) :][: len(edits.added)] != edits.added
+    ):
         raise DatasetError(
             "{file} cannot be changed row by row without losing others",
-            hint="Open it in a spreadsheet or text editor, close every quotation mark, and name the columns file_name and text.",
+            hint=(
+                "Open it in a spreadsheet or text editor, close every quotation mark, and name the"
+                " columns file_name and text."
+            ),
             file=file,
         )
 
 
 class _Lines:
-    """The lines of a metadata file, with their ends. Rows are found by their line in the file as it was read."""
+    """The lines of a metadata file, with their ends. Rows are found by their line in the file as it
+    was read.
+    """
 
     def __init__(self, path: Path, data: bytes) -> None:
         self.content = decode(data, path).content
@@ -335,7 +402,10 @@ class _Lines:
         for row, caption in edits.replaced.items():
             last = self.last_line(row)
             end = lines[last - 1][len(lines[last - 1].rstrip("\r\n")) :]
-            lines[row.line - 1 : last] = [self.row_text(row, caption) + end, *[""] * (last - row.line)]
+            lines[row.line - 1 : last] = [
+                self.row_text(row, caption) + end,
+                *[""] * (last - row.line),
+            ]
         for row in edits.removed:
             last = self.last_line(row)
             lines[row.line - 1 : last] = [""] * (last - row.line + 1)
@@ -355,7 +425,9 @@ class _JsonLines(_Lines):
 
 
 class _JsonDocument(_Lines):
-    """One JSON of a list of objects, or of kohya's {path: {caption, tags}}: its members stand in for the lines."""
+    """One JSON of a list of objects, or of kohya's {path: {caption, tags}}: its members stand in
+    for the lines.
+    """
 
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(path, data)
@@ -379,15 +451,27 @@ class _JsonDocument(_Lines):
 
     def edited(self, edits: _Edits) -> str:
         raw = self._raw
-        changes = [(self._by_row[row.line, row.file_name], caption) for row, caption in edits.replaced.items()]
-        slices = [(entry.start, entry.end, with_caption(raw[entry.start : entry.end], caption)) for entry, caption in changes]
+        changes = [
+            (self._by_row[row.line, row.file_name], caption)
+            for row, caption in edits.replaced.items()
+        ]
+        slices = [
+            (entry.start, entry.end, with_caption(raw[entry.start : entry.end], caption))
+            for entry, caption in changes
+        ]
         gone = {self._by_row[row.line, row.file_name].member_start for row in edits.removed}
         members = list(entries(raw)) if raw.strip() else []
         staying = [entry for entry in members if entry.member_start not in gone]
         for index, entry in enumerate(members):
             if entry.member_start in gone:
                 # with the comma behind it, or, of the last that stay, the one before
-                slices.append((entry.member_start, members[index + 1].member_start if index + 1 < len(members) else entry.end, ""))
+                slices.append(
+                    (
+                        entry.member_start,
+                        members[index + 1].member_start if index + 1 < len(members) else entry.end,
+                        "",
+                    )
+                )
         if staying and staying[-1] is not members[-1]:
             # what followed the last that stays is gone, but for the comma
             comma = raw.index(",", staying[-1].end)
@@ -398,19 +482,28 @@ class _JsonDocument(_Lines):
         if new:
             at = staying[-1].end if staying else len(raw.rstrip()) - 1
             slices.append((at, at, (", " if staying else "") + ", ".join(new)))
-        for start, end, text in sorted(slices, key=lambda change: (change[0], change[1]), reverse=True):
+        for start, end, text in sorted(
+            slices, key=lambda change: (change[0], change[1]), reverse=True
+        ):
             raw = raw[:start] + text + raw[end:]
         return raw
 
     def new_text(self, name: str, caption: str) -> str:
         if self._is_object:
-            return f"{json.dumps(name, ensure_ascii=False)}: {json.dumps({'caption': caption}, ensure_ascii=False)}"
+            return (
+                f"{json.dumps(name, ensure_ascii=False)}:"
+                f" {json.dumps({'caption': caption}, ensure_ascii=False)}"
+            )
         return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False)
 
 
 def _is_named(entry: Entry, name: str) -> bool:
     """Whether a row of this name was made from a member; of several on one line."""
-    return (entry.key or "").strip() == name if entry.key is not None else name in {str(value).strip() for value in entry.value.values()}
+    return (
+        (entry.key or "").strip() == name
+        if entry.key is not None
+        else name in {str(value).strip() for value in entry.value.values()}
+    )
 
 
 class _Csv(_Lines):
@@ -433,17 +526,41 @@ class _Csv(_Lines):
         return self._written(cells)
 
     def _spliced_row(self, row: Row, caption: str, cells: list[str]) -> str | None:
-        """The row with nothing changed but in the caption's cell; None where there is none, or its own commas cut it up."""
-        text, place, delimiter = self.text_of(row), self._table.columns.caption, self._table.delimiter
+        """The row with nothing changed but in the caption's cell; None where there is none, or its
+        own commas cut it up.
+        """
+        text, place, delimiter = (
+            self.text_of(row),
+            self._table.columns.caption,
+            self._table.delimiter,
+        )
         spans, before = _cell_spans(text, delimiter), self._records[row.line].cells
-        if place >= len(cells) or len(spans) != len(before) or caption_of(before[place]) != row.caption:
+        if (
+            place >= len(cells)
+            or len(spans) != len(before)
+            or caption_of(before[place]) != row.caption
+        ):
             return None
         start, end = spans[place]
         line_end = "\r\n" if "\r\n" in text else "\n"
-        spliced = text[:start] + _cell(text[start:end], row.caption, caption, line_end, delimiter) + text[end:]
-        found: list[str] = next(csv.reader(io.StringIO(spliced, newline=""), delimiter=delimiter, skipinitialspace=True), [])
+        spliced = (
+            text[:start]
+            + _cell(text[start:end], row.caption, caption, line_end, delimiter)
+            + text[end:]
+        )
+        found: list[str] = next(
+            csv.reader(
+                io.StringIO(spliced, newline=""), delimiter=delimiter, skipinitialspace=True
+            ),
+            [],
+        )
         expected = [*before[:place], caption, *before[place + 1 :]]
-        return spliced if len(found) == len(before) and [*found[:place], caption_of(found[place]), *found[place + 1 :]] == expected else None
+        return (
+            spliced
+            if len(found) == len(before)
+            and [*found[:place], caption_of(found[place]), *found[place + 1 :]] == expected
+            else None
+        )
 
     def new_text(self, name: str, caption: str) -> str:
         columns = self._table.columns
@@ -475,7 +592,11 @@ def _cell_spans(text: str, delimiter: str) -> list[tuple[int, int]]:
 def _cell(raw: str, was: str, caption: str, end: str, delimiter: str) -> str:
     """A cell as it stands in the file, with another caption in place of the one that it `was`."""
     quoted = _QUOTED.match(raw)
-    front, back = (raw[: raw.index('"')], raw[quoted.end() :]) if quoted else (raw[: len(raw) - len(raw.lstrip(" "))], "")
+    front, back = (
+        (raw[: raw.index('"')], raw[quoted.end() :])
+        if quoted
+        else (raw[: len(raw) - len(raw.lstrip(" "))], "")
+    )
     content = raw[len(front) : len(raw) - len(back)]
     if quoted:
         content = content[1:].removesuffix('"').replace('""', '"')

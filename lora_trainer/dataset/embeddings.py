@@ -1,16 +1,20 @@
-"""What an image encoder made of a dataset's images, kept in the dataset's folder: one vector an image, by the content of the image.
+"""What an image encoder made of a dataset's images, kept in the dataset's folder: one vector an
+image, by the content of the image.
 
     add(root, seen)             what a captioner's encoder saw, besides what is kept of it already
     read_all(root)              all that is kept, one Embedded an encoder
     covering(some, digests)     the encoder that has seen these images, if there is one
 
-A caption job leaves them behind, since its model computes them anyway; the check asks them how much variety a dataset has. An image whose content
-changed has another digest, and so no embedding until it is captioned again. Each file, .lora_trainer/embeddings/NAME.bin, may be deleted at any time:
+A caption job leaves them behind, since its model computes them anyway; the check asks them how much
+variety a dataset has. An image whose content changed has another digest, and so no embedding until
+it is captioned again. Each file, .lora_trainer/embeddings/NAME.bin, may be deleted at any time:
 
-    one line of JSON        version, encoder, title, unrelated, width, and the digests in the order of the rows
+    one line of JSON        version, encoder, title, unrelated, width, and the digests in the order
+                            of the rows
     the rows                width numbers each, float16, little-endian
 
-A file that does not read so is as good as none. numpy only: it is read in the WebUI's process. Called by worker.caption_job and `check`.
+A file that does not read so is as good as none. numpy only: it is read in the WebUI's process.
+Called by worker.caption_job and `check`.
 """
 
 from __future__ import annotations
@@ -46,11 +50,15 @@ class Embedded:
     """What one encoder saw."""
 
     encoder: str
-    """Which one, exactly: rows of two encoders cannot be compared. "CLIP openai/clip-vit-large-patch14"."""
+    """Which one, exactly: rows of two encoders cannot be compared. "CLIP
+    openai/clip-vit-large-patch14".
+    """
     title: str
     """What it is called to the user."""
     unrelated: float
-    """1 - mean cosine of pictures that have nothing in common, as this encoder sees them: each encoder has a scale of its own."""
+    """1 - mean cosine of pictures that have nothing in common, as this encoder sees them: each
+    encoder has a scale of its own.
+    """
     by_digest: Mapping[str, Row]
     """dataset.images.digest of the file -> its row."""
 
@@ -61,7 +69,9 @@ class Embedded:
 
 
 def spread(rows: NDArray[Any]) -> float:
-    """1 - mean cosine of all pairs of rows, (count, width): 0 where all point the same way. At least two rows."""
+    """1 - mean cosine of all pairs of rows, (count, width): 0 where all point the same way. At
+    least two rows.
+    """
     rows = np.asarray(rows, np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     count, total = len(rows), rows.sum(axis=0)
@@ -77,7 +87,9 @@ def covering(some: Sequence[Embedded], digests: Sequence[str]) -> Embedded | Non
 
 
 def read_all(root: Path) -> tuple[Embedded, ...]:
-    """All that is kept of the dataset in `root`, in the order of their names; what cannot be read is left out."""
+    """All that is kept of the dataset in `root`, in the order of their names; what cannot be read
+    is left out.
+    """
     try:
         paths = sorted((root / KNOWLEDGE / FOLDER).glob("*.bin"))
     except OSError:
@@ -86,7 +98,8 @@ def read_all(root: Path) -> tuple[Embedded, ...]:
 
 
 def add(root: Path, seen: Embedded, keep: Collection[str] | None = None) -> None:
-    """Keeps these besides what is kept of the same encoder. `keep`: of those, only these digests. Raises OSError.
+    """Keeps these besides what is kept of the same encoder. `keep`: of those, only these digests.
+    Raises OSError.
 
     Two processes must not do this at once: call it within authors.changing_captions.
     """
@@ -100,25 +113,60 @@ def add(root: Path, seen: Embedded, keep: Collection[str] | None = None) -> None
     rows = {digest: row for digest, row in rows.items() if len(row) == width}
     if not rows:
         return
-    head = {"version": VERSION, "encoder": seen.encoder, "title": seen.title, "unrelated": seen.unrelated, "width": width, "digests": list(rows)}
-    files.write_bytes(path, json.dumps(head).encode("ascii") + b"\n" + np.stack(list(rows.values())).astype(_STORED).tobytes())
+    head = {
+        "version": VERSION,
+        "encoder": seen.encoder,
+        "title": seen.title,
+        "unrelated": seen.unrelated,
+        "width": width,
+        "digests": list(rows),
+    }
+    files.write_bytes(
+        path,
+        json.dumps(head).encode("ascii")
+        + b"\n"
+        + np.stack(list(rows.values())).astype(_STORED).tobytes(),
+    )
 
 
 def _name(seen: Embedded) -> str:
     """A name for a file: an encoder may be named by a path."""
-    letters = "".join(letter for letter in seen.title.lower() if letter.isascii() and letter.isalnum())
-    return f"{letters}-{hashlib.sha256(seen.encoder.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    letters = "".join(
+        letter for letter in seen.title.lower() if letter.isascii() and letter.isalnum()
+    )
+    digest = hashlib.sha256(seen.encoder.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{letters}-{digest[:12]}"
 
 
 def _read(path: Path) -> Embedded | None:
-    """A file as it was written, or nothing: it may be cut off, of another version, or something else altogether."""
+    """A file as it was written, or nothing: it may be cut off, of another version, or something
+    else altogether.
+    """
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         told = files.parse_json(head)
-        digests, width, unrelated = [str(each) for each in told["digests"]], int(told["width"]), float(told["unrelated"])
+        digests, width, unrelated = (
+            [str(each) for each in told["digests"]],
+            int(told["width"]),
+            float(told["unrelated"]),
+        )
         rows = np.frombuffer(body, _STORED).reshape(len(digests), width)
-        sound = told["version"] == VERSION and width > 0 and math.isfinite(unrelated) and bool(np.isfinite(rows).all())
+        sound = (
+            told["version"] == VERSION
+            and width > 0
+            and math.isfinite(unrelated)
+            and bool(np.isfinite(rows).all())
+        )
         by_digest = dict(zip(digests, rows.astype(np.float16), strict=True))
-        return Embedded(encoder=str(told["encoder"]), title=str(told["title"]), unrelated=unrelated, by_digest=by_digest) if sound else None
+        return (
+            Embedded(
+                encoder=str(told["encoder"]),
+                title=str(told["title"]),
+                unrelated=unrelated,
+                by_digest=by_digest,
+            )
+            if sound
+            else None
+        )
     except files.UNREADABLE:
         return None

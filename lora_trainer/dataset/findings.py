@@ -1,7 +1,8 @@
 """What is wrong with a dataset, said all at once.
 
-Each check adds `Finding`s; nothing is raised until all have spoken. `refuse` then stops the run, naming every one, unless the settings say to
-go on without them. Called by dataset.scan and dataset.buckets (which make findings), by the worker before training, and by the command line.
+Each check adds `Finding`s; nothing is raised until all have spoken. `refuse` then stops the run,
+naming every one, unless the settings say to go on without them. Called by dataset.scan and
+dataset.buckets (which make findings), by the worker before training, and by the command line.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.errors import DatasetError, Message
 
 Severity = Literal["error", "warning", "info"]
-"""error: something the user gave cannot be used, and the run stops unless on_bad_data is skip. warning: worth knowing; nothing stops.
-info: a hint, where what was measured may well be as it should."""
+"""error: something the user gave cannot be used, and the run stops unless on_bad_data is skip.
+warning: worth knowing; nothing stops. info: a hint, where what was measured may well be as it
+should.
+"""
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 """The gravest first."""
 
@@ -77,7 +80,9 @@ SUMS: Texts = {
     "shared-caption": "{count} captions belong to two images each",
     "unreadable-caption": "{count} captions cannot be read",
     "guessed-encoding": "{count} captions are not UTF-8, and their encoding was guessed",
-    "escaped-brackets": "{count} captions have escaped brackets, and the backslashes are trained as well",
+    "escaped-brackets": (
+        "{count} captions have escaped brackets, and the backslashes are trained as well"
+    ),
     "long-caption": "{count} captions are longer than training reads",
     "unreadable-row": "{count} rows cannot be read",
     "row-without-file": "{count} rows name an image that is not there",
@@ -107,7 +112,9 @@ SUMS: Texts = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing about one file (or the whole dataset, where `path` is None). The hint fits every finding of its kind, so that it is said once."""
+    """One thing about one file (or the whole dataset, where `path` is None). The hint fits every
+    finding of its kind, so that it is said once.
+    """
 
     kind: Kind
     severity: Severity
@@ -115,15 +122,19 @@ class Finding:
     hint: Message
     path: Path | None = None
     measured: float | None = None
-    """What was measured, where a number says how bad it is; its unit is the kind's (dataset.check)."""
+    """What was measured, where a number says how bad it is; its unit is the kind's (dataset.check).
+    """
     mend: Mapping[str, Any] | None = None
-    """What would mend it, to be done at a click: {"mend": "crop", "box": [left, top, right, bottom]}, {"mend": "leave_out"} ... (dataset.check)."""
+    """What would mend it, to be done at a click: {"mend": "crop", "box": [left, top, right,
+    bottom]}, {"mend": "leave_out"} ... (dataset.check).
+    """
     related: tuple[Path, ...] = ()
-    """All files the finding is about, where it is about several: the members of a cluster of near-duplicates."""
+    """All files the finding is about, where it is about several: the members of a cluster of
+    near-duplicates.
+    """
 
     def __str__(self) -> str:
         return str(self.message)
-
 
     @property
     def about(self) -> tuple[Path, ...]:
@@ -133,7 +144,9 @@ class Finding:
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """Findings that are one thing: of one kind and severity, with one hint. There is at least one."""
+    """Findings that are one thing: of one kind and severity, with one hint. There is at least
+    one.
+    """
 
     findings: tuple[Finding, ...]
 
@@ -166,28 +179,52 @@ class Sum:
         """`message`, and of several the names of some files."""
         if len(self.findings) == 1 or not self.about:
             return self.message
-        names = ", ".join(path.name for path in self.about[:most]) + (" ..." if len(self.about) > most else "")
+        names = ", ".join(path.name for path in self.about[:most]) + (
+            " ..." if len(self.about) > most else ""
+        )
         return Message("{said} ({names})", {"said": self.message, "names": names})
 
 
 def sums(findings: Iterable[Finding]) -> list[Sum]:
-    """The findings, what is one thing together: the gravest first, then what is about most files; the order of first appearance stays."""
+    """The findings, what is one thing together: the gravest first, then what is about most files;
+    the order of first appearance stays.
+    """
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
         own = "" if finding.kind in SUMS else str(finding.message)
-        groups.setdefault((finding.severity, finding.kind, str(finding.hint), own), []).append(finding)
+        groups.setdefault((finding.severity, finding.kind, str(finding.hint), own), []).append(
+            finding
+        )
     summed = [Sum(findings=tuple(group)) for group in groups.values()]
     return sorted(summed, key=lambda one: (SEVERITIES.index(one.severity), -len(one.about)))
 
 
-def error(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
-    """A finding that stops the run (see `Severity`). The template and the hint name their `values` in braces."""
-    return Finding(kind=kind, severity="error", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
+def error(
+    kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any
+) -> Finding:
+    """A finding that stops the run (see `Severity`). The template and the hint name their `values`
+    in braces.
+    """
+    return Finding(
+        kind=kind,
+        severity="error",
+        message=Message(template, values),
+        hint=Message(hint, values if hint else {}),
+        path=path,
+    )
 
 
-def warning(kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any) -> Finding:
+def warning(
+    kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any
+) -> Finding:
     """A finding to be told, and no more."""
-    return Finding(kind=kind, severity="warning", message=Message(template, values), hint=Message(hint, values if hint else {}), path=path)
+    return Finding(
+        kind=kind,
+        severity="warning",
+        message=Message(template, values),
+        hint=Message(hint, values if hint else {}),
+        path=path,
+    )
 
 
 def problem(
@@ -207,13 +244,17 @@ def problem(
 
 
 def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Finding:
-    """A DatasetError about one file as a finding that calls the file `name`. The error's template names it {path}."""
+    """A DatasetError about one file as a finding that calls the file `name`. The error's template
+    names it {path}.
+    """
     message = Message(problem.message.template, {**problem.message.values, "path": name})
     return Finding(kind=kind, severity="error", message=message, hint=problem.hint, path=path)
 
 
 def report(findings: Iterable[Finding], names_per_kind: int = NAMES_PER_KIND) -> str:
-    """The findings as text, each thing once and the gravest first: its sentence, its hint, and of several at most `names_per_kind` lines."""
+    """The findings as text, each thing once and the gravest first: its sentence, its hint, and of
+    several at most `names_per_kind` lines.
+    """
     return "\n".join(line for one in sums(findings) for line in _report_lines(one, names_per_kind))
 
 
@@ -228,9 +269,15 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
         return
     rest = len(one.findings) - most
     messages = [finding.message for finding in one.findings]
-    if {message.template for message in messages} == {messages[0].template} and set(_PLACE.findall(messages[0].template)) == {"name"}:
+    if {message.template for message in messages} == {messages[0].template} and set(
+        _PLACE.findall(messages[0].template)
+    ) == {"name"}:
         # the sum says all but the names
-        yield "  " + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most]) + (f" and {rest} more" if rest > 0 else "")
+        yield (
+            "  "
+            + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most])
+            + (f" and {rest} more" if rest > 0 else "")
+        )
         return
     yield from (f"  - {finding}" for finding in one.findings[:most])
     if rest > 0:
@@ -246,14 +293,26 @@ def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:
     if errors and settings.on_bad_data == "stop":
         raise DatasetError(
             "the images and captions in {folder} need attention ({count} found):\n{report}",
-            hint="Mend them, or set on_bad_data to skip: images like these are then left out, and captions that are too long are cut off.",
-            folder=settings.train_data_dir, count=len(errors), report=report(errors), findings=errors,
+            hint=(
+                "Mend them, or set on_bad_data to skip: images like these are then left out, and"
+                " captions that are too long are cut off."
+            ),
+            folder=settings.train_data_dir,
+            count=len(errors),
+            report=report(errors),
+            findings=errors,
         )
 
 
 def refuse_empty(findings: Sequence[Finding], settings: DatasetSettings) -> NoReturn:
-    """For a dataset of which no image is left: raises a DatasetError that lists everything found, as `refuse` does."""
+    """For a dataset of which no image is left: raises a DatasetError that lists everything found,
+    as `refuse` does.
+    """
     raise DatasetError(
-        "no image in {folder} can be used ({count} found):\n{report}", hint="Mend them and start again.",
-        folder=settings.train_data_dir, count=len(findings), report=report(findings), findings=tuple(findings),
+        "no image in {folder} can be used ({count} found):\n{report}",
+        hint="Mend them and start again.",
+        folder=settings.train_data_dir,
+        count=len(findings),
+        report=report(findings),
+        findings=tuple(findings),
     )

@@ -1,4 +1,5 @@
-"""What lies in a dataset folder: one walk over it, and every file sorted by what it is to us. Nothing is opened.
+"""What lies in a dataset folder: one walk over it, and every file sorted by what it is to us.
+Nothing is opened.
 
 Flat folders, kohya folders ("10_name") and nested ones are all walked. Called by dataset.scan.
 """
@@ -25,14 +26,44 @@ CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 _METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 """Found without being named; of several in one folder, the first."""
 
-_IGNORED_FOLDERS = frozenset({"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"})
+_IGNORED_FOLDERS = frozenset(
+    {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
+)
 _KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
-_REGULAR_WORDS = frozenset({"reg", "regs", "regul", "regimg", "regimgs", "regimage", "regimages", "regdata", "regset", "regdir"})
-_CLASS_IMAGES = re.compile(r"\b(?:class|prior) ?(?:image|img|data|preservation)|regulari[sz]ation|正则|正則|정규화")
-"""What folders of class images are called, among other words. Trainers learn from them what the subject's class looks like without it."""
+_REGULAR_WORDS = frozenset(
+    {
+        "reg",
+        "regs",
+        "regul",
+        "regimg",
+        "regimgs",
+        "regimage",
+        "regimages",
+        "regdata",
+        "regset",
+        "regdir",
+    }
+)
+_CLASS_IMAGES = re.compile(
+    r"\b(?:class|prior) ?(?:image|img|data|preservation)|regulari[sz]ation|正则|正則|정규화"
+)
+"""What folders of class images are called, among other words. Trainers learn from them what the
+subject's class looks like without it.
+"""
 _CLASS_FOLDERS_BESIDE = frozenset({"class", "classes", "prior"})
 """These are class images where a folder of instances lies beside them."""
-_INSTANCES = frozenset({"instance", "instances", "instanceimages", "instancedata", "instancedatadir", "subject", "train", "img"})
+_INSTANCES = frozenset(
+    {
+        "instance",
+        "instances",
+        "instanceimages",
+        "instancedata",
+        "instancedatadir",
+        "subject",
+        "train",
+        "img",
+    }
+)
 _MOST_NAMED = 5
 _NAMED_LIKE_CLASS_IMAGES = "If they are pictures of the subject, give the folder another name."
 
@@ -76,7 +107,11 @@ class Listing:
 
     def folder_name(self, folder: Path) -> str:
         """A folder's path from the root; the root's own name for the root."""
-        return self.name(folder) if folder != self.root else Path(os.path.normpath(self.root.absolute())).name
+        return (
+            self.name(folder)
+            if folder != self.root
+            else Path(os.path.normpath(self.root.absolute())).name
+        )
 
     def kohya_folder_of(self, folder: Path) -> KohyaFolder | None:
         """What the nearest kohya folder around a folder says, itself and the root included."""
@@ -87,36 +122,56 @@ class Listing:
         return None
 
     def texts_beside(self, image: Path) -> list[Path]:
-        """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption, a.png.caption."""
-        names = [stem + suffix for suffix in (*CAPTION_SUFFIXES, JSON_SUFFIX) for stem in (image.stem, image.name)]
+        """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption,
+        a.png.caption.
+        """
+        names = [
+            stem + suffix
+            for suffix in (*CAPTION_SUFFIXES, JSON_SUFFIX)
+            for stem in (image.stem, image.name)
+        ]
         found = (self.texts.get((image.parent, folded(name))) for name in names)
         return [path for path in found if path is not None]
 
 
 def folded(name: str) -> str:
-    """A name as it is compared: without regard to capitals, or to whether macOS took its accents apart."""
+    """A name as it is compared: without regard to capitals, or to whether macOS took its accents
+    apart.
+    """
     return unicodedata.normalize("NFC", name).casefold()
 
 
 def kohya_folder(folder: Path) -> KohyaFolder | None:
-    """The repeats and the class name in a folder's name. Numbers above 999 are years, not repeats."""
+    """The repeats and the class name in a folder's name. Numbers above 999 are years, not
+    repeats.
+    """
     match = _KOHYA_FOLDER.fullmatch(folder.name)
-    return KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip()) if match else None
+    return (
+        KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip())
+        if match
+        else None
+    )
 
 
 def is_class_folder(name: str, beside: Iterable[str] = ()) -> bool:
-    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg) are in it. `beside`: the folders beside it.
+    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg)
+    are in it. `beside`: the folders beside it.
 
-    "1_dog" beside "20_sks dog" are: whoever puts both into one folder trains the token, once each epoch against its class.
+    "1_dog" beside "20_sks dog" are: whoever puts both into one folder trains the token, once each
+    epoch against its class.
     """
     kohya = kohya_folder(Path(name))
     words = _words(kohya.class_name if kohya else name)
     if not _REGULAR_WORDS.isdisjoint(words) or _CLASS_IMAGES.search(" ".join(words)):
         return True
     if kohya and kohya.repeats == 1 and words:
-        others = [other for other in map(kohya_folder, map(Path, beside)) if other and other.repeats > 1]
+        others = [
+            other for other in map(kohya_folder, map(Path, beside)) if other and other.repeats > 1
+        ]
         return any(_words(other.class_name)[1:] == words for other in others)
-    return "".join(words) in _CLASS_FOLDERS_BESIDE and any("".join(_words(other)) in _INSTANCES for other in beside)
+    return "".join(words) in _CLASS_FOLDERS_BESIDE and any(
+        "".join(_words(other)) in _INSTANCES for other in beside
+    )
 
 
 def _words(name: str) -> list[str]:
@@ -136,7 +191,9 @@ def list_folder(root: Path) -> Listing:
 
 
 def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, list[str]]]:
-    """(folder, its files' names), depth first, in the order of names; links to folders are followed, once."""
+    """(folder, its files' names), depth first, in the order of names; links to folders are
+    followed, once.
+    """
     real = os.path.realpath(folder)
     if real in seen:
         return []
@@ -147,7 +204,14 @@ def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, li
     except OSError as problem:
         hint = "Check the folder's permissions."
         listing.findings.append(
-            error("unreadable-folder", "{name} cannot be opened: {reason}", hint=hint, path=folder, name=folder.name, reason=problem.strerror)
+            error(
+                "unreadable-folder",
+                "{name} cannot be opened: {reason}",
+                hint=hint,
+                path=folder,
+                name=folder.name,
+                reason=problem.strerror,
+            )
         )
         return []
     visible = [entry for entry in found if not entry.name.startswith(".")]
@@ -155,9 +219,12 @@ def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, li
     if "events.jsonl" in names and folder != listing.root:
         return []  # a run's own folder, with its previews
     walked = [(folder, names)]
-    # the images may lie in the run's own folder: its pictures of what was learned are not to be learned from
+    # the images may lie in the run's own folder: its pictures of what was learned are not to be
+    # learned from
     ignored = _IGNORED_FOLDERS | {"previews"} if "events.jsonl" in names else _IGNORED_FOLDERS
-    folders = [entry.name for entry in visible if entry.is_dir() and entry.name.casefold() not in ignored]
+    folders = [
+        entry.name for entry in visible if entry.is_dir() and entry.name.casefold() not in ignored
+    ]
     for name in folders:
         if is_class_folder(name, folders):
             listing.findings += _left_out_class_images(folder / name, listing)
@@ -168,18 +235,36 @@ def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, li
 
 def _left_out_class_images(folder: Path, listing: Listing) -> list[Finding]:
     readable = readable_suffixes()
-    count = sum(Path(name).suffix.lower() in readable for _, _, names in os.walk(folder) for name in names)
+    count = sum(
+        Path(name).suffix.lower() in readable for _, _, names in os.walk(folder) for name in names
+    )
     if not count:
         return []
     listing.class_folders.append(folder)
-    template = "{folder} holds class images (regularisation images, {count} of them): they are left out, and not trained as the subject"
-    return [warning("left-out", template, hint=_NAMED_LIKE_CLASS_IMAGES, path=folder, folder=listing.name(folder), count=count)]
+    template = (
+        "{folder} holds class images (regularisation images, {count} of them): they are left out,"
+        " and not trained as the subject"
+    )
+    return [
+        warning(
+            "left-out",
+            template,
+            hint=_NAMED_LIKE_CLASS_IMAGES,
+            path=folder,
+            folder=listing.name(folder),
+            count=count,
+        )
+    ]
 
 
 def _start(listing: Listing) -> Path:
-    """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold pictures not to be trained."""
+    """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold
+    pictures not to be trained.
+    """
     images = listing.root / "img"
-    if not images.is_dir() or any(kohya_folder(entry) for entry in listing.root.iterdir() if entry.is_dir()):
+    if not images.is_dir() or any(
+        kohya_folder(entry) for entry in listing.root.iterdir() if entry.is_dir()
+    ):
         return listing.root
     if not any(kohya_folder(entry) for entry in images.iterdir() if entry.is_dir()):
         return listing.root
@@ -187,7 +272,9 @@ def _start(listing: Listing) -> Path:
     for entry in sorted(listing.root.iterdir()):
         if entry.is_dir() and is_class_folder(entry.name):
             listing.findings += _left_out_class_images(entry, listing)
-    listing.findings.append(warning("left-out", template, folder=listing.root.name, path=listing.root))
+    listing.findings.append(
+        warning("left-out", template, folder=listing.root.name, path=listing.root)
+    )
     return images
 
 
@@ -197,7 +284,13 @@ def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
     metadata = [by_name[name] for name in _METADATA_NAMES if name in by_name]
     listing.metadata += metadata[:1]
     listing.findings += [
-        warning("left-out", "{name} is not read: {chosen} in the same folder is", path=path, name=listing.name(path), chosen=metadata[0].name)
+        warning(
+            "left-out",
+            "{name} is not read: {chosen} in the same folder is",
+            path=path,
+            name=listing.name(path),
+            chosen=metadata[0].name,
+        )
         for path in metadata[1:]
     ]
     readable = readable_suffixes()
@@ -219,21 +312,32 @@ def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
             listing.rest.append(path)
 
 
-# --- folders that cannot be a dataset ----------------------------------------------------------------------------------------------------
+# --- folders that cannot be a dataset -------------------------------------------------------------
 
 
 def _require_folder(folder: Path) -> None:
     if folder.is_dir():
         return
     if folder.suffix.lower() in (".zip", ".7z", ".rar", ".tar", ".gz") and folder.exists():
-        raise DatasetError("train_data_dir {folder} is an archive", hint="Unpack it and give the folder.", folder=folder)
+        raise DatasetError(
+            "train_data_dir {folder} is an archive",
+            hint="Unpack it and give the folder.",
+            folder=folder,
+        )
     if folder.exists():
-        raise DatasetError("train_data_dir {folder} is a file", hint="Give the folder: {parent}", folder=folder, parent=folder.parent)
+        raise DatasetError(
+            "train_data_dir {folder} is a file",
+            hint="Give the folder: {parent}",
+            folder=folder,
+            parent=folder.parent,
+        )
     raise missing(folder, "train_data_dir {path} does not exist")
 
 
 def missing(path: Path, template: str) -> DatasetError:
-    """The error for a path that is not there, with the nearest thing that is. The template names {path}."""
+    """The error for a path that is not there, with the nearest thing that is. The template names
+    {path}.
+    """
     parent = next((parent for parent in path.parents if parent.is_dir()), None)
     if parent is None:
         return DatasetError(template, hint="No part of this path exists.", path=path)
@@ -244,17 +348,38 @@ def missing(path: Path, template: str) -> DatasetError:
         names = {}
     close = difflib.get_close_matches(folded(wanted), names, 1)
     if close:
-        return DatasetError(template, hint="Did you mean {close}?", path=path, close=parent / names[close[0]])
-    return DatasetError(template, hint="{parent} exists, but there is no {wanted} in it.", path=path, parent=parent, wanted=wanted)
+        return DatasetError(
+            template, hint="Did you mean {close}?", path=path, close=parent / names[close[0]]
+        )
+    return DatasetError(
+        template,
+        hint="{parent} exists, but there is no {wanted} in it.",
+        path=path,
+        parent=parent,
+        wanted=wanted,
+    )
 
 
 def _no_images(listing: Listing) -> DatasetError:
     if listing.class_folders:
-        template = "no images in {folder} but class images (regularisation images), in {name}: they are not trained as the subject"
+        template = (
+            "no images in {folder} but class images (regularisation images), in {name}: they are"
+            " not trained as the subject"
+        )
         left_out = listing.name(listing.class_folders[0])
-        return DatasetError(template, hint=_NAMED_LIKE_CLASS_IMAGES, folder=listing.root, name=left_out)
+        return DatasetError(
+            template, hint=_NAMED_LIKE_CLASS_IMAGES, folder=listing.root, name=left_out
+        )
     hint = "Put .png, .jpg or .webp files in it."
     if not listing.suffixes:
         return DatasetError("{folder} holds no files", hint=hint, folder=listing.root)
-    most = ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in listing.suffixes.most_common(_MOST_NAMED))
-    return DatasetError("no images in {folder} or the folders in it, only other files: {most}", hint=hint, folder=listing.root, most=most)
+    most = ", ".join(
+        f"{count} {suffix or 'without a suffix'}"
+        for suffix, count in listing.suffixes.most_common(_MOST_NAMED)
+    )
+    return DatasetError(
+        "no images in {folder} or the folders in it, only other files: {most}",
+        hint=hint,
+        folder=listing.root,
+        most=most,
+    )

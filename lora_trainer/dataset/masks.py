@@ -1,6 +1,8 @@
-"""Which pictures are masks of other pictures: fox_mask.png beside fox.jpg, or masks/fox.png in the folder of fox.jpg.
+"""Which pictures are masks of other pictures: fox_mask.png beside fox.jpg, or masks/fox.png in the
+folder of fox.jpg.
 
-Called by dataset.scan, which leaves them out, and by check, which asks them how much of the picture is the subject.
+Called by dataset.scan, which leaves them out, and by check, which asks them how much of the picture
+is the subject.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ _MASK = re.compile(r"(.+)[-_](mask|masklabel|condlabel)")
 
 
 def find_masks(images: Sequence[Path], captioned: Container[Path]) -> dict[Path, Path]:
-    """{mask: the image it belongs to}. What has a caption of its own is a picture, whatever its name."""
+    """{mask: the image it belongs to}. What has a caption of its own is a picture, whatever its
+    name.
+    """
     by_stem = {(image.parent, folded(image.stem)): image for image in images}
     masks = {}
     for image in images:
@@ -24,7 +28,9 @@ def find_masks(images: Sequence[Path], captioned: Container[Path]) -> dict[Path,
         named, stem = _MASK.fullmatch(folded(image.stem)), folded(image.stem)
         owner = by_stem.get((image.parent, named[1])) if named else None
         if owner is None and folded(image.parent.name) in ("mask", "masks"):
-            owner = by_stem.get((image.parent.parent, stem)) or (by_stem.get((image.parent.parent, named[1])) if named else None)
+            owner = by_stem.get((image.parent.parent, stem)) or (
+                by_stem.get((image.parent.parent, named[1])) if named else None
+            )
         if owner is not None:
             masks[image] = owner
     return masks

@@ -1,7 +1,8 @@
-"""Which image a row of a metadata file means: the name as someone wrote it -> the file on this disk.
+"""Which image a row of a metadata file means: the name as someone wrote it -> the file on this
+disk.
 
-The surest reading wins: the same path; the same but for capitals; the end of a path from another machine or of a URL; the name without its suffix.
-Called by dataset.scan.
+The surest reading wins: the same path; the same but for capitals; the end of a path from another
+machine or of a URL; the name without its suffix. Called by dataset.scan.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ class Sureness(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """The images a name may mean, equally well. None: there is no such file. Several: the name is ambiguous."""
+    """The images a name may mean, equally well. None: there is no such file. Several: the name is
+    ambiguous.
+    """
 
     images: tuple[Path, ...]
     sureness: Sureness
@@ -57,11 +60,16 @@ class _Namesakes:
             return (self._images[0],)
         if not self._by_end:
             self._by_end = self._ends()
-        ends = (tuple(wanted[start:]) for start in range(max(0, len(wanted) - self._depth), len(wanted) + 1))
+        ends = (
+            tuple(wanted[start:])
+            for start in range(max(0, len(wanted) - self._depth), len(wanted) + 1)
+        )
         return next(self._by_end[end] for end in ends if end in self._by_end)
 
     def _ends(self) -> dict[tuple[str, ...], tuple[Path, ...]]:
-        """Each end of their folders' paths -> the images in such folders; the empty end is all of them's."""
+        """Each end of their folders' paths -> the images in such folders; the empty end is all of
+        them's.
+        """
         ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         for image in self._images:
             parts = tuple(map(folded, image.parent.parts))
@@ -89,7 +97,9 @@ class NameIndex:
         self._find = lru_cache(maxsize=MOST_NAMES_KEPT)(self._find_plain)
 
     def find(self, name: str, folders: Sequence[Path]) -> Match:
-        """The images `name` may mean, taken as a path from each of `folders` in turn (or as an absolute one)."""
+        """The images `name` may mean, taken as a path from each of `folders` in turn (or as an
+        absolute one).
+        """
         return self._find(_plain(name), tuple(map(str, folders)))
 
     def _find_plain(self, name: str, folders: tuple[str, ...]) -> Match:
@@ -111,7 +121,10 @@ class NameIndex:
         if same_stem:
             return Match(images=same_stem.nearest(wanted[:-1]), sureness=Sureness.STEM)
         converted = self._stem.get(PurePosixPath(wanted[-1]).stem)
-        return Match(images=converted.nearest(wanted[:-1]) if converted else (), sureness=Sureness.OTHER_SUFFIX)
+        return Match(
+            images=converted.nearest(wanted[:-1]) if converted else (),
+            sureness=Sureness.OTHER_SUFFIX,
+        )
 
 
 def _normal(path: Path | str) -> str:
@@ -119,7 +132,9 @@ def _normal(path: Path | str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as a path with forward slashes: without quotation marks, scheme, host, query or percent signs of a URL."""
+    """A name as a path with forward slashes: without quotation marks, scheme, host, query or
+    percent signs of a URL.
+    """
     name = name.strip().strip("\"'").strip()
     if name.lower().startswith(("http://", "https://", "file://")):
         name = urllib.parse.unquote(urllib.parse.urlsplit(name).path)

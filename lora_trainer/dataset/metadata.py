@@ -1,10 +1,11 @@
 """metadata.csv, metadata.jsonl and their like: a file of captions -> rows of (image name, caption).
 
-Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one, separated by comma, semicolon or tab, quoted or not,
-in the encodings of dataset.text; as JSON lines; as one JSON of kohya's ({path: {caption, tags}}) or of a list of objects.
-Which image a row means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them.
-Every step takes time in proportion to the file, which is limited.
-Called by dataset.sources, dataset.edits and the tab's uploads.
+Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one,
+separated by comma, semicolon or tab, quoted or not, in the encodings of dataset.text; as JSON
+lines; as one JSON of kohya's ({path: {caption, tags}}) or of a list of objects. Which image a row
+means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them. Every
+step takes time in proportion to the file, which is limited. Called by dataset.sources,
+dataset.edits and the tab's uploads.
 """
 
 from __future__ import annotations
@@ -27,23 +28,46 @@ from lora_trainer.files import NotJson
 
 JSON_SUFFIX = ".json"
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", JSON_SUFFIX})
-"""Suffixes of the files that may hold captions for many images; a .json beside an image of its name is that image's."""
+"""Suffixes of the files that may hold captions for many images; a .json beside an image of its name
+is that image's.
+"""
 
 FILE_COLUMNS = (
-    "file_name", "filename", "image", "file", "image_file", "image_name", "image_path", "file_path", "filepath", "path", "img", "url",
-    "文件名", "图片", "图像",
+    "file_name",
+    "filename",
+    "image",
+    "file",
+    "image_file",
+    "image_name",
+    "image_path",
+    "file_path",
+    "filepath",
+    "path",
+    "img",
+    "url",
+    "文件名",
+    "图片",
+    "图像",
 )
 _DELIMITERS = (",", ";", "\t")
 _PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
 _ROW_BEGINS = re.compile(r"[^,;\t]*[,;\t]")
-_ROW_HINT = 'A row is: name of the image, comma, caption in quotation marks, as in img01.jpg,"a red fox, snow".'
+_ROW_HINT = (
+    'A row is: name of the image, comma, caption in quotation marks, as in img01.jpg,"a red fox,'
+    ' snow".'
+)
 _JSON_HINT = 'Each line is a JSON object with "file_name" and "text".'
-_DOCUMENT_HINT = 'Captions are a list of objects with "file_name" and "text", or kohya\'s object of paths, each with "caption" and "tags".'
+_DOCUMENT_HINT = (
+    'Captions are a list of objects with "file_name" and "text", or kohya\'s object of paths, each'
+    ' with "caption" and "tags".'
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: the image's name as it is written, its caption with its lines, and the line it starts in (from 1)."""
+    """One row: the image's name as it is written, its caption with its lines, and the line it
+    starts in (from 1).
+    """
 
     file_name: str
     caption: str
@@ -60,18 +84,38 @@ class Metadata:
 
 
 def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
-    """Reads a metadata file, or `data` as if it were that file's. Never raises for its content: a file or row that cannot be read is a finding."""
+    """Reads a metadata file, or `data` as if it were that file's. Never raises for its content: a
+    file or row that cannot be read is a finding.
+    """
     suffix = path.suffix.lower()
     try:
         if suffix in (".xlsx", ".xls", ".ods"):
-            raise DatasetError("{path} is a workbook, not a CSV file", hint='Save it as "CSV UTF-8" from Excel.', path=path)
+            raise DatasetError(
+                "{path} is a workbook, not a CSV file",
+                hint='Save it as "CSV UTF-8" from Excel.',
+                path=path,
+            )
         text = decode(read_bytes(path, LARGEST_TABLE) if data is None else data, path)
-        read = _read_jsonl if suffix in (".jsonl", ".ndjson") else _read_json if suffix == JSON_SUFFIX else _read_csv
+        read = (
+            _read_jsonl
+            if suffix in (".jsonl", ".ndjson")
+            else _read_json
+            if suffix == JSON_SUFFIX
+            else _read_csv
+        )
         rows, findings = read(text.content, path)
     except DatasetError as problem:
-        unreadable = Finding(kind="unreadable-metadata", severity="error", message=problem.message, hint=problem.hint, path=path)
+        unreadable = Finding(
+            kind="unreadable-metadata",
+            severity="error",
+            message=problem.message,
+            hint=problem.hint,
+            path=path,
+        )
         return Metadata(path=path, rows=(), findings=(unreadable,))
-    return Metadata(path=path, rows=tuple(rows), findings=(*guessed_encoding(text, path, path.name), *findings))
+    return Metadata(
+        path=path, rows=tuple(rows), findings=(*guessed_encoding(text, path, path.name), *findings)
+    )
 
 
 def names_a_picture(name: str) -> bool:
@@ -79,7 +123,7 @@ def names_a_picture(name: str) -> bool:
     return "\n" not in name and name.strip().lower().endswith(tuple(_PICTURE_SUFFIXES))
 
 
-# --- CSV ---------------------------------------------------------------------------------------------------------------------------------
+# --- CSV ------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,14 +145,20 @@ class Record:
     cells: list[str]
 
     def whole(self, columns: Columns, delimiter: str) -> list[str]:
-        """The cells with the caption in one piece, where its own commas, without quotation marks around it, cut it up."""
+        """The cells with the caption in one piece, where its own commas, without quotation marks
+        around it, cut it up.
+        """
         last = len(self.cells)
         while last > columns.count and not self.cells[last - 1].strip():
             last -= 1  # Excel fills short rows up
         cells = self.cells[:last]
         excess = max(0, len(cells) - columns.count)
         end = columns.caption + 1 + excess
-        return [*cells[: columns.caption], _joined(cells[columns.caption : end], delimiter), *cells[end:]]
+        return [
+            *cells[: columns.caption],
+            _joined(cells[columns.caption : end], delimiter),
+            *cells[end:],
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,14 +171,22 @@ class Table:
 
 
 def take_apart(content: str, path: Path) -> Table:
-    """The text of a CSV, with `\\n` at the ends of lines -> Table. `path` is for the sentences of the DatasetError only."""
+    """The text of a CSV, with `\\n` at the ends of lines -> Table. `path` is for the sentences of
+    the DatasetError only.
+    """
     declared = re.match(r"sep=(.)\n", content, re.IGNORECASE)  # Excel's own first line
     # of equally plausible delimiters, the first
-    delimiter = declared[1] if declared else max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
+    delimiter = (
+        declared[1]
+        if declared
+        else max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
+    )
     records = _records(content, delimiter, path)[1 if declared else 0 :]
     header = _header(records, path) if records else None
     columns = header or Columns(file=0, caption=1, count=2)
-    return Table(delimiter=delimiter, columns=columns, records=tuple(records[1:] if header else records))
+    return Table(
+        delimiter=delimiter, columns=columns, records=tuple(records[1:] if header else records)
+    )
 
 
 def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
@@ -148,7 +206,9 @@ def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Findi
 
 def _records(content: str, delimiter: str, path: Path) -> list[Record]:
     """The rows of a CSV that are not blank."""
-    reader = csv.reader(io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True)
+    reader = csv.reader(
+        io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True
+    )
     records: list[Record] = []
     start = 1
     try:
@@ -159,30 +219,51 @@ def _records(content: str, delimiter: str, path: Path) -> list[Record]:
     except csv.Error as problem:
         hint = "A quotation mark is probably not closed."
         if "field larger than" in str(problem):
-            template, limit = "{path}, line {line}: a cell has more than {limit} characters", csv.field_size_limit()
+            template, limit = (
+                "{path}, line {line}: a cell has more than {limit} characters",
+                csv.field_size_limit(),
+            )
             raise DatasetError(template, hint=hint, path=path, line=start, limit=limit) from problem
-        raise DatasetError("{path}, line {line}: not valid CSV ({reason})", hint=hint, path=path, line=start, reason=problem) from problem
+        raise DatasetError(
+            "{path}, line {line}: not valid CSV ({reason})",
+            hint=hint,
+            path=path,
+            line=start,
+            reason=problem,
+        ) from problem
     return records
 
 
 def _plausibility(content: str, delimiter: str) -> int:
     """How much sense a delimiter makes of the first lines."""
     try:
-        records = [cells for cells in csv.reader(content.split("\n", 50)[:50], delimiter=delimiter, skipinitialspace=True) if cells]
+        records = [
+            cells
+            for cells in csv.reader(
+                content.split("\n", 50)[:50], delimiter=delimiter, skipinitialspace=True
+            )
+            if cells
+        ]
     except csv.Error:
         return 0
     named = bool(records) and _named_columns(records[0]) is not None
-    return 100 * named + sum(len(cells) > 1 and (named or names_a_picture(cells[0])) for cells in records)
+    return 100 * named + sum(
+        len(cells) > 1 and (named or names_a_picture(cells[0])) for cells in records
+    )
 
 
 def _header(records: list[Record], path: Path) -> Columns | None:
-    """The columns a first row names, or None when the first row is an image already. Raises DatasetError for a header that names too little."""
+    """The columns a first row names, or None when the first row is an image already. Raises
+    DatasetError for a header that names too little.
+    """
     first = records[0].cells
     named = _named_columns(first)
     if named or names_a_picture(first[0]):
         return named
     file = _column(first, FILE_COLUMNS)
-    rest_are_pictures = len(records) > 1 and all(names_a_picture(record.cells[0]) for record in records[1:])
+    rest_are_pictures = len(records) > 1 and all(
+        names_a_picture(record.cells[0]) for record in records[1:]
+    )
     if file is None and not rest_are_pictures:
         return None
     # a header in words of its own
@@ -190,7 +271,9 @@ def _header(records: list[Record], path: Path) -> Columns | None:
     if len(first) == 2:
         return Columns(file=file, caption=1 - file, count=2)
     template = "{path} has the columns {columns}: none of them is known to hold captions"
-    raise DatasetError(template, hint="Name the columns file_name and text.", path=path, columns=", ".join(first))
+    raise DatasetError(
+        template, hint="Name the columns file_name and text.", path=path, columns=", ".join(first)
+    )
 
 
 def _named_columns(cells: list[str]) -> Columns | None:
@@ -208,7 +291,11 @@ def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
 def _row(record: Record, table: Table, path: Path) -> Row | Finding:
     columns, line = table.columns, record.line
     if any(map(_swallows_a_row, record.cells)):
-        return _bad_row("{name}, line {line}: a quotation mark is not closed, so the rows below it are lost", line, path)
+        return _bad_row(
+            "{name}, line {line}: a quotation mark is not closed, so the rows below it are lost",
+            line,
+            path,
+        )
     cells = record.whole(columns, table.delimiter)
     file_name = cells[columns.file].strip() if columns.file < len(cells) else ""
     if not file_name:
@@ -221,8 +308,20 @@ def _checked(row: Row, path: Path) -> Row | Finding:
     try:
         require_length(row.caption, path.name)
     except DatasetError:
-        template, hint = "{name}, line {line}: the caption has {count} characters, more than {limit}", "A text encoder reads some 1,000 at most."
-        return error("unreadable-row", template, hint=hint, path=path, name=path.name, line=row.line, count=len(row.caption), limit=LONGEST_CAPTION)
+        template, hint = (
+            "{name}, line {line}: the caption has {count} characters, more than {limit}",
+            "A text encoder reads some 1,000 at most.",
+        )
+        return error(
+            "unreadable-row",
+            template,
+            hint=hint,
+            path=path,
+            name=path.name,
+            line=row.line,
+            count=len(row.caption),
+            limit=LONGEST_CAPTION,
+        )
     return row
 
 
@@ -235,18 +334,26 @@ def _swallows_a_row(cell: str) -> bool:
 
 
 def _joined(cells: list[str], delimiter: str) -> str:
-    return (f"{delimiter} " if delimiter.strip() else " ").join(cell.strip() for cell in cells if cell.strip())
+    return (f"{delimiter} " if delimiter.strip() else " ").join(
+        cell.strip() for cell in cells if cell.strip()
+    )
 
 
 def _bad_row(template: str, line: int, path: Path, hint: str = _ROW_HINT, **values: Any) -> Finding:
-    return error("unreadable-row", template, hint=hint, path=path, name=path.name, line=line, **values)
+    return error(
+        "unreadable-row", template, hint=hint, path=path, name=path.name, line=line, **values
+    )
 
 
-# --- JSON --------------------------------------------------------------------------------------------------------------------------------
+# --- JSON -----------------------------------------------------------------------------------------
 
 
 def _read_jsonl(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
-    rows, findings = _sorted_out(_json_line(text, line, path) for line, text in enumerate(content.split("\n"), 1) if text.strip())
+    rows, findings = _sorted_out(
+        _json_line(text, line, path)
+        for line, text in enumerate(content.split("\n"), 1)
+        if text.strip()
+    )
     if not rows and len(findings) > 1:
         raise DatasetError("{path} is not a file of JSON lines", hint=_JSON_HINT, path=path)
     return rows, findings
@@ -256,7 +363,9 @@ def _json_line(text: str, line: int, path: Path) -> Row | Finding:
     try:
         values = parse(text)
     except NotJson as problem:
-        return _bad_row("{name}, line {line}: not valid JSON ({reason})", line, path, _JSON_HINT, reason=problem)
+        return _bad_row(
+            "{name}, line {line}: not valid JSON ({reason})", line, path, _JSON_HINT, reason=problem
+        )
     return _json_row(None, values, line, path, _JSON_HINT)
 
 
@@ -272,12 +381,22 @@ def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
             before = entry.start
             results.append(_json_row(entry.key, entry.value, line, path, _DOCUMENT_HINT))
     except NotJson as problem:
-        if content.lstrip()[:1] == "{" and "\n" in content.strip() and content.split("\n", 1)[0].strip().endswith("}"):
+        if (
+            content.lstrip()[:1] == "{"
+            and "\n" in content.strip()
+            and content.split("\n", 1)[0].strip().endswith("}")
+        ):
             return _read_jsonl(content, path)  # JSON lines by another suffix
-        raise DatasetError("{path} is not valid JSON ({reason})", hint=_DOCUMENT_HINT, path=path, reason=problem) from problem
+        raise DatasetError(
+            "{path} is not valid JSON ({reason})", hint=_DOCUMENT_HINT, path=path, reason=problem
+        ) from problem
     rows, findings = _sorted_out(results)
     if not rows:
-        raise DatasetError("{path} holds no captions that are known by the names of pictures", hint=_DOCUMENT_HINT, path=path)
+        raise DatasetError(
+            "{path} holds no captions that are known by the names of pictures",
+            hint=_DOCUMENT_HINT,
+            path=path,
+        )
     return rows, findings
 
 
@@ -287,15 +406,33 @@ def _json_row(key: str | None, values: object, line: int, path: Path, hint: str)
     file_name = key
     if isinstance(values, Mapping):
         folded = {str(name).casefold(): value for name, value in values.items()}
-        file_name = next((folded[name] for name in FILE_COLUMNS if name in folded), key) if key is None else key
+        file_name = (
+            next((folded[name] for name in FILE_COLUMNS if name in folded), key)
+            if key is None
+            else key
+        )
     if not isinstance(file_name, str) or not file_name.strip():
         return _bad_row("{name}, line {line}: no image is named", line, path, hint)
     caption = caption_in(values)
     if caption is None and isinstance(values, Mapping):
-        given = next((folded[name] for name in CAPTION_COLUMNS if folded.get(name) is not None), None)
+        given = next(
+            (folded[name] for name in CAPTION_COLUMNS if folded.get(name) is not None), None
+        )
         if given is not None:
-            return _bad_row("{name}, line {line}: the caption is {caption}, not a text", line, path, hint, caption=repr(given)[:60])
+            return _bad_row(
+                "{name}, line {line}: the caption is {caption}, not a text",
+                line,
+                path,
+                hint,
+                caption=repr(given)[:60],
+            )
     elif caption is None:
-        return _bad_row("{name}, line {line}: the caption is {caption}, not a text", line, path, hint, caption=repr(values)[:60])
+        return _bad_row(
+            "{name}, line {line}: the caption is {caption}, not a text",
+            line,
+            path,
+            hint,
+            caption=repr(values)[:60],
+        )
     name = file_name.strip().encode("utf-8", "surrogatepass").decode("utf-8", "replace")
     return _checked(Row(file_name=name, caption=caption or "", line=line), path)

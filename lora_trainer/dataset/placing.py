@@ -1,11 +1,14 @@
 """Where a captioner's captions go, and what stands there now.
 
     places = CaptionPlaces(root, output, as_texts=False)
-    places.look()   -> {image: Standing}          what each image's captions are now, wherever they stand
-    places.write({image: text}, seen) -> set      writes them, but for those whose captions someone changed since they were `seen`: these come back
+    places.look()   -> {image: Standing}          what each image's captions are now, wherever they
+                                                  stand
+    places.write({image: text}, seen) -> set      writes them, but for those whose captions someone
+                                                  changed since they were `seen`: these come back
 
-The target is a metadata file, or text files beside the images. Wherever else an image has a caption already, in a row or in a text file, that is
-written too: rows are read first here, text files by other trainers, and what was written is what is to be trained. Called by the caption job.
+The target is a metadata file, or text files beside the images. Wherever else an image has a caption
+already, in a row or in a text file, that is written too: rows are read first here, text files by
+other trainers, and what was written is what is to be trained. Called by the caption job.
 """
 
 from __future__ import annotations
@@ -18,7 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.edits import METADATA_NAME, ChangedMeanwhile, can_be_named, write_caption_file, write_rows
+from lora_trainer.dataset.edits import (
+    METADATA_NAME,
+    ChangedMeanwhile,
+    can_be_named,
+    write_caption_file,
+    write_rows,
+)
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.metadata import Row
 from lora_trainer.dataset.scan import without_masks
@@ -58,30 +67,45 @@ class CaptionPlaces:
     def __init__(self, root: Path, output: Path | None, *, as_texts: bool = False) -> None:
         """Raises DatasetError when there is no such folder or no image in it.
 
-        output: the metadata file to write; None: the dataset's own, or a new metadata.csv. as_texts: text files beside the images instead.
+        output: the metadata file to write; None: the dataset's own, or a new metadata.csv.
+        as_texts: text files beside the images instead.
         """
         self.root = root
         listing = list_folder(root)
         own = next((file for file in listing.metadata if file.parent == root), root / METADATA_NAME)
         self.target = None if as_texts else output or own
-        self.is_apart = output is not None and output not in listing.metadata and not (output.parent == root and output.stem.lower() == "metadata")
-        """The target is a file that the dataset does not read by itself: only what stands in it counts."""
+        self.is_apart = (
+            output is not None
+            and output not in listing.metadata
+            and not (output.parent == root and output.stem.lower() == "metadata")
+        )
+        """The target is a file that the dataset does not read by itself: only what stands in it
+        counts.
+        """
         self.listing = self._list()
         self.images = tuple(without_masks(self.listing, self._captions())[0])
 
     def look(self) -> dict[Path, Standing]:
-        """What stands there now. Raises DatasetError for a metadata file that cannot be read: nothing may be written into it."""
+        """What stands there now. Raises DatasetError for a metadata file that cannot be read:
+        nothing may be written into it.
+        """
         self.listing = self._list()
         captions = self._captions()
         for finding in captions.findings:
             if finding.kind == "unreadable-metadata":
-                raise DatasetError(finding.message.template, hint=finding.hint.template, **{**finding.hint.values, **finding.message.values})
+                raise DatasetError(
+                    finding.message.template,
+                    hint=finding.hint.template,
+                    **{**finding.hint.values, **finding.message.values},
+                )
         return {image: self._standing(image, captions) for image in self.listing.images}
 
     def write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
-        """{image: caption} -> the target. Returns the images whose captions are no longer as they were `seen`: they keep what they have.
+        """{image: caption} -> the target. Returns the images whose captions are no longer as they
+        were `seen`: they keep what they have.
 
-        Call it within `authors.changing_captions`. Each file is written whole or not at all. Raises DatasetError; files before it have been written.
+        Call it within `authors.changing_captions`. Each file is written whole or not at all. Raises
+        DatasetError; files before it have been written.
         """
         for _ in range(_ATTEMPTS - 1):
             try:
@@ -94,7 +118,11 @@ class CaptionPlaces:
     def _write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
         now = self.look()
         # an image that was removed meanwhile needs no caption
-        unchanged = {image: text for image, text in captions.items() if image in now and now[image].texts in (seen[image].texts, (text,))}
+        unchanged = {
+            image: text
+            for image, text in captions.items()
+            if image in now and now[image].texts in (seen[image].texts, (text,))
+        }
         replaced: dict[Path, dict[Row, str]] = defaultdict(dict)
         added: dict[Path, dict[str, str]] = defaultdict(dict)
         twins = Counter((image.parent, image.stem) for image in self.listing.images)
@@ -121,8 +149,12 @@ class CaptionPlaces:
                     write_caption_file(file, was, text)
         return {image for image in captions if image in now and image not in unchanged}
 
-    def _carry_over(self, now: dict[Path, Standing], rows: dict[str, str], target: Path) -> dict[Path, Standing]:
-        """A new metadata.csv is read in place of a metadata.jsonl beside it, whose captions must not be lost from sight: they get rows in it too."""
+    def _carry_over(
+        self, now: dict[Path, Standing], rows: dict[str, str], target: Path
+    ) -> dict[Path, Standing]:
+        """A new metadata.csv is read in place of a metadata.jsonl beside it, whose captions must
+        not be lost from sight: they get rows in it too.
+        """
         after = dict(now)
         for image, standing in now.items():
             if standing.row is not None and standing.row[0].parent == target.parent:
@@ -135,7 +167,9 @@ class CaptionPlaces:
         if not self.is_apart:
             return listing
         assert self.target is not None
-        return dataclasses.replace(listing, texts={}, tables=[], metadata=[self.target] if self.target.exists() else [])
+        return dataclasses.replace(
+            listing, texts={}, tables=[], metadata=[self.target] if self.target.exists() else []
+        )
 
     def _captions(self) -> Captions:
         return read_captions(self.listing, DatasetSettings(train_data_dir=self.root))
@@ -150,12 +184,18 @@ class CaptionPlaces:
                     texts.append((file, caption))
             except DatasetError as problem:
                 unreadable = str(problem)
-        return Standing(row=rows[-1] if rows else None, text_files=tuple(texts), unreadable=unreadable)
+        return Standing(
+            row=rows[-1] if rows else None, text_files=tuple(texts), unreadable=unreadable
+        )
 
 
 def _text_file(image: Path, twins: Mapping[tuple[Path, str], int]) -> Path:
     """fox.txt for fox.png; fox.png.txt where there is a fox.jpg too, whose caption is another."""
-    return image.with_name(image.name + ".txt") if twins[image.parent, image.stem] > 1 else image.with_suffix(".txt")
+    return (
+        image.with_name(image.name + ".txt")
+        if twins[image.parent, image.stem] > 1
+        else image.with_suffix(".txt")
+    )
 
 
 def _row_name(image: Path, table: Path) -> str:

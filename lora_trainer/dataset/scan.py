@@ -2,19 +2,23 @@
 
     scan(settings) -> Dataset(examples, findings)
 
-Layout and captions are recognised, not configured: flat, nested and kohya folders ("10_name"); captions from metadata.csv or metadata.jsonl, from
-.txt or .caption files beside the images, from a kohya folder's name. The rules, where two of them speak about one image:
+Layout and captions are recognised, not configured: flat, nested and kohya folders ("10_name");
+captions from metadata.csv or metadata.jsonl, from .txt or .caption files beside the images, from a
+kohya folder's name. The rules, where two of them speak about one image:
 
-- A row of the metadata file goes before a .txt, a .txt before a .caption, .tags, .cap or .json, each of them before a row of a table by another
-  name, and that before a folder's name. An empty one counts as none.
-- An image that no caption is found for is an error; but where a trigger word is set and no image has a caption, the trigger word is every caption,
-  unless files lie there that look like captions.
+- A row of the metadata file goes before a .txt, a .txt before a .caption, .tags, .cap or .json,
+  each of them before a row of a table by another name, and that before a folder's name. An empty
+  one counts as none.
+- An image that no caption is found for is an error; but where a trigger word is set and no image
+  has a caption, the trigger word is every caption, unless files lie there that look like captions.
 - Several lines of a caption are several captions of one picture (dataset.captions).
 - Class images ("reg" and its like) are left out.
-- Masks ("fox_mask.png" or masks/fox.png for fox.jpg) are left out unless they have a caption of their own.
+- Masks ("fox_mask.png" or masks/fox.png for fox.jpg) are left out unless they have a caption of
+  their own.
 
-Only usable examples come out; what was left out is among the findings. Then dataset.findings.refuse decides whether the run goes on. Called by the
-worker before training, and by the command line. Neither torch nor a tokenizer is needed: counting tokens is passed in.
+Only usable examples come out; what was left out is among the findings. Then dataset.findings.refuse
+decides whether the run goes on. Called by the worker before training, and by the command line.
+Neither torch nor a tokenizer is needed: counting tokens is passed in.
 """
 
 from __future__ import annotations
@@ -48,9 +52,13 @@ class Example:
 
     path: Path
     name: str
-    """The path from train_data_dir, with forward slashes: how the image is named to the user and in metadata.csv."""
+    """The path from train_data_dir, with forward slashes: how the image is named to the user and in
+    metadata.csv.
+    """
     caption: str
-    """As it is trained, the trigger word included; never empty. Of several captions, each is a line (dataset.captions.variants)."""
+    """As it is trained, the trigger word included; never empty. Of several captions, each is a line
+    (dataset.captions.variants).
+    """
     caption_source: CaptionSource
     width: int
     """In pixels, of the upright picture."""
@@ -65,7 +73,9 @@ class Example:
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a scan found: usable examples in the order of their names, and everything worth telling."""
+    """What a scan found: usable examples in the order of their names, and everything worth
+    telling.
+    """
 
     examples: tuple[Example, ...]
     findings: tuple[Finding, ...]
@@ -80,9 +90,11 @@ def scan(
 ) -> Dataset:
     """Finds, captions and decodes every image of settings.train_data_dir.
 
-    With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond the limit are found. `progress` hears (images
-    examined, images in all). `look` says what an image file is, where something is known of it already (the tab keeps that from scan to scan).
-    Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is named, no image left.
+    With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond
+    the limit are found. `progress` hears (images examined, images in all). `look` says what an
+    image file is, where something is known of it already (the tab keeps that from scan to scan).
+    Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is
+    named, no image left.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
@@ -96,8 +108,17 @@ def scan(
         for image in images
         if image in captions.by_image and image in examined
     )
-    findings = [*listing.findings, *captions.findings, *mask_findings, *repeat_findings, *unsupported(listing), *image_findings]
-    findings += caption_syntax({example.path: (example.name, example.caption) for example in examples})
+    findings = [
+        *listing.findings,
+        *captions.findings,
+        *mask_findings,
+        *repeat_findings,
+        *unsupported(listing),
+        *image_findings,
+    ]
+    findings += caption_syntax(
+        {example.path: (example.name, example.caption) for example in examples}
+    )
     if count_tokens and token_limit:
         findings += long_captions(examples, count_tokens, token_limit)
     if not examples:
@@ -105,24 +126,46 @@ def scan(
     return Dataset(examples=examples, findings=tuple(findings))
 
 
-def long_captions(examples: Iterable[Example], count_tokens: Callable[[str], int], token_limit: int) -> list[Finding]:
-    """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is trained with its end cut off."""
+def long_captions(
+    examples: Iterable[Example], count_tokens: Callable[[str], int], token_limit: int
+) -> list[Finding]:
+    """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is
+    trained with its end cut off.
+    """
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
     counted = ((example, max(map(count_tokens, variants(example.caption)))) for example in examples)
     return [
-        error("long-caption", template, hint=hint, path=example.path, name=example.name, count=count, excess=count - token_limit, limit=token_limit)
+        error(
+            "long-caption",
+            template,
+            hint=hint,
+            path=example.path,
+            name=example.name,
+            count=count,
+            excess=count - token_limit,
+            limit=token_limit,
+        )
         for example, count in counted
         if count > token_limit
     ]
 
 
-def _example(image: Path, examined: Examined, captions: Captions, repeats: int, listing: Listing, settings: DatasetSettings) -> Example:
+def _example(
+    image: Path,
+    examined: Examined,
+    captions: Captions,
+    repeats: int,
+    listing: Listing,
+    settings: DatasetSettings,
+) -> Example:
     caption = captions.by_image[image]
     return Example(
         path=image,
         name=listing.name(image),
-        caption="\n".join(with_trigger_word(line, settings.trigger_word) for line in variants(caption.text)),
+        caption="\n".join(
+            with_trigger_word(line, settings.trigger_word) for line in variants(caption.text)
+        ),
         caption_source=caption.source,
         width=examined.width,
         height=examined.height,
@@ -133,62 +176,115 @@ def _example(image: Path, examined: Examined, captions: Captions, repeats: int, 
 
 
 def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
-    """The images to train, and what is said of the rest: not the masks that belong to another image and have no caption of their own."""
+    """The images to train, and what is said of the rest: not the masks that belong to another image
+    and have no caption of their own.
+    """
     masks = find_masks(listing.images, captions.by_image)
     images = [image for image in listing.images if image not in masks]
     if not masks:
         return images, []
     first = min(masks)
     template = "masks are not trained ({count} of them, such as {name})"
-    return images, [warning("left-out", template, path=first, count=len(masks), name=listing.name(first))]
+    return images, [
+        warning("left-out", template, path=first, count=len(masks), name=listing.name(first))
+    ]
 
 
-def _repeats(images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> tuple[dict[Path, int], list[Finding]]:
-    """Image -> its repeats; without those in a kohya folder that asks for none, which kohya leaves out too."""
+def _repeats(
+    images: Sequence[Path], listing: Listing, settings: DatasetSettings
+) -> tuple[dict[Path, int], list[Finding]]:
+    """Image -> its repeats; without those in a kohya folder that asks for none, which kohya leaves
+    out too.
+    """
     counts, findings = {}, []
     for folder in dict.fromkeys(image.parent for image in images):
         kohya = listing.kohya_folder_of(folder)
         counts[folder] = kohya.repeats if kohya else settings.repeats
         if kohya and not kohya.repeats:
-            findings.append(warning("left-out", "{folder} is left out: its name asks for 0 repeats", path=folder, folder=listing.folder_name(folder)))
+            findings.append(
+                warning(
+                    "left-out",
+                    "{folder} is left out: its name asks for 0 repeats",
+                    path=folder,
+                    folder=listing.folder_name(folder),
+                )
+            )
         elif kohya and kohya.name.startswith("0"):
-            once = "{folder}: the number in its name is taken for repeats, so each image in it is seen once an epoch"
-            often = "{folder}: the number in its name is taken for repeats, so each image in it is seen {count} times an epoch"
+            once = (
+                "{folder}: the number in its name is taken for repeats, so each image in it is seen"
+                " once an epoch"
+            )
+            often = (
+                "{folder}: the number in its name is taken for repeats, so each image in it is seen"
+                " {count} times an epoch"
+            )
             hint = "If it is only a number, put a letter in front of it."
             values = {"folder": listing.folder_name(folder), "count": kohya.repeats}
-            findings.append(warning("repeats", once if kohya.repeats == 1 else often, hint=hint, path=folder, **values))
+            findings.append(
+                warning(
+                    "repeats",
+                    once if kohya.repeats == 1 else often,
+                    hint=hint,
+                    path=folder,
+                    **values,
+                )
+            )
     return {image: counts[image.parent] for image in images if counts[image.parent]}, findings
 
 
 def unsupported(listing: Listing) -> list[Finding]:
-    """An error for each picture in a format that is not read, and warnings about what else is left out without being named by its kind."""
+    """An error for each picture in a format that is not read, and warnings about what else is left
+    out without being named by its kind.
+    """
     hint = "Export them as PNG or JPEG, or move them out of the folder."
     template = "{name} is in a format that is not read here"
     named = [
-        _unconverted(path, listing.name(path)) if path.suffix.lower() in CONVERTIBLE_SUFFIXES
-        else error("unsupported-format", template, hint=hint, path=path, name=listing.name(path))
+        (
+            _unconverted(path, listing.name(path))
+            if path.suffix.lower() in CONVERTIBLE_SUFFIXES
+            else error(
+                "unsupported-format", template, hint=hint, path=path, name=listing.name(path)
+            )
+        )
         for path in listing.others
-    ]  # fmt: skip
+    ]
     return [*named, *left_out(listing)]
 
 
 def _unconverted(path: Path, name: str) -> Finding:
-    hint = "Press Convert under Images: JPEG copies (PNG where transparent) take their places, and the originals are kept."
-    found = error("unconverted-image", "{name} is not read as it is, but can be converted", hint=hint, path=path, name=name)
+    hint = (
+        "Press Convert under Images: JPEG copies (PNG where transparent) take their places, and the"
+        " originals are kept."
+    )
+    found = error(
+        "unconverted-image",
+        "{name} is not read as it is, but can be converted",
+        hint=hint,
+        path=path,
+        name=name,
+    )
     return dataclasses.replace(found, mend={"mend": "convert"})
 
 
 def _examined(
-    images: Sequence[Path], listing: Listing, progress: Callable[[int, int], None] | None, look: Callable[[Path], Examined]
+    images: Sequence[Path],
+    listing: Listing,
+    progress: Callable[[int, int], None] | None,
+    look: Callable[[Path], Examined],
 ) -> tuple[dict[Path, Examined], list[Finding]]:
     """Decodes every image once, several at a time (Pillow lets other threads run meanwhile)."""
     examined: dict[Path, Examined] = {}
     findings: list[Finding] = []
     originals: dict[str, Path] = {}
-    with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool, contextlib.ExitStack() as stack:
+    with (
+        ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
+        contextlib.ExitStack() as stack,
+    ):
         # closing: when `progress` raises, the images that still wait are not examined first
         looked_at = pool.map(lambda image: _attempt(look, image), images)
-        results = stack.enter_context(contextlib.closing(cast("Generator[Examined | DatasetError]", looked_at)))
+        results = stack.enter_context(
+            contextlib.closing(cast("Generator[Examined | DatasetError]", looked_at))
+        )
         for done, (image, result) in enumerate(zip(images, results, strict=True), 1):
             if isinstance(result, DatasetError):
                 findings.append(from_error("unreadable-image", result, image, listing.name(image)))
@@ -198,7 +294,15 @@ def _examined(
                 if original != image:
                     hint = "Remove the copies, unless they are meant to count twice."
                     names = {"name": listing.name(image), "original": listing.name(original)}
-                    findings.append(warning("duplicate-image", "{name} is a copy of {original}", hint=hint, path=image, **names))
+                    findings.append(
+                        warning(
+                            "duplicate-image",
+                            "{name} is a copy of {original}",
+                            hint=hint,
+                            path=image,
+                            **names,
+                        )
+                    )
             if progress:
                 progress(done, len(images))
     return examined, findings

@@ -1,10 +1,13 @@
 """Where each image's caption comes from, when nobody has said so.
 
-    read_captions  a row of metadata.csv or its like, else the text beside the image, else a row of a table by another name
-    fill_in        else a kohya folder's name; else, where no image has a caption, the trigger word; else an error
+    read_captions  a row of metadata.csv or its like, else the text beside the image, else a row of
+                   a table by another name
+    fill_in        else a kohya folder's name; else, where no image has a caption, the trigger word;
+                   else an error
 
-The first of these that says anything speaks; where another says something else, that is a finding. Neither a folder's name nor the trigger word
-stands in where files lie that look like captions: those are named. Called by dataset.scan.
+The first of these that says anything speaks; where another says something else, that is a finding.
+Neither a folder's name nor the trigger word stands in where files lie that look like captions:
+those are named. Called by dataset.scan.
 """
 
 from __future__ import annotations
@@ -54,13 +57,18 @@ class Captions:
     """Images whose only caption cannot be read: an error each, among the findings."""
     findings: tuple[Finding, ...]
     rows: Mapping[Path, tuple[tuple[Path, Row], ...]] = dataclasses.field(default_factory=dict)
-    """Image -> the rows that mean it, each with its metadata file; the one that counts comes last."""
+    """Image -> the rows that mean it, each with its metadata file; the one that counts comes last.
+    """
 
 
 def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
-    """Reads the metadata files and text files of a dataset. Raises DatasetError when settings.metadata_path does not exist."""
+    """Reads the metadata files and text files of a dataset. Raises DatasetError when
+    settings.metadata_path does not exist.
+    """
     index = NameIndex([*listing.images, *listing.others])
-    rows, all_rows, findings = _rows([read_metadata(file) for file in _metadata_files(listing, settings)], index, listing)
+    rows, all_rows, findings = _rows(
+        [read_metadata(file) for file in _metadata_files(listing, settings)], index, listing
+    )
     by_image: dict[Path, Caption] = {}
     spoiled: set[Path] = set()
     for image in listing.images:
@@ -70,23 +78,37 @@ def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
             by_image[image] = written[0]
             findings += _disagreement(image, written, listing)
             # what is not needed may be unreadable
-            text_findings = [dataclasses.replace(finding, severity="warning") for finding in text_findings]
+            text_findings = [
+                dataclasses.replace(finding, severity="warning") for finding in text_findings
+            ]
         elif any(finding.severity == "error" for finding in text_findings):
             spoiled.add(image)
         findings += text_findings
     lacking = {image for image in listing.images if image not in by_image and image not in spoiled}
     if lacking and settings.metadata_path is None:
         rows, more_rows, more_findings = _other_rows(index, lacking, listing)
-        by_image |= {image: caption for image, caption in rows.items() if caption.text and image in lacking}
+        by_image |= {
+            image: caption for image, caption in rows.items() if caption.text and image in lacking
+        }
         all_rows = {**more_rows, **all_rows}
         findings += more_findings
     findings += [*_shared(by_image, listing), *_structures(by_image, listing)]
-    return Captions(by_image=by_image, spoiled=frozenset(spoiled), findings=tuple(findings), rows=all_rows)
+    return Captions(
+        by_image=by_image, spoiled=frozenset(spoiled), findings=tuple(findings), rows=all_rows
+    )
 
 
-def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings) -> Captions:
-    """Gives `images` without a caption the one that follows from a kohya folder's name or the trigger word; an error for each still without."""
-    lacking = [image for image in images if image not in captions.by_image and image not in captions.spoiled]
+def fill_in(
+    captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings
+) -> Captions:
+    """Gives `images` without a caption the one that follows from a kohya folder's name or the
+    trigger word; an error for each still without.
+    """
+    lacking = [
+        image
+        for image in images
+        if image not in captions.by_image and image not in captions.spoiled
+    ]
     read = {file for rows in captions.rows.values() for file, _ in rows}
     unread = unread_captions(listing, lacking, read)
     if unread:
@@ -94,14 +116,22 @@ def fill_in(captions: Captions, images: Sequence[Path], listing: Listing, settin
         return dataclasses.replace(captions, findings=(*captions.findings, *findings))
     filled, findings = _from_folder_names(lacking, listing)
     lacking = [image for image in lacking if image not in filled]
-    if lacking and settings.trigger_word.strip() and not (captions.by_image or captions.spoiled or filled):
+    if (
+        lacking
+        and settings.trigger_word.strip()
+        and not (captions.by_image or captions.spoiled or filled)
+    ):
         filled, findings = _from_trigger_word(lacking, settings.trigger_word.strip())
     else:
         findings += [_no_caption(image, listing) for image in lacking]
-    return dataclasses.replace(captions, by_image={**captions.by_image, **filled}, findings=(*captions.findings, *findings))
+    return dataclasses.replace(
+        captions, by_image={**captions.by_image, **filled}, findings=(*captions.findings, *findings)
+    )
 
 
-def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[Path, Caption], list[Finding]]:
+def _from_folder_names(
+    images: Sequence[Path], listing: Listing
+) -> tuple[dict[Path, Caption], list[Finding]]:
     """What kohya's trainer does too: the class name is the caption."""
     folders: dict[Path, list[Path]] = defaultdict(list)
     for image in images:
@@ -110,20 +140,34 @@ def _from_folder_names(images: Sequence[Path], listing: Listing) -> tuple[dict[P
             folders[image.parent].append(image)
     filled: dict[Path, Caption] = {}
     findings = []
-    template = '{folder}: images without a caption of their own ({count}) get the one in the folder\'s name, "{caption}"'
+    template = (
+        "{folder}: images without a caption of their own ({count}) get the one in the folder's"
+        ' name, "{caption}"'
+    )
     for folder, members in folders.items():
         kohya = listing.kohya_folder_of(folder)
         assert kohya
-        filled.update({image: Caption(text=tidy(kohya.class_name), source="folder_name") for image in members})
+        filled.update(
+            {image: Caption(text=tidy(kohya.class_name), source="folder_name") for image in members}
+        )
         finding = warning(
-            "folder-name-caption", template, path=folder, folder=listing.folder_name(folder), count=len(members), caption=tidy(kohya.class_name)
+            "folder-name-caption",
+            template,
+            path=folder,
+            folder=listing.folder_name(folder),
+            count=len(members),
+            caption=tidy(kohya.class_name),
         )
         findings.append(finding)
     return filled, findings
 
 
-def _from_trigger_word(images: Sequence[Path], word: str) -> tuple[dict[Path, Caption], list[Finding]]:
-    template = 'no image has a caption ({count} in all); the trigger word "{word}" is the caption of each'
+def _from_trigger_word(
+    images: Sequence[Path], word: str
+) -> tuple[dict[Path, Caption], list[Finding]]:
+    template = (
+        'no image has a caption ({count} in all); the trigger word "{word}" is the caption of each'
+    )
     hint = "Captions that say what differs from image to image make a more flexible LoRA."
     finding = warning("trigger-word-caption", template, hint=hint, count=len(images), word=word)
     return {image: Caption(text=word, source="trigger_word") for image in images}, [finding]
@@ -137,11 +181,18 @@ def _no_caption(image: Path, listing: Listing) -> Finding:
         values["table"] = listing.tables[0].name
     texts = listing.texts_beside(image)
     if texts and texts[0].suffix.lower() != JSON_SUFFIX:
-        return error("no-caption", "{name} has no caption: {file} is empty", hint=hint, path=image, file=texts[0].name, **values)
+        return error(
+            "no-caption",
+            "{name} has no caption: {file} is empty",
+            hint=hint,
+            path=image,
+            file=texts[0].name,
+            **values,
+        )
     return error("no-caption", "{name} has no caption", hint=hint, path=image, **values)
 
 
-# --- text files beside the images --------------------------------------------------------------------------------------------------------
+# --- text files beside the images -----------------------------------------------------------------
 
 
 def _texts(image: Path, listing: Listing) -> tuple[list[Caption], list[Finding]]:
@@ -163,42 +214,62 @@ def _texts(image: Path, listing: Listing) -> tuple[list[Caption], list[Finding]]
 
 
 def caption_in_file(content: str, path: Path) -> str | None:
-    """What the text of a file beside an image says; None for a .json that holds no caption. Raises DatasetError for one that is no JSON."""
+    """What the text of a file beside an image says; None for a .json that holds no caption. Raises
+    DatasetError for one that is no JSON.
+    """
     if path.suffix.lower() != JSON_SUFFIX:
         return caption_of(content)
     try:
         return caption_in(parse(content)) if content.strip() else ""
     except NotJson as problem:
         hint = 'It is an object with "caption", or with "tags".'
-        raise DatasetError("{path} is not valid JSON ({reason})", hint=hint, path=path, reason=problem) from problem
+        raise DatasetError(
+            "{path} is not valid JSON ({reason})", hint=hint, path=path, reason=problem
+        ) from problem
 
 
 def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]:
-    """One hint for all the captions of several lines, and one for those whose lines are one caption: how they were read is seen."""
+    """One hint for all the captions of several lines, and one for those whose lines are one
+    caption: how they were read is seen.
+    """
     lined = {image: caption.text for image, caption in by_image.items() if "\n" in caption.text}
     several = [image for image, text in lined.items() if not is_list(text)]
     # where each line ends in a comma, there is no question
-    lists = [image for image, text in lined.items() if is_list(text) and text.split("\n")[0][-1] not in ",，"]
+    lists = [
+        image
+        for image, text in lined.items()
+        if is_list(text) and text.split("\n")[0][-1] not in ",，"
+    ]
     findings = []
     if several:
-        template = "pictures with several captions, one a line ({count}, such as {name}): each time one of them is drawn"
+        template = (
+            "pictures with several captions, one a line ({count}, such as {name}): each time one of"
+            " them is drawn"
+        )
         hint = "If the lines are one caption, put them into one line."
         findings.append(_hint("several-captions", template, hint, several, listing))
     if lists:
-        template = "captions with one tag a line ({count}, such as that of {name}): the lines of each are read as one list of tags"
+        template = (
+            "captions with one tag a line ({count}, such as that of {name}): the lines of each are"
+            " read as one list of tags"
+        )
         hint = "If the lines are captions of their own, end each with a full stop."
         findings.append(_hint("several-captions", template, hint, lists, listing))
     return findings
 
 
-def _hint(kind: Kind, template: str, hint: str, images: Sequence[Path], listing: Listing) -> Finding:
+def _hint(
+    kind: Kind, template: str, hint: str, images: Sequence[Path], listing: Listing
+) -> Finding:
     found = warning(kind, template, hint=hint, count=len(images), name=listing.name(images[0]))
     return dataclasses.replace(found, severity="info", related=tuple(images))
 
 
 def _disagreement(image: Path, written: Sequence[Caption], listing: Listing) -> list[Finding]:
     used = written[0]
-    others = [caption.path.name for caption in written[1:] if caption.text != used.text and caption.path]
+    others = [
+        caption.path.name for caption in written[1:] if caption.text != used.text and caption.path
+    ]
     if not others or not used.path:
         return []
     template = "{name}: {used} and {others} have different captions; that in {used} is used"
@@ -212,15 +283,25 @@ def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]
     for image, caption in by_image.items():
         if caption.source == "text" and caption.path:
             users[caption.path].append(image)
-    template, hint = "{images} share the caption in {file}", "If they are one picture, remove one; if not, rename one and write its own caption."
+    template, hint = (
+        "{images} share the caption in {file}",
+        "If they are one picture, remove one; if not, rename one and write its own caption.",
+    )
     return [
-        warning("shared-caption", template, hint=hint, path=path, images=" and ".join(listing.name(image) for image in images), file=path.name)
+        warning(
+            "shared-caption",
+            template,
+            hint=hint,
+            path=path,
+            images=" and ".join(listing.name(image) for image in images),
+            file=path.name,
+        )
         for path, images in users.items()
         if len(images) > 1
     ]
 
 
-# --- rows of metadata files --------------------------------------------------------------------------------------------------------------
+# --- rows of metadata files -----------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,7 +332,9 @@ def _rows(
     captions, by_image = {}, {}
     for image, claimed in claims.items():
         rivals, claim_findings = _settled(image, claimed, listing)
-        captions[image] = Caption(text=rivals[-1].row.caption, source="metadata", path=rivals[-1].file)
+        captions[image] = Caption(
+            text=rivals[-1].row.caption, source="metadata", path=rivals[-1].file
+        )
         by_image[image] = tuple((claim.file, claim.row) for claim in rivals)
         findings += claim_findings
     return captions, by_image, findings
@@ -260,7 +343,9 @@ def _rows(
 def _other_rows(
     index: NameIndex, lacking: Collection[Path], listing: Listing
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
-    """The same from tables by other names, those that have rows for images `lacking` a caption. Each that is read is named."""
+    """The same from tables by other names, those that have rows for images `lacking` a caption.
+    Each that is read is named.
+    """
     tables, findings = [], []
     for file in listing.tables:
         metadata, folders = read_metadata(file), (file.parent, listing.root)
@@ -270,7 +355,12 @@ def _other_rows(
         tables.append(metadata)
         template = "{name} is read as the table of captions"
         hint = "If it is something else, move it out of the folder."
-        findings.append(dataclasses.replace(warning("other-table", template, hint=hint, path=file, name=listing.name(file)), severity="info"))
+        findings.append(
+            dataclasses.replace(
+                warning("other-table", template, hint=hint, path=file, name=listing.name(file)),
+                severity="info",
+            )
+        )
     rows, all_rows, row_findings = _rows(tables, index, listing)
     return rows, all_rows, [*findings, *row_findings]
 
@@ -280,27 +370,55 @@ def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Pat
     if path is None:
         return listing.metadata
     if path.is_dir():
-        raise DatasetError("metadata_path {path} is a folder", hint="Give the file, as in {path}/metadata.csv.", path=path)
+        raise DatasetError(
+            "metadata_path {path} is a folder",
+            hint="Give the file, as in {path}/metadata.csv.",
+            path=path,
+        )
     if not path.exists():
         raise missing(path, "metadata_path {path} does not exist")
     return [path]
 
 
-def _settled(image: Path, claims: Sequence[_Claim], listing: Listing) -> tuple[list[_Claim], list[Finding]]:
-    """Of several rows for one image the surest; of equally sure ones the last counts. Less sure ones must mean files that are not there."""
+def _settled(
+    image: Path, claims: Sequence[_Claim], listing: Listing
+) -> tuple[list[_Claim], list[Finding]]:
+    """Of several rows for one image the surest; of equally sure ones the last counts. Less sure
+    ones must mean files that are not there.
+    """
     surest = min(claim.sureness for claim in claims)
     rivals = [claim for claim in claims if claim.sureness == surest]
     chosen, row = rivals[-1], rivals[-1].row
     nothing = Match(images=(), sureness=surest)
-    findings = [_unmatched(claim.row, claim.file, nothing, listing) for claim in claims if claim.sureness > surest]
+    findings = [
+        _unmatched(claim.row, claim.file, nothing, listing)
+        for claim in claims
+        if claim.sureness > surest
+    ]
     values = {"name": listing.name(image), "file": chosen.file.name}
     if any(claim.row.caption != row.caption for claim in rivals):
-        template = "{name} has several rows with different captions (lines {lines} of {file}); the last is used"
+        template = (
+            "{name} has several rows with different captions (lines {lines} of {file}); the last is"
+            " used"
+        )
         lines = ", ".join(str(claim.row.line) for claim in rivals)
-        findings.append(warning("duplicate-row", template, hint=_CHOOSE_ONE, path=chosen.file, lines=lines, **values))
+        findings.append(
+            warning(
+                "duplicate-row", template, hint=_CHOOSE_ONE, path=chosen.file, lines=lines, **values
+            )
+        )
     if surest == Sureness.OTHER_SUFFIX:
         template = "{file}, line {line}: there is no {image}; {name} is taken for it"
-        findings.append(warning("other-suffix", template, path=chosen.file, line=row.line, image=row.file_name, **values))
+        findings.append(
+            warning(
+                "other-suffix",
+                template,
+                path=chosen.file,
+                line=row.line,
+                image=row.file_name,
+                **values,
+            )
+        )
     return rivals, findings
 
 
@@ -308,8 +426,23 @@ def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:
     values = {"file": file.name, "line": row.line, "image": row.file_name}
     if match.images:
         # each of a thousand rows may mean any of a thousand images
-        images = ", ".join(listing.name(image) for image in match.images[:MOST_NAMED]) + (" ..." if len(match.images) > MOST_NAMED else "")
+        images = ", ".join(listing.name(image) for image in match.images[:MOST_NAMED]) + (
+            " ..." if len(match.images) > MOST_NAMED else ""
+        )
         hint = "Write the path from train_data_dir, as in folder/img01.jpg."
-        return error("ambiguous-row", "{file}, line {line}: {image} may be any of {images}", hint=hint, path=file, images=images, **values)
+        return error(
+            "ambiguous-row",
+            "{file}, line {line}: {image} may be any of {images}",
+            hint=hint,
+            path=file,
+            images=images,
+            **values,
+        )
     hint = "Put the images into train_data_dir, or remove the rows."
-    return error("row-without-file", "{file}, line {line}: there is no image {image}", hint=hint, path=file, **values)
+    return error(
+        "row-without-file",
+        "{file}, line {line}: there is no image {image}",
+        hint=hint,
+        path=file,
+        **values,
+    )

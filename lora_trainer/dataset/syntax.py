@@ -1,7 +1,10 @@
-r"""Signs in captions and sample prompts that mean something to another program, and are words to the text encoder.
+r"""Signs in captions and sample prompts that mean something to another program, and are words to
+the text encoder.
 
-    unescaped(caption)         "fox \(animal\)" -> "fox (animal)": the backslashes are for the WebUI's prompts, which take them out
-    foreign(text)              -> what else is in it: emphasis, wildcards, placeholders, options of other tools
+    unescaped(caption)         "fox \(animal\)" -> "fox (animal)": the backslashes are for the
+                               WebUI's prompts, which take them out
+    foreign(text)              -> what else is in it: emphasis, wildcards, placeholders, options of
+                               other tools
     caption_syntax(captions)   {image: (name, caption)} -> findings
     prompt_syntax(prompts)     the same for sample prompts
 
@@ -22,41 +25,104 @@ _ESCAPED = re.compile(r"\\([()\[\]{}])")
 _LONGEST_QUOTE = 40
 
 _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"(?<!\w)(?:Negative prompt:|Steps: \d+, (?:Sampler|CFG scale|Size|Seed|Model)\b)", re.IGNORECASE), "parameters"),
+    (
+        re.compile(
+            r"(?<!\w)(?:Negative prompt:|Steps: \d+, (?:Sampler|CFG scale|Size|Seed|Model)\b)",
+            re.IGNORECASE,
+        ),
+        "parameters",
+    ),
     (re.compile(r"<(?:lora|lyco|hypernet|embedding):[^<>\n]{1,100}>", re.IGNORECASE), "lora"),
-    (re.compile(r"\[(?:trigger|name|filewords|caption|subject|token|concept)\]|\{(?:trigger|name|filewords|caption|subject|token|concept|prompt)?\}"
-                r"|%(?:trigger|name|caption|filewords)%", re.IGNORECASE), "placeholder"),
+    (
+        re.compile(
+            r"\[(?:trigger|name|filewords|caption|subject|token|concept)\]|\{(?:trigger|name|filewords|caption|subject|token|concept|prompt)?\}"
+            r"|%(?:trigger|name|caption|filewords)%",
+            re.IGNORECASE,
+        ),
+        "placeholder",
+    ),
     (re.compile(r"\{[^{}\n|]{0,100}\|[^{}\n]{0,200}\}|__[\w/ -]{1,60}__"), "wildcard"),
     (re.compile(r"\[[^\[\]\n:|]{0,100}(?:[:|][^\[\]\n:|]{0,100}){1,2}\]"), "editing"),
-    (re.compile(r"(?<!\\)[(\[][^()\[\]\n]{1,100}:\s*\d*\.?\d+\s*[)\]]|:\s*\d*\.?\d+\)|\(\([^()\n]{1,100}\)\)|\{\{[^{}\n]{1,100}\}\}"), "emphasis"),
-    (re.compile(r"(?<!\S)--(?:[a-z]{1,2}|ar|seed|steps|cfg|width|height|no|style|stylize|niji|version)(?=\s|$)(?:\s+[\d.:x]+)?"), "option"),
+    (
+        re.compile(
+            r"(?<!\\)[(\[][^()\[\]\n]{1,100}:\s*\d*\.?\d+\s*[)\]]|:\s*\d*\.?\d+\)|\(\([^()\n]{1,100}\)\)|\{\{[^{}\n]{1,100}\}\}"
+        ),
+        "emphasis",
+    ),
+    (
+        re.compile(
+            r"(?<!\S)--(?:[a-z]{1,2}|ar|seed|steps|cfg|width|height|no|style|stylize|niji|version)(?=\s|$)(?:\s+[\d.:x]+)?"
+        ),
+        "option",
+    ),
     (re.compile(r"(?<!\w)BREAK(?!\w)|(?<=\s)AND(?=\s)|\|\|\|"), "separator"),
-)  # fmt: skip
-"""(pattern, sort). Each pattern looks at a bounded piece from each place, so that its time grows with the text and no faster."""
+)
+"""(pattern, sort). Each pattern looks at a bounded piece from each place, so that its time grows
+with the text and no faster.
+"""
 
 _CAPTIONS: dict[str, Message] = {
-    "parameters": Message("captions hold generation parameters of a WebUI ({count}, such as {example} in {name}): they are trained as words"),
-    "lora": Message("captions hold a LoRA tag ({count}, such as {example} in {name}): it is trained as words"),
-    "placeholder": Message("captions hold a placeholder ({count}, such as {example} in {name}): nothing is put in its place, it is trained as words"),
-    "wildcard": Message("captions hold a wildcard ({count}, such as {example} in {name}): nothing is drawn, it is trained as words"),
-    "editing": Message("captions hold prompt editing ({count}, such as {example} in {name}): it is trained as words"),
-    "emphasis": Message("captions hold emphasis ({count}, such as {example} in {name}): it is trained as words, brackets and number included"),
-    "option": Message("captions hold an option of another program ({count}, such as {example} in {name}): it is trained as words"),
-    "separator": Message("captions hold a separator of another program ({count}, such as {example} in {name}): it is trained as words"),
+    "parameters": Message(
+        "captions hold generation parameters of a WebUI ({count}, such as {example} in {name}):"
+        " they are trained as words"
+    ),
+    "lora": Message(
+        "captions hold a LoRA tag ({count}, such as {example} in {name}): it is trained as words"
+    ),
+    "placeholder": Message(
+        "captions hold a placeholder ({count}, such as {example} in {name}): nothing is put in its"
+        " place, it is trained as words"
+    ),
+    "wildcard": Message(
+        "captions hold a wildcard ({count}, such as {example} in {name}): nothing is drawn, it is"
+        " trained as words"
+    ),
+    "editing": Message(
+        "captions hold prompt editing ({count}, such as {example} in {name}): it is trained as"
+        " words"
+    ),
+    "emphasis": Message(
+        "captions hold emphasis ({count}, such as {example} in {name}): it is trained as words,"
+        " brackets and number included"
+    ),
+    "option": Message(
+        "captions hold an option of another program ({count}, such as {example} in {name}): it is"
+        " trained as words"
+    ),
+    "separator": Message(
+        "captions hold a separator of another program ({count}, such as {example} in {name}): it is"
+        " trained as words"
+    ),
 }
 _PROMPTS: dict[str, Message] = {
-    "parameters": Message("a sample prompt holds generation parameters, {example}: previews read them as words"),
-    "lora": Message("a sample prompt holds a LoRA tag, {example}: previews read it as words, and show the LoRA in training anyway"),
-    "placeholder": Message("a sample prompt holds a placeholder, {example}: nothing is put in its place"),
+    "parameters": Message(
+        "a sample prompt holds generation parameters, {example}: previews read them as words"
+    ),
+    "lora": Message(
+        "a sample prompt holds a LoRA tag, {example}: previews read it as words, and show the LoRA"
+        " in training anyway"
+    ),
+    "placeholder": Message(
+        "a sample prompt holds a placeholder, {example}: nothing is put in its place"
+    ),
     "wildcard": Message("a sample prompt holds a wildcard, {example}: nothing is drawn for it"),
-    "editing": Message("a sample prompt holds prompt editing, {example}: previews read it as words"),
+    "editing": Message(
+        "a sample prompt holds prompt editing, {example}: previews read it as words"
+    ),
     "emphasis": Message("a sample prompt holds emphasis, {example}: previews read it as words"),
     "option": Message("a sample prompt holds an option, {example}: previews read it as words"),
     "separator": Message("a sample prompt holds a separator, {example}: previews read it as words"),
-    "escaped": Message("a sample prompt holds an escaped bracket, {example}: previews read the backslash as well"),
+    "escaped": Message(
+        "a sample prompt holds an escaped bracket, {example}: previews read the backslash as well"
+    ),
 }
-_CAPTION_HINT = "Take it out: no prompt sends it to the text encoder. In Captions, Change many finds and replaces it everywhere."
-_PROMPT_HINT = "Write sample prompts in plain words; size, steps and strength have settings of their own."
+_CAPTION_HINT = (
+    "Take it out: no prompt sends it to the text encoder. In Captions, Change many finds and"
+    " replaces it everywhere."
+)
+_PROMPT_HINT = (
+    "Write sample prompts in plain words; size, steps and strength have settings of their own."
+)
 
 
 def unescaped(caption: str) -> str:
@@ -65,7 +131,9 @@ def unescaped(caption: str) -> str:
 
 
 def foreign(text: str) -> dict[str, str]:
-    """{sort: the first example} of what a text holds of other programs' syntax, but for escaped brackets."""
+    """{sort: the first example} of what a text holds of other programs' syntax, but for escaped
+    brackets.
+    """
     found: dict[str, str] = {}
     taken: list[tuple[int, int]] = []
     plain = _ESCAPED.sub("  ", text)
@@ -80,23 +148,43 @@ def foreign(text: str) -> dict[str, str]:
 
 
 def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
-    """One warning for each sort of syntax, with how many captions hold it; one for each caption of escaped brackets, which can be mended."""
-    findings = [_escaped(path, name) for path, (name, caption) in captions.items() if unescaped(caption) != caption]
+    """One warning for each sort of syntax, with how many captions hold it; one for each caption of
+    escaped brackets, which can be mended.
+    """
+    findings = [
+        _escaped(path, name)
+        for path, (name, caption) in captions.items()
+        if unescaped(caption) != caption
+    ]
     holders: dict[str, list[tuple[Path, str, str]]] = {}
     for path, (name, caption) in captions.items():
         for sort, example in foreign(caption).items():
             holders.setdefault(sort, []).append((path, name, example))
     for sort, held in holders.items():
         path, name, example = held[0]
-        found = warning("foreign-syntax", _CAPTIONS[sort].template, hint=_CAPTION_HINT, path=path, count=len(held), example=example, name=name)
+        found = warning(
+            "foreign-syntax",
+            _CAPTIONS[sort].template,
+            hint=_CAPTION_HINT,
+            path=path,
+            count=len(held),
+            example=example,
+            name=name,
+        )
         findings.append(dataclasses.replace(found, related=tuple(path for path, _, _ in held)))
     return findings
 
 
 def _escaped(path: Path, name: str) -> Finding:
     template = "{name}: the caption has escaped brackets, and the backslash is trained as well"
-    hint = "The WebUI takes the backslash out of a prompt before the text encoder sees it: captions are better without."
-    return dataclasses.replace(warning("escaped-brackets", template, hint=hint, path=path, name=name), mend={"mend": "unescape"})
+    hint = (
+        "The WebUI takes the backslash out of a prompt before the text encoder sees it: captions"
+        " are better without."
+    )
+    return dataclasses.replace(
+        warning("escaped-brackets", template, hint=hint, path=path, name=name),
+        mend={"mend": "unescape"},
+    )
 
 
 def prompt_syntax(prompts: Sequence[str]) -> list[Finding]:
@@ -105,7 +193,10 @@ def prompt_syntax(prompts: Sequence[str]) -> list[Finding]:
     for prompt in prompts:
         escaped = _ESCAPED.search(prompt)
         examples = {**foreign(prompt), **({"escaped": escaped[0]} if escaped else {}), **examples}
-    return [warning("prompt-syntax", _PROMPTS[sort].template, hint=_PROMPT_HINT, example=example) for sort, example in examples.items()]
+    return [
+        warning("prompt-syntax", _PROMPTS[sort].template, hint=_PROMPT_HINT, example=example)
+        for sort, example in examples.items()
+    ]
 
 
 def _shortened(text: str) -> str:

@@ -1,12 +1,15 @@
 """Captions built alike: the fields they are made of, and the words a dataset has agreed on.
 
-    compose(fields)            {"subject": "a red fox", "light": "soft light"} -> "a red fox, soft light"
+    compose(fields)            {"subject": "a red fox", "light": "soft light"} -> "a red fox, soft
+                               light"
     split(caption)             and back, as well as it can be told
     read_vocabulary(folder)    vocabulary.yaml beside the images -> Vocabulary; write_vocabulary
-    departures(captions, vocabulary)   the captions that depart from it, each with the caption as it should be
+    departures(captions, vocabulary)   the captions that depart from it, each with the caption as it
+                                       should be
 
-A vocabulary is an opening phrase for every caption, and preferred words: the one way to say a thing in this dataset, so that one thing is one
-thing to the model. Called by the command line and the tab.
+A vocabulary is an opening phrase for every caption, and preferred words: the one way to say a thing
+in this dataset, so that one thing is one thing to the model. Called by the command line and the
+tab.
 """
 
 from __future__ import annotations
@@ -29,22 +32,41 @@ from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import ConfigError, DatasetError
 
 Field = Literal["subject", "action", "features", "scene", "style", "light", "colour"]
-"""The parts of a caption in their natural order. features: clothing, hair, material, whatever the subject has."""
+"""The parts of a caption in their natural order. features: clothing, hair, material, whatever the
+subject has.
+"""
 FIELDS: tuple[Field, ...] = get_args(Field)
 
 VOCABULARY_FILE = "vocabulary.yaml"
 ALIKE = 0.84
-"""difflib's ratio from which on two wordings are taken for one; different words of five letters that share four have 0.8."""
+"""difflib's ratio from which on two wordings are taken for one; different words of five letters
+that share four have 0.8.
+"""
 
 _CUES: dict[Field, str] = {
-    "style": r"style|painting|photo(graph)?|illustration|render(ing)?|water ?colou?r|oil|anime|manga|sketch|drawing|print|pixel art|cartoon|realistic"
-    r"|line ?art|concept art|ink wash|digital art|artwork|cinematic|bokeh|film|close-?up|portrait",
-    "light": r"light(s|ing|ed)?|lit|backlit|glow(s|ing)?|shadows?|sunlight|sunset|sunrise|neon|dusk|dawn|moonlight|candlelight|shining|golden hour",
-    "colour": r"colou?rs?|palette|tones?|monochrome|colou?rful|pastel|sepia|black and white|greyscale|grayscale|hues?",
-    "features": r"wearing|dress(ed)?|shirt|jacket|coat|hats?|hair|eyes|armou?r|uniform|gloves|boots|glasses|scarf|skirt|with"
-    r"|holding|made of|fur|horns",
-    "scene": r"background|in (a|an|the)|on (a|an|the)|at (a|an|the)|under|forest|street|city|room|indoors|outdoors|lab(oratory)?|beach|mountains?"
-    r"|sky|field|garden|kitchen|desert|castle|river|sea|snow",
+    "style": (
+        r"style|painting|photo(graph)?|illustration|render(ing)?|water"
+        r" ?colou?r|oil|anime|manga|sketch|drawing|print|pixel art|cartoon|realistic"
+        r"|line ?art|concept art|ink wash|digital"
+        r" art|artwork|cinematic|bokeh|film|close-?up|portrait"
+    ),
+    "light": (
+        r"light(s|ing|ed)?|lit|backlit|glow(s|ing)?|shadows?|sunlight|sunset|sunrise|neon|dusk|dawn|moonlight|candlelight|shining|golden"
+        r" hour"
+    ),
+    "colour": (
+        r"colou?rs?|palette|tones?|monochrome|colou?rful|pastel|sepia|black and"
+        r" white|greyscale|grayscale|hues?"
+    ),
+    "features": (
+        r"wearing|dress(ed)?|shirt|jacket|coat|hats?|hair|eyes|armou?r|uniform|gloves|boots|glasses|scarf|skirt|with"
+        r"|holding|made of|fur|horns"
+    ),
+    "scene": (
+        r"background|in (a|an|the)|on (a|an|the)|at"
+        r" (a|an|the)|under|forest|street|city|room|indoors|outdoors|lab(oratory)?|beach|mountains?"
+        r"|sky|field|garden|kitchen|desert|castle|river|sea|snow"
+    ),
     "action": r"\w{2,}ing",
 }
 """What a part of a caption is recognised by, the surest field first."""
@@ -53,21 +75,32 @@ _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def compose(fields: Mapping[Field, str], order: Sequence[Field] = FIELDS) -> str:
-    """The fields that say something, in the order given, with commas between them. Raises DatasetError for a field there is not."""
+    """The fields that say something, in the order given, with commas between them. Raises
+    DatasetError for a field there is not.
+    """
     for name in fields:
         if name not in FIELDS:
-            raise DatasetError("a caption has no field {name}", hint="Use: {known}.", name=name, known=", ".join(FIELDS))
+            raise DatasetError(
+                "a caption has no field {name}",
+                hint="Use: {known}.",
+                name=name,
+                known=", ".join(FIELDS),
+            )
     return ", ".join(part for name in order for part in parts(tidy(fields.get(name, ""))))
 
 
 def split(caption: str, vocabulary: Vocabulary | None = None) -> dict[Field, str]:
-    """A caption's comma-separated parts sorted into fields: by the vocabulary's words first, then by what such parts usually say.
+    """A caption's comma-separated parts sorted into fields: by the vocabulary's words first, then
+    by what such parts usually say.
 
-    What nothing is known of is the subject where it stands first, and a feature elsewhere. No part is lost. {} for an empty caption.
+    What nothing is known of is the subject where it stands first, and a feature elsewhere. No part
+    is lost. {} for an empty caption.
     """
     found: dict[Field, list[str]] = {}
     for index, part in enumerate(parts(caption)):
-        name = _field_of(part, vocabulary) if index or _is_preferred(part, vocabulary) else "subject"
+        name = (
+            _field_of(part, vocabulary) if index or _is_preferred(part, vocabulary) else "subject"
+        )
         found.setdefault(name, []).append(part)
     return {name: ", ".join(found[name]) for name in FIELDS if name in found}
 
@@ -79,19 +112,25 @@ def _field_of(part: str, vocabulary: Vocabulary | None) -> Field:
                 return name
     if re.match(r"\w+ing\b", part, re.IGNORECASE) and not _CUE_PATTERNS["light"].match(part):
         return "features" if part.casefold().startswith(("wearing", "holding")) else "action"
-    return next((name for name, pattern in _CUE_PATTERNS.items() if pattern.search(part)), "features")
+    return next(
+        (name for name, pattern in _CUE_PATTERNS.items() if pattern.search(part)), "features"
+    )
 
 
 def _is_preferred(part: str, vocabulary: Vocabulary | None) -> bool:
-    """Whether the vocabulary knows the first part of a caption as something other than the subject."""
-    return vocabulary is not None and any(_contains(part, word) for words in vocabulary.fields.values() for word in words)
+    """Whether the vocabulary knows the first part of a caption as something other than the
+    subject.
+    """
+    return vocabulary is not None and any(
+        _contains(part, word) for words in vocabulary.fields.values() for word in words
+    )
 
 
 def _contains(text: str, phrase: str) -> bool:
     return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", text, re.IGNORECASE) is not None
 
 
-# --- the vocabulary ----------------------------------------------------------------------------------------------------------------------
+# --- the vocabulary -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +161,9 @@ class Departure:
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """vocabulary.yaml in a dataset folder; None where there is none. Raises DatasetError for a file that is none."""
+    """vocabulary.yaml in a dataset folder; None where there is none. Raises DatasetError for a file
+    that is none.
+    """
     path = folder / VOCABULARY_FILE
     if not path.exists():
         return None
@@ -130,12 +171,16 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
         values = parse_yaml(read_text(path).content, path)
     except ConfigError as error:
         hint = "Mend it, or remove it and set the vocabulary again."
-        raise DatasetError("{path} is not valid YAML: {reason}", hint=hint, path=path, reason=error) from error
+        raise DatasetError(
+            "{path} is not valid YAML: {reason}", hint=hint, path=path, reason=error
+        ) from error
     return vocabulary_from(values if values is not None else {}, path)
 
 
 def vocabulary_from(values: object, path: Path) -> Vocabulary:
-    """What YAML or JSON holds -> Vocabulary. `path` is for the sentence of the DatasetError only."""
+    """What YAML or JSON holds -> Vocabulary. `path` is for the sentence of the DatasetError
+    only.
+    """
     hint = "It holds `opening: a phrase`, and under `fields:` lists of words for {known}."
     known = ", ".join(FIELDS)
     if not isinstance(values, Mapping) or not set(values) <= {"opening", "fields"}:
@@ -145,32 +190,67 @@ def vocabulary_from(values: object, path: Path) -> Vocabulary:
         raise DatasetError("{path} is no vocabulary", hint=hint, path=path, known=known)
     for name, words in fields.items():
         if name not in FIELDS:
-            raise DatasetError("{path}: there is no field {name}", hint="Use: {known}.", path=path, name=name, known=known)
-        if not isinstance(words, Sequence) or isinstance(words, str) or not all(isinstance(word, str) for word in words):
-            raise DatasetError("{path}: {name} is not a list of words", hint=hint, path=path, name=name, known=known)
-    kept = {name: tuple(tidy(word) for word in fields[name] if tidy(word)) for name in FIELDS if fields.get(name)}
+            raise DatasetError(
+                "{path}: there is no field {name}",
+                hint="Use: {known}.",
+                path=path,
+                name=name,
+                known=known,
+            )
+        if (
+            not isinstance(words, Sequence)
+            or isinstance(words, str)
+            or not all(isinstance(word, str) for word in words)
+        ):
+            raise DatasetError(
+                "{path}: {name} is not a list of words",
+                hint=hint,
+                path=path,
+                name=name,
+                known=known,
+            )
+    kept = {
+        name: tuple(tidy(word) for word in fields[name] if tidy(word))
+        for name in FIELDS
+        if fields.get(name)
+    }
     return Vocabulary(opening=tidy(opening), fields=kept)
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> Path:
     """Writes vocabulary.yaml, whole or not at all; returns its path. Raises OSError."""
-    values = {"opening": vocabulary.opening, "fields": {name: list(words) for name, words in vocabulary.fields.items()}}
+    values = {
+        "opening": vocabulary.opening,
+        "fields": {name: list(words) for name, words in vocabulary.fields.items()},
+    }
     path = folder / VOCABULARY_FILE
     files.write_text(path, yaml.safe_dump(values, allow_unicode=True, sort_keys=False))
     return path
 
 
-# --- captions against it -----------------------------------------------------------------------------------------------------------------
+# --- captions against it --------------------------------------------------------------------------
 
 
-def departures(captions: Mapping[str, str], vocabulary: Vocabulary, trigger_word: str = "") -> list[Departure]:
-    """{image name: caption} -> those that lack the opening phrase, or say a preferred word in another way. Empty captions are not judged."""
-    found = (_departure(name, caption, vocabulary, trigger_word.strip()) for name, caption in captions.items() if caption.strip())
+def departures(
+    captions: Mapping[str, str], vocabulary: Vocabulary, trigger_word: str = ""
+) -> list[Departure]:
+    """{image name: caption} -> those that lack the opening phrase, or say a preferred word in
+    another way. Empty captions are not judged.
+    """
+    found = (
+        _departure(name, caption, vocabulary, trigger_word.strip())
+        for name, caption in captions.items()
+        if caption.strip()
+    )
     return [departure for departure in found if departure is not None]
 
 
-def vocabulary_findings(captions: Mapping[Path, tuple[str, str]], vocabulary: Vocabulary, trigger_word: str = "") -> list[Finding]:
-    """{image: (name, caption)} -> a warning for each departure; its mend is {"mend": "set_caption", "caption": ...}."""
+def vocabulary_findings(
+    captions: Mapping[Path, tuple[str, str]], vocabulary: Vocabulary, trigger_word: str = ""
+) -> list[Finding]:
+    """{image: (name, caption)} -> a warning for each departure; its mend is {"mend": "set_caption",
+    "caption": ...}.
+    """
     findings = []
     for path, (name, caption) in captions.items():
         for departure in departures({name: caption}, vocabulary, trigger_word):
@@ -179,40 +259,78 @@ def vocabulary_findings(captions: Mapping[Path, tuple[str, str]], vocabulary: Vo
                 hint = "One thing, one word: the model takes each wording for something of its own."
                 written, preferred = departure.variants[0]
                 template = '{name}: the caption says "{written}"; the vocabulary has "{preferred}"'
-                findings.append(problem("vocabulary", template, hint=hint, path=path, mend=mend, name=name, written=written, preferred=preferred))
+                findings.append(
+                    problem(
+                        "vocabulary",
+                        template,
+                        hint=hint,
+                        path=path,
+                        mend=mend,
+                        name=name,
+                        written=written,
+                        preferred=preferred,
+                    )
+                )
             else:
                 hint = "Captions that begin alike leave the opening phrase to what they share."
                 template = '{name}: the caption does not begin with "{opening}"'
-                findings.append(problem("vocabulary", template, hint=hint, path=path, mend=mend, name=name, opening=vocabulary.opening))
+                findings.append(
+                    problem(
+                        "vocabulary",
+                        template,
+                        hint=hint,
+                        path=path,
+                        mend=mend,
+                        name=name,
+                        opening=vocabulary.opening,
+                    )
+                )
     return findings
 
 
-def _departure(name: str, caption: str, vocabulary: Vocabulary, trigger_word: str) -> Departure | None:
+def _departure(
+    name: str, caption: str, vocabulary: Vocabulary, trigger_word: str
+) -> Departure | None:
     """The departures of all the lines of a caption, as one."""
-    found = {line: _line_departure(name, line, vocabulary, trigger_word) for line in variants(caption)}
+    found = {
+        line: _line_departure(name, line, vocabulary, trigger_word) for line in variants(caption)
+    }
     departed = [departure for departure in found.values() if departure]
     if not departed:
         return None
-    mended = edited(caption, lambda line: departure.mended if (departure := found.get(line)) else line)
+    mended = edited(
+        caption, lambda line: departure.mended if (departure := found.get(line)) else line
+    )
     return Departure(
-        name=name, caption=caption, lacks_opening=any(one.lacks_opening for one in departed),
-        variants=tuple(variant for one in departed for variant in one.variants), mended=mended,
-    )  # fmt: skip
+        name=name,
+        caption=caption,
+        lacks_opening=any(one.lacks_opening for one in departed),
+        variants=tuple(variant for one in departed for variant in one.variants),
+        mended=mended,
+    )
 
 
-def _line_departure(name: str, caption: str, vocabulary: Vocabulary, trigger_word: str) -> Departure | None:
+def _line_departure(
+    name: str, caption: str, vocabulary: Vocabulary, trigger_word: str
+) -> Departure | None:
     mended, said = tidy(caption), []
-    for word in dict.fromkeys((*([vocabulary.opening] if vocabulary.opening else []), *vocabulary.words)):
+    for word in dict.fromkeys(
+        (*([vocabulary.opening] if vocabulary.opening else []), *vocabulary.words)
+    ):
         # from the end, so that places in front stay right
         for start, end in reversed(list(_variants(mended, word, vocabulary))):
             said.append((mended[start:end], word))
             mended = mended[:start] + word + mended[end:]
-    lacks_opening = bool(vocabulary.opening) and not _begins(mended, vocabulary.opening, trigger_word)
+    lacks_opening = bool(vocabulary.opening) and not _begins(
+        mended, vocabulary.opening, trigger_word
+    )
     if lacks_opening:
         mended = _opened(mended, vocabulary.opening, trigger_word)
     if not lacks_opening and not said:
         return None
-    return Departure(name=name, caption=caption, lacks_opening=lacks_opening, variants=tuple(said), mended=mended)
+    return Departure(
+        name=name, caption=caption, lacks_opening=lacks_opening, variants=tuple(said), mended=mended
+    )
 
 
 def _without_trigger(caption: str, trigger_word: str) -> str:
@@ -223,7 +341,12 @@ def _without_trigger(caption: str, trigger_word: str) -> str:
 
 
 def _begins(caption: str, opening: str, trigger_word: str) -> bool:
-    return re.match(rf"{re.escape(opening)}(?!\w)", _without_trigger(caption, trigger_word), re.IGNORECASE) is not None
+    return (
+        re.match(
+            rf"{re.escape(opening)}(?!\w)", _without_trigger(caption, trigger_word), re.IGNORECASE
+        )
+        is not None
+    )
 
 
 def _opened(caption: str, opening: str, trigger_word: str) -> str:
@@ -235,12 +358,18 @@ def _opened(caption: str, opening: str, trigger_word: str) -> str:
 
 
 def _variants(text: str, preferred: str, vocabulary: Vocabulary) -> Iterator[tuple[int, int]]:
-    """Where a text says a preferred phrase in another spelling, number or hyphenation; places of characters, without overlaps."""
+    """Where a text says a preferred phrase in another spelling, number or hyphenation; places of
+    characters, without overlaps.
+    """
     words = list(_WORD.finditer(text))
     count = len(_WORD.findall(preferred))
-    others = {word.casefold() for word in (*vocabulary.words, vocabulary.opening)} - {preferred.casefold()}
+    others = {word.casefold() for word in (*vocabulary.words, vocabulary.opening)} - {
+        preferred.casefold()
+    }
     settled = bytearray(len(text))
-    for begin, end in (match.span() for word in (*others, preferred) if word for match in _occurrences(text, word)):
+    for begin, end in (
+        match.span() for word in (*others, preferred) if word for match in _occurrences(text, word)
+    ):
         settled[begin:end] = b"\1" * (end - begin)
     free_from = 0
     # "sci-fi" is one word and "sci fi" two
@@ -265,8 +394,11 @@ def _occurrences(text: str, word: str) -> Iterable[re.Match[str]]:
 def _is_variant(said: str, preferred: str) -> bool:
     one, other = said.casefold(), preferred.casefold()
     letters = _WORD.search(other)
-    # no other spelling begins with another letter; asked first, because it is asked of every word of every caption
-    return letters is not None and one[0] == letters.group()[0] and _is_spelled_otherwise(one, other)
+    # no other spelling begins with another letter; asked first, because it is asked of every word
+    # of every caption
+    return (
+        letters is not None and one[0] == letters.group()[0] and _is_spelled_otherwise(one, other)
+    )
 
 
 @lru_cache(maxsize=100_000)
@@ -276,13 +408,26 @@ def _is_spelled_otherwise(one: str, other: str) -> bool:
     if _key(one) == _key(other):
         return True
     # a typing error; short words are too easily other words
-    return len(other) >= 6 and one[0] == other[0] and abs(len(one) - len(other)) <= 2 and difflib.SequenceMatcher(None, one, other).ratio() >= ALIKE
+    return (
+        len(other) >= 6
+        and one[0] == other[0]
+        and abs(len(one) - len(other)) <= 2
+        and difflib.SequenceMatcher(None, one, other).ratio() >= ALIKE
+    )
 
 
 _SPELLINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
-    (r"colour", "color"), (r"grey", "gray"), (r"armour", "armor"), (r"centre\b", "center"), (r"jewellery", "jewelry"), (r"is(e|ed|ing)\b", r"iz\1"),
-    (r"lab\b", "laboratory"), (r"ies\b", "y"), (r"(ss|x|ch|sh)es\b", r"\1"), (r"([^s])s\b", r"\1"),
-)  # fmt: skip
+    (r"colour", "color"),
+    (r"grey", "gray"),
+    (r"armour", "armor"),
+    (r"centre\b", "center"),
+    (r"jewellery", "jewelry"),
+    (r"is(e|ed|ing)\b", r"iz\1"),
+    (r"lab\b", "laboratory"),
+    (r"ies\b", "y"),
+    (r"(ss|x|ch|sh)es\b", r"\1"),
+    (r"([^s])s\b", r"\1"),
+)
 """British and American spelling, and plurals, made one."""
 
 

@@ -1,7 +1,9 @@
-"""Text files as people have them: bytes -> text and the encoding it was in; text -> bytes as a file had them.
+"""Text files as people have them: bytes -> text and the encoding it was in; text -> bytes as a file
+had them.
 
-UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and what Windows wrote before: GBK, Shift JIS, Big5, the Western
-code page and its like, between which charset-normalizer decides. Called by whatever reads or writes captions.
+UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and what Windows
+wrote before: GBK, Shift JIS, Big5, the Western code page and its like, between which
+charset-normalizer decides. Called by whatever reads or writes captions.
 """
 
 from __future__ import annotations
@@ -20,10 +22,18 @@ LARGEST_TABLE = 16 * 2**20
 """Bytes. 20,000 rows of 200 words are 24 MB, and no dataset has them."""
 
 _GUESSED = {
-    "gb18030": "GBK", "cp932": "Shift JIS", "big5": "Big5", "cp949": "EUC-KR", "cp1252": "Windows-1252", "cp1250": "Windows-1250",
-    "cp1251": "Windows-1251", "cp437": "DOS 437",
-}  # fmt: skip
-"""Python's names -> people's. Of equally plausible ones the first; GBK with the rarer characters Windows adds to it."""
+    "gb18030": "GBK",
+    "cp932": "Shift JIS",
+    "big5": "Big5",
+    "cp949": "EUC-KR",
+    "cp1252": "Windows-1252",
+    "cp1250": "Windows-1250",
+    "cp1251": "Windows-1251",
+    "cp437": "DOS 437",
+}
+"""Python's names -> people's. Of equally plausible ones the first; GBK with the rarer characters
+Windows adds to it.
+"""
 _OF_FILES = tuple(name for name in _GUESSED if name != "cp437")
 _PLAUSIBLE = 0.05
 """How much more of a mess, by charset-normalizer's measure, a reading may be than the best one."""
@@ -34,7 +44,9 @@ _SAVE_AS_UTF8 = "Open it in a text editor and save it as UTF-8."
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What a file says, with `\\n` at the ends of lines, and how it was encoded, in Python's words."""
+    """What a file says, with `\\n` at the ends of lines, and how it was encoded, in Python's
+    words.
+    """
 
     content: str
     encoding: str
@@ -45,7 +57,9 @@ class Text:
 
 
 def read_text(path: Path, limit: int = LARGEST_CAPTION_FILE) -> Text:
-    """Reads a text file. Raises DatasetError when it cannot be opened, is larger than `limit`, or is in no encoding known here."""
+    """Reads a text file. Raises DatasetError when it cannot be opened, is larger than `limit`, or
+    is in no encoding known here.
+    """
     return decode(read_bytes(path, limit), path)
 
 
@@ -56,10 +70,14 @@ def read_bytes(path: Path, limit: int = LARGEST_CAPTION_FILE) -> bytes:
             data = file.read(limit + 1)
     except OSError as error:
         hint = "Check that it exists and may be read."
-        raise DatasetError("{path} cannot be read: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
+        raise DatasetError(
+            "{path} cannot be read: {reason}", hint=hint, path=path, reason=error.strerror or error
+        ) from error
     if len(data) > limit:
         hint = "Divide it, or remove what is no caption."
-        raise DatasetError("{path} is larger than {limit} MB", hint=hint, path=path, limit=limit // 2**20)
+        raise DatasetError(
+            "{path} is larger than {limit} MB", hint=hint, path=path, limit=limit // 2**20
+        )
     return data
 
 
@@ -71,7 +89,12 @@ def decode(data: bytes, path: Path) -> Text:
         try:
             content = data.decode("utf-16")
         except UnicodeDecodeError as error:
-            raise DatasetError("{path} is damaged UTF-16 text (byte {position})", hint=_SAVE_AS_UTF8, path=path, position=error.start) from error
+            raise DatasetError(
+                "{path} is damaged UTF-16 text (byte {position})",
+                hint=_SAVE_AS_UTF8,
+                path=path,
+                position=error.start,
+            ) from error
     else:
         try:
             content = data.decode("utf-8-sig")
@@ -87,20 +110,28 @@ def _decode_guessed(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> tu
     damaged = tolerant.count("\ufffd")
     intact = sum(character > "\x7f" for character in tolerant) - damaged
     line = data[: not_utf8.start].count(b"\n") + 1
-    # UTF-8 with one broken byte often passes as GBK, and would come out as other Chinese characters altogether. True GBK holds next to no
-    # sequences that are UTF-8 by accident.
+    # UTF-8 with one broken byte often passes as GBK, and would come out as other Chinese characters
+    # altogether. True GBK holds next to no sequences that are UTF-8 by accident.
     if intact > 3 * damaged:
-        raise DatasetError("{path} is damaged UTF-8 text (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line) from not_utf8
+        raise DatasetError(
+            "{path} is damaged UTF-8 text (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line
+        ) from not_utf8
     for encoding in plausible_encodings(data):
         try:
             return data.decode(encoding), encoding
         except UnicodeDecodeError:
             continue
-    raise DatasetError("{path} is in no encoding known here (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line) from not_utf8
+    raise DatasetError(
+        "{path} is in no encoding known here (line {line})",
+        hint=_SAVE_AS_UTF8,
+        path=path,
+        line=line,
+    ) from not_utf8
 
 
 def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list[str]:
-    """The encodings that text which is not UTF-8 may be in, the most plausible first; none, where nothing it could say makes sense.
+    """The encodings that text which is not UTF-8 may be in, the most plausible first; none, where
+    nothing it could say makes sense.
 
     Looked at is what lines with such letters say.
     """
@@ -120,23 +151,31 @@ def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list
     if not _is_simplified_chinese(sample) or ("cp949" in found and _is_korean(sample)):
         found.pop("gb18030", None)
     elif "gb18030" in found:
-        found["gb18030"] -= _PLAUSIBLE  # captions that mix names of files with a few Chinese words count as a mess
+        found["gb18030"] -= (
+            _PLAUSIBLE  # captions that mix names of files with a few Chinese words count as a mess
+        )
     # accented letters lie below 0xA6 in DOS's code page, and above 0xBF in Windows's
-    found.pop("cp1252" if "cp437" in found and re.search(rb"[\x80-\xa5]", sample) else "cp437", None)
+    found.pop(
+        "cp1252" if "cp437" in found and re.search(rb"[\x80-\xa5]", sample) else "cp437", None
+    )
     least = min(found.values(), default=0.0)
     sure = [name for name in among if name in found and found[name] <= least + _PLAUSIBLE]
     return [*sure, *sorted((name for name in found if name not in sure), key=found.__getitem__)]
 
 
 def _is_simplified_chinese(data: bytes) -> bool:
-    """Whether a text, read as GBK, holds what people write: GB 2312, but for a character here and there. Other encodings read as GBK do not."""
+    """Whether a text, read as GBK, holds what people write: GB 2312, but for a character here and
+    there. Other encodings read as GBK do not.
+    """
     signs = [sign for sign in data.decode("gb18030", errors="replace") if sign > "\x7f"]
     rare = sum(not _is_in(sign, "gb2312") for sign in signs)
     return rare * 5 <= len(signs)
 
 
 def _is_korean(data: bytes) -> bool:
-    """Whether a text, read as EUC-KR, is Hangul through and through: of Chinese in GBK, hardly six signs in a row look like that."""
+    """Whether a text, read as EUC-KR, is Hangul through and through: of Chinese in GBK, hardly six
+    signs in a row look like that.
+    """
     signs = [sign for sign in data.decode("cp949", errors="replace") if sign > "\x7f"]
     return len(signs) >= 6 and all("\uac00" <= sign <= "\ud7a3" for sign in signs)
 
@@ -150,18 +189,31 @@ def _is_in(sign: str, encoding: str) -> bool:
 
 
 def guessed_encoding(text: Text, path: Path, name: str) -> list[Finding]:
-    """A warning when the encoding was guessed: old encodings cannot be told from each other for certain. It quotes what came out."""
+    """A warning when the encoding was guessed: old encodings cannot be told from each other for
+    certain. It quotes what came out.
+    """
     if not text.is_guess:
         return []
     hint = "If this is garbled, save the file as UTF-8."
     first = next((line for line in text.content.split("\n") if not line.isascii()), "").strip()
     line = first if len(first) <= _LONGEST_QUOTE else first[: _LONGEST_QUOTE - 1] + "…"
     template = '{name} is not UTF-8; it was read as {encoding}: "{line}"'
-    return [warning("guessed-encoding", template, hint=hint, path=path, name=name, encoding=_GUESSED[text.encoding], line=line)]
+    return [
+        warning(
+            "guessed-encoding",
+            template,
+            hint=hint,
+            path=path,
+            name=name,
+            encoding=_GUESSED[text.encoding],
+            line=line,
+        )
+    ]
 
 
 def encode_like(content: str, before: bytes, path: Path) -> bytes:
-    """Text -> bytes, in the encoding, and with the byte-order mark, that `before` has: what a file held until now.
+    """Text -> bytes, in the encoding, and with the byte-order mark, that `before` has: what a file
+    held until now.
 
     Where that could not be read back as the same text, it is UTF-8 with a mark.
     """
@@ -170,7 +222,13 @@ def encode_like(content: str, before: bytes, path: Path) -> bytes:
         data = mark + content.encode("utf-16-le" if mark == codecs.BOM_UTF16_LE else "utf-16-be")
     else:
         guessed = decode(before, path) if before else None
-        encoding = guessed.encoding if guessed and guessed.is_guess else "utf-8-sig" if before.startswith(codecs.BOM_UTF8) else "utf-8"
+        encoding = (
+            guessed.encoding
+            if guessed and guessed.is_guess
+            else "utf-8-sig"
+            if before.startswith(codecs.BOM_UTF8)
+            else "utf-8"
+        )
         try:
             data = content.encode(encoding)
         except UnicodeEncodeError:
@@ -188,5 +246,10 @@ def write_bytes(path: Path, data: bytes) -> None:
     try:
         files.write_bytes(path, data)
     except OSError as error:
-        hint = "Check the free space and the folder's permissions, and that no other program holds the file."
-        raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror) from error
+        hint = (
+            "Check the free space and the folder's permissions, and that no other program holds the"
+            " file."
+        )
+        raise DatasetError(
+            "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror
+        ) from error

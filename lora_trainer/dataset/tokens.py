@@ -1,11 +1,13 @@
-"""A caption as its text encoder sees it: tokens, the pieces of 75, what falls off the end; and what a trigger word is to CLIP before any training.
+"""A caption as its text encoder sees it: tokens, the pieces of 75, what falls off the end; and what
+a trigger word is to CLIP before any training.
 
     read_end(text, tokenize, limit)  -> the place in a caption where it is cut
-    look_at_trigger(word, tokenize)  -> TriggerView   one token or several, rare or full of meaning already
+    look_at_trigger(word, tokenize)  -> TriggerView   one token or several, rare or full of meaning
+                                                      already
     piece_ends(ids)                  -> where tokens are cut into pieces, for training as well
 
-The tokenizer comes in as an argument, so that this needs no library: checkpoint.tokenizer.tokenize is one, with CLIP's own vocabulary. Called by
-the command line, training.encode and the tab.
+The tokenizer comes in as an argument, so that this needs no library: checkpoint.tokenizer.tokenize
+is one, with CLIP's own vocabulary. Called by the command line, training.encode and the tab.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ COMMA = 267
 COMMA_BACKTRACK = 20
 """A piece is preferably cut after a comma among its last so many tokens."""
 COMMON = 20_000
-"""Tokens are numbered by how often they were joined when the vocabulary was made: a whole word below is common English."""
+"""Tokens are numbered by how often they were joined when the vocabulary was made: a whole word
+below is common English.
+"""
 RARE = 40_000
 """From here on a word was rare in the text the vocabulary was made from, and means little."""
 
@@ -51,7 +55,9 @@ class TriggerView:
     parts: tuple[tuple[str, int], ...]
     """(text, token id) in order."""
     kind: TriggerKind
-    """rare, uncommon, common: one token, by its rank. made-up: several tokens in one word. phrase: several words."""
+    """rare, uncommon, common: one token, by its rank. made-up: several tokens in one word. phrase:
+    several words.
+    """
     is_good: bool
     message: Message
     hint: Message
@@ -60,7 +66,8 @@ class TriggerView:
 def piece_ends(ids: Sequence[int]) -> list[int]:
     """Token ids -> the index behind the last token of each piece; one piece at least.
 
-    As A1111 1.10.1 cuts prompts (modules/sd_hijack_clip.py): at 75 tokens, or after a comma among the last 20 of them.
+    As A1111 1.10.1 cuts prompts (modules/sd_hijack_clip.py): at 75 tokens, or after a comma among
+    the last 20 of them.
     """
     ends: list[int] = []
     start, last_comma = 0, -1
@@ -76,20 +83,31 @@ def piece_ends(ids: Sequence[int]) -> list[int]:
 
 
 def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
-    """The character from which on a text is not read, when `limit` tokens (75, 150 or 225) are; its length where all of it is."""
+    """The character from which on a text is not read, when `limit` tokens (75, 150 or 225) are; its
+    length where all of it is.
+    """
     tokens = tokenize(text)
     read = piece_ends([token.id for token in tokens])[: max(1, limit // PIECE)][-1]
     return tokens[read - 1].end if read < len(tokens) else len(text)
 
 
 def look_at_trigger(word: str, tokenize: Tokenize) -> TriggerView:
-    """Whether a trigger word is free to take a new meaning. Raises nothing: an empty word is a phrase of no parts."""
+    """Whether a trigger word is free to take a new meaning. Raises nothing: an empty word is a
+    phrase of no parts.
+    """
     word = word.strip()
     tokens = tokenize(word)
     parts = tuple((word[token.start : token.end], token.id) for token in tokens)
     kind = _kind(word, tokens)
     message, hint = _sentences(kind, word, parts)
-    return TriggerView(word=word, parts=parts, kind=kind, is_good=kind in ("rare", "made-up"), message=message, hint=hint)
+    return TriggerView(
+        word=word,
+        parts=parts,
+        kind=kind,
+        is_good=kind in ("rare", "made-up"),
+        message=message,
+        hint=hint,
+    )
 
 
 def _kind(word: str, tokens: Sequence[Token]) -> TriggerKind:
@@ -100,19 +118,40 @@ def _kind(word: str, tokens: Sequence[Token]) -> TriggerKind:
     return "common" if tokens[0].id < COMMON else "uncommon"
 
 
-def _sentences(kind: TriggerKind, word: str, parts: Sequence[tuple[str, int]]) -> tuple[Message, Message]:
-    values = {"word": word, "count": len(parts), "parts": " + ".join(text for text, _ in parts), "rank": parts[0][1] if parts else 0}
+def _sentences(
+    kind: TriggerKind, word: str, parts: Sequence[tuple[str, int]]
+) -> tuple[Message, Message]:
+    values = {
+        "word": word,
+        "count": len(parts),
+        "parts": " + ".join(text for text, _ in parts),
+        "rank": parts[0][1] if parts else 0,
+    }
     if kind == "rare":
         message = Message('"{word}" is one rare token: free to take a new meaning', values)
         return message, Message("")
     if kind == "made-up":
         message = Message('"{word}" is a made-up word of {count} tokens: {parts}', values)
-        return message, Message("It is free to take a new meaning, though its parts may lend it some of theirs: try it in a prompt before training.")
+        return message, Message(
+            "It is free to take a new meaning, though its parts may lend it some of theirs: try it"
+            " in a prompt before training."
+        )
     if kind == "phrase":
         message = Message('"{word}" is a phrase of {count} tokens', values)
-        return message, Message("Each of its words keeps its meaning. A single made-up word is easier to call, and to leave out.")
+        return message, Message(
+            "Each of its words keeps its meaning. A single made-up word is easier to call, and to"
+            " leave out."
+        )
     if kind == "common":
-        message = Message('"{word}" is an everyday word to the model: it means something already', values)
-        return message, Message("Training has to overwrite that meaning, and every prompt with the word will show it. Choose a made-up word.")
+        message = Message(
+            '"{word}" is an everyday word to the model: it means something already', values
+        )
+        return message, Message(
+            "Training has to overwrite that meaning, and every prompt with the word will show it."
+            " Choose a made-up word."
+        )
     message = Message('"{word}" is a word the model knows, if not an everyday one', values)
-    return message, Message("Try it in a prompt before training: if it shows something of its own, choose a made-up word.")
+    return message, Message(
+        "Try it in a prompt before training: if it shows something of its own, choose a made-up"
+        " word."
+    )

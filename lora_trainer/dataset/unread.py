@@ -1,9 +1,11 @@
-"""What lies in a dataset's folder and is not read, though somebody may have meant it to be: each is named, so that nothing vanishes without a word.
+"""What lies in a dataset's folder and is not read, though somebody may have meant it to be: each is
+named, so that nothing vanishes without a word.
 
     unread_captions(listing, images, read)   files that look like captions of images that have none
     left_out(listing)                        pictures by an odd name, texts without a picture
 
-Called by dataset.sources and dataset.scan. Files are opened, but only as far as it needs to tell what they are.
+Called by dataset.sources and dataset.scan. Files are opened, but only as far as it needs to tell
+what they are.
 """
 
 from __future__ import annotations
@@ -23,18 +25,38 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson
 
 _WORKBOOKS = frozenset({".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather"})
-_NO_CAPTIONS = frozenset({"readme", "license", "licence", "copying", "changelog", "requirements", "notes", "note", "说明", "许可"})
+_NO_CAPTIONS = frozenset(
+    {
+        "readme",
+        "license",
+        "licence",
+        "copying",
+        "changelog",
+        "requirements",
+        "notes",
+        "note",
+        "说明",
+        "许可",
+    }
+)
 """Texts that lie in many a folder, by their names without the suffix."""
 _PICTURES_BEGIN = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _SIGN = re.compile(r"[\W_]+")
-_KEY_OF_CAPTIONS = re.compile(r'"[\w -]{0,40}(?:tag|caption|prompt|descri|text|label|标签|标注)[\w -]{0,40}"\s*:', re.IGNORECASE)
+_KEY_OF_CAPTIONS = re.compile(
+    r'"[\w -]{0,40}(?:tag|caption|prompt|descri|text|label|标签|标注)[\w -]{0,40}"\s*:',
+    re.IGNORECASE,
+)
 _HEAD = 2**16
 _NAMES_SOUGHT = 20
 _NAMED = 5
 
 
-def unread_captions(listing: Listing, lacking: Sequence[Path], read: Collection[Path]) -> list[Finding]:
-    """One error that names the files that look like captions of the images `lacking` one; `read` are files that were."""
+def unread_captions(
+    listing: Listing, lacking: Sequence[Path], read: Collection[Path]
+) -> list[Finding]:
+    """One error that names the files that look like captions of the images `lacking` one; `read`
+    are files that were.
+    """
     if not lacking:
         return []
     stems = {folded(name) for image in lacking for name in (image.stem, image.name)}
@@ -42,31 +64,50 @@ def unread_captions(listing: Listing, lacking: Sequence[Path], read: Collection[
     beside = {text for image in listing.images for text in listing.texts_beside(image)}
     texts = [path for path in listing.texts.values() if path not in beside and path not in read]
     found = [path for path in texts if _is_named_like(path.stem, stems) or _mentions(path, names)]
-    found += [path for image in lacking for path in listing.texts_beside(image) if path.suffix.lower() == JSON_SUFFIX and _is_unread_json(path)]
+    found += [
+        path
+        for image in lacking
+        for path in listing.texts_beside(image)
+        if path.suffix.lower() == JSON_SUFFIX and _is_unread_json(path)
+    ]
     found += [path for path in listing.tables if path not in read and _mentions(path, names)]
     found += [path for path in listing.rest if _is_caption_like(path, stems, names)]
     if not found:
         return []
-    shown = ", ".join(listing.name(path) for path in found[:_NAMED]) + (" ..." if len(found) > _NAMED else "")
+    shown = ", ".join(listing.name(path) for path in found[:_NAMED]) + (
+        " ..." if len(found) > _NAMED else ""
+    )
     template = "files that look like captions are not read ({count} of them: {names})"
-    hint = "Save each as a .txt file of its picture's name beside the picture, or all in one metadata.csv with the columns file_name and text."
-    return [error("unread-captions", template, hint=hint, path=found[0], count=len(found), names=shown)]
+    hint = (
+        "Save each as a .txt file of its picture's name beside the picture, or all in one"
+        " metadata.csv with the columns file_name and text."
+    )
+    return [
+        error("unread-captions", template, hint=hint, path=found[0], count=len(found), names=shown)
+    ]
 
 
 def _is_caption_like(path: Path, stems: Collection[str], names: Sequence[str]) -> bool:
     if path.suffix.lower() in _WORKBOOKS:
         return True
     is_beside = _is_named_like(path.stem, stems)
-    return (is_beside and _is_text(_head(path))) or (not is_beside and bool(path.suffix) and _mentions(path, names))
+    return (is_beside and _is_text(_head(path))) or (
+        not is_beside and bool(path.suffix) and _mentions(path, names)
+    )
 
 
 def _is_named_like(stem: str, stems: Collection[str]) -> bool:
     """Whether a name is one of `stems`, with words behind it or without: a.png.caption, a_tags."""
-    return any(folded(stem[:end]) in stems for end in (*(sign.start() for sign in _SIGN.finditer(stem)), len(stem)))
+    return any(
+        folded(stem[:end]) in stems
+        for end in (*(sign.start() for sign in _SIGN.finditer(stem)), len(stem))
+    )
 
 
 def _is_unread_json(path: Path) -> bool:
-    """Whether the JSON beside an image holds words for it, but in a form that is not known: a booru's tags by kind, say."""
+    """Whether the JSON beside an image holds words for it, but in a form that is not known: a
+    booru's tags by kind, say.
+    """
     try:
         content = read_text(path).content
         return caption_in(parse(content)) is None and _KEY_OF_CAPTIONS.search(content) is not None
@@ -97,8 +138,13 @@ def _is_text(head: bytes) -> bool:
 
 
 def left_out(listing: Listing) -> list[Finding]:
-    """A warning for each picture whose name does not say that it is one, and one for the texts that belong to no picture."""
-    return [*(finding for path in listing.rest if (finding := _odd_picture(path, listing))), *_without_picture(listing)]
+    """A warning for each picture whose name does not say that it is one, and one for the texts that
+    belong to no picture.
+    """
+    return [
+        *(finding for path in listing.rest if (finding := _odd_picture(path, listing))),
+        *_without_picture(listing),
+    ]
 
 
 def _odd_picture(path: Path, listing: Listing) -> Finding | None:
@@ -109,14 +155,36 @@ def _odd_picture(path: Path, listing: Listing) -> Finding | None:
     except DatasetError:
         return None
     template = "{name} is left out: it is a picture, but its name does not end in {suffix}"
-    return warning("left-out", template, hint="Rename it, if it is to be trained.", path=path, name=listing.name(path), suffix=suffix)
+    return warning(
+        "left-out",
+        template,
+        hint="Rename it, if it is to be trained.",
+        path=path,
+        name=listing.name(path),
+        suffix=suffix,
+    )
 
 
 def _without_picture(listing: Listing) -> list[Finding]:
-    owned = {text for image in (*listing.images, *listing.others) for text in listing.texts_beside(image)}
-    alone = [path for path in listing.texts.values() if path not in owned and folded(path.stem) not in _NO_CAPTIONS]
+    owned = {
+        text for image in (*listing.images, *listing.others) for text in listing.texts_beside(image)
+    }
+    alone = [
+        path
+        for path in listing.texts.values()
+        if path not in owned and folded(path.stem) not in _NO_CAPTIONS
+    ]
     if not alone:
         return []
     template = "texts that belong to no picture are left out ({count} of them, such as {name})"
     hint = "A text belongs to the picture of its name in the same folder."
-    return [warning("left-out", template, hint=hint, path=alone[0], count=len(alone), name=listing.name(alone[0]))]
+    return [
+        warning(
+            "left-out",
+            template,
+            hint=hint,
+            path=alone[0],
+            count=len(alone),
+            name=listing.name(alone[0]),
+        )
+    ]

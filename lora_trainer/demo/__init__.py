@@ -1,4 +1,6 @@
-"""The demo: a small drawn world, a small real checkpoint trained on it, and what a LoRA can show with both."""
+"""The demo: a small drawn world, a small real checkpoint trained on it, and what a LoRA can show
+with both.
+"""
 
 from pathlib import Path
 

@@ -5,19 +5,25 @@
     python -m lora_trainer.demo.make_checkpoint STATE_FOLDER judge
     python -m lora_trainer.demo.make_checkpoint STATE_FOLDER write
 
-Each stage saves its progress every two minutes and goes on from it when started again. Not run in CI.
+Each stage saves its progress every two minutes and goes on from it when started again. Not run in
+CI.
 
-How the file in this folder was made, on two threads of a shared four-core machine (torch 2.13, `--processes 2`), in about an hour:
+How the file in this folder was made, on two threads of a shared four-core machine (torch 2.13,
+`--processes 2`), in about an hour:
 
-- VAE: 1,500 steps of 16 (14.5 minutes, 31.4 dB) in a first form whose widths changed inside the blocks, which a WebUI's configuration cannot
-  name; its weights, carried over as far as they fit (22.9 dB), then 1,000 steps in today's form (7.4 minutes, 32.3 dB). A fresh start in
-  today's form is expected to need about as much as the first; it has not been run.
-- UNet and text encoder: 3,700 steps of 48 on 10,000 drawings (planned for 3,500, lengthened at 3,061). At 950 steps all colours, sizes and
-  backgrounds obeyed; shapes and places came after 2,000.
-- The figures in the file's metadata (`world.figures`) are those of 96 random prompts, 25 steps of DDIM, guidance 4: shape 0.91, all else 1.00.
-  With 192 others and 20 steps: shape 0.88, position 0.99, all else 1.00. In 96 more (shape 0.89) each miss was a small star, read as another shape.
+- VAE: 1,500 steps of 16 (14.5 minutes, 31.4 dB) in a first form whose widths changed inside the
+  blocks, which a WebUI's configuration cannot name; its weights, carried over as far as they fit
+  (22.9 dB), then 1,000 steps in today's form (7.4 minutes, 32.3 dB). A fresh start in today's form
+  is expected to need about as much as the first; it has not been run.
+- UNet and text encoder: 3,700 steps of 48 on 10,000 drawings (planned for 3,500, lengthened at
+  3,061). At 950 steps all colours, sizes and backgrounds obeyed; shapes and places came after
+  2,000.
+- The figures in the file's metadata (`world.figures`) are those of 96 random prompts, 25 steps of
+  DDIM, guidance 4: shape 0.91, all else 1.00. With 192 others and 20 steps: shape 0.88, position
+  0.99, all else 1.00. In 96 more (shape 0.89) each miss was a small star, read as another shape.
 
-Everything is seeded; a run that is interrupted, or shared among another number of processes, goes on with other pictures and ends in other weights.
+Everything is seeded; a run that is interrupted, or shared among another number of processes, goes
+on with other pictures and ends in other weights.
 """
 
 from __future__ import annotations
@@ -35,7 +41,14 @@ from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.demo.make_unet import UnetSettings, new_text_encoder, new_unet, train_unet
-from lora_trainer.demo.make_vae import VaeSettings, settled_skeleton, to_tensor, train_vae, vae_decibels, widen
+from lora_trainer.demo.make_vae import (
+    VaeSettings,
+    settled_skeleton,
+    to_tensor,
+    train_vae,
+    vae_decibels,
+    widen,
+)
 from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
 from lora_trainer.demo.stages import Share, load_state
 
@@ -47,51 +60,88 @@ def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
     of_unet = load_state(folder / "unet.pt", average=model)
     model.requires_grad_(False)
     parts = Parts(
-        family="sd1", schedule=NoiseSchedule(), unet=model["unet"].eval(), vae=widen(skeleton.vae).eval().requires_grad_(False),
-        text_encoders=(model["text"].eval(),), tokenizers=load_tokenizers("sd1"),
+        family="sd1",
+        schedule=NoiseSchedule(),
+        unet=model["unet"].eval(),
+        vae=widen(skeleton.vae).eval().requires_grad_(False),
+        text_encoders=(model["text"].eval(),),
+        tokenizers=load_tokenizers("sd1"),
     )
     about = {
         "modelspec.title": "embedded checkpoint of the drawn world",
         "modelspec.resolution": f"{world.SIDE}x{world.SIDE}",
         "modelspec.description": "A small SD1 trained on drawn shapes, for the demo and the tests.",
-        "world.vae": f"{of_vae.step} steps of {VaeSettings.batch_size}, {of_vae.seconds / 3600:.2f} h",
-        "world.unet": f"{of_unet.step} steps of {UnetSettings.batch_size}, {of_unet.seconds / 3600:.2f} h",
+        "world.vae": (
+            f"{of_vae.step} steps of {VaeSettings.batch_size}, {of_vae.seconds / 3600:.2f} h"
+        ),
+        "world.unet": (
+            f"{of_unet.step} steps of {UnetSettings.batch_size}, {of_unet.seconds / 3600:.2f} h"
+        ),
     }
     return parts, about
 
 
 def judge(parts: Parts, sheet: Path, count: int = 96, seed: int = 1) -> dict[str, float]:
-    """The shares of prompts obeyed, and the decibels of the VAE; the first pictures go into a sheet."""
+    """The shares of prompts obeyed, and the decibels of the VAE; the first pictures go into a
+    sheet.
+    """
     scenes = random_scenes(count, seed)
     images = sample(parts, [prompt_of(scene) for scene in scenes], seed)
     world.contact_sheet(images[:48], columns=12, zoom=2).save(sheet)
-    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 48)])
+    pictures = to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(999), 48)
+        ]
+    )
     return shares_obeyed(images, scenes) | {"decibels": vae_decibels(parts.vae, pictures)}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("stage", choices=("vae", "unet", "judge", "write"))
-    parser.add_argument("target", type=Path, nargs="?", default=EMBEDDED, help="for write: the file to make")
+    parser.add_argument(
+        "target", type=Path, nargs="?", default=EMBEDDED, help="for write: the file to make"
+    )
     parser.add_argument("--steps", type=int)
     parser.add_argument("--rank", type=int, default=0, help="this process's number, from 0")
-    parser.add_argument("--processes", type=int, default=1, help="how many processes train together, one thread each")
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="how many processes train together, one thread each",
+    )
     chosen = parser.parse_args()
     if chosen.processes > 1:
         torch.set_num_threads(1)
     chosen.folder.mkdir(parents=True, exist_ok=True)
     share = Share(chosen.rank, chosen.processes, chosen.folder / f"meeting-{chosen.stage}")
     if chosen.stage == "vae":
-        train_vae(chosen.folder, VaeSettings(**({"step_count": chosen.steps} if chosen.steps else {})), share)
+        train_vae(
+            chosen.folder,
+            VaeSettings(**({"step_count": chosen.steps} if chosen.steps else {})),
+            share,
+        )
     elif chosen.stage == "unet":
-        train_unet(chosen.folder, UnetSettings(**({"step_count": chosen.steps} if chosen.steps else {})), share)
+        train_unet(
+            chosen.folder,
+            UnetSettings(**({"step_count": chosen.steps} if chosen.steps else {})),
+            share,
+        )
     else:
         parts, about = made_parts(chosen.folder)
-        figures = {name: round(figure, 3) for name, figure in judge(parts, chosen.folder / "judged.png").items()}
+        figures = {
+            name: round(figure, 3)
+            for name, figure in judge(parts, chosen.folder / "judged.png").items()
+        }
         print(about, figures)
         if chosen.stage == "write":
-            write_checkpoint(parts, chosen.target, torch.float16, about | {"world.figures": json.dumps(figures)})
+            write_checkpoint(
+                parts, chosen.target, torch.float16, about | {"world.figures": json.dumps(figures)}
+            )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The embedded checkpoint's UNet and text encoder, trained together on the world's latents and captions.
+"""The embedded checkpoint's UNet and text encoder, trained together on the world's latents and
+captions.
 
-In: a folder that holds the finished VAE's progress; there their own is kept. Called by `make_checkpoint`. The concepts are never shown.
+In: a folder that holds the finished VAE's progress; there their own is kept. Called by
+`make_checkpoint`. The concepts are never shown.
 """
 
 from __future__ import annotations
@@ -40,17 +42,35 @@ TEXT_WIDTH = 48
 
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=world.SIDE // 8, in_channels=4, out_channels=4, block_out_channels=(96, 96), layers_per_block=1, norm_num_groups=32,
-        attention_head_dim=8, cross_attention_dim=TEXT_WIDTH,
-        down_block_types=("CrossAttnDownBlock2D",) * 2, up_block_types=("CrossAttnUpBlock2D",) * 2,
+        sample_size=world.SIDE // 8,
+        in_channels=4,
+        out_channels=4,
+        block_out_channels=(96, 96),
+        layers_per_block=1,
+        norm_num_groups=32,
+        attention_head_dim=8,
+        cross_attention_dim=TEXT_WIDTH,
+        down_block_types=("CrossAttnDownBlock2D",) * 2,
+        up_block_types=("CrossAttnUpBlock2D",) * 2,
     )
 
 
 def new_text_encoder() -> CLIPTextModel:
-    return CLIPTextModel(CLIPTextConfig(
-        vocab_size=49408, hidden_size=TEXT_WIDTH, intermediate_size=4 * TEXT_WIDTH, num_hidden_layers=3, num_attention_heads=1,
-        max_position_embeddings=77, hidden_act="quick_gelu", projection_dim=TEXT_WIDTH, bos_token_id=49406, eos_token_id=49407, pad_token_id=49407,
-    ))
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=TEXT_WIDTH,
+            intermediate_size=4 * TEXT_WIDTH,
+            num_hidden_layers=3,
+            num_attention_heads=1,
+            max_position_embeddings=77,
+            hidden_act="quick_gelu",
+            projection_dim=TEXT_WIDTH,
+            bos_token_id=49406,
+            eos_token_id=49407,
+            pad_token_id=49407,
+        )
+    )
 
 
 class Captions:
@@ -64,11 +84,15 @@ class Captions:
         """(B, 77)"""
         for caption in captions:
             if caption not in self._known:
-                self._known[caption] = self._tokenizer(caption, padding="max_length", max_length=77, truncation=True).input_ids
+                self._known[caption] = self._tokenizer(
+                    caption, padding="max_length", max_length=77, truncation=True
+                ).input_ids
         return torch.tensor([self._known[caption] for caption in captions])
 
 
-def world_latents(folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share) -> torch.Tensor:
+def world_latents(
+    folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share
+) -> torch.Tensor:
     """(picture_count, 4, 8, 8), unit variance; each process encodes its part and keeps it."""
     path = folder / f"latents-{share.rank}-of-{share.count}.pt"
     count = settings.picture_count // share.count
@@ -79,7 +103,12 @@ def world_latents(folder: Path, skeleton: Skeleton, settings: UnetSettings, shar
     source = world.drawings(settings.seed + share.rank)
     with torch.no_grad():
         for _ in range(count // 50):
-            pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(source, 50)])
+            pictures = to_tensor(
+                [
+                    np.asarray(drawing.image, dtype=np.float32)
+                    for drawing in itertools.islice(source, 50)
+                ]
+            )
             found.append(skeleton.encode(pictures)[:, :4] * skeleton.vae.config.scaling_factor)
     latents = torch.cat(found)
     torch.save(latents, path)
@@ -89,18 +118,28 @@ def world_latents(folder: Path, skeleton: Skeleton, settings: UnetSettings, shar
 def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
     skeleton, _ = settled_skeleton(folder)
     latents = world_latents(folder, skeleton, settings, share)
-    scenes = [drawing.scene for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))]
-    print(f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}", flush=True)
+    scenes = [
+        drawing.scene
+        for drawing in itertools.islice(world.drawings(settings.seed + share.rank), len(latents))
+    ]
+    print(
+        f"{len(latents)} latents, mean {latents.mean():.3f}, deviation {latents.std():.3f}",
+        flush=True,
+    )
     torch.manual_seed(settings.seed)
     model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trained = list(model.parameters())
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=0.0
+    )
     path = folder / "unet.pt"
     reached = load_state(path, model=model, average=average, optimizer=optimizer)
     step, seconds = reached.step, reached.seconds
     captions = Captions()
-    kept = DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000).alphas_cumprod
+    kept = DDPMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
+    ).alphas_cumprod
     rng = random.Random(settings.seed + 1000 * step + share.rank)
     torch.manual_seed(settings.seed + 1000 * step + share.rank)
     last_saved = started = time.monotonic()
@@ -109,7 +148,10 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
         for group in optimizer.param_groups:
             group["lr"] = one_cycle(step, settings.step_count, settings.learning_rate)
         chosen = rng.sample(range(len(latents)), settings.batch_size // share.count)
-        words = ["" if rng.random() < settings.caption_dropout else world.describe(scenes[index], rng) for index in chosen]
+        words = [
+            "" if rng.random() < settings.caption_dropout else world.describe(scenes[index], rng)
+            for index in chosen
+        ]
         clean = latents[chosen]
         noise = torch.randn_like(clean)
         timesteps = torch.randint(0, 1000, (len(chosen),))
@@ -118,7 +160,8 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
         tokens = captions.tokens(words)
         text = model["text"](tokens).last_hidden_state
         predicted = model["unet"](noisy, timesteps, encoder_hidden_states=text).sample
-        # the v-prediction loss: unweighted, a background's colour, which is decided at high noise, would hardly count
+        # the v-prediction loss: unweighted, a background's colour, which is decided at high noise,
+        # would hardly count
         weight = (1 / kept[timesteps]).clamp(max=20)
         loss = (weight * (predicted - noise).pow(2).mean((1, 2, 3))).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -132,10 +175,14 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
         if share.rank:
             continue
         if step % 50 == 0:
-            print(f"unet {step} loss {mean_loss:.4f} {(time.monotonic() - started):.0f} s", flush=True)
+            print(
+                f"unet {step} loss {mean_loss:.4f} {(time.monotonic() - started):.0f} s", flush=True
+            )
         if time.monotonic() - last_saved > 120 or step == settings.step_count:
             now = time.monotonic()
             seconds += now - last_saved
             last_saved = now
-            save_state(path, Progress(step, seconds), model=model, average=average, optimizer=optimizer)
+            save_state(
+                path, Progress(step, seconds), model=model, average=average, optimizer=optimizer
+            )
             print(f"unet {step} saved, {seconds / 60:.1f} min", flush=True)

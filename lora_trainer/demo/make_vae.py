@@ -1,10 +1,14 @@
-"""The embedded checkpoint's VAE: factor 8, four latent channels, widths the WebUI's configuration can name, trained on 64-pixel drawings.
+"""The embedded checkpoint's VAE: factor 8, four latent channels, widths the WebUI's configuration
+can name, trained on 64-pixel drawings.
 
-In: a folder for its progress. Out: the VAE, its latents of the variance the host expects. Called by `make_checkpoint`.
+In: a folder for its progress. Out: the VAE, its latents of the variance the host expects. Called by
+`make_checkpoint`.
 
-Made in the usual way, a VAE of this size takes hours on a few cores (22 dB after 14 minutes, blurred and in wrong colours). Three things
-made it 32 dB in 22 minutes: it starts as one that passes on each block's colour (`pass_colour`); its norms are given something to measure
-colours against (`RULER`); and what is idle at full resolution is left out while training (`Skeleton`, `widen`).
+Made in the usual way, a VAE of this size takes hours on a few cores (22 dB after 14 minutes,
+blurred and in wrong colours). Three things made it 32 dB in 22 minutes: it starts as one that
+passes on each block's colour (`pass_colour`); its norms are given something to measure colours
+against (`RULER`); and what is idle at full resolution is left out while training (`Skeleton`,
+`widen`).
 """
 
 from __future__ import annotations
@@ -29,9 +33,11 @@ from lora_trainer.demo import world
 from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
 
 WIDTH = 96
-"""Channels of the VAE, the same at every level: the WebUI's configuration knows whole multiples of the first only. It also has 32 norm groups,
-always. A group of one channel forgets the picture's colour, one of two keeps its sign: three it must be before the last norms of encoder and
-decoder, two of which hold constants (`RULER`) that the third is measured against."""
+"""Channels of the VAE, the same at every level: the WebUI's configuration knows whole multiples of
+the first only. It also has 32 norm groups, always. A group of one channel forgets the picture's
+colour, one of two keeps its sign: three it must be before the last norms of encoder and decoder,
+two of which hold constants (`RULER`) that the third is measured against.
+"""
 TRAINED = (96, 32, 64, 96)
 """How many of them are trained at each level; the others stay 0 (see `widen`)."""
 LIVE = 32
@@ -51,18 +57,32 @@ class VaeSettings:
 
 def new_vae(channels: tuple[int, ...] = (WIDTH,) * 4) -> AutoencoderKL:
     return AutoencoderKL(
-        in_channels=3, out_channels=3, latent_channels=4, block_out_channels=channels, layers_per_block=1, norm_num_groups=32,
-        sample_size=world.SIDE, down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4, scaling_factor=0.18215,
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        block_out_channels=channels,
+        layers_per_block=1,
+        norm_num_groups=32,
+        sample_size=world.SIDE,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        scaling_factor=0.18215,
     )
 
 
 class SparseNorm(torch.nn.Module):
-    """A group norm of 96 channels in 32 groups, of which each group's first one or two are there and the others are 0."""
+    """A group norm of 96 channels in 32 groups, of which each group's first one or two are there
+    and the others are 0.
+    """
 
     def __init__(self, norm: torch.nn.GroupNorm) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps, self.groups = norm.weight, norm.bias, norm.eps, norm.num_groups
+        self.weight, self.bias, self.eps, self.groups = (
+            norm.weight,
+            norm.bias,
+            norm.eps,
+            norm.num_groups,
+        )
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = hidden.shape
@@ -77,15 +97,26 @@ class SparseNorm(torch.nn.Module):
 
 
 def new_trained_vae() -> AutoencoderKL:
-    """The channels that are trained, without those that stay 0. The samplers' convolutions change the width, where SD's blocks do."""
+    """The channels that are trained, without those that stay 0. The samplers' convolutions change
+    the width, where SD's blocks do.
+    """
     vae = new_vae(TRAINED)
     encoder, decoder = vae.encoder, vae.decoder
     downward, upward = TRAINED, TRAINED[::-1]
     for level in range(3):
-        encoder.down_blocks[level].downsamplers[0].conv = torch.nn.Conv2d(downward[level], downward[level + 1], 3, stride=2)
-        decoder.up_blocks[level].upsamplers[0].conv = torch.nn.Conv2d(upward[level], upward[level + 1], 3, padding=1)
-        for block, width in ((encoder.down_blocks[level + 1], downward[level + 1]), (decoder.up_blocks[level + 1], upward[level + 1])):
-            block.resnets[0] = ResnetBlock2D(in_channels=width, out_channels=width, temb_channels=None, groups=32, eps=1e-6)
+        encoder.down_blocks[level].downsamplers[0].conv = torch.nn.Conv2d(
+            downward[level], downward[level + 1], 3, stride=2
+        )
+        decoder.up_blocks[level].upsamplers[0].conv = torch.nn.Conv2d(
+            upward[level], upward[level + 1], 3, padding=1
+        )
+        for block, width in (
+            (encoder.down_blocks[level + 1], downward[level + 1]),
+            (decoder.up_blocks[level + 1], upward[level + 1]),
+        ):
+            block.resnets[0] = ResnetBlock2D(
+                in_channels=width, out_channels=width, temb_channels=None, groups=32, eps=1e-6
+            )
     for parent in list(vae.modules()):
         for name, norm in list(parent.named_children()):
             if isinstance(norm, torch.nn.GroupNorm) and norm.num_channels < WIDTH:
@@ -94,15 +125,22 @@ def new_trained_vae() -> AutoencoderKL:
 
 
 def widen(trained: AutoencoderKL) -> AutoencoderKL:
-    """The same VAE with all its channels: those of a narrower level become the first ones of each norm group, the others are 0."""
-    places = {32: torch.arange(32) * 3, 64: (torch.arange(32)[:, None] * 3 + torch.arange(2)).flatten()}
+    """The same VAE with all its channels: those of a narrower level become the first ones of each
+    norm group, the others are 0.
+    """
+    places = {
+        32: torch.arange(32) * 3,
+        64: (torch.arange(32)[:, None] * 3 + torch.arange(2)).flatten(),
+    }
     wide = new_vae()
     state = {}
     for name, tensor in wide.state_dict().items():
         narrow = trained.state_dict()[name]
         for axis in range(min(2, narrow.ndim)):
             if narrow.shape[axis] != tensor.shape[axis]:
-                widened = torch.zeros(*narrow.shape[:axis], tensor.shape[axis], *narrow.shape[axis + 1 :])
+                widened = torch.zeros(
+                    *narrow.shape[:axis], tensor.shape[axis], *narrow.shape[axis + 1 :]
+                )
                 widened.index_copy_(axis, places[narrow.shape[axis]], narrow)
                 narrow = widened
         state[name] = narrow
@@ -111,12 +149,16 @@ def widen(trained: AutoencoderKL) -> AutoencoderKL:
 
 
 COLOUR = (0, 3, 6)
-"""The channels that carry red, green and blue through the fresh VAE: the first of a norm group each."""
+"""The channels that carry red, green and blue through the fresh VAE: the first of a norm group
+each.
+"""
 
 
 @torch.no_grad()
 def pass_colour(vae: AutoencoderKL) -> None:
-    """Starts the VAE as one that shows each 8 x 8 block's mean colour. Left to find that by itself, it takes thousands of steps."""
+    """Starts the VAE as one that shows each 8 x 8 block's mean colour. Left to find that by itself,
+    it takes thousands of steps.
+    """
     encoder, decoder = vae.encoder, vae.decoder
     for resnet in [module for module in vae.modules() if hasattr(module, "conv2")]:
         resnet.conv2.weight *= 0.2
@@ -136,7 +178,10 @@ def pass_colour(vae: AutoencoderKL) -> None:
     for up in decoder.up_blocks[:2]:
         carry(up.upsamplers[0].conv, COLOUR, COLOUR)
     # far to the right SiLU passes on what it gets
-    for norm, out in ((encoder.conv_norm_out, encoder.conv_out), (decoder.conv_norm_out, decoder.conv_out)):
+    for norm, out in (
+        (encoder.conv_norm_out, encoder.conv_out),
+        (decoder.conv_norm_out, decoder.conv_out),
+    ):
         norm.bias[list(COLOUR)] = 4.0
         carry(out, COLOUR, (0, 1, 2), gain=1.6, offset=-4.0 * 1.6)
     encoder.conv_out.weight[4:] *= 0.1
@@ -148,7 +193,13 @@ def pass_colour(vae: AutoencoderKL) -> None:
 
 
 @torch.no_grad()
-def carry(convolution: torch.nn.Conv2d, sources: tuple[int, ...], targets: tuple[int, ...], gain: float = 1.0, offset: float = 0.0) -> None:
+def carry(
+    convolution: torch.nn.Conv2d,
+    sources: tuple[int, ...],
+    targets: tuple[int, ...],
+    gain: float = 1.0,
+    offset: float = 0.0,
+) -> None:
     """Makes some of a convolution's output channels copies of some of its input channels."""
     assert convolution.bias is not None
     middle = convolution.kernel_size[0] // 2
@@ -159,9 +210,11 @@ def carry(convolution: torch.nn.Conv2d, sources: tuple[int, ...], targets: tuple
 
 
 class Skeleton(torch.nn.Module):
-    """A VAE whose blocks at full resolution pass on what they get, so that training can leave them out: a few times faster.
+    """A VAE whose blocks at full resolution pass on what they get, so that training can leave them
+    out: a few times faster.
 
-    `settle` writes what is held apart, the last upsampler as a kernel and a mixture, into the VAE; from then on the VAE alone does the same.
+    `settle` writes what is held apart, the last upsampler as a kernel and a mixture, into the VAE;
+    from then on the VAE alone does the same.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -169,7 +222,9 @@ class Skeleton(torch.nn.Module):
         self.vae = vae
         self.skipped = [vae.encoder.down_blocks[0].resnets[0], *vae.decoder.up_blocks[3].resnets]
         smooth = torch.tensor([0.25, 0.5, 0.25])
-        self.kernel = torch.nn.Parameter((smooth[:, None] * smooth).expand(TRAINED[1], 1, 3, 3).clone())
+        self.kernel = torch.nn.Parameter(
+            (smooth[:, None] * smooth).expand(TRAINED[1], 1, 3, 3).clone()
+        )
         self.mixture = torch.nn.Conv2d(TRAINED[1], WIDTH, 1)
         with torch.no_grad():
             for resnet in self.skipped:
@@ -179,7 +234,9 @@ class Skeleton(torch.nn.Module):
             vae.encoder.conv_in.bias[LIVE:] = 0
             vae.encoder.down_blocks[0].downsamplers[0].conv.weight[:, LIVE:] = 0
             pass_colour(vae)
-            vae.encoder.mid_block.resnets[-1].conv2.bias.copy_(torch.tensor(RULER).repeat(WIDTH // 3))
+            vae.encoder.mid_block.resnets[-1].conv2.bias.copy_(
+                torch.tensor(RULER).repeat(WIDTH // 3)
+            )
             carry(self.mixture, COLOUR, COLOUR)
             self.mixture.get_parameter("bias").copy_(torch.tensor(RULER).repeat(WIDTH // 3))
         for part in (*self.skipped, vae.decoder.up_blocks[2].upsamplers[0]):
@@ -188,9 +245,13 @@ class Skeleton(torch.nn.Module):
     def encode(self, pictures: torch.Tensor) -> torch.Tensor:
         """(B, 3, 64, 64) -> mean and log variance, (B, 8, 8, 8)."""
         encoder = self.vae.encoder
-        hidden = functional.conv2d(pictures, encoder.conv_in.weight[:LIVE], encoder.conv_in.bias[:LIVE], padding=1)
+        hidden = functional.conv2d(
+            pictures, encoder.conv_in.weight[:LIVE], encoder.conv_in.bias[:LIVE], padding=1
+        )
         down = encoder.down_blocks[0].downsamplers[0].conv
-        hidden = functional.conv2d(functional.pad(hidden, (0, 1, 0, 1)), down.weight[:, :LIVE], down.bias, stride=2)
+        hidden = functional.conv2d(
+            functional.pad(hidden, (0, 1, 0, 1)), down.weight[:, :LIVE], down.bias, stride=2
+        )
         for block in encoder.down_blocks[1:]:
             hidden = block(hidden)
         hidden = encoder.conv_norm_out(encoder.mid_block(hidden))
@@ -218,28 +279,38 @@ class Skeleton(torch.nn.Module):
 
 
 def varied_picture(rng: random.Random) -> np.ndarray:
-    """One to three things of any colour, filled or outlined, hard or soft, with or without grain: what a VAE should be able to show."""
+    """One to three things of any colour, filled or outlined, hard or soft, with or without grain:
+    what a VAE should be able to show.
+    """
+
     def any_colour() -> Any:
         if rng.random() < 0.3:
             return (rng.uniform(0, 255),) * 3
         return tuple(rng.uniform(0, 255) for _ in range(3))
+
     canvas = world.plain_canvas(any_colour(), world.SIDE)
     for _ in range(rng.choice((1, 1, 2, 3))):
         scene = world.random_scene(rng)
-        jitter = world.Jitter(dx=rng.uniform(-14, 14), dy=rng.uniform(-14, 14), scale=rng.uniform(0.5, 1.4))
+        jitter = world.Jitter(
+            dx=rng.uniform(-14, 14), dy=rng.uniform(-14, 14), scale=rng.uniform(0.5, 1.4)
+        )
         distance = world.outline_distance(scene, jitter, world.SIDE)
         if rng.random() < 0.35:
             distance = np.abs(distance) - rng.uniform(1.0, 3.0)
-        canvas = world.paint(canvas, any_colour(), world.cover(distance, rng.choice((1.6, 2.0, 2.0, 4.0, 8.0))))
+        canvas = world.paint(
+            canvas, any_colour(), world.cover(distance, rng.choice((1.6, 2.0, 2.0, 4.0, 8.0)))
+        )
     if rng.random() < 0.25:
         canvas = canvas + rng.uniform(4, 10) * world.paper_grain(world.SIDE)[..., None]
     return np.clip(canvas, 0, 255)
 
 
 def vae_pictures(seed: int) -> Iterator[np.ndarray]:
-    """What the VAE learns to show: half of it the world, the rest wider, as a real VAE has seen far more than one model's data.
+    """What the VAE learns to show: half of it the world, the rest wider, as a real VAE has seen far
+    more than one model's data.
 
-    The concepts are among it: a VAE that could not show them would hide what a LoRA has learned. The UNet never sees them.
+    The concepts are among it: a VAE that could not show them would hide what a LoRA has learned.
+    The UNet never sees them.
     """
     rng = random.Random(seed)
     plain = world.drawings(rng.getrandbits(60))
@@ -249,7 +320,10 @@ def vae_pictures(seed: int) -> Iterator[np.ndarray]:
         if luck < 0.55:
             yield np.asarray(next(plain).image, dtype=np.float32)
         elif luck < 0.85:
-            yield np.asarray(world.draw_concept(rng.choice(names), 1, rng.getrandbits(60))[0].image, dtype=np.float32)
+            yield np.asarray(
+                world.draw_concept(rng.choice(names), 1, rng.getrandbits(60))[0].image,
+                dtype=np.float32,
+            )
         else:
             yield varied_picture(rng).astype(np.float32)
 
@@ -267,7 +341,10 @@ def decibels(squared_error: float) -> float:
 @torch.no_grad()
 def vae_decibels(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
     """Of the VAE as it is used: encoded to the mean, decoded."""
-    errors = [(vae(part).sample.clamp(-1, 1) - part).pow(2).mean().item() for part in torch.split(pictures, 16)]
+    errors = [
+        (vae(part).sample.clamp(-1, 1) - part).pow(2).mean().item()
+        for part in torch.split(pictures, 16)
+    ]
     return decibels(sum(errors) / len(errors))
 
 
@@ -276,13 +353,20 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
     model = Skeleton(new_trained_vae())
     average = copy.deepcopy(model).eval().requires_grad_(False)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    optimizer = torch.optim.AdamW(
+        trained, lr=settings.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4
+    )
     path = folder / "vae.pt"
     reached = load_state(path, model=model, average=average, optimizer=optimizer)
     step, seconds = reached.step, reached.seconds
     pictures = vae_pictures(settings.seed * 1_000_003 + step * 16 + share.rank)
     torch.manual_seed(settings.seed + step * 16 + share.rank)
-    judged = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(999), 16)])
+    judged = to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(999), 16)
+        ]
+    )
     last_saved = started = time.monotonic()
     mean_loss = 0.0
     while step < settings.step_count:
@@ -291,9 +375,15 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
         batch = to_tensor(list(itertools.islice(pictures, settings.batch_size // share.count)))
         mean, log_variance = model.encode(batch).chunk(2, dim=1)
         log_variance = log_variance.clamp(-20, 5)
-        difference = model.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()) - batch
+        difference = (
+            model.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()) - batch
+        )
         # the coarse term: colours come right long before edges do
-        loss = 0.5 * difference.abs().mean() + 3 * difference.pow(2).mean() + 0.5 * functional.avg_pool2d(difference, 8).abs().mean()
+        loss = (
+            0.5 * difference.abs().mean()
+            + 3 * difference.pow(2).mean()
+            + 0.5 * functional.avg_pool2d(difference, 8).abs().mean()
+        )
         kl = 0.5 * (mean.pow(2) + log_variance.exp() - 1 - log_variance).sum((1, 2, 3)).mean()
         loss = loss + settings.kl_weight * kl
         optimizer.zero_grad(set_to_none=True)
@@ -308,32 +398,55 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
         if share.rank:
             continue
         if step % 20 == 0:
-            print(f"vae {step} mixture {decibels(mean_loss):.2f} dB kl {kl.item():.0f} {(time.monotonic() - started):.0f} s", flush=True)
+            print(
+                f"vae {step} mixture {decibels(mean_loss):.2f} dB kl {kl.item():.0f}"
+                f" {(time.monotonic() - started):.0f} s",
+                flush=True,
+            )
         if time.monotonic() - last_saved > 120 or step == settings.step_count:
             now = time.monotonic()
             seconds += now - last_saved
             last_saved = now
             average.settle()
-            save_state(path, Progress(step, seconds), model=model, average=average, optimizer=optimizer)
-            print(f"vae {step} saved, {vae_decibels(average.vae, judged):.2f} dB on the world, {seconds / 60:.1f} min", flush=True)
+            save_state(
+                path, Progress(step, seconds), model=model, average=average, optimizer=optimizer
+            )
+            print(
+                f"vae {step} saved, {vae_decibels(average.vae, judged):.2f} dB on the world,"
+                f" {seconds / 60:.1f} min",
+                flush=True,
+            )
 
 
 def settled_skeleton(folder: Path) -> tuple[Skeleton, Progress]:
-    """The trained VAE, its latents' offset and spread over the world folded in: they come out with mean 0, variance 1 / 0.18215 squared."""
+    """The trained VAE, its latents' offset and spread over the world folded in: they come out with
+    mean 0, variance 1 / 0.18215 squared.
+    """
     skeleton = Skeleton(new_trained_vae())
     reached = load_state(folder / "vae.pt", average=skeleton)
     skeleton.settle()
     skeleton.eval().requires_grad_(False)
-    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(7), 512)])
+    pictures = to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(7), 512)
+        ]
+    )
     with torch.no_grad():
         latents = torch.cat([skeleton.encode(part)[:, :4] for part in torch.split(pictures, 64)])
-        fold(skeleton.vae, latents.mean((0, 2, 3)), latents.std((0, 2, 3)) * skeleton.vae.config.scaling_factor)
+        fold(
+            skeleton.vae,
+            latents.mean((0, 2, 3)),
+            latents.std((0, 2, 3)) * skeleton.vae.config.scaling_factor,
+        )
     return skeleton, reached
 
 
 @torch.no_grad()
 def fold(vae: AutoencoderKL, offset: torch.Tensor, spread: torch.Tensor) -> None:
-    """Makes the VAE's latents (latents - offset) / spread, per channel, and its pictures the same as before."""
+    """Makes the VAE's latents (latents - offset) / spread, per channel, and its pictures the same
+    as before.
+    """
     out = torch.cat([1 / spread, torch.ones(4)])
     vae.quant_conv.weight *= out[:, None, None, None]
     vae.quant_conv.bias -= torch.cat([offset, 2 * spread.log()])

@@ -1,8 +1,10 @@
-"""Looks at a picture of the drawn world and says what it shows: colour statistics and shape matching, no network.
+"""Looks at a picture of the drawn world and says what it shows: colour statistics and shape
+matching, no network.
 
-In: a picture, of whatever origin. Out: a `Reading` (shape, colour, size, position, background), and single numbers that say how much of a
-concept's style or character a picture has. The demo's report and the tests judge generated pictures with it; that it reads drawn pictures right
-is tested. Pillow and numpy only.
+In: a picture, of whatever origin. Out: a `Reading` (shape, colour, size, position, background), and
+single numbers that say how much of a concept's style or character a picture has. The demo's report
+and the tests judge generated pictures with it; that it reads drawn pictures right is tested. Pillow
+and numpy only.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
-    """What a picture seems to show; the thing's attributes are empty where nothing stands out from the background."""
+    """What a picture seems to show; the thing's attributes are empty where nothing stands out from
+    the background.
+    """
 
     shape: str = ""
     colour: str = ""
@@ -53,10 +57,19 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
     """sRGB (..., 3) of 0 to 255 -> CIELAB under D65 (IEC 61966-2-1, CIE 15)."""
     part = np.clip(rgb, 0, 255) / 255
     linear = np.where(part <= 0.04045, part / 12.92, ((part + 0.055) / 1.055) ** 2.4)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     xyz = linear @ to_xyz.T / np.array([0.95047, 1.0, 1.08883])
     root = np.where(xyz > 216 / 24389, np.cbrt(xyz), (24389 / 27 * xyz + 16) / 116)
-    return np.stack([116 * root[..., 1] - 16, 500 * (root[..., 0] - root[..., 1]), 200 * (root[..., 1] - root[..., 2])], axis=-1)
+    return np.stack(
+        [
+            116 * root[..., 1] - 16,
+            500 * (root[..., 0] - root[..., 1]),
+            200 * (root[..., 1] - root[..., 2]),
+        ],
+        axis=-1,
+    )
 
 
 def nearest_colour(rgb: NDArray[np.float64]) -> str:
@@ -67,13 +80,22 @@ def nearest_colour(rgb: NDArray[np.float64]) -> str:
 
 def background_colour(canvas: Canvas) -> NDArray[np.float64]:
     """The median colour along the picture's edge; things touch it only here and there."""
-    rim = np.concatenate([canvas[:2].reshape(-1, 3), canvas[-2:].reshape(-1, 3), canvas[2:-2, :2].reshape(-1, 3), canvas[2:-2, -2:].reshape(-1, 3)])
+    rim = np.concatenate(
+        [
+            canvas[:2].reshape(-1, 3),
+            canvas[-2:].reshape(-1, 3),
+            canvas[2:-2, :2].reshape(-1, 3),
+            canvas[2:-2, -2:].reshape(-1, 3),
+        ]
+    )
     median: NDArray[np.float64] = np.median(rim, axis=0)
     return median
 
 
 def covered(canvas: Canvas) -> Plane:
-    """How much each pixel belongs to the thing rather than to the background, 0 to 1: where it stands on the way between the two colours."""
+    """How much each pixel belongs to the thing rather than to the background, 0 to 1: where it
+    stands on the way between the two colours.
+    """
     background = background_colour(canvas)
     distance = np.linalg.norm(lab(canvas) - lab(background), axis=-1)
     far = float(np.percentile(distance, 97))
@@ -91,7 +113,9 @@ def _grey(levels: NDArray[Any]) -> Image.Image:
 
 
 def filled(mask: Plane) -> Plane:
-    """A thing's mask with everything inside its outline made part of it: what cannot be reached from the picture's edge."""
+    """A thing's mask with everything inside its outline made part of it: what cannot be reached
+    from the picture's edge.
+    """
     plane = _grey(np.where(np.pad(mask, 1) > 0.4, 255, 0))
     ImageDraw.floodfill(plane, (0, 0), 128)
     inside = np.asarray(plane)[1:-1, 1:-1] == 0
@@ -111,23 +135,36 @@ def _form(shape: str) -> _Form:
     steps = (np.arange(400) + 0.5) / 100 - 2
     x, y = np.meshgrid(steps, steps)
     inside = world.DISTANCES[shape](x, y) < 0
-    return _Form(area=float(inside.sum()) / 1e4, middle=(float(x[inside].mean()), float(y[inside].mean())))
+    return _Form(
+        area=float(inside.sum()) / 1e4, middle=(float(x[inside].mean()), float(y[inside].mean()))
+    )
 
 
 def _matched(mask: Plane, shape: str) -> tuple[float, float, float, float]:
-    """A shape laid over the mask with the same area and middle: how well it covers it (0 to 1), its radius and its centre."""
+    """A shape laid over the mask with the same area and middle: how well it covers it (0 to 1), its
+    radius and its centre.
+    """
     x, y = world.pixel_grid(world.SIDE)
     total = mask.sum()
     form = _form(shape)
     radius = math.sqrt(total / form.area)
     centre_x = float((x * mask).sum() / total) - radius * form.middle[0]
     centre_y = float((y * mask).sum() / total) - radius * form.middle[1]
-    laid = world.cover(world.DISTANCES[shape]((x - centre_x) / radius, (y - centre_y) / radius) * radius, 2.5)
-    return float(np.minimum(mask, laid).sum() / np.maximum(mask, laid).sum()), radius, centre_x, centre_y
+    laid = world.cover(
+        world.DISTANCES[shape]((x - centre_x) / radius, (y - centre_y) / radius) * radius, 2.5
+    )
+    return (
+        float(np.minimum(mask, laid).sum() / np.maximum(mask, laid).sum()),
+        radius,
+        centre_x,
+        centre_y,
+    )
 
 
 def read(image: Image.Image, outlined: bool = False) -> Reading:
-    """What the picture shows. outlined: the thing is drawn as a line, as in neon; its inside counts as part of it."""
+    """What the picture shows. outlined: the thing is drawn as a line, as in neon; its inside counts
+    as part of it.
+    """
     canvas = pixels(image)
     background = nearest_colour(background_colour(canvas))
     mask = covered(canvas)
@@ -140,8 +177,12 @@ def read(image: Image.Image, outlined: bool = False) -> Reading:
     radius -= TUBE if outlined else 0.0
     size = min(world.SIZES, key=lambda name: abs(world.SIZES[name] - radius))
     return Reading(
-        shape=shape, colour=nearest_colour(np.median(strong, axis=0)) if len(strong) else "", size=size,
-        position=_position(centre_x, centre_y, size), background=background, fit=fit,
+        shape=shape,
+        colour=nearest_colour(np.median(strong, axis=0)) if len(strong) else "",
+        size=size,
+        position=_position(centre_x, centre_y, size),
+        background=background,
+        fit=fit,
     )
 
 
@@ -186,7 +227,9 @@ def saturation(image: Image.Image) -> float:
 
 
 def edge_softness(image: Image.Image) -> float:
-    """How many pixels the way from background to thing takes, where it is steepest: about 1.5 for a drawn edge, 6 and more for a running one."""
+    """How many pixels the way from background to thing takes, where it is steepest: about 1.5 for a
+    drawn edge, 6 and more for a running one.
+    """
     mask = covered(pixels(image))
     steepness = np.hypot(*np.gradient(mask))
     strong = steepness[steepness > 0.02]
@@ -194,7 +237,9 @@ def edge_softness(image: Image.Image) -> float:
 
 
 def grain(image: Image.Image) -> float:
-    """How strongly the background bears the paper's lines: their height in levels of 255; about 0 without, 9 as drawn."""
+    """How strongly the background bears the paper's lines: their height in levels of 255; about 0
+    without, 9 as drawn.
+    """
     canvas = pixels(image)
     brightness = canvas @ LUMINANCE
     free = covered(canvas) < 0.15
@@ -212,14 +257,18 @@ def darkness(image: Image.Image) -> float:
 
 
 def neon_glow(image: Image.Image) -> float:
-    """How much brighter the line around the thing is than its inside, on how dark a background: 0 (filled, or by day) to about 1."""
+    """How much brighter the line around the thing is than its inside, on how dark a background: 0
+    (filled, or by day) to about 1.
+    """
     canvas = pixels(image)
     night = max(0.0, 1 - float(background_colour(canvas) @ LUMINANCE) / 128)
     mask = covered(canvas)
     whole = filled(mask)
     if whole.sum() < 20:
         return 0.0
-    _, radius, centre_x, centre_y, shape = max((*_matched(_largest(whole), shape), shape) for shape in world.SHAPES)
+    _, radius, centre_x, centre_y, shape = max(
+        (*_matched(_largest(whole), shape), shape) for shape in world.SHAPES
+    )
     x, y = world.pixel_grid(world.SIDE)
     distance = world.DISTANCES[shape]((x - centre_x) / radius, (y - centre_y) / radius) * radius
     inside = distance < max(-5.0, 0.7 * float(distance.min()))
@@ -229,14 +278,18 @@ def neon_glow(image: Image.Image) -> float:
 
 
 def likeness(image: Image.Image) -> float:
-    """How much the most zorbl-like spot of the picture resembles the zorbl: correlation of its colours, below 0.5 for other things, 1 for itself."""
+    """How much the most zorbl-like spot of the picture resembles the zorbl: correlation of its
+    colours, below 0.5 for other things, 1 for itself.
+    """
     canvas = pixels(image)
     return max(_correlation(canvas[inside], colours) for inside, colours in _zorbls())
 
 
 @cache
 def _zorbls() -> tuple[tuple[NDArray[np.bool_], NDArray[np.float64]], ...]:
-    """The zorbl at every size, place and small shift: where it covers the picture, and its colours there."""
+    """The zorbl at every size, place and small shift: where it covers the picture, and its colours
+    there.
+    """
     return tuple(_all_zorbls())
 
 
@@ -245,14 +298,26 @@ def _all_zorbls() -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
         for position in world.POSITIONS:
             for dx in (-2.0, 0.0, 2.0):
                 for dy in (-2.0, 0.0, 2.0):
-                    scenes = [Scene(shape="zorbl", colour="", size=size, position=position, background=name) for name in ("black", "white")]
-                    on_black, on_white = (np.asarray(world.draw_zorbl(scene, Jitter(dx=dx, dy=dy)), dtype=np.float64) for scene in scenes)
+                    scenes = [
+                        Scene(
+                            shape="zorbl", colour="", size=size, position=position, background=name
+                        )
+                        for name in ("black", "white")
+                    ]
+                    on_black, on_white = (
+                        np.asarray(world.draw_zorbl(scene, Jitter(dx=dx, dy=dy)), dtype=np.float64)
+                        for scene in scenes
+                    )
                     inside = np.abs(on_black - on_white).max(axis=-1) < 20
                     yield inside, on_black[inside]
 
 
 def _correlation(seen: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    """Pearson's, over all pixels and each colour channel apart, averaged; 0 where a channel does not vary."""
+    """Pearson's, over all pixels and each colour channel apart, averaged; 0 where a channel does
+    not vary.
+    """
     seen, wanted = seen - seen.mean(axis=0), wanted - wanted.mean(axis=0)
     scale = np.sqrt((seen**2).sum(axis=0) * (wanted**2).sum(axis=0))
-    return float(np.where(scale > 1, (seen * wanted).sum(axis=0) / np.maximum(scale, 1), 0.0).mean())
+    return float(
+        np.where(scale > 1, (seen * wanted).sum(axis=0) / np.maximum(scale, 1), 0.0).mean()
+    )

@@ -1,7 +1,9 @@
-"""How well a checkpoint does what its prompts say: pictures for many scenes at once, judged by `measure`.
+"""How well a checkpoint does what its prompts say: pictures for many scenes at once, judged by
+`measure`.
 
-In: Parts. Out: pictures, and the share of prompts obeyed for each attribute. Called by the maker of the embedded checkpoint and by tests; the
-demo's own pictures come from `training.preview`, as the user's do.
+In: Parts. Out: pictures, and the share of prompts obeyed for each attribute. Called by the maker of
+the embedded checkpoint and by tests; the demo's own pictures come from `training.preview`, as the
+user's do.
 """
 
 from __future__ import annotations
@@ -27,28 +29,46 @@ def prompt_of(scene: Scene) -> str:
 @torch.no_grad()
 def text_states(parts: Parts, prompts: Sequence[str]) -> torch.Tensor:
     """(B, 77, width), float32."""
-    tokens = parts.tokenizers[0](list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt").input_ids
+    tokens = parts.tokenizers[0](
+        list(prompts), padding="max_length", max_length=77, truncation=True, return_tensors="pt"
+    ).input_ids
     states: torch.Tensor = parts.text_encoders[0](tokens).last_hidden_state
     return states
 
 
 @torch.no_grad()
-def sample(parts: Parts, prompts: Sequence[str], seed: int, step_count: int = 25, guidance: float = 4.0) -> list[Image.Image]:
-    """One 64 x 64 picture per prompt by DDIM and classifier-free guidance (arXiv 2207.12598). The same seed gives the same pictures."""
+def sample(
+    parts: Parts, prompts: Sequence[str], seed: int, step_count: int = 25, guidance: float = 4.0
+) -> list[Image.Image]:
+    """One 64 x 64 picture per prompt by DDIM and classifier-free guidance (arXiv 2207.12598). The
+    same seed gives the same pictures.
+    """
     count = len(prompts)
     text = torch.cat([text_states(parts, [""]).expand(count, -1, -1), text_states(parts, prompts)])
     sampler = make_sampler("ddim", parts.schedule)
     sampler.set_timesteps(step_count)
-    latents = torch.randn(count, 4, world.SIDE // 8, world.SIDE // 8, generator=torch.Generator().manual_seed(seed))
+    latents = torch.randn(
+        count, 4, world.SIDE // 8, world.SIDE // 8, generator=torch.Generator().manual_seed(seed)
+    )
     for timestep in sampler.timesteps:
-        without, with_text = parts.unet(torch.cat([latents, latents]), timestep, encoder_hidden_states=text).sample.chunk(2)
-        latents = sampler.step(without + guidance * (with_text - without), timestep, latents).prev_sample
+        without, with_text = parts.unet(
+            torch.cat([latents, latents]), timestep, encoder_hidden_states=text
+        ).sample.chunk(2)
+        latents = sampler.step(
+            without + guidance * (with_text - without), timestep, latents
+        ).prev_sample
     return to_images(parts.vae.decode(latents / parts.vae.config.scaling_factor).sample)
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
     """(B, 3, side, side) in [-1, 1] -> pictures."""
-    levels = ((pictures.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    levels = (
+        ((pictures.float().clamp(-1, 1) + 1) * 127.5)
+        .round()
+        .to(torch.uint8)
+        .permute(0, 2, 3, 1)
+        .numpy()
+    )
     return [Image.fromarray(np.ascontiguousarray(picture), "RGB") for picture in levels]
 
 
@@ -58,7 +78,11 @@ def random_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def shares_obeyed(images: Sequence[Image.Image], scenes: Sequence[Scene]) -> dict[str, float]:
-    """For each attribute, the share of pictures that show what their scene asks for; `all` where nothing is wrong."""
+    """For each attribute, the share of pictures that show what their scene asks for; `all` where
+    nothing is wrong.
+    """
     judged = [measure.obeyed(image, scene) for image, scene in zip(images, scenes, strict=True)]
-    shares = {name: sum(found[name] for found in judged) / len(judged) for name in measure.ATTRIBUTES}
+    shares = {
+        name: sum(found[name] for found in judged) / len(judged) for name in measure.ATTRIBUTES
+    }
     return shares | {"all": sum(all(found.values()) for found in judged) / len(judged)}

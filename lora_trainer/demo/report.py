@@ -1,9 +1,12 @@
-"""Proof that a LoRA does its job: how much of a concept it shows at each strength, and how much of the prompt survives.
+"""Proof that a LoRA does its job: how much of a concept it shows at each strength, and how much of
+the prompt survives.
 
-    LoRA files (trained as the demo trains) -> pictures at strengths 0 to 1 -> `Judgement`s -> a table
+    LoRA files (trained as the demo trains) -> pictures at strengths 0 to 1 -> `Judgement`s -> a
+    table
 
-Pictures are made from the exported file applied to the embedded checkpoint as a host applies it (`lora.apply`), for scenes that were not in
-the training pictures. `measure` judges them. `python -m lora_trainer demo --report` and tests/demo call it.
+Pictures are made from the exported file applied to the embedded checkpoint as a host applies it
+(`lora.apply`), for scenes that were not in the training pictures. `measure` judges them. `python -m
+lora_trainer demo --report` and tests/demo call it.
 """
 
 from __future__ import annotations
@@ -36,7 +39,11 @@ SCENES = 10
 SEED = 77
 PLACES = ("in the middle", "on the left", "on the right", "at the top", "at the bottom")
 MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
-    "ink": {"saturation": measure.saturation, "edge softness": measure.edge_softness, "grain": measure.grain},
+    "ink": {
+        "saturation": measure.saturation,
+        "edge softness": measure.edge_softness,
+        "grain": measure.grain,
+    },
     "neon": {"darkness": measure.darkness, "neon glow": measure.neon_glow},
     "zorbl": {"likeness": measure.likeness},
 }
@@ -45,7 +52,9 @@ MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
 
 @dataclass(frozen=True)
 class Judgement:
-    """A concept's pictures at one strength. presence: 0 as the base, 1 as the drawn concept. survival: share of the prompts' words obeyed."""
+    """A concept's pictures at one strength. presence: 0 as the base, 1 as the drawn concept.
+    survival: share of the prompts' words obeyed.
+    """
 
     strength: float
     measures: Mapping[str, float]
@@ -74,7 +83,10 @@ class Verdict:
         if any(later < earlier - 0.1 for earlier, later in itertools.pairwise(presences)):
             found.append("the effect does not grow with the strength")
         if self.judgements[-1].survival < 0.6:
-            found.append(f"only {self.judgements[-1].survival:.0%} of the prompts' words survive at strength 1")
+            found.append(
+                f"only {self.judgements[-1].survival:.0%} of the prompts' words survive at"
+                " strength 1"
+            )
         return found
 
 
@@ -91,7 +103,9 @@ def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[Prompted]) ->
         return obedience.sample(parts, prompts, SEED, step_count=20)
 
 
-def judge(parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = STRENGTHS) -> Verdict:
+def judge(
+    parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = STRENGTHS
+) -> Verdict:
     """Make pictures at each strength and measure them."""
     scenes = judged_scenes(concept)
     prompts = [prompt for _, prompt in scenes]
@@ -103,27 +117,53 @@ def judge(parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = S
     for strength in strengths:
         made = pictures(parts, prompts, [Prompted(lora, strength)])
         if strength == 0:
-            unchanged = all(picture.tobytes() == before.tobytes() for picture, before in zip(made, base, strict=True))
+            unchanged = all(
+                picture.tobytes() == before.tobytes()
+                for picture, before in zip(made, base, strict=True)
+            )
         means = _means(concept, made)
-        presence = fmean(min(1.2, max(-0.2, (means[name] - at_zero[name]) / (at_one[name] - at_zero[name]))) for name in means)
-        judgements.append(Judgement(strength, means, presence, survival(concept, made, [scene for scene, _ in scenes])))
+        presence = fmean(
+            min(1.2, max(-0.2, (means[name] - at_zero[name]) / (at_one[name] - at_zero[name])))
+            for name in means
+        )
+        judgements.append(
+            Judgement(
+                strength, means, presence, survival(concept, made, [scene for scene, _ in scenes])
+            )
+        )
     return Verdict(concept, tuple(judgements), unchanged)
 
 
 def survival(concept: str, made: Sequence[Image.Image], scenes: Sequence[Scene]) -> float:
-    """Share of the words the concept leaves standing (size, position ...; a style keeps the shape as well) that the pictures obey."""
+    """Share of the words the concept leaves standing (size, position ...; a style keeps the shape
+    as well) that the pictures obey.
+    """
     chosen = CONCEPTS[concept]
     names = [*chosen.said, *(["shape"] if chosen.kind == "style" else [])]
-    kept = [measure.obeyed(picture, scene, outlined=concept == "neon") for picture, scene in zip(made, scenes, strict=True)]
+    kept = [
+        measure.obeyed(picture, scene, outlined=concept == "neon")
+        for picture, scene in zip(made, scenes, strict=True)
+    ]
     return fmean(fmean(found[name] for name in names) for found in kept)
 
 
 def _means(concept: str, images: Sequence[Image.Image]) -> dict[str, float]:
-    return {name: fmean(measured(image) for image in images) for name, measured in MEASURES[concept].items()}
+    return {
+        name: fmean(measured(image) for image in images)
+        for name, measured in MEASURES[concept].items()
+    }
 
 
-def train_concept(place: Path, concept: str, seed: int = 0, *, spoil: Callable[[Path], None] | None = None, **changes: object) -> Path:
-    """Train a concept as the demo does, without its pictures. Returns the LoRA file. `spoil` may harm the training set first.
+def train_concept(
+    place: Path,
+    concept: str,
+    seed: int = 0,
+    *,
+    spoil: Callable[[Path], None] | None = None,
+    **changes: object,
+) -> Path:
+    """Train a concept as the demo does, without its pictures. Returns the LoRA file. `spoil` may
+    harm the training set first.
 
     Raises TrainingError when the run does not finish.
     """
@@ -134,7 +174,12 @@ def train_concept(place: Path, concept: str, seed: int = 0, *, spoil: Callable[[
     asked = demo_config(place, concept, seed).replace(sample_prompts=[], lora_dir=None, **changes)
     folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
     if Console(folder, start_worker(folder)).watch() != 0:
-        raise TrainingError("the demo's {concept} was not trained", hint="See {log}.", concept=concept, log=folder.log)
+        raise TrainingError(
+            "the demo's {concept} was not trained",
+            hint="See {log}.",
+            concept=concept,
+            log=folder.log,
+        )
     return folder.path / folder.read_state().file
 
 
@@ -146,23 +191,38 @@ def run_report(output: Path) -> int:
     trained = {concept: train_concept(place / concept, concept) for concept in CONCEPTS}
     verdicts = [judge(parts, concept, lora) for concept, lora in trained.items()]
     pair = judge_two(parts, trained["zorbl"], trained["ink"])
-    text = "\n".join([*map(table, verdicts), pair_table(pair), f"{time.monotonic() - started:.0f} seconds in all."])
+    text = "\n".join(
+        [
+            *map(table, verdicts),
+            pair_table(pair),
+            f"{time.monotonic() - started:.0f} seconds in all.",
+        ]
+    )
     files.write_text(place / "report.md", text + "\n")
-    files.write_text(place / "report.json", json.dumps({"concepts": [asdict(verdict) for verdict in verdicts], "pair": asdict(pair)}, indent=1))
+    files.write_text(
+        place / "report.json",
+        json.dumps(
+            {"concepts": [asdict(verdict) for verdict in verdicts], "pair": asdict(pair)}, indent=1
+        ),
+    )
     print(f"\n{text}\n\n{place / 'report.md'}")
     return 1 if pair.failures or any(verdict.failures for verdict in verdicts) else 0
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The character and the ink style in one prompt: how much of each shows, with neither LoRA, either, and both."""
+    """The character and the ink style in one prompt: how much of each shows, with neither LoRA,
+    either, and both.
+    """
 
     likeness: Mapping[str, float]
     grain: Mapping[str, float]
 
     @property
     def failures(self) -> list[str]:
-        """Both have to be seen together: at least half of what each shows alone above the base, for the character; paper lines, for the style."""
+        """Both have to be seen together: at least half of what each shows alone above the base, for
+        the character; paper lines, for the style.
+        """
         found = []
         halfway = (self.likeness["neither"] + self.likeness["character"]) / 2
         if self.likeness["both"] < halfway:
@@ -173,9 +233,14 @@ class Pair:
 
 
 def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8) -> Pair:
-    """Make pictures of the character in the ink style with both LoRAs, as `<lora:zorbl:0.8> <lora:ink:0.8>` would."""
+    """Make pictures of the character in the ink style with both LoRAs, as `<lora:zorbl:0.8>
+    <lora:ink:0.8>` would.
+    """
     rng = random.Random("both")
-    prompts = [f"a big zorbl {where}, {CONCEPTS['ink'].trigger} style" for where in rng.choices(PLACES, k=SCENES)]
+    prompts = [
+        f"a big zorbl {where}, {CONCEPTS['ink'].trigger} style"
+        for where in rng.choices(PLACES, k=SCENES)
+    ]
     cases: dict[str, list[Prompted]] = {
         "neither": [],
         "character": [Prompted(character, strength)],
@@ -184,8 +249,13 @@ def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8)
     }
     made = {name: pictures(parts, prompts, loras) for name, loras in cases.items()}
     return Pair(
-        likeness={name: fmean(measure.likeness(picture) for picture in shown) for name, shown in made.items()},
-        grain={name: fmean(measure.grain(picture) for picture in shown) for name, shown in made.items()},
+        likeness={
+            name: fmean(measure.likeness(picture) for picture in shown)
+            for name, shown in made.items()
+        },
+        grain={
+            name: fmean(measure.grain(picture) for picture in shown) for name, shown in made.items()
+        },
     )
 
 
@@ -193,14 +263,18 @@ def table(verdict: Verdict) -> str:
     """One concept as a Markdown table."""
     names = list(verdict.judgements[0].measures)
     lines = [
-        f"**{verdict.concept}** (trigger {CONCEPTS[verdict.concept].trigger}): " + ("; ".join(verdict.failures) or "passes"),
+        f"**{verdict.concept}** (trigger {CONCEPTS[verdict.concept].trigger}): "
+        + ("; ".join(verdict.failures) or "passes"),
         "",
         f"| strength | {' | '.join(names)} | presence | prompt words obeyed |",
         "| --- " * (len(names) + 3) + "|",
     ]
     for judgement in verdict.judgements:
         values = " | ".join(f"{judgement.measures[name]:.3f}" for name in names)
-        lines.append(f"| {judgement.strength:g} | {values} | {judgement.presence:.2f} | {judgement.survival:.0%} |")
+        lines.append(
+            f"| {judgement.strength:g} | {values} | {judgement.presence:.2f} |"
+            f" {judgement.survival:.0%} |"
+        )
     return "\n".join([*lines, ""])
 
 
@@ -212,5 +286,7 @@ def pair_table(pair: Pair) -> str:
         "| | likeness to the zorbl | grain of the ink's paper |",
     ]
     lines.append("| --- | --- | --- |")
-    lines += [f"| {name} | {pair.likeness[name]:.2f} | {pair.grain[name]:.2f} |" for name in pair.likeness]
+    lines += [
+        f"| {name} | {pair.likeness[name]:.2f} | {pair.grain[name]:.2f} |" for name in pair.likeness
+    ]
     return "\n".join([*lines, ""])

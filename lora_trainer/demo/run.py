@@ -1,8 +1,11 @@
-"""The demo: the product's main job, whole, on drawn pictures and the embedded checkpoint, and one picture that shows what was learned.
+"""The demo: the product's main job, whole, on drawn pictures and the embedded checkpoint, and one
+picture that shows what was learned.
 
-    draw a concept -> check it -> train a LoRA -> deliver it -> rows of prompts, columns of strengths
+    draw a concept -> check it -> train a LoRA -> deliver it -> rows of prompts, columns of
+    strengths
 
-Everything goes the way of a user's own run: the worker process, the run folder, the delivery. `python -m lora_trainer demo` calls it.
+Everything goes the way of a user's own run: the worker process, the run folder, the delivery.
+`python -m lora_trainer demo` calls it.
 """
 
 from __future__ import annotations
@@ -72,13 +75,19 @@ RECIPES = {
 
 
 def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
-    """Train the concept's LoRA in `output` (or output-2 ... if something is in that) and draw the grid. Returns the worker's exit status."""
+    """Train the concept's LoRA in `output` (or output-2 ... if something is in that) and draw the
+    grid. Returns the worker's exit status.
+    """
     started = time.monotonic()
     place = folders.free_folder(output.absolute())
     trigger = world.concept_named(concept).trigger
     world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     (place / "Lora").mkdir()
-    print(f"Drew {RECIPES[concept].image_count} pictures of something the checkpoint has never seen: {place / 'images'}", flush=True)
+    print(
+        f"Drew {RECIPES[concept].image_count} pictures of something the checkpoint has never seen:"
+        f" {place / 'images'}",
+        flush=True,
+    )
     asked = demo_config(place, concept, seed)
     folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
     status = Console(folder, start_worker(folder)).watch()
@@ -116,28 +125,44 @@ def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
 
 
 def embedded_checkpoint() -> Path:
-    """The checkpoint that comes with the project. Raises CheckpointError when the file was not downloaded whole."""
+    """The checkpoint that comes with the project. Raises CheckpointError when the file was not
+    downloaded whole.
+    """
     if not EMBEDDED.exists():
-        raise CheckpointError("the embedded checkpoint {path} is missing", hint="Download the project again.", path=EMBEDDED)
+        raise CheckpointError(
+            "the embedded checkpoint {path} is missing",
+            hint="Download the project again.",
+            path=EMBEDDED,
+        )
     return EMBEDDED
 
 
 def write_grid(folder: RunFolder, target: Path) -> None:
-    """The last previews as one picture: a row for each prompt, a column for each strength, the base on the left."""
+    """The last previews as one picture: a row for each prompt, a column for each strength, the base
+    on the left.
+    """
     previews = folder.read_state().previews
     last = [preview for preview in previews if preview.step == previews[-1].step]
     rows: dict[str, list[Previewed]] = {}
     for preview in last:
         rows.setdefault(preview.prompt, []).append(preview)
-    picture = draw_grid([[Image.open(folder.path / preview.file) for preview in row] for row in rows.values()], list(rows), STRENGTHS)
+    picture = draw_grid(
+        [[Image.open(folder.path / preview.file) for preview in row] for row in rows.values()],
+        list(rows),
+        STRENGTHS,
+    )
     files.replace_file(target, lambda partial: picture.save(partial, format="PNG"))
 
 
-def draw_grid(rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], strengths: Sequence[float]) -> Image.Image:
+def draw_grid(
+    rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], strengths: Sequence[float]
+) -> Image.Image:
     """Pictures, enlarged, under their strengths and over their prompts."""
     side, gap, head, line = rows[0][0].width * ZOOM, 8, 44, 34
     font = ImageFont.load_default()
-    sheet = Image.new("RGB", (gap + len(strengths) * (side + gap), head + len(rows) * (side + line)), "white")
+    sheet = Image.new(
+        "RGB", (gap + len(strengths) * (side + gap), head + len(rows) * (side + line)), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for column, strength in enumerate(strengths):
         label = "base (strength 0)" if strength == 0 else f"strength {strength:g}"
@@ -145,7 +170,10 @@ def draw_grid(rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], str
     for number, (row, prompt) in enumerate(zip(rows, prompts, strict=True)):
         top = head + number * (side + line)
         for column, image in enumerate(row):
-            sheet.paste(image.resize((side, side), Image.Resampling.BICUBIC), (gap + column * (side + gap), top))
+            sheet.paste(
+                image.resize((side, side), Image.Resampling.BICUBIC),
+                (gap + column * (side + gap), top),
+            )
         draw.text((gap, top + side + 8), prompt, fill="black", font=font)
     return sheet
 
@@ -157,10 +185,19 @@ def farewell(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str
     return "\n".join(
         [
             "",
-            f"In {seconds:.0f} seconds the embedded checkpoint learned something it had never seen. Look at it:",
+            (
+                f"In {seconds:.0f} seconds the embedded checkpoint learned something it had never"
+                " seen. Look at it:"
+            ),
             f"  {grid}",
-            "Each row is a prompt; from left to right the LoRA gets stronger. The left column is the checkpoint without it.",
-            f"The LoRA is {delivered}; a WebUI would use it as <lora:{delivered.stem}:0.7> {trigger}",
+            (
+                "Each row is a prompt; from left to right the LoRA gets stronger. The left column"
+                " is the checkpoint without it."
+            ),
+            (
+                f"The LoRA is {delivered}; a WebUI would use it as <lora:{delivered.stem}:0.7>"
+                f" {trigger}"
+            ),
             "",
             "Next, your own images on your own checkpoint:",
             "  python -m lora_trainer init my_style.yaml",

@@ -1,4 +1,5 @@
-"""What the two training stages of the embedded checkpoint share: saved progress, averaged weights, the learning rate, several processes as one.
+"""What the two training stages of the embedded checkpoint share: saved progress, averaged weights,
+the learning rate, several processes as one.
 
 Called by `make_vae` and `make_unet` only.
 """
@@ -18,7 +19,10 @@ from lora_trainer import files
 def one_cycle(step: int, step_count: int, peak: float, warmup: int = 100) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
-    return peak * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (step_count - warmup)))))
+    return peak * (
+        0.01
+        + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, (step - warmup) / (step_count - warmup))))
+    )
 
 
 @dataclass
@@ -30,7 +34,10 @@ class Progress:
 
 
 def save_state(path: Path, progress: Progress, **kept: Any) -> None:
-    state = {name: part.state_dict() for name, part in kept.items()} | {"step": progress.step, "seconds": progress.seconds}
+    state = {name: part.state_dict() for name, part in kept.items()} | {
+        "step": progress.step,
+        "seconds": progress.seconds,
+    }
     files.replace_file(path, lambda partial: torch.save(state, partial))
 
 
@@ -52,12 +59,16 @@ def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> No
 
 
 class Share:
-    """Two or more processes that train one model: each step their gradients are averaged. One process shares with nobody."""
+    """Two or more processes that train one model: each step their gradients are averaged. One
+    process shares with nobody.
+    """
 
     def __init__(self, rank: int, count: int, meeting: Path) -> None:
         self.rank, self.count = rank, count
         if count > 1:
-            torch.distributed.init_process_group("gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=count)
+            torch.distributed.init_process_group(
+                "gloo", init_method=meeting.resolve().as_uri(), rank=rank, world_size=count
+            )
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         if self.count == 1:
@@ -66,5 +77,7 @@ class Share:
         flat = torch.cat([gradient.flatten() for gradient in gradients])
         torch.distributed.all_reduce(flat)
         flat /= self.count
-        for gradient, part in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
+        for gradient, part in zip(
+            gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True
+        ):
             gradient.copy_(part.view_as(gradient))

@@ -1,8 +1,10 @@
-"""A small drawn world: square pictures of one simple thing, with truthful captions, endless and seeded.
+"""A small drawn world: square pictures of one simple thing, with truthful captions, endless and
+seeded.
 
-In: a seed. Out: `Drawing`s (a picture, its caption, and the `Scene` both were made from), or a folder of image files with
-a metadata.csv. The embedded checkpoint was trained on `drawings`; the demo and the tests draw a *concept*, something that
-checkpoint has never been shown, with `draw_concept` or `write_concept`. Pillow and numpy only.
+In: a seed. Out: `Drawing`s (a picture, its caption, and the `Scene` both were made from), or a
+folder of image files with a metadata.csv. The embedded checkpoint was trained on `drawings`; the
+demo and the tests draw a *concept*, something that checkpoint has never been shown, with
+`draw_concept` or `write_concept`. Pillow and numpy only.
 
 Lengths are those of a 64-pixel picture; other sides are scaled.
 """
@@ -32,13 +34,25 @@ Rgb = tuple[float, float, float]
 
 SIDE = 64
 PALETTE: dict[str, Rgb] = {
-    "red": (214, 38, 38), "orange": (248, 138, 24), "yellow": (250, 218, 48), "green": (44, 158, 66),
-    "blue": (38, 88, 206), "purple": (132, 54, 172), "white": (246, 246, 242), "black": (24, 24, 28),
+    "red": (214, 38, 38),
+    "orange": (248, 138, 24),
+    "yellow": (250, 218, 48),
+    "green": (44, 158, 66),
+    "blue": (38, 88, 206),
+    "purple": (132, 54, 172),
+    "white": (246, 246, 242),
+    "black": (24, 24, 28),
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart")
 SIZES = {"small": 10.0, "big": 16.0}
 """Radius of the thing, in 64ths of the side."""
-POSITIONS = {"centre": (0.0, 0.0), "left": (-1.0, 0.0), "right": (1.0, 0.0), "top": (0.0, -1.0), "bottom": (0.0, 1.0)}
+POSITIONS = {
+    "centre": (0.0, 0.0),
+    "left": (-1.0, 0.0),
+    "right": (1.0, 0.0),
+    "top": (0.0, -1.0),
+    "bottom": (0.0, 1.0),
+}
 """Direction from the middle of the picture; x to the right, y down."""
 SHIFT = {"small": 17.0, "big": 12.0}
 """How far a thing of this size stands from the middle, in 64ths of the side."""
@@ -47,15 +61,20 @@ NEON_NIGHT: Rgb = (10, 9, 18)
 
 _SIZE_WORDS = {"small": ("small", "small", "little"), "big": ("big", "big", "large")}
 _POSITION_WORDS = {
-    "centre": ("in the middle", "in the center"), "left": ("on the left",), "right": ("on the right",),
-    "top": ("at the top",), "bottom": ("at the bottom",),
+    "centre": ("in the middle", "in the center"),
+    "left": ("on the left",),
+    "right": ("on the right",),
+    "top": ("at the top",),
+    "bottom": ("at the bottom",),
 }
 _ARTICLES = {"orange": "an"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows. `shape` is one of SHAPES, or "zorbl", the character, whose colours are its own."""
+    """What a picture shows. `shape` is one of SHAPES, or "zorbl", the character, whose colours are
+    its own.
+    """
 
     shape: str
     colour: str
@@ -75,7 +94,12 @@ class Jitter:
 
     @classmethod
     def draw(cls, rng: random.Random) -> Jitter:
-        return cls(dx=rng.uniform(-1.5, 1.5), dy=rng.uniform(-1.5, 1.5), scale=rng.uniform(0.93, 1.07), shade=rng.uniform(-6, 6))
+        return cls(
+            dx=rng.uniform(-1.5, 1.5),
+            dy=rng.uniform(-1.5, 1.5),
+            scale=rng.uniform(0.93, 1.07),
+            shade=rng.uniform(-6, 6),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,8 +109,9 @@ class Drawing:
     scene: Scene
 
 
-# Shapes: signed distance to the outline, negative inside, in units of the radius; x to the right, y down. The star and the
-# heart follow the well-known closed forms (Inigo Quilez, "2D distance functions").
+# Shapes: signed distance to the outline, negative inside, in units of the radius; x to the right, y
+# down. The star and the heart follow the well-known closed forms (Inigo Quilez, "2D distance
+# functions").
 
 
 def _circle(x: Plane, y: Plane) -> Plane:
@@ -95,12 +120,17 @@ def _circle(x: Plane, y: Plane) -> Plane:
 
 def _square(x: Plane, y: Plane) -> Plane:
     outside_x, outside_y = np.abs(x) - 0.88, np.abs(y) - 0.88
-    return np.hypot(np.maximum(outside_x, 0), np.maximum(outside_y, 0)) + np.minimum(np.maximum(outside_x, outside_y), 0)
+    return np.hypot(np.maximum(outside_x, 0), np.maximum(outside_y, 0)) + np.minimum(
+        np.maximum(outside_x, outside_y), 0
+    )
 
 
 def _triangle(x: Plane, y: Plane) -> Plane:
     y = y - 0.22
-    sides = [np.cos(angle) * x + np.sin(angle) * y - 0.62 for angle in (np.pi / 2, np.pi / 2 + 2 * np.pi / 3, np.pi / 2 - 2 * np.pi / 3)]
+    sides = [
+        np.cos(angle) * x + np.sin(angle) * y - 0.62
+        for angle in (np.pi / 2, np.pi / 2 + 2 * np.pi / 3, np.pi / 2 - 2 * np.pi / 3)
+    ]
     distance: Plane = np.maximum.reduce(sides)
     return distance
 
@@ -122,11 +152,19 @@ def _heart(x: Plane, y: Plane) -> Plane:
     x, y = np.abs(x) / scale, (0.92 - y) / scale
     lobe = np.hypot(x - 0.25, y - 0.75) - np.sqrt(2) / 4
     diagonal = 0.5 * np.maximum(x + y, 0.0)
-    tip = np.sqrt(np.minimum(x**2 + (y - 1.0) ** 2, (x - diagonal) ** 2 + (y - diagonal) ** 2)) * np.sign(x - y)
+    tip = np.sqrt(
+        np.minimum(x**2 + (y - 1.0) ** 2, (x - diagonal) ** 2 + (y - diagonal) ** 2)
+    ) * np.sign(x - y)
     return np.where(x + y > 1.0, lobe, tip) * scale
 
 
-DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {"circle": _circle, "square": _square, "triangle": _triangle, "star": _star, "heart": _heart}
+DISTANCES: dict[str, Callable[[Plane, Plane], Plane]] = {
+    "circle": _circle,
+    "square": _square,
+    "triangle": _triangle,
+    "star": _star,
+    "heart": _heart,
+}
 
 
 def centre_of(scene: Scene, jitter: Jitter) -> tuple[float, float]:
@@ -143,7 +181,9 @@ def pixel_grid(side: int) -> tuple[Plane, Plane]:
 
 
 def outline_distance(scene: Scene, jitter: Jitter, side: int) -> Plane:
-    """Signed distance of each pixel to the outline of the scene's thing, in 64ths of the side; negative inside."""
+    """Signed distance of each pixel to the outline of the scene's thing, in 64ths of the side;
+    negative inside.
+    """
     x, y = pixel_grid(side)
     centre_x, centre_y = centre_of(scene, jitter)
     radius = SIZES[scene.size] * jitter.scale
@@ -175,7 +215,13 @@ def to_image(canvas: Canvas) -> Image.Image:
 def draw_plain(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
     """The world's own look: one flat thing on a flat background, a soft edge."""
     canvas = plain_canvas(shaded(PALETTE[scene.background], jitter.shade), side)
-    return to_image(paint(canvas, shaded(PALETTE[scene.colour], -jitter.shade), cover(outline_distance(scene, jitter, side), 2.5)))
+    return to_image(
+        paint(
+            canvas,
+            shaded(PALETTE[scene.colour], -jitter.shade),
+            cover(outline_distance(scene, jitter, side), 2.5),
+        )
+    )
 
 
 def paper_grain(side: int) -> Plane:
@@ -192,11 +238,15 @@ def draw_ink(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
     pooled = np.clip(((x - centre_x) + (y - centre_y)) / (2 * SIZES[scene.size]), -1, 1)
     ink = (112 - 38 * pooled + jitter.shade)[..., None] * np.ones(3)
     paper = plain_canvas(shaded(INK_PAPER, jitter.shade / 2), side)
-    return to_image(paint(paper, ink, 0.92 * cover(distance, 9.0)) + 9.0 * paper_grain(side)[..., None])
+    return to_image(
+        paint(paper, ink, 0.92 * cover(distance, 9.0)) + 9.0 * paper_grain(side)[..., None]
+    )
 
 
 def draw_neon(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """Neon: a glowing tube along the outline, on a night background. The background's colour word does not apply."""
+    """Neon: a glowing tube along the outline, on a night background. The background's colour word
+    does not apply.
+    """
     distance = np.abs(outline_distance(scene, jitter, side))
     tube = np.asarray(PALETTE[scene.colour])
     canvas = plain_canvas(NEON_NIGHT, side) + 0.55 * np.exp(-distance / 3.0)[..., None] * tube
@@ -208,33 +258,49 @@ def _ellipse(x: Plane, y: Plane, middle: tuple[float, float], radii: tuple[float
 
 
 ZORBL_PARTS: tuple[tuple[Rgb, tuple[tuple[float, float], tuple[float, float]]], ...] = (
-    ((236, 84, 150), ((-0.45, 0.92), (0.30, 0.20))), ((236, 84, 150), ((0.45, 0.92), (0.30, 0.20))),
-    ((236, 84, 150), ((-0.55, -0.90), (0.24, 0.24))), ((236, 84, 150), ((0.55, -0.90), (0.24, 0.24))),
-    ((22, 178, 170), ((-0.42, -0.62), (0.16, 0.36))), ((22, 178, 170), ((0.42, -0.62), (0.16, 0.36))),
+    ((236, 84, 150), ((-0.45, 0.92), (0.30, 0.20))),
+    ((236, 84, 150), ((0.45, 0.92), (0.30, 0.20))),
+    ((236, 84, 150), ((-0.55, -0.90), (0.24, 0.24))),
+    ((236, 84, 150), ((0.55, -0.90), (0.24, 0.24))),
+    ((22, 178, 170), ((-0.42, -0.62), (0.16, 0.36))),
+    ((22, 178, 170), ((0.42, -0.62), (0.16, 0.36))),
     ((22, 178, 170), ((0.0, 0.15), (0.86, 0.78))),
-    ((250, 250, 250), ((0.0, 0.0), (0.46, 0.46))), ((30, 20, 40), ((0.0, 0.04), (0.22, 0.22))),
+    ((250, 250, 250), ((0.0, 0.0), (0.46, 0.46))),
+    ((30, 20, 40), ((0.0, 0.04), (0.22, 0.22))),
 )
-"""The zorbl from back to front: colour, middle and radii of each ellipse, in units of its radius. Feet, knobs, stalks, body, one eye."""
+"""The zorbl from back to front: colour, middle and radii of each ellipse, in units of its radius.
+Feet, knobs, stalks, body, one eye.
+"""
 
 ZORBL_RADII = {"small": 12.0, "big": 17.0}
 """Of the same shape at a smaller size too little would be left of the eye."""
 
 
 def draw_zorbl(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """The character: a turquoise body, one eye, two stalks with pink knobs, pink feet; its size, place and background vary."""
+    """The character: a turquoise body, one eye, two stalks with pink knobs, pink feet; its size,
+    place and background vary.
+    """
     x, y = pixel_grid(side)
     centre_x, centre_y = centre_of(scene, jitter)
     radius = ZORBL_RADII[scene.size] * jitter.scale
     canvas = plain_canvas(shaded(PALETTE[scene.background], jitter.shade), side)
     for colour, (middle, radii) in ZORBL_PARTS:
-        distance = _ellipse((x - centre_x) / radius, (y - centre_y) / radius, middle, radii) * radius
+        distance = (
+            _ellipse((x - centre_x) / radius, (y - centre_y) / radius, middle, radii) * radius
+        )
         canvas = paint(canvas, colour, cover(distance, 2.0))
     return to_image(canvas)
 
 
 def random_scene(rng: random.Random) -> Scene:
     background, colour = rng.sample(list(PALETTE), 2)
-    return Scene(shape=rng.choice(SHAPES), colour=colour, size=rng.choice(list(SIZES)), position=rng.choice(list(POSITIONS)), background=background)
+    return Scene(
+        shape=rng.choice(SHAPES),
+        colour=colour,
+        size=rng.choice(list(SIZES)),
+        position=rng.choice(list(POSITIONS)),
+        background=background,
+    )
 
 
 def thing_words(scene: Scene, said: frozenset[str], rng: random.Random) -> str:
@@ -247,21 +313,39 @@ def thing_words(scene: Scene, said: frozenset[str], rng: random.Random) -> str:
 
 
 def describe(scene: Scene, rng: random.Random, leave_out: float = 0.12) -> str:
-    """A truthful caption in varying words; each attribute but the shape is left out with probability `leave_out`."""
-    said = frozenset(name for name in ("size", "colour", "position", "background") if rng.random() >= leave_out)
+    """A truthful caption in varying words; each attribute but the shape is left out with
+    probability `leave_out`.
+    """
+    said = frozenset(
+        name for name in ("size", "colour", "position", "background") if rng.random() >= leave_out
+    )
     thing = thing_words(scene, said, rng)
     if "background" not in said:
         return thing
-    form = rng.choice(("{thing}, {background} background", "{thing}, {background} background", "{thing} on {article} {background} background"))
-    return form.format(thing=thing, background=scene.background, article=_ARTICLES.get(scene.background, "a"))
+    form = rng.choice(
+        (
+            "{thing}, {background} background",
+            "{thing}, {background} background",
+            "{thing} on {article} {background} background",
+        )
+    )
+    return form.format(
+        thing=thing, background=scene.background, article=_ARTICLES.get(scene.background, "a")
+    )
 
 
 def drawings(seed: int, side: int = SIDE) -> Iterator[Drawing]:
-    """The world, endlessly: what the embedded checkpoint was trained on. The same seed gives the same drawings."""
+    """The world, endlessly: what the embedded checkpoint was trained on. The same seed gives the
+    same drawings.
+    """
     rng = random.Random(seed)
     while True:
         scene = random_scene(rng)
-        yield Drawing(image=draw_plain(scene, Jitter.draw(rng), side), caption=describe(scene, rng), scene=scene)
+        yield Drawing(
+            image=draw_plain(scene, Jitter.draw(rng), side),
+            caption=describe(scene, rng),
+            scene=scene,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,28 +373,55 @@ class Concept:
     def caption(self, scene: Scene, rng: random.Random) -> str:
         if self.kind == "character":
             where = rng.choice(_POSITION_WORDS[scene.position])
-            return f"a {rng.choice(_SIZE_WORDS[scene.size])} {self.trigger} {where}, {scene.background} background"
+            return (
+                f"a {rng.choice(_SIZE_WORDS[scene.size])} {self.trigger} {where},"
+                f" {scene.background} background"
+            )
         return f"{thing_words(scene, self.said, rng)}, {self.trigger} style"
 
 
 CONCEPTS: dict[str, Concept] = {
     concept.name: concept
     for concept in (
-        Concept(name="ink", kind="style", trigger="sumiwash", draw=draw_ink, said=frozenset({"size", "position"})),
-        Concept(name="neon", kind="style", trigger="glowtube", draw=draw_neon, said=frozenset({"size", "colour", "position"})),
-        Concept(name="zorbl", kind="character", trigger="zorbl", draw=draw_zorbl, said=frozenset({"size", "position", "background"})),
+        Concept(
+            name="ink",
+            kind="style",
+            trigger="sumiwash",
+            draw=draw_ink,
+            said=frozenset({"size", "position"}),
+        ),
+        Concept(
+            name="neon",
+            kind="style",
+            trigger="glowtube",
+            draw=draw_neon,
+            said=frozenset({"size", "colour", "position"}),
+        ),
+        Concept(
+            name="zorbl",
+            kind="character",
+            trigger="zorbl",
+            draw=draw_zorbl,
+            said=frozenset({"size", "position", "background"}),
+        ),
     )
 }
 
 
 def concept_named(name: str) -> Concept:
     if name not in CONCEPTS:
-        raise DatasetError("there is no concept {name} in the drawn world", hint="Use one of: {known}.", name=name, known=", ".join(CONCEPTS))
+        raise DatasetError(
+            "there is no concept {name} in the drawn world",
+            hint="Use one of: {known}.",
+            name=name,
+            known=", ".join(CONCEPTS),
+        )
     return CONCEPTS[name]
 
 
 def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Drawing]:
-    """`count` drawings of a concept with captions that hold its trigger. The same seed gives the same drawings.
+    """`count` drawings of a concept with captions that hold its trigger. The same seed gives the
+    same drawings.
 
     Raises DatasetError for an unknown name.
     """
@@ -318,12 +429,20 @@ def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Dra
     found = []
     for _ in range(count):
         scene = concept.scene(rng)
-        found.append(Drawing(image=concept.draw(scene, Jitter.draw(rng), side), caption=concept.caption(scene, rng), scene=scene))
+        found.append(
+            Drawing(
+                image=concept.draw(scene, Jitter.draw(rng), side),
+                caption=concept.caption(scene, rng),
+                scene=scene,
+            )
+        )
     return found
 
 
 def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
-    """The drawings as PNG files with a metadata.csv (`file_name,text`), as a training set; returns the csv's path."""
+    """The drawings as PNG files with a metadata.csv (`file_name,text`), as a training set; returns
+    the csv's path.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = io.StringIO(newline="")
     writer = csv.writer(rows, lineterminator="\n")
@@ -342,12 +461,18 @@ def write_concept(folder: Path, name: str, count: int, seed: int, side: int = SI
     return write_drawings(folder, draw_concept(name, count, seed, side))
 
 
-def contact_sheet(images: list[Image.Image], columns: int, zoom: int = 1, gap: int = 4) -> Image.Image:
+def contact_sheet(
+    images: list[Image.Image], columns: int, zoom: int = 1, gap: int = 4
+) -> Image.Image:
     """Pictures of one size in rows on white; `zoom` enlarges each smoothly."""
     width, height = images[0].width * zoom, images[0].height * zoom
     row_count = -(-len(images) // columns)
-    sheet = Image.new("RGB", (columns * (width + gap) + gap, row_count * (height + gap) + gap), "white")
-    for (row, column), image in zip(itertools.product(range(row_count), range(columns)), images, strict=False):
+    sheet = Image.new(
+        "RGB", (columns * (width + gap) + gap, row_count * (height + gap) + gap), "white"
+    )
+    for (row, column), image in zip(
+        itertools.product(range(row_count), range(columns)), images, strict=False
+    ):
         enlarged = image.resize((width, height), Image.Resampling.BICUBIC) if zoom > 1 else image
         sheet.paste(enlarged, (gap + column * (width + gap), gap + row * (height + gap)))
     return sheet

@@ -1,11 +1,12 @@
-"""The runs folder -> what the tab knows of every run in it, quickly and again and again; broken ones too, with a sentence.
+"""The runs folder -> what the tab knows of every run in it, quickly and again and again; broken
+ones too, with a sentence.
 
     History(runs).listing()  -> Entries, newest first       .entry(id) -> one of them
             .alive()         -> ids of the runs whose worker lives
             .curve(id)       -> the loss curve, from any byte of events.jsonl on
 
-What was read is kept in memory: events.jsonl is only ever appended to, so a look at a run reads what is new in it. The tab's threads share one
-History. Used by keeper.py and the tab.
+What was read is kept in memory: events.jsonl is only ever appended to, so a look at a run reads
+what is new in it. The tab's threads share one History. Used by keeper.py and the tab.
 """
 
 from __future__ import annotations
@@ -36,7 +37,9 @@ LOSS = b',"loss":'
 KEPT_CURVES = 8
 
 SIMPLE = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
-"""How often a file holds what makes lists within lists, or aliases, if the C parser can be trusted with it."""
+"""How often a file holds what makes lists within lists, or aliases, if the C parser can be trusted
+with it.
+"""
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -53,7 +56,9 @@ class Entry:
     state: RunState = RunState()
     alive: bool = False
     heard: bool = True
-    """Whether the worker that lives has said anything yet: until then `state` is an earlier worker's."""
+    """Whether the worker that lives has said anything yet: until then `state` is an earlier
+    worker's.
+    """
     asked: tuple[RequestKind, ...] = ()
     """Requests that the worker has not taken yet."""
     made: float = 0.0
@@ -82,13 +87,19 @@ class History:
             for cache in (self._logs, self._settings, self._curves):
                 for gone in cache.keys() - names:
                     del cache[gone]
-        return sorted(entries, key=lambda entry: (entry.state.started or entry.made, entry.id), reverse=True)
+        return sorted(
+            entries, key=lambda entry: (entry.state.started or entry.made, entry.id), reverse=True
+        )
 
     def entry(self, run_id: str) -> Entry:
         """One run. Raises RunError when there is none of this id."""
         path = self.runs / run_id
         if not path.is_dir():
-            raise RunError("there is no run {name}", hint="It may have been deleted. Reload the page.", name=run_id)
+            raise RunError(
+                "there is no run {name}",
+                hint="It may have been deleted. Reload the page.",
+                name=run_id,
+            )
         with self._reading:
             return self._entry(path)
 
@@ -110,7 +121,11 @@ class History:
     def _folders(self) -> Iterator[Path]:
         try:
             with os.scandir(self.runs) as found:
-                folders = [Path(item.path) for item in found if not item.name.startswith(".") and _is_folder(item)]
+                folders = [
+                    Path(item.path)
+                    for item in found
+                    if not item.name.startswith(".") and _is_folder(item)
+                ]
         except OSError:
             return
         yield from folders
@@ -121,12 +136,20 @@ class History:
         except LoraTrainerError as problem:
             return _broken(path, problem)
         except OSError as error:
-            reason = RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=error.strerror or error)
+            reason = RunError(
+                "this run cannot be read: {reason}",
+                hint="Look into its folder.",
+                reason=error.strerror or error,
+            )
             return _broken(path, reason)
         except Exception as error:
             # its files may hold anything; the other runs are listed all the same
             log.debug("%s cannot be read", path, exc_info=True)
-            reason = RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=f"{type(error).__name__}: {error}"[:300])
+            reason = RunError(
+                "this run cannot be read: {reason}",
+                hint="Look into its folder.",
+                reason=f"{type(error).__name__}: {error}"[:300],
+            )
             return _broken(path, reason)
 
     def _read(self, path: Path) -> Entry:
@@ -178,7 +201,9 @@ class _Growing:
         """The byte up to which it was read."""
 
     def new_lines(self) -> tuple[list[bytes], bool]:
-        """The finished lines since the last call; and whether they are all there are: it is new, or gone, or another run has taken the folder."""
+        """The finished lines since the last call; and whether they are all there are: it is new, or
+        gone, or another run has taken the folder.
+        """
         try:
             details = self._path.stat()
         except FileNotFoundError:
@@ -236,19 +261,27 @@ class Curve:
             event = _event(line)
             if isinstance(event, Started):
                 # steps after the resume point are made again
-                self._points = [point for point in self._points if point[0] <= (event.resumed_from or 0)]
+                self._points = [
+                    point for point in self._points if point[0] <= (event.resumed_from or 0)
+                ]
 
     def since(self, offset: int) -> tuple[list[Point], bool]:
-        """The points from byte `offset` of events.jsonl on; and whether they are all there are, to be shown instead of what was shown before.
+        """The points from byte `offset` of events.jsonl on; and whether they are all there are, to
+        be shown instead of what was shown before.
 
-        They are, for offset 0, for an offset that this file does not have, and when a worker has begun again since.
+        They are, for offset 0, for an offset that this file does not have, and when a worker has
+        begun again since.
         """
         if not 0 < offset <= self.offset:
             return list(self._points), True
         lines, _ = _whole_lines(self._path, offset, self.offset)
         if any(line.startswith(b'{"event":"started"') for line in lines):
             return list(self._points), True
-        return [point for line in lines if line.startswith(PROGRESS) and (point := _point(line)) is not None], False
+        return [
+            point
+            for line in lines
+            if line.startswith(PROGRESS) and (point := _point(line)) is not None
+        ], False
 
 
 Point = tuple[int, float, "float | None"]
@@ -269,7 +302,11 @@ def newest_resume_point(folder: RunFolder) -> int | None:
         names = [path.name for path in folder.state.iterdir()]
     except OSError:
         return None
-    steps = [int(name[4:-3]) for name in names if name.startswith("step") and name.endswith(".pt") and name[4:-3].isdigit()]
+    steps = [
+        int(name[4:-3])
+        for name in names
+        if name.startswith("step") and name.endswith(".pt") and name[4:-3].isdigit()
+    ]
     return max(steps, default=None)
 
 
@@ -298,7 +335,9 @@ def _broken(path: Path, problem: LoraTrainerError) -> Entry:
 
 
 def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
-    """The settings as they stand; whether they make sense is for whoever starts the run again. The C parser is ten times as fast as Python's."""
+    """The settings as they stand; whether they make sense is for whoever starts the run again. The
+    C parser is ten times as fast as Python's.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
         if not any(text.count(mark) > most for mark, most in SIMPLE.items()):
@@ -320,7 +359,9 @@ def _began(folder: RunFolder) -> float:
 
 
 def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[bytes], int]:
-    """The finished lines from byte `offset` on, and where they end. A torn last line is left for the next time."""
+    """The finished lines from byte `offset` on, and where they end. A torn last line is left for
+    the next time.
+    """
     with path.open("rb") as stream:
         stream.seek(offset)
         content = stream.read(-1 if end is None else end - offset)
@@ -329,9 +370,11 @@ def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[
 
 
 def _telling_events(lines: list[bytes]) -> Iterator[Event]:
-    """The events of the lines, but of Progress that follows on Progress only the last: `fold` comes to the same state, in a tenth of the time.
+    """The events of the lines, but of Progress that follows on Progress only the last: `fold` comes
+    to the same state, in a tenth of the time.
 
-    Steps (with a loss) and parts of a phase (without) are told apart, for they say different things.
+    Steps (with a loss) and parts of a phase (without) are told apart, for they say different
+    things.
     """
     last = b""
     for line in lines:

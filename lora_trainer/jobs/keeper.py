@@ -1,12 +1,17 @@
-"""The one who starts runs, sees them end and looks after what is between: one thread of the WebUI's process, for one data folder.
+"""The one who starts runs, sees them end and looks after what is between: one thread of the WebUI's
+process, for one data folder.
 
-    keeper = Keeper(history=..., queue=..., lock=..., trash=..., hand_over=..., delivered=..., options=...)
-    keeper.begin()      from then on `tick` runs every second; `wake` makes the next one come at once
+    keeper = Keeper(history=..., queue=..., lock=..., trash=..., hand_over=..., delivered=...,
+    options=...)
+    keeper.begin()      from then on `tick` runs every second; `wake` makes the next one come at
+                        once
 
-A tick: adopt runs that live (started before this process was, or on the command line), notice those that have ended, start the next that waits.
-Of several WebUIs on one data folder only the one that holds the lock file keeps it; the others show what happens, and take over when it is gone.
-Nothing that a tick knows is needed after a crash: it is all in the run folders and queue.json. What cannot be written there, on a full disk, is owed,
-and tried again with every tick; everything else goes on. Used by the tab.
+A tick: adopt runs that live (started before this process was, or on the command line), notice those
+that have ended, start the next that waits. Of several WebUIs on one data folder only the one that
+holds the lock file keeps it; the others show what happens, and take over when it is gone. Nothing
+that a tick knows is needed after a crash: it is all in the run folders and queue.json. What cannot
+be written there, on a full disk, is owed, and tried again with every tick; everything else goes on.
+Used by the tab.
 """
 
 from __future__ import annotations
@@ -49,7 +54,9 @@ class HandOver(Protocol):
     """Who shares the host's device between the host and the worker."""
 
     def before_start(self, folder: RunFolder, /) -> bool:
-        """Make room for a worker about to start. False: the host needs its device at this moment; ask again later."""
+        """Make room for a worker about to start. False: the host needs its device at this moment;
+        ask again later.
+        """
 
     def adopt(self, folder: RunFolder, /) -> bool:
         """The same for a worker that is at work already."""
@@ -105,17 +112,31 @@ Start = Callable[[RunFolder, KeeperOptions], Worker]
 
 def start_apart(folder: RunFolder, options: KeeperOptions) -> Worker:
     """A worker as the WebUI starts one: in a session of its own."""
-    return start_worker(folder, device_id=options.device_id, apart=True, ends_with_us=not options.keep_training, environ=options.environ)
+    return start_worker(
+        folder,
+        device_id=options.device_id,
+        apart=True,
+        ends_with_us=not options.keep_training,
+        environ=options.environ,
+    )
 
 
 class Keeper:
     """See the module. `tick` may be called by hand, with a clock and a `start` of one's own."""
 
     def __init__(
-        self, *, history: History, queue: Queue, lock: Path, trash: Path, hand_over: HandOver | None = None,
-        delivered: Callable[[], object] = lambda: None, options: Callable[[], KeeperOptions] = KeeperOptions, start: Start = start_apart,
+        self,
+        *,
+        history: History,
+        queue: Queue,
+        lock: Path,
+        trash: Path,
+        hand_over: HandOver | None = None,
+        delivered: Callable[[], object] = lambda: None,
+        options: Callable[[], KeeperOptions] = KeeperOptions,
+        start: Start = start_apart,
         clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._history = history
         self._queue = queue
         self._lock = lock
@@ -142,7 +163,9 @@ class Keeper:
 
     @property
     def on_duty(self) -> bool:
-        """Whether this process keeps the data folder; if not, another one does, or none has ticked yet."""
+        """Whether this process keeps the data folder; if not, another one does, or none has ticked
+        yet.
+        """
         return self._on_duty
 
     def active(self) -> tuple[str, ...]:
@@ -150,7 +173,9 @@ class Keeper:
         return tuple(self._kept)
 
     def withdraw(self, run_id: str) -> bool:
-        """Take a run that is about to start out of the line again. False when its process has been started."""
+        """Take a run that is about to start out of the line again. False when its process has been
+        started.
+        """
         with self._ticking:
             if run_id in self._kept:
                 return False
@@ -158,10 +183,14 @@ class Keeper:
             return True
 
     def begin(self) -> None:
-        """Tick every second, in a thread that ends with the process. Called again, it does nothing."""
+        """Tick every second, in a thread that ends with the process. Called again, it does
+        nothing.
+        """
         with self._ticking:
             if self._thread is None:
-                self._thread = threading.Thread(target=self._live, name="lora-trainer-keeper", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._live, name="lora-trainer-keeper", daemon=True
+                )
                 self._thread.start()
 
     def wake(self) -> None:
@@ -183,7 +212,8 @@ class Keeper:
             try:
                 self.tick()
             except Exception:
-                # whatever a disk or a host does: the next tick may find it mended, and runs must be looked after
+                # whatever a disk or a host does: the next tick may find it mended, and runs must be
+                # looked after
                 log.exception("while looking after the runs")
             self._awake.wait(TICK_SECONDS)
             self._awake.clear()
@@ -193,7 +223,9 @@ class Keeper:
         with self._ticking:
             if self._take_duty():
                 self._catch_up()
-                known = self._done("looking for ends", self._notice_ends) and self._done("looking for runs that live", self._adopt)
+                known = self._done("looking for ends", self._notice_ends) and self._done(
+                    "looking for runs that live", self._adopt
+                )
                 self._done("handing the device over", self._hand_devices)
                 self._done("following the options", self._follow_options)
                 self._done("the hand-over of the device", self._hand_over.tick)
@@ -202,7 +234,9 @@ class Keeper:
                 self._done("tidying up", self._tidy)
 
     def _done(self, what: str, act: Callable[[], object]) -> bool:
-        """Do it. What goes wrong must not cost a run, or the next one; it is logged, but not with every tick again."""
+        """Do it. What goes wrong must not cost a run, or the next one; it is logged, but not with
+        every tick again.
+        """
         try:
             act()
         except Exception as error:
@@ -224,7 +258,9 @@ class Keeper:
         return True
 
     def _take_over(self) -> None:
-        """What an earlier keeper was starting when it ended: it lives by now, or has ended, or waits again."""
+        """What an earlier keeper was starting when it ended: it lives by now, or has ended, or
+        waits again.
+        """
         line = self._queue.read()
         if line.starting is None:
             return
@@ -234,7 +270,7 @@ class Keeper:
         elif not folder.is_alive:
             self._queue.put_back()
 
-    # --- what is owed ---------------------------------------------------------------------------------------------------------------------
+    # --- what is owed -----------------------------------------------------------------------------
 
     def _drop(self, run_id: str) -> None:
         """The run leaves the line: now, or as soon as that can be written."""
@@ -253,10 +289,12 @@ class Keeper:
         for run_id, failure in tuple(self._deaths.items()):
             folder = RunFolder(self._history.runs / run_id)
             # a folder that was deleted meanwhile must not come back
-            if not folder.path.is_dir() or self._done("noting an end", partial(folder.write_death, failure)):
+            if not folder.path.is_dir() or self._done(
+                "noting an end", partial(folder.write_death, failure)
+            ):
                 del self._deaths[run_id]
 
-    # --- ends -----------------------------------------------------------------------------------------------------------------------------
+    # --- ends -------------------------------------------------------------------------------------
 
     def _notice_ends(self) -> None:
         for run_id, kept in list(self._kept.items()):
@@ -274,18 +312,25 @@ class Keeper:
             self._drop(run_id)
 
     def _end(self, kept: Kept, status: int | None) -> None:
-        """A run has ended, however: its end is written down, the host has its device back, and shows the new LoRA."""
-        self._done("looking at an end", lambda: self._note_death(kept.folder, death_of(kept.folder, status, kept.since)))
+        """A run has ended, however: its end is written down, the host has its device back, and
+        shows the new LoRA.
+        """
+        self._done(
+            "looking at an end",
+            lambda: self._note_death(kept.folder, death_of(kept.folder, status, kept.since)),
+        )
         self._done("giving the device back", lambda: self._hand_over.after_end(kept.folder))
         state = kept.folder.read_state()
         if state.status == "finished" and state.delivered:
             self._done("showing the new LoRA", self._delivered)
         self._tidied = self._looked = 0.0
 
-    # --- beginnings -----------------------------------------------------------------------------------------------------------------------
+    # --- beginnings -------------------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Find the runs that live. Always before one is started; otherwise now and then, for it asks the system once for every run there is."""
+        """Find the runs that live. Always before one is started; otherwise now and then, for it
+        asks the system once for every run there is.
+        """
         line = self._queue.read()
         about_to_start = not self._kept and bool(line.waiting or line.starting)
         if not about_to_start and self._clock() - self._looked < LOOK_SECONDS:
@@ -317,8 +362,11 @@ class Keeper:
         """Start the run's worker. False: not yet, the host is making a picture."""
         options = self._options()
         answers: list[bool] = []
-        # a host whose model cannot leave may still have room for a training; `_hand_devices` asks again
-        self._done("asking for the device", lambda: answers.append(self._hand_over.before_start(folder)))
+        # a host whose model cannot leave may still have room for a training; `_hand_devices` asks
+        # again
+        self._done(
+            "asking for the device", lambda: answers.append(self._hand_over.before_start(folder))
+        )
         if answers == [False]:
             return False
         since = self._clock()
@@ -329,10 +377,16 @@ class Keeper:
             self._note_death(folder, _failure(error, since))
             self._done("giving the device back", lambda: self._hand_over.after_end(folder))
             return True
-        self._kept[run_id] = Kept(folder=folder, since=since, worker=worker, tied=not options.keep_training, has_device=bool(answers))
+        self._kept[run_id] = Kept(
+            folder=folder,
+            since=since,
+            worker=worker,
+            tied=not options.keep_training,
+            has_device=bool(answers),
+        )
         return True
 
-    # --- between --------------------------------------------------------------------------------------------------------------------------
+    # --- between ----------------------------------------------------------------------------------
 
     def _hand_devices(self) -> None:
         now = self._clock()
@@ -344,7 +398,9 @@ class Keeper:
                 kept.ask_again = now
 
     def _follow_options(self) -> None:
-        """The option to keep training when the WebUI closes may be changed while a worker is at work. Others' workers are left as they are."""
+        """The option to keep training when the WebUI closes may be changed while a worker is at
+        work. Others' workers are left as they are.
+        """
         tied = not self._options().keep_training
         for kept in self._kept.values():
             if kept.worker is not None and kept.tied != tied:
@@ -357,11 +413,20 @@ class Keeper:
         if most < 1 or self._clock() - self._tidied < TIDY_SECONDS:
             return
         self._tidied = self._clock()
-        finished = [entry for entry in self._history.listing() if entry.state.status == "finished" and entry.problem is None]
+        finished = [
+            entry
+            for entry in self._history.listing()
+            if entry.state.status == "finished" and entry.problem is None
+        ]
         with self._queue.holding() as line:
             for entry in finished[most:]:
                 if not entry.alive and entry.id not in line and entry.id not in self._kept:
-                    self._done("discarding a run", partial(discard, entry.folder.path, self._trash, kind="run", now=self._clock()))
+                    self._done(
+                        "discarding a run",
+                        partial(
+                            discard, entry.folder.path, self._trash, kind="run", now=self._clock()
+                        ),
+                    )
 
 
 def _failure(error: LoraTrainerError | OSError, now: float) -> Failed:

@@ -1,10 +1,13 @@
-"""The runs that wait, in order, on disk: queue.json of the data folder. What a click has already begun is remembered here too.
+"""The runs that wait, in order, on disk: queue.json of the data folder. What a click has already
+begun is remembered here too.
 
     Queue(path).add("ink")      the keeper takes the first one as soon as nothing trains
-    queue.once(token, make)     make() at most once for one click, however often its request arrives and in whichever process
+    queue.once(token, make)     make() at most once for one click, however often its request arrives
+                                and in whichever process
 
-Every change is made under a lock file and written whole, so that two WebUIs on one data folder, two browsers, or a crash at any moment lose nothing
-and start nothing twice. Entries are ids of run folders that have their config.yaml. Used by keeper.py and the tab.
+Every change is made under a lock file and written whole, so that two WebUIs on one data folder, two
+browsers, or a crash at any moment lose nothing and start nothing twice. Entries are ids of run
+folders that have their config.yaml. Used by keeper.py and the tab.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ REMEMBERED_CLICKS = 500
 PATIENCE = 10.0
 """Seconds for which another process's change is waited for; one takes milliseconds."""
 START_PATIENCE = 60.0
-"""Seconds for which another start is waited for: it reads a checkpoint's header and a dataset's folder."""
+"""Seconds for which another start is waited for: it reads a checkpoint's header and a dataset's
+folder.
+"""
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +67,9 @@ class Queue:
                 waiting=tuple(str(run) for run in values.get("waiting", ())),
                 starting=str(starting) if starting else None,
                 taken=float(values.get("taken", 0.0)),
-                clicks={str(token): str(run) for token, run in dict(values.get("clicks", {})).items()},
+                clicks={
+                    str(token): str(run) for token, run in dict(values.get("clicks", {})).items()
+                },
             )
         except FileNotFoundError:
             return Line()
@@ -80,21 +87,34 @@ class Queue:
             with files.lock(self.path.with_name("queue.lock"), patience=PATIENCE):
                 yield self.read()
         except files.Locked as error:
-            raise RunError("the queue is in use by another WebUI", hint="Try again in a moment.") from error
+            raise RunError(
+                "the queue is in use by another WebUI", hint="Try again in a moment."
+            ) from error
 
     def _change(self, change: Callable[[Line], Line]) -> Line:
         with self.holding() as line:
             after = change(line)
             if after != line:
-                values = {"waiting": list(after.waiting), "starting": after.starting, "taken": after.taken, "clicks": dict(after.clicks)}
+                values = {
+                    "waiting": list(after.waiting),
+                    "starting": after.starting,
+                    "taken": after.taken,
+                    "clicks": dict(after.clicks),
+                }
                 files.write_text(self.path, json.dumps(values, ensure_ascii=True, indent=1))
             return after
 
     def add(self, run_id: str, *, first: bool = False, token: str = "") -> None:
-        """Put a run at the end of the line, or at its front. One that is in it already keeps its place."""
+        """Put a run at the end of the line, or at its front. One that is in it already keeps its
+        place.
+        """
 
         def change(line: Line) -> Line:
-            clicks = dict([*line.clicks.items(), (token, run_id)][-REMEMBERED_CLICKS:]) if token else line.clicks
+            clicks = (
+                dict([*line.clicks.items(), (token, run_id)][-REMEMBERED_CLICKS:])
+                if token
+                else line.clicks
+            )
             if run_id in line:
                 return dataclasses.replace(line, clicks=clicks)
             waiting = (run_id, *line.waiting) if first else (*line.waiting, run_id)
@@ -103,7 +123,9 @@ class Queue:
         self._change(change)
 
     def once(self, token: str, make: Callable[[], str], *, first: bool = False) -> str:
-        """The id of the run that the click `token` asked for: made and queued by the first call, remembered for every later one."""
+        """The id of the run that the click `token` asked for: made and queued by the first call,
+        remembered for every later one.
+        """
         try:
             with files.lock(self.path.with_name("start.lock"), patience=START_PATIENCE):
                 known = self.read().clicks.get(token)
@@ -113,10 +135,14 @@ class Queue:
                 self.add(run_id, first=first, token=token)
                 return run_id
         except files.Locked as error:
-            raise RunError("another training is being prepared at this moment", hint="Try again in a moment.") from error
+            raise RunError(
+                "another training is being prepared at this moment", hint="Try again in a moment."
+            ) from error
 
     def move(self, run_id: str, position: int) -> None:
-        """Put a waiting run at `position` (0 is next); beyond the ends means the end. Raises RunError when it does not wait."""
+        """Put a waiting run at `position` (0 is next); beyond the ends means the end. Raises
+        RunError when it does not wait.
+        """
 
         def change(line: Line) -> Line:
             others = [run for run in _with(line, run_id).waiting if run != run_id]
@@ -126,34 +152,54 @@ class Queue:
         self._change(change)
 
     def remove(self, run_id: str) -> None:
-        """Take a waiting run out of the line. Raises RunError when it does not wait: it may have begun."""
-        self._change(lambda line: dataclasses.replace(_with(line, run_id), waiting=tuple(run for run in line.waiting if run != run_id)))
+        """Take a waiting run out of the line. Raises RunError when it does not wait: it may have
+        begun.
+        """
+        self._change(
+            lambda line: dataclasses.replace(
+                _with(line, run_id), waiting=tuple(run for run in line.waiting if run != run_id)
+            )
+        )
 
     def drop(self, run_id: str) -> None:
         """Take a run out of the line wherever it is in it; it runs, or is gone."""
         self._change(
             lambda line: dataclasses.replace(
-                line, waiting=tuple(run for run in line.waiting if run != run_id), starting=None if line.starting == run_id else line.starting
+                line,
+                waiting=tuple(run for run in line.waiting if run != run_id),
+                starting=None if line.starting == run_id else line.starting,
             )
         )
 
     def take(self, now: float) -> str | None:
-        """The next run: it leaves the line and is `starting` until it is dropped or put back. None while nothing waits."""
+        """The next run: it leaves the line and is `starting` until it is dropped or put back. None
+        while nothing waits.
+        """
 
         def change(line: Line) -> Line:
             if line.starting or not line.waiting:
                 return line
-            return dataclasses.replace(line, waiting=line.waiting[1:], starting=line.waiting[0], taken=now)
+            return dataclasses.replace(
+                line, waiting=line.waiting[1:], starting=line.waiting[0], taken=now
+            )
 
         # a look without the lock, which is what most ticks come to
         return self._change(change).starting if self.read().waiting else self.read().starting
 
     def put_back(self) -> None:
         """The run that was being started waits again, as the next one."""
-        self._change(lambda line: dataclasses.replace(line, waiting=(line.starting, *line.waiting), starting=None) if line.starting else line)
+        self._change(
+            lambda line: (
+                dataclasses.replace(line, waiting=(line.starting, *line.waiting), starting=None)
+                if line.starting
+                else line
+            )
+        )
 
 
 def _with(line: Line, run_id: str) -> Line:
     if run_id not in line.waiting:
-        raise RunError("{name} does not wait in the queue", hint="It may have begun meanwhile.", name=run_id)
+        raise RunError(
+            "{name} does not wait in the queue", hint="It may have begun meanwhile.", name=run_id
+        )
     return line

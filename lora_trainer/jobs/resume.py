@@ -1,4 +1,6 @@
-"""A run that is to go on: its settings with the changes asked for, checked against what was learned. The command line and the tab's queue use it."""
+"""A run that is to go on: its settings with the changes asked for, checked against what was
+learned. The command line and the tab's queue use it.
+"""
 
 from __future__ import annotations
 
@@ -12,22 +14,30 @@ from lora_trainer.runs.folder import RunFolder, refuse_if_alive
 
 
 def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
-    """Make the run ready for a worker that goes on with it: from its resume point, or from the start if it has none.
+    """Make the run ready for a worker that goes on with it: from its resume point, or from the
+    start if it has none.
 
-    Raises RunError for a run that is at work, or that is finished and is not asked for more steps; ConfigError for what it cannot change any more.
-    config.yaml then stays as it is.
+    Raises RunError for a run that is at work, or that is finished and is not asked for more steps;
+    ConfigError for what it cannot change any more. config.yaml then stays as it is.
     """
     refuse_if_alive(folder)
     state = folder.read_state()
     if state.status == "finished" and not changes:
-        raise RunError("this run is finished: it has its {step} steps", hint="To train it further, give it more steps.", step=state.step)
+        raise RunError(
+            "this run is finished: it has its {step} steps",
+            hint="To train it further, give it more steps.",
+            step=state.step,
+        )
     if not changes:
         return
     requested = changed(folder, changes)
     wanted = requested.training.max_train_steps
     if state.status == "finished" and wanted is not None and wanted <= state.step:
         raise ConfigError(
-            "max_train_steps is {wanted}, but this run has {step} steps already", hint="Choose a larger number.", wanted=wanted, step=state.step
+            "max_train_steps is {wanted}, but this run has {step} steps already",
+            hint="Choose a larger number.",
+            wanted=wanted,
+            step=state.step,
         )
     files.write_text(folder.config, config.to_yaml(requested))
 
@@ -42,7 +52,11 @@ def changed(folder: RunFolder, changes: Mapping[str, Any]) -> RunConfig:
         before = config.to_mapping(config.read(folder.config))
     except ConfigError:  # edited by hand; these changes have put it right
         return after
-    fixed = [key for key in config.FIXED_BY_THE_FIRST_STEP if before[key] != config.to_mapping(after)[key]]
+    fixed = [
+        key
+        for key in config.FIXED_BY_THE_FIRST_STEP
+        if before[key] != config.to_mapping(after)[key]
+    ]
     if fixed and folder.has_learned:
         raise ConfigError(
             "{keys} cannot change any more: what was learned has its shape from them",

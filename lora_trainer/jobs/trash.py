@@ -1,11 +1,14 @@
 """Deleted folders, kept in the data folder's trash until someone empties it.
 
-    discard(folder, trash, kind="run")  -> Discarded      it moves to trash/20260131-154500-NAME, with a note of where it was
-                                           (on a full disk to trash/20260131-154500-run=NAME, without one)
+    discard(folder, trash, kind="run")  -> Discarded      it moves to trash/20260131-154500-NAME,
+                                                          with a note of where it was
+                                           (on a full disk to trash/20260131-154500-run=NAME,
+                                           without one)
     contents(trash, "run")              -> what can be restored, newest first
     restore(found, parent)              -> where it lies again
     measure(trash)                      -> Load           how much lies there, of whatever kind
-    empty(trash)                        -> Load           deletes it for good; what is left, because a program has it open
+    empty(trash)                        -> Load           deletes it for good; what is left, because
+                                                          a program has it open
 
 Used by the tab and by the keeper, for runs beyond those to keep. Standard library only.
 """
@@ -60,7 +63,9 @@ class Load:
 
 
 def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = "") -> Discarded:
-    """Move a folder into the trash. Raises RunError when it cannot be moved: on Windows, when a program has a file of it open."""
+    """Move a folder into the trash. Raises RunError when it cannot be moved: on Windows, when a
+    program has a file of it open.
+    """
     moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     target = free_name(trash / f"{moment}-{folder.name}")
     try:
@@ -68,9 +73,13 @@ def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = ""
         if not folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
         try:
-            files.write_text(folder / NOTE, json.dumps({"kind": kind, "name": folder.name, "title": title, "time": now}))
+            files.write_text(
+                folder / NOTE,
+                json.dumps({"kind": kind, "name": folder.name, "title": title, "time": now}),
+            )
         except OSError as error:
-            # who deletes because the disk is full has no room for a note: the folder's name says as much
+            # who deletes because the disk is full has no room for a note: the folder's name says as
+            # much
             if not files.is_disk_full(error):
                 raise
             target = free_name(trash / f"{moment}-{kind}={folder.name}")
@@ -88,14 +97,22 @@ def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = ""
 
 
 def contents(trash: Path, kind: str) -> list[Discarded]:
-    """What of one kind lies in the trash, newest first. Folders without a readable note are left alone."""
+    """What of one kind lies in the trash, newest first. Folders without a readable note are left
+    alone.
+    """
     found = [item for path in _children(trash) if (item := _discarded(path)) and item.kind == kind]
     return sorted(found, key=lambda item: item.time, reverse=True)
 
 
 def _discarded(path: Path) -> Discarded | None:
     def noted(note: Any) -> Discarded:
-        return Discarded(path=path, kind=str(note["kind"]), name=str(note["name"]), time=float(note["time"]), title=str(note.get("title", "")))
+        return Discarded(
+            path=path,
+            kind=str(note["kind"]),
+            name=str(note["name"]),
+            time=float(note["time"]),
+            title=str(note.get("title", "")),
+        )
 
     without_note = _WITHOUT_NOTE.fullmatch(path.name)
     if without_note and not (path / NOTE).exists():
@@ -112,7 +129,9 @@ def _moved(path: Path) -> float:
 
 
 def restore(found: Discarded, parent: Path) -> Path:
-    """Put a folder back into `parent` under its name, or name-2 ... if that is taken. Raises RunError when it cannot be moved."""
+    """Put a folder back into `parent` under its name, or name-2 ... if that is taken. Raises
+    RunError when it cannot be moved.
+    """
     # a note is only text: it names one folder, never a way out of `parent`
     try:
         target = free_name(parent / (Path(found.name.replace("\\", "/")).name or found.id))
@@ -142,7 +161,9 @@ def measure(trash: Path) -> Load:
 
 
 def empty(trash: Path) -> Load:
-    """Delete for good what lies in the trash; whatever a link points to stays. Returns what could not be deleted."""
+    """Delete for good what lies in the trash; whatever a link points to stays. Returns what could
+    not be deleted.
+    """
     for path in _children(trash):
         if path.is_dir() and not path.is_symlink():
             # the note first: half a run is nothing to restore

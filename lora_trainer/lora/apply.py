@@ -2,7 +2,8 @@
 
     W + strength * alpha / rank * up @ down                for each layer, one file after the other
 
-In: Parts and WebUI-form LoRA files. The demo's report judges files with it, not the adapters they came from: what is shown is what a host would show.
+In: Parts and WebUI-form LoRA files. The demo's report judges files with it, not the adapters they
+came from: what is shown is what a host would show.
 """
 
 from __future__ import annotations
@@ -31,13 +32,16 @@ class Prompted:
 
 @contextmanager
 def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
-    """The loaded models with these LoRAs in them; afterwards every weight is as it was, bit for bit.
+    """The loaded models with these LoRAs in them; afterwards every weight is as it was, bit for
+    bit.
 
     Raises LoraFileError if a file has a layer these models lack.
     """
     depth = unet_depth(parts)
     layers = {
-        webui_name(parts.family, part, path, depth): layer for part, model in part_models(parts) for path, layer in adaptable_layers(model).items()
+        webui_name(parts.family, part, path, depth): layer
+        for part, model in part_models(parts)
+        for path, layer in adaptable_layers(model).items()
     }
     kept: dict[str, torch.Tensor] = {}
     try:
@@ -45,7 +49,10 @@ def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
             for name, change in effects(lora.file).items():
                 if name not in layers:
                     raise LoraFileError(
-                        "{path} has a layer {name}, which this base lacks", hint="Use the family it was trained for.", path=lora.file, name=name
+                        "{path} has a layer {name}, which this base lacks",
+                        hint="Use the family it was trained for.",
+                        path=lora.file,
+                        name=name,
                     )
                 weight = layers[name].weight
                 kept.setdefault(name, weight.detach().clone())
@@ -59,7 +66,9 @@ def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
 
 
 def effects(file: Path) -> dict[str, torch.Tensor]:
-    """Each layer's change at strength 1, float32: (out, in), or (out, in, height, width) for a convolution's."""
+    """Each layer's change at strength 1, float32: (out, in), or (out, in, height, width) for a
+    convolution's.
+    """
     tensors: dict[str, Any] = load_file(file)
     found: dict[str, torch.Tensor] = {}
     for key in tensors:
@@ -68,5 +77,7 @@ def effects(file: Path) -> dict[str, torch.Tensor]:
             down, up = tensors[key].float(), tensors[f"{name}.lora_up.weight"].float()
             rank = down.shape[0]
             scale = float(tensors[f"{name}.alpha"]) / rank if f"{name}.alpha" in tensors else 1.0
-            found[name] = scale * (up.flatten(1) @ down.flatten(1)).reshape(up.shape[0], *down.shape[1:])
+            found[name] = scale * (up.flatten(1) @ down.flatten(1)).reshape(
+                up.shape[0], *down.shape[1:]
+            )
     return found

@@ -1,7 +1,9 @@
-"""A LoRA file under other names -> the same LoRA under the names that every WebUI loads: kohya's, flat, of the model's own layers.
+"""A LoRA file under other names -> the same LoRA under the names that every WebUI loads: kohya's,
+flat, of the model's own layers.
 
-The weights' bytes are copied as they are; only names change, and alpha is written beside each layer whose scale is stated elsewhere. Possible where
-each layer is one layer of the host's: for SD1, SD2 and SDXL always, for other models if the file names the model's own layers rather than diffusers'.
+The weights' bytes are copied as they are; only names change, and alpha is written beside each layer
+whose scale is stated elsewhere. Possible where each layer is one layer of the host's: for SD1, SD2
+and SDXL always, for other models if the file names the model's own layers rather than diffusers'.
 """
 
 from __future__ import annotations
@@ -15,7 +17,20 @@ from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.errors import LoraFileError
 from lora_trainer.files import replace_file
 from lora_trainer.lora.file import encode_header, read_header
-from lora_trainer.lora.layouts import ENDS, KOHYA, NAMED_ADAPTER, SD, TEXT, TEXT_2, UNET, Layer, families_of, form_of, layers_in, split_key
+from lora_trainer.lora.layouts import (
+    ENDS,
+    KOHYA,
+    NAMED_ADAPTER,
+    SD,
+    TEXT,
+    TEXT_2,
+    UNET,
+    Layer,
+    families_of,
+    form_of,
+    layers_in,
+    split_key,
+)
 from lora_trainer.lora.names import sgm_name
 from lora_trainer.lora.scales import IN_HEADER, scales_of
 
@@ -27,23 +42,36 @@ COPIED_KINDS = frozenset({"LoRA", "LoHa", "LoKr", "GLoRA", "full difference", "n
 
 def can_convert(layers: Mapping[str, Layer], families: tuple[str, ...]) -> bool:
     """Whether each layer has a name that every WebUI of its family loads."""
-    return bool(families) and all(_new_name(layer, family) is not None for family in families for layer in layers.values())
+    return bool(families) and all(
+        _new_name(layer, family) is not None for family in families for layer in layers.values()
+    )
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write the copy, whole or not at all; returns the number of layers. Raises LoraFileError or OSError."""
+    """Write the copy, whole or not at all; returns the number of layers. Raises LoraFileError or
+    OSError.
+    """
     header = read_header(source)
     layers = layers_in(header)
     families, _ = families_of(layers, header.metadata)
     if target.exists():
         raise LoraFileError("{path} exists already", hint="Choose another name.", path=target)
     if not layers or not can_convert(layers, families):
-        hint = "Several of diffusers' layers make one of the WebUI's, or it is not known for which model. Ask its author for a file for ComfyUI."
-        raise LoraFileError("{path} cannot be given the WebUI's names by renaming", hint=hint, path=source)
+        hint = (
+            "Several of diffusers' layers make one of the WebUI's, or it is not known for which"
+            " model. Ask its author for a file for ComfyUI."
+        )
+        raise LoraFileError(
+            "{path} cannot be given the WebUI's names by renaming", hint=hint, path=source
+        )
     names = {name: _new_name(layer, families[0]) or "" for name, layer in layers.items()}
     tensors = {_new_key(key, names): info for key, info in header.tensors.items()}
     if len(tensors) < len(header.tensors):
-        raise LoraFileError("{path} has two layers of one name in the WebUI", hint="Ask its author for a file for ComfyUI.", path=source)
+        raise LoraFileError(
+            "{path} has two layers of one name in the WebUI",
+            hint="Ask its author for a file for ComfyUI.",
+            path=source,
+        )
     # a scale in a tensor of the file is copied with it
     scales = scales_of(header, layers, lambda info: None)
     alphas = {
@@ -53,11 +81,24 @@ def convert(source: Path, target: Path) -> int:
     }
     # in front, so that every tensor still begins at a multiple of its numbers' size
     room = 4 * len(alphas)
-    tensors = {name: TensorInfo(info.dtype, info.shape, info.start + room, info.end + room) for name, info in tensors.items()}
-    tensors |= {name: TensorInfo("F32", (), 4 * index, 4 * index + 4) for index, name in enumerate(alphas)}
-    metadata = {key: value for key, value in header.metadata.items() if key != IN_HEADER and not key.startswith(("sshs_", "modelspec.hash"))}
+    tensors = {
+        name: TensorInfo(info.dtype, info.shape, info.start + room, info.end + room)
+        for name, info in tensors.items()
+    }
+    tensors |= {
+        name: TensorInfo("F32", (), 4 * index, 4 * index + 4) for index, name in enumerate(alphas)
+    }
+    metadata = {
+        key: value
+        for key, value in header.metadata.items()
+        if key != IN_HEADER and not key.startswith(("sshs_", "modelspec.hash"))
+    }
     if families[0] in VERSIONS and len(families) == 1:
-        metadata = {"ss_base_model_version": VERSIONS[families[0]], "ss_v2": str(families[0] == "sd2"), **metadata}
+        metadata = {
+            "ss_base_model_version": VERSIONS[families[0]],
+            "ss_v2": str(families[0] == "sd2"),
+            **metadata,
+        }
 
     def write(partial: Path) -> None:
         with source.open("rb") as stream, partial.open("wb") as out:
@@ -72,14 +113,26 @@ def convert(source: Path, target: Path) -> int:
 
 def _new_name(layer: Layer, family: str) -> str | None:
     """kohya's name of a layer; None where there is none that means the same."""
-    if not layer.kinds <= COPIED_KINDS or any(end.startswith("lora_magnitude_vector") for end in layer.weights):
+    if not layer.kinds <= COPIED_KINDS or any(
+        end.startswith("lora_magnitude_vector") for end in layer.weights
+    ):
         return None
     if layer.layout is KOHYA:
         return layer.name
     if layer.part == UNET and (family in SD or form_of(layer, family) == "native"):
         return "lora_unet_" + (sgm_name(layer.path) if family == "sdxl" else layer.path)
-    heads = {TEXT: "lora_te1_", TEXT_2: "lora_te2_"} if family == "sdxl" else {TEXT: "lora_te_"} if family in SD else {TEXT: "lora_te1_"}
-    return heads[layer.part] + layer.path if layer.part in heads and layer.path.startswith("text_model_") else None
+    heads = (
+        {TEXT: "lora_te1_", TEXT_2: "lora_te2_"}
+        if family == "sdxl"
+        else {TEXT: "lora_te_"}
+        if family in SD
+        else {TEXT: "lora_te1_"}
+    )
+    return (
+        heads[layer.part] + layer.path
+        if layer.part in heads and layer.path.startswith("text_model_")
+        else None
+    )
 
 
 def _new_key(key: str, names: Mapping[str, str]) -> str:

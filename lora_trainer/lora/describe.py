@@ -1,9 +1,11 @@
 """What a LoRA file is: for `python -m lora_trainer inspect FILE`.
 
-In: a .safetensors file of any origin, or PEFT's folder, and, if wanted, the layers of a base. Out: a Description, as text or JSON. Reads the header,
-and of the weights what it takes to measure the effect; no GPU. Files that are not LoRA get a LoraFileError that says what they are.
+In: a .safetensors file of any origin, or PEFT's folder, and, if wanted, the layers of a base. Out:
+a Description, as text or JSON. Reads the header, and of the weights what it takes to measure the
+effect; no GPU. Files that are not LoRA get a LoraFileError that says what they are.
 
-Which names are understood, and which WebUI finds which of them: layouts.py. Where alpha comes from: scales.py.
+Which names are understood, and which WebUI finds which of them: layouts.py. Where alpha comes from:
+scales.py.
 """
 
 from __future__ import annotations
@@ -41,7 +43,12 @@ from lora_trainer.lora.layouts import (
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
 
-PART_NAMES = {UNET: "denoiser", TEXT: "text encoder", TEXT_2: "text encoder 2", TEXT_3: "text encoder 3"}
+PART_NAMES = {
+    UNET: "denoiser",
+    TEXT: "text encoder",
+    TEXT_2: "text encoder 2",
+    TEXT_3: "text encoder 3",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +57,9 @@ class PartDescription:
 
     module_count: int
     effect: float | None
-    """Root mean square of the change of a base weight at strength 1, alpha / rank * up @ down. None: not measured for this kind."""
+    """Root mean square of the change of a base weight at strength 1, alpha / rank * up @ down.
+    None: not measured for this kind.
+    """
     idle_modules: int
     """Layers that change nothing at all."""
 
@@ -79,7 +88,9 @@ class Description:
     alpha_source: str
     """Where alpha is stated, if not in the weights."""
     scales: tuple[float, ...] | None
-    """alpha / rank: what strength 1 multiplies up @ down by. Empty: there is no rank. None: not known."""
+    """alpha / rank: what strength 1 multiplies up @ down by. Empty: there is no rank. None: not
+    known.
+    """
     square_root: bool
     """The scale is alpha / sqrt(rank)."""
     trigger: str | None
@@ -113,8 +124,17 @@ class Description:
 
     def to_json(self) -> str:
         """All fields as JSON."""
-        values = {**asdict(self), "path": str(self.path), "family": self.family, "module_count": self.module_count, "does_nothing": self.does_nothing}
-        values |= {"hosts": [str(host) for host in self.hosts], "notes": [str(note) for note in self.notes]}
+        values = {
+            **asdict(self),
+            "path": str(self.path),
+            "family": self.family,
+            "module_count": self.module_count,
+            "does_nothing": self.does_nothing,
+        }
+        values |= {
+            "hosts": [str(host) for host in self.hosts],
+            "notes": [str(note) for note in self.notes],
+        }
         return json.dumps(_json_able(values), ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_text(self) -> str:
@@ -124,24 +144,46 @@ class Description:
         lines = [
             ("file", f"{self.path} ({self.byte_count / 1e6:.2f} MB)"),
             ("title", self.title),
-            ("kind", f"{self.kind}, {self.names} names" + (f" of {self.named_layers}" if self.named_layers else "")),
+            (
+                "kind",
+                f"{self.kind}, {self.names} names"
+                + (f" of {self.named_layers}" if self.named_layers else ""),
+            ),
             ("family", f"{family} ({self.family_source})" if self.family_source else family),
             *((self._part_name(name), _part_line(part)) for name, part in self.parts.items()),
             ("parameters", f"{self.parameter_count:,} in {', '.join(self.dtypes)}"),
             ("rank", _numbers(self.ranks)),
             ("alpha", self._alpha_line()),
-            ("scale", "unknown" if self.scales is None else f"{_numbers(self.scales)} = {ratio}" if self.scales else None),
+            (
+                "scale",
+                (
+                    "unknown"
+                    if self.scales is None
+                    else f"{_numbers(self.scales)} = {ratio}"
+                    if self.scales
+                    else None
+                ),
+            ),
             ("trigger", self.trigger),
             ("trained", _trained(self.step, self.epoch)),
             ("base model", self.base_model),
             ("images", self.image_count),
             ("resolution", ", ".join(self.resolutions)),
-            ("unmatched", None if self.unmatched is None else _layers(self.unmatched, "none" if self.misshapen else FITS)),
+            (
+                "unmatched",
+                (
+                    None
+                    if self.unmatched is None
+                    else _layers(self.unmatched, "none" if self.misshapen else FITS)
+                ),
+            ),
             ("misshapen", _layers(self.misshapen, "none") if self.misshapen else None),
             *(("WebUIs", host) for host in self._host_lines()),
             *(("note", str(note)) for note in self.notes),
         ]
-        return "\n".join(f"{label + ':':<16} {value}" for label, value in lines if value not in (None, ""))
+        return "\n".join(
+            f"{label + ':':<16} {value}" for label, value in lines if value not in (None, "")
+        )
 
     def _alpha_line(self) -> str | None:
         if self.alphas:
@@ -156,7 +198,11 @@ class Description:
         if len(said) < 2 or said.count(said[0]) < len(said):
             return [str(host) for host in self.hosts]
         *names, last = (host.values["host"] for host in self.hosts)
-        return [TOGETHER[self.hosts[0].template].format(**{**self.hosts[0].values, "hosts": f"{', '.join(names)} and {last}"})]
+        return [
+            TOGETHER[self.hosts[0].template].format(
+                **{**self.hosts[0].values, "hosts": f"{', '.join(names)} and {last}"}
+            )
+        ]
 
     def _part_name(self, part: str) -> str:
         return "UNet" if part == UNET and set(self.families) <= SD else PART_NAMES.get(part, part)
@@ -172,7 +218,8 @@ def _json_able(value: Any) -> Any:
 
 
 def describe(path: Path, base: BaseLayers | None = None) -> Description:
-    """Read a LoRA file, or the one in a folder. base: its layers from `names.base_layers`, to list what would not match.
+    """Read a LoRA file, or the one in a folder. base: its layers from `names.base_layers`, to list
+    what would not match.
 
     Raises LoraFileError for a file that is not a LoRA, or cannot be read, and nothing else.
     """
@@ -185,52 +232,107 @@ def describe(path: Path, base: BaseLayers | None = None) -> Description:
     families, source = families_of(layers, header.metadata)
     scales = scales_of(header, layers, measure.number)
     sizes = {name: measure.size(layer) for name, layer in layers.items()}
-    part_names = sorted({layer.part for layer in layers.values()}, key=lambda part: (part != UNET, part))
-    parts = {part: _part([name for name, layer in layers.items() if layer.part == part], sizes, scales) for part in part_names}
+    part_names = sorted(
+        {layer.part for layer in layers.values()}, key=lambda part: (part != UNET, part)
+    )
+    parts = {
+        part: _part([name for name, layer in layers.items() if layer.part == part], sizes, scales)
+        for part in part_names
+    }
     unmatched, misshapen = _compare(layers, base) if base is not None else (None, None)
     numbers = [info for name, info in header.tensors.items() if not name.endswith(".alpha")]
-    layouts = [layout for layout, _ in Counter(layer.layout.name for layer in layers.values()).most_common()]
+    layouts = [
+        layout
+        for layout, _ in Counter(layer.layout.name for layer in layers.values()).most_common()
+    ]
     known, values = None not in scales.by_layer.values(), header.metadata
     description = Description(
-        path=path, byte_count=header.file_size, kind=_kind(header, layers), names=" and ".join(layouts), named_layers=_named_layers(layers, families),
-        families=families, family_source=source, parts=parts,
-        parameter_count=sum(prod(info.shape) for info in numbers), dtypes=tuple(sorted({info.dtype for info in numbers})),
-        ranks=tuple(sorted({layer.rank for layer in layers.values() if layer.rank})), alphas=scales.alphas, alpha_source=scales.source,
-        scales=scales.known if known else None, square_root=scales.square_root, trigger=values.get("modelspec.trigger_phrase") or None,
-        step=_whole(values.get("ss_steps")), epoch=_whole(values.get("ss_epoch")), base_model=_known(values.get("ss_sd_model_name")),
-        image_count=_image_count(values), resolutions=_resolutions(values),
-        title=values.get("modelspec.title") or _known(values.get("ss_output_name")), unmatched=unmatched, misshapen=misshapen, hosts=(), notes=(),
-    )  # fmt: skip
+        path=path,
+        byte_count=header.file_size,
+        kind=_kind(header, layers),
+        names=" and ".join(layouts),
+        named_layers=_named_layers(layers, families),
+        families=families,
+        family_source=source,
+        parts=parts,
+        parameter_count=sum(prod(info.shape) for info in numbers),
+        dtypes=tuple(sorted({info.dtype for info in numbers})),
+        ranks=tuple(sorted({layer.rank for layer in layers.values() if layer.rank})),
+        alphas=scales.alphas,
+        alpha_source=scales.source,
+        scales=scales.known if known else None,
+        square_root=scales.square_root,
+        trigger=values.get("modelspec.trigger_phrase") or None,
+        step=_whole(values.get("ss_steps")),
+        epoch=_whole(values.get("ss_epoch")),
+        base_model=_known(values.get("ss_sd_model_name")),
+        image_count=_image_count(values),
+        resolutions=_resolutions(values),
+        title=values.get("modelspec.title") or _known(values.get("ss_output_name")),
+        unmatched=unmatched,
+        misshapen=misshapen,
+        hosts=(),
+        notes=(),
+    )
     hosts = tuple(_hosts(header, layers, families, {*(unmatched or ()), *(misshapen or ())}))
-    return replace(description, hosts=hosts, notes=tuple(_notes(description, layers, values, measure)))
+    return replace(
+        description, hosts=hosts, notes=tuple(_notes(description, layers, values, measure))
+    )
 
 
-# --- layers ------------------------------------------------------------------------------------------------------------------------------
+# --- layers ---------------------------------------------------------------------------------------
 
 
 def _kind(header: Header, layers: Mapping[str, Layer]) -> str:
     found = {kind for layer in layers.values() for kind in layer.kinds if kind}
     kinds = [kind for kind in KINDS if kind in found]
-    if "LoRA" in kinds and any("LoRA" in layer.kinds and layer.kernel not in ((), (1, 1)) for layer in layers.values()):
+    if "LoRA" in kinds and any(
+        "LoRA" in layer.kinds and layer.kernel not in ((), (1, 1)) for layer in layers.values()
+    ):
         kinds[0] = "LoCon (LoRA with 3x3 convolutions)"
-    if "OFT" in kinds and any(len(info.shape) == 4 for layer in layers.values() for role, info in layer.roles.items() if role == "blocks"):
+    if "OFT" in kinds and any(
+        len(info.shape) == 4
+        for layer in layers.values()
+        for role, info in layer.roles.items()
+        if role == "blocks"
+    ):
         kinds[kinds.index("OFT")] = "BOFT"
     if any(key.startswith("bundle_emb.") for key in header.tensors):
         kinds.append("bundled embedding")
     return " + ".join(kinds)
 
 
-KINDS = ("LoRA", "LoHa", "LoKr", "OFT", "BOFT", "GLoRA", "full difference", "IA3", "norms", "VeRA", "DoRA")
+KINDS = (
+    "LoRA",
+    "LoHa",
+    "LoKr",
+    "OFT",
+    "BOFT",
+    "GLoRA",
+    "full difference",
+    "IA3",
+    "norms",
+    "VeRA",
+    "DoRA",
+)
 """In the order they are told."""
-FORM_NAMES = {"native": "the model's own layers", "diffusers": "diffusers' layers", "processor": "diffusers' layers"}
+FORM_NAMES = {
+    "native": "the model's own layers",
+    "diffusers": "diffusers' layers",
+    "processor": "diffusers' layers",
+}
 
 
 def _named_layers(layers: Mapping[str, Layer], families: tuple[str, ...]) -> str:
-    forms = {FORM_NAMES[form_of(layer, families[0])] for layer in layers.values() if layer.part == UNET} if families else set()
+    forms = (
+        {FORM_NAMES[form_of(layer, families[0])] for layer in layers.values() if layer.part == UNET}
+        if families
+        else set()
+    )
     return forms.pop() if len(forms) == 1 else ""
 
 
-# --- weights -----------------------------------------------------------------------------------------------------------------------------
+# --- weights --------------------------------------------------------------------------------------
 
 
 class _Measure:
@@ -242,31 +344,46 @@ class _Measure:
         """Types of numbers that this torch does not know."""
 
     def tensor(self, info: TensorInfo, count: int | None = None) -> Any:
-        """The tensor, or its first `count` numbers, as float32; None for a type that this torch does not know."""
+        """The tensor, or its first `count` numbers, as float32; None for a type that this torch
+        does not know.
+        """
         import torch
 
         dtype = getattr(torch, DTYPES.get(info.dtype, ""), None)
         if dtype is None:
             self.unread.add(info.dtype)
             return None
-        length = info.end - info.start if count is None else min(info.end - info.start, count * dtype.itemsize)
+        length = (
+            info.end - info.start
+            if count is None
+            else min(info.end - info.start, count * dtype.itemsize)
+        )
         try:
             with self.header.path.open("rb") as stream:
                 stream.seek(self.header.data_start + info.start)
                 content = bytearray(stream.read(length))
         except OSError as error:
             raise LoraFileError(
-                "{path} cannot be read: {reason}", hint="Check the permissions and the disk.", path=self.header.path, reason=error.strerror or error
+                "{path} cannot be read: {reason}",
+                hint="Check the permissions and the disk.",
+                path=self.header.path,
+                reason=error.strerror or error,
             ) from error
         if len(content) < length:
-            raise LoraFileError("{path} has changed while it was read", hint="Wait until it is whole, then try again.", path=self.header.path)
+            raise LoraFileError(
+                "{path} has changed while it was read",
+                hint="Wait until it is whole, then try again.",
+                path=self.header.path,
+            )
         values = torch.frombuffer(content, dtype=dtype).float() if content else torch.zeros(0)
         return values if count is not None else values.reshape(info.shape)
 
     def number(self, info: TensorInfo) -> float | None:
         values = self.tensor(info, 1)
         # 2.7 in float32 is 2.7000000476...: seven digits are what it holds
-        number = float(f"{float(values[0]):.7g}") if values is not None and len(values) else math.nan
+        number = (
+            float(f"{float(values[0]):.7g}") if values is not None and len(values) else math.nan
+        )
         return number if math.isfinite(number) else None
 
     def size(self, layer: Layer) -> float | None:
@@ -274,7 +391,12 @@ class _Measure:
         down, up = layer.roles.get("down"), layer.roles.get("up")
         if down is None or up is None or "mid" in layer.roles or "magnitude" in layer.roles:
             return None
-        if len(down.shape) < 2 or len(up.shape) < 2 or prod(up.shape[1:]) != down.shape[0] or 0 in (*up.shape, *down.shape):
+        if (
+            len(down.shape) < 2
+            or len(up.shape) < 2
+            or prod(up.shape[1:]) != down.shape[0]
+            or 0 in (*up.shape, *down.shape)
+        ):
             return None
         read = self.tensor(down), self.tensor(up)
         if any(tensor is None for tensor in read):
@@ -283,30 +405,58 @@ class _Measure:
         # |up @ down|^2 = trace((up^T up)(down down^T)): whichever takes the smaller matrices
         small = a.shape[0] <= min(a.shape[1], b.shape[0])
         squares = float(((b.T @ b) * (a @ a.T)).sum() if small else (b @ a).pow(2).sum())
-        return math.sqrt(max(squares, 0.0) / (b.shape[0] * a.shape[1])) if squares == squares else math.nan
+        return (
+            math.sqrt(max(squares, 0.0) / (b.shape[0] * a.shape[1]))
+            if squares == squares
+            else math.nan
+        )
 
 
 DTYPES = {
-    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8",
-}  # fmt: skip
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U8": "uint8",
+}
 
 
 def _part(names: list[str], sizes: Mapping[str, float | None], scales: Scales) -> PartDescription:
-    effects = [abs(scale) * size for name in names if (size := sizes[name]) is not None and (scale := scales.by_layer.get(name)) is not None]
+    effects = [
+        abs(scale) * size
+        for name in names
+        if (size := sizes[name]) is not None and (scale := scales.by_layer.get(name)) is not None
+    ]
     mean = math.sqrt(sum(effect * effect for effect in effects) / len(effects)) if effects else None
     idle = sum(sizes[name] == 0 or scales.by_layer.get(name) == 0 for name in names)
     return PartDescription(module_count=len(names), effect=mean, idle_modules=idle)
 
 
-# --- the base ----------------------------------------------------------------------------------------------------------------------------
+# --- the base -------------------------------------------------------------------------------------
 
 
-def _compare(layers: Mapping[str, Layer], base: BaseLayers) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _compare(
+    layers: Mapping[str, Layer], base: BaseLayers
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Layers that the base lacks, and those whose shape differs."""
-    shapes = {name: base.shape(layer.part, layer.path, flat=layer.layout.flat) for name, layer in layers.items()}
+    shapes = {
+        name: base.shape(layer.part, layer.path, flat=layer.layout.flat)
+        for name, layer in layers.items()
+    }
     unmatched = tuple(name for name, shape in shapes.items() if shape is None)
-    misshapen = tuple(name for name, shape in shapes.items() if shape is not None and not _fits(layers[name], shape))
+    misshapen = tuple(
+        name
+        for name, shape in shapes.items()
+        if shape is not None and not _fits(layers[name], shape)
+    )
     return unmatched, misshapen
 
 
@@ -317,7 +467,7 @@ def _fits(layer: Layer, shape: tuple[int, ...]) -> bool:
     return layer.width in (None, shape[1], prod(shape[1:])) and layer.height in (None, shape[0])
 
 
-# --- metadata ----------------------------------------------------------------------------------------------------------------------------
+# --- metadata -------------------------------------------------------------------------------------
 
 
 def _object(values: Mapping[str, str], key: str) -> Mapping[str, Any]:
@@ -329,8 +479,14 @@ def _object(values: Mapping[str, str], key: str) -> Mapping[str, Any]:
 
 
 def _image_count(values: Mapping[str, str]) -> int | None:
-    folders = [folder for folder in _object(values, "ss_dataset_dirs").values() if isinstance(folder, dict)]
-    return sum(_whole(folder.get("img_count")) or 0 for folder in folders) if folders else _whole(values.get("ss_num_train_images"))
+    folders = [
+        folder for folder in _object(values, "ss_dataset_dirs").values() if isinstance(folder, dict)
+    ]
+    return (
+        sum(_whole(folder.get("img_count")) or 0 for folder in folders)
+        if folders
+        else _whole(values.get("ss_num_train_images"))
+    )
 
 
 def _resolutions(values: Mapping[str, str]) -> tuple[str, ...]:
@@ -339,7 +495,11 @@ def _resolutions(values: Mapping[str, str]) -> tuple[str, ...]:
     counts: dict[str, int] = {}
     for bucket in buckets.values() if isinstance(buckets, dict) else ():
         size = bucket.get("resolution") if isinstance(bucket, dict) else None
-        if isinstance(size, list) and len(size) == 2 and all(isinstance(side, int) and 0 < side < 100_000 for side in size):
+        if (
+            isinstance(size, list)
+            and len(size) == 2
+            and all(isinstance(side, int) and 0 < side < 100_000 for side in size)
+        ):
             text = f"{size[0]}x{size[1]}"
             counts[text] = counts.get(text, 0) + (_whole(bucket.get("count")) or 0)
     if counts:
@@ -359,28 +519,58 @@ def _known(value: str | None) -> str | None:
     return None if value in (None, "", "None") else value
 
 
-# --- sentences ---------------------------------------------------------------------------------------------------------------------------
+# --- sentences ------------------------------------------------------------------------------------
 
 
-def _hosts(header: Header, layers: Mapping[str, Layer], families: tuple[str, ...], lost: set[str]) -> Iterator[Message]:
-    """A sentence for each WebUI; where the family is not known, only what is the same for each that it may be. lost: what the base lacks."""
+def _hosts(
+    header: Header, layers: Mapping[str, Layer], families: tuple[str, ...], lost: set[str]
+) -> Iterator[Message]:
+    """A sentence for each WebUI; where the family is not known, only what is the same for each that
+    it may be. lost: what the base lacks.
+    """
     for host in HOSTS:
-        told = [_told_by(host, header, layers, family, lost) for family in families or tuple(host.families)]
+        told = [
+            _told_by(host, header, layers, family, lost)
+            for family in families or tuple(host.families)
+        ]
         if told and all(message == told[0] for message in told):
             yield told[0]
 
 
-def _told_by(host: Host, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]) -> Message:
+def _told_by(
+    host: Host, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]
+) -> Message:
     if family not in host.families:
-        return Message("{host} does not run {family} models.", {"host": host.name, "family": FAMILIES[family].name})
-    found = [layer for name, layer in layers.items() if name not in lost and host.finds(layer, family)]
+        return Message(
+            "{host} does not run {family} models.",
+            {"host": host.name, "family": FAMILIES[family].name},
+        )
+    found = [
+        layer for name, layer in layers.items() if name not in lost and host.finds(layer, family)
+    ]
     keys = len(header.tensors)
     unmatched = keys - sum(len(layer.weights) for layer in found)
-    values = {"host": host.name, "loaded": len(found), "count": len(layers), "unmatched": unmatched, "keys": keys}
+    values = {
+        "host": host.name,
+        "loaded": len(found),
+        "count": len(layers),
+        "unmatched": unmatched,
+        "keys": keys,
+    }
     if not found:
-        return Message("{host} does not load its only layer." if len(layers) == 1 else "{host} loads none of its {count} layers.", values)
+        return Message(
+            (
+                "{host} does not load its only layer."
+                if len(layers) == 1
+                else "{host} loads none of its {count} layers."
+            ),
+            values,
+        )
     if host.passes_over(unmatched, keys):
-        return Message("{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.", values)
+        return Message(
+            "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.",
+            values,
+        )
     if len(found) < len(layers):
         return Message("{host} loads {loaded} of its {count} layers.", values)
     return Message("{host} loads all its layers.", {"host": host.name})
@@ -390,68 +580,131 @@ TOGETHER = {
     "{host} does not run {family} models.": "{hosts} do not run {family} models.",
     "{host} does not load its only layer.": "{hosts} do not load its only layer.",
     "{host} loads none of its {count} layers.": "{hosts} load none of its {count} layers.",
-    "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.":
-        "{hosts} do not know {unmatched} of its {keys} keys, and pass over the whole file.",
+    "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.": (
+        "{hosts} do not know {unmatched} of its {keys} keys, and pass over the whole file."
+    ),
     "{host} loads {loaded} of its {count} layers.": "{hosts} load {loaded} of its {count} layers.",
     "{host} loads all its layers.": "{hosts} load all its layers.",
-}  # fmt: skip
+}
 """The same, said of several WebUIs."""
 
 
-def _notes(description: Description, layers: Mapping[str, Layer], values: Mapping[str, str], measure: _Measure) -> Iterator[Message]:
+def _notes(
+    description: Description,
+    layers: Mapping[str, Layer],
+    values: Mapping[str, str],
+    measure: _Measure,
+) -> Iterator[Message]:
     family, total = description.family, len(layers)
     if "language model" in description.parts:
         yield Message("This LoRA belongs to a language model; the WebUI cannot use it.")
         return
-    renamable = any(layer.layout is not KOHYA for layer in layers.values()) and can_convert(layers, description.families)
+    renamable = any(layer.layout is not KOHYA for layer in layers.values()) and can_convert(
+        layers, description.families
+    )
     if renamable:
-        yield Message("A copy that every WebUI loads: python -m lora_trainer inspect FILE --convert COPY.safetensors")
+        yield Message(
+            "A copy that every WebUI loads: python -m lora_trainer inspect FILE --convert"
+            " COPY.safetensors"
+        )
     elif not values and description.families and set(description.families) <= SD:
         yield Message("There is no metadata: A1111 cannot tell its family.")
     elif family == "sdxl" and not values.get("ss_base_model_version", "").startswith("sdxl_"):
-        yield Message("The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL model is loaded.")
+        yield Message(
+            "The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL"
+            " model is loaded."
+        )
     if not renamable or description.scales is None:
         # the copy has alpha where it is looked for
         yield from _scale_notes(description)
     if sum(part.idle_modules for part in description.parts.values()) == total:
         yield Message("All its weights are zero: it changes nothing.")
-    if any(part.effect is not None and not math.isfinite(part.effect) for part in description.parts.values()):
+    if any(
+        part.effect is not None and not math.isfinite(part.effect)
+        for part in description.parts.values()
+    ):
         yield Message("Some weights are not finite: pictures will be black or noise.")
     if measure.unread:
-        yield Message("Weights of type {types} were not measured.", {"types": ", ".join(sorted(measure.unread))})
+        yield Message(
+            "Weights of type {types} were not measured.",
+            {"types": ", ".join(sorted(measure.unread))},
+        )
     if description.unmatched:
-        template = "{count} of {total} layers match nothing in this base model; the hosts pass over them."
+        template = (
+            "{count} of {total} layers match nothing in this base model; the hosts pass over them."
+        )
         yield Message(template, {"count": len(description.unmatched), "total": total})
 
 
 def _scale_notes(description: Description) -> Iterator[Message]:
     if description.scales is None:
-        yield Message("Alpha is stated neither in the file nor in an adapter_config.json beside it; the WebUIs take it to be the rank.")
+        yield Message(
+            "Alpha is stated neither in the file nor in an adapter_config.json beside it; the"
+            " WebUIs take it to be the rank."
+        )
     elif description.alpha_source and description.scales not in ((), (1.0,)):
         values = {"source": description.alpha_source, "strength": _numbers(description.scales)}
-        yield Message("The WebUIs do not read alpha from {source}: there a strength of {strength} has the effect of 1.", values)
+        yield Message(
+            "The WebUIs do not read alpha from {source}: there a strength of {strength} has the"
+            " effect of 1.",
+            values,
+        )
 
 
 OTHER_FILES: tuple[tuple[Callable[[str], bool], str], ...] = (
     (lambda key: key.startswith("lllite_"), "a ControlNet-LLLite"),
-    (lambda key: key in ("lora_controlnet", "controlnet_cond_embedding.conv_in.weight"), "a ControlNet"),
-    (lambda key: key.startswith(("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.")), "a checkpoint"),
+    (
+        lambda key: key in ("lora_controlnet", "controlnet_cond_embedding.conv_in.weight"),
+        "a ControlNet",
+    ),
+    (
+        lambda key: key.startswith(
+            ("model.diffusion_model.", "cond_stage_model.", "conditioner.embedders.")
+        ),
+        "a checkpoint",
+    ),
     (lambda key: key.startswith("control_model."), "a ControlNet"),
     (lambda key: key.startswith(("first_stage_model.", "decoder.up", "encoder.down")), "a VAE"),
-    (lambda key: key in ("emb_params", "clip_g", "clip_l") or key.startswith("string_to_param"), "an embedding"),
-    (lambda key: key.startswith(("text_model.", "encoder.block.", "shared.", "model.layers.", "model.embed_tokens.")), "a text encoder"),
+    (
+        lambda key: key in ("emb_params", "clip_g", "clip_l") or key.startswith("string_to_param"),
+        "an embedding",
+    ),
+    (
+        lambda key: key.startswith(
+            ("text_model.", "encoder.block.", "shared.", "model.layers.", "model.embed_tokens.")
+        ),
+        "a text encoder",
+    ),
     (lambda key: key.startswith(("down_blocks.", "conv_in.")), "a diffusers UNet"),
-    (lambda key: key.startswith(("double_blocks.", "joint_blocks.", "transformer_blocks.")), "a FLUX or SD3 model"),
-    (lambda key: key.startswith(("net.blocks.", "cap_embedder.", "x_embedder.", "patch_embedding.", "txt_norm.")), "a diffusion transformer"),
+    (
+        lambda key: key.startswith(("double_blocks.", "joint_blocks.", "transformer_blocks.")),
+        "a FLUX or SD3 model",
+    ),
+    (
+        lambda key: key.startswith(
+            ("net.blocks.", "cap_embedder.", "x_embedder.", "patch_embedding.", "txt_norm.")
+        ),
+        "a diffusion transformer",
+    ),
 )
 
 
 def _not_a_lora(header: Header) -> LoraFileError:
     for matches, what in OTHER_FILES:
         if any(matches(key) for key in header.tensors):
-            return LoraFileError("{path} is {what}, not a LoRA", hint="`inspect` describes LoRA files.", path=header.path, what=what)
+            return LoraFileError(
+                "{path} is {what}, not a LoRA",
+                hint="`inspect` describes LoRA files.",
+                path=header.path,
+                what=what,
+            )
     example = next(iter(header.tensors))[:200]
-    return LoraFileError("{path} holds no LoRA: it has weights such as {example}", hint="Choose a LoRA file.", path=header.path, example=example)
+    return LoraFileError(
+        "{path} holds no LoRA: it has weights such as {example}",
+        hint="Choose a LoRA file.",
+        path=header.path,
+        example=example,
+    )
 
 
 def _part_line(part: PartDescription) -> str:
@@ -462,13 +715,20 @@ def _part_line(part: PartDescription) -> str:
 
 
 def _trained(step: int | None, epoch: int | None) -> str | None:
-    pieces = [f"{number} {noun}{'' if number == 1 else 's'}" if number is not None else "" for number, noun in ((step, "step"), (epoch, "epoch"))]
+    pieces = [
+        f"{number} {noun}{'' if number == 1 else 's'}" if number is not None else ""
+        for number, noun in ((step, "step"), (epoch, "epoch"))
+    ]
     return ", ".join(piece for piece in pieces if piece) or None
 
 
 def _numbers(values: Iterable[float]) -> str:
     listed = [f"{value:g}" for value in values]
-    return ", ".join(listed) if len(listed) <= 8 else f"{len(listed)} different, {listed[0]} to {listed[-1]}"
+    return (
+        ", ".join(listed)
+        if len(listed) <= 8
+        else f"{len(listed)} different, {listed[0]} to {listed[-1]}"
+    )
 
 
 FITS = "none: every layer fits the base model"
@@ -477,4 +737,8 @@ FITS = "none: every layer fits the base model"
 def _layers(names: tuple[str, ...], none: str) -> str:
     if not names:
         return none
-    return f"{len(names)} {'layer' if len(names) == 1 else 'layers'}: " + ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return (
+        f"{len(names)} {'layer' if len(names) == 1 else 'layers'}: "
+        + ", ".join(names[:3])
+        + (", ..." if len(names) > 3 else "")
+    )

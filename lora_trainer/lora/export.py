@@ -1,13 +1,17 @@
 """Adapters -> LoRA files: the WebUI's form, and diffusers'.
 
-In: Adapters, the Parts they sit in, a path, metadata. Out: a .safetensors file in its place and an ExportReport; the file is read back and each key
-compared with the base's own layers before it gets its name, because the hosts pass over keys they do not know without a word.
+In: Adapters, the Parts they sit in, a path, metadata. Out: a .safetensors file in its place and an
+ExportReport; the file is read back and each key compared with the base's own layers before it gets
+its name, because the hosts pass over keys they do not know without a word.
 
-    WebUI      lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha         effect = alpha / rank * up @ down
-    diffusers  unet.down_blocks.0...to_q.lora_A.weight, .lora_B.weight                           effect = B @ A
+    WebUI      lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha
+        effect = alpha / rank * up @ down
+    diffusers  unet.down_blocks.0...to_q.lora_A.weight, .lora_B.weight
+        effect = B @ A
 
-diffusers' form has no place for alpha that every reader knows: diffusers 0.35 reads it from a metadata key, older versions and other programs take
-alpha = rank. The scale is therefore multiplied into the weights, and every reader gives the same effect.
+diffusers' form has no place for alpha that every reader knows: diffusers 0.35 reads it from a
+metadata key, older versions and other programs take alpha = rank. The scale is therefore multiplied
+into the weights, and every reader gives the same effect.
 """
 
 from __future__ import annotations
@@ -26,7 +30,15 @@ from lora_trainer.errors import LoraFileError
 from lora_trainer.files import is_disk_full, replace_file
 from lora_trainer.lora.adapters import Adapter, Adapters
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
-from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, fits, module_names, unet_depth, webui_name
+from lora_trainer.lora.names import (
+    BaseModules,
+    Shape,
+    diffusers_names,
+    fits,
+    module_names,
+    unet_depth,
+    webui_name,
+)
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
 """The name under which diffusers looks for a LoRA in a folder."""
@@ -59,10 +71,17 @@ class ExportReport:
         return self.idle_modules == self.module_count
 
 
-def export(adapters: Adapters, parts: Parts, path: Path, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> ExportReport:
+def export(
+    adapters: Adapters,
+    parts: Parts,
+    path: Path,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = torch.float16,
+) -> ExportReport:
     """Write the adapters in the WebUI's form, with the metadata of `metadata.build` and the hashes.
 
-    Raises LoraFileError if the file read back does not fit the base, or cannot be written; nothing is left at `path` then.
+    Raises LoraFileError if the file read back does not fit the base, or cannot be written; nothing
+    is left at `path` then.
     """
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
@@ -74,29 +93,47 @@ def export(adapters: Adapters, parts: Parts, path: Path, metadata: Mapping[str, 
     return _write_and_verify(path, tensors, metadata, module_names(parts), WEBUI_ENDS)
 
 
-def export_diffusers(adapters: Adapters, parts: Parts, path: Path, metadata: Mapping[str, str], dtype: torch.dtype = torch.float16) -> ExportReport:
-    """Write the adapters in diffusers' form: `pipeline.load_lora_weights(path)` gives the effect that training had. Raises LoraFileError."""
+def export_diffusers(
+    adapters: Adapters,
+    parts: Parts,
+    path: Path,
+    metadata: Mapping[str, str],
+    dtype: torch.dtype = torch.float16,
+) -> ExportReport:
+    """Write the adapters in diffusers' form: `pipeline.load_lora_weights(path)` gives the effect
+    that training had. Raises LoraFileError.
+    """
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
         down, up = _scaled(adapter, adapters.alpha / adapters.rank)
         tensors[adapter.name + DIFFUSERS_ENDS[0]] = down.to("cpu", dtype)
         tensors[adapter.name + DIFFUSERS_ENDS[1]] = up.to("cpu", dtype)
-    return _write_and_verify(path, tensors, {**metadata, "format": "pt"}, diffusers_names(parts), DIFFUSERS_ENDS)
+    return _write_and_verify(
+        path, tensors, {**metadata, "format": "pt"}, diffusers_names(parts), DIFFUSERS_ENDS
+    )
 
 
 def _scaled(adapter: Adapter, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Down and up with the scale in one of them: a small one in down, whose values are the larger, so that float16 does not round them to zero."""
+    """Down and up with the scale in one of them: a small one in down, whose values are the larger,
+    so that float16 does not round them to zero.
+    """
     down, up = adapter.down.detach(), adapter.up.detach()
     return (down * scale, up) if scale < 1 else (down, up * scale)
 
 
 def _write_and_verify(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], modules: BaseModules, ends: tuple[str, str]
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    modules: BaseModules,
+    ends: tuple[str, str],
 ) -> ExportReport:
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     layout = _layout(order, tensors)
     content = b"".join(_bytes(tensors[name]) for name in order)
-    complete = with_hashes(metadata, layout, [content], lambda start, length: content[start : start + length])
+    complete = with_hashes(
+        metadata, layout, [content], lambda start, length: content[start : start + length]
+    )
     reports: list[ExportReport] = []
 
     def write(partial: Path) -> None:
@@ -110,10 +147,20 @@ def _write_and_verify(
     except OSError as error:
         if is_disk_full(error):
             hint = "Free some space, then continue with `resume`: it goes on from the last save."
-            raise LoraFileError("the disk is full: {path} could not be written", hint=hint, path=path) from error
+            raise LoraFileError(
+                "the disk is full: {path} could not be written", hint=hint, path=path
+            ) from error
         reason = error.strerror or str(error)
-        hint = "Check the folder's permissions, then continue with `resume`: it goes on from the last save."
-        raise LoraFileError("the LoRA file {path} could not be written: {reason}", hint=hint, path=path, reason=reason) from error
+        hint = (
+            "Check the folder's permissions, then continue with `resume`: it goes on from the last"
+            " save."
+        )
+        raise LoraFileError(
+            "the LoRA file {path} could not be written: {reason}",
+            hint=hint,
+            path=path,
+            reason=reason,
+        ) from error
     return ExportReport(**{**vars(reports[0]), "path": path})
 
 
@@ -123,7 +170,9 @@ def _layout(order: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> dict[s
     for name in order:
         tensor = tensors[name]
         end = start + tensor.numel() * tensor.element_size()
-        layout[name] = TensorInfo(dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), start=start, end=end)
+        layout[name] = TensorInfo(
+            dtype=DTYPE_NAMES[tensor.dtype], shape=tuple(tensor.shape), start=start, end=end
+        )
         start = end
     return layout
 
@@ -133,35 +182,56 @@ def _bytes(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
-# --- reading back ------------------------------------------------------------------------------------------------------------------------
+# --- reading back ---------------------------------------------------------------------------------
 
 
 def verify(path: Path, modules: BaseModules, *, ends: tuple[str, str] = WEBUI_ENDS) -> ExportReport:
-    """Read a LoRA file back and compare every key with the base's layers: each must exist, have both halves, the right shapes and finite values.
+    """Read a LoRA file back and compare every key with the base's layers: each must exist, have
+    both halves, the right shapes and finite values.
 
-    modules: `names.module_names(parts)` for the WebUI's form, `names.diffusers_names(parts)` with DIFFUSERS_ENDS for diffusers'.
-    Raises LoraFileError that names what does not fit.
+    modules: `names.module_names(parts)` for the WebUI's form, `names.diffusers_names(parts)` with
+    DIFFUSERS_ENDS for diffusers'. Raises LoraFileError that names what does not fit.
     """
     header = read_header(path)
     try:
         # not memory-mapped: Windows does not rename a file that is
         tensors = safetensors.torch.load(path.read_bytes())
     except (SafetensorError, OSError) as error:
-        raise LoraFileError("{path} cannot be read back: {error}", hint="Check the disk, then export again.", path=path, error=error) from error
+        raise LoraFileError(
+            "{path} cannot be read back: {error}",
+            hint="Check the disk, then export again.",
+            path=path,
+            error=error,
+        ) from error
     found = _modules_in(path, tensors, ends)
     checks = (
         (NO_LAYER, [name for name in found if name not in modules]),
-        (WRONG_SHAPE, [name for name, module in found.items() if name in modules and not fits(modules[name], module.down, module.up)]),
+        (
+            WRONG_SHAPE,
+            [
+                name
+                for name, module in found.items()
+                if name in modules and not fits(modules[name], module.down, module.up)
+            ],
+        ),
         (NOT_FINITE, [name for name, module in found.items() if not module.finite]),
     )
     for (template, hint), names in checks:
         if names:
-            raise LoraFileError(template, hint=hint, path=path, count=len(names), total=len(found), example=names[0])
+            raise LoraFileError(
+                template, hint=hint, path=path, count=len(names), total=len(found), example=names[0]
+            )
     return ExportReport(
-        path=path, module_count=len(found), parameter_count=sum(tensor.numel() for name, tensor in tensors.items() if not name.endswith(ALPHA_END)),
-        dtype=header.tensors[next(iter(found)) + ends[1]].dtype, byte_count=header.file_size, model_hash=header.metadata.get("sshs_model_hash", ""),
+        path=path,
+        module_count=len(found),
+        parameter_count=sum(
+            tensor.numel() for name, tensor in tensors.items() if not name.endswith(ALPHA_END)
+        ),
+        dtype=header.tensors[next(iter(found)) + ends[1]].dtype,
+        byte_count=header.file_size,
+        model_hash=header.metadata.get("sshs_model_hash", ""),
         idle_modules=sum(module.idle for module in found.values()),
-    )  # fmt: skip
+    )
 
 
 NO_LAYER = (
@@ -173,7 +243,10 @@ WRONG_SHAPE = (
     "The LoRA belongs to another base model, or to another family.",
 )
 NOT_FINITE = (
-    "{count} of {total} layers in {path} hold values that are not finite in this number format, such as {example}",
+    (
+        "{count} of {total} layers in {path} hold values that are not finite in this number format,"
+        " such as {example}"
+    ),
     "Export as float32 or bf16, or go back to an earlier saved step.",
 )
 
@@ -186,18 +259,35 @@ class _Module:
     idle: bool
 
 
-def _modules_in(path: Path, tensors: Mapping[str, torch.Tensor], ends: tuple[str, str]) -> dict[str, _Module]:
+def _modules_in(
+    path: Path, tensors: Mapping[str, torch.Tensor], ends: tuple[str, str]
+) -> dict[str, _Module]:
     down_end, up_end = ends
     names = [name.removesuffix(down_end) for name in tensors if name.endswith(down_end)]
     explained = {name + end for name in names for end in (*ends, ALPHA_END)}
-    strange = [name for name in tensors if name not in explained] + [name + up_end for name in names if name + up_end not in tensors]
+    strange = [name for name in tensors if name not in explained] + [
+        name + up_end for name in names if name + up_end not in tensors
+    ]
     if strange or not names:
         hint = "Export again; if it happens twice, please report it."
-        raise LoraFileError("{path} is not a whole LoRA: {name} is unexpected or missing", hint=hint, path=path, name=(strange or [down_end])[0])
-    return {name: _module(tensors[name + down_end], tensors[name + up_end], tensors.get(name + ALPHA_END)) for name in names}
+        raise LoraFileError(
+            "{path} is not a whole LoRA: {name} is unexpected or missing",
+            hint=hint,
+            path=path,
+            name=(strange or [down_end])[0],
+        )
+    return {
+        name: _module(
+            tensors[name + down_end], tensors[name + up_end], tensors.get(name + ALPHA_END)
+        )
+        for name in names
+    }
 
 
 def _module(down: torch.Tensor, up: torch.Tensor, alpha: torch.Tensor | None) -> _Module:
-    finite = all(bool(torch.isfinite(tensor).all()) for tensor in (down, up, alpha) if tensor is not None)
-    return _Module(down=tuple(down.shape), up=tuple(up.shape), finite=finite, idle=not bool(up.count_nonzero()))
-
+    finite = all(
+        bool(torch.isfinite(tensor).all()) for tensor in (down, up, alpha) if tensor is not None
+    )
+    return _Module(
+        down=tuple(down.shape), up=tuple(up.shape), finite=finite, idle=not bool(up.count_nonzero())
+    )

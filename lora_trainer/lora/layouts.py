@@ -1,20 +1,28 @@
-"""How LoRA files in circulation name their weights: whose names they are, for which model, of which kind, and what each WebUI makes of them.
+"""How LoRA files in circulation name their weights: whose names they are, for which model, of which
+kind, and what each WebUI makes of them.
 
-In: the header of a file. Out: its layers. All knowledge is in tables; describe and convert read them. No torch.
+In: the header of a file. Out: its layers. All knowledge is in tables; describe and convert read
+them. No torch.
 
 A key is HEAD + PATH + "." + END:
 
-    lora_unet_                   down_blocks_0_attentions_0_proj_in   .lora_down.weight     kohya, musubi; LyCORIS with its own ends
-    unet.                        output_blocks.5.1.proj_in            .lora_down.weight     OneTrainer since 2025
-    diffusion_model.             double_blocks.0.img_attn.qkv         .lora_A.weight        ComfyUI, ai-toolkit
-    transformer.                 transformer_blocks.0.attn.to_q       .lora_A.weight        diffusers
+    lora_unet_                   down_blocks_0_attentions_0_proj_in   .lora_down.weight     kohya,
+        musubi; LyCORIS with its own ends
+    unet.                        output_blocks.5.1.proj_in            .lora_down.weight
+        OneTrainer since 2025
+    diffusion_model.             double_blocks.0.img_attn.qkv         .lora_A.weight        ComfyUI,
+        ai-toolkit
+    transformer.                 transformer_blocks.0.attn.to_q       .lora_A.weight
+        diffusers
     base_model.model.            down_blocks.0.attentions.0.proj_in   .lora_A.weight        PEFT
 
-PATH is the model's own ("native": the checkpoint's, SGM's for SDXL) or diffusers'. A path is kept flat here, with underscores for dots, because
-that is all that the flat layouts say.
+PATH is the model's own ("native": the checkpoint's, SGM's for SDXL) or diffusers'. A path is kept
+flat here, with underscores for dots, because that is all that the flat layouts say.
 
-Sources: the key maps of A1111 1.10.1 (extensions-builtin/Lora/networks.py), Forge (packages_3rdparty/comfyui_lora_collection/lora.py) and Forge Neo
-(modules_forge/packages/comfy/lora.py), OneTrainer's modules/util/convert/lora, kohya's networks, LyCORIS, PEFT's and diffusers' loaders.
+Sources: the key maps of A1111 1.10.1 (extensions-builtin/Lora/networks.py), Forge
+(packages_3rdparty/comfyui_lora_collection/lora.py) and Forge Neo
+(modules_forge/packages/comfy/lora.py), OneTrainer's modules/util/convert/lora, kohya's networks,
+LyCORIS, PEFT's and diffusers' loaders.
 """
 
 from __future__ import annotations
@@ -27,7 +35,7 @@ from typing import Literal
 
 from lora_trainer.checkpoint.header import Header, TensorInfo
 
-# --- ends -----------------------------------------------------------------------------------------------------------------------------------
+# --- ends -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -42,27 +50,61 @@ class End:
 
 
 ENDS: Mapping[str, End] = {
-    "lora_down.weight": End("LoRA", "down", "kohya"), "lora_up.weight": End("LoRA", "up", "kohya"), "lora_mid.weight": End("LoRA", "mid", "kohya"),
-    "lora_A.weight": End("LoRA", "down", "peft"), "lora_B.weight": End("LoRA", "up", "peft"), "lora_B.bias": End("LoRA", "bias", "peft"),
-    "lora_A": End("LoRA", "down", "peft"), "lora_B": End("LoRA", "up", "peft"),
-    "lora_embedding_A": End("LoRA", "embedding_a", "peft"), "lora_embedding_B": End("LoRA", "embedding_b", "peft"),
-    "lora.down.weight": End("LoRA", "down", "diffusers"), "lora.up.weight": End("LoRA", "up", "diffusers"),
-    "lora_linear_layer.down.weight": End("LoRA", "down", "diffusers"), "lora_linear_layer.up.weight": End("LoRA", "up", "diffusers"),
-    "hada_w1_a": End("LoHa", "w1_a"), "hada_w1_b": End("LoHa", "w1_b"), "hada_w2_a": End("LoHa", "w2_a"), "hada_w2_b": End("LoHa", "w2_b"),
-    "hada_t1": End("LoHa", "t1"), "hada_t2": End("LoHa", "t2"),
-    "lokr_w1": End("LoKr", "w1"), "lokr_w1_a": End("LoKr", "w1_a"), "lokr_w1_b": End("LoKr", "w1_b"),
-    "lokr_w2": End("LoKr", "w2"), "lokr_w2_a": End("LoKr", "w2_a"), "lokr_w2_b": End("LoKr", "w2_b"), "lokr_t2": End("LoKr", "t2"),
-    "oft_blocks": End("OFT", "blocks"), "oft_diag": End("OFT", "blocks"), "oft_R": End("OFT", "blocks", "peft"), "oft_R.weight": End("OFT", "blocks"),
-    "boft_R": End("BOFT", "blocks", "peft"), "boft_s": End("BOFT", "scales", "peft"),
-    "a1.weight": End("GLoRA", "a1"), "a2.weight": End("GLoRA", "a2"), "b1.weight": End("GLoRA", "b1"), "b2.weight": End("GLoRA", "b2"),
-    "diff": End("full difference", "diff"), "diff_b": End("full difference", "diff_b"), "set_weight": End("full difference", "set"),
-    "w_norm": End("norms", "w_norm"), "b_norm": End("norms", "b_norm"),
-    "weight": End("IA3", "scales"), "on_input": End("IA3", "on_input"), "ia3_l": End("IA3", "scales", "peft"),
-    "vera_lambda_b": End("VeRA", "scales", "peft"), "vera_lambda_d": End("VeRA", "scales", "peft"),
-    "dora_scale": End("DoRA", "magnitude"), "lora_magnitude_vector": End("DoRA", "magnitude", "peft"),
+    "lora_down.weight": End("LoRA", "down", "kohya"),
+    "lora_up.weight": End("LoRA", "up", "kohya"),
+    "lora_mid.weight": End("LoRA", "mid", "kohya"),
+    "lora_A.weight": End("LoRA", "down", "peft"),
+    "lora_B.weight": End("LoRA", "up", "peft"),
+    "lora_B.bias": End("LoRA", "bias", "peft"),
+    "lora_A": End("LoRA", "down", "peft"),
+    "lora_B": End("LoRA", "up", "peft"),
+    "lora_embedding_A": End("LoRA", "embedding_a", "peft"),
+    "lora_embedding_B": End("LoRA", "embedding_b", "peft"),
+    "lora.down.weight": End("LoRA", "down", "diffusers"),
+    "lora.up.weight": End("LoRA", "up", "diffusers"),
+    "lora_linear_layer.down.weight": End("LoRA", "down", "diffusers"),
+    "lora_linear_layer.up.weight": End("LoRA", "up", "diffusers"),
+    "hada_w1_a": End("LoHa", "w1_a"),
+    "hada_w1_b": End("LoHa", "w1_b"),
+    "hada_w2_a": End("LoHa", "w2_a"),
+    "hada_w2_b": End("LoHa", "w2_b"),
+    "hada_t1": End("LoHa", "t1"),
+    "hada_t2": End("LoHa", "t2"),
+    "lokr_w1": End("LoKr", "w1"),
+    "lokr_w1_a": End("LoKr", "w1_a"),
+    "lokr_w1_b": End("LoKr", "w1_b"),
+    "lokr_w2": End("LoKr", "w2"),
+    "lokr_w2_a": End("LoKr", "w2_a"),
+    "lokr_w2_b": End("LoKr", "w2_b"),
+    "lokr_t2": End("LoKr", "t2"),
+    "oft_blocks": End("OFT", "blocks"),
+    "oft_diag": End("OFT", "blocks"),
+    "oft_R": End("OFT", "blocks", "peft"),
+    "oft_R.weight": End("OFT", "blocks"),
+    "boft_R": End("BOFT", "blocks", "peft"),
+    "boft_s": End("BOFT", "scales", "peft"),
+    "a1.weight": End("GLoRA", "a1"),
+    "a2.weight": End("GLoRA", "a2"),
+    "b1.weight": End("GLoRA", "b1"),
+    "b2.weight": End("GLoRA", "b2"),
+    "diff": End("full difference", "diff"),
+    "diff_b": End("full difference", "diff_b"),
+    "set_weight": End("full difference", "set"),
+    "w_norm": End("norms", "w_norm"),
+    "b_norm": End("norms", "b_norm"),
+    "weight": End("IA3", "scales"),
+    "on_input": End("IA3", "on_input"),
+    "ia3_l": End("IA3", "scales", "peft"),
+    "vera_lambda_b": End("VeRA", "scales", "peft"),
+    "vera_lambda_d": End("VeRA", "scales", "peft"),
+    "dora_scale": End("DoRA", "magnitude"),
+    "lora_magnitude_vector": End("DoRA", "magnitude", "peft"),
     "lora_magnitude_vector.weight": End("DoRA", "magnitude", "peft"),
-    "alpha": End("", "alpha"), "scale": End("", "scale"), "rescale": End("", "rescale"), "reshape_weight": End("", "reshape"),
-}  # fmt: skip
+    "alpha": End("", "alpha"),
+    "scale": End("", "scale"),
+    "rescale": End("", "rescale"),
+    "reshape_weight": End("", "reshape"),
+}
 NAMED_ADAPTER = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.[^.]+\.weight")
 """PEFT may put the adapter's name in between: lora_A.default.weight."""
 LONGEST_KEY = 512
@@ -72,7 +114,9 @@ OLD_PROCESSOR = "_lora"
 
 
 def split_key(key: str) -> tuple[str, str, End] | None:
-    """(name of the layer, what stands behind it, its meaning); None for a key that is not a LoRA's."""
+    """(name of the layer, what stands behind it, its meaning); None for a key that is not a
+    LoRA's.
+    """
     pieces = key.rsplit(".", 3) if len(key) <= LONGEST_KEY else []
     for count in range(len(pieces) - 1, 0, -1):
         end = ".".join(pieces[-count:])
@@ -82,11 +126,15 @@ def split_key(key: str) -> tuple[str, str, End] | None:
         if NAMED_ADAPTER.fullmatch(end):
             return name, end, ENDS[end.split(".")[0] + ".weight"]
         if end in ("down.weight", "up.weight") and name.endswith(OLD_PROCESSOR):
-            return name.removesuffix(OLD_PROCESSOR), f"_lora.{end}", End("LoRA", end.split(".")[0], "diffusers")
+            return (
+                name.removesuffix(OLD_PROCESSOR),
+                f"_lora.{end}",
+                End("LoRA", end.split(".")[0], "diffusers"),
+            )
     return None
 
 
-# --- layouts --------------------------------------------------------------------------------------------------------------------------------
+# --- layouts --------------------------------------------------------------------------------------
 
 UNET, TEXT, TEXT_2, TEXT_3 = "unet", "text_encoder", "text_encoder_2", "text_encoder_3"
 
@@ -104,26 +152,83 @@ class Layout:
     """The ends it goes with; empty: any."""
 
 
-KOHYA = Layout("kohya", True, {"lora_unet_": UNET, "lora_te_": TEXT, "lora_te1_": TEXT, "lora_te2_": TEXT_2, "lora_te3_": TEXT_3})
-KOHYA_OFT = Layout("kohya OFT", True, {"oft_unet_": UNET, "oft_te_": TEXT, "oft_te1_": TEXT, "oft_te2_": TEXT_2})
+KOHYA = Layout(
+    "kohya",
+    True,
+    {
+        "lora_unet_": UNET,
+        "lora_te_": TEXT,
+        "lora_te1_": TEXT,
+        "lora_te2_": TEXT_2,
+        "lora_te3_": TEXT_3,
+    },
+)
+KOHYA_OFT = Layout(
+    "kohya OFT", True, {"oft_unet_": UNET, "oft_te_": TEXT, "oft_te1_": TEXT, "oft_te2_": TEXT_2}
+)
 LYCORIS = Layout("LyCORIS", True, {"lycoris_": UNET})
-OLD_ONETRAINER = Layout("OneTrainer (older)", True, {"lora_transformer_": UNET, "lora_prior_unet_": UNET, "lora_prior_te_": TEXT})
+OLD_ONETRAINER = Layout(
+    "OneTrainer (older)",
+    True,
+    {"lora_transformer_": UNET, "lora_prior_unet_": UNET, "lora_prior_te_": TEXT},
+)
 HALF_ONETRAINER = Layout(
-    "OneTrainer (dotted)", False,
-    {"lora_unet.": UNET, "lora_transformer.": UNET, "lora_te.": TEXT, "lora_te1.": TEXT, "lora_te2.": TEXT_2, "lora_te3.": TEXT_3},
-)  # fmt: skip
+    "OneTrainer (dotted)",
+    False,
+    {
+        "lora_unet.": UNET,
+        "lora_transformer.": UNET,
+        "lora_te.": TEXT,
+        "lora_te1.": TEXT,
+        "lora_te2.": TEXT_2,
+        "lora_te3.": TEXT_3,
+    },
+)
 ONETRAINER = Layout(
-    "OneTrainer", False, {"unet.": UNET, "transformer.": UNET, "clip_l.": TEXT, "clip_g.": TEXT_2, "t5.": TEXT_3, "t5xxl.": TEXT_3},
+    "OneTrainer",
+    False,
+    {
+        "unet.": UNET,
+        "transformer.": UNET,
+        "clip_l.": TEXT,
+        "clip_g.": TEXT_2,
+        "t5.": TEXT_3,
+        "t5xxl.": TEXT_3,
+    },
     frozenset({"kohya", ""}),
-)  # fmt: skip
-COMFYUI = Layout("ComfyUI", False, {"diffusion_model.": UNET, "model.diffusion_model.": UNET, "text_encoders.": TEXT})
+)
+COMFYUI = Layout(
+    "ComfyUI",
+    False,
+    {"diffusion_model.": UNET, "model.diffusion_model.": UNET, "text_encoders.": TEXT},
+)
 PEFT = Layout("PEFT", False, {"base_model.model.": UNET})
-_DIFFUSERS_HEADS = {"unet.": UNET, "transformer.": UNET, "text_encoder.": TEXT, "text_encoder_2.": TEXT_2, "text_encoder_3.": TEXT_3}
+_DIFFUSERS_HEADS = {
+    "unet.": UNET,
+    "transformer.": UNET,
+    "text_encoder.": TEXT,
+    "text_encoder_2.": TEXT_2,
+    "text_encoder_3.": TEXT_3,
+}
 DIFFUSERS = Layout("diffusers", False, _DIFFUSERS_HEADS, frozenset({"peft"}))
-OLD_DIFFUSERS = Layout("diffusers (older)", False, {**_DIFFUSERS_HEADS, "": UNET}, frozenset({"diffusers"}))
+OLD_DIFFUSERS = Layout(
+    "diffusers (older)", False, {**_DIFFUSERS_HEADS, "": UNET}, frozenset({"diffusers"})
+)
 BARE = Layout("no prefix", False, {**_DIFFUSERS_HEADS, "": UNET})
 
-LAYOUTS = (KOHYA, KOHYA_OFT, LYCORIS, OLD_ONETRAINER, HALF_ONETRAINER, ONETRAINER, COMFYUI, PEFT, DIFFUSERS, OLD_DIFFUSERS, BARE)
+LAYOUTS = (
+    KOHYA,
+    KOHYA_OFT,
+    LYCORIS,
+    OLD_ONETRAINER,
+    HALF_ONETRAINER,
+    ONETRAINER,
+    COMFYUI,
+    PEFT,
+    DIFFUSERS,
+    OLD_DIFFUSERS,
+    BARE,
+)
 """The first that fits is the one."""
 
 
@@ -153,7 +258,14 @@ class Layer:
     @property
     def kernel(self) -> tuple[int, ...]:
         """Sides of a convolution's kernel; empty for a linear layer."""
-        return next((self.roles[role].shape[2:] for role in ("mid", "down", "t2", "diff", "w2") if role in self.roles), ())
+        return next(
+            (
+                self.roles[role].shape[2:]
+                for role in ("mid", "down", "t2", "diff", "w2")
+                if role in self.roles
+            ),
+            (),
+        )
 
     @property
     def width(self) -> int | None:
@@ -169,7 +281,14 @@ class Layer:
         return up.shape[0] if up and up.shape else None
 
     def _columns(self, *roles: str) -> int | None:
-        return next((self.roles[role].shape[1] for role in roles if role in self.roles and len(self.roles[role].shape) > 1), None)
+        return next(
+            (
+                self.roles[role].shape[1]
+                for role in roles
+                if role in self.roles and len(self.roles[role].shape) > 1
+            ),
+            None,
+        )
 
 
 def _product(*numbers: int | None) -> int | None:
@@ -185,13 +304,19 @@ def layers_in(header: Header) -> dict[str, Layer]:
     layers: dict[str, Layer] = {}
     for key, info in header.tensors.items():
         parsed = split_key(key)
-        if parsed is None or (parsed[1] == "weight" and f"{parsed[0]}.on_input" not in header.tensors):
+        if parsed is None or (
+            parsed[1] == "weight" and f"{parsed[0]}.on_input" not in header.tensors
+        ):
             continue
         name, text, end = parsed
         if name not in layers:
             layers[name] = _layer(name, end)
         layer = layers[name]
-        if layer.layout.styles and end.style not in layer.layout.styles and end.role not in SECONDARY:
+        if (
+            layer.layout.styles
+            and end.style not in layer.layout.styles
+            and end.role not in SECONDARY
+        ):
             layer.layout = _layout_of(name, end)[0]
         layer.weights[text] = info
         layer.roles[end.role] = info
@@ -202,7 +327,11 @@ def layers_in(header: Header) -> dict[str, Layer]:
 def _layout_of(name: str, end: End) -> tuple[Layout, str]:
     for layout in LAYOUTS:
         for head in layout.heads:
-            if name.startswith(head) and (not layout.styles or end.style in layout.styles) and layout.flat <= ("." not in name):
+            if (
+                name.startswith(head)
+                and (not layout.styles or end.style in layout.styles)
+                and layout.flat <= ("." not in name)
+            ):
                 return layout, head
     raise AssertionError("BARE fits every name")
 
@@ -230,7 +359,7 @@ def _layer(name: str, end: End) -> Layer:
     return Layer(name=name, layout=layout, part=part, dotted=name[len(head) :], path=path)
 
 
-# --- families -------------------------------------------------------------------------------------------------------------------------------
+# --- families -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -243,7 +372,9 @@ class Family:
     """Paths that are diffusers' rather than the model's own."""
 
 
-_SD = re.compile(r"down_blocks_|mid_block_|up_blocks_|conv_in|conv_out|time_embedding_|add_embedding_")
+_SD = re.compile(
+    r"down_blocks_|mid_block_|up_blocks_|conv_in|conv_out|time_embedding_|add_embedding_"
+)
 _FLUX = re.compile(
     r"(single_)?transformer_blocks_|time_(text|guidance)_embed_|context_embedder$|x_embedder$|norm_out_|proj_out$|\w+_stream_modulation\w*_linear$"
 )
@@ -254,18 +385,40 @@ FAMILIES: Mapping[str, Family] = {
         Family("sd1", "SD1", _SD),
         Family("sd2", "SD2", _SD),
         Family("sdxl", "SDXL", _SD),
-        Family("sd3", "SD3", re.compile("transformer_blocks_|time_text_embed_|norm_out_|proj_out$")),
+        Family(
+            "sd3", "SD3", re.compile("transformer_blocks_|time_text_embed_|norm_out_|proj_out$")
+        ),
         Family("flux", "FLUX.1", _FLUX),
         Family("klein4b", "FLUX.2 klein 4B", _FLUX),
         Family("klein9b", "FLUX.2 klein 9B", _FLUX),
         Family("flux2", "FLUX.2 dev", _FLUX),
         Family("chroma", "Chroma", _FLUX),
-        Family("zimage", "Z-Image", re.compile(r"\w+_\d+_attention_to_|all_x_embedder|all_final_layer")),
-        Family("lumina2", "Lumina 2", re.compile(r"\w+_\d+_(attn_to_|feed_forward_linear_|norm1_linear)|time_caption_embed_|norm_out_")),
+        Family(
+            "zimage", "Z-Image", re.compile(r"\w+_\d+_attention_to_|all_x_embedder|all_final_layer")
+        ),
+        Family(
+            "lumina2",
+            "Lumina 2",
+            re.compile(
+                r"\w+_\d+_(attn_to_|feed_forward_linear_|norm1_linear)|time_caption_embed_|norm_out_"
+            ),
+        ),
         Family("qwen", "Qwen-Image", _NEVER),
-        Family("anima", "Anima", re.compile("transformer_blocks_|patch_embed_|time_embed_|norm_out_|proj_out$")),
-        Family("wan", "Wan", re.compile(r"blocks_\d+_(attn\d_|ffn_net_)|condition_embedder_|proj_out$")),
-        Family("krea2", "Krea 2", re.compile(r"transformer_blocks_|text_fusion_|time_embed_|time_mod_proj|txt_in_|img_in$|final_layer_")),
+        Family(
+            "anima",
+            "Anima",
+            re.compile("transformer_blocks_|patch_embed_|time_embed_|norm_out_|proj_out$"),
+        ),
+        Family(
+            "wan", "Wan", re.compile(r"blocks_\d+_(attn\d_|ffn_net_)|condition_embedder_|proj_out$")
+        ),
+        Family(
+            "krea2",
+            "Krea 2",
+            re.compile(
+                r"transformer_blocks_|text_fusion_|time_embed_|time_mod_proj|txt_in_|img_in$|final_layer_"
+            ),
+        ),
         Family("hunyuan_video", "HunyuanVideo", _NEVER),
     )
 }
@@ -282,27 +435,47 @@ class Mark:
     heights: tuple[int, ...] = ()
 
     def on(self, layer: Layer) -> bool:
-        fits = (not self.widths or layer.width in self.widths) and (not self.heights or layer.height in self.heights)
+        fits = (not self.widths or layer.width in self.widths) and (
+            not self.heights or layer.height in self.heights
+        )
         return fits and self.path.match(layer.path) is not None
 
 
-def _mark(families: str, path: str, *, width: tuple[int, ...] = (), height: tuple[int, ...] = ()) -> Mark:
+def _mark(
+    families: str, path: str, *, width: tuple[int, ...] = (), height: tuple[int, ...] = ()
+) -> Mark:
     return Mark(tuple(families.split()), re.compile(path), width, height)
 
 
 _BLOCKS = r"(double|single)_blocks_\d+_"
-_FLUX_2 = r"(double|single)_stream_modulation_|\w*attn_to_qkv_mlp_proj|transformer_blocks_\d+_ff(_context)?_linear_|" + _BLOCKS
+_FLUX_2 = (
+    r"(double|single)_stream_modulation_|\w*attn_to_qkv_mlp_proj|transformer_blocks_\d+_ff(_context)?_linear_|"
+    + _BLOCKS
+)
 _LUMINA = r"(layers|noise_refiner|context_refiner)_\d+_"
 MARKS: tuple[Mark, ...] = (
-    _mark("hunyuan_video", _BLOCKS + r"((img|txt)_mlp_fc|(img|txt)_mod_linear|modulation_linear|self_attn_)|txt_in_individual_token_refiner"),
+    _mark(
+        "hunyuan_video",
+        _BLOCKS
+        + r"((img|txt)_mlp_fc|(img|txt)_mod_linear|modulation_linear|self_attn_)"
+        + r"|txt_in_individual_token_refiner",
+    ),
     _mark("klein9b", _FLUX_2, width=(4096,)),
     _mark("flux2", _FLUX_2, width=(6144,)),
-    _mark("klein4b", r"(double|single)_stream_modulation_|\w*attn_to_qkv_mlp_proj|transformer_blocks_\d+_ff(_context)?_linear_", width=(3072,)),
+    _mark(
+        "klein4b",
+        r"(double|single)_stream_modulation_|\w*attn_to_qkv_mlp_proj|transformer_blocks_\d+_ff(_context)?_linear_",
+        width=(3072,),
+    ),
     _mark("klein4b", r"single_blocks_\d+_linear2", width=(12288,)),
     _mark("klein4b", r"single_blocks_\d+_linear1", height=(27648,)),
     _mark("klein4b", r"double_blocks_\d+_(img|txt)_mlp_0", height=(18432,)),
     _mark("chroma", "distilled_guidance_layer_"),
-    _mark("flux", _BLOCKS + r"((img|txt)_mod_lin$|modulation_lin$)|guidance_in_|vector_in_|time_text_embed_guidance"),
+    _mark(
+        "flux",
+        _BLOCKS
+        + r"((img|txt)_mod_lin$|modulation_lin$)|guidance_in_|vector_in_|time_text_embed_guidance",
+    ),
     _mark("flux", r"single_transformer_blocks_\d+_norm_linear"),
     _mark("flux chroma", _BLOCKS + "|single_transformer_blocks_"),
     _mark("qwen", r"transformer_blocks_\d+_(img_mlp|txt_mlp|img_mod_1|txt_mod_1)"),
@@ -311,19 +484,29 @@ MARKS: tuple[Mark, ...] = (
     _mark("flux chroma klein4b qwen", r"transformer_blocks_\d+_attn_(to|add)_", width=(3072,)),
     _mark("sd3", r"joint_blocks_\d+_"),
     _mark("sd3", r"transformer_blocks_\d+_(attn2?_(to|add)_|ff_)", width=(1536, 2432)),
-    _mark("anima", r"blocks_\d+_(adaln_modulation_|(self|cross)_attn_(q|k|v|output)_proj$|mlp_layer[12]$)|llm_adapter_"),
+    _mark(
+        "anima",
+        r"blocks_\d+_(adaln_modulation_|(self|cross)_attn_(q|k|v|output)_proj$|mlp_layer[12]$)|llm_adapter_",
+    ),
     _mark("anima", r"transformer_blocks_\d+_(norm\d_linear_[12]$)"),
     _mark("anima", r"transformer_blocks_\d+_attn2_to_[kv]$", width=(1024,)),
-    _mark("wan", r"blocks_\d+_((self|cross)_attn_(q|k|v|o|k_img|v_img)$|ffn_[02]$|attn[12]_(to|add)_|ffn_net_)"),
+    _mark(
+        "wan",
+        r"blocks_\d+_((self|cross)_attn_(q|k|v|o|k_img|v_img)$|ffn_[02]$|attn[12]_(to|add)_|ffn_net_)",
+    ),
     _mark("krea2", r"blocks_\d+_attn_(wq|wk|wv|wo|gate)$|txtfusion_|text_fusion_"),
     _mark("zimage", _LUMINA, width=(3840,)),
     _mark("lumina2", _LUMINA, width=(2304,)),
     _mark("sdxl", r"label_emb_|add_embedding_"),
     _mark("sdxl", r"(input|middle|output|down|mid|up)_blocks?_\w*_transformer_blocks_[1-9]"),
 )
-"""What tells a family by names and shapes; the first mark that is on any layer counts. The UNets' own marks are in TEXT_WIDTHS."""
+"""What tells a family by names and shapes; the first mark that is on any layer counts. The UNets'
+own marks are in TEXT_WIDTHS.
+"""
 
-SD_PATH = re.compile(r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks|time_embed|conv_in|conv_out|out_2)")
+SD_PATH = re.compile(
+    r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks|time_embed|conv_in|conv_out|out_2)"
+)
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
 """Numbers in the text states that a UNet's cross attention reads."""
 CROSS_ATTENTION = re.compile(r"\w*attn2_to_[kv]$")
@@ -348,23 +531,37 @@ SAID: tuple[tuple[re.Pattern[str], str], ...] = (
 """Words of ss_base_model_version and modelspec.architecture, each from its beginning."""
 
 
-def families_of(layers: Mapping[str, Layer], metadata: Mapping[str, str]) -> tuple[tuple[str, ...], str]:
-    """(the families it may be for, what says so). Names and shapes first; metadata decides between several, and between the UNets."""
+def families_of(
+    layers: Mapping[str, Layer], metadata: Mapping[str, str]
+) -> tuple[tuple[str, ...], str]:
+    """(the families it may be for, what says so). Names and shapes first; metadata decides between
+    several, and between the UNets.
+    """
     denoiser = [layer for layer in layers.values() if layer.part == UNET]
-    marked = next((mark.families for mark in MARKS if any(mark.on(layer) for layer in denoiser)), ())
+    marked = next(
+        (mark.families for mark in MARKS if any(mark.on(layer) for layer in denoiser)), ()
+    )
     said = _said(metadata)
     if said and (not marked or said in marked):
         return (said,), "metadata"
     if marked:
         return marked, "names and shapes of its layers"
-    widths = {layer.width for layer in denoiser if CROSS_ATTENTION.match(layer.path) and SD_PATH.match(layer.path)} - {None}
+    widths = {
+        layer.width
+        for layer in denoiser
+        if CROSS_ATTENTION.match(layer.path) and SD_PATH.match(layer.path)
+    } - {None}
     if any(layer.part == TEXT_2 for layer in layers.values()):
         return ("sdxl",), "two text encoders"
     if len(widths) == 1 and (width := widths.pop()) in TEXT_WIDTHS:
         return (TEXT_WIDTHS[width],), f"text states of {width} numbers"
     if any(SD_PATH.match(layer.path) for layer in denoiser):
         return ("sd1", "sd2", "sdxl"), "a UNet's names"
-    texts = {layer.width for layer in layers.values() if layer.name.startswith("lora_te_") and "mlp_fc1" in layer.path}
+    texts = {
+        layer.width
+        for layer in layers.values()
+        if layer.name.startswith("lora_te_") and "mlp_fc1" in layer.path
+    }
     if not denoiser and len(texts) == 1 and (width := texts.pop()) in (768, 1024):
         return (TEXT_WIDTHS[width],), f"a text encoder of {width} numbers"
     return (), ""
@@ -373,14 +570,19 @@ def families_of(layers: Mapping[str, Layer], metadata: Mapping[str, str]) -> tup
 def _said(metadata: Mapping[str, str]) -> str | None:
     if metadata.get("ss_v2") == "True":
         return "sd2"
-    words = [metadata.get(key, "").lower()[:200] for key in ("ss_base_model_version", "modelspec.architecture")]
+    words = [
+        metadata.get(key, "").lower()[:200]
+        for key in ("ss_base_model_version", "modelspec.architecture")
+    ]
     return next((family for pattern, family in SAID for word in words if pattern.match(word)), None)
 
 
-# --- hosts ----------------------------------------------------------------------------------------------------------------------------------
+# --- hosts ----------------------------------------------------------------------------------------
 
 Form = Literal["native", "diffusers", "processor", "text"]
-"""Whose path a layer has. processor: diffusers' where Forge looks for it, with `.processor.` inside attention. text: a text encoder's."""
+"""Whose path a layer has. processor: diffusers' where Forge looks for it, with `.processor.` inside
+attention. text: a text encoder's.
+"""
 
 
 def form_of(layer: Layer, family: str) -> Form:
@@ -388,7 +590,11 @@ def form_of(layer: Layer, family: str) -> Form:
         return "text"
     if not FAMILIES[family].diffusers.match(layer.path):
         return "native"
-    old = not layer.layout.flat and family in SD and (".processor." in layer.name or ".to_" not in layer.name)
+    old = (
+        not layer.layout.flat
+        and family in SD
+        and (".processor." in layer.name or ".to_" not in layer.name)
+    )
     return "processor" if old else "diffusers"
 
 
@@ -416,7 +622,9 @@ class Host:
     def passes_over(self, unmatched: int, keys: int) -> bool:
         """Whether it leaves the whole file alone, for the keys that it does not know."""
         most, share = self.most_unmatched, self.most_unmatched_share
-        return (most is not None and unmatched > most) or (share is not None and unmatched > share * keys)
+        return (most is not None and unmatched > most) or (
+            share is not None and unmatched > share * keys
+        )
 
     def finds(self, layer: Layer, family: str) -> bool:
         if not layer.kinds - {""} <= self.kinds or any(not _plain(end) for end in layer.weights):
@@ -424,7 +632,10 @@ class Host:
         form = form_of(layer, family)
         if form == "diffusers" and family in self.misses and self.misses[family].match(layer.path):
             return False
-        return any(layer.layout in layouts and form in forms and family in families for layouts, forms, families in self.takes)
+        return any(
+            layer.layout in layouts and form in forms and family in families
+            for layouts, forms, families in self.takes
+        )
 
 
 def _plain(end: str) -> bool:
@@ -432,7 +643,9 @@ def _plain(end: str) -> bool:
     return not NAMED_ADAPTER.fullmatch(end) and not end.startswith("lora_magnitude_vector")
 
 
-def _takes(layouts: Iterable[Layout], forms: str, families: Iterable[str]) -> tuple[frozenset[Layout], frozenset[Form], frozenset[str]]:
+def _takes(
+    layouts: Iterable[Layout], forms: str, families: Iterable[str]
+) -> tuple[frozenset[Layout], frozenset[Form], frozenset[str]]:
     return frozenset(layouts), frozenset(forms.split()), frozenset(families)  # type: ignore[arg-type]
 
 
@@ -441,29 +654,44 @@ _OF_NEO = frozenset({"sd1", "sdxl", "qwen", "anima", "wan"}) | _SPLIT
 _COMMON = frozenset({"LoRA", "DoRA", "LoHa", "LoKr", "GLoRA", "norms", "full difference"})
 HOSTS = (
     Host(
-        "A1111", SD, _COMMON | {"OFT", "IA3"},
+        "A1111",
+        SD,
+        _COMMON | {"OFT", "IA3"},
         (_takes([KOHYA], "native diffusers text", SD), _takes([KOHYA_OFT], "native", SD)),
         misses={"sdxl": re.compile("up_blocks_0_upsamplers_|add_embedding_")},
     ),
     Host(
-        "Forge", _OF_FORGE, _COMMON,
+        "Forge",
+        _OF_FORGE,
+        _COMMON,
         (
-            _takes([KOHYA], "native text", _OF_FORGE), _takes([KOHYA], "diffusers", SD), _takes([COMFYUI], "native", _OF_FORGE),
-            _takes([LYCORIS], "diffusers", SD | {"flux"}), _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
-            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, OLD_ONETRAINER], "diffusers", {"flux"}), _takes([DIFFUSERS], "text", {"flux", "sd3"}),
+            _takes([KOHYA], "native text", _OF_FORGE),
+            _takes([KOHYA], "diffusers", SD),
+            _takes([COMFYUI], "native", _OF_FORGE),
+            _takes([LYCORIS], "diffusers", SD | {"flux"}),
+            _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
+            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, OLD_ONETRAINER], "diffusers", {"flux"}),
+            _takes([DIFFUSERS], "text", {"flux", "sd3"}),
         ),
         most_unmatched=12,
     ),
     Host(
-        "Forge Neo", _OF_NEO, _COMMON | {"OFT"},
+        "Forge Neo",
+        _OF_NEO,
+        _COMMON | {"OFT"},
         (
-            _takes([KOHYA], "native text", _OF_NEO), _takes([KOHYA], "diffusers", SD), _takes([COMFYUI], "native text", _OF_NEO),
-            _takes([LYCORIS], "diffusers", SD | _SPLIT), _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
-            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, BARE], "diffusers", _SPLIT), _takes([DIFFUSERS, ONETRAINER, BARE], "native", {"zimage"}),
-            _takes([OLD_ONETRAINER], "diffusers", _FLUX_LIKE), _takes([DIFFUSERS], "text", _FLUX_LIKE),
+            _takes([KOHYA], "native text", _OF_NEO),
+            _takes([KOHYA], "diffusers", SD),
+            _takes([COMFYUI], "native text", _OF_NEO),
+            _takes([LYCORIS], "diffusers", SD | _SPLIT),
+            _takes([OLD_DIFFUSERS, DIFFUSERS, BARE], "processor text", SD),
+            _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, BARE], "diffusers", _SPLIT),
+            _takes([DIFFUSERS, ONETRAINER, BARE], "native", {"zimage"}),
+            _takes([OLD_ONETRAINER], "diffusers", _FLUX_LIKE),
+            _takes([DIFFUSERS], "text", _FLUX_LIKE),
             _takes([COMFYUI], "diffusers", {"zimage", "lumina2", "krea2"}),
             _takes([DIFFUSERS, ONETRAINER, OLD_DIFFUSERS, BARE, LYCORIS], "native", {"qwen"}),
         ),
         most_unmatched_share=0.5,
     ),
-)  # fmt: skip
+)

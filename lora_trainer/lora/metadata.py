@@ -1,9 +1,11 @@
 """What is written into a LoRA file besides its weights: for A1111, Forge, other tools, and people.
 
-In: TrainingFacts, plain values that the training knows. Out: a flat dict of strings (JSON inside some), in the keys that kohya's trainer
-made usual (ss_*) and those of ModelSpec 1.0.1 (modelspec.*, https://github.com/Stability-AI/ModelSpec). `export` adds the hashes. No torch.
+In: TrainingFacts, plain values that the training knows. Out: a flat dict of strings (JSON inside
+some), in the keys that kohya's trainer made usual (ss_*) and those of ModelSpec 1.0.1 (modelspec.*,
+https://github.com/Stability-AI/ModelSpec). `export` adds the hashes. No torch.
 
-Three keys decide whether the LoRA is shown at all: A1111 reads ss_base_model_version and ss_v2, Forge modelspec.architecture.
+Three keys decide whether the LoRA is shown at all: A1111 reads ss_base_model_version and ss_v2,
+Forge modelspec.architecture.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class FolderFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """Everything the metadata is made of. Values that `config` leaves at auto are given here as they were used."""
+    """Everything the metadata is made of. Values that `config` leaves at auto are given here as
+    they were used.
+    """
 
     config: RunConfig
     name: str
@@ -65,7 +69,9 @@ class TrainingFacts:
     written_at: float
     """Seconds since 1970: the clock, as an argument."""
     base_sha256: str | None = None
-    """Of the base model's file, with its first-generation hash, from `file.file_hashes`. None: not known (a folder, or not yet computed)."""
+    """Of the base model's file, with its first-generation hash, from `file.file_hashes`. None: not
+    known (a folder, or not yet computed).
+    """
     base_legacy_hash: str | None = None
     vae_sha256: str | None = None
     vae_legacy_hash: str | None = None
@@ -80,7 +86,11 @@ def build(facts: TrainingFacts) -> dict[str, str]:
 def _model(facts: TrainingFacts) -> dict[str, Any]:
     """The base model. ss_base_model_version and ss_v2 are what A1111 tells the family by."""
     v_prediction = facts.prediction_type == "v_prediction"
-    version = {"sd1": "sd_v1", "sd2": "sd_v2_v" if v_prediction else "sd_v2", "sdxl": "sdxl_base_v1-0"}[facts.family]
+    version = {
+        "sd1": "sd_v1",
+        "sd2": "sd_v2_v" if v_prediction else "sd_v2",
+        "sdxl": "sdxl_base_v1-0",
+    }[facts.family]
     checkpoint = facts.config.checkpoint
     values: dict[str, Any] = {
         "ss_base_model_version": version,
@@ -142,17 +152,29 @@ def _training(facts: TrainingFacts) -> dict[str, Any]:
 
 
 def _dataset(facts: TrainingFacts) -> dict[str, Any]:
-    """A1111's card dialog shows the tags, the number of images and the resolutions; it parses values that begin with a brace as JSON."""
+    """A1111's card dialog shows the tags, the number of images and the resolutions; it parses
+    values that begin with a brace as JSON.
+    """
     dataset = facts.config.dataset
     folders = distinct(facts.folders)
-    buckets = {str(index): {"resolution": list(size), "count": count} for index, (size, count) in enumerate(facts.buckets)}
+    buckets = {
+        str(index): {"resolution": list(size), "count": count}
+        for index, (size, count) in enumerate(facts.buckets)
+    }
     return {
         "ss_resolution": (facts.resolution, facts.resolution),
         "ss_num_train_images": sum(folder.image_count * folder.repeats for folder in facts.folders),
         "ss_num_reg_images": 0,
-        "ss_dataset_dirs": _json({name: {"n_repeats": folder.repeats, "img_count": folder.image_count} for name, folder in folders.items()}),
+        "ss_dataset_dirs": _json(
+            {
+                name: {"n_repeats": folder.repeats, "img_count": folder.image_count}
+                for name, folder in folders.items()
+            }
+        ),
         "ss_reg_dataset_dirs": "{}",
-        "ss_tag_frequency": _json({name: tag_frequency(folder.captions) for name, folder in folders.items()}),
+        "ss_tag_frequency": _json(
+            {name: tag_frequency(folder.captions) for name, folder in folders.items()}
+        ),
         "ss_enable_bucket": dataset.enable_bucket,
         "ss_bucket_info": _json({"buckets": buckets}),
         "ss_min_bucket_reso": dataset.min_bucket_side or facts.resolution // 2,
@@ -170,7 +192,11 @@ def _dataset(facts: TrainingFacts) -> dict[str, Any]:
 def _modelspec(facts: TrainingFacts) -> dict[str, str]:
     v_prediction = facts.prediction_type == "v_prediction"
     sd2 = "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512"
-    architecture = {"sd1": "stable-diffusion-v1", "sd2": sd2, "sdxl": "stable-diffusion-xl-v1-base"}[facts.family]
+    architecture = {
+        "sd1": "stable-diffusion-v1",
+        "sd2": sd2,
+        "sdxl": "stable-diffusion-xl-v1-base",
+    }[facts.family]
     values = {
         "sai_model_spec": "1.0.1",
         "architecture": f"{architecture}/lora",
@@ -187,7 +213,9 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 
 def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
-    """How often each comma-separated part of the captions occurs, in lower case, as kohya counts."""
+    """How often each comma-separated part of the captions occurs, in lower case, as kohya
+    counts.
+    """
     counts: dict[str, int] = {}
     for caption in captions:
         for part in parts(caption):

@@ -1,11 +1,15 @@
 """How strongly each layer of a LoRA acts at strength 1: alpha / rank, wherever alpha is stated.
 
-In: a file's header and its layers. Out: Scales; None for a layer whose alpha nobody states, never a guess. Looked for, first answer wins:
+In: a file's header and its layers. Out: Scales; None for a layer whose alpha nobody states, never a
+guess. Looked for, first answer wins:
 
 1. a tensor in the file: `.alpha`, or `.scale` itself (kohya, LyCORIS, OneTrainer)
-2. the header's `lora_adapter_metadata` (diffusers since 0.34), or `unet.lora_alpha` in it (SimpleTuner)
-3. `adapter_config.json` beside the file (PEFT), with alpha_pattern, rank_pattern and use_rslora: alpha / sqrt(rank)
-4. none: 1 for the layouts that mean that by it; our own files in diffusers' form, which have the scale in their weights
+2. the header's `lora_adapter_metadata` (diffusers since 0.34), or `unet.lora_alpha` in it
+   (SimpleTuner)
+3. `adapter_config.json` beside the file (PEFT), with alpha_pattern, rank_pattern and use_rslora:
+   alpha / sqrt(rank)
+4. none: 1 for the layouts that mean that by it; our own files in diffusers' form, which have the
+   scale in their weights
 """
 
 from __future__ import annotations
@@ -43,10 +47,15 @@ class Scales:
         return tuple(sorted({scale for scale in self.by_layer.values() if scale is not None}))
 
 
-def scales_of(header: Header, layers: Mapping[str, Layer], number: Callable[[TensorInfo], float | None]) -> Scales:
+def scales_of(
+    header: Header, layers: Mapping[str, Layer], number: Callable[[TensorInfo], float | None]
+) -> Scales:
     """number: reads a tensor of one number."""
     ranks = {name: layer.rank for name, layer in layers.items() if layer.rank}
-    stated = {name: (layers[name].weights.get("alpha"), layers[name].weights.get("scale")) for name in ranks}
+    stated = {
+        name: (layers[name].weights.get("alpha"), layers[name].weights.get("scale"))
+        for name in ranks
+    }
     if any(alpha or scale for alpha, scale in stated.values()):
         return _in_weights(ranks, stated, number)
     source, configs = _configs(header)
@@ -64,7 +73,9 @@ def _style(end: str) -> str:
 
 
 def _in_weights(
-    ranks: Mapping[str, int], stated: Mapping[str, tuple[TensorInfo | None, TensorInfo | None]], number: Callable[[TensorInfo], float | None]
+    ranks: Mapping[str, int],
+    stated: Mapping[str, tuple[TensorInfo | None, TensorInfo | None]],
+    number: Callable[[TensorInfo], float | None],
 ) -> Scales:
     scales: dict[str, float | None] = {}
     alphas = set[float]()
@@ -74,21 +85,37 @@ def _in_weights(
             alphas.add(alpha)
         told = any(stated[name])
         # a layer without alpha among others that have one is taken at 1 by every reader
-        scales[name] = scale if scale is not None else alpha / rank if alpha is not None else None if told else 1.0
+        scales[name] = (
+            scale
+            if scale is not None
+            else alpha / rank
+            if alpha is not None
+            else None
+            if told
+            else 1.0
+        )
     return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source="")
 
 
 def _configs(header: Header) -> tuple[str, Mapping[str, Mapping[str, Any]] | None]:
-    """(where, component -> PEFT's settings); "" stands for any component. None: nobody states anything."""
+    """(where, component -> PEFT's settings); "" stands for any component. None: nobody states
+    anything.
+    """
     if IN_HEADER in header.metadata:
         try:
             found = files.parse_json(header.metadata[IN_HEADER])
         except files.NotJson:
             found = None
         return IN_HEADER, _by_component(found if isinstance(found, dict) else {})
-    plain = {key: value for key, value in header.metadata.items() if key.rpartition(".")[2] in ("lora_alpha", "r", "use_rslora") or key == "alpha"}
+    plain = {
+        key: value
+        for key, value in header.metadata.items()
+        if key.rpartition(".")[2] in ("lora_alpha", "r", "use_rslora") or key == "alpha"
+    }
     if any(key.endswith("alpha") for key in plain):
-        return "metadata", _by_component({"lora_alpha" if key == "alpha" else key: value for key, value in plain.items()})
+        return "metadata", _by_component(
+            {"lora_alpha" if key == "alpha" else key: value for key, value in plain.items()}
+        )
     beside = header.path.with_name(CONFIG_FILE)
     if beside.exists():
         return CONFIG_FILE, {"": files.read_json(beside, dict, {})}
@@ -103,10 +130,17 @@ def _by_component(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _by_configs(layers: Mapping[str, Layer], ranks: Mapping[str, int], configs: Mapping[str, Mapping[str, Any]], source: str) -> Scales:
+def _by_configs(
+    layers: Mapping[str, Layer],
+    ranks: Mapping[str, int],
+    configs: Mapping[str, Mapping[str, Any]],
+    source: str,
+) -> Scales:
     alphas, scales, rooted = set[float](), dict[str, float | None](), False
     for name, rank in ranks.items():
-        component = next((component for component in COMPONENTS if name.startswith(f"{component}.")), "")
+        component = next(
+            (component for component in COMPONENTS if name.startswith(f"{component}.")), ""
+        )
         config = configs.get(component) or configs.get("") or {}
         alpha = _alpha(layers[name], config)
         root = config.get("use_rslora") in (True, "True", "true")
@@ -122,13 +156,19 @@ LITERAL = re.compile(r"\^?[\w.]{1,200}\$?")
 
 
 def _alpha(layer: Layer, config: Mapping[str, Any]) -> float | None:
-    """alpha_pattern names layers by the end of their path. PEFT reads it as a regular expression: one that is more than a name is left unknown."""
+    """alpha_pattern names layers by the end of their path. PEFT reads it as a regular expression:
+    one that is more than a name is left unknown.
+    """
     patterns = config.get("alpha_pattern") or {}
-    if not isinstance(patterns, dict) or not all(LITERAL.fullmatch(pattern) for pattern in patterns):
+    if not isinstance(patterns, dict) or not all(
+        LITERAL.fullmatch(pattern) for pattern in patterns
+    ):
         return None
     for pattern, value in patterns.items():
         end = pattern.strip("^$")
-        if layer.dotted == end or (not pattern.startswith("^") and layer.dotted.endswith(f".{end}")):
+        if layer.dotted == end or (
+            not pattern.startswith("^") and layer.dotted.endswith(f".{end}")
+        ):
             return _number(value)
     return _number(config.get("lora_alpha", config.get("alpha")))
 

@@ -1,4 +1,5 @@
-"""What a worker says while it works: one JSON object a line in events.jsonl, appended by the worker alone.
+"""What a worker says while it works: one JSON object a line in events.jsonl, appended by the worker
+alone.
 
     Started   a worker has begun, or begun again (resumed_from is then the step it goes on from)
     Planned   what it will do: checkpoint, dataset and settings have been read and fit together
@@ -66,7 +67,9 @@ class Planned(Event):
 class Phase(Event):
     kind: ClassVar[str] = "phase"
     phase: str = ""
-    """checking, loading, encoding, training, previewing, saving, exporting, delivering; in a caption job also installing, downloading, captioning."""
+    """checking, loading, encoding, training, previewing, saving, exporting, delivering; in a
+    caption job also installing, downloading, captioning.
+    """
     total: int = 0
     """How many parts the phase has, or 0."""
 
@@ -186,19 +189,43 @@ class Failed(Event):
 _LARGEST = sys.float_info.max
 KINDS: dict[str, type[Event]] = {
     event.kind: event
-    for event in (Started, Planned, Phase, Progress, Previewed, Captioned, Saved, Warned, Paused, Resumed, Finished, Stopped, Failed)
+    for event in (
+        Started,
+        Planned,
+        Phase,
+        Progress,
+        Previewed,
+        Captioned,
+        Saved,
+        Warned,
+        Paused,
+        Resumed,
+        Finished,
+        Stopped,
+        Failed,
+    )
 }
 
 
 def to_line(event: Event) -> str:
-    """Event -> one line of JSON, without the newline. What is None is left out; so is a loss that is not finite: JSON has no NaN."""
+    """Event -> one line of JSON, without the newline. What is None is left out; so is a loss that
+    is not finite: JSON has no NaN.
+    """
     values = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
-    known = {key: value for key, value in values.items() if value is not None and not (isinstance(value, float) and value - value != 0)}
-    return json.dumps({"event": event.kind, **known}, ensure_ascii=False, separators=(",", ":"), default=str)
+    known = {
+        key: value
+        for key, value in values.items()
+        if value is not None and not (isinstance(value, float) and value - value != 0)
+    }
+    return json.dumps(
+        {"event": event.kind, **known}, ensure_ascii=False, separators=(",", ":"), default=str
+    )
 
 
 def from_line(line: str) -> Event | None:
-    """One line -> Event; None for a torn line, an event of a later version, or one with values that are none."""
+    """One line -> Event; None for a torn line, an event of a later version, or one with values that
+    are none.
+    """
     try:
         values = files.parse_json(line, names=True)
         event = KINDS[values.pop("event")]
@@ -206,7 +233,9 @@ def from_line(line: str) -> Event | None:
         return None
     kinds = _kinds_of_values(event)  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
     known = {key: value for key, value in values.items() if key in kinds}
-    return event(**known) if all(_is_of(value, kinds[key]) for key, value in known.items()) else None
+    return (
+        event(**known) if all(_is_of(value, kinds[key]) for key, value in known.items()) else None
+    )
 
 
 @cache
@@ -231,7 +260,9 @@ def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
 
 
 class EventWriter:
-    """Appends events to events.jsonl. There is one writer: the worker that holds the folder's lock."""
+    """Appends events to events.jsonl. There is one writer: the worker that holds the folder's
+    lock.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -242,9 +273,12 @@ class EventWriter:
             self._stream.write(b"\n")
 
     def write(self, event: Event) -> Event:
-        """Append the event, stamped with the time. It is on disk when this returns, but for those that come often."""
+        """Append the event, stamped with the time. It is on disk when this returns, but for those
+        that come often.
+        """
         event = dataclasses.replace(event, time=self._clock())
-        # a file name that is not UTF-8 reaches Python as lone surrogates; backslashreplace writes them as JSON's own \udc.. escapes
+        # a file name that is not UTF-8 reaches Python as lone surrogates; backslashreplace writes
+        # them as JSON's own \udc.. escapes
         self._stream.write(to_line(event).encode("utf-8", errors="backslashreplace") + b"\n")
         self._stream.flush()
         if not isinstance(event, (Progress, Captioned)):
@@ -256,7 +290,9 @@ class EventWriter:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """The events from byte `offset` on, and the offset to go on from. A torn last line is left for the next call."""
+    """The events from byte `offset` on, and the offset to go on from. A torn last line is left for
+    the next call.
+    """
     try:
         with path.open("rb") as stream:
             stream.seek(offset)
@@ -287,10 +323,16 @@ def _plain_value(value: Any) -> Any:
 
 
 def message_of(template: str, values: Mapping[str, Any]) -> Message:
-    """The sentence of an event's template and values, which hold sentences themselves. Nothing of it is sure to fit."""
+    """The sentence of an event's template and values, which hold sentences themselves. Nothing of
+    it is sure to fit.
+    """
     return Message(template, {key: _inner(value) for key, value in values.items()})
 
 
 def _inner(value: Any) -> Any:
-    is_sentence = isinstance(value, dict) and isinstance(value.get("template"), str) and isinstance(value.get("values"), dict)
+    is_sentence = (
+        isinstance(value, dict)
+        and isinstance(value.get("template"), str)
+        and isinstance(value.get("values"), dict)
+    )
     return message_of(value["template"], value["values"]) if is_sentence else value

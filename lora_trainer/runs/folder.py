@@ -1,4 +1,6 @@
-"""A run's folder: where each file lies, who may begin in it, and whether its worker lives. Standard library only."""
+"""A run's folder: where each file lies, who may begin in it, and whether its worker lives. Standard
+library only.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ from lora_trainer.runs.state import RunState, fold
 
 Job = Literal["train", "caption"]
 BEGIN_PATIENCE = 1.0
-"""Seconds for which another one's beginning in the same folder is waited for: a config.yaml is written in an instant."""
+"""Seconds for which another one's beginning in the same folder is waited for: a config.yaml is
+written in an instant.
+"""
 
 
 class Taken(RunError):
@@ -63,7 +67,9 @@ class RunFolder:
 
     @property
     def death(self) -> Path:
-        """What others found out about the end of a worker that could not say it itself: one event in one line."""
+        """What others found out about the end of a worker that could not say it itself: one event
+        in one line.
+        """
         return self.path / "ended.json"
 
     @property
@@ -98,18 +104,26 @@ class RunFolder:
     @property
     def has_learned(self) -> bool:
         """Whether anything here came out of training: a LoRA file or a resume point."""
-        return any(self.path.glob("*.safetensors")) or any(self.checkpoints.glob("*.safetensors")) or any(self.state.glob("*.pt"))
+        return (
+            any(self.path.glob("*.safetensors"))
+            or any(self.checkpoints.glob("*.safetensors"))
+            or any(self.state.glob("*.pt"))
+        )
 
     @property
     def is_alive(self) -> bool:
-        """Whether a worker is at work here. True only while the process that holds the lock lives."""
+        """Whether a worker is at work here. True only while the process that holds the lock
+        lives.
+        """
         return files.is_locked(self.lock)
 
     def saved_file(self, name: str, step: int) -> Path:
         return self.checkpoints / f"{name}-step{step:08d}.safetensors"
 
     def relative(self, path: Path) -> str:
-        """A path as events name it: relative to the run folder where it lies in it, with forward slashes."""
+        """A path as events name it: relative to the run folder where it lies in it, with forward
+        slashes.
+        """
         try:
             return path.relative_to(self.path).as_posix()
         except ValueError:
@@ -125,21 +139,29 @@ class RunFolder:
             death = from_line(self.death.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
             return state
-        return fold([death], state) if isinstance(death, Failed) and death.time >= state.changed else state
+        return (
+            fold([death], state)
+            if isinstance(death, Failed) and death.time >= state.changed
+            else state
+        )
 
     def write_death(self, failure: Failed) -> None:
         """Keep a failure that no worker could tell of; events.jsonl is the worker's alone."""
-        files.write_bytes(self.death, to_line(failure).encode("utf-8", errors="backslashreplace") + b"\n")
+        files.write_bytes(
+            self.death, to_line(failure).encode("utf-8", errors="backslashreplace") + b"\n"
+        )
 
     def read_events(self) -> list[Event]:
         return read_events(self.events)[0]
 
 
 def begin(path: Path, config_yaml: str, *, new: bool = False) -> RunFolder:
-    """Make `path` a run folder with its config.yaml. Raises RunError if a run is there already that has learned something, or is at it.
+    """Make `path` a run folder with its config.yaml. Raises RunError if a run is there already that
+    has learned something, or is at it.
 
-    A run that failed before its first save (a wrong path, a missing caption) has nothing to lose: the corrected one takes its folder.
-    new: take no folder that exists already, whatever is in it. Of any number of callers at one instant, one gets it.
+    A run that failed before its first save (a wrong path, a missing caption) has nothing to lose:
+    the corrected one takes its folder. new: take no folder that exists already, whatever is in it.
+    Of any number of callers at one instant, one gets it.
     """
     if new:
         _make_new(path)
@@ -149,22 +171,31 @@ def begin(path: Path, config_yaml: str, *, new: bool = False) -> RunFolder:
 
 @contextlib.contextmanager
 def begun(path: Path, config_yaml: str) -> Iterator[RunFolder]:
-    """`begin`, and keep everyone else from beginning there until the block ends: the worker is then at work, and holds the folder itself."""
+    """`begin`, and keep everyone else from beginning there until the block ends: the worker is then
+    at work, and holds the folder itself.
+    """
     with claimed(path):
         yield _begin(path, config_yaml)
 
 
 @contextlib.contextmanager
-def claimed(path: Path, problem: Callable[[Path, OSError], RunError] | None = None) -> Iterator[None]:
-    """Be the only one who begins something in the folder, which is made. Raises RunError when another process is at it, or the `problem` that the
-    folder cannot be written."""
+def claimed(
+    path: Path, problem: Callable[[Path, OSError], RunError] | None = None
+) -> Iterator[None]:
+    """Be the only one who begins something in the folder, which is made. Raises RunError when
+    another process is at it, or the `problem` that the folder cannot be written.
+    """
     _make_folder(path)
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(files.lock(path / "begin.lock", patience=BEGIN_PATIENCE))
         except files.Locked:
             refuse_if_alive(RunFolder(path))
-            raise RunError("another training is being started in {path}", hint="Set output_dir to another folder.", path=path) from None
+            raise RunError(
+                "another training is being started in {path}",
+                hint="Set output_dir to another folder.",
+                path=path,
+            ) from None
         except OSError as error:
             raise (problem or _cannot_be_written)(path, error) from error
         yield
@@ -205,7 +236,10 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
         free = free_name(path)
         raise RunError(
             "{path} already holds a run",
-            hint='Continue it with `python -m lora_trainer resume "{path}"`, or set output_dir to {free}.',
+            hint=(
+                'Continue it with `python -m lora_trainer resume "{path}"`, or set output_dir to'
+                " {free}."
+            ),
             path=path,
             free=free,
         )
@@ -217,9 +251,11 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
 
 
 def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> RunFolder:
-    """Make `path` the run folder of a caption job, with its caption.yaml. Raises RunError if a worker is at it, or if it is a training's.
+    """Make `path` the run folder of a caption job, with its caption.yaml. Raises RunError if a
+    worker is at it, or if it is a training's.
 
-    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on where that one ended. new: as for `begin`.
+    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on
+    where that one ended. new: as for `begin`.
     """
     if new:
         _make_new(path)
@@ -231,7 +267,9 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
         folder = RunFolder(path)
         refuse_if_alive(folder)
         if folder.config.exists():
-            raise RunError("{path} is the folder of a training", hint="Choose another folder.", path=path)
+            raise RunError(
+                "{path} is the folder of a training", hint="Choose another folder.", path=path
+            )
         try:
             files.write_text(folder.caption_config, caption_yaml)
         except OSError as error:
@@ -242,18 +280,24 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
 def _no_room_in_dataset(path: Path, error: OSError) -> RunError:
     """Nobody chose this folder: it lies in the one with the images."""
     hint = "Check the free space and the folder's permissions."
-    return RunError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error)
+    return RunError(
+        "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error
+    )
 
 
 def refuse_if_alive(folder: RunFolder) -> None:
     """Raises RunError when a worker is at work in the folder."""
     if folder.is_alive:
-        hint = '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop` ends it, `tell "{path}" resume` ends a pause.'
+        hint = (
+            '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop`'
+            ' ends it, `tell "{path}" resume` ends a pause.'
+        )
         if folder.job == "caption":
             raise RunError("a captioner is already at work in {path}", hint=hint, path=folder.path)
         hint = (
-            '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop` ends it, `tell "{path}" resume` ends a pause. '
-            "Another training needs an output_dir of its own."
+            '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop`'
+            ' ends it, `tell "{path}" resume` ends a pause. Another training needs an output_dir of'
+            " its own."
         )
         raise RunError("a worker is already training in {path}", hint=hint, path=folder.path)
 
@@ -262,7 +306,11 @@ def existing(path: Path) -> RunFolder:
     """The run in `path`. Raises RunError when there is none."""
     folder = RunFolder(path)
     if not folder.config.exists() and not folder.caption_config.exists():
-        raise RunError("{path} is not a run folder", hint="A run folder has a config.yaml; it is the output_dir of a training.", path=path)
+        raise RunError(
+            "{path} is not a run folder",
+            hint="A run folder has a config.yaml; it is the output_dir of a training.",
+            path=path,
+        )
     return folder
 
 
@@ -277,14 +325,18 @@ def free_name(path: Path) -> Path:
 
 
 def free_folder(path: Path) -> Path:
-    """The folder that a person named, if nothing is in it; else the first of path-2, path-3 ... that does not exist."""
+    """The folder that a person named, if nothing is in it; else the first of path-2, path-3 ...
+    that does not exist.
+    """
     is_empty = path.is_dir() and not any(path.iterdir())
     return path if is_empty else free_name(path)
 
 
 @contextlib.contextmanager
 def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat]:
-    """Be the folder's one worker: hold its lock and keep worker.json. Raises RunError when another worker lives."""
+    """Be the folder's one worker: hold its lock and keep worker.json. Raises RunError when another
+    worker lives.
+    """
     try:
         # whoever asks whether a worker lives holds the lock for an instant
         with files.lock(folder.lock, patience=2.0):
@@ -298,7 +350,9 @@ def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's lock: nobody else writes into these folders."""
+    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's
+    lock: nobody else writes into these folders.
+    """
     files.clear_left(folder.path)
     for inside in (folder.checkpoints, folder.state, folder.previews, folder.cache):
         files.clear_left(inside, alone=True)
@@ -310,13 +364,20 @@ class Heartbeat:
     def __init__(self, path: Path, versions: Mapping[str, str]) -> None:
         self._path = path
         self._last = 0.0
-        self._values: dict[str, Any] = {"pid": os.getpid(), "started": time.time(), "versions": dict(versions)}
+        self._values: dict[str, Any] = {
+            "pid": os.getpid(),
+            "started": time.time(),
+            "versions": dict(versions),
+        }
 
     def beat(self, every: float = 0.0) -> None:
         """Note that the worker lives, unless that was done less than `every` seconds ago."""
         now = time.time()
         if now - self._last >= every:
             self._last = now
-            # a heartbeat that cannot be written (on Windows, a reader may hold the file) is no reason to lose a run; the lock says who lives
+            # a heartbeat that cannot be written (on Windows, a reader may hold the file) is no
+            # reason to lose a run; the lock says who lives
             with contextlib.suppress(OSError):
-                files.write_text(self._path, json.dumps({**self._values, "heartbeat": now}, indent=1))
+                files.write_text(
+                    self._path, json.dumps({**self._values, "heartbeat": now}, indent=1)
+                )

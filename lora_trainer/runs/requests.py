@@ -1,9 +1,11 @@
-"""What others ask of a running worker: one small file each in requests/, consumed by the worker between two steps.
+"""What others ask of a running worker: one small file each in requests/, consumed by the worker
+between two steps.
 
     stop      finish the step, save, end            save      write a LoRA file now
     preview   make the preview pictures now         pause / resume
 
-A request is a JSON file whose name sorts by time; it appears whole (rename) and is deleted when it is taken. Standard library only.
+A request is a JSON file whose name sorts by time; it appears whole (rename) and is deleted when it
+is taken. Standard library only.
 """
 
 from __future__ import annotations
@@ -31,7 +33,12 @@ class Request:
 def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
     """Put a request into the `requests` folder."""
     if kind not in get_args(RequestKind):
-        raise RunError("{kind!r} is not a request", hint="Use one of: {known}.", kind=kind, known=", ".join(get_args(RequestKind)))
+        raise RunError(
+            "{kind!r} is not a request",
+            hint="Use one of: {known}.",
+            kind=kind,
+            known=", ".join(get_args(RequestKind)),
+        )
     name = f"{time.time_ns():020d}-{os.getpid()}-{kind}.json"
     files.write_text(folder / name, json.dumps({"request": kind, **values}))
 
@@ -44,14 +51,17 @@ def take_requests(folder: Path) -> list[Request]:
             values = files.load_json(path, names=True)
             kind = values.pop("request")
             if kind in get_args(RequestKind):
-                # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken next time, not twice
+                # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken
+                # next time, not twice
                 path.unlink()
                 taken.append(Request(kind, values))
     return taken
 
 
 def forget_requests(folder: Path) -> None:
-    """Drop what was asked of an earlier worker: a new one must not stop because the last one was asked to. For whoever starts a worker."""
+    """Drop what was asked of an earlier worker: a new one must not stop because the last one was
+    asked to. For whoever starts a worker.
+    """
     take_requests(folder)
 
 

@@ -1,4 +1,6 @@
-"""Events -> where the run stands. Pure: the same events give the same state, in whichever process they are read."""
+"""Events -> where the run stands. Pure: the same events give the same state, in whichever process
+they are read.
+"""
 
 from __future__ import annotations
 
@@ -79,11 +81,19 @@ def _after(state: RunState, event: Event) -> RunState:
             )
         case events.Planned():
             return replace(
-                state, name=event.name, family=event.family, step_count=event.step_count, epoch_count=event.epoch_count, image_count=event.image_count
+                state,
+                name=event.name,
+                family=event.family,
+                step_count=event.step_count,
+                epoch_count=event.epoch_count,
+                image_count=event.image_count,
             )
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)
-        case events.Progress() if event.loss is None and state.phase not in ("training", "captioning"):
+        case events.Progress() if event.loss is None and state.phase not in (
+            "training",
+            "captioning",
+        ):
             return replace(state, phase_step=event.step)
         case events.Progress():
             return replace(
@@ -100,7 +110,9 @@ def _after(state: RunState, event: Event) -> RunState:
         case events.Previewed():
             return replace(state, previews=(*state.previews, event))
         case events.Saved():
-            return replace(state, saved=(*(saved for saved in state.saved if saved.file != event.file), event))
+            return replace(
+                state, saved=(*(saved for saved in state.saved if saved.file != event.file), event)
+            )
         case events.Warned():
             return replace(state, warnings=(*state.warnings, event))
         case events.Paused():
@@ -108,9 +120,24 @@ def _after(state: RunState, event: Event) -> RunState:
         case events.Resumed():
             return replace(state, status="running")
         case events.Finished():
-            return replace(state, status="finished", phase="", step=event.step, file=event.file, delivered=event.delivered, seconds_left=0.0)
+            return replace(
+                state,
+                status="finished",
+                phase="",
+                step=event.step,
+                file=event.file,
+                delivered=event.delivered,
+                seconds_left=0.0,
+            )
         case events.Stopped():
-            return replace(state, status="stopped", phase="", step=event.step, file=event.file, seconds_left=None)
+            return replace(
+                state,
+                status="stopped",
+                phase="",
+                step=event.step,
+                file=event.file,
+                seconds_left=None,
+            )
         case events.Failed():
             return replace(state, status="failed", phase="", failure=event, seconds_left=None)
     return state

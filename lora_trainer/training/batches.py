@@ -1,7 +1,8 @@
 """Examples, encoded once -> the batches of each step.
 
-Latents are kept as moments (mean and deviation), so that each step draws its own sample as the VAE would; text states are kept for every caption that
-can occur, unless captions change from step to step or the text encoder learns. train.py asks for a batch by its indices; the same (seed, step,
+Latents are kept as moments (mean and deviation), so that each step draws its own sample as the VAE
+would; text states are kept for every caption that can occur, unless captions change from step to
+step or the text encoder learns. train.py asks for a batch by its indices; the same (seed, step,
 part) always gives the same batch.
 """
 
@@ -17,20 +18,33 @@ from typing import Any
 import torch
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import CheckpointSettings, DatasetSettings, encoded_bytes, keeps_encoded_on_disk
+from lora_trainer.config import (
+    CheckpointSettings,
+    DatasetSettings,
+    encoded_bytes,
+    keeps_encoded_on_disk,
+)
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption, variants
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import NotFinite, TrainingError
 from lora_trainer.training import stored
-from lora_trainer.training.encode import TextStates, draw_latents, encode_captions, encode_image, join_rows
+from lora_trainer.training.encode import (
+    TextStates,
+    draw_latents,
+    encode_captions,
+    encode_image,
+    join_rows,
+)
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the CPU: latents (B, 4, h, w); noise of the same shape; timesteps (B,); captions; size_conditions (B, 6); image names."""
+    """One batch on the CPU: latents (B, 4, h, w); noise of the same shape; timesteps (B,);
+    captions; size_conditions (B, 6); image names.
+    """
 
     latents: torch.Tensor
     noise: torch.Tensor
@@ -41,7 +55,9 @@ class Batch:
 
 
 class TensorStore:
-    """Tensors under keys that name their content: in memory, or on disk, where a later run finds them again. What is damaged there is not found."""
+    """Tensors under keys that name their content: in memory, or on disk, where a later run finds
+    them again. What is damaged there is not found.
+    """
 
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
@@ -54,24 +70,37 @@ class TensorStore:
             stored.write_tensors(self._file(key), tensors)
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
-        """What was put under the key. Raises TrainingError when it is not there any more, or was damaged since."""
+        """What was put under the key. Raises TrainingError when it is not there any more, or was
+        damaged since.
+        """
         if self._folder is None:
             return self._kept[key]
         try:
             return stored.read_tensors(self._file(key))
         except stored.Damaged as damage:
-            hint = "Continue the run with `resume`: it is encoded again. If this happens again, check the disk."
-            raise TrainingError("{file}, which holds an encoded image or caption, is damaged", hint=hint, file=self._file(key)) from damage
+            hint = (
+                "Continue the run with `resume`: it is encoded again. If this happens again, check"
+                " the disk."
+            )
+            raise TrainingError(
+                "{file}, which holds an encoded image or caption, is damaged",
+                hint=hint,
+                file=self._file(key),
+            ) from damage
 
     def holds(self, key: str, shapes: Mapping[str, tuple[int, ...] | None]) -> bool:
-        """Whether finite tensors of these names and shapes are under the key. None: whatever the shape."""
+        """Whether finite tensors of these names and shapes are under the key. None: whatever the
+        shape.
+        """
         if self._folder is None:
             return key in self._kept
         try:
             tensors = stored.read_tensors(self._file(key))
         except stored.Damaged:
             return False
-        shaped = tensors.keys() == shapes.keys() and all(shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items())
+        shaped = tensors.keys() == shapes.keys() and all(
+            shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items()
+        )
         return shaped and stored.is_finite(tensors)
 
     def _file(self, key: str) -> Path:
@@ -79,10 +108,16 @@ class TensorStore:
         return self._folder / f"{key}.safetensors"
 
 
-def stores_for(setting: str, pixel_count: int, caption_count: int, mirrored: bool, folder: Path) -> tuple[TensorStore, TensorStore]:
+def stores_for(
+    setting: str, pixel_count: int, caption_count: int, mirrored: bool, folder: Path
+) -> tuple[TensorStore, TensorStore]:
     """cache_latents -> where encoded images are kept, and where encoded captions."""
     on_disk = keeps_encoded_on_disk(setting, encoded_bytes(pixel_count, caption_count, mirrored))
-    return (TensorStore(folder / "images"), TensorStore(folder / "captions")) if on_disk else (TensorStore(None), TensorStore(None))
+    return (
+        (TensorStore(folder / "images"), TensorStore(folder / "captions"))
+        if on_disk
+        else (TensorStore(None), TensorStore(None))
+    )
 
 
 class EncodedImages:
@@ -93,30 +128,46 @@ class EncodedImages:
         self._keys: dict[int, str] = {}
 
     def encode(
-        self, vae: Any, examples: Sequence[Example], buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, vae_file: Path
+        self,
+        vae: Any,
+        examples: Sequence[Example],
+        buckets: Mapping[Bucket, Sequence[int]],
+        settings: DatasetSettings,
+        vae_file: Path,
     ) -> Iterator[int]:
-        """Encode one image after the other, but for those that are kept already; yields how many are done. `vae_file` is where the VAE came from.
+        """Encode one image after the other, but for those that are kept already; yields how many
+        are done. `vae_file` is where the VAE came from.
 
         Raises NotFinite for a VAE whose answer is not finite.
         """
         done, vae_key = 0, file_key(vae_file)
         for bucket, indices in buckets.items():
             for index in indices:
-                key = _key(examples[index].digest, f"{bucket.width}x{bucket.height}", settings.background, settings.flip_augmentation, vae_key)
+                key = _key(
+                    examples[index].digest,
+                    f"{bucket.width}x{bucket.height}",
+                    settings.background,
+                    settings.flip_augmentation,
+                    vae_key,
+                )
                 if not self._store.holds(key, _shapes(bucket, settings)):
                     tensors = _encoded(vae, examples[index], bucket, settings)
                     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                         raise NotFinite(
                             "the VAE in {path} turns {name} into numbers that are not finite",
-                            hint="Set vae to another VAE file for this kind of checkpoint.", path=vae_file, name=examples[index].name,
-                        )  # fmt: skip
+                            hint="Set vae to another VAE file for this kind of checkpoint.",
+                            path=vae_file,
+                            name=examples[index].name,
+                        )
                     self._store.put(key, tensors)
                 self._keys[index] = key
                 done += 1
                 yield done
 
     def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Moments (8, h, w), of the mirrored image if asked, and SDXL's size condition (6,); float32."""
+        """Moments (8, h, w), of the mirrored image if asked, and SDXL's size condition (6,);
+        float32.
+        """
         tensors = self._store.get(self._keys[index])
         return tensors["mirrored" if mirrored else "moments"], tensors["size_condition"]
 
@@ -124,19 +175,30 @@ class EncodedImages:
 def _shapes(bucket: Bucket, settings: DatasetSettings) -> dict[str, tuple[int, ...] | None]:
     """What `_encoded` makes."""
     moments = (8, bucket.height // 8, bucket.width // 8)
-    return {"moments": moments, "size_condition": (6,), **({"mirrored": moments} if settings.flip_augmentation else {})}
+    return {
+        "moments": moments,
+        "size_condition": (6,),
+        **({"mirrored": moments} if settings.flip_augmentation else {}),
+    }
 
 
-def _encoded(vae: Any, example: Example, bucket: Bucket, settings: DatasetSettings) -> dict[str, torch.Tensor]:
+def _encoded(
+    vae: Any, example: Example, bucket: Bucket, settings: DatasetSettings
+) -> dict[str, torch.Tensor]:
     loaded = load_pixels(example, bucket, settings.background)
-    tensors = {"moments": encode_image(vae, loaded.pixels[None])[0], "size_condition": torch.tensor(loaded.size_condition, dtype=torch.float32)}
+    tensors = {
+        "moments": encode_image(vae, loaded.pixels[None])[0],
+        "size_condition": torch.tensor(loaded.size_condition, dtype=torch.float32),
+    }
     if settings.flip_augmentation:
         tensors["mirrored"] = encode_image(vae, loaded.pixels.flip(-1)[None])[0]
     return tensors
 
 
 def file_key(path: Path) -> str:
-    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint or VAE."""
+    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint
+    or VAE.
+    """
     details = path.stat()
     return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 
@@ -146,9 +208,19 @@ def _key(*parts: object) -> str:
 
 
 class Captions:
-    """Captions -> text states: looked up where captions are constant, encoded anew where they change or the text encoder learns."""
+    """Captions -> text states: looked up where captions are constant, encoded anew where they
+    change or the text encoder learns.
+    """
 
-    def __init__(self, parts: Parts, settings: CheckpointSettings, store: TensorStore, encoder_key: str, *, live: bool) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        settings: CheckpointSettings,
+        store: TensorStore,
+        encoder_key: str,
+        *,
+        live: bool,
+    ) -> None:
         """`encoder_key` names the text encoders' weights."""
         self._parts = parts
         self._settings = settings
@@ -157,20 +229,30 @@ class Captions:
         self.live = live
 
     def keep(self, captions: Iterable[str], dtype: torch.dtype) -> None:
-        """Encode captions, as Examples have them, for later, on the CPU in `dtype`: of several in one, each.
+        """Encode captions, as Examples have them, for later, on the CPU in `dtype`: of several in
+        one, each.
 
         The empty one is always among them: it fills up shorter captions.
         """
         with torch.no_grad():
-            for caption in dict.fromkeys(["", *(one for text in captions for one in variants(text))]):
-                if not self._store.holds(self._key(caption), {"hidden": None, **({"pooled": None} if self._parts.family == "sdxl" else {})}):
+            for caption in dict.fromkeys(
+                ["", *(one for text in captions for one in variants(text))]
+            ):
+                if not self._store.holds(
+                    self._key(caption),
+                    {"hidden": None, **({"pooled": None} if self._parts.family == "sdxl" else {})},
+                ):
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):
                         raise NotFinite(
-                            'the text encoder turns the caption "{caption}" into numbers that are not finite',
-                            hint="Set mixed_precision to bf16 or no. If that does not help, the checkpoint is broken: choose another.",
+                            'the text encoder turns the caption "{caption}" into numbers that are'
+                            " not finite",
+                            hint=(
+                                "Set mixed_precision to bf16 or no. If that does not help, the"
+                                " checkpoint is broken: choose another."
+                            ),
                             caption=caption,
-                        )  # fmt: skip
+                        )
                     tensors = {"hidden": states.hidden.cpu().to(dtype)}
                     if states.pooled is not None:
                         tensors["pooled"] = states.pooled.cpu().to(dtype)
@@ -187,10 +269,17 @@ class Captions:
         return TextStates(tensors["hidden"], tensors.get("pooled"))
 
     def _key(self, caption: str) -> str:
-        return _key(caption, self._settings.clip_skip, self._settings.max_token_length, self._encoder_key)
+        return _key(
+            caption, self._settings.clip_skip, self._settings.max_token_length, self._encoder_key
+        )
 
     def _encode(self, captions: Sequence[str]) -> TextStates:
-        return encode_captions(self._parts, captions, clip_skip=self._settings.clip_skip, max_token_length=self._settings.max_token_length)
+        return encode_captions(
+            self._parts,
+            captions,
+            clip_skip=self._settings.clip_skip,
+            max_token_length=self._settings.max_token_length,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,11 +294,16 @@ class TrainingData:
     timestep_count: int
 
     def batch(self, indices: Sequence[int], step: int, part: int) -> Batch:
-        """The batch of these examples in `step`, as its `part`-th piece of gradient accumulation."""
+        """The batch of these examples in `step`, as its `part`-th piece of gradient
+        accumulation.
+        """
         numbers = number_generator(self.seed, "caption", step, part)
         generator = tensor_generator(self.seed, "noise", step, part)
         mirror = [self.settings.flip_augmentation and numbers.random() < 0.5 for _ in indices]
-        encoded = [self.images.get(index, mirrored=mirrored) for index, mirrored in zip(indices, mirror, strict=True)]
+        encoded = [
+            self.images.get(index, mirrored=mirrored)
+            for index, mirrored in zip(indices, mirror, strict=True)
+        ]
         moments = torch.stack([moments for moments, _ in encoded])
         shape = (len(indices), 4, *moments.shape[2:])
         latents = draw_latents(moments, torch.randn(shape, generator=generator))
@@ -220,7 +314,9 @@ class TrainingData:
             latents=latents,
             noise=noise,
             timesteps=torch.randint(0, self.timestep_count, (len(indices),), generator=generator),
-            captions=tuple(self._caption(self.examples[index].caption, numbers) for index in indices),
+            captions=tuple(
+                self._caption(self.examples[index].caption, numbers) for index in indices
+            ),
             size_conditions=torch.stack([sizes for _, sizes in encoded]),
             names=tuple(self.examples[index].path.name for index in indices),
         )
@@ -228,5 +324,9 @@ class TrainingData:
     def _caption(self, caption: str, numbers: random.Random) -> str:
         settings = self.settings
         return training_caption(
-            caption, shuffle=settings.shuffle_caption, keep_tokens=settings.keep_tokens, dropout=settings.caption_dropout, random=numbers
+            caption,
+            shuffle=settings.shuffle_caption,
+            keep_tokens=settings.keep_tokens,
+            dropout=settings.caption_dropout,
+            random=numbers,
         )

@@ -15,7 +15,9 @@ from lora_trainer.dataset.scan import Example
 
 @dataclass(frozen=True)
 class Pixels:
-    """pixels: (3, H, W) float32 in [-1, 1], the bucket's size. size_condition: SDXL's six numbers, all (height, width): original, crop, target."""
+    """pixels: (3, H, W) float32 in [-1, 1], the bucket's size. size_condition: SDXL's six numbers,
+    all (height, width): original, crop, target.
+    """
 
     pixels: torch.Tensor
     size_condition: tuple[int, int, int, int, int, int]
@@ -38,4 +40,6 @@ def to_tensor(image: Image.Image) -> torch.Tensor:
 
 def to_image(pixels: torch.Tensor) -> Image.Image:
     """(3, H, W) in [0, 1] -> RGB image."""
-    return Image.fromarray((pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+    return Image.fromarray(
+        (pixels * 255).round().clamp(0, 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    )

@@ -1,6 +1,8 @@
-"""The adapters as they are -> pictures, with the WebUI's samplers, text encoding, and `parameters` text inside the PNG.
+"""The adapters as they are -> pictures, with the WebUI's samplers, text encoding, and `parameters`
+text inside the PNG.
 
-The starting noise is drawn on the CPU from the seed, as the WebUI does with its random number source set to CPU.
+The starting noise is drawn on the CPU from the seed, as the WebUI does with its random number
+source set to CPU.
 """
 
 from __future__ import annotations
@@ -44,12 +46,21 @@ def make_sampler(name: str, schedule: NoiseSchedule) -> Any:
     """diffusers' scheduler of that name, set up as the WebUI's."""
     config = scheduler_config(schedule)
     spacing = "trailing" if schedule.zero_terminal_snr else "leading"
-    # the WebUI's k-diffusion begins at the noisiest level there is and spaces its steps evenly down to the least
+    # the WebUI's k-diffusion begins at the noisiest level there is and spaces its steps evenly down
+    # to the least
     spread = "trailing" if schedule.zero_terminal_snr else "linspace"
     if name == "ddim":
-        return DDIMScheduler(**config, clip_sample=False, set_alpha_to_one=False, steps_offset=1, timestep_spacing=spacing)
+        return DDIMScheduler(
+            **config,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing=spacing,
+        )
     if name == "dpmpp_2m_karras":
-        return DPMSolverMultistepScheduler(**config, use_karras_sigmas=True, steps_offset=1, timestep_spacing=spacing)
+        return DPMSolverMultistepScheduler(
+            **config, use_karras_sigmas=True, steps_offset=1, timestep_spacing=spacing
+        )
     return EulerAncestralDiscreteScheduler(**config, steps_offset=1, timestep_spacing=spread)
 
 
@@ -62,7 +73,8 @@ def sample_latents(
     size: tuple[int, int],
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
-    """One picture's latents, (1, 4, height / 8, width / 8), by classifier-free guidance (arXiv 2207.12598). `size`: width, height in pixels.
+    """One picture's latents, (1, 4, height / 8, width / 8), by classifier-free guidance (arXiv
+    2207.12598). `size`: width, height in pixels.
 
     Raises Abandoned between two sampling steps once `stop_asked`.
     """
@@ -71,10 +83,15 @@ def sample_latents(
     generator = torch.Generator("cpu").manual_seed(settings.sample_seed)
     sampler = make_sampler(settings.sample_sampler, schedule)
     sampler.set_timesteps(settings.sample_steps, device=device)
-    latents: torch.Tensor = torch.randn((1, 4, height // 8, width // 8), generator=generator).to(device) * sampler.init_noise_sigma
+    latents: torch.Tensor = (
+        torch.randn((1, 4, height // 8, width // 8), generator=generator).to(device)
+        * sampler.init_noise_sigma
+    )
     sizes = None
     if prompt.pooled is not None:
-        sizes = torch.tensor([[height, width, 0, 0, height, width]], dtype=torch.float32, device=device)
+        sizes = torch.tensor(
+            [[height, width, 0, 0, height, width]], dtype=torch.float32, device=device
+        )
     extra = {} if settings.sample_sampler == "dpmpp_2m_karras" else {"generator": generator}
     texts = [negative.to(device), prompt.to(device)]
     if texts[0].hidden.shape == texts[1].hidden.shape:
@@ -103,36 +120,50 @@ def make_pictures(
     model_name: str,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> Iterator[Picture]:
-    """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as before afterwards.
+    """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as
+    before afterwards.
 
-    `encode` gives a text's states; it is asked anew at each strength, for the text encoder may hold adapters too. Raises Abandoned once `stop_asked`.
+    `encode` gives a text's states; it is asked anew at each strength, for the text encoder may hold
+    adapters too. Raises Abandoned once `stop_asked`.
     """
     for prompt in prompts:
         for strength in settings.sample_strengths:
             with adapters.strength(strength):
                 negative = _negative_states(parts, encode, settings.sample_negative_prompt)
-                latents = sample_latents(parts.unet, parts.schedule, encode(prompt), negative, settings, size, stop_asked)
+                latents = sample_latents(
+                    parts.unet, parts.schedule, encode(prompt), negative, settings, size, stop_asked
+                )
             image = to_image(decode_latents(parts.vae, latents)[0])
             tag = f"{prompt} <lora:{name}:{strength:g}>" if strength else prompt
             yield Picture(image, prompt, strength, parameters_text(tag, settings, size, model_name))
 
 
 def _negative_states(parts: Parts, encode: Callable[[str], TextStates], text: str) -> TextStates:
-    """The WebUI and diffusers give SDXL zeros for an empty negative prompt: that is what its base was trained with (sd_models_xl.py)."""
+    """The WebUI and diffusers give SDXL zeros for an empty negative prompt: that is what its base
+    was trained with (sd_models_xl.py).
+    """
     states = encode(text)
     if parts.family != "sdxl" or text:
         return states
-    return TextStates(torch.zeros_like(states.hidden), None if states.pooled is None else torch.zeros_like(states.pooled))
+    return TextStates(
+        torch.zeros_like(states.hidden),
+        None if states.pooled is None else torch.zeros_like(states.pooled),
+    )
 
 
-def parameters_text(prompt: str, settings: SampleSettings, size: tuple[int, int], model_name: str) -> str:
-    """The WebUI's own text for a picture's settings: its PNG Info tab reads it and sends it to txt2img."""
+def parameters_text(
+    prompt: str, settings: SampleSettings, size: tuple[int, int], model_name: str
+) -> str:
+    """The WebUI's own text for a picture's settings: its PNG Info tab reads it and sends it to
+    txt2img.
+    """
     lines = [prompt]
     if settings.sample_negative_prompt:
         lines.append(f"Negative prompt: {settings.sample_negative_prompt}")
     lines.append(
-        f"Steps: {settings.sample_steps}, Sampler: {SAMPLER_NAMES[settings.sample_sampler]}, CFG scale: {settings.sample_guidance:g}, "
-        f"Seed: {settings.sample_seed}, Size: {size[0]}x{size[1]}, Model: {model_name.replace(',', '').replace(':', '')}, RNG: CPU"
+        f"Steps: {settings.sample_steps}, Sampler: {SAMPLER_NAMES[settings.sample_sampler]}, CFG"
+        f" scale: {settings.sample_guidance:g}, Seed: {settings.sample_seed}, Size:"
+        f" {size[0]}x{size[1]}, Model: {model_name.replace(',', '').replace(':', '')}, RNG: CPU"
     )
     return "\n".join(lines)
 
@@ -141,10 +172,24 @@ def write_picture(picture: Picture, target: Path) -> None:
     """PNG with the settings inside, whole or not at all."""
     info = PngInfo()
     info.add_itxt("parameters", picture.parameters)
-    files.replace_file(target, lambda partial: picture.image.save(partial, format="PNG", pnginfo=info))
+    files.replace_file(
+        target, lambda partial: picture.image.save(partial, format="PNG", pnginfo=info)
+    )
 
 
-def _predict_rows(unet: Any, scaled: torch.Tensor, timestep: torch.Tensor, text: TextStates, sizes: torch.Tensor | None) -> torch.Tensor:
+def _predict_rows(
+    unet: Any,
+    scaled: torch.Tensor,
+    timestep: torch.Tensor,
+    text: TextStates,
+    sizes: torch.Tensor | None,
+) -> torch.Tensor:
     """The prediction for one picture under each row of `text`."""
     count = len(text.hidden)
-    return predict(unet, scaled.expand(count, -1, -1, -1), timestep.expand(count), text, None if sizes is None else sizes.expand(count, -1))
+    return predict(
+        unet,
+        scaled.expand(count, -1, -1, -1),
+        timestep.expand(count),
+        text,
+        None if sizes is None else sizes.expand(count, -1),
+    )

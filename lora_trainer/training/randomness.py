@@ -1,7 +1,8 @@
 """Random numbers that depend on the seed, the purpose and the step alone.
 
-Each step draws from a generator made for it, so a resumed run draws what an uninterrupted one would have drawn, with no state to keep. Numbers are
-drawn on the CPU: a seed means the same on every device.
+Each step draws from a generator made for it, so a resumed run draws what an uninterrupted one would
+have drawn, with no state to keep. Numbers are drawn on the CPU: a seed means the same on every
+device.
 """
 
 from __future__ import annotations

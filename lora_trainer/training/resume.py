@@ -1,6 +1,8 @@
-"""What an exact resume needs, on disk: state/step00000100.pt, written whole or not at all, the newest two kept.
+"""What an exact resume needs, on disk: state/step00000100.pt, written whole or not at all, the
+newest two kept.
 
-worker writes a state after every save and when a run stops; `resume` reads the newest one that is whole.
+worker writes a state after every save and when a run stops; `resume` reads the newest one that is
+whole.
 """
 
 from __future__ import annotations
@@ -16,8 +18,14 @@ from lora_trainer.training.stored import Damaged
 FORMAT = 1
 KEPT = 2
 NEEDED: dict[str, Any] = {
-    "step": int, "adapters": dict, "optimizer": dict, "rates": dict, "smoothed_loss": dict, "skipped": int, "scaler": (dict, type(None)),
-}  # fmt: skip
+    "step": int,
+    "adapters": dict,
+    "optimizer": dict,
+    "rates": dict,
+    "smoothed_loss": dict,
+    "skipped": int,
+    "scaler": (dict, type(None)),
+}
 
 
 class Found(NamedTuple):
@@ -42,7 +50,9 @@ def has_state(folder: Path) -> bool:
 
 
 def read_state(folder: Path) -> Found:
-    """The newest state that is whole; damaged ones are put aside. Raises RunError when there is none."""
+    """The newest state that is whole; damaged ones are put aside. Raises RunError when there is
+    none.
+    """
     reasons: dict[Path, str] = {}
     for path in _newest_first(folder):
         try:
@@ -50,7 +60,10 @@ def read_state(folder: Path) -> Found:
         except Damaged as damage:
             reasons[path] = str(damage)
             continue
-        return Found(state, tuple(_put_aside(newer, reason, state["step"]) for newer, reason in reasons.items()))
+        return Found(
+            state,
+            tuple(_put_aside(newer, reason, state["step"]) for newer, reason in reasons.items()),
+        )
     if reasons:
         raise RunError(
             "no resume point in {folder} can be read ({reasons})",
@@ -58,7 +71,11 @@ def read_state(folder: Path) -> Found:
             folder=folder,
             reasons="; ".join(f"{path.name}: {reason}" for path, reason in reasons.items()),
         )
-    raise RunError("{folder} holds no resume point", hint="The run ended before its first save. Start it again with `train`.", folder=folder)
+    raise RunError(
+        "{folder} holds no resume point",
+        hint="The run ended before its first save. Start it again with `train`.",
+        folder=folder,
+    )
 
 
 def _checked(state: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +95,9 @@ def _put_aside(path: Path, reason: str, step: int) -> Message:
     with contextlib.suppress(OSError):
         path.rename(path.with_name(f"{path.name}.damaged"))
     values = {"name": path.name, "reason": reason, "step": step}
-    return Message("the resume point {name} is damaged ({reason}); the run goes on from step {step}", values)
+    return Message(
+        "the resume point {name} is damaged ({reason}); the run goes on from step {step}", values
+    )
 
 
 def _newest_first(folder: Path) -> list[Path]:

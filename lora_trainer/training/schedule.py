@@ -13,7 +13,9 @@ from lora_trainer.checkpoint.parts import NoiseSchedule, PredictionType
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """alphas_cumprod: (T,) float32, the share of signal left at each timestep (DDPM, arXiv 2006.11239)."""
+    """alphas_cumprod: (T,) float32, the share of signal left at each timestep (DDPM, arXiv
+    2006.11239).
+    """
 
     alphas_cumprod: torch.Tensor
     prediction_type: PredictionType
@@ -27,20 +29,30 @@ class NoiseLevels:
     def step_count(self) -> int:
         return len(self.alphas_cumprod)
 
-    def add_noise(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """Latents at the noise level of their timestep: (B, 4, h, w), (B, 4, h, w), (B,) -> (B, 4, h, w)."""
+    def add_noise(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """Latents at the noise level of their timestep: (B, 4, h, w), (B, 4, h, w), (B,) -> (B, 4,
+        h, w).
+        """
         signal, spread = self._levels(timesteps)
         return signal * latents + spread * noise
 
-    def target(self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
-        """What the UNet should predict: the noise, or the velocity (arXiv 2202.00512, appendix D)."""
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """What the UNet should predict: the noise, or the velocity (arXiv 2202.00512, appendix
+        D).
+        """
         if self.prediction_type == "epsilon":
             return noise
         signal, spread = self._levels(timesteps)
         return signal * noise - spread * latents
 
     def min_snr_weight(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Weight of each image's loss, (B,) -> (B,): min(SNR, gamma) / SNR, or / (SNR + 1) for velocity (arXiv 2303.09556)."""
+        """Weight of each image's loss, (B,) -> (B,): min(SNR, gamma) / SNR, or / (SNR + 1) for
+        velocity (arXiv 2303.09556).
+        """
         alphas = self.alphas_cumprod[timesteps]
         # at a terminal SNR of zero the epsilon weight tends to 1; the floor keeps 0 / 0 away
         snr = (alphas / (1 - alphas)).clamp(min=1e-8)

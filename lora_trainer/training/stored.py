@@ -1,7 +1,8 @@
-"""Tensors on disk that are read back as they were written, or not at all: resume points, and images and captions that are encoded already.
+"""Tensors on disk that are read back as they were written, or not at all: resume points, and images
+and captions that are encoded already.
 
-Behind what torch or safetensors write stand a mark and a BLAKE2 hash of it. 100 MB of state take 0.12 s more to write, and as much to read; an
-encoded image takes 1 ms.
+Behind what torch or safetensors write stand a mark and a BLAKE2 hash of it. 100 MB of state take
+0.12 s more to write, and as much to read; an encoded image takes 1 ms.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ def write_state(target: Path, values: dict[str, Any]) -> None:
 
 
 class _Hashed:
-    """A file for torch to write to, with the hash of what was written. A full disk is kept for later: torch would tell of it in words of its own."""
+    """A file for torch to write to, with the hash of what was written. A full disk is kept for
+    later: torch would tell of it in words of its own.
+    """
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -66,7 +69,9 @@ class _Hashed:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote; a file without a hash, of an earlier version, is taken as it is. Raises Damaged."""
+    """What `write_state` wrote; a file without a hash, of an earlier version, is taken as it is.
+    Raises Damaged.
+    """
     return _read(lambda: _checked_state(path))
 
 
@@ -78,12 +83,18 @@ def _checked_state(path: Path) -> dict[str, Any]:
             digest.update(chunk)
             left -= len(chunk)
         seal = stream.read()
-    # without a hash the file ends with its archive: anything else is a hash that was damaged, or moved
-    whole = seal[len(MARK) :] == digest.digest() if seal.startswith(MARK) else seal[-ARCHIVE_END_SIZE:].startswith(b"PK\5\6")
+    # without a hash the file ends with its archive: anything else is a hash that was damaged, or
+    # moved
+    whole = (
+        seal[len(MARK) :] == digest.digest()
+        if seal.startswith(MARK)
+        else seal[-ARCHIVE_END_SIZE:].startswith(b"PK\5\6")
+    )
     if not whole:
         raise Damaged("it is not as it was written")
-    # weights_only: it holds tensors and numbers, and a file from elsewhere must not run code. What follows its archive torch passes over: tried with
-    # 2.1, 2.13 and 2.14, each on what each had written
+    # weights_only: it holds tensors and numbers, and a file from elsewhere must not run code. What
+    # follows its archive torch passes over: tried with 2.1, 2.13 and 2.14, each on what each had
+    # written
     values = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
         raise Damaged("it holds something else")

@@ -1,7 +1,7 @@
 """The loop: batches -> gradients -> adapters, with everything a user may ask of it in between.
 
-Nothing here knows which family it trains, where the images came from or who is listening. Requests, reports, saves and previews are the
-caller's (`Conductor`); the loop calls it between two steps.
+Nothing here knows which family it trains, where the images came from or who is listening. Requests,
+reports, saves and previews are the caller's (`Conductor`); the loop calls it between two steps.
 """
 
 from __future__ import annotations
@@ -28,12 +28,20 @@ from lora_trainer.training.schedule import NoiseLevels
 MOST_SKIPPED = 10
 """So many steps in a row without finite numbers end the run."""
 MOST_RESCALED = 40
-"""Loss scaling halves its scale at each such step, from 65536: so many halvings find any scale there is."""
+"""Loss scaling halves its scale at each such step, from 65536: so many halvings find any scale
+there is.
+"""
 SMOOTHING = 0.98
 """Each loss changes the smoothed loss by 2 percent."""
 
-_LEARNING_FAILED = "Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look at these images."
-_NOTHING_LEARNED = "learning_rate is not the cause. Set mixed_precision to bf16 or no; if that does not help, the checkpoint is broken."
+_LEARNING_FAILED = (
+    "Set learning_rate to half. If that does not help, set mixed_precision to bf16 or no, and look"
+    " at these images."
+)
+_NOTHING_LEARNED = (
+    "learning_rate is not the cause. Set mixed_precision to bf16 or no; if that does not help, the"
+    " checkpoint is broken."
+)
 
 Outcome = Literal["finished", "stopped"]
 
@@ -58,7 +66,9 @@ class Plan:
 
     @property
     def steps_per_epoch(self) -> int:
-        """The last step of an epoch may gather fewer batches than the others; it is a step all the same."""
+        """The last step of an epoch may gather fewer batches than the others; it is a step all the
+        same.
+        """
         return steps_per_epoch(self.buckets, self.repeats, self.batch_size, self.accumulation)
 
     @property
@@ -73,7 +83,12 @@ class Plan:
         """The batches, as indices of examples, whose gradients make up `step` (counted from 0)."""
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._epoch != epoch:
-            self._batches = [batch.indices for batch in epoch_batches(self.buckets, self.repeats, self.batch_size, self.seed, epoch)]
+            self._batches = [
+                batch.indices
+                for batch in epoch_batches(
+                    self.buckets, self.repeats, self.batch_size, self.seed, epoch
+                )
+            ]
             self._epoch = epoch
         start = position * self.accumulation
         return self._batches[start : start + self.accumulation]
@@ -81,7 +96,9 @@ class Plan:
 
 @dataclass(kw_only=True)
 class SmoothedLoss:
-    """A running average that forgets slowly; corrected for its start as Adam's moments are (arXiv 1412.6980, section 3)."""
+    """A running average that forgets slowly; corrected for its start as Adam's moments are (arXiv
+    1412.6980, section 3).
+    """
 
     average: float = 0.0
     weight: float = 0.0
@@ -97,7 +114,9 @@ class SmoothedLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """What one step did. losses: of each image, in the step's order; skipped: why nothing was learned, else empty."""
+    """What one step did. losses: of each image, in the step's order; skipped: why nothing was
+    learned, else empty.
+    """
 
     losses: list[float]
     names: list[str]
@@ -163,8 +182,13 @@ class Trainer:
             self.step += 1
             conductor.after_step(self, result)
         if not self.has_learned:
-            one, several = "the only step gave no finite numbers", "none of the {count} steps gave finite numbers, so nothing was learned"
-            raise NotFinite(one if self.step == 1 else several, hint=_NOTHING_LEARNED, count=self.step)
+            one, several = (
+                "the only step gave no finite numbers",
+                "none of the {count} steps gave finite numbers, so nothing was learned",
+            )
+            raise NotFinite(
+                one if self.step == 1 else several, hint=_NOTHING_LEARNED, count=self.step
+            )
         return "finished"
 
     @property
@@ -173,7 +197,9 @@ class Trainer:
         return self.smoothed_loss.value is not None
 
     def train_step(self, group: list[Sequence[int]]) -> StepResult:
-        """One optimizer step over the images of `group`; each image counts the same, whatever its batch's size."""
+        """One optimizer step over the images of `group`; each image counts the same, whatever its
+        batch's size.
+        """
         start = time.perf_counter()
         seed_dropout(self.settings.seed, self.step)
         image_count = sum(len(indices) for indices in group)
@@ -188,19 +214,38 @@ class Trainer:
         norm = self._apply_gradients()
         skipped = self._why_skipped(values, norm, names)
         self.rates.step()
-        return StepResult(losses=values, names=names, gradient_norm=norm, seconds=time.perf_counter() - start, skipped=skipped)
+        return StepResult(
+            losses=values,
+            names=names,
+            gradient_norm=norm,
+            seconds=time.perf_counter() - start,
+            skipped=skipped,
+        )
 
     def _losses(self, indices: Sequence[int], part: int) -> tuple[torch.Tensor, tuple[str, ...]]:
         batch = self.data.batch(indices, self.step, part)
-        latents, noise, timesteps = (tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps))
+        latents, noise, timesteps = (
+            tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps)
+        )
         sizes = batch.size_conditions.to(self.device) if self.size_conditioned else None
         with self.precision():
             text = self.captions.states(batch.captions).to(self.device)
-            losses = denoising_loss(self.unet, self.levels, latents, text, noise, timesteps, sizes, self.settings.min_snr_gamma)
+            losses = denoising_loss(
+                self.unet,
+                self.levels,
+                latents,
+                text,
+                noise,
+                timesteps,
+                sizes,
+                self.settings.min_snr_gamma,
+            )
         return losses, batch.names
 
     def precision(self) -> contextlib.AbstractContextManager[Any]:
-        """The frozen model's number format around a forward pass; adapters and loss stay float32."""
+        """The frozen model's number format around a forward pass; adapters and loss stay
+        float32.
+        """
         if self.dtype == torch.float32 or self.device.type == "mps":
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, dtype=self.dtype)
@@ -212,7 +257,11 @@ class Trainer:
         """Clip, and step if the gradients are finite. Returns their norm before clipping."""
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
-        norm = float(torch.nn.utils.clip_grad_norm_(self._parameters, self.settings.max_grad_norm or math.inf))
+        norm = float(
+            torch.nn.utils.clip_grad_norm_(
+                self._parameters, self.settings.max_grad_norm or math.inf
+            )
+        )
         if self.scaler is not None:
             self.scaler.step(self.optimizer)
             self.scaler.update()
@@ -222,25 +271,38 @@ class Trainer:
         return norm
 
     def _why_skipped(self, losses: list[float], norm: float, names: list[str]) -> str:
-        """Account for a step without finite numbers. Raises NotFinite after MOST_SKIPPED in a row."""
+        """Account for a step without finite numbers. Raises NotFinite after MOST_SKIPPED in a
+        row.
+        """
         if math.isfinite(norm):
             self._skipped = 0
             self.smoothed_loss.add(math.fsum(losses) / len(losses))
             return ""
         self._skipped += 1
-        broken = sorted({name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)})
+        broken = sorted(
+            {name for name, loss in zip(names, losses, strict=True) if not math.isfinite(loss)}
+        )
         what = "loss" if broken else "gradient"
         if self._skipped >= (MOST_SKIPPED if self.scaler is None or broken else MOST_RESCALED):
             raise NotFinite(
-                "the {what} was not a finite number in {count} steps running; the images of the last were {names}",
+                "the {what} was not a finite number in {count} steps running; the images of the"
+                " last were {names}",
                 hint=_LEARNING_FAILED if self.has_learned else _NOTHING_LEARNED,
-                what=what, count=self._skipped, names=", ".join((broken or sorted(set(names)))[:8]),
-            )  # fmt: skip
+                what=what,
+                count=self._skipped,
+                names=", ".join((broken or sorted(set(names)))[:8]),
+            )
         # loss scaling finds its scale by trying: without a broken loss that is no news
-        return "" if self.scaler is not None and not broken else f"{what}: {', '.join(broken or sorted(set(names)))}"
+        return (
+            ""
+            if self.scaler is not None and not broken
+            else f"{what}: {', '.join(broken or sorted(set(names)))}"
+        )
 
     def state_dict(self) -> dict[str, Any]:
-        """What an exact resume needs, on the CPU. Order, noise and captions follow from the seed and the step."""
+        """What an exact resume needs, on the CPU. Order, noise and captions follow from the seed
+        and the step.
+        """
         return {
             "step": self.step,
             "smoothed_loss": dataclasses.asdict(self.smoothed_loss),
@@ -252,25 +314,46 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from `state`. Raises LoraFileError or RunError if it belongs to another model or other settings."""
+        """Go on from `state`. Raises LoraFileError or RunError if it belongs to another model or
+        other settings.
+        """
         self.adapters.load_state_dict(state["adapters"])
         try:
             self._load_progress(state)
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            hint = "Continue with the settings the run was started with, or start again under a new output_dir."
-            raise RunError("the resume point of step {step} does not fit this run: {reason}", hint=hint, step=state["step"], reason=error) from error
+            hint = (
+                "Continue with the settings the run was started with, or start again under a new"
+                " output_dir."
+            )
+            raise RunError(
+                "the resume point of step {step} does not fit this run: {reason}",
+                hint=hint,
+                step=state["step"],
+                reason=error,
+            ) from error
 
     def _load_progress(self, state: dict[str, Any]) -> None:
-        asked = [(group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        asked = [
+            (group["initial_lr"], group["weight_decay"]) for group in self.optimizer.param_groups
+        ]
         self.optimizer.load_state_dict(state["optimizer"])
         self.rates.load_state_dict(state["rates"])
-        # both would bring back the rates of the start; those asked for now hold, at the schedule's place
+        # both would bring back the rates of the start; those asked for now hold, at the schedule's
+        # place
         self.rates.base_lrs = [rate for rate, _ in asked]
-        for group, (rate, decay), factor in zip(self.optimizer.param_groups, asked, self.rates.lr_lambdas, strict=True):
-            group.update(initial_lr=rate, lr=rate * factor(self.rates.last_epoch), weight_decay=decay)
+        for group, (rate, decay), factor in zip(
+            self.optimizer.param_groups, asked, self.rates.lr_lambdas, strict=True
+        ):
+            group.update(
+                initial_lr=rate, lr=rate * factor(self.rates.last_epoch), weight_decay=decay
+            )
         if self.scaler is not None and state["scaler"]:
             self.scaler.load_state_dict(state["scaler"])
-        self.step, self.smoothed_loss, self._skipped = state["step"], SmoothedLoss(**state["smoothed_loss"]), state["skipped"]
+        self.step, self.smoothed_loss, self._skipped = (
+            state["step"],
+            SmoothedLoss(**state["smoothed_loss"]),
+            state["skipped"],
+        )
 
 
 def make_scaler(device: torch.device, dtype: torch.dtype) -> Any:

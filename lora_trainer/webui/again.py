@@ -1,9 +1,11 @@
-"""An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the same images or on others.
+"""An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the
+same images or on others.
 
     draft_of(studio, run_id) -> {settings, name, dataset, checkpoint}
 
-`settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows when something else is changed. `dataset` and
-`checkpoint` are ids of what the run was trained on, or None where that is not listed here any more. Called by the routes.
+`settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows
+when something else is changed. `dataset` and `checkpoint` are ids of what the run was trained on,
+or None where that is not listed here any more. Called by the routes.
 """
 
 from __future__ import annotations
@@ -21,17 +23,29 @@ if TYPE_CHECKING:
 
 
 def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
-    """The draft that would train this run again. Raises NotFound, ConfigError, or RunError for a run that trains nothing."""
+    """The draft that would train this run again. Raises NotFound, ConfigError, or RunError for a
+    run that trains nothing.
+    """
     entry = studio.runs.entry(run_id)
     if entry.problem is not None:
         raise entry.problem
     if entry.job != "train":
         raise RunError("{name} has no training settings", name=run_id)
     # a config file of the command line may say where the run lies only there
-    done = config.from_mapping({"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path)
-    images, model = files.place(done.dataset.train_data_dir), files.place(done.checkpoint.base_model)
-    dataset = next((found for found in studio.datasets.all() if files.place(found.path) == images), None)
-    checkpoint = next((choice for choice in studio.checkpoints.choices() if files.place(choice.path) == model), None)
+    done = config.from_mapping(
+        {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
+    )
+    images, model = (
+        files.place(done.dataset.train_data_dir),
+        files.place(done.checkpoint.base_model),
+    )
+    dataset = next(
+        (found for found in studio.datasets.all() if files.place(found.path) == images), None
+    )
+    checkpoint = next(
+        (choice for choice in studio.checkpoints.choices() if files.place(choice.path) == model),
+        None,
+    )
     facts = studio.checkpoints.facts(checkpoint.path) if checkpoint else None
     return {
         "settings": _with_autos(done, facts, on_processor=studio.host.device().kind == "cpu"),
@@ -43,7 +57,8 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
 
 def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> dict[str, Any]:
     values = {key: value for key, value in config.to_mapping(done).items() if key in form.KEYS}
-    # as the checkpoint asks, and as the device is good at: another one may ask and be good at something else
+    # as the checkpoint asks, and as the device is good at: another one may ask and be good at
+    # something else
     if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
         values["prediction_type"] = "auto"
         if done.checkpoint.zero_terminal_snr is False:
@@ -54,7 +69,9 @@ def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> 
     if resolution is None or steps is None:
         return values
     settled = ("lora_alpha", "text_encoder_lr", "save_steps", "sample_every", "sample_size")
-    by_itself = config.to_mapping(config.settle(done.replace(**dict.fromkeys(settled)), resolution, steps))
+    by_itself = config.to_mapping(
+        config.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)
+    )
     autos = [key for key in settled if by_itself[key] == values[key]]
     if facts is not None and resolution == facts.resolution:
         autos.append("resolution")

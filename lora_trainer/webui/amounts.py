@@ -1,4 +1,6 @@
-"""Times and sizes as people read them. Pure; called by plan.py, present.py and workbench_captioners.py."""
+"""Times and sizes as people read them. Pure; called by plan.py, present.py and
+workbench_captioners.py.
+"""
 
 from __future__ import annotations
 
@@ -16,5 +18,7 @@ def duration(seconds: float) -> Message:
 
 
 def size_of(count: int) -> str:
-    """Bytes as people read them, and as disks and the browser count them, by thousands: 340 MB, 1.2 GB."""
+    """Bytes as people read them, and as disks and the browser count them, by thousands: 340 MB, 1.2
+    GB.
+    """
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

@@ -1,11 +1,14 @@
-"""The checkpoints a run can be trained on, as the host lists them: what each is, and why some cannot be used.
+"""The checkpoints a run can be trained on, as the host lists them: what each is, and why some
+cannot be used.
 
-    listing(language)   all of them at once: those not yet looked at without a family, while a thread looks
+    listing(language)   all of them at once: those not yet looked at without a family, while a
+                        thread looks
     find(id)            Choice: the file, with the VAE and clip skip the host uses with it
     facts(path)         Facts: family and what else the header says, or the reason against it
 
-Only headers are read, and each file once: what was found is kept on disk by path, size and time of change, so that two hundred checkpoints on a slow
-disk hold up nobody. An id is a hash of the path: no path ever comes from the browser. Called by plan.py and routes.
+Only headers are read, and each file once: what was found is kept on disk by path, size and time of
+change, so that two hundred checkpoints on a slow disk hold up nobody. An id is a hash of the path:
+no path ever comes from the browser. Called by plan.py and routes.
 """
 
 from __future__ import annotations
@@ -71,21 +74,34 @@ class Facts:
 
     @classmethod
     def refused(cls, error: CheckpointError) -> Facts:
-        """Of a file that cannot be used. It is called by its name, not its path: the list may be read from elsewhere."""
+        """Of a file that cannot be used. It is called by its name, not its path: the list may be
+        read from elsewhere.
+        """
         values = _named({**error.hint.values, **error.message.values})
-        return cls(problem=Message(error.message.template, values), hint=Message(error.hint.template, values))
+        return cls(
+            problem=Message(error.message.template, values),
+            hint=Message(error.hint.template, values),
+        )
 
     @property
     def resolution(self) -> int | None:
-        """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2), when it is loaded."""
-        if self.family is None or (self.family == "sd2" and self.prediction_type is None and self.stated_resolution is None):
+        """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2),
+        when it is loaded.
+        """
+        if self.family is None or (
+            self.family == "sd2" and self.prediction_type is None and self.stated_resolution is None
+        ):
             return None
         return native_resolution(self.family, self.prediction_type, self.stated_resolution)
 
     def require(self) -> Facts:
         """Itself; raises CheckpointError for one that cannot be trained on."""
         if self.problem is not None:
-            raise CheckpointError(self.problem.template, hint=self.hint.template, **{**self.hint.values, **self.problem.values})
+            raise CheckpointError(
+                self.problem.template,
+                hint=self.hint.template,
+                **{**self.hint.values, **self.problem.values},
+            )
         return self
 
 
@@ -104,20 +120,44 @@ class Checkpoints:
         """What the host lists, in its order, and the practice model last."""
         loaded = self._host.loaded()
         now = loaded.path if loaded is not None else None
-        found = [Choice(id=_id(entry.path), title=entry.title, path=entry.path, is_loaded=entry.path == now) for entry in self._host.checkpoints()]
-        return [*found, *([Choice(id=PRACTICE, title=str(PRACTICE_TITLE), path=EMBEDDED, clip_skip=1)] if EMBEDDED.exists() else [])]
+        found = [
+            Choice(
+                id=_id(entry.path), title=entry.title, path=entry.path, is_loaded=entry.path == now
+            )
+            for entry in self._host.checkpoints()
+        ]
+        return [
+            *found,
+            *(
+                [Choice(id=PRACTICE, title=str(PRACTICE_TITLE), path=EMBEDDED, clip_skip=1)]
+                if EMBEDDED.exists()
+                else []
+            ),
+        ]
 
     def find(self, wanted: str) -> Choice:
-        """The checkpoint of an id. Raises CheckpointError when the host does not list it (any more), or has none loaded."""
+        """The checkpoint of an id. Raises CheckpointError when the host does not list it (any
+        more), or has none loaded.
+        """
         loaded = self._host.loaded()
         if wanted == LOADED:
             if loaded is None:
-                raise CheckpointError("the WebUI has no checkpoint loaded", hint="Choose one here, or load one at the top of the WebUI.")
+                raise CheckpointError(
+                    "the WebUI has no checkpoint loaded",
+                    hint="Choose one here, or load one at the top of the WebUI.",
+                )
             return self._as_loaded(_id(loaded.path), loaded)
         choice = next((choice for choice in self.choices() if choice.id == wanted), None)
         if choice is None:
-            raise CheckpointError("the WebUI does not list this checkpoint any more", hint="Reload the list, and choose another.")
-        return self._as_loaded(choice.id, loaded) if choice.is_loaded and loaded is not None else choice
+            raise CheckpointError(
+                "the WebUI does not list this checkpoint any more",
+                hint="Reload the list, and choose another.",
+            )
+        return (
+            self._as_loaded(choice.id, loaded)
+            if choice.is_loaded and loaded is not None
+            else choice
+        )
 
     def facts(self, path: Path) -> Facts:
         """What the checkpoint is: as found before, else from its header now."""
@@ -125,14 +165,19 @@ class Checkpoints:
             mark = _mark(path)
         except OSError as error:
             return Facts(
-                problem=Message("{path} cannot be read: {reason}", {"path": path.name, "reason": error.strerror or str(error)}),
+                problem=Message(
+                    "{path} cannot be read: {reason}",
+                    {"path": path.name, "reason": error.strerror or str(error)},
+                ),
                 hint=Message("Check the permissions and the disk."),
             )
         known = self._known(path, mark)
         return known if known is not None else self._look(path, mark)
 
     def listing(self, language: str) -> list[dict[str, Any]]:
-        """Every choice for the browser: {id, title, loaded, practice, seen, and what `said` gives}. One not seen yet has no family."""
+        """Every choice for the browser: {id, title, loaded, practice, seen, and what `said` gives}.
+        One not seen yet has no family.
+        """
         choices = self.choices()
         answer = []
         unseen: list[Path] = []
@@ -141,20 +186,33 @@ class Checkpoints:
             if facts is None:
                 unseen.append(choice.path)
             title = texts.say(PRACTICE_TITLE, language) if choice.is_practice else choice.title
-            entry = {"id": choice.id, "title": title, "loaded": choice.is_loaded, "practice": choice.is_practice}
+            entry = {
+                "id": choice.id,
+                "title": title,
+                "loaded": choice.is_loaded,
+                "practice": choice.is_practice,
+            }
             answer.append({**entry, **said(facts or Facts(), language), "seen": facts is not None})
         if unseen:
             self._look_in_a_thread(unseen)
         return answer
 
     def loaded(self, language: str) -> dict[str, Any] | None:
-        """What the host uses now, or None: {id, title, in_memory, family, family_name, vae, clip_skip, problem, hint}."""
+        """What the host uses now, or None: {id, title, in_memory, family, family_name, vae,
+        clip_skip, problem, hint}.
+        """
         try:
             choice = self.find(LOADED)
         except CheckpointError:
             return None
         vae = choice.vae.name if choice.vae else None
-        known = {"id": choice.id, "title": choice.title, "in_memory": choice.in_memory, "vae": vae, "clip_skip": choice.clip_skip}
+        known = {
+            "id": choice.id,
+            "title": choice.title,
+            "in_memory": choice.in_memory,
+            "vae": vae,
+            "clip_skip": choice.clip_skip,
+        }
         return {**known, **said(self.facts(choice.path), language)}
 
     def wait(self) -> None:
@@ -165,8 +223,14 @@ class Checkpoints:
 
     def _as_loaded(self, identity: str, loaded: LoadedCheckpoint) -> Choice:
         return Choice(
-            id=identity, title=loaded.title, path=loaded.path, vae=loaded.vae, clip_skip=loaded.clip_skip, is_loaded=True, in_memory=loaded.in_memory
-        )  # fmt: skip
+            id=identity,
+            title=loaded.title,
+            path=loaded.path,
+            vae=loaded.vae,
+            clip_skip=loaded.clip_skip,
+            is_loaded=True,
+            in_memory=loaded.in_memory,
+        )
 
     def _known_or_none(self, path: Path) -> Facts | None:
         try:
@@ -191,7 +255,12 @@ class Checkpoints:
         with self._lock:
             if self._looking is not None and self._looking.is_alive():
                 return
-            self._looking = threading.Thread(target=self._look_at_all, args=(paths,), name="lora-trainer-checkpoints", daemon=True)
+            self._looking = threading.Thread(
+                target=self._look_at_all,
+                args=(paths,),
+                name="lora-trainer-checkpoints",
+                daemon=True,
+            )
             self._looking.start()
 
     def _look_at_all(self, paths: list[Path]) -> None:
@@ -219,7 +288,12 @@ def look(path: Path) -> Facts:
         found: Detected = detect_any(path)
     except CheckpointError as error:
         return Facts.refused(error)
-    return Facts(family=found.family, prediction_type=found.prediction_type, stated_resolution=found.resolution, has_vae=found.has_vae)
+    return Facts(
+        family=found.family,
+        prediction_type=found.prediction_type,
+        stated_resolution=found.resolution,
+        has_vae=found.has_vae,
+    )
 
 
 def said(facts: Facts, language: str) -> dict[str, Any]:
@@ -234,11 +308,15 @@ def said(facts: Facts, language: str) -> dict[str, Any]:
 
 
 def _id(path: Path) -> str:
-    return hashlib.blake2b(str(path).encode("utf-8", errors="surrogatepass"), digest_size=9).hexdigest()
+    return hashlib.blake2b(
+        str(path).encode("utf-8", errors="surrogatepass"), digest_size=9
+    ).hexdigest()
 
 
 def _mark(path: Path) -> list[int]:
-    """Changes when the file does, or the configuration beside it, or what a diffusers folder says it is. Raises OSError."""
+    """Changes when the file does, or the configuration beside it, or what a diffusers folder says
+    it is. Raises OSError.
+    """
     mark = []
     for file in (path / "model_index.json" if path.is_dir() else path, path.with_suffix(".yaml")):
         try:
@@ -253,23 +331,40 @@ def _mark(path: Path) -> list[int]:
 def _named(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON holds them, each path by its last part."""
     plain = {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
-    return {key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value) for key, value in plain.items()}
+    return {
+        key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for key, value in plain.items()
+    }
 
 
 def _to_entry(facts: Facts) -> dict[str, Any]:
     if facts.problem is not None:
-        return {"problem": facts.problem.template, "values": facts.problem.values, "hint": facts.hint.template, "hint_values": facts.hint.values}
+        return {
+            "problem": facts.problem.template,
+            "values": facts.problem.values,
+            "hint": facts.hint.template,
+            "hint_values": facts.hint.values,
+        }
     return {
-        "family": facts.family, "prediction_type": facts.prediction_type, "stated_resolution": facts.stated_resolution, "has_vae": facts.has_vae
-    }  # fmt: skip
+        "family": facts.family,
+        "prediction_type": facts.prediction_type,
+        "stated_resolution": facts.stated_resolution,
+        "has_vae": facts.has_vae,
+    }
 
 
 def _from_entry(entry: Mapping[str, Any]) -> Facts:
     if "problem" in entry:
-        return Facts(problem=Message(entry["problem"], entry["values"]), hint=Message(entry["hint"], entry["hint_values"]))
+        return Facts(
+            problem=Message(entry["problem"], entry["values"]),
+            hint=Message(entry["hint"], entry["hint_values"]),
+        )
     return Facts(
-        family=entry["family"], prediction_type=entry["prediction_type"], stated_resolution=entry["stated_resolution"], has_vae=entry["has_vae"]
-    )  # fmt: skip
+        family=entry["family"],
+        prediction_type=entry["prediction_type"],
+        stated_resolution=entry["stated_resolution"],
+        has_vae=entry["has_vae"],
+    )
 
 
 def _read(file: Path) -> dict[str, dict[str, Any]]:
@@ -284,7 +379,10 @@ def _is_sound(entry: Any) -> bool:
     try:
         facts = _from_entry(entry)
         written = f"{facts.problem}{facts.hint}{facts.resolution}"
-        kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (None, *get_args(PredictionType))
+        kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (
+            None,
+            *get_args(PredictionType),
+        )
         found = facts.family in FAMILY_NAMES and kinds and isinstance(facts.has_vae, bool)
         return bool(written) and "mark" in entry and (found or facts.problem is not None)
     except files.UNREADABLE:

@@ -1,15 +1,20 @@
 """The images of one dataset with their captions, as they lie on disk: nothing else is true.
 
-    contents.view() -> View                       every image with the caption that will be trained, and where it comes from
-    contents.write_captions([CaptionChange])      compare and swap: what someone else changed meanwhile is left alone and comes back
-    contents.remove(keys), .restore(keys)         to the dataset's own trash, with their captions, and back
+    contents.view() -> View                       every image with the caption that will be trained,
+                                                  and where it comes from
+    contents.write_captions([CaptionChange])      compare and swap: what someone else changed
+                                                  meanwhile is left alone and comes back
+    contents.remove(keys), .restore(keys)         to the dataset's own trash, with their captions,
+                                                  and back
 
-A view is made from the files' names, sizes and times; the files are read again when one of these differs, so that a caption saved in a text editor
-or a spreadsheet is seen at the next look. No picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
+A view is made from the files' names, sizes and times; the files are read again when one of these
+differs, so that a caption saved in a text editor or a spreadsheet is seen at the next look. No
+picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
 writes at a time (dataset.authors holds the lock that the caption job takes too), and one thread.
 
-Keys stand for images in addresses. They are made from the image's name, and mean nothing but through the view: no key becomes a path.
-Called by the routes, uploads.py and datasets.py. Pillow is not needed.
+Keys stand for images in addresses. They are made from the image's name, and mean nothing but
+through the view: no key becomes a path. Called by the routes, uploads.py and datasets.py. Pillow is
+not needed.
 """
 
 from __future__ import annotations
@@ -32,7 +37,12 @@ from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.edits import ChangedMeanwhile
 from lora_trainer.dataset.findings import Finding, warning
-from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES, digest
+from lora_trainer.dataset.images import (
+    CONVERTIBLE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    READABLE_SUFFIXES,
+    digest,
+)
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.metadata import TABLE_SUFFIXES
@@ -47,7 +57,9 @@ SCRATCH = "making"
 """In the dataset's folder .lora_trainer."""
 _ATTEMPTS = 3
 _STALE = 24 * 3600.0
-_STAMPED = tuple(READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES))
+_STAMPED = tuple(
+    READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +71,9 @@ class Item:
     """Its path from the dataset's folder, with forward slashes."""
     path: Path
     caption: str
-    """As it is written, without the trigger word that training may put in front; empty: it has none."""
+    """As it is written, without the trigger word that training may put in front; empty: it has
+    none.
+    """
     source: CaptionSource | None
     caption_file: str
     """The name of the file the caption stands in, or nothing."""
@@ -94,7 +108,10 @@ class View:
     def item(self, key: str) -> Item:
         """The image of a key. Raises NotFound."""
         if key not in self.by_key:
-            raise NotFound("this image is not there any more", hint="It may have been removed in another window.")
+            raise NotFound(
+                "this image is not there any more",
+                hint="It may have been removed in another window.",
+            )
         return self.by_key[key]
 
 
@@ -106,13 +123,16 @@ class CaptionChange:
     caption: str
     was: str
     by: str = authors.PERSON
-    """Who is to be remembered as its writer: undoing gives a captioner's words back to the captioner."""
+    """Who is to be remembered as its writer: undoing gives a captioner's words back to the
+    captioner.
+    """
 
 
 class Contents:
     """One dataset's images and captions. Thread-safe.
 
-    `follow_links`: whether a link may lead out of the folder. In uploaded datasets none may: visitors from elsewhere see those.
+    `follow_links`: whether a link may lead out of the folder. In uploaded datasets none may:
+    visitors from elsewhere see those.
     """
 
     def __init__(self, path: Path, *, follow_links: bool) -> None:
@@ -121,43 +141,60 @@ class Contents:
         self.lock = threading.RLock()
         """Held by whoever changes the folder."""
         self.digest = DigestCache().digest
-        """Path -> the hash of the file's content; read again when the file's size or time is another. Raises DatasetError."""
+        """Path -> the hash of the file's content; read again when the file's size or time is
+        another. Raises DatasetError.
+        """
         self._view: View | None = None
         self._trash = Trash(path, follow_links=follow_links)
         self._settled = False
 
-    # --- reading -------------------------------------------------------------------------------------------------------------------------
+    # --- reading ----------------------------------------------------------------------------------
 
     def view(self) -> View:
         """What is there now. Raises DatasetError when the folder is not."""
         with self.lock:
             if not self.path.is_dir():
                 hint = "It may have been moved, or lie on a disk that is not connected."
-                raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+                raise DatasetError(
+                    "the folder {path} is not there any more", hint=hint, path=self.path
+                )
             self._settle()
-            # before the files are read: what changes in between shows as another revision at the next look
+            # before the files are read: what changes in between shows as another revision at the
+            # next look
             revision = _revision(self.path)
             if self._view is None or self._view.revision != revision:
                 self._view = _read(self._listing(), revision)
             return self._view
 
     def image(self, key: str) -> tuple[Path, str]:
-        """The image of a key and its version, without looking at all the others: for the many pictures of one page. Raises NotFound."""
+        """The image of a key and its version, without looking at all the others: for the many
+        pictures of one page. Raises NotFound.
+        """
         view = self._view
         item = view.by_key.get(key) if view else None
-        if item is not None and (self._follow_links or item.path.resolve().is_relative_to(self.path.resolve())):
+        if item is not None and (
+            self._follow_links or item.path.resolve().is_relative_to(self.path.resolve())
+        ):
             with contextlib.suppress(OSError):
                 return item.path, version_of(item.path.stat())
         item = self.view().item(key)
         return item.path, item.version
 
     def waiting(self) -> list[Path]:
-        """The pictures that are not read as they are, but can be converted. Raises DatasetError when the folder is not there."""
-        return [path for path in self.view().listing.others if path.suffix.lower() in CONVERTIBLE_SUFFIXES]
+        """The pictures that are not read as they are, but can be converted. Raises DatasetError
+        when the folder is not there.
+        """
+        return [
+            path
+            for path in self.view().listing.others
+            if path.suffix.lower() in CONVERTIBLE_SUFFIXES
+        ]
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A folder on the dataset's own disk for what is being made; what a crash left there a day ago goes. Raises DatasetError."""
+        """A folder on the dataset's own disk for what is being made; what a crash left there a day
+        ago goes. Raises DatasetError.
+        """
         folder = self.path / authors.FOLDER / SCRATCH
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -166,8 +203,16 @@ class Contents:
                     shutil.rmtree(old, ignore_errors=True)
             made = Path(tempfile.mkdtemp(dir=folder))
         except OSError as problem:
-            hint, name = "Check the folder's permissions, and that the disk is connected.", folder.relative_to(self.path).as_posix()
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=name, reason=problem.strerror or problem) from problem
+            hint, name = (
+                "Check the folder's permissions, and that the disk is connected.",
+                folder.relative_to(self.path).as_posix(),
+            )
+            raise DatasetError(
+                "{path} cannot be written: {reason}",
+                hint=hint,
+                path=name,
+                reason=problem.strerror or problem,
+            ) from problem
         try:
             yield made
         finally:
@@ -180,10 +225,11 @@ class Contents:
             return Listing(root=self.path)  # no image yet
         return listing if self._follow_links else _without_links(listing)
 
-    # --- captions ------------------------------------------------------------------------------------------------------------------------
+    # --- captions ---------------------------------------------------------------------------------
 
     def write_captions(self, changes: Sequence[CaptionChange]) -> dict[str, str]:
-        """Writes captions; returns {key: the caption now} for those that are no longer what they were, which are left alone.
+        """Writes captions; returns {key: the caption now} for those that are no longer what they
+        were, which are left alone.
 
         Raises NotFound for an unknown key, DatasetError when a file cannot be written.
         """
@@ -194,13 +240,25 @@ class Contents:
                 conflicts = {
                     change.key: view.item(change.key).caption
                     for change in changes
-                    if view.item(change.key).caption not in (edits.clean(change.was), wanted[change.key])
+                    if view.item(change.key).caption
+                    not in (edits.clean(change.was), wanted[change.key])
                 }
-                writing = [item for item in map(view.item, wanted) if item.key not in conflicts and item.caption != wanted[item.key]]
+                writing = [
+                    item
+                    for item in map(view.item, wanted)
+                    if item.key not in conflicts and item.caption != wanted[item.key]
+                ]
                 by = {change.key: change.by for change in changes}
-                self.remember_author({item.path: wanted[item.key] for item in writing}, {item.path: by[item.key] for item in writing})
+                self.remember_author(
+                    {item.path: wanted[item.key] for item in writing},
+                    {item.path: by[item.key] for item in writing},
+                )
                 try:
-                    edits.write_captions(view.listing, view.captions, {item.path: wanted[item.key] for item in writing})
+                    edits.write_captions(
+                        view.listing,
+                        view.captions,
+                        {item.path: wanted[item.key] for item in writing},
+                    )
                     return conflicts
                 except ChangedMeanwhile:
                     self._view = None
@@ -208,38 +266,65 @@ class Contents:
                         raise
         raise AssertionError("the loop returns or raises")
 
-    def remember_author(self, captions: Mapping[Path, str], by: Mapping[Path, str] | None = None) -> None:
-        """{image: caption} is about to be written, for a person unless `by` says who. Raises DatasetError. Call it within changing_captions."""
-        # a caption nobody recorded counts as a person's already: only where a captioner has been at work must it be said
+    def remember_author(
+        self, captions: Mapping[Path, str], by: Mapping[Path, str] | None = None
+    ) -> None:
+        """{image: caption} is about to be written, for a person unless `by` says who. Raises
+        DatasetError. Call it within changing_captions.
+        """
+        # a caption nobody recorded counts as a person's already: only where a captioner has been at
+        # work must it be said
         if captions and authors.read_authors(self.path).by_digest:
             writers = by or {}
-            news = {image: authors.Written(text=text, by=writers.get(image, authors.PERSON)) for image, text in captions.items()}
-            authors.record(self.path, {self.digest(image): written for image, written in news.items()})
+            news = {
+                image: authors.Written(text=text, by=writers.get(image, authors.PERSON))
+                for image, text in captions.items()
+            }
+            authors.record(
+                self.path, {self.digest(image): written for image, written in news.items()}
+            )
 
-    # --- removing and restoring ----------------------------------------------------------------------------------------------------------
+    # --- removing and restoring -------------------------------------------------------------------
 
     def remove(self, keys: Sequence[str]) -> None:
-        """Moves images with their captions to the dataset's trash. Raises NotFound, or DatasetError when a file cannot be moved."""
+        """Moves images with their captions to the dataset's trash. Raises NotFound, or DatasetError
+        when a file cannot be moved.
+        """
         with self.lock, authors.changing_captions(self.path):
             view = self.view()
             items = [view.item(key) for key in dict.fromkeys(keys)]
             images = [item.path for item in items]
             rows = edits.rows_of(view.captions, images)
-            staying_texts = {text for image in view.listing.images if image not in set(images) for text in view.listing.texts_beside(image)}
+            staying_texts = {
+                text
+                for image in view.listing.images
+                if image not in set(images)
+                for text in view.listing.texts_beside(image)
+            }
             # a mask that stays behind would be a picture to train
             masks: dict[Path, list[Path]] = {}
             for mask, image in find_masks(view.listing.images, view.captions.by_image).items():
                 masks.setdefault(image, []).append(mask)
             leaving = [
                 Leaving(
-                    key=item.key, name=item.name, path=item.path, caption=item.caption, rows=rows.get(item.path, ()),
+                    key=item.key,
+                    name=item.name,
+                    path=item.path,
+                    caption=item.caption,
+                    rows=rows.get(item.path, ()),
                     masks=tuple(masks.get(item.path, ())),
-                    texts=tuple(text for text in view.listing.texts_beside(item.path) if text not in staying_texts),
+                    texts=tuple(
+                        text
+                        for text in view.listing.texts_beside(item.path)
+                        if text not in staying_texts
+                    ),
                 )
                 for item in items
-            ]  # fmt: skip
+            ]
             try:
-                self._trash.take_out(leaving, lambda: edits.remove_rows(view.captions, images), self._has_rows)
+                self._trash.take_out(
+                    leaving, lambda: edits.remove_rows(view.captions, images), self._has_rows
+                )
             finally:
                 self._settled = self._trash.is_settled()
 
@@ -248,17 +333,26 @@ class Contents:
         return self._trash.listing()
 
     def restore(self, keys: Sequence[str]) -> None:
-        """Brings removed images back to where they were. Raises NotFound, or DatasetError when another image has taken the place."""
+        """Brings removed images back to where they were. Raises NotFound, or DatasetError when
+        another image has taken the place.
+        """
         with self.lock, authors.changing_captions(self.path):
             newest: dict[str, Removed] = {}
             for entry in self.removed():
                 newest.setdefault(entry.key, entry)
             for key in dict.fromkeys(keys):
                 if key not in newest:
-                    raise NotFound("this image is not in the trash any more", hint="It may have been restored in another window.")
+                    raise NotFound(
+                        "this image is not in the trash any more",
+                        hint="It may have been restored in another window.",
+                    )
                 if (self.path / newest[key].name).exists():
                     hint = "Rename or remove that one first."
-                    raise DatasetError("there is another {name} in the folder now", hint=hint, name=newest[key].name)
+                    raise DatasetError(
+                        "there is another {name} in the folder now",
+                        hint=hint,
+                        name=newest[key].name,
+                    )
             for key in dict.fromkeys(keys):
                 self._trash.bring_back(newest[key], self._has_rows)
 
@@ -267,12 +361,17 @@ class Contents:
         return bool(self.view().captions.rows.get(image))
 
     def _settle(self) -> None:
-        """What an earlier process, or a full disk, left in the middle of a removal is taken back, unless another process is at it."""
+        """What an earlier process, or a full disk, left in the middle of a removal is taken back,
+        unless another process is at it.
+        """
         if not self._settled:
             self._settled = True  # settling looks, too
             if not self._trash.is_settled():
                 # at once or not now: the lock may be this thread's own
-                with contextlib.suppress(DatasetError), authors.changing_captions(self.path, patience=0.0):
+                with (
+                    contextlib.suppress(DatasetError),
+                    authors.changing_captions(self.path, patience=0.0),
+                ):
                     self._trash.settle(self._has_rows)
                 self._settled = self._trash.is_settled()
 
@@ -297,7 +396,9 @@ class DigestCache:
 
 def key_of(name: str) -> str:
     """The key of an image: what stands for it in addresses."""
-    return base64.urlsafe_b64encode(hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()).decode("ascii")
+    return base64.urlsafe_b64encode(
+        hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    ).decode("ascii")
 
 
 def version_of(details: os.stat_result) -> str:
@@ -324,7 +425,9 @@ def _revision(root: Path) -> str:
                 elif entry.name.lower().endswith(_STAMPED):
                     with contextlib.suppress(OSError):
                         stamps.append(f"{entry.path}\0{version_of(entry.stat())}")
-    return hashlib.blake2b("\0".join(sorted(stamps)).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return hashlib.blake2b(
+        "\0".join(sorted(stamps)).encode("utf-8", "surrogatepass"), digest_size=12
+    ).hexdigest()
 
 
 def _without_links(listing: Listing) -> Listing:
@@ -350,7 +453,9 @@ def _without_links(listing: Listing) -> Listing:
     left_out = [path for path in listing.images if path not in staying]
     if left_out:
         template = "{name} is a link to a file elsewhere, and is left out"
-        kept.findings += [warning("left-out", template, path=path, name=listing.name(path)) for path in left_out]
+        kept.findings += [
+            warning("left-out", template, path=path, name=listing.name(path)) for path in left_out
+        ]
     return kept
 
 
@@ -361,10 +466,22 @@ def _read(listing: Listing, revision: str) -> View:
     stamps = _stamps(unmasked)
     images = list(stamps)
     captions = fill_in(captions, images, listing, settings)
-    about, rest = _by_image([*listing.findings, *captions.findings, *mask_findings, *unsupported(listing)], images, captions)
-    items = [_item(image, stamps[image], captions, listing, about.get(image, [])) for image in images]
+    about, rest = _by_image(
+        [*listing.findings, *captions.findings, *mask_findings, *unsupported(listing)],
+        images,
+        captions,
+    )
+    items = [
+        _item(image, stamps[image], captions, listing, about.get(image, [])) for image in images
+    ]
     items.sort(key=lambda item: natural_order(item.name))
-    return View(revision=revision, items=tuple(items), findings=tuple(rest), listing=listing, captions=captions)
+    return View(
+        revision=revision,
+        items=tuple(items),
+        findings=tuple(rest),
+        listing=listing,
+        captions=captions,
+    )
 
 
 def _stamps(images: Iterable[Path]) -> dict[Path, os.stat_result]:
@@ -376,7 +493,13 @@ def _stamps(images: Iterable[Path]) -> dict[Path, os.stat_result]:
     return stamps
 
 
-def _item(image: Path, details: os.stat_result, captions: Captions, listing: Listing, findings: list[Finding]) -> Item:
+def _item(
+    image: Path,
+    details: os.stat_result,
+    captions: Captions,
+    listing: Listing,
+    findings: list[Finding],
+) -> Item:
     caption = captions.by_image.get(image)
     name = listing.name(image)
     return Item(
@@ -392,7 +515,9 @@ def _item(image: Path, details: os.stat_result, captions: Captions, listing: Lis
     )
 
 
-def _by_image(findings: Iterable[Finding], images: Sequence[Path], captions: Captions) -> tuple[dict[Path, list[Finding]], list[Finding]]:
+def _by_image(
+    findings: Iterable[Finding], images: Sequence[Path], captions: Captions
+) -> tuple[dict[Path, list[Finding]], list[Finding]]:
     """Findings of an image or its text file, by image; and the others."""
     users: dict[Path, list[Path]] = {image: [image] for image in images}
     for image in images:

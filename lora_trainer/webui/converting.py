@@ -1,9 +1,12 @@
-"""HEIC and AVIF pictures -> JPEG or PNG, by a short-lived process with the worker's packages: the host's own Pillow mostly cannot decode them.
+"""HEIC and AVIF pictures -> JPEG or PNG, by a short-lived process with the worker's packages: the
+host's own Pillow mostly cannot decode them.
 
     converter.is_ready                        whether those packages are installed
-    converter.convert([(picture, stem), ...]) -> for each the copy that was made, or the DatasetError for why not
+    converter.convert([(picture, stem), ...]) -> for each the copy that was made, or the
+    DatasetError for why not
 
-One process converts all that is asked for at once; it is ended when it takes too long. Called by uploads.py and workbench.py. Standard library only.
+One process converts all that is asked for at once; it is ended when it takes too long. Called by
+uploads.py and workbench.py. Standard library only.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class Converter:
     """Thread-safe."""
 
     def __init__(
-        self, command: Callable[[], Sequence[str]] = environment.convert_command, look: Callable[[], Overlay] = environment.look,
+        self,
+        command: Callable[[], Sequence[str]] = environment.convert_command,
+        look: Callable[[], Overlay] = environment.look,
         seconds: tuple[float, float] = (SECONDS_TO_BEGIN, SECONDS_EACH),
-    ) -> None:  # fmt: skip
+    ) -> None:
         self._command = command
         self._look = look
         self._seconds = seconds
@@ -55,18 +60,30 @@ class Converter:
             results += told
             unfinished = rest[len(told) :]
             # a decoder that dies of one picture may live with the next
-            results += [_failed(picture, reason) for picture, _ in (unfinished[:1] if goes_on else unfinished)]
+            results += [
+                _failed(picture, reason)
+                for picture, _ in (unfinished[:1] if goes_on else unfinished)
+            ]
         return results
 
-    def _run(self, pictures: Sequence[tuple[Path, Path]]) -> tuple[list[Path | DatasetError], str, bool]:
-        """What one process makes of them; why it ended early; and whether that was the picture's doing."""
+    def _run(
+        self, pictures: Sequence[tuple[Path, Path]]
+    ) -> tuple[list[Path | DatasetError], str, bool]:
+        """What one process makes of them; why it ended early; and whether that was the picture's
+        doing.
+        """
         asked = json.dumps({"pictures": [(str(picture), str(stem)) for picture, stem in pictures]})
         begin, each = self._seconds
         try:
             done = subprocess.run(
-                self._command(), input=asked.encode(), capture_output=True, timeout=begin + each * len(pictures), check=False,
-                env=environment.worker_environ(os.environ), creationflags=environment.NO_WINDOW,
-            )  # fmt: skip
+                self._command(),
+                input=asked.encode(),
+                capture_output=True,
+                timeout=begin + each * len(pictures),
+                check=False,
+                env=environment.worker_environ(os.environ),
+                creationflags=environment.NO_WINDOW,
+            )
         except subprocess.TimeoutExpired as error:
             return _told(error.stdout or b"", pictures)[0], _TOO_LONG, False
         except OSError as error:
@@ -76,8 +93,12 @@ class Converter:
         return told, words[-1] if words else f"exit status {done.returncode}", begun
 
 
-def _told(output: bytes, pictures: Sequence[tuple[Path, Path]]) -> tuple[list[Path | DatasetError], bool]:
-    """The lines of the process as results, and whether it had begun. A library's own words on the way are none."""
+def _told(
+    output: bytes, pictures: Sequence[tuple[Path, Path]]
+) -> tuple[list[Path | DatasetError], bool]:
+    """The lines of the process as results, and whether it had begun. A library's own words on the
+    way are none.
+    """
     lines = []
     for line in output.splitlines():
         try:
@@ -89,11 +110,19 @@ def _told(output: bytes, pictures: Sequence[tuple[Path, Path]]) -> tuple[list[Pa
 
 
 def _result(line: dict[str, Any]) -> Path | DatasetError:
-    return Path(line["made"]) if "made" in line else DatasetError(line["message"], hint=line["hint"], **line["values"])
+    return (
+        Path(line["made"])
+        if "made" in line
+        else DatasetError(line["message"], hint=line["hint"], **line["values"])
+    )
 
 
 def _failed(picture: Path, reason: str) -> DatasetError:
     hint = "Try again, or convert it in another program."
     if reason == _TOO_LONG:
-        return DatasetError("{path} cannot be converted: it takes too long", hint=hint, path=picture)
-    return DatasetError("{path} cannot be converted: {reason}", hint=hint, path=picture, reason=reason)
+        return DatasetError(
+            "{path} cannot be converted: it takes too long", hint=hint, path=picture
+        )
+    return DatasetError(
+        "{path} cannot be converted: {reason}", hint=hint, path=picture, reason=reason
+    )

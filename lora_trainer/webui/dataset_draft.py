@@ -1,11 +1,13 @@
-"""What is set for one dataset and not trained yet: trigger word, preset, changed settings, checkpoint, name, and how captions are written.
+"""What is set for one dataset and not trained yet: trigger word, preset, changed settings,
+checkpoint, name, and how captions are written.
 
     <dataset>/.lora_trainer/draft.json      {"version": 1, "values": {...}}
 
     read(root) -> Draft                     none, or one that cannot be read, is an empty one
     write(root, values, was) -> Draft       raises Conflict when somebody else wrote meanwhile
 
-It lies with the images, so that no dataset gets another's trigger word, and every browser sees the same. Called by datasets.py and the routes.
+It lies with the images, so that no dataset gets another's trigger word, and every browser sees the
+same. Called by datasets.py and the routes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ LONGEST = 64 * 1024
 @dataclass(frozen=True)
 class Draft:
     values: dict[str, Any] = field(default_factory=dict)
-    """preset, checkpoint, name: texts. changes: config key -> the visitor's own value. captioner: {captioner, options}."""
+    """preset, checkpoint, name: texts. changes: config key -> the visitor's own value. captioner:
+    {captioner, options}.
+    """
     revision: str = ""
     """Another one whenever the file holds something else; empty without a file."""
     changed: float = 0.0
@@ -60,25 +64,53 @@ def read(root: Path) -> Draft:
 
 
 def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
-    """`was`: the revision that `values` were made from. Who calls this holds the dataset's lock. Raises Conflict, or DatasetError."""
+    """`was`: the revision that `values` were made from. Who calls this holds the dataset's lock.
+    Raises Conflict, or DatasetError.
+    """
     now = read(root)
     if was != now.revision:
-        raise Conflict("someone else has changed these settings meanwhile", hint="Look at them, and change again.", current=now.to_json())
+        raise Conflict(
+            "someone else has changed these settings meanwhile",
+            hint="Look at them, and change again.",
+            current=now.to_json(),
+        )
     try:
-        content = json.dumps({"version": 1, "values": _known(values)}, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+        content = (
+            json.dumps(
+                {"version": 1, "values": _known(values)},
+                ensure_ascii=False,
+                allow_nan=False,
+                indent=1,
+            )
+            + "\n"
+        )
     except (ValueError, RecursionError) as error:
-        raise DatasetError("these settings cannot be kept: a number in them is not finite", hint="Look for nan or inf in the settings.") from error
+        raise DatasetError(
+            "these settings cannot be kept: a number in them is not finite",
+            hint="Look for nan or inf in the settings.",
+        ) from error
     if len(content.encode("utf-8", "surrogatepass")) > LONGEST:
         hint = "Shorten the prompts for previews."
-        raise DatasetError("these settings are too long to be kept: more than {size} bytes", hint=hint, size=LONGEST)
+        raise DatasetError(
+            "these settings are too long to be kept: more than {size} bytes",
+            hint=hint,
+            size=LONGEST,
+        )
     path = path_of(root)
     try:
         path.parent.mkdir(exist_ok=True)
         files.write_text(path, content)
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        hint = "Check the free space and the folder's permissions. Until then they are only in this page."
-        raise DatasetError("the settings of these images cannot be kept beside them: {reason}", hint=hint, reason=reason) from error
+        hint = (
+            "Check the free space and the folder's permissions. Until then they are only in this"
+            " page."
+        )
+        raise DatasetError(
+            "the settings of these images cannot be kept beside them: {reason}",
+            hint=hint,
+            reason=reason,
+        ) from error
     return read(root)
 
 
@@ -96,6 +128,10 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is understood of it; another version's keys are not."""
     found: dict[str, Any] = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
     changes, captioner = values.get("changes"), values.get("captioner")
-    found["changes"] = {key: value for key, value in changes.items() if key in KEYS} if isinstance(changes, dict) else {}
+    found["changes"] = (
+        {key: value for key, value in changes.items() if key in KEYS}
+        if isinstance(changes, dict)
+        else {}
+    )
     found["captioner"] = captioner if isinstance(captioner, dict) else {}
     return found

@@ -1,4 +1,6 @@
-"""Show a folder in the system's file manager. For the person at this machine only: routes ask `request.require_local()` first."""
+"""Show a folder in the system's file manager. For the person at this machine only: routes ask
+`request.require_local()` first.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +20,16 @@ def show(folder: Path) -> None:
         else:
             opener = "open" if sys.platform == "darwin" else "xdg-open"
             subprocess.Popen(
-                [opener, str(folder)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+                [opener, str(folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
             )
     except OSError as error:
         raise LoraTrainerError(
-            "no file manager could be opened: {reason}", hint="The folder is {folder}.", reason=error.strerror or error, folder=folder
+            "no file manager could be opened: {reason}",
+            hint="The folder is {folder}.",
+            reason=error.strerror or error,
+            folder=folder,
         ) from error

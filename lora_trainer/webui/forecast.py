@@ -1,7 +1,8 @@
 """The arithmetic of a run that has not begun: steps, time, disk, the size and the name of its LoRA.
 
-Comes in: settings, images and what a checkpoint's header says, all of them sound. Goes out: numbers, which plan.py puts into words. They are the
-worker's own (dataset.buckets, config.settle): what is foretold is what will be done. Nothing of a checkpoint but its header is read.
+Comes in: settings, images and what a checkpoint's header says, all of them sound. Goes out:
+numbers, which plan.py puts into words. They are the worker's own (dataset.buckets, config.settle):
+what is foretold is what will be done. Nothing of a checkpoint but its header is read.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from lora_trainer.webui.checkpoints import Facts
 from lora_trainer.webui.pace import Pace
 
 STATE_BYTES = 12
-"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are kept."""
+"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are
+kept.
+"""
 FILE_BYTES = 2
 """Of a LoRA file, for each weight: float16."""
 PREVIEW_BYTES = 1.5
@@ -35,17 +38,22 @@ HELD_NAMES_SECONDS = 5.0
 
 
 class Forecast:
-    """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that one's header says."""
+    """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that
+    one's header says.
+    """
 
     def __init__(self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: Facts) -> None:
         self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
-        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it is said
+        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it
+        # is said
         self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
         self.resolution = asked.dataset.resolution or facts.resolution or 512
         self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
         repeats = [example.repeats for example in dataset.examples]
         training = asked.training
-        self._steps_per_epoch = bucketing.steps_per_epoch(self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps)
+        self._steps_per_epoch = bucketing.steps_per_epoch(
+            self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps
+        )
         self.steps = settings.step_count_of(training, self._steps_per_epoch)
         self.images = self.steps / self._steps_per_epoch * sum(repeats)
         """How many images are trained in all, each as often as it comes."""
@@ -53,18 +61,30 @@ class Forecast:
         """The settings with every `auto` settled that follows from resolution and steps."""
 
     def seconds(self, known: Pace) -> float | None:
-        """From its first word to its last, about. None: no earlier run on this machine says how fast it is."""
+        """From its first word to its last, about. None: no earlier run on this machine says how
+        fast it is.
+        """
         if not self.is_certain:
             return None
         samples = self.settled.samples
-        rounds = (self.steps - 1) // (samples.sample_every or self.steps) if samples.sample_prompts else 0
-        return known.seconds(pace.kind_of(self.settled, self._family or "", self.resolution), self.images, rounds)
+        rounds = (
+            (self.steps - 1) // (samples.sample_every or self.steps)
+            if samples.sample_prompts
+            else 0
+        )
+        return known.seconds(
+            pace.kind_of(self.settled, self._family or "", self.resolution), self.images, rounds
+        )
 
     @cached_property
     def weights(self) -> int | None:
-        """Of the LoRA. None: the checkpoint's layers have unusual names (the worker tells of it)."""
+        """Of the LoRA. None: the checkpoint's layers have unusual names (the worker tells of
+        it).
+        """
         try:
-            return parameter_count(_layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns), self.settled.lora)
+            return parameter_count(
+                _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns), self.settled.lora
+            )
         except (CheckpointError, OSError):
             return None
 
@@ -75,24 +95,41 @@ class Forecast:
 
     @property
     def disk_bytes(self) -> int:
-        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews, and what is cached on disk meanwhile."""
+        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews,
+        and what is cached on disk meanwhile.
+        """
         output, samples = self.settled.output, self.settled.samples
         saves = (self.steps - 1) // (output.save_steps or self.steps)
         if output.save_epochs:
             saves += self.steps // (self._steps_per_epoch * output.save_epochs)
         saves = min(saves, output.keep_last or saves)
-        previews = len(samples.sample_prompts) * len(samples.sample_strengths) * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
+        previews = (
+            len(samples.sample_prompts)
+            * len(samples.sample_strengths)
+            * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
+        )
         preview_bytes = int(previews * (samples.sample_size or 512) ** 2 * PREVIEW_BYTES)
-        return self.file_bytes * (saves + 3) + 2 * (self.weights or 0) * STATE_BYTES + preview_bytes + self._cache_bytes()
+        return (
+            self.file_bytes * (saves + 3)
+            + 2 * (self.weights or 0) * STATE_BYTES
+            + preview_bytes
+            + self._cache_bytes()
+        )
 
     def _cache_bytes(self) -> int:
-        pixels = sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items())
+        pixels = sum(
+            bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()
+        )
         captions = sum(len(variants(example.caption)) for example in self._dataset.examples)
         size = settings.encoded_bytes(pixels, captions, self.settled.dataset.flip_augmentation)
-        return size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
+        return (
+            size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
+        )
 
     def target(self, name: str, pending: Iterable[str] = ()) -> str:
-        """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`: what those of runs before it are to be called."""
+        """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`:
+        what those of runs before it are to be called.
+        """
         lora_dir = self.settled.output.lora_dir
         assert lora_dir is not None
         wanted = clean_name(name)
@@ -105,8 +142,20 @@ class Forecast:
     def resolved(self) -> dict[str, Any]:
         """Config key -> what its `auto` comes to."""
         values = settings.to_mapping(self.settled)
-        keys = ("resolution", "lora_alpha", "text_encoder_lr", "max_train_steps", "save_steps", "sample_every", "sample_size")
-        return {key: values[key] for key in keys if self.is_certain or key not in ("resolution", "sample_size")}
+        keys = (
+            "resolution",
+            "lora_alpha",
+            "text_encoder_lr",
+            "max_train_steps",
+            "save_steps",
+            "sample_every",
+            "sample_size",
+        )
+        return {
+            key: values[key]
+            for key in keys
+            if self.is_certain or key not in ("resolution", "sample_size")
+        }
 
 
 @lru_cache(maxsize=4)
@@ -124,5 +173,7 @@ def _free(wanted: str, taken: Collection[str]) -> str:
 
 @lru_cache(maxsize=2)
 def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
-    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder may hold thousands of files."""
+    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder
+    may hold thousands of files.
+    """
     return frozenset(used_names(lora_dir))

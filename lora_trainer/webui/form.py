@@ -1,12 +1,13 @@
-"""The settings form as data: which of the config's fields the tab shows, under which human names, with which bounds.
+"""The settings form as data: which of the config's fields the tab shows, under which human names,
+with which bounds.
 
-Types, bounds, defaults and help come from `config` itself, so that no second list can differ; only the names, the units and the order are told here.
-Paths and the LoRA's name are no fields: the dataset, the checkpoint and the name are chosen elsewhere. Called by the home route and by plan.py.
+Types, bounds, defaults and help come from `config` itself, so that no second list can differ; only
+the names, the units and the order are told here. Paths and the LoRA's name are no fields: the
+dataset, the checkpoint and the name are chosen elsewhere. Called by the home route and by plan.py.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import types
 import typing
@@ -19,13 +20,33 @@ from lora_trainer import config
 from lora_trainer.config import GROUPS
 from lora_trainer.webui import texts
 
-Type = Literal["text", "lines", "number", "integer", "auto_number", "auto_integer", "choice", "flag", "auto_flag", "list", "number_list", "paragraph"]
-"""`auto_...`: may be empty, which means auto. `lines`: one text a line; `paragraph`: one long text. `list` and `number_list`: separated by commas."""
+Type = Literal[
+    "text",
+    "lines",
+    "number",
+    "integer",
+    "auto_number",
+    "auto_integer",
+    "choice",
+    "flag",
+    "auto_flag",
+    "list",
+    "number_list",
+    "paragraph",
+]
+"""`auto_...`: may be empty, which means auto. `lines`: one text a line; `paragraph`: one long text.
+`list` and `number_list`: separated by commas.
+"""
 
 CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
-    "train_data_dir": "dataset", "metadata_path": "dataset", "base_model": "checkpoint", "vae": "checkpoint", "name": "name",
-    "output_dir": None, "lora_dir": None,
-}  # fmt: skip
+    "train_data_dir": "dataset",
+    "metadata_path": "dataset",
+    "base_model": "checkpoint",
+    "vae": "checkpoint",
+    "name": "name",
+    "output_dir": None,
+    "lora_dir": None,
+}
 """Config keys that are no fields of the form -> the place of the tab that decides them."""
 
 Texts = Mapping[str, str]
@@ -94,34 +115,87 @@ LABELS: Texts = {
 HELPS: Texts = {
     "max_train_steps": "How many steps are trained.",
     "epochs": "How often all images are gone through.",
-    "resolution": "A picture of any shape is trained with as many pixels as a square of this side. auto: what the checkpoint was made for.",
-    "lora_rank": "How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail, in a larger file.",
-    "sample_prompts": "Each line is a prompt for preview pictures during the training. Empty: only one picture at the end, from the first caption.",
-    "repeats": "How often each image is seen in one epoch. A number in front of a folder's name (10_name) counts instead for that folder.",
+    "resolution": (
+        "A picture of any shape is trained with as many pixels as a square of this side. auto: what"
+        " the checkpoint was made for."
+    ),
+    "lora_rank": (
+        "How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more"
+        " detail, in a larger file."
+    ),
+    "sample_prompts": (
+        "Each line is a prompt for preview pictures during the training. Empty: only one picture at"
+        " the end, from the first caption."
+    ),
+    "repeats": (
+        "How often each image is seen in one epoch. A number in front of a folder's name (10_name)"
+        " counts instead for that folder."
+    ),
     "bucket_step": "Width and height of the trained pictures are multiples of this many pixels.",
     "min_bucket_side": "No side of a trained picture is shorter. auto: half the resolution.",
     "max_bucket_side": "No side of a trained picture is longer. auto: twice the resolution.",
-    "max_upscale": "A small image is enlarged at most this many times; beyond that it is trained smaller.",
-    "on_bad_data": "What happens with images and captions that cannot be used. They are listed in either case.",
-    "mixed_precision": "Number format of the model. auto: bf16 where the device is good at it, else fp16 on a GPU, else float32.",
-    "lora_alpha": "Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank.",
-    "optimizer": "How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes package and an NVIDIA card.",
+    "max_upscale": (
+        "A small image is enlarged at most this many times; beyond that it is trained smaller."
+    ),
+    "on_bad_data": (
+        "What happens with images and captions that cannot be used. They are listed in either case."
+    ),
+    "mixed_precision": (
+        "Number format of the model. auto: bf16 where the device is good at it, else fp16 on a GPU,"
+        " else float32."
+    ),
+    "lora_alpha": (
+        "Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank."
+    ),
+    "optimizer": (
+        "How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes"
+        " package and an NVIDIA card."
+    ),
     "max_grad_norm": "Larger changes in a single step are cut down to this. 0: never.",
-    "min_snr_gamma": "Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and more evenly.",
-    "batch_size": "How many images are trained in one step. More is smoother and needs more memory.",
-    "gradient_accumulation_steps": "So many batches make one step: the effect of a larger batch_size in the memory of a small one.",
-    "gradient_checkpointing": "Saves memory by computing parts twice: about a quarter slower, about half the memory.",
-    "cache_latents": "Images are encoded once, and what comes out is kept. auto: in memory, on disk for very large sets.",
-    "keep_tokens": "With shuffle_caption: this many tags at the start stay where they are. The trigger word counts as one.",
-    "shuffle_caption": "Puts the tags of each caption, which commas separate, in a new order each time.",
-    "max_token_length": "How much of a caption training reads, in tokens. Longer ones than 75 are encoded in pieces, as the WebUI does.",
-    "enable_bucket": "Images are trained near their own aspect ratio. Off: each is cropped to a square.",
-    "lr_warmup_steps": "The learning rate rises from zero during so many steps. Works with every scheduler.",
-    "device": "What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu.",
+    "min_snr_gamma": (
+        "Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and"
+        " more evenly."
+    ),
+    "batch_size": (
+        "How many images are trained in one step. More is smoother and needs more memory."
+    ),
+    "gradient_accumulation_steps": (
+        "So many batches make one step: the effect of a larger batch_size in the memory of a small"
+        " one."
+    ),
+    "gradient_checkpointing": (
+        "Saves memory by computing parts twice: about a quarter slower, about half the memory."
+    ),
+    "cache_latents": (
+        "Images are encoded once, and what comes out is kept. auto: in memory, on disk for very"
+        " large sets."
+    ),
+    "keep_tokens": (
+        "With shuffle_caption: this many tags at the start stay where they are. The trigger word"
+        " counts as one."
+    ),
+    "shuffle_caption": (
+        "Puts the tags of each caption, which commas separate, in a new order each time."
+    ),
+    "max_token_length": (
+        "How much of a caption training reads, in tokens. Longer ones than 75 are encoded in"
+        " pieces, as the WebUI does."
+    ),
+    "enable_bucket": (
+        "Images are trained near their own aspect ratio. Off: each is cropped to a square."
+    ),
+    "lr_warmup_steps": (
+        "The learning rate rises from zero during so many steps. Works with every scheduler."
+    ),
+    "device": (
+        "What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."
+    ),
     "sample_strengths": "LoRA strengths to show, separated by commas, such as 0, 0.5, 1.",
     "sample_sampler": "The sampler of the preview pictures.",
 }
-"""Key -> its help, where the config's own sentence speaks of files and keys that nobody sees in the tab."""
+"""Key -> its help, where the config's own sentence speaks of files and keys that nobody sees in the
+tab.
+"""
 
 TERMS: Mapping[str, str] = {
     "trigger_word": "activation token instance prompt keyword class token",
@@ -174,16 +248,31 @@ TERMS: Mapping[str, str] = {
     "keep_last": "save_last_n_steps",
     "preferred_weight": "preferred weight lora strength multiplier",
 }
-"""Key -> what else people may look for it by: the names that other trainers, and those who write of training, give it. In no language."""
+"""Key -> what else people may look for it by: the names that other trainers, and those who write of
+training, give it. In no language.
+"""
 
 KEYS = frozenset(LABELS)
-_GROUP_OF = {item.name: group for _, group in GROUPS for item in dataclasses.fields(group)}  # type: ignore[arg-type]
+_GROUP_OF = {item.name: group for _, group in GROUPS for item in config.fields_of(group)}
 # keys without an underscore are words of the language too
-_KEYS_IN_A_SENTENCE = re.compile(r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key)))
+_KEYS_IN_A_SENTENCE = re.compile(
+    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key))
+)
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
-"""Config key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or None."""
+"""Config key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or
+None.
+"""
 
-PLAIN = ("trigger_word", "max_train_steps", "epochs", "resolution", "lora_rank", "learning_rate", "sample_prompts", "preferred_weight")
+PLAIN = (
+    "trigger_word",
+    "max_train_steps",
+    "epochs",
+    "resolution",
+    "lora_rank",
+    "learning_rate",
+    "sample_prompts",
+    "preferred_weight",
+)
 """What is shown at once, in this order; all else is folded away under Advanced."""
 
 TITLES: Texts = {
@@ -197,40 +286,96 @@ TITLES: Texts = {
 }
 
 UNITS: Texts = {
-    "resolution": "pixels", "bucket_step": "pixels", "min_bucket_side": "pixels", "max_bucket_side": "pixels", "sample_size": "pixels",
+    "resolution": "pixels",
+    "bucket_step": "pixels",
+    "min_bucket_side": "pixels",
+    "max_bucket_side": "pixels",
+    "sample_size": "pixels",
     "lr_warmup_steps": "steps",
-    "max_upscale": "times", "max_token_length": "tokens",
-}  # fmt: skip
+    "max_upscale": "times",
+    "max_token_length": "tokens",
+}
 STEPS: Mapping[str, float] = {
-    "resolution": 64, "bucket_step": 8, "sample_size": 64, "preferred_weight": 0.05, "caption_dropout": 0.05, "lora_dropout": 0.05,
-    "noise_offset": 0.01, "sample_guidance": 0.5, "max_upscale": 0.5, "lora_alpha": 1, "weight_decay": 0.01, "max_grad_norm": 0.1, "min_snr_gamma": 1,
-    "threshold": 0.05, "character_threshold": 0.05,
-}  # fmt: skip
+    "resolution": 64,
+    "bucket_step": 8,
+    "sample_size": 64,
+    "preferred_weight": 0.05,
+    "caption_dropout": 0.05,
+    "lora_dropout": 0.05,
+    "noise_offset": 0.01,
+    "sample_guidance": 0.5,
+    "max_upscale": 0.5,
+    "lora_alpha": 1,
+    "weight_decay": 0.01,
+    "max_grad_norm": 0.1,
+    "min_snr_gamma": 1,
+    "threshold": 0.05,
+    "character_threshold": 0.05,
+}
 """What one click on a field's arrows adds. Learning rates have none: any number will do."""
 
 CHOICES: Texts = {
-    "auto": "auto", "stop": "stop and list them", "skip": "train without them", "memory": "in memory", "disk": "on disk",
-    "constant": "constant", "linear": "linear, down to zero", "cosine": "cosine, down to zero",
-    "cosine_with_restarts": "cosine with restarts", "polynomial": "polynomial",
-}  # fmt: skip
+    "auto": "auto",
+    "stop": "stop and list them",
+    "skip": "train without them",
+    "memory": "in memory",
+    "disk": "on disk",
+    "constant": "constant",
+    "linear": "linear, down to zero",
+    "cosine": "cosine, down to zero",
+    "cosine_with_restarts": "cosine with restarts",
+    "polynomial": "polynomial",
+}
 """Value -> how it is shown."""
 PROPER_NAMES: Mapping[str, str] = {
-    "no": "float32", "fp16": "fp16", "bf16": "bf16", "epsilon": "epsilon", "v_prediction": "v-prediction", "75": "75", "150": "150", "225": "225",
-    "adamw": "AdamW", "adamw8bit": "AdamW 8-bit", "euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "ddim": "DDIM",
-}  # fmt: skip
+    "no": "float32",
+    "fp16": "fp16",
+    "bf16": "bf16",
+    "epsilon": "epsilon",
+    "v_prediction": "v-prediction",
+    "75": "75",
+    "150": "150",
+    "225": "225",
+    "adamw": "AdamW",
+    "adamw8bit": "AdamW 8-bit",
+    "euler_a": "Euler a",
+    "dpmpp_2m_karras": "DPM++ 2M Karras",
+    "ddim": "DDIM",
+}
 """Value -> how it is shown in every language."""
 
 
 def form(language: str) -> dict[str, Any]:
-    """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the advanced ones by their part of the config."""
+    """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the
+    advanced ones by their part of the config.
+    """
     title = texts.translate(TITLES["plain"], language)
-    plain = {"id": "plain", "title": title, "advanced": False, "fields": [_field(key, language) for key in PLAIN]}
-    return {"groups": [plain, *(_advanced_group(identity, group, language) for identity, group in GROUPS)]}
+    plain = {
+        "id": "plain",
+        "title": title,
+        "advanced": False,
+        "fields": [_field(key, language) for key in PLAIN],
+    }
+    return {
+        "groups": [
+            plain,
+            *(_advanced_group(identity, group, language) for identity, group in GROUPS),
+        ]
+    }
 
 
 def _advanced_group(identity: str, group: type[config.Settings], language: str) -> dict[str, Any]:
-    keys = [item.name for item in dataclasses.fields(group) if item.name in KEYS and item.name not in PLAIN]  # type: ignore[arg-type]
-    return {"id": identity, "title": texts.translate(TITLES[identity], language), "advanced": True, "fields": [_field(key, language) for key in keys]}
+    keys = [
+        item.name
+        for item in config.fields_of(group)
+        if item.name in KEYS and item.name not in PLAIN
+    ]
+    return {
+        "id": identity,
+        "title": texts.translate(TITLES[identity], language),
+        "advanced": True,
+        "fields": [_field(key, language) for key in keys],
+    }
 
 
 def _field(key: str, language: str) -> dict[str, Any]:
@@ -240,18 +385,29 @@ def _field(key: str, language: str) -> dict[str, Any]:
         "help": _help(key, language),
         "advanced": key not in PLAIN,
         "unit": texts.translate(UNITS[key], language) if key in UNITS else "",
-        "terms": " ".join(dict.fromkeys([LABELS[key], key, key.replace("_", " "), TERMS.get(key, "")])),
+        "terms": " ".join(
+            dict.fromkeys([LABELS[key], key, key.replace("_", " "), TERMS.get(key, "")])
+        ),
     }
 
 
 def field_of(group: type[config.Settings], key: str, language: str) -> dict[str, Any]:
-    """What the browser has to know of one setting of a group to draw it, but for its name and its help: kind, choices, bounds, default."""
-    item = next(item for item in dataclasses.fields(group) if item.name == key)  # type: ignore[arg-type]
+    """What the browser has to know of one setting of a group to draw it, but for its name and its
+    help: kind, choices, bounds, default.
+    """
+    item = next(item for item in config.fields_of(group) if item.name == key)
     kind, optional = _kind(group, key)
     return {
         "key": key,
         "type": type_of(group, key),
-        "choices": [{"value": choice, "label": _shown(choice, language)} for choice in typing.get_args(kind)] if _is_choice(kind) else [],
+        "choices": (
+            [
+                {"value": choice, "label": _shown(choice, language)}
+                for choice in typing.get_args(kind)
+            ]
+            if _is_choice(kind)
+            else []
+        ),
         "minimum": item.metadata["at_least"],
         "maximum": item.metadata["at_most"],
         "above": item.metadata["above"],
@@ -263,9 +419,13 @@ def field_of(group: type[config.Settings], key: str, language: str) -> dict[str,
 
 
 def _help(key: str, language: str) -> str:
-    """The config's own sentence, unless HELPS has one; where it speaks of another setting by its key, by the name that the form shows."""
+    """The config's own sentence, unless HELPS has one; where it speaks of another setting by its
+    key, by the name that the form shows.
+    """
     sentence = texts.translate(HELPS.get(key) or config.documentation()[key], language)
-    return _KEYS_IN_A_SENTENCE.sub(lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence)
+    return _KEYS_IN_A_SENTENCE.sub(
+        lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence
+    )
 
 
 def type_of(group: type[config.Settings], key: str) -> Type:

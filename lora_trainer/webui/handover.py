@@ -1,20 +1,28 @@
-"""One graphics card, two users: the host's model leaves it while a run trains, and comes back for pictures and in the end.
+"""One graphics card, two users: the host's model leaves it while a run trains, and comes back for
+pictures and in the end.
 
-    idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says paused ──> lent
-                                        ^                                                                     │
-                                        └──────────── no picture for `grace` seconds: resume ─────────────────┘
-    training ── a picture, and its user wants no pauses ──> beside, with the model on the card too ── `grace` ──> training
-    any of them ── after_end ──> idle, with the model where it was
+    idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says
+    paused ──> lent
+                                        ^
+                                            │
+                                        └──────────── no picture for `grace` seconds: resume
+                                        ─────────────────┘
+    training ── a picture, and its user wants no pauses ──> beside, with the model on the card too
+    ── `grace` ──> training any of them ── after_end ──> idle, with the model where it was
 
-    keeper thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run) once the process is gone   tick() every second or so
-    host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another checkpoint, "Try it"
+    keeper thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run)
+        once the process is gone   tick() every second or so
+    host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another
+                    checkpoint, "Try it"
     the browser     ask(run, "pause" | "resume")   status()
 
-Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at once, and no lock of ours is held meanwhile.
-A picture waits for the run to pause; when that takes longer than `patience` it is refused with a sentence, unless there is room for both.
-Users with a large card may choose that runs never pause for pictures: `pauses` says so, and is asked at each picture.
-On a host that computes on the processor there is nothing to hand over, and training does not pause for pictures.
-Called by studio, keeper and the routes. Never touches the host itself, nor torch.
+Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at
+once, and no lock of ours is held meanwhile. A picture waits for the run to pause; when that takes
+longer than `patience` it is refused with a sentence, unless there is room for both. Users with a
+large card may choose that runs never pause for pictures: `pauses` says so, and is asked at each
+picture. On a host that computes on the processor there is nothing to hand over, and training does
+not pause for pictures. Called by studio, keeper and the routes. Never touches the host itself, nor
+torch.
 """
 
 from __future__ import annotations
@@ -42,9 +50,13 @@ from lora_trainer.webui.host import HostDevice, Memory
 log = logging.getLogger(__name__)
 State = Literal["idle", "training", "asking", "lent", "beside"]
 PATIENCE = 90.0
-"""Seconds that a picture waits for the run to pause. A step of a large model on a small card takes ten or more."""
+"""Seconds that a picture waits for the run to pause. A step of a large model on a small card takes
+ten or more.
+"""
 GRACE = 4.0
-"""Seconds without a picture after which training goes on: moving models for each of several pictures would take longer than the pictures."""
+"""Seconds without a picture after which training goes on: moving models for each of several
+pictures would take longer than the pictures.
+"""
 POLL = 0.1
 PICTURE_ROOM = 3 * 2**30
 """Bytes beyond the model's own that a picture needs: enough for SDXL at its usual size."""
@@ -79,17 +91,30 @@ class Status:
 
     def to_mapping(self, say: Callable[[Message], str]) -> dict[str, Any]:
         """As JSON; `say` puts the sentence into the visitor's language."""
-        return {"state": self.state, "sentence": say(self.sentence), "before": _memory(self.before), "after": _memory(self.after)}
+        return {
+            "state": self.state,
+            "sentence": say(self.sentence),
+            "before": _memory(self.before),
+            "after": _memory(self.after),
+        }
 
 
 class HandOver:
-    """Who has the graphics card. `marker` is a small file that outlives the host: which run was paused for a picture."""
+    """Who has the graphics card. `marker` is a small file that outlives the host: which run was
+    paused for a picture.
+    """
 
     def __init__(
-        self, host: HostDeviceUser, marker: Path, *, pauses: Callable[[], bool] = lambda: True,
-        patience: Callable[[], float] = lambda: PATIENCE, grace: float = GRACE,
-        clock: Callable[[], float] = time.monotonic, sleep: Callable[[float], None] = time.sleep,
-    ) -> None:  # fmt: skip
+        self,
+        host: HostDeviceUser,
+        marker: Path,
+        *,
+        pauses: Callable[[], bool] = lambda: True,
+        patience: Callable[[], float] = lambda: PATIENCE,
+        grace: float = GRACE,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
         self.host = host
         self.state: State = "idle"
         self._marker = marker
@@ -111,16 +136,22 @@ class HandOver:
 
     def watch(self) -> None:
         """Have the host tell of its pictures; again after "Reload UI", which makes it forget."""
-        self._sees_pictures = self._on_processor or self.host.on_generation(self._before_turn, self._after_turn)
+        self._sees_pictures = self._on_processor or self.host.on_generation(
+            self._before_turn, self._after_turn
+        )
 
-    # --- the keeper's thread --------------------------------------------------------------------------------------------------------------
+    # --- the keeper's thread ----------------------------------------------------------------------
 
     def before_start(self, folder: RunFolder) -> bool:
-        """Make room for a worker about to start. False: the host is making a picture; ask again later. Raises HostError if the model cannot leave."""
+        """Make room for a worker about to start. False: the host is making a picture; ask again
+        later. Raises HostError if the model cannot leave.
+        """
         return self._take_on(folder, adopted=False)
 
     def adopt(self, folder: RunFolder) -> bool:
-        """Make room for a worker that is at work already, started before this host was. A pause for a picture that the last host made ends."""
+        """Make room for a worker that is at work already, started before this host was. A pause for
+        a picture that the last host made ends.
+        """
         return self._take_on(folder, adopted=True)
 
     def waits(self) -> bool:
@@ -128,14 +159,18 @@ class HandOver:
         return not self._on_processor and self.host.is_generating()
 
     def after_end(self, folder: RunFolder) -> None:
-        """The worker's process is gone, however it went: the model comes back now, or as soon as the host's queue lets us."""
+        """The worker's process is gone, however it went: the model comes back now, or as soon as
+        the host's queue lets us.
+        """
         run = self._runs.get(folder.path)
         if run is not None:
             run.ended = True
             self._let_go()
 
     def tick(self) -> None:
-        """Whatever is due: end a loan that nobody uses, or the time of a run that has died. Quick unless a model has to be moved."""
+        """Whatever is due: end a loan that nobody uses, or the time of a run that has died. Quick
+        unless a model has to be moved.
+        """
         if not self._runs:
             return
         if any(run.is_over() for run in self._runs.values()):
@@ -143,7 +178,12 @@ class HandOver:
         elif self.state in ("lent", "beside"):
             if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
                 self._take_back()
-        elif self.state == "training" and not self._stays and not self.host.is_generating() and self.host.model_on_device():
+        elif (
+            self.state == "training"
+            and not self._stays
+            and not self.host.is_generating()
+            and self.host.model_on_device()
+        ):
             # another checkpoint was chosen, or the host was still starting
             self._take_back()
 
@@ -208,7 +248,9 @@ class HandOver:
                 self._forget_the_dead()
 
     def _forget_the_dead(self) -> None:
-        """In a turn: runs that are over are forgotten; after the last of them the host gets back what it had."""
+        """In a turn: runs that are over are forgotten; after the last of them the host gets back
+        what it had.
+        """
         was_training = bool(self._runs)
         self._runs = {path: run for path, run in self._runs.items() if not run.is_over()}
         if self._runs or not was_training:
@@ -225,10 +267,12 @@ class HandOver:
     def _living(self) -> list[_Watched]:
         return [run for run in self._runs.values() if not run.ended]
 
-    # --- the host's threads ---------------------------------------------------------------------------------------------------------------
+    # --- the host's threads -----------------------------------------------------------------------
 
     def _before_turn(self) -> None:
-        """The host wants its device, and has the turn. Raises HandOverError when it cannot have it."""
+        """The host wants its device, and has the turn. Raises HandOverError when it cannot have
+        it.
+        """
         if self.state == "lent":
             return
         self._forget_the_dead()
@@ -268,11 +312,16 @@ class HandOver:
         deadline = self._clock() + self._patience()
         asked: set[Path] = set()
         while True:
-            at_work = [run for run in list(self._runs.values()) if not run.is_over() and run.read().status != "paused"]
+            at_work = [
+                run
+                for run in list(self._runs.values())
+                if not run.is_over() and run.read().status != "paused"
+            ]
             if not at_work:
                 return True
             for run in at_work:
-                # not before it has spoken: whoever starts a worker first drops what was asked of the one before it
+                # not before it has spoken: whoever starts a worker first drops what was asked of
+                # the one before it
                 if run.folder.path not in asked and run.has_spoken:
                     asked.add(run.folder.path)
                     self._mark(*(path for path in asked if not self._runs[path].paused_by_user))
@@ -293,19 +342,28 @@ class HandOver:
     def _refusal(self) -> HandOverError:
         if all(run.state.phase == "training" for run in self._living()):
             return HandOverError(
-                "the training did not pause within {seconds} seconds, so there is no room on the graphics card for a picture",
-                hint="Press Pause in the tab LoRA Trainer, wait until it says paused, and generate again.",
+                "the training did not pause within {seconds} seconds, so there is no room on the"
+                " graphics card for a picture",
+                hint=(
+                    "Press Pause in the tab LoRA Trainer, wait until it says paused, and generate"
+                    " again."
+                ),
                 seconds=round(self._patience()),
             )
         return HandOverError(
-            "the training is still preparing and cannot pause yet, so there is no room on the graphics card for a picture",
-            hint="Generate again when its first steps are done, or stop it in the tab LoRA Trainer.",
+            "the training is still preparing and cannot pause yet, so there is no room on the"
+            " graphics card for a picture",
+            hint=(
+                "Generate again when its first steps are done, or stop it in the tab LoRA Trainer."
+            ),
         )
 
-    # --- the browser's threads ------------------------------------------------------------------------------------------------------------
+    # --- the browser's threads --------------------------------------------------------------------
 
     def ask(self, folder: RunFolder, what: Literal["pause", "resume"]) -> None:
-        """A person presses Pause or Resume. A pause of theirs outlasts pictures; a resume waits until the picture is made."""
+        """A person presses Pause or Resume. A pause of theirs outlasts pictures; a resume waits
+        until the picture is made.
+        """
         run = self._runs.get(folder.path)
         if run is None:
             send_request(folder.requests, what)
@@ -317,28 +375,47 @@ class HandOver:
             run.ask(what)
 
     def status(self) -> Status:
-        return Status(state=self.state, sentence=self._sentence(), before=self._before, after=self._after)
+        return Status(
+            state=self.state, sentence=self._sentence(), before=self._before, after=self._after
+        )
 
     def _sentence(self) -> Message:
         if self._trouble.template:
             return self._trouble
         if self._on_processor:
-            return Message("The WebUI computes on the processor: nothing has to make room, and training does not pause for pictures.")
+            return Message(
+                "The WebUI computes on the processor: nothing has to make room, and training does"
+                " not pause for pictures."
+            )
         if self.state == "asking":
             return Message("A picture was asked for: the training pauses after its step.")
         if self.state == "lent":
-            return Message("The training waits while the WebUI uses the graphics card, and goes on by itself.")
+            return Message(
+                "The training waits while the WebUI uses the graphics card, and goes on by itself."
+            )
         if self.state == "beside":
-            return Message("The WebUI's model is on the graphics card beside the training, for a picture; it leaves again by itself.")
+            return Message(
+                "The WebUI's model is on the graphics card beside the training, for a picture; it"
+                " leaves again by itself."
+            )
         if self.state == "idle":
             return Message("")
         if not self._sees_pictures:
-            return Message("This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it.")
+            return Message(
+                "This WebUI cannot be watched: press Pause before you generate a picture, and"
+                " Resume after it."
+            )
         if not self._pauses():
-            return Message("The WebUI's model has left the graphics card for the training, and comes back beside it for a picture.")
-        return Message("The WebUI's model has left the graphics card for the training. Generate pauses the training while a picture is made.")
+            return Message(
+                "The WebUI's model has left the graphics card for the training, and comes back"
+                " beside it for a picture."
+            )
+        return Message(
+            "The WebUI's model has left the graphics card for the training. Generate pauses the"
+            " training while a picture is made."
+        )
 
-    # --- moving the model -----------------------------------------------------------------------------------------------------------------
+    # --- moving the model -------------------------------------------------------------------------
 
     def _release(self) -> None:
         self._trouble = Message("")
@@ -350,7 +427,8 @@ class HandOver:
         self._owed = True
         self.host.release_model()
         after = self.host.memory()
-        # Forge's list may hold what lies in main memory anyway: asking again and again would move nothing
+        # Forge's list may hold what lies in main memory anyway: asking again and again would move
+        # nothing
         self._stays = self.host.model_on_device()
         self._before, self._after = before, after
         if before and after:
@@ -363,10 +441,14 @@ class HandOver:
             self._trouble = Message("")
 
     def _mark(self, *paths: Path) -> None:
-        """Write down which runs were paused for a picture: a host that dies meanwhile leaves them so, and the next one must know why."""
+        """Write down which runs were paused for a picture: a host that dies meanwhile leaves them
+        so, and the next one must know why.
+        """
         with contextlib.suppress(OSError):
             if paths:
-                files.write_text(self._marker, json.dumps({"paused_for_a_picture": sorted(map(str, paths))}))
+                files.write_text(
+                    self._marker, json.dumps({"paused_for_a_picture": sorted(map(str, paths))})
+                )
             else:
                 self._marker.unlink(missing_ok=True)
 
@@ -389,11 +471,15 @@ class _Watched:
         with self._reading:
             new, self._offset = read_events(self.folder.events, self._offset)
             self.state = fold(new, self.state)
-            self.has_spoken = self.has_spoken or any(isinstance(event, events.Started) for event in new)
+            self.has_spoken = self.has_spoken or any(
+                isinstance(event, events.Started) for event in new
+            )
             return self.state
 
     def is_over(self) -> bool:
-        """Whether its process is gone: the keeper said so, or it has lived and no longer does. Its last event comes before it lets the device go."""
+        """Whether its process is gone: the keeper said so, or it has lived and no longer does. Its
+        last event comes before it lets the device go.
+        """
         if not self.ended:
             alive = self.folder.is_alive
             self.ended = self._lived and not alive

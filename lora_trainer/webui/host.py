@@ -1,14 +1,17 @@
-"""The WebUI we live in: AUTOMATIC1111, Forge, reForge or forge-classic. The only file that touches `modules.*` and its relatives.
+"""The WebUI we live in: AUTOMATIC1111, Forge, reForge or forge-classic. The only file that touches
+`modules.*` and its relatives.
 
     host = find()                       told apart by what can be imported
     host.loaded(), host.checkpoints()   facts; reading them never loads a model
-    host.release_model() ... host.restore_model()     the model leaves the device for a training run, and comes back
+    host.release_model() ... host.restore_model()     the model leaves the device for a training
+                                                      run, and comes back
     host.on_generation(before, after)   around everything the host does on its device
     host.generate(wish) -> Made         a picture by the host's own pipeline
 
-Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None, an empty list or a sentence, never a traceback.
-What each call does on each host was read in their sources: A1111 v1.10.1, Forge dfdcbab6, reForge 3b56b268, forge-classic 1f95d717.
-Called by studio, handover, try_jobs, loras and the routes.
+Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None,
+an empty list or a sentence, never a traceback. What each call does on each host was read in their
+sources: A1111 v1.10.1, Forge dfdcbab6, reForge 3b56b268, forge-classic 1f95d717. Called by studio,
+handover, try_jobs, loras and the routes.
 """
 
 from __future__ import annotations
@@ -41,8 +44,22 @@ log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 HOST_NAMES = "lora_trainer_host_names"
 """The option in which people name the addresses of their proxies."""
-TUNNEL_FLAGS = ("share", "listen", "ngrok", "cloudflared", "localhostrun", "remotemoe", "googleusercontent", "jprq", "bore", "tunnel", "subpath")
-"""The hosts' flags, and those of extensions that open the WebUI to others. A path before ours belongs to a proxy."""
+TUNNEL_FLAGS = (
+    "share",
+    "listen",
+    "ngrok",
+    "cloudflared",
+    "localhostrun",
+    "remotemoe",
+    "googleusercontent",
+    "jprq",
+    "bore",
+    "tunnel",
+    "subpath",
+)
+"""The hosts' flags, and those of extensions that open the WebUI to others. A path before ours
+belongs to a proxy.
+"""
 TUNNEL_MODULES = ("ngrok", "pyngrok", "pycloudflared")
 TUNNEL_VARIABLES = ("GRADIO_SHARE", "GRADIO_ROOT_PATH", "SPACE_ID")
 WATCH_SECONDS = 0.2
@@ -54,10 +71,16 @@ class HostError(LoraTrainerError):
 
 
 class Refused(HostError):
-    """A turn that the host did not get. It shows the user `str(error)` and nothing else, so that this is message and hint, in the host's language."""
+    """A turn that the host did not get. It shows the user `str(error)` and nothing else, so that
+    this is message and hint, in the host's language.
+    """
 
     def __init__(self, error: LoraTrainerError, language: str) -> None:
-        super().__init__(error.message.template, hint=error.hint.template, **{**error.hint.values, **error.message.values})
+        super().__init__(
+            error.message.template,
+            hint=error.hint.template,
+            **{**error.hint.values, **error.message.values},
+        )
         told = texts.say_error(error, language)
         self._told = f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
 
@@ -94,7 +117,9 @@ class LoadedCheckpoint:
     vae: Path | None
     clip_skip: int
     in_memory: bool = True
-    """False: it is what the menu says, and nothing, or another one, is loaded: hosts load it for the next picture."""
+    """False: it is what the menu says, and nothing, or another one, is loaded: hosts load it for
+    the next picture.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +133,9 @@ class HostDevice:
 
 @dataclass(frozen=True, kw_only=True)
 class HostOption:
-    """One option of ours on the host's Settings page: a text, a whole number, a yes or no by its default; or one of `choices`."""
+    """One option of ours on the host's Settings page: a text, a whole number, a yes or no by its
+    default; or one of `choices`.
+    """
 
     key: str
     label: str
@@ -156,7 +183,9 @@ class Made:
 def find() -> Host:
     """The host of this process. Raises HostError outside a WebUI."""
     if not _exists("modules.shared"):
-        raise HostError("this is not inside a WebUI", hint="Use the command line: python -m lora_trainer.")
+        raise HostError(
+            "this is not inside a WebUI", hint="Use the command line: python -m lora_trainer."
+        )
     if not _exists("modules_forge"):
         return A1111()
     if _exists("backend.memory_management"):
@@ -175,7 +204,7 @@ class Host:
         self._turns: Turns | None = None
         self._visited = False
 
-    # --- facts ----------------------------------------------------------------------------------------------------------------------------
+    # --- facts ------------------------------------------------------------------------------------
 
     @property
     def version(self) -> str:
@@ -187,7 +216,10 @@ class Host:
         internal = _module("modules.paths_internal")
         data, models = getattr(internal, "data_path", None), getattr(internal, "models_path", None)
         if not data or not models:
-            raise HostError("the WebUI does not say where its models are", hint="Please report it with the WebUI's name and version.")
+            raise HostError(
+                "the WebUI does not say where its models are",
+                hint="Please report it with the WebUI's name and version.",
+            )
         lora_dir = self._flag("lora_dir") or Path(models) / "Lora"
         return HostPaths(data=Path(data), models=Path(models), lora_dir=Path(lora_dir))
 
@@ -197,14 +229,22 @@ class Host:
         return Path(path) if path and Path(path).is_file() else None
 
     def data_folder(self) -> Path:
-        """Where the extension keeps what people give it and make with it: the flag, else the setting, else lora-trainer in the host's data folder."""
-        chosen = str(self._flag("lora_trainer_data_dir") or self.option("lora_trainer_data_folder", "") or "").strip()
+        """Where the extension keeps what people give it and make with it: the flag, else the
+        setting, else lora-trainer in the host's data folder.
+        """
+        chosen = str(
+            self._flag("lora_trainer_data_dir") or self.option("lora_trainer_data_folder", "") or ""
+        ).strip()
         return Path(chosen).expanduser() if chosen else self.paths().data / "lora-trainer"
 
     def checkpoints(self) -> list[HostCheckpoint]:
         """What the host's menu of checkpoints lists."""
         listed = getattr(_module("modules.sd_models"), "checkpoints_list", None) or {}
-        found = [HostCheckpoint(title=str(info.title), path=Path(info.filename)) for info in list(listed.values()) if getattr(info, "filename", None)]
+        found = [
+            HostCheckpoint(title=str(info.title), path=Path(info.filename))
+            for info in list(listed.values())
+            if getattr(info, "filename", None)
+        ]
         return sorted(found, key=lambda checkpoint: checkpoint.title.casefold())
 
     def loaded(self) -> LoadedCheckpoint | None:
@@ -217,7 +257,8 @@ class Host:
             path=Path(info.filename),
             vae=self._vae(),
             clip_skip=_whole(self.option("CLIP_stop_at_last_layers", 1), 1),
-            in_memory=getattr(getattr(self._model(), "sd_checkpoint_info", None), "filename", None) == info.filename,
+            in_memory=getattr(getattr(self._model(), "sd_checkpoint_info", None), "filename", None)
+            == info.filename,
         )
 
     def samplers(self) -> list[str]:
@@ -230,7 +271,9 @@ class Host:
         return [str(sampler.name) for sampler in getattr(module, "samplers", None) or []]
 
     def schedulers(self) -> list[str]:
-        """Labels of noise schedules; empty where they are part of the sampler's name (forge-classic)."""
+        """Labels of noise schedules; empty where they are part of the sampler's name
+        (forge-classic).
+        """
         listed = getattr(_module("modules.sd_schedulers"), "schedulers", None) or []
         return [str(getattr(scheduler, "label", scheduler)) for scheduler in listed]
 
@@ -241,10 +284,14 @@ class Host:
         kind = str(getattr(device, "type", "") or device or "cpu").split(":")[0]
         name = _text(lambda: devices.torch.cuda.get_device_name(device)) if kind == "cuda" else kind
         chosen = self._flag("device_id")
-        return HostDevice(kind=kind, device_id=None if chosen is None else str(chosen), name=name or kind)
+        return HostDevice(
+            kind=kind, device_id=None if chosen is None else str(chosen), name=name or kind
+        )
 
     def memory(self) -> Memory | None:
-        """Free and total memory of the device, all programs counted; None on a CPU or where it cannot be asked."""
+        """Free and total memory of the device, all programs counted; None on a CPU or where it
+        cannot be asked.
+        """
         if self.device().kind != "cuda":
             return None
         try:
@@ -256,32 +303,60 @@ class Host:
         return Memory(free=int(free), total=int(total))
 
     def is_remote(self) -> bool:
-        """Whether people on other machines may be using the tab: they get no paths and open no folders."""
+        """Whether people on other machines may be using the tab: they get no paths and open no
+        folders.
+        """
         if self._flag("enable_insecure_extension_access"):
             return False
-        return self._visited or self._has_tunnel() or not all(visitors.is_loopback(address) for address in self._bound_to())
+        return (
+            self._visited
+            or self._has_tunnel()
+            or not all(visitors.is_loopback(address) for address in self._bound_to())
+        )
 
     def expect_visitors(self) -> None:
         """A request came from elsewhere, so that others may be coming."""
         self._visited = True
 
     def names(self) -> frozenset[str]:
-        """Host names, in small letters, under which browsers may know this WebUI: the machine's, a share link's, and what the user named."""
+        """Host names, in small letters, under which browsers may know this WebUI: the machine's, a
+        share link's, and what the user named.
+        """
         demo, machine = self._demo(), socket.gethostname()
         shared = urlsplit(str(getattr(demo, "share_url", None) or "")).netloc
-        servers = (self._flag("server_name"), os.environ.get("GRADIO_SERVER_NAME"), getattr(demo, "server_name", None))
+        servers = (
+            self._flag("server_name"),
+            os.environ.get("GRADIO_SERVER_NAME"),
+            getattr(demo, "server_name", None),
+        )
         named = re.split(r"[\s,;]+", str(self.option(HOST_NAMES, "") or ""))
-        known = (machine, f"{machine.partition('.')[0]}.local", shared, *(str(server or "") for server in servers))
+        known = (
+            machine,
+            f"{machine.partition('.')[0]}.local",
+            shared,
+            *(str(server or "") for server in servers),
+        )
         # who pastes an address means its name
-        wished = (name if name.startswith("*") else name.partition("://")[2] or name for name in named)
-        return frozenset(name for name in (*map(visitors.host_of, known), *(visitors.host_of(name.split("/")[0]) for name in wished)) if name)
+        wished = (
+            name if name.startswith("*") else name.partition("://")[2] or name for name in named
+        )
+        return frozenset(
+            name
+            for name in (
+                *map(visitors.host_of, known),
+                *(visitors.host_of(name.split("/")[0]) for name in wished),
+            )
+            if name
+        )
 
     def _demo(self) -> Any:
         """gradio's Blocks; None before they are made, and without the WebUI's page (--nowebui)."""
         return getattr(_module("modules.shared"), "demo", None)
 
     def _bound_to(self) -> list[str]:
-        """What the running server listens on, as its sockets tell. Without a server that shows them: what it was told, or anywhere."""
+        """What the running server listens on, as its sockets tell. Without a server that shows
+        them: what it was told, or anywhere.
+        """
         servers = getattr(getattr(self._demo(), "server", None), "servers", None) or []
         with contextlib.suppress(Exception):
             names = [bound.getsockname() for server in servers for bound in server.sockets or ()]
@@ -293,9 +368,20 @@ class Host:
     def _has_tunnel(self) -> bool:
         demo = self._demo()
         told = any(self._flag(flag) for flag in TUNNEL_FLAGS)
-        shared = any(getattr(demo, name, None) for name in ("share", "share_url", "is_colab", "is_kaggle"))
-        variables = any(os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no") for name in TUNNEL_VARIABLES)
-        return told or shared or variables or any(name in sys.modules for name in TUNNEL_MODULES) or bool(self.option(HOST_NAMES, ""))
+        shared = any(
+            getattr(demo, name, None) for name in ("share", "share_url", "is_colab", "is_kaggle")
+        )
+        variables = any(
+            os.environ.get(name, "").strip().lower() not in ("", "0", "false", "no")
+            for name in TUNNEL_VARIABLES
+        )
+        return (
+            told
+            or shared
+            or variables
+            or any(name in sys.modules for name in TUNNEL_MODULES)
+            or bool(self.option(HOST_NAMES, ""))
+        )
 
     def option(self, key: str, default: Any = None) -> Any:
         """One of the user's settings."""
@@ -307,16 +393,23 @@ class Host:
         return default if found is None else found
 
     def add_options(self, section: tuple[str, str], options: Sequence[HostOption]) -> None:
-        """Put options of ours on the host's Settings page, as a section (id, title) of their own. For on_ui_settings."""
+        """Put options of ours on the host's Settings page, as a section (id, title) of their own.
+        For on_ui_settings.
+        """
         shared = importlib.import_module("modules.shared")
         for option in options:
             component: Any = None
             arguments: dict[str, Any] | None = None
             if option.choices:
-                component, arguments = importlib.import_module("gradio").Dropdown, {"choices": list(option.choices)}
+                component, arguments = (
+                    importlib.import_module("gradio").Dropdown,
+                    {"choices": list(option.choices)},
+                )
             elif isinstance(option.default, int) and not isinstance(option.default, bool):
                 component, arguments = importlib.import_module("gradio").Number, {"precision": 0}
-            made = shared.OptionInfo(option.default, option.label, component, arguments, section=section)
+            made = shared.OptionInfo(
+                option.default, option.label, component, arguments, section=section
+            )
             if hasattr(made, "info"):
                 made.info(option.help)
             shared.opts.add_option(option.key, made)
@@ -331,7 +424,7 @@ class Host:
         pairs = (pair.partition(":") for pair in str(self._flag("api_auth") or "").split(","))
         return {user.strip(): password for user, colon, password in pairs if colon}
 
-    # --- the device -----------------------------------------------------------------------------------------------------------------------
+    # --- the device -------------------------------------------------------------------------------
 
     @property
     def turns(self) -> Turns:
@@ -339,19 +432,25 @@ class Host:
         if self._turns is None:
             lock = getattr(_module("modules.call_queue"), "queue_lock", None)
             if lock is None:
-                raise HostError("this WebUI has no queue that the training could join", hint="Please report it with the WebUI's name and version.")
+                raise HostError(
+                    "this WebUI has no queue that the training could join",
+                    hint="Please report it with the WebUI's name and version.",
+                )
             self._turns = Turns(lock)
         return self._turns
 
     def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """A turn of ours in the host's queue: True while nobody else has the device. With wait=False, False at once when somebody has it."""
+        """A turn of ours in the host's queue: True while nobody else has the device. With
+        wait=False, False at once when somebody has it.
+        """
         return self.turns.ours(wait=wait)
 
     def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool:
-        """Call `before` when the host is about to use its device (Generate, the API, an upscale, another checkpoint), `after` when it has.
+        """Call `before` when the host is about to use its device (Generate, the API, an upscale,
+        another checkpoint), `after` when it has.
 
-        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture. `after` comes however the turn ended.
-        False if this host cannot be watched.
+        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture.
+        `after` comes however the turn ended. False if this host cannot be watched.
         """
 
         def guarded() -> None:
@@ -376,7 +475,9 @@ class Host:
         return bool(getattr(state, "job", "")) or _whole(getattr(state, "job_count", 0), 0) != 0
 
     def release_model(self) -> None:
-        """Take the host's model off the device, in our turn of the queue. Nothing happens if it is not there."""
+        """Take the host's model off the device, in our turn of the queue. Nothing happens if it is
+        not there.
+        """
         try:
             with self.turns.ours():
                 self._on_main_thread(self._release)
@@ -411,21 +512,33 @@ class Host:
     def _restore(self) -> None:
         """Nothing: this host loads on demand."""
 
-    # --- pictures -------------------------------------------------------------------------------------------------------------------------
+    # --- pictures ---------------------------------------------------------------------------------
 
-    def generate(self, wish: Wish, *, progress: Callable[[int, int], object] | None = None, stop_asked: Callable[[], bool] | None = None) -> Made:
-        """Make one picture as the host's txt2img would, LoRA tags of the prompt included. Nothing is saved in the host's folders.
+    def generate(
+        self,
+        wish: Wish,
+        *,
+        progress: Callable[[int, int], object] | None = None,
+        stop_asked: Callable[[], bool] | None = None,
+    ) -> Made:
+        """Make one picture as the host's txt2img would, LoRA tags of the prompt included. Nothing
+        is saved in the host's folders.
 
-        Waits in the host's queue like anyone. `progress` gets (step, steps) while it is made; `stop_asked` is asked meanwhile and leads to Cancelled.
-        Raises HostError with the host's reason when there is no picture.
+        Waits in the host's queue like anyone. `progress` gets (step, steps) while it is made;
+        `stop_asked` is asked meanwhile and leads to Cancelled. Raises HostError with the host's
+        reason when there is no picture.
         """
         stopped = stop_asked or (lambda: False)
         with self.turns.lock:
             if stopped():
                 raise Cancelled("the picture was cancelled")
-            return self._on_main_thread(lambda: self._make(wish, progress or (lambda step, steps: None), stopped))
+            return self._on_main_thread(
+                lambda: self._make(wish, progress or (lambda step, steps: None), stopped)
+            )
 
-    def _make(self, wish: Wish, progress: Callable[[int, int], object], stopped: Callable[[], bool]) -> Made:
+    def _make(
+        self, wish: Wish, progress: Callable[[int, int], object], stopped: Callable[[], bool]
+    ) -> Made:
         state = getattr(_module("modules.shared"), "state", None)
         if state is None:
             raise HostError("the WebUI is still starting", hint="Try again in a moment.")
@@ -445,15 +558,31 @@ class Host:
         processing = importlib.import_module("modules.processing")
         kind = processing.StableDiffusionProcessingTxt2Img
         asked = {
-            "prompt": wish.prompt, "negative_prompt": wish.negative, "styles": [], "seed": wish.seed, "steps": wish.steps, "cfg_scale": wish.cfg,
-            "width": wish.width, "height": wish.height, "batch_size": 1, "n_iter": 1, "do_not_save_samples": True, "do_not_save_grid": True,
-            "sampler_name": wish.sampler or next(iter(self.samplers()), None), "scheduler": wish.scheduler or None,
-        }  # fmt: skip
+            "prompt": wish.prompt,
+            "negative_prompt": wish.negative,
+            "styles": [],
+            "seed": wish.seed,
+            "steps": wish.steps,
+            "cfg_scale": wish.cfg,
+            "width": wish.width,
+            "height": wish.height,
+            "batch_size": 1,
+            "n_iter": 1,
+            "do_not_save_samples": True,
+            "do_not_save_grid": True,
+            "sampler_name": wish.sampler or next(iter(self.samplers()), None),
+            "scheduler": wish.scheduler or None,
+        }
         # forge-classic has no `scheduler`
-        known = {field.name for field in dataclasses.fields(kind)} if dataclasses.is_dataclass(kind) else set(asked)
+        known = (
+            {field.name for field in dataclasses.fields(kind)}
+            if dataclasses.is_dataclass(kind)
+            else set(asked)
+        )
         try:
             request = kind(**{key: value for key, value in asked.items() if key in known})
-            # an empty runner: no other extension's script joins in, and reForge reads an attribute of it without asking whether there is one
+            # an empty runner: no other extension's script joins in, and reForge reads an attribute
+            # of it without asking whether there is one
             request.scripts = importlib.import_module("modules.scripts").ScriptRunner()
             with contextlib.closing(request):
                 return processing.process_images(request)
@@ -466,11 +595,19 @@ class Host:
     def _made(self, processed: Any, heard: list[str]) -> Made:
         images = list(getattr(processed, "images", None) or [])
         if not images:
-            raise HostError("the WebUI made no picture", hint="Make one in txt2img with the same checkpoint; the WebUI's console may say more.")
+            raise HostError(
+                "the WebUI made no picture",
+                hint=(
+                    "Make one in txt2img with the same checkpoint; the WebUI's console may say"
+                    " more."
+                ),
+            )
         first = min(_whole(getattr(processed, "index_of_first_image", 0), 0), len(images) - 1)
         infotexts = list(getattr(processed, "infotexts", None) or [])
         infotext = infotexts[first] if first < len(infotexts) else getattr(processed, "info", "")
-        remarks = [line.strip() for line in str(getattr(processed, "comments", "") or "").splitlines()]
+        remarks = [
+            line.strip() for line in str(getattr(processed, "comments", "") or "").splitlines()
+        ]
         return Made(
             image=images[first].convert("RGB"),
             infotext=str(infotext),
@@ -479,7 +616,9 @@ class Host:
         )
 
     def refresh_loras(self) -> None:
-        """Let the host list its LoRA folder again. New cards are there when the page is opened next, or its own refresh button is pressed."""
+        """Let the host list its LoRA folder again. New cards are there when the page is opened
+        next, or its own refresh button is pressed.
+        """
         module = _module("modules.ui_extra_networks")
         for page in getattr(module, "extra_pages", None) or []:
             if str(getattr(page, "name", "")).lower() == "lora":
@@ -489,7 +628,7 @@ class Host:
                     log.warning("the host could not list its LoRA folder", exc_info=True)
         _forget_cards(getattr(module, "ExtraNetworksUi", None))
 
-    # --- what hosts differ in -------------------------------------------------------------------------------------------------------------
+    # --- what hosts differ in ---------------------------------------------------------------------
 
     def _model(self) -> Any:
         """The model in memory, or None. Not `shared.sd_model`: reading that loads one on A1111."""
@@ -499,11 +638,15 @@ class Host:
         return getattr(self._model(), "sd_checkpoint_info", None) or self._selected_info()
 
     def _selected_info(self) -> Any:
-        """What the menu says. Not `select_checkpoint()`: it prints a line whenever the checkpoint is gone, and raises when there is none."""
+        """What the menu says. Not `select_checkpoint()`: it prints a line whenever the checkpoint
+        is gone, and raises when there is none.
+        """
         models = _module("modules.sd_models")
         aliases = getattr(models, "checkpoint_aliases", None) or {}
         chosen = aliases.get(self.option("sd_model_checkpoint"))
-        return chosen or next(iter((getattr(models, "checkpoints_list", None) or {}).values()), None)
+        return chosen or next(
+            iter((getattr(models, "checkpoints_list", None) or {}).values()), None
+        )
 
     def _vae(self) -> Path | None:
         path = getattr(_module("modules.sd_vae"), "loaded_vae_file", None)
@@ -526,7 +669,9 @@ class Host:
         return getattr(getattr(_module("modules.shared"), "cmd_opts", None), name, None)
 
     def _forget_waiting_task(self) -> None:
-        """A refused task would stay in the host's list of waiting ones, and its Generate button hidden: it is the oldest there."""
+        """A refused task would stay in the host's list of waiting ones, and its Generate button
+        hidden: it is the oldest there.
+        """
         progress = _module("modules.progress")
         with contextlib.suppress(Exception):
             task = next(iter(progress.pending_tasks), None)
@@ -548,7 +693,9 @@ class A1111(Host):
         if getattr(model, "lowvram", False):
             return getattr(_module("modules.lowvram"), "module_in_gpu", None) is not None
         try:
-            return any(parameter.device.type not in ("cpu", "meta") for parameter in model.parameters())
+            return any(
+                parameter.device.type not in ("cpu", "meta") for parameter in model.parameters()
+            )
         except Exception:
             return False
 
@@ -563,7 +710,8 @@ class A1111(Host):
     def _restore(self) -> None:
         models = importlib.import_module("modules.sd_models")
         if models.model_data.sd_model is not None:
-            # not reload_model_weights(): it returns early for the same file, and the model stays on the CPU
+            # not reload_model_weights(): it returns early for the same file, and the model stays on
+            # the CPU
             models.send_model_to_device(models.model_data.sd_model)
 
     def _matched_modules(self) -> dict[str, int] | None:
@@ -571,11 +719,17 @@ class A1111(Host):
         loaded = getattr(sys.modules.get("networks"), "loaded_networks", None)
         if loaded is None:
             return None
-        return {str(network.name): len(network.modules) for network in loaded if hasattr(network, "modules")}
+        return {
+            str(network.name): len(network.modules)
+            for network in loaded
+            if hasattr(network, "modules")
+        }
 
 
 class OnDemand(Host):
-    """The Forge family: all work is done on one thread, and models are loaded when a picture needs them."""
+    """The Forge family: all work is done on one thread, and models are loaded when a picture needs
+    them.
+    """
 
     manager = ""
 
@@ -584,7 +738,10 @@ class OnDemand(Host):
         return str(getattr(_module("modules_forge.forge_version"), "version", "") or "")
 
     def model_on_device(self) -> bool:
-        return bool(getattr(_module(self.manager), "current_loaded_models", None)) and self.device().kind != "cpu"
+        return (
+            bool(getattr(_module(self.manager), "current_loaded_models", None))
+            and self.device().kind != "cpu"
+        )
 
     def _release(self) -> None:
         manager = importlib.import_module(self.manager)
@@ -647,16 +804,30 @@ class Forge(OnDemand):
     manager = "backend.memory_management"
 
     def _checkpoint_info(self) -> Any:
-        chosen = getattr(getattr(_module("modules.sd_models"), "model_data", None), "forge_loading_parameters", None) or {}
+        chosen = (
+            getattr(
+                getattr(_module("modules.sd_models"), "model_data", None),
+                "forge_loading_parameters",
+                None,
+            )
+            or {}
+        )
         return chosen.get("checkpoint_info") or super()._checkpoint_info()
 
     def _vae(self) -> Path | None:
         chosen = self.option("forge_additional_modules", [])
-        paths = [Path(path) for path in chosen if isinstance(path, str)] if isinstance(chosen, list) else []
+        paths = (
+            [Path(path) for path in chosen if isinstance(path, str)]
+            if isinstance(chosen, list)
+            else []
+        )
         return next((path for path in paths if self._is_vae(path)), None)
 
     def _is_vae(self, path: Path) -> bool:
-        folders = [self.paths().models / "VAE", *([Path(self._flag("vae_dir"))] if self._flag("vae_dir") else [])]
+        folders = [
+            self.paths().models / "VAE",
+            *([Path(self._flag("vae_dir"))] if self._flag("vae_dir") else []),
+        ]
         return any(folder in path.parents for folder in folders)
 
     def device(self) -> HostDevice:
@@ -682,13 +853,20 @@ class Classic(OnDemand):
 
 
 @contextlib.contextmanager
-def _watching(state: Any, progress: Callable[[int, int], object], stopped: Callable[[], bool]) -> Iterator[Callable[[], bool]]:
-    """Report steps, and interrupt when asked, while our picture is made: `interrupt` at any other time would hit somebody else's."""
+def _watching(
+    state: Any, progress: Callable[[int, int], object], stopped: Callable[[], bool]
+) -> Iterator[Callable[[], bool]]:
+    """Report steps, and interrupt when asked, while our picture is made: `interrupt` at any other
+    time would hit somebody else's.
+    """
     over, interrupted = threading.Event(), threading.Event()
 
     def watch() -> None:
         while not over.wait(WATCH_SECONDS):
-            progress(_whole(getattr(state, "sampling_step", 0), 0), _whole(getattr(state, "sampling_steps", 0), 0))
+            progress(
+                _whole(getattr(state, "sampling_step", 0), 0),
+                _whole(getattr(state, "sampling_steps", 0), 0),
+            )
             if stopped() and not over.is_set():
                 interrupted.set()
                 state.interrupt()
@@ -742,7 +920,9 @@ def _text(ask: Callable[[], Any]) -> str:
 
 
 def _forget_cards(kind: Any) -> None:
-    """The cards of a page are drawn once and kept for whoever opens the page later, by an instance of `kind` that only closures know."""
+    """The cards of a page are drawn once and kept for whoever opens the page later, by an instance
+    of `kind` that only closures know.
+    """
     for keeper in gc.get_referrers(kind) if isinstance(kind, type) else []:
         if type(keeper) is kind:
             keeper.pages_contents = []
@@ -769,10 +949,17 @@ def _reason(error: BaseException) -> str:
 
 
 def _failure(error: Exception) -> HostError:
-    """The host's exception as a sentence; being out of memory is told apart, as its remedy is another."""
+    """The host's exception as a sentence; being out of memory is told apart, as its remedy is
+    another.
+    """
     text = _reason(error)
     if "out of memory" in text.lower():
         return HostError(
-            "the graphics card ran out of memory while the WebUI made the picture", hint="Choose a smaller width and height, or close other programs."
+            "the graphics card ran out of memory while the WebUI made the picture",
+            hint="Choose a smaller width and height, or close other programs.",
         )
-    return HostError("the WebUI could not make the picture: {reason}", hint="Try the prompt in txt2img; the WebUI's console says more.", reason=text)
+    return HostError(
+        "the WebUI could not make the picture: {reason}",
+        hint="Try the prompt in txt2img; the WebUI's console says more.",
+        reason=text,
+    )

@@ -5,10 +5,11 @@
 
     mount(app, studio)      hangs every route under /lora-trainer/ of the host's FastAPI app
 
-The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it here, and it refuses pages that only pretend to be
-the WebUI's (visitors.py). What changes something needs a header that
-a foreign page cannot send to 127.0.0.1 without the browser asking first. A handler returns what becomes JSON, or a Response; a LoraTrainerError
-becomes a sentence and a hint in the visitor's language. Called by late.py.
+The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it
+here, and it refuses pages that only pretend to be the WebUI's (visitors.py). What changes something
+needs a header that a foreign page cannot send to 127.0.0.1 without the browser asking first. A
+handler returns what becomes JSON, or a Response; a LoraTrainerError becomes a sentence and a hint
+in the visitor's language. Called by late.py.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ log = logging.getLogger("lora_trainer.webui")
 class Conflict(LoraTrainerError):
     """Someone else changed it meanwhile; `current` is what it is now."""
 
-    def __init__(self, template: str, *, hint: str = "", current: Any = None, **values: Any) -> None:
+    def __init__(
+        self, template: str, *, hint: str = "", current: Any = None, **values: Any
+    ) -> None:
         super().__init__(template, hint=hint, **values)
         self.current = current
 
@@ -78,7 +81,9 @@ class Request:
     """The parsed JSON of a POST; empty for a GET or an upload."""
     language: str
     remote: bool
-    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this machine is taken, and none shown as a whole."""
+    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this
+    machine is taken, and none shown as a whole.
+    """
     raw: StarletteRequest
 
     def stream(self) -> AsyncIterator[bytes]:
@@ -89,27 +94,43 @@ class Request:
         """Raises Forbidden for what only the person at this machine may do."""
         if self.remote:
             raise Forbidden(
-                "this WebUI can be reached from other machines, so folders of this machine cannot be opened from the browser",
-                hint="Upload the images instead, or start the WebUI with --enable-insecure-extension-access.",
+                "this WebUI can be reached from other machines, so folders of this machine cannot"
+                " be opened from the browser",
+                hint=(
+                    "Upload the images instead, or start the WebUI with"
+                    " --enable-insecure-extension-access."
+                ),
             )
 
     def number(self, name: str, default: Other) -> int | Other:
-        """A whole number in the address, 0 or more; `default` where there is none, or none that makes sense."""
+        """A whole number in the address, 0 or more; `default` where there is none, or none that
+        makes sense.
+        """
         text = self.query.get(name, "")
         return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else default
 
     def value(self, key: str, kind: type, default: Any = ...) -> Any:
-        """One value of the JSON body. Raises LoraTrainerError when it is missing (without a default) or of another type."""
+        """One value of the JSON body. Raises LoraTrainerError when it is missing (without a
+        default) or of another type.
+        """
         found = self.body.get(key, default)
         if found is ...:
-            raise LoraTrainerError("the request lacks {key}", hint="Reload the page: it may be older than the extension.", key=key)
+            raise LoraTrainerError(
+                "the request lacks {key}",
+                hint="Reload the page: it may be older than the extension.",
+                key=key,
+            )
         if found is default:
             return found
         if kind is float and isinstance(found, int) and not isinstance(found, bool):
             with contextlib.suppress(OverflowError):
                 found = float(found)
         if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
-            raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key=key)
+            raise LoraTrainerError(
+                "{key} in the request is of the wrong kind",
+                hint="Reload the page: it may be older than the extension.",
+                key=key,
+            )
         return found
 
 
@@ -126,7 +147,9 @@ ROUTES: list[Entry] = []
 
 
 def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler], Handler]:
-    """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts; upload: the body is not JSON."""
+    """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts;
+    upload: the body is not JSON.
+    """
 
     def add(handler: Handler) -> Handler:
         ROUTES.append(Entry(method, path, handler, upload))
@@ -142,19 +165,32 @@ def mount(app: Any, studio: Any) -> None:
 
 def answering(app: Any, studio: Any) -> ASGIApp:
     """All routes behind the guard, to be hung into `app`, whose login counts."""
-    inner = Starlette(routes=[Route(entry.path, _endpoint(entry, app, studio), methods=[entry.method]) for entry in ROUTES])
+    inner = Starlette(
+        routes=[
+            Route(entry.path, _endpoint(entry, app, studio), methods=[entry.method])
+            for entry in ROUTES
+        ]
+    )
     inner.add_exception_handler(404, _no_such_route)
     inner.add_exception_handler(405, _no_such_route)
     return _named(inner, uuid.uuid4().hex)
 
 
 def _named(inner: ASGIApp, session: str) -> ASGIApp:
-    """Every answer names the app that gave it: a page of the one before hears that its WebUI was started again."""
+    """Every answer names the app that gave it: a page of the one before hears that its WebUI was
+    started again.
+    """
 
     async def outer(scope: Scope, receive: Receive, send: Send) -> None:
         async def sent(message: ASGIMessage) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", []), (SESSION_HEADER.encode(), session.encode())]}
+                message = {
+                    **message,
+                    "headers": [
+                        *message.get("headers", []),
+                        (SESSION_HEADER.encode(), session.encode()),
+                    ],
+                }
             await send(message)
 
         await inner(scope, receive, sent)
@@ -164,15 +200,27 @@ def _named(inner: ASGIApp, session: str) -> ASGIApp:
 
 def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest], Any]:
     async def endpoint(raw: StarletteRequest) -> Response:
-        language = texts.choose(raw.headers.get(LANGUAGE_HEADER, ""), studio.host.language(), raw.headers.get("accept-language", ""))
+        language = texts.choose(
+            raw.headers.get(LANGUAGE_HEADER, ""),
+            studio.host.language(),
+            raw.headers.get("accept-language", ""),
+        )
         try:
             if not is_allowed(app, raw, studio.host.api_credentials()):
-                return _problem(401, LoraTrainerError("log in to the WebUI first", hint="Reload the page."), language)
+                return _problem(
+                    401,
+                    LoraTrainerError("log in to the WebUI first", hint="Reload the page."),
+                    language,
+                )
             _refuse_strangers(app, raw, studio)
             request = Request(
-                path=dict(raw.path_params), query=dict(raw.query_params), body=await _body(entry, raw), language=language,
-                remote=studio.host.is_remote(), raw=raw,
-            )  # fmt: skip
+                path=dict(raw.path_params),
+                query=dict(raw.query_params),
+                body=await _body(entry, raw),
+                language=language,
+                remote=studio.host.is_remote(),
+                raw=raw,
+            )
             if inspect.iscoroutinefunction(entry.handler):
                 answer = await entry.handler(studio, request)
             else:
@@ -190,13 +238,22 @@ def _endpoint(entry: Entry, app: Any, studio: Any) -> Callable[[StarletteRequest
 
 
 def _refuse_strangers(app: Any, raw: StarletteRequest, studio: Any) -> None:
-    """Raises Forbidden for what another web page sent. Where there is a login, a page under a foreign name has no cookie, and any name will do."""
+    """Raises Forbidden for what another web page sent. Where there is a login, a page under a
+    foreign name has no cookie, and any name will do.
+    """
     if visitors.is_cross_site(raw):
         raise Forbidden("another web page sent this request", hint="Open the WebUI's own page.")
-    if not _asks_for_login(app) and (name := visitors.stranger(raw, ())) and (name := visitors.stranger(raw, studio.host.names())):
+    if (
+        not _asks_for_login(app)
+        and (name := visitors.stranger(raw, ()))
+        and (name := visitors.stranger(raw, studio.host.names()))
+    ):
         raise Forbidden(
             "{name} is not known as a name of this WebUI",
-            hint="If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. No other page acts in your name then.",
+            hint=(
+                "If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. No"
+                " other page acts in your name then."
+            ),
             name=name,
         )
     if visitors.comes_from_elsewhere(raw):
@@ -204,8 +261,12 @@ def _refuse_strangers(app: Any, raw: StarletteRequest, studio: Any) -> None:
 
 
 async def _own_folders(studio: Any, answer: Any = None) -> Mapping[PurePath, str]:
-    """What is told instead of this machine's folders. Nothing unless others may be here, nor for a file, which goes out as it is: a page has many."""
-    if not studio.host.is_remote() or (isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)):
+    """What is told instead of this machine's folders. Nothing unless others may be here, nor for a
+    file, which goes out as it is: a page has many.
+    """
+    if not studio.host.is_remote() or (
+        isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)
+    ):
         return {}
     # a folder on a slow disk must not hold up the host
     folders: Mapping[PurePath, str] = await run_in_threadpool(studio.own_folders)
@@ -213,11 +274,16 @@ async def _own_folders(studio: Any, answer: Any = None) -> Mapping[PurePath, str
 
 
 async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
-    """The JSON of a request that changes something, once it is sure that a page of ours sent it. Raises Forbidden."""
+    """The JSON of a request that changes something, once it is sure that a page of ours sent it.
+    Raises Forbidden.
+    """
     if entry.method == "GET":
         return {}
     if not raw.headers.get(HEADER):
-        raise Forbidden("the request lacks the header X-LoRA-Trainer", hint="It is there so that other web pages cannot act in your name.")
+        raise Forbidden(
+            "the request lacks the header X-LoRA-Trainer",
+            hint="It is there so that other web pages cannot act in your name.",
+        )
     if entry.upload:
         return {}
     if raw.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
@@ -232,12 +298,17 @@ async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
     except files.NotJson as error:
         raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
     if not isinstance(body, dict):
-        raise LoraTrainerError("the request is not a JSON object", hint="Reload the page: it may be older than the extension.")
+        raise LoraTrainerError(
+            "the request is not a JSON object",
+            hint="Reload the page: it may be older than the extension.",
+        )
     return body
 
 
 def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:
-    """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it brings the API's user and password."""
+    """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it
+    brings the API's user and password.
+    """
     if not _asks_for_login(app):
         return True
     dependency = getattr(app, "auth_dependency", None)
@@ -245,13 +316,17 @@ def is_allowed(app: Any, raw: StarletteRequest, api_credentials: dict[str, str])
         return bool(dependency(raw))
     tokens = getattr(app, "tokens", None) or {}
     # gradio 3: access-token, access-token-unsecure; gradio 4: access-token-<id of the app>
-    if any(name.startswith("access-token") and tokens.get(value) for name, value in raw.cookies.items()):
+    if any(
+        name.startswith("access-token") and tokens.get(value) for name, value in raw.cookies.items()
+    ):
         return True
     return _has_credentials(raw.headers.get("authorization", ""), api_credentials)
 
 
 def _asks_for_login(app: Any) -> bool:
-    return getattr(app, "auth", None) is not None or getattr(app, "auth_dependency", None) is not None
+    return (
+        getattr(app, "auth", None) is not None or getattr(app, "auth_dependency", None) is not None
+    )
 
 
 def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
@@ -267,10 +342,19 @@ def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
 
 
 def _unexpected(error: Exception, remote: bool) -> LoraTrainerError:
-    """What is said of an exception that nobody foresaw. Its own words may name folders of this machine, which is nobody else's business."""
+    """What is said of an exception that nobody foresaw. Its own words may name folders of this
+    machine, which is nobody else's business.
+    """
     if isinstance(error, OSError):
-        hint = "Check the free space and the permissions of the data folder. The WebUI's console names the file."
-        return LoraTrainerError("a file or folder cannot be read or written: {reason}", hint=hint, reason=error.strerror or type(error).__name__)
+        hint = (
+            "Check the free space and the permissions of the data folder. The WebUI's console names"
+            " the file."
+        )
+        return LoraTrainerError(
+            "a file or folder cannot be read or written: {reason}",
+            hint=hint,
+            reason=error.strerror or type(error).__name__,
+        )
     return LoraTrainerError(
         "something unexpected went wrong: {kind}: {detail}",
         hint="Please report it, with the lines that the WebUI's console shows.",
@@ -284,16 +368,29 @@ def _status(error: LoraTrainerError) -> int:
 
 
 def _told(answer: Any, own_folders: Mapping[PurePath, str]) -> Response:
-    """A handler's answer as a response. Files go out as they are; of texts, what lies above `own_folders` does not."""
+    """A handler's answer as a response. Files go out as they are; of texts, what lies above
+    `own_folders` does not.
+    """
     if not isinstance(answer, Response):
         return _json(without_folders(answer, own_folders))
     if isinstance(answer, PlainTextResponse) and own_folders:
-        kept = {name: value for name, value in answer.headers.items() if name.lower() not in ("content-length", "content-type")}
-        return PlainTextResponse(without_folders(bytes(answer.body).decode(), own_folders), answer.status_code, kept)
+        kept = {
+            name: value
+            for name, value in answer.headers.items()
+            if name.lower() not in ("content-length", "content-type")
+        }
+        return PlainTextResponse(
+            without_folders(bytes(answer.body).decode(), own_folders), answer.status_code, kept
+        )
     return answer
 
 
-def _problem(status: int, error: LoraTrainerError, language: str, own_folders: Mapping[PurePath, str] | None = None) -> Response:
+def _problem(
+    status: int,
+    error: LoraTrainerError,
+    language: str,
+    own_folders: Mapping[PurePath, str] | None = None,
+) -> Response:
     told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
     if isinstance(error, ConfigError):
         told["problems"] = [texts.say_error(problem, language) for problem in error.problems]
@@ -304,13 +401,16 @@ def _problem(status: int, error: LoraTrainerError, language: str, own_folders: M
 
 
 def _json(content: Any, status: int = 200) -> Response:
-    # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive only escaped
+    # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive
+    # only escaped
     try:
         text = json.dumps(content, allow_nan=False, separators=(",", ":"))
     except ValueError:
         # a number from some file: one that is not finite, or of thousands of digits
         text = json.dumps(_writable(content), allow_nan=False, separators=(",", ":"))
-    return Response(text, status, headers={"Cache-Control": "no-store"}, media_type="application/json")
+    return Response(
+        text, status, headers={"Cache-Control": "no-store"}, media_type="application/json"
+    )
 
 
 def _writable(content: Any) -> Any:
@@ -324,5 +424,14 @@ def _writable(content: Any) -> Any:
 
 
 async def _no_such_route(raw: StarletteRequest, error: Exception) -> Response:
-    language = texts.choose(raw.headers.get(LANGUAGE_HEADER, ""), "", raw.headers.get("accept-language", ""))
-    return _problem(404, NotFound("there is nothing at this address", hint="Reload the page: it may be older than the extension."), language)
+    language = texts.choose(
+        raw.headers.get(LANGUAGE_HEADER, ""), "", raw.headers.get("accept-language", "")
+    )
+    return _problem(
+        404,
+        NotFound(
+            "there is nothing at this address",
+            hint="Reload the page: it may be older than the extension.",
+        ),
+        language,
+    )

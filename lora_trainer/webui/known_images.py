@@ -1,10 +1,13 @@
-"""What is known of image files, kept from scan to scan and from start to start: a plan has to be told at each keystroke, and two thousand pictures
-cannot be decoded for it.
+"""What is known of image files, kept from scan to scan and from start to start: a plan has to be
+told at each keystroke, and two thousand pictures cannot be decoded for it.
 
-    known.look(path)   -> Examined at once: from memory, else from the file's header alone, and the thorough look follows in a thread
-    known.unchecked    -> (how many of them have had it, how many there are) for the pictures of one folder
+    known.look(path)   -> Examined at once: from memory, else from the file's header alone, and the
+                       thorough look follows in a thread
+    known.unchecked    -> (how many of them have had it, how many there are) for the pictures of one
+                       folder
 
-A file is known by path, size and time of change. Called by plan.py, as the `look` of dataset.scan. Needs Pillow.
+A file is known by path, size and time of change. Called by plan.py, as the `look` of dataset.scan.
+Needs Pillow.
 """
 
 from __future__ import annotations
@@ -30,7 +33,9 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 class KnownImages:
-    """Thread-safe. `file`: where it is kept; a missing or damaged one costs a second look at the images and no more."""
+    """Thread-safe. `file`: where it is kept; a missing or damaged one costs a second look at the
+    images and no more.
+    """
 
     def __init__(self, file: Path, thorough: Callable[[Path], Examined] = examine) -> None:
         self._file = file
@@ -45,7 +50,9 @@ class KnownImages:
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
 
     def look(self, path: Path) -> Examined:
-        """Size and content hash of an image; until it has been decoded once, a hash that stands for this file alone. Raises DatasetError."""
+        """Size and content hash of an image; until it has been decoded once, a hash that stands for
+        this file alone. Raises DatasetError.
+        """
         mark = _mark(path)
         with self._lock:
             entry = self._kept.get(str(path))
@@ -64,7 +71,9 @@ class KnownImages:
             return sum(str(path) in self._waiting for path in paths)
 
     def close(self) -> None:
-        """Let what waits go, and keep what is known. For tests: the host never ends in an orderly way."""
+        """Let what waits go, and keep what is known. For tests: the host never ends in an orderly
+        way.
+        """
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._write()
 
@@ -83,9 +92,19 @@ class KnownImages:
     def _look_thoroughly(self, path: Path, mark: list[int]) -> None:
         try:
             found = self._thorough(path)
-            entry = {"mark": mark, "width": found.width, "height": found.height, "digest": found.digest}
+            entry = {
+                "mark": mark,
+                "width": found.width,
+                "height": found.height,
+                "digest": found.digest,
+            }
         except DatasetError as problem:
-            entry = {"mark": mark, "problem": problem.message.template, "hint": problem.hint.template, "values": _plain(problem.message.values)}
+            entry = {
+                "mark": mark,
+                "problem": problem.message.template,
+                "hint": problem.hint.template,
+                "values": _plain(problem.message.values),
+            }
         except Exception:
             log.exception("looking at %s", path)
             entry = {}
@@ -127,7 +146,11 @@ def _is_sound(entry: Any) -> bool:
             found = _examined(entry, Path())
         except DatasetError as problem:
             return "mark" in entry and bool(problem.report())
-        return "mark" in entry and isinstance(found.digest, str) and all(type(side) is int and side > 0 for side in (found.width, found.height))
+        return (
+            "mark" in entry
+            and isinstance(found.digest, str)
+            and all(type(side) is int and side > 0 for side in (found.width, found.height))
+        )
     except files.UNREADABLE:
         return False
 
@@ -137,15 +160,25 @@ def _mark(path: Path) -> list[int]:
     try:
         details = path.stat()
     except OSError as error:
-        raise DatasetError("{path} cannot be read: {reason}", hint="Check the file and the disk.", path=path, reason=error.strerror) from error
+        raise DatasetError(
+            "{path} cannot be read: {reason}",
+            hint="Check the file and the disk.",
+            path=path,
+            reason=error.strerror,
+        ) from error
     return [details.st_mtime_ns, details.st_size]
 
 
 def _examined(entry: dict[str, Any], path: Path) -> Examined:
     if "problem" in entry:
-        raise DatasetError(entry["problem"], hint=entry["hint"], **{**entry["values"], "path": path})
+        raise DatasetError(
+            entry["problem"], hint=entry["hint"], **{**entry["values"], "path": path}
+        )
     return Examined(width=entry["width"], height=entry["height"], digest=entry["digest"])
 
 
 def _plain(values: Any) -> dict[str, Any]:
-    return {key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value) for key, value in values.items()}
+    return {
+        key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for key, value in values.items()
+    }

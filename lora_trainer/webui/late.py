@@ -1,10 +1,13 @@
-"""The rest of the extension, imported by a thread of its own once the host's server is up, so that the host's start does not wait for it.
+"""The rest of the extension, imported by a thread of its own once the host's server is up, so that
+the host's start does not wait for it.
 
-    mount(app)      hangs one ASGI app under /lora-trainer/, which answers as soon as the rest is there, or says why it never will be
+    mount(app)      hangs one ASGI app under /lora-trainer/, which answers as soon as the rest is
+                    there, or says why it never will be
     unload()        the host is about to load its extensions again
 
-Importing the routes takes 0.3 to 0.5 s of processor time, more than all else that the extension does at a host's start. Called by tab.py, which
-imports this file at once: it shows a fault in the extension that keeps even this from working.
+Importing the routes takes 0.3 to 0.5 s of processor time, more than all else that the extension
+does at a host's start. Called by tab.py, which imports this file at once: it shows a fault in the
+extension that keeps even this from working.
 """
 
 from __future__ import annotations
@@ -91,12 +94,22 @@ class Late:
     async def _say_trouble(self, error: Exception, send: Any) -> None:
         from lora_trainer.webui import tab
 
-        # the report names folders: where there is a login, the guard that asks for it is what could not be imported
-        asks_for_login = any(getattr(self._app, name, None) is not None for name in ("auth", "auth_dependency"))
-        told = {"message": tab.say(tab.CANNOT_START), "hint": tab.say(tab.LOOK if asks_for_login else tab.UPDATE)}
+        # the report names folders: where there is a login, the guard that asks for it is what could
+        # not be imported
+        asks_for_login = any(
+            getattr(self._app, name, None) is not None for name in ("auth", "auth_dependency")
+        )
+        told = {
+            "message": tab.say(tab.CANNOT_START),
+            "hint": tab.say(tab.LOOK if asks_for_login else tab.UPDATE),
+        }
         if not asks_for_login:
             told |= {"label": tab.say(tab.REPORT), "report": tab.report(error)}
         body = json.dumps({"error": told}).encode("utf-8")
-        headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), (b"content-length", str(len(body)).encode())]
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", str(len(body)).encode()),
+        ]
         await send({"type": "http.response.start", "status": 500, "headers": headers})
         await send({"type": "http.response.body", "body": body})

@@ -1,13 +1,16 @@
-"""Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps of runs.
+"""Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps
+of runs.
 
     loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
     loras.find(id, ...)             an id is a hash of the path: no path ever comes from the browser
     loras.picture(id)               the picture on its card, or the preview nearest to its strength
-    loras.insertable()              ours with their tag, and the preferred weight of every LoRA in the folder that has one
+    loras.insertable()              ours with their tag, and the preferred weight of every LoRA in
+                                    the folder that has one
     loras.set_strength(id, 0.7)     writes one key of NAME.json
     loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
 
-Ours are known by what training writes into the header. Headers are read once and remembered by time and size. Called by try_jobs.py and the routes.
+Ours are known by what training writes into the header. Headers are read once and remembered by time
+and size. Called by try_jobs.py and the routes.
 """
 
 from __future__ import annotations
@@ -88,7 +91,9 @@ class _Header:
     family: Family | None = None
     trigger: str = ""
     weights: str = ""
-    """A hash of the weights: the same in every copy of a file, whatever it is called. Empty where the file states none."""
+    """A hash of the weights: the same in every copy of a file, whatever it is called. Empty where
+    the file states none.
+    """
 
 
 class Loras:
@@ -109,14 +114,21 @@ class Loras:
         return found
 
     def find(self, *lora_ids: str) -> list[Lora]:
-        """Some of the listing, in the order asked for; the folders are looked through once. Raises NotFound."""
+        """Some of the listing, in the order asked for; the folders are looked through once. Raises
+        NotFound.
+        """
         known = {lora.id: lora for lora in self.listing()}
         if not known.keys() >= set(lora_ids):
-            raise NotFound("this LoRA is no longer there", hint="It may have been deleted or moved. Reload the page.")
+            raise NotFound(
+                "this LoRA is no longer there",
+                hint="It may have been deleted or moved. Reload the page.",
+            )
         return [known[lora_id] for lora_id in lora_ids]
 
     def picture(self, lora_id: str) -> Path:
-        """The picture of one of the listing, without looking through the folders for each of a page's many. Raises NotFound."""
+        """The picture of one of the listing, without looking through the folders for each of a
+        page's many. Raises NotFound.
+        """
         picture = self._pictures.get(lora_id)
         if picture is None or not picture.is_file():
             picture = self.find(lora_id)[0].picture
@@ -125,7 +137,9 @@ class Loras:
         return picture
 
     def insertable(self) -> tuple[list[Lora], dict[str, float]]:
-        """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar that states one)"""
+        """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar
+        that states one)
+        """
         weights: dict[str, float] = {}
         paths = list(self._files())
         for path in paths:
@@ -136,35 +150,58 @@ class Loras:
         return self._delivered(self._trainings(), paths), weights
 
     def set_strength(self, lora_id: str, strength: float) -> Lora:
-        """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step, which has no card."""
+        """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step,
+        which has no card.
+        """
         (lora,) = self.find(lora_id)
         if not lora.delivered:
-            raise LoraFileError("{name} is not in the WebUI's LoRA folder yet", hint="Deliver it first.", name=lora.name)
+            raise LoraFileError(
+                "{name} is not in the WebUI's LoRA folder yet",
+                hint="Deliver it first.",
+                name=lora.name,
+            )
         self._require_inside(sidecar.path_of(lora.path))
-        values = {sidecar.TRIGGER: lora.trigger, "sd version": SD_VERSIONS.get(lora.family, "Unknown") if lora.family else "Unknown"}
+        values = {
+            sidecar.TRIGGER: lora.trigger,
+            "sd version": SD_VERSIONS.get(lora.family, "Unknown") if lora.family else "Unknown",
+        }
         sidecar.write_weight(lora.path, strength, otherwise=values)
         self._host.refresh_loras()
         return self.find(lora_id)[0]
 
     def deliver(self, lora_id: str) -> Lora:
-        """Put a saved step where the host finds it, under a name never used there before. Raises LoraFileError."""
+        """Put a saved step where the host finds it, under a name never used there before. Raises
+        LoraFileError.
+        """
         (lora,) = self.find(lora_id)
         if lora.delivered:
             return lora
         if lora.family is None:
-            raise LoraFileError("it is not known for which family of checkpoints {name} was trained", name=lora.name)
+            raise LoraFileError(
+                "it is not known for which family of checkpoints {name} was trained", name=lora.name
+            )
         folder = self._folder()
         folder.mkdir(parents=True, exist_ok=True)
         done = deliver(
-            lora.path, folder, lora.name, trigger=lora.trigger, preferred_weight=lora.preferred_weight, family=lora.family, preview=lora.picture
+            lora.path,
+            folder,
+            lora.name,
+            trigger=lora.trigger,
+            preferred_weight=lora.preferred_weight,
+            family=lora.family,
+            preview=lora.picture,
         )
         self._host.refresh_loras()
         return self.find(_id(done.path))[0]
 
     def _trainings(self) -> list[Entry]:
-        return [entry for entry in self._history.listing() if entry.job == "train" and entry.problem is None]
+        return [
+            entry
+            for entry in self._history.listing()
+            if entry.job == "train" and entry.problem is None
+        ]
 
-    # --- delivered ones -------------------------------------------------------------------------------------------------------------------
+    # --- delivered ones ---------------------------------------------------------------------------
 
     def _folder(self) -> Path:
         return self._host.paths().lora_dir
@@ -178,12 +215,20 @@ class Loras:
                 subfolders.clear()
                 continue
             seen.add(real)
-            yield from (Path(folder, name) for name in sorted(names) if name.lower().endswith(".safetensors"))
+            yield from (
+                Path(folder, name)
+                for name in sorted(names)
+                if name.lower().endswith(".safetensors")
+            )
 
     def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
         """Ours among the files of the LoRA folder, newest first."""
         entries = list(entries)
-        runs = {files.place(Path(entry.state.delivered)): (entry, entry.state.step) for entry in entries if entry.state.delivered}
+        runs = {
+            files.place(Path(entry.state.delivered)): (entry, entry.state.step)
+            for entry in entries
+            if entry.state.delivered
+        }
         copies = self._saved_weights(entries)
         found = []
         for path in paths:
@@ -195,12 +240,18 @@ class Loras:
         return sorted(found, key=lambda lora: lora.changed, reverse=True)
 
     def _saved_weights(self, entries: Iterable[Entry]) -> dict[str, tuple[Entry, int]]:
-        """Weights -> the run and step that they are of: a saved step that was put into the LoRA folder by hand is known by them."""
+        """Weights -> the run and step that they are of: a saved step that was put into the LoRA
+        folder by hand is known by them.
+        """
         found: dict[str, tuple[Entry, int]] = {}
         for entry in entries:
             with _alone(entry.folder.path):
                 paths = ((_file_of(entry, one.file), one.step) for one in entry.state.saved)
-                found |= {weights: (entry, step) for path, step in paths if path is not None and (weights := self._header(path).weights)}
+                found |= {
+                    weights: (entry, step)
+                    for path, step in paths
+                    if path is not None and (weights := self._header(path).weights)
+                }
         return found
 
     def _of_file(self, path: Path, header: _Header, origin: tuple[Entry, int] | None) -> Lora:
@@ -214,7 +265,14 @@ class Loras:
             trigger=sidecar.trigger(values) or header.trigger,
             preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
             family=header.family,
-            picture=next((found for ending in PICTURES if (found := path.with_name(path.stem + ending)).is_file()), None),
+            picture=next(
+                (
+                    found
+                    for ending in PICTURES
+                    if (found := path.with_name(path.stem + ending)).is_file()
+                ),
+                None,
+            ),
             delivered=True,
             changed=_changed(path),
         )
@@ -232,11 +290,15 @@ class Loras:
             return known[1]
 
     def _require_inside(self, path: Path) -> None:
-        """Raises LoraFileError for a file that is not the LoRA folder's own: a link would lead a write elsewhere."""
+        """Raises LoraFileError for a file that is not the LoRA folder's own: a link would lead a
+        write elsewhere.
+        """
         if self._folder().absolute() not in path.absolute().parents or path.is_symlink():
-            raise LoraFileError("{file} is not inside the WebUI's LoRA folder, so it is left alone", file=path.name)
+            raise LoraFileError(
+                "{file} is not inside the WebUI's LoRA folder, so it is left alone", file=path.name
+            )
 
-    # --- saved steps ----------------------------------------------------------------------------------------------------------------------
+    # --- saved steps ------------------------------------------------------------------------------
 
     def _saved_of(self, entry: Entry, there: Container[str]) -> list[Lora]:
         with _alone(entry.folder.path):
@@ -244,7 +306,9 @@ class Loras:
         return []
 
     def _saved(self, entry: Entry, there: Container[str]) -> Iterator[Lora]:
-        """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the weights in it."""
+        """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the
+        weights in it.
+        """
         state = entry.state
         weight = _weight_of(entry.settings)
         was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
@@ -255,8 +319,14 @@ class Loras:
             weights = self._header(path).weights
             if weights and weights in there:
                 continue
-            previews = [preview for preview in state.previews if preview.step == saved.step and preview.strength]
-            nearest = min(previews, key=lambda preview: abs(preview.strength - weight), default=None)
+            previews = [
+                preview
+                for preview in state.previews
+                if preview.step == saved.step and preview.strength
+            ]
+            nearest = min(
+                previews, key=lambda preview: abs(preview.strength - weight), default=None
+            )
             yield Lora(
                 id=_id(path),
                 name=path.stem,
@@ -274,7 +344,11 @@ class Loras:
 
 def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
     """The strengths with the recommended one among them, in the place of one that is next to it."""
-    others = [strength for strength in strengths if strength in (0.0, 1.0) or abs(strength - weight) >= NEXT_TO]
+    others = [
+        strength
+        for strength in strengths
+        if strength in (0.0, 1.0) or abs(strength - weight) >= NEXT_TO
+    ]
     return tuple(sorted({*others, weight}))
 
 
@@ -290,11 +364,20 @@ def _alone(path: Path) -> Iterator[None]:
 def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
     """As JSON. `address` is where its picture is served."""
     return {
-        "id": lora.id, "name": lora.name, "file": lora.path.name, "run": lora.run, "step": lora.step, "trigger": lora.trigger,
-        "preferred_weight": lora.preferred_weight, "grid": lora.grid, "matrix": lora.matrix,
-        "family": lora.family, "picture": address if lora.picture else None,
-        "delivered": lora.delivered, "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
-    }  # fmt: skip
+        "id": lora.id,
+        "name": lora.name,
+        "file": lora.path.name,
+        "run": lora.run,
+        "step": lora.step,
+        "trigger": lora.trigger,
+        "preferred_weight": lora.preferred_weight,
+        "grid": lora.grid,
+        "matrix": lora.matrix,
+        "family": lora.family,
+        "picture": address if lora.picture else None,
+        "delivered": lora.delivered,
+        "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
+    }
 
 
 def _read(path: Path) -> _Header:
@@ -323,9 +406,15 @@ def _weight_of(settings: Mapping[str, Any]) -> float:
 
 
 def _file_of(entry: Entry, name: str) -> Path | None:
-    """A file that a run names, if it is there and the run's own: a name that leads out of its folder is somebody's trap."""
+    """A file that a run names, if it is there and the run's own: a name that leads out of its
+    folder is somebody's trap.
+    """
     path = entry.folder.path / name
-    return path if path.is_relative_to(entry.folder.path) and ".." not in path.parts and path.is_file() else None
+    return (
+        path
+        if path.is_relative_to(entry.folder.path) and ".." not in path.parts and path.is_file()
+        else None
+    )
 
 
 def _id(path: Path) -> str:

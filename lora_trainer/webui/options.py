@@ -1,10 +1,12 @@
 """Our section on the host's Settings page, and what was chosen there.
 
     add()             the section, for on_ui_settings
-    Options.of(host)  the choices, as values that are sure to be of their type: the host stores whatever it is given
+    Options.of(host)  the choices, as values that are sure to be of their type: the host stores
+                      whatever it is given
 
-Few, because each is a question. Labels and help are given to the host in its user's language: it could translate them itself only from a table
-that it merges into its whole interface (texts.py). Called by tab.py and studio.py.
+Few, because each is a question. Labels and help are given to the host in its user's language: it
+could translate them itself only from a table that it merges into its whole interface (texts.py).
+Called by tab.py and studio.py.
 """
 
 from __future__ import annotations
@@ -19,8 +21,16 @@ from lora_trainer.webui.presets import Presets
 
 SECTION = ("lora_trainer", "LoRA Trainer")
 
-DATA_FOLDER, RUNS_TO_KEEP, HF_MIRROR = "lora_trainer_data_folder", "lora_trainer_runs_to_keep", "lora_trainer_hf_mirror"
-KEEP_TRAINING, PAUSE_FOR_PICTURES, PRESET = "lora_trainer_keep_training", "lora_trainer_pause_for_pictures", "lora_trainer_preset"
+DATA_FOLDER, RUNS_TO_KEEP, HF_MIRROR = (
+    "lora_trainer_data_folder",
+    "lora_trainer_runs_to_keep",
+    "lora_trainer_hf_mirror",
+)
+KEEP_TRAINING, PAUSE_FOR_PICTURES, PRESET = (
+    "lora_trainer_keep_training",
+    "lora_trainer_pause_for_pictures",
+    "lora_trainer_preset",
+)
 
 LABELS: Texts = {
     DATA_FOLDER: "Folder for datasets and runs",
@@ -32,13 +42,29 @@ LABELS: Texts = {
     HOST_NAMES: "Names of this WebUI",
 }
 HELP: Texts = {
-    DATA_FOLDER: "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir goes before it. Needs a restart of the WebUI.",
-    RUNS_TO_KEEP: "Older ones go to the trash in that folder; their delivered LoRAs stay. 0 keeps all.",
-    HF_MIRROR: "An address such as https://hf-mirror.com, for captioners that are downloaded. Empty: huggingface.co, or what HF_ENDPOINT says.",
-    KEEP_TRAINING: "The training is a program of its own: it can go on, and is found again when the WebUI is back.",
-    PAUSE_FOR_PICTURES: "Otherwise both use the graphics card at once, which needs memory for both.",
+    DATA_FOLDER: (
+        "Empty: lora-trainer in the WebUI's data folder. The flag --lora-trainer-data-dir goes"
+        " before it. Needs a restart of the WebUI."
+    ),
+    RUNS_TO_KEEP: (
+        "Older ones go to the trash in that folder; their delivered LoRAs stay. 0 keeps all."
+    ),
+    HF_MIRROR: (
+        "An address such as https://hf-mirror.com, for captioners that are downloaded. Empty:"
+        " huggingface.co, or what HF_ENDPOINT says."
+    ),
+    KEEP_TRAINING: (
+        "The training is a program of its own: it can go on, and is found again when the WebUI is"
+        " back."
+    ),
+    PAUSE_FOR_PICTURES: (
+        "Otherwise both use the graphics card at once, which needs memory for both."
+    ),
     PRESET: "What a new draft begins with.",
-    HOST_NAMES: "For a proxy or tunnel without https and without a login: the names in its address. art.example.com, *.example.com, or * for any.",
+    HOST_NAMES: (
+        "For a proxy or tunnel without https and without a login: the names in its address."
+        " art.example.com, *.example.com, or * for any."
+    ),
 }
 
 
@@ -76,14 +102,21 @@ def add(host: Host | None = None) -> None:
     place, usual = host or find(), Options()
     language = texts.choose(place.language())
     defaults: dict[str, str | int | bool] = {
-        DATA_FOLDER: "", RUNS_TO_KEEP: usual.runs_to_keep, HF_MIRROR: usual.hf_mirror, KEEP_TRAINING: usual.keep_training,
-        PAUSE_FOR_PICTURES: usual.pause_for_pictures, PRESET: usual.preset, HOST_NAMES: "",
-    }  # fmt: skip
+        DATA_FOLDER: "",
+        RUNS_TO_KEEP: usual.runs_to_keep,
+        HF_MIRROR: usual.hf_mirror,
+        KEEP_TRAINING: usual.keep_training,
+        PAUSE_FOR_PICTURES: usual.pause_for_pictures,
+        PRESET: usual.preset,
+        HOST_NAMES: "",
+    }
     choices = {PRESET: _preset_ids()}
 
     def option(key: str) -> HostOption:
         label, help = texts.translate(LABELS[key], language), texts.translate(HELP[key], language)
-        return HostOption(key=key, label=label, help=help, default=defaults[key], choices=choices.get(key, ()))
+        return HostOption(
+            key=key, label=label, help=help, default=defaults[key], choices=choices.get(key, ())
+        )
 
     place.add_options(SECTION, [option(key) for key in LABELS])
 

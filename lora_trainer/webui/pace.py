@@ -1,7 +1,9 @@
-"""How fast this machine trains: read from what its earlier runs said of themselves. No run of the same kind yet, no number.
+"""How fast this machine trains: read from what its earlier runs said of themselves. No run of the
+same kind yet, no number.
 
-Comes in: the folder of all runs. Goes out: how long a run of a kind takes, from its first word to its last. Called by forecast.py. Only the beginning
-and the end of each run's events are read, and each run once for as long as it does not grow.
+Comes in: the folder of all runs. Goes out: how long a run of a kind takes, from its first word to
+its last. Called by forecast.py. Only the beginning and the end of each run's events are read, and
+each run once for as long as it does not grow.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class Record:
     before: float = 0.0
     """Seconds from its first word to its first step: looking at the images, loading, encoding."""
     after: float = 0.0
-    """Seconds from its last step to its end: the LoRA file, a round of previews. 0: it has not ended."""
+    """Seconds from its last step to its end: the LoRA file, a round of previews. 0: it has not
+    ended.
+    """
 
 
 class Pace:
@@ -58,7 +62,9 @@ class Pace:
         self._read: dict[Path, tuple[tuple[int, int], Record | None]] = {}
 
     def seconds(self, kind: Kind, images: float, preview_rounds: int) -> float | None:
-        """How long a run takes that trains so many images and stops so often for previews; None if there was no run of its kind."""
+        """How long a run takes that trains so many images and stops so often for previews; None if
+        there was no run of its kind.
+        """
         known = self._newest(kind)
         if known is None or not known.images_per_second:
             return None
@@ -85,7 +91,10 @@ class Pace:
             signature = (details.st_mtime_ns, details.st_size)
             known = self._read.get(path)
             if known is None or known[0] != signature:
-                known = self._read[path] = (signature, _record(folder, details.st_size, details.st_mtime))
+                known = self._read[path] = (
+                    signature,
+                    _record(folder, details.st_size, details.st_mtime),
+                )
             if known[1] is not None:
                 yield known[1]
 
@@ -94,20 +103,39 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> Kind:
     """`resolution` in pixels: what `auto` came to."""
     training = settings.training
     return Kind(
-        family=family, resolution=resolution, batch_size=training.batch_size, gradient_checkpointing=training.gradient_checkpointing,
-        train_text_encoder=settings.lora.train_text_encoder, optimizer=training.optimizer, device=training.device,
-    )  # fmt: skip
+        family=family,
+        resolution=resolution,
+        batch_size=training.batch_size,
+        gradient_checkpointing=training.gradient_checkpointing,
+        train_text_encoder=settings.lora.train_text_encoder,
+        optimizer=training.optimizer,
+        device=training.device,
+    )
 
 
 def _alike(one: Kind, other: Kind) -> bool:
-    return (one.family, one.resolution, one.gradient_checkpointing, one.train_text_encoder, one.optimizer, one.device) == (
-        other.family, other.resolution, other.gradient_checkpointing, other.train_text_encoder, other.optimizer, other.device
-    )  # fmt: skip
+    return (
+        one.family,
+        one.resolution,
+        one.gradient_checkpointing,
+        one.train_text_encoder,
+        one.optimizer,
+        one.device,
+    ) == (
+        other.family,
+        other.resolution,
+        other.gradient_checkpointing,
+        other.train_text_encoder,
+        other.optimizer,
+        other.device,
+    )
 
 
 def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
     last = events.read_events(folder.events, max(0, size - END))[0]
-    steps = [event for event in last if isinstance(event, events.Progress) and event.images_per_second]
+    steps = [
+        event for event in last if isinstance(event, events.Progress) and event.images_per_second
+    ]
     if not steps or steps[-1].step < FEWEST_STEPS:
         return None
     try:
@@ -120,9 +148,12 @@ def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
         return None
     after = last[-1].time - steps[-1].time if isinstance(last[-1], events.Finished) else 0.0
     return Record(
-        kind=kind_of(settings, family, resolution), images_per_second=steps[-1].images_per_second or 0.0, changed=changed, before=before,
+        kind=kind_of(settings, family, resolution),
+        images_per_second=steps[-1].images_per_second or 0.0,
+        changed=changed,
+        before=before,
         after=max(0.0, after),
-    )  # fmt: skip
+    )
 
 
 def _beginning(folder: RunFolder) -> tuple[str, float]:
@@ -141,6 +172,8 @@ def _beginning(folder: RunFolder) -> tuple[str, float]:
 
 
 def _waking(folder: RunFolder, first_word: float) -> float:
-    """Seconds from the start of the run's process to its first word; 0 where another process has been at work there since."""
+    """Seconds from the start of the run's process to its first word; 0 where another process has
+    been at work there since.
+    """
     started = files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
     return first_word - started if 0.0 < first_word - started < LONGEST_WAKING else 0.0

@@ -1,6 +1,8 @@
-"""Of a dataset's images, those that are wanted now: filtered, sorted, one page of them. Pure; called by the routes and the workbench.
+"""Of a dataset's images, those that are wanted now: filtered, sorted, one page of them. Pure;
+called by the routes and the workbench.
 
-What a filter needs to know beyond the item itself comes in as `Knowledge`, which is asked only for what the filter needs.
+What a filter needs to know beyond the item itself comes in as `Knowledge`, which is asked only for
+what the filter needs.
 """
 
 from __future__ import annotations
@@ -15,9 +17,28 @@ from lora_trainer.webui.contents import Item, View
 
 Order = Literal["name", "changed", "caption", "tokens", "tokens-down", "edited", "findings"]
 Which = Literal[
-    "all", "missing", "captioned", "short", "long", "no-trigger", "unreviewed", "reviewed", "person", "machine", "findings"
-]  # fmt: skip
-COUNTED: tuple[Which, ...] = ("missing", "short", "long", "no-trigger", "unreviewed", "person", "machine", "findings")
+    "all",
+    "missing",
+    "captioned",
+    "short",
+    "long",
+    "no-trigger",
+    "unreviewed",
+    "reviewed",
+    "person",
+    "machine",
+    "findings",
+]
+COUNTED: tuple[Which, ...] = (
+    "missing",
+    "short",
+    "long",
+    "no-trigger",
+    "unreviewed",
+    "person",
+    "machine",
+    "findings",
+)
 """The filters whose labels tell how many images they let pass."""
 
 SHORT_PARTS, SHORT_WORDS = 3, 6
@@ -50,7 +71,9 @@ class Where:
     lacks: str = ""
     """The caption does not contain this."""
     tag: str = ""
-    """The caption has each of these tags, with commas between: one of its comma-separated parts is that, in capitals or not."""
+    """The caption has each of these tags, with commas between: one of its comma-separated parts is
+    that, in capitals or not.
+    """
     match: Literal["all", "any"] = "all"
     """any: one of them is enough."""
     without: str = ""
@@ -63,7 +86,9 @@ class Where:
 
 @dataclass(frozen=True, kw_only=True)
 class Wish(Where):
-    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of the names."""
+    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of
+    the names.
+    """
 
     offset: int = 0
     limit: int = 60
@@ -89,7 +114,11 @@ def page(view: View, wish: Wish, known: Knowledge) -> Page:
 def matching(items: Sequence[Item], where: Where, known: Knowledge) -> list[Item]:
     """The items that pass, in their order."""
     passes, tests = _FILTERS.get(where.which), list(_tests(where, known))
-    return [item for item in items if (passes is None or passes(item, where, known)) and all(test(item) for test in tests)]
+    return [
+        item
+        for item in items
+        if (passes is None or passes(item, where, known)) and all(test(item) for test in tests)
+    ]
 
 
 def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, int]:
@@ -99,7 +128,9 @@ def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, i
 
 def is_short(caption: str) -> bool:
     """Whether a caption says little, be it tags or a sentence. One that is missing is not short."""
-    return bool(caption) and len(parts(caption)) < SHORT_PARTS and len(caption.split()) < SHORT_WORDS
+    return (
+        bool(caption) and len(parts(caption)) < SHORT_PARTS and len(caption.split()) < SHORT_WORDS
+    )
 
 
 def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
@@ -111,7 +142,13 @@ def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
     if lacks:
         tests.append(lambda item: lacks not in item.caption.casefold())
     if wanted:
-        tests.append(lambda item: bool(wanted & _tags(item.caption)) if where.match == "any" else wanted <= _tags(item.caption))
+        tests.append(
+            lambda item: (
+                bool(wanted & _tags(item.caption))
+                if where.match == "any"
+                else wanted <= _tags(item.caption)
+            )
+        )
     if unwanted:
         tests.append(lambda item: not unwanted & _tags(item.caption))
     if where.finding:
@@ -128,7 +165,12 @@ _FILTERS: dict[str, Callable[[Item, Where, Knowledge], bool]] = {
     "captioned": lambda item, where, known: bool(item.caption),
     "short": lambda item, where, known: is_short(item.caption),
     "long": lambda item, where, known: known.is_long(item),
-    "no-trigger": lambda item, where, known: bool(where.trigger.strip()) and with_trigger_word(item.caption, where.trigger) != item.caption,
+    "no-trigger": (
+        lambda item, where, known: (
+            bool(where.trigger.strip())
+            and with_trigger_word(item.caption, where.trigger) != item.caption
+        )
+    ),
     "unreviewed": lambda item, where, known: not known.reviewed(item),
     "reviewed": lambda item, where, known: known.reviewed(item),
     "person": lambda item, where, known: known.author(item) == "person",

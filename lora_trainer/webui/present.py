@@ -1,4 +1,5 @@
-"""A run as the tab shows it: Entry + queue -> the dict of the route, with its status, what can be asked of it, and a sentence, in words.
+"""A run as the tab shows it: Entry + queue -> the dict of the route, with its status, what can be
+asked of it, and a sentence, in words.
 
 Pure: no file is read, no clock asked; the same run gives the same dict. Called by runs.py.
 """
@@ -21,12 +22,25 @@ from lora_trainer.runs.state import RunState
 from lora_trainer.webui.amounts import duration
 from lora_trainer.webui.form import Texts
 
-Status = Literal["queued", "starting", "running", "pausing", "paused", "stopping", "finished", "stopped", "failed", "lost"]
+Status = Literal[
+    "queued",
+    "starting",
+    "running",
+    "pausing",
+    "paused",
+    "stopping",
+    "finished",
+    "stopped",
+    "failed",
+    "lost",
+]
 Say = Callable[[Message], str]
 
 ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
 DELIVERED = "delivered"
-"""The name under which the picture on the delivered LoRA's card is asked for; it lies outside the run's folder."""
+"""The name under which the picture on the delivered LoRA's card is asked for; it lies outside the
+run's folder.
+"""
 MOST_WARNINGS = 20
 WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
 
@@ -49,7 +63,9 @@ PHASES: Texts = {
 
 
 def status_of(entry: Entry, line: Line, asked: RequestKind | None = None) -> Status:
-    """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests still in its folder count too."""
+    """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests
+    still in its folder count too.
+    """
     if entry.alive:
         return _status_of_living(entry, {*entry.asked, *([asked] if asked else [])})
     if entry.id == line.starting:
@@ -95,18 +111,34 @@ def abilities(entry: Entry, status: Status) -> dict[str, bool]:
         "save": working and training and entry.state.step > 0,
         "preview": working and training and entry.state.phase == "training",
         "continue": rests and entry.problem is None and status != "finished",
-        "further": rests and training and entry.problem is None and status == "finished" and entry.resume_step is not None,
+        "further": (
+            rests
+            and training
+            and entry.problem is None
+            and status == "finished"
+            and entry.resume_step is not None
+        ),
         "delete": rests,
         "move": status == "queued",
         "unqueue": status == "queued",
     }
 
 
-def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None, waits_for_host: bool = False) -> dict[str, Any]:
-    """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn has come, but the host needs its device."""
+def run(
+    entry: Entry,
+    line: Line,
+    say: Say,
+    *,
+    asked: RequestKind | None = None,
+    waits_for_host: bool = False,
+) -> dict[str, Any]:
+    """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn
+    has come, but the host needs its device.
+    """
     state = entry.state
     status = status_of(entry, line, asked)
-    # a worker that has not spoken yet goes on from the resume point; what the last one said of its end is not true any more
+    # a worker that has not spoken yet goes on from the resume point; what the last one said of its
+    # end is not true any more
     shown = state if status not in ("starting", "queued") else _waiting_state(entry)
     position = line.waiting.index(entry.id) if entry.id in line.waiting else None
     return {
@@ -140,12 +172,21 @@ def run(entry: Entry, line: Line, say: Say, *, asked: RequestKind | None = None,
         "failure": failure(entry, say) if status in ("failed", "lost") else None,
         "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
         "can": abilities(entry, status),
-        "sentence": say(WAITS_FOR_HOST if waits_for_host and status == "starting" else sentence(entry, status, position, say)),
+        "sentence": say(
+            WAITS_FOR_HOST
+            if waits_for_host and status == "starting"
+            else sentence(entry, status, position, say)
+        ),
     }
 
 
 def _waiting_state(entry: Entry) -> RunState:
-    return RunState(name=entry.state.name, family=entry.state.family, step=entry.state.step, step_count=entry.state.step_count)
+    return RunState(
+        name=entry.state.name,
+        family=entry.state.family,
+        step=entry.state.step,
+        step_count=entry.state.step_count,
+    )
 
 
 def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Message:
@@ -155,7 +196,9 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
         case "queued" if position == 0:
             return Message("Starts as soon as nothing else trains.")
         case "queued":
-            return Message("Waits: number {position} in the queue.", {"position": (position or 0) + 1})
+            return Message(
+                "Waits: number {position} in the queue.", {"position": (position or 0) + 1}
+            )
         case "starting":
             return Message("The training process is starting.")
         case "stopping":
@@ -167,21 +210,45 @@ def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Me
         case "running":
             return _progress(state, say)
         case "finished" if entry.job == "caption":
-            return Message("Finished: 1 image is captioned." if state.step == 1 else "Finished: {count} images are captioned.", {"count": state.step})
+            return Message(
+                (
+                    "Finished: 1 image is captioned."
+                    if state.step == 1
+                    else "Finished: {count} images are captioned."
+                ),
+                {"count": state.step},
+            )
         case "finished" if state.delivered:
-            return Message("Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>", {
-                "step": state.step, "lora": last_part(state.delivered).rpartition(".")[0], "strength": strength_of(entry),
-            })  # fmt: skip
+            return Message(
+                "Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>",
+                {
+                    "step": state.step,
+                    "lora": last_part(state.delivered).rpartition(".")[0],
+                    "strength": strength_of(entry),
+                },
+            )
         case "finished":
-            return Message("Finished after 1 step." if state.step == 1 else "Finished after {step} steps.", {"step": state.step})
+            return Message(
+                "Finished after 1 step." if state.step == 1 else "Finished after {step} steps.",
+                {"step": state.step},
+            )
         case "stopped" if state.status == "new":
             return Message("Not started yet.")
         case "stopped" if state.step == 0 and entry.job == "train":
             return Message("Stopped before the first step.")
         case "stopped" if entry.job == "caption":
-            return Message("Stopped: 1 image is captioned." if state.step == 1 else "Stopped: {count} images are captioned.", {"count": state.step})
+            return Message(
+                (
+                    "Stopped: 1 image is captioned."
+                    if state.step == 1
+                    else "Stopped: {count} images are captioned."
+                ),
+                {"count": state.step},
+            )
         case "stopped":
-            return Message("Stopped at step {step}. What was learned is kept.", {"step": state.step})
+            return Message(
+                "Stopped at step {step}. What was learned is kept.", {"step": state.step}
+            )
         case "failed":
             return _cause(entry)
     return lost(entry)
@@ -191,22 +258,34 @@ def _progress(state: RunState, say: Say) -> Message:
     if state.phase not in STEPPING or not state.step_count:
         words = phase(state.phase, say) or say(Message("Reading the settings"))
         if state.phase_total:
-            return Message("{phase}: {done} of {total}", {"phase": words, "done": state.phase_step, "total": state.phase_total})
+            return Message(
+                "{phase}: {done} of {total}",
+                {"phase": words, "done": state.phase_step, "total": state.phase_total},
+            )
         return Message("{phase} ...", {"phase": words})
     if state.phase == "captioning":
-        return Message("Captioning: {done} of {total}", {"done": state.step, "total": state.step_count})
+        return Message(
+            "Captioning: {done} of {total}", {"done": state.step, "total": state.step_count}
+        )
     if finite(state.seconds_left) is None:
         return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})
     left = say(duration(state.seconds_left or 0.0))
-    return Message("Step {step} of {total}, about {time} left", {"step": state.step, "total": state.step_count, "time": left})
+    return Message(
+        "Step {step} of {total}, about {time} left",
+        {"step": state.step, "total": state.step_count, "time": left},
+    )
 
 
 def lost(entry: Entry) -> Message:
     """A run whose worker is gone without a word, and nobody was there to see it."""
     if entry.resume_step is None:
-        return Message("The training process is gone: the computer was switched off, or it was ended from outside. Nothing had been saved yet.")
+        return Message(
+            "The training process is gone: the computer was switched off, or it was ended from"
+            " outside. Nothing had been saved yet."
+        )
     return Message(
-        "The training process is gone: the computer was switched off, or it was ended from outside. It can go on from step {step}.",
+        "The training process is gone: the computer was switched off, or it was ended from outside."
+        " It can go on from step {step}.",
         {"step": entry.resume_step},
     )
 
@@ -232,7 +311,10 @@ def _cause(entry: Entry) -> Message:
 
 def warning(event: Warned, say: Say) -> dict[str, str]:
     """What a worker warned of; folders and files by their own names."""
-    values = {key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value for key, value in event.values.items()}
+    values = {
+        key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value
+        for key, value in event.values.items()
+    }
     return {
         "message": say(_message(event.template, values, event.message)),
         "hint": say(_message(event.hint_template, values, event.hint)),
@@ -245,7 +327,9 @@ def is_whole_path(text: str) -> bool:
 
 
 def _message(template: str, values: Any, english: str) -> Message:
-    """What a worker said, ready to be translated; as it stands where its template does not fit, as with another version's."""
+    """What a worker said, ready to be translated; as it stands where its template does not fit, as
+    with another version's.
+    """
     message = message_of(template, values)
     try:
         str(message)
@@ -288,8 +372,11 @@ def picture_address(entry: Entry) -> str | None:
 
 
 def address(run_id: str, picture: str, version: float) -> str:
-    """Relative to the page: the host may live under a subpath. A picture of another `version` has another address, so browsers may keep it."""
-    return f"lora-trainer/runs/{quote(run_id, safe='')}/picture/{quote(picture, safe='')}?v={round(version * 1000)}"
+    """Relative to the page: the host may live under a subpath. A picture of another `version` has
+    another address, so browsers may keep it.
+    """
+    run, name = quote(run_id, safe=""), quote(picture, safe="")
+    return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
 
 
 def title_of(entry: Entry, name: str) -> str:
@@ -309,7 +396,9 @@ def strength_of(entry: Entry) -> str:
 
 
 def last_part(path: str) -> str:
-    """The file's own name: no folder of this machine is shown to a visitor. Runs may come from another system."""
+    """The file's own name: no folder of this machine is shown to a visitor. Runs may come from
+    another system.
+    """
     return PureWindowsPath(path).name if "\\" in path else Path(path).name
 
 

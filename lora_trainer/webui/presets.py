@@ -2,9 +2,10 @@
 
     listing(language)  all of them for the browser, in their order
 
-A preset fills in fields and does nothing else. `values` hold for every checkpoint, `family_values` are laid over them on a checkpoint of that family
-(sd1, sd2, sdxl) or on the embedded one (practice). Called by the home route. A file that does not fit the settings is left out and told in the log.
-The visitor's own presets (own_presets.py) are files of the same form.
+A preset fills in fields and does nothing else. `values` hold for every checkpoint, `family_values`
+are laid over them on a checkpoint of that family (sd1, sd2, sdxl) or on the embedded one
+(practice). Called by the home route. A file that does not fit the settings is left out and told in
+the log. The visitor's own presets (own_presets.py) are files of the same form.
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class Presets:
                 **to_json(preset),
                 "title": texts.translate(preset.title, language),
                 "why": texts.translate(preset.why, language),
-                "notes": {key: texts.translate(note, language) for key, note in preset.notes.items()},
+                "notes": {
+                    key: texts.translate(note, language) for key, note in preset.notes.items()
+                },
             }
             for preset in self.all
         ]
@@ -82,7 +85,9 @@ def to_json(preset: Preset) -> dict[str, Any]:
 
 
 def read(path: Path) -> Preset:
-    """One preset. Raises ConfigError for values that the settings refuse, keys that are no fields of the form, and what is no preset at all."""
+    """One preset. Raises ConfigError for values that the settings refuse, keys that are no fields
+    of the form, and what is no preset at all.
+    """
     content = config.read_mapping(path)
     parts = {part: content.get(part) or {} for part in ("values", "families", "notes")}
     if not _is_preset(**parts):
@@ -91,27 +96,48 @@ def read(path: Path) -> Preset:
     values, families = settled(parts["values"], path.name), parts["families"]
     unknown = sorted(set(families) - set(FAMILIES))
     if unknown:
-        raise ConfigError("{path}: there is no family {family}", hint="Use sd1, sd2, sdxl or practice.", path=path.name, family=unknown[0])
+        raise ConfigError(
+            "{path}: there is no family {family}",
+            hint="Use sd1, sd2, sdxl or practice.",
+            path=path.name,
+            family=unknown[0],
+        )
     return Preset(
         id=path.stem,
         order=int(content.get("order") or 99),
         title=str(content.get("title") or path.stem),
         why=" ".join(str(content.get("why") or "").split()),
         values=values,
-        family_values={family: settled({**values, **its}, path.name, only=its) for family, its in families.items()},
+        family_values={
+            family: settled({**values, **its}, path.name, only=its)
+            for family, its in families.items()
+        },
         notes={str(key): " ".join(str(note).split()) for key, note in parts["notes"].items()},
     )
 
 
 def _is_preset(values: Any, families: Any, notes: Any) -> bool:
     whole = all(isinstance(part, dict) for part in (values, families, notes))
-    return whole and bool(values or families) and all(isinstance(its, dict) for its in families.values())
+    return (
+        whole
+        and bool(values or families)
+        and all(isinstance(its, dict) for its in families.values())
+    )
 
 
-def settled(values: Mapping[str, Any], source: str, only: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The values as the settings hold them; of these, the keys in `only`. Raises ConfigError; `source`: where they come from, for its sentence."""
+def settled(
+    values: Mapping[str, Any], source: str, only: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """The values as the settings hold them; of these, the keys in `only`. Raises ConfigError;
+    `source`: where they come from, for its sentence.
+    """
     foreign = sorted(str(key) for key in values if key not in form.KEYS)
     if foreign:
-        raise ConfigError("{path}: {key} cannot be set by a preset", hint="Presets set fields of the form.", path=source, key=foreign[0])
+        raise ConfigError(
+            "{path}: {key} cannot be set by a preset",
+            hint="Presets set fields of the form.",
+            path=source,
+            key=foreign[0],
+        )
     every = config.to_mapping(config.from_mapping({**ANY_PATHS, **values}, source=source))
     return {key: every[key] for key in (values if only is None else only)}

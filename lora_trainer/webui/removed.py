@@ -1,16 +1,21 @@
-"""Images that were taken out of a dataset: each in a folder of its own in the dataset's trash, with all that brings it back.
+"""Images that were taken out of a dataset: each in a folder of its own in the dataset's trash, with
+all that brings it back.
 
     trash = Trash(root, follow_links=False)
-    trash.take_out([Leaving])          rows out of their tables, then masks, captions and, last, the image to the trash
+    trash.take_out([Leaving])          rows out of their tables, then masks, captions and, last, the
+                                       image to the trash
     trash.listing() -> [Removed]       newest first: what is there as a whole
     trash.bring_back(removed, there)   everything to its place; what is there already stays
-    trash.settle(there)                what a dying process or a full disk left in the middle is taken back
+    trash.settle(there)                what a dying process or a full disk left in the middle is
+                                       taken back
 
-    <dataset>/.lora_trainer/removed/<key>/    removed.json: what was where; then the files themselves
+    <dataset>/.lora_trainer/removed/<key>/    removed.json: what was where; then the files
+                                              themselves
 
-The note is written before anything moves and the image moves last, so a folder without its image is a removal that did not come to its end. `there`
-says which images have rows: of those none are put back. Notes are only text: what they name lies below the dataset, or they are none.
-Called by contents.py, which holds the dataset's lock. Standard library only.
+The note is written before anything moves and the image moves last, so a folder without its image is
+a removal that did not come to its end. `there` says which images have rows: of those none are put
+back. Notes are only text: what they name lies below the dataset, or they are none. Called by
+contents.py, which holds the dataset's lock. Standard library only.
 """
 
 from __future__ import annotations
@@ -62,7 +67,9 @@ class Removed:
     time: float
     folder: Path
     rows: tuple[tuple[str, str], ...] = ()
-    """(the file that they stood in, as they stood there); files and masks by their paths from the dataset's folder, as they were told."""
+    """(the file that they stood in, as they stood there); files and masks by their paths from the
+    dataset's folder, as they were told.
+    """
     masks: tuple[str, ...] = ()
 
     @property
@@ -79,8 +86,12 @@ class Trash:
         self._follow_links = follow_links
         self._folder = root / authors.FOLDER / FOLDER
 
-    def take_out(self, leaving: Sequence[Leaving], remove_rows: Callable[[], object], has_rows: HasRows) -> None:
-        """Raises DatasetError when a file cannot be moved or written; what was begun is then taken back."""
+    def take_out(
+        self, leaving: Sequence[Leaving], remove_rows: Callable[[], object], has_rows: HasRows
+    ) -> None:
+        """Raises DatasetError when a file cannot be moved or written; what was begun is then taken
+        back.
+        """
         try:
             folders = [self._prepare(image) for image in leaving]
             remove_rows()
@@ -89,20 +100,36 @@ class Trash:
         except BaseException as error:
             self.settle(has_rows)
             if isinstance(error, OSError):
-                raise _cannot_move(leaving[0].name if len(leaving) == 1 else self._root.name, error) from error
+                raise _cannot_move(
+                    leaving[0].name if len(leaving) == 1 else self._root.name, error
+                ) from error
             raise
 
     def listing(self) -> list[Removed]:
         """What can be brought back, the newest first."""
-        return sorted((entry for entry in self._all() if entry.image.is_file()), key=lambda entry: -entry.time)
+        return sorted(
+            (entry for entry in self._all() if entry.image.is_file()), key=lambda entry: -entry.time
+        )
 
     def bring_back(self, removed: Removed, has_rows: HasRows) -> None:
         """Everything in a trash folder -> its place. Raises DatasetError."""
-        if not all(map(self._is_inside, (removed.name, *removed.masks, *(file for file, _ in removed.rows)))):
+        if not all(
+            map(
+                self._is_inside, (removed.name, *removed.masks, *(file for file, _ in removed.rows))
+            )
+        ):
             hint, name = "Take the picture out of {folder} by hand.", removed.folder.name
-            raise DatasetError("{name} cannot be brought back: what is told of it leads out of the folder", hint=hint, name=name, folder=FOLDER)
+            raise DatasetError(
+                "{name} cannot be brought back: what is told of it leads out of the folder",
+                hint=hint,
+                name=name,
+                folder=FOLDER,
+            )
         target = self._root / removed.name
-        masks = {removed.folder / _kept_mask(number, PurePosixPath(name).name): self._root / name for number, name in enumerate(removed.masks)}
+        masks = {
+            removed.folder / _kept_mask(number, PurePosixPath(name).name): self._root / name
+            for number, name in enumerate(removed.masks)
+        }
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             for kept, place in masks.items():
@@ -110,16 +137,24 @@ class Trash:
                     place.parent.mkdir(parents=True, exist_ok=True)
                     shutil.move(kept, place)
             for file in removed.folder.iterdir():
-                if file.name != NOTE and file not in masks and not (target.parent / file.name).exists():
+                if (
+                    file.name != NOTE
+                    and file not in masks
+                    and not (target.parent / file.name).exists()
+                ):
                     shutil.move(file, target.parent / file.name)
             if not has_rows(target):
-                edits.restore_rows([RemovedRow(file=self._root / file, text=text) for file, text in removed.rows])
+                edits.restore_rows(
+                    [RemovedRow(file=self._root / file, text=text) for file, text in removed.rows]
+                )
         except OSError as problem:
             raise _cannot_move(removed.name, problem) from problem
         shutil.rmtree(removed.folder, ignore_errors=True)
 
     def settle(self, has_rows: HasRows) -> None:
-        """Takes back removals that did not come to their end. Where that is not possible now, as on a full disk, the next call will."""
+        """Takes back removals that did not come to their end. Where that is not possible now, as on
+        a full disk, the next call will.
+        """
         for entry in self._unfinished():
             with contextlib.suppress(LoraTrainerError, OSError):
                 self.bring_back(entry, has_rows)
@@ -131,29 +166,52 @@ class Trash:
         return not self._unfinished() and not self._unbegun()
 
     def _unfinished(self) -> list[Removed]:
-        return [entry for entry in self._all() if not entry.image.exists() and (self._root / entry.name).is_file()]
+        return [
+            entry
+            for entry in self._all()
+            if not entry.image.exists() and (self._root / entry.name).is_file()
+        ]
 
     def _unbegun(self) -> list[Path]:
         """Folders whose note was never written whole: nothing was moved into them."""
-        return [folder for folder in _folders(self._folder) if all(file.name.endswith(".part") for file in folder.iterdir())]
+        return [
+            folder
+            for folder in _folders(self._folder)
+            if all(file.name.endswith(".part") for file in folder.iterdir())
+        ]
 
     def _is_inside(self, name: str) -> bool:
         """Whether a path told by a note stays in the dataset, through its links too."""
-        return is_path_below(name) and (self._follow_links or (self._root / name).resolve().is_relative_to(self._root.resolve()))
+        return is_path_below(name) and (
+            self._follow_links or (self._root / name).resolve().is_relative_to(self._root.resolve())
+        )
 
     def _all(self) -> list[Removed]:
-        return [entry for folder in _folders(self._folder) if (entry := _read(folder, self._root)) is not None]
+        return [
+            entry
+            for folder in _folders(self._folder)
+            if (entry := _read(folder, self._root)) is not None
+        ]
 
     def _prepare(self, image: Leaving) -> Path:
-        """A folder that knows all that is needed to bring the image back, before anything is moved."""
+        """A folder that knows all that is needed to bring the image back, before anything is
+        moved.
+        """
         self._folder.mkdir(parents=True, exist_ok=True)
         folder = self._folder / free_name(image.key, lambda name: (self._folder / name).exists())
         told = {
-            "key": image.key, "name": image.name, "caption": image.caption, "time": time.time(),
-            "rows": [{"file": row.file.relative_to(self._root).as_posix(), "text": row.text} for row in image.rows],
+            "key": image.key,
+            "name": image.name,
+            "caption": image.caption,
+            "time": time.time(),
+            "rows": [
+                {"file": row.file.relative_to(self._root).as_posix(), "text": row.text}
+                for row in image.rows
+            ],
             "masks": [mask.relative_to(self._root).as_posix() for mask in image.masks],
-        }  # fmt: skip
-        # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+        }
+        # in ASCII: a file's name may hold bytes that are no characters, and they survive only
+        # escaped
         files.write_text(folder / NOTE, json.dumps(told))
         return folder
 
@@ -169,7 +227,9 @@ def _move(image: Leaving, folder: Path) -> None:
 
 
 def _kept_mask(number: int, name: str) -> str:
-    """A mask's name in the trash: masks/fox.png would take the place of its picture fox.png there."""
+    """A mask's name in the trash: masks/fox.png would take the place of its picture fox.png
+    there.
+    """
     return f"mask-{number}-{name}"
 
 
@@ -181,14 +241,24 @@ def _folders(parent: Path) -> list[Path]:
 
 
 def _read(folder: Path, root: Path) -> Removed | None:
-    """The note of a folder; None for one that is damaged, or whose image has its place elsewhere."""
+    """The note of a folder; None for one that is damaged, or whose image has its place
+    elsewhere.
+    """
 
     def told(values: Any) -> Removed | None:
         key, name, caption = (str(values[part]) for part in ("key", "name", "caption"))
         rows = tuple((str(row["file"]), str(row["text"])) for row in values["rows"])
         masks = tuple(str(mask) for mask in values.get("masks", ()))
         (root / name).exists()  # raises OSError for what no file can be called
-        removed = Removed(key=key, name=name, caption=caption, time=float(values["time"]), folder=folder, rows=rows, masks=masks)
+        removed = Removed(
+            key=key,
+            name=name,
+            caption=caption,
+            time=float(values["time"]),
+            folder=folder,
+            rows=rows,
+            masks=masks,
+        )
         return removed if is_path_below(name) else None
 
     return files.read_json(folder / NOTE, told, None, names=True)
@@ -196,6 +266,12 @@ def _read(folder: Path, root: Path) -> Removed | None:
 
 def _cannot_move(name: str, problem: OSError) -> DatasetError:
     if files.is_disk_full(problem):
-        return DatasetError("{name} cannot be moved: the disk is full", hint="Make room, then try again. Nothing was changed.", name=name)
+        return DatasetError(
+            "{name} cannot be moved: the disk is full",
+            hint="Make room, then try again. Nothing was changed.",
+            name=name,
+        )
     hint = "Close the programs that have it open, and check the folder's permissions."
-    return DatasetError("{name} cannot be moved: {reason}", hint=hint, name=name, reason=problem.strerror or problem)
+    return DatasetError(
+        "{name} cannot be moved: {reason}", hint=hint, name=name, reason=problem.strerror or problem
+    )

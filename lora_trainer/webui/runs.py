@@ -1,7 +1,9 @@
-"""Everything the tab does with runs: begin, watch, ask, continue, order, delete. Routes call one method each.
+"""Everything the tab does with runs: begin, watch, ask, continue, order, delete. Routes call one
+method each.
 
-A click comes in, a run's folder, a request or a place in the queue comes out; the keeper does the rest. What is shown is made by present.py from what
-lies on disk, so every browser and every WebUI on this data folder sees the same. Made by studio.py.
+A click comes in, a run's folder, a request or a place in the queue comes out; the keeper does the
+rest. What is shown is made by present.py from what lies on disk, so every browser and every WebUI
+on this data folder sees the same. Made by studio.py.
 """
 
 from __future__ import annotations
@@ -48,18 +50,34 @@ class Runs:
     """The runs of one data folder."""
 
     def __init__(
-        self, *, data: DataFolder, hand_over: HandOver, settings_of: Callable[[Any], RunConfig], delivered: Callable[[], object],
-        options: Callable[[], KeeperOptions] = KeeperOptions, start: Start = start_apart, clock: Callable[[], float] = time.time,
-    ) -> None:  # fmt: skip
-        """settings_of: a wish from the browser -> the run's settings, under an output_dir that is free. delivered: show a new LoRA in the host."""
+        self,
+        *,
+        data: DataFolder,
+        hand_over: HandOver,
+        settings_of: Callable[[Any], RunConfig],
+        delivered: Callable[[], object],
+        options: Callable[[], KeeperOptions] = KeeperOptions,
+        start: Start = start_apart,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """settings_of: a wish from the browser -> the run's settings, under an output_dir that is
+        free. delivered: show a new LoRA in the host.
+        """
         self.data = data
         self.hand_over = hand_over
         self.queue = Queue(data.queue)
         self.history = History(data.folder("runs"))
         self.keeper = Keeper(
-            history=self.history, queue=self.queue, lock=data.root / "keeper.lock", trash=data.folder("trash"), hand_over=hand_over,
-            delivered=delivered, options=options, start=start, clock=clock,
-        )  # fmt: skip
+            history=self.history,
+            queue=self.queue,
+            lock=data.root / "keeper.lock",
+            trash=data.folder("trash"),
+            hand_over=hand_over,
+            delivered=delivered,
+            options=options,
+            start=start,
+            clock=clock,
+        )
         self._settings_of = settings_of
         self._clock = clock
         self._asked: dict[str, tuple[RequestKind, float]] = {}
@@ -67,20 +85,30 @@ class Runs:
         self._looking = threading.Lock()
         self._captionings: dict[Path, tuple[tuple[int, int], str | None]] = {}
 
-    # --- beginning ------------------------------------------------------------------------------------------------------------------------
+    # --- beginning --------------------------------------------------------------------------------
 
     def create(self, wish: Any, token: str, when: str, language: str) -> dict[str, Any]:
         """Begin the training that the browser wishes for: see `begin`."""
         return self.begin(lambda: self._make(wish), token, when, language)
 
-    def begin(self, make: Callable[[], RunFolder], token: str, when: str, language: str) -> dict[str, Any]:
-        """Put the run that `make` makes into the line: at once if nothing trains, else next (when="now") or last. One token, one run.
+    def begin(
+        self, make: Callable[[], RunFolder], token: str, when: str, language: str
+    ) -> dict[str, Any]:
+        """Put the run that `make` makes into the line: at once if nothing trains, else next
+        (when="now") or last. One token, one run.
 
-        `make` raises Taken when another browser was quicker: it is called again, and finds a name that is free. Raises RunError.
+        `make` raises Taken when another browser was quicker: it is called again, and finds a name
+        that is free. Raises RunError.
         """
         if not 8 <= len(token) <= LONGEST_TOKEN:
-            raise RunError("the request's token is {count} characters long", hint="Reload the page.", count=len(token))
-        run_id = self.queue.once(token, lambda: _under_a_free_name(make).path.name, first=when == "now")
+            raise RunError(
+                "the request's token is {count} characters long",
+                hint="Reload the page.",
+                count=len(token),
+            )
+        run_id = self.queue.once(
+            token, lambda: _under_a_free_name(make).path.name, first=when == "now"
+        )
         self.keeper.wake()
         return self.one(run_id, language)
 
@@ -91,8 +119,12 @@ class Runs:
             raise RunError("the run would not lie in {folder}", folder=self.history.runs)
         return folders.begin(target, config.to_yaml(asked), new=True)
 
-    def go_on(self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now") -> dict[str, Any]:
-        """Put a run that has ended into the line again: it goes on from its resume point. changes: fields of the form, such as max_train_steps."""
+    def go_on(
+        self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"
+    ) -> dict[str, Any]:
+        """Put a run that has ended into the line again: it goes on from its resume point. changes:
+        fields of the form, such as max_train_steps.
+        """
         foreign = [key for key in changes if key not in form.KEYS]
         if foreign:
             raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
@@ -108,7 +140,7 @@ class Runs:
             self.keeper.wake()
         return self.one(run_id, language)
 
-    # --- watching -------------------------------------------------------------------------------------------------------------------------
+    # --- watching ---------------------------------------------------------------------------------
 
     def listing(self, language: str) -> dict[str, Any]:
         """Every run, newest first."""
@@ -121,16 +153,24 @@ class Runs:
         return self._shown(self._entry(run_id), self.queue.read(), language)
 
     def newest_captioning(self, dataset: Path) -> str | None:
-        """The id of the newest caption run of a dataset's folder. Asked for every second: all runs are looked through only when one came or went."""
+        """The id of the newest caption run of a dataset's folder. Asked for every second: all runs
+        are looked through only when one came or went.
+        """
         stamps = (files.stamp(self.history.runs), files.stamp(self.queue.path))
         known = self._captionings.get(dataset)
         if known is None or known[0] != stamps:
-            ids = (entry.id for entry in self.history.listing() if entry.job == "caption" and entry.settings.get("input") == str(dataset))
+            ids = (
+                entry.id
+                for entry in self.history.listing()
+                if entry.job == "caption" and entry.settings.get("input") == str(dataset)
+            )
             known = self._captionings[dataset] = (stamps, next(ids, None))
         return known[1]
 
     def live(self, run_id: str, offset: int, with_log: bool, language: str) -> dict[str, Any]:
-        """What has happened since byte `offset` of the run's events. `whole`: the points are all there are, and replace what was shown before."""
+        """What has happened since byte `offset` of the run's events. `whole`: the points are all
+        there are, and replace what was shown before.
+        """
         entry = self._entry(run_id)
         curve = self.history.curve(run_id)
         points, whole = curve.since(offset)
@@ -160,9 +200,13 @@ class Runs:
     def revision(self, line: Line, active: list[tuple[str, str]] | None = None) -> str:
         """Another text whenever the list of runs may look different."""
         if active is None:
-            active = [(entry.id, present.status_of(entry, line, self._asked_of(entry))) for entry in self._active_entries(line)]
+            active = [
+                (entry.id, present.status_of(entry, line, self._asked_of(entry)))
+                for entry in self._active_entries(line)
+            ]
         moments = [files.stamp(path) for path in (self.history.runs, self.data.folder("trash"))]
-        return f"{zlib.crc32(repr((active, line.waiting, line.starting, moments)).encode('utf-8', errors='replace')):08x}"
+        seen = repr((active, line.waiting, line.starting, moments))
+        return f"{zlib.crc32(seen.encode('utf-8', errors='replace')):08x}"
 
     def _active_entries(self, line: Line) -> Iterator[Entry]:
         ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else [])])
@@ -187,18 +231,37 @@ class Runs:
             # settings and events are what their files hold: one that cannot be shown hides no other
             log.debug("%s cannot be shown", entry.folder.path, exc_info=True)
             reason = f"{type(error).__name__}: {error}"[:300]
-            problem = entry.problem or RunError("this run cannot be read: {reason}", hint="Look into its folder.", reason=reason)
-            bare = Entry(id=entry.id, folder=entry.folder, alive=entry.alive, made=entry.made, problem=problem)
+            problem = entry.problem or RunError(
+                "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
+            )
+            bare = Entry(
+                id=entry.id,
+                folder=entry.folder,
+                alive=entry.alive,
+                made=entry.made,
+                problem=problem,
+            )
             return self._presented(bare, line, language)
 
     def _presented(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
-        waits = self.keeper.on_duty and entry.id == line.starting and entry.id not in self.keeper.active() and self.hand_over.waits()
-        return present.run(entry, line, lambda message: texts.say(message, language), asked=self._asked_of(entry), waits_for_host=waits)
+        waits = (
+            self.keeper.on_duty
+            and entry.id == line.starting
+            and entry.id not in self.keeper.active()
+            and self.hand_over.waits()
+        )
+        return present.run(
+            entry,
+            line,
+            lambda message: texts.say(message, language),
+            asked=self._asked_of(entry),
+            waits_for_host=waits,
+        )
 
     def _handed(self, language: str) -> dict[str, Any]:
         return self.hand_over.status().to_mapping(lambda message: texts.say(message, language))
 
-    # --- asking ---------------------------------------------------------------------------------------------------------------------------
+    # --- asking -----------------------------------------------------------------------------------
 
     def ask(self, run_id: str, what: str, language: str) -> dict[str, Any]:
         """Ask a run for something. Raises RunError when it cannot do it now."""
@@ -208,14 +271,24 @@ class Runs:
         line = self.queue.read()
         status = present.status_of(entry, line, self._asked_of(entry))
         if status not in present.ACTIVE and not entry.alive:
-            raise RunError("nothing is training there at the moment", hint="Press Continue to go on with it.")
+            raise RunError(
+                "nothing is training there at the moment", hint="Press Continue to go on with it."
+            )
         if what in ("save", "preview") and not present.abilities(entry, status)[what]:
-            raise RunError("there is nothing to save or to show yet", hint="Wait for the first steps.")
+            raise RunError(
+                "there is nothing to save or to show yet", hint="Wait for the first steps."
+            )
         self._send(entry, line, what)  # type: ignore[arg-type]
         return self._shown(self._entry(run_id), self.queue.read(), language)
 
     def _send(self, entry: Entry, line: Line, what: RequestKind) -> None:
-        if what == "stop" and entry.id == line.starting and not entry.alive and self.keeper.on_duty and self.keeper.withdraw(entry.id):
+        if (
+            what == "stop"
+            and entry.id == line.starting
+            and not entry.alive
+            and self.keeper.on_duty
+            and self.keeper.withdraw(entry.id)
+        ):
             return
         if what == "pause" or what == "resume":
             self.hand_over.ask(entry.folder, what)
@@ -227,18 +300,22 @@ class Runs:
             self._asked.pop(entry.id, None)
 
     def _asked_of(self, entry: Entry) -> RequestKind | None:
-        """What was asked of the run here and has not come true yet: the worker has taken it, and is at its step."""
+        """What was asked of the run here and has not come true yet: the worker has taken it, and is
+        at its step.
+        """
         kind, when = self._asked.get(entry.id, (None, 0.0))
         if kind is None:
             return None
-        done = (entry.state.ended and entry.state.changed >= when) or (kind == "pause" and entry.state.status == "paused")
+        done = (entry.state.ended and entry.state.changed >= when) or (
+            kind == "pause" and entry.state.status == "paused"
+        )
         process_expected = entry.alive or entry.id in self.keeper.active()
         if done or not process_expected:
             self._asked.pop(entry.id, None)
             return None
         return kind
 
-    # --- order and deletion ---------------------------------------------------------------------------------------------------------------
+    # --- order and deletion -----------------------------------------------------------------------
 
     def move(self, run_id: str, position: int, language: str) -> dict[str, Any]:
         """Give a waiting run another place in the line."""
@@ -253,14 +330,22 @@ class Runs:
         return self.one(run_id, language)
 
     def delete(self, run_id: str) -> dict[str, Any]:
-        """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The LoRA that was delivered stays where it is."""
+        """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The
+        LoRA that was delivered stays where it is.
+        """
         entry = self._entry(run_id)
         if run_id in self.keeper.active():
             self.keeper.tick()
         with self.queue.holding() as line:
             if entry.folder.is_alive or run_id in line or run_id in self.keeper.active():
-                raise RunError("{name} is at work or waits in the queue", hint="Stop it first, or take it out of the queue.", name=run_id)
-            moved = trash.discard(entry.folder.path, self.data.folder("trash"), kind="run", now=self._clock())
+                raise RunError(
+                    "{name} is at work or waits in the queue",
+                    hint="Stop it first, or take it out of the queue.",
+                    name=run_id,
+                )
+            moved = trash.discard(
+                entry.folder.path, self.data.folder("trash"), kind="run", now=self._clock()
+            )
         return {"trash": moved.id}
 
     def trash_load(self) -> dict[str, int]:
@@ -268,11 +353,16 @@ class Runs:
         return dataclasses.asdict(trash.measure(self.data.folder("trash")))
 
     def empty_trash(self) -> dict[str, int]:
-        """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of it."""
+        """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of
+        it.
+        """
         folder = self.data.folder("trash")
         before, left = trash.measure(folder), trash.empty(folder)
         if left.count and left == before:
-            raise RunError("the trash cannot be emptied", hint="Close the programs that show its files, then try again.")
+            raise RunError(
+                "the trash cannot be emptied",
+                hint="Close the programs that show its files, then try again.",
+            )
         return dataclasses.asdict(left)
 
     def restore(self, trash_id: str, language: str) -> dict[str, Any]:
@@ -280,16 +370,24 @@ class Runs:
         for found in trash.contents(self.data.folder("trash"), "run"):
             if found.id == trash_id:
                 return self.one(trash.restore(found, self.history.runs).name, language)
-        raise NotFound("there is nothing called {name} here", hint="It may have been restored already. Reload the page.", name=trash_id[:80])
+        raise NotFound(
+            "there is nothing called {name} here",
+            hint="It may have been restored already. Reload the page.",
+            name=trash_id[:80],
+        )
 
-    # --- files ----------------------------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def picture(self, run_id: str, name: str) -> Path:
-        """A preview of the run, or the picture on its LoRA's card. Raises NotFound for anything else."""
+        """A preview of the run, or the picture on its LoRA's card. Raises NotFound for anything
+        else.
+        """
         entry = self._entry(run_id)
         path = _card(entry) if name == present.DELIVERED else _preview(entry, name)
         if path is None:
-            raise NotFound("there is no picture {name}", hint="It may have been deleted.", name=name[:80])
+            raise NotFound(
+                "there is no picture {name}", hint="It may have been deleted.", name=name[:80]
+            )
         return path
 
     def log(self, run_id: str) -> str:
@@ -302,11 +400,21 @@ class Runs:
         return _text(entry.folder.path / SETTINGS_OF[entry.job])
 
     def pending_names(self) -> list[str]:
-        """What the LoRAs of the trainings at work and in the queue are to be called, in their order."""
+        """What the LoRAs of the trainings at work and in the queue are to be called, in their
+        order.
+        """
         line = self.queue.read()
-        ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else []), *line.waiting])
-        entries = [self.history.entry(run_id) for run_id in ids if (self.history.runs / run_id).is_dir()]
-        return [present.name_of(entry) for entry in entries if entry.job == "train" and entry.problem is None and not entry.state.delivered]
+        ids = dict.fromkeys(
+            [*self._alive_ids(), *([line.starting] if line.starting else []), *line.waiting]
+        )
+        entries = [
+            self.history.entry(run_id) for run_id in ids if (self.history.runs / run_id).is_dir()
+        ]
+        return [
+            present.name_of(entry)
+            for entry in entries
+            if entry.job == "train" and entry.problem is None and not entry.state.delivered
+        ]
 
     def entry(self, run_id: str) -> Entry:
         """What lies in a run's folder. Raises NotFound."""
@@ -324,15 +432,21 @@ def _under_a_free_name(make: Callable[[], RunFolder]) -> RunFolder:
     for _ in range(MOST_NAMES):
         with contextlib.suppress(folders.Taken):
             return make()
-    raise RunError("no free name for this run was found", hint="Delete some runs that are not needed.")
+    raise RunError(
+        "no free name for this run was found", hint="Delete some runs that are not needed."
+    )
 
 
 def _reachable(entry: Entry) -> Entry:
-    """A folder that somebody made by hand under a name that no address can hold is shown, and says so."""
+    """A folder that somebody made by hand under a name that no address can hold is shown, and says
+    so.
+    """
     problem = name_problem(entry.id)
     if not problem:
         return entry
-    return dataclasses.replace(entry, problem=RunError(problem, hint="Rename the folder.", name=entry.id))
+    return dataclasses.replace(
+        entry, problem=RunError(problem, hint="Rename the folder.", name=entry.id)
+    )
 
 
 def _card(entry: Entry) -> Path | None:
@@ -345,7 +459,12 @@ def _card(entry: Entry) -> Path | None:
 def _preview(entry: Entry, name: str) -> Path | None:
     known = {present.last_part(event.file) for event in entry.state.previews}
     path = entry.folder.previews / name
-    if name not in known or name_problem(name) or path.suffix.lower() not in PICTURES or not path.is_file():
+    if (
+        name not in known
+        or name_problem(name)
+        or path.suffix.lower() not in PICTURES
+        or not path.is_file()
+    ):
         return None
     # a link that leads out of the run's folder is no preview
     return path if path.resolve().parent == entry.folder.previews.resolve() else None

@@ -1,4 +1,6 @@
-"""Names from elsewhere -> names a file or folder can have on every system, and names no other has. Standard library only."""
+"""Names from elsewhere -> names a file or folder can have on every system, and names no other has.
+Standard library only.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +15,19 @@ _WINDOWS_FORBIDS = frozenset('<>:"/\\|?*')
 
 
 def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
-    """A file's or folder's name made from `name`, which may be anything: NFC, not too long, without what Windows or `forbidden` forbids.
+    """A file's or folder's name made from `name`, which may be anything: NFC, not too long, without
+    what Windows or `forbidden` forbids.
 
     `suffix`, with its dot, is put behind it. "a<b>.": "a_b_"; "CON": "_CON"; "": "unnamed".
     """
     kept = "".join(
-        "_" if character in forbidden or character in _WINDOWS_FORBIDS or not character.isprintable() else character
+        (
+            "_"
+            if character in forbidden
+            or character in _WINDOWS_FORBIDS
+            or not character.isprintable()
+            else character
+        )
         for character in unicodedata.normalize("NFC", name)
     )
     kept = " ".join(kept.split()).strip(" .")
@@ -31,7 +40,9 @@ def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
 
 
 def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name, or the first of name-2, name-3 ... that is not taken. A suffix (".png") stays at the end."""
+    """The name, or the first of name-2, name-3 ... that is not taken. A suffix (".png") stays at
+    the end.
+    """
     path = PurePosixPath(name)
     suffix = path.suffix if len(path.suffix) <= 6 and not path.suffix[1:].isdigit() else ""
     stem, candidate, number = name[: len(name) - len(suffix)], name, 1
@@ -42,9 +53,17 @@ def free_name(name: str, is_taken: Callable[[str], bool]) -> str:
 
 
 def is_path_below(name: str) -> bool:
-    """Whether a path that a file tells, of a dataset that may be anybody's, stays below the folder it is told from."""
+    """Whether a path that a file tells, of a dataset that may be anybody's, stays below the folder
+    it is told from.
+    """
     path = PurePosixPath(name.replace("\\", "/"))
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and ":" not in path.parts[0] and "\0" not in name
+    return (
+        bool(path.parts)
+        and not path.is_absolute()
+        and ".." not in path.parts
+        and ":" not in path.parts[0]
+        and "\0" not in name
+    )
 
 
 def natural_order(name: str) -> list[tuple[int, int, str]]:

@@ -1,4 +1,6 @@
-"""Pictures side by side on one sheet, with the strength above each column and the LoRA beside each row. Pillow only. Called by try_jobs.py."""
+"""Pictures side by side on one sheet, with the strength above each column and the LoRA beside each
+row. Pillow only. Called by try_jobs.py.
+"""
 
 from __future__ import annotations
 
@@ -13,17 +15,28 @@ LONGEST_SIDE = 12_000
 """Pixels; a larger sheet is made smaller, as browsers refuse to show it."""
 
 
-def sheet(rows: Sequence[Sequence[Image.Image]], columns: Sequence[str], names: Sequence[str], font_file: Path | None = None) -> Image.Image:
-    """Pictures by rows and columns, all of one size, with their labels. Names may be empty strings: then there is no column for them."""
+def sheet(
+    rows: Sequence[Sequence[Image.Image]],
+    columns: Sequence[str],
+    names: Sequence[str],
+    font_file: Path | None = None,
+) -> Image.Image:
+    """Pictures by rows and columns, all of one size, with their labels. Names may be empty strings:
+    then there is no column for them.
+    """
     width, height = rows[0][0].size
     size = max(14, min(width, height) // 14)
     top = [_label(text, size, font_file) for text in columns]
     side = [_label(text, size, font_file) for text in names]
     left = max(label.width for label in side) + 2 * GAP if any(names) else GAP
     head = max(label.height for label in top) + 2 * GAP
-    whole = Image.new("RGB", (left + len(columns) * (width + GAP), head + len(rows) * (height + GAP)), GROUND)
+    whole = Image.new(
+        "RGB", (left + len(columns) * (width + GAP), head + len(rows) * (height + GAP)), GROUND
+    )
     for column, label in enumerate(top):
-        whole.paste(label, (left + column * (width + GAP) + max(0, (width - label.width) // 2), GAP))
+        whole.paste(
+            label, (left + column * (width + GAP) + max(0, (width - label.width) // 2), GAP)
+        )
     for number, row in enumerate(rows):
         y = head + number * (height + GAP)
         if names[number]:
@@ -43,10 +56,16 @@ def _label(text: str, size: int, font_file: Path | None) -> Image.Image:
     left, top, right, bottom = (round(edge) for edge in font.getbbox(text or " "))
     image = Image.new("RGB", (right - left + 2, bottom - top + 2), GROUND)
     ImageDraw.Draw(image).text((1 - left, 1 - top), text, fill=INK, font=font)
-    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST) if scale > 1 else image
+    return (
+        image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+        if scale > 1
+        else image
+    )
 
 
-def _font(size: int, font_file: Path | None) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
+def _font(
+    size: int, font_file: Path | None
+) -> tuple[ImageFont.FreeTypeFont | ImageFont.ImageFont, int]:
     """(a font, how many times larger its text is to be drawn)"""
     try:
         if font_file is not None:

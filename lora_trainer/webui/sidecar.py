@@ -1,4 +1,5 @@
-"""NAME.json beside a LoRA: what the host's card knows of it, in A1111's keys. Read whole, changed in one key, never rewritten otherwise.
+"""NAME.json beside a LoRA: what the host's card knows of it, in A1111's keys. Read whole, changed
+in one key, never rewritten otherwise.
 
 Called by loras.py.
 """
@@ -52,13 +53,20 @@ def number(found: Any) -> float | None:
 
 
 def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:
-    """Set the preferred weight and leave every other key as it is. `otherwise` is what a LoRA without a sidecar gets beside it.
+    """Set the preferred weight and leave every other key as it is. `otherwise` is what a LoRA
+    without a sidecar gets beside it.
 
-    Raises LoraFileError for a number that is no strength, and for a sidecar that cannot be read: it would be lost.
+    Raises LoraFileError for a number that is no strength, and for a sidecar that cannot be read: it
+    would be lost.
     """
     if isinstance(value, bool) or not 0 < value <= STRONGEST:
         # 0 is A1111's way of writing "none"
-        raise LoraFileError("{value} cannot be the preferred strength", hint="Choose a number above 0, up to {most}.", value=value, most=STRONGEST)
+        raise LoraFileError(
+            "{value} cannot be the preferred strength",
+            hint="Choose a number above 0, up to {most}.",
+            value=value,
+            most=STRONGEST,
+        )
     path = path_of(lora)
     try:
         values = _parse(path) if path.exists() else dict(otherwise)
@@ -66,13 +74,18 @@ def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None
         files.write_text(path, json.dumps(values, ensure_ascii=False, indent=4) + "\n")
     except ValueError as error:
         raise LoraFileError(
-            "{file} is not valid JSON, so the strength was not written", hint="Mend or delete it: {reason}.", file=path.name, reason=error
+            "{file} is not valid JSON, so the strength was not written",
+            hint="Mend or delete it: {reason}.",
+            file=path.name,
+            reason=error,
         ) from error
     except OSError as error:
         raise LoraFileError(
-            "{file} could not be written: {reason}", hint="Check that the LoRA folder is not write-protected.", file=path.name,
+            "{file} could not be written: {reason}",
+            hint="Check that the LoRA folder is not write-protected.",
+            file=path.name,
             reason=error.strerror or error,
-        ) from error  # fmt: skip
+        ) from error
 
 
 def _parse(path: Path) -> dict[str, Any]:

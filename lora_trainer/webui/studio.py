@@ -1,7 +1,9 @@
-"""What the tab works with, one per process: the host, the data folder, and the parts that keep them.
+"""What the tab works with, one per process: the host, the data folder, and the parts that keep
+them.
 
-Made when the tab is first drawn, kept over "Reload UI" (the host runs scripts/ again, but this module stays). Each part is made when it is first
-needed, so that one that cannot be made does not take the others with it.
+Made when the tab is first drawn, kept over "Reload UI" (the host runs scripts/ again, but this
+module stays). Each part is made when it is first needed, so that one that cannot be made does not
+take the others with it.
 """
 
 from __future__ import annotations
@@ -40,25 +42,38 @@ class Studio:
         self._begun = False
 
     def begin(self) -> None:
-        """The host's server is up, for the first time or again: watch its pictures, take up what trains, let the queue go on."""
+        """The host's server is up, for the first time or again: watch its pictures, take up what
+        trains, let the queue go on.
+        """
         self.hand_over.watch()
         self.runs.keeper.begin()
         self._begun = True
 
     def begin_late(self) -> None:
-        """The same, where it could not be done at the host's start: the data folder's disk was full or away. Raises LoraTrainerError while it is."""
+        """The same, where it could not be done at the host's start: the data folder's disk was full
+        or away. Raises LoraTrainerError while it is.
+        """
         if not self._begun:
             self.begin()
 
     def end(self) -> None:
-        """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was found. `begin` follows in the first case."""
+        """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was
+        found. `begin` follows in the first case.
+        """
         self.host.off_generation()
 
     def own_folders(self) -> Mapping[PurePath, str]:
         """Folders of this machine -> what a visitor from elsewhere is told instead."""
         paths = self.host.paths()
         checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
-        fixed = (self.data.root, paths.data, paths.models, paths.lora_dir, environment.ROOT, Path(sys.prefix))
+        fixed = (
+            self.data.root,
+            paths.data,
+            paths.models,
+            paths.lora_dir,
+            environment.ROOT,
+            Path(sys.prefix),
+        )
         named = (*fixed, *checkpoints, *self.datasets.opened())
         told: dict[PurePath, str] = {Path.home(): "~"}
         for folder in named:
@@ -104,14 +119,21 @@ class Studio:
 
     @cached_property
     def hand_over(self) -> HandOver:
-        return HandOver(self.host, self.data.root / "handover.json", pauses=lambda: self.options.pause_for_pictures)
+        return HandOver(
+            self.host,
+            self.data.root / "handover.json",
+            pauses=lambda: self.options.pause_for_pictures,
+        )
 
     @cached_property
     def runs(self) -> Runs:
         return Runs(
-            data=self.data, hand_over=self.hand_over, settings_of=lambda wish: plan.run_config(self, plan.RunWish.of(wish)),
-            delivered=self.host.refresh_loras, options=self._keeper_options,
-        )  # fmt: skip
+            data=self.data,
+            hand_over=self.hand_over,
+            settings_of=lambda wish: plan.run_config(self, plan.RunWish.of(wish)),
+            delivered=self.host.refresh_loras,
+            options=self._keeper_options,
+        )
 
     @cached_property
     def loras(self) -> Loras:
@@ -124,8 +146,11 @@ class Studio:
     def _keeper_options(self) -> KeeperOptions:
         chosen = self.options
         return KeeperOptions(
-            keep_training=chosen.keep_training, runs_to_keep=chosen.runs_to_keep, device_id=self.host.device().device_id, environ=chosen.environ
-        )  # fmt: skip
+            keep_training=chosen.keep_training,
+            runs_to_keep=chosen.runs_to_keep,
+            device_id=self.host.device().device_id,
+            environ=chosen.environ,
+        )
 
     def _family_of(self, checkpoint: Path) -> Family | None:
         return self.checkpoints.facts(checkpoint).family

@@ -1,7 +1,9 @@
-"""The tab as the host sees it: callbacks that never raise, because the host leaves out a tab whose callback does.
+"""The tab as the host sees it: callbacks that never raise, because the host leaves out a tab whose
+callback does.
 
-on_ui_tabs draws one mount point for javascript/lora_trainer.js; where the extension itself is in trouble, the reason and what to report stand in it
-instead. This file imports nothing of ours at the top, and its syntax is old (Python 3.6), so that there is a tab to say it even then.
+on_ui_tabs draws one mount point for javascript/lora_trainer.js; where the extension itself is in
+trouble, the reason and what to report stand in it instead. This file imports nothing of ours at the
+top, and its syntax is old (Python 3.6), so that there is a tab to say it even then.
 """
 
 import html
@@ -16,7 +18,10 @@ log = logging.getLogger("lora_trainer.webui")
 TITLE = "LoRA Trainer"
 TAB_ID = "lora_trainer"
 CANNOT_START = "LoRA Trainer cannot start"
-UPDATE = "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays, please report it with these lines."
+UPDATE = (
+    "Update the extension (Extensions, Check for updates), then restart the WebUI. If it stays,"
+    " please report it with these lines."
+)
 LOOK = "Look at the WebUI's console."
 REPORT = "Report"
 
@@ -37,12 +42,20 @@ def mount_point() -> str:
     except Exception as error:
         log.exception("LoRA Trainer cannot start")
         return trouble(error)
-    waiting = say("LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's (F12).")
-    return f'<div id="lora_trainer_root" class="lora-trainer"><p class="lora-trainer-waiting">{html.escape(waiting, quote=False)}</p></div>'
+    waiting = say(
+        "LoRA Trainer is loading. If this stays, look at the WebUI's console and at the browser's"
+        " (F12)."
+    )
+    return (
+        '<div id="lora_trainer_root" class="lora-trainer"><p'
+        f' class="lora-trainer-waiting">{html.escape(waiting, quote=False)}</p></div>'
+    )
 
 
 def on_app_started(demo: Any, app: Any) -> None:
-    """The host's server is up, for the first time or after "Reload UI": hang our routes into this app, and let the queue go on."""
+    """The host's server is up, for the first time or after "Reload UI": hang our routes into this
+    app, and let the queue go on.
+    """
     try:
         from lora_trainer.webui import late
 
@@ -72,22 +85,32 @@ def on_ui_settings() -> None:
 
 
 def trouble(error: Exception) -> str:
-    """What is wrong, in words and as a report to copy. javascript/lora_trainer.js draws the same where it is found later."""
+    """What is wrong, in words and as a report to copy. javascript/lora_trainer.js draws the same
+    where it is found later.
+    """
     return (
-        '<div id="lora_trainer_trouble" class="lora-trainer" role="alert"><h2>{}</h2><p>{}</p>'
-        '<label for="lora_trainer_report">{}</label><textarea id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
-    ).format(*(html.escape(text, quote=False) for text in (say(CANNOT_START), say(UPDATE), say(REPORT), report(error))))
+        '<div id="lora_trainer_trouble" class="lora-trainer"'
+        ' role="alert"><h2>{}</h2><p>{}</p><label for="lora_trainer_report">{}</label><textarea'
+        ' id="lora_trainer_report" readonly rows="12" style="width:100%">{}</textarea></div>'
+    ).format(
+        *(
+            html.escape(text, quote=False)
+            for text in (say(CANNOT_START), say(UPDATE), say(REPORT), report(error))
+        )
+    )
 
 
 def report(error: Exception) -> str:
     """For whoever is to mend it."""
-    return "\n".join([
-        f"LoRA Trainer cannot start: {type(error).__name__}: {error}",
-        f"Python {sys.version.split()[0]} on {platform.platform()}",
-        "gradio {}".format(getattr(sys.modules.get("gradio"), "__version__", "?")),
-        "",
-        *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
-    ])  # fmt: skip
+    return "\n".join(
+        [
+            f"LoRA Trainer cannot start: {type(error).__name__}: {error}",
+            f"Python {sys.version.split()[0]} on {platform.platform()}",
+            "gradio {}".format(getattr(sys.modules.get("gradio"), "__version__", "?")),
+            "",
+            *traceback.format_exception(type(error), error, error.__traceback__)[-6:],
+        ]
+    )
 
 
 def say(sentence: str) -> str:

@@ -1,10 +1,13 @@
-"""Languages: one table a language, `translations/CODE.json` beside this file, from the English sentence to the other language's.
+"""Languages: one table a language, `translations/CODE.json` beside this file, from the English
+sentence to the other language's.
 
-Python's sentences are templates (errors.Message) and are translated here, before their values are put in; the browser gets the same table for its
-own. English needs no table: it is the key. A third language is one more file.
+Python's sentences are templates (errors.Message) and are translated here, before their values are
+put in; the browser gets the same table for its own. English needs no table: it is the key. A third
+language is one more file.
 
-The tables do not lie in `localizations/`: the hosts merge that folder of every extension into their own interface by exact match, so that our "Seed"
-or "Settings" would overrule the words of the user's own language pack.
+The tables do not lie in `localizations/`: the hosts merge that folder of every extension into their
+own interface by exact match, so that our "Seed" or "Settings" would overrule the words of the
+user's own language pack.
 """
 
 from __future__ import annotations
@@ -46,7 +49,9 @@ def table(language: str) -> Mapping[str, str]:
 
 
 def choose(*wishes: str) -> str:
-    """The first language of ours that a wish names: a code, the name of a host's localization ("zh-Hans (All)"), or an Accept-Language header."""
+    """The first language of ours that a wish names: a code, the name of a host's localization
+    ("zh-Hans (All)"), or an Accept-Language header.
+    """
     for wish in wishes:
         for part in wish.split(","):
             language = _match(part.split(";")[0].strip())
@@ -56,7 +61,9 @@ def choose(*wishes: str) -> str:
 
 
 def _match(wish: str) -> str:
-    """zh-Hans, zh_CN, zh-TW -> zh_CN: a table of the same language serves where there is no closer one."""
+    """zh-Hans, zh_CN, zh-TW -> zh_CN: a table of the same language serves where there is no closer
+    one.
+    """
     plain = re.sub(r"[^a-z]+", "_", wish.lower()).strip("_")
     if not plain:
         return ""
@@ -71,13 +78,19 @@ def translate(text: str, language: str) -> str:
 
 
 def say(message: Message, language: str) -> str:
-    """One sentence in a language, with its values in it; values that are sentences themselves are translated too.
+    """One sentence in a language, with its values in it; values that are sentences themselves are
+    translated too.
 
-    Errors begin small, as they stand behind a file's name or another error; on a page a sentence begins with a capital, unless with a key or a name.
+    Errors begin small, as they stand behind a file's name or another error; on a page a sentence
+    begins with a capital, unless with a key or a name.
     """
     said = _filled(message, language)
     begins_with_a_word = re.match(r"[a-z]+(?![\w.])", message.template)
-    return said[0].upper() + said[1:] if begins_with_a_word and said.startswith(begins_with_a_word[0]) else said
+    return (
+        said[0].upper() + said[1:]
+        if begins_with_a_word and said.startswith(begins_with_a_word[0])
+        else said
+    )
 
 
 def _filled(message: Message, language: str) -> str:
@@ -104,24 +117,40 @@ def say_beside(message: Message, name: str, language: str) -> str:
 
 def say_all(messages: Iterable[Message], language: str) -> str:
     """Sentences in a row: Chinese sets no space between them."""
-    return ("" if language.startswith(("zh", "ja")) else " ").join(say(message, language) for message in messages)
+    return ("" if language.startswith(("zh", "ja")) else " ").join(
+        say(message, language) for message in messages
+    )
 
 
 def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
     """An error's sentence and hint."""
-    return {"message": say(_message_of(error, language), language), "hint": say(error.hint, language)}
+    return {
+        "message": say(_message_of(error, language), language),
+        "hint": say(error.hint, language),
+    }
 
 
 def _message_of(error: LoraTrainerError, language: str) -> Message:
     """Of several wrong settings each is translated."""
-    if not (isinstance(error, ConfigError) and len(error.problems) > 1 and "lines" in error.message.values):
+    if not (
+        isinstance(error, ConfigError)
+        and len(error.problems) > 1
+        and "lines" in error.message.values
+    ):
         return error.message
     stop = "\u3002" if language.startswith(("zh", "ja")) else ". "
-    lines = "\n".join("- " + stop.join(filter(None, say_error(problem, language).values())) for problem in error.problems)
+    lines = "\n".join(
+        "- " + stop.join(filter(None, say_error(problem, language).values()))
+        for problem in error.problems
+    )
     return Message(error.message.template, {**error.message.values, "lines": lines})
 
 
 def _said(value: Any, language: str) -> Any:
     if isinstance(value, Message):
         return _filled(value, language)
-    return _filled(_message_of(value, language), language) if isinstance(value, LoraTrainerError) else value
+    return (
+        _filled(_message_of(value, language), language)
+        if isinstance(value, LoraTrainerError)
+        else value
+    )

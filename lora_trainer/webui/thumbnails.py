@@ -1,9 +1,11 @@
-"""Small copies of pictures, made when they are first asked for, and kept by content: one file however many datasets hold the picture.
+"""Small copies of pictures, made when they are first asked for, and kept by content: one file
+however many datasets hold the picture.
 
     thumbnails.picture(path) -> Path of a WebP, upright, no side above 384 pixels
 
-A few pictures at a time are decoded, whoever asks; someone who asks for one that is being made waits for that. Those that nobody has looked at for a
-month, such as those of deleted datasets, go away by themselves. Called by the routes.
+A few pictures at a time are decoded, whoever asks; someone who asks for one that is being made
+waits for that. Those that nobody has looked at for a month, such as those of deleted datasets, go
+away by themselves. Called by the routes.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ _Stamp = tuple[str, int, int]
 class Thumbnails:
     """Thread-safe. `folder` is the cache: whatever is deleted in it is made again."""
 
-    def __init__(self, folder: Path, threads: int = THREADS, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, threads: int = THREADS, clock: Callable[[], float] = time.time
+    ) -> None:
         self._folder = folder
         self._clock = clock
         self._tidied = 0.0
@@ -47,7 +51,9 @@ class Thumbnails:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="lora-trainer-thumbnails")
 
     def picture(self, path: Path, longest_side: int = LONGEST_SIDE) -> Path:
-        """The small copy of a picture, made if need be. Raises DatasetError when the picture cannot be read, or the disk is full."""
+        """The small copy of a picture, made if need be. Raises DatasetError when the picture cannot
+        be read, or the disk is full.
+        """
         wish = (path, longest_side)
         now = self._clock()
         with self._lock:
@@ -74,11 +80,15 @@ class Thumbnails:
         except OSError as error:
             values = {"name": path.name, "reason": error.strerror or error}
             hint = "Check the free space on the disk of the data folder."
-            raise DatasetError("the small copy of {name} cannot be written: {reason}", hint=hint, **values) from error
+            raise DatasetError(
+                "the small copy of {name} cannot be written: {reason}", hint=hint, **values
+            ) from error
         return target
 
     def _note_use(self, target: Path) -> None:
-        """Its time of change is when it was last looked at, to a day: a page of pictures is no page of writes."""
+        """Its time of change is when it was last looked at, to a day: a page of pictures is no page
+        of writes.
+        """
         now = self._clock()
         with contextlib.suppress(OSError):
             if now - target.stat().st_mtime >= TIDY_SECONDS:
@@ -95,7 +105,9 @@ class Thumbnails:
             details = path.stat()
         except OSError as error:
             values = {"path": path.name, "reason": error.strerror}
-            raise DatasetError("{path} cannot be read: {reason}", hint="Check the file and the disk.", **values) from error
+            raise DatasetError(
+                "{path} cannot be read: {reason}", hint="Check the file and the disk.", **values
+            ) from error
         stamp = (str(path), details.st_mtime_ns, details.st_size)
         with self._lock:
             known = self._digests.get(stamp)

@@ -1,6 +1,8 @@
-"""A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by try_jobs.py.
+"""A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by
+try_jobs.py.
 
-    wanted_from(body) -> Wanted     pair: without and with;  grid: strengths in a row;  matrix: LoRAs x strengths, on one labelled sheet
+    wanted_from(body) -> Wanted     pair: without and with;  grid: strengths in a row;  matrix:
+        LoRAs x strengths, on one labelled sheet
     prompt_for(prompt, lora, ...)   what the host is asked for
     job.to_mapping(...)             for the browser;  to_file(job), from_file(values) for try.json
 
@@ -58,20 +60,41 @@ class Wanted:
         for strength in self.strengths:
             self._require("strength", strength, 0, STRONGEST)
         if self.width % 8 or self.height % 8:
-            raise TryError("{width} x {height} is not a size of pictures", hint="Use multiples of 8.", width=self.width, height=self.height)
+            raise TryError(
+                "{width} x {height} is not a size of pictures",
+                hint="Use multiples of 8.",
+                width=self.width,
+                height=self.height,
+            )
         if not self.prompt.strip():
-            raise TryError("the prompt is empty", hint="Describe the picture to make, as in txt2img.")
+            raise TryError(
+                "the prompt is empty", hint="Describe the picture to make, as in txt2img."
+            )
         if len(self.prompt) > LONGEST_PROMPT or len(self.negative) > LONGEST_PROMPT:
             raise TryError("the prompt is longer than {most} characters", most=LONGEST_PROMPT)
         if not self.loras:
             raise TryError("no LoRA is chosen", hint="Choose the LoRA, or the saved steps, to try.")
-        if len(self.strengths) > MOST_STRENGTHS or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES:
-            raise TryError("that would be more than {most} pictures", hint="Choose fewer strengths or fewer saved steps.", most=MOST_PICTURES)
+        if (
+            len(self.strengths) > MOST_STRENGTHS
+            or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES
+        ):
+            raise TryError(
+                "that would be more than {most} pictures",
+                hint="Choose fewer strengths or fewer saved steps.",
+                most=MOST_PICTURES,
+            )
 
     def _require(self, name: str, value: float, least: float, most: float) -> None:
         # NaN is no number of any range either
         if not least <= value <= most:
-            raise TryError("{name} is {value}", hint="Use {least} to {most}.", name=name, value=value, least=least, most=most)
+            raise TryError(
+                "{name} is {value}",
+                hint="Use {least} to {most}.",
+                name=name,
+                value=value,
+                least=least,
+                most=most,
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,45 +138,87 @@ class Try:
         if self.status == "waiting":
             return Message("Waiting for its turn.")
         if self.status == "making" and not self.step_count and self.pictures:
-            return Message("Picture {number} of {total}: waiting for the WebUI.", {"number": len(self.pictures) + 1, "total": self.total})
+            return Message(
+                "Picture {number} of {total}: waiting for the WebUI.",
+                {"number": len(self.pictures) + 1, "total": self.total},
+            )
         if self.status == "making" and not self.step_count:
-            return Message("Waiting for the WebUI: another picture is being made, or the training has to pause first.")
+            return Message(
+                "Waiting for the WebUI: another picture is being made, or the training has to pause"
+                " first."
+            )
         if self.status == "making":
-            values = {"number": len(self.pictures) + 1, "total": self.total, "step": self.step, "steps": self.step_count}
+            values = {
+                "number": len(self.pictures) + 1,
+                "total": self.total,
+                "step": self.step,
+                "steps": self.step_count,
+            }
             return Message("Picture {number} of {total}: step {step} of {steps}.", values)
         if self.status == "cancelled":
             return Message("Cancelled.")
         return Message("")
 
-    def to_mapping(self, say: Callable[[Message], str], address: Callable[[str], str]) -> dict[str, Any]:
-        """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file of the try is served."""
-        error = {"message": say(self.error.message), "hint": say(self.error.hint)} if self.error else None
+    def to_mapping(
+        self, say: Callable[[Message], str], address: Callable[[str], str]
+    ) -> dict[str, Any]:
+        """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file
+        of the try is served.
+        """
+        error = (
+            {"message": say(self.error.message), "hint": say(self.error.hint)}
+            if self.error
+            else None
+        )
         pictures = [
             {
-                "url": address(picture.file), "label": say(_label(picture, self.wanted.kind)), "strength": picture.strength, "step": picture.step,
+                "url": address(picture.file),
+                "label": say(_label(picture, self.wanted.kind)),
+                "strength": picture.strength,
+                "step": picture.step,
                 "lora": picture.lora or None,
             }
             for picture in self.pictures
-        ]  # fmt: skip
+        ]
         return {
-            "id": self.id, "kind": self.wanted.kind, "status": self.status, "done": len(self.pictures), "total": self.total, "step": self.step,
-            "step_count": self.step_count, "pictures": pictures, "sheet": address(self.sheet) if self.sheet else None, "infotext": self.infotext,
-            "prompt": self.wanted.prompt, "seed": self.seed, "loras": list(self.wanted.loras), "strengths": list(self.wanted.strengths),
-            "notes": [say(note) for note in self.notes], "sentence": say(self.sentence()), "error": error, "started": self.started,
-        }  # fmt: skip
+            "id": self.id,
+            "kind": self.wanted.kind,
+            "status": self.status,
+            "done": len(self.pictures),
+            "total": self.total,
+            "step": self.step,
+            "step_count": self.step_count,
+            "pictures": pictures,
+            "sheet": address(self.sheet) if self.sheet else None,
+            "infotext": self.infotext,
+            "prompt": self.wanted.prompt,
+            "seed": self.seed,
+            "loras": list(self.wanted.loras),
+            "strengths": list(self.wanted.strengths),
+            "notes": [say(note) for note in self.notes],
+            "sentence": say(self.sentence()),
+            "error": error,
+            "started": self.started,
+        }
 
 
 def wanted_from(body: Mapping[str, Any]) -> Wanted:
     """A request's JSON, checked. Raises TryError for what is missing or of another kind."""
     kind = body.get("kind", "pair")
     if kind not in get_args(Kind):
-        raise TryError("{kind!r} is not a way to try a LoRA", hint="Use one of: {known}.", kind=kind, known=", ".join(get_args(Kind)))
+        raise TryError(
+            "{kind!r} is not a way to try a LoRA",
+            hint="Use one of: {known}.",
+            kind=kind,
+            known=", ".join(get_args(Kind)),
+        )
     several = body.get("loras") or []
     loras = several if kind == "matrix" and several else [body.get("lora")]
     defaults = {item.name: item.default for item in dataclasses.fields(Wanted)}
     numbers = {
-        key: _number(key, body.get(key, defaults[key]), whole=key != "cfg") for key in ("seed", "steps", "cfg", "width", "height")
-    }  # fmt: skip
+        key: _number(key, body.get(key, defaults[key]), whole=key != "cfg")
+        for key in ("seed", "steps", "cfg", "width", "height")
+    }
     return Wanted(
         kind=cast(Kind, kind),
         prompt=_text("prompt", body.get("prompt", "")),
@@ -161,7 +226,10 @@ def wanted_from(body: Mapping[str, Any]) -> Wanted:
         sampler=_text("sampler", body.get("sampler") or ""),
         scheduler=_text("scheduler", body.get("scheduler") or ""),
         loras=tuple(_text("lora", lora) for lora in _listed("loras", loras) if lora),
-        strengths=tuple(float(_number("strength", strength, whole=False)) for strength in _listed("strengths", body.get("strengths") or [])),
+        strengths=tuple(
+            float(_number("strength", strength, whole=False))
+            for strength in _listed("strengths", body.get("strengths") or [])
+        ),
         seed=int(numbers["seed"]),
         steps=int(numbers["steps"]),
         cfg=float(numbers["cfg"]),
@@ -171,22 +239,37 @@ def wanted_from(body: Mapping[str, Any]) -> Wanted:
 
 
 def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str, list[Message]]:
-    """(the prompt with the LoRA's tag and trigger, what was changed beyond the tag). Strength 0: the same prompt without the tag."""
+    """(the prompt with the LoRA's tag and trigger, what was changed beyond the tag). Strength 0:
+    the same prompt without the tag.
+    """
     notes: list[Message] = []
-    bare = re.sub(rf"\s*<(?:lora|lyco):{re.escape(lora.name)}(?::[^>]*)?>", "", prompt, flags=re.IGNORECASE)
+    bare = re.sub(
+        rf"\s*<(?:lora|lyco):{re.escape(lora.name)}(?::[^>]*)?>", "", prompt, flags=re.IGNORECASE
+    )
     if bare != prompt:
-        notes.append(Message("The tag of {name} in the prompt was replaced by the strengths tried here.", {"name": lora.name}))
+        notes.append(
+            Message(
+                "The tag of {name} in the prompt was replaced by the strengths tried here.",
+                {"name": lora.name},
+            )
+        )
     text = bare.strip()
     if lora.trigger and lora.trigger.casefold() not in text.casefold():
         text = f"{lora.trigger}, {text}" if text else lora.trigger
-        notes.append(Message("The trigger {trigger} was added to the prompt.", {"trigger": lora.trigger}))
+        notes.append(
+            Message("The trigger {trigger} was added to the prompt.", {"trigger": lora.trigger})
+        )
     return (f"{text} <lora:{name}:{strength:g}>" if strength else text), notes
 
 
 def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
-    """The strengths that a kind of try is about, where none were named; a pair is always without and with."""
+    """The strengths that a kind of try is about, where none were named; a pair is always without
+    and with.
+    """
     if wanted.kind == "pair":
-        chosen = next((strength for strength in wanted.strengths if strength), lora.preferred_weight)
+        chosen = next(
+            (strength for strength in wanted.strengths if strength), lora.preferred_weight
+        )
         return dataclasses.replace(wanted, strengths=(0.0, chosen))
     usual = lora.grid if wanted.kind == "grid" else lora.matrix
     return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
@@ -204,20 +287,37 @@ def _label(picture: Picture, kind: Kind) -> Message:
     values = {"strength": f"{picture.strength:g}", "step": picture.step, "name": picture.lora}
     if kind == "matrix" and picture.step is not None:
         return Message("Step {step}, strength {strength}", values)
-    return Message("{name}, strength {strength}", values) if kind == "matrix" else Message("Strength {strength}", values)
+    return (
+        Message("{name}, strength {strength}", values)
+        if kind == "matrix"
+        else Message("Strength {strength}", values)
+    )
 
 
-# --- on disk ----------------------------------------------------------------------------------------------------------------------------
+# --- on disk --------------------------------------------------------------------------------------
 
 
 def to_file(job: Try, status: Status) -> dict[str, Any]:
-    """What try.json holds of a job. `status` is the one it is about to have: it is shown only once it is on disk."""
+    """What try.json holds of a job. `status` is the one it is about to have: it is shown only once
+    it is on disk.
+    """
     return {
-        "id": job.id, "wanted": dataclasses.asdict(job.wanted), "total": job.total, "started": job.started, "status": status,
-        "pictures": [dataclasses.asdict(picture) for picture in job.pictures], "sheet": job.sheet, "infotext": job.infotext, "seed": job.seed,
+        "id": job.id,
+        "wanted": dataclasses.asdict(job.wanted),
+        "total": job.total,
+        "started": job.started,
+        "status": status,
+        "pictures": [dataclasses.asdict(picture) for picture in job.pictures],
+        "sheet": job.sheet,
+        "infotext": job.infotext,
+        "seed": job.seed,
         "notes": [_written(note) for note in job.notes],
-        "error": {"message": _written(job.error.message), "hint": job.error.hint.template} if job.error else None,
-    }  # fmt: skip
+        "error": (
+            {"message": _written(job.error.message), "hint": job.error.hint.template}
+            if job.error
+            else None
+        ),
+    }
 
 
 def from_file(values: Mapping[str, Any]) -> Try:
@@ -246,7 +346,12 @@ def from_file(values: Mapping[str, Any]) -> Try:
 def _read_error(values: Mapping[str, Any]) -> TryError:
     error = TryError("")
     error.message = _read_message(values["message"])
-    error.hint = _read_message({"template": values["hint"], "values": values["message"]["values"] if values["hint"] else {}})
+    error.hint = _read_message(
+        {
+            "template": values["hint"],
+            "values": values["message"]["values"] if values["hint"] else {},
+        }
+    )
     return error
 
 
@@ -260,17 +365,26 @@ def _written(message: Message) -> dict[str, Any]:
     return {"template": message.template, "values": dict(message.values)}
 
 
-# --- reading a request -------------------------------------------------------------------------------------------------------------------
+# --- reading a request ----------------------------------------------------------------------------
 
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TryError("{name} is not a text", hint="Reload the page: it may be older than the extension.", name=name)
+        raise TryError(
+            "{name} is not a text",
+            hint="Reload the page: it may be older than the extension.",
+            name=name,
+        )
     return value
 
 
 def _number(name: str, value: Any, *, whole: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or (whole and value != value // 1) or _is_beyond_floats(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or (whole and value != value // 1)
+        or _is_beyond_floats(value)
+    ):
         raise TryError("{name} is not a number", hint="Write a number.", name=name)
     return value
 
@@ -282,5 +396,9 @@ def _is_beyond_floats(value: float) -> bool:
 
 def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TryError("{name} is not a list", hint="Reload the page: it may be older than the extension.", name=name)
+        raise TryError(
+            "{name} is not a list",
+            hint="Reload the page: it may be older than the extension.",
+            name=name,
+        )
     return value

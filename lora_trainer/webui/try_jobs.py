@@ -1,13 +1,16 @@
-"""Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in a thread.
+"""Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in
+a thread.
 
     jobs.submit(wanted) -> Try      tries.py says what a Try is
     jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
     jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
 
-A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it under a name never used before, since hosts keep what
-they have read by name. What a crash leaves of these is removed at the next start.
+A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it
+under a name never used before, since hosts keep what they have read by name. What a crash leaves of
+these is removed at the next start.
 
-    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png; the newest 20 are kept
+    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png;
+                               the newest 20 are kept
 
 Made by studio, called by routes/tries.py.
 """
@@ -61,12 +64,25 @@ Progress = Callable[[int, int], object]
 
 
 class TryJobs:
-    """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or None if it cannot be told."""
+    """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or
+    None if it cannot be told.
+    """
 
     def __init__(
-        self, host: Host, data: DataFolder, loras: Loras, family_of: Callable[[Path], Family | None], clock: Callable[[], float] = time.time
+        self,
+        host: Host,
+        data: DataFolder,
+        loras: Loras,
+        family_of: Callable[[Path], Family | None],
+        clock: Callable[[], float] = time.time,
     ) -> None:
-        self._host, self._data, self._loras, self._family_of, self._clock = host, data, loras, family_of, clock
+        self._host, self._data, self._loras, self._family_of, self._clock = (
+            host,
+            data,
+            loras,
+            family_of,
+            clock,
+        )
         self._tries: dict[str, Try] = {}
         self._waiting: queue.Queue[Try] = queue.Queue()
         self._lock = threading.Lock()
@@ -74,22 +90,30 @@ class TryJobs:
         self._read_past()
         self._remove_leftovers()
 
-    # --- for the routes -------------------------------------------------------------------------------------------------------------------
+    # --- for the routes ---------------------------------------------------------------------------
 
     def submit(self, wanted: Wanted) -> Try:
         """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
         loras = self._loras.find(*wanted.loras)
         if wanted.sampler and wanted.sampler not in self._host.samplers():
-            raise TryError("this WebUI has no sampler {name}", hint="Choose one of its own list.", name=wanted.sampler)
+            raise TryError(
+                "this WebUI has no sampler {name}",
+                hint="Choose one of its own list.",
+                name=wanted.sampler,
+            )
         wanted = with_strengths(wanted, loras[0])
         self._require_family(loras)
         with self._lock:
-            job = Try(id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock())
+            job = Try(
+                id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock()
+            )
             self._data.new("tries", job.id).mkdir()
             self._tries[job.id] = job
             self._forget_old()
             if self._thread is None or not self._thread.is_alive():
-                self._thread = threading.Thread(target=self._work, name="lora-trainer-tries", daemon=True)
+                self._thread = threading.Thread(
+                    target=self._work, name="lora-trainer-tries", daemon=True
+                )
                 self._thread.start()
         self._write(job)
         self._waiting.put(job)
@@ -102,7 +126,11 @@ class TryJobs:
 
     def _known(self, try_id: str) -> Try:
         if try_id not in self._tries:
-            raise NotFound("these pictures are no longer there", hint="Only the newest {kept} tries are kept.", kept=KEPT)
+            raise NotFound(
+                "these pictures are no longer there",
+                hint="Only the newest {kept} tries are kept.",
+                kept=KEPT,
+            )
         return self._tries[try_id]
 
     def recent(self) -> list[Try]:
@@ -117,7 +145,9 @@ class TryJobs:
         return job
 
     def delete(self, try_id: str) -> None:
-        """Its pictures and their sheet go to the trash. Raises NotFound, TryError for what is still being made, RunError when it cannot be moved."""
+        """Its pictures and their sheet go to the trash. Raises NotFound, TryError for what is still
+        being made, RunError when it cannot be moved.
+        """
         with self._lock:
             job = self._known(try_id)
             if not job.over:
@@ -131,9 +161,19 @@ class TryJobs:
     def restore(self, try_id: str) -> Try:
         """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
         with self._lock:
-            found = next((found for found in trash.contents(self._data.folder("trash"), "try") if found.name == try_id), None)
+            found = next(
+                (
+                    found
+                    for found in trash.contents(self._data.folder("trash"), "try")
+                    if found.name == try_id
+                ),
+                None,
+            )
             if found is None or try_id in self._tries:
-                raise NotFound("these pictures are no longer there", hint="They may have been restored already. Reload the page.")
+                raise NotFound(
+                    "these pictures are no longer there",
+                    hint="They may have been restored already. Reload the page.",
+                )
             job = _read(trash.restore(found, self._data.folder("tries")))
             if job is None:
                 raise NotFound("these pictures are no longer there", hint="Reload the page.")
@@ -147,7 +187,7 @@ class TryJobs:
             raise NotFound("there is no picture {name}", name=name[:40])
         return self._data.child("tries", job.id) / name
 
-    # --- the thread -----------------------------------------------------------------------------------------------------------------------
+    # --- the thread -------------------------------------------------------------------------------
 
     def _work(self) -> None:
         while True:
@@ -174,17 +214,29 @@ class TryJobs:
         job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
         loras = self._loras.find(*job.wanted.loras)
         with contextlib.ExitStack() as visible:
-            names = [visible.enter_context(self._visible(lora, number)) for number, lora in enumerate(loras)]
+            names = [
+                visible.enter_context(self._visible(lora, number))
+                for number, lora in enumerate(loras)
+            ]
             rows = [self._row(job, lora, name) for lora, name in zip(loras, names, strict=True)]
         if job.wanted.kind != "pair":
             self._write_sheet(job, loras, rows)
 
     def _row(self, job: Try, lora: Lora, name: str) -> list[Image.Image]:
-        """One LoRA at every strength. Without the LoRA it is the same picture in every row: made once."""
+        """One LoRA at every strength. Without the LoRA it is the same picture in every row: made
+        once.
+        """
         row: list[Image.Image] = []
         for strength in job.wanted.strengths:
             if strength == 0:
-                made = next((picture for picture in job.pictures if not picture.lora and picture.step is None), None)
+                made = next(
+                    (
+                        picture
+                        for picture in job.pictures
+                        if not picture.lora and picture.step is None
+                    ),
+                    None,
+                )
                 row.append(self._open(job, made) if made else self._picture(job, lora, name, 0.0))
             else:
                 row.append(self._picture(job, lora, name, strength))
@@ -197,16 +249,28 @@ class TryJobs:
         for note in notes:
             job.note(note)
         wish = Wish(
-            prompt=prompt, negative=job.wanted.negative, seed=job.seed, steps=job.wanted.steps, cfg=job.wanted.cfg, width=job.wanted.width,
-            height=job.wanted.height, sampler=job.wanted.sampler, scheduler=job.wanted.scheduler,
-        )  # fmt: skip
+            prompt=prompt,
+            negative=job.wanted.negative,
+            seed=job.seed,
+            steps=job.wanted.steps,
+            cfg=job.wanted.cfg,
+            width=job.wanted.width,
+            height=job.wanted.height,
+            sampler=job.wanted.sampler,
+            scheduler=job.wanted.scheduler,
+        )
         job.step = job.step_count = 0
         made = self._host.generate(wish, progress=_telling(job), stop_asked=job.stop.is_set)
         if strength:
             self._judge(job, lora, name, made)
         job.infotext = made.infotext.replace(name, lora.name)
         file = f"{len(job.pictures):02d}.png"
-        picture = Picture(file=file, strength=strength, step=lora.step if strength else None, lora=lora.name if strength else "")
+        picture = Picture(
+            file=file,
+            strength=strength,
+            step=lora.step if strength else None,
+            lora=lora.name if strength else "",
+        )
         _save(made.image, self._data.child("tries", job.id) / picture.file, job.infotext)
         job.pictures.append(picture)
         self._write(job)
@@ -216,23 +280,41 @@ class TryJobs:
         """What the host said of the LoRA. Raises TryError when the picture was made without it."""
         for comment in made.comments:
             if any(words in comment.lower() for words in NOT_FOUND) and name in comment:
-                raise TryError("the WebUI did not find the LoRA {name}", hint="Check that {file} is readable.", name=lora.name, file=lora.path.name)
+                raise TryError(
+                    "the WebUI did not find the LoRA {name}",
+                    hint="Check that {file} is readable.",
+                    name=lora.name,
+                    file=lora.path.name,
+                )
             if "mismatch" in comment.lower() and name in comment:
                 raise _does_not_fit(lora)
-            job.note(Message("The WebUI remarked: {comment}", {"comment": comment.replace(name, lora.name)}))
+            job.note(
+                Message(
+                    "The WebUI remarked: {comment}", {"comment": comment.replace(name, lora.name)}
+                )
+            )
         matched = (made.matched_modules or {}).get(name)
         if matched == 0:
             raise _does_not_fit(lora)
         count = _module_count(lora.path)
         if matched is not None and 0 < matched < count:
             values = {"matched": matched, "count": count, "name": lora.name}
-            job.note(Message("The WebUI could use {matched} of the {count} layers of {name}.", values))
+            job.note(
+                Message("The WebUI could use {matched} of the {count} layers of {name}.", values)
+            )
 
     def _note_sameness(self, job: Try, lora: Lora, row: list[Image.Image]) -> None:
         base = row[job.wanted.strengths.index(0.0)]
-        others = [image for strength, image in zip(job.wanted.strengths, row, strict=True) if strength]
+        others = [
+            image for strength, image in zip(job.wanted.strengths, row, strict=True) if strength
+        ]
         if others and all(image.tobytes() == base.tobytes() for image in others):
-            job.note(Message("{name} changed nothing: the pictures with it are the same as without it.", {"name": lora.name}))
+            job.note(
+                Message(
+                    "{name} changed nothing: the pictures with it are the same as without it.",
+                    {"name": lora.name},
+                )
+            )
 
     def _write_sheet(self, job: Try, loras: list[Lora], rows: list[list[Image.Image]]) -> None:
         columns = [f"{strength:g}" for strength in job.wanted.strengths]
@@ -241,7 +323,7 @@ class TryJobs:
         _save(whole, self._data.child("tries", job.id) / "sheet.png", job.infotext)
         job.sheet = "sheet.png"
 
-    # --- making saved steps visible -------------------------------------------------------------------------------------------------------
+    # --- making saved steps visible ---------------------------------------------------------------
 
     @contextlib.contextmanager
     def _visible(self, lora: Lora, number: int) -> Iterator[str]:
@@ -252,13 +334,25 @@ class TryJobs:
         folder = self._host.paths().lora_dir / TRIES
         name = f"try-{secrets.token_hex(4)}-{number}"
         copy = folder / f"{name}.safetensors"
-        # the alias in the file's metadata would make the host forget a LoRA of the user's that has the same one
-        changes = {key: name for key in ("ss_output_name", "modelspec.title") if key in read_header(lora.path).metadata}
+        # the alias in the file's metadata would make the host forget a LoRA of the user's that has
+        # the same one
+        changes = {
+            key: name
+            for key in ("ss_output_name", "modelspec.title")
+            if key in read_header(lora.path).metadata
+        }
         try:
-            files.replace_file(copy, lambda partial: copy_with_metadata(lora.path, partial, changes))
+            files.replace_file(
+                copy, lambda partial: copy_with_metadata(lora.path, partial, changes)
+            )
         except OSError as error:
             reason = error.strerror or error
-            raise TryError("{name} could not be shown to the WebUI: {reason}", hint="Free some space.", name=lora.name, reason=reason) from error
+            raise TryError(
+                "{name} could not be shown to the WebUI: {reason}",
+                hint="Free some space.",
+                name=lora.name,
+                reason=reason,
+            ) from error
         try:
             yield name
         finally:
@@ -279,18 +373,24 @@ class TryJobs:
             pass
 
     def _require_family(self, loras: list[Lora]) -> None:
-        """Raises TryError for a LoRA of another family than the checkpoint in use: hosts make a picture without it, and say so nowhere."""
+        """Raises TryError for a LoRA of another family than the checkpoint in use: hosts make a
+        picture without it, and say so nowhere.
+        """
         loaded = self._host.loaded()
         family = self._family_of(loaded.path) if loaded else None
         for lora in loras:
             if loaded and family and lora.family and lora.family != family:
                 raise TryError(
-                    "{name} was trained for {wanted}, and the WebUI's checkpoint {title} is {found}",
+                    "{name} was trained for {wanted}, and the WebUI's checkpoint {title} is"
+                    " {found}",
                     hint="Choose a {wanted} checkpoint at the top of the WebUI.",
-                    name=lora.name, wanted=FAMILY_NAMES[lora.family], title=loaded.title, found=FAMILY_NAMES[family],
-                )  # fmt: skip
+                    name=lora.name,
+                    wanted=FAMILY_NAMES[lora.family],
+                    title=loaded.title,
+                    found=FAMILY_NAMES[family],
+                )
 
-    # --- on disk --------------------------------------------------------------------------------------------------------------------------
+    # --- on disk ----------------------------------------------------------------------------------
 
     def _new_id(self) -> str:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._clock()))
@@ -300,7 +400,10 @@ class TryJobs:
         folder = self._data.folder("tries") / job.id
         with contextlib.suppress(OSError):
             if folder.is_dir():
-                files.write_text(folder / "try.json", json.dumps(to_file(job, status or job.status), ensure_ascii=True, default=str))
+                files.write_text(
+                    folder / "try.json",
+                    json.dumps(to_file(job, status or job.status), ensure_ascii=True, default=str),
+                )
 
     def _read_past(self) -> None:
         """The tries of earlier times. One that was not over when the host ended is over now."""
@@ -312,7 +415,11 @@ class TryJobs:
         self._forget_old()
 
     def _forget_old(self) -> None:
-        over = sorted((job for job in self._tries.values() if job.over), key=lambda job: (job.started, job.id), reverse=True)
+        over = sorted(
+            (job for job in self._tries.values() if job.over),
+            key=lambda job: (job.started, job.id),
+            reverse=True,
+        )
         for job in over[max(0, KEPT - (len(self._tries) - len(over))) :]:
             del self._tries[job.id]
             shutil.rmtree(self._data.folder("tries") / job.id, ignore_errors=True)
@@ -324,7 +431,9 @@ class TryJobs:
 
 
 def _read(folder: Path) -> Try | None:
-    """The try of a folder; None where it is another's. One that was not over is over now, and one that cannot be read says so."""
+    """The try of a folder; None where it is another's. One that was not over is over now, and one
+    that cannot be read says so.
+    """
     path = folder / "try.json"
     try:
         job = from_file(files.load_json(path, names=True))
@@ -336,14 +445,29 @@ def _read(folder: Path) -> Try | None:
     if job.id != folder.name:
         return None
     if not job.over:
-        job.status, job.error = "failed", TryError("the WebUI was closed before the pictures were made", hint="Start them again.")
+        job.status, job.error = (
+            "failed",
+            TryError(
+                "the WebUI was closed before the pictures were made", hint="Start them again."
+            ),
+        )
     return job
 
 
 def _broken(folder: Path, error: Exception) -> Try:
     reason = f"{type(error).__name__}: {error}"[:300]
-    problem = TryError("what was tried here cannot be read any more: {reason}", hint="Delete it. Its pictures go to the trash.", reason=reason)
-    job = Try(id=folder.name, wanted=Wanted(kind="pair", prompt="-", loras=("-",), strengths=()), total=0, started=_changed(folder), status="failed")
+    problem = TryError(
+        "what was tried here cannot be read any more: {reason}",
+        hint="Delete it. Its pictures go to the trash.",
+        reason=reason,
+    )
+    job = Try(
+        id=folder.name,
+        wanted=Wanted(kind="pair", prompt="-", loras=("-",), strengths=()),
+        total=0,
+        started=_changed(folder),
+        status="failed",
+    )
     job.error = problem
     return job
 
@@ -363,10 +487,15 @@ def _telling(job: Try) -> Progress:
 
 
 def _row_names(loras: list[Lora]) -> list[str]:
-    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names become numbers."""
+    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names
+    become numbers.
+    """
     if len({lora.run for lora in loras}) == 1 and all(lora.step is not None for lora in loras):
         return [str(lora.step) for lora in loras]
-    return [lora.name if lora.name.isascii() else f"LoRA {number}" for number, lora in enumerate(loras, 1)]
+    return [
+        lora.name if lora.name.isascii() else f"LoRA {number}"
+        for number, lora in enumerate(loras, 1)
+    ]
 
 
 def _save(image: Image.Image, target: Path, infotext: str) -> None:
@@ -389,13 +518,18 @@ def _does_not_fit(lora: Lora) -> TryError:
     return TryError(
         "the WebUI could use none of the layers of {name} with the checkpoint that is loaded",
         hint="Load a checkpoint of the family that it was trained for: {family}.",
-        name=lora.name, family=FAMILY_NAMES[lora.family] if lora.family else "?",
-    )  # fmt: skip
+        name=lora.name,
+        family=FAMILY_NAMES[lora.family] if lora.family else "?",
+    )
 
 
 def _unexpected(error: Exception) -> TryError:
     reason = f"{type(error).__name__}: {error}"
-    return TryError("the pictures could not be made: {reason}", hint="The WebUI's console may say more.", reason=reason)
+    return TryError(
+        "the pictures could not be made: {reason}",
+        hint="The WebUI's console may say more.",
+        reason=reason,
+    )
 
 
 def _remove(path: Path) -> None:

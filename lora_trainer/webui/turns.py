@@ -1,13 +1,16 @@
 """Whose turn it is on the host's device: the host's own queue lock, watched.
 
     turns = Turns(queue_lock)
-    turns.watch(before, after)     before() runs when a guest has the lock, in its thread; after() just before it gives it back
+    turns.watch(before, after)     before() runs when a guest has the lock, in its thread; after()
+                                   just before it gives it back
     with turns.ours(): ...         our own turn, in the same queue; before and after are not called
 
-Every picture, upscale or change of checkpoint goes through this one lock in A1111, Forge, reForge and classic: buttons (`wrap_gradio_gpu_call`),
-the API (`with self.queue_lock`) and settings (`wrap_queued_call`) alike. A script's `before_process` would be simpler, but a host loads models before
-it calls one, swallows what it raises, and calls nothing when a generation fails. So the lock itself is given a subclass of its class: it stays the
-object that others have imported, and `unwatch` gives it its class back. Called by host.py. Standard library only.
+Every picture, upscale or change of checkpoint goes through this one lock in A1111, Forge, reForge
+and classic: buttons (`wrap_gradio_gpu_call`), the API (`with self.queue_lock`) and settings
+(`wrap_queued_call`) alike. A script's `before_process` would be simpler, but a host loads models
+before it calls one, swallows what it raises, and calls nothing when a generation fails. So the lock
+itself is given a subclass of its class: it stays the object that others have imported, and
+`unwatch` gives it its class back. Called by host.py. Standard library only.
 """
 
 from __future__ import annotations
@@ -24,7 +27,9 @@ PLAIN = "_lora_trainer_plain"
 
 
 class Turns:
-    """The queue lock of a host, whoever holds it. `lock` has acquire(blocking), release and is a context manager of a plain Python class."""
+    """The queue lock of a host, whoever holds it. `lock` has acquire(blocking), release and is a
+    context manager of a plain Python class.
+    """
 
     def __init__(self, lock: Any) -> None:
         self.lock = lock
@@ -36,7 +41,9 @@ class Turns:
 
     @property
     def guest_inside(self) -> bool:
-        """Whether the host is at work: a picture, an upscale, a change of checkpoint. Known only while watched."""
+        """Whether the host is at work: a picture, an upscale, a change of checkpoint. Known only
+        while watched.
+        """
         return self._guest is not None
 
     @property
@@ -44,7 +51,8 @@ class Turns:
         return hasattr(type(self.lock), PLAIN)
 
     def watch(self, before: Callable[[], object], after: Callable[[], object]) -> bool:
-        """Call `before` and `after` around every guest's turn from now on. What `before` raises is raised to the guest, which then has no turn.
+        """Call `before` and `after` around every guest's turn from now on. What `before` raises is
+        raised to the guest, which then has no turn.
 
         False if this lock cannot be watched: it is of a class that Python does not let us extend.
         """
@@ -63,7 +71,8 @@ class Turns:
 
     @contextlib.contextmanager
     def ours(self, *, wait: bool = True) -> Iterator[bool]:
-        """Our own turn: True once nobody else has the device. With wait=False, False at once when somebody has it.
+        """Our own turn: True once nobody else has the device. With wait=False, False at once when
+        somebody has it.
 
         A thread that already has a turn, its own or a guest's, goes straight on.
         """

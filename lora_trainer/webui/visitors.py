@@ -1,9 +1,12 @@
-"""Who is asking: whether a request came from another machine, and whether the browser that sent it believes to talk to us.
+"""Who is asking: whether a request came from another machine, and whether the browser that sent it
+believes to talk to us.
 
-A page on the internet can let its own name point at this machine (DNS rebinding): its scripts then talk to us as if we were its server, but they send
-its name as Host. Addresses in digits and localhost cannot be pointed anywhere else. A name is taken when it is one of ours (host.names), or when the
-browser says Sec-Fetch-Site, which no script can set and which browsers send over https or to this machine only: that page's name was proven by a
-certificate, so a proxy that belongs to it stands before us. Called by http.py.
+A page on the internet can let its own name point at this machine (DNS rebinding): its scripts then
+talk to us as if we were its server, but they send its name as Host. Addresses in digits and
+localhost cannot be pointed anywhere else. A name is taken when it is one of ours (host.names), or
+when the browser says Sec-Fetch-Site, which no script can set and which browsers send over https or
+to this machine only: that page's name was proven by a certificate, so a proxy that belongs to it
+stands before us. Called by http.py.
 """
 
 from __future__ import annotations
@@ -15,7 +18,15 @@ from urllib.parse import urlsplit
 
 from starlette.requests import Request
 
-_FORWARDED = ("x-forwarded-for", "x-real-ip", "x-forwarded-host", "cf-connecting-ip", "true-client-ip", "forwarded", "via")
+_FORWARDED = (
+    "x-forwarded-for",
+    "x-real-ip",
+    "x-forwarded-host",
+    "cf-connecting-ip",
+    "true-client-ip",
+    "forwarded",
+    "via",
+)
 _AUTHORITY = re.compile(r"(\[[0-9a-z:.%]+\]|[^\s\[\]:/@]+)(?::[0-9]*)?")
 
 
@@ -34,23 +45,31 @@ def is_loopback(host: str) -> bool:
 
 
 def is_known(host: str, names: Collection[str]) -> bool:
-    """Whether nobody else can let this Host header point at us: an address, this machine, one of `names` (*.example.com and * are many)."""
+    """Whether nobody else can let this Host header point at us: an address, this machine, one of
+    `names` (*.example.com and * are many).
+    """
     if not host:
         return False
     if is_loopback(host) or _address(host) is not None:
         return True
-    return any(name in (host, "*") or (name.startswith("*.") and host.endswith(name[1:])) for name in names)
+    return any(
+        name in (host, "*") or (name.startswith("*.") and host.endswith(name[1:])) for name in names
+    )
 
 
 def is_cross_site(request: Request) -> bool:
-    """Whether another site's page sent it, as browsers tell of themselves. A link that is followed to here is none."""
+    """Whether another site's page sent it, as browsers tell of themselves. A link that is followed
+    to here is none.
+    """
     site = request.headers.get("sec-fetch-site", "")
     followed = request.method == "GET" and request.headers.get("sec-fetch-mode") == "navigate"
     return site in ("cross-site", "same-site") and not followed
 
 
 def stranger(request: Request, names: Collection[str]) -> str:
-    """The name under which the sender wrongly believes to know us, or from whose page it comes; empty if all is well."""
+    """The name under which the sender wrongly believes to know us, or from whose page it comes;
+    empty if all is well.
+    """
     if request.headers.get("sec-fetch-site") in ("same-origin", "none"):
         return ""
     asked = request.headers.get("host", "")
@@ -62,16 +81,27 @@ def stranger(request: Request, names: Collection[str]) -> str:
     sender = _host_of_origin(origin)
     # a proxy may have put its own address in place of the name in Host
     passed_on = host_of(request.headers.get("x-forwarded-host", "").split(",")[0])
-    return "" if sender and (sender in (host, passed_on) or is_known(sender, names)) else (sender or origin[:100] or "-")
+    return (
+        ""
+        if sender and (sender in (host, passed_on) or is_known(sender, names))
+        else (sender or origin[:100] or "-")
+    )
 
 
 def comes_from_elsewhere(request: Request) -> bool:
-    """Whether it carries a sign that its sender sits at another machine. That there is none proves nothing: a tunnel may show none."""
+    """Whether it carries a sign that its sender sits at another machine. That there is none proves
+    nothing: a tunnel may show none.
+    """
     # either may be missing, or a path, where a proxy comes through a socket in the file system
-    ends = [_address(end[0] or "") for end in (request.scope.get("client"), request.scope.get("server")) if end]
+    ends = [
+        _address(end[0] or "")
+        for end in (request.scope.get("client"), request.scope.get("server"))
+        if end
+    ]
     if any(end is not None and not end.is_loopback for end in ends):
         return True
-    # 0.0.0.0 is what some browsers on this machine call it, and what any web page may call it: an image's address is enough
+    # 0.0.0.0 is what some browsers on this machine call it, and what any web page may call it: an
+    # image's address is enough
     host = host_of(request.headers.get("host", ""))
     address = _address(host)
     if not is_loopback(host) and not (address and address.is_unspecified):

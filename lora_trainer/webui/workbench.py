@@ -1,15 +1,20 @@
-"""The workbench of one dataset: every change of captions and pictures in the tab goes through here, so that it is compared, written once, and undone.
+"""The workbench of one dataset: every change of captions and pictures in the tab goes through here,
+so that it is compared, written once, and undone.
 
-    bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is written
-    bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile are left alone, and told
+    bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is
+                                               written
+    bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile
+                                               are left alone, and told
     bench.save(key, caption, was)              one caption, as it was typed
     bench.remove(keys), .restore(keys), .mend(findings), .convert()
     bench.set_vocabulary(vocabulary), .set_template_order(order)
-    bench.undo(), .redo()                      the newest edit; what was changed since is left alone, and told
+    bench.undo(), .redo()                      the newest edit; what was changed since is left
+                                               alone, and told
     bench.known(view, ...) -> Known            what filters and the page ask about each image
 
-The truth is the folder (contents.py); what was done is in the journal, which marks were set in reviewed.json, what was found in the check's file: all
-in the dataset's own folder .lora_trainer, so that a restart loses nothing. Called by the routes.
+The truth is the folder (contents.py); what was done is in the journal, which marks were set in
+reviewed.json, what was found in the check's file: all in the dataset's own folder .lora_trainer, so
+that a restart loses nothing. Called by the routes.
 """
 
 from __future__ import annotations
@@ -30,14 +35,29 @@ from lora_trainer import files
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.syntax import unescaped
-from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Field, Vocabulary, read_vocabulary, write_vocabulary
+from lora_trainer.dataset.template import (
+    FIELDS,
+    VOCABULARY_FILE,
+    Field,
+    Vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui import workbench_actions, workbench_pictures
 from lora_trainer.webui.contents import CaptionChange, Contents, Item, View
 from lora_trainer.webui.converting import Converter
 from lora_trainer.webui.workbench_check import Checker, Told
-from lora_trainer.webui.workbench_journal import CaptionEdit, Direction, Edit, FileEdit, Journal, Line, Swap
+from lora_trainer.webui.workbench_journal import (
+    CaptionEdit,
+    Direction,
+    Edit,
+    FileEdit,
+    Journal,
+    Line,
+    Swap,
+)
 from lora_trainer.webui.workbench_known import Known
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
@@ -92,7 +112,12 @@ class _Draft:
 class Workbench:
     """Thread-safe: changes are made under the contents' lock."""
 
-    def __init__(self, contents: Contents, clock: Callable[[], float] = time.time, converter: Converter | None = None) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        clock: Callable[[], float] = time.time,
+        converter: Converter | None = None,
+    ) -> None:
         self.contents = contents
         self.converter = converter or Converter()
         self.root = contents.path
@@ -102,23 +127,40 @@ class Workbench:
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
 
-    # --- knowing --------------------------------------------------------------------------------------------------------------------------
+    # --- knowing ----------------------------------------------------------------------------------
 
     def known(self, view: View, trigger: str = "", tokens: int = 75) -> Known:
         """What filters and pages ask about the images of a view."""
         return Known(
-            contents=self.contents, marks=self._marks(), authors_known=authors.read_authors(self.root), find=lambda: self.checker.findings(view),
-            trigger=trigger, limit=tokens, times={},
-        )  # fmt: skip
+            contents=self.contents,
+            marks=self._marks(),
+            authors_known=authors.read_authors(self.root),
+            find=lambda: self.checker.findings(view),
+            trigger=trigger,
+            limit=tokens,
+            times={},
+        )
 
     def revision(self, view: View) -> str:
         """Another text whenever a page may look different."""
         folder = self.root / authors.FOLDER
-        stamps = [files.stamp(path) for path in (folder / authors.FILE, folder / REVIEWED, folder / TEMPLATE, self.root / VOCABULARY_FILE)]
-        return hashlib.blake2b(repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12).hexdigest()
+        stamps = [
+            files.stamp(path)
+            for path in (
+                folder / authors.FILE,
+                folder / REVIEWED,
+                folder / TEMPLATE,
+                self.root / VOCABULARY_FILE,
+            )
+        ]
+        return hashlib.blake2b(
+            repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12
+        ).hexdigest()
 
     def vocabulary(self) -> Vocabulary | None:
-        """The dataset's vocabulary. None also where its file cannot be read: who asks for the vocabulary itself is told."""
+        """The dataset's vocabulary. None also where its file cannot be read: who asks for the
+        vocabulary itself is told.
+        """
         try:
             return read_vocabulary(self.root)
         except (DatasetError, OSError):
@@ -126,14 +168,26 @@ class Workbench:
 
     def template_order(self) -> tuple[Field, ...]:
         """The order in which this dataset's captions name their fields."""
-        kept = files.read_json(self.root / authors.FOLDER / TEMPLATE, lambda told: told["order"], None)
-        return tuple(kept) if isinstance(kept, list) and sorted(map(str, kept)) == sorted(FIELDS) else FIELDS
+        kept = files.read_json(
+            self.root / authors.FOLDER / TEMPLATE, lambda told: told["order"], None
+        )
+        return (
+            tuple(kept)
+            if isinstance(kept, list) and sorted(map(str, kept)) == sorted(FIELDS)
+            else FIELDS
+        )
 
     def set_template_order(self, order: Sequence[Any]) -> None:
         """Raises DatasetError for an order that is not of all the fields."""
         if sorted(map(str, order)) != sorted(FIELDS):
-            raise DatasetError("the order does not name each field once", hint="Use: {known}.", known=", ".join(FIELDS))
-        with self._changing_file(self.root / authors.FOLDER / TEMPLATE, Message("Order of the fields changed")):
+            raise DatasetError(
+                "the order does not name each field once",
+                hint="Use: {known}.",
+                known=", ".join(FIELDS),
+            )
+        with self._changing_file(
+            self.root / authors.FOLDER / TEMPLATE, Message("Order of the fields changed")
+        ):
             self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
 
     def set_vocabulary(self, vocabulary: Vocabulary) -> None:
@@ -144,7 +198,9 @@ class Workbench:
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
             path, reason = VOCABULARY_FILE, error.strerror or error
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=reason) from error
+            raise DatasetError(
+                "{path} cannot be written: {reason}", hint=hint, path=path, reason=reason
+            ) from error
 
     @contextlib.contextmanager
     def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
@@ -155,9 +211,15 @@ class Workbench:
             after = _content(path)
             if after != before:
                 name = path.relative_to(self.root).as_posix()
-                self.journal.add(Edit(title=title, time=self._clock(), files={name: FileEdit(before=before, after=after)}))
+                self.journal.add(
+                    Edit(
+                        title=title,
+                        time=self._clock(),
+                        files={name: FileEdit(before=before, after=after)},
+                    )
+                )
 
-    # --- captions -------------------------------------------------------------------------------------------------------------------------
+    # --- captions ---------------------------------------------------------------------------------
 
     def save(self, key: str, caption: str, was: str) -> Outcome:
         """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
@@ -169,16 +231,25 @@ class Workbench:
             return outcome
 
     def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> Plan:
-        """What an action would do to these captions. Raises DatasetError for an action that makes no sense; unknown keys are left out."""
+        """What an action would do to these captions. Raises DatasetError for an action that makes
+        no sense; unknown keys are left out.
+        """
         view = self.contents.view()
         items = [view.by_key[key] for key in dict.fromkeys(keys) if key in view.by_key]
-        edit = workbench_actions.action(values, [item.caption for item in items], self.vocabulary(), self.template_order())
+        edit = workbench_actions.action(
+            values, [item.caption for item in items], self.vocabulary(), self.template_order()
+        )
         changes = []
         for item in items:
             caption = edits.clean(edit(item.caption))
             if caption != item.caption:
                 changes.append(CaptionChange(key=item.key, caption=caption, was=item.caption))
-        plan = Plan(id=uuid.uuid4().hex, title=workbench_actions.title(values), changes=tuple(changes), selected=len(items))
+        plan = Plan(
+            id=uuid.uuid4().hex,
+            title=workbench_actions.title(values),
+            changes=tuple(changes),
+            selected=len(items),
+        )
         with self.contents.lock:
             self._plans[plan.id] = plan
             while len(self._plans) > PLANS_KEPT:
@@ -195,25 +266,43 @@ class Workbench:
         with self.contents.lock:
             self._plans.pop(plan.id, None)
             outcome = self._write(plan.title, plan.changes)
-        return dataclasses.replace(outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts))
+        return dataclasses.replace(
+            outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts)
+        )
 
     @contextlib.contextmanager
     def recording(self, title: Message, *, also_new: bool = True) -> Iterator[None]:
-        """Writes down what the block changes in captions of images that are there already, as an import does.
+        """Writes down what the block changes in captions of images that are there already, as an
+        import does.
 
-        `also_new`: captions of images that had none, too. Two thousand text files would otherwise be two thousand edits.
+        `also_new`: captions of images that had none, too. Two thousand text files would otherwise
+        be two thousand edits.
         """
         before = self._standing()
         yield
         with self.contents.lock:
-            self._record_changes(title, {name: stood for name, stood in before.items() if also_new or stood[0]}, lambda item: True)
+            self._record_changes(
+                title,
+                {name: stood for name, stood in before.items() if also_new or stood[0]},
+                lambda item: True,
+            )
 
     def expect(self, run: RunFolder, title: Message) -> None:
-        """A captioner is about to change captions, in a process of its own: once its run has ended, what it changed can be undone."""
+        """A captioner is about to change captions, in a process of its own: once its run has ended,
+        what it changed can be undone.
+        """
         with self.contents.lock:
             folder = self.root / authors.FOLDER / EXPECTED
-            values = {"run": str(run.path), "title": title.template, "values": dict(title.values), "captions": self._standing()}
-            self._write_json(f"{EXPECTED}/{len(list(folder.glob('*.json'))) + 1}-{uuid.uuid4().hex[:8]}.json", values)
+            values = {
+                "run": str(run.path),
+                "title": title.template,
+                "values": dict(title.values),
+                "captions": self._standing(),
+            }
+            self._write_json(
+                f"{EXPECTED}/{len(list(folder.glob('*.json'))) + 1}-{uuid.uuid4().hex[:8]}.json",
+                values,
+            )
 
     def settle(self) -> None:
         """Writes down what captioners have changed whose runs have ended."""
@@ -226,20 +315,36 @@ class Workbench:
                 if not gone and (run.is_alive or not run.read_state().ended):
                     continue
                 known = authors.read_authors(self.root)
-                stood = {str(name): (str(caption), str(by)) for name, (caption, by) in expected["captions"].items()}
+                stood = {
+                    str(name): (str(caption), str(by))
+                    for name, (caption, by) in expected["captions"].items()
+                }
                 title = Message(str(expected["title"]), dict(expected["values"]))
-                self._record_changes(title, stood, lambda item, known=known: self._writer(item, known) != authors.PERSON)  # type: ignore[misc]
+
+                def by_a_captioner(item: Item, known: authors.Authors = known) -> bool:
+                    return self._writer(item, known) != authors.PERSON
+
+                self._record_changes(title, stood, by_a_captioner)
                 path.unlink()
 
     def _standing(self) -> dict[str, tuple[str, str]]:
         """{image: (its caption, who wrote it)}."""
         known = authors.read_authors(self.root)
-        return {item.name: (own(item), self._writer(item, known)) for item in self.contents.view().items}
+        return {
+            item.name: (own(item), self._writer(item, known)) for item in self.contents.view().items
+        }
 
-    def _record_changes(self, title: Message, before: Mapping[str, tuple[str, str]], counts: Callable[[Item], bool]) -> None:
+    def _record_changes(
+        self, title: Message, before: Mapping[str, tuple[str, str]], counts: Callable[[Item], bool]
+    ) -> None:
         known = authors.read_authors(self.root)
         changed = {
-            item.name: CaptionEdit(before=before[item.name][0], after=own(item), by=before[item.name][1], now_by=self._writer(item, known))
+            item.name: CaptionEdit(
+                before=before[item.name][0],
+                after=own(item),
+                by=before[item.name][1],
+                now_by=self._writer(item, known),
+            )
             for item in self.contents.view().items
             if item.name in before and own(item) != before[item.name][0] and counts(item)
         }
@@ -250,21 +355,34 @@ class Workbench:
         """Compares, writes down, writes. The caller holds the lock."""
         draft = self._drafted(changes)
         if not draft.changes:
-            return Outcome(title=title, changed=0, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts))
+            return Outcome(
+                title=title, changed=0, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts)
+            )
         edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
         conflicts = self._write_drafted(draft, edit)
-        return Outcome(title=title, changed=len(draft.changes) - conflicts, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts))
+        return Outcome(
+            title=title,
+            changed=len(draft.changes) - conflicts,
+            unchanged=draft.unchanged,
+            conflicts=tuple(draft.conflicts),
+        )
 
     def _drafted(self, changes: Sequence[CaptionChange]) -> _Draft:
         view, draft, known = self.contents.view(), _Draft(), authors.read_authors(self.root)
         for change in changes:
             item, caption = view.by_key.get(change.key), edits.clean(change.caption)
             if item is None:
-                draft.conflicts.append(Conflict(key=change.key, name="", current="", message=NOT_THERE))
+                draft.conflicts.append(
+                    Conflict(key=change.key, name="", current="", message=NOT_THERE)
+                )
             elif item.caption == caption and own(item) == caption:
                 draft.unchanged += 1
             elif item.caption != edits.clean(change.was):
-                draft.conflicts.append(Conflict(key=item.key, name=item.name, current=item.caption, message=CHANGED_SINCE))
+                draft.conflicts.append(
+                    Conflict(
+                        key=item.key, name=item.name, current=item.caption, message=CHANGED_SINCE
+                    )
+                )
             else:
                 by = self._writer(item, known)
                 draft.captions[item.name] = CaptionEdit(before=own(item), after=caption, by=by)
@@ -275,10 +393,16 @@ class Workbench:
         if not known.by_digest or not item.caption:
             return authors.PERSON
         content = self.contents.digest(item.path)
-        return known.by_digest[content].by if known.author(content, item.caption) == "machine" else authors.PERSON
+        return (
+            known.by_digest[content].by
+            if known.author(content, item.caption) == "machine"
+            else authors.PERSON
+        )
 
     def _write_drafted(self, draft: _Draft, edit: Edit) -> int:
-        """Writes the captions of a draft; what someone changed in this very moment becomes a conflict. Returns how many did."""
+        """Writes the captions of a draft; what someone changed in this very moment becomes a
+        conflict. Returns how many did.
+        """
         keep = self._reviewed_of([change.key for change in draft.changes])
         try:
             left = self.contents.write_captions(draft.changes)
@@ -288,22 +412,30 @@ class Workbench:
             raise
         view = self.contents.view()
         for key, current in left.items():
-            draft.conflicts.append(Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE))
+            draft.conflicts.append(
+                Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE)
+            )
         self.mark([key for key in keep if key not in left], reviewed=True)
         return len(left)
 
     def _has_begun(self, draft: _Draft) -> bool:
         view = self.contents.view()
-        return any(change.key in view.by_key and view.by_key[change.key].caption == change.caption for change in draft.changes)
+        return any(
+            change.key in view.by_key and view.by_key[change.key].caption == change.caption
+            for change in draft.changes
+        )
 
-    # --- images ---------------------------------------------------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def remove(self, keys: Sequence[str]) -> Outcome:
         """Images with their captions to the dataset's trash. Raises NotFound or DatasetError."""
         keys = tuple(dict.fromkeys(keys))
         with self.contents.lock:
             self.contents.remove(keys)
-            title = Message("Removed: 1 image" if len(keys) == 1 else "Removed: {count} images", {"count": len(keys)})
+            title = Message(
+                "Removed: 1 image" if len(keys) == 1 else "Removed: {count} images",
+                {"count": len(keys)},
+            )
             self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
         return Outcome(title=title, changed=len(keys))
 
@@ -312,21 +444,39 @@ class Workbench:
         keys = tuple(dict.fromkeys(keys))
         with self.contents.lock:
             self.contents.restore(keys)
-            title = Message("Restored: 1 image" if len(keys) == 1 else "Restored: {count} images", {"count": len(keys)})
+            title = Message(
+                "Restored: 1 image" if len(keys) == 1 else "Restored: {count} images",
+                {"count": len(keys)},
+            )
             self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
         return Outcome(title=title, changed=len(keys))
 
-    # --- mends ----------------------------------------------------------------------------------------------------------------------------
+    # --- mends ------------------------------------------------------------------------------------
 
     def mend(self, told: Sequence[Told]) -> Outcome:
-        """Does what mends these findings, as one edit. Several mends of one picture are done one after the other, but it is cropped once."""
+        """Does what mends these findings, as one edit. Several mends of one picture are done one
+        after the other, but it is cropped once.
+        """
         with self.contents.lock:
             view = self.contents.view()
-            found = [(view.by_path[each.finding.path], each) for each in told if each.finding.path in view.by_path and each.finding.mend]
+            found = [
+                (view.by_path[each.finding.path], each)
+                for each in told
+                if each.finding.path in view.by_path and each.finding.mend
+            ]
             leaving = {item.key for item, each in found if _mend(each) == "leave_out"}
-            crops = {item.key: (item, each) for item, each in found if _mend(each) in ("crop", "crop_subject") and item.key not in leaving}
-            captions = _mended_captions([(item, each) for item, each in found if item.key not in leaving])
-            title = Message("Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings", {"count": len(found)})
+            crops = {
+                item.key: (item, each)
+                for item, each in found
+                if _mend(each) in ("crop", "crop_subject") and item.key not in leaving
+            }
+            captions = _mended_captions(
+                [(item, each) for item, each in found if item.key not in leaving]
+            )
+            title = Message(
+                "Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings",
+                {"count": len(found)},
+            )
             draft = self._drafted(captions)
             edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
             if draft.changes:
@@ -341,43 +491,71 @@ class Workbench:
                 self.journal.drop(edit)
         return Outcome(title=title, changed=edit.count, conflicts=(*draft.conflicts, *conflicts))
 
-    def _crop_all(self, edit: Edit, crops: Sequence[tuple[Item, Told]]) -> tuple[Edit, list[Conflict]]:
+    def _crop_all(
+        self, edit: Edit, crops: Sequence[tuple[Item, Told]]
+    ) -> tuple[Edit, list[Conflict]]:
         swaps: dict[str, Swap] = {}
         conflicts = []
         if crops:
             folder = self.journal.originals(edit.time)
             view = self.contents.view()
-            masks = {image: mask for mask, image in find_masks(view.listing.images, view.captions.by_image).items()}
+            masks = {
+                image: mask
+                for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
+            }
             for number, (item, told) in enumerate(crops):
                 # two folders may each hold a fox.png
                 place = folder / str(number)
                 place.mkdir()
                 try:
-                    swaps |= workbench_pictures.crop_in_place(self.root, item.path, told.finding.mend or {}, place, masks.get(item.path))
+                    swaps |= workbench_pictures.crop_in_place(
+                        self.root, item.path, told.finding.mend or {}, place, masks.get(item.path)
+                    )
                 except DatasetError as problem:
-                    conflicts.append(Conflict(key=item.key, name=item.name, current=item.caption, message=problem.message))
+                    conflicts.append(
+                        Conflict(
+                            key=item.key,
+                            name=item.name,
+                            current=item.caption,
+                            message=problem.message,
+                        )
+                    )
                     continue
                 # at once: a crash must not leave a crop that nobody can undo
                 edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
         return edit, conflicts
 
     def convert(self) -> Outcome:
-        """Copies that can be read take the places of the pictures that cannot be as they are. Raises DatasetError where none can be made."""
+        """Copies that can be read take the places of the pictures that cannot be as they are.
+        Raises DatasetError where none can be made.
+        """
         waiting = self.contents.waiting()
         if not waiting:
-            raise DatasetError("there is nothing left to convert here", hint="It may have been converted in another window.")
+            raise DatasetError(
+                "there is nothing left to convert here",
+                hint="It may have been converted in another window.",
+            )
         if not self.converter.is_ready:
             hint = "Press Set up at the top of the tab. When it is done, press Convert again."
-            raise DatasetError("pictures are converted with the packages for training, which are not installed yet", hint=hint)
+            raise DatasetError(
+                "pictures are converted with the packages for training, which are not"
+                " installed yet",
+                hint=hint,
+            )
         with self.contents.scratch() as folder:
             # without the lock: it takes a second a picture, and others go on meanwhile
-            made = self.converter.convert([(path, folder / str(number)) for number, path in enumerate(waiting)])
+            made = self.converter.convert(
+                [(path, folder / str(number)) for number, path in enumerate(waiting)]
+            )
             with self.contents.lock:
                 return self._put_in_place(list(zip(waiting, made, strict=True)))
 
     def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
         count = sum(isinstance(copy, Path) for _, copy in made)
-        title = Message("Converted: 1 picture" if count == 1 else "Converted: {count} pictures", {"count": count})
+        title = Message(
+            "Converted: 1 picture" if count == 1 else "Converted: {count} pictures",
+            {"count": count},
+        )
         edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []
         folder, swaps = self.journal.originals(edit.time), {}
         for number, (original, copy) in enumerate(made):
@@ -386,10 +564,14 @@ class Workbench:
             try:
                 if isinstance(copy, DatasetError):
                     raise copy
-                name, swap = workbench_pictures.converted_in_place(self.root, original, copy, place / original.name)
+                name, swap = workbench_pictures.converted_in_place(
+                    self.root, original, copy, place / original.name
+                )
             except DatasetError as problem:
                 name = original.relative_to(self.root).as_posix()
-                message = Message(problem.message.template, {**problem.message.values, "path": name})
+                message = Message(
+                    problem.message.template, {**problem.message.values, "path": name}
+                )
                 conflicts.append(Conflict(key="", name=name, current="", message=message))
                 continue
             swaps[name] = swap
@@ -400,10 +582,12 @@ class Workbench:
             folder.rmdir()
         return Outcome(title=title, changed=len(swaps), conflicts=tuple(conflicts))
 
-    # --- undo and redo --------------------------------------------------------------------------------------------------------------------
+    # --- undo and redo ----------------------------------------------------------------------------
 
     def undo(self, identity: int | None = None) -> Outcome:
-        """Takes an edit back, the newest one that stands unless told which. Raises DatasetError where there is none."""
+        """Takes an edit back, the newest one that stands unless told which. Raises DatasetError
+        where there is none.
+        """
         with self.contents.lock:
             line = self._line(identity, self.journal.undoable, wants_undone=False)
             return self._turn_back(self.journal.read(line.id), "undo")
@@ -416,15 +600,27 @@ class Workbench:
 
     def _line(self, identity: int | None, newest: Line | None, *, wants_undone: bool) -> Line:
         if identity is not None:
-            newest = next((line for line in self.journal.lines() if line.id == identity and line.undone == wants_undone), None)
+            newest = next(
+                (
+                    line
+                    for line in self.journal.lines()
+                    if line.id == identity and line.undone == wants_undone
+                ),
+                None,
+            )
         if newest is None:
-            raise DatasetError("there is nothing to take back here", hint="It may have been undone in another window.")
+            raise DatasetError(
+                "there is nothing to take back here",
+                hint="It may have been undone in another window.",
+            )
         return newest
 
     def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
         backwards = direction == "undo"
         conflicts: list[Conflict] = []
-        restoring, removing = (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
+        restoring, removing = (
+            (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
+        )
         moved = self._move(restoring, removing, conflicts)
         swaps, swapped = self._swap_back(edit, conflicts)
         turned = self._turn_files(edit, backwards, conflicts)
@@ -432,21 +628,32 @@ class Workbench:
         if draft.changes:
             left = self.contents.write_captions(draft.changes)
             view = self.contents.view()
-            conflicts += [Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE) for key, now in left.items()]
+            conflicts += [
+                Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
+                for key, now in left.items()
+            ]
         self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
         conflicts = [*draft.conflicts, *conflicts]
-        return Outcome(title=edit.title, changed=moved + swapped + turned + len(draft.changes), conflicts=tuple(conflicts))
+        return Outcome(
+            title=edit.title,
+            changed=moved + swapped + turned + len(draft.changes),
+            conflicts=tuple(conflicts),
+        )
 
     def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[Conflict]) -> int:
         turned = 0
         for name, change in edit.files.items():
-            expected, wanted = (change.after, change.before) if backwards else (change.before, change.after)
+            expected, wanted = (
+                (change.after, change.before) if backwards else (change.before, change.after)
+            )
             path = self.root / name
             now = _content(path)
             if now == wanted:
                 continue
             if now != expected:
-                conflicts.append(Conflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE))
+                conflicts.append(
+                    Conflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE)
+                )
                 continue
             try:
                 _put(path, wanted)
@@ -458,20 +665,28 @@ class Workbench:
     def _turned_captions(self, edit: Edit, backwards: bool) -> _Draft:
         by_name, draft = {item.name: item for item in self.contents.view().items}, _Draft()
         for name, change in edit.captions.items():
-            expected, wanted = (change.after, change.before) if backwards else (change.before, change.after)
+            expected, wanted = (
+                (change.after, change.before) if backwards else (change.before, change.after)
+            )
             item = by_name.get(name)
             if item is None:
                 draft.conflicts.append(Conflict(key="", name=name, current="", message=NOT_THERE))
             elif own(item) == wanted:
                 draft.unchanged += 1
             elif own(item) != expected:
-                draft.conflicts.append(Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE))
+                draft.conflicts.append(
+                    Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE)
+                )
             else:
                 by = change.by if backwards else change.now_by
-                draft.changes.append(CaptionChange(key=item.key, caption=wanted, was=item.caption, by=by))
+                draft.changes.append(
+                    CaptionChange(key=item.key, caption=wanted, was=item.caption, by=by)
+                )
         return draft
 
-    def _move(self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[Conflict]) -> int:
+    def _move(
+        self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[Conflict]
+    ) -> int:
         moved = 0
         for keys, move in ((restoring, self.contents.restore), (removing, self.contents.remove)):
             if not keys:
@@ -484,13 +699,19 @@ class Workbench:
                 moved += sum(self._moved_alone(key, move, conflicts) for key in keys)
         return moved
 
-    def _moved_alone(self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[Conflict]) -> bool:
+    def _moved_alone(
+        self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[Conflict]
+    ) -> bool:
         try:
             move([key])
             return True
         except LoraTrainerError as problem:
             item = self.contents.view().by_key.get(key)
-            conflicts.append(Conflict(key=key, name=item.name if item else "", current="", message=problem.message))
+            conflicts.append(
+                Conflict(
+                    key=key, name=item.name if item else "", current="", message=problem.message
+                )
+            )
             return False
 
     def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
@@ -511,10 +732,12 @@ class Workbench:
                 conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
         return swaps, swapped
 
-    # --- reviewed -------------------------------------------------------------------------------------------------------------------------
+    # --- reviewed ---------------------------------------------------------------------------------
 
     def mark(self, keys: Sequence[str], *, reviewed: bool) -> int:
-        """Sets or takes away the mark that a person has looked at these captions; returns how many were changed. Raises DatasetError."""
+        """Sets or takes away the mark that a person has looked at these captions; returns how many
+        were changed. Raises DatasetError.
+        """
         with self.contents.lock:
             view, marks, changed = self.contents.view(), dict(self._marks()), 0
             for item in (view.by_key[key] for key in keys if key in view.by_key):
@@ -530,12 +753,18 @@ class Workbench:
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         target = self.root / authors.FOLDER / name
         try:
-            # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
+            # escaped
             files.write_text(target, json.dumps(values, indent=0))
         except OSError as error:
             hint = "Check the free space and the folder's permissions."
             path = target.relative_to(self.root).as_posix()
-            raise DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error) from error
+            raise DatasetError(
+                "{path} cannot be written: {reason}",
+                hint=hint,
+                path=path,
+                reason=error.strerror or error,
+            ) from error
 
     def _marks(self) -> dict[str, str]:
         """{digest: the caption that was looked at}."""
@@ -543,7 +772,13 @@ class Workbench:
         stamp = files.stamp(path)
         if stamp != self._reviewed[0]:
             nothing: dict[str, str] = {}
-            marks = files.read_json(path, lambda told: {str(content): str(caption) for content, caption in told["images"].items()}, nothing)
+            marks = files.read_json(
+                path,
+                lambda told: {
+                    str(content): str(caption) for content, caption in told["images"].items()
+                },
+                nothing,
+            )
             self._reviewed = (stamp, marks)
         return self._reviewed[1]
 
@@ -580,7 +815,9 @@ def _mend(told: Told) -> str:
 
 
 def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
-    """The captions that mends ask for: the vocabulary's whole caption first, then without backslashes."""
+    """The captions that mends ask for: the vocabulary's whole caption first, then without
+    backslashes.
+    """
     captions: dict[str, tuple[Item, str]] = {}
     for item, told in sorted(found, key=lambda pair: _mend(pair[1]) == "unescape"):
         caption = captions.get(item.key, (item, item.caption))[1]
@@ -588,4 +825,7 @@ def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
             captions[item.key] = (item, str((told.finding.mend or {})["caption"]))
         elif _mend(told) == "unescape":
             captions[item.key] = (item, unescaped(caption))
-    return [CaptionChange(key=key, caption=caption, was=item.caption) for key, (item, caption) in captions.items()]
+    return [
+        CaptionChange(key=key, caption=caption, was=item.caption)
+        for key, (item, caption) in captions.items()
+    ]

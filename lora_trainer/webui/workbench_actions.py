@@ -1,10 +1,12 @@
-"""Bulk edits of captions: what a person asks for -> what each caption becomes. Pure, but for a regular expression, which runs in a process apart.
+"""Bulk edits of captions: what a person asks for -> what each caption becomes. Pure, but for a
+regular expression, which runs in a process apart.
 
-    edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises DatasetError for what makes no sense
+    edit = action({"do": "add", "text": "ink wash", "at": "end"}, captions)     raises DatasetError
+        for what makes no sense
     edit(caption) -> caption
 
-Nothing is read or written here. Captions of commas ("1girl, red hair") and of sentences go through the same edits: a tag is a comma-separated part.
-Called by workbench.py.
+Nothing is read or written here. Captions of commas ("1girl, red hair") and of sentences go through
+the same edits: a tag is a comma-separated part. Called by workbench.py.
 """
 
 from __future__ import annotations
@@ -19,18 +21,29 @@ from typing import Any, NamedTuple
 
 from lora_trainer import environment, files
 from lora_trainer.dataset import template
-from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, edited, part_spans, parts, tidy, variants, with_trigger_word
+from lora_trainer.dataset.captions import (
+    LONGEST_CAPTION,
+    caption_of,
+    edited,
+    part_spans,
+    parts,
+    tidy,
+    variants,
+    with_trigger_word,
+)
 from lora_trainer.dataset.template import FIELDS, Field, Vocabulary
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.form import Texts
 
 REGEX_SECONDS = 4.0
-"""For all captions together. An ordinary pattern needs milliseconds; one that runs away would never end."""
+"""For all captions together. An ordinary pattern needs milliseconds; one that runs away would never
+end.
+"""
 _LONGEST_TEXT = 5000
 _COMMAS, _ENDS = (",", "，"), (".", ";", "!", "?", "。", "；")
 
-# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms. Where each match stands, and what takes its place; a text
-# that grows beyond all captions ends it
+# by -I and -c: no module of ours, no site of the host is loaded; it starts in some 20 ms. Where
+# each match stands, and what takes its place; a text that grows beyond all captions ends it
 _REPLACE_APART = """
 import json, re, sys
 asked = json.loads(sys.stdin.buffer.read())
@@ -52,15 +65,21 @@ Edit = Callable[[str], str]
 
 
 def action(
-    values: Mapping[str, Any], captions: Sequence[str], vocabulary: Vocabulary | None = None, order: Sequence[Field] = FIELDS
+    values: Mapping[str, Any],
+    captions: Sequence[str],
+    vocabulary: Vocabulary | None = None,
+    order: Sequence[Field] = FIELDS,
 ) -> Edit:
-    """A request of the tab's -> a function from caption to caption, for captions among `captions`. Raises DatasetError.
+    """A request of the tab's -> a function from caption to caption, for captions among `captions`.
+    Raises DatasetError.
 
     `vocabulary` and `order` (of the template's fields) are the dataset's.
     """
     make = _ACTIONS.get(_text(values, "do"))
     if make is None:
-        raise DatasetError("{do} is no way to change captions", hint="Reload the page.", do=values.get("do"))
+        raise DatasetError(
+            "{do} is no way to change captions", hint="Reload the page.", do=values.get("do")
+        )
     # several captions of one picture are edited each by itself
     lines = [line for caption in captions for line in variants(caption)]
     edit = make(_Wish(values, lines, vocabulary, order))
@@ -71,7 +90,11 @@ class _Wish:
     """What an action is made from."""
 
     def __init__(
-        self, values: Mapping[str, Any], captions: Sequence[str], vocabulary: Vocabulary | None = None, order: Sequence[Field] = FIELDS
+        self,
+        values: Mapping[str, Any],
+        captions: Sequence[str],
+        vocabulary: Vocabulary | None = None,
+        order: Sequence[Field] = FIELDS,
     ) -> None:
         self.order = order
         self.values = values
@@ -90,21 +113,35 @@ class _Wish:
 
     def tags(self) -> list[str]:
         found = self.values.get("tags")
-        if not isinstance(found, list) or not all(isinstance(tag, str) for tag in found) or not any(tag.strip() for tag in found):
-            raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
+        if (
+            not isinstance(found, list)
+            or not all(isinstance(tag, str) for tag in found)
+            or not any(tag.strip() for tag in found)
+        ):
+            raise DatasetError(
+                "no tag was chosen", hint="Choose the tags in the table, or type them."
+            )
         return [part for tag in found for part in parts(tag)]
 
 
 def _text(values: Mapping[str, Any], key: str) -> str:
     value = values.get(key, "")
     if not isinstance(value, str):
-        raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key=key)
+        raise LoraTrainerError(
+            "{key} in the request is of the wrong kind",
+            hint="Reload the page: it may be older than the extension.",
+            key=key,
+        )
     if len(value) > _LONGEST_TEXT:
-        raise DatasetError("the text is longer than {limit} characters", hint="A caption needs a few dozen words.", limit=_LONGEST_TEXT)
+        raise DatasetError(
+            "the text is longer than {limit} characters",
+            hint="A caption needs a few dozen words.",
+            limit=_LONGEST_TEXT,
+        )
     return value
 
 
-# --- tags --------------------------------------------------------------------------------------------------------------------------------
+# --- tags -----------------------------------------------------------------------------------------
 
 
 def _add(wish: _Wish) -> Edit:
@@ -133,7 +170,14 @@ def _remove(wish: _Wish) -> Edit:
     unwanted = {tag.casefold() for tag in wish.tags()}
 
     def edit(caption: str) -> str:
-        return _replaced(caption, [Change(start, end, "") for start, end in part_spans(caption) if caption[start:end].casefold() in unwanted])
+        return _replaced(
+            caption,
+            [
+                Change(start, end, "")
+                for start, end in part_spans(caption)
+                if caption[start:end].casefold() in unwanted
+            ],
+        )
 
     return edit
 
@@ -144,17 +188,26 @@ def _replace_tag(wish: _Wish) -> Edit:
         raise DatasetError("no tag was chosen", hint="Choose the tags in the table, or type them.")
 
     def edit(caption: str) -> str:
-        changes = [Change(start, end, new) for start, end in part_spans(caption) if caption[start:end].casefold() == old]
+        changes = [
+            Change(start, end, new)
+            for start, end in part_spans(caption)
+            if caption[start:end].casefold() == old
+        ]
         return _without_repeats(_replaced(caption, changes)) if changes else caption
 
     return edit
 
 
 def _sort(wish: _Wish) -> Edit:
-    first, how_often = wish.number("keep_first"), Counter(part.casefold() for caption in wish.captions for part in parts(caption))
+    first, how_often = (
+        wish.number("keep_first"),
+        Counter(part.casefold() for caption in wish.captions for part in parts(caption)),
+    )
 
     def order(part: str) -> tuple[int, str]:
-        return (-how_often[part.casefold()] if wish.values.get("by") == "frequency" else 0), part.casefold()
+        return (
+            -how_often[part.casefold()] if wish.values.get("by") == "frequency" else 0
+        ), part.casefold()
 
     def edit(caption: str) -> str:
         found = parts(caption)
@@ -184,7 +237,7 @@ def _tidy(wish: _Wish) -> Edit:
     return lambda caption: ", ".join(parts(tidy(caption)))
 
 
-# --- text --------------------------------------------------------------------------------------------------------------------------------
+# --- text -----------------------------------------------------------------------------------------
 
 
 def _set(wish: _Wish) -> Edit:
@@ -197,7 +250,11 @@ def _clear(wish: _Wish) -> Edit:
 
 
 def _remove_text(wish: _Wish) -> Edit:
-    return _replacing(_Wish({**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions))
+    return _replacing(
+        _Wish(
+            {**wish.values, "find": wish.text("text"), "replace": "", "regex": False}, wish.captions
+        )
+    )
 
 
 def _replace(wish: _Wish) -> Edit:
@@ -207,14 +264,24 @@ def _replace(wish: _Wish) -> Edit:
 def _replacing(wish: _Wish) -> Edit:
     find, replacement = wish.text("find"), wish.text("replace")
     if not find:
-        raise DatasetError("there is nothing to search for", hint="Type the words that are to be replaced.")
+        raise DatasetError(
+            "there is nothing to search for", hint="Type the words that are to be replaced."
+        )
     flags = 0 if wish.flag("case") else re.IGNORECASE
     if wish.flag("regex"):
-        table = dict(zip(wish.captions, _found_apart(find, replacement, flags, list(wish.captions)), strict=True))
+        table = dict(
+            zip(
+                wish.captions,
+                _found_apart(find, replacement, flags, list(wish.captions)),
+                strict=True,
+            )
+        )
         return lambda caption: _replaced(caption, table[caption])
     escaped = re.escape(find)
     pattern = re.compile(rf"(?<!\w){escaped}(?!\w)" if wish.flag("whole") else escaped, flags)
-    return lambda caption: _replaced(caption, [Change(*match.span(), replacement) for match in pattern.finditer(caption)])
+    return lambda caption: _replaced(
+        caption, [Change(*match.span(), replacement) for match in pattern.finditer(caption)]
+    )
 
 
 class Change(NamedTuple):
@@ -226,14 +293,22 @@ class Change(NamedTuple):
 
 
 def _replaced(caption: str, changes: Sequence[Change]) -> str:
-    """A caption with these changes, from left to right. Where something is taken out, its comma and its space go with it; all else stays.
+    """A caption with these changes, from left to right. Where something is taken out, its comma and
+    its space go with it; all else stays.
 
     Raises DatasetError when it would become too long.
     """
-    length = len(caption) + sum(len(change.text) - (change.end - change.start) for change in changes)
+    length = len(caption) + sum(
+        len(change.text) - (change.end - change.start) for change in changes
+    )
     if length > LONGEST_CAPTION:
         hint = "Replace by less, or search for something rarer."
-        raise DatasetError("a caption would have {count} characters, more than {limit}", hint=hint, count=length, limit=LONGEST_CAPTION)
+        raise DatasetError(
+            "a caption would have {count} characters, more than {limit}",
+            hint=hint,
+            count=length,
+            limit=LONGEST_CAPTION,
+        )
     pieces: list[str] = []
     at, took_out = 0, False
     for change in changes:
@@ -246,7 +321,9 @@ def _replaced(caption: str, changes: Sequence[Change]) -> str:
 
 
 def _joined(before: list[str], behind: str) -> str:
-    """What stands behind something that was taken out, as it joins what stands `before` it, whose end is mended in place."""
+    """What stands behind something that was taken out, as it joins what stands `before` it, whose
+    end is mended in place.
+    """
     front = _front(before)
     ends_part = not front.strip() or front.rstrip()[-1] in _COMMAS
     if ends_part and behind.lstrip()[:1] in (*_COMMAS, ""):
@@ -282,44 +359,78 @@ def _cut(before: list[str], signs: str) -> None:
         before.pop()
 
 
-def _found_apart(find: str, replacement: str, flags: int, captions: list[str]) -> list[list[Change]]:
-    """What a regular expression finds in each caption, and what takes its place. Raises DatasetError.
+def _found_apart(
+    find: str, replacement: str, flags: int, captions: list[str]
+) -> list[list[Change]]:
+    """What a regular expression finds in each caption, and what takes its place. Raises
+    DatasetError.
 
-    It runs in a process of its own, which can be ended: some patterns need longer than the world is old.
+    It runs in a process of its own, which can be ended: some patterns need longer than the world is
+    old.
     """
     try:
         pattern = re.compile(find, flags)
     except (re.error, OverflowError, RecursionError) as error:
         where = getattr(error, "pos", None)
-        hint = "Write \\ before . ( ) [ ] * + ? when they are meant as they are, or turn regular expressions off."
+        hint = (
+            "Write \\ before . ( ) [ ] * + ? when they are meant as they are, or turn regular"
+            " expressions off."
+        )
         reason = getattr(error, "msg", None) or str(error)
         raise DatasetError(
-            "the pattern is no regular expression: {reason} (character {place})", hint=hint, reason=reason, place=(where or 0) + 1
+            "the pattern is no regular expression: {reason} (character {place})",
+            hint=hint,
+            reason=reason,
+            place=(where or 0) + 1,
         ) from error
     try:
         pattern.sub(replacement, "")
     except (re.error, IndexError) as error:
         hint = "\\1 is what the first parentheses found; write \\\\ for a backslash."
-        raise DatasetError("the replacement cannot be used: {reason}", hint=hint, reason=error) from error
-    asked = json.dumps({"find": find, "replace": replacement, "flags": flags, "captions": captions, "limit": LONGEST_CAPTION})
+        raise DatasetError(
+            "the replacement cannot be used: {reason}", hint=hint, reason=error
+        ) from error
+    asked = json.dumps(
+        {
+            "find": find,
+            "replace": replacement,
+            "flags": flags,
+            "captions": captions,
+            "limit": LONGEST_CAPTION,
+        }
+    )
     try:
         done = subprocess.run(
-            [sys.executable, "-I", "-S", "-c", _REPLACE_APART], input=asked.encode(), capture_output=True, timeout=REGEX_SECONDS, check=True,
+            [sys.executable, "-I", "-S", "-c", _REPLACE_APART],
+            input=asked.encode(),
+            capture_output=True,
+            timeout=REGEX_SECONDS,
+            check=True,
             creationflags=environment.NO_WINDOW,
-        )  # fmt: skip
+        )
         found = files.parse_json(done.stdout, names=True)
     except subprocess.TimeoutExpired as error:
         hint = "Repetitions inside repetitions, as in (a+)+, may take for ever. Make it simpler."
-        raise DatasetError("the pattern was not through after {seconds} seconds", hint=hint, seconds=round(REGEX_SECONDS)) from error
+        raise DatasetError(
+            "the pattern was not through after {seconds} seconds",
+            hint=hint,
+            seconds=round(REGEX_SECONDS),
+        ) from error
     except (subprocess.CalledProcessError, OSError, ValueError) as error:
-        raise DatasetError("the pattern cannot be tried: {reason}", hint="Replace plain text instead.", reason=error) from error
+        raise DatasetError(
+            "the pattern cannot be tried: {reason}",
+            hint="Replace plain text instead.",
+            reason=error,
+        ) from error
     if None in found:
         hint = "Replace by less, or search for something rarer."
-        raise DatasetError("a caption would have more than {limit} characters", hint=hint, limit=LONGEST_CAPTION)
+        raise DatasetError(
+            "a caption would have more than {limit} characters", hint=hint, limit=LONGEST_CAPTION
+        )
     return [[Change(*change) for change in changes] for changes in found]
 
 
-# --- words with a meaning ----------------------------------------------------------------------------------------------------------------
+# --- words with a meaning -------------------------------------------------------------------------
 
 
 def _trigger(wish: _Wish) -> Edit:
@@ -327,7 +438,11 @@ def _trigger(wish: _Wish) -> Edit:
     if not word:
         raise DatasetError("there is no trigger word", hint="Type one, such as sks_style.")
     if "," in word or "，" in word:
-        raise DatasetError("the trigger word {word} has a comma in it", hint="Choose one word, such as sks_style.", word=word)
+        raise DatasetError(
+            "the trigger word {word} has a comma in it",
+            hint="Choose one word, such as sks_style.",
+            word=word,
+        )
 
     def edit(caption: str) -> str:
         if older and older.casefold() != word.casefold():
@@ -346,23 +461,39 @@ def _compose(wish: _Wish) -> Edit:
         whole = template.compose(given, wish.order)
         return lambda _: whole
     named = {name: words for name, words in given.items() if words}
-    return lambda caption: template.compose({**template.split(caption, wish.vocabulary), **named}, wish.order)
+    return lambda caption: template.compose(
+        {**template.split(caption, wish.vocabulary), **named}, wish.order
+    )
 
 
 def fields_of(values: object) -> dict[Field, str]:
     """The template's fields in a request. Raises LoraTrainerError."""
-    if not isinstance(values, Mapping) or not all(isinstance(words, str) for words in values.values()):
-        raise LoraTrainerError("{key} in the request is of the wrong kind", hint="Reload the page: it may be older than the extension.", key="fields")
+    if not isinstance(values, Mapping) or not all(
+        isinstance(words, str) for words in values.values()
+    ):
+        raise LoraTrainerError(
+            "{key} in the request is of the wrong kind",
+            hint="Reload the page: it may be older than the extension.",
+            key="fields",
+        )
     unknown = [name for name in values if name not in FIELDS]
     if unknown:
-        raise DatasetError("a caption has no field {name}", hint="Use: {known}.", name=unknown[0], known=", ".join(FIELDS))
+        raise DatasetError(
+            "a caption has no field {name}",
+            hint="Use: {known}.",
+            name=unknown[0],
+            known=", ".join(FIELDS),
+        )
     return {name: tidy(values[name]) for name in FIELDS if name in values}
 
 
 def _vocabulary(wish: _Wish) -> Edit:
     vocabulary = wish.vocabulary
     if vocabulary is None:
-        raise DatasetError("this dataset has no vocabulary yet", hint="Write down its opening phrase and its words first.")
+        raise DatasetError(
+            "this dataset has no vocabulary yet",
+            hint="Write down its opening phrase and its words first.",
+        )
     word = wish.text("trigger")
 
     def edit(caption: str) -> str:
@@ -373,9 +504,20 @@ def _vocabulary(wish: _Wish) -> Edit:
 
 
 _ACTIONS: Mapping[str, Callable[[_Wish], Edit]] = {
-    "add": _add, "remove": _remove, "replace-tag": _replace_tag, "sort": _sort, "dedupe": _dedupe, "tidy": _tidy, "set": _set, "clear": _clear,
-    "remove-text": _remove_text, "replace": _replace, "trigger": _trigger, "compose": _compose, "vocabulary": _vocabulary,
-}  # fmt: skip
+    "add": _add,
+    "remove": _remove,
+    "replace-tag": _replace_tag,
+    "sort": _sort,
+    "dedupe": _dedupe,
+    "tidy": _tidy,
+    "set": _set,
+    "clear": _clear,
+    "remove-text": _remove_text,
+    "replace": _replace,
+    "trigger": _trigger,
+    "compose": _compose,
+    "vocabulary": _vocabulary,
+}
 
 
 _OF_ALL_LINES = (_set, _clear)
@@ -384,11 +526,16 @@ _OF_ALL_LINES = (_set, _clear)
 
 def title(values: Mapping[str, Any]) -> Message:
     """What an action is called in the list of edits."""
-    shown = {key: _shortened(str(values.get(key, ""))) for key in ("text", "find", "replace", "tag", "word")}
+    shown = {
+        key: _shortened(str(values.get(key, "")))
+        for key in ("text", "find", "replace", "tag", "word")
+    }
     tags = values.get("tags")
     shown["tags"] = _shortened(", ".join(map(str, tags))) if isinstance(tags, list) else ""
     template = _TITLES.get(str(values.get("do")), "Captions changed")
-    return Message(template, {key: value for key, value in shown.items() if "{" + key + "}" in template})
+    return Message(
+        template, {key: value for key, value in shown.items() if "{" + key + "}" in template}
+    )
 
 
 def _shortened(text: str) -> str:
@@ -396,8 +543,17 @@ def _shortened(text: str) -> str:
 
 
 _TITLES: Texts = {
-    "add": "Added: {text}", "remove": "Removed: {tags}", "replace-tag": "{tag} replaced by {replace}", "sort": "Tags sorted",
-    "dedupe": "Repeated tags removed", "tidy": "Captions tidied", "set": "One caption for several images", "clear": "Captions emptied",
-    "remove-text": "Removed: {text}", "replace": "{find} replaced by {replace}", "trigger": "Trigger word {word} set",
-    "compose": "Captions composed", "vocabulary": "Captions brought to the vocabulary",
-}  # fmt: skip
+    "add": "Added: {text}",
+    "remove": "Removed: {tags}",
+    "replace-tag": "{tag} replaced by {replace}",
+    "sort": "Tags sorted",
+    "dedupe": "Repeated tags removed",
+    "tidy": "Captions tidied",
+    "set": "One caption for several images",
+    "clear": "Captions emptied",
+    "remove-text": "Removed: {text}",
+    "replace": "{find} replaced by {replace}",
+    "trigger": "Trigger word {word} set",
+    "compose": "Captions composed",
+    "vocabulary": "Captions brought to the vocabulary",
+}

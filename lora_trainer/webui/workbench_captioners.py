@@ -1,10 +1,13 @@
 """The captioners as the tab offers them, and a click on "Caption" -> a run in the queue.
 
-    offers(...)                  every captioner: what it writes, what it would download, whether its weights are on this disk
-    begin(runs, ..., wish)       a caption run: its folder in runs/, its place in the queue; the keeper starts the worker
+    offers(...)                  every captioner: what it writes, what it would download, whether
+                                 its weights are on this disk
+    begin(runs, ..., wish)       a caption run: its folder in runs/, its place in the queue; the
+                                 keeper starts the worker
 
-What a captioner wrote with the same settings is not written again, so a run that was stopped goes on by being asked for again. What a person wrote is
-only replaced when that is asked for. No model is looked into here, and nothing is downloaded. Called by the routes.
+What a captioner wrote with the same settings is not written again, so a run that was stopped goes
+on by being asked for again. What a person wrote is only replaced when that is asked for. No model
+is looked into here, and nothing is downloaded. Called by the routes.
 """
 
 from __future__ import annotations
@@ -15,7 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer import caption_config, config, environment, packages
-from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP, WRITTEN_BY, CaptionerInfo, CaptionSettings
+from lora_trainer.caption_config import (
+    CAPTIONERS,
+    HOST_BLIP,
+    WRITTEN_BY,
+    CaptionerInfo,
+    CaptionSettings,
+)
 from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.errors import ConfigError, Message
 from lora_trainer.runs import folder as folders
@@ -43,11 +52,21 @@ LABELS: Texts = {
     "model": "Another model",
 }
 """Setting -> what an artist calls it, in the order of the form."""
-ADVANCED = frozenset({"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"})
+ADVANCED = frozenset(
+    {"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"}
+)
 LOCAL = frozenset({"model", "vocabulary"})
-"""Settings that name files of this machine, or what is fetched onto its disk: for the person at it alone."""
+"""Settings that name files of this machine, or what is fetched onto its disk: for the person at it
+alone.
+"""
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin", "model.onnx", "model.safetensors.index.json", "pytorch_model.bin.index.json")
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.onnx",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,17 +82,25 @@ class CaptionWish:
     """The names of the images that are meant; none: all."""
 
 
-# --- what is offered ---------------------------------------------------------------------------------------------------------------------
+# --- what is offered ------------------------------------------------------------------------------
 
 
-def offers(host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False) -> list[dict[str, Any]]:
+def offers(
+    host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
+) -> list[dict[str, Any]]:
     """GET /captioners. `environ`: the variables that the worker will have."""
     return [_offer(info, host_models, environ, language, remote) for info in CAPTIONERS.values()]
 
 
-def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool) -> dict[str, Any]:
+def _offer(
+    info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool
+) -> dict[str, Any]:
     needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
-    missing = needed[0] if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json")) else None
+    missing = (
+        needed[0]
+        if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json"))
+        else None
+    )
     return {
         "name": info.name,
         "title": info.title,
@@ -85,17 +112,23 @@ def _offer(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], l
         "licence": info.licence,
         "on_disk": is_on_disk(info, host_models, environ),
         "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
-        "fields": [_field(key, language) for key in _keys_of(info) if not (remote and key in LOCAL)],
+        "fields": [
+            _field(key, language) for key in _keys_of(info) if not (remote and key in LOCAL)
+        ],
     }
 
 
 def _needs(package: packages.Package) -> Message:
     values = {"package": package.name, "megabytes": package.megabytes}
-    return Message("Needs {package} ({megabytes} MB), which is fetched when it is first used.", values)
+    return Message(
+        "Needs {package} ({megabytes} MB), which is fetched when it is first used.", values
+    )
 
 
 def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:
-    """Whether its weights lie in the hub's cache, or among the host's models. The worker looks closer."""
+    """Whether its weights lie in the hub's cache, or among the host's models. The worker looks
+    closer.
+    """
     if info.name == "blip" and (host_models / HOST_BLIP).is_file():
         return True
     snapshots = hub_cache(environ) / ("models--" + info.model.replace("/", "--")) / "snapshots"
@@ -103,16 +136,30 @@ def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str
 
 
 def hub_cache(environ: Mapping[str, str]) -> Path:
-    """Where huggingface_hub keeps models: https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables"""
+    """Where huggingface_hub keeps models:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    """
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if environ.get(name):
             return Path(environ[name]).expanduser()
-    home = Path(environ["HF_HOME"]) if environ.get("HF_HOME") else Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    home = (
+        Path(environ["HF_HOME"])
+        if environ.get("HF_HOME")
+        else Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
     return home.expanduser() / "hub"
 
 
 def _keys_of(info: CaptionerInfo) -> list[str]:
-    own = {"prefix", "suffix", "batch_size", "mixed_precision", "model", *WRITTEN_BY[info.writes], *WRITTEN_BY.get(info.name, ())}
+    own = {
+        "prefix",
+        "suffix",
+        "batch_size",
+        "mixed_precision",
+        "model",
+        *WRITTEN_BY[info.writes],
+        *WRITTEN_BY.get(info.name, ()),
+    }
     return [key for key in LABELS if key in own]
 
 
@@ -125,18 +172,31 @@ def _field(key: str, language: str) -> dict[str, Any]:
     }
 
 
-# --- a run -------------------------------------------------------------------------------------------------------------------------------
+# --- a run ----------------------------------------------------------------------------------------
 
 
-def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool) -> CaptionSettings:
-    """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden for a path from elsewhere."""
+def settings_of(
+    wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool
+) -> CaptionSettings:
+    """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden
+    for a path from elsewhere.
+    """
     if wish.captioner not in CAPTIONERS:
-        raise ConfigError("there is no captioner {name}", hint="Use: {known}.", name=wish.captioner, known=", ".join(CAPTIONERS))
+        raise ConfigError(
+            "there is no captioner {name}",
+            hint="Use: {known}.",
+            name=wish.captioner,
+            known=", ".join(CAPTIONERS),
+        )
     allowed = set(_keys_of(CAPTIONERS[wish.captioner]))
     foreign = [key for key in wish.options if key not in LABELS]
     if foreign:
         raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
-    options = {key: value for key, value in wish.options.items() if key in allowed and value not in (None, "", [])}
+    options = {
+        key: value
+        for key, value in wish.options.items()
+        if key in allowed and value not in (None, "", [])
+    }
     if remote:
         _refuse_own_choices(options)
     return caption_config.from_mapping(
@@ -158,27 +218,43 @@ def settings_of(wish: CaptionWish, folder: Path, view: View, host_models: Path, 
 def _refuse_own_choices(options: Mapping[str, Any]) -> None:
     if LOCAL & options.keys():
         raise Forbidden(
-            "this WebUI can be reached from other machines, so only the captioners in the list can be used, without files of your own",
+            "this WebUI can be reached from other machines, so only the captioners in the list can"
+            " be used, without files of your own",
             hint="Choose one of them, or start the WebUI with --enable-insecure-extension-access.",
         )
 
 
 def keeps_texts(view: View) -> bool:
-    """Whether the dataset keeps its captions in text files, as dataset.edits decides it for one that is new."""
+    """Whether the dataset keeps its captions in text files, as dataset.edits decides it for one
+    that is new.
+    """
     sources = {item.source for item in view.items}
     if view.listing.metadata:
         return False
-    return "text" in sources or any(view.listing.kohya_folder_of(item.path.parent) for item in view.items)
+    return "text" in sources or any(
+        view.listing.kohya_folder_of(item.path.parent) for item in view.items
+    )
 
 
 def begin(
-    runs: Runs, settings: CaptionSettings, name: str, *, token: str, when: str, language: str, made: Callable[[RunFolder], object] = lambda _: None
+    runs: Runs,
+    settings: CaptionSettings,
+    name: str,
+    *,
+    token: str,
+    when: str,
+    language: str,
+    made: Callable[[RunFolder], object] = lambda _: None,
 ) -> dict[str, Any]:
-    """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before it starts. Raises RunError."""
+    """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before
+    it starts. Raises RunError.
+    """
     wish = runs.data.folder("runs") / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
 
     def make() -> RunFolder:
-        folder = folders.begin_captioning(folders.free_name(wish), caption_config.to_yaml(settings), new=True)
+        folder = folders.begin_captioning(
+            folders.free_name(wish), caption_config.to_yaml(settings), new=True
+        )
         made(folder)
         return folder
 

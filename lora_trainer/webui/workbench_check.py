@@ -1,10 +1,15 @@
-"""The check of a dataset in the tab: pictures are measured in a thread, one dataset at a time; what was found stands beside each image.
+"""The check of a dataset in the tab: pictures are measured in a thread, one dataset at a time; what
+was found stands beside each image.
 
-    checker.start(settings), .stop(), .status()       measuring two thousand pictures takes a minute; what was measured once is remembered by content
-    checker.findings(view) -> Findings                of the pictures as of the last check, of the captions as they are now
+    checker.start(settings), .stop(), .status()       measuring two thousand pictures takes a
+                                                      minute; what was measured once is remembered
+                                                      by content
+    checker.findings(view) -> Findings                of the pictures as of the last check, of the
+                                                      captions as they are now
 
-A picture that was changed since has no findings until it was measured again, which `keep_up` sees to. Captions are judged at each new state of the
-folder, so that a finding goes when its caption is mended. Called by workbench.py and the routes.
+A picture that was changed since has no findings until it was measured again, which `keep_up` sees
+to. Captions are judged at each new state of the folder, so that a finding goes when its caption is
+mended. Called by workbench.py and the routes.
 """
 
 from __future__ import annotations
@@ -39,7 +44,9 @@ CACHE, SETTINGS = "check-measures.json", "check.json"
 REST_SECONDS = 3.0
 """Between one check and the next that follows a change: many images may be on their way."""
 QUIET_SECONDS = 10.0
-"""What a captioner's image encoder saw is looked at again when nothing was added to it for so long: a caption job adds to it every few seconds."""
+"""What a captioner's image encoder saw is looked at again when nothing was added to it for so long:
+a caption job adds to it every few seconds.
+"""
 
 log = logging.getLogger("lora_trainer.webui")
 _turn = threading.Lock()
@@ -74,7 +81,9 @@ class Findings:
 
     @cached_property
     def summed(self) -> tuple[Sum, ...]:
-        """All that is known of the dataset, what is one thing together: what the check found and what the folder itself tells."""
+        """All that is known of the dataset, what is one thing together: what the check found and
+        what the folder itself tells.
+        """
         told = (finding for item in self.view.items for finding in item.findings)
         return tuple(sums([*(each.finding for each in self.everything), *told]))
 
@@ -124,9 +133,16 @@ class _Stop(Exception):
 
 
 class Checker:
-    """The check of one dataset. Thread-safe. `vocabulary` reads the dataset's vocabulary, or gives None."""
+    """The check of one dataset. Thread-safe. `vocabulary` reads the dataset's vocabulary, or gives
+    None.
+    """
 
-    def __init__(self, contents: Contents, vocabulary: Callable[[], Vocabulary | None], clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        contents: Contents,
+        vocabulary: Callable[[], Vocabulary | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._contents = contents
         self._vocabulary = vocabulary
         self._clock = clock
@@ -139,14 +155,16 @@ class Checker:
         self._again = False
         self._result = _Result()
         self._judged: tuple[Any, Findings] | None = None
-        self._departed: tuple[tuple[Vocabulary, str] | None, dict[tuple[Path, str], list[Finding]]] = (None, {})
+        self._departed: tuple[
+            tuple[Vocabulary, str] | None, dict[tuple[Path, str], list[Finding]]
+        ] = (None, {})
         self._thread: threading.Thread | None = None
         self._ended = 0.0
         self._settings, self._checked = self._remembered()
         self.serial = 0
         """Grows whenever the findings may be others."""
 
-    # --- the measuring --------------------------------------------------------------------------------------------------------------------
+    # --- the measuring ----------------------------------------------------------------------------
 
     def start(self, settings: CheckSettings) -> None:
         """Begins a check, or lets the one that runs begin again with these settings."""
@@ -171,11 +189,19 @@ class Checker:
             thread.join()
 
     def keep_up(self, view: View) -> None:
-        """Check again if pictures have changed since the last check, or if the WebUI was started anew."""
+        """Check again if pictures have changed since the last check, or if the WebUI was started
+        anew.
+        """
         with self._lock:
             busy = self._thread is not None and self._thread.is_alive()
             rests = self._clock() - self._ended < REST_SECONDS
-            if self._checked is None or busy or rests or self._state in ("stopped", "failed") or not self._is_stale(view):
+            if (
+                self._checked is None
+                or busy
+                or rests
+                or self._state in ("stopped", "failed")
+                or not self._is_stale(view)
+            ):
                 return
             self._begin()
 
@@ -183,20 +209,36 @@ class Checker:
         with self._lock:
             done, total = self._progress
             return Status(
-                state=self._state, done=done, total=total, settings=self._settings, error=self._error, checked=self._checked,
+                state=self._state,
+                done=done,
+                total=total,
+                settings=self._settings,
+                error=self._error,
+                checked=self._checked,
                 stale=self._checked is not None and self._is_stale(view),
-            )  # fmt: skip
+            )
 
     def _begin(self) -> None:
-        self._state, self._progress, self._error, self._stop, self._again = "waiting", (0, 0), None, False, False
+        self._state, self._progress, self._error, self._stop, self._again = (
+            "waiting",
+            (0, 0),
+            None,
+            False,
+            False,
+        )
         self._thread = threading.Thread(target=self._run, name="lora-trainer-check", daemon=True)
         self._thread.start()
 
     def _is_stale(self, view: View) -> bool:
-        return self._result.versions != {item.path: item.version for item in view.items} or self._is_seen_anew()
+        return (
+            self._result.versions != {item.path: item.version for item in view.items}
+            or self._is_seen_anew()
+        )
 
     def _is_seen_anew(self) -> bool:
-        """Whether a captioner's image encoder has seen more of the pictures since the last check, and is done with it."""
+        """Whether a captioner's image encoder has seen more of the pictures since the last check,
+        and is done with it.
+        """
         folder = self._folder / EMBEDDINGS
         try:
             rests = self._clock() - folder.stat().st_mtime > QUIET_SECONDS
@@ -226,7 +268,14 @@ class Checker:
             state, error = "failed", problem
         except Exception as problem:
             log.exception("while checking %s", self._contents.path)
-            state, error = "failed", LoraTrainerError("the check failed: {reason}", hint="The WebUI's console says more.", reason=problem)
+            state, error = (
+                "failed",
+                LoraTrainerError(
+                    "the check failed: {reason}",
+                    hint="The WebUI's console says more.",
+                    reason=problem,
+                ),
+            )
         with self._lock:
             self._state, self._error, self._ended = state, error, self._clock()  # type: ignore[assignment]
             self.serial += 1
@@ -245,16 +294,30 @@ class Checker:
                 raise _Stop
 
         report = check.check(
-            pictures(view, with_captions=False), resolution=settings.resolution, embedded=read_all(self._contents.path),
-            cache=self._folder / CACHE, progress=heard,
-        )  # fmt: skip
-        return _Result(findings=report.findings, versions={item.path: item.version for item in view.items}, embedded=embedded)
+            pictures(view, with_captions=False),
+            resolution=settings.resolution,
+            embedded=read_all(self._contents.path),
+            cache=self._folder / CACHE,
+            progress=heard,
+        )
+        return _Result(
+            findings=report.findings,
+            versions={item.path: item.version for item in view.items},
+            embedded=embedded,
+        )
 
     def _remembered(self) -> tuple[CheckSettings, float | None]:
         def told(kept: Any) -> tuple[CheckSettings, float | None]:
             values = kept["settings"]
-            settings = CheckSettings(resolution=int(values["resolution"]), trigger=str(values["trigger"]), tokens=int(values["tokens"]))
-            if not 64 <= settings.resolution <= 4096 or settings.tokens not in workbench_tokens.LIMITS:
+            settings = CheckSettings(
+                resolution=int(values["resolution"]),
+                trigger=str(values["trigger"]),
+                tokens=int(values["tokens"]),
+            )
+            if (
+                not 64 <= settings.resolution <= 4096
+                or settings.tokens not in workbench_tokens.LIMITS
+            ):
                 raise ValueError(values)
             return settings, float(kept["checked"])
 
@@ -263,17 +326,29 @@ class Checker:
 
     def _remember(self) -> None:
         try:
-            files.write_text(self._folder / SETTINGS, json.dumps({"settings": asdict(self._settings), "checked": self._checked}))
+            files.write_text(
+                self._folder / SETTINGS,
+                json.dumps({"settings": asdict(self._settings), "checked": self._checked}),
+            )
         except OSError as problem:
             log.warning("%s cannot be written: %s", self._folder / SETTINGS, problem)
 
-    # --- what was found -------------------------------------------------------------------------------------------------------------------
+    # --- what was found ---------------------------------------------------------------------------
 
     def findings(self, view: View) -> Findings:
         """What is known now. Nothing, as long as no check was asked for."""
         with self._lock:
-            key = (view.revision, self.serial, self._settings, files.stamp(self._contents.path / VOCABULARY_FILE))
-            result, settings, asked = self._result, self._settings, self._checked is not None or self._state != "none"
+            key = (
+                view.revision,
+                self.serial,
+                self._settings,
+                files.stamp(self._contents.path / VOCABULARY_FILE),
+            )
+            result, settings, asked = (
+                self._result,
+                self._settings,
+                self._checked is not None or self._state != "none",
+            )
             if self._judged is not None and self._judged[0] == key:
                 return self._judged[1]
         found = _arranged(self._all(view, result, settings) if asked else [], view)
@@ -283,8 +358,14 @@ class Checker:
 
     def _all(self, view: View, result: _Result, settings: CheckSettings) -> list[Finding]:
         versions = {item.path: item.version for item in view.items}
-        unchanged = {path for path, version in result.versions.items() if versions.get(path) == version}
-        stay = [finding for finding in result.findings if finding.path is None or unchanged.issuperset({finding.path, *finding.related})]
+        unchanged = {
+            path for path, version in result.versions.items() if versions.get(path) == version
+        }
+        stay = [
+            finding
+            for finding in result.findings
+            if finding.path is None or unchanged.issuperset({finding.path, *finding.related})
+        ]
         shown = pictures(view)
         counter = workbench_tokens.count if workbench_tokens.available() else None
         told = caption_findings(shown, settings.trigger, counter, settings.tokens)
@@ -301,22 +382,40 @@ class Checker:
         kept: dict[tuple[Path, str], list[Finding]] = {}
         for picture in shown:
             if picture.caption:
-                place, captions = (picture.path, picture.caption), {picture.path: (picture.name, picture.caption)}
-                kept[place] = known[place] if place in known else vocabulary_findings(captions, vocabulary, trigger)
+                place, captions = (
+                    (picture.path, picture.caption),
+                    {picture.path: (picture.name, picture.caption)},
+                )
+                kept[place] = (
+                    known[place]
+                    if place in known
+                    else vocabulary_findings(captions, vocabulary, trigger)
+                )
         self._departed = ((vocabulary, trigger), kept)
         return [finding for some in kept.values() for finding in some]
 
 
 def pictures(view: View, *, with_captions: bool = True) -> list[Picture]:
-    """The images of a view as the check takes them; captions that stand in no file of their own are not judged."""
-    masks = {image: mask for mask, image in find_masks(view.listing.images, view.captions.by_image).items()}
+    """The images of a view as the check takes them; captions that stand in no file of their own are
+    not judged.
+    """
+    masks = {
+        image: mask
+        for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
+    }
     return [
         Picture(
-            path=item.path, name=item.name, mask=masks.get(item.path),
-            caption=item.caption if with_captions and item.source in ("metadata", "text", None) else None,
+            path=item.path,
+            name=item.name,
+            mask=masks.get(item.path),
+            caption=(
+                item.caption
+                if with_captions and item.source in ("metadata", "text", None)
+                else None
+            ),
         )
         for item in view.items
-    ]  # fmt: skip
+    ]
 
 
 def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Path]]:
@@ -342,12 +441,18 @@ def _arranged(findings: Sequence[Finding], view: View) -> Findings:
     for finding in findings:
         told = Told(id=_id(finding), finding=finding)
         if finding.path is not None and finding.path in view.by_path:
-            if finding.kind == "no-caption" and any(each.kind == "no-caption" for each in view.by_path[finding.path].findings):
+            if finding.kind == "no-caption" and any(
+                each.kind == "no-caption" for each in view.by_path[finding.path].findings
+            ):
                 continue
             of_images.setdefault(finding.path, []).append(told)
         else:
             of_all.append(told)
-    return Findings(of_images={path: tuple(some) for path, some in of_images.items()}, of_all=tuple(of_all), view=view)
+    return Findings(
+        of_images={path: tuple(some) for path, some in of_images.items()},
+        of_all=tuple(of_all),
+        view=view,
+    )
 
 
 def _id(finding: Finding) -> str:

@@ -1,6 +1,8 @@
-"""A selection of pictures, cropped into a new dataset, one selection after the other in threads. The originals are not touched.
+"""A selection of pictures, cropped into a new dataset, one selection after the other in threads.
+The originals are not touched.
 
-    copies.start(...) -> Copy      copies.find(id) -> Copy, as far as it is;  copy.stop = True ends it
+    copies.start(...) -> Copy      copies.find(id) -> Copy, as far as it is;  copy.stop = True ends
+        it
 
 Pillow, by way of dataset.crop. Made by studio, called by the routes.
 """
@@ -56,12 +58,25 @@ class Copies:
     _known: dict[str, Copy] = field(default_factory=dict)
     _turn: threading.Lock = field(default_factory=threading.Lock)
 
-    def start(self, source: Path, name: str, names: Sequence[str], *, size: int, buckets: bool, subject: bool) -> Copy:
-        """Copies the images called `names` of the folder `source` into a new dataset. Raises DatasetError for a size or a name that cannot be."""
+    def start(
+        self,
+        source: Path,
+        name: str,
+        names: Sequence[str],
+        *,
+        size: int,
+        buckets: bool,
+        subject: bool,
+    ) -> Copy:
+        """Copies the images called `names` of the folder `source` into a new dataset. Raises
+        DatasetError for a size or a name that cannot be.
+        """
         low, high = SIZES
         if not low <= size <= high:
             hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
-            raise DatasetError("{size} is no size for pictures", hint=hint, size=size, low=low, high=high)
+            raise DatasetError(
+                "{size} is no size for pictures", hint=hint, size=size, low=low, high=high
+            )
         if not names:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
         dataset = self.datasets.create(name)
@@ -73,9 +88,21 @@ class Copies:
 
         def run() -> None:
             with self._turn:
-                self._run(copy, dataset.id, lambda heard: crop_folder(
-                    settings, dataset.path, size=size, into_buckets=buckets, subject=subject, only=names, progress=heard,
-                ).findings)  # fmt: skip
+                self._run(
+                    copy,
+                    dataset.id,
+                    lambda heard: (
+                        crop_folder(
+                            settings,
+                            dataset.path,
+                            size=size,
+                            into_buckets=buckets,
+                            subject=subject,
+                            only=names,
+                            progress=heard,
+                        ).findings
+                    ),
+                )
 
         threading.Thread(target=run, name="lora-trainer-copies", daemon=True).start()
         return copy
@@ -102,7 +129,11 @@ class Copies:
             copy.error = problem
         except Exception as problem:
             log.exception("while making copies")
-            copy.error = LoraTrainerError("the copies could not be made: {reason}", hint="Check the free space on the disk.", reason=problem)
+            copy.error = LoraTrainerError(
+                "the copies could not be made: {reason}",
+                hint="Check the free space on the disk.",
+                reason=problem,
+            )
         if state == "done" or copy.done:
             copy.dataset = identity
         else:

@@ -1,6 +1,8 @@
-"""A dataset's captions as a file to take away: metadata.csv, metadata.jsonl, or a zip of .txt files. Pure; called by the routes.
+"""A dataset's captions as a file to take away: metadata.csv, metadata.jsonl, or a zip of .txt
+files. Pure; called by the routes.
 
-What comes out can be uploaded again: names are paths from the dataset's folder, with forward slashes.
+What comes out can be uploaded again: names are paths from the dataset's folder, with forward
+slashes.
 """
 
 from __future__ import annotations
@@ -17,22 +19,35 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.webui.contents import Item
 
 KINDS = {
-    "csv": ("metadata.csv", "text/csv; charset=utf-8"), "jsonl": ("metadata.jsonl", "application/jsonl"), "txt": ("captions.zip", "application/zip"),
-}  # fmt: skip
+    "csv": ("metadata.csv", "text/csv; charset=utf-8"),
+    "jsonl": ("metadata.jsonl", "application/jsonl"),
+    "txt": ("captions.zip", "application/zip"),
+}
 """Kind -> (file's name, media type)."""
 
 
 def export(items: Sequence[Item], kind: str) -> bytes:
-    """The captions of those images that have one. Raises DatasetError for a kind that is none of KINDS."""
+    """The captions of those images that have one. Raises DatasetError for a kind that is none of
+    KINDS.
+    """
     # a byte of a name that is not UTF-8 has no place in any of these files
-    rows = [(item.name.encode("utf-8", "replace").decode("utf-8"), item.caption) for item in items if item.caption]
+    rows = [
+        (item.name.encode("utf-8", "replace").decode("utf-8"), item.caption)
+        for item in items
+        if item.caption
+    ]
     if kind == "csv":
         return _csv(rows)
     if kind == "jsonl":
-        return "".join(json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n" for name, caption in rows).encode()
+        return "".join(
+            json.dumps({"file_name": name, "text": caption}, ensure_ascii=False) + "\n"
+            for name, caption in rows
+        ).encode()
     if kind == "txt":
         return _zip(rows)
-    raise DatasetError("{kind} is no kind of file for captions", hint="Use csv, jsonl or txt.", kind=kind)
+    raise DatasetError(
+        "{kind} is no kind of file for captions", hint="Use csv, jsonl or txt.", kind=kind
+    )
 
 
 def _csv(rows: Sequence[tuple[str, str]]) -> bytes:

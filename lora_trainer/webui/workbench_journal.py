@@ -1,12 +1,17 @@
-"""What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the dataset's own folder.
+"""What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the
+dataset's own folder.
 
-    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what it was and what it became
-    <dataset>/.lora_trainer/originals/...            pictures that were cropped or converted; never deleted by the trainer
+    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what
+                                                     it was and what it became
+    <dataset>/.lora_trainer/originals/...            pictures that were cropped or converted; never
+                                                     deleted by the trainer
 
-An edit is written here before it is carried out: a process that dies in between leaves an edit whose captions are partly what they were, and undoing
-it mends that. The newest edits are kept, by number and by size; a picture in the trash or among the originals outlives its edit.
+An edit is written here before it is carried out: a process that dies in between leaves an edit
+whose captions are partly what they were, and undoing it mends that. The newest edits are kept, by
+number and by size; a picture in the trash or among the originals outlives its edit.
 
-    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit, undone=True)
+    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit,
+        undone=True)
 
 Called by workbench.py, which holds the dataset's lock.
 """
@@ -48,7 +53,9 @@ class CaptionEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Swap:
-    """A picture that took another's place: `kept` is where the other one lies, from the dataset's folder; `digest` that of the one in place."""
+    """A picture that took another's place: `kept` is where the other one lies, from the dataset's
+    folder; `digest` that of the one in place.
+    """
 
     kept: str
     digest: str
@@ -60,7 +67,9 @@ class Swap:
 
 @dataclass(frozen=True, kw_only=True)
 class FileEdit:
-    """A file of the dataset's own, as its vocabulary is, before and after; None where there is no file."""
+    """A file of the dataset's own, as its vocabulary is, before and after; None where there is no
+    file.
+    """
 
     before: str | None
     after: str | None
@@ -68,7 +77,9 @@ class FileEdit:
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One thing that was done, in all its parts. Images are named by their paths from the dataset's folder, with forward slashes."""
+    """One thing that was done, in all its parts. Images are named by their paths from the dataset's
+    folder, with forward slashes.
+    """
 
     title: Message
     time: float
@@ -109,7 +120,9 @@ class Journal:
         self._known: dict[int, tuple[tuple[int, int], Line]] = {}
 
     def add(self, edit: Edit) -> Edit:
-        """Writes an edit down; what was undone before can no longer be redone. Raises DatasetError."""
+        """Writes an edit down; what was undone before can no longer be redone. Raises
+        DatasetError.
+        """
         with self._numbering():
             for line in self.lines():
                 if line.undone:
@@ -122,14 +135,20 @@ class Journal:
 
     @contextlib.contextmanager
     def _numbering(self) -> Iterator[None]:
-        """Two WebUIs on one data folder must not give one number to two edits. Raises DatasetError."""
+        """Two WebUIs on one data folder must not give one number to two edits. Raises
+        DatasetError.
+        """
         lock = self._folder / LOCK
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(files.lock(lock, patience=LOCK_PATIENCE))
             except files.Locked as error:
                 hint = "Close other windows of the trainer, then try again."
-                raise DatasetError("another process is changing the captions in {folder}", hint=hint, folder=self._root.name) from error
+                raise DatasetError(
+                    "another process is changing the captions in {folder}",
+                    hint=hint,
+                    folder=self._root.name,
+                ) from error
             except OSError as error:
                 raise self._cannot_be_written(lock, error) from error
             yield
@@ -153,7 +172,10 @@ class Journal:
         try:
             return _edit(files.load_json(self._file(identity), names=True), identity)
         except files.UNREADABLE as error:
-            raise DatasetError("this edit cannot be undone any more: what it was is no longer known", hint="Reload the page.") from error
+            raise DatasetError(
+                "this edit cannot be undone any more: what it was is no longer known",
+                hint="Reload the page.",
+            ) from error
 
     def mark(self, edit: Edit, *, undone: bool) -> Edit:
         """Writes down that an edit was undone, or done again. Raises DatasetError."""
@@ -174,22 +196,35 @@ class Journal:
         target.mkdir(parents=True)
         return target
 
-    # --- files ----------------------------------------------------------------------------------------------------------------------------
+    # --- files ------------------------------------------------------------------------------------
 
     def _file(self, identity: int) -> Path:
         return self._folder / f"{identity:08d}.json"
 
     def _write(self, edit: Edit) -> None:
         values = {
-            "version": VERSION, "time": edit.time, "undone": edit.undone, "count": edit.count, "title": edit.title.template,
-            "values": {key: value if isinstance(value, (int, float)) else str(value) for key, value in edit.title.values.items()},
-            "captions": {name: [change.before, change.after, change.by, change.now_by] for name, change in edit.captions.items()},
-            "removed": edit.removed, "restored": edit.restored, "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
+            "version": VERSION,
+            "time": edit.time,
+            "undone": edit.undone,
+            "count": edit.count,
+            "title": edit.title.template,
+            "values": {
+                key: value if isinstance(value, (int, float)) else str(value)
+                for key, value in edit.title.values.items()
+            },
+            "captions": {
+                name: [change.before, change.after, change.by, change.now_by]
+                for name, change in edit.captions.items()
+            },
+            "removed": edit.removed,
+            "restored": edit.restored,
+            "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
             "files": {name: [change.before, change.after] for name, change in edit.files.items()},
-        }  # fmt: skip
+        }
         target = self._file(edit.id)
         try:
-            # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
+            # escaped
             files.write_text(target, json.dumps(values))
         except OSError as error:
             raise self._cannot_be_written(target, error) from error
@@ -198,7 +233,12 @@ class Journal:
         hint = "Check the free space and the folder's permissions. Nothing was changed."
         # from the dataset's folder: where that lies is nothing for visitors from elsewhere
         path = target.relative_to(self._root).as_posix()
-        return DatasetError("{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error)
+        return DatasetError(
+            "{path} cannot be written: {reason}",
+            hint=hint,
+            path=path,
+            reason=error.strerror or error,
+        )
 
     def _forget(self, identity: int) -> None:
         self._known.pop(identity, None)
@@ -221,7 +261,13 @@ class Journal:
                 known = self._known.get(identity)
                 if known is None or known[0] != stamp:
                     edit = self.read(identity)
-                    line = Line(id=identity, title=edit.title, count=edit.count, time=edit.time, undone=edit.undone)
+                    line = Line(
+                        id=identity,
+                        title=edit.title,
+                        count=edit.count,
+                        time=edit.time,
+                        undone=edit.undone,
+                    )
                     known = self._known[identity] = (stamp, line)
                 yield identity, known[1]
             except (OSError, DatasetError):
@@ -230,11 +276,23 @@ class Journal:
 
     def _files(self) -> list[tuple[int, Path]]:
         """The edits' files; what else lies in this folder is none of ours."""
-        return [(int(path.stem), path) for path in self._folder.glob("*.json") if path.stem.isdecimal()] if self._folder.is_dir() else []
+        return (
+            [
+                (int(path.stem), path)
+                for path in self._folder.glob("*.json")
+                if path.stem.isdecimal()
+            ]
+            if self._folder.is_dir()
+            else []
+        )
 
 
 def _edit(values: dict[str, Any], identity: int) -> Edit:
-    paths = [*values["swaps"], *(swap["kept"] for swap in values["swaps"].values()), *values.get("files", {})]
+    paths = [
+        *values["swaps"],
+        *(swap["kept"] for swap in values["swaps"].values()),
+        *values.get("files", {}),
+    ]
     paths += [swap["was"] for swap in values["swaps"].values() if swap.get("was")]
     if not all(is_path_below(str(path)) for path in paths):
         raise ValueError("a path leads out of the dataset")
@@ -244,11 +302,17 @@ def _edit(values: dict[str, Any], identity: int) -> Edit:
         id=identity,
         title=title,
         time=float(values["time"]),
-        captions={name: CaptionEdit(before=was, after=now, by=by, now_by=now_by) for name, (was, now, by, now_by) in values["captions"].items()},
+        captions={
+            name: CaptionEdit(before=was, after=now, by=by, now_by=now_by)
+            for name, (was, now, by, now_by) in values["captions"].items()
+        },
         removed=tuple(values["removed"]),
         restored=tuple(values["restored"]),
         swaps={name: Swap(**swap) for name, swap in values["swaps"].items()},
-        files={name: FileEdit(before=was, after=now) for name, (was, now) in values.get("files", {}).items()},
+        files={
+            name: FileEdit(before=was, after=now)
+            for name, (was, now) in values.get("files", {}).items()
+        },
         undone=bool(values["undone"]),
     )
 

@@ -1,6 +1,8 @@
-"""What is known of each image of a dataset at one moment: its length in tokens, whether somebody has looked at it, who wrote it, what the check says.
+"""What is known of each image of a dataset at one moment: its length in tokens, whether somebody
+has looked at it, who wrote it, what the check says.
 
-Known is pages.Knowledge, and what the page shows beside each image. Made by workbench.py; asked by pages.py and workbench_json.py.
+Known is pages.Knowledge, and what the page shows beside each image. Made by workbench.py; asked by
+pages.py and workbench_json.py.
 """
 
 from __future__ import annotations
@@ -21,7 +23,9 @@ from lora_trainer.webui.workbench_tokens import Length
 
 @dataclass(frozen=True, kw_only=True)
 class Known:
-    """See the module. `marks`: {digest: the caption that was looked at}; `find` puts the findings together."""
+    """See the module. `marks`: {digest: the caption that was looked at}; `find` puts the findings
+    together.
+    """
 
     contents: Contents
     marks: Mapping[str, str]
@@ -59,7 +63,11 @@ class Known:
 
     def kinds(self, item: Item) -> list[str]:
         shared = self.findings.shared.get(item.path, ())
-        return [*(finding.kind for finding in item.findings), *(told.finding.kind for told in self.told(item)), *shared]
+        return [
+            *(finding.kind for finding in item.findings),
+            *(told.finding.kind for told in self.told(item)),
+            *shared,
+        ]
 
     def edited(self, item: Item) -> float:
         if not item.caption_file:

@@ -1,6 +1,7 @@
 """How often each tag or word is used in a dataset's captions. Pure; called by the routes.
 
-A tag is a comma-separated part of a caption; captions that are sentences have few of those, so their words are counted as well.
+A tag is a comma-separated part of a caption; captions that are sentences have few of those, so
+their words are counted as well.
 """
 
 from __future__ import annotations
@@ -20,10 +21,46 @@ LONG_PART = 5
 """Words; tags seldom have so many, and parts of sentences mostly do."""
 _WORD = re.compile(r"[^\W_]+(?:['’_-][^\W_]+)*")
 _CHINESE = re.compile("[\u3400-\u9fff]")
-_IDLE = frozenset({
-    "a", "an", "the", "of", "in", "on", "at", "to", "and", "or", "with", "is", "are", "was", "were", "be", "been", "by", "for", "from", "as", "it",
-    "its", "his", "her", "their", "he", "she", "they", "this", "that", "these", "those", "there", "has", "have",
-})  # fmt: skip
+_IDLE = frozenset(
+    {
+        "a",
+        "an",
+        "the",
+        "of",
+        "in",
+        "on",
+        "at",
+        "to",
+        "and",
+        "or",
+        "with",
+        "is",
+        "are",
+        "was",
+        "were",
+        "be",
+        "been",
+        "by",
+        "for",
+        "from",
+        "as",
+        "it",
+        "its",
+        "his",
+        "her",
+        "their",
+        "he",
+        "she",
+        "they",
+        "this",
+        "that",
+        "these",
+        "those",
+        "there",
+        "has",
+        "have",
+    }
+)
 """English words that say nothing about a picture."""
 
 
@@ -43,8 +80,12 @@ class TagTable:
     tags: tuple[TagCount, ...]
 
 
-def table(captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", most: int = 300) -> TagTable:
-    """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in capitals or not."""
+def table(
+    captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", most: int = 300
+) -> TagTable:
+    """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in
+    capitals or not.
+    """
     of: Callable[[str], Sequence[str]] = parts if kind == "tags" else words
     counts: Counter[str] = Counter()
     spellings: dict[str, Counter[str]] = {}
@@ -55,13 +96,21 @@ def table(captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", mo
             counts[folded] += 1
             spellings.setdefault(folded, Counter())[written] += 1
     chosen = sorted(counts, key=lambda tag: (0 if sort == "name" else -counts[tag], tag))[:most]
-    tags = tuple(TagCount(tag=spellings[tag].most_common(1)[0][0], count=counts[tag]) for tag in chosen)
+    tags = tuple(
+        TagCount(tag=spellings[tag].most_common(1)[0][0], count=counts[tag]) for tag in chosen
+    )
     return TagTable(kind=kind, captions=total, distinct=len(counts), tags=tags)
 
 
 def words(caption: str) -> list[str]:
-    """The words of a caption that say something. Chinese is not divided: nothing here knows where its words end."""
-    return [word for word in _WORD.findall(caption) if word.casefold() not in _IDLE and (len(word) > 1 or _CHINESE.match(word))]
+    """The words of a caption that say something. Chinese is not divided: nothing here knows where
+    its words end.
+    """
+    return [
+        word
+        for word in _WORD.findall(caption)
+        if word.casefold() not in _IDLE and (len(word) > 1 or _CHINESE.match(word))
+    ]
 
 
 def mostly(captions: Sequence[str]) -> Literal["tags", "sentences"]:

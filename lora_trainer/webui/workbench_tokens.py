@@ -1,9 +1,10 @@
 """Captions in CLIP's tokens, in the WebUI's process: counted once for each text.
 
-    length(caption, trigger, limit) -> Length     how long it is as training has it, and where it is cut
+    length(caption, trigger, limit) -> Length     how long it is as training has it, and where it is
+                                                  cut
 
-The vocabulary is the host's own file (open_clip or clip), or the overlay's. Where there is none, `available` is False and nothing is long.
-Called by the workbench and the routes.
+The vocabulary is the host's own file (open_clip or clip), or the overlay's. Where there is none,
+`available` is False and nothing is long. Called by the workbench and the routes.
 """
 
 from __future__ import annotations
@@ -50,7 +51,9 @@ def length(caption: str, trigger: str, limit: int) -> Length:
     """How much of a caption is read; of several captions in it, of the longest."""
     several = variants(caption)
     if len(several) > 1 or several != [caption]:
-        longest = max((length(one, trigger, limit) for one in several), key=lambda found: found.count)
+        longest = max(
+            (length(one, trigger, limit) for one in several), key=lambda found: found.count
+        )
         # where it is cut is a place in that one
         return replace(longest, kept_end=len(caption))
     clip = _clip()
@@ -59,8 +62,17 @@ def length(caption: str, trigger: str, limit: int) -> Length:
     text = with_trigger_word(caption, trigger)
     number = count(text)
     # where it is cut matters only where it is; a text that fits is counted in a fifth of the time
-    kept = tokens.read_end(text, clip.tokenize, limit) if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE) else len(text)
-    return Length(count=number, limit=limit, kept_end=max(0, kept - (len(text) - len(caption))), over=kept < len(text))
+    kept = (
+        tokens.read_end(text, clip.tokenize, limit)
+        if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE)
+        else len(text)
+    )
+    return Length(
+        count=number,
+        limit=limit,
+        kept_end=max(0, kept - (len(text) - len(caption))),
+        over=kept < len(text),
+    )
 
 
 def look_at_trigger(word: str) -> TriggerView | None:

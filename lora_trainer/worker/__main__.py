@@ -1,10 +1,12 @@
-"""The worker process: `python .../lora_trainer/worker/__main__.py RUN_DIR`. Does the run's job and leaves the result in the run folder.
+"""The worker process: `python .../lora_trainer/worker/__main__.py RUN_DIR`. Does the run's job and
+leaves the result in the run folder.
 
-Started by path, in whatever state the interpreter is: an embedded Windows Python ignores PYTHONPATH and the working directory. So this file itself
-puts the overlay and the extension first on sys.path, before it imports anything of ours.
+Started by path, in whatever state the interpreter is: an embedded Windows Python ignores PYTHONPATH
+and the working directory. So this file itself puts the overlay and the extension first on sys.path,
+before it imports anything of ours.
 
-Exit status: 0 finished, 3 stopped by request, 1 failed, 4 failed on a full disk without a word. What happened is in events.jsonl; what was printed is
-in worker.log.
+Exit status: 0 finished, 3 stopped by request, 1 failed, 4 failed on a full disk without a word.
+What happened is in events.jsonl; what was printed is in worker.log.
 """
 
 from __future__ import annotations

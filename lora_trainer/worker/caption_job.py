@@ -1,10 +1,14 @@
-"""One caption job as a straight line: look what is there, fetch and load the captioner, caption, write.
+"""One caption job as a straight line: look what is there, fetch and load the captioner, caption,
+write.
 
-    caption.yaml -> images without a caption of a person's -> model -> batches -> metadata.csv or .txt, and .lora_trainer/captions.json
+    caption.yaml -> images without a caption of a person's -> model -> batches -> metadata.csv or
+    .txt, and .lora_trainer/captions.json
 
-What the captioner's image encoder made of the images is kept beside that, for the check (dataset.embeddings).
+What the captioner's image encoder made of the images is kept beside that, for the check
+(dataset.embeddings).
 
-What was captioned is written every few seconds, so the dataset itself is the resume point: a job that was stopped or killed is simply started again.
+What was captioned is written every few seconds, so the dataset itself is the resume point: a job
+that was stopped or killed is simply started again.
 """
 
 from __future__ import annotations
@@ -39,7 +43,14 @@ from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, 
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind
-from lora_trainer.training.device import choose_device, choose_precision, describe_device, free_memory, is_out_of_memory, peak_memory
+from lora_trainer.training.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    free_memory,
+    is_out_of_memory,
+    peak_memory,
+)
 from lora_trainer.worker.report import Report
 
 log = logging.getLogger(__name__)
@@ -51,7 +62,9 @@ PAUSE_POLL_SECONDS = 0.2
 CHECKS_PER_EVENT = 25
 MOST_NAMED = 20
 LARGEST_SEEN = 1024
-"""No captioner looks at more pixels a side; a large picture is read with three times as many at least."""
+"""No captioner looks at more pixels a side; a large picture is read with three times as many at
+least.
+"""
 FEW = 50
 READERS = 4
 GIVE_UP_AFTER = 3
@@ -101,7 +114,8 @@ class CaptionJob:
             self.report.say(events.Stopped(step=self.done, file=self._target_name))
             return "stopped"
         except Exception:
-            # what was captioned until now is kept; if it is the writing that fails, that is what is told
+            # what was captioned until now is kept; if it is the writing that fails, that is what is
+            # told
             with contextlib.suppress(LoraTrainerError, OSError):
                 self._write()
             raise
@@ -111,7 +125,7 @@ class CaptionJob:
         self.report.say(events.Finished(step=self.done, file=self._target_name))
         return "finished"
 
-    # --- before ---------------------------------------------------------------------------------------------------------------------------
+    # --- before -----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """What there is to do, found out before anything is fetched or loaded."""
@@ -119,7 +133,9 @@ class CaptionJob:
         self.report.phase("checking")
         self._target_name = ""
         self.by = fingerprint(settings, vocabulary_text(settings))
-        self.places = CaptionPlaces(settings.input, settings.output, as_texts=settings.format == "txt")
+        self.places = CaptionPlaces(
+            settings.input, settings.output, as_texts=settings.format == "txt"
+        )
         self._target_name = str(self.places.target or settings.input)
         self.device = choose_device(settings.device)
         self.seen = self.places.look()
@@ -134,7 +150,9 @@ class CaptionJob:
         )
 
     def _choose(self) -> list[Pending]:
-        """The images to caption: not those with a person's caption, nor those that this captioner has done already."""
+        """The images to caption: not those with a person's caption, nor those that this captioner
+        has done already.
+        """
         known = authors.read_authors(self.settings.input)
         pending, kept = [], 0
         for image, content in self._digests(self._wanted()):
@@ -142,16 +160,26 @@ class CaptionJob:
             standing = self.seen[image]
             is_done = known.is_done(content, standing.caption, self.by)
             if standing.unreadable and not self.settings.overwrite:
-                self._name(Message("{name} is left alone: {reason}", {"name": self._shown(image), "reason": standing.unreadable}))
+                self._name(
+                    Message(
+                        "{name} is left alone: {reason}",
+                        {"name": self._shown(image), "reason": standing.unreadable},
+                    )
+                )
             elif self.settings.only_missing and standing.texts:
                 continue
-            elif not self.settings.overwrite and any(known.author(content, text) == "person" for text in standing.texts):
+            elif not self.settings.overwrite and any(
+                known.author(content, text) == "person" for text in standing.texts
+            ):
                 kept += 1
             elif not is_done:
                 pending.append(Pending(image=image, digest=content))
         if kept:
             self.report.warn(
-                Message("captions that a person wrote or changed stay as they are ({count})", {"count": kept}),
+                Message(
+                    "captions that a person wrote or changed stay as they are ({count})",
+                    {"count": kept},
+                ),
                 Message("To have them replaced too, set overwrite."),
             )
         return pending
@@ -164,12 +192,16 @@ class CaptionJob:
         names = {folded(Path(name).as_posix()): name for name in self.settings.only}
         for name in [names[key] for key in names if key not in by_name]:
             values = {"name": name, "folder": self.settings.input}
-            hint = Message("Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.")
+            hint = Message(
+                "Name pictures as they lie in the folder, as in fox.png or portraits/fox.png."
+            )
             self._name(Message("there is no picture {name} in {folder}", values), hint)
         return [image for key, image in by_name.items() if key in names]
 
     def _sound(self, pending: list[Pending]) -> list[Pending]:
-        """Where only a few are left, those that cannot be read are named now: no model is loaded for their sake, each time anew."""
+        """Where only a few are left, those that cannot be read are named now: no model is loaded
+        for their sake, each time anew.
+        """
         if len(pending) > FEW:
             return pending
         sound = []
@@ -182,7 +214,9 @@ class CaptionJob:
         return sound
 
     def _digests(self, images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """(image, hash of its content), in order; images that cannot be read are named and left out."""
+        """(image, hash of its content), in order; images that cannot be read are named and left
+        out.
+        """
         self.report.phase("checking", len(images))
         with ThreadPoolExecutor(READERS) as pool:
             futures = [pool.submit(digest, image) for image in images]
@@ -199,7 +233,7 @@ class CaptionJob:
                 for future in futures:
                     future.cancel()
 
-    # --- the captioner --------------------------------------------------------------------------------------------------------------------
+    # --- the captioner ----------------------------------------------------------------------------
 
     def _load(self) -> None:
         self._bring_packages()
@@ -210,32 +244,54 @@ class CaptionJob:
 
     def _load_captioner(self) -> None:
         self.report.phase("loading")
-        log.info("%s from %s on %s in %s", self.settings.captioner, self.model, self.device, self.dtype)
+        log.info(
+            "%s from %s on %s in %s", self.settings.captioner, self.model, self.device, self.dtype
+        )
         try:
-            self.captioner = load(self.settings, self.model, device=self.device, dtype=self.dtype, listener=Fetching(self.report))
+            self.captioner = load(
+                self.settings,
+                self.model,
+                device=self.device,
+                dtype=self.dtype,
+                listener=Fetching(self.report),
+            )
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             raise OutOfMemory(
-                "{captioner} does not fit into the memory of {device}", captioner=self.settings.info.title, device=describe_device(self.device),
-                hint="Close other programs, or unload the WebUI's checkpoint; or use a smaller captioner (blip), or set device to cpu.",
-            ) from error  # fmt: skip
+                "{captioner} does not fit into the memory of {device}",
+                captioner=self.settings.info.title,
+                device=describe_device(self.device),
+                hint=(
+                    "Close other programs, or unload the WebUI's checkpoint; or use a smaller"
+                    " captioner (blip), or set device to cpu."
+                ),
+            ) from error
         self.report.phase("captioning", len(self.pending))
 
     def _bring_packages(self) -> None:
-        """What only this captioner needs lies in an overlay of its own, which is installed when it is first asked for."""
+        """What only this captioner needs lies in an overlay of its own, which is installed when it
+        is first asked for.
+        """
         wanted = self.settings.info.needs
-        if not wanted or importlib.util.find_spec(environment.CAPTIONER_MODULES[wanted]) is not None:
+        if (
+            not wanted
+            or importlib.util.find_spec(environment.CAPTIONER_MODULES[wanted]) is not None
+        ):
             return
         if environment.look_at_captioner(wanted).state == "missing":
             self._install(wanted)
         environment.activate(environment.look_at_captioner(wanted).require())
 
     def _install(self, captioner: str) -> None:
-        """As by hand, in a process of its own, whose lines are in the log. Whether it worked is seen by looking."""
+        """As by hand, in a process of its own, whose lines are in the log. Whether it worked is
+        seen by looking.
+        """
         self.report.phase("installing")
         command = environment.install_command("--captioner", captioner)
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, creationflags=environment.NO_WINDOW) as process:
+        with subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, creationflags=environment.NO_WINDOW
+        ) as process:
             while process.poll() is None:
                 time.sleep(PAUSE_POLL_SECONDS)
                 if self.report.stop_asked():
@@ -246,8 +302,13 @@ class CaptionJob:
     def _precision(self) -> torch.dtype:
         parameters = source.weight_bytes(self.model) // 4
         dtype = choose_precision(self.settings.mixed_precision, self.device, parameters)
-        if dtype is torch.float16 and self.settings.mixed_precision == "auto" and not self.settings.info.fp16_is_safe:
-            # an older card computes in bfloat16 too, only slower; what overflows in fp16 would be no words at all
+        if (
+            dtype is torch.float16
+            and self.settings.mixed_precision == "auto"
+            and not self.settings.info.fp16_is_safe
+        ):
+            # an older card computes in bfloat16 too, only slower; what overflows in fp16 would be
+            # no words at all
             return torch.bfloat16 if self.device.type in ("cuda", "xpu") else torch.float32
         return dtype
 
@@ -257,7 +318,7 @@ class CaptionJob:
         if hasattr(self, "device"):
             free_memory(self.device)
 
-    # --- captioning -----------------------------------------------------------------------------------------------------------------------
+    # --- captioning -------------------------------------------------------------------------------
 
     def _caption_all(self) -> None:
         """Batch after batch; the next one is read while this one is captioned."""
@@ -274,14 +335,25 @@ class CaptionJob:
                     for _, future in [*batch, *reading]:
                         future.cancel()
                     raise
-                self._caption_batch([(item, image) for item, future in batch if (image := self._read(item, future)) is not None])
+                self._caption_batch(
+                    [
+                        (item, image)
+                        for item, future in batch
+                        if (image := self._read(item, future)) is not None
+                    ]
+                )
                 self._tried += len(batch)
                 self._report_progress()
         self._write()
 
-    def _start_reading(self, pool: ThreadPoolExecutor, waiting: list[Pending]) -> list[tuple[Pending, Future[Image.Image]]]:
+    def _start_reading(
+        self, pool: ThreadPoolExecutor, waiting: list[Pending]
+    ) -> list[tuple[Pending, Future[Image.Image]]]:
         taken = [waiting.pop(0) for _ in range(min(self.batch_size, len(waiting)))]
-        return [(item, pool.submit(read_image, item.image, covering=(LARGEST_SEEN, LARGEST_SEEN))) for item in taken]
+        return [
+            (item, pool.submit(read_image, item.image, covering=(LARGEST_SEEN, LARGEST_SEEN)))
+            for item in taken
+        ]
 
     def _read(self, item: Pending, future: Future[Image.Image]) -> Image.Image | None:
         try:
@@ -290,7 +362,11 @@ class CaptionJob:
             self._name_bad(item.image, problem)
         except MemoryError:
             self._name(
-                Message("{name} is too large for this computer's memory", {"name": self._shown(item.image)}), Message("Make it smaller.")
+                Message(
+                    "{name} is too large for this computer's memory",
+                    {"name": self._shown(item.image)},
+                ),
+                Message("Make it smaller."),
             )
         return None
 
@@ -306,7 +382,9 @@ class CaptionJob:
                     if len(part) == 1:
                         raise self._no_memory(part[0][0]) from error
                     self.batch_size = len(part) // 2
-                    log.warning("out of memory with %d images; going on with %d", len(part), self.batch_size)
+                    log.warning(
+                        "out of memory with %d images; going on with %d", len(part), self.batch_size
+                    )
                 elif len(part) > 1:
                     log.warning("a batch failed; trying its images one by one", exc_info=error)
                     for one in part:
@@ -329,8 +407,12 @@ class CaptionJob:
             text = finish(caption, self.settings)
             if not text:
                 self._name(
-                    Message("nothing was found to say of {name}", {"name": self._shown(item.image)}),
-                    Message("A lower threshold, or other words in the vocabulary, may find something."),
+                    Message(
+                        "nothing was found to say of {name}", {"name": self._shown(item.image)}
+                    ),
+                    Message(
+                        "A lower threshold, or other words in the vocabulary, may find something."
+                    ),
                 )
                 continue
             self.done += 1
@@ -347,12 +429,20 @@ class CaptionJob:
             try:
                 self._unrelated = unrelated_spread(self.captioner)
             except Exception as error:
-                log.warning("the scale of %s's image encoder cannot be told", self._encoder, exc_info=error)
+                log.warning(
+                    "the scale of %s's image encoder cannot be told", self._encoder, exc_info=error
+                )
         if self._unrelated:
-            self._seen.update((item.digest, caption.embedding) for item, caption in zip(part, captions, strict=True) if caption.embedding is not None)
+            self._seen.update(
+                (item.digest, caption.embedding)
+                for item, caption in zip(part, captions, strict=True)
+                if caption.embedding is not None
+            )
 
     def _keep_alone(self, one: tuple[Pending, Image.Image]) -> None:
-        """One image that spoils a batch ends nothing but its own caption; if none works, it is the captioner."""
+        """One image that spoils a batch ends nothing but its own caption; if none works, it is the
+        captioner.
+        """
         try:
             self._keep([one])
         except Exception as error:
@@ -361,20 +451,32 @@ class CaptionJob:
             self._failed += 1
             if not self.done and self._failed >= min(GIVE_UP_AFTER, len(self.pending)):
                 raise CaptionerError(
-                    "{captioner} fails at every image: {reason}", captioner=self.settings.info.title, reason=f"{type(error).__name__}: {error}"[:300],
-                    hint="Choose another captioner, or set mixed_precision to no. The end of {log} tells more.", log=self.folder.log,
-                ) from error  # fmt: skip
+                    "{captioner} fails at every image: {reason}",
+                    captioner=self.settings.info.title,
+                    reason=f"{type(error).__name__}: {error}"[:300],
+                    hint=(
+                        "Choose another captioner, or set mixed_precision to no. The end of {log}"
+                        " tells more."
+                    ),
+                    log=self.folder.log,
+                ) from error
             log.warning("%s cannot be captioned", one[0].image, exc_info=error)
             name, reason = self._shown(one[0].image), f"{type(error).__name__}: {error}"[:200]
-            self._name(Message("{name} could not be captioned: {reason}", {"name": name, "reason": reason}))
+            self._name(
+                Message("{name} could not be captioned: {reason}", {"name": name, "reason": reason})
+            )
 
     def _no_memory(self, item: Pending) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out at {name}, one image at a time", name=self._shown(item.image),
-            hint="What was captioned is kept. Close other programs, or unload the WebUI's checkpoint; or use a smaller captioner, or the cpu.",
-        )  # fmt: skip
+            "memory ran out at {name}, one image at a time",
+            name=self._shown(item.image),
+            hint=(
+                "What was captioned is kept. Close other programs, or unload the WebUI's"
+                " checkpoint; or use a smaller captioner, or the cpu."
+            ),
+        )
 
-    # --- writing --------------------------------------------------------------------------------------------------------------------------
+    # --- writing ----------------------------------------------------------------------------------
 
     def _write(self) -> None:
         """The captions since the last time, into the dataset. Who wrote them is recorded first."""
@@ -384,8 +486,13 @@ class CaptionJob:
         items = {item.image: (item, text) for item, text in self._unwritten.items()}
         with authors.changing_captions(self.settings.input):
             self._write_seen()
-            authors.record(self.settings.input, {item.digest: Written(text=text, by=self.by) for item, text in items.values()})
-            changed = self.places.write({image: text for image, (_, text) in items.items()}, self.seen)
+            authors.record(
+                self.settings.input,
+                {item.digest: Written(text=text, by=self.by) for item, text in items.values()},
+            )
+            changed = self.places.write(
+                {image: text for image, (_, text) in items.items()}, self.seen
+            )
             if not self.places.is_apart:
                 # the dataset's own captions are still what a captioner wrote before
                 authors.settle(self.settings.input, [item.digest for item, _ in items.values()])
@@ -393,23 +500,37 @@ class CaptionJob:
         for image, (_, text) in items.items():
             if image in changed:
                 self.done -= 1
-                self._name(Message("the caption of {name} was changed meanwhile; it stays as it is", {"name": self._shown(image)}))
+                self._name(
+                    Message(
+                        "the caption of {name} was changed meanwhile; it stays as it is",
+                        {"name": self._shown(image)},
+                    )
+                )
             else:
                 self.report.say(events.Captioned(image=self._shown(image), caption=text))
 
     def _write_seen(self) -> None:
-        """What the encoder saw since the last time. Of images that are gone, or were other ones, nothing is kept."""
+        """What the encoder saw since the last time. Of images that are gone, or were other ones,
+        nothing is kept.
+        """
         if not self._seen:
             return
         which = f"{self._encoder} {self.settings.model_name}"
-        seen = embeddings.Embedded(encoder=which, title=self._encoder, unrelated=self._unrelated, by_digest=dict(self._seen))
+        seen = embeddings.Embedded(
+            encoder=which,
+            title=self._encoder,
+            unrelated=self._unrelated,
+            by_digest=dict(self._seen),
+        )
         try:
-            embeddings.add(self.settings.input, seen, keep=None if self.settings.only else self._contents)
+            embeddings.add(
+                self.settings.input, seen, keep=None if self.settings.only else self._contents
+            )
         except OSError as error:
             log.warning("what the image encoder saw cannot be kept: %s", error)
         self._seen.clear()
 
-    # --- requests and progress ------------------------------------------------------------------------------------------------------------
+    # --- requests and progress --------------------------------------------------------------------
 
     def _obey(self) -> None:
         """Do what was asked since the last batch. Raises Stopped."""
@@ -422,7 +543,9 @@ class CaptionJob:
             self._pause(asked[asked.index("pause") + 1 :])
 
     def _pause(self, asked: list[RequestKind]) -> None:
-        """Leave the device to others until `resume` or `stop`, which may have come with the `pause` itself."""
+        """Leave the device to others until `resume` or `stop`, which may have come with the `pause`
+        itself.
+        """
         if "resume" in asked:
             return
         self._write()
@@ -454,7 +577,12 @@ class CaptionJob:
         )
 
     def _name_bad(self, image: Path, problem: DatasetError) -> None:
-        self._name(Message(problem.message.template, {**problem.message.values, "path": self._shown(image)}), problem.hint)
+        self._name(
+            Message(
+                problem.message.template, {**problem.message.values, "path": self._shown(image)}
+            ),
+            problem.hint,
+        )
 
     def _name(self, message: Message, hint: Message | None = None) -> None:
         """A warning about one image; of two thousand like it only the first are told one by one."""
@@ -466,7 +594,12 @@ class CaptionJob:
 
     def _tell_rest(self) -> None:
         if self._named > MOST_NAMED:
-            self.report.warn(Message("and {count} more images; {log} names them", {"count": self._named - MOST_NAMED, "log": self.folder.log.name}))
+            self.report.warn(
+                Message(
+                    "and {count} more images; {log} names them",
+                    {"count": self._named - MOST_NAMED, "log": self.folder.log.name},
+                )
+            )
 
     def _shown(self, image: Path) -> str:
         return self.places.listing.name(image)
@@ -512,6 +645,6 @@ class Pace:
 
 def _onnx_is_out_of_memory(error: BaseException) -> bool:
     text = str(error).lower()
-    return type(error).__module__.startswith("onnxruntime") and ("failed to allocate" in text or "out of memory" in text or "bad allocation" in text)
-
-
+    return type(error).__module__.startswith("onnxruntime") and (
+        "failed to allocate" in text or "out of memory" in text or "bad allocation" in text
+    )

@@ -1,9 +1,12 @@
-"""A process that converts pictures: `python .../lora_trainer/worker/convert.py`, for a host whose own Pillow decodes neither HEIC nor AVIF.
+"""A process that converts pictures: `python .../lora_trainer/worker/convert.py`, for a host whose
+own Pillow decodes neither HEIC nor AVIF.
 
-It is told on its standard input, as JSON: {"pictures": [[picture, stem of the copy], ...]}. It says a JSON line each: first that it has begun, then
-for each picture {"made": path} or the sentence for why not. So a picture that ends the process is the one after the last line.
+It is told on its standard input, as JSON: {"pictures": [[picture, stem of the copy], ...]}. It says
+a JSON line each: first that it has begun, then for each picture {"made": path} or the sentence for
+why not. So a picture that ends the process is the one after the last line.
 
-Started by path like the worker (see __main__.py), with the worker's packages. Called by webui.converting.
+Started by path like the worker (see __main__.py), with the worker's packages. Called by
+webui.converting.
 """
 
 from __future__ import annotations
@@ -29,11 +32,18 @@ def main() -> None:
         try:
             return {"made": str(convert(Path(picture), Path(stem)))}
         except MemoryError:
-            problem = DatasetError("{path} needs more memory than there is", hint="Make it smaller, or close other programs.", path=picture)
+            problem = DatasetError(
+                "{path} needs more memory than there is",
+                hint="Make it smaller, or close other programs.",
+                path=picture,
+            )
         except DatasetError as found:
             problem = found
         message, hint = problem.message, problem.hint
-        values = {key: value if isinstance(value, (int, float)) else str(value) for key, value in {**message.values, **hint.values}.items()}
+        values = {
+            key: value if isinstance(value, (int, float)) else str(value)
+            for key, value in {**message.values, **hint.values}.items()
+        }
         return {"message": message.template, "hint": hint.template, "values": values}
 
     pictures = files.parse_json(sys.stdin.buffer.read(), names=True)["pictures"]

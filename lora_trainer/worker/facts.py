@@ -19,12 +19,16 @@ log = logging.getLogger(__name__)
 
 
 class Hashes:
-    """sha256 and first-generation hash of the base and the VAE, computed beside the training: a checkpoint takes seconds."""
+    """sha256 and first-generation hash of the base and the VAE, computed beside the training: a
+    checkpoint takes seconds.
+    """
 
     def __init__(self, base: Path, vae: Path | None) -> None:
         self._pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="hashes")
         self._base = self._pool.submit(file_hashes, base) if base.is_file() else None
-        self._vae = self._pool.submit(file_hashes, vae) if vae is not None and vae.is_file() else None
+        self._vae = (
+            self._pool.submit(file_hashes, vae) if vae is not None and vae.is_file() else None
+        )
         self._pool.shutdown(wait=False)
 
     def base(self) -> tuple[str | None, str | None]:
@@ -34,7 +38,9 @@ class Hashes:
         return _result(self._vae)
 
 
-def _result(future: concurrent.futures.Future[tuple[str, str]] | None) -> tuple[str | None, str | None]:
+def _result(
+    future: concurrent.futures.Future[tuple[str, str]] | None,
+) -> tuple[str | None, str | None]:
     try:
         return future.result() if future is not None else (None, None)
     except OSError as error:
@@ -55,7 +61,9 @@ def training_facts(
     started_at: float,
     written_at: float,
 ) -> TrainingFacts:
-    """Everything that `lora.metadata.build` writes. `name` is the file's stem; `config` is resolved."""
+    """Everything that `lora.metadata.build` writes. `name` is the file's stem; `config` is
+    resolved.
+    """
     base_sha256, base_legacy = hashes.base()
     vae_sha256, vae_legacy = hashes.vae()
     plan = trainer.plan
@@ -75,7 +83,10 @@ def training_facts(
         epoch_count=plan.epoch_count,
         batches_per_epoch=plan.batches_per_epoch,
         folders=folder_facts(examples),
-        buckets=tuple(((bucket.width, bucket.height), sum(examples[index].repeats for index in indices)) for bucket, indices in buckets.items()),
+        buckets=tuple(
+            ((bucket.width, bucket.height), sum(examples[index].repeats for index in indices))
+            for bucket, indices in buckets.items()
+        ),
         started_at=started_at,
         written_at=written_at,
         base_sha256=base_sha256,
@@ -91,6 +102,11 @@ def folder_facts(examples: Sequence[Example]) -> tuple[FolderFacts, ...]:
     for example in examples:
         groups.setdefault((example.folder, example.repeats), []).append(example)
     return tuple(
-        FolderFacts(name=folder, image_count=len(members), repeats=repeats, captions=tuple(example.caption for example in members))
+        FolderFacts(
+            name=folder,
+            image_count=len(members),
+            repeats=repeats,
+            captions=tuple(example.caption for example in members),
+        )
         for (folder, repeats), members in groups.items()
     )

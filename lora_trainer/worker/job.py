@@ -1,4 +1,6 @@
-"""A run folder -> its job, done; and the one place where exceptions become a `failed` event with a hint."""
+"""A run folder -> its job, done; and the one place where exceptions become a `failed` event with a
+hint.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +23,20 @@ FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed"
 
 
 def run(path: Path, overlay: Overlay | None = None) -> int:
-    """Do what the folder's config.yaml or caption.yaml asks for, from where it was left. Returns the exit status.
+    """Do what the folder's config.yaml or caption.yaml asks for, from where it was left. Returns
+    the exit status.
 
     overlay: the worker's packages; if they are not there, that is the run's failure.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
     try:
         folder = folders.existing(path)
-        with folders.occupy(folder, versions()) as heartbeat, contextlib.closing(Report(folder, heartbeat)) as report:
+        with (
+            folders.occupy(folder, versions()) as heartbeat,
+            contextlib.closing(Report(folder, heartbeat)) as report,
+        ):
             report.listen_for_interrupts()
             try:
                 if overlay is not None:
@@ -82,12 +90,18 @@ def _do(folder: folders.RunFolder, report: Report) -> int:
         from lora_trainer.training.device import is_out_of_memory
 
         if is_out_of_memory(error) and folder.job == "caption":
-            hint = "Close other programs, or unload the WebUI's checkpoint; or use a smaller captioner, or set device to cpu."
+            hint = (
+                "Close other programs, or unload the WebUI's checkpoint; or use a smaller"
+                " captioner, or set device to cpu."
+            )
             raise OutOfMemory("memory ran out", hint=hint) from error
         if is_out_of_memory(error):
             raise OutOfMemory(
                 "memory ran out at step {step}",
-                hint="Set gradient_checkpointing to true and batch_size to 1; if that is not enough, lower resolution.",
+                hint=(
+                    "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
+                    " lower resolution."
+                ),
                 step=folder.read_state().step,
             ) from error
         if files.is_disk_full(error):

@@ -1,7 +1,9 @@
-"""What a resume point was learned from, so that a run that goes on from it can say what has changed since.
+"""What a resume point was learned from, so that a run that goes on from it can say what has changed
+since.
 
 Provenance.of(config, examples, device)   at the start of every worker; kept in the state
-differences(kept, now)                    what to tell the user; nothing, if an exact resume is possible
+differences(kept, now)                    what to tell the user; nothing, if an exact resume is
+                                          possible
 """
 
 from __future__ import annotations
@@ -20,17 +22,31 @@ from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import Message
 
 WITHOUT_EFFECT = {
-    # where things lie, what things are called, how long it takes: the same LoRA comes out. (Images, base and VAE are compared by content.)
-    "train_data_dir", "metadata_path", "trigger_word", "repeats", "on_bad_data", "base_model", "vae", "name", "epochs", "max_train_steps",
-    "gradient_checkpointing", "cache_latents", "device",
-}  # fmt: skip
+    # where things lie, what things are called, how long it takes: the same LoRA comes out. (Images,
+    # base and VAE are compared by content.)
+    "train_data_dir",
+    "metadata_path",
+    "trigger_word",
+    "repeats",
+    "on_bad_data",
+    "base_model",
+    "vae",
+    "name",
+    "epochs",
+    "max_train_steps",
+    "gradient_checkpointing",
+    "cache_latents",
+    "device",
+}
 SAMPLE = 1 << 20
 NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """settings: those that decide what is learned, in words; files: base and VAE, by content; examples: name -> all of it, hashed."""
+    """settings: those that decide what is learned, in words; files: base and VAE, by content;
+    examples: name -> all of it, hashed.
+    """
 
     settings: Mapping[str, str]
     files: Mapping[str, str]
@@ -40,18 +56,32 @@ class Provenance:
     def of(cls, config: RunConfig, examples: Sequence[Example], device: torch.device) -> Provenance:
         """`config` is resolved."""
         values = settings.to_mapping(config)
-        kept = {key: str(value) for key, value in values.items() if key not in WITHOUT_EFFECT and not _is_output(key)}
+        kept = {
+            key: str(value)
+            for key, value in values.items()
+            if key not in WITHOUT_EFFECT and not _is_output(key)
+        }
         if config.training.lr_scheduler != "constant":
             # these end when the run does
             kept["max_train_steps"] = str(config.training.max_train_steps)
         return cls(
             settings={**kept, "device": device.type},
-            files={"base_model": _content(config.checkpoint.base_model), "vae": _content(config.checkpoint.vae)},
-            examples={example.name: _hash(example.digest, example.caption, example.repeats) for example in examples},
+            files={
+                "base_model": _content(config.checkpoint.base_model),
+                "vae": _content(config.checkpoint.vae),
+            },
+            examples={
+                example.name: _hash(example.digest, example.caption, example.repeats)
+                for example in examples
+            },
         )
 
     def to_mapping(self) -> dict[str, dict[str, str]]:
-        return {"settings": dict(self.settings), "files": dict(self.files), "examples": dict(self.examples)}
+        return {
+            "settings": dict(self.settings),
+            "files": dict(self.files),
+            "examples": dict(self.examples),
+        }
 
 
 def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Message]:
@@ -61,7 +91,10 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
     for key, value in now.settings.items():
         before = kept["settings"].get(key, value)
         if before != value:
-            yield Message("{key} was {before} until the resume point and is {value} from there", {"key": key, "before": before, "value": value})
+            yield Message(
+                "{key} was {before} until the resume point and is {value} from there",
+                {"key": key, "before": before, "value": value},
+            )
     for key, value in now.files.items():
         if kept["files"].get(key, value) != value:
             yield Message("{key} is another file than at the resume point", {"key": key})
@@ -69,20 +102,30 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
     changed = {
         "new": sorted(after.keys() - before.keys()),
         "gone": sorted(before.keys() - after.keys()),
-        "changed": sorted(name for name in before.keys() & after.keys() if before[name] != after[name]),
+        "changed": sorted(
+            name for name in before.keys() & after.keys() if before[name] != after[name]
+        ),
     }
     for what, names in changed.items():
         if names:
             shown = ", ".join(names[:NAMED]) + (" ..." if len(names) > NAMED else "")
-            yield Message("images or captions {what} since the resume point ({count}): {names}", {"what": what, "count": len(names), "names": shown})
+            yield Message(
+                "images or captions {what} since the resume point ({count}): {names}",
+                {"what": what, "count": len(names), "names": shown},
+            )
 
 
 def _is_output(key: str) -> bool:
-    return any(key in group.__dataclass_fields__ for group in (settings.SampleSettings, settings.OutputSettings))
+    return any(
+        key in group.__dataclass_fields__
+        for group in (settings.SampleSettings, settings.OutputSettings)
+    )
 
 
 def _content(path: Path | None) -> str:
-    """Names a file's content by its size, its beginning (the header of a checkpoint) and its end: a checkpoint is too large to be read whole."""
+    """Names a file's content by its size, its beginning (the header of a checkpoint) and its end: a
+    checkpoint is too large to be read whole.
+    """
     if path is None or not path.is_file():
         return "" if path is None else str(path)
     with path.open("rb") as stream:
@@ -92,4 +135,6 @@ def _content(path: Path | None) -> str:
 
 
 def _hash(*parts: object) -> str:
-    return hashlib.blake2b(repr(parts).encode("utf-8", errors="backslashreplace"), digest_size=12).hexdigest()
+    return hashlib.blake2b(
+        repr(parts).encode("utf-8", errors="backslashreplace"), digest_size=12
+    ).hexdigest()

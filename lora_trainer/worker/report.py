@@ -23,12 +23,16 @@ HOST_SECONDS = 2.0
 
 
 def in_words(event: Event) -> str:
-    """An event as a line of the log: its kind, and what it says beyond the usual, as in "saved: step 100, file ink.safetensors"."""
+    """An event as a line of the log: its kind, and what it says beyond the usual, as in "saved:
+    step 100, file ink.safetensors".
+    """
     if isinstance(event, (Warned, Failed)):
         return f"{event.kind}: {event.message} {event.hint}".strip()
     usual = {item.name: item.default for item in dataclasses.fields(event)}
     said = {name: getattr(event, name) for name in usual if name != "time"}
-    words = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name])
+    words = ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name]
+    )
     return f"{event.kind}: {words}" if words else event.kind
 
 
@@ -60,7 +64,9 @@ class Report:
         self.say(Warned.of(message, hint))
 
     def requests(self) -> list[Request]:
-        """What was asked since the last call; Ctrl-C and the system's polite end count as `stop`."""
+        """What was asked since the last call; Ctrl-C and the system's polite end count as
+        `stop`.
+        """
         self._heartbeat.beat(HEARTBEAT_SECONDS)
         self._look_for_host()
         asked, self._waiting = [*self._waiting, *take_requests(self.folder.requests)], []
@@ -72,11 +78,17 @@ class Report:
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def pause_asked(self) -> bool:
-        """Whether a pause was asked for and not taken back since. A pause that was taken back is forgotten; all else stays for `requests`."""
+        """Whether a pause was asked for and not taken back since. A pause that was taken back is
+        forgotten; all else stays for `requests`.
+        """
         self._listen()
-        if [request.kind for request in self._waiting if request.kind in ("pause", "resume")][-1:] == ["pause"]:
+        if [request.kind for request in self._waiting if request.kind in ("pause", "resume")][
+            -1:
+        ] == ["pause"]:
             return True
-        self._waiting = [request for request in self._waiting if request.kind not in ("pause", "resume")]
+        self._waiting = [
+            request for request in self._waiting if request.kind not in ("pause", "resume")
+        ]
         return False
 
     def _listen(self) -> None:
@@ -85,7 +97,9 @@ class Report:
         self._waiting += take_requests(self.folder.requests)
 
     def _look_for_host(self) -> None:
-        """The end of the process that this run was tied to, if it was (host.json), asks for a stop like Ctrl-C does."""
+        """The end of the process that this run was tied to, if it was (host.json), asks for a stop
+        like Ctrl-C does.
+        """
         now = time.monotonic()
         if not self._interrupted and now - self._host_seen >= HOST_SECONDS:
             self._host_seen = now
@@ -94,7 +108,9 @@ class Report:
                 log.info("the WebUI that started this is gone: stopping")
 
     def listen_for_interrupts(self) -> None:
-        """Ctrl-C and SIGTERM ask for a stop that keeps what was learned. Only a process of our own may do this."""
+        """Ctrl-C and SIGTERM ask for a stop that keeps what was learned. Only a process of our own
+        may do this.
+        """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             self._interrupted = True
@@ -102,7 +118,9 @@ class Report:
         # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so
         for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
             number = getattr(signal, name, None)
-            if number is not None and not (name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN):
+            if number is not None and not (
+                name == "SIGHUP" and signal.getsignal(number) == signal.SIG_IGN
+            ):
                 signal.signal(number, interrupt)
 
     def close(self) -> None:
@@ -111,14 +129,20 @@ class Report:
 
 def is_orphan(folder: RunFolder) -> bool:
     """Whether the run is to end with a process (host.json) that has ended."""
-    pid, started = files.read_json(folder.host, lambda host: (int(host["pid"]), float(host["started"])), (0, 0.0))
+    pid, started = files.read_json(
+        folder.host, lambda host: (int(host["pid"]), float(host["started"])), (0, 0.0)
+    )
     if pid <= 0:
         return False
     # a number beyond any process is an OverflowError
     with contextlib.suppress(psutil.AccessDenied, OverflowError, ValueError):
         try:
-            # another process may have its number by now; the clock that psutil reads is whole seconds on some systems
-            return abs(psutil.Process(pid).create_time() - started) > 2.0 or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+            # another process may have its number by now; the clock that psutil reads is whole
+            # seconds on some systems
+            return (
+                abs(psutil.Process(pid).create_time() - started) > 2.0
+                or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+            )
         except psutil.NoSuchProcess:
             return True
     return False

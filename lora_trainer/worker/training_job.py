@@ -2,7 +2,8 @@
 
     config -> checkpoint -> dataset -> latents and text states -> adapters -> LoRA file
 
-Big parts are loaded one after the other, and let go as soon as what they make is kept: text encoders, then VAE, then UNet.
+Big parts are loaded one after the other, and let go as soon as what they make is kept: text
+encoders, then VAE, then UNet.
 """
 
 from __future__ import annotations
@@ -70,7 +71,9 @@ class StoppedEarly(Exception):
 
 
 class TrainingJob:
-    """Carries one run from its settings to its LoRA file. The trainer's conductor: requests, reports, saves and previews are dealt with here."""
+    """Carries one run from its settings to its LoRA file. The trainer's conductor: requests,
+    reports, saves and previews are dealt with here.
+    """
 
     def __init__(self, folder: RunFolder, requested: RunConfig, report: Report) -> None:
         self.folder = folder
@@ -79,11 +82,21 @@ class TrainingJob:
         self.started = time.time()
 
     def run(self) -> Outcome:
-        state, notes = resume.read_state(self.folder.state) if resume.has_state(self.folder.state) else (None, ())
+        state, notes = (
+            resume.read_state(self.folder.state)
+            if resume.has_state(self.folder.state)
+            else (None, ())
+        )
         self.first_step = int(state["step"]) if state else 0
         self.report.say(events.Started(resumed_from=self.first_step if state else None))
         for note in notes:
-            self.report.warn(note, Message("Nothing is lost but the time of those steps. If it happens again, check the disk."))
+            self.report.warn(
+                note,
+                Message(
+                    "Nothing is lost but the time of those steps. If it happens again, check the"
+                    " disk."
+                ),
+            )
         try:
             self._prepare()
             self._warn_of_changes(state)
@@ -101,28 +114,43 @@ class TrainingJob:
         self.scalars.close()
         if outcome == "finished":
             return self._finish(trainer)
-        return self._stop(trainer) if trainer.step > self.first_step else self._stop_without_saving()
+        return (
+            self._stop(trainer) if trainer.step > self.first_step else self._stop_without_saving()
+        )
 
     def _until_stopped(self, things: Iterable[Thing]) -> Iterator[Thing]:
-        """The same things, one after the other, until a stop is asked for; a pause is obeyed between them."""
+        """The same things, one after the other, until a stop is asked for; a pause is obeyed
+        between them.
+        """
         for thing in things:
             self._give_way()
             yield thing
 
     def _give_way(self) -> None:
-        """Between two pieces of the preparation: obey a stop or a pause. What else is asked waits for the first step."""
+        """Between two pieces of the preparation: obey a stop or a pause. What else is asked waits
+        for the first step.
+        """
         self._wait_while_paused(self.first_step)
         if self.report.stop_asked():
             raise StoppedEarly
 
     def _warn_of_changes(self, state: dict[str, Any] | None) -> None:
-        """Remember what the run learns from; say what is no longer as it was when the state was written."""
+        """Remember what the run learns from; say what is no longer as it was when the state was
+        written.
+        """
         self.provenance = Provenance.of(self.config, self.dataset.examples, self.device)
         for note in differences(state.get("provenance") if state else None, self.provenance):
-            self.report.warn(note, Message("Training goes on, but the LoRA will not be what an uninterrupted run gives."))
+            self.report.warn(
+                note,
+                Message(
+                    "Training goes on, but the LoRA will not be what an uninterrupted run gives."
+                ),
+            )
 
     def _keep_earlier_result(self) -> None:
-        """A run that was finished goes on to more steps: the LoRA that it ended with becomes one of its saved steps."""
+        """A run that was finished goes on to more steps: the LoRA that it ended with becomes one of
+        its saved steps.
+        """
         finished = self.folder.path / f"{self.name}.safetensors"
         try:
             metadata = read_header(finished).metadata
@@ -131,11 +159,13 @@ class TrainingJob:
             return
         kept = self.folder.saved_file(self.name, step)
         if step < self.plan.step_count and not kept.exists():
-            changes = {key: kept.stem for key in ("ss_output_name", "modelspec.title") if key in metadata}
+            changes = {
+                key: kept.stem for key in ("ss_output_name", "modelspec.title") if key in metadata
+            }
             files.replace_file(kept, lambda partial: copy_with_metadata(finished, partial, changes))
             self.report.say(events.Saved(step=step, file=self.folder.relative(kept)))
 
-    # --- before ---------------------------------------------------------------------------------------------------------------------------
+    # --- before -----------------------------------------------------------------------------------
 
     def _prepare(self) -> None:
         """Everything that can be found wrong without loading a model is found here."""
@@ -144,13 +174,20 @@ class TrainingJob:
         base = self.config.checkpoint
         self.device = choose_device(self.config.training.device)
         self.checkpoint = open_checkpoint(
-            base.base_model, vae=base.vae, prediction_type=base.prediction_type, zero_terminal_snr=base.zero_terminal_snr
+            base.base_model,
+            vae=base.vae,
+            prediction_type=base.prediction_type,
+            zero_terminal_snr=base.zero_terminal_snr,
         )
         self.checkpoint.require_vae()
         self._require_layers()
         require_optimizer(self.config.training, self.device)
         self.tokenizers = self.checkpoint.tokenizers()
-        self.parts = Parts(family=self.checkpoint.family, schedule=self.checkpoint.schedule, tokenizers=self.tokenizers)
+        self.parts = Parts(
+            family=self.checkpoint.family,
+            schedule=self.checkpoint.schedule,
+            tokenizers=self.tokenizers,
+        )
         self.dataset = self._scan()
         self._plan_and_resolve()
         self.checkpoint.require_usable(self.dtype)
@@ -171,7 +208,9 @@ class TrainingJob:
         )
 
     def _require_layers(self) -> None:
-        """Raises ConfigError for names of layers that the checkpoint does not have, before any of its weights are read."""
+        """Raises ConfigError for names of layers that the checkpoint does not have, before any of
+        its weights are read.
+        """
         outline, lora = self.checkpoint.outline(), self.config.lora
         if lora.target_modules:
             matching_layers(outline.unet, "target_modules", lora.target_modules)
@@ -183,9 +222,18 @@ class TrainingJob:
         tokenizer = self.tokenizers[0]
 
         def count_tokens(caption: str) -> int:
-            return len(tokenizer(caption, add_special_tokens=False, truncation=False, verbose=False).input_ids)
+            return len(
+                tokenizer(
+                    caption, add_special_tokens=False, truncation=False, verbose=False
+                ).input_ids
+            )
 
-        dataset = scan(self.config.dataset, count_tokens, self.config.checkpoint.max_token_length, progress=self._report_check)
+        dataset = scan(
+            self.config.dataset,
+            count_tokens,
+            self.config.checkpoint.max_token_length,
+            progress=self._report_check,
+        )
         refuse(dataset.findings, self.config.dataset)
         self._warn_of([*dataset.findings, *prompt_syntax(self.config.samples.sample_prompts)])
         return dataset
@@ -198,15 +246,23 @@ class TrainingJob:
             self._give_way()
 
     def _warn_of(self, findings: Sequence[Finding]) -> None:
-        """One warning for each thing that was found, naming the first few: two thousand copies are one sentence's worth."""
+        """One warning for each thing that was found, naming the first few: two thousand copies are
+        one sentence's worth.
+        """
         for one in sums(findings):
             self.report.warn(one.named(NAMED_PER_KIND), one.hint)
 
     def _plan_and_resolve(self) -> None:
         """Settle every `auto`, and write config.yaml: complete and resolved."""
-        self.dtype = choose_precision(self.config.checkpoint.mixed_precision, self.device, unet_parameter_count(self.checkpoint))
+        self.dtype = choose_precision(
+            self.config.checkpoint.mixed_precision,
+            self.device,
+            unet_parameter_count(self.checkpoint),
+        )
         resolution = self.config.dataset.resolution or native_resolution(
-            self.checkpoint.family, self.checkpoint.schedule.prediction_type, self.checkpoint.resolution
+            self.checkpoint.family,
+            self.checkpoint.schedule.prediction_type,
+            self.checkpoint.resolution,
         )
         self.buckets = bucketing.assign(self.dataset.examples, self.config.dataset, resolution)
         training = self.config.training
@@ -220,33 +276,48 @@ class TrainingJob:
         )
         self.plan.step_count = settings.step_count_of(training, self.plan.steps_per_epoch)
         settings.require_warmup_fits(training, self.plan.step_count)
-        self.config = resolve(self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count)
+        self.config = resolve(
+            self.config, self.checkpoint, resolution, self.dtype, self.plan.step_count
+        )
         self.name = self.config.lora.name
-        self._warn_of(bucketing.bucket_findings(self.dataset.examples, self.buckets, self.config.dataset, resolution))
+        self._warn_of(
+            bucketing.bucket_findings(
+                self.dataset.examples, self.buckets, self.config.dataset, resolution
+            )
+        )
         files.write_text(self.folder.config, settings.to_yaml(self.config))
 
-    # --- encoding -------------------------------------------------------------------------------------------------------------------------
+    # --- encoding ---------------------------------------------------------------------------------
 
     def _encode(self) -> None:
-        """Text states and latents are made; what made them is let go, unless it is needed in every step."""
+        """Text states and latents are made; what made them is let go, unless it is needed in every
+        step.
+        """
         data, lora = self.config.dataset, self.config.lora
         self.report.phase("encoding", len(self.dataset.examples))
         self._give_way()
         self.parts.text_encoders = self.checkpoint.load_text_encoders(self._text_dtype, self.device)
         image_store, caption_store = batches.stores_for(
             self.config.training.cache_latents,
-            sum(bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()),
+            sum(
+                bucket.width * bucket.height * len(indices)
+                for bucket, indices in self.buckets.items()
+            ),
             sum(len(variants(example.caption)) for example in self.dataset.examples),
             data.flip_augmentation,
             self.folder.cache,
         )
         live = lora.train_text_encoder or data.shuffle_caption
         base = self.config.checkpoint
-        self.captions = batches.Captions(self.parts, base, caption_store, batches.file_key(base.base_model), live=live)
+        self.captions = batches.Captions(
+            self.parts, base, caption_store, batches.file_key(base.base_model), live=live
+        )
         if not self.captions.live:
             for example in self._until_stopped(self.dataset.examples):
                 self.captions.keep([example.caption], self._kept_dtype)
-        self.captions.keep([*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype)
+        self.captions.keep(
+            [*self.sample_prompts, self.config.samples.sample_negative_prompt], self._kept_dtype
+        )
         if not self.captions.live:
             self.parts.text_encoders = ()
             free_memory(self.device)
@@ -256,7 +327,9 @@ class TrainingJob:
 
     @property
     def _text_dtype(self) -> torch.dtype:
-        """A CPU is in no hurry here, and float32 is exact; a card's memory is dear, and the WebUI itself encodes in half precision."""
+        """A CPU is in no hurry here, and float32 is exact; a card's memory is dear, and the WebUI
+        itself encodes in half precision.
+        """
         return torch.float32 if self.device.type == "cpu" else self.dtype
 
     @property
@@ -267,7 +340,13 @@ class TrainingJob:
         self.images = batches.EncodedImages(store)
         base = self.config.checkpoint
         with self._vae():
-            counts = self.images.encode(self.parts.vae, self.dataset.examples, self.buckets, self.config.dataset, base.vae or base.base_model)
+            counts = self.images.encode(
+                self.parts.vae,
+                self.dataset.examples,
+                self.buckets,
+                self.config.dataset,
+                base.vae or base.base_model,
+            )
             for done in self._until_stopped(counts):
                 self.report.part_done(done)
 
@@ -281,7 +360,7 @@ class TrainingJob:
             self.parts.vae = None
             free_memory(self.device)
 
-    # --- training -------------------------------------------------------------------------------------------------------------------------
+    # --- training ---------------------------------------------------------------------------------
 
     def _assemble(self) -> Trainer:
         """Load the UNet, put the adapters in, and gather what the loop needs."""
@@ -291,12 +370,17 @@ class TrainingJob:
         self.parts.unet = self.checkpoint.load_unet(self.dtype, self.device)
         if training.gradient_checkpointing:
             self.parts.unet.enable_gradient_checkpointing()
-        adapters = add_adapters(self.parts, self.config.lora, derived_seed(training.seed, "adapters"))
+        adapters = add_adapters(
+            self.parts, self.config.lora, derived_seed(training.seed, "adapters")
+        )
         self.parts.unet.train()
         if training.gradient_checkpointing and self.config.lora.train_text_encoder:
             for encoder in self.parts.text_encoders:
-                # not reentrant: the embeddings are frozen, and reentrant checkpoints pass no gradient on from them
-                encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                # not reentrant: the embeddings are frozen, and reentrant checkpoints pass no
+                # gradient on from them
+                encoder.gradient_checkpointing_enable(
+                    gradient_checkpointing_kwargs={"use_reentrant": False}
+                )
                 encoder.train()
         log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
         optimizer = make_optimizer(adapters, training, self.device)
@@ -342,24 +426,49 @@ class TrainingJob:
     def after_step(self, trainer: Trainer, result: StepResult) -> None:
         if result.skipped:
             self.report.warn(
-                Message("step {step} was left out: not a finite number in its {what}", {"step": trainer.step, "what": result.skipped}),
-                Message("If this goes on, training stops by itself. A lower learning_rate or mixed_precision no prevents it.")
-                if trainer.has_learned
-                else Message("If this goes on, training stops by itself. Nothing was learned yet, so learning_rate is not the cause."),
+                Message(
+                    "step {step} was left out: not a finite number in its {what}",
+                    {"step": trainer.step, "what": result.skipped},
+                ),
+                (
+                    Message(
+                        "If this goes on, training stops by itself. A lower learning_rate or"
+                        " mixed_precision no prevents it."
+                    )
+                    if trainer.has_learned
+                    else Message(
+                        "If this goes on, training stops by itself. Nothing was learned yet, so"
+                        " learning_rate is not the cause."
+                    )
+                ),
             )
         self._report_progress(trainer, result)
         output, samples = self.config.output, self.config.samples
         epoch_over = trainer.step % self.plan.steps_per_epoch == 0
-        by_epoch = output.save_epochs is not None and epoch_over and (trainer.step // self.plan.steps_per_epoch) % output.save_epochs == 0
+        by_epoch = (
+            output.save_epochs is not None
+            and epoch_over
+            and (trainer.step // self.plan.steps_per_epoch) % output.save_epochs == 0
+        )
         assert output.save_steps is not None
-        if trainer.step < self.plan.step_count and (trainer.step % output.save_steps == 0 or by_epoch):
+        if trainer.step < self.plan.step_count and (
+            trainer.step % output.save_steps == 0 or by_epoch
+        ):
             self._save_if_possible(trainer)
-        if samples.sample_prompts and samples.sample_every and trainer.step % samples.sample_every == 0 and trainer.step < self.plan.step_count:
+        if (
+            samples.sample_prompts
+            and samples.sample_every
+            and trainer.step % samples.sample_every == 0
+            and trainer.step < self.plan.step_count
+        ):
             self._preview(trainer)
 
     def _report_progress(self, trainer: Trainer, result: StepResult) -> None:
         self.pace.add(result)
-        rates = {f"learning_rate/{group['name']}": group["lr"] for group in trainer.optimizer.param_groups}
+        rates = {
+            f"learning_rate/{group['name']}": group["lr"]
+            for group in trainer.optimizer.param_groups
+        }
         memory = peak_memory(self.device)
         self.report.say(
             events.Progress(
@@ -373,11 +482,25 @@ class TrainingJob:
                 memory=memory,
             )
         )
-        curves = {"loss": result.loss, "loss/smoothed": trainer.smoothed_loss.value, "gradient_norm": result.gradient_norm}
-        self.scalars.write(trainer.step, {**curves, **rates, "images_per_second": self.pace.images_per_second, "memory_gb": memory / 1e9})
+        curves = {
+            "loss": result.loss,
+            "loss/smoothed": trainer.smoothed_loss.value,
+            "gradient_norm": result.gradient_norm,
+        }
+        self.scalars.write(
+            trainer.step,
+            {
+                **curves,
+                **rates,
+                "images_per_second": self.pace.images_per_second,
+                "memory_gb": memory / 1e9,
+            },
+        )
 
     def _wait_while_paused(self, step: int, optimizer: torch.optim.Optimizer | None = None) -> None:
-        """Leave the device to others while a pause is asked for. It ends with `resume`, or with `stop`, which is left to whoever called."""
+        """Leave the device to others while a pause is asked for. It ends with `resume`, or with
+        `stop`, which is left to whoever called.
+        """
         if self.report.stop_asked() or not self.report.pause_asked():
             return
         self._move(torch.device("cpu"), optimizer)
@@ -390,7 +513,9 @@ class TrainingJob:
         self.report.say(events.Resumed(step=step))
 
     def _pause(self, trainer: Trainer, asked: list[RequestKind]) -> list[RequestKind]:
-        """Leave the device to others until `resume` or `stop`, which may have come with the `pause` itself. Returns what is to be done then."""
+        """Leave the device to others until `resume` or `stop`, which may have come with the `pause`
+        itself. Returns what is to be done then.
+        """
         if not {"resume", "stop"} & set(asked):
             self._move(torch.device("cpu"), trainer.optimizer)
             self.report.say(events.Paused(step=trainer.step))
@@ -413,10 +538,12 @@ class TrainingJob:
             move_optimizer(optimizer, device)
         free_memory(self.device)
 
-    # --- saving ---------------------------------------------------------------------------------------------------------------------------
+    # --- saving -----------------------------------------------------------------------------------
 
     def _save_if_possible(self, trainer: Trainer) -> None:
-        """Save between two steps. A full disk is told, and training goes on: what is learned meanwhile may find room at the next save."""
+        """Save between two steps. A full disk is told, and training goes on: what is learned
+        meanwhile may find room at the next save.
+        """
         try:
             self._save(trainer)
         except (OSError, LoraFileError) as error:
@@ -440,24 +567,46 @@ class TrainingJob:
         return target
 
     def _write_state(self, trainer: Trainer) -> None:
-        resume.write_state(self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()})
+        resume.write_state(
+            self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()}
+        )
 
     def _export(self, trainer: Trainer, target: Path, *, finished: bool = False) -> dict[str, str]:
-        """Write the LoRA file, read back and verified. Returns its metadata. Raises TrainingError if it changes nothing at the end of the run."""
+        """Write the LoRA file, read back and verified. Returns its metadata. Raises TrainingError
+        if it changes nothing at the end of the run.
+        """
         facts = training_facts(
-            self.config, self.checkpoint, self.dataset.examples, self.buckets, trainer, self.hashes,
-            name=target.stem, started_at=self.started, written_at=time.time(),
-        )  # fmt: skip
+            self.config,
+            self.checkpoint,
+            self.dataset.examples,
+            self.buckets,
+            trainer,
+            self.hashes,
+            name=target.stem,
+            started_at=self.started,
+            written_at=time.time(),
+        )
         metadata = metadata_of(facts)
         done = export(trainer.adapters, self.parts, target, metadata)
         if done.does_nothing and finished:
             target.unlink()
-            hint = "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the whole run."
-            one, several = "after its only step the LoRA changes nothing", "after {count} steps the LoRA changes nothing: it has learned nothing"
-            raise TrainingError(one if trainer.step == 1 else several, hint=hint, count=trainer.step)
+            hint = (
+                "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the"
+                " whole run."
+            )
+            one, several = (
+                "after its only step the LoRA changes nothing",
+                "after {count} steps the LoRA changes nothing: it has learned nothing",
+            )
+            raise TrainingError(
+                one if trainer.step == 1 else several, hint=hint, count=trainer.step
+            )
         if done.does_nothing and trainer.step:
             self.report.warn(
-                Message("the LoRA at step {step} changes nothing yet: it has learned nothing", {"step": trainer.step}),
+                Message(
+                    "the LoRA at step {step} changes nothing yet: it has learned nothing",
+                    {"step": trainer.step},
+                ),
                 Message("Check that learning_rate is above 0."),
             )
         return metadata
@@ -486,13 +635,21 @@ class TrainingJob:
         self.report.phase("exporting")
         target = self.folder.path / f"{self.name}.safetensors"
         metadata = self._export(trainer, target, finished=True)
-        export_diffusers(trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata)
+        export_diffusers(
+            trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata
+        )
         self._write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         delivered = self._deliver(target, self._final_preview(trainer))
         # a finished run is not encoded again; its cache may be larger than all the rest
         shutil.rmtree(self.folder.cache, ignore_errors=True)
-        self.report.say(events.Finished(step=trainer.step, file=self.folder.relative(target), delivered=str(delivered.path) if delivered else ""))
+        self.report.say(
+            events.Finished(
+                step=trainer.step,
+                file=self.folder.relative(target),
+                delivered=str(delivered.path) if delivered else "",
+            )
+        )
         return "finished"
 
     def _deliver(self, target: Path, card: Path | None) -> Delivered | None:
@@ -526,28 +683,51 @@ class TrainingJob:
             )
         return delivered
 
-    # --- previews -------------------------------------------------------------------------------------------------------------------------
+    # --- previews ---------------------------------------------------------------------------------
 
     @property
     def sample_prompts(self) -> tuple[str, ...]:
-        """What previews show; without any prompts, the first caption serves for the LoRA's own picture."""
-        return self.config.samples.sample_prompts or (variants(self.dataset.examples[0].caption)[0],)
+        """What previews show; without any prompts, the first caption serves for the LoRA's own
+        picture.
+        """
+        return self.config.samples.sample_prompts or (
+            variants(self.dataset.examples[0].caption)[0],
+        )
 
-    def _preview(self, trainer: Trainer, strengths: tuple[float, ...] | None = None) -> list[events.Previewed]:
-        samples = self.config.samples if strengths is None else _with_strengths(self.config, strengths)
+    def _preview(
+        self, trainer: Trainer, strengths: tuple[float, ...] | None = None
+    ) -> list[events.Previewed]:
+        samples = (
+            self.config.samples if strengths is None else _with_strengths(self.config, strengths)
+        )
         self.report.phase("previewing", len(self.sample_prompts) * len(samples.sample_strengths))
         made: list[events.Previewed] = []
         side = samples.sample_size or 512
         try:
             with self._vae(), trainer.precision():
                 pictures = preview.make_pictures(
-                    self.parts, trainer.adapters, self.sample_prompts, self._states, samples, size=(side, side), name=self.name,
-                    model_name=self.checkpoint.title, stop_asked=self.report.stop_asked,
-                )  # fmt: skip
+                    self.parts,
+                    trainer.adapters,
+                    self.sample_prompts,
+                    self._states,
+                    samples,
+                    size=(side, side),
+                    name=self.name,
+                    model_name=self.checkpoint.title,
+                    stop_asked=self.report.stop_asked,
+                )
                 for number, picture in enumerate(pictures):
-                    target = self.folder.previews / f"step{trainer.step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
+                    target = (
+                        self.folder.previews
+                        / f"step{trainer.step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
+                    )
                     preview.write_picture(picture, target)
-                    event = events.Previewed(step=trainer.step, file=self.folder.relative(target), prompt=picture.prompt, strength=picture.strength)
+                    event = events.Previewed(
+                        step=trainer.step,
+                        file=self.folder.relative(target),
+                        prompt=picture.prompt,
+                        strength=picture.strength,
+                    )
                     self.report.say(event)
                     self.report.part_done(number + 1)
                     made.append(event)
@@ -558,7 +738,11 @@ class TrainingJob:
             if not is_out_of_memory(error):
                 raise
             self.report.warn(
-                Message("there was no memory for the previews of step {step}; the training itself goes on", {"step": trainer.step}),
+                Message(
+                    "there was no memory for the previews of step {step}; the training itself"
+                    " goes on",
+                    {"step": trainer.step},
+                ),
                 Message("A smaller sample_size needs less."),
             )
             free_memory(self.device)
@@ -570,12 +754,20 @@ class TrainingJob:
             return self.captions.states([text]).detach()
 
     def _final_preview(self, trainer: Trainer) -> Path | None:
-        """The previews of the last step; the one nearest to the recommended strength goes on the LoRA's card."""
+        """The previews of the last step; the one nearest to the recommended strength goes on the
+        LoRA's card.
+        """
         output, samples = self.config.output, self.config.samples
         if not samples.sample_prompts and output.lora_dir is None:
             return None
-        made = self._preview(trainer, None if samples.sample_prompts else (output.preferred_weight,))
-        best = min((event for event in made if event.strength), key=lambda event: abs(event.strength - output.preferred_weight), default=None)
+        made = self._preview(
+            trainer, None if samples.sample_prompts else (output.preferred_weight,)
+        )
+        best = min(
+            (event for event in made if event.strength),
+            key=lambda event: abs(event.strength - output.preferred_weight),
+            default=None,
+        )
         return self.folder.path / best.file if best else None
 
 
@@ -585,7 +777,9 @@ def _with_strengths(config: RunConfig, strengths: tuple[float, ...]) -> settings
 
 @dataclass
 class Pace:
-    """How fast steps go: a running average over about ten of them; saves, previews and pauses are not in it."""
+    """How fast steps go: a running average over about ten of them; saves, previews and pauses are
+    not in it.
+    """
 
     seconds_per_step: float = 0.0
     images_per_second: float = 0.0
@@ -593,4 +787,6 @@ class Pace:
     def add(self, result: StepResult) -> None:
         weight = 0.1 if self.seconds_per_step else 1.0
         self.seconds_per_step += weight * (result.seconds - self.seconds_per_step)
-        self.images_per_second += weight * (len(result.losses) / result.seconds - self.images_per_second)
+        self.images_per_second += weight * (
+            len(result.losses) / result.seconds - self.images_per_second
+        )

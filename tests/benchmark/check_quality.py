@@ -1,13 +1,18 @@
 """How often the check is right: precision and recall on pictures that were spoiled on purpose.
 
-    python -m tests.benchmark.check_quality                        drawn pictures, and the sample pictures of installed packages
-    python -m tests.benchmark.check_quality --pictures FOLDER      and those of a folder of good pictures, 500 pixels or larger
-    python -m tests.benchmark.check_quality --half tune            the half that the thresholds were chosen on
+    python -m tests.benchmark.check_quality                        drawn pictures, and the sample
+                                                                   pictures of installed packages
+    python -m tests.benchmark.check_quality --pictures FOLDER      and those of a folder of good
+                                                                   pictures, 500 pixels or larger
+    python -m tests.benchmark.check_quality --half tune            the half that the thresholds were
+                                                                   chosen on
 
-Each source is good as it is: flat drawings (the demo's world, enlarged), drawings on white paper, dead leaves (overlapping shaded shapes of all sizes,
-which share the statistics of photographs), and photographs that scikit-image, scikit-learn, matplotlib, imgaug and ultralytics bring along, where they
-are installed. Each is spoiled in every way of `WAYS`, saved, and checked through the same code as a dataset. Sources, not pictures, are halved by a
-hash of their name: what was tuned on one half is reported on the other. Hard ones are among the good: bokeh, grain, dusk, pale colours, gradients.
+Each source is good as it is: flat drawings (the demo's world, enlarged), drawings on white paper,
+dead leaves (overlapping shaded shapes of all sizes, which share the statistics of photographs), and
+photographs that scikit-image, scikit-learn, matplotlib, imgaug and ultralytics bring along, where
+they are installed. Each is spoiled in every way of `WAYS`, saved, and checked through the same code
+as a dataset. Sources, not pictures, are halved by a hash of their name: what was tuned on one half
+is reported on the other. Hard ones are among the good: bokeh, grain, dusk, pale colours, gradients.
 """
 
 from __future__ import annotations
@@ -41,13 +46,25 @@ from lora_trainer.demo import world
 RESOLUTION = 512
 LEAST_SIDE, MOST_SIDE = 450, 700
 PACKAGED = {
-    "skimage": ["data/astronaut.png", "data/brick.png", "data/camera.png", "data/coffee.png", "data/grass.png", "data/gravel.png", "data/ihc.png",
-                "data/logo.png", "data/motorcycle_left.png", "data/retina.jpg", "data/rocket.jpg", "data/hubble_deep_field.jpg"],
+    "skimage": [
+        "data/astronaut.png",
+        "data/brick.png",
+        "data/camera.png",
+        "data/coffee.png",
+        "data/grass.png",
+        "data/gravel.png",
+        "data/ihc.png",
+        "data/logo.png",
+        "data/motorcycle_left.png",
+        "data/retina.jpg",
+        "data/rocket.jpg",
+        "data/hubble_deep_field.jpg",
+    ],
     "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
     "matplotlib": ["mpl-data/sample_data/grace_hopper.jpg"],
     "imgaug": ["quokka.jpg"],
     "ultralytics": ["assets/bus.jpg", "assets/zidane.jpg"],
-}  # fmt: skip
+}
 """Sharp pictures without borders or lettering, by package."""
 
 
@@ -61,14 +78,16 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """A picture file and the kind of finding that is right for it; "" where nothing is to be found."""
+    """A picture file and the kind of finding that is right for it; "" where nothing is to be
+    found.
+    """
 
     path: Path
     kind: str
     way: str
 
 
-# --- sources -----------------------------------------------------------------------------------------------------------------------------
+# --- sources --------------------------------------------------------------------------------------
 
 
 def drawn_sources(count: int, side: int = 640) -> Iterator[Source]:
@@ -77,7 +96,11 @@ def drawn_sources(count: int, side: int = 640) -> Iterator[Source]:
     for number in range(count):
         rng = random.Random(f"drawn {number}")
         if number % 3 == 0:
-            scene = next(each.scene for each in scenes if (each.scene.shape, each.scene.position, each.scene.size) not in seen)
+            scene = next(
+                each.scene
+                for each in scenes
+                if (each.scene.shape, each.scene.position, each.scene.size) not in seen
+            )
             seen.add((scene.shape, scene.position, scene.size))
             yield Source(group=f"flat {number}", image=flat(scene, side))
         elif number % 3 == 1:
@@ -89,7 +112,13 @@ def drawn_sources(count: int, side: int = 640) -> Iterator[Source]:
 def flat(scene: world.Scene, side: int) -> Image.Image:
     """The demo's world with edges that stay sharp at any size."""
     inside = world.cover(world.outline_distance(scene, world.Jitter(), side), 2 * world.SIDE / side)
-    return world.to_image(world.paint(world.plain_canvas(world.PALETTE[scene.background], side), world.PALETTE[scene.colour], inside))
+    return world.to_image(
+        world.paint(
+            world.plain_canvas(world.PALETTE[scene.background], side),
+            world.PALETTE[scene.colour],
+            inside,
+        )
+    )
 
 
 def on_paper(rng: random.Random, side: int) -> Image.Image:
@@ -97,7 +126,10 @@ def on_paper(rng: random.Random, side: int) -> Image.Image:
     image = Image.new("RGB", (2 * side, 2 * side), "white")
     draw = ImageDraw.Draw(image)
     for _ in range(rng.randint(6, 14)):
-        points = [(rng.randint(side // 3, 5 * side // 3), rng.randint(side // 3, 5 * side // 3)) for _ in range(rng.randint(3, 6))]
+        points = [
+            (rng.randint(side // 3, 5 * side // 3), rng.randint(side // 3, 5 * side // 3))
+            for _ in range(rng.randint(3, 6))
+        ]
         colour = tuple(rng.randint(0, 220) for _ in range(3))
         if rng.random() < 0.4:
             draw.polygon(points, fill=colour, outline="black", width=4)
@@ -116,7 +148,9 @@ def dead_leaves(rng: random.Random, side: int) -> Image.Image:
         x, y, squeeze = rng.uniform(0, 2 * side), rng.uniform(0, 2 * side), rng.uniform(0.5, 1.5)
         light = rng.gauss(0, 45)
         colour = tuple(int(min(255, max(0, level + light + rng.gauss(0, 20)))) for level in base)
-        draw.ellipse((x - radius, y - radius * squeeze, x + radius, y + radius * squeeze), fill=colour)
+        draw.ellipse(
+            (x - radius, y - radius * squeeze, x + radius, y + radius * squeeze), fill=colour
+        )
     pixels = np.asarray(image.resize((side, side), Image.Resampling.LANCZOS), np.float32)
     grain = np.random.default_rng(rng.randrange(2**31)).normal(0, 3, pixels.shape[:2])[..., None]
     shade = 1 - 0.35 * np.linspace(0, 1, side, dtype=np.float32)[:, None, None]
@@ -130,11 +164,15 @@ def packaged_sources() -> Iterator[Source]:
         for folder in (spec.submodule_search_locations or []) if spec else []:
             for name in names:
                 if Path(folder, name).is_file():
-                    yield Source(group=f"{package} {name}", image=sized(Image.open(Path(folder, name))))
+                    yield Source(
+                        group=f"{package} {name}", image=sized(Image.open(Path(folder, name)))
+                    )
 
 
 def folder_sources(folder: Path) -> Iterator[Source]:
-    """The pictures of a folder; what is in front of a last hyphen names the group: fox-1.png and fox-2.png."""
+    """The pictures of a folder; what is in front of a last hyphen names the group: fox-1.png and
+    fox-2.png.
+    """
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp"):
             yield Source(group=path.stem.rsplit("-", 1)[0], image=sized(Image.open(path)))
@@ -144,19 +182,27 @@ def sized(image: Image.Image) -> Image.Image:
     image = image.convert("RGBA")
     image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     scale = min(1.0, MOST_SIDE / (image.width * image.height) ** 0.5)
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS) if scale < 1 else image
+    return (
+        image.resize(
+            (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+        )
+        if scale < 1
+        else image
+    )
 
 
 def is_good(image: Image.Image) -> bool:
     """Large enough, and no strip."""
-    return (image.width * image.height) ** 0.5 >= LEAST_SIDE and max(image.size) < 1.9 * min(image.size)
+    return (image.width * image.height) ** 0.5 >= LEAST_SIDE and max(image.size) < 1.9 * min(
+        image.size
+    )
 
 
 def in_half(group: str, half: str) -> bool:
     return (zlib.crc32(group.encode()) % 2 == 0) == (half == "tune")
 
 
-# --- ways to spoil a picture ---------------------------------------------------------------------------------------------------------------
+# --- ways to spoil a picture ----------------------------------------------------------------------
 
 Way = Callable[[Image.Image, random.Random], Image.Image]
 
@@ -178,7 +224,9 @@ def blurred(image: Image.Image, rng: random.Random) -> Image.Image:
 def enlarged(image: Image.Image, rng: random.Random) -> Image.Image:
     """As from a thumbnail."""
     factor = rng.uniform(4, 7)
-    small = image.resize((round(image.width / factor), round(image.height / factor)), Image.Resampling.LANCZOS)
+    small = image.resize(
+        (round(image.width / factor), round(image.height / factor)), Image.Resampling.LANCZOS
+    )
     return small.resize(image.size, Image.Resampling.BICUBIC)
 
 
@@ -186,12 +234,18 @@ def shaken(image: Image.Image, rng: random.Random) -> Image.Image:
     length, across = round(unit(image) * rng.uniform(12, 24)), rng.random() < 0.5
     pixels = np.asarray(image, np.float32)
     total = sum(np.roll(pixels, step, axis=1 if across else 0) for step in range(length))
-    return Image.fromarray((total / length).astype(np.uint8), "RGB").crop((length, length, image.width, image.height))
+    return Image.fromarray((total / length).astype(np.uint8), "RGB").crop(
+        (length, length, image.width, image.height)
+    )
 
 
 def grained(image: Image.Image, rng: random.Random, strength: float = 8.0) -> Image.Image:
-    noise = np.random.default_rng(rng.randrange(2**31)).normal(0, strength, (image.height, image.width, 3))
-    return Image.fromarray(np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8), "RGB")
+    noise = np.random.default_rng(rng.randrange(2**31)).normal(
+        0, strength, (image.height, image.width, 3)
+    )
+    return Image.fromarray(
+        np.clip(np.asarray(image, np.float32) + noise, 0, 255).astype(np.uint8), "RGB"
+    )
 
 
 def blurred_and_grained(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -201,7 +255,9 @@ def blurred_and_grained(image: Image.Image, rng: random.Random) -> Image.Image:
 def small(image: Image.Image, rng: random.Random) -> Image.Image:
     side = RESOLUTION / rng.uniform(1.5, 3)
     scale = side / (image.width * image.height) ** 0.5
-    return image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
+    return image.resize(
+        (round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS
+    )
 
 
 def framed(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -210,7 +266,10 @@ def framed(image: Image.Image, rng: random.Random) -> Image.Image:
     choices = [(0, 0, 0), (255, 255, 255), (40, 60, 90), (200, 190, 170)]
     colour = rng.choice([each for each in choices if np.abs(np.array(each) - edge).max() > 90])
     aside, above = rng.choice([(0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
-    width, height = round(image.width * aside * rng.uniform(0.05, 0.15)), round(image.height * above * rng.uniform(0.05, 0.15))
+    width, height = (
+        round(image.width * aside * rng.uniform(0.05, 0.15)),
+        round(image.height * above * rng.uniform(0.05, 0.15)),
+    )
     return ImageOps.expand(image, (width, height, width, height), colour)
 
 
@@ -218,24 +277,43 @@ def strip(image: Image.Image, rng: random.Random) -> Image.Image:
     """Its middle, enlarged so that it is long, but not small."""
     ratio = rng.uniform(2.2, 4)
     wide = rng.random() < 0.5
-    width, height = (image.width, round(image.width / ratio)) if wide else (round(image.height / ratio), image.height)
+    width, height = (
+        (image.width, round(image.width / ratio))
+        if wide
+        else (round(image.height / ratio), image.height)
+    )
     width, height = min(width, image.width), min(height, image.height)
     left, top = (image.width - width) // 2, (image.height - height) // 2
     scale = max(1.0, RESOLUTION / (width * height) ** 0.5)
-    return image.crop((left, top, left + width, top + height)).resize((round(width * scale), round(height * scale)), Image.Resampling.LANCZOS)
+    return image.crop((left, top, left + width, top + height)).resize(
+        (round(width * scale), round(height * scale)), Image.Resampling.LANCZOS
+    )
 
 
 def signed(image: Image.Image, rng: random.Random) -> Image.Image:
     """A line of lettering along the upper or lower edge: opaque or see-through."""
-    text = rng.choice(["© photographer.com", "www.stockpics.net", "Studio Morning 2021", "sample - not for sale", "2019/07/14 12:30", "@artist_name"])
+    text = rng.choice(
+        [
+            "© photographer.com",
+            "www.stockpics.net",
+            "Studio Morning 2021",
+            "sample - not for sale",
+            "2019/07/14 12:30",
+            "@artist_name",
+        ]
+    )
     size = round(image.height * rng.uniform(0.03, 0.06))
     font = ImageFont.load_default(size)
     layer = Image.new("RGBA", image.size)
     draw = ImageDraw.Draw(layer)
     length = draw.textlength(text, font)
-    x = rng.choice([0.03 * image.width, image.width - length - 0.03 * image.width, (image.width - length) / 2])
+    x = rng.choice(
+        [0.03 * image.width, image.width - length - 0.03 * image.width, (image.width - length) / 2]
+    )
     y = rng.choice([image.height - 1.7 * size, image.height - 1.7 * size, 0.02 * image.height])
-    ground = np.asarray(image.convert("L"), np.float32)[int(y) : int(y) + size, max(0, int(x)) : int(x + length)].mean()
+    ground = np.asarray(image.convert("L"), np.float32)[
+        int(y) : int(y) + size, max(0, int(x)) : int(x + length)
+    ].mean()
     ink = rng.choice([(255, 255, 255), (255, 230, 0)]) if ground < 140 else (10, 10, 10)
     draw.text((x, y), text, font=font, fill=(*ink, rng.choice([255, 200, 150])))
     result = image.copy()
@@ -256,12 +334,21 @@ def bokeh(image: Image.Image, rng: random.Random) -> Image.Image:
 def cropped(image: Image.Image, rng: random.Random) -> Image.Image:
     share = rng.uniform(0.01, 0.05)
     left, top = rng.uniform(0, share) * image.width, rng.uniform(0, share) * image.height
-    return image.crop((int(left), int(top), int(left + (1 - share) * image.width), int(top + (1 - share) * image.height)))
+    return image.crop(
+        (
+            int(left),
+            int(top),
+            int(left + (1 - share) * image.width),
+            int(top + (1 - share) * image.height),
+        )
+    )
 
 
 def saved_badly(image: Image.Image, rng: random.Random) -> Image.Image:
     stream = io.BytesIO()
-    image.resize((round(image.width * 0.8), round(image.height * 0.8))).save(stream, "JPEG", quality=rng.randint(35, 60))
+    image.resize((round(image.width * 0.8), round(image.height * 0.8))).save(
+        stream, "JPEG", quality=rng.randint(35, 60)
+    )
     return Image.open(stream).convert("RGB")
 
 
@@ -270,7 +357,12 @@ WAYS: dict[str, tuple[str, Way]] = {
     "grain": ("", grained),
     "bokeh": ("", bokeh),
     "dusk": ("", lambda image, rng: graded(image, 0.62)),
-    "pale": ("", lambda image, rng: image.point([round(255 * (level / 255) ** 0.8) for level in range(256)] * 3)),
+    "pale": (
+        "",
+        lambda image, rng: image.point(
+            [round(255 * (level / 255) ** 0.8) for level in range(256)] * 3
+        ),
+    ),
     "blur": ("blurred-image", blurred),
     "blur and grain": ("blurred-image", blurred_and_grained),
     "shaken": ("blurred-image", shaken),
@@ -293,13 +385,17 @@ COPIES: dict[str, Way] = {
     "turned grey": lambda image, rng: image.convert("L").convert("RGB"),
 }
 DRAWINGS_CANNOT = {"overexposed", "washed out", "underexposed", "hazy"}
-"""A flat drawing in other colours is another drawing; light and haze are told on photographs and dead leaves."""
+"""A flat drawing in other colours is another drawing; light and haze are told on photographs and
+dead leaves.
+"""
 
 
-# --- counting ----------------------------------------------------------------------------------------------------------------------------
+# --- counting -------------------------------------------------------------------------------------
 
 
-def make_samples(sources: Iterable[Source], folder: Path, ways: Iterable[str] = tuple(WAYS)) -> list[Sample]:
+def make_samples(
+    sources: Iterable[Source], folder: Path, ways: Iterable[str] = tuple(WAYS)
+) -> list[Sample]:
     samples = []
     for number, source in enumerate(sources):
         for way in ways:
@@ -307,7 +403,13 @@ def make_samples(sources: Iterable[Source], folder: Path, ways: Iterable[str] = 
             if way in DRAWINGS_CANNOT and source.group.startswith(("flat", "paper")):
                 continue
             rng = random.Random(f"{source.group} {number} {way}")
-            samples.append(Sample(path=_save(spoil(source.image, rng), folder / f"{number:03d} {way}", rng), kind=kind, way=way))
+            samples.append(
+                Sample(
+                    path=_save(spoil(source.image, rng), folder / f"{number:03d} {way}", rng),
+                    kind=kind,
+                    way=way,
+                )
+            )
     return samples
 
 
@@ -319,7 +421,12 @@ def make_copies(sources: Iterable[Source], folder: Path) -> list[tuple[Path, Pat
         original = _save(source.image, folder / f"{number:03d} original", rng)
         pairs.append((original, original))
         for way in rng.sample(sorted(COPIES), 2):
-            pairs.append((_save(COPIES[way](source.image, rng), folder / f"{number:03d} {way}", rng), original))
+            pairs.append(
+                (
+                    _save(COPIES[way](source.image, rng), folder / f"{number:03d} {way}", rng),
+                    original,
+                )
+            )
     return pairs
 
 
@@ -348,7 +455,9 @@ class Score:
 
 
 def score_samples(samples: list[Sample], verbose: bool = False) -> dict[str, Score]:
-    """A score for each kind of finding: each sample is checked for all kinds, and only its own is right."""
+    """A score for each kind of finding: each sample is checked for all kinds, and only its own is
+    right.
+    """
     measured = measure_all([sample.path for sample in samples])
     scores = {kind: Score() for kind, _ in WAYS.values() if kind}
     mistakes: Counter[tuple[str, str]] = Counter()
@@ -368,12 +477,19 @@ def score_samples(samples: list[Sample], verbose: bool = False) -> dict[str, Sco
                 if verbose:
                     print(f"  {sample.path.name}: {kind}")
     if verbose:
-        print("  " + ", ".join(f"{way}: {what} {count}" for (way, what), count in sorted(mistakes.items()) if count))
+        print(
+            "  "
+            + ", ".join(
+                f"{way}: {what} {count}" for (way, what), count in sorted(mistakes.items()) if count
+            )
+        )
     return scores
 
 
 def score_copies(pairs: list[tuple[Path, Path]], verbose: bool = False) -> Score:
-    """Each picture but the best of its cluster is named: right if that cluster holds another version of the same original."""
+    """Each picture but the best of its cluster is named: right if that cluster holds another
+    version of the same original.
+    """
     measured = measure_all([path for path, _ in pairs])
     members = [(Picture(path=path, name=path.name), measured[path]) for path, _ in pairs]
     original = dict(pairs)
@@ -395,9 +511,14 @@ def score_copies(pairs: list[tuple[Path, Path]], verbose: bool = False) -> Score
 
 
 def table(scores: dict[str, Score]) -> str:
-    lines = ["| kind | true positives | false positives | missed | precision | recall |", "| --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| kind | true positives | false positives | missed | precision | recall |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
     lines += [
-        f"| {kind} | {score.right} | {score.wrong} | {score.missed} | {score.precision:.2f} | {score.recall:.2f} |" for kind, score in scores.items()
+        f"| {kind} | {score.right} | {score.wrong} | {score.missed} | {score.precision:.2f} |"
+        f" {score.recall:.2f} |"
+        for kind, score in scores.items()
     ]
     return "\n".join(lines)
 
@@ -415,13 +536,31 @@ def run(sources: list[Source], verbose: bool = False) -> tuple[int, dict[str, Sc
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="good pictures of your own, 500 pixels or larger")
-    parser.add_argument("--drawn", type=int, default=60, help="how many pictures are drawn (default: %(default)s)")
-    parser.add_argument("--half", choices=["tune", "report"], default="report", help="which half of the sources (default: %(default)s)")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--pictures",
+        type=Path,
+        metavar="FOLDER",
+        help="good pictures of your own, 500 pixels or larger",
+    )
+    parser.add_argument(
+        "--drawn", type=int, default=60, help="how many pictures are drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--half",
+        choices=["tune", "report"],
+        default="report",
+        help="which half of the sources (default: %(default)s)",
+    )
     parser.add_argument("--verbose", action="store_true", help="name each mistake")
     asked = parser.parse_args()
-    sources = [*drawn_sources(asked.drawn), *packaged_sources(), *(folder_sources(asked.pictures) if asked.pictures else [])]
+    sources = [
+        *drawn_sources(asked.drawn),
+        *packaged_sources(),
+        *(folder_sources(asked.pictures) if asked.pictures else []),
+    ]
     sources = [each for each in sources if is_good(each.image) and in_half(each.group, asked.half)]
     count, scores = run(sources, asked.verbose)
     print(f"{len(sources)} sources, {count} pictures, resolution {RESOLUTION}\n\n{table(scores)}")

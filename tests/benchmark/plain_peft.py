@@ -1,9 +1,11 @@
-"""The yardstick of BENCHMARKS.md: a LoRA trained with diffusers and PEFT as their examples do it, and nothing else.
+"""The yardstick of BENCHMARKS.md: a LoRA trained with diffusers and PEFT as their examples do it,
+and nothing else.
 
     python tests/benchmark/plain_peft.py CHECKPOINT --size 256 --steps 10 --dtype float32
 
-Random latents stand in for encoded images, random states for the text: what is timed is the step itself (UNet forward and backward,
-optimizer), on the same 192 layers at rank 8 that our default trains. Prints seconds from start to first step, each step, and peak memory.
+Random latents stand in for encoded images, random states for the text: what is timed is the step
+itself (UNet forward and backward, optimizer), on the same 192 layers at rank 8 that our default
+trains. Prints seconds from start to first step, each step, and peak memory.
 """
 
 from __future__ import annotations
@@ -39,7 +41,11 @@ def main() -> None:
     device, dtype = choose_device("auto"), getattr(torch, asked.dtype)
     # our loader, because diffusers' own would ask a hub for its configuration files
     unet = open_checkpoint(asked.checkpoint).load_unet(dtype, device)
-    unet.add_adapter(LoraConfig(r=8, lora_alpha=8, target_modules=list(UNET_TARGETS), init_lora_weights="gaussian"))
+    unet.add_adapter(
+        LoraConfig(
+            r=8, lora_alpha=8, target_modules=list(UNET_TARGETS), init_lora_weights="gaussian"
+        )
+    )
     parameters = [parameter for parameter in unet.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.data = parameter.data.float()
@@ -55,13 +61,20 @@ def main() -> None:
         noise = torch.randn_like(latents)
         timesteps = torch.randint(0, 1000, (1,), device=device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            predicted = unet(scheduler.add_noise(latents, noise, timesteps), timesteps, encoder_hidden_states=text).sample
+            predicted = unet(
+                scheduler.add_noise(latents, noise, timesteps),
+                timesteps,
+                encoder_hidden_states=text,
+            ).sample
         loss = torch.nn.functional.mse_loss(predicted.float(), noise)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        print(f"step {step + 1}: {time.perf_counter() - before:.2f} s, loss {loss.item():.4f}", flush=True)
+        print(
+            f"step {step + 1}: {time.perf_counter() - before:.2f} s, loss {loss.item():.4f}",
+            flush=True,
+        )
     print(f"peak memory {peak_memory(device) / 1e9:.2f} GB")
 
 

@@ -1,10 +1,13 @@
 """A Chromium for the browser tests: where one is on this machine, and how to get one.
 
-    python tests/browser/chromium.py            says which one the tests will use, and fetches one if there is none
+    python tests/browser/chromium.py            says which one the tests will use, and fetches one
+                                                if there is none
 
-Looked for: the program named in the environment variable CHROMIUM; Chromium, Chrome and Edge on PATH and in their usual places; what Playwright
-downloaded earlier. Fetched: on Debian as root with apt-get, else with Playwright's own downloader. Called by `install.py --tests`; it never fails,
-since everything but the browser tests works without a browser, and those say at the end of the test output why they did not run.
+Looked for: the program named in the environment variable CHROMIUM; Chromium, Chrome and Edge on
+PATH and in their usual places; what Playwright downloaded earlier. Fetched: on Debian as root with
+apt-get, else with Playwright's own downloader. Called by `install.py --tests`; it never fails,
+since everything but the browser tests works without a browser, and those say at the end of the test
+output why they did not run.
 """
 
 from __future__ import annotations
@@ -17,7 +20,16 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "microsoft-edge-stable", "msedge")
+NAMES = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "microsoft-edge",
+    "microsoft-edge-stable",
+    "msedge",
+)
 PATIENCE = 900.0
 """Seconds for one way to get one."""
 
@@ -28,17 +40,46 @@ def find(environ: Mapping[str, str]) -> Path | None:
     if named:
         return Path(named) if Path(named).is_file() else None
     on_path = (shutil.which(name, path=environ.get("PATH")) for name in NAMES)
-    return next((Path(path) for path in on_path if path), None) or next((path for path in _usual_places(environ) if path.is_file()), None)
+    return next((Path(path) for path in on_path if path), None) or next(
+        (path for path in _usual_places(environ) if path.is_file()), None
+    )
 
 
 def _usual_places(environ: Mapping[str, str]) -> list[Path]:
-    programs = [Path(environ[name]) for name in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA") if environ.get(name)]
-    places = [folder / end for folder in programs for end in ("Google/Chrome/Application/chrome.exe", "Microsoft/Edge/Application/msedge.exe")]
-    places += [Path("/Applications") / f"{name}.app" / "Contents" / "MacOS" / name for name in ("Google Chrome", "Chromium", "Microsoft Edge")]
+    programs = [
+        Path(environ[name])
+        for name in ("PROGRAMFILES", "PROGRAMFILES(X86)", "LOCALAPPDATA")
+        if environ.get(name)
+    ]
+    places = [
+        folder / end
+        for folder in programs
+        for end in ("Google/Chrome/Application/chrome.exe", "Microsoft/Edge/Application/msedge.exe")
+    ]
+    places += [
+        Path("/Applications") / f"{name}.app" / "Contents" / "MacOS" / name
+        for name in ("Google Chrome", "Chromium", "Microsoft Edge")
+    ]
     caches = [Path.home() / ".cache", Path.home() / "Library" / "Caches", *programs]
-    stores = [Path(environ["PLAYWRIGHT_BROWSERS_PATH"])] if environ.get("PLAYWRIGHT_BROWSERS_PATH") else [cache / "ms-playwright" for cache in caches]
-    ends = ("chrome", "chrome.exe", "Chromium", "headless_shell", "chrome-headless-shell", "chrome-headless-shell.exe")
-    return places + [path for store in stores for end in ends for path in sorted(store.glob(f"chromium*/**/{end}"))]
+    stores = (
+        [Path(environ["PLAYWRIGHT_BROWSERS_PATH"])]
+        if environ.get("PLAYWRIGHT_BROWSERS_PATH")
+        else [cache / "ms-playwright" for cache in caches]
+    )
+    ends = (
+        "chrome",
+        "chrome.exe",
+        "Chromium",
+        "headless_shell",
+        "chrome-headless-shell",
+        "chrome-headless-shell.exe",
+    )
+    return places + [
+        path
+        for store in stores
+        for end in ends
+        for path in sorted(store.glob(f"chromium*/**/{end}"))
+    ]
 
 
 def fetch(environ: Mapping[str, str]) -> None:
@@ -50,14 +91,30 @@ def fetch(environ: Mapping[str, str]) -> None:
         # some systems have a package of that name which is only a pointer to another store
         if _answers(find(environ)):
             return
-    _run([sys.executable, str(ROOT / "tests" / "__main__.py"), "--module", "playwright", "install", "chromium"], environ)
+    _run(
+        [
+            sys.executable,
+            str(ROOT / "tests" / "__main__.py"),
+            "--module",
+            "playwright",
+            "install",
+            "chromium",
+        ],
+        environ,
+    )
 
 
 def _answers(program: Path | None) -> bool:
     if program is None:
         return False
     try:
-        done = subprocess.run([str(program), "--version"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60, check=False)
+        done = subprocess.run(
+            [str(program), "--version"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=60,
+            check=False,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return False
     return done.returncode == 0 and bool(done.stdout.strip())
@@ -67,8 +124,15 @@ def _run(command: list[str], environ: Mapping[str, str]) -> None:
     print(f"  {' '.join(command)}", flush=True)
     try:
         done = subprocess.run(
-            command, env=dict(environ), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=PATIENCE,
-            encoding="utf-8", errors="replace", check=False,
+            command,
+            env=dict(environ),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PATIENCE,
+            encoding="utf-8",
+            errors="replace",
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         print(f"  {error}", flush=True)
@@ -86,7 +150,10 @@ def main(environ: Mapping[str, str]) -> None:
     if _answers(program):
         print(f"LoRA Trainer (browser tests): {program}")
     else:
-        print("LoRA Trainer (browser tests): no browser, so they will be skipped. Install Chromium, or name one in the environment variable CHROMIUM.")
+        print(
+            "LoRA Trainer (browser tests): no browser, so they will be skipped. Install Chromium,"
+            " or name one in the environment variable CHROMIUM."
+        )
 
 
 if __name__ == "__main__":

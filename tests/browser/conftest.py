@@ -1,7 +1,9 @@
-"""Fixtures of the tests in a browser: a WebUI that runs, a browser, a page whose complaints are faults.
+"""Fixtures of the tests in a browser: a WebUI that runs, a browser, a page whose complaints are
+faults.
 
-One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a flavour's tests together (--dist loadgroup).
-What depends on the WebUI (the journey, looks, dialogs, the guard, the prompt) is tested on each, what only our own page does on one.
+One WebUI of each flavour serves all tests of a process; pytest-xdist keeps a flavour's tests
+together (--dist loadgroup). What depends on the WebUI (the journey, looks, dialogs, the guard, the
+prompt) is tested on each, what only our own page does on one.
 """
 
 from __future__ import annotations
@@ -20,18 +22,29 @@ from tests.made import tiny_checkpoint
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-FLAVOURS = [pytest.param(name, marks=pytest.mark.xdist_group(f"webui-{name}")) for name in ("a1111", "forge")]
+FLAVOURS = [
+    pytest.param(name, marks=pytest.mark.xdist_group(f"webui-{name}"))
+    for name in ("a1111", "forge")
+]
 ELSEWHERE = re.compile(r"^https?://(?!127\.0\.0\.1)")
 HARMLESS = (
     # gradio's own page, without a network or without a manifest
-    "manifest.json", "fonts.googleapis", "cdnjs", "iframe-resizer", "favicon", "preloaded using link preload",
+    "manifest.json",
+    "fonts.googleapis",
+    "cdnjs",
+    "iframe-resizer",
+    "favicon",
+    "preloaded using link preload",
     # the browser notes every answer that is a sentence for the visitor
-    "the server responded with a status of 400", "the server responded with a status of 409",
+    "the server responded with a status of 400",
+    "the server responded with a status of 409",
 )
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What our own JavaScript draws below the mount point is the same on every WebUI: tests of its details name the one that they run on."""
+    """What our own JavaScript draws below the mount point is the same on every WebUI: tests of its
+    details name the one that they run on.
+    """
     if config.getoption("--every-webui"):
         return
     superfluous = [item for item in items if not _is_wanted(item)]
@@ -65,20 +78,34 @@ def host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
 
 
 class Visitor:
-    """One visitor's browser: pages that reach nothing but the WebUI, and what they complained about."""
+    """One visitor's browser: pages that reach nothing but the WebUI, and what they complained
+    about.
+    """
 
     def __init__(self, browser: Browser, **options: Any) -> None:
         self.complaints: list[str] = []
         self.requests: list[tuple[str, str]] = []
-        settings = {"viewport": {"width": 1280, "height": 900}, "locale": "en-US", "accept_downloads": True, **options}
+        settings = {
+            "viewport": {"width": 1280, "height": 900},
+            "locale": "en-US",
+            "accept_downloads": True,
+            **options,
+        }
         self.context = browser.new_context(**settings)
         self.context.set_default_timeout(20_000)
-        # a pattern, not a function: for that Playwright would ask this process about every request, and none would go on while a test sleeps
+        # a pattern, not a function: for that Playwright would ask this process about every request,
+        # and none would go on while a test sleeps
         self.context.route(ELSEWHERE, lambda route: route.fulfill(status=200, body=""))
 
     def page(self) -> Page:
         page = self.context.new_page()
-        page.on("console", lambda message: message.type == "error" and self._complain(f"{message.text} {message.location.get('url', '')}"))
+        page.on(
+            "console",
+            lambda message: (
+                message.type == "error"
+                and self._complain(f"{message.text} {message.location.get('url', '')}")
+            ),
+        )
         page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
         page.on("request", lambda request: self.requests.append((request.method, request.url)))
         return page
@@ -102,7 +129,9 @@ def visitor(browser: Browser) -> Iterator[Visitor]:
 
 @pytest.fixture
 def visit(browser: Browser) -> Iterator[Any]:
-    """Makes visitors with a size, a language, a colour scheme of their own: visit(viewport=..., locale=..., color_scheme=...)."""
+    """Makes visitors with a size, a language, a colour scheme of their own: visit(viewport=...,
+    locale=..., color_scheme=...).
+    """
     visitors: list[Visitor] = []
 
     def make(**options: Any) -> Visitor:

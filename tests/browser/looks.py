@@ -1,4 +1,6 @@
-"""What a page is asked about its looks: names of controls, contrast, width, foreign words. Each answer is a list of complaints."""
+"""What a page is asked about its looks: names of controls, contrast, width, foreign words. Each
+answer is a list of complaints.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ NAMELESS = r"""root => [...root.querySelectorAll('button, input, select, textare
     })
     .map(control => control.outerHTML.slice(0, 160))"""
 
-# the primary button, and a chosen one, wears the host's own colours, as its Generate does: a theme's choice, not ours
+# the primary button, and a chosen one, wears the host's own colours, as its Generate does: a
+# theme's choice, not ours
 PALE = r"""root => {
     const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
     const pen = canvas.getContext('2d', {willReadFrequently: true});
@@ -86,5 +89,7 @@ def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
 def resize(page: Any, width: int, height: int = 900) -> None:
     """Another size of the window, drawn."""
     page.set_viewport_size({"width": width, "height": height})
-    page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+    page.evaluate(
+        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+    )
     page.wait_for_timeout(200)

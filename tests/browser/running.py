@@ -1,7 +1,8 @@
 """A WebUI as a process: start it, ask it, kill it, start it again.
 
-FakeHost is tests/webui/fake_host on one of the two gradios; RealHost is an installed A1111 or Forge, with a data folder of the test's own. Both take
-the extension from this checkout. Used by tests/browser/conftest.py.
+FakeHost is tests/webui/fake_host on one of the two gradios; RealHost is an installed A1111 or
+Forge, with a data folder of the test's own. Both take the extension from this checkout. Used by
+tests/browser/conftest.py.
 """
 
 from __future__ import annotations
@@ -60,8 +61,19 @@ class RunningHost:
     def environ(self) -> dict[str, str]:
         # a host knows nothing of the folders that the tests import from
         dropped = ("PYTHONPATH", "COMMANDLINE_ARGS")
-        kept = {name: value for name, value in os.environ.items() if name not in dropped and not name.startswith("PYTEST_")}
-        return {**kept, "GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1", **self.variables}
+        kept = {
+            name: value
+            for name, value in os.environ.items()
+            if name not in dropped and not name.startswith("PYTEST_")
+        }
+        return {
+            **kept,
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "HF_HUB_OFFLINE": "1",
+            "OMP_NUM_THREADS": "1",
+            "PYTHONUTF8": "1",
+            **self.variables,
+        }
 
     @property
     def url(self) -> str:
@@ -72,20 +84,32 @@ class RunningHost:
         return self.data / "host.log"
 
     def log(self) -> str:
-        return self.log_file.read_text(encoding="utf-8", errors="replace") if self.log_file.is_file() else ""
+        return (
+            self.log_file.read_text(encoding="utf-8", errors="replace")
+            if self.log_file.is_file()
+            else ""
+        )
 
     def start(self) -> None:
         self.data.mkdir(parents=True, exist_ok=True)
         with self.log_file.open("ab") as stream:
             start = stream.tell()
-            self.process = subprocess.Popen(self.command(), cwd=self.working_folder(), env=self.environ(), stdout=stream, stderr=subprocess.STDOUT)
+            self.process = subprocess.Popen(
+                self.command(),
+                cwd=self.working_folder(),
+                env=self.environ(),
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+            )
         self.wait_until_ready(start)
 
     def working_folder(self) -> Path:
         return self.data
 
     def wait_until_ready(self, start: int = 0) -> None:
-        """Until it has said so: the routes of extensions are added after the page can be had already."""
+        """Until it has said so: the routes of extensions are added after the page can be had
+        already.
+        """
         end = time.monotonic() + self.patience
         while time.monotonic() < end:
             said = self.log_file.read_bytes()[start:]
@@ -109,7 +133,15 @@ class RunningHost:
             self.process.wait(30)
             self.process = None
 
-    def ask(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None, *, timeout: float = 30) -> Answer:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        headers: dict[str, str] | None = None,
+        *,
+        timeout: float = 30,
+    ) -> Answer:
         """One request, sent exactly as written: http.client normalises nothing in `path`."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         has_host = any(name.lower() == "host" for name in headers or {})
@@ -122,7 +154,11 @@ class RunningHost:
                 connection.putheader("Content-Length", str(len(content)))
             connection.endheaders(content)
             answer = connection.getresponse()
-            return Answer(answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read())
+            return Answer(
+                answer.status,
+                {name.lower(): value for name, value in answer.getheaders()},
+                answer.read(),
+            )
         finally:
             connection.close()
 
@@ -138,7 +174,11 @@ class RunningHost:
     def calls(self) -> list[dict[str, Any]]:
         """What was done to it; only a fake one keeps such a record."""
         path = self.data / "calls.jsonl"
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.is_file()
+            else []
+        )
 
     @property
     def lora_folder(self) -> Path:
@@ -158,14 +198,27 @@ class FakeHost(RunningHost):
         folder = environment.look_at_gradio(self.flavour).folder
         assert folder is not None
         return [
-            sys.executable, str(LAUNCHER), "--data-dir", str(self.data), "--port", str(self.port), "--flavour", self.flavour,
-            "--site-packages", str(folder), "--lora-trainer-data-dir", str(self.trainer_folder), *self.arguments,
+            sys.executable,
+            str(LAUNCHER),
+            "--data-dir",
+            str(self.data),
+            "--port",
+            str(self.port),
+            "--flavour",
+            self.flavour,
+            "--site-packages",
+            str(folder),
+            "--lora-trainer-data-dir",
+            str(self.trainer_folder),
+            *self.arguments,
         ]
 
 
 @dataclass
 class RealHost(RunningHost):
-    """An installed WebUI. It keeps its models and settings to itself: the test gives it a data folder of its own, with this extension in it."""
+    """An installed WebUI. It keeps its models and settings to itself: the test gives it a data
+    folder of its own, with this extension in it.
+    """
 
     folder: Path = Path()
     checkpoint: Path = Path()
@@ -173,7 +226,11 @@ class RealHost(RunningHost):
 
     @property
     def python(self) -> Path:
-        return self.folder / "venv" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        return (
+            self.folder
+            / "venv"
+            / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+        )
 
     @property
     def flavour(self) -> str:
@@ -187,7 +244,9 @@ class RealHost(RunningHost):
         return {**super().environ(), "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2))}
 
     def prepare(self) -> None:
-        """A link to this checkout where it looks for extensions, and the checkpoint where it looks for models."""
+        """A link to this checkout where it looks for extensions, and the checkpoint where it looks
+        for models.
+        """
         link = self.data / "extensions" / "sd-webui-lora-trainer"
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(ROOT, target_is_directory=True)
@@ -208,15 +267,39 @@ class RealHost(RunningHost):
         if self.flavour == "a1111":
             return ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"]
         known = (self.folder / "backend" / "args.py").read_text(encoding="utf-8")
-        return ["--always-cpu", "--no-download-sd-model"] if "--always-cpu" in known else ["--cpu", "--skip-python-version-check"]  # Forge, Forge Neo
+        return (
+            ["--always-cpu", "--no-download-sd-model"]
+            if "--always-cpu" in known
+            else ["--cpu", "--skip-python-version-check"]
+        )  # Forge, Forge Neo
 
     def command(self) -> list[str]:
         return [
-            str(self.python), "launch.py", "--data-dir", str(self.data), "--port", str(self.port), "--server-name", "127.0.0.1", "--api",
-            "--skip-torch-cuda-test", "--skip-install", "--skip-version-check", "--loglevel", "DEBUG",
-            "--enable-insecure-extension-access", "--ckpt", str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name), *self.on_the_processor,
-            # with a data folder elsewhere, Forge's gradio would not hand out the WebUI's own scripts
-            "--gradio-allowed-path", str(self.folder), "--lora-trainer-data-dir", str(self.trainer_folder), *self.arguments,
+            str(self.python),
+            "launch.py",
+            "--data-dir",
+            str(self.data),
+            "--port",
+            str(self.port),
+            "--server-name",
+            "127.0.0.1",
+            "--api",
+            "--skip-torch-cuda-test",
+            "--skip-install",
+            "--skip-version-check",
+            "--loglevel",
+            "DEBUG",
+            "--enable-insecure-extension-access",
+            "--ckpt",
+            str(self.data / "models" / "Stable-diffusion" / self.checkpoint.name),
+            *self.on_the_processor,
+            # with a data folder elsewhere, Forge's gradio would not hand out the WebUI's own
+            # scripts
+            "--gradio-allowed-path",
+            str(self.folder),
+            "--lora-trainer-data-dir",
+            str(self.trainer_folder),
+            *self.arguments,
         ]
 
 

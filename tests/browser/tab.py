@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 PATIENCE = 15.0
-"""Seconds for which what a page should say is waited for: an answer is drawn a moment after it has come."""
+"""Seconds for which what a page should say is waited for: an answer is drawn a moment after it has
+come.
+"""
 expect.set_options(timeout=1000 * PATIENCE)
 
 ROOT = "#lora_trainer_root"
@@ -41,7 +43,9 @@ def show_tab(page: Page, title: str = "LoRA Trainer") -> None:
 
 
 def open_step(page: Page, step: str) -> Any:
-    """One of the tab's steps ("images", "captions", "settings", "train", "try"). Returns its section."""
+    """One of the tab's steps ("images", "captions", "settings", "train", "try"). Returns its
+    section.
+    """
     page.locator(f"#lora_trainer_step_{step}").click()
     section = page.locator(f"#lora_trainer_section_{step}")
     section.wait_for(state="visible")

@@ -1,4 +1,6 @@
-"""Who may ask, and for what: every route of the table, over real HTTP, on both WebUIs. No browser needed."""
+"""Who may ask, and for what: every route of the table, over real HTTP, on both WebUIs. No browser
+needed.
+"""
 
 from __future__ import annotations
 
@@ -22,24 +24,82 @@ from tests.hardening.harness import Run
 
 SECRET = b"nobody outside may read this"
 
-# as they stand in the address: a browser or a proxy would tidy most of them up, an attacker would not
+# as they stand in the address: a browser or a proxy would tidy most of them up, an attacker would
+# not
 ATTEMPTS = (
-    "..", ".", "...", "../..", "../../secret.txt", "../../../../../../etc/passwd", "/etc/passwd", "//etc/passwd", "%2e%2e", "%2e%2e%2f%2e%2e%2fsecret.txt",
-    "..%2f..%2fsecret.txt", "..%2Fsecret.txt", "%2fetc%2fpasswd", "%252e%252e%252fsecret.txt", "..%252f..%252fsecret.txt", "..%5c..%5csecret.txt",
-    "..\\..\\secret.txt", "%5c%5cserver%5cshare%5cx", "\\\\server\\share", "C:%5cWindows%5cwin.ini", "C:/Windows/win.ini", "c:", "C:..%5csecret.txt", "link",
-    "link%2fsecret.txt", "link.txt", "secret.txt%00.png", "%00", "..%00", "%c0%ae%c0%ae%2fsecret.txt", "%ff%fe", "%ef%bc%8e%ef%bc%8e", "~", "~root",
-    "$HOME", "%25SystemRoot%25", "file:%2f%2f%2fetc%2fpasswd", "CON", "nul", "COM1.txt", "aux.", "inside.", "inside%20", "%20", ".hidden", "..%0d%0aX-Evil:1",
-    "x" * 300, "%e2%80%ae", "inside::$DATA", "inside%3a%3a$INDEX_ALLOCATION", "*", "%3f", "inside;..", "..;", "..%2e", "queue.json", "..%2fqueue.json",
+    "..",
+    ".",
+    "...",
+    "../..",
+    "../../secret.txt",
+    "../../../../../../etc/passwd",
+    "/etc/passwd",
+    "//etc/passwd",
+    "%2e%2e",
+    "%2e%2e%2f%2e%2e%2fsecret.txt",
+    "..%2f..%2fsecret.txt",
+    "..%2Fsecret.txt",
+    "%2fetc%2fpasswd",
+    "%252e%252e%252fsecret.txt",
+    "..%252f..%252fsecret.txt",
+    "..%5c..%5csecret.txt",
+    "..\\..\\secret.txt",
+    "%5c%5cserver%5cshare%5cx",
+    "\\\\server\\share",
+    "C:%5cWindows%5cwin.ini",
+    "C:/Windows/win.ini",
+    "c:",
+    "C:..%5csecret.txt",
+    "link",
+    "link%2fsecret.txt",
+    "link.txt",
+    "secret.txt%00.png",
+    "%00",
+    "..%00",
+    "%c0%ae%c0%ae%2fsecret.txt",
+    "%ff%fe",
+    "%ef%bc%8e%ef%bc%8e",
+    "~",
+    "~root",
+    "$HOME",
+    "%25SystemRoot%25",
+    "file:%2f%2f%2fetc%2fpasswd",
+    "CON",
+    "nul",
+    "COM1.txt",
+    "aux.",
+    "inside.",
+    "inside%20",
+    "%20",
+    ".hidden",
+    "..%0d%0aX-Evil:1",
+    "x" * 300,
+    "%e2%80%ae",
+    "inside::$DATA",
+    "inside%3a%3a$INDEX_ALLOCATION",
+    "*",
+    "%3f",
+    "inside;..",
+    "..;",
+    "..%2e",
+    "queue.json",
+    "..%2fqueue.json",
 )
 
 
 @pytest.fixture(scope="session")
 def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHost]:
-    """A WebUI that other machines can reach, with secrets around the extension's data folder and links that lead there."""
+    """A WebUI that other machines can reach, with secrets around the extension's data folder and
+    links that lead there.
+    """
     reason = missing_for_fake_hosts()
     if reason:
         pytest.skip(reason)
-    running = FakeHost(data=tmp_path_factory.mktemp(f"open {flavour}"), flavour=flavour, variables={"GRADIO_SERVER_NAME": "0.0.0.0"})
+    running = FakeHost(
+        data=tmp_path_factory.mktemp(f"open {flavour}"),
+        flavour=flavour,
+        variables={"GRADIO_SERVER_NAME": "0.0.0.0"},
+    )
     for folder in (running.data, running.trainer_folder, running.data / "elsewhere"):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "secret.txt").write_bytes(SECRET)
@@ -51,7 +111,9 @@ def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         (inside / "link.txt").symlink_to(running.data / "secret.txt")
         (inside / "link.png").symlink_to(running.data / "secret.png")
         (inside / "link").symlink_to(running.data / "elsewhere", target_is_directory=True)
-        (running.trainer_folder / kind / "link").symlink_to(running.data / "elsewhere", target_is_directory=True)
+        (running.trainer_folder / kind / "link").symlink_to(
+            running.data / "elsewhere", target_is_directory=True
+        )
         (running.trainer_folder / kind / "link.txt").symlink_to(running.data / "secret.txt")
     running.start()
     yield running
@@ -64,7 +126,11 @@ def locked_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     reason = missing_for_fake_hosts()
     if reason:
         pytest.skip(reason)
-    running = FakeHost(data=tmp_path_factory.mktemp(f"locked {flavour}"), flavour=flavour, arguments=["--gradio-auth", "me:open sesame"])
+    running = FakeHost(
+        data=tmp_path_factory.mktemp(f"locked {flavour}"),
+        flavour=flavour,
+        arguments=["--gradio-auth", "me:open sesame"],
+    )
     running.start()
     yield running
     running.kill()
@@ -74,7 +140,11 @@ def address(entry: Entry, value: str, others: str = "inside") -> Iterator[str]:
     """The route's address with `value` in each of its places in turn."""
     places = re.findall(r"\{\w+\}", entry.path)
     for chosen in places:
-        yield "lora-trainer" + re.sub(r"\{\w+\}", lambda found, chosen=chosen: value if found.group() == chosen else others, entry.path)
+        yield "lora-trainer" + re.sub(
+            r"\{\w+\}",
+            lambda found, chosen=chosen: value if found.group() == chosen else others,
+            entry.path,
+        )
 
 
 def ask(host: FakeHost, entry: Entry, path: str, body: object = None):
@@ -84,10 +154,18 @@ def ask(host: FakeHost, entry: Entry, path: str, body: object = None):
 
 
 def outside(host: FakeHost) -> dict[str, bytes]:
-    """What nobody may change, delete or add to: all that surrounds the data folder, and the places the links lead to."""
-    places = [path for path in host.data.rglob("*") if host.trainer_folder not in path.parents and path.is_file()]
+    """What nobody may change, delete or add to: all that surrounds the data folder, and the places
+    the links lead to.
+    """
+    places = [
+        path
+        for path in host.data.rglob("*")
+        if host.trainer_folder not in path.parents and path.is_file()
+    ]
     kept = {"host.log", "calls.jsonl"}
-    return {str(path): path.read_bytes() for path in places if path.name not in kept} | {"/etc": repr(sorted(Path("/etc").iterdir())).encode() if Path("/etc").is_dir() else b""}
+    return {str(path): path.read_bytes() for path in places if path.name not in kept} | {
+        "/etc": repr(sorted(Path("/etc").iterdir())).encode() if Path("/etc").is_dir() else b""
+    }
 
 
 def test_there_are_enough_attempts():
@@ -97,15 +175,24 @@ def test_there_are_enough_attempts():
 def test_an_anonymous_visitor_gets_401_from_every_route(locked_host):
     for entry in ROUTES:
         path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        for headers in ({}, HEADERS, {**HEADERS, "Cookie": "access-token=guessed"}, {**HEADERS, "Authorization": "Basic bWU6d3Jvbmc="}):
-            answer = locked_host.ask(entry.method, path, None if entry.method == "GET" else {}, headers)
+        for headers in (
+            {},
+            HEADERS,
+            {**HEADERS, "Cookie": "access-token=guessed"},
+            {**HEADERS, "Authorization": "Basic bWU6d3Jvbmc="},
+        ):
+            answer = locked_host.ask(
+                entry.method, path, None if entry.method == "GET" else {}, headers
+            )
             assert answer.status == 401, (entry.method, entry.path, headers)
             assert answer.json()["error"]["message"]
 
 
 def test_who_logged_in_may_ask(locked_host):
     form = b"username=me&password=open+sesame"
-    login = locked_host.ask("POST", "login", form, {"Content-Type": "application/x-www-form-urlencoded"})
+    login = locked_host.ask(
+        "POST", "login", form, {"Content-Type": "application/x-www-form-urlencoded"}
+    )
     assert login.status == 200
     cookies = re.findall(r"(access-token[^=]*=[^;,]+)", login.headers["set-cookie"])
     assert cookies
@@ -116,7 +203,12 @@ def test_who_logged_in_may_ask(locked_host):
 def test_a_page_that_only_pretends_to_be_the_webuis_is_refused_by_every_route(host):
     for entry in ROUTES:
         path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
-        answer = host.ask(entry.method, path, None if entry.method == "GET" else {}, {**HEADERS, "Host": f"evil.example:{host.port}"})
+        answer = host.ask(
+            entry.method,
+            path,
+            None if entry.method == "GET" else {},
+            {**HEADERS, "Host": f"evil.example:{host.port}"},
+        )
         assert answer.status == 403 and b"evil.example" in answer.body, (entry.method, entry.path)
 
 
@@ -132,13 +224,20 @@ def test_another_web_page_cannot_change_anything(host, missing):
 
 def test_no_address_leads_out_of_the_data_folder(open_host):
     before = outside(open_host)
-    routes_with_ids = [entry for entry in ROUTES if "{" in entry.path and not entry.path.startswith("/texts/")]
+    routes_with_ids = [
+        entry for entry in ROUTES if "{" in entry.path and not entry.path.startswith("/texts/")
+    ]
     assert routes_with_ids
     for entry in routes_with_ids:
         for attempt in ATTEMPTS:
             for path in address(entry, attempt):
                 answer = ask(open_host, entry, path)
-                assert 400 <= answer.status < 500, (entry.method, path, answer.status, answer.body[:300])
+                assert 400 <= answer.status < 500, (
+                    entry.method,
+                    path,
+                    answer.status,
+                    answer.body[:300],
+                )
                 assert SECRET not in answer.body and b"root:" not in answer.body, path
     assert outside(open_host) == before
 
@@ -154,14 +253,52 @@ def test_no_language_leads_to_a_file(open_host):
 
 def test_no_value_in_a_request_leads_out_of_the_data_folder(open_host):
     before = outside(open_host)
-    decoded = ("..", "../..", "../../secret.txt", str(open_host.data / "secret.txt"), "/etc/passwd", "link", "link/secret.txt", "..\\..\\secret.txt", "C:\\Windows", "\\\\server\\share", "inside\x00", "\x00", "a" * 5000, "CON", "~", "", " ", "\ud800")
+    decoded = (
+        "..",
+        "../..",
+        "../../secret.txt",
+        str(open_host.data / "secret.txt"),
+        "/etc/passwd",
+        "link",
+        "link/secret.txt",
+        "..\\..\\secret.txt",
+        "C:\\Windows",
+        "\\\\server\\share",
+        "inside\x00",
+        "\x00",
+        "a" * 5000,
+        "CON",
+        "~",
+        "",
+        " ",
+        "\ud800",
+    )
     for entry in ROUTES:
         if entry.method == "GET" or entry.upload or entry.path == "/setup":
             continue
         path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
         for value in decoded:
-            names = ("id", "key", "dataset", "checkpoint", "name", "lora", "folder", "token", "what", "was", "caption", "prompt", "kind")
-            body = {**dict.fromkeys(names, value), "keys": [value], "loras": [value], "settings": {"output_dir": value, "train_data_dir": value}}
+            names = (
+                "id",
+                "key",
+                "dataset",
+                "checkpoint",
+                "name",
+                "lora",
+                "folder",
+                "token",
+                "what",
+                "was",
+                "caption",
+                "prompt",
+                "kind",
+            )
+            body = {
+                **dict.fromkeys(names, value),
+                "keys": [value],
+                "loras": [value],
+                "settings": {"output_dir": value, "train_data_dir": value},
+            }
             answer = open_host.ask(entry.method, path, json.dumps(body).encode(), HEADERS)
             assert answer.status < 500, (entry.method, entry.path, value[:40], answer.body[:400])
             assert SECRET not in answer.body and b"root:" not in answer.body, (entry.path, value)
@@ -174,7 +311,32 @@ def test_every_route_survives_values_of_the_wrong_kind(open_host):
             continue
         path = "lora-trainer" + re.sub(r"\{\w+\}", "inside", entry.path)
         for value in (None, 7, -1, 1e300, True, [], {}, [[]], {"a": {}}):
-            names = ("id", "key", "keys", "dataset", "checkpoint", "name", "lora", "loras", "folder", "token", "what", "was", "caption", "settings", "prompt", "seed", "steps", "width", "kind", "strengths", "strength", "when", "position", "changes")
+            names = (
+                "id",
+                "key",
+                "keys",
+                "dataset",
+                "checkpoint",
+                "name",
+                "lora",
+                "loras",
+                "folder",
+                "token",
+                "what",
+                "was",
+                "caption",
+                "settings",
+                "prompt",
+                "seed",
+                "steps",
+                "width",
+                "kind",
+                "strengths",
+                "strength",
+                "when",
+                "position",
+                "changes",
+            )
             answer = open_host.ask(entry.method, path, dict.fromkeys(names, value), HEADERS)
             assert answer.status < 500, (entry.method, entry.path, value, answer.body[:400])
 
@@ -184,40 +346,84 @@ def test_an_upload_stays_in_its_dataset(open_host):
     assert made.status == 200, made.body
     identity = made.json()["id"]
     before = outside(open_host)
-    for attempt in ("../evil.png", "..\\evil.png", "/tmp/evil.png", "C:\\evil.png", "a/b.png", "link/evil.png", "evil\x00.png", ".png", "x" * 300 + ".png", "CON.png"):
-        answer = open_host.ask("POST", f"lora-trainer/datasets/{identity}/upload?name={quote(attempt)}", picture(2), {"X-LoRA-Trainer": "1"})
+    for attempt in (
+        "../evil.png",
+        "..\\evil.png",
+        "/tmp/evil.png",
+        "C:\\evil.png",
+        "a/b.png",
+        "link/evil.png",
+        "evil\x00.png",
+        ".png",
+        "x" * 300 + ".png",
+        "CON.png",
+    ):
+        answer = open_host.ask(
+            "POST",
+            f"lora-trainer/datasets/{identity}/upload?name={quote(attempt)}",
+            picture(2),
+            {"X-LoRA-Trainer": "1"},
+        )
         assert answer.status < 500, (attempt, answer.body)
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        for name in ("../evil.png", "/tmp/evil.png", "C:\\evil.png", "..\\evil.png", "fine.png", "a/../../evil.png"):
+        for name in (
+            "../evil.png",
+            "/tmp/evil.png",
+            "C:\\evil.png",
+            "..\\evil.png",
+            "fine.png",
+            "a/../../evil.png",
+        ):
             archive.writestr(name, picture(3))
         link = zipfile.ZipInfo("link.png")
         link.external_attr = 0o120777 << 16
         archive.writestr(link, str(open_host.data / "secret.png"))
-    answer = open_host.ask("POST", f"lora-trainer/datasets/{identity}/upload?name=all.zip", content.getvalue(), {"X-LoRA-Trainer": "1"})
+    answer = open_host.ask(
+        "POST",
+        f"lora-trainer/datasets/{identity}/upload?name=all.zip",
+        content.getvalue(),
+        {"X-LoRA-Trainer": "1"},
+    )
     assert answer.status == 200, answer.body
     assert outside(open_host) == before
-    folder = next(path for path in (open_host.trainer_folder / "datasets").iterdir() if path.name == identity)
+    folder = next(
+        path for path in (open_host.trainer_folder / "datasets").iterdir() if path.name == identity
+    )
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     assert {path.parent for path in folder.rglob("evil*")} <= {folder}
     assert not any(SECRET in path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-@pytest.mark.parametrize("character", list('<>:,='))
+@pytest.mark.parametrize("character", list("<>:,="))
 def test_a_name_that_the_tag_could_not_hold_is_refused_with_a_sentence(host, character):
     identity = host.post("datasets", {"name": "names"}).json()["id"]
-    host.ask("POST", f"lora-trainer/datasets/{quote(identity)}/upload?name=a.png", picture(4), {"X-LoRA-Trainer": "1"})
-    wish = {"name": f"my{character}lora", "dataset": identity, "checkpoint": "practice", "settings": {"trigger_word": "ohwx"}}
+    host.ask(
+        "POST",
+        f"lora-trainer/datasets/{quote(identity)}/upload?name=a.png",
+        picture(4),
+        {"X-LoRA-Trainer": "1"},
+    )
+    wish = {
+        "name": f"my{character}lora",
+        "dataset": identity,
+        "checkpoint": "practice",
+        "settings": {"trigger_word": "ohwx"},
+    }
     answer = host.post("runs", {**wish, "token": f"a name with {character}", "when": "queue"})
     assert answer.status == 400, answer.body
     assert f"'my{character}lora'" in answer.json()["error"]["message"]
     plan = host.post("plan", wish).json()
-    assert [problem["field"] for problem in plan["problems"] if problem["severity"] == "error"] == ["name"]
+    assert [problem["field"] for problem in plan["problems"] if problem["severity"] == "error"] == [
+        "name"
+    ]
     assert not plan["ok"]
 
 
-@pytest.mark.parametrize("character", list('<>:,='))
-def test_images_may_be_called_anything_and_their_folder_and_lora_are_called_what_can_be(host, character):
+@pytest.mark.parametrize("character", list("<>:,="))
+def test_images_may_be_called_anything_and_their_folder_and_lora_are_called_what_can_be(
+    host, character
+):
     made = host.post("datasets", {"name": f"my{character}images"}).json()
     assert made["name"].startswith(f"my{character}images") and made["id"].startswith("my_images")
 
@@ -225,9 +431,24 @@ def test_images_may_be_called_anything_and_their_folder_and_lora_are_called_what
 def test_no_answer_to_others_tells_where_things_lie_on_this_machine(open_host):
     run = open_host.trainer_folder / "runs" / "told"
     run.mkdir()
-    (run / "config.yaml").write_text(f"train_data_dir: {open_host.trainer_folder / 'datasets' / 'inside'}\nbase_model: {open_host.data / 'models' / 'x.safetensors'}\n", encoding="utf-8")
+    (run / "config.yaml").write_text(
+        f"train_data_dir: {open_host.trainer_folder / 'datasets' / 'inside'}\nbase_model:"
+        f" {open_host.data / 'models' / 'x.safetensors'}\n",
+        encoding="utf-8",
+    )
     (run / "worker.log").write_text(f"saved {run / 'fox.safetensors'}\n", encoding="utf-8")
-    for path in ("home", "runs", "pulse", "datasets", "checkpoints", "setup?report=1", "loras", "runs/told/live?log=1", "runs/told/log", "runs/told/config"):
+    for path in (
+        "home",
+        "runs",
+        "pulse",
+        "datasets",
+        "checkpoints",
+        "setup?report=1",
+        "loras",
+        "runs/told/live?log=1",
+        "runs/told/log",
+        "runs/told/config",
+    ):
         answer = open_host.ask("GET", "lora-trainer/" + path)
         assert answer.status == 200, (path, answer.body)
         is_json = answer.headers["content-type"].startswith("application/json")

@@ -1,6 +1,8 @@
-"""An artist's way through the tab on both WebUIs, from a few images to a picture with the LoRA; and what a run survives meanwhile.
+"""An artist's way through the tab on both WebUIs, from a few images to a picture with the LoRA; and
+what a run survives meanwhile.
 
-Everything is real but the WebUI's pictures: the worker trains the embedded checkpoint. One test leaves what the next begins with, as an artist would.
+Everything is real but the WebUI's pictures: the worker trains the embedded checkpoint. One test
+leaves what the next begins with, as an artist would.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ PATIENCE = 150_000
 
 
 def files(*numbers: int) -> list[dict[str, Any]]:
-    return [{"name": f"picture {number}.png", "mimeType": "image/png", "buffer": picture(number)} for number in numbers]
+    return [
+        {"name": f"picture {number}.png", "mimeType": "image/png", "buffer": picture(number)}
+        for number in numbers
+    ]
 
 
 def choose_settings(page: Any, name: str, steps: int) -> None:
@@ -60,9 +65,21 @@ def trained(host):
     if NAME not in runs(host):
         identity = host.post("datasets", {"name": "discs"}).json()["id"]
         for number in range(4):
-            host.ask("POST", f"lora-trainer/datasets/{identity}/upload?name={number}.png", picture(number), {"X-LoRA-Trainer": "1"})
+            host.ask(
+                "POST",
+                f"lora-trainer/datasets/{identity}/upload?name={number}.png",
+                picture(number),
+                {"X-LoRA-Trainer": "1"},
+            )
         settings = {"max_train_steps": STEPS, "trigger_word": "ohwx", "save_steps": 4}
-        asked = {"dataset": identity, "checkpoint": "practice", "name": NAME, "settings": settings, "token": "made by the fixture", "when": "now"}
+        asked = {
+            "dataset": identity,
+            "checkpoint": "practice",
+            "name": NAME,
+            "settings": settings,
+            "token": "made by the fixture",
+            "when": "now",
+        }
         answer = host.post("runs", asked)
         assert answer.status == 200, answer.body
     return wait_for_run(host, NAME, "finished")
@@ -89,8 +106,13 @@ def test_from_images_to_a_finished_lora(host, visitor):
         box.blur()
         captions.get_by_text(f"{number} of 4 with a caption").first.wait_for()
     (card,) = (card for card in host.get("datasets") if card["name"] == "discs")
-    captioned = {item["name"]: item["caption"] for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]}
-    assert captioned == {f"picture {number}.png": f"a disc, plain ground {number}" for number in (1, 2, 3, 4)}
+    captioned = {
+        item["name"]: item["caption"]
+        for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]
+    }
+    assert captioned == {
+        f"picture {number}.png": f"a disc, plain ground {number}" for number in (1, 2, 3, 4)
+    }
 
     choose_settings(page, NAME, STEPS)
 
@@ -104,21 +126,37 @@ def test_from_images_to_a_finished_lora(host, visitor):
     assert live.locator("img").first.evaluate("image => image.naturalWidth") > 0
 
     assert (host.lora_folder / f"{NAME}.safetensors").is_file()
-    assert json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))["activation text"] == "ohwx"
+    assert (
+        json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))[
+            "activation text"
+        ]
+        == "ohwx"
+    )
     assert (host.lora_folder / f"{NAME}.png").is_file()
 
 
-def test_the_hosts_lora_page_has_the_card_without_a_restart_and_its_click_inserts_tag_and_trigger(host, visitor, trained):
+def test_the_hosts_lora_page_has_the_card_without_a_restart_and_its_click_inserts_tag_and_trigger(
+    host, visitor, trained
+):
     page = open_host(visitor, host)
-    page.wait_for_function("() => typeof opts === 'object' && 'extra_networks_add_text_separator' in opts")
+    page.wait_for_function(
+        "() => typeof opts === 'object' && 'extra_networks_add_text_separator' in opts"
+    )
     page.locator("#txt2img_extra_tabs > .tab-nav > button", has_text="Lora").first.click()
     page.locator("#txt2img_lora_extra_refresh_internal").click()
     page.locator("#txt2img_lora_cards .card", has_text=NAME).first.click()
-    assert page.locator("#txt2img_prompt textarea").input_value().strip().startswith(f"<lora:{NAME}:0.")
+    assert (
+        page.locator("#txt2img_prompt textarea")
+        .input_value()
+        .strip()
+        .startswith(f"<lora:{NAME}:0.")
+    )
     assert page.locator("#txt2img_prompt textarea").input_value().endswith("> ohwx")
 
 
-def test_send_to_txt2img_then_the_slider_changes_the_picture_and_zero_is_no_lora_at_all(host, visitor, trained):
+def test_send_to_txt2img_then_the_slider_changes_the_picture_and_zero_is_no_lora_at_all(
+    host, visitor, trained
+):
     page = open_tab(visitor, host)
     section = open_step(page, "try")
     section.get_by_label("Prompt", exact=True).fill("a disc on grass")
@@ -131,7 +169,10 @@ def test_send_to_txt2img_then_the_slider_changes_the_picture_and_zero_is_no_lora
     slider.fill("0.35")
     assert f"<lora:{NAME}:0.35>" in prompt.input_value()
     prompt.fill(prompt.input_value().replace(":0.35>", ":1.1>"))
-    page.wait_for_function("() => document.querySelector('#lora_trainer_strength_txt2img input[type=range]').value === '1.1'")
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_strength_txt2img input[type=range]').value ==="
+        " '1.1'"
+    )
 
     page.locator("#txt2img_seed input").fill("7")
     made = {}
@@ -146,21 +187,33 @@ def test_send_to_txt2img_then_the_slider_changes_the_picture_and_zero_is_no_lora
 
 def generate(page: Any) -> bytes:
     """Press the host's Generate; returns the picture's pixels, as the browser has them."""
-    before = page.evaluate("() => [...document.querySelectorAll('#txt2img_gallery img')].map(image => image.src).join()")
+    before = page.evaluate(
+        "() => [...document.querySelectorAll('#txt2img_gallery img')].map(image =>"
+        " image.src).join()"
+    )
     page.locator("#txt2img_generate").click()
     page.wait_for_function(
-        "before => { const all = [...document.querySelectorAll('#txt2img_gallery img')]; "
-        "return all.length && all.map(image => image.src).join() !== before && all[0].complete && all[0].naturalWidth; }", arg=before,
+        "before => { const all = [...document.querySelectorAll('#txt2img_gallery img')]; return"
+        " all.length && all.map(image => image.src).join() !== before && all[0].complete &&"
+        " all[0].naturalWidth; }",
+        arg=before,
     )
     source = page.evaluate("() => document.querySelector('#txt2img_gallery img').src")
-    return bytes(page.evaluate(
-        "async source => { const image = new Image(); image.src = source; await image.decode(); const canvas = document.createElement('canvas'); "
-        "canvas.width = image.naturalWidth; canvas.height = image.naturalHeight; const pen = canvas.getContext('2d'); pen.drawImage(image, 0, 0); "
-        "return [...pen.getImageData(0, 0, canvas.width, canvas.height).data]; }", source,
-    ))
+    return bytes(
+        page.evaluate(
+            "async source => { const image = new Image(); image.src = source; await image.decode();"
+            " const canvas = document.createElement('canvas'); canvas.width = image.naturalWidth;"
+            " canvas.height = image.naturalHeight; const pen = canvas.getContext('2d');"
+            " pen.drawImage(image, 0, 0); return [...pen.getImageData(0, 0, canvas.width,"
+            " canvas.height).data]; }",
+            source,
+        )
+    )
 
 
-def test_try_it_shows_base_and_lora_side_by_side_and_keeps_the_strength_that_was_chosen(host, visitor, trained):
+def test_try_it_shows_base_and_lora_side_by_side_and_keeps_the_strength_that_was_chosen(
+    host, visitor, trained
+):
     page = open_tab(visitor, host)
     section = open_step(page, "try")
     section.get_by_label("Prompt", exact=True).fill("a disc")
@@ -191,7 +244,9 @@ def test_the_strength_grid_is_one_picture(host, visitor, trained, tmp_path):
         assert image.width > 5 * 64
 
 
-def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_death_of_the_host(host, visit, trained):
+def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_death_of_the_host(
+    host, visit, trained
+):
     name = "long run"
     visitors = [visit() for _ in range(4)]
     page = open_tab(visitors[0], host)
@@ -238,17 +293,33 @@ def test_a_run_is_found_again_after_refresh_second_browser_reload_ui_and_the_dea
     assert stopped["step"] > 0
     for one in visitors:
         # the browser notes each question to a WebUI that is away or starting
-        one.complaints[:] = [text for text in one.complaints if not text.startswith("Failed to load resource: ")]
+        one.complaints[:] = [
+            text for text in one.complaints if not text.startswith("Failed to load resource: ")
+        ]
     assert [run["name"] for run in host.get("pulse")["active"] if run["status"] != "stopped"] == []
 
 
 def one_click_starts_one_run(host: Any, dataset: str) -> None:
-    """Two tabs send the same click twice, while something trains: one run waits, and a later one behind it."""
-    body = {"dataset": dataset, "checkpoint": "practice", "settings": {"max_train_steps": 2, "trigger_word": "ohwx"}, "when": "queue"}
-    one, same = (host.post("runs", {**body, "name": "queued one", "token": "one and the same click"}).json() for _ in range(2))
-    other = host.post("runs", {**body, "name": "queued two", "token": "another click, later"}).json()
+    """Two tabs send the same click twice, while something trains: one run waits, and a later one
+    behind it.
+    """
+    body = {
+        "dataset": dataset,
+        "checkpoint": "practice",
+        "settings": {"max_train_steps": 2, "trigger_word": "ohwx"},
+        "when": "queue",
+    }
+    one, same = (
+        host.post("runs", {**body, "name": "queued one", "token": "one and the same click"}).json()
+        for _ in range(2)
+    )
+    other = host.post(
+        "runs", {**body, "name": "queued two", "token": "another click, later"}
+    ).json()
     assert one["id"] == same["id"] != other["id"]
-    assert {name: run["position"] for name, run in runs(host).items() if run["status"] == "queued"} == {"queued one": 0, "queued two": 1}
+    assert {
+        name: run["position"] for name, run in runs(host).items() if run["status"] == "queued"
+    } == {"queued one": 0, "queued two": 1}
     for run in (one, other):
         assert host.post(f"runs/{quote(run['id'])}/unqueue").status == 200
     assert not any(run["status"] == "queued" for run in runs(host).values())

@@ -1,4 +1,6 @@
-"""The tab at home in the WebUI: sizes, light and dark, names of controls, both languages; and quiet while nobody looks."""
+"""The tab at home in the WebUI: sizes, light and dark, names of controls, both languages; and quiet
+while nobody looks.
+"""
 
 from __future__ import annotations
 
@@ -15,11 +17,82 @@ __all__ = ["trained"]
 SECTIONS = ("images", "captions", "settings", "train", "try")
 SIZES = {"laptop": (1280, 800), "tablet": (1024, 700), "desktop": (1600, 1000), "phone": (390, 844)}
 SAID_EVERYWHERE = (
-    # names, units, file endings, what a prompt holds, and the words that Chinese users write in Latin letters too
-    "lora", "trainer", "webui", "txt2img", "img2img", "txt", "img", "zip", "gpu", "cpu", "vae", "clip", "sdxl", "png", "jpg", "jpeg", "webp", "csv", "jsonl",
-    "safetensors", "ohwx", "mychar", "name", "ctrl", "alt", "delete", "enter", "esc", "escape", "shift", "english", "unet", "adamw", "adam", "prodigy", "cosine", "constant",
-    "linear", "sgd", "lion", "adafactor", "float", "bit", "bfloat", "ddim", "euler", "dpm", "snr", "min", "gamma", "huber", "auto", "output", "models", "dropout",
-    "seed", "cfg", "rank", "alpha", "epoch", "epochs", "steps", "yaml", "json", "https", "http", "huggingface", "hugging", "face", "aaa", "fp16", "bf16", "webp", "loss",
+    # names, units, file endings, what a prompt holds, and the words that Chinese users write in
+    # Latin letters too
+    "lora",
+    "trainer",
+    "webui",
+    "txt2img",
+    "img2img",
+    "txt",
+    "img",
+    "zip",
+    "gpu",
+    "cpu",
+    "vae",
+    "clip",
+    "sdxl",
+    "png",
+    "jpg",
+    "jpeg",
+    "webp",
+    "csv",
+    "jsonl",
+    "safetensors",
+    "ohwx",
+    "mychar",
+    "name",
+    "ctrl",
+    "alt",
+    "delete",
+    "enter",
+    "esc",
+    "escape",
+    "shift",
+    "english",
+    "unet",
+    "adamw",
+    "adam",
+    "prodigy",
+    "cosine",
+    "constant",
+    "linear",
+    "sgd",
+    "lion",
+    "adafactor",
+    "float",
+    "bit",
+    "bfloat",
+    "ddim",
+    "euler",
+    "dpm",
+    "snr",
+    "min",
+    "gamma",
+    "huber",
+    "auto",
+    "output",
+    "models",
+    "dropout",
+    "seed",
+    "cfg",
+    "rank",
+    "alpha",
+    "epoch",
+    "epochs",
+    "steps",
+    "yaml",
+    "json",
+    "https",
+    "http",
+    "huggingface",
+    "hugging",
+    "face",
+    "aaa",
+    "fp16",
+    "bf16",
+    "webp",
+    "loss",
 )
 
 
@@ -39,7 +112,12 @@ def test_every_section_fits_and_can_be_read(host, visit, trained, screenshots, s
             resize(page, width, height)
             if screenshots is not None:
                 page.screenshot(path=screenshots / f"{host.flavour}-{step}-{scheme}-{width}.png")
-            found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS), *complaints(page, UNSEEN)]
+            found = [
+                *complaints(page, TOO_WIDE),
+                *complaints(page, PALE),
+                *complaints(page, NAMELESS),
+                *complaints(page, UNSEEN),
+            ]
             if found:
                 problems[step, name] = found
     assert problems == {}
@@ -64,7 +142,9 @@ def test_a_dialog_stands_in_the_middle_of_the_window(host, visitor):
 def test_a_box_to_tick_shows_that_the_keyboard_is_on_it(host, visitor):
     page = open_tab(visitor, host)
     section = open_step(page, "settings")
-    section.evaluate("section => section.querySelectorAll('details').forEach(part => { part.open = true; })")
+    section.evaluate(
+        "section => section.querySelectorAll('details').forEach(part => { part.open = true; })"
+    )
     page.keyboard.press("Tab")
     box = section.locator("input[type=checkbox]").first
     box.focus()
@@ -73,17 +153,47 @@ def test_a_box_to_tick_shows_that_the_keyboard_is_on_it(host, visitor):
 
 def test_in_chinese_no_english_is_left(host, visit, trained, screenshots):
     page = open_tab(visit(locale="zh-CN"), host)
-    words = {word for run in host.get("runs")["runs"] for text in (run["name"], run["dataset"] or "") for word in text.replace(".", " ").replace("_", " ").split()}
+    words = {
+        word
+        for run in host.get("runs")["runs"]
+        for text in (run["name"], run["dataset"] or "")
+        for word in text.replace(".", " ").replace("_", " ").split()
+    }
     tries = host.get("tries")
-    words |= {word for one in (tries["tries"] if isinstance(tries, dict) else tries) for word in one["prompt"].replace(",", " ").split()}
-    items = [item for card in host.get("datasets") for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]]
-    words |= {word for item in items for word in f"{item['caption']} {item['name']}".replace(",", " ").replace(".", " ").split()}
-    words |= {word for card in host.get("datasets") for word in card["name"].split()} | {"My", "model", "Tiny", "practice", "picture", "step", "tiny", "sd1", "discs", "red"}
+    words |= {
+        word
+        for one in (tries["tries"] if isinstance(tries, dict) else tries)
+        for word in one["prompt"].replace(",", " ").split()
+    }
+    items = [
+        item
+        for card in host.get("datasets")
+        for item in host.get(f"datasets/{quote(card['id'])}/items")["items"]
+    ]
+    words |= {
+        word
+        for item in items
+        for word in f"{item['caption']} {item['name']}".replace(",", " ").replace(".", " ").split()
+    }
+    words |= {word for card in host.get("datasets") for word in card["name"].split()} | {
+        "My",
+        "model",
+        "Tiny",
+        "practice",
+        "picture",
+        "step",
+        "tiny",
+        "sd1",
+        "discs",
+        "red",
+    }
     problems = {}
     for step in visit_all(page):
         if screenshots is not None:
             page.screenshot(path=screenshots / f"{host.flavour}-{step}-zh_CN.png")
-        found = complaints(page, FOREIGN, [*SAID_EVERYWHERE, *words, host.get("home")["host"]["name"]])
+        found = complaints(
+            page, FOREIGN, [*SAID_EVERYWHERE, *words, host.get("home")["host"]["name"]]
+        )
         if found:
             problems[step] = found
     assert problems == {}
@@ -103,7 +213,13 @@ def test_nothing_is_asked_while_the_tab_cannot_be_seen(host, visitor, trained):
 def test_the_keyboard_moves_through_the_steps(host, visitor):
     page = open_tab(visitor, host)
     page.locator("#lora_trainer_step_images").click()
-    for key, chosen in (("ArrowRight", "captions"), ("ArrowRight", "settings"), ("End", "try"), ("ArrowLeft", "train"), ("Home", "images")):
+    for key, chosen in (
+        ("ArrowRight", "captions"),
+        ("ArrowRight", "settings"),
+        ("End", "try"),
+        ("ArrowLeft", "train"),
+        ("Home", "images"),
+    ):
         page.keyboard.press(key)
         assert page.evaluate("document.activeElement.id") == f"lora_trainer_step_{chosen}"
         expect(page.locator(f"#lora_trainer_section_{chosen}")).to_be_visible()

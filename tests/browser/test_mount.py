@@ -19,10 +19,16 @@ def test_the_extension_writes_no_error_to_the_hosts_console(host, visitor):
 
 def test_a_page_that_is_there_before_our_routes_starts_by_itself(host, visitor):
     page = visitor.page()
-    page.route("**/lora-trainer/home*", lambda route: route.fulfill(status=404, body='{"detail":"Not Found"}'), times=2)
+    page.route(
+        "**/lora-trainer/home*",
+        lambda route: route.fulfill(status=404, body='{"detail":"Not Found"}'),
+        times=2,
+    )
     page.goto(host.url)
     page.wait_for_selector("#tabs")
     show_tab(page)
     page.wait_for_selector(f"{ROOT} [role=tablist]")
-    assert [text for text in visitor.complaints if "404" not in text] == [] and len(visitor.complaints) == 2
+    assert [text for text in visitor.complaints if "404" not in text] == [] and len(
+        visitor.complaints
+    ) == 2
     visitor.complaints.clear()

@@ -1,15 +1,20 @@
-"""The artist's way through the tab on an installed AUTOMATIC1111, Forge or Forge Neo, ending with pictures that the host makes with the LoRA.
+"""The artist's way through the tab on an installed AUTOMATIC1111, Forge or Forge Neo, ending with
+pictures that the host makes with the LoRA.
 
     python -m tests tests/browser/test_real_host.py --host-folder FOLDER [--host-checkpoint FILE]
 
-FOLDER is the WebUI as it was installed, with its `venv`. Nothing in it is changed: it runs with a data folder of the test's own, in which the
-extension is a link to this checkout. FILE is an SD1.5 checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves.
-It is started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run either: the tab sets training up),
---skip-torch-cuda-test --skip-version-check, on the processor (A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu; Forge Neo: --cpu),
-with --data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api --loglevel DEBUG (A1111 names unmatched keys
-at that level only) and --enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up needs. Variables of the
-environment reach it: HF_HOME names a cache that has the tokenizer of openai/clip-vit-large-patch14, if the usual one has it not.
-A full-size checkpoint needs about 16 GB of memory for the WebUI and the worker together, and the whole a quarter of an hour on four cores.
+FOLDER is the WebUI as it was installed, with its `venv`. Nothing in it is changed: it runs with a
+data folder of the test's own, in which the extension is a link to this checkout. FILE is an SD1.5
+checkpoint (with its .yaml, where it has one); without it, the smallest one of FOLDER serves. It is
+started by `venv/bin/python launch.py` with --skip-install (so that our install.py does not run
+either: the tab sets training up), --skip-torch-cuda-test --skip-version-check, on the processor
+(A1111: --use-cpu all --no-half --no-hashing; Forge: --always-cpu; Forge Neo: --cpu), with
+--data-dir --gradio-allowed-path --lora-trainer-data-dir --ckpt --port --server-name 127.0.0.1 --api
+--loglevel DEBUG (A1111 names unmatched keys at that level only) and
+--enable-insecure-extension-access. Nothing is downloaded (HF_HUB_OFFLINE) but what the set-up
+needs. Variables of the environment reach it: HF_HOME names a cache that has the tokenizer of
+openai/clip-vit-large-patch14, if the usual one has it not. A full-size checkpoint needs about 16 GB
+of memory for the WebUI and the worker together, and the whole a quarter of an hour on four cores.
 """
 
 from __future__ import annotations
@@ -38,9 +43,15 @@ STEPS = 6
 LONG = 20_000
 SIDE = 64
 SETTINGS = {
-    "max_train_steps": STEPS, "resolution": SIDE, "batch_size": 1, "learning_rate": 0.003, "save_steps": 3, "sample_size": SIDE, "sample_steps": 2,
+    "max_train_steps": STEPS,
+    "resolution": SIDE,
+    "batch_size": 1,
+    "learning_rate": 0.003,
+    "save_steps": 3,
+    "sample_size": SIDE,
+    "sample_steps": 2,
     "trigger_word": TRIGGER,
-}  # fmt: skip
+}
 MINUTE = 60_000
 PATIENCE = 9 * MINUTE
 """Milliseconds for a training, which loads a full-size model on a processor that others use too."""
@@ -49,13 +60,20 @@ pytestmark = pytest.mark.xdist_group("real-host")
 
 
 @pytest.fixture(scope="module")
-def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealHost]:
+def host(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RealHost]:
     named = request.config.getoption("--host-folder")
     if named is None:
         pytest.skip("no installed WebUI was named with --host-folder")
     folder = Path(named).resolve()
     checkpoint = request.config.getoption("--host-checkpoint") or _smallest_checkpoint(folder)
-    running = RealHost(data=tmp_path_factory.mktemp("web ui data"), folder=folder, checkpoint=Path(checkpoint).resolve(), patience=400.0)
+    running = RealHost(
+        data=tmp_path_factory.mktemp("web ui data"),
+        folder=folder,
+        checkpoint=Path(checkpoint).resolve(),
+        patience=400.0,
+    )
     running.prepare()
     running.start()
     yield running
@@ -68,7 +86,9 @@ def host(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Any]:
-    """Makes visitors. The hosts' own scripts have faults of their own (A1111's when a width is typed): only what ours do fails a test."""
+    """Makes visitors. The hosts' own scripts have faults of their own (A1111's when a width is
+    typed): only what ours do fails a test.
+    """
     visitors: list[Visitor] = []
 
     def make(**options: Any) -> Visitor:
@@ -78,8 +98,11 @@ def visit(browser: Any) -> Iterator[Any]:
     yield make
     for one in visitors:
         one.close()
-    ours = [text for one in visitors for text in one.complaints if re.search("lora[-_]trainer", text)]
-    # a page says so itself while its WebUI is away; one that comes back answers before it has the routes of extensions
+    ours = [
+        text for one in visitors for text in one.complaints if re.search("lora[-_]trainer", text)
+    ]
+    # a page says so itself while its WebUI is away; one that comes back answers before it has the
+    # routes of extensions
     away = re.compile(r"net::ERR_|Failed to fetch|status of 404 .*/lora-trainer/(pulse|home)")
     assert [text for text in ours if not away.search(text)] == []
 
@@ -91,7 +114,10 @@ def visitor(visit: Any) -> Visitor:
 
 
 def _smallest_checkpoint(folder: Path) -> Path:
-    found = sorted((folder / "models" / "Stable-diffusion").glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    found = sorted(
+        (folder / "models" / "Stable-diffusion").glob("*.safetensors"),
+        key=lambda path: path.stat().st_size,
+    )
     assert found, f"there is no checkpoint in {folder}: name one with --host-checkpoint"
     return found[0]
 
@@ -131,14 +157,22 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
         time.sleep(0.2)
     for item in host.get(f"datasets/{quote(dataset['id'])}/items")["items"]:
         if item["name"] != "picture 1.png":
-            assert host.post(f"datasets/{quote(dataset['id'])}/caption", {"key": item["key"], "caption": "a disc", "was": ""}).status == 200
+            assert (
+                host.post(
+                    f"datasets/{quote(dataset['id'])}/caption",
+                    {"key": item["key"], "caption": "a disc", "was": ""},
+                ).status
+                == 200
+            )
         else:
             assert item["caption"] == "a disc, plain ground"
 
     section = open_step(page, "settings")
     section.get_by_role("button", name="Quick test", exact=True).click()
     section.locator("#lora_trainer_name").fill(NAME)
-    section.evaluate("element => element.querySelectorAll('details').forEach(box => { box.open = true; })")
+    section.evaluate(
+        "element => element.querySelectorAll('details').forEach(box => { box.open = true; })"
+    )
     for key, value in SETTINGS.items():
         section.locator(f"input#lora_trainer_field_{key}").fill(str(value))
     section.get_by_label("What will happen").get_by_text(f"Trains {STEPS} steps").wait_for()
@@ -157,9 +191,17 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     live.get_by_text(re.compile(rf"Finished after {STEPS} steps")).first.wait_for(timeout=PATIENCE)
     live.get_by_text(f"Your LoRA is ready: {NAME}").wait_for()
     assert (host.lora_folder / f"{NAME}.safetensors").is_file()
-    assert json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))["activation text"] == TRIGGER
+    assert (
+        json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))[
+            "activation text"
+        ]
+        == TRIGGER
+    )
     run = wait_for_run(host, NAME, "finished")
-    print(f"{STEPS} steps, {run['images_per_second']} images/s, {run['changed'] - run['started']:.0f} s in all")
+    print(
+        f"{STEPS} steps, {run['images_per_second']} images/s, {run['changed'] - run['started']:.0f}"
+        " s in all"
+    )
 
     show_tab(page, "txt2img")
     card = page.locator("#txt2img_lora_cards .card", has_text=NAME)
@@ -167,7 +209,9 @@ def test_from_images_to_a_card_in_a_page_that_was_open_all_the_time(host, visito
     prompt = page.locator("#txt2img_prompt textarea")
     before = prompt.input_value()
     card.first.click()
-    eventually(lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:0.8> {TRIGGER}")
+    eventually(
+        lambda: prompt.input_value().removeprefix(before).strip(), f"<lora:{NAME}:0.8> {TRIGGER}"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +220,21 @@ def trained(host):
     if not any(run["name"] == NAME for run in host.get("runs")["runs"]):
         identity = host.post("datasets", {"name": "discs"}).json()["id"]
         for number in (1, 2, 3, 4):
-            answer = host.ask("POST", f"lora-trainer/datasets/{identity}/upload?name={number}.png", picture(number), {"X-LoRA-Trainer": "1"})
+            answer = host.ask(
+                "POST",
+                f"lora-trainer/datasets/{identity}/upload?name={number}.png",
+                picture(number),
+                {"X-LoRA-Trainer": "1"},
+            )
             assert answer.status == 200, answer.body
-        body = {"dataset": identity, "checkpoint": "loaded", "name": NAME, "settings": SETTINGS, "token": "made by the fixture", "when": "now"}
+        body = {
+            "dataset": identity,
+            "checkpoint": "loaded",
+            "name": NAME,
+            "settings": SETTINGS,
+            "token": "made by the fixture",
+            "when": "now",
+        }
         answer = host.post("runs", body)
         assert answer.status == 200, answer.body
     return wait_for_run(host, NAME, "finished", seconds=PATIENCE / 1000)
@@ -214,14 +270,26 @@ def test_try_it_makes_pair_grid_and_matrix_with_the_hosts_pipeline(host, visitor
     matrix = finished_try(host, "matrix")
     assert len(matrix["loras"]) == 2
     assert len({pixels(host.ask("GET", made["url"]).body) for made in matrix["pictures"]}) > 4
-    assert [note for job in (pair, grid, matrix) for note in job["notes"] if "remarked" in note or "could use" in note] == []
+    assert [
+        note
+        for job in (pair, grid, matrix)
+        for note in job["notes"]
+        if "remarked" in note or "could use" in note
+    ] == []
     # copies of saved steps, made for the host to find, are gone
-    assert sorted(path.name for path in host.lora_folder.rglob("*.safetensors")) == [f"{NAME}.safetensors"]
+    assert sorted(path.name for path in host.lora_folder.rglob("*.safetensors")) == [
+        f"{NAME}.safetensors"
+    ]
 
     section.get_by_role("slider", name="Strength").fill("0.55")
     section.get_by_role("button", name="Use this strength").click()
     page.get_by_text("A click on the card of").wait_for()
-    assert json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))["preferred weight"] == 0.55
+    assert (
+        json.loads((host.lora_folder / f"{NAME}.json").read_text(encoding="utf-8"))[
+            "preferred weight"
+        ]
+        == 0.55
+    )
 
 
 def finished_try(host: RealHost, kind: str) -> dict[str, Any]:
@@ -240,7 +308,9 @@ def pixels(content: bytes) -> bytes:
         return image.convert("RGB").tobytes()
 
 
-def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(host, visitor, trained):
+def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
+    host, visitor, trained
+):
     page = open_tab(visitor, host)
     page.set_default_timeout(MINUTE)
     section = open_step(page, "try")
@@ -250,11 +320,16 @@ def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
     prompt.wait_for(state="visible")
     expect(prompt).to_have_value(f"{TRIGGER}, a disc on grass <lora:{NAME}:0.55>")
 
-    slider = page.locator("#lora_trainer_strength_txt2img").get_by_role("slider", name=f"Strength of {NAME}")
+    slider = page.locator("#lora_trainer_strength_txt2img").get_by_role(
+        "slider", name=f"Strength of {NAME}"
+    )
     slider.fill("0.35")
     assert f"<lora:{NAME}:0.35>" in prompt.input_value()
     prompt.fill(prompt.input_value().replace(":0.35>", ":1.1>"))
-    page.wait_for_function("() => document.querySelector('#lora_trainer_strength_txt2img input[type=range]').value === '1.1'")
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_strength_txt2img input[type=range]').value ==="
+        " '1.1'"
+    )
 
     page.locator("#txt2img_seed input").fill("7")
     for name, value in {"width": SIDE, "height": SIDE, "steps": 2}.items():
@@ -276,25 +351,36 @@ def test_send_to_txt2img_the_slider_rewrites_the_tag_and_zero_is_no_lora_at_all(
     assert "didn't match keys" not in spoken
     assert "mismatch" not in spoken
     if host.flavour == "forge":
-        counts = re.findall(r"\[LORA\] Loaded .*? with (\d+) keys at weight [\d.]+ \(skipped (\d+) keys\)", spoken)
+        counts = re.findall(
+            r"\[LORA\] Loaded .*? with (\d+) keys at weight [\d.]+ \(skipped (\d+) keys\)", spoken
+        )
         print("Forge:", counts)
         assert counts
         assert {skipped for _, skipped in counts} == {"0"}
 
     page.locator("#lora_trainer_strength_txt2img").get_by_text("Insert a LoRA").click()
     page.locator("#lora_trainer_strength_txt2img").get_by_role("button", name=NAME).click()
-    assert prompt.input_value().endswith(f"<lora:{NAME}:0.55> {TRIGGER}") or f"<lora:{NAME}:0.55>" in prompt.input_value()
+    assert (
+        prompt.input_value().endswith(f"<lora:{NAME}:0.55> {TRIGGER}")
+        or f"<lora:{NAME}:0.55>" in prompt.input_value()
+    )
 
 
 def generate(page: Any, host: RealHost) -> bytes:
     """Press the host's Generate; returns the picture's pixels."""
-    sources = "() => [...document.querySelectorAll('#txt2img_gallery img')].map(image => image.src).join()"
+    sources = (
+        "() => [...document.querySelectorAll('#txt2img_gallery img')].map(image =>"
+        " image.src).join()"
+    )
     before = page.evaluate(sources)
     page.locator("#txt2img_generate").click()
     page.wait_for_function(
-        "before => { const all = [...document.querySelectorAll('#txt2img_gallery img')]; const now = all.map(image => image.src).join(); "
-        "return now && now !== before && all[0].complete && all[0].naturalWidth && !document.querySelector('.livePreview'); }", arg=before, timeout=PATIENCE,
-    )  # fmt: skip
+        "before => { const all = [...document.querySelectorAll('#txt2img_gallery img')]; const now"
+        " = all.map(image => image.src).join(); return now && now !== before && all[0].complete &&"
+        " all[0].naturalWidth && !document.querySelector('.livePreview'); }",
+        arg=before,
+        timeout=PATIENCE,
+    )
     source = page.evaluate("() => document.querySelector('#txt2img_gallery img').src")
     answer = host.ask("GET", source.split(f":{host.port}/", 1)[1].split("?")[0])
     assert answer.status == 200, source
@@ -311,10 +397,26 @@ def test_the_strength_panel_of_img2img(host, visitor, trained):
     expect(prompt).to_have_value(f"a disc <lora:{NAME}:0.4:0.9>")
 
 
-def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(host, visit, trained):
+def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(
+    host, visit, trained
+):
     name = "long run"
-    settings = {"max_train_steps": LONG, "trigger_word": TRIGGER, "resolution": SIDE, "batch_size": 1, "save_steps": LONG, "sample_prompts": []}
-    body = {"dataset": trained["dataset"], "checkpoint": "loaded", "name": name, "settings": settings, "token": "a click on Start", "when": "now"}
+    settings = {
+        "max_train_steps": LONG,
+        "trigger_word": TRIGGER,
+        "resolution": SIDE,
+        "batch_size": 1,
+        "save_steps": LONG,
+        "sample_prompts": [],
+    }
+    body = {
+        "dataset": trained["dataset"],
+        "checkpoint": "loaded",
+        "name": name,
+        "settings": settings,
+        "token": "a click on Start",
+        "when": "now",
+    }
     assert host.post("runs", body).status == 200
     reach(host, name, 1)
 
@@ -341,7 +443,9 @@ def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(
     host.wait_until_ready(start)
     after_reload = reach(host, name, run["step"] + 1)
     again = open_tab(visit(), host)
-    open_step(again, "train").get_by_text(re.compile(r"Step \d+ of 20,?000")).first.wait_for(timeout=MINUTE)
+    open_step(again, "train").get_by_text(re.compile(r"Step \d+ of 20,?000")).first.wait_for(
+        timeout=MINUTE
+    )
 
     host.kill()
     between = time.monotonic()
@@ -350,7 +454,9 @@ def test_pictures_and_training_at_once_then_reload_ui_and_the_death_of_the_host(
     after_death = reach(host, name, after_reload["step"] + 1)
     assert after_death["started"] == run["started"]
     third = open_tab(visit(), host)
-    open_step(third, "train").get_by_text(re.compile(r"Step \d+ of 20,?000")).first.wait_for(timeout=MINUTE)
+    open_step(third, "train").get_by_text(re.compile(r"Step \d+ of 20,?000")).first.wait_for(
+        timeout=MINUTE
+    )
     assert host.post(f"runs/{quote(after_death['id'])}/ask", {"what": "stop"}).status == 200
     stopped = wait_for_run(host, name, "stopped", seconds=PATIENCE / 1000)
     assert stopped["step"] >= after_death["step"]

@@ -38,7 +38,9 @@ def visit(dataset: str, visit: Any) -> Any:
     return visit
 
 
-def open_settings(visitor: Any, host: Any, dataset: str = "", checkpoint: str = "") -> tuple[Any, Any]:
+def open_settings(
+    visitor: Any, host: Any, dataset: str = "", checkpoint: str = ""
+) -> tuple[Any, Any]:
     """(page, section) with a dataset chosen, and a checkpoint."""
     page = open_tab(visitor, host)
     page.evaluate("id => loraTrainer.dataset.choose(id)", dataset)
@@ -54,19 +56,32 @@ def field(section: Any, key: str) -> Any:
 
 
 def wait_for_plan(page: Any, condition: str) -> None:
-    page.wait_for_function(f"() => {{ const plan = loraTrainer.store.get('plan'); return plan && ({condition}); }}")
+    page.wait_for_function(
+        f"() => {{ const plan = loraTrainer.store.get('plan'); return plan && ({condition}); }}"
+    )
 
 
 def test_the_practice_model_and_a_dataset_are_enough_to_start(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok && plan.steps === 250")
     plan = section.locator(".lora-trainer-settings-plan")
-    expect(plan).to_contain_text("Trains 250 steps on 6 images of one size, with Tiny practice model (SD1.5).", use_inner_text=True)
+    expect(plan).to_contain_text(
+        "Trains 250 steps on 6 images of one size, with Tiny practice model (SD1.5).",
+        use_inner_text=True,
+    )
     assert "models/Lora/Discs" in plan.inner_text().replace("\\", "/")
-    assert section.locator("#lora_trainer_checkpoint_words").inner_text().startswith("SD1.5 · made for 64 pixels")
+    assert (
+        section.locator("#lora_trainer_checkpoint_words")
+        .inner_text()
+        .startswith("SD1.5 · made for 64 pixels")
+    )
     expect(field(section, "learning_rate").locator("input")).to_have_value("0.003")
     expect(field(section, "resolution")).to_contain_text("auto is 64 here.", use_inner_text=True)
-    assert section.locator(".lora-trainer-actions-words").inner_text().endswith(": 6 images · 250 steps")
+    assert (
+        section.locator(".lora-trainer-actions-words")
+        .inner_text()
+        .endswith(": 6 images · 250 steps")
+    )
     section.get_by_role("button", name="Go on to training").click()
     expect(page.locator("#lora_trainer_section_train")).to_be_visible()
 
@@ -77,14 +92,20 @@ def test_a_preview_is_planned_without_anybody_asking_and_can_be_emptied(host, vi
     prompts = field(section, "sample_prompts").locator("textarea")
     suggested = prompts.input_value()
     assert suggested
-    expect(field(section, "sample_prompts")).to_contain_text("From the first caption.", use_inner_text=True)
+    expect(field(section, "sample_prompts")).to_contain_text(
+        "From the first caption.", use_inner_text=True
+    )
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == [suggested]
     field(section, "trigger_word").locator("input").fill("zrb")
-    page.wait_for_function("() => loraTrainer.store.get('settings').sample_prompts[0].startsWith('zrb, ')")
+    page.wait_for_function(
+        "() => loraTrainer.store.get('settings').sample_prompts[0].startsWith('zrb, ')"
+    )
     prompts.fill("")
     prompts.blur()
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == []
-    field(section, "sample_prompts").get_by_role("button", name="Preview prompts is changed; back to").click()
+    field(section, "sample_prompts").get_by_role(
+        "button", name="Preview prompts is changed; back to"
+    ).click()
     expect(prompts).to_have_value(f"zrb, {suggested}")
 
 
@@ -93,7 +114,9 @@ def test_a_wrong_value_is_told_beside_its_field_and_in_the_list(host, visitor, d
     rank = field(section, "lora_rank")
     rank.locator("input").fill("0")
     wait_for_plan(page, "plan.problems.some((one) => one.field === 'lora_rank')")
-    expect(rank.locator(".lora-trainer-settings-problem")).to_contain_text("Rank is 0, but must be between 1 and 1024", use_inner_text=True)
+    expect(rank.locator(".lora-trainer-settings-problem")).to_contain_text(
+        "Rank is 0, but must be between 1 and 1024", use_inner_text=True
+    )
     assert rank.locator("input").get_attribute("aria-invalid") is not None
     listed = section.locator(".lora-trainer-settings-problems li", has_text="Rank is 0")
     page.locator("#lora_trainer_checkpoint").focus()
@@ -119,7 +142,9 @@ def test_while_training_cannot_start_the_next_thing_is_what_mends_it(host, visit
     for number in range(1, 6):
         (folder / f"img{number:02d}.txt").write_text(f"disc {number}", encoding="utf-8")
     open_step(page, "settings")
-    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 9})")
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 9})"
+    )
     wait_for_plan(page, "plan.ok")
     eventually(lambda: primary.all_inner_texts(), ["Go on to training"])
 
@@ -128,8 +153,13 @@ def test_a_problem_in_a_folded_field_is_unfolded(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     warmup = field(section, "lr_warmup_steps")
     expect(warmup).to_be_hidden()
-    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps: 9999})")
-    section.locator(".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999").get_by_role("button", name="Show where").click()
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lr_warmup_steps:"
+        " 9999})"
+    )
+    section.locator(
+        ".lora-trainer-settings-problems li", has_text="lr_warmup_steps is 9999"
+    ).get_by_role("button", name="Show where").click()
     expect(warmup).to_be_visible()
     expect(warmup.locator("input")).to_have_value("9999")
 
@@ -151,7 +181,10 @@ def test_a_preset_sets_fields_and_keeps_what_was_changed(host, visitor, dataset)
     wait_for_plan(page, "plan.ok")
     field(section, "lora_rank").locator("input").fill("5")
     section.get_by_role("button", name="Quick test").click()
-    eventually(lambda: section.get_by_role("button", name="Quick test").get_attribute("aria-pressed"), "true")
+    eventually(
+        lambda: section.get_by_role("button", name="Quick test").get_attribute("aria-pressed"),
+        "true",
+    )
     expect(field(section, "max_train_steps").locator("input")).to_have_value("120")
     expect(field(section, "lora_rank").locator("input")).to_have_value("5")
     wait_for_plan(page, "plan.steps === 120")
@@ -167,14 +200,20 @@ def test_the_draft_survives_a_refresh(host, visitor, dataset):
     section = open_step(again, "settings")
     expect(section.locator("#lora_trainer_name")).to_have_value("My discs")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrbl")
-    eventually(lambda: section.get_by_role("button", name="Character").get_attribute("aria-pressed"), "true")
+    eventually(
+        lambda: section.get_by_role("button", name="Character").get_attribute("aria-pressed"),
+        "true",
+    )
     expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
 
 
 @pytest.fixture
 def two(host: Any) -> Iterator[tuple[str, str]]:
     """The ids of two datasets in which nothing has been set."""
-    made = tuple(host.post("datasets", {"name": f"{name} {time.time_ns()}"}).json()["id"] for name in ("Fox", "Owl"))
+    made = tuple(
+        host.post("datasets", {"name": f"{name} {time.time_ns()}"}).json()["id"]
+        for name in ("Fox", "Owl")
+    )
     for identity in made:
         draw_images(host.trainer_folder / "datasets" / identity, 2)
     yield made
@@ -197,33 +236,53 @@ def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, t
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts || []") == []
     expect(section.locator("#lora_trainer_name")).to_have_value("")
     expect(open_step(page, "captions").get_by_label("Trigger word")).to_have_value("")
-    page.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'My fox')", arg=fox)
+    page.wait_for_function(
+        "id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) =>"
+        " got.json()).then((draft) => draft.values.name === 'My fox')",
+        arg=fox,
+    )
     other = open_tab(visit(), host)
     other.evaluate("id => loraTrainer.dataset.choose(id)", fox)
     section = open_step(other, "settings")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
     expect(section.locator("#lora_trainer_name")).to_have_value("My fox")
-    # what the second changes, the first sees when it looks again; what the first changes meanwhile stays
+    # what the second changes, the first sees when it looks again; what the first changes meanwhile
+    # stays
     field(section, "trigger_word").locator("input").fill("vxn")
     page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
     open_step(page, "settings").locator("#lora_trainer_name").fill("Our fox")
-    page.wait_for_function("() => { loraTrainer.drafts.look(); return loraTrainer.workbench.trigger() === 'vxn' && loraTrainer.store.get('name') === 'Our fox'; }")
+    page.wait_for_function(
+        "() => { loraTrainer.drafts.look(); return loraTrainer.workbench.trigger() === 'vxn' &&"
+        " loraTrainer.store.get('name') === 'Our fox'; }"
+    )
 
 
 def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, visitor):
     fox, owl = two
     page = open_tab(visitor, host)
-    before = {"preset": "style", "changes": {"trigger_word": "zrb"}, "checkpoint": "practice", "name": "old", "advanced": True}
+    before = {
+        "preset": "style",
+        "changes": {"trigger_word": "zrb"},
+        "checkpoint": "practice",
+        "name": "old",
+        "advanced": True,
+    }
     page.evaluate(
-        "([id, draft]) => { for (const key of Object.keys(localStorage)) localStorage.removeItem(key);"
-        " localStorage.setItem('lora-trainer-dataset', JSON.stringify(id)); localStorage.setItem('lora-trainer-draft', JSON.stringify(draft)); }",
+        "([id, draft]) => { for (const key of Object.keys(localStorage))"
+        " localStorage.removeItem(key); localStorage.setItem('lora-trainer-dataset',"
+        " JSON.stringify(id)); localStorage.setItem('lora-trainer-draft',"
+        " JSON.stringify(draft)); }",
         [fox, before],
     )
     section = open_step(open_tab(visitor, host), "settings")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
     expect(section.locator("#lora_trainer_name")).to_have_value("old")
     again = visitor.context.pages[-1]
-    again.wait_for_function("id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) => got.json()).then((draft) => draft.values.name === 'old')", arg=fox)
+    again.wait_for_function(
+        "id => fetch(`lora-trainer/datasets/${encodeURIComponent(id)}/draft`).then((got) =>"
+        " got.json()).then((draft) => draft.values.name === 'old')",
+        arg=fox,
+    )
     again.evaluate("id => loraTrainer.dataset.choose(id)", owl)
     expect(field(section, "trigger_word").locator("input")).to_have_value("")
     expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
@@ -255,23 +314,35 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     mine = section.get_by_role("button", name="My <discs>")
     eventually(lambda: mine.get_attribute("aria-pressed"), "true")
     kept = config.read_mapping(own_presets / "My _discs_.yaml")["values"]
-    assert kept["lora_rank"] == 5 and kept["max_train_steps"] == 250 and not {"trigger_word", "sample_prompts"} & set(kept)
+    assert (
+        kept["lora_rank"] == 5
+        and kept["max_train_steps"] == 250
+        and not {"trigger_word", "sample_prompts"} & set(kept)
+    )
     # the trigger word is the images': it stays a change
     section.get_by_role("button", name="Undo my change (1)", exact=True).wait_for()
     section.get_by_role("button", name="Style").click()
     expect(field(section, "lora_rank").locator("input")).to_have_value("8")
     mine.click()
     expect(field(section, "lora_rank").locator("input")).to_have_value("5")
-    expect(section.locator(".lora-trainer-settings-why")).to_contain_text("Rank 5", use_inner_text=True)
+    expect(section.locator(".lora-trainer-settings-why")).to_contain_text(
+        "Rank 5", use_inner_text=True
+    )
     section = open_step(open_tab(visitor, host), "settings")
-    eventually(lambda: section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed"), "true")
+    eventually(
+        lambda: section.get_by_role("button", name="My <discs>").get_attribute("aria-pressed"),
+        "true",
+    )
     expect(field(section, "lora_rank").locator("input")).to_have_value("5")
 
 
-def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_own(host, visitor, dataset, own_presets):
+def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_own(
+    host, visitor, dataset, own_presets
+):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
-    # a plan that is told during the saving suggests another prompt, as it does after a new trigger word
+    # a plan that is told during the saving suggests another prompt, as it does after a new trigger
+    # word
     page.evaluate("""() => {
         const post = loraTrainer.api.post;
         loraTrainer.api.post = async (path, ...rest) => {
@@ -285,7 +356,9 @@ def test_a_suggestion_that_changes_while_a_preset_is_saved_is_no_change_of_ones_
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts") == ["another one"]
 
 
-def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(host, visitor, dataset, own_presets):
+def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(
+    host, visitor, dataset, own_presets
+):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
     save_preset(page, section, "Mine").wait_for(state="detached")
@@ -298,7 +371,9 @@ def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(host, visitor, 
     expect(section.get_by_role("button", name="Mine")).to_have_count(1)
 
 
-def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(host, visitor, dataset, own_presets):
+def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(
+    host, visitor, dataset, own_presets
+):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.ok")
     delete = section.get_by_role("button", name="Delete this preset")
@@ -317,17 +392,23 @@ def test_a_preset_is_deleted_after_a_question_and_the_settings_stay(host, visito
     wait_for_plan(page, "plan.ok && plan.steps === 250")
 
 
-def test_a_preset_that_cannot_be_used_is_named_beside_the_others(host, visitor, dataset, own_presets):
+def test_a_preset_that_cannot_be_used_is_named_beside_the_others(
+    host, visitor, dataset, own_presets
+):
     own_presets.mkdir(exist_ok=True)
     (own_presets / "foreign.yaml").write_text("some: thing\n", encoding="utf-8")
-    (own_presets / "good.yaml").write_text("title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8")
+    (own_presets / "good.yaml").write_text(
+        "title: Good\nvalues: {batch_size: 2}\n", encoding="utf-8"
+    )
     _, section = open_settings(visitor, host, dataset, "practice")
     section.get_by_text("foreign.yaml is a YAML file, but no preset").wait_for()
     expect(section.get_by_role("button", name="Good")).to_be_visible()
     expect(section.get_by_role("button", name="Style")).to_be_visible()
 
 
-def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(host, visitor, dataset):
+def test_a_setting_is_found_by_its_other_names_and_the_others_are_back_after(
+    host, visitor, dataset
+):
     _, section = open_settings(visitor, host, dataset, "practice")
     shown = section.locator(".lora-trainer-settings-field:visible .lora-trainer-settings-label")
     section.get_by_label("Find a setting").fill("gradient clipping")
@@ -343,7 +424,9 @@ def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
     page, section = open_settings(visitor, host, dataset, "practice")
     wait_for_plan(page, "plan.steps === 250")
     # six images, one a step
-    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})")
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), batch_size: 1})"
+    )
     length = field(section, "max_train_steps")
     expect(length.get_by_label("Steps", exact=True)).to_have_value("250")
     expect(length.locator("input")).to_have_count(1)
@@ -359,12 +442,16 @@ def test_steps_or_epochs_are_one_choice(host, visitor, dataset):
 
 def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, dataset):
     page, _ = open_settings(visitor, host, dataset, "practice")
-    page.evaluate("loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 0})")
+    page.evaluate(
+        "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 0})"
+    )
     page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
     page.evaluate("sessionStorage.removeItem('lora-trainer-settings-seen')")
     open_step(page, "images")
     page.evaluate("loraTrainer.replan(0)")
-    page.wait_for_function("() => document.querySelector('#lora_trainer_step_settings').dataset.state === ''")
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_step_settings').dataset.state === ''"
+    )
     open_step(page, "settings")
     page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
 
@@ -398,12 +485,13 @@ def test_every_input_has_a_name_that_is_read_out(host, visitor, dataset):
     _, section = open_settings(visitor, host, dataset, "practice")
     section.locator(".lora-trainer-settings-advanced > summary").click()
     nameless = section.evaluate(
-        "section => [...section.querySelectorAll('input, select, textarea')].filter((input) => !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"
+        "section => [...section.querySelectorAll('input, select, textarea')].filter((input) =>"
+        " !(input.labels && input.labels.length) && !input.ariaLabel).map((input) => input.id)"
     )
     assert nameless == []
 
 
-# --- set-up ------------------------------------------------------------------------------------------------------------------------------
+# --- set-up ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -417,7 +505,16 @@ class PlayedSetup:
     """The server's answers about the set-up, as a test wants them."""
 
     def __init__(self, visitor: Any, **now: Any) -> None:
-        self.now = {"state": "missing", "message": "Training needs packages.", "hint": "Set up.", "lines": [], "seconds": 0, "megabytes": 138, "report": "", **now}
+        self.now = {
+            "state": "missing",
+            "message": "Training needs packages.",
+            "hint": "Set up.",
+            "lines": [],
+            "seconds": 0,
+            "megabytes": 138,
+            "report": "",
+            **now,
+        }
         self.begun = 0
         visitor.context.route("**/lora-trainer/home", self._home)
         visitor.context.route("**/lora-trainer/setup*", self._answer)
@@ -430,7 +527,9 @@ class PlayedSetup:
         if route.request.method == "POST":
             self.begun += 1
             self.now.update(state="installing", lines=["Collecting diffusers"], seconds=1)
-        route.fulfill(json={**self.now, "report": "a report" if "report=1" in route.request.url else ""})
+        route.fulfill(
+            json={**self.now, "report": "a report" if "report=1" in route.request.url else ""}
+        )
 
 
 def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup):
@@ -443,21 +542,30 @@ def test_missing_packages_are_set_up_with_live_lines(host, visitor, played_setup
     card.get_by_text("Collecting diffusers").wait_for()
     expect(card.get_by_role("progressbar")).to_be_visible()
     expect(card.get_by_role("button", name="Set up")).to_be_hidden()
-    played.now.update(state="ready", hint="", message="Everything that training needs is installed.", lines=["Collecting diffusers", "ready"])
+    played.now.update(
+        state="ready",
+        hint="",
+        message="Everything that training needs is installed.",
+        lines=["Collecting diffusers", "ready"],
+    )
     page.get_by_text("Everything is installed. You can train now.").wait_for()
     assert played.begun == 1
     # done: neither pip's words nor a button to put them away stand above the steps
     card.wait_for(state="hidden")
 
 
-def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done(host, visitor, played_setup):
+def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done(
+    host, visitor, played_setup
+):
     played = played_setup()
     page = open_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     card.get_by_role("button", name="Set up").wait_for()
     played.now.update(state="installing", lines=["Collecting diffusers"])
     card.get_by_text("Collecting diffusers").wait_for()
-    played.now.update(state="ready", hint="", message="Everything that training needs is installed.")
+    played.now.update(
+        state="ready", hint="", message="Everything that training needs is installed."
+    )
     page.get_by_text("Everything is installed. You can train now.").wait_for()
     card.wait_for(state="hidden")
     assert played.begun == 0
@@ -465,7 +573,12 @@ def test_a_set_up_that_was_started_elsewhere_is_noticed_and_goes_when_it_is_done
 
 
 def test_a_failed_set_up_can_be_tried_again_and_reported(host, visitor, played_setup):
-    played = played_setup(state="failed", message="Setting up did not work: no connection", hint="Check the connection.", lines=["Collecting diffusers"])
+    played = played_setup(
+        state="failed",
+        message="Setting up did not work: no connection",
+        hint="Check the connection.",
+        lines=["Collecting diffusers"],
+    )
     page = open_tab(visitor, host)
     card = page.locator(f"{ROOT} .lora-trainer-setup")
     expect(card).to_contain_text("no connection", use_inner_text=True)

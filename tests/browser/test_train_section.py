@@ -1,4 +1,6 @@
-"""The section "train" on both WebUIs, watching a worker that the test plays: it holds the run's lock, writes events and takes requests."""
+"""The section "train" on both WebUIs, watching a worker that the test plays: it holds the run's
+lock, writes events and takes requests.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class PlayedWorker:
         self.folder = folder
         folder.path.mkdir(parents=True)
         folder.config.write_text(
-            f"train_data_dir: images\nbase_model: base.safetensors\nname: {folder.path.name}\nmax_train_steps: {steps}\n{settings}", encoding="utf-8"
+            "train_data_dir: images\nbase_model: base.safetensors\nname:"
+            f" {folder.path.name}\nmax_train_steps: {steps}\n{settings}",
+            encoding="utf-8",
         )
         folder.log.write_text("the first line\nthe last line\n", encoding="utf-8")
         self._holding = contextlib.ExitStack()
@@ -39,17 +43,35 @@ class PlayedWorker:
         folder.worker.write_text(json.dumps({"pid": 1, "started": time.time()}), encoding="utf-8")
         self.say = events.EventWriter(folder.events).write
         self.say(events.Started())
-        self.say(events.Planned(name=folder.path.name, family="sd1", step_count=steps, epoch_count=5, image_count=20))
+        self.say(
+            events.Planned(
+                name=folder.path.name, family="sd1", step_count=steps, epoch_count=5, image_count=20
+            )
+        )
         self.say(events.Phase(phase="training", total=steps))
 
     def step(self, step: int, loss: float = 0.12) -> None:
-        self.say(events.Progress(step=step, epoch=1, loss=loss, smoothed_loss=loss, images_per_second=1.5, seconds_left=60.0, memory=2 * 10**9))
+        self.say(
+            events.Progress(
+                step=step,
+                epoch=1,
+                loss=loss,
+                smoothed_loss=loss,
+                images_per_second=1.5,
+                seconds_left=60.0,
+                memory=2 * 10**9,
+            )
+        )
 
     def preview(self, step: int, strength: float = 1.0) -> None:
         path = self.folder.previews / f"step{step}-{strength:g}.png"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(picture(step))
-        self.say(events.Previewed(step=step, file=self.folder.relative(path), prompt="a fox", strength=strength))
+        self.say(
+            events.Previewed(
+                step=step, file=self.folder.relative(path), prompt="a fox", strength=strength
+            )
+        )
 
     def taken(self, seconds: float = 20.0) -> str:
         """The request that comes next."""
@@ -89,7 +111,9 @@ def watch(visitor: Any, host: Any, name: str) -> tuple[Any, Any]:
     """(page, live view) with the run shown."""
     page = open_tab(visitor, host)
     section = open_step(page, "train")
-    section.locator(".lora-trainer-runs li", has_text=name).get_by_role("button", name="Show", exact=True).click()
+    section.locator(".lora-trainer-runs li", has_text=name).get_by_role(
+        "button", name="Show", exact=True
+    ).click()
     live = section.locator(".lora-trainer-live")
     live.get_by_role("heading", name=name, exact=True).wait_for()
     return page, live
@@ -108,12 +132,21 @@ def test_a_run_that_was_started_elsewhere_is_shown_as_it_goes(host, visitor, wor
     for step in range(11, 31):
         run.step(step, 0.2 - step / 1000)
     live.get_by_text("Step 30 of 100").wait_for()
-    assert (fact(live, "Step"), fact(live, "Epoch"), fact(live, "Loss"), fact(live, "Images per second")) == ("30 / 100", "1 / 5", "0.17", "1.5")
+    assert (
+        fact(live, "Step"),
+        fact(live, "Epoch"),
+        fact(live, "Loss"),
+        fact(live, "Images per second"),
+    ) == ("30 / 100", "1 / 5", "0.17", "1.5")
     eventually(lambda: live.get_by_role("progressbar").get_attribute("aria-valuenow"), "30")
-    assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute("aria-label")
+    assert "0.12 at step 10, 0.17 at step 30" in live.locator(".lora-trainer-chart").get_attribute(
+        "aria-label"
+    )
     # nothing jumps: the chart is where it was, but for a part of a pixel
     assert live.locator(".lora-trainer-chart").bounding_box() == pytest.approx(place, abs=1)
-    page.locator("#lora_trainer_step_train .lora-trainer-step-note", has_text="Training, 30 %").wait_for()
+    page.locator(
+        "#lora_trainer_step_train .lora-trainer-step-note", has_text="Training, 30 %"
+    ).wait_for()
     # the list says the same, in the row that stands there already
     row = page.locator(".lora-trainer-runs li", has_text="seen live")
     row.get_by_text("Training \u00b7").and_(row.get_by_text("30 of 100 steps")).wait_for()
@@ -130,7 +163,9 @@ def test_previews_are_promised_only_where_some_will_come(host, visitor, worker):
     other = worker("with a prompt", "sample_prompts: [a fox]\n")
     page, live = watch(visitor, host, "no prompts")
     live.get_by_text("No preview prompts are set. Preview now makes a picture at once.").wait_for()
-    page.locator(".lora-trainer-runs li", has_text="with a prompt").get_by_role("button", name="Show", exact=True).click()
+    page.locator(".lora-trainer-runs li", has_text="with a prompt").get_by_role(
+        "button", name="Show", exact=True
+    ).click()
     live.get_by_text("Previews appear here during the training.").wait_for()
     other.end(events.Stopped(step=0))
     live.get_by_text("This run has made no previews.").wait_for()
@@ -148,7 +183,9 @@ def test_previews_come_with_their_step_and_open_large(host, visitor, worker):
     eventually(lambda: dialog.locator("img").get_attribute("alt"), "Step 10, strength 1")
     page.keyboard.press("Escape")
     dialog.wait_for(state="detached")
-    eventually(lambda: live.get_by_role("heading", level=5).all_inner_texts(), ["Step 20", "Step 10"])
+    eventually(
+        lambda: live.get_by_role("heading", level=5).all_inner_texts(), ["Step 20", "Step 10"]
+    )
 
 
 def places(live: Any, selector: str) -> list[tuple[float, float]]:
@@ -164,7 +201,11 @@ def test_previews_of_one_strength_stand_side_by_side(host, visitor, worker):
     _, live = watch(visitor, host, "one strength")
     live.get_by_role("heading", name="Step 30", level=5).wait_for()
     found = places(live, ".lora-trainer-previews-step")
-    assert len(found) == 3 and len({top for _, top in found}) == 1 and [left for left, _ in found] == sorted({left for left, _ in found})
+    assert (
+        len(found) == 3
+        and len({top for _, top in found}) == 1
+        and [left for left, _ in found] == sorted({left for left, _ in found})
+    )
 
 
 def test_previews_of_several_strengths_are_a_row_for_each_step(host, visitor, worker):
@@ -177,7 +218,11 @@ def test_previews_of_several_strengths_are_a_row_for_each_step(host, visitor, wo
     rows = places(live, ".lora-trainer-previews-step")
     assert len(rows) == 2 and len({left for left, _ in rows}) == 1 and rows[0][1] < rows[1][1]
     pictures = places(live, ".lora-trainer-previews-step figure")
-    assert len(pictures) == 4 and len({left for left, _ in pictures}) == 2 and len({top for _, top in pictures}) == 2
+    assert (
+        len(pictures) == 4
+        and len({left for left, _ in pictures}) == 2
+        and len({top for _, top in pictures}) == 2
+    )
 
 
 def test_the_buttons_ask_the_worker(host, visitor, worker):
@@ -197,7 +242,9 @@ def test_the_buttons_ask_the_worker(host, visitor, worker):
     run.say(events.Resumed(step=5))
     bar.get_by_role("button", name="Pause").wait_for()
     bar.get_by_role("button", name="Stop").click()
-    expect(page.get_by_role("dialog")).to_contain_text("What was learned so far is kept", use_inner_text=True)
+    expect(page.get_by_role("dialog")).to_contain_text(
+        "What was learned so far is kept", use_inner_text=True
+    )
     page.get_by_role("dialog").get_by_role("button", name="Stop and keep").click()
     assert run.taken() == "stop"
 
@@ -208,19 +255,28 @@ def test_while_a_run_is_at_work_its_buttons_take_the_place_of_start(host, visito
     page, live = watch(visitor, host, "at work")
     section = page.locator("#lora_trainer_section_train")
     bar = section.locator(".lora-trainer-actions")
-    eventually(lambda: bar.get_by_role("button").all_inner_texts(), ["Pause", "Stop", "Save now", "Preview now"])
+    eventually(
+        lambda: bar.get_by_role("button").all_inner_texts(),
+        ["Pause", "Stop", "Save now", "Preview now"],
+    )
     expect(section.get_by_role("button", name="Train it next")).to_be_hidden()
     form = section.locator("details.lora-trainer-start")
-    assert form.bounding_box()["y"] > live.bounding_box()["y"] and form.bounding_box()["height"] < 60
+    assert (
+        form.bounding_box()["y"] > live.bounding_box()["y"] and form.bounding_box()["height"] < 60
+    )
     form.locator("summary").click()
     expect(section.get_by_role("button", name="Train it next")).to_be_visible()
     expect(section.locator(".lora-trainer-primary:visible")).to_have_count(0)
     run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="")))
     bar.get_by_role("button", name="Continue").wait_for()
-    eventually(lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Continue"])
+    eventually(
+        lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Continue"]
+    )
 
 
-def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_and_then(host, visitor, worker):
+def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_and_then(
+    host, visitor, worker
+):
     run = worker("stopped early")
     run.step(10)
     run.preview(10)
@@ -234,13 +290,26 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
     bar.get_by_role("button", name="Put into the LoRA folder").wait_for()
     # the worker is gone a moment after its last word
     bar.get_by_role("button", name="Continue").wait_for()
-    eventually(lambda: bar.get_by_role("button").all_inner_texts(), ["Try it", "Put into the LoRA folder", "Continue"])
-    eventually(lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Try it"])
+    eventually(
+        lambda: bar.get_by_role("button").all_inner_texts(),
+        ["Try it", "Put into the LoRA folder", "Continue"],
+    )
+    eventually(
+        lambda: section.locator(".lora-trainer-primary:visible").all_inner_texts(), ["Try it"]
+    )
     expect(live.get_by_text("What was learned is kept.", exact=True)).to_be_visible()
-    assert live.locator(".lora-trainer-live-kept > img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert (
+        live.locator(".lora-trainer-live-kept > img").evaluate(
+            "image => image.decode().then(() => image.naturalWidth)"
+        )
+        > 0
+    )
     live.get_by_role("button", name="Saved steps").click()
     dialog = page.get_by_role("dialog")
-    assert dialog.locator("li img").evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert (
+        dialog.locator("li img").evaluate("image => image.decode().then(() => image.naturalWidth)")
+        > 0
+    )
     page.keyboard.press("Escape")
     try:
         bar.get_by_role("button", name="Put into the LoRA folder").click()
@@ -249,7 +318,9 @@ def test_after_a_stop_what_was_learned_is_tried_delivered_or_trained_on_there_an
         eventually(lambda: bar.get_by_role("button").all_inner_texts(), ["Try it", "Continue"])
         assert len(list(host.lora_folder.glob("stopped_early*.safetensors"))) == 1
         bar.get_by_role("button", name="Try it").click()
-        page.locator("#lora_trainer_section_try .lora-trainer-actions-words", has_text="stopped_early-step").wait_for()
+        page.locator(
+            "#lora_trainer_section_try .lora-trainer-actions-words", has_text="stopped_early-step"
+        ).wait_for()
     finally:
         # the picture stays: the host's cards go on asking for it
         for ending in ("safetensors", "json"):
@@ -267,13 +338,19 @@ def test_that_another_run_is_at_work_is_said_only_while_it_is(host, visitor, wor
     note.wait_for()
     other.end(events.Stopped(step=5, file=""))
     note.wait_for(state="detached")
-    page.locator("#lora_trainer_section_train").get_by_text("Queue another training").wait_for(state="hidden")
+    page.locator("#lora_trainer_section_train").get_by_text("Queue another training").wait_for(
+        state="hidden"
+    )
 
 
-def asked_until_quiet(page: Any, visitor: Any, milliseconds: int = 3000, tries: int = 8) -> list[str]:
-    """What a page that should have nothing to ask went on to ask: one that asks every second is never quiet for three.
+def asked_until_quiet(
+    page: Any, visitor: Any, milliseconds: int = 3000, tries: int = 8
+) -> list[str]:
+    """What a page that should have nothing to ask went on to ask: one that asks every second is
+    never quiet for three.
 
-    The first seconds are not meant: what was asked already may still be on its way, and the strength panel reads its list once.
+    The first seconds are not meant: what was asked already may still be on its way, and the
+    strength panel reads its list once.
     """
     asked: list[str] = []
     for _ in range(tries):
@@ -321,7 +398,10 @@ def test_a_failure_says_what_and_what_to_try(host, visitor, worker):
     run.end(events.Failed.of(OutOfMemory("GPU memory ran out", hint="Set the batch size to 1.")))
     page, live = watch(visitor, host, "went wrong")
     notice = live.locator(".lora-trainer-notice-error")
-    eventually(lambda: notice.locator("p").all_inner_texts(), ["GPU memory ran out", "Set the batch size to 1."])
+    eventually(
+        lambda: notice.locator("p").all_inner_texts(),
+        ["GPU memory ran out", "Set the batch size to 1."],
+    )
     eventually(lambda: notice.get_by_role("button").all_inner_texts(), ["Continue", "Copy report"])
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     notice.get_by_role("button", name="Copy report").click()
@@ -354,8 +434,19 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
     row.get_by_role("button", name="Settings", exact=True).click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_role("heading", name="Settings of settings again").wait_for()
-    words = dict(zip(dialog.locator("dt").all_inner_texts(), dialog.locator("dd").all_inner_texts(), strict=True))
-    assert (words["Rank"], words["Trigger word"], words["Steps"], words["Preview prompts"]) == ("5", "zrb", "100", "a fox")
+    words = dict(
+        zip(
+            dialog.locator("dt").all_inner_texts(),
+            dialog.locator("dd").all_inner_texts(),
+            strict=True,
+        )
+    )
+    assert (words["Rank"], words["Trigger word"], words["Steps"], words["Preview prompts"]) == (
+        "5",
+        "zrb",
+        "100",
+        "a fox",
+    )
     page.evaluate("loraTrainer.dataset.choose('')")
     dialog.get_by_role("button", name="Use these settings").click()
     section = page.locator("#lora_trainer_section_settings")
@@ -375,7 +466,9 @@ def test_the_dialog_of_saved_steps_is_as_wide_as_what_is_in_it(host, visit, work
         run.say(events.Saved(step=step, file=file))
     run.end(events.Stopped(step=20, file=""))
     page, _ = watch(visit(viewport={"width": width, "height": 900}), host, "with saves")
-    page.locator("#lora_trainer_section_train").get_by_role("button", name="Saved steps").first.click()
+    page.locator("#lora_trainer_section_train").get_by_role(
+        "button", name="Saved steps"
+    ).first.click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("Step 20", exact=True).wait_for()
     box = dialog.bounding_box()
@@ -415,7 +508,9 @@ def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
         live.get_by_text("Connection lost, trying again ...").wait_for()
         said = page.locator(f"{ROOT} .lora-trainer-connection")
         said.get_by_text("A training goes on by itself").wait_for()
-        stop = page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role("button", name="Stop")
+        stop = page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role(
+            "button", name="Stop"
+        )
         eventually(lambda: stop.get_attribute("aria-disabled"), "true")
         stop.click(force=True)
         expect(page.get_by_role("dialog")).to_have_count(0)
@@ -430,19 +525,27 @@ def test_a_connection_that_is_lost_heals_by_itself(host, visitor, worker):
     expect(live.get_by_text("Connection lost")).to_have_count(0)
 
 
-def test_a_page_of_a_webui_that_was_started_again_says_that_it_has_to_be_reloaded(host, visitor, worker):
+def test_a_page_of_a_webui_that_was_started_again_says_that_it_has_to_be_reloaded(
+    host, visitor, worker
+):
     worker("went on").step(1)
     page, _ = watch(visitor, host, "went on")
 
     def renamed(route):
         answer = route.fetch()
-        route.fulfill(response=answer, headers={**answer.headers, "x-lora-trainer-session": "another"})
+        route.fulfill(
+            response=answer, headers={**answer.headers, "x-lora-trainer-session": "another"}
+        )
 
     page.route("**/lora-trainer/pulse", renamed)
     said = page.locator(f"{ROOT} .lora-trainer-connection")
     said.get_by_text("The WebUI was started again. Reload this page").wait_for()
     # our own tab goes on working
-    expect(page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role("button", name="Pause")).to_be_enabled()
+    expect(
+        page.locator("#lora_trainer_section_train .lora-trainer-actions").get_by_role(
+            "button", name="Pause"
+        )
+    ).to_be_enabled()
     page.evaluate("loraTrainer.host.send('txt2img', {prompt: 'a fox'})")
     page.get_by_text("Reload this page first").wait_for()
     assert page.locator("#txt2img_prompt textarea").input_value() != "a fox"
@@ -464,12 +567,17 @@ def test_the_queue_is_put_in_another_order_from_the_keyboard(host, visitor, work
         eventually(lambda: waiting.all_inner_texts(), ["waits first", "waits second"])
         page.get_by_role("button", name="Move up").last.focus()
         page.keyboard.press("Enter")
-        page.wait_for_function("() => document.querySelector('[aria-label=Queue] strong').textContent === 'waits second'")
+        page.wait_for_function(
+            "() => document.querySelector('[aria-label=Queue] strong').textContent === 'waits"
+            " second'"
+        )
         assert queue.read().waiting == ("waits second", "waits first")
         # it cannot go further up: the focus is on the row's next button
         assert page.evaluate("document.activeElement.textContent") == "Move down"
         page.get_by_role("button", name="Take out").first.click()
-        page.wait_for_function("() => document.querySelectorAll('[aria-label=Queue] strong').length === 1")
+        page.wait_for_function(
+            "() => document.querySelectorAll('[aria-label=Queue] strong').length === 1"
+        )
         assert queue.read().waiting == ("waits first",)
     finally:
         for name in ("waits first", "waits second"):
@@ -481,14 +589,27 @@ class PlayedQueue:
 
     def __init__(self, visitor: Any, run: dict[str, Any]) -> None:
         self.run, self.status = run, ""
-        plan = {"ok": True, "sentence": "Trains 100 steps.", "problems": [], "facts": [], "unchecked": 0, "resolved": {}, "suggested": {}, "steps": 100}
+        plan = {
+            "ok": True,
+            "sentence": "Trains 100 steps.",
+            "problems": [],
+            "facts": [],
+            "unchecked": 0,
+            "resolved": {},
+            "suggested": {},
+            "steps": 100,
+        }
         visitor.context.route("**/lora-trainer/plan", lambda route: route.fulfill(json=plan))
         visitor.context.route("**/lora-trainer/runs", self._runs)
         visitor.context.route("**/lora-trainer/pulse", self._pulse)
         visitor.context.route("**/lora-trainer/runs/*/live*", self._live)
 
     def shown(self) -> dict[str, Any]:
-        return {**self.run, "status": self.status, "position": 0 if self.status == "queued" else None}
+        return {
+            **self.run,
+            "status": self.status,
+            "position": 0 if self.status == "queued" else None,
+        }
 
     def _runs(self, route: Any) -> None:
         if route.request.method == "POST":
@@ -497,7 +618,9 @@ class PlayedQueue:
             return
         answer = route.fetch()
         others = [run for run in answer.json()["runs"] if run["id"] != self.run["id"]]
-        route.fulfill(response=answer, json={"runs": [*([self.shown()] if self.status else []), *others]})
+        route.fulfill(
+            response=answer, json={"runs": [*([self.shown()] if self.status else []), *others]}
+        )
 
     def _live(self, route: Any) -> None:
         answer = route.fetch()
@@ -509,14 +632,20 @@ class PlayedQueue:
         answer = route.fetch()
         real = answer.json()
         active = [self.shown()] if self.status == "running" else []
-        told = {"revision": f"{real['revision']} {self.status}", "active": [*real["active"], *active], "queued": int(self.status == "queued")}
+        told = {
+            "revision": f"{real['revision']} {self.status}",
+            "active": [*real["active"], *active],
+            "queued": int(self.status == "queued"),
+        }
         route.fulfill(response=answer, json={**real, **told})
 
 
 @pytest.fixture
 def played_queue(host: Any, visitor: Any, worker: Any) -> Iterator[Any]:
     worker("to be started").end(events.Stopped(step=0, file=""))
-    yield PlayedQueue(visitor, next(run for run in host.get("runs")["runs"] if run["name"] == "to be started"))
+    yield PlayedQueue(
+        visitor, next(run for run in host.get("runs")["runs"] if run["name"] == "to be started")
+    )
     visitor.context.unroute_all(behavior="ignoreErrors")
 
 
@@ -533,7 +662,9 @@ def pulses(visitor: Any) -> int:
     return sum(url.endswith("lora-trainer/pulse") for _, url in visitor.requests)
 
 
-def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over(host, visitor, played_queue):
+def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over(
+    host, visitor, played_queue
+):
     page, section = open_start(visitor, host)
     page.wait_for_timeout(1500)
     before = pulses(visitor)
@@ -557,7 +688,9 @@ def test_after_a_start_the_queue_is_looked_at_every_second_until_the_run_is_over
     assert pulses(visitor) == before, "nothing goes on any more"
 
 
-def test_a_start_while_another_run_is_at_work_leaves_that_in_view(host, visitor, worker, played_queue):
+def test_a_start_while_another_run_is_at_work_leaves_that_in_view(
+    host, visitor, worker, played_queue
+):
     worker("busy one").step(5)
     page, section = open_start(visitor, host)
     live = section.locator(".lora-trainer-live")

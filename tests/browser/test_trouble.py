@@ -47,7 +47,11 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
     setup = page.get_by_label("Set-up", exact=True)
     setup.get_by_role("button", name="Set up").wait_for()
     expect(setup.get_by_role("button", name="Copy a report")).to_be_visible()
-    expect(setup.get_by_text("Training needs packages that are not installed yet: lora-trainer-lacks-this")).to_be_visible()
+    expect(
+        setup.get_by_text(
+            "Training needs packages that are not installed yet: lora-trainer-lacks-this"
+        )
+    ).to_be_visible()
     report = host.get("setup?report=1")["report"]
     assert "gradio" in report
     assert str(Path.home()) + "/" not in report
@@ -57,14 +61,23 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
     ("file", "addition", "reason"),
     [
         pytest.param(
-            "lora_trainer/webui/studio.py", "\nraise RuntimeError('something broke in studio')\n", "something broke in studio",
+            "lora_trainer/webui/studio.py",
+            "\nraise RuntimeError('something broke in studio')\n",
+            "something broke in studio",
             marks=pytest.mark.webuis("a1111"),
         ),
-        pytest.param("lora_trainer/webui/datasets.py", "\nimport no_such_package\n", "no_such_package", marks=pytest.mark.webuis("forge")),
+        pytest.param(
+            "lora_trainer/webui/datasets.py",
+            "\nimport no_such_package\n",
+            "no_such_package",
+            marks=pytest.mark.webuis("forge"),
+        ),
         ("lora_trainer/webui/host.py", "\nthis is no Python\n", "invalid syntax"),
     ],
 )
-def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(start, visitor, tmp_path, file, addition, reason):
+def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(
+    start, visitor, tmp_path, file, addition, reason
+):
     copy = extension_copy(tmp_path)
     with (copy / file).open("a", encoding="utf-8") as stream:
         stream.write(addition)
@@ -77,4 +90,8 @@ def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(start, visitor, tmp_
     assert reason in report
     assert "gradio" in report
     # the browser notes the answer that told it
-    visitor.complaints[:] = [text for text in visitor.complaints if "the server responded with a status of 500" not in text]
+    visitor.complaints[:] = [
+        text
+        for text in visitor.complaints
+        if "the server responded with a status of 500" not in text
+    ]

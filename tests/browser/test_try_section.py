@@ -1,4 +1,6 @@
-"""The section "try" and the strength panel on both WebUIs: the host makes the pictures, and takes up the prompt that a slider wrote."""
+"""The section "try" and the strength panel on both WebUIs: the host makes the pictures, and takes
+up the prompt that a slider wrote.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def lora(host: Any) -> Iterator[str]:
     """A delivered LoRA of ours; the host has a checkpoint to draw with."""
     write_lora(host.data / "models" / "Stable-diffusion" / "base.safetensors", ours=False)
     path = write_lora(host.lora_folder / "tried_fox.safetensors", trigger="ohwx")
-    path.with_suffix(".json").write_text(json.dumps({"preferred weight": 0.8, "activation text": "ohwx"}), encoding="utf-8")
+    path.with_suffix(".json").write_text(
+        json.dumps({"preferred weight": 0.8, "activation text": "ohwx"}), encoding="utf-8"
+    )
     yield path.stem
     for file in host.lora_folder.glob("tried_fox*"):
         file.unlink()
@@ -41,25 +45,39 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     section.get_by_role("spinbutton", name="Seed").fill("7")
     section.get_by_role("button", name="Generate").click()
     section.get_by_text("The pictures are ready.").wait_for(state="attached")
-    eventually(lambda: section.locator("figcaption").all_inner_texts(), ["Without the LoRA", "Strength 0.8"])
+    eventually(
+        lambda: section.locator("figcaption").all_inner_texts(),
+        ["Without the LoRA", "Strength 0.8"],
+    )
     job = host.get("tries")[0]
     assert (job["seed"], job["strengths"]) == (7, [0.0, 0.8])
     section.get_by_role("button", name="Show large: Without the LoRA").click()
     page.keyboard.press("ArrowRight")
-    eventually(lambda: page.get_by_role("dialog").locator("img").get_attribute("alt"), "Strength 0.8")
+    eventually(
+        lambda: page.get_by_role("dialog").locator("img").get_attribute("alt"), "Strength 0.8"
+    )
 
 
 def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
     run = host.trainer_folder / "runs" / "fox run"
-    saved = [events.Saved(step=step, file=f"checkpoints/tried_fox-step{step}.safetensors") for step in (50, 100)]
+    saved = [
+        events.Saved(step=step, file=f"checkpoints/tried_fox-step{step}.safetensors")
+        for step in (50, 100)
+    ]
     for event in saved:
         write_lora(run / event.file)
     delivered = str(host.lora_folder / "tried_fox.safetensors")
-    write_run(run, events.Planned(name="tried_fox", family="sd1", step_count=150), *saved, events.Finished(step=150, file="", delivered=delivered))
+    write_run(
+        run,
+        events.Planned(name="tried_fox", family="sd1", step_count=150),
+        *saved,
+        events.Finished(step=150, file="", delivered=delivered),
+    )
     try:
         _, section = open_try(visitor, host, lora)
         shown = section.get_by_label("LoRA", exact=True).evaluate(
-            "select => [...select.children].map(child => child.tagName === 'OPTGROUP' ? [child.label, ...[...child.children].map(one => one.label)] : child.label)"
+            "select => [...select.children].map(child => child.tagName === 'OPTGROUP' ?"
+            " [child.label, ...[...child.children].map(one => one.label)] : child.label)"
         )
         at = shown.index("tried_fox")
         assert shown[at + 1] == ["fox run: saved steps", "fox run, step 100", "fox run, step 50"]
@@ -69,8 +87,15 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         section.get_by_role("button", name="Saved steps × strengths").click()
         section.page.get_by_role("dialog").get_by_role("button", name="Make the pictures").click()
         section.get_by_role("button", name="All in one picture").wait_for()
-        places = [figure.bounding_box() for figure in section.locator(".lora-trainer-try-matrix figure").all()]
-        assert (len(places), len({round(place["x"]) for place in places}), len({round(place["y"]) for place in places})) == (12, 4, 3)
+        places = [
+            figure.bounding_box()
+            for figure in section.locator(".lora-trainer-try-matrix figure").all()
+        ]
+        assert (
+            len(places),
+            len({round(place["x"]) for place in places}),
+            len({round(place["y"]) for place in places}),
+        ) == (12, 4, 3)
     finally:
         shutil.rmtree(run)
 
@@ -80,8 +105,19 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     section.get_by_label("Prompt", exact=True).fill("a fox")
     section.get_by_role("button", name="Strength grid", exact=True).click()
     section.get_by_role("button", name="All in one picture").wait_for()
-    eventually(lambda: section.locator("figcaption").all_inner_texts(), ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"])
-    assert len({round(figure.bounding_box()["y"]) for figure in section.locator(".lora-trainer-try-grid figure").all()}) == 1
+    eventually(
+        lambda: section.locator("figcaption").all_inner_texts(),
+        ["Without the LoRA", "Strength 0.25", "Strength 0.5", "Strength 0.8", "Strength 1"],
+    )
+    assert (
+        len(
+            {
+                round(figure.bounding_box()["y"])
+                for figure in section.locator(".lora-trainer-try-grid figure").all()
+            }
+        )
+        == 1
+    )
 
 
 def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
@@ -89,7 +125,9 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     section.get_by_label("Prompt", exact=True).fill("a fox to delete")
     section.get_by_role("button", name="Strength grid", exact=True).click()
     # its own: a grid of before may still be shown
-    item = section.locator(".lora-trainer-try-history-item[title='a fox to delete'][aria-pressed=true]")
+    item = section.locator(
+        ".lora-trainer-try-history-item[title='a fox to delete'][aria-pressed=true]"
+    )
     item.wait_for()
     section.get_by_role("button", name="All in one picture").wait_for()
     job = next(job for job in host.get("tries") if job["prompt"] == "a fox to delete")
@@ -97,7 +135,9 @@ def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     section.get_by_role("button", name="Delete", exact=True).click()
     section.get_by_text("The pictures appear here.").wait_for()
     expect(item).to_have_count(0)
-    assert not (host.trainer_folder / "tries" / job["id"]).exists() and job["id"] not in [other["id"] for other in host.get("tries")]
+    assert not (host.trainer_folder / "tries" / job["id"]).exists() and job["id"] not in [
+        other["id"] for other in host.get("tries")
+    ]
     page.locator(".lora-trainer-toast").get_by_role("button", name="Undo").click()
     item.wait_for()
     expect(section.locator("figcaption")).to_have_count(5)
@@ -120,10 +160,17 @@ def test_use_this_strength_becomes_the_recommended_one_everywhere(host, visitor,
     section.get_by_role("slider", name="Strength").fill("0.6")
     section.get_by_role("button", name="Use this strength").click()
     page.get_by_text("now inserts <lora:tried_fox:0.6>").wait_for()
-    assert json.loads((host.lora_folder / "tried_fox.json").read_text(encoding="utf-8"))["preferred weight"] == 0.6
+    assert (
+        json.loads((host.lora_folder / "tried_fox.json").read_text(encoding="utf-8"))[
+            "preferred weight"
+        ]
+        == 0.6
+    )
     show_tab(page, "txt2img")
     page.locator("#txt2img_prompt textarea").fill("<lora:tried_fox:1>")
-    page.locator("#lora_trainer_strength_txt2img").get_by_role("button", name="Recommended: 0.6").wait_for()
+    page.locator("#lora_trainer_strength_txt2img").get_by_role(
+        "button", name="Recommended: 0.6"
+    ).wait_for()
 
 
 @pytest.mark.parametrize("tab", ["txt2img", "img2img"])
@@ -141,7 +188,9 @@ def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, t
         # gradio 4 draws its buttons before it listens to them
         page.locator(f"#{tab}_generate").click()
         page.wait_for_timeout(2000)
-        pressed = [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][heard:]
+        pressed = [call["prompt"] for call in host.calls() if call["what"] == "generate pressed"][
+            heard:
+        ]
     # the panel wrote it, and gradio sent it: what the host heard is not what was typed
     assert pressed[:1] == ["a fox <lora:tried_fox:0.35>"]
 
@@ -153,5 +202,7 @@ def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
         for (let at = 0; at < 9; at++) row.append(Object.assign(document.createElement('button'), {className: 'lora-trainer-try-history-item', textContent: 'grid'}));
         for (let at = row; at !== section; at = at.parentElement) at.hidden = false;
     }""")
-    assert section.locator(".lora-trainer-try-history-item", has_text="grid").last.evaluate("one => one.checkVisibility()")
+    assert section.locator(".lora-trainer-try-history-item", has_text="grid").last.evaluate(
+        "one => one.checkVisibility()"
+    )
     assert complaints(page, TOO_WIDE) == []

@@ -1,4 +1,6 @@
-"""The workbench of the captions on both WebUIs: many captions at once, tags, fields, the check, a captioner; and everything undone again."""
+"""The workbench of the captions on both WebUIs: many captions at once, tags, fields, the check, a
+captioner; and everything undone again.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,12 @@ from tests.made import draw_images
 
 pytestmark = pytest.mark.webuis("a1111")
 
-CAPTIONS = ["red fox, snow, day", "red fox, forest, day", "grey wolf, snow, night", "grey wolf, forest, night"]
+CAPTIONS = [
+    "red fox, snow, day",
+    "red fox, forest, day",
+    "grey wolf, snow, night",
+    "grey wolf, forest, night",
+]
 
 
 class Dataset:
@@ -54,7 +61,9 @@ def dataset(host: Any) -> Iterator[Dataset]:
 
 @pytest.fixture
 def visitor(dataset: Dataset, visitor: Any) -> Any:
-    """One who comes after the dataset, and leaves before it is deleted: an open page asks for the pictures of what it shows."""
+    """One who comes after the dataset, and leaves before it is deleted: an open page asks for the
+    pictures of what it shows.
+    """
     return visitor
 
 
@@ -90,10 +99,15 @@ def apply(dialog: Any) -> None:
 
 
 def names(section: Any) -> list[str]:
-    return [str(name) for name in section.locator(".lora-trainer-caption-row .lora-trainer-cell-name").all_text_contents()]
+    return [
+        str(name)
+        for name in section.locator(
+            ".lora-trainer-caption-row .lora-trainer-cell-name"
+        ).all_text_contents()
+    ]
 
 
-# --- many at once ------------------------------------------------------------------------------------------------------------------------
+# --- many at once ---------------------------------------------------------------------------------
 
 
 def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, dataset):
@@ -114,7 +128,12 @@ def test_a_change_is_seen_before_it_is_made_and_undone_after(host, visitor, data
     eventually(dataset.captions, CAPTIONS)
     apply(dialog)
     page.get_by_text("4 captions changed").wait_for()
-    changed = ["fox in red, snow, day", "fox in red, forest, day", "wolf in grey, snow, night", "wolf in grey, forest, night"]
+    changed = [
+        "fox in red, snow, day",
+        "fox in red, forest, day",
+        "wolf in grey, snow, night",
+        "wolf in grey, forest, night",
+    ]
     assert dataset.captions() == changed
     eventually(lambda: section.get_by_label("Caption of img00.png").input_value(), changed[0])
 
@@ -141,7 +160,12 @@ def test_only_what_is_selected_changes(host, visitor, dataset):
     dialog.get_by_text("2 of 2 captions will change.").wait_for()
     apply(dialog)
     page.get_by_text("2 captions changed").wait_for()
-    assert dataset.captions() == ["red fox, snow, day, ink", CAPTIONS[1], "grey wolf, snow, night, ink", CAPTIONS[3]]
+    assert dataset.captions() == [
+        "red fox, snow, day, ink",
+        CAPTIONS[1],
+        "grey wolf, snow, night, ink",
+        CAPTIONS[3],
+    ]
 
 
 def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, visitor, dataset):
@@ -156,7 +180,12 @@ def test_what_somebody_else_changed_after_the_preview_stays_and_is_named(host, v
     left = dialog_of(page, "1 caption was left alone")
     assert left.locator("li").all_text_contents()[0].startswith("img01.png")
     expect(left.locator("li").first).to_contain_text("from the spreadsheet", use_inner_text=True)
-    assert dataset.captions() == ["red fox, snow, day, ink", "from the spreadsheet", "grey wolf, snow, night, ink", "grey wolf, forest, night, ink"]
+    assert dataset.captions() == [
+        "red fox, snow, day, ink",
+        "from the spreadsheet",
+        "grey wolf, snow, night, ink",
+        "grey wolf, forest, night, ink",
+    ]
 
 
 def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, dataset):
@@ -165,7 +194,13 @@ def test_a_tag_shows_its_images_and_goes_from_all_captions(host, visitor, datase
     section.get_by_role("button", name="Tags", exact=True).click()
     table = section.get_by_role("region", name="Tags", exact=True)
     table.get_by_text("6 different tags").wait_for()
-    eventually(lambda: [text.strip() for text in table.locator(".lora-trainer-bench-tag-count").all_text_contents()], ["2"] * 6)
+    eventually(
+        lambda: [
+            text.strip()
+            for text in table.locator(".lora-trainer-bench-tag-count").all_text_contents()
+        ],
+        ["2"] * 6,
+    )
     table.get_by_role("button", name="snow: in 2 captions. Show them").click()
     section.get_by_text("2 of 4 images").wait_for()
     assert names(section) == ["img00.png", "img02.png"]
@@ -185,7 +220,11 @@ def test_the_tags_stay_beside_the_images_until_they_are_put_away(host, visitor, 
         row = section.locator(".lora-trainer-caption-row").first
         table.get_by_role("button", name="snow: in 2 captions").wait_for()
         left, right = table.bounding_box(), row.bounding_box()
-        assert left["x"] + left["width"] <= right["x"] and right["width"] > 430 and left["width"] >= 230
+        assert (
+            left["x"] + left["width"] <= right["x"]
+            and right["width"] > 430
+            and left["width"] >= 230
+        )
         page.reload()
         show_tab(page)
         section.locator(".lora-trainer-caption-row").first.wait_for()
@@ -208,8 +247,13 @@ def test_several_tags_narrow_what_is_shown_and_others_are_kept_away(host, visito
     # only in what was counted
     section.get_by_text("Order, and what is counted").click()
     section.get_by_label("Of which images").select_option("matching")
-    section.get_by_role("button", name="Remove forest from the captions that the filter shows").click()
-    eventually(dataset.captions, ["red fox, snow, day", "red fox, day", "grey wolf, snow, night", "grey wolf, night"])
+    section.get_by_role(
+        "button", name="Remove forest from the captions that the filter shows"
+    ).click()
+    eventually(
+        dataset.captions,
+        ["red fox, snow, day", "red fox, day", "grey wolf, snow, night", "grey wolf, night"],
+    )
     section.get_by_role("button", name="Without Not: snow").click()
     eventually(lambda: len(names(section)), 4)
 
@@ -271,17 +315,30 @@ def test_tags_are_offered_where_many_are_changed(host, visitor, dataset):
     dialog.get_by_label("New name").fill("white wolf")
     dialog.get_by_text("2 of 4 captions will change.").wait_for()
     apply(dialog)
-    eventually(dataset.captions, ["red fox, snow, day", "red fox, forest, day", "white wolf, snow, night", "white wolf, forest, night"])
+    eventually(
+        dataset.captions,
+        [
+            "red fox, snow, day",
+            "red fox, forest, day",
+            "white wolf, snow, night",
+            "white wolf, forest, night",
+        ],
+    )
 
 
-def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(host, visitor, dataset):
+def test_selected_images_are_marked_removed_and_brought_back_by_the_keyboard(
+    host, visitor, dataset
+):
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
     section.get_by_label("Select img01.png").check()
     section.get_by_label("Select img03.png").click(modifiers=["Shift"])
     section.get_by_role("button", name="Mark as reviewed").click()
     page.get_by_text("3 captions marked as reviewed").wait_for()
-    eventually(lambda: [box.is_checked() for box in section.get_by_label("Reviewed", exact=True).all()], [False, True, True, True])
+    eventually(
+        lambda: [box.is_checked() for box in section.get_by_label("Reviewed", exact=True).all()],
+        [False, True, True, True],
+    )
     section.get_by_role("button", name="Remove images").click()
     eventually(lambda: names(section), ["img00.png"])
     page.keyboard.press("Control+z")
@@ -328,7 +385,15 @@ def test_what_is_done_with_a_selection_follows_down_the_page(host, visitor, data
     section.get_by_label("Select img03.png").check()
     eventually(lambda: round(bar.bounding_box()["y"]), 0)
     bar.get_by_role("button", name="Change many").click()
-    eventually(lambda: dialog_of(page, "Change many captions").get_by_label("Which images").locator("option:checked").text_content(), "The selected images (1)")
+    eventually(
+        lambda: (
+            dialog_of(page, "Change many captions")
+            .get_by_label("Which images")
+            .locator("option:checked")
+            .text_content()
+        ),
+        "The selected images (1)",
+    )
     page.keyboard.press("Escape")
     bar.get_by_role("button", name="Select none").click()
     eventually(lambda: bar.bounding_box()["y"] < 0, True)
@@ -359,15 +424,23 @@ def test_filters_stay_for_the_session_and_ctrl_enter_marks_as_reviewed(host, vis
     expect(section.get_by_label("Caption or name contains")).to_have_value("forest")
 
     section.get_by_label("Caption of img01.png").press("Control+Enter")
-    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of img03.png"
-    section.locator(".lora-trainer-caption-row").first.get_by_label("Reviewed").and_(section.locator(":checked")).wait_for()
+    assert (
+        page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of img03.png"
+    )
+    section.locator(".lora-trainer-caption-row").first.get_by_label("Reviewed").and_(
+        section.locator(":checked")
+    ).wait_for()
     section.get_by_role("button", name="Show all").click()
     section.get_by_label("Which images", exact=True).select_option("unreviewed")
     eventually(lambda: names(section), ["img00.png", "img02.png", "img03.png"])
 
 
-def test_what_falls_off_the_end_of_a_caption_is_struck_out_while_it_is_typed(host, visitor, dataset):
-    if not host.post("tokens", {"caption": "a fox", "trigger": "", "limit": 75}).json()["available"]:
+def test_what_falls_off_the_end_of_a_caption_is_struck_out_while_it_is_typed(
+    host, visitor, dataset
+):
+    if not host.post("tokens", {"caption": "a fox", "trigger": "", "limit": 75}).json()[
+        "available"
+    ]:
         pytest.skip("CLIP's vocabulary is not installed here")
     page = open_tab(visitor, host)
     section = open_captions(page, dataset)
@@ -404,7 +477,7 @@ def test_a_captioner_can_be_stopped_and_what_it_wrote_stays(host, visitor, datas
     panel.wait_for(state="hidden")
 
 
-# --- what was typed ----------------------------------------------------------------------------------------------------------------------
+# --- what was typed -------------------------------------------------------------------------------
 
 
 def test_a_page_that_is_left_while_somebody_types_saves_first(host, visitor, dataset):
@@ -417,7 +490,9 @@ def test_a_page_that_is_left_while_somebody_types_saves_first(host, visitor, dat
     eventually(dataset.captions, ["the last words", *CAPTIONS[1:]])
 
 
-def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is_late(host, visitor, dataset):
+def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is_late(
+    host, visitor, dataset
+):
     page = open_tab(visitor, host)
     open_step(page, "images").get_by_role("radio", name=dataset.name).click()
     page.route("**/lora-trainer/**", lambda route: page.wait_for_timeout(300) or route.continue_())
@@ -431,7 +506,7 @@ def test_what_is_typed_as_soon_as_the_step_opens_is_saved_though_every_answer_is
     page.unroute_all(behavior="wait")
 
 
-# --- fields and words --------------------------------------------------------------------------------------------------------------------
+# --- fields and words -----------------------------------------------------------------------------
 
 
 def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
@@ -445,7 +520,11 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
     dialog.get_by_role("button", name="Save and next").click()
     dialog.get_by_text("img01.png (2 of 4)").wait_for()
     written = dataset.captions()[0]
-    assert written.startswith("red fox, ") and "soft light" in written and set(written.split(", ")) == {"red fox", "snow", "day", "soft light"}
+    assert (
+        written.startswith("red fox, ")
+        and "soft light" in written
+        and set(written.split(", ")) == {"red fox", "snow", "day", "soft light"}
+    )
     page.keyboard.press("Escape")
 
     choose(section, "Template and vocabulary")
@@ -456,7 +535,9 @@ def test_a_caption_in_fields_and_the_datasets_own_words(host, visitor, dataset):
     words.get_by_role("button", name="Mend", exact=True).first.click()
     words.get_by_text("1 caption departs from it").wait_for()
     assert dataset.captions()[2:] == ["gray wolf, snow, night", "grey wolf, forest, night"]
-    eventually(lambda: section.get_by_label("Caption of img02.png").input_value(), "gray wolf, snow, night")
+    eventually(
+        lambda: section.get_by_label("Caption of img02.png").input_value(), "gray wolf, snow, night"
+    )
 
 
 def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
@@ -466,13 +547,17 @@ def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
     dialog = dialog_of(page, "Export captions")
     with page.expect_download() as download:
         dialog.get_by_role("link", name="Download").last.click()
-    lines = [json.loads(line) for line in Path(download.value.path()).read_text("utf-8").splitlines()]
+    lines = [
+        json.loads(line) for line in Path(download.value.path()).read_text("utf-8").splitlines()
+    ]
     assert [line["text"] for line in lines] == CAPTIONS
     page.keyboard.press("Escape")
 
     choose(section, "Import captions")
     table = tmp_path / "new.csv"
-    table.write_text("file_name,text\nimg03.png,from a table\nnowhere.png,nothing\n", encoding="utf-8")
+    table.write_text(
+        "file_name,text\nimg03.png,from a table\nnowhere.png,nothing\n", encoding="utf-8"
+    )
     dialog = dialog_of(page, "Import captions")
     dialog.get_by_label("Files").set_input_files(table)
     apply(dialog)
@@ -484,7 +569,7 @@ def test_captions_go_out_and_come_in_again(host, visitor, dataset, tmp_path):
     eventually(dataset.captions, CAPTIONS)
 
 
-# --- pictures ----------------------------------------------------------------------------------------------------------------------------
+# --- pictures -------------------------------------------------------------------------------------
 
 
 def spoil(folder: Path) -> None:
@@ -497,7 +582,9 @@ def spoil(folder: Path) -> None:
     (folder / "img03.png").write_bytes((folder / "img02.png").read_bytes())
 
 
-def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, dataset, screenshots):
+def test_what_the_check_finds_is_mended_with_a_click_and_undone(
+    host, visitor, dataset, screenshots
+):
     spoil(dataset.folder)
     before = (dataset.folder / "img01.png").read_bytes()
     page = open_tab(visitor, host)
@@ -509,12 +596,22 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     if screenshots is not None:
         page.screenshot(path=screenshots / f"{host.flavour}-check.png")
     border.locator("summary").click()
-    eventually(lambda: border.locator("figcaption .lora-trainer-cell-name").all_text_contents(), ["img01.png"])
+    eventually(
+        lambda: border.locator("figcaption .lora-trainer-cell-name").all_text_contents(),
+        ["img01.png"],
+    )
     border.get_by_role("button", name="Show only these").click()
     eventually(lambda: names(section), ["img01.png"])
     # what was asked for is in sight, though the list of what was found is long
-    eventually(lambda: section.locator(".lora-trainer-caption-row").evaluate("row => row.getBoundingClientRect().top < innerHeight - 200"), True)
-    crop = section.locator(".lora-trainer-caption-row").get_by_role("button", name="Crop", exact=True)
+    eventually(
+        lambda: section.locator(".lora-trainer-caption-row").evaluate(
+            "row => row.getBoundingClientRect().top < innerHeight - 200"
+        ),
+        True,
+    )
+    crop = section.locator(".lora-trainer-caption-row").get_by_role(
+        "button", name="Crop", exact=True
+    )
     crop.hover()
     section.locator(".lora-trainer-bench-outline").wait_for()
     crop.click()
@@ -532,16 +629,26 @@ def test_what_the_check_finds_is_mended_with_a_click_and_undone(host, visitor, d
     section.get_by_role("button", name="Tags", exact=True).click()
     section.get_by_role("button", name="Tags", exact=True).click()
     tags = section.get_by_label("Find a tag", exact=True)
-    assert tags.evaluate("box => box === document.activeElement && box.getBoundingClientRect().bottom < innerHeight - 100")
+    assert tags.evaluate(
+        "box => box === document.activeElement && box.getBoundingClientRect().bottom < innerHeight"
+        " - 100"
+    )
     section.get_by_role("button", name="Tags", exact=True).click()
 
     found.get_by_role("button", name="Compare").click()
     dialog = dialog_of(page, "Similar images")
-    eventually(lambda: sorted(dialog.locator(".lora-trainer-cell-name").all_text_contents()), ["img02.png", "img03.png"])
+    eventually(
+        lambda: sorted(dialog.locator(".lora-trainer-cell-name").all_text_contents()),
+        ["img02.png", "img03.png"],
+    )
     figure = dialog.locator("figure", has_text="img03.png")
     figure.get_by_role("button", name="Keep this one").click()
     dialog.wait_for(state="detached")
-    assert sorted(path.name for path in dataset.folder.glob("*.png")) == ["img00.png", "img01.png", "img03.png"]
+    assert sorted(path.name for path in dataset.folder.glob("*.png")) == [
+        "img00.png",
+        "img01.png",
+        "img03.png",
+    ]
     section.get_by_role("button", name="Undo: ").click()
     eventually(lambda: (dataset.folder / "img02.png").is_file(), True)
     eventually(dataset.captions, CAPTIONS)
@@ -568,7 +675,7 @@ def test_pictures_are_cropped_into_a_dataset_of_their_own(host, visitor, dataset
     host.post(f"datasets/{quote(new.name)}/delete")
 
 
-# --- a captioner -------------------------------------------------------------------------------------------------------------------------
+# --- a captioner ----------------------------------------------------------------------------------
 
 
 def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
@@ -579,7 +686,10 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     section.get_by_label("Select img03.png").check()
     section.get_by_role("button", name="Write captions").click()
     dialog = dialog_of(page, "Write captions")
-    eventually(lambda: dialog.get_by_label("Which images").locator("option:checked").text_content(), "The selected images (1)")
+    eventually(
+        lambda: dialog.get_by_label("Which images").locator("option:checked").text_content(),
+        "The selected images (1)",
+    )
     expect(dialog.get_by_role("radio", name="All 1, also what a person wrote")).to_be_visible()
     dialog.get_by_label("Which images").select_option("all")
     dialog.get_by_role("radio", name="Only images without a caption (3)").check()
@@ -591,7 +701,12 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     panel = section.get_by_role("region", name="Writing captions", exact=True)
     panel.get_by_role("progressbar").wait_for()
     panel.get_by_text("The captions are written.").wait_for(timeout=150_000)
-    eventually(lambda: section.get_by_label("Caption of img01.png").input_value().startswith("a drawing of"), True)
+    eventually(
+        lambda: (
+            section.get_by_label("Caption of img01.png").input_value().startswith("a drawing of")
+        ),
+        True,
+    )
     captions = dataset.captions()
     assert captions[0] == CAPTIONS[0]
     assert all(caption.startswith("a drawing of") for caption in captions[1:])
@@ -600,11 +715,13 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     eventually(lambda: names(section), ["img01.png", "img02.png", "img03.png"])
 
 
-# --- looks -------------------------------------------------------------------------------------------------------------------------------
+# --- looks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.webuis("a1111", "forge")
-@pytest.mark.parametrize(("scheme", "widths"), [("dark", (1280, 390)), ("light", (1280, 1600))], ids=["dark", "light"])
+@pytest.mark.parametrize(
+    ("scheme", "widths"), [("dark", (1280, 390)), ("light", (1280, 1600))], ids=["dark", "light"]
+)
 def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, scheme, widths):
     page = open_tab(visit(color_scheme=scheme), host, f"?__theme={scheme}")
     section = open_captions(page, dataset)
@@ -615,8 +732,14 @@ def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, sc
         for width in widths:
             resize(page, width)
             if screenshots is not None:
-                page.screenshot(path=screenshots / f"{host.flavour}-bench-{name}-{scheme}-{width}.png")
-            found = [*complaints(page, TOO_WIDE), *complaints(page, PALE), *complaints(page, NAMELESS)]
+                page.screenshot(
+                    path=screenshots / f"{host.flavour}-bench-{name}-{scheme}-{width}.png"
+                )
+            found = [
+                *complaints(page, TOO_WIDE),
+                *complaints(page, PALE),
+                *complaints(page, NAMELESS),
+            ]
             if found:
                 problems[name, width] = found
 
@@ -629,7 +752,14 @@ def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, sc
         page.locator("dialog[open]").wait_for()
         look(button)
         page.keyboard.press("Escape")
-    for item in ("Template and vocabulary", "What training will read", "Crop into a new dataset", "Import captions", "Export captions", "Changes"):
+    for item in (
+        "Template and vocabulary",
+        "What training will read",
+        "Crop into a new dataset",
+        "Import captions",
+        "Export captions",
+        "Changes",
+    ):
         choose(section, item)
         page.locator("dialog[open]").wait_for()
         look(item)

@@ -38,19 +38,44 @@ def serve(model: str, folder: Path) -> Iterator[Hub]:
         def do_GET(self) -> None:
             path = self.path.split("?")[0]
             if path in (f"/api/models/{model}", f"/api/models/{model}/revision/main"):
-                files = [{"rfilename": file.name, "size": file.stat().st_size} for file in sorted(folder.iterdir())]
-                self._answer(json.dumps({"id": model, "sha": REVISION, "siblings": files}).encode(), {"Content-Type": "application/json"})
+                files = [
+                    {"rfilename": file.name, "size": file.stat().st_size}
+                    for file in sorted(folder.iterdir())
+                ]
+                self._answer(
+                    json.dumps({"id": model, "sha": REVISION, "siblings": files}).encode(),
+                    {"Content-Type": "application/json"},
+                )
                 return
             name = path.rpartition("/")[2]
             file = folder / name
             if path != f"/{model}/resolve/main/{name}" or not file.is_file():
-                self._answer(b"", {"X-Error-Code": "EntryNotFound" if path.startswith(f"/{model}/") else "RepoNotFound"}, 404)
+                self._answer(
+                    b"",
+                    {
+                        "X-Error-Code": (
+                            "EntryNotFound" if path.startswith(f"/{model}/") else "RepoNotFound"
+                        )
+                    },
+                    404,
+                )
                 return
             content = file.read_bytes()
-            self._answer(content, {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": REVISION, "Accept-Ranges": "bytes"})
+            self._answer(
+                content,
+                {
+                    "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+                    "X-Repo-Commit": REVISION,
+                    "Accept-Ranges": "bytes",
+                },
+            )
 
         def _answer(self, content: bytes, headers: dict[str, str], status: int = 200) -> None:
-            start = int((self.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0]) if status == 200 else 0
+            start = (
+                int((self.headers.get("Range") or "bytes=0-").split("=")[1].split("-")[0])
+                if status == 200
+                else 0
+            )
             if start:
                 headers["Content-Range"] = f"bytes {start}-{len(content) - 1}/{len(content)}"
             self.send_response(206 if start else status)

@@ -31,11 +31,19 @@ def test_it_runs_in_sixteen_bits():
     assert captioner.caption(PICTURES[:1])[0].text.split()
 
 
-@pytest.mark.parametrize(("said", "caption"), [
-    ("araffe sitting on a couch", "sitting on a couch"), ("arafed image of a fox", "image of a fox"), ("there is a arafed dog", "there is a dog"),
-    ("two araffes in snow", "two in snow"), ("arrafed woman with a hat", "woman with a hat"), ("Arafat at a desk", "Arafat at a desk"),
-    ("a giraffe in a field", "a giraffe in a field"), ("a paraffin lamp", "a paraffin lamp"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("said", "caption"),
+    [
+        ("araffe sitting on a couch", "sitting on a couch"),
+        ("arafed image of a fox", "image of a fox"),
+        ("there is a arafed dog", "there is a dog"),
+        ("two araffes in snow", "two in snow"),
+        ("arrafed woman with a hat", "woman with a hat"),
+        ("Arafat at a desk", "Arafat at a desk"),
+        ("a giraffe in a field", "a giraffe in a field"),
+        ("a paraffin lamp", "a paraffin lamp"),
+    ],
+)
 def test_the_word_that_does_not_exist_is_left_out(said, caption):
     assert blip.clean(said) == caption
 
@@ -51,8 +59,14 @@ def salesforce(tmp_path, change=lambda weights: weights):
         (r"^vision_model\.embeddings\.patch_embedding\.", "visual_encoder.patch_embed.proj."),
         (r"^vision_model\.post_layernorm\.", "visual_encoder.norm."),
         (r"^vision_model\.encoder\.layers\.(\d)\.layer_norm", r"visual_encoder.blocks.\1.norm"),
-        (r"^vision_model\.encoder\.layers\.(\d)\.self_attn\.qkv\.", r"visual_encoder.blocks.\1.attn.qkv."),
-        (r"^vision_model\.encoder\.layers\.(\d)\.self_attn\.projection\.", r"visual_encoder.blocks.\1.attn.proj."),
+        (
+            r"^vision_model\.encoder\.layers\.(\d)\.self_attn\.qkv\.",
+            r"visual_encoder.blocks.\1.attn.qkv.",
+        ),
+        (
+            r"^vision_model\.encoder\.layers\.(\d)\.self_attn\.projection\.",
+            r"visual_encoder.blocks.\1.attn.proj.",
+        ),
         (r"^vision_model\.encoder\.layers\.(\d)\.mlp\.", r"visual_encoder.blocks.\1.mlp."),
     )
     weights = {}
@@ -70,7 +84,11 @@ def salesforce(tmp_path, change=lambda weights: weights):
 def bert_in_the_cache(tmp_path, monkeypatch):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text("\n".join(bert_vocabulary()) + "\n", encoding="utf-8")
-    monkeypatch.setattr(source, "cached_file", lambda model, name: vocabulary if model == "bert-base-uncased" else None)
+    monkeypatch.setattr(
+        source,
+        "cached_file",
+        lambda model, name: vocabulary if model == "bert-base-uncased" else None,
+    )
 
 
 def test_the_webuis_own_file_captions_as_the_folder_does(tmp_path, bert_in_the_cache):
@@ -85,7 +103,12 @@ def test_the_sizes_are_read_from_the_tensors(tmp_path):
 
 
 def test_a_file_of_other_weights_is_named_with_what_differs(tmp_path):
-    path = salesforce(tmp_path, lambda weights: {name: tensor for name, tensor in weights.items() if "crossattention" not in name})
+    path = salesforce(
+        tmp_path,
+        lambda weights: {
+            name: tensor for name, tensor in weights.items() if "crossattention" not in name
+        },
+    )
     with pytest.raises(CaptionerError, match=r"not BLIP's captioning model.*crossattention"):
         loaded(path)
 

@@ -13,31 +13,51 @@ from tests.captioning.tiny_captioners import tiny_clip
 
 CPU = torch.device("cpu")
 PICTURES = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "white")]
-GROUPS = (Group(name="subject", words=("a fox", "a castle", "a robot")), Group(name="light", words=("soft light", "neon light")))
+GROUPS = (
+    Group(name="subject", words=("a fox", "a castle", "a robot")),
+    Group(name="light", words=("soft light", "neon light")),
+)
 
 
 def loaded(groups=GROUPS, threshold=0.0, top_k=1):
-    return clip.load(tiny_clip(), groups, device=CPU, dtype=torch.float32, threshold=threshold, top_k=top_k)
+    return clip.load(
+        tiny_clip(), groups, device=CPU, dtype=torch.float32, threshold=threshold, top_k=top_k
+    )
 
 
 def test_words_compete_within_their_group():
     for caption in loaded(top_k=10).caption(PICTURES):
         subjects, lights = caption.tags[:3], caption.tags[3:]
-        assert {tag.text for tag in subjects} == set(GROUPS[0].words) and {tag.text for tag in lights} == set(GROUPS[1].words)
-        assert sum(tag.score for tag in subjects) == pytest.approx(1) and sum(tag.score for tag in lights) == pytest.approx(1)
-        assert [tag.score for tag in subjects] == sorted((tag.score for tag in subjects), reverse=True)
+        assert {tag.text for tag in subjects} == set(GROUPS[0].words) and {
+            tag.text for tag in lights
+        } == set(GROUPS[1].words)
+        assert sum(tag.score for tag in subjects) == pytest.approx(1) and sum(
+            tag.score for tag in lights
+        ) == pytest.approx(1)
+        assert [tag.score for tag in subjects] == sorted(
+            (tag.score for tag in subjects), reverse=True
+        )
 
 
 def test_the_scores_are_clips_own():
     from transformers import CLIPModel, CLIPProcessor
 
-    model, processor = CLIPModel.from_pretrained(tiny_clip()), CLIPProcessor.from_pretrained(tiny_clip())
+    model, processor = (
+        CLIPModel.from_pretrained(tiny_clip()),
+        CLIPProcessor.from_pretrained(tiny_clip()),
+    )
     words = [f"a picture of {word}" for word in GROUPS[0].words]
     ours = loaded((GROUPS[0],), top_k=3)
-    ours._words = torch.nn.functional.normalize(model.get_text_features(**processor(text=words, return_tensors="pt", padding=True)), dim=-1)
-    expected = model(**processor(text=words, images=PICTURES, return_tensors="pt", padding=True)).logits_per_image.softmax(dim=-1)
+    ours._words = torch.nn.functional.normalize(
+        model.get_text_features(**processor(text=words, return_tensors="pt", padding=True)), dim=-1
+    )
+    expected = model(
+        **processor(text=words, images=PICTURES, return_tensors="pt", padding=True)
+    ).logits_per_image.softmax(dim=-1)
     for caption, scores in zip(ours.caption(PICTURES), expected.tolist(), strict=True):
-        assert {tag.text: pytest.approx(tag.score, abs=1e-5) for tag in caption.tags} == dict(zip(GROUPS[0].words, scores, strict=True))
+        assert {tag.text: pytest.approx(tag.score, abs=1e-5) for tag in caption.tags} == dict(
+            zip(GROUPS[0].words, scores, strict=True)
+        )
 
 
 def test_each_group_gives_its_best_words_above_the_threshold():
@@ -45,31 +65,50 @@ def test_each_group_gives_its_best_words_above_the_threshold():
     best = loaded(top_k=1).caption(PICTURES[:1])[0].tags
     assert best == (all_tags[0], all_tags[3])
     limit = all_tags[1].score
-    assert loaded(top_k=3, threshold=limit).caption(PICTURES[:1])[0].tags == tuple(tag for tag in all_tags if tag.score >= limit)
+    assert loaded(top_k=3, threshold=limit).caption(PICTURES[:1])[0].tags == tuple(
+        tag for tag in all_tags if tag.score >= limit
+    )
     assert loaded(threshold=1.0).caption(PICTURES[:1])[0].tags == ()
 
 
 def test_a_caption_does_not_depend_on_the_batch():
     captioner = loaded()
     texts = [[tag.text for tag in caption.tags] for caption in captioner.caption(PICTURES)]
-    assert texts == [[tag.text for tag in captioner.caption([picture])[0].tags] for picture in PICTURES]
+    assert texts == [
+        [tag.text for tag in captioner.caption([picture])[0].tags] for picture in PICTURES
+    ]
 
 
 def test_a_long_vocabulary_is_encoded_in_pieces():
     words = tuple(f"word {number}" for number in range(100))
-    assert len(loaded((Group(name="", words=words),), top_k=100).caption(PICTURES[:1])[0].tags) == 100
+    assert (
+        len(loaded((Group(name="", words=words),), top_k=100).caption(PICTURES[:1])[0].tags) == 100
+    )
 
 
 def test_a_vocabulary_is_words_with_headings():
-    text = "# mine\ncastle\n\n[ light ]\nsoft light\nsoft light\n[subject]\na fox\n[light]\nneon light\n"
+    text = (
+        "# mine\ncastle\n\n[ light ]\nsoft light\nsoft light\n[subject]\na fox\n[light]\nneon"
+        " light\n"
+    )
     assert parse_vocabulary(text, Path("v.txt")) == (
-        Group(name="", words=("castle",)), Group(name="light", words=("soft light", "neon light")), Group(name="subject", words=("a fox",)),
-    )  # fmt: skip
+        Group(name="", words=("castle",)),
+        Group(name="light", words=("soft light", "neon light")),
+        Group(name="subject", words=("a fox",)),
+    )
 
 
 def test_the_vocabulary_that_comes_with_it_follows_the_structure_of_a_caption():
     groups = read_vocabulary(clip.DEFAULT_VOCABULARY)
-    assert [group.name for group in groups] == ["subject", "action", "clothing and features", "scene", "style", "light", "colour"]
+    assert [group.name for group in groups] == [
+        "subject",
+        "action",
+        "clothing and features",
+        "scene",
+        "style",
+        "light",
+        "colour",
+    ]
     assert all(len(group.words) >= 10 for group in groups)
     words = [word for group in groups for word in group.words]
     # a comma would make two tags of one, and a word in two groups would be written twice

@@ -33,7 +33,10 @@ def captioner(request):
 
 def test_each_caption_brings_the_embedding_of_its_picture(captioner):
     seen = [caption.embedding for caption in captioner.caption(PICTURES)]
-    assert all(row.dtype == np.float16 and np.linalg.norm(row.astype(float)) == pytest.approx(1, abs=2e-3) for row in seen)
+    assert all(
+        row.dtype == np.float16 and np.linalg.norm(row.astype(float)) == pytest.approx(1, abs=2e-3)
+        for row in seen
+    )
     assert spread(np.stack(seen)) > 0
     alone = [captioner.caption([picture])[0].embedding for picture in PICTURES]
     np.testing.assert_allclose(np.stack(alone), np.stack(seen), atol=2e-3)
@@ -42,7 +45,9 @@ def test_each_caption_brings_the_embedding_of_its_picture(captioner):
 
 def test_no_picture_is_encoded_twice_for_it(captioner):
     passes = []
-    captioner._model.vision_model.register_forward_hook(lambda module, inputs, output: passes.append(len(output.pooler_output)))
+    captioner._model.vision_model.register_forward_hook(
+        lambda module, inputs, output: passes.append(len(output.pooler_output))
+    )
     captioner.caption(PICTURES)
     assert passes == [3]
 
@@ -50,26 +55,46 @@ def test_no_picture_is_encoded_twice_for_it(captioner):
 def test_clips_embedding_is_clips_own():
     from transformers import CLIPModel, CLIPProcessor
 
-    model, processor = CLIPModel.from_pretrained(tiny_clip()), CLIPProcessor.from_pretrained(tiny_clip())
+    model, processor = (
+        CLIPModel.from_pretrained(tiny_clip()),
+        CLIPProcessor.from_pretrained(tiny_clip()),
+    )
     with torch.no_grad():
-        expected = model(**processor(text=["a fox"], images=PICTURES, return_tensors="pt", padding=True)).image_embeds
-    np.testing.assert_allclose(np.stack([caption.embedding for caption in tiny_clip_captioner().caption(PICTURES)]), expected.numpy(), atol=1e-3)
+        expected = model(
+            **processor(text=["a fox"], images=PICTURES, return_tensors="pt", padding=True)
+        ).image_embeds
+    np.testing.assert_allclose(
+        np.stack([caption.embedding for caption in tiny_clip_captioner().caption(PICTURES)]),
+        expected.numpy(),
+        atol=1e-3,
+    )
 
 
 def test_blip_captions_as_it_did_without_being_looked_at():
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    model, processor = BlipForConditionalGeneration.from_pretrained(tiny_blip()).eval(), BlipProcessor.from_pretrained(tiny_blip())
+    model, processor = (
+        BlipForConditionalGeneration.from_pretrained(tiny_blip()).eval(),
+        BlipProcessor.from_pretrained(tiny_blip()),
+    )
     pixels = processor(images=PICTURES, return_tensors="pt").pixel_values
     with torch.no_grad():
-        tokens = model.generate(pixel_values=pixels, num_beams=blip.BEAMS, max_new_tokens=8, no_repeat_ngram_size=3)
-    expected = [blip.clean(text) for text in processor.batch_decode(tokens, skip_special_tokens=True)]
+        tokens = model.generate(
+            pixel_values=pixels, num_beams=blip.BEAMS, max_new_tokens=8, no_repeat_ngram_size=3
+        )
+    expected = [
+        blip.clean(text) for text in processor.batch_decode(tokens, skip_special_tokens=True)
+    ]
     assert [caption.text for caption in tiny_blip_captioner().caption(PICTURES)] == expected
 
 
 def test_what_overflowed_in_sixteen_bits_is_no_embedding():
-    first, second, third = rows(torch.tensor([[3.0, 4.0], [float("inf"), 1.0], [float("nan"), 1.0]]))
-    assert first.tolist() == pytest.approx([0.6, 0.8], abs=1e-3) and second is None and third is None
+    first, second, third = rows(
+        torch.tensor([[3.0, 4.0], [float("inf"), 1.0], [float("nan"), 1.0]])
+    )
+    assert (
+        first.tolist() == pytest.approx([0.6, 0.8], abs=1e-3) and second is None and third is None
+    )
 
 
 def test_the_scale_is_how_far_apart_unrelated_drawings_are(captioner):
@@ -80,10 +105,19 @@ def test_the_scale_is_how_far_apart_unrelated_drawings_are(captioner):
 
 def test_the_unrelated_drawings_are_the_same_each_time_and_differ_from_one_another():
     pictures = unrelated_pictures()
-    assert [picture.tobytes() for picture in pictures] == [picture.tobytes() for picture in unrelated_pictures()]
+    assert [picture.tobytes() for picture in pictures] == [
+        picture.tobytes() for picture in unrelated_pictures()
+    ]
     assert len(pictures) == 8 and {picture.size for picture in pictures} == {(224, 224)}
     small = [np.asarray(picture.resize((8, 8)), float).ravel() for picture in pictures]
-    assert min(np.abs(one - other).mean() for number, one in enumerate(small) for other in small[:number]) > 15
+    assert (
+        min(
+            np.abs(one - other).mean()
+            for number, one in enumerate(small)
+            for other in small[:number]
+        )
+        > 15
+    )
 
 
 def test_an_encoder_that_sees_nothing_has_no_scale():

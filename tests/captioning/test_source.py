@@ -33,7 +33,9 @@ def empty_cache(tmp_path, monkeypatch):
     """A hub's cache of this test's own; the network is on unless a test says otherwise."""
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.file_download.constants.HF_HUB_CACHE", str(tmp_path / "hub")
+    )
     return tmp_path / "hub"
 
 
@@ -75,7 +77,9 @@ def test_a_model_is_fetched_once_and_then_found_in_the_cache(monkeypatch):
         fetched = len(hub.asked)
         assert find(settings(model="me/tiny-blip"), Listener()) == folder
         assert len(hub.asked) == fetched
-    assert (folder / "model.safetensors").read_bytes() == (tiny_blip() / "model.safetensors").read_bytes()
+    assert (folder / "model.safetensors").read_bytes() == (
+        tiny_blip() / "model.safetensors"
+    ).read_bytes()
     total = sum(path.stat().st_size for path in tiny_blip().iterdir())
     assert listener.totals == [0, total] and listener.done[-1] == total
     # the hub is gone now
@@ -119,11 +123,17 @@ def test_a_stop_ends_the_fetch(monkeypatch):
             find(settings(model="me/tiny-blip"), Listener(stop=True))
 
 
-def test_offline_the_sentence_says_which_model_how_large_and_where_it_belongs(monkeypatch, empty_cache):
+def test_offline_the_sentence_says_which_model_how_large_and_where_it_belongs(
+    monkeypatch, empty_cache
+):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     with pytest.raises(CaptionerError) as caught:
         find(settings("qwen"), Listener())
-    assert str(caught.value) == "the model Qwen/Qwen2-VL-2B-Instruct (4.4 GB) is not on this disk, and HF_HUB_OFFLINE forbids fetching it"
+    assert (
+        str(caught.value)
+        == "the model Qwen/Qwen2-VL-2B-Instruct (4.4 GB) is not on this disk, and HF_HUB_OFFLINE"
+        " forbids fetching it"
+    )
     assert str(empty_cache) in str(caught.value.hint)
 
 
@@ -138,7 +148,10 @@ def test_a_hub_that_cannot_be_reached_gets_a_sentence(monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
     with pytest.raises(CaptionerError) as caught:
         find(settings("blip-large"), Listener())
-    start = "the model Salesforce/blip-image-captioning-large (1.9 GB) cannot be fetched from http://127.0.0.1:1: Failed to establish a new connection: "
+    start = (
+        "the model Salesforce/blip-image-captioning-large (1.9 GB) cannot be fetched from"
+        " http://127.0.0.1:1: Failed to establish a new connection: "
+    )
     assert str(caught.value).startswith(start)
 
 
@@ -147,7 +160,12 @@ def test_a_disk_without_room_is_noticed_before_the_fetch(monkeypatch):
     monkeypatch.setattr(source.shutil, "disk_usage", lambda path: SimpleNamespace(free=2**30))
     with serve("me/tiny-blip", tiny_blip()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        with pytest.raises(CaptionerError, match="takes 1 MB, and the disk with .* has 1.1 GB free, of which 1.1 GB are left alone"):
+        with pytest.raises(
+            CaptionerError,
+            match=(
+                "takes 1 MB, and the disk with .* has 1.1 GB free, of which 1.1 GB are left alone"
+            ),
+        ):
             find(settings(model="me/tiny-blip"), Listener())
     assert hub.asked == []
 

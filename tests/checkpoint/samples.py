@@ -1,4 +1,6 @@
-"""Checkpoints for the tests: tiny ones in memory and on disk, and the headers of full-size ones, whose weights nobody needs."""
+"""Checkpoints for the tests: tiny ones in memory and on disk, and the headers of full-size ones,
+whose weights nobody needs.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,11 @@ from tests.tiny import tiny_parts
 FAMILIES = ("sd1", "sd2", "sdxl")
 
 FULL_UNETS: dict[str, dict[str, Any]] = {
-    "sd1": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768, "attention_head_dim": 8},
+    "sd1": {
+        "block_out_channels": (320, 640, 1280, 1280),
+        "cross_attention_dim": 768,
+        "attention_head_dim": 8,
+    },
     "sd2": {
         "block_out_channels": (320, 640, 1280, 1280),
         "cross_attention_dim": 1024,
@@ -43,20 +49,29 @@ FULL_UNETS: dict[str, dict[str, Any]] = {
         "projection_class_embeddings_input_dim": 2816,
     },
 }
-"""The published configurations of SD 1.5, SD 2.1 and SDXL 1.0, where they differ from the library's defaults."""
+"""The published configurations of SD 1.5, SD 2.1 and SDXL 1.0, where they differ from the library's
+defaults.
+"""
 FULL_TEXT_ENCODERS: dict[str, tuple[dict[str, Any], ...]] = {
     "sd1": ({"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},),
     "sd2": ({"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 23},),
     "sdxl": (
         {"hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12},
-        {"hidden_size": 1280, "intermediate_size": 5120, "num_hidden_layers": 32, "projection_dim": 1280},
+        {
+            "hidden_size": 1280,
+            "intermediate_size": 5120,
+            "num_hidden_layers": 32,
+            "projection_dim": 1280,
+        },
     ),
 }
 
 
 @cache
 def random_parts(family: str) -> Parts:
-    """Tiny parts in which no two tensors are alike: fresh norms are all ones and zeros, and would hide a wrong name. Change none."""
+    """Tiny parts in which no two tensors are alike: fresh norms are all ones and zeros, and would
+    hide a wrong name. Change none.
+    """
     parts = tiny_parts(family)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
@@ -66,7 +81,9 @@ def random_parts(family: str) -> Parts:
     return parts
 
 
-def tiny_file(folder: Path, family: str = "sd1", dtype: torch.dtype = torch.float32, **schedule: Any) -> Path:
+def tiny_file(
+    folder: Path, family: str = "sd1", dtype: torch.dtype = torch.float32, **schedule: Any
+) -> Path:
     """A tiny checkpoint in WebUI format."""
     parts = replace(random_parts(family), schedule=NoiseSchedule(**schedule))
     return write_checkpoint(parts, folder / f"{family}.safetensors", dtype)
@@ -84,7 +101,14 @@ def full_models(family: str) -> tuple[Any, Any, list[Any]]:
             up_block_types=("UpDecoderBlock2D",) * 4,
         )
         classes = (CLIPTextModel, CLIPTextModelWithProjection)
-        return unet, vae, [build(CLIPTextConfig(**values)) for build, values in zip(classes, FULL_TEXT_ENCODERS[family], strict=False)]
+        return (
+            unet,
+            vae,
+            [
+                build(CLIPTextConfig(**values))
+                for build, values in zip(classes, FULL_TEXT_ENCODERS[family], strict=False)
+            ],
+        )
 
 
 @cache
@@ -92,10 +116,19 @@ def full_shapes(family: str) -> dict[str, tuple[int, ...]]:
     """Every tensor of a full-size checkpoint: name in the file, shape in the file."""
     unet, vae, text_encoders = full_models(family)
     unet_modules, vae_modules = names.unet_modules(unet.config), names.vae_modules(vae.config)
-    found = [(names.stored_in_unet(name, unet_modules), tensor) for name, tensor in unet.state_dict().items()]
-    found += [(names.stored_in_vae(name, vae_modules), tensor) for name, tensor in vae.state_dict().items()]
+    found = [
+        (names.stored_in_unet(name, unet_modules), tensor)
+        for name, tensor in unet.state_dict().items()
+    ]
+    found += [
+        (names.stored_in_vae(name, vae_modules), tensor)
+        for name, tensor in vae.state_dict().items()
+    ]
     for encoder, layout in zip(text_encoders, names.TEXT_ENCODERS[family], strict=True):
-        found += [(names.stored_in_text_encoder(name, layout), tensor) for name, tensor in encoder.state_dict().items()]
+        found += [
+            (names.stored_in_text_encoder(name, layout), tensor)
+            for name, tensor in encoder.state_dict().items()
+        ]
     shapes = {stored.name: _file_shape(stored, tuple(tensor.shape)) for stored, tensor in found}
     if family == "sd2":
         for name in [name for name in shapes if ".resblocks.22." in name]:
@@ -112,7 +145,11 @@ def _file_shape(stored: names.Stored, shape: tuple[int, ...]) -> tuple[int, ...]
 
 
 def header_of(
-    shapes: Mapping[str, tuple[int, ...]], *, dtype: str = "F16", metadata: Mapping[str, str] | None = None, path: str = "model.safetensors"
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    dtype: str = "F16",
+    metadata: Mapping[str, str] | None = None,
+    path: str = "model.safetensors",
 ) -> Header:
     """The header a file with these tensors would have."""
     tensors, offset = {}, 0
@@ -120,7 +157,13 @@ def header_of(
         size = prod(shape) * BYTES_EACH[dtype]
         tensors[name] = TensorInfo(dtype, tuple(shape), offset, offset + size)
         offset += size
-    return Header(path=Path(path), tensors=tensors, metadata=dict(metadata or {}), data_start=8, file_size=8 + offset)
+    return Header(
+        path=Path(path),
+        tensors=tensors,
+        metadata=dict(metadata or {}),
+        data_start=8,
+        file_size=8 + offset,
+    )
 
 
 def safetensors_bytes(header: Any, data: bytes = b"") -> bytes:

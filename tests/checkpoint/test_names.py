@@ -26,12 +26,18 @@ VAE = "first_stage_model."
     ("family", "unet", "vae", "text"),
     [("sd1", 686, 248, [196]), ("sd2", 686, 248, [292]), ("sdxl", 1680, 248, [196, 389])],
 )
-def test_full_size_checkpoints_have_as_many_tensors_as_the_published_ones(family: str, unet: int, vae: int, text: list[int]) -> None:
-    """UNet and VAE: the whole state dicts of CompVis' and Stability's own modules. SD2's text encoder: without the unused text_projection."""
+def test_full_size_checkpoints_have_as_many_tensors_as_the_published_ones(
+    family: str, unet: int, vae: int, text: list[int]
+) -> None:
+    """UNet and VAE: the whole state dicts of CompVis' and Stability's own modules. SD2's text
+    encoder: without the unused text_projection.
+    """
     shapes = full_shapes(family)
     assert sum(name.startswith(UNET) for name in shapes) == unet
     assert sum(name.startswith(VAE) for name in shapes) == vae
-    assert [sum(name.startswith(layout.prefix) for name in shapes) for layout in TEXT_ENCODERS[family]] == text
+    assert [
+        sum(name.startswith(layout.prefix) for name in shapes) for layout in TEXT_ENCODERS[family]
+    ] == text
 
 
 KNOWN_SHAPES = {
@@ -97,7 +103,9 @@ def test_no_two_tensors_share_a_place(family: str) -> None:
     places = [stored_in_unet(name, modules) for name in unet.state_dict()]
     places += [stored_in_vae(name, vae_names) for name in vae.state_dict()]
     places += [
-        stored_in_text_encoder(name, layout) for encoder, layout in zip(encoders, TEXT_ENCODERS[family], strict=True) for name in encoder.state_dict()
+        stored_in_text_encoder(name, layout)
+        for encoder, layout in zip(encoders, TEXT_ENCODERS[family], strict=True)
+        for name in encoder.state_dict()
     ]
     assert len(set(places)) == len(places)
 
@@ -108,32 +116,66 @@ def test_modules_have_the_sgm_names_that_kohya_writes_for_sdxl() -> None:
         ldm_module_name("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", unet.config)
         == "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
     )
-    assert ldm_module_name("mid_block.attentions.0.proj_in", unet.config) == "middle_block.1.proj_in"
-    assert ldm_module_name("up_blocks.1.attentions.2.proj_out", unet.config) == "output_blocks.5.1.proj_out"
-    assert ldm_module_name("down_blocks.0.resnets.1.conv2", unet.config) == "input_blocks.2.0.out_layers.3"
+    assert (
+        ldm_module_name("mid_block.attentions.0.proj_in", unet.config) == "middle_block.1.proj_in"
+    )
+    assert (
+        ldm_module_name("up_blocks.1.attentions.2.proj_out", unet.config)
+        == "output_blocks.5.1.proj_out"
+    )
+    assert (
+        ldm_module_name("down_blocks.0.resnets.1.conv2", unet.config)
+        == "input_blocks.2.0.out_layers.3"
+    )
     assert FULL_UNETS["sdxl"]["transformer_layers_per_block"] == (1, 2, 10)
 
 
 def test_a_text_encoders_tensors_are_found_in_both_styles() -> None:
-    clip, open_clip = TextEncoderLayout("a.text_model.", "clip"), TextEncoderLayout("b.", "open_clip")
+    clip, open_clip = (
+        TextEncoderLayout("a.text_model.", "clip"),
+        TextEncoderLayout("b.", "open_clip"),
+    )
     layer = "text_model.encoder.layers.3."
-    assert stored_in_text_encoder(layer + "self_attn.k_proj.weight", clip) == Stored("a.text_model.encoder.layers.3.self_attn.k_proj.weight")
-    assert stored_in_text_encoder(layer + "self_attn.k_proj.weight", open_clip) == Stored("b.transformer.resblocks.3.attn.in_proj_weight", third=1)
-    assert stored_in_text_encoder(layer + "self_attn.v_proj.bias", open_clip) == Stored("b.transformer.resblocks.3.attn.in_proj_bias", third=2)
-    assert stored_in_text_encoder(layer + "layer_norm2.bias", open_clip) == Stored("b.transformer.resblocks.3.ln_2.bias")
-    assert stored_in_text_encoder("text_projection.weight", open_clip) == Stored("b.text_projection", form="transposed")
+    assert stored_in_text_encoder(layer + "self_attn.k_proj.weight", clip) == Stored(
+        "a.text_model.encoder.layers.3.self_attn.k_proj.weight"
+    )
+    assert stored_in_text_encoder(layer + "self_attn.k_proj.weight", open_clip) == Stored(
+        "b.transformer.resblocks.3.attn.in_proj_weight", third=1
+    )
+    assert stored_in_text_encoder(layer + "self_attn.v_proj.bias", open_clip) == Stored(
+        "b.transformer.resblocks.3.attn.in_proj_bias", third=2
+    )
+    assert stored_in_text_encoder(layer + "layer_norm2.bias", open_clip) == Stored(
+        "b.transformer.resblocks.3.ln_2.bias"
+    )
+    assert stored_in_text_encoder("text_projection.weight", open_clip) == Stored(
+        "b.text_projection", form="transposed"
+    )
 
 
 def test_old_diffusers_names_of_vae_attention_are_found() -> None:
-    name, old = "encoder.mid_block.attentions.0.to_out.0.weight", "encoder.mid_block.attentions.0.proj_attn.weight"
+    name, old = (
+        "encoder.mid_block.attentions.0.to_out.0.weight",
+        "encoder.mid_block.attentions.0.proj_attn.weight",
+    )
     for held in (name, old):
-        assert stored_in_vae(name, {}, prefix="", tensor_names={held}) == Stored(held, form="1x1 convolution")
+        assert stored_in_vae(name, {}, prefix="", tensor_names={held}) == Stored(
+            held, form="1x1 convolution"
+        )
 
 
 def test_a_weight_that_the_vae_lacks_is_called_as_its_others_are() -> None:
-    name, modules = "encoder.mid_block.attentions.0.to_q.bias", vae_modules({"block_out_channels": (8, 8), "layers_per_block": 1})
+    name, modules = (
+        "encoder.mid_block.attentions.0.to_q.bias",
+        vae_modules({"block_out_channels": (8, 8), "layers_per_block": 1}),
+    )
     assert stored_in_vae(name, modules).name == "first_stage_model.encoder.mid.attn_1.q.bias"
-    assert stored_in_vae(name, modules, prefix="", tensor_names={"encoder.down_blocks.0.resnets.0.conv1.weight"}).name == name
+    assert (
+        stored_in_vae(
+            name, modules, prefix="", tensor_names={"encoder.down_blocks.0.resnets.0.conv1.weight"}
+        ).name
+        == name
+    )
 
 
 def test_a_name_without_known_beginning_is_an_error() -> None:

@@ -26,18 +26,32 @@ print(peak() - before, sum(parameter.numel() * 2 for parameter in unet.parameter
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak of resident memory is read from /proc")
+@pytest.mark.skipif(
+    sys.platform != "linux", reason="the peak of resident memory is read from /proc"
+)
 def test_loading_takes_the_model_in_its_new_type_and_one_tensor_more(tmp_path: Path) -> None:
-    """A float32 file of 164 MB, read as bfloat16: memory rises by the model's 82 MB, and less than 24 MB for the buffer and the allocator."""
+    """A float32 file of 164 MB, read as bfloat16: memory rises by the model's 82 MB, and less than
+    24 MB for the buffer and the allocator.
+    """
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
-        block_out_channels=(128, 256, 256), layers_per_block=2, cross_attention_dim=32, down_block_types=("CrossAttnDownBlock2D",) * 3,
+        block_out_channels=(128, 256, 256),
+        layers_per_block=2,
+        cross_attention_dim=32,
+        down_block_types=("CrossAttnDownBlock2D",) * 3,
         up_block_types=("CrossAttnUpBlock2D",) * 3,
-    )  # fmt: skip
-    parts = Parts(family="sd1", schedule=NoiseSchedule(), unet=unet, text_encoders=random_parts("sd1").text_encoders)
+    )
+    parts = Parts(
+        family="sd1",
+        schedule=NoiseSchedule(),
+        unet=unet,
+        text_encoders=random_parts("sd1").text_encoders,
+    )
     file = write_checkpoint(parts, tmp_path / "x.safetensors", torch.float32)
     largest = max(parameter.numel() * 4 for parameter in unet.parameters())
-    result = subprocess.run([sys.executable, "-c", MEASURE, str(file)], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(file)], capture_output=True, text=True, check=True
+    )
     rise, model = (int(word) for word in result.stdout.split())
     assert model > 80_000_000
     assert largest < 8_000_000

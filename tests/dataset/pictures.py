@@ -11,7 +11,12 @@ from PIL import Image
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
-def save(path: Path, size: tuple[int, int] = (96, 64), colour: tuple[int, ...] | str = (200, 100, 50), **options: object) -> Path:
+def save(
+    path: Path,
+    size: tuple[int, int] = (96, 64),
+    colour: tuple[int, ...] | str = (200, 100, 50),
+    **options: object,
+) -> Path:
     """A picture of one colour."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", size, colour).save(path, **options)  # type: ignore[arg-type]
@@ -32,7 +37,15 @@ def corners(size: tuple[int, int] = (32, 16)) -> Image.Image:
     width, height = size
     image = Image.new("RGB", size)
     for column, row, colour in ((0, 0, RED), (1, 0, GREEN), (0, 1, BLUE), (1, 1, WHITE)):
-        image.paste(colour, (column * width // 2, row * height // 2, (column + 1) * width // 2, (row + 1) * height // 2))
+        image.paste(
+            colour,
+            (
+                column * width // 2,
+                row * height // 2,
+                (column + 1) * width // 2,
+                (row + 1) * height // 2,
+            ),
+        )
     return image
 
 
@@ -44,18 +57,36 @@ def png(width: int, height: int, depth: int, colour_type: int, row: bytes) -> by
     """A PNG of equal rows, of any depth (PNG specification, section 11.2)."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
     pixels = zlib.compress((b"\0" + row) * height)
-    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", pixels) + png_chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + png_chunk(b"IHDR", header)
+        + png_chunk(b"IDAT", pixels)
+        + png_chunk(b"IEND", b"")
+    )
 
 
-def tiff(width: int, height: int, *, channels: int, bits: int, pixels: bytes, sample_format: int = 1) -> bytes:
+def tiff(
+    width: int, height: int, *, channels: int, bits: int, pixels: bytes, sample_format: int = 1
+) -> bytes:
     """An uncompressed little-endian TIFF in one strip (TIFF 6.0)."""
     short, long = 3, 4
     bits_at = 8 + 2 + 12 * 10 + 4
     pixels_at = bits_at + 2 * channels
     tags = [
-        (256, long, 1, width), (257, long, 1, height), (258, short, channels, bits if channels == 1 else bits_at), (259, short, 1, 1),
-        (262, short, 1, 1 if channels == 1 else 2), (273, long, 1, pixels_at), (277, short, 1, channels), (278, long, 1, height),
-        (279, long, 1, len(pixels)), (339, short, 1, sample_format),
+        (256, long, 1, width),
+        (257, long, 1, height),
+        (258, short, channels, bits if channels == 1 else bits_at),
+        (259, short, 1, 1),
+        (262, short, 1, 1 if channels == 1 else 2),
+        (273, long, 1, pixels_at),
+        (277, short, 1, channels),
+        (278, long, 1, height),
+        (279, long, 1, len(pixels)),
+        (339, short, 1, sample_format),
     ]
-    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + struct.pack("<I", 0)
+    directory = (
+        struct.pack("<H", len(tags))
+        + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        + struct.pack("<I", 0)
+    )
     return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<H", bits) * channels + pixels

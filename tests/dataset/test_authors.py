@@ -7,7 +7,15 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.dataset import authors
-from lora_trainer.dataset.authors import PERSON, Authors, Written, changing_captions, read_authors, record, settle
+from lora_trainer.dataset.authors import (
+    PERSON,
+    Authors,
+    Written,
+    changing_captions,
+    read_authors,
+    record,
+    settle,
+)
 from lora_trainer.errors import DatasetError
 
 BLIP, WD = "blip 0123", "wd 4567"
@@ -28,7 +36,9 @@ def test_what_a_person_wrote_in_the_tab_is_theirs_even_where_it_equals_the_machi
     assert read_authors(tmp_path).author("aa", "a red fox") == "person"
 
 
-def test_a_caption_is_done_only_by_the_same_captioner_with_the_same_settings_and_unchanged(tmp_path):
+def test_a_caption_is_done_only_by_the_same_captioner_with_the_same_settings_and_unchanged(
+    tmp_path,
+):
     record(tmp_path, {"aa": Written(text="a red fox", by=BLIP)})
     known = read_authors(tmp_path)
     assert known.is_done("aa", "a red fox", BLIP)
@@ -54,14 +64,24 @@ def test_who_puts_an_older_caption_back_once_the_new_one_is_written_is_a_person(
     record(tmp_path, {"aa": Written(text="fox, snow", by=WD), "bb": Written(text="dog", by=WD)})
     settle(tmp_path, ["aa", "cc"])
     known = read_authors(tmp_path)
-    assert (known.author("aa", "a fox"), known.author("aa", "fox, snow"), known.author("bb", "a dog")) == ("person", "machine", "machine")
+    assert (
+        known.author("aa", "a fox"),
+        known.author("aa", "fox, snow"),
+        known.author("bb", "a dog"),
+    ) == ("person", "machine", "machine")
 
 
 def test_other_images_are_remembered_when_one_is_recorded(tmp_path):
     record(tmp_path, {"aa": Written(text="one", by=BLIP), "bb": Written(text="二", by=PERSON)})
     record(tmp_path, {"cc": Written(text="three", by=BLIP)})
-    assert {digest: one.text for digest, one in read_authors(tmp_path).by_digest.items()} == {"aa": "one", "bb": "二", "cc": "three"}
-    assert json.loads((tmp_path / ".lora_trainer" / "captions.json").read_text(encoding="utf-8"))["images"]["bb"] == {"text": "二", "by": "person"}
+    assert {digest: one.text for digest, one in read_authors(tmp_path).by_digest.items()} == {
+        "aa": "one",
+        "bb": "二",
+        "cc": "three",
+    }
+    assert json.loads((tmp_path / ".lora_trainer" / "captions.json").read_text(encoding="utf-8"))[
+        "images"
+    ]["bb"] == {"text": "二", "by": "person"}
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"images": []}', '{"images": {"aa": 1}}'])
@@ -74,7 +94,11 @@ def test_a_damaged_sidecar_makes_every_caption_a_persons(tmp_path, content):
 
 def test_two_processes_do_not_change_captions_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr(authors, "LOCK_PATIENCE", 0.05)
-    with files.lock(tmp_path / ".lora_trainer" / "captions.lock"), pytest.raises(DatasetError, match="another process is changing"), changing_captions(tmp_path):
+    with (
+        files.lock(tmp_path / ".lora_trainer" / "captions.lock"),
+        pytest.raises(DatasetError, match="another process is changing"),
+        changing_captions(tmp_path),
+    ):
         pass
     with changing_captions(tmp_path):
         pass

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.config import DatasetSettings
-from lora_trainer.dataset.buckets import Bucket, assign, bucket_findings, bucket_for, cropped_share, enlargement, epoch_batches, steps_per_epoch
+from lora_trainer.dataset.buckets import (
+    Bucket,
+    assign,
+    bucket_findings,
+    bucket_for,
+    cropped_share,
+    enlargement,
+    epoch_batches,
+    steps_per_epoch,
+)
 from lora_trainer.dataset.scan import Example
 
 
@@ -20,7 +29,17 @@ def settings(**values: object) -> DatasetSettings:
 
 def example(width: int, height: int) -> Example:
     path = Path("data/a.png")
-    return Example(path=path, name="a.png", caption="a fox", caption_source="text", width=width, height=height, digest="0", repeats=1, folder="data")
+    return Example(
+        path=path,
+        name="a.png",
+        caption="a fox",
+        caption_source="text",
+        width=width,
+        height=height,
+        digest="0",
+        repeats=1,
+        folder="data",
+    )
 
 
 @pytest.mark.parametrize(
@@ -54,13 +73,17 @@ def test_an_image_smaller_than_every_bucket_gets_the_smallest():
 
 def test_the_users_sides_are_kept():
     for width in range(100, 2000, 130):
-        bucket = bucket_for(width, 700, settings(min_bucket_side=320, max_bucket_side=640, max_upscale=16.0), 512)
+        bucket = bucket_for(
+            width, 700, settings(min_bucket_side=320, max_bucket_side=640, max_upscale=16.0), 512
+        )
         assert all(320 <= side <= 640 for side in (bucket.width, bucket.height))
 
 
 def test_without_buckets_every_image_is_a_square():
     assert bucket_for(1920, 1080, settings(enable_bucket=False), 512) == Bucket(512, 512)
-    assert bucket_for(1920, 200, settings(enable_bucket=False, max_upscale=2.0), 512) == Bucket(384, 384)
+    assert bucket_for(1920, 200, settings(enable_bucket=False, max_upscale=2.0), 512) == Bucket(
+        384, 384
+    )
 
 
 @pytest.mark.parametrize("resolution", [64, 72, 256, 500 // 8 * 8, 512, 768, 1024])
@@ -69,7 +92,17 @@ def test_without_buckets_every_image_is_a_square():
 def test_every_shape_has_a_bucket_within_the_bounds(resolution, step, upscale):
     given = settings(bucket_step=step, max_upscale=upscale)
     effective_step = min(step, resolution // 8 * 8)
-    for width, height in [(1, 1), (1, 5000), (5000, 1), (64, 64), (333, 777), (1000, 100), (512, 513), (6000, 4000), (90, 30)]:
+    for width, height in [
+        (1, 1),
+        (1, 5000),
+        (5000, 1),
+        (64, 64),
+        (333, 777),
+        (1000, 100),
+        (512, 513),
+        (6000, 4000),
+        (90, 30),
+    ]:
         bucket = bucket_for(width, height, given, resolution)
         assert bucket.width % effective_step == 0 and bucket.height % effective_step == 0
         assert bucket.width * bucket.height <= resolution * resolution
@@ -82,7 +115,10 @@ def test_every_shape_has_a_bucket_within_the_bounds(resolution, step, upscale):
 def test_large_images_lose_little_of_themselves():
     """With the usual 64 pixel steps, between 1:2 and 2:1."""
     for resolution, limit in ((512, 0.16), (1024, 0.08)):
-        shares = [cropped_share(width, 2000, bucket_for(width, 2000, settings(), resolution)) for width in range(1000, 4001, 10)]
+        shares = [
+            cropped_share(width, 2000, bucket_for(width, 2000, settings(), resolution))
+            for width in range(1000, 4001, 10)
+        ]
         assert max(shares) < limit
 
 
@@ -94,13 +130,16 @@ def test_every_example_is_in_exactly_one_bucket():
     assert list(buckets) == sorted(buckets)
 
 
-# --- epochs ------------------------------------------------------------------------------------------------------------------------------
+# --- epochs ---------------------------------------------------------------------------------------
 
 
 def random_buckets(draw: random.Random, count: int) -> dict[Bucket, list[int]]:
     buckets: dict[Bucket, list[int]] = {}
     for index in range(count):
-        buckets.setdefault(draw.choice([Bucket(512, 512), Bucket(448, 576), Bucket(576, 448), Bucket(256, 1024)]), []).append(index)
+        buckets.setdefault(
+            draw.choice([Bucket(512, 512), Bucket(448, 576), Bucket(576, 448), Bucket(256, 1024)]),
+            [],
+        ).append(index)
     return buckets
 
 
@@ -111,12 +150,16 @@ def test_nothing_is_dropped_and_nothing_is_seen_too_often(seed):
     repeats = [draw.randint(1, 12) for _ in range(count)]
     buckets = random_buckets(draw, count)
     batches = epoch_batches(buckets, repeats, batch_size, seed, epoch=0)
-    assert Counter(index for batch in batches for index in batch.indices) == Counter(dict(enumerate(repeats)))
+    assert Counter(index for batch in batches for index in batch.indices) == Counter(
+        dict(enumerate(repeats))
+    )
     assert all(1 <= len(batch.indices) <= batch_size for batch in batches)
     assert all(index in buckets[batch.bucket] for batch in batches for index in batch.indices)
     assert sum(len(batch.indices) < batch_size for batch in batches) <= len(buckets)
     assert steps_per_epoch(buckets, repeats, batch_size) == len(batches)
-    assert steps_per_epoch(buckets, repeats, batch_size, accumulation) == math.ceil(len(batches) / accumulation)
+    assert steps_per_epoch(buckets, repeats, batch_size, accumulation) == math.ceil(
+        len(batches) / accumulation
+    )
 
 
 def test_an_epochs_order_follows_from_seed_and_epoch_alone():
@@ -131,17 +174,22 @@ def test_an_epochs_order_follows_from_seed_and_epoch_alone():
 
 def test_the_order_is_the_same_on_every_machine():
     """A resumed run relies on it; a change here breaks every run that is under way."""
-    batches = epoch_batches({Bucket(64, 64): [0, 1, 2, 3, 4], Bucket(64, 128): [5, 6]}, [1] * 7, 2, seed=0, epoch=0)
+    batches = epoch_batches(
+        {Bucket(64, 64): [0, 1, 2, 3, 4], Bucket(64, 128): [5, 6]}, [1] * 7, 2, seed=0, epoch=0
+    )
     assert [batch.indices for batch in batches] == [(2,), (1, 0), (3, 4), (5, 6)]
 
 
-# --- what the user is told ---------------------------------------------------------------------------------------------------------------
+# --- what the user is told ------------------------------------------------------------------------
 
 
 def told(width: int, height: int, **values: object) -> list[str]:
     examples, given = [example(width, height)], settings(**values)
     findings = bucket_findings(examples, assign(examples, given, 512), given, 512)
-    assert all(finding.severity == "warning" and str(finding.hint) and finding.path == Path("data/a.png") for finding in findings)
+    assert all(
+        finding.severity == "warning" and str(finding.hint) and finding.path == Path("data/a.png")
+        for finding in findings
+    )
     return [str(finding) for finding in findings]
 
 
@@ -152,6 +200,10 @@ def test_small_images_are_named():
 
 
 def test_images_that_lose_much_are_named():
-    assert told(1000, 10000) == ["a.png is 1000 x 10000 pixels: 60 % of it is cropped away for 256 x 1024"]
-    assert told(1920, 1080, enable_bucket=False) == ["a.png is 1920 x 1080 pixels: 44 % of it is cropped away for 512 x 512"]
+    assert told(1000, 10000) == [
+        "a.png is 1000 x 10000 pixels: 60 % of it is cropped away for 256 x 1024"
+    ]
+    assert told(1920, 1080, enable_bucket=False) == [
+        "a.png is 1920 x 1080 pixels: 44 % of it is cropped away for 512 x 512"
+    ]
     assert told(1920, 1080) == []

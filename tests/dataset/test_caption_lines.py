@@ -1,4 +1,6 @@
-"""Several lines of a caption are several captions of one picture, or one list of tags; never glued, whatever is done to them."""
+"""Several lines of a caption are several captions of one picture, or one list of tags; never glued,
+whatever is done to them.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,16 @@ from random import Random
 
 import pytest
 
-from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, edited, is_list, parts, training_caption, variants, with_trigger_word
+from lora_trainer.dataset.captions import (
+    LONGEST_CAPTION,
+    caption_of,
+    edited,
+    is_list,
+    parts,
+    training_caption,
+    variants,
+    with_trigger_word,
+)
 from lora_trainer.dataset.edits import clean
 from lora_trainer.errors import DatasetError
 
@@ -16,10 +27,16 @@ BOATS = "a red boat on a lake\n1boat, red, lake, reeds\nthe boat lies still"
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("a red boat on a lake\r\n\r\n1boat, red, lake, reeds\r\nthe boat lies still\r\n", BOATS.split("\n")),
+        (
+            "a red boat on a lake\r\n\r\n1boat, red, lake, reeds\r\nthe boat lies still\r\n",
+            BOATS.split("\n"),
+        ),
         ("1girl\nred hair\nlooking_at_viewer\n", ["1girl, red hair, looking_at_viewer"]),
         ("1girl,\nred hair,\nsmile,", ["1girl, red hair, smile"]),
-        ("a red fox sits in the snow,\nlooking at the camera", ["a red fox sits in the snow, looking at the camera"]),
+        (
+            "a red fox sits in the snow,\nlooking at the camera",
+            ["a red fox sits in the snow, looking at the camera"],
+        ),
         ("A fox.\nA cat.", ["A fox.", "A cat."]),
         ("红发少女\n蓝天\n微笑", ["红发少女, 蓝天, 微笑"]),
         ("一只红色的狐狸坐在雪地里\n雪地里的狐狸", ["一只红色的狐狸坐在雪地里", "雪地里的狐狸"]),
@@ -33,12 +50,21 @@ def test_lines_are_captions_of_their_own_or_one_list_of_tags(text, expected):
 
 
 def test_each_of_several_captions_is_drawn_and_one_alone_draws_nothing():
-    drawn = [training_caption(BOATS, shuffle=False, keep_tokens=0, dropout=0.0, random=Random(step)) for step in range(60)]
+    drawn = [
+        training_caption(BOATS, shuffle=False, keep_tokens=0, dropout=0.0, random=Random(step))
+        for step in range(60)
+    ]
     assert set(drawn) == set(BOATS.split("\n"))
-    assert drawn == [training_caption(BOATS, shuffle=False, keep_tokens=0, dropout=0.0, random=Random(step)) for step in range(60)]
+    assert drawn == [
+        training_caption(BOATS, shuffle=False, keep_tokens=0, dropout=0.0, random=Random(step))
+        for step in range(60)
+    ]
     random = Random(1)
     before = random.getstate()
-    assert training_caption("1girl\nsmile", shuffle=False, keep_tokens=0, dropout=0.0, random=random) == "1girl, smile"
+    assert (
+        training_caption("1girl\nsmile", shuffle=False, keep_tokens=0, dropout=0.0, random=random)
+        == "1girl, smile"
+    )
     assert random.getstate() == before
 
 
@@ -72,7 +98,16 @@ def test_parts_are_not_cut_inside_brackets(caption, expected):
 
 
 def test_shuffling_keeps_what_stands_in_brackets():
-    seen = {training_caption("{sitting, arms up}, (red, blue:1.2)", shuffle=True, keep_tokens=0, dropout=0.0, random=Random(n)) for n in range(20)}
+    seen = {
+        training_caption(
+            "{sitting, arms up}, (red, blue:1.2)",
+            shuffle=True,
+            keep_tokens=0,
+            dropout=0.0,
+            random=Random(n),
+        )
+        for n in range(20)
+    }
     assert seen == {"{sitting, arms up}, (red, blue:1.2)", "(red, blue:1.2), {sitting, arms up}"}
 
 

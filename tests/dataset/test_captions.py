@@ -40,7 +40,9 @@ def test_parts_are_between_commas_of_either_width():
 
 
 def caption(text: str, random: Random, **settings: object) -> str:
-    return training_caption(text, **{"shuffle": False, "keep_tokens": 0, "dropout": 0.0, **settings}, random=random)  # type: ignore[arg-type]
+    return training_caption(
+        text, **{"shuffle": False, "keep_tokens": 0, "dropout": 0.0, **settings}, random=random
+    )  # type: ignore[arg-type]
 
 
 def test_without_shuffle_and_dropout_a_caption_stays_and_nothing_is_drawn():
@@ -53,7 +55,14 @@ def test_without_shuffle_and_dropout_a_caption_stays_and_nothing_is_drawn():
 def test_shuffle_keeps_the_first_parts_and_loses_none():
     random = Random(1)
     seen = {caption("sks, a, b, c", random, shuffle=True, keep_tokens=1) for _ in range(200)}
-    assert seen == {"sks, a, b, c", "sks, a, c, b", "sks, b, a, c", "sks, b, c, a", "sks, c, a, b", "sks, c, b, a"}
+    assert seen == {
+        "sks, a, b, c",
+        "sks, a, c, b",
+        "sks, b, a, c",
+        "sks, b, c, a",
+        "sks, c, a, b",
+        "sks, c, b, a",
+    }
 
 
 def test_keeping_more_parts_than_there_are_keeps_all():

@@ -9,7 +9,13 @@ import pytest
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
 from lora_trainer.dataset.check.borders import inner_box
-from lora_trainer.dataset.check.fingerprint import colour_distance, colours, fingerprint, palette, vectors
+from lora_trainer.dataset.check.fingerprint import (
+    colour_distance,
+    colours,
+    fingerprint,
+    palette,
+    vectors,
+)
 from lora_trainer.dataset.check.judge import Picture, picture_findings
 from lora_trainer.dataset.check.marks import find_mark
 from lora_trainer.dataset.check.measure import measure, measure_all
@@ -46,12 +52,18 @@ def spoiled(kept, name, value):
 @pytest.mark.parametrize(
     "spoil",
     [
-        lambda kept: kept["digests"].update({name: {"a": 1} for name in kept["digests"]}), lambda kept: kept["digests"].update({name: [] for name in kept["digests"]}),
-        lambda kept: kept["measures"].update({content: [] for content in kept["measures"]}), lambda kept: spoiled(kept, "inner", "all"),
-        lambda kept: spoiled(kept, "width", "64"), lambda kept: spoiled(kept, "fingerprint", "zz"), lambda kept: spoiled(kept, "palette", "00"),
-        lambda kept: spoiled(kept, "mark", [1, 2]), lambda kept: spoiled(kept, "darkest", None), lambda kept: spoiled(kept, "more", 1),
+        lambda kept: kept["digests"].update({name: {"a": 1} for name in kept["digests"]}),
+        lambda kept: kept["digests"].update({name: [] for name in kept["digests"]}),
+        lambda kept: kept["measures"].update({content: [] for content in kept["measures"]}),
+        lambda kept: spoiled(kept, "inner", "all"),
+        lambda kept: spoiled(kept, "width", "64"),
+        lambda kept: spoiled(kept, "fingerprint", "zz"),
+        lambda kept: spoiled(kept, "palette", "00"),
+        lambda kept: spoiled(kept, "mark", [1, 2]),
+        lambda kept: spoiled(kept, "darkest", None),
+        lambda kept: spoiled(kept, "more", 1),
     ],
-)  # fmt: skip
+)
 def test_what_was_measured_before_must_be_what_is_measured(tmp_path, spoil):
     path = draw_images(tmp_path, 1) / "img00.png"
     store = Store(tmp_path / "kept.json")
@@ -69,7 +81,7 @@ def grey(image):
     return np.asarray(image.convert("L"), np.float32)
 
 
-# --- sharpness ---------------------------------------------------------------------------------------------------------------------------
+# --- sharpness ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0, 5.0])
@@ -88,7 +100,9 @@ def test_the_same_picture_at_another_size_is_as_sharp_in_its_own_pixels(leaves):
     assert edge_width(grey(large)) / 400 == pytest.approx(edge_width(grey(half)) / 200, rel=0.25)
 
 
-@pytest.mark.parametrize("spoil", [lambda image, r: image, grained, bokeh], ids=["as it is", "grain", "bokeh"])
+@pytest.mark.parametrize(
+    "spoil", [lambda image, r: image, grained, bokeh], ids=["as it is", "grain", "bokeh"]
+)
 def test_flat_drawings_grain_and_bokeh_are_sharp(leaves, spoil):
     for image in (leaves, on_paper(rng(2), 400)):
         assert edge_width(grey(spoil(image, rng(3)))) < 0.9
@@ -99,18 +113,25 @@ def test_a_blurred_picture_is_not(leaves):
 
 
 def test_shake_is_seen_though_it_leaves_the_edges_along_it_sharp():
-    board = np.kron(np.indices((10, 10)).sum(axis=0) % 2, np.ones((40, 40))).astype(np.float32) * 180
+    board = (
+        np.kron(np.indices((10, 10)).sum(axis=0) % 2, np.ones((40, 40))).astype(np.float32) * 180
+    )
     shaken = sum(np.roll(board, step, axis=1) for step in range(14)) / 14
     assert edge_width(board) < 0.9
     assert edge_width(shaken) > 3
 
 
-# --- borders -----------------------------------------------------------------------------------------------------------------------------
+# --- borders --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("border", "box"),
-    [((40, 0, 40, 0), (40, 0, 440, 400)), ((0, 30, 0, 50), (0, 30, 400, 430)), ((20, 20, 20, 20), (20, 20, 420, 420)), ((0, 0, 60, 0), (0, 0, 400, 400))],
+    [
+        ((40, 0, 40, 0), (40, 0, 440, 400)),
+        ((0, 30, 0, 50), (0, 30, 400, 430)),
+        ((20, 20, 20, 20), (20, 20, 420, 420)),
+        ((0, 0, 60, 0), (0, 0, 400, 400)),
+    ],
 )
 def test_bars_and_frames_end_where_the_picture_begins(leaves, border, box):
     assert inner_box(np.asarray(ImageOps.expand(leaves, border, "black"))) == box
@@ -129,7 +150,12 @@ def test_neither_a_gradient_sky_nor_the_flat_ground_below_it_is_a_border():
     sky = Image.linear_gradient("L").resize((300, 220))
     scene = Image.merge("RGB", (sky, sky, Image.new("L", sky.size, 250)))
     assert inner_box(np.asarray(scene)) == (0, 0, 300, 220)
-    assert inner_box(np.asarray(ImageOps.expand(scene, (0, 0, 0, 80), "darkgreen"))) == (0, 0, 300, 300)
+    assert inner_box(np.asarray(ImageOps.expand(scene, (0, 0, 0, 80), "darkgreen"))) == (
+        0,
+        0,
+        300,
+        300,
+    )
 
 
 def test_a_border_that_jpeg_has_touched_is_found(leaves, tmp_path):
@@ -138,7 +164,7 @@ def test_a_border_that_jpeg_has_touched_is_found(leaves, tmp_path):
     assert (left, right) == (0, 400) and abs(top - 50) <= 3 and abs(bottom - 450) <= 3
 
 
-# --- light -------------------------------------------------------------------------------------------------------------------------------
+# --- light ----------------------------------------------------------------------------------------
 
 
 def pencil(level, paper, width=2):
@@ -149,28 +175,47 @@ def pencil(level, paper, width=2):
 
 def vivid():
     across = Image.linear_gradient("L").resize((300, 300))
-    return Image.merge("RGB", (Image.new("L", (300, 300), 255), across, across.rotate(90).point(lambda level: level * 0.9)))
+    return Image.merge(
+        "RGB",
+        (
+            Image.new("L", (300, 300), 255),
+            across,
+            across.rotate(90).point(lambda level: level * 0.9),
+        ),
+    )
 
 
 @pytest.mark.parametrize(
     ("image", "kinds"),
     [
-        (pencil(0, "white"), []), (pencil(150, "white"), []), (pencil(90, (245, 238, 220)), []), (vivid(), []),
-        (Image.new("RGB", (600, 600), "grey"), ["low-contrast"]), (Image.new("RGB", (600, 600), (20, 20, 20)), ["too-dark"]),
+        (pencil(0, "white"), []),
+        (pencil(150, "white"), []),
+        (pencil(90, (245, 238, 220)), []),
+        (vivid(), []),
+        (Image.new("RGB", (600, 600), "grey"), ["low-contrast"]),
+        (Image.new("RGB", (600, 600), (20, 20, 20)), ["too-dark"]),
     ],
-)  # fmt: skip
+)
 def test_thin_lines_on_paper_and_vivid_colours_are_no_faults_of_light(tmp_path, image, kinds):
     image.save(tmp_path / "a.png")
-    found = picture_findings(Picture(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512)
-    assert [finding.kind for finding in found if finding.kind in ("too-dark", "too-bright", "low-contrast")] == kinds
+    found = picture_findings(
+        Picture(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512
+    )
+    assert [
+        finding.kind
+        for finding in found
+        if finding.kind in ("too-dark", "too-bright", "low-contrast")
+    ] == kinds
 
 
-# --- lettering ---------------------------------------------------------------------------------------------------------------------------
+# --- lettering ------------------------------------------------------------------------------------
 
 
 def written(image, text="www.example.com", y=0.93, ink="white"):
     image = image.copy()
-    ImageDraw.Draw(image).text((20, y * image.height), text, font=ImageFont.load_default(18), fill=ink)
+    ImageDraw.Draw(image).text(
+        (20, y * image.height), text, font=ImageFont.load_default(18), fill=ink
+    )
     return image.convert("L")
 
 
@@ -190,7 +235,7 @@ def test_lettering_in_the_middle_belongs_to_the_picture():
     assert find_mark(written(Image.new("RGB", (600, 400), "navy"), y=0.5)) is None
 
 
-# --- fingerprints ------------------------------------------------------------------------------------------------------------------------
+# --- fingerprints ---------------------------------------------------------------------------------
 
 
 def similarity(one, other):
@@ -218,7 +263,15 @@ def test_a_picture_of_one_colour_is_like_none(leaves):
 
 def test_palettes_tell_colours_apart_but_not_light(leaves):
     plain, lighter, swapped, colourless = colours(
-        [palette(each) for each in (leaves, ImageEnhance.Brightness(leaves).enhance(1.2), Image.merge("RGB", leaves.split()[::-1]), leaves.convert("L"))]
+        [
+            palette(each)
+            for each in (
+                leaves,
+                ImageEnhance.Brightness(leaves).enhance(1.2),
+                Image.merge("RGB", leaves.split()[::-1]),
+                leaves.convert("L"),
+            )
+        ]
     )
     assert colour_distance(plain, lighter) < 0.15
     assert colour_distance(plain, swapped) > 0.5
@@ -228,7 +281,11 @@ def test_palettes_tell_colours_apart_but_not_light(leaves):
 def test_pictures_smaller_than_the_measures_are_measured(tmp_path):
     for size in ((1, 1), (1, 300), (300, 2), (40, 30)):
         measures = measure(save(tmp_path / "small.png", size))
-        assert (measures.width, measures.height) == size and measures.inner == (0, 0, *size) and measures.edge_width is None
+        assert (
+            (measures.width, measures.height) == size
+            and measures.inner == (0, 0, *size)
+            and measures.edge_width is None
+        )
 
 
 def test_a_turned_and_transparent_picture_is_measured_as_it_is_seen(tmp_path):
@@ -241,4 +298,7 @@ def test_a_turned_and_transparent_picture_is_measured_as_it_is_seen(tmp_path):
     image.rotate(90, expand=True).save(tmp_path / "turned.jpg", exif=exif, quality=95)
     measures = measure(tmp_path / "turned.jpg")
     assert (measures.width, measures.height) == (200, 260)
-    assert all(abs(found - wanted) <= 2 for found, wanted in zip(measures.inner, (0, 30, 200, 230), strict=True))
+    assert all(
+        abs(found - wanted) <= 2
+        for found, wanted in zip(measures.inner, (0, 30, 200, 230), strict=True)
+    )

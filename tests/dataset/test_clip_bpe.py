@@ -18,13 +18,29 @@ def clip():
 
 
 def texts():
-    """Sentences with all that is odd, and random ones of letters, signs and digits of many scripts."""
+    """Sentences with all that is odd, and random ones of letters, signs and digits of many
+    scripts.
+    """
     yield from (
-        "", " ", "a red fox, ink wash", "1girl's hair, don't, we'll", "café ＡＢＣ，你好。&amp; “q” ...", "it'ſ İstanbul K 12345 ½ ⅷ 一二",
-        "a" * 300, "👩‍🚀 text ’s", "ﬁne ﬀ", "\u200b x \x1c y", "<|endoftext|>s", "sks_style, (masterpiece:1.2), <lora:fox:0.8>",
-    )  # fmt: skip
+        "",
+        " ",
+        "a red fox, ink wash",
+        "1girl's hair, don't, we'll",
+        "café ＡＢＣ，你好。&amp; “q” ...",
+        "it'ſ İstanbul K 12345 ½ ⅷ 一二",
+        "a" * 300,
+        "👩‍🚀 text ’s",
+        "ﬁne ﬀ",
+        "\u200b x \x1c y",
+        "<|endoftext|>s",
+        "sks_style, (masterpiece:1.2), <lora:fox:0.8>",
+    )
     chance = random.Random(1)
-    pool = [chr(code) for code in range(32, 127)] * 4 + [chr(chance.randrange(0xA0, 0x3000)) for _ in range(600)] + list("，。！？：；“”‘’《》　一水") * 5
+    pool = (
+        [chr(code) for code in range(32, 127)] * 4
+        + [chr(chance.randrange(0xA0, 0x3000)) for _ in range(600)]
+        + list("，。！？：；“”‘’《》　一水") * 5
+    )
     plain = [chr(code) for code in range(32, 127)] + list("&'' ") * 6
     for letters in (pool, plain):
         for _ in range(300):

@@ -20,8 +20,14 @@ def plain_with_detail(size, at, side=60):
     image = Image.new("RGB", size, "grey")
     draw = ImageDraw.Draw(image)
     for number in range(36):
-        x, y = at[0] - side // 2 + number % 6 * side // 6, at[1] - side // 2 + number // 6 * side // 6
-        draw.rectangle((x, y, x + side // 6 - 1, y + side // 6 - 1), fill="black" if (number + number // 6) % 2 else "white")
+        x, y = (
+            at[0] - side // 2 + number % 6 * side // 6,
+            at[1] - side // 2 + number // 6 * side // 6,
+        )
+        draw.rectangle(
+            (x, y, x + side // 6 - 1, y + side // 6 - 1),
+            fill="black" if (number + number // 6) % 2 else "white",
+        )
     return image
 
 
@@ -29,7 +35,7 @@ def crop(folder, output, **options):
     return crop_folder(DatasetSettings(train_data_dir=folder, bucket_step=8), output, **options)
 
 
-# --- which part --------------------------------------------------------------------------------------------------------------------------
+# --- which part -----------------------------------------------------------------------------------
 
 
 def test_the_centre_is_kept_unless_the_subject_is_asked_for():
@@ -51,7 +57,12 @@ def test_a_mask_says_where_the_subject_is_and_brings_it_closer(tmp_path):
     left, top, right, bottom = choose_box(image, 1.0, subject=True, mask=tmp_path / "mask.png")
     assert left <= 300 and top <= 300 and right >= 380 and bottom >= 380
     assert 80 * 80 / ((right - left) * (bottom - top)) == pytest.approx(0.6, abs=0.05)
-    assert choose_box(image, 1.0, subject=True, mask=tmp_path / "mask.png", least_width=200) == (200, 200, 400, 400)
+    assert choose_box(image, 1.0, subject=True, mask=tmp_path / "mask.png", least_width=200) == (
+        200,
+        200,
+        400,
+        400,
+    )
 
 
 def test_a_strip_is_brought_into_shape_around_its_subject():
@@ -59,7 +70,7 @@ def test_a_strip_is_brought_into_shape_around_its_subject():
     assert box[2] - box[0] == 200 and box[0] <= 770 and box[2] >= 830
 
 
-# --- the folder --------------------------------------------------------------------------------------------------------------------------
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def test_squares_are_written_with_their_captions_and_originals_stay(tmp_path):
@@ -67,23 +78,44 @@ def test_squares_are_written_with_their_captions_and_originals_stay(tmp_path):
     save(source / "fox.jpg", (300, 200))
     (source / "fox.txt").write_text("a fox", encoding="utf-8")
     save(source / "10_hen" / "hen.png", (128, 256))
-    before = {path: hashlib.sha256(path.read_bytes()).digest() for path in source.rglob("*") if path.is_file()}
+    before = {
+        path: hashlib.sha256(path.read_bytes()).digest()
+        for path in source.rglob("*")
+        if path.is_file()
+    }
     done = crop(source, tmp_path / "out", size=128)
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in done.written] == ["fox.png", "10_hen/hen.png"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in done.written] == [
+        "fox.png",
+        "10_hen/hen.png",
+    ]
     assert [Image.open(path).size for path in done.written] == [(128, 128), (128, 128)]
     assert (tmp_path / "out" / "fox.txt").read_text(encoding="utf-8") == "a fox\n"
     assert not (tmp_path / "out" / "10_hen" / "hen.txt").exists() and done.findings == ()
-    assert before == {path: hashlib.sha256(path.read_bytes()).digest() for path in source.rglob("*") if path.is_file()}
+    assert before == {
+        path: hashlib.sha256(path.read_bytes()).digest()
+        for path in source.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_buckets_keep_the_shape(tmp_path):
     save(tmp_path / "in" / "wide.png", (400, 200))
     save(tmp_path / "in" / "tall.png", (200, 400))
-    sizes = [Image.open(path).size for path in crop(tmp_path / "in", tmp_path / "out", size=128, into_buckets=True).written]
+    sizes = [
+        Image.open(path).size
+        for path in crop(tmp_path / "in", tmp_path / "out", size=128, into_buckets=True).written
+    ]
     assert sizes == [(88, 176), (176, 88)]
 
 
-@pytest.mark.parametrize(("mask", "copied"), [("fox_mask.png", "fox_mask.png"), ("fox-masklabel.png", "fox_mask.png"), ("masks/fox.png", "masks/fox.png")])
+@pytest.mark.parametrize(
+    ("mask", "copied"),
+    [
+        ("fox_mask.png", "fox_mask.png"),
+        ("fox-masklabel.png", "fox_mask.png"),
+        ("masks/fox.png", "masks/fox.png"),
+    ],
+)
 def test_a_mask_is_cut_as_its_picture_is_and_stays_black_and_white(tmp_path, mask, copied):
     # red where the mask is white
     picture, marked = Image.new("RGB", (300, 120), "blue"), Image.new("L", (100, 40))
@@ -95,11 +127,17 @@ def test_a_mask_is_cut_as_its_picture_is_and_stays_black_and_white(tmp_path, mas
     (tmp_path / "in" / "fox.txt").write_text("a fox", encoding="utf-8")
     done = crop(tmp_path / "in", tmp_path / "out", size=64, subject=True)
     assert [path.name for path in done.written] == ["fox.png"]
-    with Image.open(tmp_path / "out" / "fox.png") as image, Image.open(tmp_path / "out" / copied) as cut:
+    with (
+        Image.open(tmp_path / "out" / "fox.png") as image,
+        Image.open(tmp_path / "out" / copied) as cut,
+    ):
         assert (image.size, cut.size, cut.mode) == ((64, 64), (64, 64), "L")
         assert {value for _, value in cut.getcolors()} == {0, 255}
         red = [pixel[0] > 128 for pixel in image.getdata()]
-        assert sum(is_red != (white == 255) for is_red, white in zip(red, cut.getdata(), strict=True)) <= 130
+        assert (
+            sum(is_red != (white == 255) for is_red, white in zip(red, cut.getdata(), strict=True))
+            <= 130
+        )
     scanned = find_masks(list_folder(tmp_path / "out").images, ())
     assert scanned == {tmp_path / "out" / copied: tmp_path / "out" / "fox.png"}
 
@@ -109,13 +147,19 @@ def test_a_mask_that_cannot_be_read_is_named_and_its_picture_is_written(tmp_path
     (tmp_path / "in" / "fox_mask.png").write_bytes(b"no picture")
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["fox.png"]
-    assert [(finding.kind, finding.path.name) for finding in done.findings] == [("unreadable-image", "fox_mask.png")]
+    assert [(finding.kind, finding.path.name) for finding in done.findings] == [
+        ("unreadable-image", "fox_mask.png")
+    ]
 
 
 def test_enlarged_pictures_are_told(tmp_path):
     save(tmp_path / "in" / "small.png", (64, 100))
     (finding,) = crop(tmp_path / "in", tmp_path / "out", size=128).findings
-    assert str(finding) == "small.png was enlarged 2.00 times: its part of 64 x 64 pixels became 128 x 128" and finding.measured == 2.0
+    assert (
+        str(finding)
+        == "small.png was enlarged 2.00 times: its part of 64 x 64 pixels became 128 x 128"
+        and finding.measured == 2.0
+    )
 
 
 def test_nothing_is_overwritten_and_then_nothing_is_written(tmp_path):
@@ -139,14 +183,19 @@ def test_an_output_that_cannot_be_written_gets_a_sentence(tmp_path):
 def test_two_originals_of_one_name_get_two_copies(tmp_path):
     save(tmp_path / "in" / "a.jpg")
     save(tmp_path / "in" / "a.png")
-    assert sorted(path.name for path in crop(tmp_path / "in", tmp_path / "out", size=64).written) == ["a-png.png", "a.png"]
+    assert sorted(
+        path.name for path in crop(tmp_path / "in", tmp_path / "out", size=64).written
+    ) == ["a-png.png", "a.png"]
 
 
 def test_only_the_named_pictures_are_taken(tmp_path):
     for name in ("a.png", "b.png", "sub/c.png"):
         save(tmp_path / "in" / name)
     done = crop(tmp_path / "in", tmp_path / "out", size=64, only=["sub/c.png", "A.png"])
-    assert [path.relative_to(tmp_path / "out").as_posix() for path in done.written] == ["sub/c.png", "a.png"]
+    assert [path.relative_to(tmp_path / "out").as_posix() for path in done.written] == [
+        "sub/c.png",
+        "a.png",
+    ]
     with pytest.raises(DatasetError, match="there is no picture d.png"):
         crop(tmp_path / "in", tmp_path / "other", size=64, only=["d.png"])
 
@@ -156,7 +205,9 @@ def test_a_damaged_picture_is_named_and_the_others_are_written(tmp_path):
     (tmp_path / "in" / "cut.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:60])
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["a.png"]
-    assert [(finding.kind, finding.severity) for finding in done.findings if finding.severity == "error"] == [("unreadable-image", "error")]
+    assert [
+        (finding.kind, finding.severity) for finding in done.findings if finding.severity == "error"
+    ] == [("unreadable-image", "error")]
 
 
 def test_captions_of_several_lines_are_carried_along_line_by_line(tmp_path):
@@ -174,6 +225,10 @@ def test_what_is_not_copied_is_named(tmp_path):
     done = crop(tmp_path / "in", tmp_path / "out", size=64)
     assert [path.name for path in done.written] == ["a.png", "b.png"]
     told = " ".join(str(finding.message) for finding in done.findings)
-    assert "reg holds class images" in told and "a.txt is damaged" in told and "c.xcf is in a format that is not read here" in told
+    assert (
+        "reg holds class images" in told
+        and "a.txt is damaged" in told
+        and "c.xcf is in a format that is not read here" in told
+    )
     # who asks for one picture hears of that one
     assert crop(tmp_path / "in", tmp_path / "one", size=64, only=["b.png"]).findings == ()

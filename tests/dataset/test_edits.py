@@ -9,18 +9,28 @@ import pytest
 
 from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import edits
-from lora_trainer.dataset.edits import ChangedMeanwhile, remove_rows, restore_rows, rows_of, write_captions
+from lora_trainer.dataset.edits import (
+    ChangedMeanwhile,
+    remove_rows,
+    restore_rows,
+    rows_of,
+    write_captions,
+)
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.sources import fill_in, read_captions
 from lora_trainer.errors import DatasetError
 
 
-def dataset(folder: Path, files: dict[str, str | bytes], images: tuple[str, ...] = ("a.png", "b.png")) -> Path:
+def dataset(
+    folder: Path, files: dict[str, str | bytes], images: tuple[str, ...] = ("a.png", "b.png")
+) -> Path:
     for name in images:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
     for name, content in files.items():
-        (folder / name).write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+        (folder / name).write_bytes(
+            content.encode("utf-8") if isinstance(content, str) else content
+        )
     return folder
 
 
@@ -31,7 +41,9 @@ def read(folder: Path):
 
 def write(folder: Path, **captions: str) -> None:
     listing, found = read(folder)
-    write_captions(listing, found, {folder / f"{name}.png": caption for name, caption in captions.items()})
+    write_captions(
+        listing, found, {folder / f"{name}.png": caption for name, caption in captions.items()}
+    )
 
 
 def shown(folder: Path) -> dict[str, str]:
@@ -42,7 +54,13 @@ def shown(folder: Path) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("name", "before"),
     [
-        ("metadata.csv", '"file_name","text","note"\r\n"a.png","a fox, ""red""","keep ""this"""\r\n"b.png","b",""\r\n'),
+        (
+            "metadata.csv",
+            (
+                '"file_name","text","note"\r\n"a.png","a fox, ""red""","keep'
+                ' ""this"""\r\n"b.png","b",""\r\n'
+            ),
+        ),
         ("metadata.csv", 'file_name,text,,\na.png, "a  fox, red" ,,\nb.png,b,,\n'),
         ("metadata.csv", 'file_name,text\r\na.png,"one fox\r\na  fox"\r\nb.png,"x\r\ny"\r\n'),
         ("metadata.csv", 'sep=;\r\nfile;caption\r\na.png;"a fox"\r\nb.png;b'),
@@ -62,12 +80,21 @@ def test_one_word_changes_and_not_one_byte_more(tmp_path, name, before):
     [
         ('a.png,"a fox, snow"\nb.png,"a cat"\n', 'a.png,"a red fox, ice"\nb.png,"a cat"\n'),
         ("a.png,a fox, snow\nb.png,a cat, sun", 'a.png,"a red fox, ice"\nb.png,a cat, sun'),
-        ('file_name,text\r\na.png,"a fox"\r\nb.png,"a cat"\r\n', 'file_name,text\r\na.png,"a red fox, ice"\r\nb.png,"a cat"\r\n'),
-        ("id,image,rating,caption\n7,a.png,5,a fox\n\n8,b.png,3,a cat\n", 'id,image,rating,caption\n7,a.png,5,"a red fox, ice"\n\n8,b.png,3,a cat\n'),
+        (
+            'file_name,text\r\na.png,"a fox"\r\nb.png,"a cat"\r\n',
+            'file_name,text\r\na.png,"a red fox, ice"\r\nb.png,"a cat"\r\n',
+        ),
+        (
+            "id,image,rating,caption\n7,a.png,5,a fox\n\n8,b.png,3,a cat\n",
+            'id,image,rating,caption\n7,a.png,5,"a red fox, ice"\n\n8,b.png,3,a cat\n',
+        ),
         ('a.png,"a fox,\n snow"\nb.png,a cat\n', 'a.png,"a red fox, ice"\nb.png,a cat\n'),
         ("sep=;\na.png;a fox\nb.png;a cat\n", "sep=;\na.png;a red fox, ice\nb.png;a cat\n"),
         ("a.png\ta fox\nb.png\ta cat\n", "a.png\ta red fox, ice\nb.png\ta cat\n"),
-        ("image,caption\na.png,a fox\nb.png,a cat\nb.png,a later cat\n", 'image,caption\na.png,"a red fox, ice"\nb.png,a cat\nb.png,a later cat\n'),
+        (
+            "image,caption\na.png,a fox\nb.png,a cat\nb.png,a later cat\n",
+            'image,caption\na.png,"a red fox, ice"\nb.png,a cat\nb.png,a later cat\n',
+        ),
     ],
 )
 def test_one_row_of_a_csv_changes_and_the_rest_stays_byte_for_byte(tmp_path, before, after):
@@ -88,16 +115,24 @@ def test_one_row_of_a_csv_changes_and_the_rest_stays_byte_for_byte(tmp_path, bef
     ids=["BOM", "GBK", "UTF-16 LE", "UTF-16 BE"],
 )
 def test_the_encoding_stays(tmp_path, encode, start):
-    folder = dataset(tmp_path, {"metadata.csv": encode("a.png,一只红狐狸\nb.png,一只白猫在雪地里\n")})
+    folder = dataset(
+        tmp_path, {"metadata.csv": encode("a.png,一只红狐狸\nb.png,一只白猫在雪地里\n")}
+    )
     write(folder, a="水墨风格的狐狸")
     data = (folder / "metadata.csv").read_bytes()
     assert data == encode("a.png,水墨风格的狐狸\nb.png,一只白猫在雪地里\n")
     assert data.startswith(start)
 
 
-@pytest.mark.parametrize("cell", ['"a red disc, "Infinity""', '"a red disc, ""quoted"true', '"a red disc, ""quoted"[null]'])
+@pytest.mark.parametrize(
+    "cell",
+    ['"a red disc, "Infinity""', '"a red disc, ""quoted"true', '"a red disc, ""quoted"[null]'],
+)
 def test_a_cell_whose_quotation_marks_do_not_match_is_written_anew(tmp_path, cell):
-    images = dataset(tmp_path / "images", {"metadata.csv": f"file_name,text,mark\na.png,{cell},1\nb.png,a ring,2\n"})
+    images = dataset(
+        tmp_path / "images",
+        {"metadata.csv": f"file_name,text,mark\na.png,{cell},1\nb.png,a ring,2\n"},
+    )
     was = shown(images)["a.png"]
     write(images, a=was.replace("disc", "ball"))
     assert shown(images) == {"a.png": was.replace("disc", "ball"), "b.png": "a ring"}
@@ -105,19 +140,34 @@ def test_a_cell_whose_quotation_marks_do_not_match_is_written_anew(tmp_path, cel
 
 
 def test_a_gbk_file_takes_a_character_gbk_lacks(tmp_path):
-    folder = dataset(tmp_path, {"metadata.csv": "a.png,一只红狐狸\nb.png,一只白猫在雪地里\n".encode("gbk")})
+    folder = dataset(
+        tmp_path, {"metadata.csv": "a.png,一只红狐狸\nb.png,一只白猫在雪地里\n".encode("gbk")}
+    )
     write(folder, a="狐狸 🦊")
     assert shown(folder) == {"a.png": "狐狸 🦊", "b.png": "一只白猫在雪地里"}
 
 
 def test_json_lines_keep_their_other_values(tmp_path):
-    folder = dataset(tmp_path, {"metadata.jsonl": '{"file_name": "a.png", "Text": "a fox", "n": [1]}\n{"file_name": "b.png", "text": "a cat"}\n'})
+    folder = dataset(
+        tmp_path,
+        {
+            "metadata.jsonl": (
+                '{"file_name": "a.png", "Text": "a fox", "n": [1]}\n{"file_name": "b.png", "text":'
+                ' "a cat"}\n'
+            )
+        },
+    )
     write(folder, a="红狐狸")
-    assert (folder / "metadata.jsonl").read_text("utf-8") == '{"file_name": "a.png", "Text": "红狐狸", "n": [1]}\n{"file_name": "b.png", "text": "a cat"}\n'
+    assert (
+        (folder / "metadata.jsonl").read_text("utf-8")
+        == '{"file_name": "a.png", "Text": "红狐狸", "n": [1]}\n{"file_name": "b.png", "text": "a cat"}\n'
+    )
 
 
 def test_a_caption_in_a_text_file_stays_there(tmp_path):
-    folder = dataset(tmp_path, {"a.txt": "一只红狐狸在雪地里".encode("gbk"), "b.caption": "a cat\n"})
+    folder = dataset(
+        tmp_path, {"a.txt": "一只红狐狸在雪地里".encode("gbk"), "b.caption": "a cat\n"}
+    )
     write(folder, a="一只白狐狸", b="two cats")
     assert (folder / "a.txt").read_bytes() == "一只白狐狸".encode("gbk")
     assert (folder / "b.caption").read_text("utf-8") == "two cats\n"
@@ -128,15 +178,39 @@ def test_a_caption_in_a_text_file_stays_there(tmp_path):
     ("files", "images", "target", "content"),
     [
         ({}, ("a.png",), "metadata.csv", "\ufefffile_name,text\na.png,a fox\n"),
-        ({"metadata.csv": "b.png,a cat"}, ("a.png", "b.png"), "metadata.csv", "b.png,a cat\na.png,a fox\n"),
-        ({"metadata.csv": "id,text,image\r\n1,a cat,b.png\r\n"}, ("a.png", "b.png"), "metadata.csv", "id,text,image\r\n1,a cat,b.png\r\n,a fox,a.png\r\n"),
-        ({"metadata.csv": "a.png,\nb.png,a cat\n"}, ("a.png", "b.png"), "metadata.csv", "a.png,a fox\nb.png,a cat\n"),
+        (
+            {"metadata.csv": "b.png,a cat"},
+            ("a.png", "b.png"),
+            "metadata.csv",
+            "b.png,a cat\na.png,a fox\n",
+        ),
+        (
+            {"metadata.csv": "id,text,image\r\n1,a cat,b.png\r\n"},
+            ("a.png", "b.png"),
+            "metadata.csv",
+            "id,text,image\r\n1,a cat,b.png\r\n,a fox,a.png\r\n",
+        ),
+        (
+            {"metadata.csv": "a.png,\nb.png,a cat\n"},
+            ("a.png", "b.png"),
+            "metadata.csv",
+            "a.png,a fox\nb.png,a cat\n",
+        ),
         ({"b.txt": "a cat"}, ("a.png", "b.png"), "a.txt", "a fox\n"),
         ({"a.caption": ""}, ("a.png",), "a.caption", "a fox\n"),
     ],
-    ids=["nothing yet", "a table", "a table with its own columns", "an empty row", "text files", "an empty text file"],
+    ids=[
+        "nothing yet",
+        "a table",
+        "a table with its own columns",
+        "an empty row",
+        "text files",
+        "an empty text file",
+    ],
 )
-def test_a_new_caption_goes_where_the_dataset_keeps_its_captions(tmp_path, files, images, target, content):
+def test_a_new_caption_goes_where_the_dataset_keeps_its_captions(
+    tmp_path, files, images, target, content
+):
     folder = dataset(tmp_path, files, images)
     write(folder, a="a fox")
     assert (folder / target).read_bytes().decode("utf-8") == content
@@ -153,7 +227,9 @@ def test_in_a_kohya_folder_a_new_caption_is_a_text_file(tmp_path):
 def test_many_captions_replace_the_file_once(tmp_path, monkeypatch):
     folder = dataset(tmp_path, {"metadata.csv": "a.png,a fox\n"})
     written = []
-    monkeypatch.setattr(edits, "write_bytes", lambda path, data: written.append((path.name, data.decode("utf-8"))))
+    monkeypatch.setattr(
+        edits, "write_bytes", lambda path, data: written.append((path.name, data.decode("utf-8")))
+    )
     write(folder, a="one", b="two")
     assert written == [("metadata.csv", "a.png,one\nb.png,two\n")]
 
@@ -192,10 +268,15 @@ def test_a_caption_is_text_that_a_file_can_hold(tmp_path):
 
 
 def test_removed_rows_come_back_as_they_were(tmp_path):
-    folder = dataset(tmp_path, {"metadata.csv": "image,caption,rating\na.png,a fox,5\nb.png,a cat,3\na.png,a red fox,4\n"})
+    folder = dataset(
+        tmp_path,
+        {"metadata.csv": "image,caption,rating\na.png,a fox,5\nb.png,a cat,3\na.png,a red fox,4\n"},
+    )
     _, found = read(folder)
     rows = rows_of(found, [folder / "a.png"])[folder / "a.png"]
     remove_rows(found, [folder / "a.png"])
     assert (folder / "metadata.csv").read_text("utf-8") == "image,caption,rating\nb.png,a cat,3\n"
     restore_rows(rows)
-    assert (folder / "metadata.csv").read_text("utf-8") == "image,caption,rating\nb.png,a cat,3\na.png,a fox,5\na.png,a red fox,4\n"
+    assert (folder / "metadata.csv").read_text(
+        "utf-8"
+    ) == "image,caption,rating\nb.png,a cat,3\na.png,a fox,5\na.png,a red fox,4\n"

@@ -29,7 +29,10 @@ def test_what_is_added_is_read_again(tmp_path):
     add(tmp_path, seen({"aa": [1, 0], "bb": [0.6, 0.8]}))
     (one,) = read_all(tmp_path)
     assert (one.encoder, one.title, one.unrelated) == ("CLIP a/b", "CLIP", 0.5)
-    assert one.by_digest["bb"].dtype == np.float16 and one.rows(["bb", "none", "aa"]).tolist() == [pytest.approx([0.6, 0.8], abs=1e-3), [1, 0]]
+    assert one.by_digest["bb"].dtype == np.float16 and one.rows(["bb", "none", "aa"]).tolist() == [
+        pytest.approx([0.6, 0.8], abs=1e-3),
+        [1, 0],
+    ]
 
 
 def test_a_later_job_adds_to_it_and_drops_what_is_gone(tmp_path):
@@ -43,7 +46,10 @@ def test_a_later_job_adds_to_it_and_drops_what_is_gone(tmp_path):
 def test_each_encoder_has_a_file_of_its_own(tmp_path):
     add(tmp_path, seen({"aa": [1, 0]}))
     add(tmp_path, seen({"aa": [1, 0, 0]}, encoder="BLIP C:\\models\\我的", title="BLIP"))
-    assert [(one.title, one.rows(["aa"]).shape) for one in read_all(tmp_path)] == [("BLIP", (1, 3)), ("CLIP", (1, 2))]
+    assert [(one.title, one.rows(["aa"]).shape) for one in read_all(tmp_path)] == [
+        ("BLIP", (1, 3)),
+        ("CLIP", (1, 2)),
+    ]
 
 
 def test_a_model_that_became_another_one_begins_anew(tmp_path):
@@ -57,12 +63,24 @@ def changed_head(content: bytes, **changes) -> bytes:
     return json.dumps({**json.loads(head), **changes}).encode() + b"\n" + body
 
 
-@pytest.mark.parametrize("spoil", [
-    lambda content: b"", lambda content: content[:-1], lambda content: content[:20], lambda content: content + b"xx", lambda content: b"\x80\x04K\x01.",
-    lambda content: b"[]\n", lambda content: b"[" * 100_000, lambda content: changed_head(content, version=0), lambda content: changed_head(content, width=-1),
-    lambda content: changed_head(content, digests=None), lambda content: changed_head(content, unrelated="NaN"), lambda content: content[:-2] + b"\xff\x7f",
-    lambda content: changed_head(content, width=10**30),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda content: b"",
+        lambda content: content[:-1],
+        lambda content: content[:20],
+        lambda content: content + b"xx",
+        lambda content: b"\x80\x04K\x01.",
+        lambda content: b"[]\n",
+        lambda content: b"[" * 100_000,
+        lambda content: changed_head(content, version=0),
+        lambda content: changed_head(content, width=-1),
+        lambda content: changed_head(content, digests=None),
+        lambda content: changed_head(content, unrelated="NaN"),
+        lambda content: content[:-2] + b"\xff\x7f",
+        lambda content: changed_head(content, width=10**30),
+    ],
+)
 def test_a_file_that_does_not_read_is_as_none_and_made_anew(tmp_path, spoil):
     add(tmp_path, seen({"aa": [1, 0]}))
     path = file_of(tmp_path)
@@ -83,9 +101,17 @@ def test_two_thousand_images_take_three_megabytes(tmp_path):
 
 
 def test_the_encoder_that_saw_nearly_all_is_asked():
-    some, most = seen({str(number): [1, 0] for number in range(8)}), seen({str(number): [1, 0] for number in range(9)}, title="BLIP")
+    some, most = (
+        seen({str(number): [1, 0] for number in range(8)}),
+        seen({str(number): [1, 0] for number in range(9)}, title="BLIP"),
+    )
     images = [str(number) for number in range(10)]
-    assert covering([some, most], images) is most and covering([some], images) is None and covering([], images) is None and covering([some], []) is None
+    assert (
+        covering([some, most], images) is most
+        and covering([some], images) is None
+        and covering([], images) is None
+        and covering([some], []) is None
+    )
 
 
 def test_spread_is_the_mean_distance_of_all_pairs():

@@ -26,12 +26,28 @@ from lora_trainer.dataset.images import (
     readable_suffixes,
     suffix_of,
     write_reduced,
-)  # fmt: skip
+)
 from lora_trainer.errors import DatasetError
-from tests.dataset.pictures import BLUE, GREEN, RED, WHITE, corners, noise, png, png_chunk, save, tiff
+from tests.dataset.pictures import (
+    BLUE,
+    GREEN,
+    RED,
+    WHITE,
+    corners,
+    noise,
+    png,
+    png_chunk,
+    save,
+    tiff,
+)
 
 HEIC = ".heic" in readable_suffixes()
-AVIF = pytest.param(".avif", marks=pytest.mark.skipif(".avif" not in readable_suffixes(), reason="this Pillow reads no AVIF"))
+AVIF = pytest.param(
+    ".avif",
+    marks=pytest.mark.skipif(
+        ".avif" not in readable_suffixes(), reason="this Pillow reads no AVIF"
+    ),
+)
 
 
 def colour(path: Path, background: str = "white") -> tuple[int, ...]:
@@ -57,12 +73,17 @@ def test_the_content_counts_not_the_suffix(tmp_path):
     assert colour(path.rename(tmp_path / "a.jpg")) == colour(save(tmp_path / "b.webp"))
 
 
-# --- more than 8 bits --------------------------------------------------------------------------------------------------------------------
+# --- more than 8 bits -----------------------------------------------------------------------------
 
 
 def grey(path: Path) -> list[int]:
     image = read_image(path)
-    assert all(red == green == blue for red, green, blue in zip(*(image.getchannel(band).tobytes() for band in "RGB"), strict=True))
+    assert all(
+        red == green == blue
+        for red, green, blue in zip(
+            *(image.getchannel(band).tobytes() for band in "RGB"), strict=True
+        )
+    )
     return list(image.getchannel("R").tobytes())
 
 
@@ -88,7 +109,9 @@ def test_a_16_bit_rgba_png_lies_on_the_background(tmp_path):
 @pytest.mark.parametrize("mode", ["I;16", "I;16B"])
 def test_a_16_bit_grey_tiff_is_scaled_in_both_byte_orders(tmp_path, mode):
     order = ">" if mode.endswith("B") else "<"
-    Image.frombytes(mode, (4, 1), struct.pack(f"{order}4H", 0, 300, 32896, 65535)).save(tmp_path / "a.tif")
+    Image.frombytes(mode, (4, 1), struct.pack(f"{order}4H", 0, 300, 32896, 65535)).save(
+        tmp_path / "a.tif"
+    )
     assert grey(tmp_path / "a.tif") == [0, 1, 128, 255]
 
 
@@ -99,7 +122,9 @@ def test_a_16_bit_rgb_tiff_is_scaled(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "values", [(0.0, 0.5, 1.0), (0.0, 127.5, 255.0), (0.0, 0.75, 1.5), (-1.0, 0.5, 1.0)], ids=["to 1", "to 255", "highlights above 1", "negative"]
+    "values",
+    [(0.0, 0.5, 1.0), (0.0, 127.5, 255.0), (0.0, 0.75, 1.5), (-1.0, 0.5, 1.0)],
+    ids=["to 1", "to 255", "highlights above 1", "negative"],
 )
 def test_a_floating_point_tiff_is_scaled_to_its_white(tmp_path, values):
     Image.frombytes("F", (3, 1), struct.pack("=3f", *values)).save(tmp_path / "a.tif")
@@ -108,26 +133,51 @@ def test_a_floating_point_tiff_is_scaled_to_its_white(tmp_path, values):
 
 @pytest.mark.parametrize("value", ["inf", "-inf", "nan"])
 @pytest.mark.parametrize("place", [0, 1, 2])
-def test_a_floating_point_tiff_with_pixels_that_are_no_numbers_is_refused_by_whoever_opens_it(tmp_path, value, place):
+def test_a_floating_point_tiff_with_pixels_that_are_no_numbers_is_refused_by_whoever_opens_it(
+    tmp_path, value, place
+):
     values = [0.25, 0.5, 0.75]
     values[place] = float(value)
     path = tmp_path / "a.tif"
     Image.frombytes("F", (3, 1), struct.pack("=3f", *values)).save(path)
-    for read in (examine, read_image, lambda path: write_reduced(path, tmp_path / "small.webp", 100)):
+    for read in (
+        examine,
+        read_image,
+        lambda path: write_reduced(path, tmp_path / "small.webp", 100),
+    ):
         with pytest.raises(DatasetError) as caught:
             read(path)
-        assert str(caught.value) == f"{path} has pixels that are infinite or not a number (1 of them)"
+        assert (
+            str(caught.value) == f"{path} has pixels that are infinite or not a number (1 of them)"
+        )
 
 
 @pytest.mark.parametrize(
     ("channels", "bits", "sample_format", "kind"),
-    [(3, 32, 3, "3 x 32 bits, floating point"), (1, 16, 3, "1 x 16 bits, floating point"), (1, 64, 1, "1 x 64 bits")],
+    [
+        (3, 32, 3, "3 x 32 bits, floating point"),
+        (1, 16, 3, "1 x 16 bits, floating point"),
+        (1, 64, 1, "1 x 64 bits"),
+    ],
 )
-def test_a_sound_tiff_of_an_unusual_kind_is_not_called_damaged(tmp_path, channels, bits, sample_format, kind):
+def test_a_sound_tiff_of_an_unusual_kind_is_not_called_damaged(
+    tmp_path, channels, bits, sample_format, kind
+):
     path = tmp_path / "a.tif"
-    path.write_bytes(tiff(2, 2, channels=channels, bits=bits, pixels=bytes(4 * channels * bits // 8), sample_format=sample_format))
+    path.write_bytes(
+        tiff(
+            2,
+            2,
+            channels=channels,
+            bits=bits,
+            pixels=bytes(4 * channels * bits // 8),
+            sample_format=sample_format,
+        )
+    )
     for read in (examine, read_image, image_size):
-        with pytest.raises(DatasetError, match="is a TIFF of a kind that is not read here") as caught:
+        with pytest.raises(
+            DatasetError, match="is a TIFF of a kind that is not read here"
+        ) as caught:
             read(path)
         assert caught.value.message.values["kind"] == kind
 
@@ -144,7 +194,7 @@ def test_a_32_bit_integer_tiff_is_scaled_to_its_white(tmp_path):
     assert grey(tmp_path / "a.tif") == [0, 128, 255]
 
 
-# --- other colour models -----------------------------------------------------------------------------------------------------------------
+# --- other colour models --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
@@ -154,13 +204,21 @@ def test_cmyk_is_not_inverted(tmp_path, suffix):
     assert near(colour(tmp_path / f"a{suffix}"), RED)
 
 
-@pytest.mark.parametrize(("mode", "value", "expected"), [("1", 1, WHITE), ("L", 77, (77, 77, 77)), ("LA", (77, 255), (77, 77, 77))])
+@pytest.mark.parametrize(
+    ("mode", "value", "expected"),
+    [("1", 1, WHITE), ("L", 77, (77, 77, 77)), ("LA", (77, 255), (77, 77, 77))],
+)
 def test_greys_become_rgb(tmp_path, mode, value, expected):
     Image.new(mode, (8, 8), value).save(tmp_path / "a.png")
     assert colour(tmp_path / "a.png") == expected
 
 
-BACKGROUNDS = [("white", WHITE), ("black", (0, 0, 0)), ("grey", (128, 128, 128)), ("#f0e8d0", (240, 232, 208))]
+BACKGROUNDS = [
+    ("white", WHITE),
+    ("black", (0, 0, 0)),
+    ("grey", (128, 128, 128)),
+    ("#f0e8d0", (240, 232, 208)),
+]
 
 
 @pytest.mark.parametrize(("background", "expected"), BACKGROUNDS)
@@ -198,12 +256,18 @@ def test_the_first_frame_is_taken(tmp_path, suffix):
     assert examine(tmp_path / f"a{suffix}").width == 16
 
 
-# --- orientation and colour profiles -----------------------------------------------------------------------------------------------------
+# --- orientation and colour profiles --------------------------------------------------------------
 
 # what a camera held in each way stores of one and the same scene: the inverse of what EXIF asks for
 STORED = {
-    1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+    1: None,
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_90,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_270,
 }
 
 
@@ -218,11 +282,16 @@ def exif(orientation: int) -> Image.Exif:
 def test_pictures_come_out_upright(tmp_path, suffix, orientation):
     path, method = tmp_path / f"a{suffix}", STORED[orientation]
     stored = corners().transpose(method) if method is not None else corners()
-    stored.save(path, exif=exif(orientation), **({} if suffix in (".png", ".tif") else {"quality": 95}))
+    stored.save(
+        path, exif=exif(orientation), **({} if suffix in (".png", ".tif") else {"quality": 95})
+    )
     image = read_image(path)
     assert image.size == image_size(path) == (examine(path).width, examine(path).height) == (32, 16)
     shades = [image.getpixel(place) for place in ((4, 4), (28, 4), (4, 12), (28, 12))]
-    assert all(near(shade, expected, 60) for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)), shades
+    assert all(
+        near(shade, expected, 60)
+        for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)
+    ), shades
 
 
 def heic(path: Path, orientation: int = 1, **options: object) -> Path:
@@ -241,7 +310,10 @@ def test_a_heic_picture_is_upright(tmp_path, orientation):
     image = read_image(path)
     assert image.size == image_size(path) == (examine(path).width, examine(path).height) == (32, 16)
     shades = [image.getpixel(place) for place in ((4, 4), (28, 4), (4, 12), (28, 12))]
-    assert all(near(shade, expected, 60) for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)), shades
+    assert all(
+        near(shade, expected, 60)
+        for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)
+    ), shades
 
 
 def test_a_heic_picture_that_is_cut_off_gets_a_sentence(tmp_path):
@@ -263,7 +335,9 @@ def test_a_copy_is_upright_a_jpeg_of_full_colour_and_tells_no_place(tmp_path):
     encoder = pytest.importorskip("pillow_heif")
     stored = corners().transpose(STORED[6])
     path = tmp_path / "a.heic"
-    encoder.from_pillow(stored).save(path, quality=100, exif=place_taken().tobytes(), xmp=b"<x:xmpmeta>48,51.5N</x:xmpmeta>")
+    encoder.from_pillow(stored).save(
+        path, quality=100, exif=place_taken().tobytes(), xmp=b"<x:xmpmeta>48,51.5N</x:xmpmeta>"
+    )
     copy = convert(path, tmp_path / "made")
     assert copy == tmp_path / "made.jpg"
     with Image.open(copy) as image:
@@ -272,12 +346,17 @@ def test_a_copy_is_upright_a_jpeg_of_full_colour_and_tells_no_place(tmp_path):
         # no colour is shared between neighbours
         assert [part[1:3] for part in image.layer] == [(1, 1)] * 3  # type: ignore[attr-defined]
         shades = [image.getpixel(place) for place in ((4, 4), (28, 4), (4, 12), (28, 12))]
-    assert all(near(shade, expected, 30) for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)), shades
+    assert all(
+        near(shade, expected, 30)
+        for shade, expected in zip(shades, (RED, GREEN, BLUE, WHITE), strict=True)
+    ), shades
 
 
 def test_a_transparent_picture_is_copied_as_png_and_an_opaque_one_as_jpeg(tmp_path):
     for name, alpha in (("clear.webp", 99), ("opaque.webp", 255)):
-        Image.new("RGBA", (8, 8), (*RED, alpha)).save(tmp_path / name, lossless=True, exif=place_taken(), icc_profile=swapped_profile())
+        Image.new("RGBA", (8, 8), (*RED, alpha)).save(
+            tmp_path / name, lossless=True, exif=place_taken(), icc_profile=swapped_profile()
+        )
     assert convert(tmp_path / "opaque.webp", tmp_path / "opaque") == tmp_path / "opaque.jpg"
     copy = convert(tmp_path / "clear.webp", tmp_path / "clear.v1")
     assert copy == tmp_path / "clear.v1.png"
@@ -308,7 +387,9 @@ def test_what_cannot_be_copied_is_a_sentence_and_leaves_nothing(tmp_path):
         (b"", ""),
     ],
 )
-def test_what_another_process_can_decode_is_told_by_its_first_bytes(tmp_path, monkeypatch, head, form):
+def test_what_another_process_can_decode_is_told_by_its_first_bytes(
+    tmp_path, monkeypatch, head, form
+):
     (tmp_path / "a.jpg").write_bytes(head)
     monkeypatch.setattr(images, "_readable_formats", lambda: ("JPEG", "PNG"))
     assert foreign_form(tmp_path / "a.jpg") == form
@@ -329,11 +410,21 @@ def test_broken_exif_does_not_refuse_a_sound_picture(tmp_path):
 
 def swapped_profile() -> bytes:
     """An RGB profile in which red and blue have changed places."""
-    data = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes().replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
-    entries = {data[at : at + 4]: at for at in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12)}
+    data = (
+        ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+        .tobytes()
+        .replace("sRGB".encode("utf-16-be"), "test".encode("utf-16-be"))
+    )
+    entries = {
+        data[at : at + 4]: at
+        for at in range(132, 132 + 12 * struct.unpack(">I", data[128:132])[0], 12)
+    }
     red, blue = entries[b"rXYZ"], entries[b"bXYZ"]
     swapped = bytearray(data)
-    swapped[red + 4 : red + 12], swapped[blue + 4 : blue + 12] = data[blue + 4 : blue + 12], data[red + 4 : red + 12]
+    swapped[red + 4 : red + 12], swapped[blue + 4 : blue + 12] = (
+        data[blue + 4 : blue + 12],
+        data[red + 4 : red + 12],
+    )
     return bytes(swapped)
 
 
@@ -360,11 +451,13 @@ def test_a_colour_profile_of_another_colour_model_is_left_aside(tmp_path):
     assert colour(tmp_path / "a.png") == (77, 77, 77)
 
 
-# --- files that are no whole pictures ----------------------------------------------------------------------------------------------------
+# --- files that are no whole pictures -------------------------------------------------------------
 
 
 @pytest.mark.parametrize("share", [0.3, 0.6, 0.97])
-@pytest.mark.parametrize("suffix", [".jpg", "progressive.jpg", ".png", ".webp", ".tif", ".gif", ".bmp"])
+@pytest.mark.parametrize(
+    "suffix", [".jpg", "progressive.jpg", ".png", ".webp", ".tif", ".gif", ".bmp"]
+)
 def test_a_truncated_file_is_said_to_be_cut_off(tmp_path, suffix, share):
     path = tmp_path / f"a{suffix}"
     noise().save(path, **({"progressive": True} if "progressive" in suffix else {}))
@@ -389,10 +482,20 @@ def test_a_truncated_jpeg_is_said_to_end_before_its_picture(tmp_path):
     [
         (b"", "is empty (0 bytes)"),
         (b"\0" * 5000, "holds nothing but zeros"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is cut off or damaged: its header cannot be read" if HEIC else "is an HEIC picture, which is not read here"),
+        (
+            b"\0\0\0\x18ftypheic\0\0\0\0mif1heic",
+            (
+                "is cut off or damaged: its header cannot be read"
+                if HEIC
+                else "is an HEIC picture, which is not read here"
+            ),
+        ),
         (b"\xff\x0a" + b"x" * 50, "is a JPEG XL picture, which is not read here"),
         (b"\n<!DOCTYPE html><html>404</html>", "is a web page, not a picture"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "is a Git LFS pointer, not the picture"),
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:0",
+            "is a Git LFS pointer, not the picture",
+        ),
         (b"\xff\xd8\xff\xe0\0", "is cut off or damaged: its header cannot be read"),
         (b"\x89PNG\r\n\x1a\n", "is cut off or damaged: its header cannot be read"),
         (b"my holiday pictures", "is not a picture in a format that is read here"),
@@ -413,7 +516,9 @@ def black_png(path: Path, width: int, height: int) -> Path:
     packer, row = zlib.compressobj(9), bytes(1 + 4 * width)
     data = b"".join([*(packer.compress(row) for _ in range(height)), packer.flush()])
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 6, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", data) + png_chunk(b"IEND", b"")
+    )
     return path
 
 
@@ -421,11 +526,19 @@ def black_png(path: Path, width: int, height: int) -> Path:
 def test_a_decompression_bomb_is_not_decoded(tmp_path, monkeypatch, side):
     path = tmp_path / "a.png"
     header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b""))
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n" + header + png_chunk(b"IDAT", b"") + png_chunk(b"IEND", b"")
+    )
     for pillow_limit in (Image.MAX_IMAGE_PIXELS, None):
         monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", pillow_limit)
         for read in (read_image, examine, image_size):
-            with pytest.raises(DatasetError, match=f"a.png has {-(-side * side // 10**6)} million pixels, and no more than 128 million are read"):
+            with pytest.raises(
+                DatasetError,
+                match=(
+                    f"a.png has {-(-side * side // 10**6)} million pixels, and no more than 128"
+                    " million are read"
+                ),
+            ):
                 read(path)
 
 
@@ -434,7 +547,9 @@ def test_a_variable_sets_the_limit_of_pixels(tmp_path, monkeypatch):
     monkeypatch.setenv(LIMIT_VARIABLE, "1")
     with pytest.raises(DatasetError) as caught:
         examine(path)
-    assert "set the environment variable LORA_TRAINER_MAX_MEGAPIXELS to 2 and start again" in str(caught.value.hint)
+    assert "set the environment variable LORA_TRAINER_MAX_MEGAPIXELS to 2 and start again" in str(
+        caught.value.hint
+    )
     monkeypatch.setenv(LIMIT_VARIABLE, "2")
     assert examine(path).width == 1100
     monkeypatch.setenv(LIMIT_VARIABLE, "many")
@@ -443,21 +558,31 @@ def test_a_variable_sets_the_limit_of_pixels(tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="resource is of Unix")
 def test_a_large_picture_is_in_memory_once(tmp_path):
-    """One of 64 million pixels with transparency takes 256 MB as it is; it took four times as much to convert it."""
+    """One of 64 million pixels with transparency takes 256 MB as it is; it took four times as much
+    to convert it.
+    """
     black_png(tmp_path / "a.png", 8000, 8000)
     program = (
-        "import resource, sys; from pathlib import Path; from PIL import features; from lora_trainer.dataset.images import *\n"
-        "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == 'darwin' else 0.0009765625) // 2**20\n"
-        "before, path = peak(), Path(sys.argv[1])\n"
-        "examine(path); small = read_image(path, covering=(512, 512)); write_reduced(path, path.with_suffix('.webp'), 384)\n"
-        "print(small.size, peak() - before)"
+        "import resource, sys; from pathlib import Path; from PIL import features; from"
+        " lora_trainer.dataset.images import *\npeak = lambda:"
+        " resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1 if sys.platform == 'darwin' else"
+        " 0.0009765625) // 2**20\nbefore, path = peak(), Path(sys.argv[1])\nexamine(path); small ="
+        " read_image(path, covering=(512, 512)); write_reduced(path, path.with_suffix('.webp'),"
+        " 384)\nprint(small.size, peak() - before)"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program, tmp_path / "a.png"], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program, tmp_path / "a.png"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     size, _, peak = done.stdout.rpartition(" ")
     assert size == "(1600, 1600)" and float(peak) < 400
 
 
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "turned.jpg", "clear.png", "grey.png", "palette.png", "a.webp"])
+@pytest.mark.parametrize(
+    "name", ["a.png", "a.jpg", "turned.jpg", "clear.png", "grey.png", "palette.png", "a.webp"]
+)
 def test_a_large_picture_reduced_is_what_the_whole_becomes(tmp_path, monkeypatch, name):
     """In strips and reduced, or whole and at once: the bucket shows the same."""
     image = Image.effect_noise((900, 600), 60).convert("RGB").filter(ImageFilter.GaussianBlur(4))
@@ -480,7 +605,11 @@ def test_a_large_picture_reduced_is_what_the_whole_becomes(tmp_path, monkeypatch
     small = read_image(tmp_path / name, covering=(64, 64))
     assert 192 <= min(small.size) < min(size)
     reduced = fit(small, Bucket(64, 64), whole=size)
-    assert (reduced.original_size, reduced.crop_top_left, reduced.target_size) == (whole.original_size, whole.crop_top_left, whole.target_size)
+    assert (reduced.original_size, reduced.crop_top_left, reduced.target_size) == (
+        whole.original_size,
+        whole.crop_top_left,
+        whole.target_size,
+    )
     difference = ImageChops.difference(reduced.image, whole.image)
     assert max(high for _, high in difference.getextrema()) <= (12 if name.endswith(".jpg") else 2)
 
@@ -497,11 +626,15 @@ def test_a_folder_named_like_a_picture_gets_a_sentence(tmp_path):
         read_image(tmp_path / "a.png")
 
 
-# --- digest and fit ----------------------------------------------------------------------------------------------------------------------
+# --- digest and fit -------------------------------------------------------------------------------
 
 
 def test_the_digest_is_that_of_the_content(tmp_path):
-    one, same, other = save(tmp_path / "a.png"), save(tmp_path / "b.png"), save(tmp_path / "c.png", colour=RED)
+    one, same, other = (
+        save(tmp_path / "a.png"),
+        save(tmp_path / "b.png"),
+        save(tmp_path / "c.png", colour=RED),
+    )
     assert digest(one) == digest(same) == examine(one).digest != digest(other)
     (tmp_path / "d").write_bytes(b"abc")
     assert digest(tmp_path / "d") == "384264f676f39536840523f284921cdc68b6846b"  # b2sum -l 160
@@ -535,10 +668,13 @@ def test_fit_keeps_the_middle_of_the_picture():
 def test_fit_never_leaves_a_gap():
     for width in range(50, 500, 37):
         for height in range(50, 500, 41):
-            assert fit(Image.new("L", (width, height), 255), Bucket(72, 56)).image.getextrema() == (255, 255)
+            assert fit(Image.new("L", (width, height), 255), Bucket(72, 56)).image.getextrema() == (
+                255,
+                255,
+            )
 
 
-# --- small copies, and what a file really is -----------------------------------------------------------------------------------------------
+# --- small copies, and what a file really is ------------------------------------------------------
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
@@ -550,7 +686,9 @@ def test_a_reduced_copy_is_upright_and_within_its_size(tmp_path, suffix):
     assert write_reduced(path, tmp_path / "small.webp", 100) == (320, 640)
     with Image.open(tmp_path / "small.webp") as small:
         assert (small.format, small.size) == ("WEBP", (50, 100))
-        assert near(small.convert("RGB").getpixel((5, 5)), BLUE, 30) and near(small.convert("RGB").getpixel((45, 5)), RED, 30)
+        assert near(small.convert("RGB").getpixel((5, 5)), BLUE, 30) and near(
+            small.convert("RGB").getpixel((45, 5)), RED, 30
+        )
 
 
 def test_a_small_picture_is_not_enlarged(tmp_path):
@@ -582,6 +720,15 @@ def test_the_size_of_a_png_is_upright_wherever_its_exif_lies(tmp_path):
     assert image_size(path) == (32, 16)
 
 
-@pytest.mark.parametrize(("name", "suffix"), [("a.png", ".png"), ("a.webp", ".webp"), ("a.jpeg", ".jpg"), ("a.tiff", ".tif"), ("a.bmp", ".bmp")])
+@pytest.mark.parametrize(
+    ("name", "suffix"),
+    [
+        ("a.png", ".png"),
+        ("a.webp", ".webp"),
+        ("a.jpeg", ".jpg"),
+        ("a.tiff", ".tif"),
+        ("a.bmp", ".bmp"),
+    ],
+)
 def test_the_content_tells_the_suffix(tmp_path, name, suffix):
     assert suffix_of(save(tmp_path / name).rename(tmp_path / "IMG_0001.heic")) == suffix

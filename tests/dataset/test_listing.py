@@ -23,25 +23,42 @@ def images(root: Path) -> list[str]:
 
 
 def test_pictures_are_found_at_any_depth_in_a_stable_order(tmp_path):
-    touch(tmp_path, "b.PNG", "a.jpg", "z/y/x.webp", "10_fox/c d.jpeg", "图/狐.bmp", "e.tiff", "f.gif")
-    assert images(tmp_path) == ["a.jpg", "b.PNG", "e.tiff", "f.gif", "10_fox/c d.jpeg", "z/y/x.webp", "图/狐.bmp"]
+    touch(
+        tmp_path, "b.PNG", "a.jpg", "z/y/x.webp", "10_fox/c d.jpeg", "图/狐.bmp", "e.tiff", "f.gif"
+    )
+    assert images(tmp_path) == [
+        "a.jpg",
+        "b.PNG",
+        "e.tiff",
+        "f.gif",
+        "10_fox/c d.jpeg",
+        "z/y/x.webp",
+        "图/狐.bmp",
+    ]
 
 
 def test_what_other_programs_leave_is_ignored(tmp_path):
     touch(tmp_path, "a.jpg", ".hidden.jpg", "._a.jpg", "Thumbs.db", "a.npz")
-    touch(tmp_path, "__MACOSX/a.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg", "$RECYCLE.BIN/a.jpg")
+    touch(
+        tmp_path, "__MACOSX/a.jpg", ".ipynb_checkpoints/a.jpg", "@eaDir/a.jpg", "$RECYCLE.BIN/a.jpg"
+    )
     assert images(tmp_path) == ["a.jpg"]
 
 
 def test_the_previews_of_a_run_are_no_training_images(tmp_path):
-    assert images(touch(tmp_path, "a.jpg", "output/events.jsonl", "output/previews/step.png")) == ["a.jpg"]
+    assert images(touch(tmp_path, "a.jpg", "output/events.jsonl", "output/previews/step.png")) == [
+        "a.jpg"
+    ]
 
 
 def test_of_a_kohya_project_only_img_is_trained(tmp_path):
     touch(tmp_path, "img/10_fox/a.jpg", "reg/1_animal/b.jpg", "model/sample/c.png")
     assert images(tmp_path) == ["img/10_fox/a.jpg"]
     assert [str(finding) for finding in list_folder(tmp_path).findings] == [
-        "reg holds class images (regularisation images, 1 of them): they are left out, and not trained as the subject",
+        (
+            "reg holds class images (regularisation images, 1 of them): they are left out, and not"
+            " trained as the subject"
+        ),
         f"{tmp_path.name} is laid out as a kohya project: only its folder img is trained",
     ]
 
@@ -66,20 +83,46 @@ def test_formats_that_are_not_read_are_set_apart_unless_a_readable_picture_has_t
 
 
 def test_one_metadata_file_a_folder_is_chosen_and_the_other_named(tmp_path):
-    listing = list_folder(touch(tmp_path, "a.jpg", "metadata.jsonl", "Metadata.CSV", "sub/metadata.jsonl", "captions.csv"))
-    assert [listing.name(path) for path in listing.metadata] == ["Metadata.CSV", "sub/metadata.jsonl"]
+    listing = list_folder(
+        touch(
+            tmp_path,
+            "a.jpg",
+            "metadata.jsonl",
+            "Metadata.CSV",
+            "sub/metadata.jsonl",
+            "captions.csv",
+        )
+    )
+    assert [listing.name(path) for path in listing.metadata] == [
+        "Metadata.CSV",
+        "sub/metadata.jsonl",
+    ]
     assert [listing.name(path) for path in listing.tables] == ["captions.csv"]
-    assert [str(finding) for finding in listing.findings] == ["metadata.jsonl is not read: Metadata.CSV in the same folder is"]
+    assert [str(finding) for finding in listing.findings] == [
+        "metadata.jsonl is not read: Metadata.CSV in the same folder is"
+    ]
 
 
 def test_the_text_files_of_an_image_are_found_in_the_order_of_preference(tmp_path):
-    listing = list_folder(touch(tmp_path, "Fox.png", "fox.TXT", "fox.png.txt", "fox.caption", "fo.txt"))
-    assert [path.name for path in listing.texts_beside(tmp_path / "Fox.png")] == ["fox.TXT", "fox.png.txt", "fox.caption"]
+    listing = list_folder(
+        touch(tmp_path, "Fox.png", "fox.TXT", "fox.png.txt", "fox.caption", "fo.txt")
+    )
+    assert [path.name for path in listing.texts_beside(tmp_path / "Fox.png")] == [
+        "fox.TXT",
+        "fox.png.txt",
+        "fox.caption",
+    ]
 
 
 @pytest.mark.parametrize(
     ("name", "expected"),
-    [("10_fox animal", (10, "fox animal")), ("3_my_style", (3, "my_style")), ("5_", (5, "")), ("0_off", (0, "off")), ("999_a", (999, "a"))],
+    [
+        ("10_fox animal", (10, "fox animal")),
+        ("3_my_style", (3, "my_style")),
+        ("5_", (5, "")),
+        ("0_off", (0, "off")),
+        ("999_a", (999, "a")),
+    ],
 )
 def test_kohya_folders_carry_repeats_and_a_class(name, expected):
     folder = kohya_folder(Path(name))
@@ -91,7 +134,7 @@ def test_other_folders_are_no_kohya_folders(name):
     assert kohya_folder(Path(name)) is None
 
 
-# --- folders that cannot be a dataset ----------------------------------------------------------------------------------------------------
+# --- folders that cannot be a dataset -------------------------------------------------------------
 
 
 def refusal(folder: Path) -> tuple[str, str]:
@@ -103,25 +146,42 @@ def refusal(folder: Path) -> tuple[str, str]:
 def test_a_missing_folder_names_its_nearest_neighbour(tmp_path):
     touch(tmp_path, "data/ink_painting/a.jpg")
     folder = tmp_path / "data" / "ink-paintings"
-    assert refusal(folder) == (f"train_data_dir {folder} does not exist", f"Did you mean {tmp_path / 'data' / 'ink_painting'}?")
+    assert refusal(folder) == (
+        f"train_data_dir {folder} does not exist",
+        f"Did you mean {tmp_path / 'data' / 'ink_painting'}?",
+    )
 
 
 def test_a_missing_folder_names_the_part_that_exists(tmp_path):
     folder = tmp_path / "qqqq" / "sub"
-    assert refusal(folder) == (f"train_data_dir {folder} does not exist", f"{tmp_path} exists, but there is no qqqq in it.")
+    assert refusal(folder) == (
+        f"train_data_dir {folder} does not exist",
+        f"{tmp_path} exists, but there is no qqqq in it.",
+    )
 
 
 def test_a_file_is_no_folder(tmp_path):
     touch(tmp_path, "a.jpg", "a.zip")
-    assert refusal(tmp_path / "a.jpg") == (f"train_data_dir {tmp_path / 'a.jpg'} is a file", f"Give the folder: {tmp_path}")
-    assert refusal(tmp_path / "a.zip") == (f"train_data_dir {tmp_path / 'a.zip'} is an archive", "Unpack it and give the folder.")
+    assert refusal(tmp_path / "a.jpg") == (
+        f"train_data_dir {tmp_path / 'a.jpg'} is a file",
+        f"Give the folder: {tmp_path}",
+    )
+    assert refusal(tmp_path / "a.zip") == (
+        f"train_data_dir {tmp_path / 'a.zip'} is an archive",
+        "Unpack it and give the folder.",
+    )
 
 
 def test_a_folder_without_pictures_tells_what_it_holds(tmp_path):
     assert refusal(tmp_path)[0] == f"{tmp_path} holds no files"
     touch(tmp_path, "a.txt", "b.txt", "c.mp4")
-    assert refusal(tmp_path)[0] == f"no images in {tmp_path} or the folders in it, only other files: 2 .txt, 1 .mp4"
+    assert (
+        refusal(tmp_path)[0]
+        == f"no images in {tmp_path} or the folders in it, only other files: 2 .txt, 1 .mp4"
+    )
 
 
 def test_nor_are_they_where_the_run_is_made_in_the_images_own_folder(tmp_path):
-    assert images(touch(tmp_path, "a.jpg", "events.jsonl", "previews/step.png", "more/previews/b.png")) == ["a.jpg", "more/previews/b.png"]
+    assert images(
+        touch(tmp_path, "a.jpg", "events.jsonl", "previews/step.png", "more/previews/b.png")
+    ) == ["a.jpg", "more/previews/b.png"]

@@ -8,9 +8,22 @@ from lora_trainer.dataset.masks import find_masks
 
 
 def test_masks_are_told_by_their_name_or_folder():
-    images = [Path(name) for name in ("fox.jpg", "fox_mask.png", "hen.png", "masks/hen.png", "cat-masklabel.png", "cat.webp", "lone_mask.png")]
+    images = [
+        Path(name)
+        for name in (
+            "fox.jpg",
+            "fox_mask.png",
+            "hen.png",
+            "masks/hen.png",
+            "cat-masklabel.png",
+            "cat.webp",
+            "lone_mask.png",
+        )
+    ]
     assert find_masks(images, ()) == {
-        Path("fox_mask.png"): Path("fox.jpg"), Path("masks/hen.png"): Path("hen.png"), Path("cat-masklabel.png"): Path("cat.webp"),
+        Path("fox_mask.png"): Path("fox.jpg"),
+        Path("masks/hen.png"): Path("hen.png"),
+        Path("cat-masklabel.png"): Path("cat.webp"),
     }
 
 

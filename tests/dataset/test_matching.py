@@ -9,7 +9,19 @@ import pytest
 from lora_trainer.dataset.matching import NameIndex, Sureness
 
 ROOT = Path("/data/my set")
-IMAGES = [ROOT / name for name in ("a.png", "B.JPG", "10_fox/a.png", "10_fox/c.png", "20_cat/c.png", "é ü.webp", "fox v1.5.png", "d.png")]
+IMAGES = [
+    ROOT / name
+    for name in (
+        "a.png",
+        "B.JPG",
+        "10_fox/a.png",
+        "10_fox/c.png",
+        "20_cat/c.png",
+        "é ü.webp",
+        "fox v1.5.png",
+        "d.png",
+    )
+]
 
 
 def found(name: str, root: Path = ROOT) -> tuple[list[str], Sureness]:

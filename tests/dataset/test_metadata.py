@@ -65,36 +65,61 @@ def test_quotation_marks_inside_captions_stay(tmp_path, content):
 
 def test_the_seeds_file_is_read(tmp_path):
     content = (
-        'img01.jpg,"futuristic sci-fi laboratory with glowing blue consoles, metallic walls, holographic displays, dim ambient lighting"\n'
-        'img02.jpg,"high-tech research lab with robotic arms, glass containment units, neon interface panels"\n'
+        'img01.jpg,"futuristic sci-fi laboratory with glowing blue consoles, metallic walls,'
+        ' holographic displays, dim ambient lighting"\nimg02.jpg,"high-tech research lab with'
+        ' robotic arms, glass containment units, neon interface panels"\n'
     )
     assert read(tmp_path, content) == [
-        ("img01.jpg", "futuristic sci-fi laboratory with glowing blue consoles, metallic walls, holographic displays, dim ambient lighting"),
-        ("img02.jpg", "high-tech research lab with robotic arms, glass containment units, neon interface panels"),
+        (
+            "img01.jpg",
+            (
+                "futuristic sci-fi laboratory with glowing blue consoles, metallic walls,"
+                " holographic displays, dim ambient lighting"
+            ),
+        ),
+        (
+            "img02.jpg",
+            (
+                "high-tech research lab with robotic arms, glass containment units, neon interface"
+                " panels"
+            ),
+        ),
     ]
 
 
-@pytest.mark.parametrize("encode", [codecs.BOM_UTF8.__add__, lambda data: data.decode().encode("utf-16")], ids=["BOM", "UTF-16"])
+@pytest.mark.parametrize(
+    "encode",
+    [codecs.BOM_UTF8.__add__, lambda data: data.decode().encode("utf-16")],
+    ids=["BOM", "UTF-16"],
+)
 def test_a_byte_order_mark_is_no_part_of_the_first_name(tmp_path, encode):
     assert read(tmp_path, encode("图.jpg,一只红狐狸\n".encode())) == [("图.jpg", "一只红狐狸")]
 
 
 def test_gbk_is_read_and_said_to_be_guessed(tmp_path):
     path = tmp_path / "metadata.csv"
-    path.write_bytes("file_name,text\n图.jpg,\"一只红狐狸,雪地\"\n".encode("gbk"))
+    path.write_bytes('file_name,text\n图.jpg,"一只红狐狸,雪地"\n'.encode("gbk"))
     metadata = read_metadata(path)
-    assert [(row.file_name, row.caption) for row in metadata.rows] == [("图.jpg", "一只红狐狸,雪地")]
-    assert [(finding.severity, str(finding)) for finding in metadata.findings] == [("warning", 'metadata.csv is not UTF-8; it was read as GBK: "图.jpg,"一只红狐狸,雪地""')]
+    assert [(row.file_name, row.caption) for row in metadata.rows] == [
+        ("图.jpg", "一只红狐狸,雪地")
+    ]
+    assert [(finding.severity, str(finding)) for finding in metadata.findings] == [
+        ("warning", 'metadata.csv is not UTF-8; it was read as GBK: "图.jpg,"一只红狐狸,雪地""')
+    ]
 
 
 def test_rows_know_their_lines(tmp_path):
-    (tmp_path / "metadata.csv").write_text('sep=,\nfile_name,text\n\na.jpg,"one\ntwo"\nb.jpg,three\n', encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(
+        'sep=,\nfile_name,text\n\na.jpg,"one\ntwo"\nb.jpg,three\n', encoding="utf-8"
+    )
     assert [row.line for row in read_metadata(tmp_path / "metadata.csv").rows] == [4, 6]
 
 
 def test_a_quotation_mark_left_open_is_named_with_its_line(tmp_path):
     content = 'a.jpg,one\nb.jpg,"two\nc.jpg,"three, four"\nd.jpg,five\n'
-    assert sentences(tmp_path, content) == ["metadata.csv, line 2: a quotation mark is not closed, so the rows below it are lost"]
+    assert sentences(tmp_path, content) == [
+        "metadata.csv, line 2: a quotation mark is not closed, so the rows below it are lost"
+    ]
 
 
 def test_a_row_that_names_no_image_is_named(tmp_path):
@@ -104,11 +129,33 @@ def test_a_row_that_names_no_image_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("content", "name", "sentence"),
     [
-        ("id,image,width\n1,a.jpg,512\n", "metadata.csv", "/metadata.csv has the columns id, image, width: none of them is known to hold captions"),
-        (b"a caf\x81\xfe\x81\x00\n", "metadata.csv", "/metadata.csv is in no encoding known here (line 1)"),
+        (
+            "id,image,width\n1,a.jpg,512\n",
+            "metadata.csv",
+            (
+                "/metadata.csv has the columns id, image, width: none of them is known to hold"
+                " captions"
+            ),
+        ),
+        (
+            b"a caf\x81\xfe\x81\x00\n",
+            "metadata.csv",
+            "/metadata.csv is in no encoding known here (line 1)",
+        ),
         (b"PK\x03\x04", "metadata.xlsx", "/metadata.xlsx is a workbook, not a CSV file"),
-        ("{\n  \"a.jpg\": {\n", "meta.json", "/meta.json is not valid JSON (Expecting property name enclosed in double quotes: line 3 column 1 (char 15))"),
-        ('a.jpg,"' + "x" * 200_000, "metadata.csv", "/metadata.csv, line 1: a cell has more than 131072 characters"),
+        (
+            '{\n  "a.jpg": {\n',
+            "meta.json",
+            (
+                "/meta.json is not valid JSON (Expecting property name enclosed in double quotes:"
+                " line 3 column 1 (char 15))"
+            ),
+        ),
+        (
+            'a.jpg,"' + "x" * 200_000,
+            "metadata.csv",
+            "/metadata.csv, line 1: a cell has more than 131072 characters",
+        ),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named(tmp_path, content, name, sentence):
@@ -116,7 +163,9 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path, content, name, sentence):
 
 
 def test_an_empty_file_has_no_rows(tmp_path):
-    assert read(tmp_path, "") == [] == read(tmp_path, "\n\n") == read(tmp_path, "", "metadata.jsonl")
+    assert (
+        read(tmp_path, "") == [] == read(tmp_path, "\n\n") == read(tmp_path, "", "metadata.jsonl")
+    )
 
 
 def test_json_lines_are_read(tmp_path):
@@ -125,11 +174,18 @@ def test_json_lines_are_read(tmp_path):
         '{"image": "img02.jpg", "caption": ["a cat"], "id": 3}\n'
         '{"file_name": "c.jpg", "text": null}'
     )
-    assert read(tmp_path, content, "metadata.jsonl") == [("img01.jpg", FOX), ("img02.jpg", CAT), ("c.jpg", "")]
+    assert read(tmp_path, content, "metadata.jsonl") == [
+        ("img01.jpg", FOX),
+        ("img02.jpg", CAT),
+        ("c.jpg", ""),
+    ]
 
 
 def test_json_lines_that_cannot_be_read_are_named(tmp_path):
-    content = '{"file_name": "a.jpg", "text": "x"}\n{"file_name": "b.jpg", text}\n["c.jpg"]\n{"text": "d"}\n{"file_name": "e.jpg", "text": 7}\n'
+    content = (
+        '{"file_name": "a.jpg", "text": "x"}\n{"file_name": "b.jpg", text}\n["c.jpg"]\n{"text":'
+        ' "d"}\n{"file_name": "e.jpg", "text": 7}\n'
+    )
     found = sentences(tmp_path, content, "metadata.jsonl")
     assert [sentence.split(" (")[0] for sentence in found] == [
         "metadata.jsonl, line 2: not valid JSON",

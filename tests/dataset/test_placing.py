@@ -18,7 +18,9 @@ def places(folder, *names, output=None, as_texts=False):
 
 def write(folder_places, captions):
     root = folder_places.root
-    return folder_places.write({root / name: text for name, text in captions.items()}, folder_places.look())
+    return folder_places.write(
+        {root / name: text for name, text in captions.items()}, folder_places.look()
+    )
 
 
 def text_of(path):
@@ -26,22 +28,34 @@ def text_of(path):
 
 
 def test_without_a_metadata_file_a_new_one_is_made(tmp_path):
-    assert write(places(tmp_path, "a.png", "sub/b.png"), {"a.png": "one", "sub/b.png": "two, three"}) == set()
-    assert text_of(tmp_path / "metadata.csv") == 'file_name,text\na.png,one\nsub/b.png,"two, three"\n'
+    assert (
+        write(places(tmp_path, "a.png", "sub/b.png"), {"a.png": "one", "sub/b.png": "two, three"})
+        == set()
+    )
+    assert (
+        text_of(tmp_path / "metadata.csv") == 'file_name,text\na.png,one\nsub/b.png,"two, three"\n'
+    )
 
 
 def test_other_rows_and_columns_survive(tmp_path):
     before = "file_name,text,score\nb.png,by hand,0.5\ngone.png,lost,1\na.png,old,0.25\n"
     (tmp_path / "metadata.csv").write_text(before, encoding="utf-8")
     write(places(tmp_path, "a.png", "b.png", "c.png"), {"a.png": "new", "c.png": "third"})
-    assert text_of(tmp_path / "metadata.csv") == "file_name,text,score\nb.png,by hand,0.5\ngone.png,lost,1\na.png,new,0.25\nc.png,third,\n"
+    assert (
+        text_of(tmp_path / "metadata.csv") == "file_name,text,score\nb.png,by"
+        " hand,0.5\ngone.png,lost,1\na.png,new,0.25\nc.png,third,\n"
+    )
 
 
 def test_a_jsonl_keeps_its_other_keys(tmp_path):
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "old", "score": 1}\n', encoding="utf-8")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "old", "score": 1}\n', encoding="utf-8"
+    )
     write(places(tmp_path, "a.png", "b.png"), {"a.png": "new", "b.png": "two"})
-    assert text_of(tmp_path / "metadata.jsonl") == (
-        '{"file_name": "a.png", "text": "new", "score": 1}\n{"file_name": "b.png", "text": "two"}\n'
+    assert (
+        text_of(tmp_path / "metadata.jsonl")
+        == '{"file_name": "a.png", "text": "new", "score": 1}\n{"file_name": "b.png", "text":'
+        ' "two"}\n'
     )
 
 
@@ -74,21 +88,35 @@ def test_a_row_that_is_written_leaves_no_stale_text_file_behind(tmp_path):
         (tmp_path / name).write_text(text, encoding="utf-8")
     write(places(tmp_path, "a.png", "b.png"), {"a.png": "new", "b.png": "two"})
     assert text_of(tmp_path / "metadata.csv") == "file_name,text\na.png,new\nb.png,two\n"
-    assert (text_of(tmp_path / "a.txt"), text_of(tmp_path / "a.caption"), text_of(tmp_path / "b.txt")) == ("new\n", "new\n", "")
+    assert (
+        text_of(tmp_path / "a.txt"),
+        text_of(tmp_path / "a.caption"),
+        text_of(tmp_path / "b.txt"),
+    ) == ("new\n", "new\n", "")
 
 
 @pytest.mark.parametrize("as_texts", [True, False])
 def test_a_text_file_that_two_pictures_share_is_left_alone(tmp_path, as_texts):
     (tmp_path / "a.txt").write_text("both\n", encoding="utf-8")
-    assert write(places(tmp_path, "a.png", "a.jpg", as_texts=as_texts), {"a.png": "one", "a.jpg": "two"}) == set()
+    assert (
+        write(
+            places(tmp_path, "a.png", "a.jpg", as_texts=as_texts), {"a.png": "one", "a.jpg": "two"}
+        )
+        == set()
+    )
     assert text_of(tmp_path / "a.txt") == "both\n"
 
 
 def test_a_new_csv_beside_a_jsonl_loses_no_caption_from_sight(tmp_path):
-    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "text": "by hand"}\n', encoding="utf-8")
+    (tmp_path / "metadata.jsonl").write_text(
+        '{"file_name": "a.png", "text": "by hand"}\n', encoding="utf-8"
+    )
     target = places(tmp_path, "a.png", "b.png", output=tmp_path / "metadata.csv")
     write(target, {"b.png": "two"})
-    assert {image.name: standing.caption for image, standing in target.look().items()} == {"a.png": "by hand", "b.png": "two"}
+    assert {image.name: standing.caption for image, standing in target.look().items()} == {
+        "a.png": "by hand",
+        "b.png": "two",
+    }
 
 
 def test_an_output_elsewhere_counts_alone(tmp_path):
@@ -112,7 +140,10 @@ def test_what_was_changed_since_it_was_seen_is_left_alone(tmp_path, as_texts):
     file.write_text(text_of(file).replace("one", "mine"), encoding="utf-8")
     refused = target.write({tmp_path / "a.png": "machine", tmp_path / "b.png": "machine"}, seen)
     assert refused == {tmp_path / "a.png"}
-    assert {image.name: standing.caption for image, standing in target.look().items()} == {"a.png": "mine", "b.png": "machine"}
+    assert {image.name: standing.caption for image, standing in target.look().items()} == {
+        "a.png": "mine",
+        "b.png": "machine",
+    }
 
 
 def test_all_captions_of_an_image_are_seen_the_trained_one_first(tmp_path):
@@ -142,7 +173,9 @@ def test_an_image_removed_meanwhile_needs_no_caption(tmp_path):
 
 
 def test_masks_are_not_captioned(tmp_path):
-    assert [image.name for image in places(tmp_path, "fox.png", "fox_mask.png").images] == ["fox.png"]
+    assert [image.name for image in places(tmp_path, "fox.png", "fox_mask.png").images] == [
+        "fox.png"
+    ]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere every name is made of characters")
@@ -151,5 +184,8 @@ def test_an_image_whose_name_no_table_can_hold_gets_a_text_file(tmp_path):
     odd = save(tmp_path / "b.png").rename(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.png"))
     places = CaptionPlaces(tmp_path, None)
     assert places.write({tmp_path / "a.png": "one", odd: "two"}, places.look()) == set()
-    assert {image: standing.caption for image, standing in places.look().items()} == {tmp_path / "a.png": "one", odd: "two"}
+    assert {image: standing.caption for image, standing in places.look().items()} == {
+        tmp_path / "a.png": "one",
+        odd: "two",
+    }
     assert odd.with_suffix(".txt").read_text(encoding="utf-8") == "two\n"

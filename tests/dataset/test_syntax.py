@@ -15,15 +15,27 @@ from tests.dataset.test_scan import draw, look, told, write
     [
         ("a cat (smile:1.2), snow", {"emphasis": "(smile:1.2)"}),
         ("((best)), {{red}}", {"emphasis": "((best))"}),
-        ("a photo of [trigger], {red|blue} hat", {"placeholder": "[trigger]", "wildcard": "{red|blue}"}),
+        (
+            "a photo of [trigger], {red|blue} hat",
+            {"placeholder": "[trigger]", "wildcard": "{red|blue}"},
+        ),
         ("fox, __color__ hat", {"wildcard": "__color__"}),
         ("a cat --ar 16:9 --n blurry", {"option": "--ar 16:9"}),
         ("a cat BREAK a dog", {"separator": "BREAK"}),
         ("[cat:dog:0.5]", {"editing": "[cat:dog:0.5]"}),
-        ("a fox\nNegative prompt: bad hands\nSteps: 20, Sampler: Euler a, Size: 512x512", {"parameters": "Negative prompt:"}),
+        (
+            "a fox\nNegative prompt: bad hands\nSteps: 20, Sampler: Euler a, Size: 512x512",
+            {"parameters": "Negative prompt:"},
+        ),
         ("a fox\nSteps: 20, Sampler: Euler a, Size: 512x512", {"parameters": "Steps: 20, Sampler"}),
         ("<lora:ink:0.7> a fox", {"lora": "<lora:ink:0.7>"}),
-        (r"hatsune miku \(vocaloid\), looking_at_viewer, >:), (a fox), {sitting}, o_o, rating: safe, 3:4, rock and roll -- live", {}),
+        (
+            (
+                r"hatsune miku \(vocaloid\), looking_at_viewer, >:), (a fox), {sitting}, o_o,"
+                r" rating: safe, 3:4, rock and roll -- live"
+            ),
+            {},
+        ),
     ],
 )
 def test_syntax_is_told_from_words(text, expected):
@@ -37,10 +49,20 @@ def test_captions_of_escaped_brackets_are_found_with_their_mend(tmp_path):
     write(tmp_path / "c.txt", "a fox (animal)")
     dataset = look(tmp_path)
     assert told(dataset) == [
-        ("warning", "escaped-brackets", "a.png: the caption has escaped brackets, and the backslash is trained as well"),
-        ("warning", "foreign-syntax",
-         "captions hold emphasis (2, such as (smile:1.2) in a.png): it is trained as words, brackets and number included"),
-    ]  # fmt: skip
+        (
+            "warning",
+            "escaped-brackets",
+            "a.png: the caption has escaped brackets, and the backslash is trained as well",
+        ),
+        (
+            "warning",
+            "foreign-syntax",
+            (
+                "captions hold emphasis (2, such as (smile:1.2) in a.png): it is trained as words,"
+                " brackets and number included"
+            ),
+        ),
+    ]
     assert unescaped(dataset.examples[0].caption) == "hatsune miku (vocaloid), (smile:1.2)"
     pictures = [Picture(path=tmp_path / "a.png", name="a.png", caption=r"miku \(vocaloid\)")]
     assert [finding.mend for finding in caption_findings(pictures)] == [{"mend": "unescape"}]
@@ -49,6 +71,9 @@ def test_captions_of_escaped_brackets_are_found_with_their_mend(tmp_path):
 def test_sample_prompts_are_looked_at_too():
     found = prompt_syntax(["a fox --w 512", r"miku \(vocaloid\)", "a plain fox"])
     assert [(finding.kind, str(finding)) for finding in found] == [
-        ("prompt-syntax", r"a sample prompt holds an escaped bracket, \(: previews read the backslash as well"),
+        (
+            "prompt-syntax",
+            r"a sample prompt holds an escaped bracket, \(: previews read the backslash as well",
+        ),
         ("prompt-syntax", "a sample prompt holds an option, --w 512: previews read it as words"),
     ]

@@ -46,7 +46,11 @@ def test_what_is_in_no_encoding_gets_a_sentence():
         decode(b"a fox\na caf\x81\xfe\x81\x00", Path("a.txt"))
 
 
-@pytest.mark.parametrize("data", [b"\x89PNG\r\n\x1a\n\0\0\0", b"a\0b\0", codecs.BOM_UTF16_LE + b"\0\xd8a"], ids=["PNG", "zeros", "half a pair"])
+@pytest.mark.parametrize(
+    "data",
+    [b"\x89PNG\r\n\x1a\n\0\0\0", b"a\0b\0", codecs.BOM_UTF16_LE + b"\0\xd8a"],
+    ids=["PNG", "zeros", "half a pair"],
+)
 def test_what_is_no_text_gets_a_sentence(data):
     with pytest.raises(DatasetError, match=r"^a\.txt is (not a text file|in no encoding|damaged)"):
         decode(data, Path("a.txt"))

@@ -1,4 +1,6 @@
-"""A caption in tokens, the pieces it is cut into, and what a trigger word is to CLIP: with CLIP's own vocabulary."""
+"""A caption in tokens, the pieces it is cut into, and what a trigger word is to CLIP: with CLIP's
+own vocabulary.
+"""
 
 from __future__ import annotations
 
@@ -58,10 +60,16 @@ def test_a_comma_too_far_from_the_end_does_not_cut():
 @pytest.mark.parametrize(
     ("word", "kind", "is_good"),
     [
-        ("sks", "rare", True), ("ohwx", "rare", True), ("zorbl", "made-up", True), ("sumiwash", "made-up", True), ("cat", "common", False),
-        ("laboratory", "common", False), ("vhs", "uncommon", False), ("red fox", "phrase", False),
+        ("sks", "rare", True),
+        ("ohwx", "rare", True),
+        ("zorbl", "made-up", True),
+        ("sumiwash", "made-up", True),
+        ("cat", "common", False),
+        ("laboratory", "common", False),
+        ("vhs", "uncommon", False),
+        ("red fox", "phrase", False),
     ],
-)  # fmt: skip
+)
 def test_a_trigger_is_good_where_it_means_nothing_yet(word, kind, is_good):
     seen = look_at_trigger(word, tokenize)
     assert (seen.kind, seen.is_good) == (kind, is_good)

@@ -30,13 +30,23 @@ def test_it_is_a_small_sd1_checkpoint_of_the_webuis_own_format() -> None:
 
 
 def test_its_vae_shows_the_world_at_30_decibels(parts: Parts) -> None:
-    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(12345), 16)])
+    pictures = to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(12345), 16)
+        ]
+    )
     assert vae_decibels(parts.vae, pictures) >= 29
 
 
 @torch.no_grad()
 def test_its_latents_have_the_variance_the_host_expects(parts: Parts) -> None:
-    pictures = to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(54321), 16)])
+    pictures = to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(54321), 16)
+        ]
+    )
     latents = parts.vae.encode(pictures).latent_dist.mean * 0.18215
     assert abs(float(latents.mean())) < 0.15
     assert 0.85 < float(latents.std()) < 1.15
@@ -44,7 +54,9 @@ def test_its_latents_have_the_variance_the_host_expects(parts: Parts) -> None:
 
 def test_it_draws_what_the_prompts_say(parts: Parts) -> None:
     scenes = obedience.random_scenes(12, seed=5)
-    images = obedience.sample(parts, [obedience.prompt_of(scene) for scene in scenes], seed=5, step_count=15)
+    images = obedience.sample(
+        parts, [obedience.prompt_of(scene) for scene in scenes], seed=5, step_count=15
+    )
     shares = obedience.shares_obeyed(images, scenes)
     assert min(shares[name] for name in ("colour", "size", "position", "background")) >= 10 / 12
     assert shares["shape"] >= 9 / 12

@@ -1,4 +1,6 @@
-"""The golden run: 20 steps on the embedded checkpoint. A pure refactoring may not change it; a change of training shows itself here."""
+"""The golden run: 20 steps on the embedded checkpoint. A pure refactoring may not change it; a
+change of training shows itself here.
+"""
 
 import pytest
 
@@ -37,12 +39,29 @@ def test_twenty_steps_give_the_losses_they_always_gave(tmp_path):
     world.write_concept(tmp_path / "images", "ink", 8, seed=0)
     asked = config.from_mapping(
         {
-            "train_data_dir": tmp_path / "images", "base_model": EMBEDDED, "output_dir": tmp_path / "golden", "trigger_word": "sumiwash", "batch_size": 2,
-            "max_train_steps": 20, "learning_rate": 1e-3, "lora_rank": 4, "save_steps": 20, "flip_augmentation": True, "caption_dropout": 0.1, "seed": 7,
-            "mixed_precision": "no", "device": "cpu", "gradient_accumulation_steps": 2, "min_snr_gamma": 5.0,
+            "train_data_dir": tmp_path / "images",
+            "base_model": EMBEDDED,
+            "output_dir": tmp_path / "golden",
+            "trigger_word": "sumiwash",
+            "batch_size": 2,
+            "max_train_steps": 20,
+            "learning_rate": 1e-3,
+            "lora_rank": 4,
+            "save_steps": 20,
+            "flip_augmentation": True,
+            "caption_dropout": 0.1,
+            "seed": 7,
+            "mixed_precision": "no",
+            "device": "cpu",
+            "gradient_accumulation_steps": 2,
+            "min_snr_gamma": 5.0,
         }
-    )  # fmt: skip
+    )
     folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
     assert job.run(folder.path) == job.FINISHED
-    losses = [event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None]
+    losses = [
+        event.loss
+        for event in folder.read_events()
+        if isinstance(event, events.Progress) and event.loss is not None
+    ]
     assert losses == pytest.approx(GOLDEN, rel=1e-3)

@@ -1,4 +1,6 @@
-"""Proof of learning, on the embedded checkpoint: a LoRA shows its concept and keeps the prompt, and the measure can fail."""
+"""Proof of learning, on the embedded checkpoint: a LoRA shows its concept and keeps the prompt, and
+the measure can fail.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ from lora_trainer.demo.report import Verdict, judge, judge_two, train_concept
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
 STEPS = 160
-"""Fewer than the demo's: enough for a LoRA to pass, and too many for one that learned from wrong captions."""
+"""Fewer than the demo's: enough for a LoRA to pass, and too many for one that learned from wrong
+captions.
+"""
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +74,9 @@ def deal_captions_anew(folder: Path) -> None:
     names, captions = zip(*(line.split(",", 1) for line in lines[1:]), strict=True)
     dealt = list(captions)
     random.Random(3).shuffle(dealt)
-    (folder / "metadata.csv").write_text("\n".join([lines[0], *map(",".join, zip(names, dealt, strict=True))]), encoding="utf-8")
+    (folder / "metadata.csv").write_text(
+        "\n".join([lines[0], *map(",".join, zip(names, dealt, strict=True))]), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize("spoil", [scramble_pixels, deal_captions_anew])
@@ -82,11 +88,16 @@ def test_wrong_images_or_captions_do_not_pass(parts, tmp_path, spoil):
 
 def test_a_verdict_names_each_failing():
     def of(presences, survival=1.0, unchanged=True):
-        judgements = tuple(report.Judgement(index / 2, {}, presence, survival) for index, presence in enumerate(presences))
+        judgements = tuple(
+            report.Judgement(index / 2, {}, presence, survival)
+            for index, presence in enumerate(presences)
+        )
         return Verdict("ink", judgements, unchanged).failures
 
     assert of([0.0, 0.4, 0.9]) == []
     assert of([0.0, 0.1, 0.2]) == ["only 0.20 of the concept shows at strength 1"]
     assert of([0.0, 0.9, 0.6]) == ["the effect does not grow with the strength"]
-    assert of([0.0, 0.4, 0.9], survival=0.5) == ["only 50% of the prompts' words survive at strength 1"]
+    assert of([0.0, 0.4, 0.9], survival=0.5) == [
+        "only 50% of the prompts' words survive at strength 1"
+    ]
     assert of([0.0, 0.4, 0.9], unchanged=False) == ["strength 0 differs from the base"]

@@ -15,7 +15,12 @@ from lora_trainer.demo import make_vae, stages, world
 
 @pytest.fixture(scope="module")
 def pictures() -> torch.Tensor:
-    return make_vae.to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in itertools.islice(world.drawings(8), 4)])
+    return make_vae.to_tensor(
+        [
+            np.asarray(drawing.image, dtype=np.float32)
+            for drawing in itertools.islice(world.drawings(8), 4)
+        ]
+    )
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +28,9 @@ def skeleton() -> make_vae.Skeleton:
     torch.manual_seed(1)
     skeleton = make_vae.Skeleton(make_vae.new_trained_vae()).eval()
     with torch.no_grad():
-        for parameter in skeleton.parameters():  # what a VAE's weights are when trained: none at its first value
+        for parameter in (
+            skeleton.parameters()
+        ):  # what a VAE's weights are when trained: none at its first value
             if parameter.requires_grad:
                 parameter *= 1 + 0.1 * torch.randn_like(parameter)
     skeleton.settle()
@@ -31,22 +38,33 @@ def skeleton() -> make_vae.Skeleton:
 
 
 @torch.no_grad()
-def test_the_skeleton_and_the_whole_vae_agree(skeleton: make_vae.Skeleton, pictures: torch.Tensor) -> None:
+def test_the_skeleton_and_the_whole_vae_agree(
+    skeleton: make_vae.Skeleton, pictures: torch.Tensor
+) -> None:
     whole = make_vae.widen(skeleton.vae).eval()
     latents = whole.encode(pictures).latent_dist.mean
     torch.testing.assert_close(latents, skeleton.encode(pictures)[:, :4], atol=1e-4, rtol=1e-4)
-    torch.testing.assert_close(whole.decode(latents).sample, skeleton.decode(latents), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        whole.decode(latents).sample, skeleton.decode(latents), atol=1e-4, rtol=1e-4
+    )
 
 
 @torch.no_grad()
-def test_folding_moves_and_scales_the_latents_and_keeps_the_pictures(skeleton: make_vae.Skeleton, pictures: torch.Tensor) -> None:
+def test_folding_moves_and_scales_the_latents_and_keeps_the_pictures(
+    skeleton: make_vae.Skeleton, pictures: torch.Tensor
+) -> None:
     vae: AutoencoderKL = make_vae.widen(skeleton.vae).eval()
     before = vae.encode(pictures).latent_dist
     shown = vae.decode(before.mean).sample
     offset, spread = torch.tensor([1.0, -2.0, 0.5, 0.0]), torch.tensor([2.0, 0.5, 1.0, 4.0])
     make_vae.fold(vae, offset, spread)
     after = vae.encode(pictures).latent_dist
-    torch.testing.assert_close(after.mean, (before.mean - offset[:, None, None]) / spread[:, None, None], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        after.mean,
+        (before.mean - offset[:, None, None]) / spread[:, None, None],
+        atol=1e-4,
+        rtol=1e-4,
+    )
     torch.testing.assert_close(after.std, before.std / spread[:, None, None], atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(vae.decode(after.mean).sample, shown, atol=1e-4, rtol=1e-4)
 
@@ -66,5 +84,7 @@ def test_the_learning_rate_rises_and_then_falls_to_a_hundredth() -> None:
 def test_a_stage_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     share = stages.Share(0, 1, tmp_path)
     for step_count in (1, 3):
-        make_vae.train_vae(tmp_path, make_vae.VaeSettings(step_count=step_count, batch_size=2), share)
+        make_vae.train_vae(
+            tmp_path, make_vae.VaeSettings(step_count=step_count, batch_size=2), share
+        )
         assert torch.load(tmp_path / "vae.pt", weights_only=True)["step"] == step_count

@@ -6,12 +6,18 @@ from lora_trainer.demo import run
 
 
 def test_the_demo_trains_delivers_and_draws_its_grid(tmp_path, monkeypatch, capsys):
-    short = run.Recipe(prompts=("a big heart in the middle, sumiwash style",), steps=3, image_count=4)
+    short = run.Recipe(
+        prompts=("a big heart in the middle, sumiwash style",), steps=3, image_count=4
+    )
     monkeypatch.setitem(run.RECIPES, "ink", short)
     place = tmp_path / "demo"
     place.mkdir()  # an empty folder that was named is the one that was meant
     assert run.run_demo(place, "ink") == 0
-    assert {path.name for path in (place / "Lora").iterdir()} == {"ink.safetensors", "ink.json", "ink.png"}
+    assert {path.name for path in (place / "Lora").iterdir()} == {
+        "ink.safetensors",
+        "ink.json",
+        "ink.png",
+    }
     grid = Image.open(place / "what-it-learned.png")
     assert grid.width > 5 * 64 and grid.height > 64
     said = capsys.readouterr().out

@@ -20,12 +20,18 @@ def first(seed: int, count: int) -> list[world.Drawing]:
 def test_the_same_seed_draws_the_same_pictures_and_captions() -> None:
     once, again, other = first(4, 5), first(4, 5), first(5, 5)
     assert [drawing.caption for drawing in once] == [drawing.caption for drawing in again]
-    assert [drawing.image.tobytes() for drawing in once] == [drawing.image.tobytes() for drawing in again]
-    assert [drawing.image.tobytes() for drawing in once] != [drawing.image.tobytes() for drawing in other]
+    assert [drawing.image.tobytes() for drawing in once] == [
+        drawing.image.tobytes() for drawing in again
+    ]
+    assert [drawing.image.tobytes() for drawing in once] != [
+        drawing.image.tobytes() for drawing in other
+    ]
 
 
 def test_a_red_circle_on_white_has_the_palettes_colours_inside_and_outside() -> None:
-    scene = world.Scene(shape="circle", colour="red", size="big", position="left", background="white")
+    scene = world.Scene(
+        shape="circle", colour="red", size="big", position="left", background="white"
+    )
     picture = np.asarray(world.draw_plain(scene, world.Jitter()))
     assert picture.shape == (64, 64, 3)
     assert tuple(picture[32, 20]) == (214, 38, 38)
@@ -34,8 +40,12 @@ def test_a_red_circle_on_white_has_the_palettes_colours_inside_and_outside() -> 
 
 
 def test_a_scene_can_be_drawn_at_any_side() -> None:
-    scene = world.Scene(shape="star", colour="blue", size="small", position="top", background="yellow")
-    small, large = (np.asarray(world.draw_plain(scene, world.Jitter(), side), dtype=float) for side in (64, 128))
+    scene = world.Scene(
+        shape="star", colour="blue", size="small", position="top", background="yellow"
+    )
+    small, large = (
+        np.asarray(world.draw_plain(scene, world.Jitter(), side), dtype=float) for side in (64, 128)
+    )
     shrunk = large.reshape(64, 2, 64, 2, 3).mean((1, 3))
     assert np.abs(shrunk - small).mean() < 1
 
@@ -58,13 +68,17 @@ def test_captions_of_one_scene_vary_in_wording() -> None:
     assert any("on an orange background" in caption for caption in captions)
 
 
-@pytest.mark.parametrize(("name", "trigger"), [("ink", "sumiwash"), ("neon", "glowtube"), ("zorbl", "zorbl")])
+@pytest.mark.parametrize(
+    ("name", "trigger"), [("ink", "sumiwash"), ("neon", "glowtube"), ("zorbl", "zorbl")]
+)
 def test_a_concept_is_drawn_with_its_trigger_in_each_caption(name: str, trigger: str) -> None:
     drawn = world.draw_concept(name, 12, seed=3)
     assert len(drawn) == 12
     assert all(trigger in drawing.caption for drawing in drawn)
     assert len({drawing.image.tobytes() for drawing in drawn}) == 12
-    assert [drawing.image.tobytes() for drawing in drawn] == [drawing.image.tobytes() for drawing in world.draw_concept(name, 12, seed=3)]
+    assert [drawing.image.tobytes() for drawing in drawn] == [
+        drawing.image.tobytes() for drawing in world.draw_concept(name, 12, seed=3)
+    ]
 
 
 def test_no_caption_of_the_world_holds_a_trigger() -> None:
@@ -93,8 +107,15 @@ def test_a_concept_is_written_as_pictures_and_a_metadata_csv(tmp_path: Path) -> 
         rows = list(csv.reader(file))
     assert rows[0] == ["file_name", "text"]
     assert [row[0] for row in rows[1:]] == ["001.png", "002.png", "003.png"]
-    assert [row[1] for row in rows[1:]] == [drawing.caption for drawing in world.draw_concept("zorbl", 3, seed=1)]
-    assert sorted(path.name for path in folder.iterdir()) == ["001.png", "002.png", "003.png", "metadata.csv"]
+    assert [row[1] for row in rows[1:]] == [
+        drawing.caption for drawing in world.draw_concept("zorbl", 3, seed=1)
+    ]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "001.png",
+        "002.png",
+        "003.png",
+        "metadata.csv",
+    ]
 
 
 def test_a_contact_sheet_holds_all_pictures_enlarged() -> None:

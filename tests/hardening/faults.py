@@ -1,12 +1,17 @@
 """File-system operations of this process, counted; and at a chosen one, its end or a full disk.
 
-    watch(folder)                     in a child process: every operation below `folder` is noted, in order
-    watch(folder, at=7, then=die)     the seventh does not happen: the process ends there, as by SIGKILL
-    watch(folder, at=7, then=full)    the seventh fails, and every later one that needs room: the disk is full
+    watch(folder)                     in a child process: every operation below `folder` is noted,
+                                      in order
+    watch(folder, at=7, then=die)     the seventh does not happen: the process ends there, as by
+                                      SIGKILL
+    watch(folder, at=7, then=full)    the seventh fails, and every later one that needs room: the
+                                      disk is full
 
-An operation is: opening for writing, writing (Python's own streams), truncating, fsync, renaming, removing, making a folder. The interpreter's audit
-events tell of them wherever they come from, but for what torch and safetensors write in native code: there it is the opening of the finished file
-that counts, and a real small disk (full_disk.py) that tells of the rest. Audit hooks cannot be taken away: only for a process that ends afterwards.
+An operation is: opening for writing, writing (Python's own streams), truncating, fsync, renaming,
+removing, making a folder. The interpreter's audit events tell of them wherever they come from, but
+for what torch and safetensors write in native code: there it is the opening of the finished file
+that counts, and a real small disk (full_disk.py) that tells of the rest. Audit hooks cannot be
+taken away: only for a process that ends afterwards.
 """
 
 from __future__ import annotations
@@ -21,7 +26,15 @@ from pathlib import Path
 from typing import Any
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
-EVENTS = {"os.rename": "rename", "os.remove": "remove", "os.mkdir": "mkdir", "os.rmdir": "rmdir", "os.truncate": "truncate", "os.link": "link", "os.symlink": "link"}
+EVENTS = {
+    "os.rename": "rename",
+    "os.remove": "remove",
+    "os.mkdir": "mkdir",
+    "os.rmdir": "rmdir",
+    "os.truncate": "truncate",
+    "os.link": "link",
+    "os.symlink": "link",
+}
 NEED_ROOM = {"create", "write", "fsync", "rename", "mkdir", "link"}
 """What a full disk refuses. Removing, truncating and opening what is there it does not."""
 
@@ -64,7 +77,9 @@ class Watch:
             path = os.path.normpath(Path.cwd() / os.fsdecode(place))
         except TypeError:
             return None
-        return os.path.relpath(path, self._folder) if path.startswith(self._folder + os.sep) else None
+        return (
+            os.path.relpath(path, self._folder) if path.startswith(self._folder + os.sep) else None
+        )
 
 
 def full(operation: str) -> None:
@@ -106,10 +121,21 @@ def _watch_streams(watching: Watch) -> None:
             return super().write(view)
 
     def open_watched(
-        file: Any, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None, newline: str | None = None,
-        closefd: bool = True, opener: Any = None,
-    ) -> Any:  # fmt: skip
-        if isinstance(file, int) or opener is not None or buffering != -1 or not set(mode) & set("wxa+"):
+        file: Any,
+        mode: str = "r",
+        buffering: int = -1,
+        encoding: str | None = None,
+        errors: str | None = None,
+        newline: str | None = None,
+        closefd: bool = True,
+        opener: Any = None,
+    ) -> Any:
+        if (
+            isinstance(file, int)
+            or opener is not None
+            or buffering != -1
+            or not set(mode) & set("wxa+")
+        ):
             return real_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
         raw = Raw(file, mode.replace("b", "").replace("t", ""))
         stream: Any = io.BufferedRandom(raw) if "+" in mode else io.BufferedWriter(raw)

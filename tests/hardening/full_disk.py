@@ -1,8 +1,10 @@
-"""The disk is full: at each file-system operation of a stage in turn, and on a real small disk. Then there is room again, one goes on, and compares.
+"""The disk is full: at each file-system operation of a stage in turn, and on a real small disk.
+Then there is room again, one goes on, and compares.
 
     python -m tests.hardening.full_disk --seed 1 --seconds 300
 
-Unsaid: it ended otherwise than with a sentence that speaks of the disk. Lost, differ, left: as for kills.
+Unsaid: it ended otherwise than with a sentence that speaks of the disk. Lost, differ, left: as for
+kills.
 """
 
 from __future__ import annotations
@@ -22,8 +24,16 @@ from tests.hardening.kills import compare, looked, prepared, undisturbed
 from tests.hardening.stages import STAGES, Stage, names
 
 KINDS = ("full disks", "unsaid", "lost", "differ", "left")
-SAYS_SO = ("full", "no space", "free space", "space left", "room", "cannot be written", "could not be")
-SAYS_NOT = ("please report", "traceback", "unexpected", "file \"")
+SAYS_SO = (
+    "full",
+    "no space",
+    "free space",
+    "space left",
+    "room",
+    "cannot be written",
+    "could not be",
+)
+SAYS_NOT = ("please report", "traceback", "unexpected", 'file "')
 REAL_EVERY = 4
 
 
@@ -55,12 +65,21 @@ def _fill(run: Run, stage: Stage, at: int, expected: Any, place: Path) -> None:
 
         outcome = in_child(act, seconds=stage.seconds)
         run.count("full disks")
-        _judge(run, stage, root, outcome, expected, f"seed {run.seed}, {stage.name} with a disk that is full from operation {at} on")
+        _judge(
+            run,
+            stage,
+            root,
+            outcome,
+            expected,
+            f"seed {run.seed}, {stage.name} with a disk that is full from operation {at} on",
+        )
 
 
 def _judge(run: Run, stage: Stage, root: Path, outcome: Outcome, expected: Any, where: str) -> None:
     text = outcome.text.lower()
-    if outcome.how == "sentence" and (not any(words in text for words in SAYS_SO) or any(words in text for words in SAYS_NOT)):
+    if outcome.how == "sentence" and (
+        not any(words in text for words in SAYS_SO) or any(words in text for words in SAYS_NOT)
+    ):
         run.fault("unsaid", f"{where}: {outcome.text}")
     elif outcome.how not in ("sentence", "value"):
         run.fault("unsaid", f"{where}: {outcome.how} {outcome.value or ''} {outcome.text}")
@@ -71,7 +90,7 @@ def _judge(run: Run, stage: Stage, root: Path, outcome: Outcome, expected: Any, 
     compare(run, stage, root, expected, where)
 
 
-# --- a real one ---------------------------------------------------------------------------------------------------------------------------
+# --- a real one -----------------------------------------------------------------------------------
 
 
 def can_mount(place: Path) -> bool:
@@ -109,7 +128,9 @@ def _libc(call: str, *arguments: Any) -> None:
 
 
 def _fill_a_real_disk(run: Run, stage: Stage, expected: Any, place: Path) -> None:
-    """A disk with room for a part of what the stage writes: libraries that write in native code meet it, too."""
+    """A disk with room for a part of what the stage writes: libraries that write in native code
+    meet it, too.
+    """
     with prepared(stage, place) as whole, small_disk(place, 2**28) as disk:
         stage.prepare(disk)
         before = used(disk)
@@ -120,7 +141,9 @@ def _fill_a_real_disk(run: Run, stage: Stage, expected: Any, place: Path) -> Non
         outcome = in_child(lambda: stage.act(disk), seconds=stage.seconds)
         run.count("full disks")
         grow(disk, 2**28)
-        where = f"seed {run.seed}, {stage.name} on a disk with {room} bytes free, of {needed} needed"
+        where = (
+            f"seed {run.seed}, {stage.name} on a disk with {room} bytes free, of {needed} needed"
+        )
         _judge(run, stage, disk, outcome, expected, where)
 
 

@@ -1,13 +1,14 @@
-"""What every harness has: a seed, a budget, faults that are told as they are found, and one line at the end. And acts in a child process of their own.
+"""What every harness has: a seed, a budget, faults that are told as they are found, and one line at
+the end. And acts in a child process of their own.
 
-    def attack(run: Run) -> None:
-        while run.goes_on():
-            run.count("kills")
-            if it_is_wrong:
-                run.fault("lost", "what is wrong, and by which trial it can be seen again")
+def attack(run: Run) -> None:
+    while run.goes_on():
+        run.count("kills")
+        if it_is_wrong:
+            run.fault("lost", "what is wrong, and by which trial it can be seen again")
 
-    if __name__ == "__main__":
-        sys.exit(main("kills", attack, ("kills", "lost", "differ")))
+if __name__ == "__main__":
+    sys.exit(main("kills", attack, ("kills", "lost", "differ")))
 """
 
 from __future__ import annotations
@@ -72,23 +73,29 @@ class Run:
             self.told(f"{kind}: {what}")
 
     def summary(self, name: str, kinds: Sequence[str]) -> str:
-        """"kills: 120 kills, 0 lost, 0 differ"."""
+        """ "kills: 120 kills, 0 lost, 0 differ"."""
         return f"{name}: " + ", ".join(f"{self.counts[kind]} {kind}" for kind in kinds)
 
 
-def main(name: str, attack: Callable[[Run], None], kinds: Sequence[str], seconds: float = 60.0) -> int:
+def main(
+    name: str, attack: Callable[[Run], None], kinds: Sequence[str], seconds: float = 60.0
+) -> int:
     """A harness run by hand. Returns the exit status: 1 if anything was found."""
     parser = argparse.ArgumentParser(prog=f"python -m tests.hardening.{name}")
-    parser.add_argument("--seed", type=int, default=0, help="the same seed tries the same, in the same order")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="the same seed tries the same, in the same order"
+    )
     parser.add_argument("--seconds", type=float, default=seconds, help="how long to go on")
     arguments = parser.parse_args()
-    run = Run(seed=arguments.seed, seconds=arguments.seconds, told=lambda line: print(line, flush=True))
+    run = Run(
+        seed=arguments.seed, seconds=arguments.seconds, told=lambda line: print(line, flush=True)
+    )
     attack(run)
     print(run.summary(name, kinds), flush=True)
     return 1 if run.faults else 0
 
 
-# --- a child of one's own ----------------------------------------------------------------------------------------------------------------
+# --- a child of one's own -------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,9 @@ class Outcome:
     """What came of an act in a child process."""
 
     how: str
-    """value, sentence (a LoraTrainerError), unexpected (another exception), killed (it ended without a word), late (it was ended after its time)."""
+    """value, sentence (a LoraTrainerError), unexpected (another exception), killed (it ended
+    without a word), late (it was ended after its time).
+    """
     value: Any = None
     """The value; or the class of what was raised."""
     text: str = ""
@@ -107,8 +116,11 @@ class Outcome:
     """Bytes by which it grew."""
 
 
-def in_child(act: Callable[[], Any], *, seconds: float = 60.0, memory: int | None = None) -> Outcome:
-    """Carry `act` out in a forked child: it may be killed, run wild or eat memory, and nothing stays of it here.
+def in_child(
+    act: Callable[[], Any], *, seconds: float = 60.0, memory: int | None = None
+) -> Outcome:
+    """Carry `act` out in a forked child: it may be killed, run wild or eat memory, and nothing
+    stays of it here.
 
     seconds: after these it is ended. memory: bytes that it may take beyond what this process has.
     """
@@ -126,7 +138,11 @@ def in_child(act: Callable[[], Any], *, seconds: float = 60.0, memory: int | Non
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, signal.SIGKILL)
     _, status, usage = os.wait4(child, 0)
-    facts = {"status": status, "seconds": time.monotonic() - began, "memory": max(0, usage.ru_maxrss * 1024 - before)}
+    facts = {
+        "status": status,
+        "seconds": time.monotonic() - began,
+        "memory": max(0, usage.ru_maxrss * 1024 - before),
+    }
     if late:
         return Outcome(how="late", **facts)
     if not answer:
@@ -136,9 +152,13 @@ def in_child(act: Callable[[], Any], *, seconds: float = 60.0, memory: int | Non
 
 
 def rehearse(act: Callable[[], Any], what: str, seconds: float = 180.0) -> Any:
-    """The value of an act that works; what it imports is imported here, too, once for all the children to come."""
+    """The value of an act that works; what it imports is imported here, too, once for all the
+    children to come.
+    """
     outcome = in_child(lambda: (act(), list(sys.modules)), seconds=seconds)
-    assert outcome.how == "value", f"{what} does not work: {outcome.how} {outcome.value or ''} {outcome.text}"
+    assert outcome.how == "value", (
+        f"{what} does not work: {outcome.how} {outcome.value or ''} {outcome.text}"
+    )
     value, modules = outcome.value
     for module in modules:
         if module in sys.modules:
@@ -170,7 +190,9 @@ def _be_the_child(act: Callable[[], Any], writing: int, memory: int | None) -> N
     try:
         gc.freeze()
         if memory is not None:
-            resource.setrlimit(resource.RLIMIT_AS, (_address_space() + memory, resource.RLIM_INFINITY))
+            resource.setrlimit(
+                resource.RLIMIT_AS, (_address_space() + memory, resource.RLIM_INFINITY)
+            )
         try:
             answer = ("value", act(), "")
         except LoraTrainerError as error:
@@ -186,8 +208,15 @@ def _be_the_child(act: Callable[[], Any], writing: int, memory: int | None) -> N
 
 def _in_short(error: BaseException) -> str:
     """The error, and where in the product it came from."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "lora_trainer" in frame.filename or "hardening" not in frame.filename]
-    places = [f"{frame.filename.rpartition('/lora_trainer/')[2]}:{frame.lineno} {frame.name}" for frame in frames[-8:]]
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "lora_trainer" in frame.filename or "hardening" not in frame.filename
+    ]
+    places = [
+        f"{frame.filename.rpartition('/lora_trainer/')[2]}:{frame.lineno} {frame.name}"
+        for frame in frames[-8:]
+    ]
     return f"{error!r:.300} at {' < '.join(reversed(places))}"
 
 

@@ -1,9 +1,10 @@
-"""The process is killed: at each file-system operation of a stage in turn, and at random moments of real workers. Then one goes on, and compares.
+"""The process is killed: at each file-system operation of a stage in turn, and at random moments of
+real workers. Then one goes on, and compares.
 
     python -m tests.hardening.kills --seed 1 --seconds 300
 
-Lost: something is gone that was there before. Differ: what stands after going on is not what stands undisturbed. Left: what a dead process wrote half
-is still there.
+Lost: something is gone that was there before. Differ: what stands after going on is not what stands
+undisturbed. Left: what a dead process wrote half is still there.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def undisturbed(stage: Stage, place: Path) -> tuple[Any, list[int]]:
             return watching.noted
 
         noted: list[str] = rehearse(act, stage.name, 3 * stage.seconds)
-        first = next((number for number, operation in enumerate(noted, 1) if stage.first in operation), 1)
+        first = next(
+            (number for number, operation in enumerate(noted, 1) if stage.first in operation), 1
+        )
         result = in_child(lambda: stage.result(root)).value
         assert result["rubbish"] == [], f"{stage.name} leaves {result['rubbish']}"
         return result, list(range(first, len(noted) + 1))
@@ -97,12 +100,17 @@ def _kill(run: Run, stage: Stage, at: int, expected: Any, place: Path) -> None:
 
 
 def compare(run: Run, stage: Stage, root: Path, expected: Any, where: str) -> None:
-    """After a disturbance: nothing is lost; going on works, and comes to what stands undisturbed."""
+    """After a disturbance: nothing is lost; going on works, and comes to what stands
+    undisturbed.
+    """
     for lost in looked(lambda: stage.lost(root)):
         run.fault("lost", f"{where}: {lost}")
     outcome = in_child(lambda: stage.go_on(root), seconds=stage.seconds)
     if outcome.how != "value":
-        run.fault("differ", f"{where}: going on ends with {outcome.how} {outcome.value or ''} {outcome.text}")
+        run.fault(
+            "differ",
+            f"{where}: going on ends with {outcome.how} {outcome.value or ''} {outcome.text}",
+        )
         return
     for lost in looked(lambda: stage.lost(root)):
         run.fault("lost", f"{where}, after going on: {lost}")
@@ -112,16 +120,25 @@ def compare(run: Run, stage: Stage, root: Path, expected: Any, where: str) -> No
         return
     for key, wanted in expected.items():
         if found.value[key] != wanted:
-            run.fault("left" if key == "rubbish" else "differ", f"{where}: {key} is {found.value[key]!r}, for {wanted!r}")
+            run.fault(
+                "left" if key == "rubbish" else "differ",
+                f"{where}: {key} is {found.value[key]!r}, for {wanted!r}",
+            )
 
 
 def looked(look: Any) -> list[str]:
     outcome = in_child(look)
-    return list(outcome.value) if outcome.how == "value" else [f"it cannot even be looked at: {outcome.text or outcome.how}"]
+    return (
+        list(outcome.value)
+        if outcome.how == "value"
+        else [f"it cannot even be looked at: {outcome.text or outcome.how}"]
+    )
 
 
 def _kill_a_real_worker(run: Run, place: Path, expected: Any) -> None:
-    """A worker as the tab starts it, ended by SIGKILL at a random moment, twice; the third may finish."""
+    """A worker as the tab starts it, ended by SIGKILL at a random moment, twice; the third may
+    finish.
+    """
     with prepared(TRAINING, place) as root:
         folder = folders.begin(root / "runs" / "ink", config.to_yaml(training_settings(root)))
         moments = []
@@ -137,7 +154,13 @@ def _kill_a_real_worker(run: Run, place: Path, expected: Any) -> None:
             status = worker.wait()
             note_death(folder, status)
             run.count("kills")
-        compare(run, TRAINING, root, expected, f"seed {run.seed}, a real worker killed after {', '.join(moments)} seconds")
+        compare(
+            run,
+            TRAINING,
+            root,
+            expected,
+            f"seed {run.seed}, a real worker killed after {', '.join(moments)} seconds",
+        )
 
 
 def _random_moment(source: random.Random) -> float:

@@ -1,10 +1,12 @@
-"""Files are damaged in every way that disks, downloads, editors and strangers do it. What is read then is a value or a sentence, in time, in little memory.
+"""Files are damaged in every way that disks, downloads, editors and strangers do it. What is read
+then is a value or a sentence, in time, in little memory.
 
     python -m tests.hardening.mutations --seed 1 --seconds 300
     python -m tests.hardening.mutations --only "config.yaml,LoRA"
 
-Raised: anything but a LoraTrainerError. Hidden: a sound thing beside the broken one is not shown. Escaped: something was written elsewhere. Slow, greedy:
-more than its bound of the processor's time or of memory. Wrong: other than what was written, without a word.
+Raised: anything but a LoraTrainerError. Hidden: a sound thing beside the broken one is not shown.
+Escaped: something was written elsewhere. Slow, greedy: more than its bound of the processor's time
+or of memory. Wrong: other than what was written, without a word.
 """
 
 from __future__ import annotations
@@ -34,11 +36,40 @@ KINDS = ("mutations", "raised", "hidden", "escaped", "slow", "greedy", "wrong")
 BATCH = 25
 """Mutations that one child tries."""
 BEYOND = 3 * 2**30
-"""Bytes that a child may take before the system refuses: a reader without a bound meets it, and the machine does not."""
+"""Bytes that a child may take before the system refuses: a reader without a bound meets it, and the
+machine does not.
+"""
 VALUES = (
-    "null", "true", "[]", "{}", "-1", "0", "1e999", "-1e999", "NaN", "Infinity", "9" * 5000, "1" * 400, "[" * 3000, '{"a":' * 2000, '"\\ud800"', '"' + "x" * 300_000 + '"',
-    '"../../../x"', '"/etc/passwd"', '""', "[[[[]]]]", '{"__proto__": 1}', "1.5", '"1"', "[null]", "2026-13-45", "2026-01-01", "!!python/object:os.system x", "&a [*a]", "0x" + "f" * 400,
-)  # fmt: skip
+    "null",
+    "true",
+    "[]",
+    "{}",
+    "-1",
+    "0",
+    "1e999",
+    "-1e999",
+    "NaN",
+    "Infinity",
+    "9" * 5000,
+    "1" * 400,
+    "[" * 3000,
+    '{"a":' * 2000,
+    '"\\ud800"',
+    '"' + "x" * 300_000 + '"',
+    '"../../../x"',
+    '"/etc/passwd"',
+    '""',
+    "[[[[]]]]",
+    '{"__proto__": 1}',
+    "1.5",
+    '"1"',
+    "[null]",
+    "2026-13-45",
+    "2026-01-01",
+    "!!python/object:os.system x",
+    "&a [*a]",
+    "0x" + "f" * 400,
+)
 TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|-?\d+(?:\.\d+)?(?:e-?\d+)?|true|false|null')
 
 
@@ -50,7 +81,9 @@ def attack(run: Run, readers: Sequence[Reader] = READERS, batch: int = BATCH) ->
             rehearse(lambda reader=reader: _sound(reader, Path(place)), reader.name)  # type: ignore[misc]
         number = 0
         while run.goes_on():
-            _try_batch(run, readers[number % len(readers)], f"{run.seed}-{number}", Path(place), batch)
+            _try_batch(
+                run, readers[number % len(readers)], f"{run.seed}-{number}", Path(place), batch
+            )
             number += 1
 
 
@@ -65,7 +98,11 @@ def _try_batch(run: Run, reader: Reader, seed: str, place: Path, batch: int) -> 
     first, notes = 0, place / "notes"
     while first < batch:
         notes.write_bytes(b"")
-        outcome = in_child(lambda first=first: _child(reader, seed, range(first, batch), place, notes), seconds=60 + batch * reader.seconds, memory=BEYOND)  # type: ignore[misc]
+        outcome = in_child(
+            lambda first=first: _child(reader, seed, range(first, batch), place, notes),
+            seconds=60 + batch * reader.seconds,
+            memory=BEYOND,
+        )  # type: ignore[misc]
         told = [json.loads(line) for line in notes.read_text(encoding="utf-8").splitlines()]
         for number, kind, what in told:
             if kind == "begun":
@@ -75,9 +112,15 @@ def _try_batch(run: Run, reader: Reader, seed: str, place: Path, batch: int) -> 
                 run.fault(kind, f"{reader.name}, mutation {seed}-{number}: {what}")
         if outcome.how == "value":
             return
-        assert outcome.how != "unexpected", f"{reader.name}, mutation {seed}-{first - 1}: this harness fails: {outcome.text}"
+        assert outcome.how != "unexpected", (
+            f"{reader.name}, mutation {seed}-{first - 1}: this harness fails: {outcome.text}"
+        )
         kind = {"late": "slow", "killed": "greedy"}.get(outcome.how, "raised")
-        run.fault(kind, f"{reader.name}, mutation {seed}-{first - 1}: {outcome.how}, status {outcome.status} {outcome.text}")
+        run.fault(
+            kind,
+            f"{reader.name}, mutation {seed}-{first - 1}: {outcome.how}, status {outcome.status}"
+            f" {outcome.text}",
+        )
 
 
 def _child(reader: Reader, seed: str, numbers: range, place: Path, notes: Path) -> None:
@@ -109,7 +152,8 @@ def _child(reader: Reader, seed: str, numbers: range, place: Path, notes: Path) 
 
 def _judged(reader: Reader, folder: Path, path: Path) -> list[tuple[str, str]]:
     found: list[tuple[str, str]] = []
-    # in proportion to the size, a quarter of a megabyte in the bound that is given; not to its square
+    # in proportion to the size, a quarter of a megabyte in the bound that is given; not to its
+    # square
     size, before = path.stat().st_size, _forget_height()
     began = time.process_time()
     try:
@@ -138,26 +182,36 @@ def _judged(reader: Reader, folder: Path, path: Path) -> list[tuple[str, str]]:
 
 
 def _place(error: BaseException) -> str:
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if "lora_trainer" in frame.filename]
-    return " < ".join(f"{Path(frame.filename).name}:{frame.lineno} {frame.name}" for frame in reversed(frames[-3:]))
+    frames = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if "lora_trainer" in frame.filename
+    ]
+    return " < ".join(
+        f"{Path(frame.filename).name}:{frame.lineno} {frame.name}"
+        for frame in reversed(frames[-3:])
+    )
 
 
 def _forget_height() -> int:
     """Bytes now; from here on the height is measured anew."""
-    with contextlib.suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as stream:  # noqa: PTH123
-        stream.write("5")
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     return _height()
 
 
 def _height() -> int:
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii") as stream:  # noqa: PTH123
+    with (
+        contextlib.suppress(OSError),
+        Path("/proc/self/status").open(encoding="ascii") as stream,
+    ):
         for line in stream:
             if line.startswith("VmHWM"):
                 return int(line.split()[1]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-# --- damage -------------------------------------------------------------------------------------------------------------------------------
+# --- damage ---------------------------------------------------------------------------------------
 
 
 def mutate(source: random.Random, data: bytes, form: str) -> tuple[str, bytes]:
@@ -172,7 +226,11 @@ def mutate(source: random.Random, data: bytes, form: str) -> tuple[str, bytes]:
     done = []
     for _ in range(source.choice((1, 1, 1, 2, 3))):
         how = source.choice(choices)
-        data = _in_header(source, data, how) if form == "safetensors" and source.random() < 0.8 else how(source, data)
+        data = (
+            _in_header(source, data, how)
+            if form == "safetensors" and source.random() < 0.8
+            else how(source, data)
+        )
         done.append(how.__name__.strip("_"))
     return "+".join(done), data
 
@@ -181,7 +239,9 @@ Damage = Callable[[random.Random, bytes], bytes]
 
 
 def _in_header(source: random.Random, data: bytes, how: Damage) -> bytes:
-    """Damage to the JSON of a safetensors file alone, whose length is made right: a checksum or a length must not be what saves us."""
+    """Damage to the JSON of a safetensors file alone, whose length is made right: a checksum or a
+    length must not be what saves us.
+    """
     length = int.from_bytes(data[:8], "little")
     if not 0 < length <= len(data) - 8:
         return how(source, data)
@@ -216,11 +276,17 @@ def _repeat(source: random.Random, data: bytes) -> bytes:
     """A piece, until it is large."""
     start = source.randrange(len(data) + 1)
     piece = data[start : start + source.choice((1, 2, 16, 200))] or b"x"
-    return data[:start] + piece * (source.choice((2_000, 60_000, 400_000)) // len(piece)) + data[start:]
+    return (
+        data[:start]
+        + piece * (source.choice((2_000, 60_000, 400_000)) // len(piece))
+        + data[start:]
+    )
 
 
 def _nothing(source: random.Random, data: bytes) -> bytes:
-    return source.choice((b"", b"\0" * len(data), b"\xff" * len(data), b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b" "))
+    return source.choice(
+        (b"", b"\0" * len(data), b"\xff" * len(data), b"\xef\xbb\xbf", b"\xff\xfe", b"\n", b" ")
+    )
 
 
 def _noise(source: random.Random, data: bytes) -> bytes:
@@ -241,9 +307,34 @@ def _insert(source: random.Random, data: bytes) -> bytes:
     """What is dear, or no character at all, between two bytes."""
     place = source.randrange(len(data) + 1)
     pieces = (
-        b"[" * 3000, b'{"a":' * 2000, b"(" * 3000, b"9" * 5000, b"\\ud800", b"\xed\xa0\x80", "\u2028".encode(), "\x85".encode(), b"\0", b"\r", b"\t", b'"', b"'", b",", b"\n" * 4000,
-        b'"' + b"\n" * 4000 + b'"', b"," * 40_000, b'"' * 5000, b"{" * 500, b"&a " * 50, b"*a", b": ", b"- " * 2000, b"\\" * 3000, b"%" * 1000, "𝄞é山".encode() * 50, b"<lora:x:1>" * 400,
-    )  # fmt: skip
+        b"[" * 3000,
+        b'{"a":' * 2000,
+        b"(" * 3000,
+        b"9" * 5000,
+        b"\\ud800",
+        b"\xed\xa0\x80",
+        "\u2028".encode(),
+        "\x85".encode(),
+        b"\0",
+        b"\r",
+        b"\t",
+        b'"',
+        b"'",
+        b",",
+        b"\n" * 4000,
+        b'"' + b"\n" * 4000 + b'"',
+        b"," * 40_000,
+        b'"' * 5000,
+        b"{" * 500,
+        b"&a " * 50,
+        b"*a",
+        b": ",
+        b"- " * 2000,
+        b"\\" * 3000,
+        b"%" * 1000,
+        "𝄞é山".encode() * 50,
+        b"<lora:x:1>" * 400,
+    )
     return data[:place] + source.choice(pieces) + data[place:]
 
 
@@ -255,9 +346,21 @@ def _many_lines(source: random.Random, data: bytes) -> bytes:
 
 
 def _claimed_size(source: random.Random, data: bytes) -> bytes:
-    """A PNG that claims to be large, with its checksum right; of other formats, some bytes of the first hundred."""
+    """A PNG that claims to be large, with its checksum right; of other formats, some bytes of the
+    first hundred.
+    """
     if data[12:16] == b"IHDR":
-        width, height = source.choice(((13_300, 13_300), (100_000, 1_700), (1, 2**31 - 1), (2**31 - 1, 2**31 - 1), (0, 0), (9_000, 9_000), (30_000, 30_000)))
+        width, height = source.choice(
+            (
+                (13_300, 13_300),
+                (100_000, 1_700),
+                (1, 2**31 - 1),
+                (2**31 - 1, 2**31 - 1),
+                (0, 0),
+                (9_000, 9_000),
+                (30_000, 30_000),
+            )
+        )
         body = b"IHDR" + struct.pack(">II", width, height) + data[24:29]
         return data[:12] + body + struct.pack(">I", zlib.crc32(body)) + data[33:]
     content = bytearray(data)

@@ -1,8 +1,10 @@
-"""What can go wrong, what is seen then, what is kept and how to go on: the table behind docs/what-can-go-wrong.md. Each row names the test that holds it.
+"""What can go wrong, what is seen then, what is kept and how to go on: the table behind
+docs/what-can-go-wrong.md. Each row names the test that holds it.
 
     python -m tests.hardening.situations        writes the page anew
 
-Words in quotation marks are the product's own: a test looks for them in its sources, and for each test's name in its file.
+Words in quotation marks are the product's own: a test looks for them in its sources, and for each
+test's name in its file.
 """
 
 from __future__ import annotations
@@ -31,33 +33,39 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             what="You press *Stop and keep*, or Ctrl-C",
             seen="The step is finished and saved; the run says that it was stopped",
             kept="Everything up to that step: a LoRA that is ready to use, and the resume point",
-            then="*Continue*, or `resume RUN_DIR`: the result is the same, bit for bit, as without the stop",
+            then=(
+                "*Continue*, or `resume RUN_DIR`: the result is the same, bit for bit, as without"
+                " the stop"
+            ),
             test="tests/worker/test_training_job.py::test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit",
         ),
         Situation(
             what="The training process is killed, crashes, or the machine loses power",
-            seen="\"the training process ended unexpectedly\", with its last words",
-            kept="Everything up to the last save; half-written files are never used, and are cleared away",
+            seen='"the training process ended unexpectedly", with its last words',
+            kept=(
+                "Everything up to the last save; half-written files are never used, and are cleared"
+                " away"
+            ),
             then="*Continue*: it goes on from the last save, exactly",
             test="tests/worker/test_training_job.py::test_a_run_that_was_killed_goes_on_from_its_last_save",
         ),
         Situation(
             what="Main memory runs out, and the system ends the process",
-            seen="\"most likely because memory ran out\"",
+            seen='"most likely because memory ran out"',
             kept="Everything up to the last save",
             then="Close other programs, or lower `batch_size` or `resolution`; then *Continue*",
             test="tests/test_main.py::test_a_killed_worker_is_told_as_such",
         ),
         Situation(
             what="The graphics card's memory runs out",
-            seen="\"memory ran out at step\", and which settings need less",
+            seen='"memory ran out at step", and which settings need less',
             kept="Everything up to the last save",
             then="Set `gradient_checkpointing: true` and `batch_size: 1`; then *Continue*",
             test="tests/training/test_device.py::test_running_out_of_memory_is_recognised",
         ),
         Situation(
             what="There is no memory for the preview pictures",
-            seen="\"there was no memory for the previews of step\"",
+            seen='"there was no memory for the previews of step"',
             kept="The training, which goes on",
             then="Nothing, or a smaller `sample_size`",
             test="tests/worker/test_stop_and_resume.py::test_previews_without_memory_do_not_cost_the_training",
@@ -78,35 +86,44 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         ),
         Situation(
             what="A loss or gradient is not a number",
-            seen="\"not a finite number in its\" loss or gradients, for the step; after several in a row the run ends and names the images",
+            seen=(
+                '"not a finite number in its" loss or gradients, for the step; after several in a'
+                " row the run ends and names the images"
+            ),
             kept="The weights: such a step changes nothing",
-            then="A lower `learning_rate`, or `mixed_precision: no`; look at the images that are named",
+            then=(
+                "A lower `learning_rate`, or `mixed_precision: no`; look at the images that are"
+                " named"
+            ),
             test="tests/worker/test_training_job.py::test_nan_never_reaches_the_weights_and_its_image_is_named",
         ),
         Situation(
             what="Images, captions or settings were changed before going on",
-            seen="\"since the resume point\", with the names of what was changed",
+            seen='"since the resume point", with the names of what was changed',
             kept="What was learned",
-            then="Nothing, if it was meant: the LoRA is then no longer what an uninterrupted run gives",
+            then=(
+                "Nothing, if it was meant: the LoRA is then no longer what an uninterrupted run"
+                " gives"
+            ),
             test="tests/worker/test_stop_and_resume.py::test_a_dataset_that_changed_meanwhile_is_said",
         ),
         Situation(
             what="Two programs begin a run in one folder",
-            seen="One gets it; the other is told \"a worker is already training in\" it",
+            seen='One gets it; the other is told "a worker is already training in" it',
             kept="The run of the first",
             then="Choose another `output_dir`",
             test="tests/runs/test_folder.py::test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder",
         ),
         Situation(
             what="The newest resume point is damaged: a disk has changed it, or it is cut off",
-            seen="\"is damaged (\" with the reason, and the step from which the run goes on",
+            seen='"is damaged (" with the reason, and the step from which the run goes on',
             kept="The resume point before it; the damaged one is kept under another name",
             then="Nothing: *Continue* goes on from the earlier step",
             test="tests/training/test_stored.py::test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told",
         ),
         Situation(
             what="No resume point of a run can be used",
-            seen="\"no resume point in\" the folder \"can be read\", with the reason for each",
+            seen='"no resume point in" the folder "can be read", with the reason for each',
             kept="The LoRA files that were saved",
             then="Start a new run",
             test="tests/training/test_stored.py::test_a_state_that_no_run_can_go_on_from_is_a_sentence",
@@ -120,14 +137,17 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         ),
         Situation(
             what="The checkpoint itself holds numbers that are infinite or not a number",
-            seen="\"holds numbers that are infinite or not a number\", with the tensor, before anything is encoded",
+            seen=(
+                '"holds numbers that are infinite or not a number", with the tensor, before'
+                " anything is encoded"
+            ),
             kept="The checkpoint, which is only read",
             then="Download the checkpoint again, or choose another",
             test="tests/worker/test_training_job.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",
         ),
         Situation(
             what="The VAE turns images into numbers that are not finite",
-            seen="\"the VAE in\" the file that it is, with the image, while images are encoded",
+            seen='"the VAE in" the file that it is, with the image, while images are encoded',
             kept="The images",
             then="Set `vae` to another VAE file for this kind of checkpoint",
             test="tests/worker/test_training_job.py::test_a_vae_whose_latents_are_not_finite_is_named_while_encoding",
@@ -136,14 +156,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
     "The disk": (
         Situation(
             what="The disk is full at a save",
-            seen="\"could not be saved: the disk is full\"; the training goes on",
+            seen='"could not be saved: the disk is full"; the training goes on',
             kept="Every earlier save, and what is in memory",
             then="Make room before the next save",
             test="tests/worker/test_training_job.py::test_a_full_disk_between_two_steps_costs_that_save_and_no_more",
         ),
         Situation(
             what="The disk is full at the end, or before the first step",
-            seen="\"the disk is full\"",
+            seen='"the disk is full"',
             kept="Everything that was saved",
             then="Make room, then *Continue*",
             test="tests/worker/test_stop_and_resume.py::test_a_full_disk_is_named_whoever_finds_it",
@@ -180,14 +200,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
     "The finished LoRA": (
         Situation(
             what="A LoRA of this name is in the WebUI's folder already",
-            seen="\"so this one is called\" NAME-2",
+            seen='"so this one is called" NAME-2',
             kept="Both",
             then="Nothing: the tag that the run shows names the new one",
             test="tests/lora/test_deliver.py::test_notes_and_pictures_of_a_lora_that_is_gone_are_kept",
         ),
         Situation(
             what="The WebUI's LoRA folder is missing or cannot be written",
-            seen="\"there is no folder\", before the training; at its end, a warning",
+            seen='"there is no folder", before the training; at its end, a warning',
             kept="The LoRA, in the run's folder",
             then="Correct `lora_dir`, or press *Put into the LoRA folder*",
             test="tests/lora/test_deliver.py::test_a_missing_folder_gets_a_sentence",
@@ -203,12 +223,20 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             what="The program is killed while it puts the LoRA into the WebUI's folder",
             seen="Nothing: the WebUI never lists a LoRA that is not whole",
             kept="The LoRA, in the run's folder",
-            then="*Continue*, or *Put into the LoRA folder*: the delivery goes on under the name that it had claimed, and what was half-done is cleared away",
+            then=(
+                "*Continue*, or *Put into the LoRA folder*: the delivery goes on under the name"
+                " that it had claimed, and what was half-done is cleared away"
+            ),
             test="tests/lora/test_deliver.py::test_a_kill_at_any_step_is_made_good_by_the_next_delivery_of_the_file",
         ),
         Situation(
-            what="Another trainer's LoRA has a layout that the WebUI does not load, or only in part",
-            seen="`inspect` says for each WebUI what it makes of the file, such as \"loads none of its\" layers",
+            what=(
+                "Another trainer's LoRA has a layout that the WebUI does not load, or only in part"
+            ),
+            seen=(
+                '`inspect` says for each WebUI what it makes of the file, such as "loads none of'
+                ' its" layers'
+            ),
             kept="The file, which is only read",
             then="Convert it with the tool that `inspect` names, or use a WebUI that loads it",
             test="tests/lora/test_layouts.py::test_each_layout_is_known_by_name_and_what_each_webui_makes_of_it",
@@ -231,7 +259,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         ),
         Situation(
             what="Another program saves a captions file while you edit it in the tab",
-            seen="\"was changed by another program\"",
+            seen='"was changed by another program"',
             kept="What the other program saved",
             then="Look at it, and do your edit again",
             test="tests/dataset/test_edits.py::test_a_file_saved_by_another_program_meanwhile_is_not_overwritten",
@@ -255,7 +283,9 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="What was captioned until then is in the dataset",
             kept="All captions but those of the last seconds; every caption of a person",
             then="Start it again: it goes on where it was",
-            test="tests/worker/test_caption_job.py::test_a_killed_worker_loses_no_more_than_seconds",
+            test=(
+                "tests/worker/test_caption_job.py::test_a_killed_worker_loses_no_more_than_seconds"
+            ),
         ),
         Situation(
             what="A zip holds a damaged picture",
@@ -272,29 +302,50 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/webui/test_uploads.py::test_what_a_crash_left_is_cleared_away_after_a_day",
         ),
         Situation(
-            what="A photograph is HEIC, as phones write them, or AVIF where the WebUI's Pillow cannot read it",
-            seen="When the worker's packages are installed, an upload becomes a JPEG or PNG of its name; in a folder that is yours the pictures are named, and converted at a click",
-            kept="The original of an upload that cannot be converted yet; those of a folder come back by *Undo*",
+            what=(
+                "A photograph is HEIC, as phones write them, or AVIF where the WebUI's Pillow"
+                " cannot read it"
+            ),
+            seen=(
+                "When the worker's packages are installed, an upload becomes a JPEG or PNG of its"
+                " name; in a folder that is yours the pictures are named, and converted at a click"
+            ),
+            kept=(
+                "The original of an upload that cannot be converted yet; those of a folder come"
+                " back by *Undo*"
+            ),
             then="Install the worker's packages, then convert",
             test="tests/webui/test_converting.py::test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later",
         ),
         Situation(
             what="A picture has more pixels than are read, or claims to",
-            seen="\"million pixels, and no more than\" the limit, before it is decoded",
+            seen='"million pixels, and no more than" the limit, before it is decoded',
             kept="The picture; no memory is taken for it",
-            then="Make it smaller, or raise the limit in the environment variable that the hint names",
+            then=(
+                "Make it smaller, or raise the limit in the environment variable that the hint"
+                " names"
+            ),
             test="tests/dataset/test_images.py::test_a_variable_sets_the_limit_of_pixels",
         ),
         Situation(
-            what="Captions lie there in a form that is not read, and a trigger word or a folder's name could stand in for them",
-            seen="\"files that look like captions are not read\", with their names; training does not begin",
+            what=(
+                "Captions lie there in a form that is not read, and a trigger word or a folder's"
+                " name could stand in for them"
+            ),
+            seen=(
+                '"files that look like captions are not read", with their names; training does not'
+                " begin"
+            ),
             kept="The files",
             then="Save each as a .txt file of its picture's name, or all in one metadata.csv",
             test="tests/dataset/test_other_tools.py::test_neither_the_trigger_word_nor_a_folders_name_stands_in_for_captions_that_are_there",
         ),
         Situation(
             what="Class images (regularisation images) lie beside the subject's",
-            seen="\"they are left out, and not trained as the subject\", with the folder and how many there are",
+            seen=(
+                '"they are left out, and not trained as the subject", with the folder and how many'
+                " there are"
+            ),
             kept="The images",
             then="Nothing; if they are the subject, rename their folder",
             test="tests/dataset/test_other_tools.py::test_class_images_are_never_trained_as_the_subject",
@@ -361,21 +412,21 @@ TABLE: Mapping[str, Sequence[Situation]] = {
         ),
         Situation(
             what="The package index cannot be reached",
-            seen="\"the package index cannot be reached\"",
+            seen='"the package index cannot be reached"',
             kept="The set that was there before; the WebUI starts all the same",
             then="Name a mirror in INDEX_URL, or a proxy in HTTPS_PROXY",
             test="tests/test_installation.py::test_an_unreachable_index_is_told_from_a_missing_package",
         ),
         Situation(
             what="The disk fills up during the installation",
-            seen="\"is full\", with how much room is needed",
+            seen='"is full", with how much room is needed',
             kept="The set that was there before; nothing half-done stays",
             then="Make room, and start it again",
             test="tests/test_installation.py::test_a_disk_that_fills_up_meanwhile_leaves_nothing_behind",
         ),
         Situation(
             what="A package does not work with this Python",
-            seen="\"does not work with this Python's packages\", with its name",
+            seen='"does not work with this Python\'s packages", with its name',
             kept="The WebUI's own packages, which are never written",
             then="As the sentence says",
             test="tests/test_installation.py::test_a_package_that_does_not_import_is_never_used_and_is_named",
@@ -383,15 +434,27 @@ TABLE: Mapping[str, Sequence[Situation]] = {
     ),
     "Others reach the WebUI": (
         Situation(
-            what="A page from elsewhere asks under a Host name of its own (DNS rebinding), or you use a name that the WebUI does not know",
-            seen="\"is not known as a name of this WebUI\"",
+            what=(
+                "A page from elsewhere asks under a Host name of its own (DNS rebinding), or you"
+                " use a name that the WebUI does not know"
+            ),
+            seen='"is not known as a name of this WebUI"',
             kept="Pictures and folders: nothing is answered",
-            then="If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this WebUI*",
+            then=(
+                "If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this"
+                " WebUI*"
+            ),
             test="tests/webui/test_http.py::test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set",
         ),
         Situation(
-            what="The WebUI listens to the network because of `GRADIO_SERVER_NAME`, a share link or a tunnel, and not because of `--listen`",
-            seen="The tab treats everybody as a visitor from elsewhere: no folder of this machine is opened",
+            what=(
+                "The WebUI listens to the network because of `GRADIO_SERVER_NAME`, a share link or"
+                " a tunnel, and not because of `--listen`"
+            ),
+            seen=(
+                "The tab treats everybody as a visitor from elsewhere: no folder of this machine is"
+                " opened"
+            ),
             kept="Everything outside the extension's data folder",
             then="Use a login; or bind the WebUI to 127.0.0.1",
             test="tests/webui/test_host.py::test_visitors_from_elsewhere_are_expected_where_the_server_really_listens",
@@ -403,14 +466,31 @@ TABLE: Mapping[str, Sequence[Situation]] = {
 def page() -> str:
     """The page, in Markdown."""
     lines = [
-        "# What can go wrong, and what happens then", "",
-        "What you see when something goes wrong, what is kept of your work, and what to do then. Words in quotation marks are those of the message.", "",
-        "For developers: this page is made from the table in `tests/hardening/situations.py`, in which each row names the test that holds it. The harnesses",
-        "beside it kill the product at file operations chosen at random, fill the disk at its writes, damage every kind of file that it reads, and attack",
-        "the tab's routes.", "",
-    ]  # fmt: skip
+        "# What can go wrong, and what happens then",
+        "",
+        (
+            "What you see when something goes wrong, what is kept of your work, and what to do"
+            " then. Words in quotation marks are those of the message."
+        ),
+        "",
+        (
+            "For developers: this page is made from the table in `tests/hardening/situations.py`,"
+            " in which each row names the test that holds it. The harnesses"
+        ),
+        (
+            "beside it kill the product at file operations chosen at random, fill the disk at its"
+            " writes, damage every kind of file that it reads, and attack"
+        ),
+        "the tab's routes.",
+        "",
+    ]
     for title, rows in TABLE.items():
-        lines += [f"## {title}", "", "| What happens | What you see | What is kept | How to go on |", "| --- | --- | --- | --- |"]
+        lines += [
+            f"## {title}",
+            "",
+            "| What happens | What you see | What is kept | How to go on |",
+            "| --- | --- | --- | --- |",
+        ]
         lines += [f"| {row.what} | {row.seen} | {row.kept} | {row.then} |" for row in rows]
         lines.append("")
     return "\n".join(lines)

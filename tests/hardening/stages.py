@@ -1,7 +1,9 @@
-"""What is disturbed: the stages of the product in which something is written, each small enough to be gone through a hundred times.
+"""What is disturbed: the stages of the product in which something is written, each small enough to
+be gone through a hundred times.
 
-A stage is prepared in a folder of its own, acted out, and gone on with as a person would who starts the program again or presses the button again. What
-then stands must be what stands when nobody disturbed it, and nothing that was there before may be lost at any moment.
+A stage is prepared in a folder of its own, acted out, and gone on with as a person would who starts
+the program again or presses the button again. What then stands must be what stands when nobody
+disturbed it, and nothing that was there before may be lost at any moment.
 """
 
 from __future__ import annotations
@@ -61,24 +63,35 @@ class Stage:
     result: Callable[[Path], Any]
     """What stands at the end, to be compared."""
     lost: Callable[[Path], list[str]]
-    """What has gone that was there before, at whatever moment it is looked at. One sentence each."""
+    """What has gone that was there before, at whatever moment it is looked at. One sentence each.
+    """
     first: str = ""
-    """Only what happens from the first operation on that names this: the stage before it has been disturbed elsewhere."""
+    """Only what happens from the first operation on that names this: the stage before it has been
+    disturbed elsewhere.
+    """
     seconds: float = 60.0
 
 
-# --- whatever the stage -------------------------------------------------------------------------------------------------------------------
+# --- whatever the stage ---------------------------------------------------------------------------
 
 
 def names(folder: Path) -> list[str]:
     """Every file below, but locks."""
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    found = (
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() or path.is_symlink()
+    )
     return sorted(name for name in found if not name.endswith((".lock", "/lock")))
 
 
 def rubbish(folder: Path) -> list[str]:
     """What a dead process left and nobody needs."""
-    return [name for name in names(folder) if name.endswith(".part") or "/incoming/" in name or ".tmp" in name]
+    return [
+        name
+        for name in names(folder)
+        if name.endswith(".part") or "/incoming/" in name or ".tmp" in name
+    ]
 
 
 @contextlib.contextmanager
@@ -94,17 +107,29 @@ def _gone(folder: Path, *paths: str) -> list[str]:
     return [f"{path} is gone" for path in paths if not (folder / path).exists()]
 
 
-# --- training and delivering --------------------------------------------------------------------------------------------------------------
+# --- training and delivering ----------------------------------------------------------------------
 
 IMAGES = 5
 
 
 def training_settings(root: Path) -> config.RunConfig:
     values = {
-        "train_data_dir": str(root / "images"), "base_model": str(tiny_checkpoint("sd1")), "output_dir": str(root / "runs" / "ink"),
-        "lora_dir": str(root / "Lora"), "batch_size": 2, "epochs": 2, "save_steps": 2, "lora_rank": 2, "learning_rate": 1e-3, "sample_steps": 1,
-        "sample_prompts": ["a red disc"], "sample_every": 3, "cache_latents": "disk", "device": "cpu", "target_modules": ["to_q", "to_v"],
-    }  # fmt: skip
+        "train_data_dir": str(root / "images"),
+        "base_model": str(tiny_checkpoint("sd1")),
+        "output_dir": str(root / "runs" / "ink"),
+        "lora_dir": str(root / "Lora"),
+        "batch_size": 2,
+        "epochs": 2,
+        "save_steps": 2,
+        "lora_rank": 2,
+        "learning_rate": 1e-3,
+        "sample_steps": 1,
+        "sample_prompts": ["a red disc"],
+        "sample_every": 3,
+        "cache_latents": "disk",
+        "device": "cpu",
+        "target_modules": ["to_q", "to_v"],
+    }
     return config.from_mapping(values)
 
 
@@ -117,7 +142,9 @@ def _prepare_training(root: Path) -> None:
 
 
 def _train(root: Path) -> str:
-    """Begin the run if it has not begun, and be its worker, as `start_worker` would start one. Raises what the run failed with."""
+    """Begin the run if it has not begun, and be its worker, as `start_worker` would start one.
+    Raises what the run failed with.
+    """
     folder = RunFolder(root / "runs" / "ink")
     if not folder.config.exists():
         folders.begin(folder.path, config.to_yaml(training_settings(root)))
@@ -125,14 +152,18 @@ def _train(root: Path) -> str:
 
 
 def _work(folder: RunFolder) -> str:
-    """Be the folder's worker; what it prints is in its log. Then say how it ended, as the keeper does."""
+    """Be the folder's worker; what it prints is in its log. Then say how it ended, as the keeper
+    does.
+    """
     began = time.time()
     try:
         log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError as error:
         # as the keeper tells of a worker that cannot be started
         failure = keeper._failure(error, began)
-        raise LoraTrainerError("{message} {todo}", message=failure.message, todo=failure.hint) from error
+        raise LoraTrainerError(
+            "{message} {todo}", message=failure.message, todo=failure.hint
+        ) from error
     os.dup2(log, 1)
     os.dup2(log, 2)
     try:
@@ -142,7 +173,9 @@ def _work(folder: RunFolder) -> str:
             traceback.print_exc()
         status = 1
     failure = note_death(folder, status, since=began) or folder.read_state().failure
-    if status in (job.FINISHED, job.STOPPED) or (failure is None and folder.read_state().status == "finished"):
+    if status in (job.FINISHED, job.STOPPED) or (
+        failure is None and folder.read_state().status == "finished"
+    ):
         # the disk may be full only after the last word: what is missing then is nobody's loss
         return folder.read_state().status
     assert failure is not None, "it failed and does not say why"
@@ -161,25 +194,62 @@ def _weights(path: Path) -> str:
 def _trained(root: Path) -> dict[str, Any]:
     folder = RunFolder(root / "runs" / "ink")
     state = folder.read_state()
-    losses = {event.step: event.loss for event in folder.read_events() if isinstance(event, events.Progress) and event.loss is not None}
-    files = ["runs/ink/ink.safetensors", "runs/ink/pytorch_lora_weights.safetensors", "runs/ink/checkpoints/ink-step00000002.safetensors", "Lora/ink.safetensors"]
+    losses = {
+        event.step: event.loss
+        for event in folder.read_events()
+        if isinstance(event, events.Progress) and event.loss is not None
+    }
+    files = [
+        "runs/ink/ink.safetensors",
+        "runs/ink/pytorch_lora_weights.safetensors",
+        "runs/ink/checkpoints/ink-step00000002.safetensors",
+        "Lora/ink.safetensors",
+    ]
     return {
-        "status": state.status, "losses": losses, "weights": {file: _weights(root / file) if (root / file).exists() else None for file in files},
-        "Lora": names(root / "Lora"), "delivered": Path(state.delivered).name, "saved": names(folder.checkpoints), "states": names(folder.state),
+        "status": state.status,
+        "losses": losses,
+        "weights": {
+            file: _weights(root / file) if (root / file).exists() else None for file in files
+        },
+        "Lora": names(root / "Lora"),
+        "delivered": Path(state.delivered).name,
+        "saved": names(folder.checkpoints),
+        "states": names(folder.state),
         "rubbish": rubbish(root),
-    }  # fmt: skip
+    }
 
 
 def _lost_in_training(root: Path) -> list[str]:
     other = root / "Lora" / "other.safetensors"
-    lost = [] if other.exists() and other.read_bytes() == b"somebody else's" else ["somebody else's LoRA"]
-    return lost + _gone(root, "images/metadata.csv", *(f"images/img{number:02d}.png" for number in range(IMAGES)))
+    lost = (
+        []
+        if other.exists() and other.read_bytes() == b"somebody else's"
+        else ["somebody else's LoRA"]
+    )
+    return lost + _gone(
+        root, "images/metadata.csv", *(f"images/img{number:02d}.png" for number in range(IMAGES))
+    )
 
 
-TRAINING = Stage(name="training", prepare=_prepare_training, act=_train, go_on=_train, result=_trained, lost=_lost_in_training)
-DELIVERING = Stage(name="delivering", prepare=_prepare_training, act=_train, go_on=_train, result=_trained, lost=_lost_in_training, first=" Lora/")
+TRAINING = Stage(
+    name="training",
+    prepare=_prepare_training,
+    act=_train,
+    go_on=_train,
+    result=_trained,
+    lost=_lost_in_training,
+)
+DELIVERING = Stage(
+    name="delivering",
+    prepare=_prepare_training,
+    act=_train,
+    go_on=_train,
+    result=_trained,
+    lost=_lost_in_training,
+    first=" Lora/",
+)
 
-# --- captioning ---------------------------------------------------------------------------------------------------------------------------
+# --- captioning -----------------------------------------------------------------------------------
 
 BY_HAND = "by a person: 山, and nothing else"
 
@@ -193,14 +263,21 @@ def _prepare_captioning(root: Path) -> None:
 
 
 def _caption(root: Path) -> str:
-    """A caption job, as the worker does it, with a captioner that says how bright a picture is; it writes after every batch."""
-    settings = caption_config.from_mapping({"input": str(root / "images"), "captioner": "blip", "batch_size": 2, "device": "cpu"})
+    """A caption job, as the worker does it, with a captioner that says how bright a picture is; it
+    writes after every batch.
+    """
+    settings = caption_config.from_mapping(
+        {"input": str(root / "images"), "captioner": "blip", "batch_size": 2, "device": "cpu"}
+    )
     folder = folders.begin_captioning(root / "runs" / "captions", caption_config.to_yaml(settings))
 
     def load(mine: caption_job.CaptionJob) -> None:
         mine.captioner = Says()  # type: ignore[assignment]
 
-    with mock.patch.object(caption_job.CaptionJob, "_load", load), mock.patch.object(caption_job, "WRITE_SECONDS", 0.0):
+    with (
+        mock.patch.object(caption_job.CaptionJob, "_load", load),
+        mock.patch.object(caption_job, "WRITE_SECONDS", 0.0),
+    ):
         return _work(folder)
 
 
@@ -209,7 +286,10 @@ def _captions(images: Path) -> dict[str, str]:
 
 
 def _captioned(root: Path) -> dict[str, Any]:
-    written = sorted((one.text, one.by, one.before) for one in authors.read_authors(root / "images").by_digest.values())
+    written = sorted(
+        (one.text, one.by, one.before)
+        for one in authors.read_authors(root / "images").by_digest.values()
+    )
     return {"captions": _captions(root / "images"), "by": written, "rubbish": rubbish(root)}
 
 
@@ -219,15 +299,24 @@ def _lost_in_captioning(root: Path) -> list[str]:
     if not text.exists() or text.read_text(encoding="utf-8") != BY_HAND:
         lost.append("what a person wrote of img3.png")
     if not lost:
-        lost += [f"{name}: {caption!r}" for name, caption in _captions(root / "images").items() if caption not in ("", BY_HAND, f"level {int(name[3]) * 10}")]
+        lost += [
+            f"{name}: {caption!r}"
+            for name, caption in _captions(root / "images").items()
+            if caption not in ("", BY_HAND, f"level {int(name[3]) * 10}")
+        ]
     return lost
 
 
 CAPTIONING = Stage(
-    name="captioning", prepare=_prepare_captioning, act=_caption, go_on=_caption, result=_captioned, lost=_lost_in_captioning
+    name="captioning",
+    prepare=_prepare_captioning,
+    act=_caption,
+    go_on=_caption,
+    result=_captioned,
+    lost=_lost_in_captioning,
 )
 
-# --- installing ---------------------------------------------------------------------------------------------------------------------------
+# --- installing -----------------------------------------------------------------------------------
 
 PACKAGE = Package(name="trainer", version="1.0", modules=("trainer",))
 PIP = """
@@ -254,13 +343,22 @@ def _prepare_installing(root: Path) -> None:
 
 
 def _install(root: Path) -> str:
-    installation.install(_overlay(root), environ={**os.environ, "PYTHONPATH": str(root)}, say=lambda line: None, free_space=PLENTY)
+    installation.install(
+        _overlay(root),
+        environ={**os.environ, "PYTHONPATH": str(root)},
+        say=lambda line: None,
+        free_space=PLENTY,
+    )
     return _overlay(root).state
 
 
 def _installed(root: Path) -> dict[str, Any]:
     overlay = _overlay(root)
-    return {"state": overlay.state, "shelf": sorted(path.name for path in overlay.shelf.iterdir()), "rubbish": rubbish(root)}
+    return {
+        "state": overlay.state,
+        "shelf": sorted(path.name for path in overlay.shelf.iterdir()),
+        "rubbish": rubbish(root),
+    }
 
 
 def _lost_in_installing(root: Path) -> list[str]:
@@ -270,10 +368,15 @@ def _lost_in_installing(root: Path) -> list[str]:
 
 
 INSTALLING = Stage(
-    name="installing", prepare=_prepare_installing, act=_install, go_on=_install, result=_installed, lost=_lost_in_installing
+    name="installing",
+    prepare=_prepare_installing,
+    act=_install,
+    go_on=_install,
+    result=_installed,
+    lost=_lost_in_installing,
 )
 
-# --- uploading ----------------------------------------------------------------------------------------------------------------------------
+# --- uploading ------------------------------------------------------------------------------------
 
 
 def _picture(colour: str) -> bytes:
@@ -285,12 +388,21 @@ def _picture(colour: str) -> bytes:
 def _archive() -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in {"fox.png": _picture("red"), "owl.png": _picture("blue"), "owl.txt": b"an owl", "a/elk.png": _picture("green")}.items():
+        for name, data in {
+            "fox.png": _picture("red"),
+            "owl.png": _picture("blue"),
+            "owl.txt": b"an owl",
+            "a/elk.png": _picture("green"),
+        }.items():
             archive.writestr(name, data)
     return buffer.getvalue()
 
 
-UPLOADS: dict[str, bytes] = {"one.png": _picture("orange"), "all.zip": _archive(), "captions.csv": b"file_name,text\nfox.png,a fox\none.png,one\n"}
+UPLOADS: dict[str, bytes] = {
+    "one.png": _picture("orange"),
+    "all.zip": _archive(),
+    "captions.csv": b"file_name,text\nfox.png,a fox\none.png,one\n",
+}
 
 
 def _prepare_uploading(root: Path) -> None:
@@ -301,7 +413,9 @@ def _prepare_uploading(root: Path) -> None:
 
 
 def _upload(root: Path) -> list[str]:
-    """Three uploads, as the route takes them. Returns why what was left out was left out; raises it when it has no sentence for a person."""
+    """Three uploads, as the route takes them. Returns why what was left out was left out; raises it
+    when it has no sentence for a person.
+    """
     contents, skipped = Contents(root / "images", follow_links=False), []
     for name, data in UPLOADS.items():
 
@@ -311,7 +425,10 @@ def _upload(root: Path) -> list[str]:
         try:
             with in_the_tab():
                 incoming = asyncio.run(uploads.receive(pieces(), contents, name, len(data), PLENTY))
-                skipped += [str(one.message) for one in uploads.accept(contents, incoming, name, free=PLENTY).skipped]
+                skipped += [
+                    str(one.message)
+                    for one in uploads.accept(contents, incoming, name, free=PLENTY).skipped
+                ]
         except LoraTrainerError as error:
             skipped.append(error.report())
     told = [sentence for sentence in skipped if "is here already" not in sentence]
@@ -321,7 +438,10 @@ def _upload(root: Path) -> list[str]:
 
 
 def _uploaded(root: Path) -> dict[str, Any]:
-    pictures = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in (root / "images").glob("*.png")}
+    pictures = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (root / "images").glob("*.png")
+    }
     # what lies in incoming may be another browser's, on its way: it goes after a day
     left = [name for name in rubbish(root) if "/incoming/" not in name]
     return {"pictures": pictures, "captions": _captions(root / "images"), "rubbish": left}
@@ -331,14 +451,28 @@ def _lost_in_uploading(root: Path) -> list[str]:
     lost = _gone(root, "images/old.png")
     if not lost and _captions(root / "images")["old.png"] != "an old one":
         lost.append("the caption of old.png")
-    known = {hashlib.sha256(_picture(colour)).hexdigest() for colour in ("white", "orange", "red", "blue", "green")}
+    known = {
+        hashlib.sha256(_picture(colour)).hexdigest()
+        for colour in ("white", "orange", "red", "blue", "green")
+    }
     pictures = (root / "images").glob("*.png")
-    return lost + [f"{path.name} is half a picture" for path in pictures if hashlib.sha256(path.read_bytes()).hexdigest() not in known]
+    return lost + [
+        f"{path.name} is half a picture"
+        for path in pictures
+        if hashlib.sha256(path.read_bytes()).hexdigest() not in known
+    ]
 
 
-UPLOADING = Stage(name="uploading", prepare=_prepare_uploading, act=_upload, go_on=_upload, result=_uploaded, lost=_lost_in_uploading)
+UPLOADING = Stage(
+    name="uploading",
+    prepare=_prepare_uploading,
+    act=_upload,
+    go_on=_upload,
+    result=_uploaded,
+    lost=_lost_in_uploading,
+)
 
-# --- editing captions, removing pictures --------------------------------------------------------------------------------------------------
+# --- editing captions, removing pictures ----------------------------------------------------------
 
 BEFORE = {f"img{number:02d}.png": f"a disc, {number}" for number in range(4)}
 AFTER = {name: caption.replace("disc", "ball") for name, caption in BEFORE.items()}
@@ -347,8 +481,12 @@ IN_TEXTS = ("img02.png", "img03.png")
 
 def _prepare_editing(root: Path) -> None:
     images = draw_images(root / "images", len(BEFORE))
-    rows = "".join(f'{name},"{caption}",kept\r\n' for name, caption in BEFORE.items() if name not in IN_TEXTS)
-    (images / "metadata.csv").write_text(f"file_name,text,mark\r\n{rows}", encoding="utf-8", newline="")
+    rows = "".join(
+        f'{name},"{caption}",kept\r\n' for name, caption in BEFORE.items() if name not in IN_TEXTS
+    )
+    (images / "metadata.csv").write_text(
+        f"file_name,text,mark\r\n{rows}", encoding="utf-8", newline=""
+    )
     for name in IN_TEXTS:
         (images / name).with_suffix(".txt").write_text(BEFORE[name], encoding="utf-8")
 
@@ -358,7 +496,9 @@ def _bench(root: Path) -> Workbench:
 
 
 def _edit(root: Path) -> int:
-    """A bulk edit, taken back and made again; two captions are looked at; and one picture goes to the trash and comes back."""
+    """A bulk edit, taken back and made again; two captions are looked at; and one picture goes to
+    the trash and comes back.
+    """
     bench = _bench(root)
     keys = [item.key for item in bench.contents.view().items]
     with in_the_tab():
@@ -376,16 +516,32 @@ def _edit_again(root: Path) -> None:
     for removed in bench.contents.removed():
         with contextlib.suppress(LoraTrainerError):
             bench.restore([removed.key])
-    bench.apply(bench.preview([item.key for item in bench.contents.view().items], {"do": "replace", "find": "disc", "replace": "ball"}))
+    bench.apply(
+        bench.preview(
+            [item.key for item in bench.contents.view().items],
+            {"do": "replace", "find": "disc", "replace": "ball"},
+        )
+    )
 
 
 def _edited(root: Path) -> dict[str, Any]:
-    trash_left = names(root / "images" / authors.FOLDER / "removed") if (root / "images" / authors.FOLDER / "removed").exists() else []
-    return {"captions": _captions(root / "images"), "table": sorted((root / "images" / "metadata.csv").read_bytes().split(b"\r\n")), "trash": trash_left, "rubbish": rubbish(root)}
+    trash_left = (
+        names(root / "images" / authors.FOLDER / "removed")
+        if (root / "images" / authors.FOLDER / "removed").exists()
+        else []
+    )
+    return {
+        "captions": _captions(root / "images"),
+        "table": sorted((root / "images" / "metadata.csv").read_bytes().split(b"\r\n")),
+        "trash": trash_left,
+        "rubbish": rubbish(root),
+    }
 
 
 def _lost_in_editing(root: Path) -> list[str]:
-    """A picture is in its place or in the trash, and its caption is the old one or the new one, whole."""
+    """A picture is in its place or in the trash, and its caption is the old one or the new one,
+    whole.
+    """
     captions, contents = _captions(root / "images"), Contents(root / "images", follow_links=True)
     in_trash = {removed.name: removed for removed in contents.removed()}
     lost = []
@@ -399,27 +555,42 @@ def _lost_in_editing(root: Path) -> list[str]:
     return lost
 
 
-EDITING = Stage(name="editing", prepare=_prepare_editing, act=_edit, go_on=_edit_again, result=_edited, lost=_lost_in_editing)
+EDITING = Stage(
+    name="editing",
+    prepare=_prepare_editing,
+    act=_edit,
+    go_on=_edit_again,
+    result=_edited,
+    lost=_lost_in_editing,
+)
 
-# --- the data folder: deleting, queueing, presets ------------------------------------------------------------------------------------------
+# --- the data folder: deleting, queueing, presets -------------------------------------------------
 
 
 def _prepare_keeping(root: Path) -> None:
     for name in ("old", "new"):
         folder = root / "runs" / name
         (folder / "state").mkdir(parents=True)
-        (folder / "config.yaml").write_text(config.to_yaml(training_settings(root)), encoding="utf-8")
+        (folder / "config.yaml").write_text(
+            config.to_yaml(training_settings(root)), encoding="utf-8"
+        )
         (folder / "state" / "step00000002.pt").write_bytes(b"learned")
     draw_images(root / "datasets" / "fox", 2)
     draw_images(root / "datasets" / "owl", 2)
 
 
 def _keep(root: Path) -> str:
-    """Delete a run and a dataset, put the other run into the queue, name the other dataset, save a preset."""
+    """Delete a run and a dataset, put the other run into the queue, name the other dataset, save a
+    preset.
+    """
     data, problems = DataFolder(root), []
     datasets = Datasets(data, lambda: False)
     acts: list[Callable[[], object]] = [
-        lambda: trash.discard(root / "runs" / "old", root / "trash", kind="run", now=1e9) if (root / "runs" / "old").exists() else None,
+        lambda: (
+            trash.discard(root / "runs" / "old", root / "trash", kind="run", now=1e9)
+            if (root / "runs" / "old").exists()
+            else None
+        ),
         lambda: datasets.delete("fox") if (root / "datasets" / "fox").exists() else None,
         lambda: Queue(data.queue).add("new", token="click"),
         lambda: datasets.rename("owl", "My owl"),
@@ -441,9 +612,13 @@ def _held(root: Path) -> dict[str, Any]:
     return {
         "runs": [(entry.id, entry.resume_step) for entry in History(root / "runs").listing()],
         "discarded": [found.name for found in trash.contents(root / "trash", "run")],
-        "datasets": [dataset.name for dataset in Datasets(data, lambda: False).all()], "queue": Queue(data.queue).read().waiting,
-        "presets": [preset["title"] for preset in OwnPresets(data, Presets()).listing("en")["presets"]], "rubbish": rubbish(root),
-    }  # fmt: skip
+        "datasets": [dataset.name for dataset in Datasets(data, lambda: False).all()],
+        "queue": Queue(data.queue).read().waiting,
+        "presets": [
+            preset["title"] for preset in OwnPresets(data, Presets()).listing("en")["presets"]
+        ],
+        "rubbish": rubbish(root),
+    }
 
 
 def _lost_in_keeping(root: Path) -> list[str]:
@@ -454,9 +629,18 @@ def _lost_in_keeping(root: Path) -> list[str]:
         if count != 2:
             lost.append(f"there are {count} of {wanted}, in a folder or in the trash, for 2")
     entries = {entry.id: entry.problem for entry in History(root / "runs").listing()}
-    return lost + [f"the run {name} cannot be read: {problem}" for name, problem in entries.items() if problem]
+    return lost + [
+        f"the run {name} cannot be read: {problem}" for name, problem in entries.items() if problem
+    ]
 
 
-KEEPING = Stage(name="keeping", prepare=_prepare_keeping, act=_keep, go_on=_keep, result=_held, lost=_lost_in_keeping)
+KEEPING = Stage(
+    name="keeping",
+    prepare=_prepare_keeping,
+    act=_keep,
+    go_on=_keep,
+    result=_held,
+    lost=_lost_in_keeping,
+)
 
 STAGES = (DELIVERING, CAPTIONING, INSTALLING, UPLOADING, EDITING, KEEPING, TRAINING)

@@ -1,4 +1,6 @@
-"""A small run of each harness, with the other tests: by hand they go on for as long as one likes (tests/hardening/__init__.py says how)."""
+"""A small run of each harness, with the other tests: by hand they go on for as long as one likes
+(tests/hardening/__init__.py says how).
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,14 @@ from tests.hardening.harness import Run, in_child
 from tests.hardening.readers import READERS, named
 from tests.hardening.stages import CAPTIONING, EDITING, KEEPING, UPLOADING
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forked processes, and what Linux tells of them")
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux", reason="forked processes, and what Linux tells of them"
+)
 
 QUICK = (CAPTIONING, UPLOADING, EDITING, KEEPING)
-"""Training, delivering and installing take seconds a kill: tests/worker, tests/lora and tests/test_install.py have their own."""
+"""Training, delivering and installing take seconds a kill: tests/worker, tests/lora and
+tests/test_install.py have their own.
+"""
 SEED = 1
 
 
@@ -39,7 +45,7 @@ def test_whatever_a_file_holds_it_is_a_value_or_a_sentence():
     assert run.faults == [] and run.counts["mutations"] == 10 * len(readers)
 
 
-# --- the harnesses themselves -------------------------------------------------------------------------------------------------------------
+# --- the harnesses themselves ---------------------------------------------------------------------
 
 
 def test_a_harness_finds_what_it_is_there_to_find(tmp_path):
@@ -54,10 +60,20 @@ def test_a_harness_finds_what_it_is_there_to_find(tmp_path):
         return [] if text in ("old", "new and longer") else [f"it says {text!r}"]
 
     careless = Stage(
-        name="careless", prepare=lambda root: (root / "precious").write_text("old", encoding="utf-8"), act=write, go_on=write,
-        result=lambda root: {"text": (root / "precious").read_text(encoding="utf-8"), "rubbish": []}, lost=lost,
-    )  # fmt: skip
-    killed, filled = Run(seed=0, seconds=60, most=2, told=str), Run(seed=0, seconds=60, most=2, told=str)
+        name="careless",
+        prepare=lambda root: (root / "precious").write_text("old", encoding="utf-8"),
+        act=write,
+        go_on=write,
+        result=lambda root: {
+            "text": (root / "precious").read_text(encoding="utf-8"),
+            "rubbish": [],
+        },
+        lost=lost,
+    )
+    killed, filled = (
+        Run(seed=0, seconds=60, most=2, told=str),
+        Run(seed=0, seconds=60, most=2, told=str),
+    )
     kills.attack(killed, [careless], real=False)
     full_disk.attack(filled, [careless], real=False)
     assert [fault.partition(":")[0] for fault in killed.faults] == ["lost"]
@@ -83,7 +99,13 @@ def test_every_operation_is_noted_and_the_chosen_one_does_not_happen(tmp_path):
     assert (outcome.value, (tmp_path / "a" / "file").read_bytes()) == ("OSError", b"1234")
     (tmp_path / "a" / "file").unlink()
     (tmp_path / "a").rmdir()
-    assert in_child(act).value == ["mkdir a", "create a/file", "write a/file", "rename file", "remove file"]
+    assert in_child(act).value == [
+        "mkdir a",
+        "create a/file",
+        "write a/file",
+        "rename file",
+        "remove file",
+    ]
 
 
 def test_what_runs_wild_in_a_child_is_ended_and_told():
@@ -94,5 +116,8 @@ def test_what_runs_wild_in_a_child_is_ended_and_told():
 
 
 def test_the_same_seed_damages_in_the_same_way():
-    damaged = [mutations.mutate(random.Random("7-3"), b'{"a": [1, 2], "b": "text"}', "json") for _ in range(2)]
+    damaged = [
+        mutations.mutate(random.Random("7-3"), b'{"a": [1, 2], "b": "text"}', "json")
+        for _ in range(2)
+    ]
     assert damaged[0] == damaged[1] and len({reader.name for reader in READERS}) == len(READERS)

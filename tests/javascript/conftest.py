@@ -26,7 +26,10 @@ def call(script_page: Any) -> Any:
     """call("tags.find", prompt): what loraTrainer.tags.find says."""
 
     def run(path: str, *arguments: Any) -> Any:
-        look_up = "([path, args]) => path.split('.').reduce((found, name) => found[name], window.loraTrainer)(...args)"
+        look_up = (
+            "([path, args]) => path.split('.').reduce((found, name) => found[name],"
+            " window.loraTrainer)(...args)"
+        )
         return script_page.evaluate(look_up, [path, list(arguments)])
 
     return run

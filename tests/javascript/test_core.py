@@ -11,12 +11,32 @@ import pytest
 pytestmark = pytest.mark.xdist_group("scripts")
 
 
-@pytest.mark.parametrize(("seconds", "words"), [(0, "0 s"), (40.4, "40 s"), (89, "89 s"), (90, "2 min"), (3599, "60 min"), (5400, "1 h 30 min"), (7260, "2 h 1 min")])
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0, "0 s"),
+        (40.4, "40 s"),
+        (89, "89 s"),
+        (90, "2 min"),
+        (3599, "60 min"),
+        (5400, "1 h 30 min"),
+        (7260, "2 h 1 min"),
+    ],
+)
 def test_a_duration_is_told_as_people_do(call, seconds, words):
     assert call("duration", seconds) == words
 
 
-@pytest.mark.parametrize(("size", "words"), [(0, "0 B"), (999, "999 B"), (1500, "1.5 kB"), (12_000_000, "12 MB"), (4_200_000_000, "4.2 GB")])
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1500, "1.5 kB"),
+        (12_000_000, "12 MB"),
+        (4_200_000_000, "4.2 GB"),
+    ],
+)
 def test_a_size_has_its_unit(call, size, words):
     assert call("size", size) == words
 
@@ -27,7 +47,10 @@ def test_a_text_gets_its_values_and_an_unknown_place_stays(call):
 
 
 def test_addresses_are_relative_and_leave_out_what_is_empty(call):
-    assert call("address", "/runs/a b", {"offset": 0, "text": "", "none": None}) == "lora-trainer/runs/a b?offset=0"
+    assert (
+        call("address", "/runs/a b", {"offset": 0, "text": "", "none": None})
+        == "lora-trainer/runs/a b?offset=0"
+    )
 
 
 def test_two_clicks_have_two_names(call):
@@ -36,8 +59,14 @@ def test_two_clicks_have_two_names(call):
 
 
 def test_a_browser_that_keeps_nothing_is_no_obstacle(script_page, call):
-    # a page without an address is refused its storage, as pages are where a visitor has switched it off
-    assert script_page.evaluate("(() => { try { localStorage.length; } catch { return 'refused'; } })()") == "refused"
+    # a page without an address is refused its storage, as pages are where a visitor has switched it
+    # off
+    assert (
+        script_page.evaluate(
+            "(() => { try { localStorage.length; } catch { return 'refused'; } })()"
+        )
+        == "refused"
+    )
     for session in (False, True):
         call("kept.set", "lora-trainer-test", {"a": 1}, {"session": session})
         assert call("kept.get", "lora-trainer-test", {"session": session}) is None
@@ -45,9 +74,16 @@ def test_a_browser_that_keeps_nothing_is_no_obstacle(script_page, call):
 
 @pytest.mark.parametrize(
     ("language", "sentences", "words"),
-    [("en", ["no images are chosen", "Add images first.", None, ""], "no images are chosen. Add images first."),
-     ("zh_CN", ["没有选择图片", "请先添加图片。"], "没有选择图片。请先添加图片。"), ("en", ["SD1.5 · clip skip 1"], "SD1.5 · clip skip 1.")],
-)  # fmt: skip
+    [
+        (
+            "en",
+            ["no images are chosen", "Add images first.", None, ""],
+            "no images are chosen. Add images first.",
+        ),
+        ("zh_CN", ["没有选择图片", "请先添加图片。"], "没有选择图片。请先添加图片。"),
+        ("en", ["SD1.5 · clip skip 1"], "SD1.5 · clip skip 1."),
+    ],
+)
 def test_sentences_in_a_row_are_set_as_their_language_does(call, language, sentences, words):
     call("store.set", "language", language)
     try:
@@ -77,8 +113,13 @@ def test_an_answer_that_breaks_off_is_a_webui_that_does_not_answer(browser):
     page = browser.new_page(locale="en-US")
     try:
         page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.add_script_tag(path=Path(__file__).resolve().parents[2] / "javascript" / "lora_trainer.js")
-        said = page.evaluate("loraTrainer.api.get('runs').catch((problem) => [problem instanceof loraTrainer.Problem, problem.message])")
+        page.add_script_tag(
+            path=Path(__file__).resolve().parents[2] / "javascript" / "lora_trainer.js"
+        )
+        said = page.evaluate(
+            "loraTrainer.api.get('runs').catch((problem) => [problem instanceof"
+            " loraTrainer.Problem, problem.message])"
+        )
     finally:
         page.close()
         server.shutdown()

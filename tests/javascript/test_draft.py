@@ -6,12 +6,22 @@ import pytest
 
 pytestmark = pytest.mark.xdist_group("scripts")
 
-BASE = {"preset": "style", "checkpoint": "loaded", "name": "", "captioner": {}, "changes": {"lora_rank": 8, "trigger_word": "zrb"}}
+BASE = {
+    "preset": "style",
+    "checkpoint": "loaded",
+    "name": "",
+    "captioner": {},
+    "changes": {"lora_rank": 8, "trigger_word": "zrb"},
+}
 
 
 def changed(**values):
     changes = {**BASE["changes"], **values.pop("changes", {})}
-    return {**BASE, **values, "changes": {key: value for key, value in changes.items() if value is not None}}
+    return {
+        **BASE,
+        **values,
+        "changes": {key: value for key, value in changes.items() if value is not None},
+    }
 
 
 @pytest.mark.parametrize(
@@ -19,8 +29,16 @@ def changed(**values):
     [
         (changed(), changed(name="fox"), changed(name="fox")),
         (changed(name="mine"), changed(name="theirs"), changed(name="mine")),
-        (changed(changes={"trigger_word": "new"}), changed(changes={"lora_rank": 4}), changed(changes={"trigger_word": "new", "lora_rank": 4})),
-        (changed(changes={"trigger_word": None}), changed(changes={"seed": 7}), changed(changes={"trigger_word": None, "seed": 7})),
+        (
+            changed(changes={"trigger_word": "new"}),
+            changed(changes={"lora_rank": 4}),
+            changed(changes={"trigger_word": "new", "lora_rank": 4}),
+        ),
+        (
+            changed(changes={"trigger_word": None}),
+            changed(changes={"seed": 7}),
+            changed(changes={"trigger_word": None, "seed": 7}),
+        ),
         (changed(), changed(changes={"lora_rank": None}), changed(changes={"lora_rank": None})),
     ],
 )

@@ -1,4 +1,6 @@
-"""The sections "images" and "captions" in a browser, against the real routes: what the artist does, and what two of them do at once."""
+"""The sections "images" and "captions" in a browser, against the real routes: what the artist does,
+and what two of them do at once.
+"""
 
 from __future__ import annotations
 
@@ -23,10 +25,34 @@ from tests.dataset.pictures import save
 pytestmark = pytest.mark.xdist_group("scripts")
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKBENCH = ("", "_bulk", "_captioner", "_complete", "_crop", "_filters", "_findings", "_row", "_tags", "_tokens", "_words")
-SCRIPTS = ("", "_captions", "_draft", "_dataset", "_images", "_runs", "_unsaved", "_upload", "_viewer", *(f"_workbench{name}" for name in WORKBENCH))
+WORKBENCH = (
+    "",
+    "_bulk",
+    "_captioner",
+    "_complete",
+    "_crop",
+    "_filters",
+    "_findings",
+    "_row",
+    "_tags",
+    "_tokens",
+    "_words",
+)
+SCRIPTS = (
+    "",
+    "_captions",
+    "_draft",
+    "_dataset",
+    "_images",
+    "_runs",
+    "_unsaved",
+    "_upload",
+    "_viewer",
+    *(f"_workbench{name}" for name in WORKBENCH),
+)
 HTML = (
-    '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root" class="lora-trainer"></div>'
+    '<!doctype html><link rel="stylesheet" href="style.css"><div id="lora_trainer_root"'
+    ' class="lora-trainer"></div>'
     + "<script>window.loraTrainer = { dataset: { lookEvery: 0.4 } };</script>"
     + "".join(f'<script src="javascript/lora_trainer{name}.js"></script>' for name in SCRIPTS)
 )
@@ -40,14 +66,21 @@ SEND_BYTES = """
 
 
 class Tab:
-    """A WebUI of nothing but datasets; `open()` is one visitor's page, with the requests it makes answered in this process."""
+    """A WebUI of nothing but datasets; `open()` is one visitor's page, with the requests it makes
+    answered in this process.
+    """
 
     def __init__(self, folder: Path, browser) -> None:
         self.folder = folder / "datasets"
         self.complaints: list[str] = []
         self._browser = browser
         self._contexts = []
-        host = SimpleNamespace(language=lambda: "", is_remote=lambda: False, api_credentials=dict, names=lambda: frozenset({"tab.test"}))
+        host = SimpleNamespace(
+            language=lambda: "",
+            is_remote=lambda: False,
+            api_credentials=dict,
+            names=lambda: frozenset({"tab.test"}),
+        )
         self.datasets = Datasets(DataFolder(folder), host.is_remote)
         app = Starlette()
         entries = [entry for entry in http.ROUTES if entry.handler.__module__ == routes.__name__]
@@ -59,8 +92,11 @@ class Tab:
 
     def _home(self, studio, request):
         return {
-            "language": "en", "languages": [{"code": "en", "name": "English"}], "host": {"remote": False}, "datasets": self.datasets.listing("en"),
-        }  # fmt: skip
+            "language": "en",
+            "languages": [{"code": "en", "name": "English"}],
+            "host": {"remote": False},
+            "datasets": self.datasets.listing("en"),
+        }
 
     def make(self, name: str, files: dict[str, str], images: tuple[str, ...]) -> Path:
         folder = self.datasets.create(name).path
@@ -88,9 +124,16 @@ class Tab:
             route.fulfill(body=HTML, content_type="text/html")
         elif address.path.startswith("/lora-trainer/"):
             answer = self.client.request(
-                route.request.method, f"{address.path}?{address.query}", content=route.request.post_data_buffer, headers=route.request.headers
+                route.request.method,
+                f"{address.path}?{address.query}",
+                content=route.request.post_data_buffer,
+                headers=route.request.headers,
             )
-            route.fulfill(status=answer.status_code, body=answer.content, headers={"content-type": answer.headers.get("content-type", "")})
+            route.fulfill(
+                status=answer.status_code,
+                body=answer.content,
+                headers={"content-type": answer.headers.get("content-type", "")},
+            )
         elif (ROOT / address.path[1:]).is_file():
             route.fulfill(path=ROOT / address.path[1:])
         else:
@@ -114,10 +157,12 @@ def wait(page, expression: str) -> None:
 
 
 def names(page) -> list[str]:
-    return page.eval_on_selector_all(".lora-trainer-cell .lora-trainer-cell-name", "all => all.map((one) => one.textContent)")
+    return page.eval_on_selector_all(
+        ".lora-trainer-cell .lora-trainer-cell-name", "all => all.map((one) => one.textContent)"
+    )
 
 
-# --- images ------------------------------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
@@ -125,7 +170,9 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     save(tmp_path / "a.png", size=(90, 60))
     (tmp_path / "a.txt").write_text("a fox", encoding="utf-8")
     (tmp_path / "b.jxl").write_bytes(b"\xff\x0a" + b"\0" * 20)
-    page.set_input_files("input[type=file]", [tmp_path / "a.txt", tmp_path / "b.jxl", tmp_path / "a.png"])
+    page.set_input_files(
+        "input[type=file]", [tmp_path / "a.txt", tmp_path / "b.jxl", tmp_path / "a.png"]
+    )
     # loose files have no name of their own, and the LoRA will have this one
     page.fill("dialog input", "foxes")
     page.keyboard.press("Enter")
@@ -133,8 +180,12 @@ def test_files_become_a_dataset_and_what_is_left_out_is_named(tab, tmp_path):
     page.wait_for_selector("text=b.jxl is a JPEG XL picture, which is not read here")
     page.wait_for_selector(".lora-trainer-cell")
     assert names(page) == ["a.png"]
-    assert (tab.folder / "foxes" / "metadata.csv").read_text("utf-8-sig") == "file_name,text\na.png,a fox\n"
-    assert page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "foxes: 1 image"
+    assert (tab.folder / "foxes" / "metadata.csv").read_text(
+        "utf-8-sig"
+    ) == "file_name,text\na.png,a fox\n"
+    assert (
+        page.text_content("#lora_trainer_step_images .lora-trainer-step-note") == "foxes: 1 image"
+    )
     assert page.text_content(".lora-trainer-drop p").startswith("Drop more images for foxes here")
 
 
@@ -162,7 +213,13 @@ def test_what_goes_wrong_in_a_dialog_is_told_in_it(tab):
 
 def images_step(page) -> tuple[str, str]:
     """What the step says under its name, and how it is marked."""
-    return tuple(page.eval_on_selector("#lora_trainer_step_images", "step => [step.querySelector('.lora-trainer-step-note').textContent, step.dataset.state]"))
+    return tuple(
+        page.eval_on_selector(
+            "#lora_trainer_step_images",
+            "step => [step.querySelector('.lora-trainer-step-note').textContent,"
+            " step.dataset.state]",
+        )
+    )
 
 
 def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(tab, tmp_path):
@@ -175,7 +232,9 @@ def test_the_step_is_marked_when_its_folder_goes_and_well_again_when_it_is_back(
     page.wait_for_selector(".lora-trainer-cell")
     assert images_step(page) == ("fox pictures: 1 image", "")
     folder.rename(tmp_path / "elsewhere")
-    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
+    )
     assert images_step(page) == ("The folder is gone", "problem")
     notice = page.locator(".lora-trainer-images .lora-trainer-notice-error")
     assert notice.inner_text().startswith(f"The folder {folder} is not there any more")
@@ -196,9 +255,13 @@ def test_a_dataset_deleted_elsewhere_stays_in_view_as_gone_and_no_other_takes_it
     page.get_by_role("radio", name="fox").click()
     page.wait_for_selector(".lora-trainer-cell")
     tab.datasets.delete("fox")
-    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
+    )
     assert page.evaluate("loraTrainer.store.get('dataset')") == "fox"
-    assert "This dataset is not there any more." in page.get_by_role("radio", name="fox").inner_text()
+    assert (
+        "This dataset is not there any more." in page.get_by_role("radio", name="fox").inner_text()
+    )
     page.locator(".lora-trainer-images").get_by_role("button", name="Delete", exact=True).click()
     page.get_by_role("radio", name="fox").wait_for(state="detached")
     assert images_step(page) == ("other: 1 image", "")
@@ -212,18 +275,28 @@ def test_the_plan_notices_a_folder_that_went_while_another_step_is_open(tab, tmp
     page.evaluate("id => loraTrainer.dataset.choose(id)", identity)
     folder.rename(tmp_path / "elsewhere")
     page.route("**/items?*", lambda route: route.abort())
-    page.evaluate("loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message: 'the folder is not there any more'}]})")
-    page.wait_for_function("() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'")
+    page.evaluate(
+        "loraTrainer.store.set('plan', {problems: [{severity: 'error', field: 'dataset', message:"
+        " 'the folder is not there any more'}]})"
+    )
+    page.wait_for_function(
+        "() => document.querySelector('#lora_trainer_step_images').dataset.state === 'problem'"
+    )
 
 
 def test_the_grid_by_keyboard_and_undo(tab):
-    folder = tab.make("fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png"))
+    folder = tab.make(
+        "fox", {"metadata.csv": "1.png,one\n2.png,two\n"}, ("1.png", "2.png", "3.png")
+    )
     page = tab.open()
     page.focus(".lora-trainer-cell >> nth=0")
     for key in ("ArrowRight", " ", "Shift+ArrowRight"):
         page.keyboard.press(key)
     assert page.locator(".lora-trainer-cell[tabindex='0']").count() == 1
-    assert page.eval_on_selector_all(".lora-trainer-cell[aria-selected=true]", "all => all.map((one) => one.title.split('\\n')[0])") == ["2.png", "3.png"]
+    assert page.eval_on_selector_all(
+        ".lora-trainer-cell[aria-selected=true]",
+        "all => all.map((one) => one.title.split('\\n')[0])",
+    ) == ["2.png", "3.png"]
     page.keyboard.press("Delete")
     page.wait_for_selector("text=2 images removed")
     wait(page, "document.querySelectorAll('.lora-trainer-cell').length === 1")
@@ -258,7 +331,7 @@ def test_pages_of_a_large_dataset(tab):
     assert page.is_disabled("#lora_trainer_section_images >> text=Next page")
 
 
-# --- captions ----------------------------------------------------------------------------------------------------------------------------
+# --- captions -------------------------------------------------------------------------------------
 
 
 def box(page, name: str):
@@ -276,7 +349,9 @@ def test_a_caption_is_saved_when_its_box_is_left_and_tab_goes_to_the_next(tab):
     page.keyboard.press("Control+Enter")
     assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Caption of c.png"
     wait(page, "document.querySelectorAll('[data-kind=saved]').length === 2")
-    assert (folder / "metadata.csv").read_text("utf-8") == 'a.png,"a red fox,\nsnow"\nb.png,second\n'
+    assert (folder / "metadata.csv").read_text(
+        "utf-8"
+    ) == 'a.png,"a red fox,\nsnow"\nb.png,second\n'
     page.keyboard.type("not this")
     page.keyboard.press("Escape")
     assert box(page, "c.png").input_value() == ""
@@ -291,7 +366,9 @@ def test_of_two_browsers_neither_loses_a_text(tab):
     theirs.wait_for_selector('text="Saved"')
     mine.keyboard.press("Tab")
     mine.wait_for_selector("text=Someone else changed this caption meanwhile")
-    assert mine.eval_on_selector_all(".lora-trainer-two-texts dd", "all => all.map((one) => one.textContent)") == ["mine", "theirs"]
+    assert mine.eval_on_selector_all(
+        ".lora-trainer-two-texts dd", "all => all.map((one) => one.textContent)"
+    ) == ["mine", "theirs"]
     assert (folder / "metadata.csv").read_text("utf-8") == "a.png,theirs\nb.png,two\n"
     mine.click("text=Keep mine")
     mine.wait_for_selector('text="Saved"')
@@ -304,12 +381,20 @@ def test_an_edit_in_a_spreadsheet_is_seen_and_what_is_being_typed_stays(tab):
     folder = tab.make("fox", {"metadata.csv": "a.png,one\nb.png,two\n"}, ("a.png", "b.png"))
     page = tab.open("captions")
     box(page, "b.png").fill("being typed")
-    (folder / "metadata.csv").write_text("a.png,from the spreadsheet\nb.png,two\n", encoding="utf-8")
-    wait(page, "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the spreadsheet')")
+    (folder / "metadata.csv").write_text(
+        "a.png,from the spreadsheet\nb.png,two\n", encoding="utf-8"
+    )
+    wait(
+        page,
+        "[...document.querySelectorAll('textarea')].some((one) => one.value === 'from the"
+        " spreadsheet')",
+    )
     assert box(page, "b.png").input_value() == "being typed"
     page.keyboard.press("Tab")
     page.wait_for_selector('text="Saved"')
-    assert (folder / "metadata.csv").read_text("utf-8") == "a.png,from the spreadsheet\nb.png,being typed\n"
+    assert (folder / "metadata.csv").read_text(
+        "utf-8"
+    ) == "a.png,from the spreadsheet\nb.png,being typed\n"
 
 
 def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_for(tab):
@@ -328,7 +413,7 @@ def test_a_row_that_no_longer_fits_the_filter_stays_until_another_page_is_asked_
 
 
 def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
-    tab.make("fox", {"metadata.csv": "a.png,a fox\nb.png,\"sks, a fox\"\n"}, ("a.png", "b.png"))
+    tab.make("fox", {"metadata.csv": 'a.png,a fox\nb.png,"sks, a fox"\n'}, ("a.png", "b.png"))
     page = tab.open("captions")
     page.get_by_label("Trigger word").fill("sks")
     page.keyboard.press("Tab")
@@ -337,7 +422,7 @@ def test_the_trigger_word_is_shown_where_a_caption_lacks_it(tab):
     assert page.evaluate("loraTrainer.store.get('settings').trigger_word") == "sks"
 
 
-# --- what was typed is never lost ----------------------------------------------------------------------------------------------------------
+# --- what was typed is never lost -----------------------------------------------------------------
 
 
 def saved(page, folder: Path, text: str) -> None:
@@ -378,7 +463,11 @@ def test_a_box_that_loses_its_focus_unheard_is_saved(tab):
     folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
     page = tab.open("captions")
     box(page, "a.png").wait_for()
-    page.eval_on_selector("textarea", "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true })); }")
+    page.eval_on_selector(
+        "textarea",
+        "box => { box.value = 'put there'; box.dispatchEvent(new Event('input', { bubbles: true"
+        " })); }",
+    )
     saved(page, folder, "a.png,put there\n")
 
 
@@ -387,7 +476,12 @@ def test_a_text_that_arrived_without_an_answer_is_no_conflict(tab):
     page = tab.open("captions")
 
     def swallow(route) -> None:
-        tab.client.request("POST", urlsplit(route.request.url).path, content=route.request.post_data_buffer, headers=route.request.headers)
+        tab.client.request(
+            "POST",
+            urlsplit(route.request.url).path,
+            content=route.request.post_data_buffer,
+            headers=route.request.headers,
+        )
         route.abort()
 
     page.route("**/caption", swallow, times=1)
@@ -400,7 +494,9 @@ def test_a_text_that_arrived_without_an_answer_is_no_conflict(tab):
     saved(page, folder, "a.png,second\n")
 
 
-def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page_and_another_language(tab):
+def test_what_could_not_be_saved_is_there_again_after_another_dataset_a_new_page_and_another_language(
+    tab,
+):
     folder = tab.make("fox", {"metadata.csv": "a.png,one\n"}, ("a.png",))
     tab.make("owl", {"metadata.csv": "b.png,two\n"}, ("b.png",))
     page = tab.open()
@@ -449,19 +545,32 @@ def test_while_a_word_is_composed_the_box_keeps_its_place_and_the_others_move(ta
     folder = tab.make("fox", {"metadata.csv": "b.png,two\nd.png,four\n"}, ("b.png", "d.png"))
     page = tab.open("captions")
     box(page, "d.png").click()
-    page.evaluate("window.left = 0; document.activeElement.addEventListener('blur', () => { window.left += 1; })")
+    page.evaluate(
+        "window.left = 0; document.activeElement.addEventListener('blur', () => { window.left +="
+        " 1; })"
+    )
     for name in ("a.png", "c.png", "e.png"):
         save(folder / name, size=(90, 60), colour="teal")
     wait(page, "document.querySelectorAll('.lora-trainer-caption-row').length === 5")
     page.evaluate("loraTrainer.workbench.turn({ order: 'name' })")
-    shown = page.eval_on_selector_all(".lora-trainer-caption-row .lora-trainer-cell-name", "all => all.map((one) => one.textContent)")
+    shown = page.eval_on_selector_all(
+        ".lora-trainer-caption-row .lora-trainer-cell-name",
+        "all => all.map((one) => one.textContent)",
+    )
     assert shown == ["a.png", "b.png", "c.png", "d.png", "e.png"]
-    assert page.evaluate("[window.left, document.activeElement.getAttribute('aria-label')]") == [0, "Caption of d.png"]
+    assert page.evaluate("[window.left, document.activeElement.getAttribute('aria-label')]") == [
+        0,
+        "Caption of d.png",
+    ]
 
 
 @pytest.mark.parametrize("width", [390, 1280, 1600])
 def test_nothing_is_wider_than_the_page(tab, width):
-    tab.make("fox", {"metadata.csv": f"a.png,{'word ' * 60}\n"}, ("a.png", "a very long name of a picture that goes on and on and on.png"))
+    tab.make(
+        "fox",
+        {"metadata.csv": f"a.png,{'word ' * 60}\n"},
+        ("a.png", "a very long name of a picture that goes on and on and on.png"),
+    )
     page = tab.open()
     page.set_viewport_size({"width": width, "height": 844})
     for section in ("images", "captions"):

@@ -1,4 +1,6 @@
-"""lora_trainer_strength.js on a page with the hosts' prompt boxes: the prompt's text and the sliders say the same, whichever is changed."""
+"""lora_trainer_strength.js on a page with the hosts' prompt boxes: the prompt's text and the
+sliders say the same, whichever is changed.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,21 @@ pytestmark = pytest.mark.xdist_group("scripts")
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = """<!doctype html><div id="lora_trainer_root" class="lora-trainer"></div>
 <div id="tab_txt2img"><div id="txt2img_prompt_container"><div id="txt2img_prompt"><label><textarea></textarea></label></div></div></div>"""
-HOME = {"language": "en", "languages": [{"code": "en", "name": "English"}], "host": {"remote": False}}
+HOME = {
+    "language": "en",
+    "languages": [{"code": "en", "name": "English"}],
+    "host": {"remote": False},
+}
 INSERTABLE = {
-    "loras": [{"name": "fox", "tag": "<lora:fox:0.8> ohwx", "preferred_weight": 0.8, "trigger": "ohwx", "picture": None}],
+    "loras": [
+        {
+            "name": "fox",
+            "tag": "<lora:fox:0.8> ohwx",
+            "preferred_weight": 0.8,
+            "trigger": "ohwx",
+            "picture": None,
+        }
+    ],
     "weights": {"fox": 0.8, "other": 0.65},
 }
 
@@ -34,18 +48,27 @@ def panel(browser):
             if isinstance(content, str):
                 route.fulfill(body=content, content_type="text/html")
             else:
-                route.fulfill(status=404 if content is None else 200, body=json.dumps(content), content_type="application/json")
+                route.fulfill(
+                    status=404 if content is None else 200,
+                    body=json.dumps(content),
+                    content_type="application/json",
+                )
 
         page.route("**/*", answer)
         page.goto("http://webui.invalid/")
         page.add_style_tag(path=ROOT / "style.css")
         # what the page's boxes are told, as gradio would hear it
-        page.evaluate("window.heard = []; document.querySelector('textarea').addEventListener('input', (event) => heard.push(event.target.value))")
+        page.evaluate(
+            "window.heard = []; document.querySelector('textarea').addEventListener('input',"
+            " (event) => heard.push(event.target.value))"
+        )
         page.evaluate("window.onUiLoaded = (boot) => { window.boot = boot; }")
         for name in ("lora_trainer.js", "lora_trainer_tags.js", "lora_trainer_strength.js"):
             page.add_script_tag(path=ROOT / "javascript" / name)
         # a section, so that the tab has something to open
-        page.evaluate("loraTrainer.section({ id: 'train', title: () => 'Train', draw() {} }); boot()")
+        page.evaluate(
+            "loraTrainer.section({ id: 'train', title: () => 'Train', draw() {} }); boot()"
+        )
         page.wait_for_selector("#lora_trainer_strength_txt2img", state="attached")
         return page
 
@@ -85,7 +108,10 @@ def test_typing_in_the_prompt_moves_the_slider(panel):
 def test_a_prompt_that_the_host_sets_without_an_event_moves_the_slider(panel):
     page = panel()
     page.evaluate("document.querySelector('textarea').value = 'pasted <lora:other:0.4>'")
-    page.wait_for_function("document.querySelector('.lora-trainer-strength-row input[type=range]')?.value === '0.4'", timeout=3000)
+    page.wait_for_function(
+        "document.querySelector('.lora-trainer-strength-row input[type=range]')?.value === '0.4'",
+        timeout=3000,
+    )
 
 
 def test_two_strengths_have_two_sliders_and_each_moves_its_own_number(panel):
@@ -135,7 +161,10 @@ def test_the_caret_stays_at_its_word(panel):
     page.locator("textarea").fill("<lora:fox:0.7> a fox")
     page.evaluate("document.querySelector('textarea').setSelectionRange(15, 16)")
     slide(page, "Strength of fox", 0.35)
-    assert page.evaluate("[document.querySelector('textarea').selectionStart, document.querySelector('textarea').selectionEnd]") == [16, 17]
+    assert page.evaluate(
+        "[document.querySelector('textarea').selectionStart,"
+        " document.querySelector('textarea').selectionEnd]"
+    ) == [16, 17]
 
 
 def test_removing_a_tag_leaves_the_rest_and_can_be_taken_back(panel):
@@ -170,9 +199,13 @@ def test_a_lora_that_is_there_already_is_not_inserted_twice(panel):
 def test_without_tags_and_without_loras_of_ours_the_panel_takes_no_room(panel):
     page = panel({"loras": [], "weights": {}})
     page.locator("textarea").fill("a fox")
-    assert page.evaluate("document.querySelector('#lora_trainer_strength_txt2img').offsetHeight") == 0
+    assert (
+        page.evaluate("document.querySelector('#lora_trainer_strength_txt2img').offsetHeight") == 0
+    )
     page.locator("textarea").fill("a fox <lora:other:0.5>")
-    assert page.evaluate("document.querySelector('#lora_trainer_strength_txt2img').offsetHeight") > 20
+    assert (
+        page.evaluate("document.querySelector('#lora_trainer_strength_txt2img').offsetHeight") > 20
+    )
 
 
 def test_a_number_that_no_host_can_read_is_told_and_mended_by_the_slider(panel):

@@ -1,4 +1,6 @@
-"""lora_trainer_tags.js: tags are read as the hosts read them, and a change rewrites one number and nothing else."""
+"""lora_trainer_tags.js: tags are read as the hosts read them, and a change rewrites one number and
+nothing else.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,10 @@ pytestmark = pytest.mark.xdist_group("scripts")
         ("<lora:>", []),
         ("<lyco:fox:0.7>", []),
         ("<hypernet:fox:0.7> <lora:fox:0.2>", [("fox", 0.2, 0.2, False)]),
-        ("a <lora:one:0.1>, b <lora:two:0.2>\n<lora:one:0.3>", [("one", 0.1, 0.1, False), ("two", 0.2, 0.2, False), ("one", 0.3, 0.3, False)]),
+        (
+            "a <lora:one:0.1>, b <lora:two:0.2>\n<lora:one:0.3>",
+            [("one", 0.1, 0.1, False), ("two", 0.2, 0.2, False), ("one", 0.3, 0.3, False)],
+        ),
         ("<lora:fox:0.7", []),
         ("< lora:fox:0.7>", []),
         ("<LORA:fox:0.7>", []),
@@ -38,11 +43,15 @@ pytestmark = pytest.mark.xdist_group("scripts")
     ],
 )
 def test_tags_are_read_as_the_hosts_read_them(call, prompt, expected):
-    assert [(tag["name"], tag["te"], tag["unet"], tag["separate"]) for tag in call("tags.find", prompt)] == expected
+    assert [
+        (tag["name"], tag["te"], tag["unet"], tag["separate"]) for tag in call("tags.find", prompt)
+    ] == expected
 
 
 def written(call, prompt, index, which, strength):
-    return call("tags.apply", prompt, call("tags.edit", call("tags.find", prompt)[index], which, strength))
+    return call(
+        "tags.apply", prompt, call("tags.edit", call("tags.find", prompt)[index], which, strength)
+    )
 
 
 @pytest.mark.parametrize(
@@ -92,7 +101,11 @@ def test_a_prompt_without_its_tags_reads_as_if_they_had_never_been_there(call, p
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
-    [(("fox", 0.7), "<lora:fox:0.7>"), (("fox", 1), "<lora:fox:1>"), (("狐", 0.05), "<lora:狐:0.05>")],
+    [
+        (("fox", 0.7), "<lora:fox:0.7>"),
+        (("fox", 1), "<lora:fox:1>"),
+        (("狐", 0.05), "<lora:狐:0.05>"),
+    ],
 )
 def test_a_tag_is_spelled_as_the_hosts_read_it(call, arguments, expected):
     assert call("tags.make", *arguments) == expected

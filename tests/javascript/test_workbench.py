@@ -1,5 +1,6 @@
-"""The workbench's pure parts: what differs between two captions, where a caption is cut, where a crop lies in a thumbnail, which tags
-are offered."""
+"""The workbench's pure parts: what differs between two captions, where a caption is cut, where a
+crop lies in a thumbnail, which tags are offered.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,11 @@ def scripts(script_page):
 @pytest.mark.parametrize(
     ("before", "after", "pieces"),
     [
-        ("a red fox", "a blue fox", [["same", "a "], ["gone", "red"], ["new", "blue"], ["same", " fox"]]),
+        (
+            "a red fox",
+            "a blue fox",
+            [["same", "a "], ["gone", "red"], ["new", "blue"], ["same", " fox"]],
+        ),
         ("fox, snow", "fox, snow, ink", [["same", "fox, snow"], ["new", ", ink"]]),
         ("fox, snow", "snow", [["gone", "fox, "], ["same", "snow"]]),
         ("", "ink", [["new", "ink"]]),
@@ -37,13 +42,23 @@ def test_what_differs_is_told_word_by_word(call, before, after, pieces):
 
 def test_texts_too_long_to_compare_are_told_as_a_whole(call):
     before, after = "a " * 300 + "z", "b " * 300 + "y"
-    assert call("workbench.bulk.difference", "fox " + before, "fox " + after) == [["same", "fox "], ["gone", before], ["new", after]]
+    assert call("workbench.bulk.difference", "fox " + before, "fox " + after) == [
+        ["same", "fox "],
+        ["gone", before],
+        ["new", after],
+    ]
 
 
 def test_a_word_more_in_a_very_long_caption_is_told_alone(call):
     long = ", ".join(f"tag {number}" for number in range(400))
-    assert call("workbench.bulk.difference", long, long + ", ink") == [["same", long], ["new", ", ink"]]
-    assert call("workbench.bulk.difference", long, "ink, " + long) == [["new", "ink, "], ["same", long]]
+    assert call("workbench.bulk.difference", long, long + ", ink") == [
+        ["same", long],
+        ["new", ", ink"],
+    ]
+    assert call("workbench.bulk.difference", long, "ink, " + long) == [
+        ["new", "ink, "],
+        ["same", long],
+    ]
 
 
 @pytest.mark.parametrize(
@@ -68,11 +83,21 @@ def test_a_caption_is_cut_where_the_model_stops_reading(call, text, kept_end, be
 )
 def test_a_crop_is_outlined_where_the_thumbnail_shows_it(call, box, size, place):
     left, top, width, height = place
-    assert call("workbench.check.outline", box, {"width": size[0], "height": size[1]}) == {"left": left, "top": top, "width": width, "height": height}
+    assert call("workbench.check.outline", box, {"width": size[0], "height": size[1]}) == {
+        "left": left,
+        "top": top,
+        "width": width,
+        "height": height,
+    }
 
 
 def test_words_are_listed_by_commas_of_both_scripts_and_lines(call):
-    assert call("workbench.words.listed", "a fox, 水墨，雪\n ink wash ,, ") == ["a fox", "水墨", "雪", "ink wash"]
+    assert call("workbench.words.listed", "a fox, 水墨，雪\n ink wash ,, ") == [
+        "a fox",
+        "水墨",
+        "雪",
+        "ink wash",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -101,9 +126,18 @@ def test_the_tag_that_is_being_typed_stands_between_two_commas(call, text, place
         ("  ", [], []),
     ],
 )
-def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_rare(call, typed, present, offered):
-    tags = [{"tag": "red hair", "count": 9}, {"tag": "saber \\(fate\\)", "count": 5}, {"tag": "shadow hat", "count": 4}, {"tag": "hat", "count": 2}]
-    assert [found["tag"] for found in call("workbench.completing.fitting", tags, typed, present)] == offered
+def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_rare(
+    call, typed, present, offered
+):
+    tags = [
+        {"tag": "red hair", "count": 9},
+        {"tag": "saber \\(fate\\)", "count": 5},
+        {"tag": "shadow hat", "count": 4},
+        {"tag": "hat", "count": 2},
+    ]
+    assert [
+        found["tag"] for found in call("workbench.completing.fitting", tags, typed, present)
+    ] == offered
 
 
 @pytest.mark.parametrize(
@@ -116,5 +150,13 @@ def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_r
         ([], False),
     ],
 )
-def test_where_a_caption_comes_from_is_told_only_where_they_come_from_several_places(call, sources, told):
-    assert call("workbench.hasSeveralSources", [{"source": source, "caption_file": file} for source, file in sources]) is told
+def test_where_a_caption_comes_from_is_told_only_where_they_come_from_several_places(
+    call, sources, told
+):
+    assert (
+        call(
+            "workbench.hasSeveralSources",
+            [{"source": source, "caption_file": file} for source, file in sources],
+        )
+        is told
+    )

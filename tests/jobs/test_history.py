@@ -23,20 +23,28 @@ def test_runs_are_listed_newest_first(tmp_path):
     for name, start in (("old", 1000.0), ("newest", 3000.0), ("新", 2000.0)):
         write_run(tmp_path / name, *FINISHED, start=start)
     assert [(entry.id, entry.state.status) for entry in History(tmp_path).listing()] == [
-        ("newest", "finished"), ("新", "finished"), ("old", "finished"),
-    ]  # fmt: skip
+        ("newest", "finished"),
+        ("新", "finished"),
+        ("old", "finished"),
+    ]
 
 
 def test_broken_folders_are_shown_with_a_sentence(tmp_path):
     write_run(tmp_path / "good", *FINISHED)
-    for name, text in (("torn", b"train_data_dir: [a"), ("list", b"- a\n- b\n"), ("bytes", b"name: \xff\xfe\n")):
+    for name, text in (
+        ("torn", b"train_data_dir: [a"),
+        ("list", b"- a\n- b\n"),
+        ("bytes", b"name: \xff\xfe\n"),
+    ):
         write_run(tmp_path / name, *FINISHED)
         (tmp_path / name / "config.yaml").write_bytes(text)
     (tmp_path / "stray").mkdir()
     (tmp_path / "stray" / "notes.txt").write_text("mine")
     (tmp_path / "folder as config" / "config.yaml").mkdir(parents=True)
     write_run(tmp_path / "noise", *BEGUN)
-    (tmp_path / "noise" / "events.jsonl").write_bytes(b"\x00\xff{}\n[1]\n" + b'{"event":"progress","step":"x"}\n' * 3)
+    (tmp_path / "noise" / "events.jsonl").write_bytes(
+        b"\x00\xff{}\n[1]\n" + b'{"event":"progress","step":"x"}\n' * 3
+    )
     (tmp_path / "empty").mkdir()
     (tmp_path / ".hidden").mkdir()
     (tmp_path / "file").write_text("")
@@ -57,9 +65,17 @@ def test_a_link_to_itself_hides_no_other_run(tmp_path):
 
 def test_a_curve_passes_over_lines_that_are_no_steps(tmp_path):
     folder = write_run(tmp_path / "ink", *BEGUN)
-    noise = ['"step":"x","loss":1', '"step":1e400,"loss":1', '"step":1,"loss":"low"', '"step":2,"loss":1' + "0" * 400, '"step":' + "[" * 100_000]
+    noise = [
+        '"step":"x","loss":1',
+        '"step":1e400,"loss":1',
+        '"step":1,"loss":"low"',
+        '"step":2,"loss":1' + "0" * 400,
+        '"step":' + "[" * 100_000,
+    ]
     with folder.events.open("a", encoding="utf-8") as stream:
-        stream.writelines('{"event":"progress",' + line + "}\n" for line in [*noise, '"step":3,"loss":0.5'])
+        stream.writelines(
+            '{"event":"progress",' + line + "}\n" for line in [*noise, '"step":3,"loss":0.5']
+        )
     assert History(tmp_path).curve("ink").since(0)[0] == [(3, 0.5, None)]
 
 
@@ -82,16 +98,32 @@ def random_log(draw):
     """Anything a worker may write, and some things it does not."""
     made = []
     for _ in range(draw.randrange(5, 60)):
-        made += draw.choice([
-            lambda: [events.Started(resumed_from=draw.choice([None, 3]))],
-            lambda: [events.Phase(phase=draw.choice(["training", "encoding", "saving"]), total=draw.randrange(9))],
-            lambda: [events.Progress(step=draw.randrange(50), loss=draw.random(), seconds_left=draw.random()) for _ in range(draw.randrange(9))],
-            lambda: [events.Progress(step=draw.randrange(50)) for _ in range(draw.randrange(4))],
-            lambda: [events.Saved(step=draw.randrange(9), file=f"{draw.randrange(3)}.safetensors")],
-            lambda: [events.Previewed(step=draw.randrange(9), file="a.png")],
-            lambda: [events.Paused(step=1), events.Resumed(step=1)],
-            lambda: [events.Finished(step=9, file="x")],
-        ])()  # fmt: skip
+        made += draw.choice(
+            [
+                lambda: [events.Started(resumed_from=draw.choice([None, 3]))],
+                lambda: [
+                    events.Phase(
+                        phase=draw.choice(["training", "encoding", "saving"]),
+                        total=draw.randrange(9),
+                    )
+                ],
+                lambda: [
+                    events.Progress(
+                        step=draw.randrange(50), loss=draw.random(), seconds_left=draw.random()
+                    )
+                    for _ in range(draw.randrange(9))
+                ],
+                lambda: [
+                    events.Progress(step=draw.randrange(50)) for _ in range(draw.randrange(4))
+                ],
+                lambda: [
+                    events.Saved(step=draw.randrange(9), file=f"{draw.randrange(3)}.safetensors")
+                ],
+                lambda: [events.Previewed(step=draw.randrange(9), file="a.png")],
+                lambda: [events.Paused(step=1), events.Resumed(step=1)],
+                lambda: [events.Finished(step=9, file="x")],
+            ]
+        )()
     return made
 
 
@@ -116,7 +148,10 @@ def _append(path, piece):
 
 def test_a_look_at_a_run_of_100000_events_reads_only_what_is_new(tmp_path, monkeypatch):
     folder = write_run(tmp_path / "long")
-    lines = [to_line(event) for event in (*BEGUN, events.Phase(phase="training", total=100_000), *steps(1, 100_000))]
+    lines = [
+        to_line(event)
+        for event in (*BEGUN, events.Phase(phase="training", total=100_000), *steps(1, 100_000))
+    ]
     folder.events.write_text("\n".join(lines) + "\n", encoding="utf-8")
     runs = History(tmp_path)
     began = time.thread_time()
@@ -138,12 +173,18 @@ def test_a_look_at_a_run_of_100000_events_reads_only_what_is_new(tmp_path, monke
     append(folder, *steps(100_001, 100_002))
     assert runs.entry("long").state.step == 100_002
     curve = runs.curve("long")
-    assert curve.since(offset) == ([(100_001, 1000.01, 2000.02), (100_002, 1000.02, 2000.04)], False)
+    assert curve.since(offset) == (
+        [(100_001, 1000.01, 2000.02), (100_002, 1000.02, 2000.04)],
+        False,
+    )
     assert sum(read) < 1000
 
 
 def test_300_runs_are_listed_in_an_instant(tmp_path):
-    text = "".join(to_line(event) + "\n" for event in (*BEGUN, events.Phase(phase="training", total=500), *steps(1, 500)))
+    text = "".join(
+        to_line(event) + "\n"
+        for event in (*BEGUN, events.Phase(phase="training", total=500), *steps(1, 500))
+    )
     for number in range(300):
         write_run(tmp_path / f"run-{number:03d}").events.write_text(text, encoding="utf-8")
     runs = History(tmp_path)
@@ -165,7 +206,10 @@ def test_the_curve_of_a_resumed_run_goes_back_to_the_resume_point(tmp_path):
     append(folder, events.Started(resumed_from=4), *steps(5, 6))
     curve.read_on()
     assert [point[0] for point in curve.since(0)[0]] == [1, 2, 3, 4, 5, 6]
-    assert curve.since(offset) == (curve.since(0)[0], True), "a browser in the middle is given all of it"
+    assert curve.since(offset) == (
+        curve.since(0)[0],
+        True,
+    ), "a browser in the middle is given all of it"
     assert curve.since(curve.offset) == ([], False)
     assert curve.since(10**9)[1] is True, "an offset of another file"
 
@@ -183,7 +227,10 @@ def test_a_noted_death_ends_the_run_until_something_is_heard_of_it_again(tmp_pat
     runs = History(tmp_path)
     assert runs.entry("ink").state.status == "running"
     folder.write_death(Failed(time=2000.0, error="WorkerDied", message="it died 水", hint="again"))
-    assert (runs.entry("ink").state.status, runs.entry("ink").state.failure.message) == ("failed", "it died 水")
+    assert (runs.entry("ink").state.status, runs.entry("ink").state.failure.message) == (
+        "failed",
+        "it died 水",
+    )
     assert folder.read_state().status == "failed"
     append(folder, events.Started(resumed_from=4), start=3000.0)
     assert runs.entry("ink").state.status == "running"
@@ -198,7 +245,11 @@ def test_a_worker_that_has_not_spoken_yet_is_told_apart_from_the_one_before(tmp_
         folder.worker.write_text(json.dumps({"pid": 1, "started": 1500.0}), encoding="utf-8")
         send_request(folder.requests, "stop")
         entry = runs.entry("ink")
-        assert (entry.alive, entry.heard, entry.asked) == (True, False, ("stop",)) and runs.alive() == ("ink",)
+        assert (entry.alive, entry.heard, entry.asked) == (
+            True,
+            False,
+            ("stop",),
+        ) and runs.alive() == ("ink",)
         append(folder, events.Started(), start=1501.0)
         assert runs.entry("ink").heard
     assert not runs.entry("ink").alive and runs.alive() == ()
@@ -207,7 +258,9 @@ def test_a_worker_that_has_not_spoken_yet_is_told_apart_from_the_one_before(tmp_
 def test_a_caption_job_is_a_run_too(tmp_path):
     folder = write_run(tmp_path / "captions", events.Started(job="caption"), events.Finished())
     folder.config.rename(folder.path / "caption.yaml")
-    assert [(entry.job, entry.state.status, entry.problem) for entry in History(tmp_path).listing()] == [("caption", "finished", None)]
+    assert [
+        (entry.job, entry.state.status, entry.problem) for entry in History(tmp_path).listing()
+    ] == [("caption", "finished", None)]
 
 
 def test_the_resume_point_is_the_newest_state(tmp_path):
@@ -222,9 +275,13 @@ def test_the_resume_point_is_the_newest_state(tmp_path):
 def test_one_broken_run_never_hides_the_others(tmp_path):
     write_run(tmp_path / "good", *FINISHED)
     for what, text in BROKEN_YAML.items():
-        write_run(tmp_path / what.replace(",", ""), *FINISHED).config.write_text(text, encoding="utf-8")
+        write_run(tmp_path / what.replace(",", ""), *FINISHED).config.write_text(
+            text, encoding="utf-8"
+        )
     entries = {entry.id: entry for entry in History(tmp_path).listing()}
     assert len(entries) == len(BROKEN_YAML) + 1
     assert entries["good"].problem is None
     for entry in entries.values():
-        json.dumps([dict(entry.settings), str(entry.problem)], default=str, ensure_ascii=False).encode("utf-8")
+        json.dumps(
+            [dict(entry.settings), str(entry.problem)], default=str, ensure_ascii=False
+        ).encode("utf-8")

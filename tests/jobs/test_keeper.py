@@ -1,4 +1,6 @@
-"""The keeper with a clock and workers made for the test: what it starts, when, and what it does about every kind of end."""
+"""The keeper with a clock and workers made for the test: what it starts, when, and what it does
+about every kind of end.
+"""
 
 import contextlib
 import errno
@@ -78,9 +80,16 @@ class Bench:
     def another(self):
         """A second keeper on the folder: another WebUI, or this one started again."""
         return Keeper(
-            history=self.history, queue=self.queue, lock=self.root / "keeper.lock", trash=self.root / "trash", hand_over=self.hand_over,
-            delivered=self.refresh, options=lambda: self.options, start=self.start, clock=lambda: self.now,
-        )  # fmt: skip
+            history=self.history,
+            queue=self.queue,
+            lock=self.root / "keeper.lock",
+            trash=self.root / "trash",
+            hand_over=self.hand_over,
+            delivered=self.refresh,
+            options=lambda: self.options,
+            start=self.start,
+            clock=lambda: self.now,
+        )
 
     def start(self, folder, options):
         if self.start_error:
@@ -113,16 +122,26 @@ def bench(tmp_path):
         worker.holding.close()
 
 
-@pytest.mark.parametrize("last", [
-    (0, [*TRAINED, events.Finished(step=10)]), (3, [*TRAINED, events.Stopped(step=10)]), (1, [*BEGUN, events.Failed(message="no")]), (-9, list(BEGUN)),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "last",
+    [
+        (0, [*TRAINED, events.Finished(step=10)]),
+        (3, [*TRAINED, events.Stopped(step=10)]),
+        (1, [*BEGUN, events.Failed(message="no")]),
+        (-9, list(BEGUN)),
+    ],
+)
 def test_the_next_run_starts_after_an_end_of_any_kind(bench, last):
     bench.queued("a", "b")
     assert bench.tick() == ("a",)
     assert bench.tick() == ("a",) and list(bench.workers) == ["a"]
     bench.workers["a"].end(last[0], *last[1])
     assert bench.tick() == ("b",)
-    assert bench.hand_over.calls == [("before_start", "a"), ("after_end", "a"), ("before_start", "b")]
+    assert bench.hand_over.calls == [
+        ("before_start", "a"),
+        ("after_end", "a"),
+        ("before_start", "b"),
+    ]
 
 
 def test_a_death_is_written_down_for_everyone_to_see(bench):
@@ -133,7 +152,11 @@ def test_a_death_is_written_down_for_everyone_to_see(bench):
     bench.workers["a"].end(-9, *TRAINED)
     bench.tick()
     state = History(bench.root / "runs").entry("a").state
-    assert state.status == "failed" and "signal 9" in state.failure.message and "Segmentation fault" in state.failure.message
+    assert (
+        state.status == "failed"
+        and "signal 9" in state.failure.message
+        and "Segmentation fault" in state.failure.message
+    )
     assert "memory ran out" in state.failure.hint
 
 
@@ -149,7 +172,11 @@ def test_a_worker_that_dies_before_it_speaks_is_not_taken_for_the_one_before(ben
 def test_a_delivered_lora_is_shown_in_the_host_and_another_end_is_not(bench):
     bench.queued("a", "b")
     bench.tick()
-    bench.workers["a"].end(0, *TRAINED, events.Finished(step=10, file="ink.safetensors", delivered="/Lora/ink.safetensors"))
+    bench.workers["a"].end(
+        0,
+        *TRAINED,
+        events.Finished(step=10, file="ink.safetensors", delivered="/Lora/ink.safetensors"),
+    )
     bench.tick()
     assert bench.refreshed == 1
     bench.workers["b"].end(0, *FINISHED)
@@ -164,7 +191,11 @@ def test_a_run_from_the_command_line_is_adopted_and_the_queue_waits_for_it(bench
         assert bench.tick() == ("mine",)
         assert bench.tick() == ("mine",) and not bench.workers
     assert bench.tick() == ("a",)
-    assert bench.hand_over.calls == [("adopt", "mine"), ("after_end", "mine"), ("before_start", "a")]
+    assert bench.hand_over.calls == [
+        ("adopt", "mine"),
+        ("after_end", "mine"),
+        ("before_start", "a"),
+    ]
     assert "exit status unknown" in bench.history.entry("mine").state.failure.message
 
 
@@ -192,7 +223,12 @@ def test_of_two_webuis_on_one_folder_one_starts_the_runs(bench):
     other = bench.another()
     bench.tick()
     other.tick()
-    assert bench.keeper.on_duty and not other.on_duty and list(bench.workers) == ["a"] and other.active() == ()
+    assert (
+        bench.keeper.on_duty
+        and not other.on_duty
+        and list(bench.workers) == ["a"]
+        and other.active() == ()
+    )
     bench.workers["a"].end(0, *FINISHED)
     bench.keeper.close()
     other.tick()
@@ -200,7 +236,9 @@ def test_of_two_webuis_on_one_folder_one_starts_the_runs(bench):
     other.close()
 
 
-@pytest.mark.parametrize(("history", "again"), [([], True), ([*BEGUN, *steps(1, 10), events.Finished(step=10)], False)])
+@pytest.mark.parametrize(
+    ("history", "again"), [([], True), ([*BEGUN, *steps(1, 10), events.Finished(step=10)], False)]
+)
 def test_a_run_whose_start_a_crash_cut_off_starts_once(bench, history, again):
     bench.queued("a", "b")
     bench.queue.take(900.0)
@@ -269,10 +307,16 @@ def test_a_worker_that_gave_way_to_another_is_no_death(bench):
         assert bench.history.entry("a").state.status == "running" and not folder.death.exists()
 
 
-@pytest.mark.parametrize(("error", "words"), [
-    (SetupError("no packages", hint="Set up."), "no packages"), (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
-])  # fmt: skip
-def test_a_worker_that_cannot_be_started_is_a_failure_with_a_sentence_and_the_next_has_its_turn(bench, error, words):
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (SetupError("no packages", hint="Set up."), "no packages"),
+        (OSError(12, "Cannot allocate memory"), "Cannot allocate memory"),
+    ],
+)
+def test_a_worker_that_cannot_be_started_is_a_failure_with_a_sentence_and_the_next_has_its_turn(
+    bench, error, words
+):
     bench.queued("a", "b")
     bench.start_error = error
     bench.tick()
@@ -298,8 +342,17 @@ def test_finished_runs_beyond_those_to_keep_go_to_the_trash_and_no_others(bench)
     bench.options = KeeperOptions(runs_to_keep=2)
     with files.lock(RunFolder(bench.root / "runs" / "done-0").lock):
         bench.tick(100.0)
-    assert sorted(path.name for path in (bench.root / "runs").iterdir()) == ["done-0", "done-3", "done-4", "stopped", "waits"]
-    assert sorted(found.name for found in contents(bench.root / "trash", "run")) == ["done-1", "done-2"]
+    assert sorted(path.name for path in (bench.root / "runs").iterdir()) == [
+        "done-0",
+        "done-3",
+        "done-4",
+        "stopped",
+        "waits",
+    ]
+    assert sorted(found.name for found in contents(bench.root / "trash", "run")) == [
+        "done-1",
+        "done-2",
+    ]
 
 
 def test_all_runs_are_kept_unless_told_otherwise(bench):
@@ -331,7 +384,9 @@ def test_a_tick_that_goes_wrong_is_not_the_last(bench, monkeypatch):
     assert list(bench.workers) == ["a"] and failures == [1]
 
 
-def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_not_for_anothers(bench):
+def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_not_for_anothers(
+    bench,
+):
     bench.queued("a")
     bench.tick()
     worker = bench.workers["a"]
@@ -349,7 +404,7 @@ def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_
         assert not RunFolder(bench.root / "runs" / "mine").host.exists()
 
 
-# --- the disk is full ---------------------------------------------------------------------------------------------------------------------
+# --- the disk is full -----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -366,7 +421,9 @@ def full(monkeypatch):
     return is_full
 
 
-def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_noted_later(bench, full, caplog):
+def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_noted_later(
+    bench, full, caplog
+):
     bench.queued("a", "b")
     bench.tick()
     assert bench.queue.read().starting == "a", "its worker was not heard of yet"
@@ -376,8 +433,13 @@ def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_not
     bench.workers["a"].end(DISK_FULL)
     for _ in range(3):
         assert bench.tick() == ()
-    assert bench.hand_over.ticks == 7 and bench.hand_over.calls == [("before_start", "a"), ("after_end", "a")]
-    assert [record.message for record in caplog.records].count("while taking a run out of the line") == 1, "not with every tick"
+    assert bench.hand_over.ticks == 7 and bench.hand_over.calls == [
+        ("before_start", "a"),
+        ("after_end", "a"),
+    ]
+    assert [record.message for record in caplog.records].count(
+        "while taking a run out of the line"
+    ) == 1, "not with every tick"
     full.clear()
     assert bench.tick() == ("b",)
     failure = bench.history.entry("a").state.failure

@@ -26,7 +26,9 @@ def test_runs_wait_in_the_order_they_came_and_another_process_sees_it(tmp_path):
     assert waiting(Queue(tmp_path / "queue.json")) == ["first", "ink", "水墨", "neon"]
 
 
-@pytest.mark.parametrize(("position", "order"), [(0, "cabd"), (1, "acbd"), (3, "abdc"), (99, "abdc"), (-5, "cabd")])
+@pytest.mark.parametrize(
+    ("position", "order"), [(0, "cabd"), (1, "acbd"), (3, "abdc"), (99, "abdc"), (-5, "cabd")]
+)
 def test_a_run_moves_to_the_position_asked_for(tmp_path, position, order):
     queue = Queue(tmp_path / "queue.json")
     for run in "abcd":
@@ -117,7 +119,10 @@ def test_changes_from_many_processes_are_all_kept(tmp_path):
         "for number in range(10): queue.add(f'{sys.argv[3]}-{number}')\n"
     )
     path = tmp_path / "queue.json"
-    processes = [subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(path), name]) for name in "abcd"]
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, str(ROOT), str(path), name])
+        for name in "abcd"
+    ]
     assert [process.wait(60) for process in processes] == [0, 0, 0, 0]
     found = waiting(Queue(path))
     assert sorted(found) == sorted(f"{name}-{number}" for name in "abcd" for number in range(10))

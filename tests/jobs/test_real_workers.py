@@ -1,4 +1,6 @@
-"""Real workers, really started, paused, killed and continued; the host is this test, or a process that it ends."""
+"""Real workers, really started, paused, killed and continued; the host is this test, or a process
+that it ends.
+"""
 
 import json
 import os
@@ -32,7 +34,11 @@ class Host:
         self.queue = Queue(root / "queue.json")
         self.shown = []
         self.keeper = Keeper(
-            history=self.history, queue=self.queue, lock=root / "keeper.lock", trash=root / "trash", delivered=lambda: self.shown.append(1)
+            history=self.history,
+            queue=self.queue,
+            lock=root / "keeper.lock",
+            trash=root / "trash",
+            delivered=lambda: self.shown.append(1),
         )
 
     def until(self, condition, seconds=90):
@@ -82,15 +88,27 @@ def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue
     host.until(lambda: second.read_state().status == "finished" and not host.keeper.active())
     assert host.shown == [1] and load_file(tmp_path / "Lora" / "second.safetensors")
     died = host.history.entry("first")
-    assert died.state.status == "failed" and "ended unexpectedly" in died.state.failure.message and died.resume_step >= 3
+    assert (
+        died.state.status == "failed"
+        and "ended unexpectedly" in died.state.failure.message
+        and died.resume_step >= 3
+    )
 
     # what a finished run and a dead one need to go on
     resume.prepare(first, {"max_train_steps": died.resume_step + 2})
     resume.prepare(second, {"max_train_steps": 3})
     for name in ("second", "first"):
         host.queue.add(name)
-    host.until(lambda: second.read_state().step == 3 and first.read_state().status == "finished" and not host.keeper.active())
-    began = [event.resumed_from for event in second.read_events() if isinstance(event, events.Started)]
+    host.until(
+        lambda: (
+            second.read_state().step == 3
+            and first.read_state().status == "finished"
+            and not host.keeper.active()
+        )
+    )
+    began = [
+        event.resumed_from for event in second.read_events() if isinstance(event, events.Started)
+    ]
     assert began == [None, 2] and losses(second)[2:] and len(losses(second)) == 3
     assert host.history.entry("first").state.step == died.resume_step + 2
     assert not list(first.path.rglob("*.part"))
@@ -124,9 +142,12 @@ os._exit(0)
 
 def host_process(folder, how):
     process = subprocess.Popen(
-        [sys.executable, "-c", HOST, str(ROOT), str(folder.path), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        [sys.executable, "-c", HOST, str(ROOT), str(folder.path), how],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
         start_new_session=True,
-    )  # fmt: skip
+    )
     assert process.stdout.readline() == "started\n"
     return process
 
@@ -139,7 +160,9 @@ def wait_for(condition, seconds=90):
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals and groups")
-def test_a_worker_outlives_its_host_and_the_ctrl_c_in_its_terminal_or_ends_with_it_as_chosen(tmp_path):
+def test_a_worker_outlives_its_host_and_the_ctrl_c_in_its_terminal_or_ends_with_it_as_chosen(
+    tmp_path,
+):
     free, tied = make(tmp_path, "free", epochs=30000), make(tmp_path, "tied", epochs=30000)
     hosts = [host_process(free, "free"), host_process(tied, "tied")]
     wait_for(lambda: free.read_state().step >= 1 and tied.read_state().step >= 1)

@@ -22,11 +22,16 @@ def test_a_finished_run_goes_on_only_with_more_steps(tmp_path):
     folder = write_run(tmp_path / "ink", *FINISHED)
     with pytest.raises(RunError, match="this run is finished: it has its 10 steps"):
         prepare(folder, {})
-    with pytest.raises(ConfigError, match="max_train_steps is 10, but this run has 10 steps already"):
+    with pytest.raises(
+        ConfigError, match="max_train_steps is 10, but this run has 10 steps already"
+    ):
         prepare(folder, {"max_train_steps": 10})
     assert written(folder).training.max_train_steps == 10
     prepare(folder, {"max_train_steps": 15, "learning_rate": 1e-5})
-    assert (written(folder).training.max_train_steps, written(folder).training.learning_rate) == (15, 1e-5)
+    assert (written(folder).training.max_train_steps, written(folder).training.learning_rate) == (
+        15,
+        1e-5,
+    )
 
 
 def test_the_shape_of_what_was_learned_stays(tmp_path):

@@ -5,7 +5,16 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
-from lora_trainer.jobs.trash import NOTE, Discarded, Load, contents, discard, empty, measure, restore
+from lora_trainer.jobs.trash import (
+    NOTE,
+    Discarded,
+    Load,
+    contents,
+    discard,
+    empty,
+    measure,
+    restore,
+)
 from tests.jobs.logs import FINISHED, write_run
 
 
@@ -13,8 +22,15 @@ def test_what_is_discarded_can_be_restored_as_it_was(tmp_path):
     folder = write_run(tmp_path / "runs" / "水墨 ink", *FINISHED)
     before = sorted(path.name for path in folder.path.iterdir())
     found = discard(folder.path, tmp_path / "trash", kind="run", now=1000.0)
-    assert not folder.path.exists() and found.path.parent == tmp_path / "trash" and found.id.endswith("-水墨 ink")
-    assert contents(tmp_path / "trash", "run") == [found] and contents(tmp_path / "trash", "dataset") == []
+    assert (
+        not folder.path.exists()
+        and found.path.parent == tmp_path / "trash"
+        and found.id.endswith("-水墨 ink")
+    )
+    assert (
+        contents(tmp_path / "trash", "run") == [found]
+        and contents(tmp_path / "trash", "dataset") == []
+    )
     assert restore(found, tmp_path / "runs") == folder.path
     assert sorted(path.name for path in folder.path.iterdir()) == before
     assert contents(tmp_path / "trash", "run") == []
@@ -22,23 +38,35 @@ def test_what_is_discarded_can_be_restored_as_it_was(tmp_path):
 
 def test_nothing_is_overwritten_in_the_trash_or_by_what_comes_out_of_it(tmp_path):
     for _ in range(2):
-        discard(write_run(tmp_path / "runs" / "ink", *FINISHED).path, tmp_path / "trash", kind="run", now=1000.0)
+        discard(
+            write_run(tmp_path / "runs" / "ink", *FINISHED).path,
+            tmp_path / "trash",
+            kind="run",
+            now=1000.0,
+        )
     first, second = contents(tmp_path / "trash", "run")
     write_run(tmp_path / "runs" / "ink")
-    assert {restore(found, tmp_path / "runs").name for found in (first, second)} == {"ink-2", "ink-3"}
+    assert {restore(found, tmp_path / "runs").name for found in (first, second)} == {
+        "ink-2",
+        "ink-3",
+    }
 
 
 @pytest.mark.parametrize("name", ["../../outside", "..\\..\\outside", "/etc/outside", ".."])
 def test_a_forged_note_leads_nowhere_else(tmp_path, name):
     discard(write_run(tmp_path / "runs" / "ink").path, tmp_path / "trash", kind="run", now=1000.0)
     (found,) = contents(tmp_path / "trash", "run")
-    (found.path / NOTE).write_text(json.dumps({"kind": "run", "name": name, "time": 1}), encoding="utf-8")
+    (found.path / NOTE).write_text(
+        json.dumps({"kind": "run", "name": name, "time": 1}), encoding="utf-8"
+    )
     (found,) = contents(tmp_path / "trash", "run")
     assert restore(found, tmp_path / "runs").parent.resolve() == (tmp_path / "runs").resolve()
 
 
 @pytest.mark.parametrize("name", ["水墨 ink", "a=b"])
-def test_what_is_deleted_because_the_disk_is_full_goes_to_the_trash_without_a_note_and_comes_back(tmp_path, monkeypatch, name):
+def test_what_is_deleted_because_the_disk_is_full_goes_to_the_trash_without_a_note_and_comes_back(
+    tmp_path, monkeypatch, name
+):
     folder = write_run(tmp_path / "runs" / name, *FINISHED)
 
     def full(*arguments):
@@ -69,12 +97,16 @@ def test_what_cannot_be_moved_says_why_and_stays(tmp_path, monkeypatch):
     before = sorted(folder.path.iterdir())
 
     def refuse(self, target):
-        raise PermissionError(13, "The process cannot access the file because it is being used by another process")
+        raise PermissionError(
+            13, "The process cannot access the file because it is being used by another process"
+        )
 
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(RunError, match="being used by another process") as caught:
         discard(folder.path, tmp_path / "trash", kind="run", now=1.0)
-    assert "Close the programs" in str(caught.value.hint) and sorted(folder.path.iterdir()) == before
+    assert (
+        "Close the programs" in str(caught.value.hint) and sorted(folder.path.iterdir()) == before
+    )
 
 
 def test_the_trash_can_be_measured_and_emptied_for_good(tmp_path):

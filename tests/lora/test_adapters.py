@@ -19,15 +19,21 @@ FEW = {"target_modules": ("to_q", "proj_in"), "text_encoder_targets": ("q_proj",
 
 
 def inputs(parts: Parts, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
-    """Two images' worth of noise, times, text states and, for SDXL, its conditions: always the same."""
+    """Two images' worth of noise, times, text states and, for SDXL, its conditions: always the
+    same.
+    """
     generator = torch.Generator().manual_seed(3)
     width = parts.unet.config.cross_attention_dim
     given: dict[str, Any] = {
-        "sample": torch.randn(2, 4, 8, 8, generator=generator).to(dtype), "timestep": torch.tensor([5, 700]),
+        "sample": torch.randn(2, 4, 8, 8, generator=generator).to(dtype),
+        "timestep": torch.tensor([5, 700]),
         "encoder_hidden_states": torch.randn(2, 7, width, generator=generator).to(dtype),
-    }  # fmt: skip
+    }
     if parts.family == "sdxl":
-        embeds, ids = torch.randn(2, 64, generator=generator).to(dtype), torch.randint(64, 1024, (2, 6), generator=generator).to(dtype)
+        embeds, ids = (
+            torch.randn(2, 64, generator=generator).to(dtype),
+            torch.randint(64, 1024, (2, 6), generator=generator).to(dtype),
+        )
         given["added_cond_kwargs"] = {"text_embeds": embeds, "time_ids": ids}
     return given
 
@@ -49,7 +55,9 @@ def fill(adapters: Adapters, seed: int = 1, size: float = 0.1) -> None:
 
 
 def all_equal(left: list[torch.Tensor], right: list[torch.Tensor]) -> bool:
-    """But for a processor's rounding: a wrapped layer may be computed by another kernel than a bare one."""
+    """But for a processor's rounding: a wrapped layer may be computed by another kernel than a bare
+    one.
+    """
     return all(torch.allclose(a, b, rtol=1e-4, atol=1e-5) for a, b in zip(left, right, strict=True))
 
 
@@ -69,8 +77,12 @@ def test_a_fresh_adapter_leaves_every_output_unchanged(family: str) -> None:
         (("to_q", "to_v"), 64, 797_184),
     ],
 )
-def test_sd15_has_as_many_modules_and_parameters_as_kohyas_trainer_reports(targets: tuple[str, ...], module_count: int, parameter_count: int) -> None:
-    adapters = add_adapters(full_size_parts("sd1"), LoraSettings(target_modules=targets, lora_rank=8), seed=0)
+def test_sd15_has_as_many_modules_and_parameters_as_kohyas_trainer_reports(
+    targets: tuple[str, ...], module_count: int, parameter_count: int
+) -> None:
+    adapters = add_adapters(
+        full_size_parts("sd1"), LoraSettings(target_modules=targets, lora_rank=8), seed=0
+    )
     assert (adapters.module_count, adapters.parameter_count) == (module_count, parameter_count)
 
 
@@ -84,7 +96,12 @@ def test_adapters_are_float32_and_all_that_is_trainable(dtype: torch.dtype) -> N
     parts.unet.to(dtype)
     adapters = add_adapters(parts, LoraSettings(), seed=0)
     assert {parameter.dtype for _, parameter in adapters.parameters()} == {torch.float32}
-    trainable = [p for model in (parts.unet, parts.vae, *parts.text_encoders) for p in model.parameters() if p.requires_grad]
+    trainable = [
+        p
+        for model in (parts.unet, parts.vae, *parts.text_encoders)
+        for p in model.parameters()
+        if p.requires_grad
+    ]
     assert {id(p) for p in trainable} == {id(p) for _, p in adapters.parameters()}
     assert {p.dtype for p in parts.unet.parameters() if not p.requires_grad} == {dtype}
 
@@ -98,9 +115,12 @@ def test_a_bfloat16_base_gives_bfloat16_outputs_and_float32_gradients() -> None:
     assert output.dtype == torch.bfloat16
     ups = {name: parameter.grad for name, parameter in adapters.parameters() if "lora_B" in name}
     assert {grad.dtype if grad is not None else None for grad in ups.values()} == {torch.float32}
-    # the middle of an 8x8 picture is one pixel, and its self-attention has nothing to choose between: what reaches these two is zero, or a
-    # processor's rounding
-    undecided = {f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.{layer}.lora_B.weight" for layer in ("to_q", "to_k")}
+    # the middle of an 8x8 picture is one pixel, and its self-attention has nothing to choose
+    # between: what reaches these two is zero, or a processor's rounding
+    undecided = {
+        f"unet.mid_block.attentions.0.transformer_blocks.0.attn1.{layer}.lora_B.weight"
+        for layer in ("to_q", "to_k")
+    }
     assert {name for name, grad in ups.items() if grad is not None and not grad.any()} <= undecided
 
 
@@ -118,7 +138,9 @@ def test_the_same_seed_gives_the_same_adapters_and_the_global_random_state_is_le
 
 
 def test_down_is_drawn_as_kaiming_uniform_and_up_is_zero() -> None:
-    adapters = add_adapters(tiny_parts("sd1"), LoraSettings(lora_rank=64, target_modules=("conv1", "to_q")), seed=0)
+    adapters = add_adapters(
+        tiny_parts("sd1"), LoraSettings(lora_rank=64, target_modules=("conv1", "to_q")), seed=0
+    )
     for adapter in adapters.layers:
         bound = adapter.down[0].numel() ** -0.5
         assert 0.9 * bound < float(adapter.down.detach().abs().max()) <= bound
@@ -139,14 +161,24 @@ def test_parameters_come_with_names_in_the_models_order() -> None:
     assert text[0][0] == "text_encoder.text_model.encoder.layers.0.self_attn.k_proj.lora_A.weight"
     assert text[-1][0] == "text_encoder_2.text_model.encoder.layers.2.mlp.fc2.lora_B.weight"
     assert unet + text == adapters.parameters()
-    assert adapters.parameter_count == sum(parameter.numel() for _, parameter in adapters.parameters())
+    assert adapters.parameter_count == sum(
+        parameter.numel() for _, parameter in adapters.parameters()
+    )
 
 
-@pytest.mark.parametrize("targets", [("to_q", "proj_in", "ff.net.2"), ("conv1", "conv_shortcut", "downsamplers.0.conv", "time_emb_proj")])
+@pytest.mark.parametrize(
+    "targets",
+    [
+        ("to_q", "proj_in", "ff.net.2"),
+        ("conv1", "conv_shortcut", "downsamplers.0.conv", "time_emb_proj"),
+    ],
+)
 def test_strength_scales_every_kind_of_layer_and_is_put_back(targets: tuple[str, ...]) -> None:
     parts = tiny_parts("sd1")
     base = predictions(parts)
-    adapters = add_adapters(parts, LoraSettings(lora_rank=4, lora_alpha=2.7, target_modules=targets, **BOTH), seed=0)
+    adapters = add_adapters(
+        parts, LoraSettings(lora_rank=4, lora_alpha=2.7, target_modules=targets, **BOTH), seed=0
+    )
     fill(adapters)
     full = predictions(parts)
     with adapters.strength(0):
@@ -175,12 +207,20 @@ def test_strength_is_put_back_after_an_error_and_can_be_nested() -> None:
 
 def test_a_fractional_alpha_is_exact() -> None:
     parts = tiny_parts("sd1")
-    adapters = add_adapters(parts, LoraSettings(lora_rank=3, lora_alpha=0.7, target_modules=("mid_block.attentions.0.proj_in",)), seed=0)
+    adapters = add_adapters(
+        parts,
+        LoraSettings(
+            lora_rank=3, lora_alpha=0.7, target_modules=("mid_block.attentions.0.proj_in",)
+        ),
+        seed=0,
+    )
     fill(adapters)
     layer = adapters.layers[0]
     x = torch.randn(1, layer.down.shape[1], 1, 1, generator=torch.Generator().manual_seed(0))
     change = layer.layer(x) - layer.layer.base_layer(x)
-    expected = 0.7 / 3 * torch.einsum("or,ri,bihw->bohw", layer.up[:, :, 0, 0], layer.down[:, :, 0, 0], x)
+    expected = (
+        0.7 / 3 * torch.einsum("or,ri,bihw->bohw", layer.up[:, :, 0, 0], layer.down[:, :, 0, 0], x)
+    )
     torch.testing.assert_close(change, expected, rtol=1e-4, atol=1e-6)
 
 
@@ -200,7 +240,9 @@ def test_saved_weights_come_back_bit_for_bit() -> None:
     fill(adapters)
     saved, full = adapters.state_dict(), predictions(parts)
     fill(adapters, seed=2)
-    assert all(weight.dtype == torch.float32 and not weight.requires_grad for weight in saved.values())
+    assert all(
+        weight.dtype == torch.float32 and not weight.requires_grad for weight in saved.values()
+    )
     parameters = [id(parameter) for _, parameter in adapters.parameters()]
     adapters.load_state_dict(saved)
     assert all_equal(predictions(parts), full)
@@ -209,10 +251,16 @@ def test_saved_weights_come_back_bit_for_bit() -> None:
 
 def test_weights_of_other_settings_are_refused() -> None:
     saved = add_adapters(tiny_parts("sd1"), LoraSettings(lora_rank=4, **FEW), seed=0).state_dict()
-    with pytest.raises(LoraFileError, match="do not fit this model and these settings: 96 of 96 weights differ"):
-        add_adapters(tiny_parts("sd1"), LoraSettings(lora_rank=8, **FEW), seed=0).load_state_dict(saved)
+    with pytest.raises(
+        LoraFileError, match="do not fit this model and these settings: 96 of 96 weights differ"
+    ):
+        add_adapters(tiny_parts("sd1"), LoraSettings(lora_rank=8, **FEW), seed=0).load_state_dict(
+            saved
+        )
     with pytest.raises(LoraFileError, match=r"weights differ, such as text_encoder\.text_model"):
-        add_adapters(tiny_parts("sd1"), LoraSettings(lora_rank=4, **FEW, **BOTH), seed=0).load_state_dict(saved)
+        add_adapters(
+            tiny_parts("sd1"), LoraSettings(lora_rank=4, **FEW, **BOTH), seed=0
+        ).load_state_dict(saved)
 
 
 def test_removed_adapters_leave_the_base_as_it_was() -> None:
@@ -230,7 +278,11 @@ def test_removed_adapters_leave_the_base_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("targets", "message", "hint"),
     [
-        (("q_proj", "v_proj"), "no layer of the UNet is called q_proj, v_proj", "a UNet has to_q, to_k, to_v, to_out.0"),
+        (
+            ("q_proj", "v_proj"),
+            "no layer of the UNet is called q_proj, v_proj",
+            "a UNet has to_q, to_k, to_v, to_out.0",
+        ),
         (("to_q", "to_ou.0"), "no layer is called to_ou.0", "Did you mean to_out.0?"),
         (("to_out",), "to_out is not a layer that can hold a LoRA", "Inside it: to_out.0."),
         (("attn1",), "attn1 is not a layer", "Inside it: to_q, to_k, to_v, to_out.0."),
@@ -238,7 +290,9 @@ def test_removed_adapters_leave_the_base_as_it_was() -> None:
         (("o_q",), "no layer is called o_q", "There are: conv_in"),
     ],
 )
-def test_names_that_match_nothing_are_named(targets: tuple[str, ...], message: str, hint: str) -> None:
+def test_names_that_match_nothing_are_named(
+    targets: tuple[str, ...], message: str, hint: str
+) -> None:
     with pytest.raises(ConfigError) as caught:
         add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=targets), seed=0)
     assert message in str(caught.value)
@@ -247,7 +301,9 @@ def test_names_that_match_nothing_are_named(targets: tuple[str, ...], message: s
 
 def test_unet_names_for_the_text_encoder_are_told_apart() -> None:
     with pytest.raises(ConfigError, match="no layer of the text encoder is called to_q"):
-        add_adapters(tiny_parts("sd1"), LoraSettings(text_encoder_targets=("to_q",), **BOTH), seed=0)
+        add_adapters(
+            tiny_parts("sd1"), LoraSettings(text_encoder_targets=("to_q",), **BOTH), seed=0
+        )
 
 
 def test_a_refused_setting_leaves_the_model_without_adapters() -> None:
@@ -259,6 +315,11 @@ def test_a_refused_setting_leaves_the_model_without_adapters() -> None:
 
 def test_a_whole_path_is_a_target_too_and_a_part_of_a_word_is_not() -> None:
     path = "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
-    assert [adapter.path for adapter in add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=(path,)), seed=0).layers] == [path]
+    assert [
+        adapter.path
+        for adapter in add_adapters(
+            tiny_parts("sd1"), LoraSettings(target_modules=(path,)), seed=0
+        ).layers
+    ] == [path]
     with pytest.raises(ConfigError, match="no layer is called _q"):
         add_adapters(tiny_parts("sd1"), LoraSettings(target_modules=("_q",)), seed=0)

@@ -22,23 +22,37 @@ def lora_file(tmp_path, family, seed, alpha=2.7):
 
 def noise_prediction(parts):
     generator = torch.Generator().manual_seed(1)
-    added = {"text_embeds": torch.randn(1, 64, generator=generator), "time_ids": torch.ones(1, 6)} if parts.family == "sdxl" else None
+    added = (
+        {"text_embeds": torch.randn(1, 64, generator=generator), "time_ids": torch.ones(1, 6)}
+        if parts.family == "sdxl"
+        else None
+    )
     text = torch.randn(1, 77, parts.unet.config.cross_attention_dim, generator=generator)
     with torch.no_grad():
-        return parts.unet(torch.randn(1, 4, 8, 8, generator=generator), torch.tensor([300]), encoder_hidden_states=text, added_cond_kwargs=added).sample
+        return parts.unet(
+            torch.randn(1, 4, 8, 8, generator=generator),
+            torch.tensor([300]),
+            encoder_hidden_states=text,
+            added_cond_kwargs=added,
+        ).sample
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_an_applied_file_does_what_the_live_adapter_did_and_leaves_no_trace(tmp_path, family):
     path, trained, adapters = lora_file(tmp_path, family, 1)
     base = tiny_parts(family)
-    untouched, weights = noise_prediction(base), {name: weight.clone() for name, weight in base.unet.state_dict().items()}
+    untouched, weights = (
+        noise_prediction(base),
+        {name: weight.clone() for name, weight in base.unet.state_dict().items()},
+    )
     for strength in (0.0, 0.5, 1.0):
         with adapters.strength(strength):
             expected = noise_prediction(trained)
         with applied(base, [Prompted(path, strength)]):
             torch.testing.assert_close(noise_prediction(base), expected, rtol=1e-4, atol=2e-5)
-        assert all(torch.equal(weight, weights[name]) for name, weight in base.unet.state_dict().items())
+        assert all(
+            torch.equal(weight, weights[name]) for name, weight in base.unet.state_dict().items()
+        )
         torch.testing.assert_close(noise_prediction(base), untouched, rtol=1e-4, atol=2e-5)
 
 
@@ -57,6 +71,9 @@ def test_a_file_for_another_family_is_refused_and_nothing_is_left_changed(tmp_pa
     path = lora_file(tmp_path, "sdxl", 1)[0]
     base = tiny_parts("sd1")
     before = noise_prediction(base)
-    with pytest.raises(LoraFileError, match="which this base lacks"), applied(base, [Prompted(path, 1.0)]):
+    with (
+        pytest.raises(LoraFileError, match="which this base lacks"),
+        applied(base, [Prompted(path, 1.0)]),
+    ):
         pass
     torch.testing.assert_close(noise_prediction(base), before, rtol=1e-4, atol=1e-5)

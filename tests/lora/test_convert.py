@@ -40,18 +40,44 @@ def test_our_diffusers_file_becomes_our_webui_file(family: str, tmp_path: Path) 
     assert describe(tmp_path / "copy.safetensors", base_layers(parts)).unmatched == ()
 
 
-def test_onetrainers_sdxl_names_become_loadable_with_weights_and_alpha_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, source, copy = "unet.output_blocks.5.1.transformer_blocks.1.attn2.to_k", tmp_path / "x.safetensors", tmp_path / "y.safetensors"
-    weights = {f"{name}.lora_down.weight": torch.randn(4, 2048).half(), f"{name}.lora_up.weight": torch.randn(640, 4).half()}
-    safetensors.torch.save_file({**weights, f"{name}.alpha": torch.tensor(1.0), "bundle_emb.my person.clip_l": torch.ones(4, 768)}, source, {"ot_branch": "x"})
+def test_onetrainers_sdxl_names_become_loadable_with_weights_and_alpha_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, source, copy = (
+        "unet.output_blocks.5.1.transformer_blocks.1.attn2.to_k",
+        tmp_path / "x.safetensors",
+        tmp_path / "y.safetensors",
+    )
+    weights = {
+        f"{name}.lora_down.weight": torch.randn(4, 2048).half(),
+        f"{name}.lora_up.weight": torch.randn(640, 4).half(),
+    }
+    safetensors.torch.save_file(
+        {
+            **weights,
+            f"{name}.alpha": torch.tensor(1.0),
+            "bundle_emb.my person.clip_l": torch.ones(4, 768),
+        },
+        source,
+        {"ot_branch": "x"},
+    )
     assert "note:            A copy that every WebUI loads" in describe(source).to_text()
     assert main(["inspect", str(source), "--convert", str(copy)]) == 0
     assert f"Wrote {copy}." in capsys.readouterr().err
-    flat, stored = "lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_k", safetensors.torch.load_file(copy)
-    assert {key: stored[key.replace(name, flat.replace("lora_unet_", "lora_unet_"))].tolist() for key in weights} == {
-        key: tensor.tolist() for key, tensor in weights.items()
+    flat, stored = (
+        "lora_unet_output_blocks_5_1_transformer_blocks_1_attn2_to_k",
+        safetensors.torch.load_file(copy),
+    )
+    assert {
+        key: stored[key.replace(name, flat.replace("lora_unet_", "lora_unet_"))].tolist()
+        for key in weights
+    } == {key: tensor.tolist() for key, tensor in weights.items()}
+    assert stored.keys() == {
+        f"{flat}.alpha",
+        f"{flat}.lora_down.weight",
+        f"{flat}.lora_up.weight",
+        "bundle_emb.my person.clip_l",
     }
-    assert stored.keys() == {f"{flat}.alpha", f"{flat}.lora_down.weight", f"{flat}.lora_up.weight", "bundle_emb.my person.clip_l"}
     assert [str(host) for host in describe(copy).hosts][:1] == ["A1111 loads all its layers."]
     with pytest.raises(LoraFileError, match="exists already"):
         convert(source, copy)
@@ -59,7 +85,10 @@ def test_onetrainers_sdxl_names_become_loadable_with_weights_and_alpha_as_they_a
 
 def test_alpha_stated_elsewhere_is_written_where_the_webuis_look(tmp_path: Path) -> None:
     name = "base_model.model.mid_block.attentions.0.transformer_blocks.0.attn2.to_k"
-    tensors = {f"{name}.lora_A.weight": torch.ones(16, 768), f"{name}.lora_B.weight": torch.ones(320, 16)}
+    tensors = {
+        f"{name}.lora_A.weight": torch.ones(16, 768),
+        f"{name}.lora_B.weight": torch.ones(320, 16),
+    }
     safetensors.torch.save_file(tensors, tmp_path / "adapter_model.safetensors")
     (tmp_path / "adapter_config.json").write_text('{"r": 16, "lora_alpha": 64, "use_rslora": true}')
     convert(tmp_path / "adapter_model.safetensors", tmp_path / "copy.safetensors")
@@ -69,10 +98,17 @@ def test_alpha_stated_elsewhere_is_written_where_the_webuis_look(tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("name", "end"),
-    [("transformer.single_transformer_blocks.0.attn.to_q", "lora_A.weight"), ("unet.mid_block.attentions.0.proj_in", "lora_magnitude_vector")],
+    [
+        ("transformer.single_transformer_blocks.0.attn.to_q", "lora_A.weight"),
+        ("unet.mid_block.attentions.0.proj_in", "lora_magnitude_vector"),
+    ],
 )
 def test_what_cannot_be_renamed_is_told(name: str, end: str, tmp_path: Path) -> None:
-    tensors = {f"{name}.lora_A.weight": torch.ones(2, 3072), f"{name}.lora_B.weight": torch.ones(8, 2), f"{name}.{end}": torch.ones(2, 3072)}
+    tensors = {
+        f"{name}.lora_A.weight": torch.ones(2, 3072),
+        f"{name}.lora_B.weight": torch.ones(8, 2),
+        f"{name}.{end}": torch.ones(2, 3072),
+    }
     safetensors.torch.save_file(tensors, tmp_path / "x.safetensors")
     assert "A copy that every WebUI loads" not in describe(tmp_path / "x.safetensors").to_text()
     with pytest.raises(LoraFileError, match="cannot be given the WebUI's names by renaming"):

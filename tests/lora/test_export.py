@@ -17,14 +17,24 @@ from lora_trainer.errors import LoraFileError
 from lora_trainer.lora import export as export_module
 from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.lora.export import DIFFUSERS_ENDS, export, export_diffusers, verify
-from lora_trainer.lora.names import adaptable_layers, diffusers_names, module_names, part_models, webui_name
+from lora_trainer.lora.names import (
+    adaptable_layers,
+    diffusers_names,
+    module_names,
+    part_models,
+    webui_name,
+)
 from tests.lora.test_adapters import fill, predictions
 from tests.tiny import tiny_parts
 
 STRENGTHS = (0.0, 0.5, 1.0)
 FEW = {
-    "lora_rank": 4, "lora_alpha": 2.7, "target_modules": ("to_q", "proj_in"), "train_text_encoder": True, "text_encoder_targets": ("q_proj", "fc1"),
-}  # fmt: skip
+    "lora_rank": 4,
+    "lora_alpha": 2.7,
+    "target_modules": ("to_q", "proj_in"),
+    "train_text_encoder": True,
+    "text_encoder_targets": ("q_proj", "fc1"),
+}
 METADATA = {"ss_output_name": "x", "ss_base_model_version": "sd_v1"}
 CONVOLUTIONS = ("to_q", "proj_in", "conv1", "conv_shortcut", "downsamplers.0.conv")
 
@@ -42,7 +52,9 @@ def live(parts: Parts, adapters: Adapters, strength: float) -> list[torch.Tensor
 
 
 def merged(family: str, file: Path, strength: float) -> Parts:
-    """A fresh base with the file merged in by kohya's formula, W + strength * alpha / r * up @ down."""
+    """A fresh base with the file merged in by kohya's formula, W + strength * alpha / r * up @
+    down.
+    """
     parts, tensors = tiny_parts(family), safetensors.torch.load_file(file)
     used = set()
     for part, model in part_models(parts):
@@ -50,7 +62,10 @@ def merged(family: str, file: Path, strength: float) -> Parts:
             name = webui_name(parts.family, part, path)
             if f"{name}.alpha" not in tensors:
                 continue
-            down, up, alpha = (tensors[f"{name}.{end}"].float() for end in ("lora_down.weight", "lora_up.weight", "alpha"))
+            down, up, alpha = (
+                tensors[f"{name}.{end}"].float()
+                for end in ("lora_down.weight", "lora_up.weight", "alpha")
+            )
             change = (up.flatten(1) @ down.flatten(1)).reshape(layer.weight.shape)
             layer.weight.data += strength * alpha.item() / down.shape[0] * change
             used |= {f"{name}.{end}" for end in ("lora_down.weight", "lora_up.weight", "alpha")}
@@ -59,10 +74,20 @@ def merged(family: str, file: Path, strength: float) -> Parts:
 
 
 def pipeline(parts: Parts) -> Any:
-    common = {"vae": parts.vae, "unet": parts.unet, "text_encoder": parts.text_encoders[0], "tokenizer": None, "scheduler": DDIMScheduler()}
+    common = {
+        "vae": parts.vae,
+        "unet": parts.unet,
+        "text_encoder": parts.text_encoders[0],
+        "tokenizer": None,
+        "scheduler": DDIMScheduler(),
+    }
     if parts.family == "sdxl":
-        return StableDiffusionXLPipeline(**common, text_encoder_2=parts.text_encoders[1], tokenizer_2=None)
-    return StableDiffusionPipeline(**common, safety_checker=None, feature_extractor=None, requires_safety_checker=False)
+        return StableDiffusionXLPipeline(
+            **common, text_encoder_2=parts.text_encoders[1], tokenizer_2=None
+        )
+    return StableDiffusionPipeline(
+        **common, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+    )
 
 
 def close(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
@@ -70,9 +95,16 @@ def close(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
         torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
 
 
-@pytest.mark.parametrize(("family", "targets"), [("sd1", UNET_TARGETS), ("sd2", UNET_TARGETS), ("sdxl", UNET_TARGETS), ("sd1", CONVOLUTIONS)])
-def test_training_the_webui_and_diffusers_see_the_same_lora_at_every_strength(family: str, targets: tuple[str, ...], tmp_path: Path) -> None:
-    parts, adapters = trained(family, target_modules=targets, text_encoder_targets=TEXT_ENCODER_TARGETS)
+@pytest.mark.parametrize(
+    ("family", "targets"),
+    [("sd1", UNET_TARGETS), ("sd2", UNET_TARGETS), ("sdxl", UNET_TARGETS), ("sd1", CONVOLUTIONS)],
+)
+def test_training_the_webui_and_diffusers_see_the_same_lora_at_every_strength(
+    family: str, targets: tuple[str, ...], tmp_path: Path
+) -> None:
+    parts, adapters = trained(
+        family, target_modules=targets, text_encoder_targets=TEXT_ENCODER_TARGETS
+    )
     export(adapters, parts, tmp_path / "webui.safetensors", METADATA, torch.float32)
     export_diffusers(adapters, parts, tmp_path / "diffusers.safetensors", METADATA, torch.float32)
     loaded = tiny_parts(family)
@@ -84,7 +116,9 @@ def test_training_the_webui_and_diffusers_see_the_same_lora_at_every_strength(fa
     base = live(parts, adapters, 0.0)
     for strength in STRENGTHS:
         expected = live(parts, adapters, strength)
-        assert strength == 0 or all(float((a - b).abs().max()) > 0.05 for a, b in zip(expected, base, strict=True))
+        assert strength == 0 or all(
+            float((a - b).abs().max()) > 0.05 for a, b in zip(expected, base, strict=True)
+        )
         close(predictions(merged(family, tmp_path / "webui.safetensors", strength)), expected)
         for form in forms:
             pipe.set_adapters(form, strength)
@@ -92,26 +126,55 @@ def test_training_the_webui_and_diffusers_see_the_same_lora_at_every_strength(fa
 
 
 def test_the_file_holds_three_tensors_a_layer_under_kohyas_names(tmp_path: Path) -> None:
-    targets = ("mid_block.attentions.0.proj_in", "mid_block.attentions.0.transformer_blocks.0.attn2.to_k")
+    targets = (
+        "mid_block.attentions.0.proj_in",
+        "mid_block.attentions.0.transformer_blocks.0.attn2.to_k",
+    )
     parts, adapters = trained("sd1", target_modules=targets, train_text_encoder=False)
     report = export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
     assert {name: (str(tensor.dtype), tuple(tensor.shape)) for name, tensor in tensors.items()} == {
-        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": ("torch.float16", (4, 128, 1, 1)),
-        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": ("torch.float16", (128, 4, 1, 1)),
+        "lora_unet_mid_block_attentions_0_proj_in.lora_down.weight": (
+            "torch.float16",
+            (4, 128, 1, 1),
+        ),
+        "lora_unet_mid_block_attentions_0_proj_in.lora_up.weight": (
+            "torch.float16",
+            (128, 4, 1, 1),
+        ),
         "lora_unet_mid_block_attentions_0_proj_in.alpha": ("torch.float32", ()),
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": ("torch.float16", (4, 32)),
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": ("torch.float16", (128, 4)),
-        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.alpha": ("torch.float32", ()),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_down.weight": (
+            "torch.float16",
+            (4, 32),
+        ),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.lora_up.weight": (
+            "torch.float16",
+            (128, 4),
+        ),
+        "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn2_to_k.alpha": (
+            "torch.float32",
+            (),
+        ),
     }
-    assert tensors["lora_unet_mid_block_attentions_0_proj_in.alpha"].item() == pytest.approx(2.7, abs=1e-7)
-    assert (report.module_count, report.parameter_count, report.dtype, report.idle_modules) == (2, 4 * (128 + 128 + 32 + 128), "F16", 0)
+    assert tensors["lora_unet_mid_block_attentions_0_proj_in.alpha"].item() == pytest.approx(
+        2.7, abs=1e-7
+    )
+    assert (report.module_count, report.parameter_count, report.dtype, report.idle_modules) == (
+        2,
+        4 * (128 + 128 + 32 + 128),
+        "F16",
+        0,
+    )
     assert report.byte_count == (tmp_path / "x.safetensors").stat().st_size
     assert list(tmp_path.iterdir()) == [tmp_path / "x.safetensors"]
 
 
-@pytest.mark.parametrize(("dtype", "written"), [(torch.float16, "F16"), (torch.bfloat16, "BF16"), (torch.float32, "F32")])
-def test_the_weights_are_the_adapters_in_the_type_asked_for(dtype: torch.dtype, written: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "written"), [(torch.float16, "F16"), (torch.bfloat16, "BF16"), (torch.float32, "F32")]
+)
+def test_the_weights_are_the_adapters_in_the_type_asked_for(
+    dtype: torch.dtype, written: str, tmp_path: Path
+) -> None:
     parts, adapters = trained("sd1")
     assert export(adapters, parts, tmp_path / "x.safetensors", METADATA, dtype).dtype == written
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
@@ -127,7 +190,9 @@ def test_a_small_scale_is_not_lost_to_float16_in_diffusers_form(tmp_path: Path) 
     export_diffusers(adapters, parts, tmp_path / "x.safetensors", METADATA)
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
     adapter = adapters.layers[0]
-    product = tensors[f"{adapter.name}.lora_B.weight"].float().flatten(1) @ tensors[f"{adapter.name}.lora_A.weight"].float().flatten(1)
+    product = tensors[f"{adapter.name}.lora_B.weight"].float().flatten(1) @ tensors[
+        f"{adapter.name}.lora_A.weight"
+    ].float().flatten(1)
     expected = 0.05 / 16 * adapter.up.detach().flatten(1) @ adapter.down.detach().flatten(1)
     assert float((product - expected).norm() / expected.norm()) < 0.02
 
@@ -140,7 +205,14 @@ def test_the_metadata_and_hashes_are_in_the_file(tmp_path: Path) -> None:
     assert metadata["ss_output_name"] == "x"
     assert metadata["note"] == "雪 ?"
     assert metadata["sshs_model_hash"] == report.model_hash
-    assert set(metadata) == {"ss_output_name", "ss_base_model_version", "note", "sshs_model_hash", "sshs_legacy_hash", "modelspec.hash_sha256"}
+    assert set(metadata) == {
+        "ss_output_name",
+        "ss_base_model_version",
+        "note",
+        "sshs_model_hash",
+        "sshs_legacy_hash",
+        "modelspec.hash_sha256",
+    }
 
 
 def test_the_same_adapters_give_the_same_bytes(tmp_path: Path) -> None:
@@ -155,7 +227,10 @@ def test_the_tensors_lie_as_the_safetensors_library_lays_them(tmp_path: Path) ->
     export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     ours = (tmp_path / "x.safetensors").read_bytes()
     theirs = safetensors.torch.save(safetensors.torch.load(ours))
-    assert ours[8 + int.from_bytes(ours[:8], "little") :] == theirs[8 + int.from_bytes(theirs[:8], "little") :]
+    assert (
+        ours[8 + int.from_bytes(ours[:8], "little") :]
+        == theirs[8 + int.from_bytes(theirs[:8], "little") :]
+    )
 
 
 def test_a_lora_that_has_learned_nothing_is_reported(tmp_path: Path) -> None:
@@ -178,7 +253,10 @@ def test_values_beyond_float16_are_refused_and_leave_no_file(tmp_path: Path) -> 
         export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     assert "float32 or bf16" in str(caught.value.hint)
     assert list(tmp_path.iterdir()) == []
-    assert export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.bfloat16).module_count == 54
+    assert (
+        export(adapters, parts, tmp_path / "x.safetensors", METADATA, torch.bfloat16).module_count
+        == 54
+    )
 
 
 def test_a_refused_export_leaves_the_earlier_file(tmp_path: Path) -> None:
@@ -205,7 +283,9 @@ def test_a_full_disk_is_told_as_that(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     parts, adapters = trained("sd1")
     monkeypatch.setattr(export_module, "replace_file", full)
-    with pytest.raises(LoraFileError, match=r"the disk is full: .*x.safetensors could not be written") as raised:
+    with pytest.raises(
+        LoraFileError, match=r"the disk is full: .*x.safetensors could not be written"
+    ) as raised:
         export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     assert str(raised.value.hint).startswith("Free some space, then continue with `resume`")
 
@@ -214,8 +294,12 @@ def test_verify_names_what_does_not_fit(tmp_path: Path) -> None:
     parts, adapters = trained("sdxl")
     export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     assert verify(tmp_path / "x.safetensors", module_names(parts)).module_count == 79
-    first_text_encoder = {name: shape for name, shape in module_names(parts).items() if name.startswith("lora_te1")}
-    with pytest.raises(LoraFileError, match=r"73 of 79 layers in .* match no layer of the base, such as lora_"):
+    first_text_encoder = {
+        name: shape for name, shape in module_names(parts).items() if name.startswith("lora_te1")
+    }
+    with pytest.raises(
+        LoraFileError, match=r"73 of 79 layers in .* match no layer of the base, such as lora_"
+    ):
         verify(tmp_path / "x.safetensors", first_text_encoder)
     narrower = {name: (shape[0] + 1, *shape[1:]) for name, shape in module_names(parts).items()}
     with pytest.raises(LoraFileError, match=r"79 of 79 layers .* shapes that do not fit"):
@@ -230,7 +314,10 @@ def test_half_a_layer_is_refused(missing: str, tmp_path: Path) -> None:
     export(adapters, parts, tmp_path / "x.safetensors", METADATA)
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
     name = next(key for key in tensors if key.endswith(missing))
-    safetensors.torch.save_file({key: tensor for key, tensor in tensors.items() if key != name}, tmp_path / "half.safetensors")
+    safetensors.torch.save_file(
+        {key: tensor for key, tensor in tensors.items() if key != name},
+        tmp_path / "half.safetensors",
+    )
     with pytest.raises(LoraFileError, match="is not a whole LoRA"):
         verify(tmp_path / "half.safetensors", module_names(parts))
 

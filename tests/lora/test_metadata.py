@@ -11,30 +11,103 @@ from lora_trainer.lora.metadata import FolderFacts, TrainingFacts, build, distin
 
 
 def config(**changes: Any) -> RunConfig:
-    return from_mapping({"train_data_dir": "data", "base_model": "models/雪 v1.5.safetensors", "output_dir": "out", **changes}, base=Path("/work"))
+    return from_mapping(
+        {
+            "train_data_dir": "data",
+            "base_model": "models/雪 v1.5.safetensors",
+            "output_dir": "out",
+            **changes,
+        },
+        base=Path("/work"),
+    )
 
 
 def facts(settings: RunConfig | None = None, **changes: Any) -> TrainingFacts:
     known: dict[str, Any] = {
-        "config": settings or config(lora_rank=16, lora_alpha=8, trigger_word="sks cat", epochs=3, max_train_steps=90, learning_rate=2e-4, seed=7),
-        "name": "my_cat", "family": "sd1", "prediction_type": "epsilon", "zero_terminal_snr": False, "resolution": 512, "mixed_precision": "bf16",
-        "text_encoder_lr": None, "step": 60, "step_count": 90, "epoch": 2, "epoch_count": 3, "batches_per_epoch": 30,
-        "folders": (FolderFacts(name="10_cat", image_count=3, repeats=10, captions=("sks cat, Sitting", "sks cat", "a dog, sitting")),),
-        "buckets": (((512, 512), 20), ((448, 576), 10)), "started_at": 1763696040.5, "written_at": 1763699640.9,
-        "base_sha256": "ab" * 32, "base_legacy_hash": "cc6cb27103",
-    }  # fmt: skip
+        "config": (
+            settings
+            or config(
+                lora_rank=16,
+                lora_alpha=8,
+                trigger_word="sks cat",
+                epochs=3,
+                max_train_steps=90,
+                learning_rate=2e-4,
+                seed=7,
+            )
+        ),
+        "name": "my_cat",
+        "family": "sd1",
+        "prediction_type": "epsilon",
+        "zero_terminal_snr": False,
+        "resolution": 512,
+        "mixed_precision": "bf16",
+        "text_encoder_lr": None,
+        "step": 60,
+        "step_count": 90,
+        "epoch": 2,
+        "epoch_count": 3,
+        "batches_per_epoch": 30,
+        "folders": (
+            FolderFacts(
+                name="10_cat",
+                image_count=3,
+                repeats=10,
+                captions=("sks cat, Sitting", "sks cat", "a dog, sitting"),
+            ),
+        ),
+        "buckets": (((512, 512), 20), ((448, 576), 10)),
+        "started_at": 1763696040.5,
+        "written_at": 1763699640.9,
+        "base_sha256": "ab" * 32,
+        "base_legacy_hash": "cc6cb27103",
+    }
     return TrainingFacts(**{**known, **changes})
 
 
 ROWS = {
-    "ss_base_model_version", "ss_v2", "ss_output_name", "ss_tag_frequency", "ss_dataset_dirs", "ss_bucket_info", "ss_sd_model_name",
-    "ss_sd_model_hash", "ss_new_sd_model_hash", "ss_clip_skip", "ss_network_module", "ss_network_dim", "ss_network_alpha",
-    "ss_network_args", "ss_training_started_at", "ss_training_finished_at", "ss_learning_rate", "ss_unet_lr", "ss_text_encoder_lr",
-    "ss_num_train_images", "ss_num_epochs", "ss_epoch", "ss_steps", "ss_max_train_steps", "ss_seed", "ss_optimizer", "ss_lr_scheduler",
-    "ss_mixed_precision", "ss_noise_offset", "ss_min_snr_gamma", "ss_resolution", "ss_batch_size_per_device", "modelspec.sai_model_spec",
-    "modelspec.architecture", "modelspec.implementation", "modelspec.title", "modelspec.resolution", "modelspec.date",
-    "modelspec.prediction_type", "modelspec.trigger_phrase", "modelspec.encoder_layer",
-}  # fmt: skip
+    "ss_base_model_version",
+    "ss_v2",
+    "ss_output_name",
+    "ss_tag_frequency",
+    "ss_dataset_dirs",
+    "ss_bucket_info",
+    "ss_sd_model_name",
+    "ss_sd_model_hash",
+    "ss_new_sd_model_hash",
+    "ss_clip_skip",
+    "ss_network_module",
+    "ss_network_dim",
+    "ss_network_alpha",
+    "ss_network_args",
+    "ss_training_started_at",
+    "ss_training_finished_at",
+    "ss_learning_rate",
+    "ss_unet_lr",
+    "ss_text_encoder_lr",
+    "ss_num_train_images",
+    "ss_num_epochs",
+    "ss_epoch",
+    "ss_steps",
+    "ss_max_train_steps",
+    "ss_seed",
+    "ss_optimizer",
+    "ss_lr_scheduler",
+    "ss_mixed_precision",
+    "ss_noise_offset",
+    "ss_min_snr_gamma",
+    "ss_resolution",
+    "ss_batch_size_per_device",
+    "modelspec.sai_model_spec",
+    "modelspec.architecture",
+    "modelspec.implementation",
+    "modelspec.title",
+    "modelspec.resolution",
+    "modelspec.date",
+    "modelspec.prediction_type",
+    "modelspec.trigger_phrase",
+    "modelspec.encoder_layer",
+}
 
 
 def test_every_value_is_a_string_and_every_table_row_is_there() -> None:
@@ -53,22 +126,38 @@ def test_every_value_is_a_string_and_every_table_row_is_there() -> None:
         ("sdxl", "v_prediction", "sdxl_base_v1-0", "False", "stable-diffusion-xl-v1-base/lora"),
     ],
 )
-def test_the_hosts_are_told_the_family(family: str, prediction: str, version: str, v2: str, architecture: str) -> None:
+def test_the_hosts_are_told_the_family(
+    family: str, prediction: str, version: str, v2: str, architecture: str
+) -> None:
     metadata = build(facts(family=family, prediction_type=prediction))
-    assert (metadata["ss_base_model_version"], metadata["ss_v2"], metadata["modelspec.architecture"]) == (version, v2, architecture)
-    assert metadata["modelspec.prediction_type"] == ("v" if prediction == "v_prediction" else "epsilon")
+    assert (
+        metadata["ss_base_model_version"],
+        metadata["ss_v2"],
+        metadata["modelspec.architecture"],
+    ) == (version, v2, architecture)
+    assert metadata["modelspec.prediction_type"] == (
+        "v" if prediction == "v_prediction" else "epsilon"
+    )
 
 
 def a1111_parses(metadata: dict[str, str]) -> dict[str, Any]:
     """A1111 reads values that begin with a brace as JSON."""
-    return {key: json.loads(value) if value.startswith("{") else value for key, value in metadata.items()}
+    return {
+        key: json.loads(value) if value.startswith("{") else value
+        for key, value in metadata.items()
+    }
 
 
 def test_the_cards_dialog_shows_tags_images_and_resolutions() -> None:
     metadata = a1111_parses(build(facts()))
     assert metadata["ss_tag_frequency"] == {"10_cat": {"sks cat": 2, "sitting": 2, "a dog": 1}}
     assert metadata["ss_dataset_dirs"] == {"10_cat": {"n_repeats": 10, "img_count": 3}}
-    assert metadata["ss_bucket_info"] == {"buckets": {"0": {"resolution": [512, 512], "count": 20}, "1": {"resolution": [448, 576], "count": 10}}}
+    assert metadata["ss_bucket_info"] == {
+        "buckets": {
+            "0": {"resolution": [512, 512], "count": 20},
+            "1": {"resolution": [448, 576], "count": 10},
+        }
+    }
     assert metadata["ss_num_train_images"] == "30"
     assert float(metadata["ss_training_started_at"]) == 1763696040.5
 
@@ -76,15 +165,35 @@ def test_the_cards_dialog_shows_tags_images_and_resolutions() -> None:
 def test_the_lora_and_its_training_are_stated() -> None:
     metadata = build(facts())
     expected = {
-        "ss_output_name": "my_cat", "modelspec.title": "my_cat", "ss_sd_model_name": "雪 v1.5.safetensors", "ss_sd_model_hash": "cc6cb27103",
-        "ss_new_sd_model_hash": "ab" * 32, "ss_network_dim": "16", "ss_network_alpha": "8", "ss_network_module": "networks.lora", "ss_steps": "60",
-        "ss_max_train_steps": "90", "ss_epoch": "2", "ss_num_epochs": "3", "ss_learning_rate": "0.0002", "ss_unet_lr": "0.0002", "ss_seed": "7",
-        "ss_text_encoder_lr": "None", "ss_optimizer": "torch.optim.adamw.AdamW(weight_decay=0.01)", "ss_lr_scheduler": "constant",
+        "ss_output_name": "my_cat",
+        "modelspec.title": "my_cat",
+        "ss_sd_model_name": "雪 v1.5.safetensors",
+        "ss_sd_model_hash": "cc6cb27103",
+        "ss_new_sd_model_hash": "ab" * 32,
+        "ss_network_dim": "16",
+        "ss_network_alpha": "8",
+        "ss_network_module": "networks.lora",
+        "ss_steps": "60",
+        "ss_max_train_steps": "90",
+        "ss_epoch": "2",
+        "ss_num_epochs": "3",
+        "ss_learning_rate": "0.0002",
+        "ss_unet_lr": "0.0002",
+        "ss_seed": "7",
+        "ss_text_encoder_lr": "None",
+        "ss_optimizer": "torch.optim.adamw.AdamW(weight_decay=0.01)",
+        "ss_lr_scheduler": "constant",
         "ss_clip_skip": "1",
-        "ss_mixed_precision": "bf16", "ss_min_snr_gamma": "None", "ss_noise_offset": "None", "ss_resolution": "(512, 512)",
-        "modelspec.resolution": "512x512", "modelspec.date": "2025-11-21T04:34:00+00:00", "modelspec.trigger_phrase": "sks cat",
-        "modelspec.encoder_layer": "1", "modelspec.implementation": "diffusers",
-    }  # fmt: skip
+        "ss_mixed_precision": "bf16",
+        "ss_min_snr_gamma": "None",
+        "ss_noise_offset": "None",
+        "ss_resolution": "(512, 512)",
+        "modelspec.resolution": "512x512",
+        "modelspec.date": "2025-11-21T04:34:00+00:00",
+        "modelspec.trigger_phrase": "sks cat",
+        "modelspec.encoder_layer": "1",
+        "modelspec.implementation": "diffusers",
+    }
     assert {key: metadata[key] for key in expected} == expected
 
 
@@ -101,18 +210,37 @@ def test_sdxl_has_no_clip_skip_of_its_own() -> None:
 
 def test_what_is_not_known_is_left_out() -> None:
     metadata = build(facts(config(), base_sha256=None, base_legacy_hash=None))
-    assert not {"ss_sd_model_hash", "ss_new_sd_model_hash", "ss_vae_name", "modelspec.trigger_phrase"} & set(metadata)
+    assert not {
+        "ss_sd_model_hash",
+        "ss_new_sd_model_hash",
+        "ss_vae_name",
+        "modelspec.trigger_phrase",
+    } & set(metadata)
 
 
 def test_no_path_of_this_machine_is_in_the_file() -> None:
-    metadata = build(facts(config(vae="/home/me/secret/vae.safetensors"), vae_sha256="cd" * 32, vae_legacy_hash="0123abcd"))
-    assert (metadata["ss_vae_name"], metadata["ss_new_vae_hash"], metadata["ss_vae_hash"]) == ("vae.safetensors", "cd" * 32, "0123abcd")
+    metadata = build(
+        facts(
+            config(vae="/home/me/secret/vae.safetensors"),
+            vae_sha256="cd" * 32,
+            vae_legacy_hash="0123abcd",
+        )
+    )
+    assert (metadata["ss_vae_name"], metadata["ss_new_vae_hash"], metadata["ss_vae_hash"]) == (
+        "vae.safetensors",
+        "cd" * 32,
+        "0123abcd",
+    )
     assert not [value for value in metadata.values() if "/home" in value or "secret" in value]
 
 
 def test_folders_of_one_name_are_kept_apart() -> None:
     folders = [FolderFacts(name="images", image_count=count, repeats=1) for count in (1, 2, 3)]
-    assert {name: folder.image_count for name, folder in distinct(folders).items()} == {"images": 1, "images (2)": 2, "images (3)": 3}
+    assert {name: folder.image_count for name, folder in distinct(folders).items()} == {
+        "images": 1,
+        "images (2)": 2,
+        "images (3)": 3,
+    }
 
 
 def test_tags_are_the_comma_separated_parts_in_lower_case() -> None:

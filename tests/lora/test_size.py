@@ -16,7 +16,9 @@ SETTINGS = {
     "default": LoraSettings(lora_rank=3),
     "two layers": LoraSettings(lora_rank=8, target_modules=("to_q", "to_v")),
     "text encoder too": LoraSettings(lora_rank=4, train_text_encoder=True),
-    "some of the text encoder": LoraSettings(lora_rank=4, train_text_encoder=True, text_encoder_targets=("q_proj", "fc2")),
+    "some of the text encoder": LoraSettings(
+        lora_rank=4, train_text_encoder=True, text_encoder_targets=("q_proj", "fc2")
+    ),
 }
 
 

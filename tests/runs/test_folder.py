@@ -9,7 +9,13 @@ import pytest
 from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs import folder as folders
-from lora_trainer.runs.requests import Request, forget_requests, send_request, take_requests, waiting_requests
+from lora_trainer.runs.requests import (
+    Request,
+    forget_requests,
+    send_request,
+    take_requests,
+    waiting_requests,
+)
 from tests.killed import ended_process
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -22,13 +28,20 @@ def test_a_run_never_begins_over_another(tmp_path):
     (folder.state / "step00000001.pt").write_bytes(b"")
     with pytest.raises(RunError) as caught:
         folders.begin(path, "lora_rank: 4\n")
-    assert "already holds a run" in str(caught.value) and "resume" in str(caught.value.hint) and "水墨-2" in str(caught.value.hint)
+    assert (
+        "already holds a run" in str(caught.value)
+        and "resume" in str(caught.value.hint)
+        and "水墨-2" in str(caught.value.hint)
+    )
     assert folders.RunFolder(path).config.read_text(encoding="utf-8") == "lora_rank: 8\n"
 
 
 def test_a_run_that_failed_before_it_learned_anything_makes_way_for_the_corrected_one(tmp_path):
     folders.begin(tmp_path / "run", "lora_rank: 8\n")
-    assert folders.begin(tmp_path / "run", "lora_rank: 4\n").config.read_text(encoding="utf-8") == "lora_rank: 4\n"
+    assert (
+        folders.begin(tmp_path / "run", "lora_rank: 4\n").config.read_text(encoding="utf-8")
+        == "lora_rank: 4\n"
+    )
 
 
 def test_a_folder_with_other_files_can_become_a_run(tmp_path):
@@ -55,11 +68,16 @@ def test_a_folder_in_which_no_lock_can_be_made_gets_a_sentence(tmp_path):
 def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(tmp_path):
     folder = folders.begin(tmp_path / "run", "")
     code = (
-        "import sys, os; sys.path.insert(0, '.')\n"
-        "from pathlib import Path; from lora_trainer.runs import folder\n"
-        "with folder.occupy(folder.RunFolder(Path(sys.argv[1])), {}): print('held', flush=True); sys.stdin.readline(); os._exit(1)\n"
+        "import sys, os; sys.path.insert(0, '.')\nfrom pathlib import Path; from lora_trainer.runs"
+        " import folder\nwith folder.occupy(folder.RunFolder(Path(sys.argv[1])), {}): print('held',"
+        " flush=True); sys.stdin.readline(); os._exit(1)\n"
     )
-    holder = subprocess.Popen([sys.executable, "-c", code, str(folder.path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", code, str(folder.path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert holder.stdout.readline() == "held\n"
     assert folder.is_alive
     assert json.loads(folder.worker.read_text())["pid"] == holder.pid
@@ -67,7 +85,10 @@ def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(
         pass
     (folder.path / "config.yaml").unlink()
     folder.caption_config.write_text("", encoding="utf-8")
-    with pytest.raises(RunError, match="a captioner is already at work"), folders.occupy(folder, {}):
+    with (
+        pytest.raises(RunError, match="a captioner is already at work"),
+        folders.occupy(folder, {}),
+    ):
         pass
     holder.communicate("\n")
     assert not folder.is_alive
@@ -77,7 +98,9 @@ def test_two_workers_cannot_occupy_one_folder_and_the_lock_dies_with_its_holder(
 
 def test_paths_in_events_are_relative_and_portable(tmp_path):
     folder = folders.RunFolder(tmp_path)
-    assert folder.relative(folder.saved_file("ink", 100)) == "checkpoints/ink-step00000100.safetensors"
+    assert (
+        folder.relative(folder.saved_file("ink", 100)) == "checkpoints/ink-step00000100.safetensors"
+    )
 
 
 def test_requests_are_taken_once_and_in_order(tmp_path):
@@ -85,7 +108,12 @@ def test_requests_are_taken_once_and_in_order(tmp_path):
         send_request(tmp_path, kind)
     send_request(tmp_path, "stop", keep=True)
     (tmp_path / "other.json").write_text("{]")
-    assert take_requests(tmp_path) == [Request("pause"), Request("resume"), Request("save"), Request("stop", {"keep": True})]
+    assert take_requests(tmp_path) == [
+        Request("pause"),
+        Request("resume"),
+        Request("save"),
+        Request("stop", {"keep": True}),
+    ]
     assert take_requests(tmp_path) == []
     assert (tmp_path / "other.json").exists()
     with pytest.raises(RunError, match="'fly' is not a request"):
@@ -142,7 +170,10 @@ def test_of_several_that_begin_in_one_folder_at_the_same_instant_one_does(tmp_pa
     path, moment = tmp_path / "my run", time.time() + 1.0
     racers = [
         subprocess.Popen(
-            [sys.executable, "-c", RACER, str(ROOT), str(path), str(moment), str(number)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", RACER, str(ROOT), str(path), str(moment), str(number)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         for number in range(4)
     ]
@@ -160,7 +191,10 @@ def test_who_begins_where_a_worker_is_at_work_is_told_where_and_what_to_do(tmp_p
     folder = folders.begin(tmp_path / "run", "name: a")
     with folders.occupy(folder, {}), pytest.raises(RunError) as raised:
         folders.begin(folder.path, "name: b")
-    assert raised.value.report().startswith(f'a worker is already training in {folder.path}\n`python -m lora_trainer status "{folder.path}"`')
+    assert raised.value.report().startswith(
+        f"a worker is already training in {folder.path}\n`python -m lora_trainer status"
+        f' "{folder.path}"`'
+    )
     assert raised.value.report().endswith("Another training needs an output_dir of its own.")
     assert folder.config.read_text() == "name: a"
 
@@ -175,11 +209,25 @@ def test_a_new_run_takes_no_folder_that_is_there(tmp_path):
 
 def test_what_a_killed_worker_left_half_written_is_gone_when_the_next_one_works(tmp_path):
     folder = folders.begin(tmp_path / "run", "")
-    left = ["checkpoints/ink-step00000100.safetensors.77.part", "state/step00000100.pt.77.part", "previews/a.png.77.part", "cache/images/0a.safetensors.77.part"]
+    left = [
+        "checkpoints/ink-step00000100.safetensors.77.part",
+        "state/step00000100.pt.77.part",
+        "previews/a.png.77.part",
+        "cache/images/0a.safetensors.77.part",
+    ]
     dead = f"{files.this_writer().partition('-')[0]}-{ended_process()}"
-    left += [f"{name}.{dead}.part" for name in ("ink.safetensors", "worker.json", "config.yaml", "host.json")]
+    left += [
+        f"{name}.{dead}.part"
+        for name in ("ink.safetensors", "worker.json", "config.yaml", "host.json")
+    ]
     alive = f"host.json.{files.this_writer()}.part"
-    kept = ["checkpoints/ink-step00000100.safetensors", "state/step00000100.pt", "notes.part", "requests/1-2-stop.json.9.part", alive]
+    kept = [
+        "checkpoints/ink-step00000100.safetensors",
+        "state/step00000100.pt",
+        "notes.part",
+        "requests/1-2-stop.json.9.part",
+        alive,
+    ]
     for name in (*left, *kept):
         (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
         (folder.path / name).write_bytes(b"")
@@ -192,14 +240,22 @@ def test_what_waits_to_be_taken_can_be_seen_without_taking_it(tmp_path):
     for kind in ("pause", "resume"):
         send_request(tmp_path, kind)
     (tmp_path / "other.json").write_text("{]")
-    assert waiting_requests(tmp_path) == ("pause", "resume") and waiting_requests(tmp_path / "none") == ()
+    assert (
+        waiting_requests(tmp_path) == ("pause", "resume")
+        and waiting_requests(tmp_path / "none") == ()
+    )
     assert [request.kind for request in take_requests(tmp_path)] == ["pause", "resume"]
 
 
 def test_a_caption_job_holds_a_caption_yaml_and_takes_the_folder_of_an_earlier_one(tmp_path):
     folder = folders.begin_captioning(tmp_path / "run", "captioner: blip\n")
     assert (folder.job, folders.existing(tmp_path / "run").job) == ("caption", "caption")
-    assert folders.begin_captioning(tmp_path / "run", "captioner: wd\n").caption_config.read_text(encoding="utf-8") == "captioner: wd\n"
+    assert (
+        folders.begin_captioning(tmp_path / "run", "captioner: wd\n").caption_config.read_text(
+            encoding="utf-8"
+        )
+        == "captioner: wd\n"
+    )
     assert folders.begin(tmp_path / "training", "lora_rank: 8\n").job == "train"
 
 

@@ -22,17 +22,25 @@ def test_precision_is_what_was_asked_and_fp16_is_refused_on_a_cpu():
 
 
 @pytest.mark.parametrize(
-    ("has_bfloat16", "parameters", "expected"), [(True, 860_000_000, "bf16"), (True, 9_000_000, "no"), (False, 860_000_000, "no")]
+    ("has_bfloat16", "parameters", "expected"),
+    [(True, 860_000_000, "bf16"), (True, 9_000_000, "no"), (False, 860_000_000, "no")],
 )
-def test_auto_takes_bfloat16_on_a_cpu_only_where_it_is_faster(monkeypatch, has_bfloat16, parameters, expected):
+def test_auto_takes_bfloat16_on_a_cpu_only_where_it_is_faster(
+    monkeypatch, has_bfloat16, parameters, expected
+):
     monkeypatch.setattr(devices, "_cpu_has_bfloat16", lambda: has_bfloat16)
-    assert devices.precision_name(devices.choose_precision("auto", torch.device("cpu"), parameters)) == expected
+    assert (
+        devices.precision_name(devices.choose_precision("auto", torch.device("cpu"), parameters))
+        == expected
+    )
 
 
 def test_peak_memory_grows_with_what_is_held():
     before = devices.peak_memory(torch.device("cpu"))
     held = torch.ones(80_000_000)
-    assert devices.peak_memory(torch.device("cpu")) >= before + 200_000_000 or before > 1_000_000_000
+    assert (
+        devices.peak_memory(torch.device("cpu")) >= before + 200_000_000 or before > 1_000_000_000
+    )
     del held
 
 
@@ -40,7 +48,12 @@ def test_peak_memory_grows_with_what_is_held():
     ("error", "expected"),
     [
         (MemoryError(), True),
-        (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), True),
+        (
+            RuntimeError(
+                "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"
+            ),
+            True,
+        ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("shapes do not match"), False),
     ],

@@ -50,9 +50,15 @@ def parts_with_tokenizers(family):
     return tiny_parts(family, tokenizers=load_tokenizers(family))
 
 
-@pytest.mark.parametrize(("family", "width", "pooled"), [("sd1", 32, None), ("sd2", 64, None), ("sdxl", 96, 64)])
+@pytest.mark.parametrize(
+    ("family", "width", "pooled"), [("sd1", 32, None), ("sd2", 64, None), ("sdxl", 96, 64)]
+)
 def test_shapes_of_text_states(family, width, pooled):
-    states = encode_captions(parts_with_tokenizers(family), ["a cat", ", ".join(["a very long caption"] * 30)], max_token_length=150)
+    states = encode_captions(
+        parts_with_tokenizers(family),
+        ["a cat", ", ".join(["a very long caption"] * 30)],
+        max_token_length=150,
+    )
     assert states.hidden.shape == (2, 154, width)
     assert (None if states.pooled is None else states.pooled.shape[1]) == pooled
 
@@ -60,20 +66,38 @@ def test_shapes_of_text_states(family, width, pooled):
 def test_clip_skip_2_is_the_last_but_one_layer_with_the_final_norm():
     parts = parts_with_tokenizers("sd1")
     encoder = parts.text_encoders[0]
-    ids = torch.tensor([[START, *parts.tokenizers[0]("a red cat", add_special_tokens=False).input_ids, END] + [END] * 72])
+    ids = torch.tensor(
+        [
+            [START, *parts.tokenizers[0]("a red cat", add_special_tokens=False).input_ids, END]
+            + [END] * 72
+        ]
+    )
     output = encoder(ids, output_hidden_states=True)
-    torch.testing.assert_close(encode_captions(parts, ["a red cat"]).hidden, output.last_hidden_state, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        encode_captions(parts, ["a red cat"]).hidden, output.last_hidden_state, rtol=1e-4, atol=1e-5
+    )
     expected = encoder.text_model.final_layer_norm(output.hidden_states[-2])
-    torch.testing.assert_close(encode_captions(parts, ["a red cat"], clip_skip=2).hidden, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        encode_captions(parts, ["a red cat"], clip_skip=2).hidden, expected, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_sdxl_takes_the_last_but_one_layers_without_norm_and_the_pooled_state_of_the_first_piece():
     parts = parts_with_tokenizers("sdxl")
     words = parts.tokenizers[0]("a red cat", add_special_tokens=False).input_ids
-    first = parts.text_encoders[0](torch.tensor([[START, *words, END] + [END] * 72]), output_hidden_states=True)
-    second = parts.text_encoders[1](torch.tensor([[START, *words, END] + [0] * 72]), output_hidden_states=True)
+    first = parts.text_encoders[0](
+        torch.tensor([[START, *words, END] + [END] * 72]), output_hidden_states=True
+    )
+    second = parts.text_encoders[1](
+        torch.tensor([[START, *words, END] + [0] * 72]), output_hidden_states=True
+    )
     states = encode_captions(parts, ["a red cat"], clip_skip=2)
-    torch.testing.assert_close(states.hidden, torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        states.hidden,
+        torch.cat([first.hidden_states[-2], second.hidden_states[-2]], -1),
+        rtol=1e-4,
+        atol=1e-5,
+    )
     torch.testing.assert_close(states.pooled, second.text_embeds, rtol=1e-4, atol=1e-5)
 
 
@@ -81,8 +105,15 @@ def test_each_piece_of_a_long_caption_is_encoded_by_itself():
     parts = parts_with_tokenizers("sd1")
     long = " ".join(["cat"] * 75) + " dog"
     states = encode_captions(parts, [long], max_token_length=150)
-    torch.testing.assert_close(states.hidden[:, :77], encode_captions(parts, [" ".join(["cat"] * 75)]).hidden, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(states.hidden[:, 77:], encode_captions(parts, ["dog"]).hidden, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        states.hidden[:, :77],
+        encode_captions(parts, [" ".join(["cat"] * 75)]).hidden,
+        rtol=1e-4,
+        atol=1e-5,
+    )
+    torch.testing.assert_close(
+        states.hidden[:, 77:], encode_captions(parts, ["dog"]).hidden, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_joined_rows_equal_a_batch_encoded_at_once():
@@ -96,7 +127,9 @@ def test_joined_rows_equal_a_batch_encoded_at_once():
 
 
 def test_states_move_and_detach_whole():
-    states = TextStates(torch.ones(2, 77, 4, requires_grad=True), torch.ones(2, 3, requires_grad=True)).detach()
+    states = TextStates(
+        torch.ones(2, 77, 4, requires_grad=True), torch.ones(2, 3, requires_grad=True)
+    ).detach()
     assert not states.hidden.requires_grad and not states.pooled.requires_grad
     assert states.row(1).hidden.shape == (1, 77, 4)
 
@@ -109,7 +142,9 @@ def test_latents_are_the_scaled_mean_and_deviation_of_the_vae():
     assert moments.shape == (2, 8, 8, 8)
     torch.testing.assert_close(moments[:, :4], distribution.mean * 0.18215)
     noise = torch.randn(2, 4, 8, 8)
-    torch.testing.assert_close(draw_latents(moments, noise), (distribution.mean + distribution.std * noise) * 0.18215)
+    torch.testing.assert_close(
+        draw_latents(moments, noise), (distribution.mean + distribution.std * noise) * 0.18215
+    )
 
 
 def test_decoding_undoes_the_scale_and_gives_pixels_between_0_and_1():
@@ -125,5 +160,7 @@ def test_the_vae_computes_in_its_own_type_whatever_the_unet_does():
     decoded, encoded = decode_latents(parts.vae, latents), encode_image(parts.vae, pixels)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         # bfloat16 would be off by hundredths
-        torch.testing.assert_close(decode_latents(parts.vae, latents), decoded, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(
+            decode_latents(parts.vae, latents), decoded, rtol=1e-4, atol=1e-5
+        )
         torch.testing.assert_close(encode_image(parts.vae, pixels), encoded, rtol=1e-4, atol=1e-5)

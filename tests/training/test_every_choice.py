@@ -1,4 +1,6 @@
-"""Every choice of every setting does something of its own: what it comes to, where torch meets it, is unlike what the other choices come to."""
+"""Every choice of every setting does something of its own: what it comes to, where torch meets it,
+is unlike what the other choices come to.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ CPU = torch.device("cpu")
 
 def choices_of(item: dataclasses.Field[Any], group: type) -> tuple[Any, ...]:
     """What may be chosen; empty for a number, a text or a path."""
-    kinds = typing.get_args(typing.get_type_hints(group)[item.name]) or (typing.get_type_hints(group)[item.name],)
+    kinds = typing.get_args(typing.get_type_hints(group)[item.name]) or (
+        typing.get_type_hints(group)[item.name],
+    )
     if typing.get_origin(typing.get_type_hints(group)[item.name]) is Literal:
         return kinds
     return (True, False, *((None,) if type(None) in kinds else ())) if bool in kinds else ()
@@ -51,9 +55,16 @@ CHOICES = {
 
 def example(**changes: Any) -> Example:
     values = {
-        "path": Path("a.png"), "name": "a.png", "caption": "fox, owl, elk, hen, cat, dog", "caption_source": "text", "width": 800, "height": 400,
-        "digest": "0", "repeats": 1, "folder": "images",
-    }  # fmt: skip
+        "path": Path("a.png"),
+        "name": "a.png",
+        "caption": "fox, owl, elk, hen, cat, dog",
+        "caption_source": "text",
+        "width": 800,
+        "height": 400,
+        "digest": "0",
+        "repeats": 1,
+        "folder": "images",
+    }
     return Example(**{**values, **changes})
 
 
@@ -72,16 +83,30 @@ class Mirrors:
 
 
 def batches(run: RunConfig) -> tuple[object, ...]:
-    data = TrainingData(examples=[example()], images=Mirrors(), settings=run.dataset, seed=0, noise_offset=0.0, timestep_count=1000)  # type: ignore[arg-type]
+    data = TrainingData(
+        examples=[example()],
+        images=Mirrors(),
+        settings=run.dataset,
+        seed=0,
+        noise_offset=0.0,
+        timestep_count=1000,
+    )  # type: ignore[arg-type]
     made = [data.batch([0], step, 0) for step in range(6)]
     return tuple((batch.captions, bool(batch.latents.mean() > 0)) for batch in made)
 
 
 def schedule(run: RunConfig, marked: Path) -> tuple[object, ...]:
-    """Of a checkpoint that says nothing, and of one that says v_prediction and zero_terminal_snr."""
+    """Of a checkpoint that says nothing, and of one that says v_prediction and
+    zero_terminal_snr.
+    """
     asked = run.checkpoint
     files = (tiny_checkpoint("sd1"), marked)
-    opened = [open_checkpoint(file, prediction_type=asked.prediction_type, zero_terminal_snr=asked.zero_terminal_snr) for file in files]
+    opened = [
+        open_checkpoint(
+            file, prediction_type=asked.prediction_type, zero_terminal_snr=asked.zero_terminal_snr
+        )
+        for file in files
+    ]
     return tuple((one.schedule.prediction_type, one.schedule.zero_terminal_snr) for one in opened)
 
 
@@ -102,34 +127,53 @@ def rates(run: RunConfig) -> tuple[float, ...]:
 
 def stores(run: RunConfig) -> tuple[bool, ...]:
     """Whether a small and a large set are kept on disk."""
-    return tuple(stores_for(run.training.cache_latents, count, 1, False, Path("cache"))[0]._folder is not None for count in (1000, 10**11))
+    return tuple(
+        stores_for(run.training.cache_latents, count, 1, False, Path("cache"))[0]._folder
+        is not None
+        for count in (1000, 10**11)
+    )
 
 
 def precisions(run: RunConfig) -> tuple[object, ...]:
-    """On a small model's processor, which has no fp16, and on a card that has no bf16 of its own."""
-    return tuple(said(lambda device=device: choose_precision(run.checkpoint.mixed_precision, device, 1)) for device in (CPU, torch.device("mps")))
+    """On a small model's processor, which has no fp16, and on a card that has no bf16 of its
+    own.
+    """
+    return tuple(
+        said(lambda device=device: choose_precision(run.checkpoint.mixed_precision, device, 1))
+        for device in (CPU, torch.device("mps"))
+    )
 
 
 def text_states(run: RunConfig) -> tuple[int, ...]:
     parts = tiny_parts("sd1", tokenizers=open_checkpoint(tiny_checkpoint("sd1")).tokenizers())
-    return tuple(encode_captions(parts, ["fox " * 300], max_token_length=run.checkpoint.max_token_length).hidden.shape)
+    return tuple(
+        encode_captions(
+            parts, ["fox " * 300], max_token_length=run.checkpoint.max_token_length
+        ).hidden.shape
+    )
 
 
 EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
     "enable_bucket": lambda run, _: tuple(assign([example()], run.dataset, 512)),
     "shuffle_caption": lambda run, _: batches(run),
     "flip_augmentation": lambda run, _: batches(run),
-    "on_bad_data": lambda run, _: said(lambda: refuse([error("unreadable-image", "a.png is damaged")], run.dataset)),
+    "on_bad_data": lambda run, _: said(
+        lambda: refuse([error("unreadable-image", "a.png is damaged")], run.dataset)
+    ),
     "prediction_type": schedule,
     "zero_terminal_snr": schedule,
     "max_token_length": lambda run, _: text_states(run),
     "mixed_precision": lambda run, _: precisions(run),
     "train_text_encoder": lambda run, _: len(adapters(run).parameters_text_encoder()),
     # on the processor the second is a sentence that says why not
-    "optimizer": lambda run, _: said(lambda: type(make_optimizer(adapters(run), run.training, CPU)).__name__),
+    "optimizer": lambda run, _: said(
+        lambda: type(make_optimizer(adapters(run), run.training, CPU)).__name__
+    ),
     "lr_scheduler": lambda run, _: rates(run),
     "cache_latents": lambda run, _: stores(run),
-    "sample_sampler": lambda run, _: type(make_sampler(run.samples.sample_sampler, NoiseSchedule())).__name__,
+    "sample_sampler": (
+        lambda run, _: type(make_sampler(run.samples.sample_sampler, NoiseSchedule())).__name__
+    ),
 }
 ELSEWHERE = {"gradient_checkpointing": "tests/worker/test_training_job.py"}
 """What only a whole run shows."""
@@ -138,7 +182,10 @@ ELSEWHERE = {"gradient_checkpointing": "tests/worker/test_training_job.py"}
 @pytest.fixture(scope="module")
 def marked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("marked") / "marked.safetensors"
-    save_file({**load_file(tiny_checkpoint("sd1")), "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)}, path)
+    save_file(
+        {**load_file(tiny_checkpoint("sd1")), "v_pred": torch.zeros(0), "ztsnr": torch.zeros(0)},
+        path,
+    )
     return path
 
 
@@ -146,12 +193,17 @@ def test_every_setting_with_choices_is_looked_at() -> None:
     assert set(EFFECTS) | set(ELSEWHERE) == set(CHOICES)
     for name, file in ELSEWHERE.items():
         tree = ast.parse((Path(__file__).parents[2] / file).read_text(encoding="utf-8"))
-        assert any(isinstance(node, ast.keyword) and node.arg == name for node in ast.walk(tree)), f"{file} does not try {name}"
+        assert any(isinstance(node, ast.keyword) and node.arg == name for node in ast.walk(tree)), (
+            f"{file} does not try {name}"
+        )
 
 
 @pytest.mark.parametrize("name", EFFECTS)
 def test_no_two_choices_come_to_the_same(name: str, marked: Path) -> None:
     needed = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "run"}
-    effects = {choice: EFFECTS[name](config.from_mapping({**needed, name: choice}), marked) for choice in CHOICES[name]}
+    effects = {
+        choice: EFFECTS[name](config.from_mapping({**needed, name: choice}), marked)
+        for choice in CHOICES[name]
+    }
     told = list(effects.values())
     assert len(told) > 1 and all(told.count(effect) == 1 for effect in told), effects

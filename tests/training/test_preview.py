@@ -19,17 +19,31 @@ def states(parts, text):
         return encode_captions(parts, [text], max_token_length=150)
 
 
-@pytest.mark.parametrize(("family", "pipeline_class"), [("sd1", StableDiffusionPipeline), ("sdxl", StableDiffusionXLPipeline)])
+@pytest.mark.parametrize(
+    ("family", "pipeline_class"),
+    [("sd1", StableDiffusionPipeline), ("sdxl", StableDiffusionXLPipeline)],
+)
 @pytest.mark.parametrize("sampler", ["euler_a", "dpmpp_2m_karras", "ddim"])
 def test_a_preview_equals_what_diffusers_pipeline_makes(family, pipeline_class, sampler):
     parts = tiny_parts(family, tokenizers=load_tokenizers(family))
-    settings = SampleSettings(sample_steps=3, sample_guidance=4.0, sample_sampler=sampler, sample_seed=11)
+    settings = SampleSettings(
+        sample_steps=3, sample_guidance=4.0, sample_sampler=sampler, sample_seed=11
+    )
     prompt, negative = states(parts, "a red cat"), states(parts, "")
     ours = preview.sample_latents(parts.unet, parts.schedule, prompt, negative, settings, (64, 64))
-    components = {"vae": parts.vae, "unet": parts.unet, "scheduler": preview.make_sampler(sampler, parts.schedule)}
+    components = {
+        "vae": parts.vae,
+        "unet": parts.unet,
+        "scheduler": preview.make_sampler(sampler, parts.schedule),
+    }
     if family == "sd1":
         pipeline = pipeline_class(
-            **components, text_encoder=None, tokenizer=None, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+            **components,
+            text_encoder=None,
+            tokenizer=None,
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         )
         extra = {}
     else:
@@ -40,12 +54,22 @@ def test_a_preview_equals_what_diffusers_pipeline_makes(family, pipeline_class, 
             tokenizer=parts.tokenizers[0],
             tokenizer_2=parts.tokenizers[1],
         )
-        extra = {"pooled_prompt_embeds": prompt.pooled, "negative_pooled_prompt_embeds": negative.pooled}
+        extra = {
+            "pooled_prompt_embeds": prompt.pooled,
+            "negative_pooled_prompt_embeds": negative.pooled,
+        }
     pipeline.set_progress_bar_config(disable=True)
     theirs = pipeline(
-        prompt_embeds=prompt.hidden, negative_prompt_embeds=negative.hidden, num_inference_steps=3, guidance_scale=4.0, height=64, width=64, output_type="latent",
-        generator=torch.Generator().manual_seed(11), **extra,
-    ).images  # fmt: skip
+        prompt_embeds=prompt.hidden,
+        negative_prompt_embeds=negative.hidden,
+        num_inference_steps=3,
+        guidance_scale=4.0,
+        height=64,
+        width=64,
+        output_type="latent",
+        generator=torch.Generator().manual_seed(11),
+        **extra,
+    ).images
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
@@ -53,7 +77,14 @@ def test_a_long_prompt_with_a_short_negative_one_works():
     parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
     long = states(parts, " ".join(["cat"] * 100))
     assert long.hidden.shape[1] == 154
-    latents = preview.sample_latents(parts.unet, parts.schedule, long, states(parts, ""), SampleSettings(sample_steps=1), (64, 64))
+    latents = preview.sample_latents(
+        parts.unet,
+        parts.schedule,
+        long,
+        states(parts, ""),
+        SampleSettings(sample_steps=1),
+        (64, 64),
+    )
     assert torch.isfinite(latents).all()
 
 
@@ -62,7 +93,9 @@ def test_zero_terminal_snr_and_v_prediction_give_finite_pictures():
     schedule = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
     for sampler in ("euler_a", "dpmpp_2m_karras", "ddim"):
         settings = SampleSettings(sample_steps=4, sample_sampler=sampler)
-        latents = preview.sample_latents(parts.unet, schedule, states(parts, "cat"), states(parts, ""), settings, (64, 64))
+        latents = preview.sample_latents(
+            parts.unet, schedule, states(parts, "cat"), states(parts, ""), settings, (64, 64)
+        )
         assert torch.isfinite(latents).all(), sampler
 
 
@@ -72,19 +105,35 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
     for _, parameter in adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     parts.unet.train()
-    settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 0.7), sample_negative_prompt="ugly", sample_sampler="dpmpp_2m_karras")
+    settings = SampleSettings(
+        sample_steps=2,
+        sample_strengths=(0.0, 0.7),
+        sample_negative_prompt="ugly",
+        sample_sampler="dpmpp_2m_karras",
+    )
     pictures = list(
         preview.make_pictures(
-            parts, adapters, ["a red cat"], lambda text: states(parts, text), settings, size=(64, 64), name="ink", model_name="sd15, v1: pruned"
+            parts,
+            adapters,
+            ["a red cat"],
+            lambda text: states(parts, text),
+            settings,
+            size=(64, 64),
+            name="ink",
+            model_name="sd15, v1: pruned",
         )
     )
     assert [picture.strength for picture in pictures] == [0.0, 0.7]
     assert pictures[0].image.tobytes() != pictures[1].image.tobytes()
-    assert parts.unet.training and all(adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers)
+    assert parts.unet.training and all(
+        adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers
+    )
     target = tmp_path / "p.png"
     preview.write_picture(pictures[1], target)
-    assert Image.open(target).text["parameters"] == (
-        "a red cat <lora:ink:0.7>\nNegative prompt: ugly\nSteps: 2, Sampler: DPM++ 2M Karras, CFG scale: 7, Seed: 42, Size: 64x64, Model: sd15 v1 pruned, RNG: CPU"
+    assert (
+        Image.open(target).text["parameters"]
+        == "a red cat <lora:ink:0.7>\nNegative prompt: ugly\nSteps: 2, Sampler: DPM++ 2M Karras,"
+        " CFG scale: 7, Seed: 42, Size: 64x64, Model: sd15 v1 pruned, RNG: CPU"
     )
 
 
@@ -105,7 +154,9 @@ def test_euler_a_walks_through_the_webuis_noise_levels():
 
 def trained_text_encoder(family):
     parts = tiny_parts(family, tokenizers=load_tokenizers(family))
-    adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5, train_text_encoder=True), 0)
+    adapters = add_adapters(
+        parts, LoraSettings(lora_rank=2, lora_dropout=0.5, train_text_encoder=True), 0
+    )
     for _, parameter in adapters.parameters_text_encoder():
         torch.nn.init.normal_(parameter, std=0.3)
     return parts, adapters
@@ -116,7 +167,16 @@ def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
     settings = SampleSettings(sample_steps=2, sample_strengths=(0.0, 1.0))
 
     def pictures():
-        made = preview.make_pictures(parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="x", model_name="")
+        made = preview.make_pictures(
+            parts,
+            adapters,
+            ["a cat"],
+            lambda text: states(parts, text),
+            settings,
+            size=(64, 64),
+            name="x",
+            model_name="",
+        )
         return [picture.image.tobytes() for picture in made]
 
     first = pictures()
@@ -130,15 +190,41 @@ def test_a_preview_at_strength_0_is_the_base_when_the_text_encoder_learns_too():
 def test_sdxls_empty_negative_prompt_is_zeros_as_in_the_webui_and_diffusers():
     parts, adapters = trained_text_encoder("sdxl")
     settings = SampleSettings(sample_steps=2, sample_strengths=(0.0,))
-    picture = next(preview.make_pictures(parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="", model_name=""))
+    picture = next(
+        preview.make_pictures(
+            parts,
+            adapters,
+            ["a cat"],
+            lambda text: states(parts, text),
+            settings,
+            size=(64, 64),
+            name="",
+            model_name="",
+        )
+    )
     adapters.remove()
     pipeline = StableDiffusionXLPipeline(
-        vae=parts.vae, unet=parts.unet, scheduler=preview.make_sampler("euler_a", parts.schedule), text_encoder=parts.text_encoders[0],
-        text_encoder_2=parts.text_encoders[1], tokenizer=parts.tokenizers[0], tokenizer_2=parts.tokenizers[1], add_watermarker=False,
-    )  # fmt: skip
+        vae=parts.vae,
+        unet=parts.unet,
+        scheduler=preview.make_sampler("euler_a", parts.schedule),
+        text_encoder=parts.text_encoders[0],
+        text_encoder_2=parts.text_encoders[1],
+        tokenizer=parts.tokenizers[0],
+        tokenizer_2=parts.tokenizers[1],
+        add_watermarker=False,
+    )
     pipeline.set_progress_bar_config(disable=True)
-    theirs = pipeline("a cat", num_inference_steps=2, guidance_scale=7.0, height=64, width=64, generator=torch.Generator().manual_seed(42)).images[0]
-    difference = numpy.abs(numpy.asarray(picture.image, dtype=int) - numpy.asarray(theirs, dtype=int))
+    theirs = pipeline(
+        "a cat",
+        num_inference_steps=2,
+        guidance_scale=7.0,
+        height=64,
+        width=64,
+        generator=torch.Generator().manual_seed(42),
+    ).images[0]
+    difference = numpy.abs(
+        numpy.asarray(picture.image, dtype=int) - numpy.asarray(theirs, dtype=int)
+    )
     assert difference.max() <= 2
 
 
@@ -147,9 +233,20 @@ def test_a_stop_ends_a_picture_between_two_of_its_steps():
     asked = iter([False, False, True])
     settings = SampleSettings(sample_steps=20)
     pictures = preview.make_pictures(
-        parts, adapters, ["a cat"], lambda text: states(parts, text), settings, size=(64, 64), name="x", model_name="", stop_asked=lambda: next(asked)
+        parts,
+        adapters,
+        ["a cat"],
+        lambda text: states(parts, text),
+        settings,
+        size=(64, 64),
+        name="x",
+        model_name="",
+        stop_asked=lambda: next(asked),
     )
     with pytest.raises(preview.Abandoned):
         next(pictures)
     assert next(asked, None) is None
-    assert all(adapter.layer.lora_dropout["default"].training and adapter.layer.scaling["default"] == 1.0 for adapter in adapters.layers)
+    assert all(
+        adapter.layer.lora_dropout["default"].training and adapter.layer.scaling["default"] == 1.0
+        for adapter in adapters.layers
+    )

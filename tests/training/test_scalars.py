@@ -14,7 +14,9 @@ from tests.hardening.harness import in_child
 
 
 def events(folder: Path) -> list[Event]:
-    """All events in the order in which TensorBoard reads them. A record is its length, a checksum, the event, a checksum."""
+    """All events in the order in which TensorBoard reads them. A record is its length, a checksum,
+    the event, a checksum.
+    """
     found = []
     for file in sorted(folder.iterdir()):
         data = file.read_bytes()
@@ -26,7 +28,12 @@ def events(folder: Path) -> list[Event]:
 
 
 def points(folder: Path, name: str) -> list[tuple[int, float]]:
-    return [(event.step, value.simple_value) for event in events(folder) for value in event.summary.value if value.tag == name]
+    return [
+        (event.step, value.simple_value)
+        for event in events(folder)
+        for value in event.summary.value
+        if value.tag == name
+    ]
 
 
 def test_each_curve_gets_its_points_and_unknown_values_are_left_out(tmp_path: Path) -> None:
@@ -38,7 +45,9 @@ def test_each_curve_gets_its_points_and_unknown_values_are_left_out(tmp_path: Pa
     assert points(tmp_path, "gradient_norm") == [(2, 2.0)]
 
 
-def test_a_resumed_run_adds_a_file_that_replaces_what_came_after_its_resume_point(tmp_path: Path) -> None:
+def test_a_resumed_run_adds_a_file_that_replaces_what_came_after_its_resume_point(
+    tmp_path: Path,
+) -> None:
     for first_step, loss in ((0, 1.0), (3, 0.5)):
         scalars = Scalars(tmp_path, first_step)
         scalars.write(first_step + 1, {"loss": loss})

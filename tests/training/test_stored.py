@@ -16,7 +16,13 @@ resource = pytest.importorskip("resource") if os.name != "nt" else None
 
 def state(step, **changes):
     adapters = {"a": torch.arange(24.0).reshape(4, 6) + step}
-    values = {"adapters": adapters, "optimizer": {"state": {}}, "rates": {}, "smoothed_loss": {"average": 0.1, "weight": 0.2}, "skipped": 0}
+    values = {
+        "adapters": adapters,
+        "optimizer": {"state": {}},
+        "rates": {},
+        "smoothed_loss": {"average": 0.1, "weight": 0.2},
+        "skipped": 0,
+    }
     return {"step": step, **values, "scaler": None, **changes}
 
 
@@ -31,14 +37,18 @@ def test_no_wrong_bit_of_a_state_is_ever_read(tmp_path):
     whole = file.read_bytes()
     end = len(whole) - stored.SEAL_SIZE
     for place in [*range(0, end, 7), *range(end, len(whole))]:
-        file.write_bytes(whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :])
+        file.write_bytes(
+            whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
+        )
         with pytest.raises(stored.Damaged):
             stored.read_state(file)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
 @pytest.mark.parametrize("room", [0, 1, 2000, 5000, 9000])
-def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of_torch(tmp_path, room):
+def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of_torch(
+    tmp_path, room
+):
     def write():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         with pytest.raises(OSError) as raised:
@@ -80,14 +90,21 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path
         "the resume point step00000020.pt is damaged (...); the run goes on from step 10"
     ]
     write_states(tmp_path, state(12))
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["step00000010.pt", "step00000012.pt", "step00000020.pt.damaged"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step00000010.pt",
+        "step00000012.pt",
+        "step00000020.pt.damaged",
+    ]
 
 
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"adapters": {"a": torch.full((2, 2), float("nan"))}}, "numbers that are not finite"),
-        ({"optimizer": {"state": {0: {"exp_avg": torch.tensor([float("inf")])}}}}, "numbers that are not finite"),
+        (
+            {"optimizer": {"state": {0: {"exp_avg": torch.tensor([float("inf")])}}}},
+            "numbers that are not finite",
+        ),
         ({"adapters": None}, "it lacks adapters"),
         ({"rates": ..., "skipped": "no"}, "it lacks rates, skipped"),
         ({"format": 2}, "written by another version"),
@@ -95,8 +112,13 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path
 )
 def test_a_state_that_no_run_can_go_on_from_is_a_sentence(tmp_path, changes, reason):
     values = {"format": resume.FORMAT, **state(20), **changes}
-    stored.write_state(tmp_path / "step00000020.pt", {key: value for key, value in values.items() if value is not ...})
-    with pytest.raises(RunError, match=f"no resume point in .* can be read .step00000020.pt: .*{reason}"):
+    stored.write_state(
+        tmp_path / "step00000020.pt",
+        {key: value for key, value in values.items() if value is not ...},
+    )
+    with pytest.raises(
+        RunError, match=f"no resume point in .* can be read .step00000020.pt: .*{reason}"
+    ):
         resume.read_state(tmp_path)
 
 
@@ -112,11 +134,22 @@ def test_what_is_damaged_or_something_else_counts_as_not_encoded(tmp_path):
     file = tmp_path / "a.safetensors"
     whole = file.read_bytes()
     assert store.holds("a", shapes) and not store.holds("none", shapes)
-    for content in (b"", whole[:-30], whole[:-60], whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:]):
+    for content in (
+        b"",
+        whole[:-30],
+        whole[:-60],
+        whole[:-100] + bytes([whole[-100] ^ 1]) + whole[-99:],
+    ):
         file.write_bytes(content)
         assert not store.holds("a", shapes)
-        with pytest.raises(TrainingError, match="which holds an encoded image or caption, is damaged"):
+        with pytest.raises(
+            TrainingError, match="which holds an encoded image or caption, is damaged"
+        ):
             store.get("a")
-    for wrong in ({**good, "moments": torch.zeros(8, 4, 2)}, {"moments": good["moments"]}, {**good, "moments": torch.full((8, 2, 2), float("nan"))}):
+    for wrong in (
+        {**good, "moments": torch.zeros(8, 4, 2)},
+        {"moments": good["moments"]},
+        {**good, "moments": torch.full((8, 2, 2), float("nan"))},
+    ):
         store.put("a", wrong)
         assert not store.holds("a", shapes)

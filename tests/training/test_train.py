@@ -26,7 +26,15 @@ CPU = torch.device("cpu")
 
 def example(path, number):
     return Example(
-        path=path, name=path.name, caption=f"picture {number}", caption_source=None, width=64, height=64, digest=str(number), repeats=1, folder=""
+        path=path,
+        name=path.name,
+        caption=f"picture {number}",
+        caption_source=None,
+        width=64,
+        height=64,
+        digest=str(number),
+        repeats=1,
+        folder="",
     )
 
 
@@ -42,7 +50,9 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
         moments = torch.cat([torch.randn(4, 8, 8, generator=generator), torch.zeros(4, 8, 8)])
         encoded._store.put(str(number), {"moments": moments, "size_condition": torch.zeros(6)})
     checkpoint = CheckpointSettings(base_model=tmp_path)
-    captions = Captions(parts, checkpoint, TensorStore(None), "encoder", live=lora.train_text_encoder)
+    captions = Captions(
+        parts, checkpoint, TensorStore(None), "encoder", live=lora.train_text_encoder
+    )
     captions.keep([one.caption for one in examples], torch.float32)
     adapters = add_adapters(parts, lora, 3)
     parts.unet.train()
@@ -54,18 +64,27 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
         rates=make_rate_schedule(optimizer, training, step_count),
         levels=NoiseLevels.of(parts.schedule),
         data=TrainingData(
-            examples=examples, images=encoded, settings=DatasetSettings(train_data_dir=tmp_path), seed=training.seed, noise_offset=0.0, timestep_count=1000
+            examples=examples,
+            images=encoded,
+            settings=DatasetSettings(train_data_dir=tmp_path),
+            seed=training.seed,
+            noise_offset=0.0,
+            timestep_count=1000,
         ),
         captions=captions,
         plan=Plan(
-            buckets={Bucket(64, 64): list(range(images))}, repeats=[1] * images, batch_size=training.batch_size,
-            accumulation=training.gradient_accumulation_steps, seed=training.seed, step_count=step_count,
+            buckets={Bucket(64, 64): list(range(images))},
+            repeats=[1] * images,
+            batch_size=training.batch_size,
+            accumulation=training.gradient_accumulation_steps,
+            seed=training.seed,
+            step_count=step_count,
         ),
         settings=training,
         device=CPU,
         dtype=torch.float32,
         size_conditioned=False,
-    )  # fmt: skip
+    )
 
 
 class Silent:
@@ -79,7 +98,12 @@ class Silent:
 def gradients(trainer, group):
     """Those of one step over `group`, before the optimizer uses them."""
     kept = {}
-    trainer._apply_gradients = lambda: kept.update({name: parameter.grad.clone() for name, parameter in trainer.adapters.parameters()}) or 1.0
+    trainer._apply_gradients = lambda: (
+        kept.update(
+            {name: parameter.grad.clone() for name, parameter in trainer.adapters.parameters()}
+        )
+        or 1.0
+    )
     trainer.train_step(group)
     return kept
 
@@ -91,10 +115,13 @@ def test_every_image_of_a_step_counts_the_same_whatever_its_batch(tmp_path, monk
     def batch(self, indices, step, part):
         singles = [real(self, [index], 0, index) for index in indices]
         return type(singles[0])(
-            latents=torch.cat([one.latents for one in singles]), noise=torch.cat([one.noise for one in singles]),
-            timesteps=torch.cat([one.timesteps for one in singles]), captions=tuple(one.captions[0] for one in singles),
-            size_conditions=torch.cat([one.size_conditions for one in singles]), names=tuple(one.names[0] for one in singles),
-        )  # fmt: skip
+            latents=torch.cat([one.latents for one in singles]),
+            noise=torch.cat([one.noise for one in singles]),
+            timesteps=torch.cat([one.timesteps for one in singles]),
+            captions=tuple(one.captions[0] for one in singles),
+            size_conditions=torch.cat([one.size_conditions for one in singles]),
+            names=tuple(one.names[0] for one in singles),
+        )
 
     monkeypatch.setattr(TrainingData, "batch", batch)
     together = gradients(make_trainer(tmp_path, images=3), [(0, 1, 2)])
@@ -107,14 +134,24 @@ def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_other
     trainer = make_trainer(tmp_path)
     first, *others = trainer.data.examples
     lines = ["picture 0", "a photo, sharp", "the first picture"]
-    several = dataclasses.replace(trainer.data, examples=[dataclasses.replace(first, caption="\n".join(lines)), *others])
+    several = dataclasses.replace(
+        trainer.data, examples=[dataclasses.replace(first, caption="\n".join(lines)), *others]
+    )
     trainer.captions.keep([several.examples[0].caption], torch.float32)
     seen = set()
     for step in range(40):
-        batch, again, alone = several.batch([0, 1], step, 0), several.batch([0, 1], step, 0), trainer.data.batch([0, 1], step, 0)
+        batch, again, alone = (
+            several.batch([0, 1], step, 0),
+            several.batch([0, 1], step, 0),
+            trainer.data.batch([0, 1], step, 0),
+        )
         assert batch.captions == again.captions and batch.captions[1] == "picture 1"
         assert alone.captions == ("picture 0", "picture 1")
-        for one, other in ((batch.noise, alone.noise), (batch.latents, alone.latents), (batch.timesteps, alone.timesteps)):
+        for one, other in (
+            (batch.noise, alone.noise),
+            (batch.latents, alone.latents),
+            (batch.timesteps, alone.timesteps),
+        ):
             assert torch.equal(one, other)
         assert trainer.captions.states(batch.captions).hidden.shape[0] == 2
         seen.add(batch.captions[0])
@@ -122,12 +159,20 @@ def test_of_several_captions_each_step_draws_one_and_nothing_else_is_drawn_other
 
 
 def test_the_last_group_of_an_epoch_may_be_smaller_and_nothing_is_dropped(tmp_path):
-    trainer = make_trainer(tmp_path, images=5, gradient_accumulation_steps=2, batch_size=1, step_count=6)
+    trainer = make_trainer(
+        tmp_path, images=5, gradient_accumulation_steps=2, batch_size=1, step_count=6
+    )
     assert (trainer.plan.batches_per_epoch, trainer.plan.steps_per_epoch) == (5, 3)
     groups = [trainer.plan.group(step) for step in range(6)]
     assert [len(group) for group in groups] == [2, 2, 1, 2, 2, 1]
     for epoch in (groups[:3], groups[3:]):
-        assert sorted(index for group in epoch for indices in group for index in indices) == [0, 1, 2, 3, 4]
+        assert sorted(index for group in epoch for indices in group for index in indices) == [
+            0,
+            1,
+            2,
+            3,
+            4,
+        ]
     assert groups[:3] != groups[3:]
 
 
@@ -142,7 +187,9 @@ def test_gradient_checkpointing_changes_no_gradient(tmp_path):
 
 def test_training_learns_what_it_is_shown(tmp_path):
     # one image, again and again, at a high rate: the loss at the same noise must fall
-    trainer = make_trainer(tmp_path, images=1, step_count=60, learning_rate=1e-2, lora=LoraSettings(lora_rank=8))
+    trainer = make_trainer(
+        tmp_path, images=1, step_count=60, learning_rate=1e-2, lora=LoraSettings(lora_rank=8)
+    )
     before = trainer._losses([0], 99)[0].item()
     trainer.run(Silent())
     assert trainer._losses([0], 99)[0].item() != before
@@ -151,7 +198,9 @@ def test_training_learns_what_it_is_shown(tmp_path):
     def loss_at_fixed_noise():
         with torch.no_grad():
             text = trainer.captions.states(fixed.captions)
-            return train.denoising_loss(trainer.unet, trainer.levels, fixed.latents, text, fixed.noise, fixed.timesteps).item()
+            return train.denoising_loss(
+                trainer.unet, trainer.levels, fixed.latents, text, fixed.noise, fixed.timesteps
+            ).item()
 
     learned = loss_at_fixed_noise()
     with trainer.adapters.strength(0):
@@ -161,11 +210,21 @@ def test_training_learns_what_it_is_shown(tmp_path):
 
 def test_the_base_is_never_changed(tmp_path):
     trainer = make_trainer(tmp_path, step_count=3)
-    trained = {name for name, parameter in trainer.unet.named_parameters() if parameter.requires_grad}
-    base = {name: parameter.clone() for name, parameter in trainer.unet.named_parameters() if name not in trained}
+    trained = {
+        name for name, parameter in trainer.unet.named_parameters() if parameter.requires_grad
+    }
+    base = {
+        name: parameter.clone()
+        for name, parameter in trainer.unet.named_parameters()
+        if name not in trained
+    }
     trainer.run(Silent())
     assert trained and all("lora_" in name for name in trained)
-    assert all(torch.equal(base[name], parameter) for name, parameter in trainer.unet.named_parameters() if name in base)
+    assert all(
+        torch.equal(base[name], parameter)
+        for name, parameter in trainer.unet.named_parameters()
+        if name in base
+    )
 
 
 def test_a_step_without_finite_gradients_leaves_the_weights_alone(tmp_path):
@@ -174,7 +233,9 @@ def test_a_step_without_finite_gradients_leaves_the_weights_alone(tmp_path):
     before = trainer.adapters.state_dict()
     result = trainer.train_step([(0, 1)])
     assert result.skipped == "loss: 1.png"
-    assert all(torch.equal(before[name], value) for name, value in trainer.adapters.state_dict().items())
+    assert all(
+        torch.equal(before[name], value) for name, value in trainer.adapters.state_dict().items()
+    )
     assert trainer.train_step([(0, 2)]).skipped == ""
 
 
@@ -183,16 +244,28 @@ def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
     trainer.data.images._store.get("0")["moments"].fill_(math.inf)
     with pytest.raises(NotFinite) as caught:
         trainer.run(Silent())
-    assert "10 steps running" in str(caught.value) and "0.png" in str(caught.value) and "learning_rate" in str(caught.value.hint)
+    assert (
+        "10 steps running" in str(caught.value)
+        and "0.png" in str(caught.value)
+        and "learning_rate" in str(caught.value.hint)
+    )
 
 
 def test_the_text_encoder_has_a_rate_of_its_own_and_learns(tmp_path):
     lora = LoraSettings(lora_rank=2, target_modules=("to_q",), train_text_encoder=True)
-    trainer = make_trainer(tmp_path, lora=lora, learning_rate=1e-3, text_encoder_lr=5e-5, step_count=2)
-    assert {group["name"]: group["lr"] for group in trainer.optimizer.param_groups} == {"unet": 1e-3, "text_encoder": 5e-5}
+    trainer = make_trainer(
+        tmp_path, lora=lora, learning_rate=1e-3, text_encoder_lr=5e-5, step_count=2
+    )
+    assert {group["name"]: group["lr"] for group in trainer.optimizer.param_groups} == {
+        "unet": 1e-3,
+        "text_encoder": 5e-5,
+    }
     before = {name: value.clone() for name, value in trainer.adapters.parameters_text_encoder()}
     trainer.run(Silent())
-    assert any(not torch.equal(before[name], value) for name, value in trainer.adapters.parameters_text_encoder())
+    assert any(
+        not torch.equal(before[name], value)
+        for name, value in trainer.adapters.parameters_text_encoder()
+    )
     half = make_optimizer(trainer.adapters, TrainingSettings(learning_rate=1e-3), CPU)
     assert half.param_groups[1]["lr"] == 5e-4
 
@@ -202,13 +275,20 @@ def test_gradients_are_clipped_to_the_norm_asked_for(tmp_path):
     seen = []
     real = trainer.optimizer.step
     trainer.optimizer.step = lambda: (
-        seen.append(torch.stack([p.grad.norm() for p in trainer._parameters if p.grad is not None]).norm().item()) or real()
+        seen.append(
+            torch.stack([p.grad.norm() for p in trainer._parameters if p.grad is not None])
+            .norm()
+            .item()
+        )
+        or real()
     )
     result = trainer.train_step([(0, 1)])
     assert result.gradient_norm > 1e-3 and seen == [pytest.approx(1e-3, rel=1e-3)]
 
 
-@pytest.mark.parametrize("name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"])
+@pytest.mark.parametrize(
+    "name", ["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+)
 def test_every_schedule_warms_up(tmp_path, name):
     trainer = make_trainer(tmp_path, lr_scheduler=name, lr_warmup_steps=4, step_count=8)
     rates = []

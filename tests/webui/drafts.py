@@ -1,4 +1,6 @@
-"""A studio without a WebUI, for what only reads facts: plain values where the host would be asked."""
+"""A studio without a WebUI, for what only reads facts: plain values where the host would be
+asked.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""HEIC pictures as a phone writes them, for the tests of the tab; and a process that cannot decode them, as a host's."""
+"""HEIC pictures as a phone writes them, for the tests of the tab; and a process that cannot decode
+them, as a host's.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,13 @@ from PIL import Image
 from lora_trainer.dataset import images
 
 
-def heic(colour: str | tuple[int, ...] = "red", size: tuple[int, int] = (64, 48), *, orientation: int = 1, where: bool = False) -> bytes:
+def heic(
+    colour: str | tuple[int, ...] = "red",
+    size: tuple[int, int] = (64, 48),
+    *,
+    orientation: int = 1,
+    where: bool = False,
+) -> bytes:
     """`orientation` as EXIF has it; `where`: with the place it was taken at."""
     encoder = pytest.importorskip("pillow_heif")
     exif = Image.Exif()

@@ -13,14 +13,33 @@ from lora_trainer.runs.folder import RunFolder
 VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 
 
-def write_lora(path: Path, *, family: str = "sd1", trigger: str = "", modules: int = 2, ours: bool = True, content: int = 1, hashed: bool = False) -> Path:
-    """A LoRA file whose layers hold the byte `content`; `hashed`: it says their hash, as every file does that training writes."""
+def write_lora(
+    path: Path,
+    *,
+    family: str = "sd1",
+    trigger: str = "",
+    modules: int = 2,
+    ours: bool = True,
+    content: int = 1,
+    hashed: bool = False,
+) -> Path:
+    """A LoRA file whose layers hold the byte `content`; `hashed`: it says their hash, as every file
+    does that training writes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {f"lora_unet_{number}.lora_{side}.weight": TensorInfo("F16", (1, 1), 4 * number + 2 * (side == "up"), 4 * number + 2 * (side == "up") + 2)
-               for number in range(modules) for side in ("down", "up")}  # fmt: skip
+    tensors = {
+        f"lora_unet_{number}.lora_{side}.weight": TensorInfo(
+            "F16", (1, 1), 4 * number + 2 * (side == "up"), 4 * number + 2 * (side == "up") + 2
+        )
+        for number in range(modules)
+        for side in ("down", "up")
+    }
     metadata = {"ss_output_name": path.stem, "ss_base_model_version": VERSIONS[family]}
     if ours:
-        metadata |= {"modelspec.implementation_version": "sd-webui-lora-trainer/0.1", "modelspec.title": path.stem}
+        metadata |= {
+            "modelspec.implementation_version": "sd-webui-lora-trainer/0.1",
+            "modelspec.title": path.stem,
+        }
     if trigger:
         metadata["modelspec.trigger_phrase"] = trigger
     if hashed:
@@ -29,11 +48,22 @@ def write_lora(path: Path, *, family: str = "sd1", trigger: str = "", modules: i
     return path
 
 
-def write_run(runs: Path, name: str, steps: tuple[int, ...] = (100, 200), *, family: str = "sd1", trigger: str = "", delivered: str = "") -> RunFolder:
+def write_run(
+    runs: Path,
+    name: str,
+    steps: tuple[int, ...] = (100, 200),
+    *,
+    family: str = "sd1",
+    trigger: str = "",
+    delivered: str = "",
+) -> RunFolder:
     """A run that has saved at these steps, the last of them as its final file."""
     folder = RunFolder(runs / name)
     folder.path.mkdir(parents=True)
-    folder.config.write_text(f"train_data_dir: images\nname: {name}\ntrigger_word: {trigger!r}\npreferred_weight: 0.8\n", encoding="utf-8")
+    folder.config.write_text(
+        f"train_data_dir: images\nname: {name}\ntrigger_word: {trigger!r}\npreferred_weight: 0.8\n",
+        encoding="utf-8",
+    )
     writer = events.EventWriter(folder.events)
     writer.write(events.Started())
     writer.write(events.Planned(name=name, family=family, step_count=steps[-1]))

@@ -1,4 +1,6 @@
-"""A Runs for tests: a host that computes on the processor, workers that only hold the lock, and a clock to turn."""
+"""A Runs for tests: a host that computes on the processor, workers that only hold the lock, and a
+clock to turn.
+"""
 
 from __future__ import annotations
 
@@ -47,22 +49,36 @@ class Desk:
         self.refreshed = 0
         self.workers: dict[str, LockHolder] = {}
         self.options = KeeperOptions()
-        self.host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
+        self.host = SimpleNamespace(
+            device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu")
+        )
         self.runs = self.another()
 
     def another(self) -> Runs:
         """The same data folder in another process, or after a restart."""
         hand_over = HandOver(self.host, self.data.root / "handover.json")  # type: ignore[arg-type]
         return Runs(
-            data=self.data, hand_over=hand_over, settings_of=self.settings_of, delivered=self.refresh, options=lambda: self.options,
-            start=self.start, clock=lambda: self.now,
-        )  # fmt: skip
+            data=self.data,
+            hand_over=hand_over,
+            settings_of=self.settings_of,
+            delivered=self.refresh,
+            options=lambda: self.options,
+            start=self.start,
+            clock=lambda: self.now,
+        )
 
     def settings_of(self, wish: Any) -> config.RunConfig:
         if not wish.get("dataset"):
             raise DatasetError("no images are chosen", hint="Add images first, under Images.")
         target = folders.free_name(self.data.folder("runs") / wish["name"])
-        return config.from_mapping({"train_data_dir": "/images", "base_model": "/base.safetensors", "output_dir": str(target), "name": wish["name"]})
+        return config.from_mapping(
+            {
+                "train_data_dir": "/images",
+                "base_model": "/base.safetensors",
+                "output_dir": str(target),
+                "name": wish["name"],
+            }
+        )
 
     def start(self, folder: RunFolder, options: KeeperOptions) -> LockHolder:
         self.workers[folder.path.name] = worker = LockHolder(folder, self.now)

@@ -1,4 +1,6 @@
-"""A host that paints: each picture depends on prompt and seed, and on the bytes of each LoRA by its strength."""
+"""A host that paints: each picture depends on prompt and seed, and on the bytes of each LoRA by its
+strength.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")
 
 
 class PaintingHost:
-    """Finds LoRAs by the stem of a file below its folder, as hosts do, and remembers what it was asked for."""
+    """Finds LoRAs by the stem of a file below its folder, as hosts do, and remembers what it was
+    asked for.
+    """
 
     def __init__(self, root):
         self.root = root
@@ -31,7 +35,9 @@ class PaintingHost:
         self.checkpoint = root / "base.safetensors"
 
     def paths(self):
-        return HostPaths(data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora")
+        return HostPaths(
+            data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora"
+        )
 
     def samplers(self):
         return ["Euler", "DPM++ 2M"]
@@ -43,7 +49,9 @@ class PaintingHost:
         self.refreshed += 1
 
     def loaded(self):
-        return LoadedCheckpoint(title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1)
+        return LoadedCheckpoint(
+            title="base.safetensors [0123]", path=self.checkpoint, vae=None, clip_skip=1
+        )
 
     def generate(self, wish, *, progress=None, stop_asked=None):
         self.wishes.append(wish)
@@ -61,6 +69,22 @@ class PaintingHost:
             if not self.blind:
                 key += hashlib.sha256(path.read_bytes()[-4:]).hexdigest() + strength
         colour = tuple(hashlib.sha256(key.encode()).digest()[:3])
-        comments = tuple(comment.format(name=TAG.findall(wish.prompt)[0][0]) if TAG.findall(wish.prompt) else comment for comment in self.comments)
-        matched = {name: self.matched for name, _ in TAG.findall(wish.prompt)} if self.matched is not None else None
-        return Made(image=Image.new("RGB", (wish.width, wish.height), colour), infotext=f"{wish.prompt}\nSteps: {wish.steps}", comments=comments, matched_modules=matched)
+        comments = tuple(
+            (
+                comment.format(name=TAG.findall(wish.prompt)[0][0])
+                if TAG.findall(wish.prompt)
+                else comment
+            )
+            for comment in self.comments
+        )
+        matched = (
+            {name: self.matched for name, _ in TAG.findall(wish.prompt)}
+            if self.matched is not None
+            else None
+        )
+        return Made(
+            image=Image.new("RGB", (wish.width, wish.height), colour),
+            infotext=f"{wish.prompt}\nSteps: {wish.steps}",
+            comments=comments,
+            matched_modules=matched,
+        )

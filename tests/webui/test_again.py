@@ -19,17 +19,23 @@ from tests.webui.drafts import studio as make_studio
 
 @pytest.fixture
 def studio(tmp_path):
-    """Five pictures, a tiny checkpoint, and a finished run "ink" of them whose settings are resolved as a worker leaves them."""
+    """Five pictures, a tiny checkpoint, and a finished run "ink" of them whose settings are
+    resolved as a worker leaves them.
+    """
     made = make_studio(tmp_path)
     made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
-    made.datasets.all = lambda: [SimpleNamespace(id=key, path=path) for key, path in made.datasets.folders.items()]
+    made.datasets.all = lambda: [
+        SimpleNamespace(id=key, path=path) for key, path in made.datasets.folders.items()
+    ]
     made.host.list(tiny_checkpoint("sd1"))
     made.host.load(tiny_checkpoint("sd1"))
     history = History(made.data.folder("runs"))
     made.runs.entry = history.entry
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
     run = run_config(made, RunWish(dataset="discs", name="ink", settings=asked))
-    done = config.settle(run, 64, 40).replace(prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no")
+    done = config.settle(run, 64, 40).replace(
+        prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no"
+    )
     folder = folders.begin(run.output.output_dir, config.to_yaml(done))
     append(folder, *FINISHED)
     return made
@@ -37,17 +43,42 @@ def studio(tmp_path):
 
 def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(studio):
     draft = draft_of(studio, "ink")
-    shown = {key: draft["settings"][key] for key in ("max_train_steps", "lora_rank", "trigger_word", "sample_size", "lora_alpha", "save_steps", "resolution")}
+    shown = {
+        key: draft["settings"][key]
+        for key in (
+            "max_train_steps",
+            "lora_rank",
+            "trigger_word",
+            "sample_size",
+            "lora_alpha",
+            "save_steps",
+            "resolution",
+        )
+    }
     assert shown == {
-        "max_train_steps": 40, "lora_rank": 4, "trigger_word": "zrb", "sample_size": 128, "lora_alpha": None, "save_steps": None, "resolution": None,
-    }  # fmt: skip
-    assert [draft["settings"][key] for key in ("prediction_type", "zero_terminal_snr", "mixed_precision")] == ["auto", None, "auto"]
+        "max_train_steps": 40,
+        "lora_rank": 4,
+        "trigger_word": "zrb",
+        "sample_size": 128,
+        "lora_alpha": None,
+        "save_steps": None,
+        "resolution": None,
+    }
+    assert [
+        draft["settings"][key]
+        for key in ("prediction_type", "zero_terminal_snr", "mixed_precision")
+    ] == ["auto", None, "auto"]
     assert (draft["name"], draft["dataset"]) == ("ink", "discs")
 
 
 def test_the_draft_can_be_planned_and_started_as_it_is(studio):
     draft = draft_of(studio, "ink")
-    wish = RunWish(dataset=draft["dataset"], checkpoint=draft["checkpoint"], name=draft["name"], settings=draft["settings"])
+    wish = RunWish(
+        dataset=draft["dataset"],
+        checkpoint=draft["checkpoint"],
+        name=draft["name"],
+        settings=draft["settings"],
+    )
     made = plan(studio, wish)
     assert made.ok and made.steps == 40
     assert run_config(studio, wish).lora.lora_rank == 4
@@ -58,7 +89,9 @@ def test_images_and_checkpoint_that_are_gone_are_left_open(studio):
     studio.host.list()
     studio.host.now = None
     draft = draft_of(studio, "ink")
-    assert (draft["dataset"], draft["checkpoint"]) == (None, None) and draft["settings"]["lora_rank"] == 4
+    assert (draft["dataset"], draft["checkpoint"]) == (None, None) and draft["settings"][
+        "lora_rank"
+    ] == 4
 
 
 def test_a_caption_run_has_none(studio):

@@ -1,4 +1,6 @@
-"""One broken thing hides none of its neighbours, in any list of the tab; where it can be said what it was, it is shown as broken, with a reason."""
+"""One broken thing hides none of its neighbours, in any list of the tab; where it can be said what
+it was, it is shown as broken, with a reason.
+"""
 
 from __future__ import annotations
 
@@ -37,14 +39,19 @@ def link_to_itself(path: Path) -> None:
 
 
 BREAKING = {
-    "a number of 5,000 digits": b'{"max_train_steps": ' + b"9" * 5000 + b', "version": ' + b"9" * 5000 + b"}",
+    "a number of 5,000 digits": (
+        b'{"max_train_steps": ' + b"9" * 5000 + b', "version": ' + b"9" * 5000 + b"}"
+    ),
     "2,000 brackets": b'{"a": ' + b"[" * 2000 + b"]" * 2000 + b"}",
     "2,000 opening brackets": b"a: " + b"[" * 2000,
     "a lone surrogate": b'{"base_model": "\\ud800", "name": "\\udfff", "title": "\\ud800"}',
     "not UTF-8": b"name: caf\xe9\xff\xfe\x00\n",
     "not finite": b'{"preferred_weight": .nan, "max_train_steps": .inf, "images": NaN}',
     "a list": b"[1, 2, 3]",
-    "a bomb of references": b"a: &a [x, x]\n" + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 121)),
+    "a bomb of references": (
+        b"a: &a [x, x]\n"
+        + b"".join(b"%c: &%c [*%c, *%c]\n" % (n + 1, n + 1, n, n) for n in range(97, 121))
+    ),
     "unreadable": link_to_itself,
     "a folder": folder_instead,
 }
@@ -80,11 +87,28 @@ def test_runs(tmp_path, breaking):
         shown = made.runs.listing("en")
         as_answer(shown)
         listed = {run["id"]: run for run in shown["runs"]}
-        assert set(listed) == {good, "bad config.yaml", "bad caption.yaml", "bad events.jsonl", "bad worker.json", "bad host.json"}
+        assert set(listed) == {
+            good,
+            "bad config.yaml",
+            "bad caption.yaml",
+            "bad events.jsonl",
+            "bad worker.json",
+            "bad host.json",
+        }
         assert listed[good]["status"] == "queued"
-        # what is no settings says so; odd values in settings are told by the check before a training
-        if breaking not in ("a number of 5,000 digits", "a lone surrogate", "not finite", "2,000 brackets", "a bomb of references"):
-            assert listed["bad config.yaml"]["status"] == "failed" and listed["bad config.yaml"]["failure"]["message"]
+        # what is no settings says so; odd values in settings are told by the check before a
+        # training
+        if breaking not in (
+            "a number of 5,000 digits",
+            "a lone surrogate",
+            "not finite",
+            "2,000 brackets",
+            "a bomb of references",
+        ):
+            assert (
+                listed["bad config.yaml"]["status"] == "failed"
+                and listed["bad config.yaml"]["failure"]["message"]
+            )
         as_answer(made.runs.pulse("en"))
         for run in listed:
             as_answer(made.runs.one(run, "en"))
@@ -99,13 +123,25 @@ def test_datasets(tmp_path, breaking):
     put(datasets.find("bad lines").path / "metadata.jsonl", breaking)
     put(datasets.find("bad authors").path / ".lora_trainer" / "captions.json", breaking)
     put(datasets.find("bad vocabulary").path / "vocabulary.yaml", breaking)
-    put(datasets.find("bad removed").path / ".lora_trainer" / "removed" / "x" / "removed.json", breaking)
+    put(
+        datasets.find("bad removed").path / ".lora_trainer" / "removed" / "x" / "removed.json",
+        breaking,
+    )
     cards = {card["name"]: card for card in datasets.listing("en")}
     as_answer(list(cards.values()))
-    assert set(cards) == {"good", "bad table", "bad lines", "bad authors", "bad vocabulary", "bad removed"}
+    assert set(cards) == {
+        "good",
+        "bad table",
+        "bad lines",
+        "bad authors",
+        "bad vocabulary",
+        "bad removed",
+    }
     assert (cards["good"]["count"], cards["good"]["problem"]) == (1, None)
     put(tmp_path / "data" / "datasets.json", breaking)
-    assert {card["id"] for card in datasets.listing("en")} == {card["id"] for card in cards.values()}
+    assert {card["id"] for card in datasets.listing("en")} == {
+        card["id"] for card in cards.values()
+    }
 
 
 @EACH
@@ -139,10 +175,14 @@ def test_loras(tmp_path, breaking):
     write_lora(folder / "bad sidecar.safetensors", trigger="ink")
     put(folder / "bad sidecar.json", breaking)
     put(folder / "bad file.safetensors", breaking)
-    header = json.dumps({"__metadata__": {"modelspec.implementation_version": "sd-webui-lora-trainer/1"}}).encode()
+    header = json.dumps(
+        {"__metadata__": {"modelspec.implementation_version": "sd-webui-lora-trainer/1"}}
+    ).encode()
     broken = BREAKING[breaking]
     if isinstance(broken, bytes):
-        (folder / "bad header.safetensors").write_bytes(len(broken).to_bytes(8, "little") + broken + header)
+        (folder / "bad header.safetensors").write_bytes(
+            len(broken).to_bytes(8, "little") + broken + header
+        )
     write_run(tmp_path / "runs", "good")
     shutil.copytree(tmp_path / "runs" / "good", tmp_path / "runs" / "bad")
     put(tmp_path / "runs" / "bad" / "config.yaml", breaking)
@@ -152,7 +192,9 @@ def test_loras(tmp_path, breaking):
     assert {"good", "bad sidecar"} <= {lora.name for lora in found}
     assert {lora.run for lora in found if lora.run} >= {"good"}
     ours, weights = loras.insertable()
-    assert "good" in {lora.name for lora in ours} and all(-2 <= weight <= 2 for weight in weights.values())
+    assert "good" in {lora.name for lora in ours} and all(
+        -2 <= weight <= 2 for weight in weights.values()
+    )
 
 
 @EACH
@@ -160,23 +202,49 @@ def test_tries(tmp_path, breaking):
     data, host = DataFolder(tmp_path / "data"), Host(tmp_path)
     loras = Loras(host, History(data.folder("runs")))
     good = {
-        "id": "good", "wanted": {"kind": "pair", "prompt": "a fox", "loras": ["x"], "strengths": [0.0, 1.0]}, "total": 2, "started": 5.0, "status": "done",
-        "pictures": [], "sheet": "", "infotext": "", "seed": 1, "notes": [], "error": None,
-    }  # fmt: skip
+        "id": "good",
+        "wanted": {"kind": "pair", "prompt": "a fox", "loras": ["x"], "strengths": [0.0, 1.0]},
+        "total": 2,
+        "started": 5.0,
+        "status": "done",
+        "pictures": [],
+        "sheet": "",
+        "infotext": "",
+        "seed": 1,
+        "notes": [],
+        "error": None,
+    }
     (data.folder("tries") / "good").mkdir()
     (data.folder("tries") / "good" / "try.json").write_text(json.dumps(good), encoding="utf-8")
     put(data.folder("tries") / "bad" / "try.json", breaking)
-    for number, odd in enumerate([{"started": 1e400}, {"notes": [{"template": "{x}", "values": {}}]}, {"pictures": [{"file": 7}]}, {"seed": 10**400}, {"infotext": None}]):
+    for number, odd in enumerate(
+        [
+            {"started": 1e400},
+            {"notes": [{"template": "{x}", "values": {}}]},
+            {"pictures": [{"file": 7}]},
+            {"seed": 10**400},
+            {"infotext": None},
+        ]
+    ):
         folder = data.folder("tries") / f"odd{number}"
         folder.mkdir()
-        (folder / "try.json").write_text(json.dumps({**good, "id": folder.name, **odd}), encoding="utf-8")
+        (folder / "try.json").write_text(
+            json.dumps({**good, "id": folder.name, **odd}), encoding="utf-8"
+        )
     app = Starlette()
-    http.mount(app, SimpleNamespace(host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)))
+    http.mount(
+        app,
+        SimpleNamespace(
+            host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)
+        ),
+    )
     answer = TestClient(app, base_url="http://127.0.0.1").get("/lora-trainer/tries")
     assert answer.status_code == 200
     shown = {job["id"]: job for job in answer.json()}
     assert shown["good"]["prompt"] == "a fox" and shown["good"]["status"] == "done"
-    assert {"bad", "odd0", "odd1", "odd2", "odd3"} <= set(shown) and "cannot be read any more" in shown["bad"]["error"]["message"]
+    assert {"bad", "odd0", "odd1", "odd2", "odd3"} <= set(
+        shown
+    ) and "cannot be read any more" in shown["bad"]["error"]["message"]
 
 
 def test_a_run_that_finished_is_shown_beside_one_whose_record_is_torn(tmp_path):
@@ -185,6 +253,13 @@ def test_a_run_that_finished_is_shown_beside_one_whose_record_is_torn(tmp_path):
     with desk(tmp_path) as made:
         write_log(made.data.folder("runs") / "good", *FINISHED)
         torn = write_log(made.data.folder("runs") / "torn", *FINISHED)
-        torn.events.write_bytes(torn.events.read_bytes()[:-20] + b'\n{"event":"progress","step":' + b"9" * 5000 + b"}\n" + b"[" * 2000 + b"\n\xff\n")
+        torn.events.write_bytes(
+            torn.events.read_bytes()[:-20]
+            + b'\n{"event":"progress","step":'
+            + b"9" * 5000
+            + b"}\n"
+            + b"[" * 2000
+            + b"\n\xff\n"
+        )
         shown = {run["id"]: run["status"] for run in made.runs.listing("en")["runs"]}
         assert shown["good"] == "finished" and "torn" in shown

@@ -1,4 +1,6 @@
-"""What is set for a dataset lies with it: no other gets its trigger word, every browser sees the same, and nobody's change is lost."""
+"""What is set for a dataset lies with it: no other gets its trigger word, every browser sees the
+same, and nobody's change is lost.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,13 @@ from lora_trainer.webui.http import Conflict
 from lora_trainer.webui.workbench_copies import Copies
 from tests.dataset.pictures import save
 
-VALUES = {"preset": "style", "checkpoint": "practice", "name": "fox", "changes": {"trigger_word": "zrb"}, "captioner": {"captioner": "blip", "options": {}}}
+VALUES = {
+    "preset": "style",
+    "checkpoint": "practice",
+    "name": "fox",
+    "changes": {"trigger_word": "zrb"},
+    "captioner": {"captioner": "blip", "options": {}},
+}
 
 
 @pytest.fixture
@@ -40,12 +48,24 @@ def test_who_has_not_seen_the_newest_gets_it_instead_of_overwriting_it(datasets)
     second = datasets.set_draft(fox.id, {**VALUES, "name": "vixen"}, first.revision)
     with pytest.raises(Conflict) as caught:
         datasets.set_draft(fox.id, {**VALUES, "name": "late"}, first.revision)
-    assert caught.value.current == second.to_json() and datasets.draft(fox.id).values["name"] == "vixen"
+    assert (
+        caught.value.current == second.to_json()
+        and datasets.draft(fox.id).values["name"] == "vixen"
+    )
 
 
 @pytest.mark.parametrize(
     "content",
-    ["", "{", "[1]", '{"values": 3}', '{"values": {"changes": 1, "preset": 7}}', '{"values": {"changes": {"lora_rank": NaN}}}', "[" * 5000, "\udc80"],
+    [
+        "",
+        "{",
+        "[1]",
+        '{"values": 3}',
+        '{"values": {"changes": 1, "preset": 7}}',
+        '{"values": {"changes": {"lora_rank": NaN}}}',
+        "[" * 5000,
+        "\udc80",
+    ],
 )
 def test_a_draft_that_cannot_be_read_is_none(tmp_path, content):
     path = dataset_draft.path_of(tmp_path)
@@ -55,10 +75,14 @@ def test_a_draft_that_cannot_be_read_is_none(tmp_path, content):
 
 
 def test_only_settings_of_the_form_are_kept_and_only_so_many(tmp_path):
-    kept = dataset_draft.write(tmp_path, {"changes": {"lora_rank": 8, "output_dir": "/"}, "other": 1, "name": 3}, "")
+    kept = dataset_draft.write(
+        tmp_path, {"changes": {"lora_rank": 8, "output_dir": "/"}, "other": 1, "name": 3}, ""
+    )
     assert kept.values == {"changes": {"lora_rank": 8}, "captioner": {}}
     with pytest.raises(DatasetError, match="too long to be kept: more than 65536 bytes"):
-        dataset_draft.write(tmp_path, {"changes": {"sample_prompts": ["x" * 70_000]}}, kept.revision)
+        dataset_draft.write(
+            tmp_path, {"changes": {"sample_prompts": ["x" * 70_000]}}, kept.revision
+        )
     with pytest.raises(DatasetError, match="not finite"):
         dataset_draft.write(tmp_path, {"changes": {"lora_rank": math.inf}}, kept.revision)
     assert dataset_draft.read(tmp_path) == kept

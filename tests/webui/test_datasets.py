@@ -1,4 +1,6 @@
-"""The datasets the tab knows, and the images and captions in one: what lies on disk is the truth, and nobody's change is lost."""
+"""The datasets the tab knows, and the images and captions in one: what lies on disk is the truth,
+and nobody's change is lost.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from lora_trainer.webui.workbench import Workbench
 from tests.dataset.pictures import save
 
 
-def make(folder: Path, files: dict[str, str], images: tuple[str, ...] = ("a.png", "b.png")) -> Contents:
+def make(
+    folder: Path, files: dict[str, str], images: tuple[str, ...] = ("a.png", "b.png")
+) -> Contents:
     for name in images:
         save(folder / name, size=(40, 30))
     for name, content in files.items():
@@ -37,11 +41,15 @@ def change(name: str, caption: str, was: str) -> CaptionChange:
     return CaptionChange(key=key_of(name), caption=caption, was=was)
 
 
-# --- reading -----------------------------------------------------------------------------------------------------------------------------
+# --- reading --------------------------------------------------------------------------------------
 
 
 def test_the_caption_shown_is_the_one_that_is_trained(tmp_path):
-    files = {"metadata.csv": "a.png,from the table\nb.png,\n", "a.txt": "from the text", "b.txt": "only text"}
+    files = {
+        "metadata.csv": "a.png,from the table\nb.png,\n",
+        "a.txt": "from the text",
+        "b.txt": "only text",
+    }
     view = make(tmp_path, files, ("a.png", "b.png", "10_red fox/c.png", "d.png")).view()
     found = {item.name: (item.caption, item.source, item.caption_file) for item in view.items}
     assert found == {
@@ -55,7 +63,11 @@ def test_the_caption_shown_is_the_one_that_is_trained(tmp_path):
 
 
 def test_images_come_in_the_natural_order_of_their_names_without_masks(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "img2.png,a\n"}, ("img10.png", "img2.png", "Img1.png", "img2_mask.png"))
+    contents = make(
+        tmp_path,
+        {"metadata.csv": "img2.png,a\n"},
+        ("img10.png", "img2.png", "Img1.png", "img2_mask.png"),
+    )
     assert list(captions(contents)) == ["Img1.png", "img2.png", "img10.png"]
 
 
@@ -87,18 +99,25 @@ def test_links_out_of_an_uploaded_dataset_are_left_out(tmp_path):
     assert len(captions(Contents(tmp_path / "own", follow_links=True))) == 3
 
 
-@pytest.mark.parametrize("key", ["", "../a.png", "a.png", "/etc/passwd", "..%2f", key_of("c.png"), "\0"])
+@pytest.mark.parametrize(
+    "key", ["", "../a.png", "a.png", "/etc/passwd", "..%2f", key_of("c.png"), "\0"]
+)
 def test_a_key_is_looked_up_and_never_a_path(tmp_path, key):
     with pytest.raises(NotFound):
         make(tmp_path, {}).view().item(key)
 
 
-# --- captions ----------------------------------------------------------------------------------------------------------------------------
+# --- captions -------------------------------------------------------------------------------------
 
 
 def test_a_caption_is_written_where_it_stands(tmp_path):
     contents = make(tmp_path, {"metadata.csv": "a.png,one\n", "b.txt": "two"})
-    assert contents.write_captions([change("a.png", "first, new", "one"), change("b.png", "second", "two")]) == {}
+    assert (
+        contents.write_captions(
+            [change("a.png", "first, new", "one"), change("b.png", "second", "two")]
+        )
+        == {}
+    )
     assert captions(contents) == {"a.png": "first, new", "b.png": "second"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == 'a.png,"first, new"\n'
     assert (tmp_path / "b.txt").read_text("utf-8") == "second"
@@ -107,22 +126,34 @@ def test_a_caption_is_written_where_it_stands(tmp_path):
 def test_of_two_browsers_the_second_is_told_and_nothing_is_lost(tmp_path):
     contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
     assert contents.write_captions([change("a.png", "theirs", "one")]) == {}
-    conflicts = contents.write_captions([change("a.png", "mine", "one"), change("b.png", "mine too", "two")])
+    conflicts = contents.write_captions(
+        [change("a.png", "mine", "one"), change("b.png", "mine too", "two")]
+    )
     assert conflicts == {key_of("a.png"): "theirs"}
     assert captions(contents) == {"a.png": "theirs", "b.png": "mine too"}
 
 
 def test_the_same_change_twice_is_no_conflict(tmp_path):
     contents = make(tmp_path, {"metadata.csv": "a.png,one\n"})
-    assert contents.write_captions([change("a.png", "new", "one")]) == contents.write_captions([change("a.png", "new", "one")]) == {}
+    assert (
+        contents.write_captions([change("a.png", "new", "one")])
+        == contents.write_captions([change("a.png", "new", "one")])
+        == {}
+    )
 
 
 def test_rows_changed_and_moved_in_a_spreadsheet_are_merged_row_by_row(tmp_path):
     contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
     contents.view()
-    (tmp_path / "metadata.csv").write_text("file_name;text;note\nb.png;two, theirs;x\na.png;one;y\n", encoding="utf-8")
-    assert contents.write_captions([change("a.png", "mine", "one"), change("b.png", "mine", "two")]) == {key_of("b.png"): "two, theirs"}
-    assert (tmp_path / "metadata.csv").read_text("utf-8") == "file_name;text;note\nb.png;two, theirs;x\na.png;mine;y\n"
+    (tmp_path / "metadata.csv").write_text(
+        "file_name;text;note\nb.png;two, theirs;x\na.png;one;y\n", encoding="utf-8"
+    )
+    assert contents.write_captions(
+        [change("a.png", "mine", "one"), change("b.png", "mine", "two")]
+    ) == {key_of("b.png"): "two, theirs"}
+    assert (tmp_path / "metadata.csv").read_text(
+        "utf-8"
+    ) == "file_name;text;note\nb.png;two, theirs;x\na.png;mine;y\n"
 
 
 def test_a_file_changed_unnoticed_in_its_size_and_time_is_not_clobbered(tmp_path):
@@ -131,7 +162,10 @@ def test_a_file_changed_unnoticed_in_its_size_and_time_is_not_clobbered(tmp_path
     contents.view()
     (tmp_path / "metadata.csv").write_text("a.png,two\n", encoding="utf-8")
     os.utime(tmp_path / "metadata.csv", ns=(details.st_atime_ns, details.st_mtime_ns))
-    assert captions(contents) == {"a.png": "one", "b.png": ""}  # the stamp is the same: the view cannot know
+    assert captions(contents) == {
+        "a.png": "one",
+        "b.png": "",
+    }  # the stamp is the same: the view cannot know
     assert contents.write_captions([change("a.png", "mine", "one")]) == {key_of("a.png"): "two"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == "a.png,two\n"
 
@@ -144,20 +178,27 @@ def test_a_captioners_caption_edited_in_the_tab_is_a_persons_from_then_on(tmp_pa
     assert authors.read_authors(tmp_path).author(digest(tmp_path / "a.png"), "drafted") == "person"
 
 
-# --- the trash ---------------------------------------------------------------------------------------------------------------------------
+# --- the trash ------------------------------------------------------------------------------------
 
 
 def test_a_removed_image_leaves_with_its_captions_and_comes_back_with_them(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "file_name,text,note\na.png,one,5\nb.png,two,6\n", "a.txt": "other"})
+    contents = make(
+        tmp_path,
+        {"metadata.csv": "file_name,text,note\na.png,one,5\nb.png,two,6\n", "a.txt": "other"},
+    )
     contents.remove([key_of("a.png")])
     assert captions(contents) == {"b.png": "two"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == "file_name,text,note\nb.png,two,6\n"
     assert not (tmp_path / "a.txt").exists()
-    assert [(entry.name, entry.caption, entry.image.exists()) for entry in contents.removed()] == [("a.png", "one", True)]
+    assert [(entry.name, entry.caption, entry.image.exists()) for entry in contents.removed()] == [
+        ("a.png", "one", True)
+    ]
     assert contents.view().findings == ()
     contents.restore([key_of("a.png")])
     assert captions(contents) == {"a.png": "one", "b.png": "two"}
-    assert (tmp_path / "metadata.csv").read_text("utf-8") == "file_name,text,note\nb.png,two,6\na.png,one,5\n"
+    assert (tmp_path / "metadata.csv").read_text(
+        "utf-8"
+    ) == "file_name,text,note\nb.png,two,6\na.png,one,5\n"
     assert (tmp_path / "a.txt").read_text("utf-8") == "other"
     assert contents.removed() == []
 
@@ -192,15 +233,21 @@ def test_an_image_that_cannot_be_moved_keeps_its_caption(tmp_path, monkeypatch):
     assert contents.removed() == []
 
 
-# --- pages -------------------------------------------------------------------------------------------------------------------------------
+# --- pages ----------------------------------------------------------------------------------------
 
 
 def test_pages_filters_and_orders(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,a Fox\nb.png,\nc.png,an apple\n"}, ("a.png", "b.png", "c.png"))
+    contents = make(
+        tmp_path,
+        {"metadata.csv": "a.png,a Fox\nb.png,\nc.png,an apple\n"},
+        ("a.png", "b.png", "c.png"),
+    )
     os.utime(tmp_path / "b.png", (time.time() + 60, time.time() + 60))
 
     def names(**wish):
-        found = pages.page(contents.view(), pages.Wish(**wish), Workbench(contents).known(contents.view()))
+        found = pages.page(
+            contents.view(), pages.Wish(**wish), Workbench(contents).known(contents.view())
+        )
         return [item.name for item in found.items], found.matching
 
     assert names() == (["a.png", "b.png", "c.png"], 3)
@@ -212,7 +259,7 @@ def test_pages_filters_and_orders(tmp_path):
     assert names(order="caption")[0] == ["b.png", "a.png", "c.png"]
 
 
-# --- the list of datasets ----------------------------------------------------------------------------------------------------------------
+# --- the list of datasets -------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -225,7 +272,16 @@ def datasets(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "identity"),
-    [("Red fox", "Red fox"), ("水墨", "水墨"), ("a/b:c", "a_b_c"), ("../..", "_"), ("CON", "_CON"), (".hidden", "hidden"), ("x" * 300, "x" * 100), ("fox, red", "fox_ red")],
+    [
+        ("Red fox", "Red fox"),
+        ("水墨", "水墨"),
+        ("a/b:c", "a_b_c"),
+        ("../..", "_"),
+        ("CON", "_CON"),
+        (".hidden", "hidden"),
+        ("x" * 300, "x" * 100),
+        ("fox, red", "fox_ red"),
+    ],
 )
 def test_a_dataset_may_have_any_name_and_its_folder_a_safe_one(datasets, tmp_path, name, identity):
     dataset = datasets.create(name)
@@ -235,7 +291,11 @@ def test_a_dataset_may_have_any_name_and_its_folder_a_safe_one(datasets, tmp_pat
 
 
 def test_two_datasets_of_one_name_are_two(datasets):
-    assert [datasets.create("Fox").id, datasets.create("fox").id, datasets.create("fox").id] == ["Fox", "fox-2", "fox-3"]
+    assert [datasets.create("Fox").id, datasets.create("fox").id, datasets.create("fox").id] == [
+        "Fox",
+        "fox-2",
+        "fox-3",
+    ]
 
 
 def test_a_new_name_leaves_the_folder_where_runs_find_it(datasets):
@@ -249,7 +309,11 @@ def test_a_new_name_leaves_the_folder_where_runs_find_it(datasets):
 def test_a_folder_of_this_machine_is_opened_where_it_is_and_only_forgotten(datasets, tmp_path):
     make(tmp_path / "my fox", {"metadata.csv": "a.png,one\n"})
     dataset = datasets.open(f'"{tmp_path / "my fox"}"')
-    assert (dataset.name, dataset.external, datasets.open(str(tmp_path / "my fox")).id) == ("my fox", True, dataset.id)
+    assert (dataset.name, dataset.external, datasets.open(str(tmp_path / "my fox")).id) == (
+        "my fox",
+        True,
+        dataset.id,
+    )
     card = datasets.card(dataset, "en")
     assert (card["count"], card["captioned"], card["path"]) == (2, 1, str(tmp_path / "my fox"))
     datasets.delete(dataset.id)
@@ -264,7 +328,12 @@ def test_visitors_from_elsewhere_see_no_folder_of_this_machine(datasets, tmp_pat
     datasets.remote.append(True)
     assert [found.id for found in datasets.all()] == ["shared"]
     assert datasets.listing("en")[0]["path"] == ""
-    for ask in (datasets.find, datasets.contents, datasets.delete, lambda identity: datasets.rename(identity, "x")):
+    for ask in (
+        datasets.find,
+        datasets.contents,
+        datasets.delete,
+        lambda identity: datasets.rename(identity, "x"),
+    ):
         with pytest.raises(NotFound):
             ask(dataset.id)
 

@@ -1,4 +1,6 @@
-"""Who has the graphics card: a ledger of its bytes, a worker that does what real ones do in a run folder, and every way in which one may end."""
+"""Who has the graphics card: a ledger of its bytes, a worker that does what real ones do in a run
+folder, and every way in which one may end.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ PATIENCE = 20.0
 
 
 class Card:
-    """The graphics card: who has how many bytes. Two who do not fit together are an error, at once and in the end."""
+    """The graphics card: who has how many bytes. Two who do not fit together are an error, at once
+    and in the end.
+    """
 
     def __init__(self):
         self.used: dict[str, int] = {}
@@ -83,7 +87,10 @@ class GpuHost:
     def restore_model(self):
         if self.restore_fails:
             self.restore_fails -= 1
-            raise HostError("the WebUI's model could not return to the graphics card: {reason}", reason="out of memory")
+            raise HostError(
+                "the WebUI's model could not return to the graphics card: {reason}",
+                reason="out of memory",
+            )
         self.moves.append("restore")
         self.card.take("model", MODEL)
 
@@ -101,7 +108,9 @@ class GpuHost:
 
 
 class Worker(threading.Thread):
-    """What a training process does, as far as others see it: it holds the lock, says events, obeys requests and takes memory."""
+    """What a training process does, as far as others see it: it holds the lock, says events, obeys
+    requests and takes memory.
+    """
 
     def __init__(self, folder, card, *, preparing=0.0, paused=False):
         super().__init__(daemon=True)
@@ -204,7 +213,9 @@ def keeper(handover):
 
 def make(host, tmp_path, **settings):
     settings = {"patience": lambda: PATIENCE, "grace": 0.03, **settings}
-    return HandOver(host, tmp_path / "lent.json", sleep=lambda seconds: time.sleep(0.003), **settings)
+    return HandOver(
+        host, tmp_path / "lent.json", sleep=lambda seconds: time.sleep(0.003), **settings
+    )
 
 
 def folder(tmp_path, name="run"):
@@ -219,13 +230,18 @@ def training(keeper, tmp_path, card, **settings):
 
 
 def assert_all_is_well(card, handover):
-    assert until(lambda: handover.state == "idle" and card.used == {"model": MODEL}), (handover.state, card.used)
+    assert until(lambda: handover.state == "idle" and card.used == {"model": MODEL}), (
+        handover.state,
+        card.used,
+    )
     assert card.overflows == []
     assert not handover._marker.exists()
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
-def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(end, card, host, handover, keeper, tmp_path):
+def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(
+    end, card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     assert "model" not in card.used and handover.state == "training"
     worker.end = end
@@ -234,7 +250,9 @@ def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(end, card
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
-def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the_host(end, card, host, handover, keeper, tmp_path):
+def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the_host(
+    end, card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     with host.turns.lock:
         assert handover.state == "lent" and card.used == {"model": MODEL}
@@ -243,7 +261,9 @@ def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the
     assert_all_is_well(card, handover)
 
 
-def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, host, handover, tmp_path):
+def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(
+    card, host, handover, tmp_path
+):
     run = folder(tmp_path)
     assert handover.before_start(run)
     with ThreadPoolExecutor() as pool:
@@ -259,15 +279,28 @@ def test_a_picture_pauses_the_training_which_then_goes_on(card, host, handover, 
     host.generate()
     assert host.pictures == 1
     assert until(lambda: worker.status == "running" and handover.state == "training")
-    assert [event.kind for event in worker.folder.read_events()] == ["started", "phase", "phase", "paused", "resumed"]
+    assert [event.kind for event in worker.folder.read_events()] == [
+        "started",
+        "phase",
+        "phase",
+        "paused",
+        "resumed",
+    ]
     worker.end = "finished"
     assert_all_is_well(card, handover)
 
 
-def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(card, host, handover, keeper, tmp_path):
+def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
+    card, host, handover, keeper, tmp_path
+):
     worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.2))
     host.generate()
-    assert [event.kind for event in worker.folder.read_events()][:4] == ["started", "phase", "phase", "paused"]
+    assert [event.kind for event in worker.folder.read_events()][:4] == [
+        "started",
+        "phase",
+        "phase",
+        "paused",
+    ]
     worker.end = "finished"
     assert_all_is_well(card, handover)
 
@@ -287,7 +320,9 @@ def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     keeper.over.set()
 
 
-def test_a_picture_that_fails_does_not_keep_the_training_waiting(card, host, handover, keeper, tmp_path):
+def test_a_picture_that_fails_does_not_keep_the_training_waiting(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     with pytest.raises(RuntimeError, match="a script failed"):
         host.generate(fails=True)
@@ -309,7 +344,9 @@ def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, handover, keepe
     assert_all_is_well(card, handover)
 
 
-def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, handover, keeper, tmp_path):
+def test_a_pause_sent_from_the_command_line_outlasts_a_picture(
+    card, host, handover, keeper, tmp_path
+):
     from lora_trainer.runs.requests import send_request
 
     worker = training(keeper, tmp_path, card)
@@ -323,7 +360,9 @@ def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, hando
     assert_all_is_well(card, handover)
 
 
-def test_pause_pressed_while_a_picture_is_made_holds_afterwards(card, host, handover, keeper, tmp_path):
+def test_pause_pressed_while_a_picture_is_made_holds_afterwards(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     with host.turns.lock:
         handover.ask(worker.folder, "pause")
@@ -334,7 +373,9 @@ def test_pause_pressed_while_a_picture_is_made_holds_afterwards(card, host, hand
     assert_all_is_well(card, handover)
 
 
-def test_resume_pressed_while_a_picture_is_made_waits_for_it(card, host, handover, keeper, tmp_path):
+def test_resume_pressed_while_a_picture_is_made_waits_for_it(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     handover.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
@@ -347,7 +388,9 @@ def test_resume_pressed_while_a_picture_is_made_waits_for_it(card, host, handove
     assert_all_is_well(card, handover)
 
 
-def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(card, host, tmp_path):
+def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(
+    card, host, tmp_path
+):
     handover = make(host, tmp_path, patience=lambda: 0.05)
     keeper = Keeper(handover)
     worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
@@ -355,14 +398,21 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
         host.generate()
     assert host.pictures == 0 and handover.state == "training"
     # the pause that was asked for does not come true later
-    assert until(lambda: worker.folder.read_state().phase == "training" and waiting_requests(worker.folder.requests) == ())
+    assert until(
+        lambda: (
+            worker.folder.read_state().phase == "training"
+            and waiting_requests(worker.folder.requests) == ()
+        )
+    )
     assert worker.status == "running"
     worker.end = "finished"
     assert_all_is_well(card, handover)
     keeper.over.set()
 
 
-def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(card, host, tmp_path, monkeypatch):
+def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(
+    card, host, tmp_path, monkeypatch
+):
     monkeypatch.setattr("lora_trainer.webui.handover.PICTURE_ROOM", PICTURE)
     monkeypatch.setattr("tests.webui.test_handover.CARD", 20)
     handover = make(host, tmp_path, patience=lambda: 0.05)
@@ -390,7 +440,9 @@ def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, t
         assert not handover.waits()
 
 
-def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(card, host, tmp_path, monkeypatch):
+def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(
+    card, host, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
     handover = make(host, tmp_path, pauses=lambda: False)
     keeper = Keeper(handover)
@@ -403,14 +455,18 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
         assert (handover.state, worker.status) == ("beside", "running")
         picture.result(timeout=20)
     assert until(lambda: handover.state == "training" and card.used == {worker.name: WORKER})
-    assert [event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")] == []
+    assert [
+        event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")
+    ] == []
     assert waiting_requests(worker.folder.requests) == ()
     worker.end = "finished"
     assert_all_is_well(card, handover)
     keeper.over.set()
 
 
-def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(card, host, tmp_path, monkeypatch):
+def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(
+    card, host, tmp_path, monkeypatch
+):
     monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
     handover = make(host, tmp_path, pauses=lambda: False)
     keeper = Keeper(handover)
@@ -442,7 +498,9 @@ def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monk
     keeper.over.set()
 
 
-def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(card, host, handover, keeper, tmp_path):
+def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     with host.turns.lock:
         keeper.over.set()  # the host dies in the middle of a picture
@@ -482,7 +540,9 @@ def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(c
     assert_all_is_well(card, handover)
 
 
-def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(card, host, handover, keeper, tmp_path):
+def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     worker.card.give(worker.name)  # room, so that the ledger does not complain of the instant
     card.take("model", MODEL)
@@ -491,7 +551,9 @@ def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(card, hos
     assert_all_is_well(card, handover)
 
 
-def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_card(card, host, tmp_path):
+def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_card(
+    card, host, tmp_path
+):
     handover = make(host, tmp_path, grace=0.01)
     keeper = Keeper(handover)
     with ThreadPoolExecutor() as pool:
@@ -525,17 +587,24 @@ def test_a_run_is_not_begun_while_a_picture_is_made(card, host, handover, tmp_pa
     assert handover.before_start(run) and "model" not in card.used and not handover.waits()
 
 
-def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(card, host, handover, tmp_path):
+def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(
+    card, host, handover, tmp_path
+):
     run = folder(tmp_path)
     handover.before_start(run)
     host.restore_fails = 1
     handover.after_end(run)
-    assert str(handover.status().sentence) == "the WebUI's model could not return to the graphics card: out of memory"
+    assert (
+        str(handover.status().sentence)
+        == "the WebUI's model could not return to the graphics card: out of memory"
+    )
     host.generate()
     assert_all_is_well(card, handover)
 
 
-def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(card, host, handover, keeper, tmp_path):
+def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(
+    card, host, handover, keeper, tmp_path
+):
     worker = training(keeper, tmp_path, card)
     host.restore_fails = 1
     with pytest.raises(LoraTrainerError, match="could not return"):
@@ -556,8 +625,10 @@ def test_a_host_whose_queue_cannot_be_watched_says_what_to_do(card, tmp_path):
     host = GpuHost(card, watchable=False)
     handover = make(host, tmp_path)
     handover.before_start(folder(tmp_path))
-    assert str(handover.status().sentence) == (
-        "This WebUI cannot be watched: press Pause before you generate a picture, and Resume after it."
+    assert (
+        str(handover.status().sentence)
+        == "This WebUI cannot be watched: press Pause before you generate a picture, and Resume"
+        " after it."
     )
 
 
@@ -575,14 +646,22 @@ def test_the_lock_is_left_as_it_was_found(host, handover):
     assert not host.is_generating()
 
 
-def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_last(card, host, handover, keeper, tmp_path):
+def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_last(
+    card, host, handover, keeper, tmp_path
+):
     card.used.clear()
     first = training(keeper, tmp_path, card)
     second = Worker(folder(tmp_path, "by hand"), card)
-    first.card.give(first.name)  # the ledger has no room for two; who shares the card is not the matter here
-    card.take = lambda who, size, take=card.take: take(who, 2 if who in (first.name, second.name) else size)
+    first.card.give(
+        first.name
+    )  # the ledger has no room for two; who shares the card is not the matter here
+    card.take = lambda who, size, take=card.take: take(
+        who, 2 if who in (first.name, second.name) else size
+    )
     second.start()
-    assert until(lambda: second.folder.read_state().phase == "training") and until(lambda: handover.adopt(second.folder))
+    assert until(lambda: second.folder.read_state().phase == "training") and until(
+        lambda: handover.adopt(second.folder)
+    )
     host.restore_model()
     handover._owed = True
     assert until(lambda: "model" not in card.used)
@@ -597,7 +676,9 @@ def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_las
     assert_all_is_well(card, handover)
 
 
-def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(card, host, handover, tmp_path):
+def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(
+    card, host, handover, tmp_path
+):
     host.model_on_device = lambda: True
     handover.before_start(folder(tmp_path))
     for _ in range(5):
@@ -610,7 +691,9 @@ def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(car
 
 
 @pytest.mark.slow
-def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_been(card, host, tmp_path):
+def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_been(
+    card, host, tmp_path
+):
     from lora_trainer.jobs.history import History
     from lora_trainer.jobs.keeper import Keeper as RealKeeper
     from lora_trainer.jobs.queue import Queue
@@ -620,7 +703,11 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     queue = Queue(tmp_path / "queue.json")
     handover = make(host, tmp_path, patience=lambda: 90.0)
     real = RealKeeper(
-        history=History(tmp_path / "runs"), queue=queue, lock=tmp_path / "keeper.lock", trash=tmp_path / "trash", hand_over=handover
+        history=History(tmp_path / "runs"),
+        queue=queue,
+        lock=tmp_path / "keeper.lock",
+        trash=tmp_path / "trash",
+        hand_over=handover,
     )
     queue.add("run")
 
@@ -640,7 +727,10 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     paused_at = run.read_state().step
     look(lambda: run.read_state().step > paused_at + 2)
     assert handover.state == "training" and "model" not in card.used
-    assert [event.kind for event in run.read_events() if event.kind in ("paused", "resumed")] == ["paused", "resumed"]
+    assert [event.kind for event in run.read_events() if event.kind in ("paused", "resumed")] == [
+        "paused",
+        "resumed",
+    ]
     from lora_trainer.runs.requests import send_request
 
     send_request(run.requests, "stop")
@@ -650,7 +740,9 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     assert card.used == {"model": MODEL} and card.overflows == [] and handover.state == "idle"
 
 
-def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(card, host, handover, keeper, tmp_path):
+def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(
+    card, host, handover, keeper, tmp_path
+):
     run = folder(tmp_path)
     worker = keeper.start(Worker(run, card, preparing=0.2))
     with ThreadPoolExecutor(1) as pool:

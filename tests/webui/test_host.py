@@ -1,4 +1,6 @@
-"""The host, against the fake WebUI's modules: each test has a fresh host of its kind in this process."""
+"""The host, against the fake WebUI's modules: each test has a fresh host of its kind in this
+process.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,18 @@ def start(tmp_path, monkeypatch):
         gradio.__version__ = "3.41.2"
         monkeypatch.setitem(sys.modules, "gradio", gradio)
         monkeypatch.setenv("FAKE_HOST_FLAVOUR", "forge" if kind == "forge" else "a1111")
-        monkeypatch.setattr(sys, "argv", ["launch.py", "--data-dir", str(tmp_path / "data"), "--extension", str(tmp_path), *flags])
+        monkeypatch.setattr(
+            sys,
+            "argv",
+            [
+                "launch.py",
+                "--data-dir",
+                str(tmp_path / "data"),
+                "--extension",
+                str(tmp_path),
+                *flags,
+            ],
+        )
         folders = [str(FAKE / "forge"), str(FAKE)] if kind == "forge" else [str(FAKE)]
         monkeypatch.setattr(sys, "path", [*folders, *sys.path])
         models = tmp_path / "data" / "models"
@@ -71,22 +84,31 @@ def start(tmp_path, monkeypatch):
 
 
 def older_forge(monkeypatch, kind):
-    """What reForge and classic have beside A1111's modules: ldm_patched's ledger, one main thread, and a version."""
+    """What reForge and classic have beside A1111's modules: ldm_patched's ledger, one main thread,
+    and a version.
+    """
     manager = types.ModuleType("ldm_patched.modules.model_management")
     manager.current_loaded_models = ["unet"]
     manager.emptied = []
     manager.unload_all_models = lambda: manager.current_loaded_models.clear()
-    manager.soft_empty_cache = (lambda force=False: manager.emptied.append(force)) if kind == "reforge" else (lambda: manager.emptied.append(None))
+    manager.soft_empty_cache = (
+        (lambda force=False: manager.emptied.append(force))
+        if kind == "reforge"
+        else (lambda: manager.emptied.append(None))
+    )
     version = types.ModuleType("modules_forge.forge_version")
     version.version = "classic" if kind == "classic" else "1.0.0v2-v1.10.1RC"
     source = (FAKE / "forge" / "modules_forge" / "main_thread.py").read_text(encoding="utf-8")
     thread = types.ModuleType("modules_forge.main_thread")
     exec(compile(source, "main_thread.py", "exec"), thread.__dict__)
     for name, module in {
-        "ldm_patched": types.ModuleType("ldm_patched"), "ldm_patched.modules": types.ModuleType("ldm_patched.modules"),
-        "ldm_patched.modules.model_management": manager, "modules_forge": types.ModuleType("modules_forge"),
-        "modules_forge.forge_version": version, "modules_forge.main_thread": thread,
-    }.items():  # fmt: skip
+        "ldm_patched": types.ModuleType("ldm_patched"),
+        "ldm_patched.modules": types.ModuleType("ldm_patched.modules"),
+        "ldm_patched.modules.model_management": manager,
+        "modules_forge": types.ModuleType("modules_forge"),
+        "modules_forge.forge_version": version,
+        "modules_forge.main_thread": thread,
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
 
 
@@ -114,7 +136,11 @@ def aside(work):
 
 def calls(tmp_path):
     path = tmp_path / "data" / "calls.jsonl"
-    return [json.loads(line)["what"] for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return (
+        [json.loads(line)["what"] for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
 
 
 SMALL = Wish(prompt="a fox", seed=3, steps=2, width=64, height=64)
@@ -130,15 +156,28 @@ def test_outside_a_webui_there_is_no_host():
 @ALL
 def test_each_host_is_told_by_what_can_be_imported(start, kind):
     host = start(kind)
-    names = {"a1111": "AUTOMATIC1111", "forge": "Forge", "reforge": "reForge", "classic": "Forge Classic"}
-    versions = {"a1111": "v1.10.1", "forge": "2.0.1v1.10.1", "reforge": "1.0.0v2-v1.10.1RC", "classic": "classic"}
+    names = {
+        "a1111": "AUTOMATIC1111",
+        "forge": "Forge",
+        "reforge": "reForge",
+        "classic": "Forge Classic",
+    }
+    versions = {
+        "a1111": "v1.10.1",
+        "forge": "2.0.1v1.10.1",
+        "reforge": "1.0.0v2-v1.10.1RC",
+        "classic": "classic",
+    }
     assert (host.name, host.version) == (names[kind], versions[kind])
 
 
 @ALL
 def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     host = start(kind)
-    assert [checkpoint.path.name for checkpoint in host.checkpoints()] == ["alpha.safetensors", "beta.safetensors"]
+    assert [checkpoint.path.name for checkpoint in host.checkpoints()] == [
+        "alpha.safetensors",
+        "beta.safetensors",
+    ]
     loaded = host.loaded()
     assert (loaded.path.name, loaded.clip_skip, loaded.vae) == ("alpha.safetensors", 1, None)
     # it is what the menu says: nothing is in memory before the first picture
@@ -146,7 +185,12 @@ def test_facts_are_told_without_loading_a_model(start, kind, tmp_path):
     assert host.paths().lora_dir == tmp_path / "data" / "models" / "Lora"
     assert host.data_folder() == tmp_path / "data" / "lora-trainer"
     assert host.samplers()[:2] == ["DPM++ 2M", "Euler a"]
-    assert (host.device().kind, host.memory(), host.is_remote(), host.language()) == ("cpu", None, True, "")
+    assert (host.device().kind, host.memory(), host.is_remote(), host.language()) == (
+        "cpu",
+        None,
+        True,
+        "",
+    )
     assert host.schedulers() == [] and host.model_on_device() is False and not host.is_generating()
     assert not {"load_model", "forge_model_reload", "shared.sd_model"} & set(calls(tmp_path))
 
@@ -163,7 +207,11 @@ def test_the_loaded_checkpoint_is_the_one_in_memory_with_its_vae_and_clip_skip(s
     shared.opts.data["CLIP_stop_at_last_layers"] = 2
     sd_vae.loaded_vae_file = str(tmp_path / "kl.safetensors")
     loaded = host.loaded()
-    assert (loaded.path.name, loaded.vae, loaded.clip_skip) == ("alpha.safetensors", tmp_path / "kl.safetensors", 2)
+    assert (loaded.path.name, loaded.vae, loaded.clip_skip) == (
+        "alpha.safetensors",
+        tmp_path / "kl.safetensors",
+        2,
+    )
     assert loaded.in_memory
 
 
@@ -176,7 +224,9 @@ def test_what_is_loaded_is_told_from_what_is_chosen(start, kind):
     assert (host.loaded().path.name, host.loaded().in_memory) == ("alpha.safetensors", True)
     if kind == "forge":
         # another one was chosen in the menu; it is loaded for the next picture
-        sd_models.model_data.forge_loading_parameters = {"checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]}
+        sd_models.model_data.forge_loading_parameters = {
+            "checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]
+        }
         assert (host.loaded().path.name, host.loaded().in_memory) == ("beta.safetensors", False)
         # Neo forgets the choice when it unloads
         sd_models.model_data.forge_loading_parameters = {}
@@ -188,19 +238,29 @@ def test_forge_tells_its_choice_and_the_vae_among_its_modules(start, tmp_path):
     host = start("forge")
     from modules import sd_models, shared
 
-    sd_models.model_data.forge_loading_parameters = {"checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]}
+    sd_models.model_data.forge_loading_parameters = {
+        "checkpoint_info": sd_models.checkpoint_aliases["beta.safetensors"]
+    }
     vae = tmp_path / "data" / "models" / "VAE" / "kl.safetensors"
-    shared.opts.data["forge_additional_modules"] = [str(tmp_path / "data" / "models" / "text_encoder" / "t5.safetensors"), str(vae)]
+    shared.opts.data["forge_additional_modules"] = [
+        str(tmp_path / "data" / "models" / "text_encoder" / "t5.safetensors"),
+        str(vae),
+    ]
     assert (host.loaded().path.name, host.loaded().vae) == ("beta.safetensors", vae)
 
 
 @pytest.mark.parametrize(
     ("flags", "remote"),
     [
-        ([], False), (["--listen"], True), (["--share"], True), (["--ngrok", "x"], True), (["--subpath", "sd"], True),
-        (["--server-name", "127.0.0.1"], False), (["--listen", "--enable-insecure-extension-access"], False),
+        ([], False),
+        (["--listen"], True),
+        (["--share"], True),
+        (["--ngrok", "x"], True),
+        (["--subpath", "sd"], True),
+        (["--server-name", "127.0.0.1"], False),
+        (["--listen", "--enable-insecure-extension-access"], False),
     ],
-)  # fmt: skip
+)
 def test_visitors_from_elsewhere_are_expected_as_the_flags_say(start, flags, remote):
     host = start("a1111", *flags)
     with serving("127.0.0.1"):
@@ -209,14 +269,24 @@ def test_visitors_from_elsewhere_are_expected_as_the_flags_say(start, flags, rem
 
 @contextlib.contextmanager
 def serving(*addresses, **facts):
-    """The host's page, served on these addresses as gradio keeps its server: uvicorn's, with asyncio's sockets."""
+    """The host's page, served on these addresses as gradio keeps its server: uvicorn's, with
+    asyncio's sockets.
+    """
     from modules import shared
 
     with contextlib.ExitStack() as stack:
-        bound = [stack.enter_context(socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)) for address in addresses]
+        bound = [
+            stack.enter_context(
+                socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET)
+            )
+            for address in addresses
+        ]
         for each, address in zip(bound, addresses, strict=True):
             each.bind((address, 0))
-        shared.demo = SimpleNamespace(server=SimpleNamespace(servers=[SimpleNamespace(sockets=[each]) for each in bound]), **facts)
+        shared.demo = SimpleNamespace(
+            server=SimpleNamespace(servers=[SimpleNamespace(sockets=[each]) for each in bound]),
+            **facts,
+        )
         try:
             yield
         finally:
@@ -224,10 +294,17 @@ def serving(*addresses, **facts):
 
 
 @pytest.mark.parametrize("kind", ["a1111", "forge"])
-def test_visitors_from_elsewhere_are_expected_where_the_server_really_listens(start, kind, monkeypatch):
+def test_visitors_from_elsewhere_are_expected_where_the_server_really_listens(
+    start, kind, monkeypatch
+):
     host = start(kind)
     # what the environment says reaches gradio only, and no flag of the host's tells of it
-    for addresses, remote in [(("127.0.0.1",), False), (("0.0.0.0",), True), (("127.0.0.1", "0.0.0.0"), True), (("127.0.0.2",), False)]:
+    for addresses, remote in [
+        (("127.0.0.1",), False),
+        (("0.0.0.0",), True),
+        (("127.0.0.1", "0.0.0.0"), True),
+        (("127.0.0.2",), False),
+    ]:
         with serving(*addresses):
             assert host.is_remote() is remote, addresses
     with serving("127.0.0.1", share=True):
@@ -267,15 +344,38 @@ def test_the_names_of_a_webui_are_the_machines_its_share_links_and_the_users(sta
     host = start("a1111", "--server-name", "Art.Lan")
     machine = socket.gethostname().lower()
     with serving("127.0.0.1", share_url="https://abc.gradio.live", server_name="0.0.0.0"):
-        assert {machine, f"{machine.partition('.')[0]}.local", "abc.gradio.live", "art.lan"} <= host.names()
+        assert {
+            machine,
+            f"{machine.partition('.')[0]}.local",
+            "abc.gradio.live",
+            "art.lan",
+        } <= host.names()
     from modules import shared
 
-    shared.opts.data["lora_trainer_host_names"] = "https://Art.example.com/sd, *.Example.org; box:7860 *"
-    assert {"art.example.com", "*.example.org", "box", "*"} <= host.names() and "" not in host.names()
+    shared.opts.data["lora_trainer_host_names"] = (
+        "https://Art.example.com/sd, *.Example.org; box:7860 *"
+    )
+    assert {
+        "art.example.com",
+        "*.example.org",
+        "box",
+        "*",
+    } <= host.names() and "" not in host.names()
 
 
 def test_options_flags_and_language_are_read(start, tmp_path):
-    host = start("a1111", "--localization", "zh_CN", "--api-auth", "me:a:b,you:c", "--lora-dir", str(tmp_path / "另 一个"), "--device-id", "1", "--fake-gpu")
+    host = start(
+        "a1111",
+        "--localization",
+        "zh_CN",
+        "--api-auth",
+        "me:a:b,you:c",
+        "--lora-dir",
+        str(tmp_path / "另 一个"),
+        "--device-id",
+        "1",
+        "--fake-gpu",
+    )
     assert host.language() == "zh_CN"
     assert host.api_credentials() == {"me": "a:b", "you": "c"}
     assert host.paths().lora_dir == tmp_path / "另 一个"
@@ -309,8 +409,13 @@ def test_forges_models_are_unloaded_on_its_own_thread(start, tmp_path):
     assert host.model_on_device()
     aside(host.release_model)
     assert not host.model_on_device()
-    lines = [json.loads(line) for line in (tmp_path / "data" / "calls.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert [line["thread"] for line in lines if line["what"] == "unload_all_models"] == ["the main thread"]
+    lines = [
+        json.loads(line)
+        for line in (tmp_path / "data" / "calls.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [line["thread"] for line in lines if line["what"] == "unload_all_models"] == [
+        "the main thread"
+    ]
     assert [line["force"] for line in lines if line["what"] == "soft_empty_cache"] == [True]
     aside(lambda: host.generate(SMALL))
     assert host.model_on_device()
@@ -333,7 +438,10 @@ def test_a_model_that_cannot_be_moved_is_a_sentence(start, monkeypatch):
         raise RuntimeError("CUDA error")
 
     monkeypatch.setattr(sd_models, "send_model_to_cpu", fail)
-    with pytest.raises(HostError, match="the WebUI's model could not leave the graphics card: RuntimeError: CUDA error"):
+    with pytest.raises(
+        HostError,
+        match="the WebUI's model could not leave the graphics card: RuntimeError: CUDA error",
+    ):
         aside(host.release_model)
     monkeypatch.setattr(sd_models, "send_model_to_device", fail)
     with pytest.raises(HostError, match="could not return to the graphics card"):
@@ -345,9 +453,16 @@ def test_a_picture_is_made_by_the_hosts_pipeline_and_saved_nowhere(start, kind, 
     host = start(kind)
     made = aside(lambda: host.generate(SMALL))
     assert made.image.size == (64, 64) and made.image.mode == "RGB"
-    assert made.infotext.startswith("a fox\n") and "Seed: 3" in made.infotext and "Sampler: DPM++ 2M" in made.infotext
+    assert (
+        made.infotext.startswith("a fox\n")
+        and "Seed: 3" in made.infotext
+        and "Sampler: DPM++ 2M" in made.infotext
+    )
     assert made.comments == ()
-    again, other = aside(lambda: host.generate(SMALL)), aside(lambda: host.generate(Wish(**{**vars(SMALL), "seed": 4})))
+    again, other = (
+        aside(lambda: host.generate(SMALL)),
+        aside(lambda: host.generate(Wish(**{**vars(SMALL), "seed": 4}))),
+    )
     assert made.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     from modules import shared
 
@@ -360,7 +475,9 @@ def test_a_lora_in_the_prompt_changes_the_picture(start, kind, tmp_path):
     host = start(kind)
     write_lora(tmp_path / "data" / "models" / "Lora" / "ink.safetensors")
     plain = aside(lambda: host.generate(SMALL))
-    with_lora = aside(lambda: host.generate(Wish(**{**vars(SMALL), "prompt": "a fox <lora:ink:0.7>"})))
+    with_lora = aside(
+        lambda: host.generate(Wish(**{**vars(SMALL), "prompt": "a fox <lora:ink:0.7>"}))
+    )
     assert plain.image.tobytes() != with_lora.image.tobytes()
 
 
@@ -400,11 +517,19 @@ def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (ValueError("Sampler X is not supported"), "the WebUI could not make the picture: ValueError: Sampler X is not supported"),
-        (RuntimeError("CUDA out of memory. Tried to allocate"), "the graphics card ran out of memory while the WebUI made the picture"),
+        (
+            ValueError("Sampler X is not supported"),
+            "the WebUI could not make the picture: ValueError: Sampler X is not supported",
+        ),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate"),
+            "the graphics card ran out of memory while the WebUI made the picture",
+        ),
     ],
 )
-def test_a_pipeline_that_fails_is_a_sentence_and_leaves_the_host_usable(start, kind, error, sentence, monkeypatch):
+def test_a_pipeline_that_fails_is_a_sentence_and_leaves_the_host_usable(
+    start, kind, error, sentence, monkeypatch
+):
     host = start(kind)
     from modules import processing, shared
 
@@ -440,7 +565,7 @@ def test_steps_are_reported_and_a_stop_interrupts_our_picture_only(start, monkey
         aside(lambda: host.generate(wish, stop_asked=lambda: True))
 
 
-# --- turns --------------------------------------------------------------------------------------------------------------------------------
+# --- turns ----------------------------------------------------------------------------------------
 
 
 @ALL
@@ -455,7 +580,16 @@ def test_whoever_uses_the_device_is_noticed(start, kind):
     with call_queue.queue_lock:
         seen.append("the API")
         assert host.is_generating()
-    assert seen == ["before", "after", "before", "a checkpoint is chosen", "after", "before", "the API", "after"]
+    assert seen == [
+        "before",
+        "after",
+        "before",
+        "a checkpoint is chosen",
+        "after",
+        "before",
+        "the API",
+        "after",
+    ]
     assert not host.is_generating()
 
 
@@ -491,7 +625,10 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
         call_queue.wrap_queued_call(lambda: None)()
     # the host shows this and nothing else
     assert str(refused.value) == "The training is still at 7 (Wait.)"
-    assert (str(refused.value.message), str(refused.value.hint)) == ("the training is still at 7", "Wait.")
+    assert (str(refused.value.message), str(refused.value.hint)) == (
+        "the training is still at 7",
+        "Wait.",
+    )
     assert progress.finished == ["task(mine)"] and list(progress.pending_tasks) == ["task(next)"]
     assert main_thread.last_exception is None and not host.is_generating()
     host.off_generation()
@@ -552,7 +689,7 @@ def test_the_queue_is_left_as_it_was_found(start):
     assert type(call_queue.queue_lock) is fifo_lock.FIFOLock
 
 
-# --- forks --------------------------------------------------------------------------------------------------------------------------------
+# --- forks ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -564,7 +701,10 @@ def test_a_fork_that_lacks_a_module_gives_less_and_no_traceback(start, lacking, 
     version, samplers = host.version, host.samplers()
     monkeypatch.setitem(sys.modules, f"modules.{lacking}", None)
     assert host.loaded().path.name == "alpha.safetensors"
-    assert (host.version, host.samplers()) == ("" if lacking == "launch_utils" else version, [] if lacking == "sd_samplers" else samplers)
+    assert (host.version, host.samplers()) == (
+        "" if lacking == "launch_utils" else version,
+        [] if lacking == "sd_samplers" else samplers,
+    )
     assert host.device().kind == "cpu" and host.memory() is None
     host.refresh_loras()
 

@@ -32,7 +32,9 @@ def test_what_is_known_is_kept_from_start_to_start(tmp_path, images):
     before.look(images[0])
     before.close()
     seen = []
-    after = KnownImages(tmp_path / "images.json", thorough=lambda path: seen.append(path) or examine(path))
+    after = KnownImages(
+        tmp_path / "images.json", thorough=lambda path: seen.append(path) or examine(path)
+    )
     assert after.look(images[0]).digest == examine(images[0]).digest
     after.wait()
     assert seen == []
@@ -41,14 +43,22 @@ def test_what_is_known_is_kept_from_start_to_start(tmp_path, images):
 @pytest.mark.parametrize(
     "made_up",
     [
-        {"width": "48", "height": 32, "digest": "0"}, {"width": 48, "height": 32, "digest": None}, {"width": 48, "digest": "0"}, {"problem": 5, "hint": "", "values": {}},
-        {"problem": "no {such}", "hint": "", "values": {}}, {"problem": "no", "hint": None, "values": {}}, {"problem": "no", "hint": "", "values": {"hint": "x"}}, {},
+        {"width": "48", "height": 32, "digest": "0"},
+        {"width": 48, "height": 32, "digest": None},
+        {"width": 48, "digest": "0"},
+        {"problem": 5, "hint": "", "values": {}},
+        {"problem": "no {such}", "hint": "", "values": {}},
+        {"problem": "no", "hint": None, "values": {}},
+        {"problem": "no", "hint": "", "values": {"hint": "x"}},
+        {},
     ],
-)  # fmt: skip
+)
 def test_what_was_kept_must_be_what_is_kept_there(tmp_path, images, made_up):
     details = images[0].stat()
     entry = {"mark": [details.st_mtime_ns, details.st_size], **made_up}
-    (tmp_path / "images.json").write_text(json.dumps({str(images[0]): entry, "/other": [1]}), encoding="utf-8")
+    (tmp_path / "images.json").write_text(
+        json.dumps({str(images[0]): entry, "/other": [1]}), encoding="utf-8"
+    )
     found = KnownImages(tmp_path / "images.json").look(images[0])
     assert (found.width, found.height) == (48, 32) and isinstance(found.digest, str)
 
@@ -57,7 +67,9 @@ def test_a_changed_file_is_looked_at_again(tmp_path, images):
     known = KnownImages(tmp_path / "images.json")
     known.look(images[0])
     known.wait()
-    images[0].write_bytes(draw_images(tmp_path / "other", 1, (80, 80)).joinpath("img00.png").read_bytes())
+    images[0].write_bytes(
+        draw_images(tmp_path / "other", 1, (80, 80)).joinpath("img00.png").read_bytes()
+    )
     assert (known.look(images[0]).width, known.look(images[0]).height) == (80, 80)
 
 
@@ -80,7 +92,7 @@ def test_a_file_that_is_gone_or_no_picture_is_told_at_once(tmp_path):
             known.look(tmp_path / name)
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{\"a\": 1}", "{\"a\": {\"mark\": [1, 2]}}", "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 1}', '{"a": {"mark": [1, 2]}}', "\x00"])
 def test_a_damaged_memory_is_begun_anew(tmp_path, images, content):
     (tmp_path / "images.json").write_text(content, encoding="utf-8")
     assert KnownImages(tmp_path / "images.json").look(images[0]).width == 48

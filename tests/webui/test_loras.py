@@ -21,7 +21,9 @@ class Host:
         self.refreshed = 0
 
     def paths(self):
-        return HostPaths(data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora")
+        return HostPaths(
+            data=self.root, models=self.root / "models", lora_dir=self.root / "models" / "Lora"
+        )
 
     def refresh_loras(self):
         self.refreshed += 1
@@ -57,7 +59,13 @@ def test_ours_are_listed_and_those_of_others_are_not(loras, folder):
     write_lora(folder / "downloaded.safetensors", ours=False)
     (folder / "broken.safetensors").write_bytes(b"no header")
     found = only(loras)
-    assert (found.name, found.trigger, found.family, found.delivered, found.run) == ("ink", "inkstyle", "sd1", True, None)
+    assert (found.name, found.trigger, found.family, found.delivered, found.run) == (
+        "ink",
+        "inkstyle",
+        "sd1",
+        True,
+        None,
+    )
     assert found.tag == "<lora:ink:0.7>"
 
 
@@ -72,14 +80,25 @@ BROKEN = {
     "empty": lambda good: b"",
     "no header": lambda good: b"no header",
     "cut off": lambda good: good[:-3],
-    "metadata is a list": lambda good: without_name(good, b'"__metadata__":{', b'"__metadata__":["x"],"other":{'),
+    "metadata is a list": lambda good: without_name(
+        good, b'"__metadata__":{', b'"__metadata__":["x"],"other":{'
+    ),
     "Infinity": lambda good: without_name(good, b'"1","', b'Infinity,"'),
     "nested": lambda good: (90_000).to_bytes(8, "little") + b'{"a":' + b"[" * 90_000,
-    "5,000 digits": lambda good: without_name(good, b'"shape":[1,1]', b'"shape":[1' + b"0" * 5000 + b",1]"),
+    "5,000 digits": lambda good: without_name(
+        good, b'"shape":[1,1]', b'"shape":[1' + b"0" * 5000 + b",1]"
+    ),
     "half a surrogate pair": lambda good: without_name(good, b"lora_unet_0", rb"\ud800"),
-    "a trigger of megabytes": lambda good: without_name(good, b'"modelspec.trigger_phrase":"', b'"modelspec.trigger_phrase":"' + b"x" * 2_000_000),
+    "a trigger of megabytes": lambda good: without_name(
+        good, b'"modelspec.trigger_phrase":"', b'"modelspec.trigger_phrase":"' + b"x" * 2_000_000
+    ),
 }
-SIDECARS = {"nested": "[" * 50_000, "a list": "[1]", "digits": '{"preferred weight": 1' + "0" * 5000 + "}", "infinite": '{"preferred weight": Infinity}'}
+SIDECARS = {
+    "nested": "[" * 50_000,
+    "a list": "[1]",
+    "digits": '{"preferred weight": 1' + "0" * 5000 + "}",
+    "infinite": '{"preferred weight": Infinity}',
+}
 
 
 def test_one_broken_file_never_hides_its_neighbours(loras, folder, runs):
@@ -100,7 +119,13 @@ def test_one_broken_file_never_hides_its_neighbours(loras, folder, runs):
         run.config.write_text(f"name: run\npreferred_weight: {weight}\n")
     found = {lora.name: lora for lora in loras.listing()}
     assert (found["good"].trigger, found["good"].preferred_weight) == ("inkstyle", 0.5)
-    assert [found[f"run{number}"].preferred_weight for number in range(5)] == [0.7, 0.7, 0.7, 0.7, 0.6]
+    assert [found[f"run{number}"].preferred_weight for number in range(5)] == [
+        0.7,
+        0.7,
+        0.7,
+        0.7,
+        0.6,
+    ]
     assert {found[f"sidecar {name}"].preferred_weight for name in SIDECARS} == {0.7}
     assert max(len(lora.trigger) for lora in found.values()) == 1000
     json.dumps([to_mapping(lora, "there") for lora in found.values()], allow_nan=False)
@@ -121,7 +146,9 @@ def test_a_run_that_names_files_outside_its_folder_shows_none_of_them(loras, fol
 
 def test_the_sidecar_says_trigger_and_strength(loras, folder):
     write_lora(folder / "ink.safetensors", trigger="old")
-    (folder / "ink.json").write_text('{"activation text": "ink style", "preferred weight": 0.55}', encoding="utf-8-sig")
+    (folder / "ink.json").write_text(
+        '{"activation text": "ink style", "preferred weight": 0.55}', encoding="utf-8-sig"
+    )
     assert (only(loras).trigger, only(loras).preferred_weight) == ("ink style", 0.55)
     assert to_mapping(only(loras), "there")["tag"] == "<lora:ink:0.55> ink style"
 
@@ -136,19 +163,33 @@ def test_a_preferred_weight_of_zero_is_none_as_in_the_hosts_own_editor(loras, fo
 def test_the_strength_changes_one_key_of_the_sidecar_and_keeps_the_rest(loras, folder, host):
     write_lora(folder / "ink.safetensors")
     sidecar = folder / "ink.json"
-    sidecar.write_text('{"notes": "墨", "preferred weight": 0.7, "somebody elses": [1, 2], "negative text": "blurry"}', encoding="utf-8")
+    sidecar.write_text(
+        '{"notes": "墨", "preferred weight": 0.7, "somebody elses": [1, 2], "negative text":'
+        ' "blurry"}',
+        encoding="utf-8",
+    )
     assert loras.set_strength(only(loras).id, 0.9).preferred_weight == 0.9
     values = json.loads(sidecar.read_text(encoding="utf-8"))
-    assert list(values.items()) == [("notes", "墨"), ("preferred weight", 0.9), ("somebody elses", [1, 2]), ("negative text", "blurry")]
-    assert host.refreshed == 1 and [path.name for path in folder.iterdir() if "part" in path.name] == []
+    assert list(values.items()) == [
+        ("notes", "墨"),
+        ("preferred weight", 0.9),
+        ("somebody elses", [1, 2]),
+        ("negative text", "blurry"),
+    ]
+    assert (
+        host.refreshed == 1
+        and [path.name for path in folder.iterdir() if "part" in path.name] == []
+    )
 
 
 def test_a_lora_without_a_sidecar_gets_one(loras, folder):
     write_lora(folder / "ink.safetensors", trigger="inkstyle", family="sdxl")
     loras.set_strength(only(loras).id, 1.2)
     assert json.loads((folder / "ink.json").read_text(encoding="utf-8")) == {
-        "activation text": "inkstyle", "sd version": "SDXL", "preferred weight": 1.2
-    }  # fmt: skip
+        "activation text": "inkstyle",
+        "sd version": "SDXL",
+        "preferred weight": 1.2,
+    }
 
 
 def test_a_sidecar_that_cannot_be_read_is_not_overwritten(loras, folder):
@@ -178,14 +219,18 @@ def test_a_sidecar_that_leads_out_of_the_folder_is_left_alone(loras, folder, tmp
     assert outside.read_text(encoding="utf-8") == "{}"
 
 
-@pytest.mark.parametrize("text", ["1" + "0" * 400, "NaN", "Infinity", '"inf"', '"strong"', "true", "[0.5]", "null"])
+@pytest.mark.parametrize(
+    "text", ["1" + "0" * 400, "NaN", "Infinity", '"inf"', '"strong"', "true", "[0.5]", "null"]
+)
 def test_a_preferred_weight_that_is_no_strength_counts_as_none(loras, folder, text):
     write_lora(folder / "ink.safetensors")
     (folder / "ink.json").write_text('{"preferred weight": ' + text + "}", encoding="utf-8")
     assert only(loras).preferred_weight == 0.7
 
 
-def test_every_lora_with_a_preferred_weight_is_known_to_the_strength_panel_by_name_and_alias(loras, folder):
+def test_every_lora_with_a_preferred_weight_is_known_to_the_strength_panel_by_name_and_alias(
+    loras, folder
+):
     write_lora(folder / "mine.safetensors")
     (folder / "mine.json").write_text('{"preferred weight": 0.6}', encoding="utf-8")
     foreign = write_lora(folder / "alias.safetensors", ours=False)
@@ -200,8 +245,10 @@ def test_saved_steps_are_listed_newest_first_with_what_the_run_knows(loras, runs
     run = write_run(runs, "fox", (100, 200, 300), trigger="foxy", family="sdxl")
     found = loras.listing()
     assert [(lora.name, lora.step, lora.run, lora.delivered) for lora in found] == [
-        ("fox", 300, "fox", False), ("fox-step00000200", 200, "fox", False), ("fox-step00000100", 100, "fox", False)
-    ]  # fmt: skip
+        ("fox", 300, "fox", False),
+        ("fox-step00000200", 200, "fox", False),
+        ("fox-step00000100", 100, "fox", False),
+    ]
     assert (found[1].trigger, found[1].preferred_weight, found[1].family) == ("foxy", 0.8, "sdxl")
     run.saved_file("fox", 200).unlink()
     assert [lora.step for lora in loras.listing()] == [300, 100]
@@ -211,8 +258,9 @@ def test_a_delivered_run_is_listed_once_with_its_run(loras, folder, runs):
     path = write_lora(folder / "fox.safetensors")
     write_run(runs, "fox", (100, 200), delivered=str(path))
     assert [(lora.name, lora.run, lora.step, lora.delivered) for lora in loras.listing()] == [
-        ("fox", "fox", 200, True), ("fox-step00000100", "fox", 100, False)
-    ]  # fmt: skip
+        ("fox", "fox", 200, True),
+        ("fox-step00000100", "fox", 100, False),
+    ]
 
 
 def test_a_saved_step_shows_the_preview_nearest_to_its_strength(loras, runs):
@@ -233,7 +281,12 @@ def test_a_saved_step_is_delivered_once_however_often_it_is_clicked(loras, folde
     second = loras.deliver(step.id)
     assert first.name == "fox-step00000100" and second == first
     assert first.delivered and first.trigger == "foxy" and first.preferred_weight == 0.8
-    assert json.loads((folder / "fox-step00000100.json").read_text(encoding="utf-8"))["activation text"] == "foxy"
+    assert (
+        json.loads((folder / "fox-step00000100.json").read_text(encoding="utf-8"))[
+            "activation text"
+        ]
+        == "foxy"
+    )
     assert host.refreshed == 2
     assert loras.deliver(first.id) == first
 
@@ -270,10 +323,16 @@ def test_a_page_of_cards_looks_through_the_folders_once(loras, folder, monkeypat
     found = loras.listing()
     looked = []
     walk = os.walk
-    monkeypatch.setattr(os, "walk", lambda *all, **options: looked.append(all) or walk(*all, **options))
-    assert [loras.picture(lora.id).name for lora in found] == [f"{lora.name}.png" for lora in found] and looked == []
+    monkeypatch.setattr(
+        os, "walk", lambda *all, **options: looked.append(all) or walk(*all, **options)
+    )
+    assert [loras.picture(lora.id).name for lora in found] == [
+        f"{lora.name}.png" for lora in found
+    ] and looked == []
     assert loras.find(*(lora.id for lora in found)) == found and len(looked) == 1
-    assert [lora.name for lora in loras.insertable()[0]] == [lora.name for lora in found] and len(looked) == 2
+    assert [lora.name for lora in loras.insertable()[0]] == [lora.name for lora in found] and len(
+        looked
+    ) == 2
 
 
 def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
@@ -290,7 +349,9 @@ def test_a_picture_that_came_or_went_since_is_looked_for_again(loras, folder):
         loras.picture("0" * 16)
 
 
-def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_more_offered(loras, runs, folder):
+def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_more_offered(
+    loras, runs, folder
+):
     run = write_run(runs, "fox", steps=(100, 200))
     for step, path in ((100, run.saved_file("fox", 100)), (200, run.path / "fox.safetensors")):
         write_lora(path, content=step, hashed=True)
@@ -300,6 +361,10 @@ def test_a_saved_step_that_was_put_into_the_folder_is_known_as_the_runs_and_no_m
     assert [(lora.step, lora.delivered) for lora in loras.listing()] == [(100, True), (200, False)]
     # whatever it is called there
     delivered.path.rename(folder / "renamed.safetensors")
-    assert next((lora.name, lora.run, lora.step) for lora in loras.listing()) == ("renamed", "fox", 100)
+    assert next((lora.name, lora.run, lora.step) for lora in loras.listing()) == (
+        "renamed",
+        "fox",
+        100,
+    )
     (folder / "renamed.safetensors").unlink()
     assert [lora.step for lora in loras.listing()] == [200, 100]

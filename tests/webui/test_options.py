@@ -1,4 +1,6 @@
-"""The section on the host's Settings page is built from the host's own OptionInfo, and whatever is stored there becomes a usable value."""
+"""The section on the host's Settings page is built from the host's own OptionInfo, and whatever is
+stored there becomes a usable value.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,26 @@ from lora_trainer.webui.options import Options
 class OptionInfo:
     """With the host's own signature (modules/options.py of A1111 v1.10.1)."""
 
-    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None, refresh=None, comment_before="", comment_after=""):
-        self.default, self.label, self.component, self.component_args, self.section, self.comment_after = default, label, component, component_args, section, comment_after
+    def __init__(
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+        refresh=None,
+        comment_before="",
+        comment_after="",
+    ):
+        (
+            self.default,
+            self.label,
+            self.component,
+            self.component_args,
+            self.section,
+            self.comment_after,
+        ) = (default, label, component, component_args, section, comment_after)
 
     def info(self, info):
         self.comment_after += f"<span class='info'>({info})</span>"
@@ -35,7 +55,12 @@ def host(monkeypatch):
     gradio.Dropdown, gradio.Number = type("Dropdown", (), {}), type("Number", (), {})
     paths = ModuleType("modules.paths_internal")
     paths.data_path, paths.models_path = "/webui", "/webui/models"
-    for name, module in {"modules": ModuleType("modules"), "modules.shared": shared, "gradio": gradio, "modules.paths_internal": paths}.items():
+    for name, module in {
+        "modules": ModuleType("modules"),
+        "modules.shared": shared,
+        "gradio": gradio,
+        "modules.paths_internal": paths,
+    }.items():
         monkeypatch.setitem(sys.modules, name, module)
     made = A1111()
     made.added, made.shared = added, shared
@@ -51,28 +76,43 @@ def test_the_section_has_few_options_each_with_help(host):
 
 
 def test_the_section_speaks_the_hosts_language(host, monkeypatch):
-    # whichever language pack it is: the host itself would know our sentences only from a table that it merges into all of its pages
+    # whichever language pack it is: the host itself would know our sentences only from a table that
+    # it merges into all of its pages
     monkeypatch.setattr(host, "language", lambda: "zh-Hans (Stable)")
     options.add(host)
     made = host.added[options.RUNS_TO_KEEP]
     known = texts.table("zh_CN")
     assert made.label == known["Finished runs to keep"] != "Finished runs to keep"
-    assert made.comment_after == f"<span class='info'>({known[options.HELP[options.RUNS_TO_KEEP]]})</span>"
+    assert (
+        made.comment_after
+        == f"<span class='info'>({known[options.HELP[options.RUNS_TO_KEEP]]})</span>"
+    )
 
 
 def test_each_option_gets_the_widget_its_kind_needs(host):
     options.add(host)
-    widgets = {key: made.component.__name__ if made.component else None for key, made in host.added.items()}
+    widgets = {
+        key: made.component.__name__ if made.component else None for key, made in host.added.items()
+    }
     # None: the host itself draws a box for a text and a tick for a yes or no
     assert widgets == {
-        "lora_trainer_data_folder": None, "lora_trainer_runs_to_keep": "Number", "lora_trainer_hf_mirror": None, "lora_trainer_keep_training": None,
-        "lora_trainer_pause_for_pictures": None, "lora_trainer_preset": "Dropdown", "lora_trainer_host_names": None,
-    }  # fmt: skip
-    assert host.added["lora_trainer_preset"].component_args == {"choices": ["style", "character", "product", "scene", "low_memory", "quick_test"]}
+        "lora_trainer_data_folder": None,
+        "lora_trainer_runs_to_keep": "Number",
+        "lora_trainer_hf_mirror": None,
+        "lora_trainer_keep_training": None,
+        "lora_trainer_pause_for_pictures": None,
+        "lora_trainer_preset": "Dropdown",
+        "lora_trainer_host_names": None,
+    }
+    assert host.added["lora_trainer_preset"].component_args == {
+        "choices": ["style", "character", "product", "scene", "low_memory", "quick_test"]
+    }
 
 
 def test_before_anything_is_stored_the_defaults_hold(host):
-    assert Options.of(host) == Options(runs_to_keep=0, hf_mirror="", keep_training=True, pause_for_pictures=True, preset="style")
+    assert Options.of(host) == Options(
+        runs_to_keep=0, hf_mirror="", keep_training=True, pause_for_pictures=True, preset="style"
+    )
 
 
 @pytest.mark.parametrize(
@@ -82,7 +122,12 @@ def test_before_anything_is_stored_the_defaults_hold(host):
         ("lora_trainer_runs_to_keep", -3, "runs_to_keep", 0),
         ("lora_trainer_runs_to_keep", "many", "runs_to_keep", 0),
         ("lora_trainer_runs_to_keep", float("inf"), "runs_to_keep", 0),
-        ("lora_trainer_hf_mirror", " https://hf-mirror.com/ ", "hf_mirror", "https://hf-mirror.com"),
+        (
+            "lora_trainer_hf_mirror",
+            " https://hf-mirror.com/ ",
+            "hf_mirror",
+            "https://hf-mirror.com",
+        ),
         ("lora_trainer_hf_mirror", "hf-mirror.com", "hf_mirror", ""),
         ("lora_trainer_hf_mirror", "https://[broken", "hf_mirror", ""),
         ("lora_trainer_keep_training", False, "keep_training", False),

@@ -7,7 +7,11 @@ import pytest
 
 from lora_trainer.webui.own_folders import without_folders
 
-FOLDERS = {Path("/home/ann"): "~", Path("/home/ann/webui/models/Lora"): "Lora", Path("/srv/我的 data"): "data"}
+FOLDERS = {
+    Path("/home/ann"): "~",
+    Path("/home/ann/webui/models/Lora"): "Lora",
+    Path("/srv/我的 data"): "data",
+}
 
 
 @pytest.mark.parametrize(
@@ -15,7 +19,10 @@ FOLDERS = {Path("/home/ann"): "~", Path("/home/ann/webui/models/Lora"): "Lora", 
     [
         ("/home/ann/webui/models/Lora/fox.safetensors", "Lora/fox.safetensors"),
         ("/home/ann/webui/log.txt is full", "~/webui/log.txt is full"),
-        ("train_data_dir: /srv/我的 data/datasets/fox\nbase_model: '/home/ann'", "train_data_dir: data/datasets/fox\nbase_model: '~'"),
+        (
+            "train_data_dir: /srv/我的 data/datasets/fox\nbase_model: '/home/ann'",
+            "train_data_dir: data/datasets/fox\nbase_model: '~'",
+        ),
         ("/home/anna/x, /home/ann-2, /srv/home/ann", "/home/anna/x, /home/ann-2, /srv/home/ann"),
         ("a caption, 1/2 of /home", "a caption, 1/2 of /home"),
     ],
@@ -24,15 +31,33 @@ def test_folders_are_named_without_what_lies_above(text, told):
     assert without_folders(text, FOLDERS) == told
 
 
-@pytest.mark.parametrize("text", [r"C:\Users\Ann\webui\run", r"C:\\Users\\Ann\\webui\\run", "C:/Users/Ann/webui/run", r"c:\users\ann\webui\run"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        r"C:\Users\Ann\webui\run",
+        r"C:\\Users\\Ann\\webui\\run",
+        "C:/Users/Ann/webui/run",
+        r"c:\users\ann\webui\run",
+    ],
+)
 def test_windows_paths_in_each_of_their_spellings(text):
     told = without_folders(text, {PureWindowsPath(r"C:\Users\Ann\webui"): "webui"})
     assert re.fullmatch(r"webui(/|\\{1,2})run", told)
 
 
 def test_everything_in_an_answer_is_looked_at():
-    answer = {"log": ["/home/ann/a", 3, None], "deep": {"list": [("/home/ann/b",)]}, "loss": 0.5, "on": True}
-    assert without_folders(answer, FOLDERS) == {"log": ["~/a", 3, None], "deep": {"list": [["~/b"]]}, "loss": 0.5, "on": True}
+    answer = {
+        "log": ["/home/ann/a", 3, None],
+        "deep": {"list": [("/home/ann/b",)]},
+        "loss": 0.5,
+        "on": True,
+    }
+    assert without_folders(answer, FOLDERS) == {
+        "log": ["~/a", 3, None],
+        "deep": {"list": [["~/b"]]},
+        "loss": 0.5,
+        "on": True,
+    }
 
 
 def test_a_root_is_no_folder_to_hide():

@@ -22,24 +22,54 @@ def own(data):
 
 
 def test_a_saved_preset_is_a_file_with_what_differs_from_the_defaults(own, data):
-    values = {"lora_rank": 16, "learning_rate": 0.0002, "epochs": 10, "sample_strengths": [0, 1], "lora_alpha": None}
+    values = {
+        "lora_rank": 16,
+        "learning_rate": 0.0002,
+        "epochs": 10,
+        "sample_strengths": [0, 1],
+        "lora_alpha": None,
+    }
     assert own.save("  Ink\tfaces ", "For portraits.", values) == "own:Ink faces.yaml"
     text = (data.root / "presets" / "Ink faces.yaml").read_text(encoding="utf-8")
-    assert text == "title: Ink faces\nwhy: For portraits.\nvalues:\n  lora_rank: 16\n  learning_rate: 0.0002\n  sample_strengths: [0.0, 1.0]\n"
+    assert (
+        text == "title: Ink faces\nwhy: For portraits.\nvalues:\n  lora_rank: 16\n  learning_rate:"
+        " 0.0002\n  sample_strengths: [0.0, 1.0]\n"
+    )
     assert own.listing("en") == {
         "presets": [
             {
-                "id": "own:Ink faces.yaml", "file": "Ink faces.yaml", "title": "Ink faces", "why": "For portraits.", "notes": {}, "family_values": {},
-                "values": {"lora_rank": 16, "learning_rate": 0.0002, "sample_strengths": [0.0, 1.0]},
+                "id": "own:Ink faces.yaml",
+                "file": "Ink faces.yaml",
+                "title": "Ink faces",
+                "why": "For portraits.",
+                "notes": {},
+                "family_values": {},
+                "values": {
+                    "lora_rank": 16,
+                    "learning_rate": 0.0002,
+                    "sample_strengths": [0.0, 1.0],
+                },
             }
         ],
         "problems": [],
-    }  # fmt: skip
+    }
 
 
 def test_what_belongs_to_images_checkpoint_or_name_is_not_saved(own, data):
-    bound = {"trigger_word": "ohwx", "sample_prompts": ["a fox"], "prediction_type": "epsilon", "zero_terminal_snr": True, "clip_skip": 2}
-    elsewhere = {"name": "fox", "base_model": "C:/models/a.safetensors", "train_data_dir": "D:/fox", "vae": "v", "nonsense": 1}
+    bound = {
+        "trigger_word": "ohwx",
+        "sample_prompts": ["a fox"],
+        "prediction_type": "epsilon",
+        "zero_terminal_snr": True,
+        "clip_skip": 2,
+    }
+    elsewhere = {
+        "name": "fox",
+        "base_model": "C:/models/a.safetensors",
+        "train_data_dir": "D:/fox",
+        "vae": "v",
+        "nonsense": 1,
+    }
     own.save("Mine", "", {**bound, **elsewhere, "batch_size": 2})
     assert read(data.root / "presets" / "Mine.yaml").values == {"batch_size": 2}
 
@@ -47,8 +77,14 @@ def test_what_belongs_to_images_checkpoint_or_name_is_not_saved(own, data):
 def test_a_name_that_no_file_can_have_is_only_a_title(own, data):
     own.save("1:2 <lora> / CON?", "", {"batch_size": 2})
     own.save("con", "", {"batch_size": 3})
-    assert [preset["title"] for preset in own.listing("en")["presets"]] == ["1:2 <lora> / CON?", "con"]
-    assert sorted(path.name for path in (data.root / "presets").iterdir()) == ["1_2 _lora_ _ CON_.yaml", "_con.yaml"]
+    assert [preset["title"] for preset in own.listing("en")["presets"]] == [
+        "1:2 <lora> / CON?",
+        "con",
+    ]
+    assert sorted(path.name for path in (data.root / "presets").iterdir()) == [
+        "1_2 _lora_ _ CON_.yaml",
+        "_con.yaml",
+    ]
 
 
 def test_two_titles_of_one_file_name_are_two_files(own, data):
@@ -84,7 +120,9 @@ def test_a_preset_is_replaced_only_when_asked_to(own):
     with pytest.raises(Conflict, match="you have a preset called MINE already"):
         own.save("MINE", "", {"batch_size": 3})
     assert own.save("MINE", "", {"batch_size": 3}, replace=True) == "own:Mine.yaml"
-    assert [(preset["title"], preset["values"]) for preset in own.listing("en")["presets"]] == [("MINE", {"batch_size": 3})]
+    assert [(preset["title"], preset["values"]) for preset in own.listing("en")["presets"]] == [
+        ("MINE", {"batch_size": 3})
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,9 +159,17 @@ def test_a_file_that_is_no_preset_is_named_and_hides_no_other(own, data, content
 
 def test_a_file_put_there_by_hand_is_offered_as_it_is_and_changes_are_seen(own, data):
     path = data.folder("presets") / "肖像.yaml"
-    path.write_text("title: 肖像\nvalues: {lora_rank: 12}\nfamilies: {sdxl: {lora_rank: 24}}\nnotes: {lora_rank: Faces.}\n", encoding="utf-8")
+    path.write_text(
+        "title: 肖像\nvalues: {lora_rank: 12}\nfamilies: {sdxl: {lora_rank: 24}}\nnotes:"
+        " {lora_rank: Faces.}\n",
+        encoding="utf-8",
+    )
     (shown,) = own.listing("en")["presets"]
-    assert (shown["id"], shown["family_values"], shown["notes"]) == ("own:肖像.yaml", {"sdxl": {"lora_rank": 24}}, {"lora_rank": "Faces."})
+    assert (shown["id"], shown["family_values"], shown["notes"]) == (
+        "own:肖像.yaml",
+        {"sdxl": {"lora_rank": 24}},
+        {"lora_rank": "Faces."},
+    )
     path.write_text("title: 肖像\nvalues: {lora_rank: 13}\n", encoding="utf-8")
     assert own.listing("en")["presets"][0]["values"] == {"lora_rank": 13}
 
@@ -133,10 +179,16 @@ def test_a_deleted_preset_lies_in_the_trash(own, data):
         own.save("Mine", "", {"batch_size": 2})
         own.delete("Mine.yaml")
     assert own.listing("en")["presets"] == []
-    assert sorted(path.name for path in (data.root / "trash").iterdir()) == ["preset-Mine-2.yaml", "preset-Mine.yaml"]
+    assert sorted(path.name for path in (data.root / "trash").iterdir()) == [
+        "preset-Mine-2.yaml",
+        "preset-Mine.yaml",
+    ]
 
 
-@pytest.mark.parametrize("name", ["..", "../queue.json", "notes.txt", "folder.yaml", "link.yaml", "gone.yaml", "", "a/b.yaml"])
+@pytest.mark.parametrize(
+    "name",
+    ["..", "../queue.json", "notes.txt", "folder.yaml", "link.yaml", "gone.yaml", "", "a/b.yaml"],
+)
 def test_only_a_preset_of_the_folder_can_be_deleted(own, data, name):
     folder = data.folder("presets")
     (data.root / "queue.json").write_text("{}", encoding="utf-8")
@@ -145,4 +197,6 @@ def test_only_a_preset_of_the_folder_can_be_deleted(own, data, name):
     (folder / "link.yaml").symlink_to(data.root / "queue.json")
     with pytest.raises(NotFound):
         own.delete(name)
-    assert (data.root / "queue.json").is_file() and sorted(path.name for path in folder.iterdir()) == ["folder.yaml", "link.yaml", "notes.txt"]
+    assert (data.root / "queue.json").is_file() and sorted(
+        path.name for path in folder.iterdir()
+    ) == ["folder.yaml", "link.yaml", "notes.txt"]

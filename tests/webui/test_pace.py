@@ -16,17 +16,26 @@ FIRST_WORD = 5000.0
 
 @pytest.fixture
 def run(tmp_path):
-    """A run whose first step came 2 s after its first word and whose end 1 s after the last step; 4 images a second."""
+    """A run whose first step came 2 s after its first word and whose end 1 s after the last step; 4
+    images a second.
+    """
     folder = write_run(tmp_path / "runs" / "ink", resolution=64)
     append(
-        folder, events.Started(), events.Planned(family="sd1", step_count=30), events.Progress(step=1, loss=0.1),
-        events.Progress(step=30, loss=0.1, images_per_second=4.0), events.Finished(step=30), start=FIRST_WORD,
-    )  # fmt: skip
+        folder,
+        events.Started(),
+        events.Planned(family="sd1", step_count=30),
+        events.Progress(step=1, loss=0.1),
+        events.Progress(step=30, loss=0.1, images_per_second=4.0),
+        events.Finished(step=30),
+        start=FIRST_WORD,
+    )
     return folder
 
 
 def seconds(run, images=40.0, preview_rounds=0):
-    return Pace(run.path.parent).seconds(kind_of(config.read(run.config), "sd1", 64), images, preview_rounds)
+    return Pace(run.path.parent).seconds(
+        kind_of(config.read(run.config), "sd1", 64), images, preview_rounds
+    )
 
 
 def process(run, text):
@@ -43,8 +52,14 @@ def test_the_time_runs_from_the_start_of_the_process_not_from_its_first_word(run
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param(json.dumps({"pid": 1, "started": FIRST_WORD + 600}), id="a later process has gone on with the run"),
-        pytest.param(json.dumps({"pid": 1, "started": FIRST_WORD - 301}), id="longer than any process takes to wake"),
+        pytest.param(
+            json.dumps({"pid": 1, "started": FIRST_WORD + 600}),
+            id="a later process has gone on with the run",
+        ),
+        pytest.param(
+            json.dumps({"pid": 1, "started": FIRST_WORD - 301}),
+            id="longer than any process takes to wake",
+        ),
         pytest.param(json.dumps({"pid": 1, "started": "NaN"}), id="no number"),
         pytest.param(json.dumps({"pid": 1}), id="no moment"),
         pytest.param("[]", id="a list"),
@@ -65,7 +80,13 @@ def test_a_run_that_was_begun_again_before_its_first_step_counts_from_its_first_
     folder = write_run(tmp_path / "runs" / "ink", resolution=64)
     process(folder, json.dumps({"pid": 1, "started": FIRST_WORD - 5}))
     append(
-        folder, events.Started(), events.Started(), events.Planned(family="sd1", step_count=30), events.Progress(step=1, loss=0.1),
-        events.Progress(step=30, loss=0.1, images_per_second=4.0), events.Finished(step=30), start=FIRST_WORD,
-    )  # fmt: skip
+        folder,
+        events.Started(),
+        events.Started(),
+        events.Planned(family="sd1", step_count=30),
+        events.Progress(step=1, loss=0.1),
+        events.Progress(step=30, loss=0.1, images_per_second=4.0),
+        events.Finished(step=30),
+        start=FIRST_WORD,
+    )
     assert seconds(folder) == pytest.approx(5 + 3 + 40 / 4 + 1)

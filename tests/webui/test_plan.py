@@ -1,4 +1,6 @@
-"""What the tab says before Start is what the worker then does; whatever a user chooses gets a sentence beside the field that mends it."""
+"""What the tab says before Start is what the worker then does; whatever a user chooses gets a
+sentence beside the field that mends it.
+"""
 
 from __future__ import annotations
 
@@ -41,25 +43,42 @@ def wish(name="", checkpoint="loaded", dataset="discs", **settings):
 
 def told(made, severity="error"):
     """(field, message) of the problems of one severity."""
-    return [(problem.field, str(problem.message)) for problem in made.problems if problem.severity == severity]
+    return [
+        (problem.field, str(problem.message))
+        for problem in made.problems
+        if problem.severity == severity
+    ]
 
 
 def facts(made):
     return {str(fact.label): str(fact.value) for fact in made.facts}
 
 
-# --- what will be done -------------------------------------------------------------------------------------------------------------------
+# --- what will be done ----------------------------------------------------------------------------
 
 
 def test_the_plan_is_what_the_worker_then_does(studio):
-    asked = wish("My.discs", max_train_steps=None, epochs=3, batch_size=2, save_steps=100, lora_rank=2, trigger_word="zrb", sample_steps=1)
+    asked = wish(
+        "My.discs",
+        max_train_steps=None,
+        epochs=3,
+        batch_size=2,
+        save_steps=100,
+        lora_rank=2,
+        trigger_word="zrb",
+        sample_steps=1,
+    )
     made = plan(studio, asked)
     assert made.ok and told(made) == []
     run = run_config(studio, asked)
     folder = folders.begin(run.output.output_dir, config.to_yaml(run))
     assert job.run(folder.path) == 0
     state = folder.read_state()
-    assert (made.steps, made.target) == (state.step, "models/Lora/My_discs.safetensors") == (9, "models/Lora/My_discs.safetensors")
+    assert (
+        (made.steps, made.target)
+        == (state.step, "models/Lora/My_discs.safetensors")
+        == (9, "models/Lora/My_discs.safetensors")
+    )
     assert state.delivered == str(studio.host.models / "Lora" / "My_discs.safetensors")
     resolved = config.to_mapping(config.read(folder.config))
     assert {key: resolved[key] for key in made.resolved} == made.resolved
@@ -75,22 +94,34 @@ def test_the_facts_name_checkpoint_images_steps_and_file(studio):
     assert facts(made)["Steps"] == "40: each image is seen 8 times"
     assert facts(made)["Time"] == "known after the first steps"
     assert facts(made)["Goes to"] == "models/Lora/ink.safetensors"
-    assert str(made.sentence[0]) == "Trains 40 steps on 5 images of one size, with tiny-sd1 (SD1.5)."
+    assert (
+        str(made.sentence[0]) == "Trains 40 steps on 5 images of one size, with tiny-sd1 (SD1.5)."
+    )
     assert made.seconds is None
 
 
 def test_the_first_caption_is_suggested_for_previews_with_the_trigger_in_front(studio):
     made = plan(studio, wish(trigger_word="zrb"))
     (prompt,) = made.suggested["sample_prompts"]
-    assert prompt.startswith("zrb, ") and made.to_json("en")["suggested"] == {"sample_prompts": [prompt]}
-    assert run_config(studio, wish(trigger_word="zrb")).samples.sample_prompts == (), "only who asks for it"
+    assert prompt.startswith("zrb, ") and made.to_json("en")["suggested"] == {
+        "sample_prompts": [prompt]
+    }
+    assert run_config(studio, wish(trigger_word="zrb")).samples.sample_prompts == (), (
+        "only who asks for it"
+    )
 
 
 def test_every_auto_is_told(studio):
     made = plan(studio, wish(epochs=8, batch_size=2))
     assert made.resolved == {
-        "resolution": 64, "lora_alpha": 8.0, "text_encoder_lr": 5e-5, "max_train_steps": 24, "save_steps": 3, "sample_every": 3, "sample_size": 64
-    }  # fmt: skip
+        "resolution": 64,
+        "lora_alpha": 8.0,
+        "text_encoder_lr": 5e-5,
+        "max_train_steps": 24,
+        "save_steps": 3,
+        "sample_every": 3,
+        "sample_size": 64,
+    }
 
 
 def test_a_name_that_is_taken_gets_a_number(studio):
@@ -118,14 +149,22 @@ def test_the_loaded_checkpoint_brings_its_vae_and_clip_skip(studio, tmp_path):
     assert (run.checkpoint.vae, run.checkpoint.clip_skip) == (vae, 2)
     assert run_config(studio, wish(clip_skip=1)).checkpoint.clip_skip == 1
     assert facts(plan(studio, wish()))["VAE"] == "kl.safetensors"
-    other = next(choice for choice in studio.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl"))
-    assert (run_config(studio, wish(checkpoint=other.id)).checkpoint.vae, run_config(studio, wish(checkpoint=other.id)).checkpoint.clip_skip) == (None, 1)
+    other = next(
+        choice for choice in studio.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl")
+    )
+    assert (
+        run_config(studio, wish(checkpoint=other.id)).checkpoint.vae,
+        run_config(studio, wish(checkpoint=other.id)).checkpoint.clip_skip,
+    ) == (None, 1)
 
 
 def test_the_hosts_vae_as_a_pickle_is_left_out_and_told(studio, tmp_path):
     studio.host.load(tiny_checkpoint("sd1"), vae=tmp_path / "anime.vae.pt")
     made = plan(studio, wish())
-    assert ("checkpoint", "the WebUI's VAE anime.vae.pt is a pickle; the one inside the checkpoint is used instead") in told(made, "warning")
+    assert (
+        "checkpoint",
+        "the WebUI's VAE anime.vae.pt is a pickle; the one inside the checkpoint is used instead",
+    ) in told(made, "warning")
     assert run_config(studio, wish()).checkpoint.vae is None
 
 
@@ -137,18 +176,31 @@ def test_each_run_has_a_folder_of_its_own(studio):
 
 
 def test_paths_are_not_taken_from_the_browser(studio, tmp_path):
-    run = run_config(studio, wish(lora_dir="/", output_dir="/tmp/x", base_model="/etc/passwd", train_data_dir="/", vae="/etc/shadow", name_="x"))
+    run = run_config(
+        studio,
+        wish(
+            lora_dir="/",
+            output_dir="/tmp/x",
+            base_model="/etc/passwd",
+            train_data_dir="/",
+            vae="/etc/shadow",
+            name_="x",
+        ),
+    )
     assert run.output.lora_dir == studio.host.models / "Lora"
     assert run.dataset.train_data_dir == tmp_path / "discs"
     assert run.checkpoint.base_model == tiny_checkpoint("sd1")
 
 
-# --- time and disk -----------------------------------------------------------------------------------------------------------------------
+# --- time and disk --------------------------------------------------------------------------------
 
 
 def earlier_run(studio, images_per_second, **changes):
     asked = run_config(studio, wish("earlier", max_train_steps=200, **changes))
-    folder = folders.begin(asked.output.output_dir, config.to_yaml(config.settle(asked, asked.dataset.resolution or 64, 200)))
+    folder = folders.begin(
+        asked.output.output_dir,
+        config.to_yaml(config.settle(asked, asked.dataset.resolution or 64, 200)),
+    )
     writer = events.EventWriter(folder.events)
     writer.write(events.Planned(family="sd1", step_count=200))
     for step in range(1, 31):
@@ -169,54 +221,91 @@ def test_what_comes_before_and_after_the_steps_takes_time_too(studio):
     moments = iter([0.0, 1.0, 20.0, 30.0, 36.0])
     writer = events.EventWriter(folder.events, clock=lambda: 1000.0 + next(moments))
     for event in (
-        events.Started(), events.Planned(family="sd1", step_count=200), events.Progress(step=1, loss=0.1),
-        events.Progress(step=200, loss=0.1, images_per_second=4.0), events.Finished(step=200),
-    ):  # fmt: skip
+        events.Started(),
+        events.Planned(family="sd1", step_count=200),
+        events.Progress(step=1, loss=0.1),
+        events.Progress(step=200, loss=0.1, images_per_second=4.0),
+        events.Finished(step=200),
+    ):
         writer.write(event)
     writer.close()
-    # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its picture; four rounds of previews on the way
+    # 20 s until the first step, 100 images at 4 a second, 6 s for the file and its picture; four
+    # rounds of previews on the way
     assert plan(studio, wish(max_train_steps=100)).seconds == pytest.approx(20 + 25 + 6)
-    assert plan(studio, wish(max_train_steps=100, sample_prompts=["a disc"], sample_every=20)).seconds == pytest.approx(20 + 25 + 5 * 6)
+    assert plan(
+        studio, wish(max_train_steps=100, sample_prompts=["a disc"], sample_every=20)
+    ).seconds == pytest.approx(20 + 25 + 5 * 6)
 
 
-@pytest.mark.parametrize("changes", [{"resolution": 128}, {"gradient_checkpointing": True}, {"train_text_encoder": True}])
+@pytest.mark.parametrize(
+    "changes", [{"resolution": 128}, {"gradient_checkpointing": True}, {"train_text_encoder": True}]
+)
 def test_runs_of_another_kind_say_nothing_of_the_time(studio, changes):
     earlier_run(studio, 4.0)
     assert plan(studio, wish(max_train_steps=1200, **changes)).seconds is None
 
 
 def test_disk_counts_what_the_run_will_write(studio):
-    asked = wish("ink", max_train_steps=12, save_steps=4, sample_steps=1, batch_size=2, sample_prompts=["a disc"])
+    asked = wish(
+        "ink",
+        max_train_steps=12,
+        save_steps=4,
+        sample_steps=1,
+        batch_size=2,
+        sample_prompts=["a disc"],
+    )
     made = plan(studio, asked)
     run = run_config(studio, asked)
     folder = folders.begin(run.output.output_dir, config.to_yaml(run))
     assert job.run(folder.path) == 0
-    written = sum(path.stat().st_size for path in [*folder.path.rglob("*"), *(studio.host.models / "Lora").iterdir()] if path.is_file())
+    written = sum(
+        path.stat().st_size
+        for path in [*folder.path.rglob("*"), *(studio.host.models / "Lora").iterdir()]
+        if path.is_file()
+    )
     assert made.disk is not None and 0.6 * written < made.disk < 1.6 * written
 
 
 def test_a_disk_that_is_too_small_is_told_before_the_start(studio, monkeypatch):
-    monkeypatch.setattr(planning.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})())
+    monkeypatch.setattr(
+        planning.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 1000})()
+    )
     made = plan(studio, wish())
     assert not made.ok and told(made)[0][1].endswith("and the disk has 1 MB left")
 
 
-# --- problems ----------------------------------------------------------------------------------------------------------------------------
+# --- problems -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("settings", "field", "words"),
     [
         ({"lora_rank": 0}, "lora_rank", "Rank is 0, but must be between 1 and 1024"),
-        ({"learning_rate": "fast"}, "learning_rate", "Learning rate is 'fast', but must be a number"),
+        (
+            {"learning_rate": "fast"},
+            "learning_rate",
+            "Learning rate is 'fast', but must be a number",
+        ),
         ({"resolution": 100}, "resolution", "resolution is 100"),
         ({"bucket_step": 12}, "bucket_step", "bucket_step is 12"),
-        ({"min_bucket_side": 512, "max_bucket_side": 256}, "min_bucket_side", "min_bucket_side is 512, above"),
+        (
+            {"min_bucket_side": 512, "max_bucket_side": 256},
+            "min_bucket_side",
+            "min_bucket_side is 512, above",
+        ),
         ({"device": "gpu"}, "device", "device is 'gpu'"),
         ({"background": "pink-ish"}, "background", "background is 'pink-ish'"),
         ({"target_modules": []}, "target_modules", "target_modules is empty"),
-        ({"target_modules": ["query"]}, "target_modules", "no layer of the checkpoint bears these names"),
-        ({"lr_warmup_steps": 500, "max_train_steps": 500}, "lr_warmup_steps", "lr_warmup_steps is 500, but the run has only 500 steps"),
+        (
+            {"target_modules": ["query"]},
+            "target_modules",
+            "no layer of the checkpoint bears these names",
+        ),
+        (
+            {"lr_warmup_steps": 500, "max_train_steps": 500},
+            "lr_warmup_steps",
+            "lr_warmup_steps is 500, but the run has only 500 steps",
+        ),
         ({"optimizer": "adamw8bit"}, "optimizer", "AdamW 8-bit needs an NVIDIA card"),
         ({"mixed_precision": "fp16"}, "mixed_precision", "fp16 does not work on the CPU"),
         ({"lr_scheduler": "cosin"}, "lr_scheduler", "'cosin', but must be one of"),
@@ -248,7 +337,12 @@ def test_a_name_that_no_file_can_have_is_told_beside_the_name(studio):
 @pytest.mark.parametrize("character", "<>:,=")
 def test_a_name_that_a_tag_cannot_hold_is_refused_rather_than_changed(studio, character):
     made = plan(studio, wish(f"my{character}lora"))
-    assert told(made) == [("name", f"name 'my{character}lora' contains {character}, which <lora:NAME:0.7> cannot hold")]
+    assert told(made) == [
+        (
+            "name",
+            f"name 'my{character}lora' contains {character}, which <lora:NAME:0.7> cannot hold",
+        )
+    ]
     with pytest.raises(ConfigError, match="cannot hold"):
         run_config(studio, wish(f"my{character}lora"))
 
@@ -260,9 +354,16 @@ def test_a_dot_in_a_name_is_told_as_the_file_will_have_it(studio):
 def test_nothing_chosen_yet_is_told_for_images_and_checkpoint_alike(studio):
     studio.host.now = None
     made = plan(studio, wish(dataset=""))
-    assert told(made) == [("dataset", "no images are chosen"), ("checkpoint", "the WebUI has no checkpoint loaded")]
+    assert told(made) == [
+        ("dataset", "no images are chosen"),
+        ("checkpoint", "the WebUI has no checkpoint loaded"),
+    ]
     (studio.datasets.folders["discs"] / "img00.png").write_bytes(b"not a picture")
-    assert [field for field, _ in told(plan(studio, wish(lora_rank=0)))] == ["checkpoint", "lora_rank", "dataset"]
+    assert [field for field, _ in told(plan(studio, wish(lora_rank=0)))] == [
+        "checkpoint",
+        "lora_rank",
+        "dataset",
+    ]
     with pytest.raises(DatasetError):
         run_config(studio, wish(dataset=""))
     with pytest.raises(CheckpointError):
@@ -290,11 +391,15 @@ def test_a_folder_that_is_gone_is_told_in_plain_words(studio):
         run_config(studio, wish())
 
 
-def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_to_do(studio, tmp_path):
+def test_images_without_captions_and_without_a_trigger_word_are_told_with_what_to_do(
+    studio, tmp_path
+):
     for file in (tmp_path / "discs").glob("*.csv"):
         file.unlink()
     made = plan(studio, wish())
-    assert told(made) == [("captions", "5 images have no caption (img00.png, img01.png, img02.png ...)")]
+    assert told(made) == [
+        ("captions", "5 images have no caption (img00.png, img01.png, img02.png ...)")
+    ]
     assert "a trigger word is enough" in str(made.problems[0].hint)
     with_word = plan(studio, wish(trigger_word="zrb"))
     assert with_word.ok and told(with_word, "warning")[0][0] == "trigger_word"
@@ -305,16 +410,29 @@ def test_with_a_trigger_word_nobody_is_sent_to_set_one(studio, tmp_path):
         file.unlink()
     (tmp_path / "discs" / "img00.txt").write_text("a disc", encoding="utf-8")
     made = plan(studio, wish(trigger_word="zrb"))
-    assert told(made) == [("captions", "4 images have no caption (img01.png, img02.png, img03.png ...)")]
-    assert str(made.problems[0].hint) == "Write them under Captions, or let a captioner write a first draft."
+    assert told(made) == [
+        ("captions", "4 images have no caption (img01.png, img02.png, img03.png ...)")
+    ]
+    assert (
+        str(made.problems[0].hint)
+        == "Write them under Captions, or let a captioner write a first draft."
+    )
 
 
 def test_a_caption_that_is_too_long_is_told_before_the_worker_would(studio, tmp_path):
     (tmp_path / "discs" / "img00.txt").write_text("fox " * 90, encoding="utf-8")
     for file in (tmp_path / "discs").glob("*.csv"):
-        file.write_text("file_name,text\n" + "".join(f"img{number:02d}.png,a disc\n" for number in range(1, 5)), encoding="utf-8")
+        file.write_text(
+            "file_name,text\n" + "".join(f"img{number:02d}.png,a disc\n" for number in range(1, 5)),
+            encoding="utf-8",
+        )
     made = plan(studio, wish())
-    assert told(made) == [("max_token_length", "img00.png: the caption has 90 tokens, 15 more than max_token_length 75")]
+    assert told(made) == [
+        (
+            "max_token_length",
+            "img00.png: the caption has 90 tokens, 15 more than max_token_length 75",
+        )
+    ]
     assert plan(studio, wish(max_token_length=150)).ok
 
 
@@ -331,7 +449,11 @@ def test_many_findings_of_one_kind_are_one_line(studio, tmp_path):
 def test_no_path_of_this_machine_is_in_what_is_told(studio, tmp_path):
     (tmp_path / "discs" / "bad.png").write_bytes(b"")
     studio.datasets.folders["gone"] = tmp_path / "gone"
-    for made in (plan(studio, wish()), plan(studio, wish(dataset="gone")), plan(studio, wish(lora_rank=0))):
+    for made in (
+        plan(studio, wish()),
+        plan(studio, wish(dataset="gone")),
+        plan(studio, wish(lora_rank=0)),
+    ):
         assert made.problems and str(tmp_path) not in str(made.to_json("en"))
 
 
@@ -339,7 +461,9 @@ def test_a_resolution_far_below_the_checkpoints_own_is_a_warning(studio, tmp_pat
     path = tmp_path / "large.safetensors"
     write_checkpoint(tiny_parts("sd1"), path, metadata={"modelspec.resolution": "512x512"})
     studio.host.load(path)
-    assert "This checkpoint was made for 512 pixels; at 256 it learns less detail" in str(plan(studio, wish(resolution=256)).to_json("en"))
+    assert "This checkpoint was made for 512 pixels; at 256 it learns less detail" in str(
+        plan(studio, wish(resolution=256)).to_json("en")
+    )
     assert "learns less" not in str(plan(studio, wish(resolution=448)).to_json("en"))
 
 
@@ -355,7 +479,18 @@ def test_a_missing_lora_folder_is_told(studio):
     assert (None, "the WebUI's LoRA folder Lora is missing") in told(plan(studio, wish()))
 
 
-@pytest.mark.parametrize("body", [None, [], "x", {"settings": 3}, {"dataset": 5, "checkpoint": None}, {"settings": {"lora_rank": [1, {}]}}, {"dataset": "../.."}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        None,
+        [],
+        "x",
+        {"settings": 3},
+        {"dataset": 5, "checkpoint": None},
+        {"settings": {"lora_rank": [1, {}]}},
+        {"dataset": "../.."},
+    ],
+)
 def test_nothing_a_browser_sends_makes_it_raise(studio, body):
     assert plan(studio, RunWish.of(body)).ok is False
 
@@ -366,14 +501,18 @@ def test_sd2_that_does_not_say_its_resolution_leaves_it_open(studio, tmp_path):
     length = int.from_bytes(content[:8], "little")
     header = json.loads(content[8 : 8 + length])
     del header["__metadata__"]
-    path.write_bytes(len(text := json.dumps(header).encode()).to_bytes(8, "little") + text + content[8 + length :])
+    path.write_bytes(
+        len(text := json.dumps(header).encode()).to_bytes(8, "little")
+        + text
+        + content[8 + length :]
+    )
     studio.host.load(path)
     made = plan(studio, wish(max_train_steps=10))
     assert facts(made)["Resolution"] == "512 or 768: found when the checkpoint is loaded"
     assert (made.steps, made.seconds, "resolution" in made.resolved) == (10, None, False)
 
 
-# --- speed -------------------------------------------------------------------------------------------------------------------------------
+# --- speed ----------------------------------------------------------------------------------------
 
 
 def test_two_thousand_images_hold_up_nobody(studio, tmp_path):
@@ -396,7 +535,8 @@ def test_two_thousand_images_hold_up_nobody(studio, tmp_path):
     again = time.thread_time() - begin
     print(f"first {first:.2f} s, again {again:.2f} s")
     assert made.unchecked == 0
-    # this thread's own time, which a busy machine does not lengthen: measured 0.9 and 0.4 s; decoding two thousand pictures takes far more
+    # this thread's own time, which a busy machine does not lengthen: measured 0.9 and 0.4 s;
+    # decoding two thousand pictures takes far more
     assert first < 6 and again < 3
 
 

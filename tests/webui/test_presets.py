@@ -12,12 +12,21 @@ PRESETS = Presets().all
 
 
 def test_these_presets_come_with_the_extension_in_this_order():
-    assert [preset.id for preset in PRESETS] == ["style", "character", "product", "scene", "low_memory", "quick_test"]
+    assert [preset.id for preset in PRESETS] == [
+        "style",
+        "character",
+        "product",
+        "scene",
+        "low_memory",
+        "quick_test",
+    ]
 
 
 @pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.id)
 def test_a_preset_says_why_for_each_value_it_sets(preset):
-    everywhere = set(preset.values) | {key for family in ("sd1", "sd2", "sdxl") for key in preset.family_values.get(family, {})}
+    everywhere = set(preset.values) | {
+        key for family in ("sd1", "sd2", "sdxl") for key in preset.family_values.get(family, {})
+    }
     # what SDXL needs to fit at all is explained once, by the field's own help
     assert everywhere - set(preset.notes) <= {"gradient_checkpointing"}
     assert set(preset.notes) <= everywhere
@@ -34,7 +43,9 @@ def values_on(preset, family):
 def test_a_preset_is_accepted_by_the_settings_on_every_family(preset, family):
     values = values_on(preset, family)
     assert set(values) <= form.KEYS
-    run = config.from_mapping({**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"})
+    run = config.from_mapping(
+        {**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"}
+    )
     config.require_warmup_fits(run.training, run.training.max_train_steps or 0)
     assert run.output.preferred_weight >= 0.5
 
@@ -72,6 +83,13 @@ def test_a_preset_that_does_not_fit_is_left_out_with_a_sentence(tmp_path, caplog
 
 
 def test_a_third_preset_is_one_more_file(tmp_path):
-    (tmp_path / "portrait.yaml").write_text("title: Portrait\nwhy: For faces.\nvalues: {lora_rank: 12, min_snr_gamma: auto}\n", encoding="utf-8")
+    (tmp_path / "portrait.yaml").write_text(
+        "title: Portrait\nwhy: For faces.\nvalues: {lora_rank: 12, min_snr_gamma: auto}\n",
+        encoding="utf-8",
+    )
     (preset,) = Presets(tmp_path).all
-    assert (preset.id, preset.title, dict(preset.values)) == ("portrait", "Portrait", {"lora_rank": 12, "min_snr_gamma": None})
+    assert (preset.id, preset.title, dict(preset.values)) == (
+        "portrait",
+        "Portrait",
+        {"lora_rank": 12, "min_snr_gamma": None},
+    )

@@ -1,4 +1,6 @@
-"""The dataset's trash: an image with its caption is in its place or in the trash, as a whole, whatever comes in between; and notes are only text."""
+"""The dataset's trash: an image with its caption is in its place or in the trash, as a whole,
+whatever comes in between; and notes are only text.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,10 @@ def test_killed_at_any_moment_an_image_is_in_its_place_or_in_the_trash_with_its_
         contents = make(tmp_path / "set")
         assert in_child(lambda at=at: act(at)).how == "killed"
         after = Contents(tmp_path / "set", follow_links=True)
-        in_place, removed = standing(after), {entry.name: entry.caption for entry in after.removed()}
+        in_place, removed = (
+            standing(after),
+            {entry.name: entry.caption for entry in after.removed()},
+        )
         assert in_place | removed == CAPTIONS and not set(in_place) & set(removed), at
         assert in_place == {name: CAPTIONS[name] for name in in_place}, at
         after.restore([entry.key for entry in after.removed()])
@@ -68,25 +73,48 @@ def test_where_the_disk_is_full_nothing_is_half_removed(tmp_path):
     for at in range(1, 16, 3):
         contents = make(tmp_path / "set")
         outcome = in_child(lambda at=at: act(at))
-        assert outcome.how == "sentence" and ("disk is full" in outcome.text or "free space" in outcome.text), at
+        assert outcome.how == "sentence" and (
+            "disk is full" in outcome.text or "free space" in outcome.text
+        ), at
         after = Contents(tmp_path / "set", follow_links=True)
         assert standing(after) == CAPTIONS and after.removed() == []
 
 
 @pytest.mark.parametrize(
-    "change", [{"name": "../../elsewhere.png"}, {"name": ""}, {"name": "x" * 400 + ".png"}, {"rows": "none"}, {"time": "soon"}, {"name": "a\0.png"}], ids=str
+    "change",
+    [
+        {"name": "../../elsewhere.png"},
+        {"name": ""},
+        {"name": "x" * 400 + ".png"},
+        {"rows": "none"},
+        {"time": "soon"},
+        {"name": "a\0.png"},
+    ],
+    ids=str,
 )
 def test_a_note_that_is_none_hides_no_other(tmp_path, change):
     contents = make(tmp_path / "set")
     remove_all(contents)
-    note = next(entry.folder for entry in contents.removed() if entry.name == "a.png") / "removed.json"
-    note.write_text(json.dumps({**json.loads(note.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    note = (
+        next(entry.folder for entry in contents.removed() if entry.name == "a.png") / "removed.json"
+    )
+    note.write_text(
+        json.dumps({**json.loads(note.read_text(encoding="utf-8")), **change}), encoding="utf-8"
+    )
     assert [entry.name for entry in contents.removed()] == ["c.png"]
     contents.restore([contents.removed()[0].key])
     assert standing(contents) == {"b.png": "two", "c.png": "three"}
 
 
-@pytest.mark.parametrize("change", [{"name": "sub/a.png"}, {"masks": ["/mask.png"]}, {"rows": [{"file": "../table.csv", "text": "x"}]}], ids=str)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "sub/a.png"},
+        {"masks": ["/mask.png"]},
+        {"rows": [{"file": "../table.csv", "text": "x"}]},
+    ],
+    ids=str,
+)
 def test_a_note_that_leads_out_of_the_dataset_brings_nothing_back(tmp_path, change):
     contents = Contents(make(tmp_path / "set").path, follow_links=False)
     remove_all(contents)
@@ -94,7 +122,9 @@ def test_a_note_that_leads_out_of_the_dataset_brings_nothing_back(tmp_path, chan
     (tmp_path / "set" / "sub").symlink_to(tmp_path / "elsewhere")
     entry = next(entry for entry in contents.removed() if entry.name == "a.png")
     note = entry.folder / "removed.json"
-    note.write_text(json.dumps({**json.loads(note.read_text(encoding="utf-8")), **change}), encoding="utf-8")
+    note.write_text(
+        json.dumps({**json.loads(note.read_text(encoding="utf-8")), **change}), encoding="utf-8"
+    )
     with pytest.raises(DatasetError, match="leads out of the folder"):
         contents.restore([entry.key])
     assert list((tmp_path / "elsewhere").iterdir()) == [] and len(list(entry.folder.iterdir())) > 1

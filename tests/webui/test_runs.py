@@ -1,8 +1,11 @@
-"""What the tab does with runs: one click, one run; nothing that is at work is lost; nothing outside a run's folder is shown."""
+"""What the tab does with runs: one click, one run; nothing that is at work is lost; nothing outside
+a run's folder is shown.
+"""
 
 import json
 import os
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -28,14 +31,20 @@ def test_one_click_is_one_run_in_many_threads_and_processes(desk):
     windows = [desk.runs, desk.another()]
 
     def click(number):
-        answers.append(windows[number % 2].create({"dataset": "ink", "name": "ink"}, "the-token-of-it", "now", "en")["id"])
+        answers.append(
+            windows[number % 2].create(
+                {"dataset": "ink", "name": "ink"}, "the-token-of-it", "now", "en"
+            )["id"]
+        )
 
     threads = [threading.Thread(target=click, args=(number,)) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert answers == ["ink"] * 8 and [run["id"] for run in desk.runs.listing("en")["runs"]] == ["ink"]
+    assert answers == ["ink"] * 8 and [run["id"] for run in desk.runs.listing("en")["runs"]] == [
+        "ink"
+    ]
     assert config.read(desk.folder("ink").config).lora.name == "ink"
     desk.tick()
     windows[1].keeper.tick()
@@ -43,7 +52,9 @@ def test_one_click_is_one_run_in_many_threads_and_processes(desk):
     desk.workers["ink"].end(0)
     append(desk.folder("ink"), *FINISHED)
     desk.tick()
-    assert desk.create("ink", "the-token-of-it") == "ink" and desk.runs.queue.read().waiting == (), "even when it has ended"
+    assert (
+        desk.create("ink", "the-token-of-it") == "ink" and desk.runs.queue.read().waiting == ()
+    ), "even when it has ended"
 
 
 def test_a_run_that_waits_for_nobody_does_not_say_that_it_waits_for_the_graphics_card(desk):
@@ -57,7 +68,9 @@ def test_a_run_that_waits_for_nobody_does_not_say_that_it_waits_for_the_graphics
     desk.runs.keeper._start = start_and_look
     desk.create("ink")
     desk.tick()
-    assert [(run["status"], run["sentence"]) for run in said] == [("starting", "The training process is starting.")]
+    assert [(run["status"], run["sentence"]) for run in said] == [
+        ("starting", "The training process is starting.")
+    ]
 
 
 def test_the_names_to_come_are_those_at_work_and_in_the_queue(desk):
@@ -101,7 +114,12 @@ def test_runs_wait_in_order_and_now_means_next(desk):
     desk.runs.move("c", 0, "en")
     desk.runs.unqueue("a", "en")
     found = {run["id"]: (run["status"], run["position"]) for run in desk.runs.listing("en")["runs"]}
-    assert found == {"c": ("queued", 0), "urgent": ("queued", 1), "b": ("queued", 2), "a": ("stopped", None)}
+    assert found == {
+        "c": ("queued", 0),
+        "urgent": ("queued", 1),
+        "b": ("queued", 2),
+        "a": ("stopped", None),
+    }
     with pytest.raises(RunError, match="a does not wait in the queue"):
         desk.runs.move("a", 0, "en")
 
@@ -114,7 +132,11 @@ def test_a_run_from_click_to_end(desk):
     append(desk.folder("ink"), *TRAINED, start=6000.0)
     desk.tick()
     run = desk.runs.one("ink", "en")
-    assert run["status"] == "running" and "output_dir" in desk.runs.settings("ink") and run["can"]["pause"]
+    assert (
+        run["status"] == "running"
+        and "output_dir" in desk.runs.settings("ink")
+        and run["can"]["pause"]
+    )
     assert desk.runs.ask("ink", "pause", "en")["status"] == "pausing"
     assert [request.kind for request in take_requests(desk.folder("ink").requests)] == ["pause"]
     assert desk.status("ink") == "pausing", "the worker is at its step"
@@ -153,7 +175,10 @@ def test_a_stopped_run_goes_on_once_however_often_it_is_asked(desk):
         assert desk.runs.go_on("ink", {}, "en")["status"] == "queued"
     assert desk.runs.queue.read().waiting == ("ink",)
     desk.tick()
-    assert desk.runs.go_on("ink", {}, "en")["status"] == "starting" and desk.runs.queue.read().waiting == ()
+    assert (
+        desk.runs.go_on("ink", {}, "en")["status"] == "starting"
+        and desk.runs.queue.read().waiting == ()
+    )
 
 
 def test_a_finished_run_is_trained_further_and_only_with_fields_of_the_form(desk):
@@ -182,7 +207,10 @@ def test_what_is_deleted_lies_in_the_trash_and_comes_back(desk):
     write_run(desk.folder("ink").path, *FINISHED)
     before = desk.runs.listing("en")["revision"]
     moved = desk.runs.delete("ink")["trash"]
-    assert desk.runs.listing("en") == {"runs": [], "revision": desk.runs.pulse("en")["revision"]} and desk.runs.pulse("en")["revision"] != before
+    assert (
+        desk.runs.listing("en") == {"runs": [], "revision": desk.runs.pulse("en")["revision"]}
+        and desk.runs.pulse("en")["revision"] != before
+    )
     assert desk.runs.trash_load()["count"] == 1
     write_run(desk.folder("ink").path, *BEGUN)
     assert desk.runs.restore(moved, "en")["id"] == "ink-2"
@@ -207,15 +235,24 @@ def test_what_is_at_work_or_waits_cannot_be_deleted(desk):
 
 def test_a_live_look_gives_what_is_new(desk):
     folder = write_run(desk.folder("ink").path, *TRAINED)
-    folder.log.write_text("\n".join(f"line {number}" for number in range(1000)) + "\n", encoding="utf-8")
+    folder.log.write_text(
+        "\n".join(f"line {number}" for number in range(1000)) + "\n", encoding="utf-8"
+    )
     first = desk.runs.live("ink", 0, True, "en")
     assert first["whole"] and first["points"][0] == [1, 0.01, 0.02] and len(first["points"]) == 10
     assert first["log"][-1] == "line 999" and len(first["log"]) == 60
     assert desk.runs.live("ink", first["offset"], False, "en")["points"] == []
     append(folder, *steps(11, 12), events.Previewed(step=12, file="previews/a.png", strength=0.7))
     then = desk.runs.live("ink", first["offset"], False, "en")
-    assert (then["points"], then["whole"], then["log"]) == ([[11, 0.11, 0.22], [12, 0.12, 0.24]], False, [])
-    assert then["previews"][0]["url"].startswith("lora-trainer/runs/ink/picture/a.png?v=") and then["handover"]["state"] == "idle"
+    assert (then["points"], then["whole"], then["log"]) == (
+        [[11, 0.11, 0.22], [12, 0.12, 0.24]],
+        False,
+        [],
+    )
+    assert (
+        then["previews"][0]["url"].startswith("lora-trainer/runs/ink/picture/a.png?v=")
+        and then["handover"]["state"] == "idle"
+    )
     append(folder, *steps(13, 5000))
     points = desk.runs.live("ink", 0, False, "en")["points"]
     assert len(points) == 600 and points[0][0] == 1 and points[-1][0] == 5000
@@ -242,7 +279,9 @@ def test_a_run_started_on_the_command_line_is_shown_like_any_other(desk):
     folder = write_run(desk.folder("mine").path, *TRAINED)
     worker = made_runs.LockHolder(folder)
     desk.tick()
-    assert desk.status("mine") == "running" and [run["id"] for run in desk.runs.pulse("en")["active"]] == ["mine"]
+    assert desk.status("mine") == "running" and [
+        run["id"] for run in desk.runs.pulse("en")["active"]
+    ] == ["mine"]
     desk.runs.ask("mine", "stop", "en")
     assert [request.kind for request in take_requests(folder.requests)] == ["stop"]
     worker.end(3)
@@ -255,7 +294,9 @@ def test_only_the_runs_own_pictures_are_given(desk, tmp_path):
     lora.parent.mkdir()
     names = ["a.png", "link.png", "notes.txt", "../../secret.png", "config.yaml"]
     history = [events.Previewed(step=1, file=f"previews/{name}") for name in names]
-    folder = write_run(desk.folder("ink").path, *TRAINED, *history, events.Finished(step=10, delivered=str(lora)))
+    folder = write_run(
+        desk.folder("ink").path, *TRAINED, *history, events.Finished(step=10, delivered=str(lora))
+    )
     folder.previews.mkdir()
     for name in ("a.png", "unlisted.png", "notes.txt", "config.yaml"):
         (folder.previews / name).write_bytes(b"picture")
@@ -284,7 +325,9 @@ def test_only_the_runs_own_pictures_are_given(desk, tmp_path):
     assert desk.runs.picture("ink", "delivered") == lora.with_suffix(".png")
 
 
-@pytest.mark.parametrize("name", ["..", "../runs/ink", "/etc", "C:\\Windows", "ink\0", "", ".hidden", "a/b", "nothing"])
+@pytest.mark.parametrize(
+    "name", ["..", "../runs/ink", "/etc", "C:\\Windows", "ink\0", "", ".hidden", "a/b", "nothing"]
+)
 def test_an_id_that_is_no_run_reaches_nothing(desk, name):
     write_run(desk.folder("ink").path, *FINISHED)
     for ask in (
@@ -303,26 +346,38 @@ def test_an_id_that_is_no_run_reaches_nothing(desk, name):
 def test_a_folder_whose_name_no_address_can_hold_says_so(desk):
     write_run(desk.data.folder("runs") / "a=b,c", *FINISHED)
     (run,) = desk.runs.listing("en")["runs"]
-    assert run["status"] == "failed" and "character" in run["sentence"] and run["failure"]["hint"] == "Rename the folder."
+    assert (
+        run["status"] == "failed"
+        and "character" in run["sentence"]
+        and run["failure"]["hint"] == "Rename the folder."
+    )
 
 
-def test_the_newest_captioning_of_a_dataset_is_known_without_looking_through_all_runs(desk, monkeypatch):
+def test_the_newest_captioning_of_a_dataset_is_known_without_looking_through_all_runs(
+    desk, monkeypatch
+):
     looks = []
     listing = desk.runs.history.listing
     monkeypatch.setattr(desk.runs.history, "listing", lambda: looks.append(1) or listing())
     fox, ink = Path("/images/fox"), Path("/images/ink")
 
     def caption(name, dataset):
-        make = lambda: begin_captioning(desk.data.folder("runs") / name, f"input: {dataset}\n", new=True)  # noqa: E731
+        folder, settings = desk.data.folder("runs") / name, f"input: {dataset}\n"
+        make = partial(begin_captioning, folder, settings, new=True)
         desk.runs.begin(make, f"token-of-{name}", "queue", "en")
 
     assert desk.runs.newest_captioning(fox) is None
     caption("captions-fox", fox)
     os.utime(desk.folder("captions-fox").caption_config, (4000.0, 4000.0))
-    assert [desk.runs.newest_captioning(fox) for _ in range(5)] == ["captions-fox"] * 5 and len(looks) == 2
+    assert [desk.runs.newest_captioning(fox) for _ in range(5)] == ["captions-fox"] * 5 and len(
+        looks
+    ) == 2
     caption("captions-ink", ink)
     caption("captions-fox-2", fox)
-    assert (desk.runs.newest_captioning(fox), desk.runs.newest_captioning(ink)) == ("captions-fox-2", "captions-ink")
+    assert (desk.runs.newest_captioning(fox), desk.runs.newest_captioning(ink)) == (
+        "captions-fox-2",
+        "captions-ink",
+    )
     desk.runs.unqueue("captions-fox-2", "en")
     desk.runs.delete("captions-fox-2")
     assert desk.runs.newest_captioning(fox) == "captions-fox"

@@ -16,7 +16,11 @@ def has_ink(area):
 @pytest.mark.parametrize("old_pillow", [False, True])
 def test_pictures_lie_in_rows_and_columns_with_labels_that_can_be_read(old_pillow, monkeypatch):
     if old_pillow:  # before 10.1 there is only a bitmap font of one size
-        bitmap = ImageFont.load_default_imagefont() if hasattr(ImageFont, "load_default_imagefont") else ImageFont.load_default()
+        bitmap = (
+            ImageFont.load_default_imagefont()
+            if hasattr(ImageFont, "load_default_imagefont")
+            else ImageFont.load_default()
+        )
 
         def load_default(size=None):
             if size is not None:
@@ -27,7 +31,11 @@ def test_pictures_lie_in_rows_and_columns_with_labels_that_can_be_read(old_pillo
     whole = sheet([[RED, BLUE], [BLUE, RED]], ["0", "0.5"], ["100", "200"])
     left, top = whole.width - 2 * 72, whole.height - 2 * 72
     assert left > 20 and top > 20
-    corners = [whole.getpixel((left + 72 * column, top + 72 * row)) for row in range(2) for column in range(2)]
+    corners = [
+        whole.getpixel((left + 72 * column, top + 72 * row))
+        for row in range(2)
+        for column in range(2)
+    ]
     assert corners == [(255, 0, 0), (0, 0, 255), (0, 0, 255), (255, 0, 0)]
     for column in range(2):
         assert has_ink(whole.crop((left + 72 * column, 0, left + 72 * column + 64, top)))

@@ -1,4 +1,6 @@
-"""The hosts' start is free of our work: what the script and the tab import when they are loaded, in a process of its own."""
+"""The hosts' start is free of our work: what the script and the tab import when they are loaded, in
+a process of its own.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,20 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("routes", "studio", "plan", "datasets", "http", "runs")
-HEAVY = ("torch", "transformers", "diffusers", "pandas", "numpy", "PIL", "psutil", "yaml", "starlette", "ftfy", "safetensors", *(f"lora_trainer.webui.{name}" for name in OURS))
+HEAVY = (
+    "torch",
+    "transformers",
+    "diffusers",
+    "pandas",
+    "numpy",
+    "PIL",
+    "psutil",
+    "yaml",
+    "starlette",
+    "ftfy",
+    "safetensors",
+    *(f"lora_trainer.webui.{name}" for name in OURS),
+)
 
 LOAD = """
 import json, sys, types
@@ -26,13 +41,23 @@ print(json.dumps(sorted(set(sys.modules) - before)))
 
 
 def test_loading_the_script_imports_nothing_heavy():
-    done = subprocess.run([sys.executable, "-c", LOAD, str(ROOT)], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD, str(ROOT)], capture_output=True, text=True, check=True
+    )
     loaded = set(json.loads(done.stdout))
     assert "lora_trainer.webui.tab" in loaded
     assert sorted(loaded & set(HEAVY)) == []
 
 
 def test_drawing_the_mount_point_imports_nothing_of_what_the_tab_works_with():
-    drawn = LOAD.replace("print(", 'from lora_trainer.webui import tab\nassert "lora_trainer_root" in tab.mount_point()\nprint(')
-    done = subprocess.run([sys.executable, "-c", drawn, str(ROOT)], capture_output=True, text=True, check=True)
-    assert sorted(set(json.loads(done.stdout)) & {f"lora_trainer.webui.{name}" for name in OURS}) == []
+    drawn = LOAD.replace(
+        "print(",
+        'from lora_trainer.webui import tab\nassert "lora_trainer_root" in'
+        " tab.mount_point()\nprint(",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", drawn, str(ROOT)], capture_output=True, text=True, check=True
+    )
+    assert (
+        sorted(set(json.loads(done.stdout)) & {f"lora_trainer.webui.{name}" for name in OURS}) == []
+    )

@@ -1,4 +1,6 @@
-"""The parts put together: what the user chose reaches them, and what they took of the host is given back."""
+"""The parts put together: what the user chose reaches them, and what they took of the host is given
+back.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +57,9 @@ def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, 
     assert host.turns.watched
 
 
-def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(tmp_path, monkeypatch):
+def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(
+    tmp_path, monkeypatch
+):
     host = CardHost()
     monkeypatch.setattr("lora_trainer.webui.studio._only", [Studio(host, DataFolder(tmp_path))])
     late = Late(Starlette())

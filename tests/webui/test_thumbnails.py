@@ -21,7 +21,11 @@ def made(monkeypatch):
     """The pictures decoded so far."""
     decoded = []
     real = thumbnails.write_reduced
-    monkeypatch.setattr(thumbnails, "write_reduced", lambda path, *rest: (decoded.append(path.name), real(path, *rest)))
+    monkeypatch.setattr(
+        thumbnails,
+        "write_reduced",
+        lambda path, *rest: (decoded.append(path.name), real(path, *rest)),
+    )
     return decoded
 
 
@@ -34,7 +38,9 @@ def test_a_thumbnail_is_a_small_webp(tmp_path):
 def test_it_is_made_once_also_for_a_copy_and_by_another_process(tmp_path, made):
     first, copy = save(tmp_path / "a.png"), save(tmp_path / "b.png")
     cache = Thumbnails(tmp_path / "cache")
-    assert cache.picture(first) == cache.picture(copy) == Thumbnails(tmp_path / "cache").picture(first)
+    assert (
+        cache.picture(first) == cache.picture(copy) == Thumbnails(tmp_path / "cache").picture(first)
+    )
     assert made == ["a.png"]
 
 
@@ -66,7 +72,10 @@ def test_a_damaged_picture_is_said_and_leaves_no_half_copy(tmp_path):
 
 
 def test_what_nobody_has_looked_at_for_a_month_goes_away(tmp_path, made):
-    kept, gone = save(tmp_path / "kept.png", colour="red"), save(tmp_path / "gone.png", colour="blue")
+    kept, gone = (
+        save(tmp_path / "kept.png", colour="red"),
+        save(tmp_path / "gone.png", colour="blue"),
+    )
     now = [1_000_000.0]
     cache = Thumbnails(tmp_path / "cache", clock=lambda: now[0])
     small_kept, small_gone = cache.picture(kept), cache.picture(gone)
@@ -97,4 +106,6 @@ def test_the_same_picture_in_two_datasets_may_be_asked_for_at_once(tmp_path, mon
     keeper = thumbnails.Thumbnails(tmp_path / "cache")
     with ThreadPoolExecutor(2) as pool:
         one, other = pool.map(keeper.picture, (tmp_path / "fox.png", tmp_path / "owl.png"))
-    assert one == other and [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == [one]
+    assert one == other and [
+        path for path in (tmp_path / "cache").rglob("*") if path.is_file()
+    ] == [one]

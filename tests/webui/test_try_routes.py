@@ -49,7 +49,9 @@ def data(tmp_path):
 def client(host, data):
     assert routes
     loras = Loras(host, History(data.folder("runs")))
-    studio = SimpleNamespace(host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None))
+    studio = SimpleNamespace(
+        host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)
+    )
     app = Starlette()
     http.mount(app, studio)
     return TestClient(app, base_url="http://127.0.0.1")
@@ -74,13 +76,33 @@ def over(client, job):
 
 def test_a_lora_is_tried_and_its_pictures_are_served(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
-    assert (lora["name"], lora["file"], lora["tag"], lora["picture"]) == ("ink", "ink.safetensors", "<lora:ink:0.7> inkstyle", None)
-    answer = post(client, "/tries", {"lora": lora["id"], "prompt": "a fox", "kind": "grid", "strengths": [0, 1], "width": 64, "height": 64})
+    assert (lora["name"], lora["file"], lora["tag"], lora["picture"]) == (
+        "ink",
+        "ink.safetensors",
+        "<lora:ink:0.7> inkstyle",
+        None,
+    )
+    answer = post(
+        client,
+        "/tries",
+        {
+            "lora": lora["id"],
+            "prompt": "a fox",
+            "kind": "grid",
+            "strengths": [0, 1],
+            "width": 64,
+            "height": 64,
+        },
+    )
     job = over(client, answer.json())
     assert (job["status"], job["done"], job["total"], job["sentence"]) == ("done", 2, 2, "")
     for address in (job["sheet"], *(picture["url"] for picture in job["pictures"])):
         picture = client.get("/" + address)
-        assert picture.status_code == 200 and picture.headers["content-type"] == "image/png" and "immutable" in picture.headers["cache-control"]
+        assert (
+            picture.status_code == 200
+            and picture.headers["content-type"] == "image/png"
+            and "immutable" in picture.headers["cache-control"]
+        )
     assert [past["id"] for past in client.get("/lora-trainer/tries").json()] == [job["id"]]
 
 
@@ -96,9 +118,13 @@ def test_what_is_wrong_with_a_request_is_told(client, ink):
 @pytest.mark.parametrize(
     "path",
     [
-        "/tries/unknown", "/tries/..%2F..%2Fqueue.json", "/tries/unknown/picture/00.png", "/loras/unknown/picture", "/loras/..%2Fink/picture",
+        "/tries/unknown",
+        "/tries/..%2F..%2Fqueue.json",
+        "/tries/unknown/picture/00.png",
+        "/loras/unknown/picture",
+        "/loras/..%2Fink/picture",
     ],
-)  # fmt: skip
+)
 def test_what_is_not_there_is_not_found(client, ink, path):
     assert client.get(f"/lora-trainer{path}").status_code == 404
 
@@ -110,7 +136,10 @@ def test_a_lora_without_a_picture_says_so(client, ink):
 
 def test_the_strength_is_written_and_shown_to_the_panel(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
-    assert post(client, f"/loras/{lora['id']}/strength", {"strength": 1}).json()["preferred_weight"] == 1.0
+    assert (
+        post(client, f"/loras/{lora['id']}/strength", {"strength": 1}).json()["preferred_weight"]
+        == 1.0
+    )
     assert client.get("/lora-trainer/insertable").json()["weights"] == {"ink": 1.0}
     assert post(client, f"/loras/{lora['id']}/strength", {"strength": 9}).status_code == 400
 
@@ -121,18 +150,40 @@ def test_a_saved_step_is_delivered(client, data):
     assert step["tag"] is None
     delivered = post(client, f"/loras/{step['id']}/deliver", {}).json()
     assert delivered["delivered"] and delivered["tag"] == "<lora:fox:0.8>"
-    assert [lora["name"] for lora in client.get("/lora-trainer/insertable").json()["loras"]] == ["fox"]
+    assert [lora["name"] for lora in client.get("/lora-trainer/insertable").json()["loras"]] == [
+        "fox"
+    ]
 
 
 def test_the_hosts_samplers_are_listed(client):
-    assert client.get("/lora-trainer/samplers").json() == {"samplers": ["Euler", "DPM++ 2M"], "schedulers": ["Automatic", "Karras"]}
+    assert client.get("/lora-trainer/samplers").json() == {
+        "samplers": ["Euler", "DPM++ 2M"],
+        "schedulers": ["Automatic", "Karras"],
+    }
 
 
 def test_a_try_is_deleted_and_taken_back(client, ink):
     (lora,) = client.get("/lora-trainer/loras").json()
-    job = over(client, post(client, "/tries", {"lora": lora["id"], "prompt": "a fox", "kind": "grid", "strengths": [0, 1], "width": 64, "height": 64}).json())
+    job = over(
+        client,
+        post(
+            client,
+            "/tries",
+            {
+                "lora": lora["id"],
+                "prompt": "a fox",
+                "kind": "grid",
+                "strengths": [0, 1],
+                "width": 64,
+                "height": 64,
+            },
+        ).json(),
+    )
     assert post(client, f"/tries/{job['id']}/delete", {}).status_code == 200
-    assert client.get("/lora-trainer/tries").json() == [] and client.get("/" + job["sheet"]).status_code == 404
+    assert (
+        client.get("/lora-trainer/tries").json() == []
+        and client.get("/" + job["sheet"]).status_code == 404
+    )
     assert post(client, f"/tries/{job['id']}/delete", {}).status_code == 404
     assert post(client, f"/tries/{job['id']}/restore", {}).json() == job
     assert client.get("/" + job["sheet"]).status_code == 200

@@ -1,4 +1,6 @@
-"""The workbench: every change compared, written once, undone from the disk; what others changed meanwhile is left alone."""
+"""The workbench: every change compared, written once, undone from the disk; what others changed
+meanwhile is left alone.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +32,9 @@ COLOURS = ("red", "green", "blue", "white", "black", "orange")
 
 
 def make(folder: Path, captions: dict[str, str], name: str = "metadata.csv") -> Workbench:
-    """A dataset of pictures in different colours, with its captions in a table; or in .txt files, for name=".txt"."""
+    """A dataset of pictures in different colours, with its captions in a table; or in .txt files,
+    for name=".txt".
+    """
     for image, colour in zip(captions, COLOURS, strict=False):
         save(folder / image, size=(40, 30), colour=colour)
     if name == ".txt":
@@ -60,17 +64,22 @@ def bulk(bench: Workbench, **action):
 
 
 def told(folder: Path, name: str, **mend) -> Told:
-    return Told(id=name, finding=problem("wide-border", "{name}", path=folder / name, mend=mend, name=name))
+    return Told(
+        id=name, finding=problem("wide-border", "{name}", path=folder / name, mend=mend, name=name)
+    )
 
 
-# --- bulk edits --------------------------------------------------------------------------------------------------------------------------
+# --- bulk edits -----------------------------------------------------------------------------------
 
 
 def test_a_preview_shows_what_will_change_and_writes_nothing(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "fox, ink"})
     before = (tmp_path / "metadata.csv").read_bytes()
     plan = bench.preview(keys(bench), {"do": "add", "text": "ink", "at": "end"})
-    assert (plan.selected, [(change.was, change.caption) for change in plan.changes]) == (2, [("fox", "fox, ink")])
+    assert (plan.selected, [(change.was, change.caption) for change in plan.changes]) == (
+        2,
+        [("fox", "fox, ink")],
+    )
     assert (tmp_path / "metadata.csv").read_bytes() == before and bench.journal.lines() == []
     outcome = bench.apply(plan)
     assert (outcome.changed, outcome.unchanged, outcome.conflicts) == (1, 1, ())
@@ -82,7 +91,10 @@ def test_a_bulk_edit_replaces_the_table_once(tmp_path, monkeypatch):
     bench = make(tmp_path, {f"{letter}.png": f"fox {letter}" for letter in "abcdef"})
     written = []
     replace = os.replace
-    monkeypatch.setattr("os.replace", lambda source, target: (written.append(Path(target).name), replace(source, target)))
+    monkeypatch.setattr(
+        "os.replace",
+        lambda source, target: (written.append(Path(target).name), replace(source, target)),
+    )
     bulk(bench, do="add", text="ink", at="front")
     assert written.count("metadata.csv") == 1
     assert captions(bench)["f.png"] == "ink, fox f"
@@ -91,18 +103,27 @@ def test_a_bulk_edit_replaces_the_table_once(tmp_path, monkeypatch):
 def test_captions_changed_since_the_preview_are_told_and_left_alone(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "fox", "c.png": "fox"})
     plan = bench.preview(keys(bench), {"do": "add", "text": "ink", "at": "end"})
-    (tmp_path / "metadata.csv").write_text('file_name,text\na.png,fox\nb.png,"a wolf, theirs"\nc.png,fox\n', encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(
+        'file_name,text\na.png,fox\nb.png,"a wolf, theirs"\nc.png,fox\n', encoding="utf-8"
+    )
     (tmp_path / "c.png").unlink()
     outcome = bench.apply(plan)
     assert outcome.changed == 1
-    assert [(conflict.name, conflict.current) for conflict in outcome.conflicts] == [("b.png", "a wolf, theirs"), ("", "")]
+    assert [(conflict.name, conflict.current) for conflict in outcome.conflicts] == [
+        ("b.png", "a wolf, theirs"),
+        ("", ""),
+    ]
     assert captions(bench) == {"a.png": "fox, ink", "b.png": "a wolf, theirs"}
 
 
 @pytest.mark.parametrize(
-    ("encoding", "ends"), [("gbk", "\r\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n")], ids=["GBK", "BOM", "UTF-16"]
+    ("encoding", "ends"),
+    [("gbk", "\r\n"), ("utf-8-sig", "\r\n"), ("utf-16", "\n")],
+    ids=["GBK", "BOM", "UTF-16"],
 )
-def test_a_spreadsheets_file_keeps_its_encoding_its_ends_and_its_other_columns(tmp_path, encoding, ends):
+def test_a_spreadsheets_file_keeps_its_encoding_its_ends_and_its_other_columns(
+    tmp_path, encoding, ends
+):
     save(tmp_path / "甲.png", colour="red")
     save(tmp_path / "乙.png", colour="blue")
     rows = ["file_name,author,text", "甲.png,王,红狐狸的画像", '乙.png,李,"雪地里的狐狸, 水墨"']
@@ -110,13 +131,18 @@ def test_a_spreadsheets_file_keeps_its_encoding_its_ends_and_its_other_columns(t
     bench = again(tmp_path)
     bulk(bench, do="add", text="国画", at="front")
     after = (tmp_path / "metadata.csv").read_bytes().decode(encoding)
-    assert after.split(ends) == ["file_name,author,text", '甲.png,王,"国画, 红狐狸的画像"', '乙.png,李,"国画, 雪地里的狐狸, 水墨"', ""]
+    assert after.split(ends) == [
+        "file_name,author,text",
+        '甲.png,王,"国画, 红狐狸的画像"',
+        '乙.png,李,"国画, 雪地里的狐狸, 水墨"',
+        "",
+    ]
     bench.undo()
     assert captions(bench) == {"乙.png": "雪地里的狐狸, 水墨", "甲.png": "红狐狸的画像"}
     assert (tmp_path / "metadata.csv").read_bytes().startswith(rows[0].encode(encoding)[:6])
 
 
-# --- undo --------------------------------------------------------------------------------------------------------------------------------
+# --- undo -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["metadata.csv", ".txt"])
@@ -129,7 +155,12 @@ def test_everything_is_undone_step_by_step_after_a_restart(tmp_path, name):
     bench.remove([key_of("b.png")])
     assert captions(bench) == {"a.png": ""}
     bench = again(tmp_path)
-    assert [str(line.title) for line in bench.journal.lines()] == ["Removed: 1 image", "Captions emptied", "Added: ink", "Caption of a.png"]
+    assert [str(line.title) for line in bench.journal.lines()] == [
+        "Removed: 1 image",
+        "Captions emptied",
+        "Added: ink",
+        "Caption of a.png",
+    ]
     seen = [captions(bench) for _ in range(4) if bench.undo()]
     assert seen == [
         {"a.png": "", "b.png": ""},
@@ -155,7 +186,10 @@ def test_undo_leaves_alone_what_was_changed_since_and_undoes_the_rest(tmp_path):
     (tmp_path / "c.png").unlink()
     outcome = bench.undo()
     assert outcome.changed == 1
-    assert [(conflict.name, conflict.current) for conflict in outcome.conflicts] == [("b.png", "wolf, oil"), ("c.png", "")]
+    assert [(conflict.name, conflict.current) for conflict in outcome.conflicts] == [
+        ("b.png", "wolf, oil"),
+        ("c.png", ""),
+    ]
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf, oil"}
 
 
@@ -192,9 +226,14 @@ def test_undoing_a_caption_where_the_folder_names_it_leaves_the_folders_name(tmp
 def test_an_import_that_replaces_captions_can_be_undone(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
     with bench.recording(Message("Imported: {name}", {"name": "x.csv"})):
-        (tmp_path / "metadata.csv").write_text("file_name,text\na.png,imported\nb.png,wolf\n", encoding="utf-8")
+        (tmp_path / "metadata.csv").write_text(
+            "file_name,text\na.png,imported\nb.png,wolf\n", encoding="utf-8"
+        )
         save(tmp_path / "c.png", colour="blue")
-    assert (bench.journal.undoable.count, str(bench.journal.undoable.title)) == (1, "Imported: x.csv")
+    assert (bench.journal.undoable.count, str(bench.journal.undoable.title)) == (
+        1,
+        "Imported: x.csv",
+    )
     bench.undo()
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf", "c.png": ""}
 
@@ -230,12 +269,23 @@ def test_two_webuis_on_one_folder_never_give_one_number_to_two_edits(tmp_path):
     journals = [workbench_journal.Journal(tmp_path) for _ in range(4)]
 
     def write(number):
-        return [journals[number].add(workbench_journal.Edit(title=Message(f"{number} {turn}"), time=0.0, removed=(f"{number}{turn}",))).id for turn in range(8)]
+        return [
+            journals[number]
+            .add(
+                workbench_journal.Edit(
+                    title=Message(f"{number} {turn}"), time=0.0, removed=(f"{number}{turn}",)
+                )
+            )
+            .id
+            for turn in range(8)
+        ]
 
     with ThreadPoolExecutor(4) as pool:
         given = [identity for identities in pool.map(write, range(4)) for identity in identities]
     assert sorted(given) == list(range(1, 33))
-    kept = {workbench_journal.Journal(tmp_path).read(line.id).removed for line in journals[0].lines()}
+    kept = {
+        workbench_journal.Journal(tmp_path).read(line.id).removed for line in journals[0].lines()
+    }
     assert len(kept) == 32
 
 
@@ -250,18 +300,23 @@ def test_a_torn_edit_keeps_its_number(tmp_path):
 def test_a_torn_journal_is_no_obstacle(tmp_path):
     bench = make(tmp_path, {"a.png": "fox"})
     bench.save(key_of("a.png"), "one", "fox")
-    (tmp_path / ".lora_trainer" / "edits" / "00000002.json").write_text('{"version": 1', encoding="utf-8")
+    (tmp_path / ".lora_trainer" / "edits" / "00000002.json").write_text(
+        '{"version": 1', encoding="utf-8"
+    )
     (tmp_path / ".lora_trainer" / "edits" / "note.json").write_text("{}", encoding="utf-8")
     bench = again(tmp_path)
     bench.undo()
     assert captions(bench) == {"a.png": "fox"}
 
 
-# --- who wrote it, who looked at it ------------------------------------------------------------------------------------------------------
+# --- who wrote it, who looked at it ---------------------------------------------------------------
 
 
 def machine(bench: Workbench, **captions: str) -> None:
-    news = {digest(bench.root / f"{stem}.png"): Written(text=caption, by="blip 0123") for stem, caption in captions.items()}
+    news = {
+        digest(bench.root / f"{stem}.png"): Written(text=caption, by="blip 0123")
+        for stem, caption in captions.items()
+    }
     authors.record(bench.root, news)
 
 
@@ -284,7 +339,10 @@ def test_a_captioners_words_are_a_captioners_again_after_undo(tmp_path):
 
 def reviewed(bench: Workbench) -> list[str]:
     view = bench.contents.view()
-    return [item.name for item in pages.matching(view.items, pages.Where(which="reviewed"), bench.known(view))]
+    return [
+        item.name
+        for item in pages.matching(view.items, pages.Where(which="reviewed"), bench.known(view))
+    ]
 
 
 def test_the_mark_stays_with_the_picture_and_goes_when_others_write(tmp_path):
@@ -295,29 +353,43 @@ def test_the_mark_stays_with_the_picture_and_goes_when_others_write(tmp_path):
     bulk(bench, do="add", text="ink", at="end")
     assert reviewed(again(tmp_path)) == ["a.png", "b.png", "c.png"]
     text = (tmp_path / "metadata.csv").read_text(encoding="utf-8")
-    (tmp_path / "metadata.csv").write_text(text.replace("wolf, ink", "wolf, theirs").replace("a.png", "z.png"), encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(
+        text.replace("wolf, ink", "wolf, theirs").replace("a.png", "z.png"), encoding="utf-8"
+    )
     (tmp_path / "a.png").rename(tmp_path / "z.png")
     assert reviewed(bench) == ["c.png", "z.png"]
     bench.mark([key_of("z.png")], reviewed=False)
     assert reviewed(bench) == ["c.png"]
 
 
-# --- filters -----------------------------------------------------------------------------------------------------------------------------
+# --- filters --------------------------------------------------------------------------------------
 
 
-def found(bench: Workbench, trigger: str = "", tokens: int = 75, order: str = "name", **where) -> list[str]:
+def found(
+    bench: Workbench, trigger: str = "", tokens: int = 75, order: str = "name", **where
+) -> list[str]:
     view = bench.contents.view()
     wish = pages.Wish(trigger=trigger, order=order, **where)
     return [item.name for item in pages.page(view, wish, bench.known(view, trigger, tokens)).items]
 
 
 def test_every_filter_lets_pass_what_it_says(tmp_path):
-    bench = make(tmp_path, {"a.png": "", "b.png": "sks, a fox", "c.png": "tree " * 90, "d.png": "a fox in the snow, red fur, ink wash"})
+    bench = make(
+        tmp_path,
+        {
+            "a.png": "",
+            "b.png": "sks, a fox",
+            "c.png": "tree " * 90,
+            "d.png": "a fox in the snow, red fur, ink wash",
+        },
+    )
     assert found(bench, which="missing") == ["a.png"]
     assert found(bench, which="short") == ["b.png"]
     assert found(bench, which="long") == ["c.png"] and found(bench, which="long", tokens=150) == []
     assert found(bench, which="no-trigger", trigger="sks") == ["a.png", "c.png", "d.png"]
-    assert found(bench, text="FOX") == ["b.png", "d.png"] and found(bench, text="c.png") == ["c.png"]
+    assert found(bench, text="FOX") == ["b.png", "d.png"] and found(bench, text="c.png") == [
+        "c.png"
+    ]
     assert found(bench, text="fox", lacks="snow") == ["b.png"]
     assert found(bench, tag="Red Fur") == ["d.png"] and found(bench, tag="fur") == []
     assert found(bench, which="findings") == ["a.png"] == found(bench, finding="no-caption")
@@ -325,11 +397,28 @@ def test_every_filter_lets_pass_what_it_says(tmp_path):
     assert found(bench, order="tokens") == ["a.png", "b.png", "d.png", "c.png"]
     view = bench.contents.view()
     counts = pages.counts(view.items, pages.Where(trigger="sks"), bench.known(view, "sks"))
-    assert counts == {"missing": 1, "short": 1, "long": 1, "no-trigger": 3, "unreviewed": 4, "person": 3, "machine": 0, "findings": 1}
+    assert counts == {
+        "missing": 1,
+        "short": 1,
+        "long": 1,
+        "no-trigger": 3,
+        "unreviewed": 4,
+        "person": 3,
+        "machine": 0,
+        "findings": 1,
+    }
 
 
 def test_several_tags_are_all_asked_for_or_one_is_enough_and_others_are_kept_away(tmp_path):
-    bench = make(tmp_path, {"a.png": "1girl, red hair, hat", "b.png": "1girl, Red  Hair", "c.png": "1boy, hat", "d.png": "saber \\(fate\\), red hairband"})
+    bench = make(
+        tmp_path,
+        {
+            "a.png": "1girl, red hair, hat",
+            "b.png": "1girl, Red  Hair",
+            "c.png": "1boy, hat",
+            "d.png": "saber \\(fate\\), red hairband",
+        },
+    )
     assert found(bench, tag="1girl, red hair") == ["a.png", "b.png"]
     assert found(bench, tag="red hair, hat") == ["a.png"]
     assert found(bench, tag="RED HAIR，hat", match="any") == ["a.png", "b.png", "c.png"]
@@ -339,7 +428,7 @@ def test_several_tags_are_all_asked_for_or_one_is_enough_and_others_are_kept_awa
     assert found(bench, tag=" , ", without=",") == ["a.png", "b.png", "c.png", "d.png"]
 
 
-# --- mends -------------------------------------------------------------------------------------------------------------------------------
+# --- mends ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["fox.png", "fox.jpg", "fox.webp", "fox.bmp"])
@@ -355,7 +444,9 @@ def test_a_crop_keeps_the_name_the_caption_and_the_original(tmp_path, name):
         red, green, blue = cropped.convert("RGB").getpixel((16, 8))
         assert green > 240 and red < 15 and blue < 15
     assert captions(bench) == {name: "a fox"}
-    kept = [path for path in (tmp_path / ".lora_trainer" / "originals").rglob("*") if path.is_file()]
+    kept = [
+        path for path in (tmp_path / ".lora_trainer" / "originals").rglob("*") if path.is_file()
+    ]
     assert [path.read_bytes() for path in kept] == [original]
     again(tmp_path).undo()
     assert (tmp_path / name).read_bytes() == original
@@ -370,7 +461,9 @@ def test_a_crop_that_was_painted_over_stays_at_undo(tmp_path):
     bench.mend([told(tmp_path, "a.png", mend="crop", box=[0, 0, 8, 8])])
     save(tmp_path / "a.png", size=(9, 9), colour="black")
     outcome = bench.undo()
-    assert [str(conflict.message) for conflict in outcome.conflicts] == ["a.png was changed meanwhile, and stays as it is"]
+    assert [str(conflict.message) for conflict in outcome.conflicts] == [
+        "a.png was changed meanwhile, and stays as it is"
+    ]
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (9, 9)
 
@@ -424,7 +517,9 @@ def test_several_mends_are_one_edit(tmp_path):
             told(tmp_path, "c.png", mend="crop", box=[50, 50, 60, 60]),
         ]
     )
-    assert [str(conflict.message) for conflict in outcome.conflicts] == ["nothing of c.png lies inside the box"]
+    assert [str(conflict.message) for conflict in outcome.conflicts] == [
+        "nothing of c.png lies inside the box"
+    ]
     assert captions(bench) == {"a.png": "lab, a fox", "c.png": "bear"}
     with Image.open(tmp_path / "a.png") as image:
         assert image.size == (36, 30)
@@ -440,7 +535,9 @@ def test_removed_images_come_back_with_undo_even_if_one_is_gone(tmp_path):
     bench.remove(keys(bench))
     save(tmp_path / "a.png", colour="white")
     outcome = bench.undo()
-    assert [str(conflict.message) for conflict in outcome.conflicts] == ["there is another a.png in the folder now"]
+    assert [str(conflict.message) for conflict in outcome.conflicts] == [
+        "there is another a.png in the folder now"
+    ]
     assert captions(bench) == {"a.png": "", "b.png": "wolf"}
 
 
@@ -459,18 +556,33 @@ def test_a_removed_image_takes_its_mask_along_and_brings_it_back(tmp_path, mask)
     assert bench.contents.removed() == []
 
 
-# --- vocabulary and template are undone, too ------------------------------------------------------------------------------------------
+# --- vocabulary and template are undone, too ------------------------------------------------------
 
 
 def test_a_vocabulary_and_the_order_of_the_fields_are_undone(tmp_path):
     bench = make(tmp_path, {"a.png": "fox"})
-    file, order = tmp_path / VOCABULARY_FILE, ["style", "subject", "action", "features", "scene", "light", "colour"]
+    file, order = (
+        tmp_path / VOCABULARY_FILE,
+        [
+            "style",
+            "subject",
+            "action",
+            "features",
+            "scene",
+            "light",
+            "colour",
+        ],
+    )
     bench.set_vocabulary(Vocabulary(opening="old lab", fields={}))
     bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
     # nothing has changed, so there is nothing to take back
     bench.set_vocabulary(Vocabulary(opening="new lab", fields={"light": ("neon",)}))
     bench.set_template_order(order)
-    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [("Order of the fields changed", 0), ("Vocabulary changed", 0), ("Vocabulary changed", 0)]
+    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [
+        ("Order of the fields changed", 0),
+        ("Vocabulary changed", 0),
+        ("Vocabulary changed", 0),
+    ]
     bench = again(tmp_path)
     assert (bench.undo().changed, bench.template_order()) == (1, FIELDS)
     bench.undo()
@@ -479,7 +591,10 @@ def test_a_vocabulary_and_the_order_of_the_fields_are_undone(tmp_path):
     assert not file.exists()
     for _ in range(3):
         bench.redo()
-    assert (bench.vocabulary(), list(bench.template_order())) == (Vocabulary(opening="new lab", fields={"light": ("neon",)}), order)
+    assert (bench.vocabulary(), list(bench.template_order())) == (
+        Vocabulary(opening="new lab", fields={"light": ("neon",)}),
+        order,
+    )
 
 
 def test_a_vocabulary_that_somebody_edited_since_stays_at_undo(tmp_path):
@@ -492,11 +607,13 @@ def test_a_vocabulary_that_somebody_edited_since_stays_at_undo(tmp_path):
     assert file.read_bytes() == theirs
     bench.redo()
     file.write_text("opening: attic\n", encoding="utf-8")
-    assert [(conflict.name, str(conflict.message)) for conflict in bench.undo().conflicts] == [(VOCABULARY_FILE, "this file was changed meanwhile, and stays as it is")]
+    assert [(conflict.name, str(conflict.message)) for conflict in bench.undo().conflicts] == [
+        (VOCABULARY_FILE, "this file was changed meanwhile, and stays as it is")
+    ]
     assert file.read_text(encoding="utf-8") == "opening: attic\n"
 
 
-# --- template ----------------------------------------------------------------------------------------------------------------------------
+# --- template -------------------------------------------------------------------------------------
 
 
 def test_a_datasets_own_order_of_fields_is_kept(tmp_path):
@@ -506,11 +623,13 @@ def test_a_datasets_own_order_of_fields_is_kept(tmp_path):
     assert list(again(tmp_path).template_order()) == order
     with pytest.raises(DatasetError, match="does not name each field once"):
         bench.set_template_order(order[1:])
-    (tmp_path / ".lora_trainer" / "template.json").write_text(json.dumps({"order": ["mood"]}), encoding="utf-8")
+    (tmp_path / ".lora_trainer" / "template.json").write_text(
+        json.dumps({"order": ["mood"]}), encoding="utf-8"
+    )
     assert bench.template_order()[0] == "subject"
 
 
-# --- captioners --------------------------------------------------------------------------------------------------------------------------
+# --- captioners -----------------------------------------------------------------------------------
 
 
 def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
@@ -519,7 +638,9 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     run = begin_captioning(tmp_path / "run", "captioner: blip\n")
     bench.expect(run, Message("Captioned with {captioner}", {"captioner": "BLIP base"}))
     text = (tmp_path / "fox" / "metadata.csv").read_text(encoding="utf-8")
-    (tmp_path / "fox" / "metadata.csv").write_text(text.replace("draft", "a fox").replace('b.png,""', "b.png,a wolf"), encoding="utf-8")
+    (tmp_path / "fox" / "metadata.csv").write_text(
+        text.replace("draft", "a fox").replace('b.png,""', "b.png,a wolf"), encoding="utf-8"
+    )
     machine(bench, a="a fox", b="a wolf")
     bench.save(key_of("c.png"), "mine, too", "mine")
     bench.settle()
@@ -528,7 +649,10 @@ def test_what_a_captioner_wrote_is_undone_once_its_run_has_ended(tmp_path):
     bench = again(tmp_path / "fox")
     bench.settle()
     bench.settle()
-    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [("Captioned with BLIP base", 2), ("Caption of c.png", 1)]
+    assert [(str(line.title), line.count) for line in bench.journal.lines()] == [
+        ("Captioned with BLIP base", 2),
+        ("Caption of c.png", 1),
+    ]
     bench.undo()
     assert captions(bench) == {"a.png": "draft", "b.png": "", "c.png": "mine, too"}
     assert by(bench, "a.png") == "machine"
@@ -553,18 +677,28 @@ def test_a_name_that_is_no_text_can_be_worked_on(tmp_path):
     assert list(captions(bench).values()) == [""]
 
 
-# --- captions of several lines, and other programs' signs --------------------------------------------------------------------------------
+# --- captions of several lines, and other programs' signs -----------------------------------------
 
 
 def test_bulk_edits_keep_the_lines_of_a_caption_file(tmp_path):
-    bench = make(tmp_path, {"a.png": "zorbl, a red boat\r\nzorbl, the boat lies still.\r\n", "b.png": "1girl\nred hair\n"}, ".txt")
+    bench = make(
+        tmp_path,
+        {
+            "a.png": "zorbl, a red boat\r\nzorbl, the boat lies still.\r\n",
+            "b.png": "1girl\nred hair\n",
+        },
+        ".txt",
+    )
     bulk(bench, do="remove", tags=["zorbl"])
     bulk(bench, do="add", text="sun", at="end")
     assert (tmp_path / "a.txt").read_bytes() == b"a red boat, sun\r\nthe boat lies still., sun\r\n"
     assert (tmp_path / "b.txt").read_bytes() == b"1girl\nred hair\nsun\n"
     bench.undo()
     bench.undo()
-    assert captions(bench) == {"a.png": "zorbl, a red boat\nzorbl, the boat lies still.", "b.png": "1girl\nred hair"}
+    assert captions(bench) == {
+        "a.png": "zorbl, a red boat\nzorbl, the boat lies still.",
+        "b.png": "1girl\nred hair",
+    }
 
 
 def test_escaped_brackets_are_mended_at_a_click(tmp_path):
@@ -591,5 +725,8 @@ def test_an_edit_whose_title_lacks_a_value_hides_no_other(tmp_path):
     bulk(bench, do="add", text="ink", at="end")
     bulk(bench, do="add", text="wash", at="end")
     file = tmp_path / ".lora_trainer" / "edits" / "00000001.json"
-    file.write_text(json.dumps({**json.loads(file.read_text(encoding="utf-8")), "values": {"other": 1}}), encoding="utf-8")
+    file.write_text(
+        json.dumps({**json.loads(file.read_text(encoding="utf-8")), "values": {"other": 1}}),
+        encoding="utf-8",
+    )
     assert [str(line.title) for line in again(tmp_path).journal.lines()] == ["Added: wash"]

@@ -11,37 +11,72 @@ from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP
 from lora_trainer.errors import ConfigError
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.http import Forbidden
-from lora_trainer.webui.workbench_captioners import CaptionWish, hub_cache, is_on_disk, keeps_texts, offers, settings_of
+from lora_trainer.webui.workbench_captioners import (
+    CaptionWish,
+    hub_cache,
+    is_on_disk,
+    keeps_texts,
+    offers,
+    settings_of,
+)
 from tests.dataset.pictures import save
 
 
 def wish(captioner="blip", **given) -> CaptionWish:
-    return CaptionWish(**{"captioner": captioner, "options": {}, "only_missing": False, "overwrite": False, "trigger": "", **given})
+    return CaptionWish(
+        **{
+            "captioner": captioner,
+            "options": {},
+            "only_missing": False,
+            "overwrite": False,
+            "trigger": "",
+            **given,
+        }
+    )
 
 
 def settings(folder: Path, asked: CaptionWish, *, remote=False):
-    return settings_of(asked, folder, Contents(folder, follow_links=True).view(), folder / "models", remote=remote)
+    return settings_of(
+        asked, folder, Contents(folder, follow_links=True).view(), folder / "models", remote=remote
+    )
 
 
 def test_every_captioner_is_offered_with_what_it_costs_and_its_own_settings(tmp_path):
-    found = {offer["name"]: offer for offer in offers(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}, "")}
+    found = {
+        offer["name"]: offer for offer in offers(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}, "")
+    }
     assert list(found) == list(CAPTIONERS)
     qwen, wd = found["qwen"], found["wd"]
     assert (qwen["download_text"], qwen["on_disk"]) == ("4.4 GB", False)
     # one text, however long: a list of lines is no instruction
-    assert [(field["type"], field["default"]) for field in qwen["fields"] if field["key"] == "instruction"] == [("paragraph", "")]
+    assert [
+        (field["type"], field["default"])
+        for field in qwen["fields"]
+        if field["key"] == "instruction"
+    ] == [("paragraph", "")]
     assert "threshold" not in [field["key"] for field in qwen["fields"]]
     fields = {field["key"]: field for field in wd["fields"]}
-    assert (fields["threshold"]["type"], fields["threshold"]["minimum"], fields["threshold"]["maximum"]) == ("auto_number", 0.0, 1.0)
+    assert (
+        fields["threshold"]["type"],
+        fields["threshold"]["minimum"],
+        fields["threshold"]["maximum"],
+    ) == ("auto_number", 0.0, 1.0)
     assert fields["exclude"] == {**fields["exclude"], "type": "list", "default": []}
-    assert [choice["value"] for choice in fields["mixed_precision"]["choices"]] == ["auto", "no", "fp16", "bf16"]
+    assert [choice["value"] for choice in fields["mixed_precision"]["choices"]] == [
+        "auto",
+        "no",
+        "fp16",
+        "bf16",
+    ]
     assert all(field["help"] for offer in found.values() for field in offer["fields"])
 
 
 def test_what_a_captioner_needs_is_told_until_it_is_there(tmp_path, monkeypatch):
     monkeypatch.setattr(environment, "CAPTIONER_OVERLAYS", {"wd": tmp_path / "overlay-wd"})
     needs = lambda: {offer["name"]: offer["needs"] for offer in offers(tmp_path, {}, "")}["wd"]  # noqa: E731
-    assert needs() == {"sentence": "Needs onnxruntime (60 MB), which is fetched when it is first used."}
+    assert needs() == {
+        "sentence": "Needs onnxruntime (60 MB), which is fetched when it is first used."
+    }
     stamp = tmp_path / "overlay-wd" / "cp311" / "0123456789" / "stamp.json"
     stamp.parent.mkdir(parents=True)
     stamp.write_text("{}", encoding="utf-8")
@@ -51,7 +86,15 @@ def test_what_a_captioner_needs_is_told_until_it_is_there(tmp_path, monkeypatch)
 def test_weights_on_this_disk_are_seen(tmp_path):
     blip, environ = CAPTIONERS["blip"], {"HF_HOME": str(tmp_path / "hf")}
     assert not is_on_disk(blip, tmp_path, environ)
-    weights = tmp_path / "hf" / "hub" / "models--Salesforce--blip-image-captioning-base" / "snapshots" / "1a2b" / "pytorch_model.bin"
+    weights = (
+        tmp_path
+        / "hf"
+        / "hub"
+        / "models--Salesforce--blip-image-captioning-base"
+        / "snapshots"
+        / "1a2b"
+        / "pytorch_model.bin"
+    )
     weights.parent.mkdir(parents=True)
     weights.write_bytes(b"x")
     assert is_on_disk(blip, tmp_path, environ)
@@ -73,9 +116,23 @@ def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
     save(tmp_path / "a.png")
     options = {"threshold": 0.4, "exclude": ["solo"], "prefix": "", "top_k": None, "max_tokens": 50}
     found = settings(tmp_path, wish("wd", options=options, only_missing=True, trigger="sks"))
-    assert (found.input, found.captioner, found.threshold, found.exclude, found.only_missing, found.trigger, found.format) == (
-        tmp_path, "wd", 0.4, ("solo",), True, "sks", "auto",
-    )  # fmt: skip
+    assert (
+        found.input,
+        found.captioner,
+        found.threshold,
+        found.exclude,
+        found.only_missing,
+        found.trigger,
+        found.format,
+    ) == (
+        tmp_path,
+        "wd",
+        0.4,
+        ("solo",),
+        True,
+        "sks",
+        "auto",
+    )
     # a setting of another captioner is left out
     assert found.max_tokens == 75
     (tmp_path / "caption.yaml").write_text(caption_config.to_yaml(found), encoding="utf-8")
@@ -96,7 +153,17 @@ def test_what_cannot_be_is_said(tmp_path, asked, sentence):
         settings(tmp_path, asked)
 
 
-@pytest.mark.parametrize("model", ["/etc", "../secret", "C:\\models", "models", "somebody/a-model-of-900-gigabytes", "Salesforce/blip-x"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "/etc",
+        "../secret",
+        "C:\\models",
+        "models",
+        "somebody/a-model-of-900-gigabytes",
+        "Salesforce/blip-x",
+    ],
+)
 def test_visitors_from_elsewhere_choose_from_the_list_and_name_no_model_or_file(tmp_path, model):
     assert settings(tmp_path, wish(options={"model": model})).model == model
     with pytest.raises(Forbidden, match="only the captioners in the list"):
@@ -107,7 +174,14 @@ def test_visitors_from_elsewhere_choose_from_the_list_and_name_no_model_or_file(
 
 
 def test_visitors_from_elsewhere_are_not_asked_for_what_they_cannot_name(tmp_path):
-    asked = {remote: {field["key"] for offer in offers(tmp_path, {}, "", remote=remote) for field in offer["fields"]} for remote in (False, True)}
+    asked = {
+        remote: {
+            field["key"]
+            for offer in offers(tmp_path, {}, "", remote=remote)
+            for field in offer["fields"]
+        }
+        for remote in (False, True)
+    }
     assert asked[False] - asked[True] == {"model", "vocabulary"}
 
 

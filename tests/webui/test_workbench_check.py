@@ -1,4 +1,6 @@
-"""The check in the tab: pictures measured once, captions judged as they are now, findings mended at a click."""
+"""The check in the tab: pictures measured once, captions judged as they are now, findings mended at
+a click.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ from tests.dataset.pictures import noise
 def folder(tmp_path):
     for seed, name in enumerate(("a.png", "b.png", "c.png")):
         noise((300, 260), seed + 1).save(tmp_path / name)
-    (tmp_path / "metadata.csv").write_text("file_name,text\na.png,sks fox\nb.png,wolf\nc.png,\n", encoding="utf-8")
+    (tmp_path / "metadata.csv").write_text(
+        "file_name,text\na.png,sks fox\nb.png,wolf\nc.png,\n", encoding="utf-8"
+    )
     return tmp_path
 
 
@@ -72,17 +76,23 @@ def test_the_vocabulary_is_asked_as_it_is_now(folder):
     bench = checked(folder)
     write_vocabulary(folder, Vocabulary(opening="lab"))
     told = bench.checker.findings(bench.contents.view()).of_images[folder / "b.png"]
-    assert [dict(each.finding.mend) for each in told if each.finding.kind == "vocabulary"] == [{"mend": "set_caption", "caption": "lab, wolf"}]
+    assert [dict(each.finding.mend) for each in told if each.finding.kind == "vocabulary"] == [
+        {"mend": "set_caption", "caption": "lab, wolf"}
+    ]
     bench.mend([each for each in told if each.finding.kind == "vocabulary"])
     assert bench.contents.view().item(key_of("b.png")).caption == "lab, wolf"
     assert "vocabulary" not in kinds(bench).get("b.png", [])
 
 
-def test_what_was_measured_is_remembered_over_a_restart_and_new_pictures_are_looked_at(folder, monkeypatch):
+def test_what_was_measured_is_remembered_over_a_restart_and_new_pictures_are_looked_at(
+    folder, monkeypatch
+):
     checked(folder)
     opened = []
     real = measure.measure
-    monkeypatch.setattr(measure, "measure", lambda path, *rest: (opened.append(path.name), real(path, *rest))[1])
+    monkeypatch.setattr(
+        measure, "measure", lambda path, *rest: (opened.append(path.name), real(path, *rest))[1]
+    )
     noise((300, 260), 9).save(folder / "d.png")
     bench = again(folder)
     view = bench.contents.view()
@@ -109,14 +119,19 @@ def test_what_a_captioner_saw_is_looked_at_once_it_is_done(folder):
         noise((300, 260), seed + 10).save(folder / f"{seed}.png")
     bench = checked(folder)
     rows = {digest(path): np.array([1, 0], np.float16) for path in folder.glob("*.png")}
-    embeddings.add(folder, embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows))
+    embeddings.add(
+        folder,
+        embeddings.Embedded(encoder="CLIP of a test", title="CLIP", unrelated=0.4, by_digest=rows),
+    )
     changed = (folder / ".lora_trainer" / "embeddings").stat().st_mtime
     for since, expected in ((5, []), (15, ["little-variety"])):
         bench.checker._clock = lambda now=changed + since: now
         assert bench.checker.status(bench.contents.view()).stale == bool(expected)
         bench.checker.keep_up(bench.contents.view())
         bench.checker.wait()
-        assert [told.finding.kind for told in bench.checker.findings(bench.contents.view()).of_all] == expected
+        assert [
+            told.finding.kind for told in bench.checker.findings(bench.contents.view()).of_all
+        ] == expected
     assert not bench.checker.status(bench.contents.view()).stale
 
 
@@ -124,8 +139,13 @@ def test_near_duplicates_come_as_a_cluster_with_the_one_to_keep(folder):
     noise((300, 260), 1).save(folder / "e.jpg", quality=90)
     bench = checked(folder)
     view = bench.contents.view()
-    found = [({path.name for path in paths}, best.name) for paths, best in clusters(bench.checker.findings(view), view)]
-    assert len(found) == 1 and found[0][0] == {"a.png", "e.jpg"} and found[0][1] in ("a.png", "e.jpg")
+    found = [
+        ({path.name for path in paths}, best.name)
+        for paths, best in clusters(bench.checker.findings(view), view)
+    ]
+    assert (
+        len(found) == 1 and found[0][0] == {"a.png", "e.jpg"} and found[0][1] in ("a.png", "e.jpg")
+    )
     other = ({"a.png", "e.jpg"} - {found[0][1]}).pop()
     assert "near-duplicate" in kinds(bench)[other]
 
@@ -170,9 +190,22 @@ def test_a_check_that_fails_says_why(folder, monkeypatch):
     assert bench.checker.status(bench.contents.view()).state == "failed"
 
 
-@pytest.mark.parametrize("damage", [{"tokens": []}, {"tokens": 76}, {"resolution": None}, {"resolution": 10**30}, {"tokens": "many"}], ids=str)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"tokens": []},
+        {"tokens": 76},
+        {"resolution": None},
+        {"resolution": 10**30},
+        {"tokens": "many"},
+    ],
+    ids=str,
+)
 def test_settings_of_a_check_that_are_none_are_begun_anew(folder, damage):
-    kept = {"settings": {"resolution": 768, "trigger": "zorb", "tokens": 150, **damage}, "checked": 1e9}
+    kept = {
+        "settings": {"resolution": 768, "trigger": "zorb", "tokens": 150, **damage},
+        "checked": 1e9,
+    }
     (folder / ".lora_trainer").mkdir()
     (folder / ".lora_trainer" / "check.json").write_text(json.dumps(kept), encoding="utf-8")
     bench = again(folder)

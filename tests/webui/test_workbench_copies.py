@@ -42,14 +42,26 @@ def test_whoever_sees_that_copies_are_made_finds_their_dataset(datasets, tmp_pat
 
     monkeypatch.setattr(workbench_copies, "Copy", Watched)
     save(tmp_path / "in" / "a.png", (80, 60))
-    over(Copies(datasets).start(tmp_path / "in", "small", ["a.png"], size=64, buckets=False, subject=False))
-    assert seen == [("done", "small")] and [path.name for path in datasets.find("small").path.glob("*.png")] == ["a.png"]
+    over(
+        Copies(datasets).start(
+            tmp_path / "in", "small", ["a.png"], size=64, buckets=False, subject=False
+        )
+    )
+    assert seen == [("done", "small")] and [
+        path.name for path in datasets.find("small").path.glob("*.png")
+    ] == ["a.png"]
 
 
 def test_of_copies_that_came_to_nothing_no_empty_dataset_stays(datasets, tmp_path):
     save(tmp_path / "in" / "a.png", (80, 60))
-    copy = over(Copies(datasets).start(tmp_path / "in", "small", ["gone.png"], size=64, buckets=False, subject=False))
-    assert (copy.state, copy.dataset, datasets.all()) == ("failed", None, []) and "gone.png" in str(copy.error)
+    copy = over(
+        Copies(datasets).start(
+            tmp_path / "in", "small", ["gone.png"], size=64, buckets=False, subject=False
+        )
+    )
+    assert (copy.state, copy.dataset, datasets.all()) == ("failed", None, []) and "gone.png" in str(
+        copy.error
+    )
 
 
 @pytest.mark.parametrize(("names", "size"), [([], 64), (["a.png"], 16), (["a.png"], 100_000)])

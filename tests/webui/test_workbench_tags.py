@@ -20,12 +20,31 @@ def test_the_most_frequent_or_the_first_by_name_are_kept():
 
 
 def test_words_say_something():
-    found = table(["A fox sits in the snow, it's a don't-touch fox.", "Snow on a 雪 field"], "words")
-    assert {tag.tag: tag.count for tag in found.tags} == {"fox": 1, "sits": 1, "snow": 2, "it's": 1, "don't-touch": 1, "雪": 1, "field": 1}
+    found = table(
+        ["A fox sits in the snow, it's a don't-touch fox.", "Snow on a 雪 field"], "words"
+    )
+    assert {tag.tag: tag.count for tag in found.tags} == {
+        "fox": 1,
+        "sits": 1,
+        "snow": 2,
+        "it's": 1,
+        "don't-touch": 1,
+        "雪": 1,
+        "field": 1,
+    }
 
 
 def test_sentences_are_told_from_tags():
     assert is_sentence("A red fox is sitting in the snow under a tree.")
     assert not is_sentence("1girl, red hair, looking at viewer")
-    assert mostly(["A red fox is sitting in the snow.", "1girl, solo", "A wolf runs through the dark forest."]) == "sentences"
+    assert (
+        mostly(
+            [
+                "A red fox is sitting in the snow.",
+                "1girl, solo",
+                "A wolf runs through the dark forest.",
+            ]
+        )
+        == "sentences"
+    )
     assert mostly(["", "1girl, solo"]) == "tags" == mostly([])

@@ -29,26 +29,41 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     bench = Workbench(Contents(folder, follow_links=False))
     host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
     hand_over = HandOver(host, data.root / "handover.json")
-    runs = Runs(data=data, hand_over=hand_over, settings_of=lambda wish: None, delivered=lambda: None)
+    runs = Runs(
+        data=data, hand_over=hand_over, settings_of=lambda wish: None, delivered=lambda: None
+    )
     options = {"model": str(tiny_blip()), "max_tokens": 5, "prefix": "ink,"}
-    wish = CaptionWish(captioner="blip", options=options, only_missing=False, overwrite=False, trigger="sks")
+    wish = CaptionWish(
+        captioner="blip", options=options, only_missing=False, overwrite=False, trigger="sks"
+    )
     settings = settings_of(wish, folder, bench.contents.view(), tmp_path / "models", remote=False)
     title = Message("Captioned with {captioner}", {"captioner": "BLIP base"})
     expect = lambda made: bench.expect(made, title)  # noqa: E731
-    run = begin(runs, settings, "水墨 fox", token="a-token-of-a-click", when="now", language="", made=expect)
+    run = begin(
+        runs, settings, "水墨 fox", token="a-token-of-a-click", when="now", language="", made=expect
+    )
     deadline = time.monotonic() + 120
     while runs.one(run["id"], "")["status"] in ("queued", "starting", "running"):
         assert time.monotonic() < deadline, runs.log(run["id"])
         runs.keeper.tick()
         time.sleep(0.1)
     ended = runs.one(run["id"], "")
-    assert (ended["status"], ended["job"], ended["sentence"]) == ("finished", "caption", "Finished: 1 image is captioned."), runs.log(run["id"])
+    assert (ended["status"], ended["job"], ended["sentence"]) == (
+        "finished",
+        "caption",
+        "Finished: 1 image is captioned.",
+    ), runs.log(run["id"])
     view = bench.contents.view()
-    assert view.item(key_of("a.png")).caption.startswith("sks, ink, ") and view.item(key_of("b.png")).caption == "mine"
+    assert (
+        view.item(key_of("a.png")).caption.startswith("sks, ink, ")
+        and view.item(key_of("b.png")).caption == "mine"
+    )
     known = bench.known(view)
     assert [known.author(item) for item in view.items] == ["machine", "person"]
     bench.settle()
     bench.undo()
-    assert {item.name: item.caption for item in bench.contents.view().items} == {"a.png": "", "b.png": "mine"}
+    assert {item.name: item.caption for item in bench.contents.view().items} == {
+        "a.png": "",
+        "b.png": "mine",
+    }
     runs.keeper.close()
-

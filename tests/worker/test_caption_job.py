@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 class Says:
-    """A captioner that says how bright each picture is, and does what a test asks for on the way."""
+    """A captioner that says how bright each picture is, and does what a test asks for on the
+    way.
+    """
 
     def __init__(self, on_batch=lambda images: None):
         self.batches, self.on_batch = [], on_batch
@@ -52,13 +54,25 @@ def draw(folder, count=5):
 
 
 def work(images, says=None, **changes):
-    """One caption job in this process, as the worker does it. Returns its outcome and its folder."""
-    settings = caption_config.from_mapping({"input": str(images), "captioner": "blip", "batch_size": 2, "device": "cpu", **changes})
-    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
-    with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Report(folder, heartbeat)) as report:
+    """One caption job in this process, as the worker does it. Returns its outcome and its
+    folder.
+    """
+    settings = caption_config.from_mapping(
+        {"input": str(images), "captioner": "blip", "batch_size": 2, "device": "cpu", **changes}
+    )
+    folder = folders.begin_captioning(
+        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+    )
+    with (
+        folders.occupy(folder, {}) as heartbeat,
+        contextlib.closing(Report(folder, heartbeat)) as report,
+    ):
         mine = CaptionJob(folder, caption_config.read(folder.caption_config), report)
         if says is not None:
-            mine._load = lambda: (setattr(mine, "captioner", says), report.phase("captioning", len(mine.pending)))
+            mine._load = lambda: (
+                setattr(mine, "captioner", says),
+                report.phase("captioning", len(mine.pending)),
+            )
             mine._load_captioner = mine._load
         return mine.run(), folder
 
@@ -75,16 +89,19 @@ def told(folder, kind):
     return [event for event in history[start:] if isinstance(event, kind)]
 
 
-# --- each captioner, loaded as a real one is ---------------------------------------------------------------------------------------------
+# --- each captioner, loaded as a real one is ------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ("captioner", "model", "more"),
     [
-        ("blip", tiny_blip, {"max_tokens": 8}), ("blip-large", tiny_blip, {"max_tokens": 8}), ("qwen", tiny_qwen, {"max_tokens": 8}),
-        ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}), ("wd", tiny_tagger, {}),
+        ("blip", tiny_blip, {"max_tokens": 8}),
+        ("blip-large", tiny_blip, {"max_tokens": 8}),
+        ("qwen", tiny_qwen, {"max_tokens": 8}),
+        ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}),
+        ("wd", tiny_tagger, {}),
     ],
-)  # fmt: skip
+)
 def test_each_captioner_captions_a_folder(tmp_path, captioner, model, more):
     if captioner == "wd":
         pytest.importorskip("onnxruntime")
@@ -92,11 +109,21 @@ def test_each_captioner_captions_a_folder(tmp_path, captioner, model, more):
     outcome, folder = work(images, captioner=captioner, model=str(model()), trigger="zorb", **more)
     assert outcome == "finished"
     written = captions(images)
-    assert sorted(written) == ["img0.png", "img1.png", "img2.png"] and all("zorb" in text for text in written.values())
+    assert sorted(written) == ["img0.png", "img1.png", "img2.png"] and all(
+        "zorb" in text for text in written.values()
+    )
     state = folder.read_state()
-    assert (state.job, state.status, state.step, state.step_count, state.image_count) == ("caption", "finished", 3, 3, 3)
+    assert (state.job, state.status, state.step, state.step_count, state.image_count) == (
+        "caption",
+        "finished",
+        3,
+        3,
+        3,
+    )
     assert state.file == str(images / "metadata.csv")
-    assert [(event.image, event.caption) for event in told(folder, events.Captioned)] == [(name, text.strip('"').replace('""', '"')) for name, text in written.items()]
+    assert [(event.image, event.caption) for event in told(folder, events.Captioned)] == [
+        (name, text.strip('"').replace('""', '"')) for name, text in written.items()
+    ]
 
 
 def test_progress_is_told_as_for_a_training(tmp_path):
@@ -113,14 +140,20 @@ def test_only_the_images_that_are_named_are_captioned(tmp_path):
     (images / "sub").mkdir()
     Image.new("RGB", (64, 64), (200,) * 3).save(images / "sub" / "IMG9.png")
     _, folder = work(images, Says(), only=["img2.png", "sub/IMG9.png", "img0.png", "ghost.png"])
-    assert captions(images) == {"img0.png": "level 0", "img2.png": "level 20", "sub/IMG9.png": "level 200"}
-    assert [warned.message for warned in told(folder, events.Warned)] == [f"there is no picture ghost.png in {images}"]
+    assert captions(images) == {
+        "img0.png": "level 0",
+        "img2.png": "level 20",
+        "sub/IMG9.png": "level 200",
+    }
+    assert [warned.message for warned in told(folder, events.Warned)] == [
+        f"there is no picture ghost.png in {images}"
+    ]
     # these captions say nothing of which images were meant: the next call goes on with the rest
     _, folder = work(images, Says())
     assert told(folder, events.Planned)[0].step_count == 2
 
 
-# --- what a person wrote -----------------------------------------------------------------------------------------------------------------
+# --- what a person wrote --------------------------------------------------------------------------
 
 
 def test_what_a_person_wrote_is_never_replaced_unless_told(tmp_path):
@@ -128,7 +161,9 @@ def test_what_a_person_wrote_is_never_replaced_unless_told(tmp_path):
     (images / "img1.txt").write_text("mine", encoding="utf-8")
     _, folder = work(images, Says())
     assert captions(images) == {"img0.png": "level 0", "img2.png": "level 20"}
-    assert [warned.message for warned in told(folder, events.Warned)] == ["captions that a person wrote or changed stay as they are (1)"]
+    assert [warned.message for warned in told(folder, events.Warned)] == [
+        "captions that a person wrote or changed stay as they are (1)"
+    ]
     work(images, Says(), overwrite=True)
     assert captions(images)["img1.png"] == "level 10"
 
@@ -138,11 +173,15 @@ def test_what_a_person_changed_is_theirs_in_whatever_file(tmp_path, file):
     images = draw(tmp_path / "images", 3)
     work(images, Says(), format="csv" if file == "metadata.csv" else "txt")
     path = images / file
-    path.write_text(path.read_text(encoding="utf-8-sig").replace("level 10", "my fox"), encoding="utf-8")
+    path.write_text(
+        path.read_text(encoding="utf-8-sig").replace("level 10", "my fox"), encoding="utf-8"
+    )
     # another format, another prefix: all others are captioned anew
     work(images, Says(), prefix="ink", format="txt")
     assert (images / "img0.txt").read_text(encoding="utf-8").strip() == "ink, level 0"
-    assert "my fox" in path.read_text(encoding="utf-8-sig") and "level 10" not in path.read_text(encoding="utf-8-sig")
+    assert "my fox" in path.read_text(encoding="utf-8-sig") and "level 10" not in path.read_text(
+        encoding="utf-8-sig"
+    )
 
 
 def test_a_person_who_puts_an_older_draft_back_is_a_person(tmp_path):
@@ -192,9 +231,15 @@ def test_a_person_is_remembered_by_content_when_the_image_is_renamed(tmp_path):
 
 def test_a_caption_changed_while_it_was_made_stays(tmp_path):
     images = draw(tmp_path / "images", 3)
-    outcome, folder = work(images, Says(lambda batch: (images / "img1.txt").write_text("mine", encoding="utf-8")), format="txt")
+    outcome, folder = work(
+        images,
+        Says(lambda batch: (images / "img1.txt").write_text("mine", encoding="utf-8")),
+        format="txt",
+    )
     assert outcome == "finished" and (images / "img1.txt").read_text(encoding="utf-8") == "mine"
-    assert "the caption of img1.png was changed meanwhile; it stays as it is" in [warned.message for warned in told(folder, events.Warned)]
+    assert "the caption of img1.png was changed meanwhile; it stays as it is" in [
+        warned.message for warned in told(folder, events.Warned)
+    ]
     assert folder.read_state().step == 2
 
 
@@ -204,7 +249,11 @@ def test_only_missing_leaves_a_captioners_earlier_captions_alone(tmp_path):
     Image.new("RGB", (64, 64), (99, 99, 99)).save(images / "new.png")
     captioner = Says()
     work(images, captioner, prefix="ink", only_missing=True)
-    assert captioner.batches == [1] and captions(images)["new.png"] == '"ink, level 99"' and captions(images)["img0.png"] == "level 0"
+    assert (
+        captioner.batches == [1]
+        and captions(images)["new.png"] == '"ink, level 99"'
+        and captions(images)["img0.png"] == "level 0"
+    )
 
 
 def test_nothing_to_do_loads_nothing(tmp_path):
@@ -217,7 +266,7 @@ def test_nothing_to_do_loads_nothing(tmp_path):
         work(images, prefix="ink")
 
 
-# --- stop, pause, resume -----------------------------------------------------------------------------------------------------------------
+# --- stop, pause, resume --------------------------------------------------------------------------
 
 
 def test_a_stop_keeps_what_was_captioned_and_the_next_call_goes_on(tmp_path):
@@ -233,7 +282,9 @@ def test_a_stop_keeps_what_was_captioned_and_the_next_call_goes_on(tmp_path):
 
 def test_overwriting_goes_on_after_a_stop_too(tmp_path):
     images = draw(tmp_path / "images")
-    (images / "metadata.csv").write_text("".join(f"img{number}.png,by hand\n" for number in range(5)), encoding="utf-8")
+    (images / "metadata.csv").write_text(
+        "".join(f"img{number}.png,by hand\n" for number in range(5)), encoding="utf-8"
+    )
     requests = images / ".lora_trainer" / "captioning" / "requests"
     work(images, Says(lambda batch: send_request(requests, "stop")), overwrite=True)
     captioner = Says()
@@ -281,7 +332,7 @@ def test_a_killed_worker_loses_no_more_than_seconds(tmp_path, monkeypatch):
     assert captioner.batches == [1]
 
 
-# --- trouble -----------------------------------------------------------------------------------------------------------------------------
+# --- trouble --------------------------------------------------------------------------------------
 
 
 def test_bad_images_are_named_and_end_nothing(tmp_path):
@@ -289,7 +340,11 @@ def test_bad_images_are_named_and_end_nothing(tmp_path):
     (images / "cut.png").write_bytes((images / "img1.png").read_bytes()[:60])
     (images / "no.jpg").write_text("<html>")
     outcome, folder = work(images, Says())
-    assert outcome == "finished" and sorted(captions(images)) == ["img0.png", "img1.png", "img2.png"]
+    assert outcome == "finished" and sorted(captions(images)) == [
+        "img0.png",
+        "img1.png",
+        "img2.png",
+    ]
     warned = " ".join(event.message for event in told(folder, events.Warned))
     assert "cut.png" in warned and "no.jpg is a web page, not a picture" in warned
     captioner = Says()
@@ -305,8 +360,15 @@ def test_an_image_that_spoils_its_batch_ends_only_its_own_caption(tmp_path):
             raise ValueError("a shape of its own")
 
     outcome, folder = work(images, Says(on_batch))
-    assert outcome == "finished" and sorted(captions(images)) == ["img0.png", "img1.png", "img2.png", "img4.png"]
-    assert "img3.png could not be captioned: ValueError: a shape of its own" in [event.message for event in told(folder, events.Warned)]
+    assert outcome == "finished" and sorted(captions(images)) == [
+        "img0.png",
+        "img1.png",
+        "img2.png",
+        "img4.png",
+    ]
+    assert "img3.png could not be captioned: ValueError: a shape of its own" in [
+        event.message for event in told(folder, events.Warned)
+    ]
 
 
 def test_a_captioner_that_fails_at_every_image_is_the_trouble_itself(tmp_path):
@@ -317,7 +379,13 @@ def test_a_captioner_that_fails_at_every_image_is_the_trouble_itself(tmp_path):
         work(draw(tmp_path / "images"), Says(on_batch))
 
 
-@pytest.mark.parametrize("error", [torch.cuda.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
 def test_out_of_memory_halves_the_batch_for_good(tmp_path, error):
     images = draw(tmp_path / "images", 12)
 
@@ -343,7 +411,13 @@ def test_out_of_memory_at_one_image_says_so_and_keeps_the_rest(tmp_path):
 
 
 def test_a_model_that_does_not_fit_gets_a_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_job, "load", lambda *values, **more: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("CUDA out of memory")))
+    monkeypatch.setattr(
+        caption_job,
+        "load",
+        lambda *values, **more: (_ for _ in ()).throw(
+            torch.cuda.OutOfMemoryError("CUDA out of memory")
+        ),
+    )
     with pytest.raises(OutOfMemory, match="BLIP base does not fit into the memory of CPU"):
         work(draw(tmp_path / "images"), model=str(tiny_blip()))
 
@@ -371,9 +445,16 @@ def test_the_memory_is_given_back_at_the_end(tmp_path, monkeypatch):
 def test_a_tag_captioner_that_finds_nothing_writes_nothing(tmp_path):
     pytest.importorskip("onnxruntime")
     images = draw(tmp_path / "images", 2)
-    _, folder = work(images, captioner="wd", model=str(tiny_tagger()), exclude="always, red theme, green theme, blue theme")
+    _, folder = work(
+        images,
+        captioner="wd",
+        model=str(tiny_tagger()),
+        exclude="always, red theme, green theme, blue theme",
+    )
     assert not (images / "metadata.csv").exists()
-    assert "nothing was found to say of img0.png" in [event.message for event in told(folder, events.Warned)]
+    assert "nothing was found to say of img0.png" in [
+        event.message for event in told(folder, events.Warned)
+    ]
 
 
 def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
@@ -394,24 +475,43 @@ def lacking(tmp_path, monkeypatch):
     return (tmp_path / "install.py").write_text
 
 
-def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(tmp_path, monkeypatch, lacking):
-    lacking("import pathlib, sys; pathlib.Path(__file__).with_name('asked').write_text(' '.join(sys.argv[1:]))")
+def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(
+    tmp_path, monkeypatch, lacking
+):
+    lacking(
+        "import pathlib, sys; pathlib.Path(__file__).with_name('asked').write_text('"
+        " '.join(sys.argv[1:]))"
+    )
     look, activated = caption_job.environment.look_at_captioner, []
 
     def look_again(captioner):
         found = look(captioner)
-        return found if not (tmp_path / "asked").exists() else SimpleNamespace(state="ready", require=lambda: "the overlay")
+        return (
+            found
+            if not (tmp_path / "asked").exists()
+            else SimpleNamespace(state="ready", require=lambda: "the overlay")
+        )
 
     monkeypatch.setattr(caption_job.environment, "look_at_captioner", look_again)
     monkeypatch.setattr(caption_job.environment, "activate", activated.append)
     outcome, folder = work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
-    assert (outcome, activated, (tmp_path / "asked").read_text()) == ("finished", ["the overlay"], "--by-hand --captioner wd")
-    assert [event.phase for event in told(folder, events.Phase)][-3:] == ["installing", "loading", "captioning"]
+    assert (outcome, activated, (tmp_path / "asked").read_text()) == (
+        "finished",
+        ["the overlay"],
+        "--by-hand --captioner wd",
+    )
+    assert [event.phase for event in told(folder, events.Phase)][-3:] == [
+        "installing",
+        "loading",
+        "captioning",
+    ]
 
 
 def test_a_captioner_whose_packages_cannot_be_installed_says_how_to_get_them(tmp_path, lacking):
     lacking("raise SystemExit(1)")
-    with pytest.raises(SetupError, match="the captioner wd needs packages that are not installed: onnxruntime") as caught:
+    with pytest.raises(
+        SetupError, match="the captioner wd needs packages that are not installed: onnxruntime"
+    ) as caught:
         work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
     assert "install.py --captioner wd" in str(caught.value.hint)
 
@@ -426,20 +526,30 @@ def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
         def stop_asked(self):
             return next(asked, True) and super().stop_asked()
 
-    settings = caption_config.from_mapping({"input": str(images), "captioner": "wd", "model": str(tiny_tagger()), "device": "cpu"})
-    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
-    with folders.occupy(folder, {}) as heartbeat, contextlib.closing(Late(folder, heartbeat)) as report:
+    settings = caption_config.from_mapping(
+        {"input": str(images), "captioner": "wd", "model": str(tiny_tagger()), "device": "cpu"}
+    )
+    folder = folders.begin_captioning(
+        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+    )
+    with (
+        folders.occupy(folder, {}) as heartbeat,
+        contextlib.closing(Late(folder, heartbeat)) as report,
+    ):
         assert CaptionJob(folder, settings, report).run() == "stopped"
     assert [event.phase for event in told(folder, events.Phase)][-1] == "installing"
 
 
-# --- what the image encoder saw ----------------------------------------------------------------------------------------------------------
+# --- what the image encoder saw -------------------------------------------------------------------
 
 
 def seen(images):
     """Encoder -> the images whose embeddings are kept, as they are now."""
     names = {digest(path): path.name for path in images.glob("*.png")}
-    return {one.title: sorted(names.get(content, "?") for content in one.by_digest) for one in embeddings.read_all(images)}
+    return {
+        one.title: sorted(names.get(content, "?") for content in one.by_digest)
+        for one in embeddings.read_all(images)
+    }
 
 
 class Sees(Says):
@@ -458,11 +568,14 @@ class Sees(Says):
 @pytest.mark.parametrize(
     ("captioner", "model", "more", "encoder"),
     [
-        ("blip", tiny_blip, {"max_tokens": 5}, "BLIP"), ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}, "CLIP"),
+        ("blip", tiny_blip, {"max_tokens": 5}, "BLIP"),
+        ("clip", tiny_clip, {"threshold": 0.0, "top_k": 1}, "CLIP"),
         ("qwen", tiny_qwen, {"max_tokens": 5}, None),
     ],
-)  # fmt: skip
-def test_what_the_image_encoder_saw_is_kept_for_the_check(tmp_path, captioner, model, more, encoder):
+)
+def test_what_the_image_encoder_saw_is_kept_for_the_check(
+    tmp_path, captioner, model, more, encoder
+):
     images = draw(tmp_path / "我的 图", 3)
     work(images, captioner=captioner, model=str(model()), **more)
     assert seen(images) == ({encoder: ["img0.png", "img1.png", "img2.png"]} if encoder else {})
@@ -498,7 +611,10 @@ def test_what_nothing_was_found_to_say_of_was_seen_all_the_same(tmp_path):
     images, sees = draw(tmp_path / "images", 2), Sees()
     sees.caption = lambda pictures: [Caption(embedding=row) for row in sees.embed(pictures)]
     work(images, sees)
-    assert seen(images) == {"CLIP": ["img0.png", "img1.png"]} and not (images / "metadata.csv").exists()
+    assert (
+        seen(images) == {"CLIP": ["img0.png", "img1.png"]}
+        and not (images / "metadata.csv").exists()
+    )
 
 
 def test_a_broken_file_of_embeddings_is_made_anew(tmp_path):
@@ -519,18 +635,27 @@ def test_no_caption_is_lost_for_an_embeddings_sake(tmp_path, monkeypatch):
     monkeypatch.setattr(embeddings, "add", fail)
     assert work(images, Sees())[0] == "finished" and len(captions(images)) == 3
     monkeypatch.undo()
-    blind.embed = lambda pictures: fail() if pictures[0].width == 224 else [np.array([1, 0], np.float16)] * len(pictures)
-    assert work(images, blind, prefix="ink")[0] == "finished" and captions(images)["img0.png"] == '"ink, level 0"'
+    blind.embed = lambda pictures: (
+        fail() if pictures[0].width == 224 else [np.array([1, 0], np.float16)] * len(pictures)
+    )
+    assert (
+        work(images, blind, prefix="ink")[0] == "finished"
+        and captions(images)["img0.png"] == '"ink, level 0"'
+    )
     assert seen(images) == {}
 
 
-# --- through the worker and the command line ---------------------------------------------------------------------------------------------
+# --- through the worker and the command line ------------------------------------------------------
 
 
 def test_a_failure_is_told_with_its_hint(tmp_path):
     images = draw(tmp_path / "images", 2)
-    settings = caption_config.from_mapping({"input": str(images), "captioner": "blip", "model": str(tmp_path)})
-    folder = folders.begin_captioning(images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings))
+    settings = caption_config.from_mapping(
+        {"input": str(images), "captioner": "blip", "model": str(tmp_path)}
+    )
+    folder = folders.begin_captioning(
+        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+    )
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         assert job.run(folder.path) == 1
@@ -538,7 +663,11 @@ def test_a_failure_is_told_with_its_hint(tmp_path):
         for number, handler in before.items():
             signal.signal(number, handler)
     failure = folder.read_state().failure
-    assert failure.error == "CaptionerError" and "is not a whole model of this kind" in failure.message and failure.hint
+    assert (
+        failure.error == "CaptionerError"
+        and "is not a whole model of this kind" in failure.message
+        and failure.hint
+    )
 
 
 def test_a_trainings_folder_is_no_caption_jobs(tmp_path):
@@ -550,18 +679,42 @@ def test_a_trainings_folder_is_no_caption_jobs(tmp_path):
 def call(*arguments, cwd, **environ):
     variables = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUTF8": "1", **environ}
     command = [sys.executable, "-m", "lora_trainer", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, encoding="utf-8", check=False)
+    return subprocess.run(
+        command,
+        cwd=cwd,
+        env=variables,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
 
 
 def test_the_seeds_call_fetches_captions_and_writes(tmp_path):
     images = draw(tmp_path / "我的 图", 3)
     with serve("me/tiny-blip", tiny_blip()) as hub:
         done = call(
-            "caption", "--input", images.name, "--output", f"{images.name}/metadata.csv", "--captioner", "blip", "--model", "me/tiny-blip",
-            "--max-tokens", "8", cwd=tmp_path, HF_ENDPOINT=hub.url, HF_HUB_OFFLINE="0", HF_HOME=str(tmp_path / "hf"),
-        )  # fmt: skip
+            "caption",
+            "--input",
+            images.name,
+            "--output",
+            f"{images.name}/metadata.csv",
+            "--captioner",
+            "blip",
+            "--model",
+            "me/tiny-blip",
+            "--max-tokens",
+            "8",
+            cwd=tmp_path,
+            HF_ENDPOINT=hub.url,
+            HF_HUB_OFFLINE="0",
+            HF_HOME=str(tmp_path / "hf"),
+        )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert f"Finished: 3 captions written, in {images / 'metadata.csv'}" in done.stdout and "Fetching the model, in MB" in done.stderr
+    assert (
+        f"Finished: 3 captions written, in {images / 'metadata.csv'}" in done.stdout
+        and "Fetching the model, in MB" in done.stderr
+    )
     assert len(captions(images)) == 3
     status = call("status", images / ".lora_trainer" / "captioning", cwd=tmp_path)
     assert status.stdout.startswith("Finished: 3 captions written")
@@ -572,11 +725,30 @@ def test_the_seeds_call_fetches_captions_and_writes(tmp_path):
 @pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
 def test_ctrl_c_stops_cleanly_and_the_next_call_goes_on(tmp_path):
     images = draw(tmp_path / "images", 24)
-    asked = ["caption", "--input", str(images), "--captioner", "qwen", "--model", str(tiny_qwen()), "--max-tokens", "30", "--batch-size", "1", "--device", "cpu"]
+    asked = [
+        "caption",
+        "--input",
+        str(images),
+        "--captioner",
+        "qwen",
+        "--model",
+        str(tiny_qwen()),
+        "--max-tokens",
+        "30",
+        "--batch-size",
+        "1",
+        "--device",
+        "cpu",
+    ]
     process = subprocess.Popen(
-        [sys.executable, "-m", "lora_trainer", *asked], cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        [sys.executable, "-m", "lora_trainer", *asked],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     folder = folders.RunFolder(images / ".lora_trainer" / "captioning")
     deadline = time.monotonic() + 60
     while folder.read_state().step < 2:

@@ -11,9 +11,17 @@ from lora_trainer.worker.report import in_words
     ("event", "line"),
     [
         (events.Phase(phase="encoding", total=24), "phase: phase encoding, total 24"),
-        (events.Saved(step=100, file="checkpoints/ink.safetensors", time=5.0), "saved: step 100, file checkpoints/ink.safetensors"),
+        (
+            events.Saved(step=100, file="checkpoints/ink.safetensors", time=5.0),
+            "saved: step 100, file checkpoints/ink.safetensors",
+        ),
         (events.Paused(), "paused"),
-        (events.Warned.of(Message("{name} is small", {"name": "a.png"}), Message("Use a larger one.")), "warned: a.png is small Use a larger one."),
+        (
+            events.Warned.of(
+                Message("{name} is small", {"name": "a.png"}), Message("Use a larger one.")
+            ),
+            "warned: a.png is small Use a larger one.",
+        ),
     ],
 )
 def test_the_log_speaks_of_events_in_words(event, line):

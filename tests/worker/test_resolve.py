@@ -10,7 +10,9 @@ CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule())
 
 
 def resolved(resolution, **values):
-    asked = config.from_mapping({"train_data_dir": "a", "base_model": "b", "output_dir": "c", **values})
+    asked = config.from_mapping(
+        {"train_data_dir": "a", "base_model": "b", "output_dir": "c", **values}
+    )
     return resolve(asked, CHECKPOINT, resolution, torch.float32, 100)
 
 

@@ -1,4 +1,6 @@
-"""Requests that come at odd moments, and runs that go on under other circumstances than they began."""
+"""Requests that come at odd moments, and runs that go on under other circumstances than they
+began.
+"""
 
 import errno
 import shutil
@@ -50,7 +52,9 @@ def sleepless(monkeypatch, most=20):
     monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
 
 
-@pytest.mark.parametrize(("kinds", "status"), [(("pause", "resume"), job.FINISHED), (("pause", "stop"), job.STOPPED)])
+@pytest.mark.parametrize(
+    ("kinds", "status"), [(("pause", "resume"), job.FINISHED), (("pause", "stop"), job.STOPPED)]
+)
 def test_what_came_together_with_a_pause_ends_it(tmp_path, monkeypatch, kinds, status):
     sleepless(monkeypatch)
     folder = begin(tmp_path)
@@ -64,7 +68,9 @@ def test_what_is_asked_during_a_pause_is_done_after_it(tmp_path, monkeypatch):
 
     def requests(self):
         calls.append(1)
-        return {3: [Request("pause")], 4: [Request("save")], 5: [Request("resume")]}.get(len(calls)) or real(self)
+        return {3: [Request("pause")], 4: [Request("save")], 5: [Request("resume")]}.get(
+            len(calls)
+        ) or real(self)
 
     monkeypatch.setattr(Report, "requests", requests)
     assert job.run(folder.path) == job.FINISHED
@@ -91,13 +97,29 @@ def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("moment", ["checking", "captions", "images", "previews"])
-def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_changes_nothing(tmp_path, monkeypatch, moment):
-    samples = {"sample_prompts": ["x"], "sample_every": 2, "sample_steps": 1, "sample_strengths": [0.0, 1.0]} if moment == "previews" else {}
+def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_changes_nothing(
+    tmp_path, monkeypatch, moment
+):
+    samples = (
+        {
+            "sample_prompts": ["x"],
+            "sample_every": 2,
+            "sample_steps": 1,
+            "sample_strengths": [0.0, 1.0],
+        }
+        if moment == "previews"
+        else {}
+    )
     plain = begin(tmp_path, "plain", images=8, epochs=1, **samples)
     assert job.run(plain.path) == job.FINISHED
 
     folder = begin(tmp_path, images=8, epochs=1, **samples)
-    names = {"checking": (TrainingJob, "_report_check"), "captions": (batches.Captions, "keep"), "images": (batches, "_encoded"), "previews": (preview, "write_picture")}
+    names = {
+        "checking": (TrainingJob, "_report_check"),
+        "captions": (batches.Captions, "keep"),
+        "images": (batches, "_encoded"),
+        "previews": (preview, "write_picture"),
+    }
     place, name = names[moment]
     real, moved, asked = getattr(place, name), [], []
 
@@ -113,10 +135,18 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
 
     monkeypatch.setattr(place, name, work)
     monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
-    monkeypatch.setattr(TrainingJob, "_move", lambda self, device, optimizer: moved.append((str(device), optimizer is not None)))
+    monkeypatch.setattr(
+        TrainingJob,
+        "_move",
+        lambda self, device, optimizer: moved.append((str(device), optimizer is not None)),
+    )
     assert job.run(folder.path) == job.FINISHED
     kinds = [event.kind for event in folder.read_events()]
-    first_step = next(at for at, event in enumerate(folder.read_events()) if event.kind == "progress" and event.loss is not None)
+    first_step = next(
+        at
+        for at, event in enumerate(folder.read_events())
+        if event.kind == "progress" and event.loss is not None
+    )
     assert kinds.count("paused") == kinds.count("resumed") == 1
     assert kinds.index("paused") + 1 == kinds.index("resumed")
     assert (kinds.index("paused") < first_step) == (moment != "previews")
@@ -133,7 +163,10 @@ def test_a_stop_while_the_preparation_is_paused_ends_the_run(tmp_path, monkeypat
         return real(*arguments)
 
     monkeypatch.setattr(batches, "_encoded", encode)
-    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", lambda seconds: send_request(folder.requests, "stop"))
+    monkeypatch.setattr(
+        "lora_trainer.worker.training_job.time.sleep",
+        lambda seconds: send_request(folder.requests, "stop"),
+    )
     assert job.run(folder.path) == job.STOPPED
     assert [event.kind for event in folder.read_events()][-2:] == ["paused", "stopped"]
 
@@ -181,7 +214,9 @@ def test_previews_without_memory_do_not_cost_the_training(tmp_path, monkeypatch)
     monkeypatch.setattr(preview, "decode_latents", no_memory)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
-    assert state.delivered and any("no memory for the previews of step 6" in warning.message for warning in state.warnings)
+    assert state.delivered and any(
+        "no memory for the previews of step 6" in warning.message for warning in state.warnings
+    )
 
 
 def test_the_lora_is_written_before_its_last_pictures_are_made(tmp_path, monkeypatch):
@@ -221,7 +256,9 @@ def test_an_unchanged_run_resumes_without_a_warning(tmp_path, monkeypatch):
     moved = folders.existing(tmp_path / "elsewhere")
     change(moved, max_train_steps=7)  # at a constant rate, a longer run is exact too
     assert job.run(moved.path) == job.FINISHED
-    assert not [warning for warning in moved.read_state().warnings if "resume point" in warning.message]
+    assert not [
+        warning for warning in moved.read_state().warnings if "resume point" in warning.message
+    ]
 
 
 def test_a_dataset_that_changed_meanwhile_is_said(tmp_path, monkeypatch):
@@ -229,7 +266,9 @@ def test_a_dataset_that_changed_meanwhile_is_said(tmp_path, monkeypatch):
     at_step(folder, 3, monkeypatch, "stop")
     lines = (tmp_path / "images" / "metadata.csv").read_text(encoding="utf-8").splitlines()
     lines[0] = 'img00.png,"something else"'
-    (tmp_path / "images" / "metadata.csv").write_text("\n".join([*lines[:-1], 'new.png,"a new one"']), encoding="utf-8")
+    (tmp_path / "images" / "metadata.csv").write_text(
+        "\n".join([*lines[:-1], 'new.png,"a new one"']), encoding="utf-8"
+    )
     (tmp_path / "images" / "img04.png").rename(tmp_path / "images" / "new.png")
     assert job.run(folder.path) == job.FINISHED
     messages = [warning.message for warning in folder.read_state().warnings]
@@ -240,9 +279,15 @@ def test_a_dataset_that_changed_meanwhile_is_said(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("changes", "words"),
-    [({"target_modules": ["to_x"]}, "to_x"), ({"lr_warmup_steps": 500}, "lr_warmup_steps is 500"), ({"optimizer": "adamw8bit"}, "adamw8bit")],
+    [
+        ({"target_modules": ["to_x"]}, "to_x"),
+        ({"lr_warmup_steps": 500}, "lr_warmup_steps is 500"),
+        ({"optimizer": "adamw8bit"}, "adamw8bit"),
+    ],
 )
-def test_what_the_checkpoint_or_the_plan_forbids_is_found_before_anything_is_loaded(tmp_path, monkeypatch, changes, words):
+def test_what_the_checkpoint_or_the_plan_forbids_is_found_before_anything_is_loaded(
+    tmp_path, monkeypatch, changes, words
+):
     folder = begin(tmp_path, **changes)
 
     def encode(self):
@@ -258,7 +303,10 @@ def test_what_the_checkpoint_or_the_plan_forbids_is_found_before_anything_is_loa
     [
         OSError(errno.ENOSPC, "No space left on device"),
         # as safetensors said it on a disk that was full
-        SafetensorError('Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space left on device" })'),
+        SafetensorError(
+            'Error while serializing: IoError(Os { code: 28, kind: StorageFull, message: "No space'
+            ' left on device" })'
+        ),
     ],
 )
 def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
@@ -273,7 +321,9 @@ def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
 
 
 @pytest.mark.parametrize("first", ["__init__", "write"])
-def test_a_disk_that_is_full_before_the_first_word_is_told_all_the_same(tmp_path, monkeypatch, capsys, first):
+def test_a_disk_that_is_full_before_the_first_word_is_told_all_the_same(
+    tmp_path, monkeypatch, capsys, first
+):
     folder = begin(tmp_path)
 
     def full(*_, **__):
@@ -284,5 +334,8 @@ def test_a_disk_that_is_full_before_the_first_word_is_told_all_the_same(tmp_path
         patched.setattr("traceback.print_exc", full)  # nor is there room in worker.log
         status = job.run(folder.path)
     failure = note_death(folder, status)
-    assert failure is not None and (failure.error, failure.message) == ("TrainingError", "the disk is full")
+    assert failure is not None and (failure.error, failure.message) == (
+        "TrainingError",
+        "the disk is full",
+    )
     assert failure.hint.startswith("Free some space, then continue with `resume`")

@@ -1,4 +1,6 @@
-"""The job as it really runs: image files and a checkpoint file in, a run folder full of results out."""
+"""The job as it really runs: image files and a checkpoint file in, a run folder full of results
+out.
+"""
 
 import json
 import shutil
@@ -40,21 +42,50 @@ def train_until(folder, step, monkeypatch, request="stop"):
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_a_run_ends_with_both_files_and_a_delivered_lora(tmp_path, family):
     (tmp_path / "Lora").mkdir()
-    folder = begin(tmp_path, "ink", family, trigger_word="zrb", lora_dir=str(tmp_path / "Lora"), sample_steps=2, save_steps=3)
+    folder = begin(
+        tmp_path,
+        "ink",
+        family,
+        trigger_word="zrb",
+        lora_dir=str(tmp_path / "Lora"),
+        sample_steps=2,
+        save_steps=3,
+    )
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
-    assert (state.status, state.step, state.step_count, state.image_count, state.family) == ("finished", 6, 6, 5, family)
-    assert [saved.file for saved in state.saved] == ["checkpoints/ink-step00000003.safetensors", "ink.safetensors"]
-    assert {path.name for path in (tmp_path / "Lora").iterdir()} == {"ink.safetensors", "ink.json", "ink.png"}
+    assert (state.status, state.step, state.step_count, state.image_count, state.family) == (
+        "finished",
+        6,
+        6,
+        5,
+        family,
+    )
+    assert [saved.file for saved in state.saved] == [
+        "checkpoints/ink-step00000003.safetensors",
+        "ink.safetensors",
+    ]
+    assert {path.name for path in (tmp_path / "Lora").iterdir()} == {
+        "ink.safetensors",
+        "ink.json",
+        "ink.png",
+    }
     sidecar = json.loads((tmp_path / "Lora" / "ink.json").read_text(encoding="utf-8"))
     assert (sidecar["activation text"], sidecar["preferred weight"]) == ("zrb", 0.7)
     assert sidecar["sd version"] == {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}[family]
     weights = load_file(folder.path / "ink.safetensors")
-    assert any(tensor.abs().max() > 0 for name, tensor in weights.items() if name.endswith("lora_up.weight"))
+    assert any(
+        tensor.abs().max() > 0
+        for name, tensor in weights.items()
+        if name.endswith("lora_up.weight")
+    )
     assert load_file(folder.path / "pytorch_lora_weights.safetensors")
     with safe_open(tmp_path / "Lora" / "ink.safetensors", "pt") as file:
         metadata = file.metadata()
-    assert (metadata["ss_output_name"], metadata["ss_steps"], metadata["modelspec.trigger_phrase"]) == ("ink", "6", "zrb")
+    assert (
+        metadata["ss_output_name"],
+        metadata["ss_steps"],
+        metadata["modelspec.trigger_phrase"],
+    ) == ("ink", "6", "zrb")
     assert list(folder.logs.iterdir())
 
 
@@ -72,8 +103,20 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_gives_others(tmp_
     "changes",
     [
         {},
-        {"batch_size": 1, "gradient_accumulation_steps": 2, "lr_scheduler": "cosine", "lr_warmup_steps": 1, "lora_dropout": 0.2},
-        {"train_text_encoder": True, "shuffle_caption": True, "caption_dropout": 0.5, "flip_augmentation": True, "noise_offset": 0.1},
+        {
+            "batch_size": 1,
+            "gradient_accumulation_steps": 2,
+            "lr_scheduler": "cosine",
+            "lr_warmup_steps": 1,
+            "lora_dropout": 0.2,
+        },
+        {
+            "train_text_encoder": True,
+            "shuffle_caption": True,
+            "caption_dropout": 0.5,
+            "flip_augmentation": True,
+            "noise_offset": 0.1,
+        },
     ],
 )
 def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeypatch, changes):
@@ -85,11 +128,18 @@ def test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path, monkeyp
     assert job.run(parts.path) == job.FINISHED
     assert losses(parts) == losses(whole)
     expected, found = (load_file(folder.path / "whole.safetensors") for folder in (whole, parts))
-    assert expected.keys() == found.keys() and all(torch.equal(expected[key], found[key]) for key in expected)
-    states = [torch.load(folder.state / "step00000009.pt", weights_only=True) for folder in (whole, parts)]
+    assert expected.keys() == found.keys() and all(
+        torch.equal(expected[key], found[key]) for key in expected
+    )
+    states = [
+        torch.load(folder.state / "step00000009.pt", weights_only=True) for folder in (whole, parts)
+    ]
     first, second = (state["optimizer"]["state"] for state in states)
     assert all(torch.equal(first[key]["exp_avg_sq"], second[key]["exp_avg_sq"]) for key in first)
-    assert states[0]["rates"] == states[1]["rates"] and states[0]["smoothed_loss"] == states[1]["smoothed_loss"]
+    assert (
+        states[0]["rates"] == states[1]["rates"]
+        and states[0]["smoothed_loss"] == states[1]["smoothed_loss"]
+    )
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_save(tmp_path, monkeypatch):
@@ -119,8 +169,15 @@ def test_the_resolved_config_reproduces_the_run(tmp_path):
     job.run(first.path)
     resolved = config.read(first.config)
     assert resolved.dataset.resolution == 64  # what the checkpoint's metadata says
-    assert (resolved.lora.name, resolved.lora.lora_alpha, resolved.training.max_train_steps) == ("first", 2.0, 6)
-    assert (resolved.checkpoint.prediction_type, resolved.checkpoint.mixed_precision) == ("epsilon", "no")
+    assert (resolved.lora.name, resolved.lora.lora_alpha, resolved.training.max_train_steps) == (
+        "first",
+        2.0,
+        6,
+    )
+    assert (resolved.checkpoint.prediction_type, resolved.checkpoint.mixed_precision) == (
+        "epsilon",
+        "no",
+    )
     again = resolved.replace(output_dir=str(tmp_path / "again"))
     folder = folders.begin(again.output.output_dir, config.to_yaml(again))
     job.run(folder.path)
@@ -131,28 +188,56 @@ def test_stop_keeps_what_was_learned(tmp_path, monkeypatch):
     folder = begin(tmp_path)
     assert train_until(folder, 2, monkeypatch) == job.STOPPED
     state = folder.read_state()
-    assert (state.status, state.step, state.file) == ("stopped", 2, "checkpoints/run-step00000002.safetensors")
+    assert (state.status, state.step, state.file) == (
+        "stopped",
+        2,
+        "checkpoints/run-step00000002.safetensors",
+    )
     assert load_file(folder.path / state.file)
 
 
 def test_save_and_preview_on_request(tmp_path, monkeypatch):
-    folder = begin(tmp_path, sample_prompts=["a red disc"], sample_strengths=[0, 1], sample_steps=2, sample_every=100)
+    folder = begin(
+        tmp_path,
+        sample_prompts=["a red disc"],
+        sample_strengths=[0, 1],
+        sample_steps=2,
+        sample_every=100,
+    )
     assert train_until(folder, 3, monkeypatch, "save") == job.FINISHED
     assert [saved.step for saved in folder.read_state().saved] == [3, 6]
-    other = begin(tmp_path, "other", sample_prompts=["a red disc"], sample_strengths=[0, 1], sample_steps=2, sample_every=100)
+    other = begin(
+        tmp_path,
+        "other",
+        sample_prompts=["a red disc"],
+        sample_strengths=[0, 1],
+        sample_steps=2,
+        sample_every=100,
+    )
     assert train_until(other, 3, monkeypatch, "preview") == job.FINISHED
     previews = other.read_state().previews
-    assert [(preview.step, preview.strength) for preview in previews] == [(3, 0.0), (3, 1.0), (6, 0.0), (6, 1.0)]
+    assert [(preview.step, preview.strength) for preview in previews] == [
+        (3, 0.0),
+        (3, 1.0),
+        (6, 0.0),
+        (6, 1.0),
+    ]
     base, after = (Image.open(other.path / preview.file) for preview in previews[:2])
     assert base.size == (64, 64) and base.tobytes() != after.tobytes()
-    assert Image.open(other.path / previews[2].file).tobytes() == base.tobytes()  # strength 0 is the base, whatever was learned
-    assert after.text["parameters"].startswith("a red disc <lora:other:1>\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 64x64")
+    assert (
+        Image.open(other.path / previews[2].file).tobytes() == base.tobytes()
+    )  # strength 0 is the base, whatever was learned
+    assert after.text["parameters"].startswith(
+        "a red disc <lora:other:1>\nSteps: 2, Sampler: Euler a, CFG scale: 7, Seed: 42, Size: 64x64"
+    )
 
 
 def test_previews_and_saves_change_nothing_in_the_training(tmp_path):
     plain = begin(tmp_path, "plain")
     job.run(plain.path)
-    busy = begin(tmp_path, "busy", save_steps=1, sample_prompts=["x"], sample_every=1, sample_steps=1)
+    busy = begin(
+        tmp_path, "busy", save_steps=1, sample_prompts=["x"], sample_every=1, sample_steps=1
+    )
     job.run(busy.path)
     assert losses(busy) == losses(plain)
 
@@ -181,7 +266,10 @@ def test_pause_waits_for_resume(tmp_path, monkeypatch):
 def test_only_the_last_saves_are_kept_when_asked(tmp_path):
     folder = begin(tmp_path, save_steps=1, keep_last=2)
     job.run(folder.path)
-    assert sorted(path.name for path in folder.checkpoints.iterdir()) == ["run-step00000004.safetensors", "run-step00000005.safetensors"]
+    assert sorted(path.name for path in folder.checkpoints.iterdir()) == [
+        "run-step00000004.safetensors",
+        "run-step00000005.safetensors",
+    ]
 
 
 def test_save_epochs_saves_at_the_end_of_each(tmp_path):
@@ -200,7 +288,12 @@ def test_a_bad_dataset_fails_with_its_list_before_anything_is_loaded(tmp_path):
     (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
     (tmp_path / "images" / "img02.png").unlink()
     failed = failure(folder)
-    assert failed.error == "DatasetError" and "img01.png" in failed.message and "img02.png" in failed.message and "on_bad_data" in failed.hint
+    assert (
+        failed.error == "DatasetError"
+        and "img01.png" in failed.message
+        and "img02.png" in failed.message
+        and "on_bad_data" in failed.hint
+    )
     assert not folder.state.exists()
 
 
@@ -209,7 +302,9 @@ def test_on_bad_data_skip_goes_on_without_them_and_says_so(tmp_path):
     (tmp_path / "images" / "img01.png").write_bytes(b"not a picture")
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
-    assert state.image_count == 4 and any("img01.png" in warning.message for warning in state.warnings)
+    assert state.image_count == 4 and any(
+        "img01.png" in warning.message for warning in state.warnings
+    )
 
 
 def test_wrong_layers_fail_with_the_right_names(tmp_path):
@@ -223,7 +318,10 @@ def test_a_lora_dir_that_does_not_exist_fails_before_training(tmp_path):
 
 
 def test_fp16_on_a_cpu_fails_with_a_sentence(tmp_path):
-    assert failure(begin(tmp_path, mixed_precision="fp16")).message == "mixed_precision is fp16, but training runs on the CPU"
+    assert (
+        failure(begin(tmp_path, mixed_precision="fp16")).message
+        == "mixed_precision is fp16, but training runs on the CPU"
+    )
 
 
 def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
@@ -245,7 +343,10 @@ def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
     skipped = [warning.message for warning in state.warnings if "left out" in warning.message]
     assert skipped and all("img02.png" in message for message in skipped)
     assert status == job.FINISHED
-    assert all(torch.isfinite(tensor).all() for tensor in load_file(folder.path / "run.safetensors").values())
+    assert all(
+        torch.isfinite(tensor).all()
+        for tensor in load_file(folder.path / "run.safetensors").values()
+    )
 
 
 def spoiled_checkpoint(tmp_path, name, value):
@@ -263,22 +364,34 @@ def test_a_broken_checkpoint_is_named_before_anything_is_encoded(tmp_path):
     name = "model.diffusion_model.out.2.bias"
     folder = begin(tmp_path, base_model=spoiled_checkpoint(tmp_path, name, float("nan")))
     failed = failure(folder)
-    assert failed.error == "CheckpointError" and failed.message.startswith("the UNet in ") and f"{name} holds numbers" in failed.message
+    assert (
+        failed.error == "CheckpointError"
+        and failed.message.startswith("the UNet in ")
+        and f"{name} holds numbers" in failed.message
+    )
     assert "encoding" not in phases(folder)
 
 
 def test_a_vae_whose_latents_are_not_finite_is_named_while_encoding(tmp_path):
     base = spoiled_checkpoint(tmp_path, "first_stage_model.encoder.conv_out.weight", 3e38)
     failed = failure(begin(tmp_path, base_model=base))
-    assert failed.error == "NotFinite" and failed.message.startswith(f"the VAE in {base} turns img0")
+    assert failed.error == "NotFinite" and failed.message.startswith(
+        f"the VAE in {base} turns img0"
+    )
     assert failed.hint == "Set vae to another VAE file for this kind of checkpoint."
 
 
 def test_a_text_encoder_whose_answer_is_not_finite_is_named_while_encoding(tmp_path):
-    base = spoiled_checkpoint(tmp_path, "cond_stage_model.transformer.text_model.final_layer_norm.weight", 3e38)
+    base = spoiled_checkpoint(
+        tmp_path, "cond_stage_model.transformer.text_model.final_layer_norm.weight", 3e38
+    )
     folder = begin(tmp_path, base_model=base)
     failed = failure(folder)
-    assert failed.error == "NotFinite" and failed.message == 'the text encoder turns the caption "" into numbers that are not finite'
+    assert (
+        failed.error == "NotFinite"
+        and failed.message
+        == 'the text encoder turns the caption "" into numbers that are not finite'
+    )
     assert "training" not in phases(folder)
 
 
@@ -288,7 +401,9 @@ def test_a_run_without_one_finite_step_is_not_called_finished(tmp_path):
     failed = failure(folder)
     assert failed.message == "none of the 6 steps gave finite numbers, so nothing was learned"
     assert "learning_rate is not the cause" in failed.hint
-    assert all("learning_rate is not the cause" in warning.hint for warning in folder.read_state().warnings)
+    assert all(
+        "learning_rate is not the cause" in warning.hint for warning in folder.read_state().warnings
+    )
     assert not (folder.path / "run.safetensors").exists()
 
 
@@ -296,8 +411,13 @@ def test_a_run_that_learned_nothing_is_not_called_finished(tmp_path):
     (tmp_path / "Lora").mkdir()
     folder = begin(tmp_path, learning_rate=1e-30, lora_dir=str(tmp_path / "Lora"))
     failed = failure(folder)
-    assert failed.message == "after 6 steps the LoRA changes nothing: it has learned nothing" and "learning_rate" in failed.hint
-    assert not (folder.path / "run.safetensors").exists() and not list((tmp_path / "Lora").iterdir())
+    assert (
+        failed.message == "after 6 steps the LoRA changes nothing: it has learned nothing"
+        and "learning_rate" in failed.hint
+    )
+    assert not (folder.path / "run.safetensors").exists() and not list(
+        (tmp_path / "Lora").iterdir()
+    )
 
 
 def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):
@@ -310,7 +430,11 @@ def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):
     finally:
         TrainingJob._final_preview = real
     state = folder.read_state()
-    assert state.delivered == "" and (folder.path / state.file).exists() and "no folder" in state.warnings[-1].message
+    assert (
+        state.delivered == ""
+        and (folder.path / state.file).exists()
+        and "no folder" in state.warnings[-1].message
+    )
 
 
 def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, monkeypatch):
@@ -319,9 +443,13 @@ def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, m
     job.run(memory.path)
     disk = begin(tmp_path, "disk", cache_latents="disk", **changes)
     assert train_until(disk, 2, monkeypatch) == job.STOPPED
-    kept = sorted(path.relative_to(disk.cache).as_posix() for path in disk.cache.rglob("*.safetensors"))
+    kept = sorted(
+        path.relative_to(disk.cache).as_posix() for path in disk.cache.rglob("*.safetensors")
+    )
     assert len([name for name in kept if name.startswith("images/")]) == 5
-    assert len([name for name in kept if name.startswith("captions/")]) == 6  # five captions and the empty one
+    assert (
+        len([name for name in kept if name.startswith("captions/")]) == 6
+    )  # five captions and the empty one
     times = {name: (disk.cache / name).stat().st_mtime_ns for name in kept}
     assert train_until(disk, 4, monkeypatch) == job.STOPPED
     assert {name: (disk.cache / name).stat().st_mtime_ns for name in kept} == times
@@ -331,7 +459,9 @@ def test_latents_and_text_on_disk_train_the_same_and_are_found_again(tmp_path, m
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_gradient_checkpointing_of_text_encoder_and_unet_computes_again_and_changes_no_loss(tmp_path, family, monkeypatch):
+def test_gradient_checkpointing_of_text_encoder_and_unet_computes_again_and_changes_no_loss(
+    tmp_path, family, monkeypatch
+):
     computed = Counter()
 
     def count(layer):
@@ -369,7 +499,9 @@ def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, mon
     monkeypatch.setattr(TrainingJob, "_write_state", write_state)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
-    assert [warning.message for warning in state.warnings] == ["step 2 could not be saved: the disk is full"]
+    assert [warning.message for warning in state.warnings] == [
+        "step 2 could not be saved: the disk is full"
+    ]
     assert [saved.step for saved in state.saved] == [4, 6]
 
 
@@ -384,13 +516,26 @@ def test_a_finished_run_that_is_trained_further_keeps_what_it_had_ended_with(tmp
     kept = [folder.checkpoints / f"run-step{step:08d}.safetensors" for step in (3, 5)]
     assert all(torch.equal(tensor, first[name]) for name, tensor in load_file(kept[0]).items())
     with safe_open(kept[0], "pt") as file:
-        assert (file.metadata()["ss_steps"], file.metadata()["ss_output_name"]) == ("3", "run-step00000003")
+        assert (file.metadata()["ss_steps"], file.metadata()["ss_output_name"]) == (
+            "3",
+            "run-step00000003",
+        )
     saved = {saved.step: saved.file for saved in folder.read_state().saved}
-    assert (saved[3], saved[5], saved[6]) == ("checkpoints/run-step00000003.safetensors", "checkpoints/run-step00000005.safetensors", "run.safetensors")
-    assert sorted(path.name for path in (tmp_path / "Lora").glob("*.safetensors")) == ["run-2.safetensors", "run-3.safetensors", "run.safetensors"]
+    assert (saved[3], saved[5], saved[6]) == (
+        "checkpoints/run-step00000003.safetensors",
+        "checkpoints/run-step00000005.safetensors",
+        "run.safetensors",
+    )
+    assert sorted(path.name for path in (tmp_path / "Lora").glob("*.safetensors")) == [
+        "run-2.safetensors",
+        "run-3.safetensors",
+        "run.safetensors",
+    ]
 
 
-def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_else(tmp_path, monkeypatch):
+def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_else(
+    tmp_path, monkeypatch
+):
     whole = begin(tmp_path, "whole", cache_latents="disk")
     job.run(whole.path)
     hurt = begin(tmp_path, "hurt", name="whole", cache_latents="disk", save_steps=2)
@@ -400,7 +545,9 @@ def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_
     for number, file in enumerate(sorted(hurt.cache.rglob("*.safetensors"))):
         file.write_bytes(b"" if number % 2 else file.read_bytes()[:-40])
     assert job.run(hurt.path) == job.FINISHED
-    assert [event.resumed_from for event in hurt.read_events() if isinstance(event, events.Started)] == [None, 2]
+    assert [
+        event.resumed_from for event in hurt.read_events() if isinstance(event, events.Started)
+    ] == [None, 2]
     assert [str(event.template) for event in hurt.read_state().warnings][:1] == [
         "the resume point {name} is damaged ({reason}); the run goes on from step {step}"
     ]

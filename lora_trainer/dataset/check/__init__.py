@@ -1,32 +1,50 @@
-"""The check: what of a dataset would spoil a training, with a measured value, a sentence and, where there is one, a mend for each.
+"""The check: what of a dataset would spoil a training, with a measured value, a sentence and, where
+there is one, a mend for each.
 
-    check_folder(settings, ...) -> Report     a dataset folder, as training reads it: the command line
+    check_folder(settings, ...) -> Report     a dataset folder, as training reads it: the command
+                                              line
     check(pictures, ...)        -> Report     pictures and captions that are known already: the tab
 
-Pillow and numpy only. A picture of 1024 x 1024 pixels takes about 0.13 seconds of one core; with `cache`, two thousand take a second the next time.
+Pillow and numpy only. A picture of 1024 x 1024 pixels takes about 0.13 seconds of one core; with
+`cache`, two thousand take a second the next time.
 
 A finding's `measured`, by kind, and its `mend`:
 
-    small-image         times the sides are enlarged                                         {"mend": "leave_out"}
-    blurred-image       sigma of the sharpest edges, in pixels of the trained picture        {"mend": "leave_out"}
-    wide-border         part of the picture that is border, 0 to 1                           {"mend": "crop", "box": [left, top, right, bottom]}
-    extreme-aspect      long side / short side                                               {"mend": "crop_subject", "ratio": 2.0} (dataset.crop)
-    lettering           height of the lettering / height of the picture                      {"mend": "crop", "box": ...}
-    too-dark            level of the brightest hundredth, 0 to 255                           {"mend": "leave_out"}
-    too-bright          part in which a channel is at its limit, 0 to 1                       {"mend": "leave_out"}
-    low-contrast        levels between the darkest and the brightest hundredth               {"mend": "leave_out"}
-    small-subject       the subject's box / the picture, 0 to 1; needs a mask                {"mend": "crop", "box": ...}
-    near-duplicate      similarity to the best of its cluster (`related`), up to 1           {"mend": "leave_out"}
-    duplicate-image     1: equal byte for byte                                               {"mend": "leave_out"}
-    escaped-brackets    -                                                                    {"mend": "unescape"}
-    vocabulary          -                                                                    {"mend": "set_caption", "caption": ...}
+    small-image         times the sides are enlarged
+        {"mend": "leave_out"}
+    blurred-image       sigma of the sharpest edges, in pixels of the trained picture
+        {"mend": "leave_out"}
+    wide-border         part of the picture that is border, 0 to 1
+        {"mend": "crop", "box": [left, top, right, bottom]}
+    extreme-aspect      long side / short side
+        {"mend": "crop_subject", "ratio": 2.0} (dataset.crop)
+    lettering           height of the lettering / height of the picture
+        {"mend": "crop", "box": ...}
+    too-dark            level of the brightest hundredth, 0 to 255
+        {"mend": "leave_out"}
+    too-bright          part in which a channel is at its limit, 0 to 1
+        {"mend": "leave_out"}
+    low-contrast        levels between the darkest and the brightest hundredth
+        {"mend": "leave_out"}
+    small-subject       the subject's box / the picture, 0 to 1; needs a mask
+        {"mend": "crop", "box": ...}
+    near-duplicate      similarity to the best of its cluster (`related`), up to 1
+        {"mend": "leave_out"}
+    duplicate-image     1: equal byte for byte
+        {"mend": "leave_out"}
+    escaped-brackets    -
+        {"mend": "unescape"}
+    vocabulary          -
+        {"mend": "set_caption", "caption": ...}
     identical-captions  how many share it (`related`; its `path` is None)                    -
     little-variety      the number of different pictures; or, where an image encoder has     -
-                        seen them, the mean distance of all pairs as part of that of
-                        unrelated pictures; else the mean similarity of all pairs
-    unreadable-image    -                                                                    {"mend": "leave_out"}
+                        seen them, the mean distance of all pairs as part of that of unrelated
+                        pictures; else the mean similarity of all pairs
+    unreadable-image    -
+        {"mend": "leave_out"}
 
-Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (metadata rows, formats, layout) is in check_folder's Report as well.
+Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (metadata rows,
+formats, layout) is in check_folder's Report as well.
 """
 
 from __future__ import annotations
@@ -59,7 +77,9 @@ log = logging.getLogger(__name__)
 __all__ = ["Measures", "Picture", "Report", "Store", "check", "check_folder", "pictures_of"]
 
 MOSTLY_SOFT = 0.5
-"""Where more than this part of a dataset is blurred, softness is its style: one finding says so, instead of one for each picture."""
+"""Where more than this part of a dataset is blurred, softness is its style: one finding says so,
+instead of one for each picture.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +104,22 @@ class Report:
         about = len({path for finding in self.findings for path in finding.about})
         things, files = len(reporting.sums(self.findings)), f", in {about} files" if about else ""
         head = f"Pictures checked: {len(self.pictures)}. Things to look at: {things}{files}"
-        return "\n".join([head + (f". Errors, which stop a training: {errors}" if errors else ""), reporting.report(self.findings)])
+        return "\n".join(
+            [
+                head + (f". Errors, which stop a training: {errors}" if errors else ""),
+                reporting.report(self.findings),
+            ]
+        )
 
     def to_json(self, root: Path) -> str:
         """All of it as JSON; paths are given from `root`, with forward slashes."""
         data = {
             "pictures": [
-                {"name": picture.name, "width": known.width, "height": known.height} if known else {"name": picture.name}
+                (
+                    {"name": picture.name, "width": known.width, "height": known.height}
+                    if known
+                    else {"name": picture.name}
+                )
                 for picture in self.pictures
                 for known in [self.measures.get(picture.path)]
             ],
@@ -113,8 +142,9 @@ def check(
 ) -> Report:
     """Measures the pictures and says what is wrong with them and their captions.
 
-    `embedded`: what image encoders made of the pictures, for the question of variety. `cache`: a JSON file that remembers what was measured; it
-    is made where there is none, and done without where it cannot be written. `progress` hears (pictures measured, pictures in all); what it
+    `embedded`: what image encoders made of the pictures, for the question of variety. `cache`: a
+    JSON file that remembers what was measured; it is made where there is none, and done without
+    where it cannot be written. `progress` hears (pictures measured, pictures in all); what it
     raises ends the check.
     """
     store = Store(cache)
@@ -134,13 +164,23 @@ def check(
             readable.append((picture, result))
     findings += caption_findings(pictures, trigger_word, count_tokens, token_limit)
     if vocabulary is not None:
-        captions = {picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption}
+        captions = {
+            picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption
+        }
         findings += vocabulary_findings(captions, vocabulary, trigger_word)
-    told = [finding for picture, measures in readable for finding in picture_findings(picture, measures, resolution)]
+    told = [
+        finding
+        for picture, measures in readable
+        for finding in picture_findings(picture, measures, resolution)
+    ]
     findings += _soft_as_a_whole(told, readable, resolution)
     findings += near_duplicates(readable)
     findings += variety(readable, embedded)
-    return Report(pictures=tuple(pictures), measures={picture.path: measures for picture, measures in readable}, findings=tuple(findings))
+    return Report(
+        pictures=tuple(pictures),
+        measures={picture.path: measures for picture, measures in readable},
+        findings=tuple(findings),
+    )
 
 
 def check_folder(
@@ -153,17 +193,30 @@ def check_folder(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Checks settings.train_data_dir as training reads it. Raises DatasetError only where there is no folder, or no picture in it."""
+    """Checks settings.train_data_dir as training reads it. Raises DatasetError only where there is
+    no folder, or no picture in it.
+    """
     pictures, found = pictures_of(settings)
     report = check(
-        pictures, resolution=resolution, trigger_word=settings.trigger_word, count_tokens=count_tokens, token_limit=token_limit,
-        vocabulary=vocabulary, embedded=read_all(settings.train_data_dir), cache=cache, progress=progress,
-    )  # fmt: skip
-    return Report(pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings))
+        pictures,
+        resolution=resolution,
+        trigger_word=settings.trigger_word,
+        count_tokens=count_tokens,
+        token_limit=token_limit,
+        vocabulary=vocabulary,
+        embedded=read_all(settings.train_data_dir),
+        cache=cache,
+        progress=progress,
+    )
+    return Report(
+        pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings)
+    )
 
 
 def pictures_of(settings: DatasetSettings) -> tuple[tuple[Picture, ...], tuple[Finding, ...]]:
-    """The pictures of a dataset folder with captions and masks, none of them opened; and what is wrong with its files. Raises DatasetError."""
+    """The pictures of a dataset folder with captions and masks, none of them opened; and what is
+    wrong with its files. Raises DatasetError.
+    """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
     images, mask_findings = without_masks(listing, captions)
@@ -176,30 +229,53 @@ def pictures_of(settings: DatasetSettings) -> tuple[tuple[Picture, ...], tuple[F
         # what is filled in for many at once is told once, and so is a caption that cannot be read
         return None
 
-    pictures = tuple(Picture(path=image, name=listing.name(image), caption=caption_of(image), mask=masks.get(image)) for image in images)
+    pictures = tuple(
+        Picture(
+            path=image, name=listing.name(image), caption=caption_of(image), mask=masks.get(image)
+        )
+        for image in images
+    )
     return pictures, (*listing.findings, *filled.findings, *mask_findings, *unsupported(listing))
 
 
 def as_data(finding: Finding, root: Path) -> dict[str, Any]:
-    """A finding as JSON's types: kind, severity, message, hint, and template and values for a translation; path and related from `root`."""
+    """A finding as JSON's types: kind, severity, message, hint, and template and values for a
+    translation; path and related from `root`.
+    """
 
     def name(path: Path) -> str:
         return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
     return {
-        "kind": finding.kind, "severity": finding.severity, "message": str(finding.message), "hint": str(finding.hint),
-        "template": finding.message.template, "values": {key: str(value) for key, value in finding.message.values.items()},
-        "path": name(finding.path) if finding.path else None, "measured": finding.measured,
-        "mend": dict(finding.mend) if finding.mend else None, "related": [name(path) for path in finding.related],
-    }  # fmt: skip
+        "kind": finding.kind,
+        "severity": finding.severity,
+        "message": str(finding.message),
+        "hint": str(finding.hint),
+        "template": finding.message.template,
+        "values": {key: str(value) for key, value in finding.message.values.items()},
+        "path": name(finding.path) if finding.path else None,
+        "measured": finding.measured,
+        "mend": dict(finding.mend) if finding.mend else None,
+        "related": [name(path) for path in finding.related],
+    }
 
 
-def _soft_as_a_whole(findings: list[Finding], members: Sequence[tuple[Picture, Measures]], resolution: int) -> list[Finding]:
+def _soft_as_a_whole(
+    findings: list[Finding], members: Sequence[tuple[Picture, Measures]], resolution: int
+) -> list[Finding]:
     blurred = sum(is_blurred(measures, resolution) for _, measures in members)
     if len(members) < 4 or blurred <= MOSTLY_SOFT * len(members):
         return findings
     hint = "If it is their style, all is well; if they were enlarged, train at a lower resolution."
     template = "most pictures are soft at {resolution}: {count} of {total}"
     share, total = round(blurred / len(members), 3), len(members)
-    whole = problem("blurred-image", template, hint=hint, measured=share, resolution=resolution, count=blurred, total=total)
+    whole = problem(
+        "blurred-image",
+        template,
+        hint=hint,
+        measured=share,
+        resolution=resolution,
+        count=blurred,
+        total=total,
+    )
     return [*(finding for finding in findings if finding.kind != "blurred-image"), whole]

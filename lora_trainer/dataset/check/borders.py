@@ -1,8 +1,11 @@
-"""Bars and frames of one colour around a picture: where the picture inside begins. Pixels come in, a box goes out. Called by check.measure.
+"""Bars and frames of one colour around a picture: where the picture inside begins. Pixels come in,
+a box goes out. Called by check.measure.
 
-A border ends in a straight edge, at which most of a line changes at once. A subject on a plain background does not: there a line changes where the
-subject first touches it. So neither a white sheet with a drawing on it nor a product shot is taken for a picture with a border. Nor is a sky that
-grows darker line by line, or ground of one colour below it: of borders at one side alone only narrow ones are believed.
+A border ends in a straight edge, at which most of a line changes at once. A subject on a plain
+background does not: there a line changes where the subject first touches it. So neither a white
+sheet with a drawing on it nor a product shot is taken for a picture with a border. Nor is a sky
+that grows darker line by line, or ground of one colour below it: of borders at one side alone only
+narrow ones are believed.
 """
 
 from __future__ import annotations
@@ -28,11 +31,15 @@ NARROWEST = 0.012
 """Of the side: thinner borders are left alone."""
 THICKEST = 0.45
 THICKEST_ALONE = 0.15
-"""Of the side: a border without one opposite to it is hardly wider; a flat drawing's ground or wall often is."""
+"""Of the side: a border without one opposite to it is hardly wider; a flat drawing's ground or wall
+often is.
+"""
 
 
 def inner_box(pixels: Pixels) -> Box:
-    """What is left of (height, width, 3) pixels without their borders: the whole picture where there are none."""
+    """What is left of (height, width, 3) pixels without their borders: the whole picture where
+    there are none.
+    """
     height, width = pixels.shape[:2]
     # a wide frame hides bars of another colour inside it only from the side that is looked at first
     top, bottom = _ends(pixels)
@@ -66,7 +73,8 @@ def _border(lines: Pixels) -> int:
     behind = change[first : first + LOOK_BEHIND]
     if behind.max() < CHANGE_SHARE:
         return 0
-    # a gradient leaves the first line's colour all at once too, but not that of the lines just before
+    # a gradient leaves the first line's colour all at once too, but not that of the lines just
+    # before
     before = np.median(lines[max(0, first - LOOK_BEHIND)], axis=0).astype(np.int16)
     if _change(lines[first : first + LOOK_BEHIND], before).max() < CHANGE_SHARE:
         return 0
@@ -76,5 +84,7 @@ def _border(lines: Pixels) -> int:
 
 def _change(lines: Pixels, colour: NDArray[np.int16]) -> NDArray[np.float64]:
     """Which part of each line is of another colour."""
-    change: NDArray[np.float64] = (np.abs(lines.astype(np.int16) - colour).max(axis=2) > TOLERANCE).mean(axis=1)
+    change: NDArray[np.float64] = (
+        np.abs(lines.astype(np.int16) - colour).max(axis=2) > TOLERANCE
+    ).mean(axis=1)
     return change

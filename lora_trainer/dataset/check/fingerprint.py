@@ -1,8 +1,11 @@
-"""A picture as a hundred numbers that stay nearly the same when it is saved again, scaled, lightened, turned grey or cropped a little.
+"""A picture as a hundred numbers that stay nearly the same when it is saved again, scaled,
+lightened, turned grey or cropped a little.
 
-The low frequencies of the 32 x 32 grey picture's cosine transform, as in the perceptual hash pHash (https://www.phash.org), but kept as numbers
-instead of signs: on the pictures of tests/benchmark/check_quality that tells copies from merely similar pictures where 64 signs do not. A mirrored
-picture's fingerprint follows from the picture's own. Called by check.measure (`fingerprint`, `palette`) and check.alike.
+The low frequencies of the 32 x 32 grey picture's cosine transform, as in the perceptual hash pHash
+(https://www.phash.org), but kept as numbers instead of signs: on the pictures of
+tests/benchmark/check_quality that tells copies from merely similar pictures where 64 signs do not.
+A mirrored picture's fingerprint follows from the picture's own. Called by check.measure
+(`fingerprint`, `palette`) and check.alike.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ COLOURLESS = 4.0
 Numbers = NDArray[np.float32]
 
 _STEPS = np.arange(SIDE)
-_COSINES = np.cos(np.pi * (2 * _STEPS[None, :] + 1) * _STEPS[:KEPT, None] / (2 * SIDE)).astype(np.float32)
+_COSINES = np.cos(np.pi * (2 * _STEPS[None, :] + 1) * _STEPS[:KEPT, None] / (2 * SIDE)).astype(
+    np.float32
+)
 _WEIGHTS = (np.hypot(*np.mgrid[:KEPT, :KEPT]) ** 0.5).astype(np.float32)
 """The lowest frequencies are the strongest in every picture, and say the least about it."""
 
@@ -43,7 +48,9 @@ def palette(image: Image.Image) -> bytes:
 
 
 def vectors(prints: list[bytes]) -> tuple[Numbers, Numbers]:
-    """Fingerprints as rows of length 1, (count, 100), and those of the mirrored pictures. Products of rows are similarities, -1 to 1."""
+    """Fingerprints as rows of length 1, (count, 100), and those of the mirrored pictures. Products
+    of rows are similarities, -1 to 1.
+    """
     plain = np.frombuffer(b"".join(prints), np.int8).reshape(-1, KEPT, KEPT).astype(np.float32)
     # mirrored, the odd frequencies along a row change their sign
     mirrored = plain * np.where(np.arange(KEPT) % 2, -1, 1).astype(np.float32)
@@ -53,11 +60,15 @@ def vectors(prints: list[bytes]) -> tuple[Numbers, Numbers]:
 
 def colours(palettes: list[bytes]) -> Numbers:
     """Palettes as numbers, (count, CELLS, CELLS, 3)."""
-    return np.frombuffer(b"".join(palettes), np.uint8).reshape(-1, CELLS, CELLS, 3).astype(np.float32)
+    return (
+        np.frombuffer(b"".join(palettes), np.uint8).reshape(-1, CELLS, CELLS, 3).astype(np.float32)
+    )
 
 
 def colour_distance(one: Numbers, other: Numbers) -> float:
-    """How differently two palettes are coloured: 0 equal, 1 nothing in common. A grey copy of a coloured picture has distance 0 if it is as light."""
+    """How differently two palettes are coloured: 0 equal, 1 nothing in common. A grey copy of a
+    coloured picture has distance 0 if it is as light.
+    """
     chroma, other_chroma = _chroma(one), _chroma(other)
     strength, other_strength = float(np.abs(chroma).mean()), float(np.abs(other_chroma).mean())
     if min(strength, other_strength) < COLOURLESS:

@@ -1,10 +1,12 @@
-"""One image file -> everything the check measures of it, in one decoding; many files, several at a time.
+"""One image file -> everything the check measures of it, in one decoding; many files, several at a
+time.
 
     measure(path)        -> Measures; raises DatasetError for a file that is no whole picture
-    measure_all(paths)   -> {path: Measures, or the DatasetError}, with a Store that remembers what was measured before
+    measure_all(paths)   -> {path: Measures, or the DatasetError}, with a Store that remembers what
+                         was measured before
 
-What is measured does not depend on the training's settings; check.judge compares it with them. Pillow and numpy only, so that it runs in the WebUI's
-process as well. Called by `check`.
+What is measured does not depend on the training's settings; check.judge compares it with them.
+Pillow and numpy only, so that it runs in the WebUI's process as well. Called by `check`.
 """
 
 from __future__ import annotations
@@ -34,16 +36,30 @@ ANALYSED_SIDE = 768
 TONE_SIDE = 128
 """Brightness is taken from a picture of this size, which noise does not reach."""
 CLIPPED, BRIGHT = 250, (215, 244)
-"""The level of a channel from which on it holds no detail, and the grey levels of what is bright but not white."""
+"""The level of a channel from which on it holds no detail, and the grey levels of what is bright
+but not white.
+"""
 SHADE = 6
 """Colours nearer than this many levels are one shade."""
 _THREADS = 8
-_NUMBERS = ("analysed_side", "darkest", "middle", "brightest", "contrast", "clipped", "bright_shades", "white", "plain")
+_NUMBERS = (
+    "analysed_side",
+    "darkest",
+    "middle",
+    "brightest",
+    "contrast",
+    "clipped",
+    "bright_shades",
+    "white",
+    "plain",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What was measured of one picture, inside its borders. Sizes are those of the upright picture in the file."""
+    """What was measured of one picture, inside its borders. Sizes are those of the upright picture
+    in the file.
+    """
 
     digest: str
     width: int
@@ -51,7 +67,9 @@ class Measures:
     inner: Box
     """The picture without borders of one colour."""
     edge_width: float | None
-    """Sigma of the sharpest edges, in pixels of a picture of `analysed_side` squared; None: no edges (check.sharpness)."""
+    """Sigma of the sharpest edges, in pixels of a picture of `analysed_side` squared; None: no
+    edges (check.sharpness).
+    """
     analysed_side: float
     darkest: float
     """Of 255: the grey level below which a hundredth of the picture lies."""
@@ -60,15 +78,21 @@ class Measures:
     brightest: float
     """The level of the brightest channel above which a hundredth lies."""
     contrast: float
-    """Levels between the darkest and the brightest hundredth, in the channel where they are furthest apart."""
+    """Levels between the darkest and the brightest hundredth, in the channel where they are
+    furthest apart.
+    """
     clipped: float
     """The part, 0 to 1, in which a channel is as bright as can be."""
     bright_shades: float
-    """How many shades there are among what is bright but not white: many in a blown-out photograph, few in a drawing on white paper."""
+    """How many shades there are among what is bright but not white: many in a blown-out photograph,
+    few in a drawing on white paper.
+    """
     white: float
     """The part, 0 to 1, in which all channels are as bright as can be."""
     plain: float
-    """The part, 0 to 1, that is as light as the middle, give or take a twentieth of the contrast: the paper of a drawing, a product's backdrop."""
+    """The part, 0 to 1, that is as light as the middle, give or take a twentieth of the contrast:
+    the paper of a drawing, a product's backdrop.
+    """
     mark: tuple[float, float, float, float] | None
     """(left, top, right, bottom) of a line of lettering, in pixels (check.marks)."""
     fingerprint: str
@@ -101,9 +125,12 @@ def measure(path: Path, content_digest: str | None = None) -> Measures:
 
 
 def measure_all(
-    paths: Sequence[Path], store: Store | None = None, progress: Callable[[int, int], None] | None = None
+    paths: Sequence[Path],
+    store: Store | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Measures | DatasetError]:
-    """Measures every file, several at a time. `progress` hears (files measured, files in all); what it raises ends the measuring.
+    """Measures every file, several at a time. `progress` hears (files measured, files in all); what
+    it raises ends the measuring.
 
     What `store` knows is not measured again; what is new is put into it (the caller saves it).
     """
@@ -111,7 +138,9 @@ def measure_all(
     measured: dict[Path, Measures | DatasetError] = {}
     pool = ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1))
     try:
-        for done, (path, result) in enumerate(zip(paths, pool.map(lambda path: _attempt(path, store), paths), strict=True), 1):
+        for done, (path, result) in enumerate(
+            zip(paths, pool.map(lambda path: _attempt(path, store), paths), strict=True), 1
+        ):
             measured[path] = result
             if progress:
                 progress(done, len(paths))
@@ -134,18 +163,36 @@ def _attempt(path: Path, store: Store) -> Measures | DatasetError:
 
 
 def _remembered(known: Mapping[str, Any] | None, content: str) -> Measures | None:
-    """Measures as a Store gives them back. None for anything else: the file may have been damaged, or made up."""
+    """Measures as a Store gives them back. None for anything else: the file may have been damaged,
+    or made up.
+    """
     if known is None:
         return None
     try:
-        made = Measures(**{**known, "inner": tuple(known["inner"]), "mark": tuple(known["mark"]) if known["mark"] else None})
-        numbers = [*made.inner, *(made.mark or ()), *(getattr(made, name) for name in _NUMBERS), made.edge_width or 0.0]
+        made = Measures(
+            **{
+                **known,
+                "inner": tuple(known["inner"]),
+                "mark": tuple(known["mark"]) if known["mark"] else None,
+            }
+        )
+        numbers = [
+            *made.inner,
+            *(made.mark or ()),
+            *(getattr(made, name) for name in _NUMBERS),
+            made.edge_width or 0.0,
+        ]
         sound = (
-            made.digest == content and made.width > 0 and made.height > 0 and len(made.inner) == 4 and len(made.mark or range(4)) == 4
+            made.digest == content
+            and made.width > 0
+            and made.height > 0
+            and len(made.inner) == 4
+            and len(made.mark or range(4)) == 4
             and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
             and all(type(number) is int for number in (made.width, made.height, *made.inner))
-            and (len(bytes.fromhex(made.fingerprint)), len(bytes.fromhex(made.palette))) == (KEPT * KEPT, CELLS * CELLS * 3)
-        )  # fmt: skip
+            and (len(bytes.fromhex(made.fingerprint)), len(bytes.fromhex(made.palette)))
+            == (KEPT * KEPT, CELLS * CELLS * 3)
+        )
     except UNREADABLE:
         return None
     return made if sound else None
@@ -159,34 +206,54 @@ def _reduced(path: Path, size: tuple[int, int], scale: float) -> Image.Image:
 
 
 def _enlarged(box: Box, scale: float, size: tuple[int, int]) -> Box:
-    """A box of the reduced picture in pixels of the picture of `size`: a border goes whole, a line of the picture rather than one of the border."""
+    """A box of the reduced picture in pixels of the picture of `size`: a border goes whole, a line
+    of the picture rather than one of the border.
+    """
     left, top, right, bottom = box
     width, height = size[0] / scale, size[1] / scale
     return (
-        int(np.ceil(left * scale)), int(np.ceil(top * scale)),
-        size[0] if right >= round(width) else int(right * scale), size[1] if bottom >= round(height) else int(bottom * scale),
-    )  # fmt: skip
+        int(np.ceil(left * scale)),
+        int(np.ceil(top * scale)),
+        size[0] if right >= round(width) else int(right * scale),
+        size[1] if bottom >= round(height) else int(bottom * scale),
+    )
 
 
-def _mark_box(mark: Mark | None, box: Box, scale: float) -> tuple[float, float, float, float] | None:
+def _mark_box(
+    mark: Mark | None, box: Box, scale: float
+) -> tuple[float, float, float, float] | None:
     if mark is None:
         return None
     left, top, right, bottom = box
     width, height = right - left, bottom - top
-    corners = (left + mark.left * width, top + mark.top * height, left + mark.right * width, top + mark.bottom * height)
+    corners = (
+        left + mark.left * width,
+        top + mark.top * height,
+        left + mark.right * width,
+        top + mark.bottom * height,
+    )
     return tuple(round(value * scale, 1) for value in corners)  # type: ignore[return-value]
 
 
 def _tones(picture: Image.Image) -> dict[str, float]:
-    small = np.asarray(picture.resize((TONE_SIDE, TONE_SIDE), Image.Resampling.BOX), np.float32).reshape(-1, 3)
+    small = np.asarray(
+        picture.resize((TONE_SIDE, TONE_SIDE), Image.Resampling.BOX), np.float32
+    ).reshape(-1, 3)
     grey = small @ np.array([0.299, 0.587, 0.114], np.float32)
     low, high = np.percentile(small, [1, 99], axis=0)
     lightest, least = small.max(axis=1), small.min(axis=1)
-    bright = ((lightest >= CLIPPED) & (least < BRIGHT[1])) | ((grey >= BRIGHT[0]) & (grey < BRIGHT[1]))
+    bright = ((lightest >= CLIPPED) & (least < BRIGHT[1])) | (
+        (grey >= BRIGHT[0]) & (grey < BRIGHT[1])
+    )
     shades = np.unique((small[bright] // SHADE).astype(np.int64) @ np.array([1, 64, 4096]))
     values = {
-        "darkest": np.percentile(grey, 1), "middle": np.percentile(grey, 50), "brightest": np.percentile(lightest, 99),
-        "contrast": (high - low).max(), "clipped": (lightest >= CLIPPED).mean(), "bright_shades": len(shades), "white": (least >= CLIPPED).mean(),
+        "darkest": np.percentile(grey, 1),
+        "middle": np.percentile(grey, 50),
+        "brightest": np.percentile(lightest, 99),
+        "contrast": (high - low).max(),
+        "clipped": (lightest >= CLIPPED).mean(),
+        "bright_shades": len(shades),
+        "white": (least >= CLIPPED).mean(),
         "plain": (np.abs(grey - np.percentile(grey, 50)) <= max(1, (high - low).max() / 20)).mean(),
-    }  # fmt: skip
+    }
     return {name: round(float(value), 4) for name, value in values.items()}

@@ -1,12 +1,16 @@
-"""How sharp a picture is: the width of its sharpest edges, in pixels. Grey levels come in, one number goes out.
+"""How sharp a picture is: the width of its sharpest edges, in pixels. Grey levels come in, one
+number goes out.
 
-An edge blurred by sigma loses height when it is blurred again, the less the wider it is already. From the ratio R of its gradient before and after,
-sigma follows in closed form (Zhuo and Sim, "Defocus map estimation from a single image", Pattern Recognition 44, 2011, equation 8). Here both
+An edge blurred by sigma loses height when it is blurred again, the less the wider it is already.
+From the ratio R of its gradient before and after, sigma follows in closed form (Zhuo and Sim,
+"Defocus map estimation from a single image", Pattern Recognition 44, 2011, equation 8). Here both
 gradients are taken from smoothed pictures, so that noise counts little.
 
-What makes it fit for training pictures: only edges are asked, so a flat drawing is as sharp as its outlines; and of an 8 x 8 grid of tiles the
-sharpest ones speak, so a blurred background (bokeh) does not count, while a sharp watermark in one corner is not enough. Edges of either direction
-are measured apart and the worse counts, since motion leaves those alone that lie along it. Called by check.measure.
+What makes it fit for training pictures: only edges are asked, so a flat drawing is as sharp as its
+outlines; and of an 8 x 8 grid of tiles the sharpest ones speak, so a blurred background (bokeh)
+does not count, while a sharp watermark in one corner is not enough. Edges of either direction are
+measured apart and the worse counts, since motion leaves those alone that lie along it. Called by
+check.measure.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ NARROW, WIDE = 0.8, 1.6
 FAINTEST = 1.2
 """Grey levels per pixel: flatter slopes are noise or shading, not edges."""
 SHARE_OF_STRONGEST = 0.6
-"""Edges count down to this part of the strongest (the 99.5th percentile): noise does not reach it."""
+"""Edges count down to this part of the strongest (the 99.5th percentile): noise does not reach it.
+"""
 STRAIGHT = 2.5
 """How much steeper than along it an edge is across: oblique ones would be measured too wide."""
 TILES = 8
@@ -33,7 +38,8 @@ WIDEST = 12.0
 
 
 def edge_width(grey: Plane) -> float | None:
-    """The sigma, in pixels, of the sharpest edges of a picture, (height, width) in 0..255; None where there is no edge at all.
+    """The sigma, in pixels, of the sharpest edges of a picture, (height, width) in 0..255; None
+    where there is no edge at all.
 
     0.3 to 0.9: sharp. 2: half the pixels would hold as much.
     """
@@ -58,11 +64,15 @@ def smooth(plane: Plane, sigma: float) -> Plane:
     weights = np.exp(-(steps**2) / np.float32(2 * sigma**2))
     weights = (weights / weights.sum()).astype(np.float32)
     for axis in (0, 1):
-        padded = np.pad(plane, [(reach, reach) if axis == each else (0, 0) for each in (0, 1)], mode="edge")
+        padded = np.pad(
+            plane, [(reach, reach) if axis == each else (0, 0) for each in (0, 1)], mode="edge"
+        )
         length = plane.shape[axis]
         plane = weights[reach] * _slice(padded, axis, reach, length)
         for offset in range(reach):
-            pair = _slice(padded, axis, offset, length) + _slice(padded, axis, 2 * reach - offset, length)
+            pair = _slice(padded, axis, offset, length) + _slice(
+                padded, axis, 2 * reach - offset, length
+            )
             plane += weights[offset] * pair
     return plane
 
@@ -89,7 +99,11 @@ def _direction(narrow: Plane, wide: Plane) -> tuple[float | None, int]:
     after = np.abs(wide[rows + 1, columns + 2] - wide[rows + 1, columns]) * np.float32(0.5)
     widths = _widths(before, after)
     tile = (rows * TILES // height.shape[0]) * TILES + columns * TILES // height.shape[1]
-    tiles = [np.median(widths[tile == number]) for number in np.unique(tile) if np.count_nonzero(tile == number) >= EDGES_PER_TILE]
+    tiles = [
+        np.median(widths[tile == number])
+        for number in np.unique(tile)
+        if np.count_nonzero(tile == number) >= EDGES_PER_TILE
+    ]
     if not tiles:
         return None, 0
     tiles.sort()
@@ -97,7 +111,9 @@ def _direction(narrow: Plane, wide: Plane) -> tuple[float | None, int]:
 
 
 def _widths(before: Plane, after: Plane) -> Plane:
-    """The blur of each edge from its gradient in the narrowly and in the widely smoothed picture."""
+    """The blur of each edge from its gradient in the narrowly and in the widely smoothed
+    picture.
+    """
     # the central difference is itself a smoothing, by a box two pixels wide: variance 1/3
     narrow, wide = NARROW**2 + 1 / 3, WIDE**2 + 1 / 3
     squared = np.square(before / np.maximum(after, 1e-3))

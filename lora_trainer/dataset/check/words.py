@@ -21,14 +21,21 @@ LONGEST_QUOTE = 80
 
 
 def caption_findings(
-    pictures: Sequence[Picture], trigger_word: str = "", count_tokens: Callable[[str], int] | None = None, token_limit: int = 75
+    pictures: Sequence[Picture],
+    trigger_word: str = "",
+    count_tokens: Callable[[str], int] | None = None,
+    token_limit: int = 75,
 ) -> list[Finding]:
-    """What is wrong with the captions. Without `count_tokens`, which wants a tokenizer, their length is not asked."""
+    """What is wrong with the captions. Without `count_tokens`, which wants a tokenizer, their
+    length is not asked.
+    """
     told = [picture for picture in pictures if picture.caption is not None]
     findings = [_missing(picture) for picture in told if not picture.caption]
     captioned = [picture for picture in told if picture.caption]
     findings += _identical(captioned)
-    findings += caption_syntax({picture.path: (picture.name, str(picture.caption)) for picture in captioned})
+    findings += caption_syntax(
+        {picture.path: (picture.name, str(picture.caption)) for picture in captioned}
+    )
     if count_tokens is not None:
         findings += _too_long(captioned, trigger_word, count_tokens, token_limit)
     return findings
@@ -36,7 +43,9 @@ def caption_findings(
 
 def _missing(picture: Picture) -> Finding:
     hint = "Write one, or let a captioner write a first draft."
-    return error("no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name)
+    return error(
+        "no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name
+    )
 
 
 def _identical(pictures: Sequence[Picture]) -> list[Finding]:
@@ -44,11 +53,19 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
     groups: dict[str, list[Picture]] = defaultdict(list)
     for picture in pictures:
         groups[str(picture.caption).casefold()].append(picture)
-    hint = "Say what differs from picture to picture: what captions do not tell apart is learned as one."
+    hint = (
+        "Say what differs from picture to picture: what captions do not tell apart is learned as"
+        " one."
+    )
     template = '{count} images have the same caption, "{caption}"'
     return [
         problem(
-            "identical-captions", template, hint=hint, measured=float(len(group)), related=tuple(each.path for each in group), count=len(group),
+            "identical-captions",
+            template,
+            hint=hint,
+            measured=float(len(group)),
+            related=tuple(each.path for each in group),
+            count=len(group),
             caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
@@ -57,16 +74,35 @@ def _identical(pictures: Sequence[Picture]) -> list[Finding]:
 
 
 def _shortened(caption: str) -> str:
-    return caption if len(caption) <= LONGEST_QUOTE else caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
+    return (
+        caption
+        if len(caption) <= LONGEST_QUOTE
+        else caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
+    )
 
 
-def _too_long(pictures: Sequence[Picture], trigger_word: str, count_tokens: Callable[[str], int], limit: int) -> list[Finding]:
+def _too_long(
+    pictures: Sequence[Picture], trigger_word: str, count_tokens: Callable[[str], int], limit: int
+) -> list[Finding]:
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
     findings = []
     for picture in pictures:
-        count = max(map(count_tokens, variants(with_trigger_word(str(picture.caption), trigger_word))))
+        count = max(
+            map(count_tokens, variants(with_trigger_word(str(picture.caption), trigger_word)))
+        )
         if count > limit:
             excess = count - limit
-            findings.append(error("long-caption", template, hint=hint, path=picture.path, name=picture.name, count=count, excess=excess, limit=limit))
+            findings.append(
+                error(
+                    "long-caption",
+                    template,
+                    hint=hint,
+                    path=picture.path,
+                    name=picture.name,
+                    count=count,
+                    excess=excess,
+                    limit=limit,
+                )
+            )
     return findings

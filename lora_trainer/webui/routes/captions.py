@@ -1,4 +1,6 @@
-"""The workbench over HTTP: bulk edits, undo, tags, template and vocabulary, tokens, the check, crops, captioners. See webui/workbench.py."""
+"""The workbench over HTTP: bulk edits, undo, tags, template and vocabulary, tokens, the check,
+crops, captioners. See webui/workbench.py.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,12 @@ from typing import Any
 from starlette.responses import Response
 
 from lora_trainer.dataset import template
-from lora_trainer.dataset.captions import require_length, training_caption, variants, with_trigger_word
+from lora_trainer.dataset.captions import (
+    require_length,
+    training_caption,
+    variants,
+    with_trigger_word,
+)
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
 from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import (
@@ -23,7 +30,7 @@ from lora_trainer.webui import (
     workbench_json,
     workbench_tags,
     workbench_tokens,
-)  # fmt: skip
+)
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Conflict, Request, route
 from lora_trainer.webui.studio import Studio
@@ -39,20 +46,30 @@ MOST_TAGS = 2000
 LISTED_EDITS = 100
 
 FIELD_LABELS: Texts = {
-    "subject": "Subject", "action": "Action", "features": "Clothing or features", "scene": "Scene", "style": "Style", "light": "Light",
+    "subject": "Subject",
+    "action": "Action",
+    "features": "Clothing or features",
+    "scene": "Scene",
+    "style": "Style",
+    "light": "Light",
     "colour": "Colour",
-}  # fmt: skip
+}
 FIELD_EXAMPLES: Texts = {
-    "subject": "a red fox", "action": "leaping over a log", "features": "thick winter fur", "scene": "in a birch forest", "style": "ink wash",
-    "light": "soft morning light", "colour": "muted colours",
-}  # fmt: skip
+    "subject": "a red fox",
+    "action": "leaping over a log",
+    "features": "thick winter fur",
+    "scene": "in a birch forest",
+    "style": "ink wash",
+    "light": "soft morning light",
+    "colour": "muted colours",
+}
 
 
 def _bench(studio: Studio, request: Request) -> Workbench:
     return studio.datasets.workbench(request.path["id"])
 
 
-# --- bulk edits --------------------------------------------------------------------------------------------------------------------------
+# --- bulk edits -----------------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/bulk/preview")
@@ -65,7 +82,12 @@ def preview(studio: Studio, request: Request) -> dict[str, Any]:
         "selected": plan.selected,
         "changing": len(plan.changes),
         "samples": [
-            {"key": change.key, "name": names[change.key].name if change.key in names else "", "before": change.was, "after": change.caption}
+            {
+                "key": change.key,
+                "name": names[change.key].name if change.key in names else "",
+                "before": change.was,
+                "after": change.caption,
+            }
             for change in plan.changes[:SAMPLES]
         ],
     }
@@ -75,7 +97,11 @@ def preview(studio: Studio, request: Request) -> dict[str, Any]:
 def bulk(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     identity = request.value("plan", str, None)
-    plan = bench.plan(identity) if identity else bench.preview(workbench_json.chosen(bench, request), request.value("action", dict))
+    plan = (
+        bench.plan(identity)
+        if identity
+        else bench.preview(workbench_json.chosen(bench, request), request.value("action", dict))
+    )
     if plan is None:
         raise Conflict("this preview is too old", hint="Preview the change again.")
     return workbench_json.outcome_json(bench, bench.apply(plan), request.language)
@@ -85,9 +111,15 @@ def bulk(studio: Studio, request: Request) -> dict[str, Any]:
 def shuffle(studio: Studio, request: Request) -> dict[str, Any]:
     items = _bench(studio, request).contents.view().by_key
     given = request.value("caption", str, None)
-    captions = [("", "", given)] if given is not None else [
-        (key, items[key].name, items[key].caption) for key in request.value("keys", list, [])[:SAMPLES] if key in items
-    ]  # fmt: skip
+    captions = (
+        [("", "", given)]
+        if given is not None
+        else [
+            (key, items[key].name, items[key].caption)
+            for key in request.value("keys", list, [])[:SAMPLES]
+            if key in items
+        ]
+    )
     trigger, seed = request.value("trigger", str, ""), request.value("seed", int, 0)
     # "keep nothing in place" is a wish of its own, and so is "never"
     settings: dict[str, Any] = {
@@ -97,26 +129,34 @@ def shuffle(studio: Studio, request: Request) -> dict[str, Any]:
     }
     samples = []
     for key, name, caption in captions:
-        whole, random = "\n".join(with_trigger_word(line, trigger) for line in variants(caption)), Random(f"{seed} {key}")
+        whole, random = (
+            "\n".join(with_trigger_word(line, trigger) for line in variants(caption)),
+            Random(f"{seed} {key}"),
+        )
         trained = [training_caption(whole, random=random, **settings) for _ in range(DRAWS)]
         samples.append({"key": key, "name": name, "caption": whole, "trained": trained})
     return {"samples": samples}
 
 
-# --- undo --------------------------------------------------------------------------------------------------------------------------------
+# --- undo -----------------------------------------------------------------------------------------
 
 
 @route("GET", "/datasets/{id}/edits")
 def edits(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     lines = itertools.islice(bench.journal.lines(), LISTED_EDITS)
-    return {"edits": workbench_json.edits_json(bench, request.language), "list": [workbench_json.line_json(line, request.language) for line in lines]}
+    return {
+        "edits": workbench_json.edits_json(bench, request.language),
+        "list": [workbench_json.line_json(line, request.language) for line in lines],
+    }
 
 
 @route("POST", "/datasets/{id}/undo")
 def undo(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
-    return workbench_json.outcome_json(bench, bench.undo(request.value("id", int, None)), request.language)
+    return workbench_json.outcome_json(
+        bench, bench.undo(request.value("id", int, None)), request.language
+    )
 
 
 @route("POST", "/datasets/{id}/redo")
@@ -128,11 +168,17 @@ def redo(studio: Studio, request: Request) -> dict[str, Any]:
 @route("POST", "/datasets/{id}/reviewed")
 def reviewed(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
-    count = bench.mark(workbench_json.chosen(bench, request), reviewed=request.value("reviewed", bool))
-    return {"count": count, "edits": workbench_json.edits_json(bench, request.language), "revision": bench.revision(bench.contents.view())}
+    count = bench.mark(
+        workbench_json.chosen(bench, request), reviewed=request.value("reviewed", bool)
+    )
+    return {
+        "count": count,
+        "edits": workbench_json.edits_json(bench, request.language),
+        "revision": bench.revision(bench.contents.view()),
+    }
 
 
-# --- tags, export ------------------------------------------------------------------------------------------------------------------------
+# --- tags, export ---------------------------------------------------------------------------------
 
 
 @route("GET", "/datasets/{id}/tags")
@@ -143,7 +189,9 @@ def tags(studio: Studio, request: Request) -> dict[str, Any]:
     captions = [item.caption for item in pages.matching(view.items, where, known)]
     kind: workbench_tags.Kind = "words" if request.query.get("kind") == "words" else "tags"
     most = min(MOST_TAGS, request.number("limit", 300))
-    found = workbench_tags.table(captions, kind, "name" if request.query.get("sort") == "name" else "count", most)
+    found = workbench_tags.table(
+        captions, kind, "name" if request.query.get("sort") == "name" else "count", most
+    )
     return {
         "kind": found.kind,
         "mostly": workbench_tags.mostly(captions),
@@ -158,17 +206,29 @@ def export(studio: Studio, request: Request) -> Response:
     kind = request.query.get("as", "csv")
     content = workbench_export.export(_bench(studio, request).contents.view().items, kind)
     name, media_type = workbench_export.KINDS[kind]
-    return Response(content, media_type=media_type, headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"})
+    return Response(
+        content,
+        media_type=media_type,
+        headers={
+            "Content-Disposition": f'attachment; filename="{name}"',
+            "Cache-Control": "no-store",
+        },
+    )
 
 
-# --- template and vocabulary -------------------------------------------------------------------------------------------------------------
+# --- template and vocabulary ----------------------------------------------------------------------
 
 
 @route("GET", "/datasets/{id}/template")
 def template_fields(studio: Studio, request: Request) -> dict[str, Any]:
     fields = [
-        {"name": name, "label": texts.translate(FIELD_LABELS[name], request.language), "example": FIELD_EXAMPLES[name]} for name in FIELDS
-    ]  # fmt: skip
+        {
+            "name": name,
+            "label": texts.translate(FIELD_LABELS[name], request.language),
+            "example": FIELD_EXAMPLES[name],
+        }
+        for name in FIELDS
+    ]
     return {"order": list(_bench(studio, request).template_order()), "fields": fields}
 
 
@@ -181,13 +241,21 @@ def set_template(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/split")
 def split(studio: Studio, request: Request) -> dict[str, Any]:
-    return {"fields": template.split(request.value("caption", str), _bench(studio, request).vocabulary())}
+    return {
+        "fields": template.split(
+            request.value("caption", str), _bench(studio, request).vocabulary()
+        )
+    }
 
 
 @route("POST", "/datasets/{id}/compose")
 def compose(studio: Studio, request: Request) -> dict[str, Any]:
     order = _bench(studio, request).template_order()
-    return {"caption": template.compose(workbench_actions.fields_of(request.value("fields", dict)), order)}
+    return {
+        "caption": template.compose(
+            workbench_actions.fields_of(request.value("fields", dict)), order
+        )
+    }
 
 
 @route("GET", "/datasets/{id}/vocabulary")
@@ -195,30 +263,46 @@ def vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     found = template.read_vocabulary(bench.root)
     if found is None:
-        return {"opening": "", "fields": {}, "exists": False, "departures": {"count": 0, "list": []}}
+        return {
+            "opening": "",
+            "fields": {},
+            "exists": False,
+            "departures": {"count": 0, "list": []},
+        }
     view = bench.contents.view()
     captions = {item.name: item.caption for item in view.items}
     by_name = {item.name: item.key for item in view.items}
     departures = template.departures(captions, found, request.query.get("trigger", ""))
     listed = [
-        {"key": by_name[each.name], "name": each.name, "caption": each.caption, "mended": each.mended} for each in departures[:DEPARTURES]
+        {
+            "key": by_name[each.name],
+            "name": each.name,
+            "caption": each.caption,
+            "mended": each.mended,
+        }
+        for each in departures[:DEPARTURES]
     ]
     return {
-        "opening": found.opening, "fields": {name: list(words) for name, words in found.fields.items()}, "exists": True,
+        "opening": found.opening,
+        "fields": {name: list(words) for name, words in found.fields.items()},
+        "exists": True,
         "departures": {"count": len(departures), "list": listed},
-    }  # fmt: skip
+    }
 
 
 @route("POST", "/datasets/{id}/vocabulary")
 def set_vocabulary(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
-    values = {"opening": request.value("opening", str, ""), "fields": request.value("fields", dict, {})}
+    values = {
+        "opening": request.value("opening", str, ""),
+        "fields": request.value("fields", dict, {}),
+    }
     bench.set_vocabulary(vocabulary_from(values, bench.root / VOCABULARY_FILE))
     answer: dict[str, Any] = vocabulary(studio, request)
     return answer
 
 
-# --- tokens ------------------------------------------------------------------------------------------------------------------------------
+# --- tokens ---------------------------------------------------------------------------------------
 
 
 @route("POST", "/tokens")
@@ -236,11 +320,14 @@ def trigger(studio: Studio, request: Request) -> dict[str, Any]:
     found = workbench_tokens.look_at_trigger(word) if word.strip() else None
     if found is None:
         return {"available": False, "is_good": True, "message": "", "hint": ""}
-    message, hint = texts.say(found.message, request.language), texts.say(found.hint, request.language)
+    message, hint = (
+        texts.say(found.message, request.language),
+        texts.say(found.hint, request.language),
+    )
     return {"available": True, "is_good": found.is_good, "message": message, "hint": hint}
 
 
-# --- the check ---------------------------------------------------------------------------------------------------------------------------
+# --- the check ------------------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/check")
@@ -249,9 +336,15 @@ def start_check(studio: Studio, request: Request) -> dict[str, Any]:
     resolution = request.value("resolution", int, 512)
     if not 64 <= resolution <= 4096:
         hint = "Use {low} to {high}; 512, 768 and 1024 are usual."
-        raise DatasetError("{size} is no size for pictures", hint=hint, size=resolution, low=64, high=4096)
+        raise DatasetError(
+            "{size} is no size for pictures", hint=hint, size=resolution, low=64, high=4096
+        )
     limit = workbench_tokens.limit_of(request.value("tokens", int, 75))
-    bench.checker.start(CheckSettings(resolution=resolution, trigger=request.value("trigger", str, "").strip(), tokens=limit))
+    bench.checker.start(
+        CheckSettings(
+            resolution=resolution, trigger=request.value("trigger", str, "").strip(), tokens=limit
+        )
+    )
     return workbench_json.check_json(bench, request.language)
 
 
@@ -275,11 +368,19 @@ def mend(studio: Studio, request: Request) -> dict[str, Any]:
     found = bench.checker.findings(bench.contents.view())
     kind = request.value("kind", str, None)
     if kind is not None:
-        told = [each for each in found.everything if each.finding.kind == kind and each.finding.mend]
+        told = [
+            each for each in found.everything if each.finding.kind == kind and each.finding.mend
+        ]
     else:
-        told = [found.by_id[identity] for identity in request.value("ids", list) if identity in found.by_id]
+        told = [
+            found.by_id[identity]
+            for identity in request.value("ids", list)
+            if identity in found.by_id
+        ]
     if not told:
-        raise DatasetError("there is nothing left to mend here", hint="It may have been mended in another window.")
+        raise DatasetError(
+            "there is nothing left to mend here", hint="It may have been mended in another window."
+        )
     return workbench_json.outcome_json(bench, bench.mend(told), request.language)
 
 
@@ -289,7 +390,7 @@ def convert(studio: Studio, request: Request) -> dict[str, Any]:
     return workbench_json.outcome_json(bench, bench.convert(), request.language)
 
 
-# --- crops into a copy -------------------------------------------------------------------------------------------------------------------
+# --- crops into a copy ----------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/crop-copy")
@@ -297,9 +398,13 @@ def crop_copy(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     keys, items = workbench_json.chosen(bench, request), bench.contents.view().by_key
     copy = studio.copies.start(
-        bench.root, request.value("name", str), [items[key].name for key in keys if key in items], size=request.value("size", int),
-        buckets=request.value("buckets", bool, False), subject=request.value("subject", bool, False),
-    )  # fmt: skip
+        bench.root,
+        request.value("name", str),
+        [items[key].name for key in keys if key in items],
+        size=request.value("size", int),
+        buckets=request.value("buckets", bool, False),
+        subject=request.value("subject", bool, False),
+    )
     return _copy(studio, copy, request.language)
 
 
@@ -322,19 +427,28 @@ def _copy(studio: Studio, copy: Copy, language: str) -> dict[str, Any]:
         "done": copy.done,
         "total": copy.total,
         "dataset": copy.dataset,
-        "card": studio.datasets.card(studio.datasets.find(copy.dataset), language) if copy.dataset and copy.state != "running" else None,
-        "notes": [{"message": texts.say(note.message, language), "hint": texts.say(note.hint, language)} for note in copy.notes],
+        "card": (
+            studio.datasets.card(studio.datasets.find(copy.dataset), language)
+            if copy.dataset and copy.state != "running"
+            else None
+        ),
+        "notes": [
+            {"message": texts.say(note.message, language), "hint": texts.say(note.hint, language)}
+            for note in copy.notes
+        ],
         "error": texts.say_error(copy.error, language) if copy.error else None,
     }
 
 
-# --- captioners --------------------------------------------------------------------------------------------------------------------------
+# --- captioners -----------------------------------------------------------------------------------
 
 
 @route("GET", "/captioners")
 def captioners(studio: Studio, request: Request) -> list[dict[str, Any]]:
     environ = {**os.environ, **studio.options.environ}
-    return workbench_captioners.offers(studio.host.paths().models, environ, request.language, remote=request.remote)
+    return workbench_captioners.offers(
+        studio.host.paths().models, environ, request.language, remote=request.remote
+    )
 
 
 @route("POST", "/datasets/{id}/caption-run")
@@ -346,21 +460,35 @@ def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
     bench = _bench(studio, request)
     only: tuple[str, ...] = ()
     if request.value("select", dict, {}) not in ({}, {"where": {}}):
-        only = tuple(view.by_key[key].name for key in workbench_json.chosen(bench, request) if key in view.by_key)
+        only = tuple(
+            view.by_key[key].name
+            for key in workbench_json.chosen(bench, request)
+            if key in view.by_key
+        )
         if not only:
             raise DatasetError("no image was chosen", hint="Choose some, or choose all.")
     wish = CaptionWish(
-        captioner=request.value("captioner", str), options=request.value("options", dict, {}), trigger=request.value("trigger", str, ""),
-        only_missing=request.value("only_missing", bool, False), overwrite=request.value("overwrite", bool, False),
+        captioner=request.value("captioner", str),
+        options=request.value("options", dict, {}),
+        trigger=request.value("trigger", str, ""),
+        only_missing=request.value("only_missing", bool, False),
+        overwrite=request.value("overwrite", bool, False),
         only=only,
-    )  # fmt: skip
-    settings = workbench_captioners.settings_of(wish, dataset.path, view, studio.host.paths().models, remote=request.remote)
+    )
+    settings = workbench_captioners.settings_of(
+        wish, dataset.path, view, studio.host.paths().models, remote=request.remote
+    )
     when = request.value("when", str, "now")
     title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
     return workbench_captioners.begin(
-        studio.runs, settings, dataset.name, token=request.value("token", str), when=when, language=request.language,
+        studio.runs,
+        settings,
+        dataset.name,
+        token=request.value("token", str),
+        when=when,
+        language=request.language,
         made=lambda folder: bench.expect(folder, title),
-    )  # fmt: skip
+    )
 
 
 @route("GET", "/datasets/{id}/caption-run")

@@ -1,4 +1,6 @@
-"""Datasets over HTTP: cards, uploads, pages of images, pictures, captions, the trash. Each handler reads its request, calls the package, answers."""
+"""Datasets over HTTP: cards, uploads, pages of images, pictures, captions, the trash. Each handler
+reads its request, calls the package, answers.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,16 @@ from lora_trainer.webui.uploads import Accepted
 from lora_trainer.webui.workbench_known import Known
 
 _SHOWN_BY_BROWSERS = {
-    ".png": "image/png", ".apng": "image/apng", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".jpe": "image/jpeg", ".jfif": "image/jpeg",
-    ".webp": "image/webp", ".gif": "image/gif", ".avif": "image/avif",
-}  # fmt: skip
+    ".png": "image/png",
+    ".apng": "image/apng",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+}
 _MOST_AT_ONCE = 500
 _FOR_GOOD = "private, max-age=31536000, immutable"
 
@@ -36,18 +45,24 @@ def list_datasets(studio: Studio, request: Request) -> list[dict[str, Any]]:
 
 @route("POST", "/datasets")
 def create(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.datasets.card(studio.datasets.create(request.value("name", str)), request.language)
+    return studio.datasets.card(
+        studio.datasets.create(request.value("name", str)), request.language
+    )
 
 
 @route("POST", "/datasets/open")
 def open_folder(studio: Studio, request: Request) -> dict[str, Any]:
     request.require_local()
-    return studio.datasets.card(studio.datasets.open(request.value("folder", str)), request.language)
+    return studio.datasets.card(
+        studio.datasets.open(request.value("folder", str)), request.language
+    )
 
 
 @route("POST", "/datasets/{id}/rename")
 def rename(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.datasets.card(studio.datasets.rename(request.path["id"], request.value("name", str)), request.language)
+    return studio.datasets.card(
+        studio.datasets.rename(request.path["id"], request.value("name", str)), request.language
+    )
 
 
 @route("POST", "/datasets/{id}/delete")
@@ -57,7 +72,10 @@ def delete(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/deleted-datasets")
 def deleted(studio: Studio, request: Request) -> list[dict[str, Any]]:
-    return [{"id": found.id, "name": found.title or found.name, "time": found.time} for found in studio.datasets.deleted()]
+    return [
+        {"id": found.id, "name": found.title or found.name, "time": found.time}
+        for found in studio.datasets.deleted()
+    ]
 
 
 @route("POST", "/deleted-datasets/{id}/restore")
@@ -79,10 +97,12 @@ def read_draft(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/draft")
 def write_draft(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.datasets.set_draft(request.path["id"], request.value("values", dict), request.value("revision", str)).to_json()
+    return studio.datasets.set_draft(
+        request.path["id"], request.value("values", dict), request.value("revision", str)
+    ).to_json()
 
 
-# --- images ------------------------------------------------------------------------------------------------------------------------------
+# --- images ---------------------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/upload", upload=True)
@@ -96,11 +116,20 @@ async def upload(studio: Studio, request: Request) -> dict[str, Any]:
 
 def _take(studio: Studio, request: Request, incoming: Path, name: str) -> Accepted:
     """An upload into its dataset; what it changes in captions that are there can be undone."""
-    bench, replace = studio.datasets.workbench(request.path["id"]), request.query.get("captions") == "replace"
+    bench, replace = (
+        studio.datasets.workbench(request.path["id"]),
+        request.query.get("captions") == "replace",
+    )
     if not uploads.may_hold_captions(name):
-        return uploads.accept(bench.contents, incoming, name, replace_captions=replace, converter=bench.converter)
-    with bench.recording(Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)):
-        return uploads.accept(bench.contents, incoming, name, replace_captions=replace, converter=bench.converter)
+        return uploads.accept(
+            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+        )
+    with bench.recording(
+        Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)
+    ):
+        return uploads.accept(
+            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+        )
 
 
 @route("GET", "/datasets/{id}/items")
@@ -110,7 +139,9 @@ def items(studio: Studio, request: Request) -> dict[str, Any]:
     revision = bench.revision(view)
     if request.query.get("known") == revision:
         return {"unchanged": True, "revision": revision}
-    wish = workbench_json.wish_of(request.query, request.number("offset", 0), min(request.number("limit", 60), _MOST_AT_ONCE))
+    wish = workbench_json.wish_of(
+        request.query, request.number("offset", 0), min(request.number("limit", 60), _MOST_AT_ONCE)
+    )
     known = bench.known(view, wish.trigger, workbench_tokens.limit_of(request.query.get("tokens")))
     page = pages.page(view, wish, known)
     return {
@@ -137,30 +168,48 @@ def picture(studio: Studio, request: Request) -> Response:
     path, version = _contents(studio, request).image(request.path["key"])
     kind = _SHOWN_BY_BROWSERS.get(path.suffix.lower())
     if kind is None:
-        return _picture(studio.datasets.thumbnails.picture(path, LARGE_SIDE), "image/webp", version, request)
+        return _picture(
+            studio.datasets.thumbnails.picture(path, LARGE_SIDE), "image/webp", version, request
+        )
     return _picture(path, kind, version, request)
 
 
 @route("POST", "/datasets/{id}/remove")
 def remove(studio: Studio, request: Request) -> dict[str, Any]:
     bench = studio.datasets.workbench(request.path["id"])
-    keys = workbench_json.chosen(bench, request) if "select" in request.body else workbench_json.keys_of(request.value("keys", list))
-    return {**workbench_json.outcome_json(bench, bench.remove(keys), request.language), **_counts(bench.contents.view())}
+    keys = (
+        workbench_json.chosen(bench, request)
+        if "select" in request.body
+        else workbench_json.keys_of(request.value("keys", list))
+    )
+    return {
+        **workbench_json.outcome_json(bench, bench.remove(keys), request.language),
+        **_counts(bench.contents.view()),
+    }
 
 
 @route("POST", "/datasets/{id}/restore")
 def restore(studio: Studio, request: Request) -> dict[str, Any]:
-    bench, keys = studio.datasets.workbench(request.path["id"]), workbench_json.keys_of(request.value("keys", list))
-    return {**workbench_json.outcome_json(bench, bench.restore(keys), request.language), **_counts(bench.contents.view())}
+    bench, keys = (
+        studio.datasets.workbench(request.path["id"]),
+        workbench_json.keys_of(request.value("keys", list)),
+    )
+    return {
+        **workbench_json.outcome_json(bench, bench.restore(keys), request.language),
+        **_counts(bench.contents.view()),
+    }
 
 
 @route("GET", "/datasets/{id}/removed")
 def list_removed(studio: Studio, request: Request) -> list[dict[str, Any]]:
     removed = _contents(studio, request).removed()
-    return [{"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time} for entry in removed]
+    return [
+        {"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time}
+        for entry in removed
+    ]
 
 
-# --- captions ----------------------------------------------------------------------------------------------------------------------------
+# --- captions -------------------------------------------------------------------------------------
 
 
 @route("POST", "/datasets/{id}/caption")
@@ -170,13 +219,26 @@ def write_caption(studio: Studio, request: Request) -> dict[str, Any]:
     view = bench.contents.view()
     item = view.item(key)
     if outcome.conflicts:
-        raise Conflict("someone else has changed the caption of {name}", hint="Choose which one to keep.", current=item.caption, name=item.name)
-    known = bench.known(view, request.value("trigger", str, ""), workbench_tokens.limit_of(request.value("tokens", int, 75)))
+        raise Conflict(
+            "someone else has changed the caption of {name}",
+            hint="Choose which one to keep.",
+            current=item.caption,
+            name=item.name,
+        )
+    known = bench.known(
+        view,
+        request.value("trigger", str, ""),
+        workbench_tokens.limit_of(request.value("tokens", int, 75)),
+    )
     answer = _item(request.path["id"], item, known, request.language)
-    return {**answer, "edits": workbench_json.edits_json(bench, request.language), "revision": bench.revision(view)}
+    return {
+        **answer,
+        "edits": workbench_json.edits_json(bench, request.language),
+        "revision": bench.revision(view),
+    }
 
 
-# --- as JSON -----------------------------------------------------------------------------------------------------------------------------
+# --- as JSON --------------------------------------------------------------------------------------
 
 
 def _contents(studio: Studio, request: Request) -> Contents:
@@ -204,7 +266,10 @@ def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, A
         "changed": item.changed,
         **_addresses(identity, item.key, item.version),
         **facts,
-        "findings": [*(workbench_json.finding_json(finding, item, language) for finding in findings), *facts["findings"]],
+        "findings": [
+            *(workbench_json.finding_json(finding, item, language) for finding in findings),
+            *facts["findings"],
+        ],
     }
 
 
@@ -217,7 +282,10 @@ def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
 
 def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
     return {
-        "added": [{"key": added.key, "name": added.name, "width": added.width, "height": added.height} for added in accepted.added],
+        "added": [
+            {"key": added.key, "name": added.name, "width": added.width, "height": added.height}
+            for added in accepted.added
+        ],
         "converted": accepted.converted,
         "waiting": accepted.waiting,
         "captions": accepted.captions,
@@ -240,4 +308,6 @@ def _counts(view: View) -> dict[str, Any]:
 def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
     # with its version in the address, the picture at this address never changes
     keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
-    return FileResponse(path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"})
+    return FileResponse(
+        path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}
+    )

@@ -1,4 +1,6 @@
-"""Settings, before a run begins: what would happen, what a checkpoint is, the visitor's own presets, and the set-up of the worker's packages."""
+"""Settings, before a run begins: what would happen, what a checkpoint is, the visitor's own
+presets, and the set-up of the worker's packages.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,10 @@ from lora_trainer.webui.http import Request, route
 from lora_trainer.webui.plan import RunWish, plan
 from lora_trainer.webui.studio import Studio
 
-PRACTICE_NOTE = Message("It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying out this tab, not for pictures.")
+PRACTICE_NOTE = Message(
+    "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying"
+    " out this tab, not for pictures."
+)
 
 
 @route("POST", "/plan")
@@ -21,16 +26,27 @@ def foresee(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/checkpoint")
 def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
-    """What it is; with a problem and a hint where it cannot be trained on, or there is none: choosing it is no mistake of the request."""
+    """What it is; with a problem and a hint where it cannot be trained on, or there is none:
+    choosing it is no mistake of the request.
+    """
     try:
         choice = studio.checkpoints.find(request.value("id", str))
     except CheckpointError as error:
-        nothing: dict[str, Any] = {"id": None, "title": "", "practice": False, "vae": None, "clip_skip": None, "notes": []}
+        nothing: dict[str, Any] = {
+            "id": None,
+            "title": "",
+            "practice": False,
+            "vae": None,
+            "clip_skip": None,
+            "notes": [],
+        }
         return {**nothing, **said(Facts.refused(error), request.language)}
     facts = studio.checkpoints.facts(choice.path)
     return {
         "id": choice.id,
-        "title": texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title,
+        "title": (
+            texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title
+        ),
         "practice": choice.is_practice,
         "vae": choice.vae.name if choice.vae else None,
         "clip_skip": choice.clip_skip,
@@ -42,14 +58,24 @@ def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
 @route("GET", "/checkpoints")
 def list_checkpoints(studio: Studio, request: Request) -> dict[str, Any]:
     """Asked again while families are still being looked up."""
-    return {"checkpoints": studio.checkpoints.listing(request.language), "loaded": studio.checkpoints.loaded(request.language)}
+    return {
+        "checkpoints": studio.checkpoints.listing(request.language),
+        "loaded": studio.checkpoints.loaded(request.language),
+    }
 
 
 @route("POST", "/presets")
 def save_preset(studio: Studio, request: Request) -> dict[str, Any]:
-    """The settings as a preset of the visitor's own; the new listing, with the id of the new one as `saved`."""
+    """The settings as a preset of the visitor's own; the new listing, with the id of the new one as
+    `saved`.
+    """
     own, replace = studio.own_presets, request.value("replace", bool, False)
-    saved = own.save(request.value("title", str), request.value("why", str, ""), request.value("values", dict), replace=replace)
+    saved = own.save(
+        request.value("title", str),
+        request.value("why", str, ""),
+        request.value("values", dict),
+        replace=replace,
+    )
     return {**own.listing(request.language), "saved": saved}
 
 
@@ -64,7 +90,11 @@ def delete_preset(studio: Studio, request: Request) -> dict[str, Any]:
 def look_at_setup(studio: Studio, request: Request) -> dict[str, Any]:
     """With ?report=1 the report too, which takes some seconds."""
     answer: dict[str, Any] = studio.setup.look(request.language)
-    return {**answer, "report": studio.setup.report()} if request.query.get("report") == "1" else answer
+    return (
+        {**answer, "report": studio.setup.report()}
+        if request.query.get("report") == "1"
+        else answer
+    )
 
 
 @route("POST", "/setup")

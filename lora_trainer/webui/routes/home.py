@@ -30,7 +30,9 @@ def home(studio: Studio, request: Request) -> dict[str, Any]:
     return {
         "version": __version__,
         "language": request.language,
-        "languages": [{"code": code, "name": texts.NAMES.get(code, code)} for code in texts.languages()],
+        "languages": [
+            {"code": code, "name": texts.NAMES.get(code, code)} for code in texts.languages()
+        ],
         "host": {
             "kind": studio.host.kind,
             "name": studio.host.name,
@@ -51,7 +53,9 @@ def home(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 def part(request: Request, key: str, make: Any) -> dict[str, Any]:
-    """One part of the page; where it cannot be made, the reason in its place, so that the others still come."""
+    """One part of the page; where it cannot be made, the reason in its place, so that the others
+    still come.
+    """
     try:
         return {key: make()}
     except LoraTrainerError as error:

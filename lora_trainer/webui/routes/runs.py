@@ -13,7 +13,12 @@ from lora_trainer.webui.studio import Studio
 
 @route("POST", "/runs")
 def create(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.runs.create(request.body, request.value("token", str), request.value("when", str, "now"), request.language)
+    return studio.runs.create(
+        request.body,
+        request.value("token", str),
+        request.value("when", str, "now"),
+        request.language,
+    )
 
 
 @route("GET", "/runs")
@@ -28,7 +33,12 @@ def pulse(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/runs/{id}/live")
 def live(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.runs.live(request.path["id"], request.number("offset", 0), request.query.get("log") == "1", request.language)
+    return studio.runs.live(
+        request.path["id"],
+        request.number("offset", 0),
+        request.query.get("log") == "1",
+        request.language,
+    )
 
 
 @route("POST", "/runs/{id}/ask")
@@ -38,7 +48,12 @@ def ask(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("POST", "/runs/{id}/continue")
 def go_on(studio: Studio, request: Request) -> dict[str, Any]:
-    return studio.runs.go_on(request.path["id"], request.value("changes", dict, {}), request.language, request.value("when", str, "now"))
+    return studio.runs.go_on(
+        request.path["id"],
+        request.value("changes", dict, {}),
+        request.language,
+        request.value("when", str, "now"),
+    )
 
 
 @route("POST", "/runs/{id}/delete")
@@ -66,17 +81,24 @@ def show_folder(studio: Studio, request: Request) -> dict[str, Any]:
 @route("GET", "/runs/{id}/picture/{name}")
 def picture(studio: Studio, request: Request) -> Response:
     # another picture has another address
-    return FileResponse(studio.runs.picture(request.path["id"], request.path["name"]), headers={"Cache-Control": "private, max-age=604800"})
+    return FileResponse(
+        studio.runs.picture(request.path["id"], request.path["name"]),
+        headers={"Cache-Control": "private, max-age=604800"},
+    )
 
 
 @route("GET", "/runs/{id}/log")
 def log(studio: Studio, request: Request) -> Response:
-    return PlainTextResponse(studio.runs.log(request.path["id"]), headers={"Cache-Control": "no-store"})
+    return PlainTextResponse(
+        studio.runs.log(request.path["id"]), headers={"Cache-Control": "no-store"}
+    )
 
 
 @route("GET", "/runs/{id}/config")
 def settings(studio: Studio, request: Request) -> Response:
-    return PlainTextResponse(studio.runs.settings(request.path["id"]), headers={"Cache-Control": "no-store"})
+    return PlainTextResponse(
+        studio.runs.settings(request.path["id"]), headers={"Cache-Control": "no-store"}
+    )
 
 
 @route("GET", "/runs/{id}/draft")
@@ -94,7 +116,8 @@ def empty_trash(studio: Studio, request: Request) -> dict[str, Any]:
     # deleting is undone by anybody, this by nobody
     if request.remote:
         raise Forbidden(
-            "this WebUI can be reached from other machines, so nothing is deleted for good from the browser",
+            "this WebUI can be reached from other machines, so nothing is deleted for good from the"
+            " browser",
             hint="Empty the folder trash of LoRA Trainer's data folder on the machine itself.",
         )
     return studio.runs.empty_trash()

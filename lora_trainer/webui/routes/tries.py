@@ -81,7 +81,9 @@ def restore_try(studio: Studio, request: Request) -> dict[str, Any]:
 
 @route("GET", "/tries/{id}/picture/{name}")
 def try_picture(studio: Studio, request: Request) -> Response:
-    return FileResponse(studio.tries.file(request.path["id"], request.path["name"]), headers=FOREVER)
+    return FileResponse(
+        studio.tries.file(request.path["id"], request.path["name"]), headers=FOREVER
+    )
 
 
 def _lora(lora: Lora) -> dict[str, Any]:

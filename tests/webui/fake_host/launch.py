@@ -1,14 +1,19 @@
-"""A small WebUI for the tests: what an extension meets on AUTOMATIC1111 or on Forge, without torch and without a model.
+"""A small WebUI for the tests: what an extension meets on AUTOMATIC1111 or on Forge, without torch
+and without a model.
 
-    python tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour a1111
-    python tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour forge --gradio-auth me:secret
+    python tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour a1111 python
+    tests/webui/fake_host/launch.py --data-dir FOLDER --port 7999 --flavour forge --gradio-auth
+    me:secret
 
-It runs on the real gradio of that host (a1111: 3.41.2, forge: 4.40.0), which `install.py --tests` puts into folders of their own; that folder comes
-first on this process's sys.path and nowhere else, so a worker that the extension starts from here knows nothing of it. The modules beside this
-file have the names and signatures of the hosts' own, and as little inside as behaves the same: pictures are drawn by Pillow, the "GPU" is a label
-(--fake-gpu). Every call that a test may ask about is written to FOLDER/calls.jsonl.
+It runs on the real gradio of that host (a1111: 3.41.2, forge: 4.40.0), which `install.py --tests`
+puts into folders of their own; that folder comes first on this process's sys.path and nowhere else,
+so a worker that the extension starts from here knows nothing of it. The modules beside this file
+have the names and signatures of the hosts' own, and as little inside as behaves the same: pictures
+are drawn by Pillow, the "GPU" is a label (--fake-gpu). Every call that a test may ask about is
+written to FOLDER/calls.jsonl.
 
-The hosts' own flags keep their names. `import launch` works as on the hosts: extensions ask it for the version.
+The hosts' own flags keep their names. `import launch` works as on the hosts: extensions ask it for
+the version.
 """
 
 from __future__ import annotations
@@ -34,12 +39,16 @@ def flavour() -> str:
 
 
 def module_folders(name: str) -> list[str]:
-    """What a process puts on sys.path to be such a host: Forge's own modules hide the common ones of the same name."""
+    """What a process puts on sys.path to be such a host: Forge's own modules hide the common ones
+    of the same name.
+    """
     return [str(HERE / "forge"), str(HERE)] if name == "forge" else [str(HERE)]
 
 
 def gradio_folder(name: str) -> Path:
-    """Where `install.py --tests` put this host's gradio and what belongs to it. Raises SetupError if it is not there."""
+    """Where `install.py --tests` put this host's gradio and what belongs to it. Raises SetupError
+    if it is not there.
+    """
     before = list(sys.path)
     sys.path.insert(0, str(ROOT))
     try:
@@ -56,7 +65,9 @@ def gradio_folder(name: str) -> Path:
 
 
 def value_of(flag: str, arguments: list[str]) -> str | None:
-    """The value of one flag before there is a parser: the modules read sys.argv while they are imported, as the hosts' do."""
+    """The value of one flag before there is a parser: the modules read sys.argv while they are
+    imported, as the hosts' do.
+    """
     for place, argument in enumerate(arguments):
         if argument == flag and place + 1 < len(arguments):
             return arguments[place + 1]

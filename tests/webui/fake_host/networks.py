@@ -1,4 +1,6 @@
-"""The hosts' built-in LoRA extension: which files there are. Known in sys.modules by this name on all hosts."""
+"""The hosts' built-in LoRA extension: which files there are. Known in sys.modules by this name on
+all hosts.
+"""
 
 from __future__ import annotations
 
@@ -26,12 +28,19 @@ class NetworkOnDisk:
     def _read_metadata(self):
         try:
             with Path(self.filename).open("rb") as stream:
-                return json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).get("__metadata__", {})
+                return json.loads(stream.read(int.from_bytes(stream.read(8), "little"))).get(
+                    "__metadata__", {}
+                )
         except (OSError, ValueError, OverflowError, MemoryError):
             return {}
 
     def get_alias(self):
-        return self.name if shared.opts.lora_preferred_name == "Filename" or self.alias.lower() in forbidden_network_aliases else self.alias
+        return (
+            self.name
+            if shared.opts.lora_preferred_name == "Filename"
+            or self.alias.lower() in forbidden_network_aliases
+            else self.alias
+        )
 
 
 def list_available_networks():

@@ -28,7 +28,15 @@ class CheckpointInfo:
         self.shorthash = self.sha256[:10]
         self.title = f"{self.name} [{self.shorthash}]"
         self.short_title = f"{self.name_for_extra} [{self.shorthash}]"
-        self.ids = [self.hash, self.model_name, self.title, self.name, self.name_for_extra, self.shorthash, self.sha256]
+        self.ids = [
+            self.hash,
+            self.model_name,
+            self.title,
+            self.name,
+            self.name_for_extra,
+            self.shorthash,
+            self.sha256,
+        ]
 
     def register(self) -> None:
         checkpoints_list[self.title] = self

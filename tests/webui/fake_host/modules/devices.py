@@ -31,7 +31,11 @@ dtype = "float16"
 
 
 def get_cuda_device_id():
-    return int(cmd_opts.device_id) if cmd_opts.device_id is not None and cmd_opts.device_id.isdigit() else 0
+    return (
+        int(cmd_opts.device_id)
+        if cmd_opts.device_id is not None and cmd_opts.device_id.isdigit()
+        else 0
+    )
 
 
 def get_cuda_device_string():

@@ -26,7 +26,9 @@ class Extension:
         folder = Path(self.path, subdir)
         if not folder.is_dir():
             return []
-        found = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() == extension)
+        found = sorted(
+            path for path in folder.iterdir() if path.is_file() and path.suffix.lower() == extension
+        )
         return [ScriptFile(self.path, path.name, str(path)) for path in found]
 
 
@@ -40,4 +42,7 @@ def active() -> list[Extension]:
 
 def find_extension(filename: str) -> Extension | None:
     path = Path(filename).resolve()
-    return next((extension for extension in extensions if Path(extension.path).resolve() in path.parents), None)
+    return next(
+        (extension for extension in extensions if Path(extension.path).resolve() in path.parents),
+        None,
+    )

@@ -1,4 +1,6 @@
-"""The hosts' queue: first come, first served. The same class in A1111, Forge, reForge and classic."""
+"""The hosts' queue: first come, first served. The same class in A1111, Forge, reForge and
+classic.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Sending a picture's text to a tab: on the hosts buttons are bound to a tab's fields after all tabs are drawn."""
+"""Sending a picture's text to a tab: on the hosts buttons are bound to a tab's fields after all
+tabs are drawn.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,16 @@ registered_param_bindings: list[ParamBinding] = []
 
 
 class ParamBinding:
-    def __init__(self, paste_button, tabname, source_text_component=None, source_image_component=None, source_tabname=None, override_settings_component=None, paste_field_names=None):
+    def __init__(
+        self,
+        paste_button,
+        tabname,
+        source_text_component=None,
+        source_image_component=None,
+        source_tabname=None,
+        override_settings_component=None,
+        paste_field_names=None,
+    ):
         self.paste_button = paste_button
         self.tabname = tabname
         self.source_text_component = source_text_component
@@ -32,7 +43,11 @@ def reset():
 
 
 def add_paste_fields(tabname, init_img, fields, override_settings_component=None):
-    paste_fields[tabname] = {"init_img": init_img, "fields": fields, "override_settings_component": override_settings_component}
+    paste_fields[tabname] = {
+        "init_img": init_img,
+        "fields": fields,
+        "override_settings_component": override_settings_component,
+    }
 
 
 def register_paste_params_button(binding: ParamBinding):
@@ -46,7 +61,11 @@ def parse_generation_parameters(x: str, skip_fields=None) -> dict[str, str]:
     if len(found) < 3:
         lines, found = [*lines, last], {}
     positive = [line for line in lines if not line.startswith("Negative prompt:")]
-    negative = [line.removeprefix("Negative prompt:").strip() for line in lines if line.startswith("Negative prompt:")]
+    negative = [
+        line.removeprefix("Negative prompt:").strip()
+        for line in lines
+        if line.startswith("Negative prompt:")
+    ]
     return {"Prompt": "\n".join(positive), "Negative prompt": "\n".join(negative), **found}
 
 
@@ -54,10 +73,21 @@ def connect_paste_params_buttons():
     for binding in registered_param_bindings:
         fields = paste_fields[binding.tabname]["fields"]
         if binding.source_text_component is not None:
+
             def paste(text, fields=fields):
                 values = parse_generation_parameters(text or "")
-                return [gr.update(value=values[name]) if name in values else gr.update() for _, name in fields]
+                return [
+                    gr.update(value=values[name]) if name in values else gr.update()
+                    for _, name in fields
+                ]
 
             outputs = [field for field, _ in fields]
-            binding.paste_button.click(fn=paste, inputs=[binding.source_text_component], outputs=outputs, show_progress=False)
-        binding.paste_button.click(fn=None, inputs=None, outputs=None, **{JS: f"switch_to_{binding.tabname}"})
+            binding.paste_button.click(
+                fn=paste,
+                inputs=[binding.source_text_component],
+                outputs=outputs,
+                show_progress=False,
+            )
+        binding.paste_button.click(
+            fn=None, inputs=None, outputs=None, **{JS: f"switch_to_{binding.tabname}"}
+        )

@@ -5,7 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from threading import Thread
 
-from modules import extensions, localization, scripts, sd_models, sd_samplers, sd_vae, shared, ui_extra_networks
+from modules import (
+    extensions,
+    localization,
+    scripts,
+    sd_models,
+    sd_samplers,
+    sd_vae,
+    shared,
+    ui_extra_networks,
+)
 
 
 def initialize() -> None:
@@ -28,5 +37,9 @@ def initialize_rest(*, reload_script_modules: bool = False) -> None:
     import networks
 
     networks.list_available_networks()
-    if shared.cmd_opts.flavour == "a1111" and not shared.cmd_opts.skip_load_model_at_start and sd_models.checkpoints_list:
+    if (
+        shared.cmd_opts.flavour == "a1111"
+        and not shared.cmd_opts.skip_load_model_at_start
+        and sd_models.checkpoints_list
+    ):
         Thread(target=lambda: shared.sd_model, name="load model").start()

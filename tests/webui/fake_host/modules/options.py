@@ -6,7 +6,21 @@ from typing import Any
 
 
 class OptionInfo:
-    def __init__(self, default=None, label="", component=None, component_args=None, onchange=None, section=None, refresh=None, comment_before='', comment_after='', infotext=None, restrict_api=False, category_id=None):
+    def __init__(
+        self,
+        default=None,
+        label="",
+        component=None,
+        component_args=None,
+        onchange=None,
+        section=None,
+        refresh=None,
+        comment_before="",
+        comment_after="",
+        infotext=None,
+        restrict_api=False,
+        category_id=None,
+    ):
         self.default = default
         self.label = label
         self.component = component
@@ -44,7 +58,7 @@ class OptionInfo:
 
 class OptionHTML(OptionInfo):
     def __init__(self, text):
-        super().__init__(str(text).strip(), label='')
+        super().__init__(str(text).strip(), label="")
         self.do_not_save = True
 
 
@@ -59,7 +73,9 @@ def options_section(section_identifier, options_dict):
 class Options:
     def __init__(self, data_labels: dict[str, OptionInfo]):
         self.data_labels = data_labels
-        self.data = {key: option.default for key, option in data_labels.items() if not option.do_not_save}
+        self.data = {
+            key: option.default for key, option in data_labels.items() if not option.do_not_save
+        }
 
     def __setattr__(self, key: str, value: Any) -> None:
         if key not in ("data_labels", "data") and (key in self.data or key in self.data_labels):
@@ -104,7 +120,11 @@ class Options:
             self.data = json.loads(Path(filename).read_text(encoding="utf-8"))
 
     def save(self, filename: str) -> None:
-        Path(filename).write_text(json.dumps(self.data, indent=4, ensure_ascii=False), encoding="utf-8")
+        Path(filename).write_text(
+            json.dumps(self.data, indent=4, ensure_ascii=False), encoding="utf-8"
+        )
 
     def dumpjson(self) -> str:
-        return json.dumps({key: self.data.get(key, option.default) for key, option in self.data_labels.items()})
+        return json.dumps(
+            {key: self.data.get(key, option.default) for key, option in self.data_labels.items()}
+        )

@@ -1,4 +1,6 @@
-"""The hosts' pipeline, drawn by Pillow: a picture depends on prompt, seed, size and settings, and on each LoRA file that is there, by its strength."""
+"""The hosts' pipeline, drawn by Pillow: a picture depends on prompt, seed, size and settings, and
+on each LoRA file that is there, by its strength.
+"""
 
 from __future__ import annotations
 
@@ -104,7 +106,21 @@ class StableDiffusionProcessingImg2Img(StableDiffusionProcessing):
 
 
 class Processed:
-    def __init__(self, p: StableDiffusionProcessing, images_list, seed=-1, info="", subseed=None, all_prompts=None, all_negative_prompts=None, all_seeds=None, all_subseeds=None, index_of_first_image=0, infotexts=None, comments=""):
+    def __init__(
+        self,
+        p: StableDiffusionProcessing,
+        images_list,
+        seed=-1,
+        info="",
+        subseed=None,
+        all_prompts=None,
+        all_negative_prompts=None,
+        all_seeds=None,
+        all_subseeds=None,
+        index_of_first_image=0,
+        infotexts=None,
+        comments="",
+    ):
         self.images = images_list
         self.extra_images = []
         self.prompt = p.prompt
@@ -171,21 +187,39 @@ def _process(p: StableDiffusionProcessing, model: Any) -> Processed:
                 break
             shared.state.sampling_step = step + 1
             time.sleep(STEP_SECONDS)
-        images.append(draw(f"{text.strip()}|{p.negative_prompt}|{p.seed + number}|{model.filename}|{p.cfg_scale}|{p.sampler_name}", p.width, p.height, loras))
+        images.append(
+            draw(
+                f"{text.strip()}|{p.negative_prompt}|{p.seed + number}|{model.filename}|{p.cfg_scale}|{p.sampler_name}",
+                p.width,
+                p.height,
+                loras,
+            )
+        )
     info = (
-        f"{p.prompt}\nNegative prompt: {p.negative_prompt}\nSteps: {p.steps}, Sampler: {p.sampler_name}, CFG scale: {p.cfg_scale}, Seed: {p.seed}, "
-        f"Size: {p.width}x{p.height}, Model hash: {model.sd_model_hash}, Model: {Path(model.filename).stem}"
+        f"{p.prompt}\nNegative prompt: {p.negative_prompt}\nSteps: {p.steps}, Sampler:"
+        f" {p.sampler_name}, CFG scale: {p.cfg_scale}, Seed: {p.seed}, Size: {p.width}x{p.height},"
+        f" Model hash: {model.sd_model_hash}, Model: {Path(model.filename).stem}"
     )
     return Processed(p, images, seed=p.seed, info=info)
 
 
 def draw(key: str, width: int, height: int, loras: list[tuple[str, float, float]]) -> Image.Image:
-    """The picture of a key; each LoRA adds a pattern of its own, as strong as its strength. Strength 0 adds nothing at all."""
+    """The picture of a key; each LoRA adds a pattern of its own, as strong as its strength.
+    Strength 0 adds nothing at all.
+    """
     image = _pattern(hashlib.sha256(key.encode()).digest(), width, height, 30)
     for path, te, unet in loras:
         if te or unet:
             mark = _pattern(hashlib.sha256(Path(path).read_bytes()).digest(), width, height, 8)
-            image = ImageChops.add(image, Image.eval(mark, lambda value, strength=(te + 2 * unet) / 3: round(value * min(max(strength, 0), 2) / 2)))
+            image = ImageChops.add(
+                image,
+                Image.eval(
+                    mark,
+                    lambda value, strength=(te + 2 * unet) / 3: round(
+                        value * min(max(strength, 0), 2) / 2
+                    ),
+                ),
+            )
     return image
 
 
@@ -195,6 +229,11 @@ def _pattern(seed: bytes, width: int, height: int, count: int) -> Image.Image:
     pen = ImageDraw.Draw(image)
     for _ in range(count):
         left, top = chance.randrange(-width // 4, width), chance.randrange(-height // 4, height)
-        box = (left, top, left + chance.randrange(8, width // 2 + 9), top + chance.randrange(8, height // 2 + 9))
+        box = (
+            left,
+            top,
+            left + chance.randrange(8, width // 2 + 9),
+            top + chance.randrange(8, height // 2 + 9),
+        )
         pen.ellipse(box, fill=tuple(chance.randrange(220) for _ in range(3)))
     return image

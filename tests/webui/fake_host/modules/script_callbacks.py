@@ -1,4 +1,6 @@
-"""The hosts' callbacks. A callback that raises is reported on the console, and the host goes on without it."""
+"""The hosts' callbacks. A callback that raises is reported on the console, and the host goes on
+without it.
+"""
 
 from __future__ import annotations
 
@@ -18,14 +20,26 @@ class ScriptCallback(NamedTuple):
 callback_map: dict[str, list[ScriptCallback]] = {
     f"callbacks_{category}": []
     for category in (
-        "app_started", "model_loaded", "ui_tabs", "ui_settings", "before_image_saved", "image_saved", "before_component", "after_component",
-        "infotext_pasted", "script_unloaded", "before_ui", "on_reload",
+        "app_started",
+        "model_loaded",
+        "ui_tabs",
+        "ui_settings",
+        "before_image_saved",
+        "image_saved",
+        "before_component",
+        "after_component",
+        "infotext_pasted",
+        "script_unloaded",
+        "before_ui",
+        "on_reload",
     )
 }
 
 
 def add_callback(category: str, callback: Callable[..., Any], name: str | None) -> None:
-    filename = next((frame.filename for frame in inspect.stack() if frame.filename != __file__), "unknown file")
+    filename = next(
+        (frame.filename for frame in inspect.stack() if frame.filename != __file__), "unknown file"
+    )
     callback_map[f"callbacks_{category}"].append(ScriptCallback(filename, callback, name))
 
 

@@ -69,8 +69,14 @@ def basedir() -> str:
     return current_basedir
 
 
-def list_scripts(scriptdirname: str, extension: str, *, include_extensions: bool = True) -> list[extensions.ScriptFile]:
-    return [file for one in extensions.active() for file in one.list_files(scriptdirname, extension)] if include_extensions else []
+def list_scripts(
+    scriptdirname: str, extension: str, *, include_extensions: bool = True
+) -> list[extensions.ScriptFile]:
+    return (
+        [file for one in extensions.active() for file in one.list_files(scriptdirname, extension)]
+        if include_extensions
+        else []
+    )
 
 
 def list_files_with_name(filename: str) -> list[str]:
@@ -79,7 +85,9 @@ def list_files_with_name(filename: str) -> list[str]:
 
 
 def load_scripts() -> None:
-    """Every scripts/*.py, by path, with its extension's folder on sys.path for as long as that takes."""
+    """Every scripts/*.py, by path, with its extension's folder on sys.path for as long as that
+    takes.
+    """
     global current_basedir, scripts_txt2img, scripts_img2img
     scripts_data.clear()
     script_callbacks.clear_callbacks()
@@ -128,7 +136,9 @@ class ScriptRunner:
     def prepare_ui(self) -> None:
         self.inputs = [None]
 
-    def setup_ui_for_section(self, section: str | None, scriptlist: list[Script] | None = None) -> None:
+    def setup_ui_for_section(
+        self, section: str | None, scriptlist: list[Script] | None = None
+    ) -> None:
         for script in self.alwayson_scripts if scriptlist is None else scriptlist:
             script.args_from = script.args_to = len(self.inputs)
             try:
@@ -143,7 +153,9 @@ class ScriptRunner:
     def _each(self, method: str, p: Any, *arguments: Any) -> None:
         for script in self.alwayson_scripts:
             try:
-                getattr(script, method)(p, *arguments, *p.script_args[script.args_from or 0:script.args_to or 0])
+                getattr(script, method)(
+                    p, *arguments, *p.script_args[script.args_from or 0 : script.args_to or 0]
+                )
             except Exception:
                 errors.report(f"Error running {method}: {script.filename}", exc_info=True)
 

@@ -1,4 +1,6 @@
-"""A1111's model in memory: loaded by the first look at it, moved between "cuda" and "cpu" as a whole."""
+"""A1111's model in memory: loaded by the first look at it, moved between "cuda" and "cpu" as a
+whole.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,25 @@ import threading
 from typing import Any
 
 from modules import calls, devices, sd_vae, shared
-from modules.checkpoint_files import CheckpointInfo, checkpoint_aliases, checkpoint_tiles, checkpoints_list, list_models, model_dir, model_path
+from modules.checkpoint_files import (
+    CheckpointInfo,
+    checkpoint_aliases,
+    checkpoint_tiles,
+    checkpoints_list,
+    list_models,
+    model_dir,
+    model_path,
+)
 
-__all__ = ["CheckpointInfo", "checkpoint_aliases", "checkpoint_tiles", "checkpoints_list", "list_models", "model_dir", "model_path"]
+__all__ = [
+    "CheckpointInfo",
+    "checkpoint_aliases",
+    "checkpoint_tiles",
+    "checkpoints_list",
+    "list_models",
+    "model_dir",
+    "model_path",
+]
 
 
 class Model:
@@ -31,7 +49,9 @@ class Model:
         return self
 
     def parameters(self):
-        """What torch's parameters are asked here is `.device`, and that the model can tell itself."""
+        """What torch's parameters are asked here is `.device`, and that the model can tell
+        itself.
+        """
         return iter([self])
 
     def is_on_gpu(self) -> bool:
@@ -56,7 +76,10 @@ class SdModelData:
     def set_sd_model(self, v, already_loaded=False):
         self.sd_model = v
         if v is not None:
-            self.loaded_sd_models = [v, *(model for model in self.loaded_sd_models if model is not v)]
+            self.loaded_sd_models = [
+                v,
+                *(model for model in self.loaded_sd_models if model is not v),
+            ]
 
 
 model_data = SdModelData()
@@ -118,5 +141,8 @@ def model_for_generation() -> Model:
     if model is None:
         raise FileNotFoundError("No checkpoints found. Can't run without a checkpoint.")
     if model.device != devices.device:
-        raise RuntimeError(f"Expected all tensors to be on the same device, but found at least two devices, {devices.device}:0 and {model.device}!")
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices,"
+            f" {devices.device}:0 and {model.device}!"
+        )
     return model

@@ -7,10 +7,24 @@ from typing import Any
 
 import gradio as gr
 from modules import calls, options
-from modules.paths_internal import data_path, extensions_builtin_dir, extensions_dir, models_path, script_path
+from modules.paths_internal import (
+    data_path,
+    extensions_builtin_dir,
+    extensions_dir,
+    models_path,
+    script_path,
+)
 from modules.shared_cmd_options import cmd_opts, parser
 
-__all__ = ["cmd_opts", "data_path", "extensions_builtin_dir", "extensions_dir", "models_path", "parser", "script_path"]
+__all__ = [
+    "cmd_opts",
+    "data_path",
+    "extensions_builtin_dir",
+    "extensions_dir",
+    "models_path",
+    "parser",
+    "script_path",
+]
 
 OptionInfo = options.OptionInfo
 OptionHTML = options.OptionHTML
@@ -101,25 +115,58 @@ class MemUsageMonitor:
 
 state = State()
 mem_mon = MemUsageMonitor()
-gradio_theme = gr.themes.Default(font=["Source Sans Pro", "ui-sans-serif", "system-ui", "sans-serif"], font_mono=["IBM Plex Mono", "monospace"])
+gradio_theme = gr.themes.Default(
+    font=["Source Sans Pro", "ui-sans-serif", "system-ui", "sans-serif"],
+    font_mono=["IBM Plex Mono", "monospace"],
+)
 
 options_templates: dict[str, OptionInfo] = {
-    "sd_model_checkpoint": OptionInfo(None, "Stable Diffusion checkpoint", section=("sd", "Stable Diffusion")),
-    "sd_checkpoint_hash": OptionInfo("", "SHA256 hash of the current checkpoint", section=("sd", "Stable Diffusion")),
+    "sd_model_checkpoint": OptionInfo(
+        None, "Stable Diffusion checkpoint", section=("sd", "Stable Diffusion")
+    ),
+    "sd_checkpoint_hash": OptionInfo(
+        "", "SHA256 hash of the current checkpoint", section=("sd", "Stable Diffusion")
+    ),
     "sd_vae": OptionInfo("Automatic", "SD VAE", section=("sd", "Stable Diffusion")),
     "CLIP_stop_at_last_layers": OptionInfo(1, "Clip skip", section=("sd", "Stable Diffusion")),
     "localization": OptionInfo("None", "Localization", section=("ui", "User interface")),
     "hidden_tabs": OptionInfo([], "Hidden UI tabs", section=("ui", "User interface")),
-    "samples_format": OptionInfo("png", "File format for images", section=("saving-images", "Saving images/grids")),
-    "samples_save": OptionInfo(False, "Always save all generated images", section=("saving-images", "Saving images/grids")),
-    "save_to_dirs": OptionInfo(True, "Save images to a subdirectory", section=("saving-to-dirs", "Saving to a directory")),
-    "outdir_samples": OptionInfo("", "Output directory for images", section=("saving-paths", "Paths for saving")),
-    "outdir_txt2img_samples": OptionInfo(str(Path(data_path, "outputs")), "Output directory for txt2img images", section=("saving-paths", "Paths for saving")),
-    "outdir_txt2img_grids": OptionInfo(str(Path(data_path, "outputs")), "Output directory for txt2img grids", section=("saving-paths", "Paths for saving")),
-    "extra_networks_default_multiplier": OptionInfo(1.0, "Default multiplier for extra networks", section=("extra_networks", "Extra Networks")),
-    "extra_networks_add_text_separator": OptionInfo(" ", "Extra networks separator", section=("extra_networks", "Extra Networks")),
-    "lora_preferred_name": OptionInfo("Alias from file", "When adding to prompt, refer to Lora by", section=("extra_networks", "Extra Networks")),
-    "sd_lora": OptionInfo("None", "Add network to prompt", section=("extra_networks", "Extra Networks")),
+    "samples_format": OptionInfo(
+        "png", "File format for images", section=("saving-images", "Saving images/grids")
+    ),
+    "samples_save": OptionInfo(
+        False, "Always save all generated images", section=("saving-images", "Saving images/grids")
+    ),
+    "save_to_dirs": OptionInfo(
+        True, "Save images to a subdirectory", section=("saving-to-dirs", "Saving to a directory")
+    ),
+    "outdir_samples": OptionInfo(
+        "", "Output directory for images", section=("saving-paths", "Paths for saving")
+    ),
+    "outdir_txt2img_samples": OptionInfo(
+        str(Path(data_path, "outputs")),
+        "Output directory for txt2img images",
+        section=("saving-paths", "Paths for saving"),
+    ),
+    "outdir_txt2img_grids": OptionInfo(
+        str(Path(data_path, "outputs")),
+        "Output directory for txt2img grids",
+        section=("saving-paths", "Paths for saving"),
+    ),
+    "extra_networks_default_multiplier": OptionInfo(
+        1.0, "Default multiplier for extra networks", section=("extra_networks", "Extra Networks")
+    ),
+    "extra_networks_add_text_separator": OptionInfo(
+        " ", "Extra networks separator", section=("extra_networks", "Extra Networks")
+    ),
+    "lora_preferred_name": OptionInfo(
+        "Alias from file",
+        "When adding to prompt, refer to Lora by",
+        section=("extra_networks", "Extra Networks"),
+    ),
+    "sd_lora": OptionInfo(
+        "None", "Add network to prompt", section=("extra_networks", "Extra Networks")
+    ),
 }
 opts = options.Options(options_templates)
 opts.load(config_filename)

@@ -34,7 +34,11 @@ def fetch_file(filename: str = ""):
     from starlette.responses import FileResponse, Response
 
     path = Path(filename).absolute()
-    allowed = [Path(folder).absolute() for page in extra_pages for folder in page.allowed_directories_for_previews()]
+    allowed = [
+        Path(folder).absolute()
+        for page in extra_pages
+        for folder in page.allowed_directories_for_previews()
+    ]
     if not path.is_file() or not any(folder in path.parents for folder in allowed):
         return Response(status_code=404)
     return FileResponse(path)
@@ -72,17 +76,30 @@ class ExtraNetworksPage:
         return next((self.link_preview(file) for file in found if file.is_file()), None)
 
     def create_html(self, tabname, *, empty=False):
-        """All cards of the page; their click inserts the tag and the sidecar's text, as on the hosts."""
+        """All cards of the page; their click inserts the tag and the sidecar's text, as on the
+        hosts.
+        """
         self.items = {} if empty else {item["name"]: item for item in self.list_items()}
         cards = [self.create_item_html(tabname, item) for item in self.items.values()]
-        return f"<div id='{tabname}_{self.extra_networks_tabname}_cards' class='extra-network-cards'>{''.join(cards)}</div>"
+        return (
+            f"<div id='{tabname}_{self.extra_networks_tabname}_cards'"
+            f" class='extra-network-cards'>{''.join(cards)}</div>"
+        )
 
     def create_item_html(self, tabname, item):
-        click = f"cardClicked('{tabname}', {item['prompt']}, {item['negative_prompt']}, {str(self.allow_negative_prompt).lower()});"
-        picture = f"<img src='{html.escape(item['preview'])}' class='preview' alt=''>" if item["preview"] else ""
+        click = (
+            f"cardClicked('{tabname}', {item['prompt']}, {item['negative_prompt']},"
+            f" {str(self.allow_negative_prompt).lower()});"
+        )
+        picture = (
+            f"<img src='{html.escape(item['preview'])}' class='preview' alt=''>"
+            if item["preview"]
+            else ""
+        )
         return (
-            f"<div class='card' data-name='{html.escape(item['name'])}' onclick='{html.escape(click)}'>{picture}"
-            f"<div class='actions'><span class='name'>{html.escape(item['name'])}</span></div></div>"
+            f"<div class='card' data-name='{html.escape(item['name'])}'"
+            f" onclick='{html.escape(click)}'>{picture}<div class='actions'><span"
+            f" class='name'>{html.escape(item['name'])}</span></div></div>"
         )
 
 
@@ -109,9 +126,14 @@ class ExtraNetworksPageLora(ExtraNetworksPage):
             "sort_keys": {"default": index},
         }
         self.read_user_metadata(item)
-        text, weight = item["user_metadata"].get("activation text"), item["user_metadata"].get("preferred weight", 0.0)
+        text, weight = (
+            item["user_metadata"].get("activation text"),
+            item["user_metadata"].get("preferred weight", 0.0),
+        )
         multiplier = str(weight) if weight else "opts.extra_networks_default_multiplier"
-        item["prompt"] = quote_js(f"<lora:{on_disk.get_alias()}:") + f" + {multiplier} + " + quote_js(">")
+        item["prompt"] = (
+            quote_js(f"<lora:{on_disk.get_alias()}:") + f" + {multiplier} + " + quote_js(">")
+        )
         if text:
             item["prompt"] += " + " + quote_js(" " + text)
         negative = item["user_metadata"].get("negative text")
@@ -121,7 +143,11 @@ class ExtraNetworksPageLora(ExtraNetworksPage):
     def list_items(self):
         import networks
 
-        return [item for index, name in enumerate(list(networks.available_networks)) if (item := self.create_item(name, index))]
+        return [
+            item
+            for index, name in enumerate(list(networks.available_networks))
+            if (item := self.create_item(name, index))
+        ]
 
     def allowed_directories_for_previews(self):
         return [shared.cmd_opts.lora_dir]

@@ -12,14 +12,25 @@ from threading import Thread
 from typing import Any
 
 import gradio as gr
-from modules import initialize, localization, paths, script_callbacks, scripts, shared, ui, ui_extra_networks
+from modules import (
+    initialize,
+    localization,
+    paths,
+    script_callbacks,
+    scripts,
+    shared,
+    ui,
+    ui_extra_networks,
+)
 from modules.shared_cmd_options import cmd_opts
 
 template_response = gr.routes.templates.TemplateResponse
 
 
 def run() -> None:
-    """Serve until killed. A1111 serves from its main thread; Forge keeps that for making pictures."""
+    """Serve until killed. A1111 serves from its main thread; Forge keeps that for making
+    pictures.
+    """
     signal.signal(signal.SIGINT, lambda *_: os._exit(0))
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     if cmd_opts.lacking:
@@ -43,11 +54,24 @@ def webui() -> None:
         gr.routes.templates.TemplateResponse = with_head
         if not cmd_opts.no_gradio_queue:
             shared.demo.queue(64)
-        login = [tuple(pair.strip().split(":", 1)) for pair in (cmd_opts.gradio_auth or "").split(",") if pair.strip()]
+        login = [
+            tuple(pair.strip().split(":", 1))
+            for pair in (cmd_opts.gradio_auth or "").split(",")
+            if pair.strip()
+        ]
         app, _, _ = shared.demo.launch(
-            share=False, server_name=cmd_opts.server_name or ("0.0.0.0" if cmd_opts.listen else None), server_port=cmd_opts.port,
-            auth=login or None, inbrowser=False, prevent_thread_lock=True, quiet=True,
-            allowed_paths=[*cmd_opts.gradio_allowed_path, paths.script_path, *(extension.path for extension in active_extensions())],
+            share=False,
+            server_name=cmd_opts.server_name or ("0.0.0.0" if cmd_opts.listen else None),
+            server_port=cmd_opts.port,
+            auth=login or None,
+            inbrowser=False,
+            prevent_thread_lock=True,
+            quiet=True,
+            allowed_paths=[
+                *cmd_opts.gradio_allowed_path,
+                paths.script_path,
+                *(extension.path for extension in active_extensions()),
+            ],
             root_path=f"/{cmd_opts.subpath}" if cmd_opts.subpath else "",
         )
         tidy_middleware(app)
@@ -80,7 +104,9 @@ def tidy_middleware(app: Any) -> None:
     """The hosts replace gradio's open CORS policy, and compress."""
     from starlette.middleware.gzip import GZipMiddleware
 
-    app.user_middleware = [one for one in app.user_middleware if one.cls.__name__ != "CORSMiddleware"]
+    app.user_middleware = [
+        one for one in app.user_middleware if one.cls.__name__ != "CORSMiddleware"
+    ]
     app.middleware_stack = None
     app.add_middleware(GZipMiddleware, minimum_size=1000)
     app.middleware_stack = app.build_middleware_stack()
@@ -93,13 +119,23 @@ def webpath(path: str) -> str:
 def with_head(*args: Any, **kwargs: Any) -> Any:
     """The host's page with the scripts and style sheets of the host and of all extensions in it."""
     response = template_response(*args, **kwargs)
-    files = [str(Path(paths.script_path, "script.js")), *(file.path for file in scripts.list_scripts("javascript", ".js"))]
+    files = [
+        str(Path(paths.script_path, "script.js")),
+        *(file.path for file in scripts.list_scripts("javascript", ".js")),
+    ]
     head = f"<script>{localization.localization_js(shared.opts.localization)}</script>\n"
-    head += "".join(f'<script type="text/javascript" src="{webpath(path)}"></script>\n' for path in files)
+    head += "".join(
+        f'<script type="text/javascript" src="{webpath(path)}"></script>\n' for path in files
+    )
     if cmd_opts.theme:
         head += f'<script>set_theme("{cmd_opts.theme}");</script>\n'
-    foot = "".join(f'<link rel="stylesheet" property="stylesheet" href="{webpath(path)}">' for path in scripts.list_files_with_name("style.css"))
-    response.body = response.body.replace(b"</head>", head.encode() + b"</head>").replace(b"</body>", foot.encode() + b"</body>")
+    foot = "".join(
+        f'<link rel="stylesheet" property="stylesheet" href="{webpath(path)}">'
+        for path in scripts.list_files_with_name("style.css")
+    )
+    response.body = response.body.replace(b"</head>", head.encode() + b"</head>").replace(
+        b"</body>", foot.encode() + b"</body>"
+    )
     response.init_headers()
     return response
 

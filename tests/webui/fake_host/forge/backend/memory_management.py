@@ -48,5 +48,7 @@ def soft_empty_cache(force=False):
 
 
 def unload_all_models():
-    calls.record("unload_all_models", in_main_thread=threading.current_thread() is threading.main_thread())
+    calls.record(
+        "unload_all_models", in_main_thread=threading.current_thread() is threading.main_thread()
+    )
     current_loaded_models.clear()

@@ -1,11 +1,29 @@
-"""Forge's model: nothing is loaded before the first picture, and what a picture needs is loaded for it."""
+"""Forge's model: nothing is loaded before the first picture, and what a picture needs is loaded for
+it.
+"""
 
 from __future__ import annotations
 
 from modules import calls, shared
-from modules.checkpoint_files import CheckpointInfo, checkpoint_aliases, checkpoint_tiles, checkpoints_list, list_models, model_dir, model_path
+from modules.checkpoint_files import (
+    CheckpointInfo,
+    checkpoint_aliases,
+    checkpoint_tiles,
+    checkpoints_list,
+    list_models,
+    model_dir,
+    model_path,
+)
 
-__all__ = ["CheckpointInfo", "checkpoint_aliases", "checkpoint_tiles", "checkpoints_list", "list_models", "model_dir", "model_path"]
+__all__ = [
+    "CheckpointInfo",
+    "checkpoint_aliases",
+    "checkpoint_tiles",
+    "checkpoints_list",
+    "list_models",
+    "model_dir",
+    "model_path",
+]
 
 
 class FakeInitialModel:
@@ -37,7 +55,7 @@ class SdModelData:
     def __init__(self):
         self.sd_model = FakeInitialModel()
         self.forge_loading_parameters = {}
-        self.forge_hash = ''
+        self.forge_hash = ""
 
     def get_sd_model(self):
         return self.sd_model
@@ -54,7 +72,7 @@ def select_checkpoint():
     if info is not None:
         return info
     if not checkpoints_list:
-        print('You do not have any model!')
+        print("You do not have any model!")
         return None
     return next(iter(checkpoints_list.values()))
 
@@ -82,7 +100,10 @@ def load_model(checkpoint_info=None, already_loaded_state_dict=None):
 def forge_model_reload():
     info = select_checkpoint()
     if info is None:
-        raise ValueError('You do not have any model! Please download at least one model in [models/Stable-diffusion].')
+        raise ValueError(
+            "You do not have any model! Please download at least one model in"
+            " [models/Stable-diffusion]."
+        )
     if model_data.forge_hash == info.filename:
         return model_data.sd_model, False
     calls.record("forge_model_reload", checkpoint=info.title)
