@@ -446,8 +446,9 @@ def test_settings_are_not_called_wrong_before_anybody_was_there(host, visitor, d
         "loraTrainer.store.set('settings', {...loraTrainer.store.get('settings'), lora_rank: 0})"
     )
     page.locator("#lora_trainer_step_settings[data-state=problem]").wait_for()
-    page.evaluate("sessionStorage.removeItem('lora-trainer-settings-seen')")
+    # an answer that comes while the settings are shown would note them as seen again
     open_step(page, "images")
+    page.evaluate("sessionStorage.removeItem('lora-trainer-settings-seen')")
     page.evaluate("loraTrainer.replan(0)")
     page.wait_for_function(
         "() => document.querySelector('#lora_trainer_step_settings').dataset.state === ''"
