@@ -229,28 +229,20 @@ def _lettering(picture: Picture, measures: Measures, resolution: int) -> Iterabl
         " belongs to the picture, say it in the caption."
     )
     mend, share = {"mend": "crop", "box": box}, round((bottom - top) / measures.height, 3)
-    if above:
-        template = "{name} seems to have lettering at the bottom: a watermark, signature or date"
-        yield problem(
-            "lettering",
-            template,
-            hint=hint,
-            path=picture.path,
-            measured=share,
-            mend=mend,
-            name=picture.name,
-        )
-    else:
-        template = "{name} seems to have lettering at the top: a watermark, signature or date"
-        yield problem(
-            "lettering",
-            template,
-            hint=hint,
-            path=picture.path,
-            measured=share,
-            mend=mend,
-            name=picture.name,
-        )
+    template = (
+        "{name} seems to have lettering at the bottom: a watermark, signature or date"
+        if above
+        else "{name} seems to have lettering at the top: a watermark, signature or date"
+    )
+    yield problem(
+        "lettering",
+        template,
+        hint=hint,
+        path=picture.path,
+        measured=share,
+        mend=mend,
+        name=picture.name,
+    )
 
 
 def _exposure(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
