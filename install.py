@@ -3,7 +3,8 @@ stay as they are.
 
     python install.py             what the worker needs
     python install.py --tests     and the tools for `python -m tests`: ruff, mypy, pytest, the
-                                  WebUIs' gradio, and a browser if there is none
+                                  WebUIs' gradio, prettier and eslint where there is npm, and a
+                                  browser if there is none
     python install.py --captioner wd      and onnxruntime, which only the WD taggers need
 
 The WebUI runs this file, without arguments, at every start: then a failure is told and never stops
@@ -149,7 +150,9 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
 
 
 def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
-    """The tools, the WebUIs' gradio that the tab is tested on, and a browser to look at it."""
+    """The tools, the WebUIs' gradio that the tab is tested on, a browser to look at it, and what
+    looks at its JavaScript.
+    """
     _make_ready(environment.look_at_tests(), environ, by_host=False)
     if sys.version_info < TOO_NEW_FOR_WEBUIS:
         for host in WEBUI_PACKAGES:
@@ -160,11 +163,12 @@ def _make_ready_for_tests(environ: "Mapping[str, str]") -> None:
             " will be skipped.",
             flush=True,
         )
-    browser = HERE.parent / "tests" / "browser" / "chromium.py"
-    if browser.is_file():
-        import subprocess
+    tests = HERE.parent / "tests"
+    for program in (tests / "browser" / "chromium.py", tests / "node.py"):
+        if program.is_file():
+            import subprocess
 
-        subprocess.run([sys.executable, str(browser)], env=dict(environ), check=False)
+            subprocess.run([sys.executable, str(program)], env=dict(environ), check=False)
 
 
 def _summary(overlay: environment.Overlay) -> str:

@@ -13,13 +13,17 @@
         const power = 10 ** Math.floor(Math.log10(raw));
         const stride = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= raw);
         const found = [];
-        for (let at = Math.ceil(minimum / stride); at * stride <= maximum + stride * 1e-9; at += 1) found.push(at * stride);
+        for (let at = Math.ceil(minimum / stride); at * stride <= maximum + stride * 1e-9; at += 1)
+            found.push(at * stride);
         return found;
     }
 
     /** Lowest and highest value to show. A few spikes of the raw loss must not press the line flat. */
     function range(points) {
-        const raw = points.map((point) => point[1]).filter(Number.isFinite).sort((a, b) => a - b);
+        const raw = points
+            .map((point) => point[1])
+            .filter(Number.isFinite)
+            .sort((a, b) => a - b);
         const smoothed = points.map((point) => point[2]).filter(Number.isFinite);
         const low = Math.min(raw[Math.floor(raw.length * 0.02)], ...smoothed);
         const high = Math.max(raw[Math.ceil(raw.length * 0.98) - 1], ...smoothed);
@@ -28,13 +32,24 @@
     }
 
     function summary(points) {
-        const known = points.map(([step, loss, smoothed]) => [step, Number.isFinite(smoothed) ? smoothed : loss]).filter(([, value]) => Number.isFinite(value));
+        const known = points
+            .map(([step, loss, smoothed]) => [step, Number.isFinite(smoothed) ? smoothed : loss])
+            .filter(([, value]) => Number.isFinite(value));
         if (!known.length) return app.t("No loss has been measured yet.");
         const [first, last] = [known[0], known[known.length - 1]];
         const lowest = known.reduce((best, point) => (point[1] < best[1] ? point : best));
         const say = (value) => app.number(value, 4);
-        return app.t("Smoothed loss: {first} at step {from}, {last} at step {to}; lowest {lowest} at step {at}.",
-            { first: say(first[1]), from: first[0], last: say(last[1]), to: last[0], lowest: say(lowest[1]), at: lowest[0] });
+        return app.t(
+            "Smoothed loss: {first} at step {from}, {last} at step {to}; lowest {lowest} at step {at}.",
+            {
+                first: say(first[1]),
+                from: first[0],
+                last: say(last[1]),
+                to: last[0],
+                lowest: say(lowest[1]),
+                at: lowest[0],
+            },
+        );
     }
 
     /** {element, set(points, stepCount)}; it redraws when its width changes. */
@@ -42,7 +57,9 @@
         const svg = app.svg("svg", { class: "lora-trainer-chart", role: "img", height: HEIGHT });
         const words = app.el("p", { class: "lora-trainer-help" });
         const element = app.el("figure", { class: "lora-trainer-chart-figure" }, svg, words);
-        let points = [], stepCount = 0, width = 0;
+        let points = [],
+            stepCount = 0,
+            width = 0;
 
         function draw() {
             width = svg.parentElement.clientWidth;
@@ -53,42 +70,89 @@
             svg.setAttribute("aria-label", text);
             words.textContent = text;
             const shown = points.filter((point) => Number.isFinite(point[1]));
-            if (!shown.length) { app.fill(svg, frame()); return; }
+            if (!shown.length) {
+                app.fill(svg, frame());
+                return;
+            }
             const [low, high] = range(shown);
             const last = Math.max(stepCount || 0, shown[shown.length - 1][0], 1);
             const x = (step) => MARGIN.left + (step / last) * (width - MARGIN.left - MARGIN.right);
             const y = (value) => {
                 const share = (value - low) / (high - low || 1);
-                return MARGIN.top + (1 - Math.min(1, Math.max(0, share))) * (HEIGHT - MARGIN.top - MARGIN.bottom);
+                return (
+                    MARGIN.top +
+                    (1 - Math.min(1, Math.max(0, share))) * (HEIGHT - MARGIN.top - MARGIN.bottom)
+                );
             };
-            const path = (at) => shown.filter((point) => Number.isFinite(point[at])).map((point) => x(point[0]).toFixed(1) + "," + y(point[at]).toFixed(1)).join(" ");
-            app.fill(svg, frame(),
-                ticks(low, high, 4).map((value) => grid(MARGIN.left, width - MARGIN.right, y(value), app.number(value, high < 0.1 ? 3 : 2))),
-                ticks(0, last, Math.max(2, Math.min(8, Math.floor(width / 90)))).map((step) => label(x(step), HEIGHT - MARGIN.bottom + 14, app.number(step), "middle")),
+            const path = (at) =>
+                shown
+                    .filter((point) => Number.isFinite(point[at]))
+                    .map((point) => x(point[0]).toFixed(1) + "," + y(point[at]).toFixed(1))
+                    .join(" ");
+            app.fill(
+                svg,
+                frame(),
+                ticks(low, high, 4).map((value) =>
+                    grid(
+                        MARGIN.left,
+                        width - MARGIN.right,
+                        y(value),
+                        app.number(value, high < 0.1 ? 3 : 2),
+                    ),
+                ),
+                ticks(0, last, Math.max(2, Math.min(8, Math.floor(width / 90)))).map((step) =>
+                    label(x(step), HEIGHT - MARGIN.bottom + 14, app.number(step), "middle"),
+                ),
                 app.svg("polyline", { class: "lora-trainer-chart-raw", points: path(1) }),
-                app.svg("polyline", { class: "lora-trainer-chart-line", points: path(2) }));
+                app.svg("polyline", { class: "lora-trainer-chart-line", points: path(2) }),
+            );
         }
 
-        const label = (x, y, text, anchor) => app.svg("text", { x, y, "text-anchor": anchor, class: "lora-trainer-chart-label" }, text);
+        const label = (x, y, text, anchor) =>
+            app.svg(
+                "text",
+                { x, y, "text-anchor": anchor, class: "lora-trainer-chart-label" },
+                text,
+            );
 
         const grid = (from, to, y, text) => [
-            app.svg("line", { x1: from, x2: to, y1: y, y2: y, class: "lora-trainer-chart-grid" }), label(from - 6, y + 4, text, "end"),
+            app.svg("line", { x1: from, x2: to, y1: y, y2: y, class: "lora-trainer-chart-grid" }),
+            label(from - 6, y + 4, text, "end"),
         ];
 
         function frame() {
             return [
-                app.svg("line", { x1: MARGIN.left, x2: width - MARGIN.right, y1: HEIGHT - MARGIN.bottom, y2: HEIGHT - MARGIN.bottom, class: "lora-trainer-chart-axis" }),
+                app.svg("line", {
+                    x1: MARGIN.left,
+                    x2: width - MARGIN.right,
+                    y1: HEIGHT - MARGIN.bottom,
+                    y2: HEIGHT - MARGIN.bottom,
+                    class: "lora-trainer-chart-axis",
+                }),
                 label(width - MARGIN.right, HEIGHT - 4, app.t("Step"), "end"),
-                app.svg("text", { x: -MARGIN.top, y: 12, transform: "rotate(-90)", "text-anchor": "end", class: "lora-trainer-chart-label" }, app.t("Loss")),
+                app.svg(
+                    "text",
+                    {
+                        x: -MARGIN.top,
+                        y: 12,
+                        transform: "rotate(-90)",
+                        "text-anchor": "end",
+                        class: "lora-trainer-chart-label",
+                    },
+                    app.t("Loss"),
+                ),
             ];
         }
 
-        new ResizeObserver(() => { if (element.clientWidth !== width) draw(); }).observe(element);
+        new ResizeObserver(() => {
+            if (element.clientWidth !== width) draw();
+        }).observe(element);
         return {
             element,
             set(now, count) {
                 const [a, b] = [now[now.length - 1], points[points.length - 1]];
-                if (now.length === points.length && count === stepCount && String(a) === String(b)) return;
+                if (now.length === points.length && count === stepCount && String(a) === String(b))
+                    return;
                 [points, stepCount] = [now.slice(), count];
                 draw();
             },

@@ -13,32 +13,47 @@
 (function (app) {
     "use strict";
 
-    const BEFORE_KEY = "lora-trainer-draft", NEXT_KEY = "lora-trainer-draft-next", CHECKPOINT_KEY = "lora-trainer-checkpoint";
-    const CHOSEN_KEY = "lora-trainer-dataset", CAPTIONER_KEY = "lora-trainer-captioner";
-    const DELAY = 500, RETRY = 3000;
-    const CONFLICT = 409, GONE = 404;
+    const BEFORE_KEY = "lora-trainer-draft",
+        NEXT_KEY = "lora-trainer-draft-next",
+        CHECKPOINT_KEY = "lora-trainer-checkpoint";
+    const CHOSEN_KEY = "lora-trainer-dataset",
+        CAPTIONER_KEY = "lora-trainer-captioner";
+    const DELAY = 500,
+        RETRY = 3000;
+    const CONFLICT = 409,
+        GONE = 404;
     const PARTS = ["preset", "checkpoint", "name", "captioner"];
 
     const draft = (app.draft = app.draft || {});
     const entries = new Map();
-    let current = null, serial = 0;
+    let current = null,
+        serial = 0;
 
     const copy = (value) => JSON.parse(JSON.stringify(value));
     const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
     /** A draft in which nothing has been chosen. The checkpoint is that of the last one: it belongs to no images. */
-    const blank = () => ({ preset: null, checkpoint: app.kept.get(CHECKPOINT_KEY) || "loaded", name: "", captioner: {}, changes: {} });
+    const blank = () => ({
+        preset: null,
+        checkpoint: app.kept.get(CHECKPOINT_KEY) || "loaded",
+        name: "",
+        captioner: {},
+        changes: {},
+    });
 
     const whole = (values) => {
         const made = blank();
-        for (const part of Object.keys(made)) if (values && values[part] !== undefined && values[part] !== null) made[part] = copy(values[part]);
+        for (const part of Object.keys(made))
+            if (values && values[part] !== undefined && values[part] !== null)
+                made[part] = copy(values[part]);
         return made;
     };
 
     /** Mine and theirs, both made from `base`: what I have changed is mine, the rest theirs. */
     function merged(base, mine, theirs) {
         const made = {};
-        for (const part of PARTS) made[part] = same(mine[part], base[part]) ? theirs[part] : mine[part];
+        for (const part of PARTS)
+            made[part] = same(mine[part], base[part]) ? theirs[part] : mine[part];
         made.changes = {};
         for (const key of new Set([...Object.keys(theirs.changes), ...Object.keys(mine.changes)])) {
             const from = same(mine.changes[key], base.changes[key]) ? theirs : mine;
@@ -52,9 +67,19 @@
     function entryOf(id, told) {
         const known = entries.get(id);
         // a card may be older than what was sent since
-        if (known && (!told || known.dirty || known.saving || told.changed <= known.changed)) return known;
+        if (known && (!told || known.dirty || known.saving || told.changed <= known.changed))
+            return known;
         const values = whole(id ? told && told.values : app.kept.get(NEXT_KEY));
-        const entry = { id, values, base: copy(values), revision: told ? told.revision : "", changed: told ? told.changed : 0, dirty: false, saving: false, timer: 0 };
+        const entry = {
+            id,
+            values,
+            base: copy(values),
+            revision: told ? told.revision : "",
+            changed: told ? told.changed : 0,
+            dirty: false,
+            saving: false,
+            timer: 0,
+        };
         entries.set(id, entry);
         if (id && !entry.revision) adopt(entry);
         if (id) app.kept.set(NEXT_KEY, null);
@@ -65,7 +90,8 @@
     function adopt(entry) {
         const before = app.kept.get(BEFORE_KEY);
         const next = app.kept.get(NEXT_KEY);
-        if (before && app.kept.get(CHOSEN_KEY) === entry.id) use(entry, whole({ ...before, captioner: app.kept.get(CAPTIONER_KEY) }));
+        if (before && app.kept.get(CHOSEN_KEY) === entry.id)
+            use(entry, whole({ ...before, captioner: app.kept.get(CAPTIONER_KEY) }));
         else if (next) use(entry, whole(next));
     }
 
@@ -82,7 +108,9 @@
         const entry = entryOf(id, told);
         if (before) {
             app.kept.set(BEFORE_KEY, null);
-            app.kept.set(CAPTIONER_KEY, { captioner: (app.kept.get(CAPTIONER_KEY) || {}).captioner });
+            app.kept.set(CAPTIONER_KEY, {
+                captioner: (app.kept.get(CAPTIONER_KEY) || {}).captioner,
+            });
         }
         if (entry === current) return;
         if (current && current.dirty) later(current, 0);
@@ -103,7 +131,8 @@
         if (!current) return;
         const values = whole(draft);
         if (same(values, current.values)) return;
-        if (values.checkpoint !== current.values.checkpoint) app.kept.set(CHECKPOINT_KEY, values.checkpoint);
+        if (values.checkpoint !== current.values.checkpoint)
+            app.kept.set(CHECKPOINT_KEY, values.checkpoint);
         Object.assign(current, { values, changed: Date.now() / 1000 });
         current.dirty = !same(values, current.base);
         if (!current.id) app.kept.set(NEXT_KEY, values);
@@ -123,12 +152,22 @@
         entry.saving = true;
         let again = null;
         try {
-            took(entry, await app.api.post(address(entry), { values: sent, revision: entry.revision }, options), sent);
+            took(
+                entry,
+                await app.api.post(
+                    address(entry),
+                    { values: sent, revision: entry.revision },
+                    options,
+                ),
+                sent,
+            );
             again = DELAY;
         } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
-            if (problem.status === CONFLICT && problem.current) { again = 0; mix(entry, problem.current); }
-            else if (problem.status === GONE) entry.dirty = false;
+            if (problem.status === CONFLICT && problem.current) {
+                again = 0;
+                mix(entry, problem.current);
+            } else if (problem.status === GONE) entry.dirty = false;
             else if (!problem.status) again = RETRY;
             else complain(entry, problem);
         } finally {
@@ -138,7 +177,12 @@
     }
 
     function took(entry, answer, values) {
-        Object.assign(entry, { base: values, revision: answer.revision, changed: answer.changed, told: "" });
+        Object.assign(entry, {
+            base: values,
+            revision: answer.revision,
+            changed: answer.changed,
+            told: "",
+        });
         entry.dirty = !same(entry.values, values);
         const card = (app.dataset.cards() || []).find((one) => one.id === entry.id);
         if (card) card.draft = answer;
@@ -165,7 +209,9 @@
         const entry = current;
         if (!entry || !entry.id || entry.dirty || entry.saving) return;
         let answer;
-        try { answer = await app.api.get(address(entry)); } catch (problem) {
+        try {
+            answer = await app.api.get(address(entry));
+        } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
             return;
         }
@@ -177,10 +223,18 @@
 
     /** The page goes away: what has not been sent is, by requests that outlive it. */
     function flush() {
-        for (const entry of entries.values()) if (entry.id && entry.dirty) save(entry, { keepalive: true });
+        for (const entry of entries.values())
+            if (entry.id && entry.dirty) save(entry, { keepalive: true });
     }
 
-    app.drafts = { enter, note, look, merged, changed: () => (current ? current.changed : 0), dataset: () => (current ? current.id : null) };
+    app.drafts = {
+        enter,
+        note,
+        look,
+        merged,
+        changed: () => (current ? current.changed : 0),
+        dataset: () => (current ? current.id : null),
+    };
 
     let listening = false;
     (app.onstart = app.onstart || []).push(() => {

@@ -33,17 +33,36 @@
     /** What this WebUI does not know (any more) is not used of a draft. */
     function settle(home) {
         const known = fieldsOf(home);
-        if (known.size) draft.changes = Object.fromEntries(Object.entries(draft.changes).filter(([key]) => known.has(key)));
+        if (known.size)
+            draft.changes = Object.fromEntries(
+                Object.entries(draft.changes).filter(([key]) => known.has(key)),
+            );
         const presets = presetsOf(home);
         const usual = home.preset;
-        if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset)) draft.preset = presets.some((preset) => preset.id === usual) ? usual : (presets[0] || { id: "" }).id;
-        if (draft.checkpoint !== "loaded" && !(home.checkpoints || []).some((known) => known.id === draft.checkpoint)) draft.checkpoint = "loaded";
+        if (draft.preset !== "" && !presets.some((preset) => preset.id === draft.preset))
+            draft.preset = presets.some((preset) => preset.id === usual)
+                ? usual
+                : (presets[0] || { id: "" }).id;
+        if (
+            draft.checkpoint !== "loaded" &&
+            !(home.checkpoints || []).some((known) => known.id === draft.checkpoint)
+        )
+            draft.checkpoint = "loaded";
     }
 
-    const fieldsOf = (home) => new Map(((home.form || {}).groups || []).flatMap((group) => group.fields).map((field) => [field.key, field]));
+    const fieldsOf = (home) =>
+        new Map(
+            ((home.form || {}).groups || [])
+                .flatMap((group) => group.fields)
+                .map((field) => [field.key, field]),
+        );
     /** Those that come with the extension, then the visitor's own, which have a `file`. */
-    const presetsOf = (home) => [...(home.presets || []), ...(home.own_presets || { presets: [] }).presets];
-    const presetOf = () => presetsOf(app.store.get("home")).find((preset) => preset.id === draft.preset) || null;
+    const presetsOf = (home) => [
+        ...(home.presets || []),
+        ...(home.own_presets || { presets: [] }).presets,
+    ];
+    const presetOf = () =>
+        presetsOf(app.store.get("home")).find((preset) => preset.id === draft.preset) || null;
 
     /** What the preset sets differently, or besides, for the chosen checkpoint's family. */
     function familyValues(preset) {
@@ -72,7 +91,8 @@
         return field.key in values ? values[field.key] : field.default;
     }
 
-    const valueOf = (field) => (field.key in draft.changes ? draft.changes[field.key] : baseValue(field));
+    const valueOf = (field) =>
+        field.key in draft.changes ? draft.changes[field.key] : baseValue(field);
 
     function change(field, value) {
         if (same(value, baseValue(field))) delete draft.changes[field.key];
@@ -93,7 +113,10 @@
         app.store.set("checkpoint", draft.checkpoint);
         app.store.set("name", draft.name);
         app.store.set("preset", draft.preset);
-        if (!same(settings, ours)) { ours = settings; app.store.set("settings", settings); }
+        if (!same(settings, ours)) {
+            ours = settings;
+            app.store.set("settings", settings);
+        }
         if (page) page.update();
         app.replan();
     }
@@ -104,7 +127,8 @@
         const known = fieldsOf(app.store.get("home"));
         draft.changes = {};
         for (const [key, value] of Object.entries(settings || {})) {
-            if (known.has(key) && !same(value, baseValue(known.get(key)))) draft.changes[key] = value;
+            if (known.has(key) && !same(value, baseValue(known.get(key))))
+                draft.changes[key] = value;
         }
         ours = settings;
         if (page) page.redraw();
@@ -131,22 +155,41 @@
         // of a run on other images the chosen ones do not get the trigger word, the prompts and the name
         const foreign = !dataset && app.store.get("dataset");
         const known = fieldsOf(home);
-        const own = foreign ? Object.fromEntries(OF_IMAGES.filter((key) => known.has(key)).map((key) => [key, valueOf(known.get(key))])) : {};
+        const own = foreign
+            ? Object.fromEntries(
+                  OF_IMAGES.filter((key) => known.has(key)).map((key) => [
+                      key,
+                      valueOf(known.get(key)),
+                  ]),
+              )
+            : {};
         if (!foreign) draft.name = name;
-        if (checkpoint) draft.checkpoint = (home.checkpoints || []).some((known) => known.id === checkpoint && known.loaded) ? "loaded" : checkpoint;
+        if (checkpoint)
+            draft.checkpoint = (home.checkpoints || []).some(
+                (known) => known.id === checkpoint && known.loaded,
+            )
+                ? "loaded"
+                : checkpoint;
         ours = null;
         takeOver({ ...settings, ...own });
         learnCheckpoint();
     };
 
     /** The form's fields that differ from what they are by default -> [{label, value}] in words, for an earlier run's settings. */
-    app.settingWords = (settings) => [...fieldsOf(app.store.get("home")).values()]
-        .filter((field) => field.key in settings && !same(settings[field.key], field.default))
-        .map((field) => ({ label: field.label, value: shownValue(field, settings[field.key]) + (field.unit ? " " + field.unit : "") }));
+    app.settingWords = (settings) =>
+        [...fieldsOf(app.store.get("home")).values()]
+            .filter((field) => field.key in settings && !same(settings[field.key], field.default))
+            .map((field) => ({
+                label: field.label,
+                value:
+                    shownValue(field, settings[field.key]) + (field.unit ? " " + field.unit : ""),
+            }));
 
     // --- what would happen -------------------------------------------------------------------------------------------------------------
 
-    let planTimer = 0, planNumber = 0, planTrouble = null;
+    let planTimer = 0,
+        planNumber = 0,
+        planTrouble = null;
 
     app.replan = function (delay = PLAN_DELAY) {
         clearTimeout(planTimer);
@@ -158,7 +201,12 @@
         const number = (planNumber += 1);
         const dataset = app.store.get("dataset") || "";
         try {
-            const plan = await app.api.post("plan", { dataset, checkpoint: draft.checkpoint, name: draft.name, settings: app.store.get("settings") || {} });
+            const plan = await app.api.post("plan", {
+                dataset,
+                checkpoint: draft.checkpoint,
+                name: draft.name,
+                settings: app.store.get("settings") || {},
+            });
             if (number !== planNumber) return;
             planTrouble = null;
             const before = suggested();
@@ -170,7 +218,10 @@
             if (number !== planNumber) return;
             planTrouble = problem;
         }
-        if (page) { page.waiting(false); page.showPlan(); }
+        if (page) {
+            page.waiting(false);
+            page.showPlan();
+        }
         summarize();
     }
 
@@ -179,7 +230,8 @@
 
     function see() {
         const id = app.store.get("dataset");
-        if (id && app.current() === "settings" && !seen().includes(id)) app.kept.set(SEEN_KEY, [...seen(), id], { session: true });
+        if (id && app.current() === "settings" && !seen().includes(id))
+            app.kept.set(SEEN_KEY, [...seen(), id], { session: true });
     }
 
     function summarize() {
@@ -187,9 +239,21 @@
         const plan = app.plan();
         const preset = presetOf();
         // before there are images nothing has been done wrong yet, and before somebody was here neither
-        const wrong = seen().includes(app.store.get("dataset")) && plan && plan.problems.some((problem) => problem.severity === "error" && problem.field !== "dataset");
-        const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
-        app.summary("settings", wrong ? app.t("needs attention") : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "), wrong ? "problem" : "");
+        const wrong =
+            seen().includes(app.store.get("dataset")) &&
+            plan &&
+            plan.problems.some(
+                (problem) => problem.severity === "error" && problem.field !== "dataset",
+            );
+        const steps =
+            plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
+        app.summary(
+            "settings",
+            wrong
+                ? app.t("needs attention")
+                : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "),
+            wrong ? "problem" : "",
+        );
     }
 
     // --- checkpoints -------------------------------------------------------------------------------------------------------------------
@@ -198,7 +262,11 @@
     async function learnCheckpoint() {
         const asked = draft.checkpoint;
         let found;
-        try { found = await app.api.post("checkpoint", { id: asked }); } catch (problem) { found = { problem: problem.message, hint: problem.hint, family: null, notes: [] }; }
+        try {
+            found = await app.api.post("checkpoint", { id: asked });
+        } catch (problem) {
+            found = { problem: problem.message, hint: problem.hint, family: null, notes: [] };
+        }
         if (asked !== draft.checkpoint) return;
         facts = found;
         publish();
@@ -212,14 +280,25 @@
     }
 
     function checkpointOptions(home) {
-        const described = (known) => (known.family_name ? known.title + " \u2014 " + known.family_name : known.title);
+        const described = (known) =>
+            known.family_name ? known.title + " \u2014 " + known.family_name : known.title;
         const loaded = home.loaded;
-        const now = loaded && (loaded.in_memory ? app.t("Loaded now: {title}", { title: described(loaded) }) : app.t("Not loaded yet: {title}", { title: described(loaded) }));
+        const now =
+            loaded &&
+            (loaded.in_memory
+                ? app.t("Loaded now: {title}", { title: described(loaded) })
+                : app.t("Not loaded yet: {title}", { title: described(loaded) }));
         const first = { value: "loaded", label: now || app.t("Loaded now: none") };
-        return [first, ...(home.checkpoints || []).map((known) => ({
-            value: known.id, disabled: Boolean(known.problem),
-            label: known.problem ? app.t("{title} (cannot be trained on)", { title: known.title }) : described(known),
-        }))];
+        return [
+            first,
+            ...(home.checkpoints || []).map((known) => ({
+                value: known.id,
+                disabled: Boolean(known.problem),
+                label: known.problem
+                    ? app.t("{title} (cannot be trained on)", { title: known.title })
+                    : described(known),
+            })),
+        ];
     }
 
     function checkpointWords() {
@@ -230,7 +309,9 @@
             facts.family_name,
             facts.resolution ? app.t("made for {side} pixels", { side: facts.resolution }) : "",
             facts.vae ? app.t("VAE {name}", { name: facts.vae }) : "",
-            facts.clip_skip && facts.family !== "sdxl" ? app.t("clip skip {number}", { number: facts.clip_skip }) : "",
+            facts.clip_skip && facts.family !== "sdxl"
+                ? app.t("clip skip {number}", { number: facts.clip_skip })
+                : "",
         ];
         const line = parts.filter(Boolean).join(" \u00b7 ");
         return facts.notes.length ? app.sentences(line, facts.notes) : line;
@@ -238,23 +319,71 @@
 
     function checkpointCard() {
         const home = () => app.store.get("home");
-        const select = app.widgets.select({ value: draft.checkpoint, options: checkpointOptions(home()), id: "lora_trainer_checkpoint", onchange: (id) => { draft.checkpoint = id; facts = null; edited(); learnCheckpoint(); } });
-        const words = el("p", { class: "lora-trainer-help lora-trainer-settings-line", role: "status", id: "lora_trainer_checkpoint_words" });
+        const select = app.widgets.select({
+            value: draft.checkpoint,
+            options: checkpointOptions(home()),
+            id: "lora_trainer_checkpoint",
+            onchange: (id) => {
+                draft.checkpoint = id;
+                facts = null;
+                edited();
+                learnCheckpoint();
+            },
+        });
+        const words = el("p", {
+            class: "lora-trainer-help lora-trainer-settings-line",
+            role: "status",
+            id: "lora_trainer_checkpoint_words",
+        });
         select.setAttribute("aria-describedby", words.id);
         const unusable = el("details", { class: "lora-trainer-settings-unusable" });
         const problem = el("div", { class: "lora-trainer-settings-problem" });
         let drawn = null;
-        const element = el("div", { class: "lora-trainer-field" }, el("label", { for: select.id }, app.t("Checkpoint")), select, words, problem, unusable);
+        const element = el(
+            "div",
+            { class: "lora-trainer-field" },
+            el("label", { for: select.id }, app.t("Checkpoint")),
+            select,
+            words,
+            problem,
+            unusable,
+        );
 
         function update() {
             const options = checkpointOptions(home());
             if (!same(options, drawn)) {
                 drawn = options;
-                app.fill(select, options.map((option) => el("option", { value: option.value, disabled: option.disabled || null }, option.label)));
+                app.fill(
+                    select,
+                    options.map((option) =>
+                        el(
+                            "option",
+                            { value: option.value, disabled: option.disabled || null },
+                            option.label,
+                        ),
+                    ),
+                );
                 const refused = (home().checkpoints || []).filter((known) => known.problem);
                 unusable.hidden = !refused.length;
-                app.fill(unusable, el("summary", {}, app.count(refused.length, "{count} checkpoint cannot be trained on", "{count} checkpoints cannot be trained on")),
-                    el("ul", {}, refused.map((known) => el("li", {}, app.sentences(known.problem, known.hint)))));
+                app.fill(
+                    unusable,
+                    el(
+                        "summary",
+                        {},
+                        app.count(
+                            refused.length,
+                            "{count} checkpoint cannot be trained on",
+                            "{count} checkpoints cannot be trained on",
+                        ),
+                    ),
+                    el(
+                        "ul",
+                        {},
+                        refused.map((known) =>
+                            el("li", {}, app.sentences(known.problem, known.hint)),
+                        ),
+                    ),
+                );
             }
             select.value = draft.checkpoint;
             put(words, checkpointWords());
@@ -263,62 +392,144 @@
     }
 
     function nameCard() {
-        const input = app.widgets.text({ value: draft.name, maxlength: 100, id: "lora_trainer_name", oninput: (name) => { draft.name = name; edited(); } });
+        const input = app.widgets.text({
+            value: draft.name,
+            maxlength: 100,
+            id: "lora_trainer_name",
+            oninput: (name) => {
+                draft.name = name;
+                edited();
+            },
+        });
         const problem = el("div", { class: "lora-trainer-settings-problem" });
-        const element = app.widgets.labelled(app.t("Name of the LoRA"), input, { help: app.t("What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images."), problem });
-        return { element, input, problem, update() {
-            const dataset = app.dataset.chosen();
-            input.placeholder = dataset ? dataset.name : "";
-            if (document.activeElement !== input) input.value = draft.name;
-        } };
+        const element = app.widgets.labelled(app.t("Name of the LoRA"), input, {
+            help: app.t(
+                "What you will write in a prompt: <lora:NAME:0.7>. Empty: the name of the images.",
+            ),
+            problem,
+        });
+        return {
+            element,
+            input,
+            problem,
+            update() {
+                const dataset = app.dataset.chosen();
+                input.placeholder = dataset ? dataset.name : "";
+                if (document.activeElement !== input) input.value = draft.name;
+            },
+        };
     }
 
     // --- presets -----------------------------------------------------------------------------------------------------------------------
 
     function presetCard(choose) {
-        const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
-        const row = el("div", { class: "lora-trainer-row", role: "group", "aria-label": app.t("Presets") });
+        const why = el("p", {
+            class: "lora-trainer-help lora-trainer-settings-why",
+            role: "status",
+        });
+        const row = el("div", {
+            class: "lora-trainer-row",
+            role: "group",
+            "aria-label": app.t("Presets"),
+        });
         const troubles = el("div");
-        const back = app.widgets.button({ label: app.t("Undo my changes"), onclick: () => { draft.changes = {}; choose(draft.preset); } });
+        const back = app.widgets.button({
+            label: app.t("Undo my changes"),
+            onclick: () => {
+                draft.changes = {};
+                choose(draft.preset);
+            },
+        });
         const save = app.widgets.button({ label: app.t("Save as a preset"), onclick: askPreset });
-        const remove = app.widgets.button({ label: app.t("Delete this preset"), onclick: () => deletePreset(presetOf()) });
-        const element = el("section", { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": app.t("Presets") },
-            el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, app.t("What do you want to train?")), el("div", { class: "lora-trainer-row" }, remove, save, back)),
-            row, why, troubles);
-        let drawn = null, told = null;
+        const remove = app.widgets.button({
+            label: app.t("Delete this preset"),
+            onclick: () => deletePreset(presetOf()),
+        });
+        const element = el(
+            "section",
+            {
+                class: "lora-trainer-card lora-trainer-settings-presets",
+                "aria-label": app.t("Presets"),
+            },
+            el(
+                "div",
+                { class: "lora-trainer-settings-head" },
+                el("h3", {}, app.t("What do you want to train?")),
+                el("div", { class: "lora-trainer-row" }, remove, save, back),
+            ),
+            row,
+            why,
+            troubles,
+        );
+        let drawn = null,
+            told = null;
 
         function drawButtons(presets) {
             drawn = presets.map(({ id, title }) => ({ id, title }));
-            app.fill(row, drawn.map(({ id, title }) => {
-                const button = app.widgets.button({ label: title, onclick: () => choose(id) });
-                button.dataset.preset = id;
-                return button;
-            }));
+            app.fill(
+                row,
+                drawn.map(({ id, title }) => {
+                    const button = app.widgets.button({ label: title, onclick: () => choose(id) });
+                    button.dataset.preset = id;
+                    return button;
+                }),
+            );
         }
 
         function drawTroubles(home) {
-            const found = [...(home.own_presets ? home.own_presets.problems : []), ...(home.own_presets_problem ? [home.own_presets_problem] : [])];
+            const found = [
+                ...(home.own_presets ? home.own_presets.problems : []),
+                ...(home.own_presets_problem ? [home.own_presets_problem] : []),
+            ];
             if (same(found, told)) return;
             told = found;
-            app.fill(troubles, found.map((problem) => app.widgets.notice("warning", problem.message, problem.hint)));
+            app.fill(
+                troubles,
+                found.map((problem) =>
+                    app.widgets.notice("warning", problem.message, problem.hint),
+                ),
+            );
         }
 
-        return { element, update() {
-            const home = app.store.get("home"), presets = presetsOf(home);
-            if (!same(presets.map(({ id, title }) => ({ id, title })), drawn)) drawButtons(presets);
-            drawTroubles(home);
-            for (const button of row.children) button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
-            const preset = presetOf();
-            put(why, preset ? preset.why || settingList(preset.values) : "");
-            remove.hidden = !(preset && preset.file);
-            const count = Object.keys(draft.changes).length;
-            back.disabled = !count;
-            put(back, count ? app.count(count, "Undo my change ({count})", "Undo my changes ({count})") : app.t("Undo my changes"));
-        } };
+        return {
+            element,
+            update() {
+                const home = app.store.get("home"),
+                    presets = presetsOf(home);
+                if (
+                    !same(
+                        presets.map(({ id, title }) => ({ id, title })),
+                        drawn,
+                    )
+                )
+                    drawButtons(presets);
+                drawTroubles(home);
+                for (const button of row.children)
+                    button.setAttribute(
+                        "aria-pressed",
+                        String(button.dataset.preset === draft.preset),
+                    );
+                const preset = presetOf();
+                put(why, preset ? preset.why || settingList(preset.values) : "");
+                remove.hidden = !(preset && preset.file);
+                const count = Object.keys(draft.changes).length;
+                back.disabled = !count;
+                put(
+                    back,
+                    count
+                        ? app.count(count, "Undo my change ({count})", "Undo my changes ({count})")
+                        : app.t("Undo my changes"),
+                );
+            },
+        };
     }
 
     /** What a preset without words of its own sets: "Rank 16 \u00b7 Steps 2000". */
-    const settingList = (values) => app.settingWords(values).map(({ label, value }) => label + " " + value).join(" \u00b7 ");
+    const settingList = (values) =>
+        app
+            .settingWords(values)
+            .map(({ label, value }) => label + " " + value)
+            .join(" \u00b7 ");
 
     /** The settings as they are now become a preset of the visitor's own; whose name is taken is replaced only when that is said. */
     function askPreset() {
@@ -330,40 +541,77 @@
         const save = async (replace) => {
             const settings = stated;
             try {
-                const { saved, ...listing } = await app.api.post("presets", { title: name.value, why: purpose.value, values: settings, replace });
+                const { saved, ...listing } = await app.api.post("presets", {
+                    title: name.value,
+                    why: purpose.value,
+                    values: settings,
+                    replace,
+                });
                 draft.preset = saved;
                 takeListing(listing, settings);
                 return true;
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
-                const anyway = app.widgets.button({ label: app.t("Replace it"), onclick: async () => { if (await save(true)) dialog.close(); } });
-                app.fill(place, app.widgets.problem(problem, ...(problem.status === 409 ? [anyway] : [])));
+                const anyway = app.widgets.button({
+                    label: app.t("Replace it"),
+                    onclick: async () => {
+                        if (await save(true)) dialog.close();
+                    },
+                });
+                app.fill(
+                    place,
+                    app.widgets.problem(problem, ...(problem.status === 409 ? [anyway] : [])),
+                );
                 return false;
             }
         };
         const dialog = app.widgets.dialog({
             title: app.t("Save as a preset"),
-            body: el("div", { class: "lora-trainer-settings-ask" },
-                el("p", {}, app.t("Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.")),
+            body: el(
+                "div",
+                { class: "lora-trainer-settings-ask" },
+                el(
+                    "p",
+                    {},
+                    app.t(
+                        "Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.",
+                    ),
+                ),
                 app.widgets.labelled(app.t("Name of the preset"), name),
-                app.widgets.labelled(app.t("What it is for (may be empty)"), purpose), place),
-            actions: [{ label: app.t("Cancel") }, { label: app.t("Save"), kind: "primary", onclick: () => save(false) }],
+                app.widgets.labelled(app.t("What it is for (may be empty)"), purpose),
+                place,
+            ),
+            actions: [
+                { label: app.t("Cancel") },
+                { label: app.t("Save"), kind: "primary", onclick: () => save(false) },
+            ],
         });
         name.focus();
     }
 
     async function deletePreset(preset) {
         const sure = await app.widgets.confirm({
-            title: app.t("Delete {name}?", { name: preset.title }), kind: "stop", label: app.t("Move to the trash"),
-            message: app.t("The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now."),
+            title: app.t("Delete {name}?", { name: preset.title }),
+            kind: "stop",
+            label: app.t("Move to the trash"),
+            message: app.t(
+                "The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now.",
+            ),
         });
         if (!sure) return;
-        takeListing(await app.api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}), stated);
+        takeListing(
+            await app.api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}),
+            stated,
+        );
     }
 
     /** The visitor's presets are others now; the settings stay what they are. */
     function takeListing(listing, settings) {
-        app.store.set("home", { ...app.store.get("home"), own_presets: listing, own_presets_problem: null });
+        app.store.set("home", {
+            ...app.store.get("home"),
+            own_presets: listing,
+            own_presets_problem: null,
+        });
         ours = null;
         takeOver(settings);
     }
@@ -384,7 +632,9 @@
     function written(value) {
         if (value === null || value === undefined) return "";
         if (typeof value !== "number") return String(value);
-        return value !== 0 && Math.abs(value) < 0.001 ? value.toExponential().replace("e+", "e") : String(value);
+        return value !== 0 && Math.abs(value) < 0.001
+            ? value.toExponential().replace("e+", "e")
+            : String(value);
     }
 
     /** What was typed, as the setting's kind; what is no number stays as it is, and the server says so. */
@@ -397,40 +647,112 @@
     /** {element to show, input to label, show(value)} for a field; `hear(value)` is called when the visitor changes it. */
     function entry(field, hear, id = "lora_trainer_field_" + field.key) {
         const text = (options) => app.widgets.text({ id, ...options });
-        const plain = (input, show) => ({ element: input, input, show: show || ((value) => { if (document.activeElement !== input) input.value = written(value); }) });
+        const plain = (input, show) => ({
+            element: input,
+            input,
+            show:
+                show ||
+                ((value) => {
+                    if (document.activeElement !== input) input.value = written(value);
+                }),
+        });
         switch (field.type) {
             case "flag": {
-                const input = el("input", { type: "checkbox", id, class: "lora-trainer-checkbox", onchange: (event) => hear(event.target.checked) });
-                return { element: input, input, row: true, show: (value) => { input.checked = Boolean(value); } };
+                const input = el("input", {
+                    type: "checkbox",
+                    id,
+                    class: "lora-trainer-checkbox",
+                    onchange: (event) => hear(event.target.checked),
+                });
+                return {
+                    element: input,
+                    input,
+                    row: true,
+                    show: (value) => {
+                        input.checked = Boolean(value);
+                    },
+                };
             }
             case "auto_flag": {
                 const words = { auto: null, yes: true, no: false };
-                const input = app.widgets.select({ id, options: [{ value: "auto", label: app.t("auto") }, { value: "yes", label: app.t("yes") }, { value: "no", label: app.t("no") }], onchange: (value) => hear(words[value]) });
-                return plain(input, (value) => { input.value = value === null ? "auto" : value ? "yes" : "no"; });
+                const input = app.widgets.select({
+                    id,
+                    options: [
+                        { value: "auto", label: app.t("auto") },
+                        { value: "yes", label: app.t("yes") },
+                        { value: "no", label: app.t("no") },
+                    ],
+                    onchange: (value) => hear(words[value]),
+                });
+                return plain(input, (value) => {
+                    input.value = value === null ? "auto" : value ? "yes" : "no";
+                });
             }
             case "choice": {
-                const input = app.widgets.select({ id, options: field.choices.map((choice) => ({ value: String(choice.value), label: choice.label })), onchange: (value) => hear(field.choices.find((choice) => String(choice.value) === value).value) });
-                return plain(input, (value) => { input.value = String(value); });
+                const input = app.widgets.select({
+                    id,
+                    options: field.choices.map((choice) => ({
+                        value: String(choice.value),
+                        label: choice.label,
+                    })),
+                    onchange: (value) =>
+                        hear(field.choices.find((choice) => String(choice.value) === value).value),
+                });
+                return plain(input, (value) => {
+                    input.value = String(value);
+                });
             }
             case "lines": {
-                const input = text({ rows: 3, oninput: (value) => hear(value.split("\n").map((line) => line.trim()).filter(Boolean)) });
-                return plain(input, (value) => { if (document.activeElement !== input) input.value = (value || []).join("\n"); });
+                const input = text({
+                    rows: 3,
+                    oninput: (value) =>
+                        hear(
+                            value
+                                .split("\n")
+                                .map((line) => line.trim())
+                                .filter(Boolean),
+                        ),
+                });
+                return plain(input, (value) => {
+                    if (document.activeElement !== input) input.value = (value || []).join("\n");
+                });
             }
             case "list":
             case "number_list": {
-                const parts = (value) => value.split(/[,\uff0c]/).map((part) => part.trim()).filter(Boolean);
-                const input = text({ oninput: (value) => hear(field.type === "list" ? parts(value) : parts(value).map((part) => number(part, false))) });
-                return plain(input, (value) => { if (document.activeElement !== input) input.value = (value || []).join(", "); });
+                const parts = (value) =>
+                    value
+                        .split(/[,\uff0c]/)
+                        .map((part) => part.trim())
+                        .filter(Boolean);
+                const input = text({
+                    oninput: (value) =>
+                        hear(
+                            field.type === "list"
+                                ? parts(value)
+                                : parts(value).map((part) => number(part, false)),
+                        ),
+                });
+                return plain(input, (value) => {
+                    if (document.activeElement !== input) input.value = (value || []).join(", ");
+                });
             }
             case "paragraph":
                 return plain(text({ rows: 3, oninput: (value) => hear(value) }));
             case "text":
-                return plain(text({ placeholder: EXAMPLES[field.key] || "", oninput: (value) => hear(value) }));
+                return plain(
+                    text({
+                        placeholder: EXAMPLES[field.key] || "",
+                        oninput: (value) => hear(value),
+                    }),
+                );
             default: {
                 if (field.key === "preferred_weight") return weightEntry(field, id, hear);
                 const optional = field.optional;
                 const whole = field.type.endsWith("integer");
-                const input = text({ placeholder: optional ? app.t("auto") : "", oninput: (value) => hear(number(value, optional)) });
+                const input = text({
+                    placeholder: optional ? app.t("auto") : "",
+                    oninput: (value) => hear(number(value, optional)),
+                });
                 input.inputMode = whole ? "numeric" : "decimal";
                 input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
                 return plain(input);
@@ -442,9 +764,22 @@
     app.settingEntry = entry;
 
     function weightEntry(field, id, hear) {
-        const slider = app.widgets.slider({ label: field.label, value: field.default, minimum: 0, maximum: 1.5, step: 0.05, onchange: hear });
+        const slider = app.widgets.slider({
+            label: field.label,
+            value: field.default,
+            minimum: 0,
+            maximum: 1.5,
+            step: 0.05,
+            onchange: hear,
+        });
         slider.number.id = id;
-        return { element: slider.element, input: slider.number, show: (value) => { if (document.activeElement !== slider.number) slider.set(value); } };
+        return {
+            element: slider.element,
+            input: slider.number,
+            show: (value) => {
+                if (document.activeElement !== slider.number) slider.set(value);
+            },
+        };
     }
 
     /** Arrow up and down, as in a number box: by the field's step, within its bounds. */
@@ -454,29 +789,73 @@
         if (!way || !field.step || input.value.trim() === "" || !Number.isFinite(now)) return;
         event.preventDefault();
         const raised = Number((now + way * field.step).toPrecision(12));
-        const next = Math.min(field.maximum === null ? raised : field.maximum, Math.max(field.minimum === null ? raised : field.minimum, raised));
+        const next = Math.min(
+            field.maximum === null ? raised : field.maximum,
+            Math.max(field.minimum === null ? raised : field.minimum, raised),
+        );
         input.value = written(next);
         hear(next);
     }
 
     function shownValue(field, value) {
-        if (value === null || value === undefined || value === "") return field.optional ? app.t("auto") : app.t("empty");
+        if (value === null || value === undefined || value === "")
+            return field.optional ? app.t("auto") : app.t("empty");
         if (typeof value === "boolean") return value ? app.t("yes") : app.t("no");
-        if (field.choices.length) return (field.choices.find((choice) => same(choice.value, value)) || { label: String(value) }).label;
+        if (field.choices.length)
+            return (
+                field.choices.find((choice) => same(choice.value, value)) || {
+                    label: String(value),
+                }
+            ).label;
         return Array.isArray(value) ? value.join(", ") : written(value);
     }
 
     function fieldRow(field) {
         const made = entry(field, (value) => change(field, value));
         const { input } = made;
-        const label = el("label", { for: input.id }, field.label, field.unit ? el("span", { class: "lora-trainer-settings-unit" }, " (" + field.unit + ")") : null);
-        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { delete draft.changes[field.key]; input.blur(); edited(); input.focus(); } });
+        const label = el(
+            "label",
+            { for: input.id },
+            field.label,
+            field.unit
+                ? el("span", { class: "lora-trainer-settings-unit" }, " (" + field.unit + ")")
+                : null,
+        );
+        const back = el("button", {
+            type: "button",
+            class: "lora-trainer-settings-back",
+            hidden: true,
+            onclick: () => {
+                delete draft.changes[field.key];
+                input.blur();
+                edited();
+                input.focus();
+            },
+        });
         const help = el("p", { class: "lora-trainer-help", id: input.id + "_help" }, field.help);
-        const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note", id: input.id + "_note" });
-        const problem = el("div", { class: "lora-trainer-settings-problem", id: input.id + "_problem" });
+        const note = el("p", {
+            class: "lora-trainer-help lora-trainer-settings-note",
+            id: input.id + "_note",
+        });
+        const problem = el("div", {
+            class: "lora-trainer-settings-problem",
+            id: input.id + "_problem",
+        });
         input.setAttribute("aria-describedby", [help.id, note.id, problem.id].join(" "));
-        const element = el("div", { class: "lora-trainer-field lora-trainer-settings-field" + (made.row ? " lora-trainer-settings-flag" : ""), dataset: { key: field.key } },
-            el("div", { class: "lora-trainer-settings-label" }, label, back), made.element, problem, help, note);
+        const element = el(
+            "div",
+            {
+                class:
+                    "lora-trainer-field lora-trainer-settings-field" +
+                    (made.row ? " lora-trainer-settings-flag" : ""),
+                dataset: { key: field.key },
+            },
+            el("div", { class: "lora-trainer-settings-label" }, label, back),
+            made.element,
+            problem,
+            help,
+            note,
+        );
 
         function update() {
             made.show(valueOf(field));
@@ -485,8 +864,19 @@
             back.hidden = !changed;
             if (changed) {
                 const before = shownValue(field, baseValue(field));
-                put(back, app.t("changed; back to {value}", { value: before.length > 24 ? before.slice(0, 24) + " ..." : before }));
-                back.setAttribute("aria-label", app.t("{field} is changed; back to {value}", { field: field.label, value: before }));
+                put(
+                    back,
+                    app.t("changed; back to {value}", {
+                        value: before.length > 24 ? before.slice(0, 24) + " ..." : before,
+                    }),
+                );
+                back.setAttribute(
+                    "aria-label",
+                    app.t("{field} is changed; back to {value}", {
+                        field: field.label,
+                        value: before,
+                    }),
+                );
             }
             put(note, noteOf(field, changed));
         }
@@ -496,23 +886,69 @@
     /** Steps or epochs: whichever is chosen decides how long is trained, and the other box is not there. */
     function lengthRow(steps, epochs) {
         const both = [steps, epochs];
-        const boxes = { steps: entry(steps, (value) => change(steps, value)), epochs: entry(epochs, (value) => change(epochs, value)) };
-        const unit = app.widgets.select({ label: app.t("Count in"), options: [{ value: "steps", label: steps.label }, { value: "epochs", label: epochs.label }], onchange: choose });
-        for (const [by, field] of [["steps", steps], ["epochs", epochs]]) boxes[by].input.setAttribute("aria-label", field.label);
-        const name = app.id("length"), slot = el("div");
-        const back = el("button", { type: "button", class: "lora-trainer-settings-back", hidden: true, onclick: () => { for (const field of both) delete draft.changes[field.key]; edited(); unit.focus(); } });
+        const boxes = {
+            steps: entry(steps, (value) => change(steps, value)),
+            epochs: entry(epochs, (value) => change(epochs, value)),
+        };
+        const unit = app.widgets.select({
+            label: app.t("Count in"),
+            options: [
+                { value: "steps", label: steps.label },
+                { value: "epochs", label: epochs.label },
+            ],
+            onchange: choose,
+        });
+        for (const [by, field] of [
+            ["steps", steps],
+            ["epochs", epochs],
+        ])
+            boxes[by].input.setAttribute("aria-label", field.label);
+        const name = app.id("length"),
+            slot = el("div");
+        const back = el("button", {
+            type: "button",
+            class: "lora-trainer-settings-back",
+            hidden: true,
+            onclick: () => {
+                for (const field of both) delete draft.changes[field.key];
+                edited();
+                unit.focus();
+            },
+        });
         const help = el("p", { class: "lora-trainer-help" });
         const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note" });
         const problem = el("div", { class: "lora-trainer-settings-problem" });
-        const element = el("div", { class: "lora-trainer-field lora-trainer-settings-field", role: "group", "aria-labelledby": name, dataset: { key: steps.key } },
-            el("div", { class: "lora-trainer-settings-label" }, el("span", { class: "lora-trainer-label", id: name }, app.t("Training length")), back),
-            el("div", { class: "lora-trainer-settings-length" }, slot, unit), problem, help, note);
-        let last = null, by = "";
+        const element = el(
+            "div",
+            {
+                class: "lora-trainer-field lora-trainer-settings-field",
+                role: "group",
+                "aria-labelledby": name,
+                dataset: { key: steps.key },
+            },
+            el(
+                "div",
+                { class: "lora-trainer-settings-label" },
+                el("span", { class: "lora-trainer-label", id: name }, app.t("Training length")),
+                back,
+            ),
+            el("div", { class: "lora-trainer-settings-length" }, slot, unit),
+            problem,
+            help,
+            note,
+        );
+        let last = null,
+            by = "";
 
         /** Steps begin with what the epochs come to, or with what was there before. */
         function choose(wanted) {
             const plan = app.plan();
-            change(steps, wanted === "epochs" ? null : last || baseValue(steps) || (plan && plan.steps) || 1000);
+            change(
+                steps,
+                wanted === "epochs"
+                    ? null
+                    : last || baseValue(steps) || (plan && plan.steps) || 1000,
+            );
             boxes[wanted].input.focus();
         }
 
@@ -520,7 +956,8 @@
             const count = valueOf(steps);
             if (count !== null) last = count;
             // a box that was emptied to type another number in stays
-            const now = count !== null || document.activeElement === boxes.steps.input ? "steps" : "epochs";
+            const now =
+                count !== null || document.activeElement === boxes.steps.input ? "steps" : "epochs";
             if (now !== by) app.fill(slot, boxes[now].element);
             unit.value = by = now;
             boxes.steps.show(count);
@@ -533,51 +970,131 @@
             if (changed) {
                 const value = shownValue(before, baseValue(before)) + " " + before.label;
                 put(back, app.t("changed; back to {value}", { value }));
-                back.setAttribute("aria-label", app.t("{field} is changed; back to {value}", { field: app.t("Training length"), value }));
+                back.setAttribute(
+                    "aria-label",
+                    app.t("{field} is changed; back to {value}", {
+                        field: app.t("Training length"),
+                        value,
+                    }),
+                );
             }
             put(help, field.help);
             const plan = app.plan();
-            put(note, by === "epochs" && plan && plan.steps ? app.count(plan.steps, "That is {count} step.", "That is {count} steps.") : noteOf(field, changed));
+            put(
+                note,
+                by === "epochs" && plan && plan.steps
+                    ? app.count(plan.steps, "That is {count} step.", "That is {count} steps.")
+                    : noteOf(field, changed),
+            );
         }
-        return { element, update, get input() { return boxes[by].input; }, problem };
+        return {
+            element,
+            update,
+            get input() {
+                return boxes[by].input;
+            },
+            problem,
+        };
     }
 
     /** Why the preset sets this value, what auto comes to, or that another field goes before this one. */
     function noteOf(field, changed) {
         const plan = app.plan();
         const preset = presetOf();
-        if (field.key in suggested() && !changed) return suggested()[field.key].length ? app.t("From the first caption. Write others, or empty it for no previews on the way.") : "";
-        if (field.optional && valueOf(field) === null && plan && plan.resolved && field.key in plan.resolved) return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
-        if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key]) return "";
+        if (field.key in suggested() && !changed)
+            return suggested()[field.key].length
+                ? app.t(
+                      "From the first caption. Write others, or empty it for no previews on the way.",
+                  )
+                : "";
+        if (
+            field.optional &&
+            valueOf(field) === null &&
+            plan &&
+            plan.resolved &&
+            field.key in plan.resolved
+        )
+            return app.t("auto is {value} here.", { value: written(plan.resolved[field.key]) });
+        if (changed || !preset || !(field.key in presetValues()) || !preset.notes[field.key])
+            return "";
         // the reason is that of the common value: another value for one family has another
-        return field.key in preset.values && field.key in familyValues(preset) ? "" : app.colon(preset.title, preset.notes[field.key]);
+        return field.key in preset.values && field.key in familyValues(preset)
+            ? ""
+            : app.colon(preset.title, preset.notes[field.key]);
     }
 
     // --- what will happen --------------------------------------------------------------------------------------------------------------
 
     function planCard(goTo) {
-        const sentence = el("p", { class: "lora-trainer-settings-sentence", "aria-live": "polite" });
+        const sentence = el("p", {
+            class: "lora-trainer-settings-sentence",
+            "aria-live": "polite",
+        });
         const table = el("dl", { class: "lora-trainer-settings-facts" });
-        const problems = el("ul", { class: "lora-trainer-settings-problems", "aria-label": app.t("What needs attention") });
+        const problems = el("ul", {
+            class: "lora-trainer-settings-problems",
+            "aria-label": app.t("What needs attention"),
+        });
         const next = app.widgets.actions();
-        const onward = app.widgets.button({ label: app.t("Go on to training"), kind: "primary", local: true, onclick: () => app.open("train") });
+        const onward = app.widgets.button({
+            label: app.t("Go on to training"),
+            kind: "primary",
+            local: true,
+            onclick: () => app.open("train"),
+        });
         let obstacle = null;
-        const mend = app.widgets.button({ label: "", local: true, onclick: () => goTo(obstacle.field) });
-        const element = el("section", { class: "lora-trainer-card lora-trainer-settings-plan", "aria-label": app.t("What will happen") },
-            el("h3", {}, app.t("What will happen")), sentence, table, problems);
+        const mend = app.widgets.button({
+            label: "",
+            local: true,
+            onclick: () => goTo(obstacle.field),
+        });
+        const element = el(
+            "section",
+            {
+                class: "lora-trainer-card lora-trainer-settings-plan",
+                "aria-label": app.t("What will happen"),
+            },
+            el("h3", {}, app.t("What will happen")),
+            sentence,
+            table,
+            problems,
+        );
         let drawn = null;
 
         function show() {
             const plan = app.plan();
-            if (planTrouble) { put(sentence, app.sentences(planTrouble.message, planTrouble.hint)); next.say(planTrouble.message); return; }
+            if (planTrouble) {
+                put(sentence, app.sentences(planTrouble.message, planTrouble.hint));
+                next.say(planTrouble.message);
+                return;
+            }
             if (!plan || same(plan, drawn)) return;
             drawn = plan;
             const first = plan.problems.find((problem) => problem.severity === "error");
             put(sentence, plan.sentence || (first ? app.t("Training cannot start yet.") : ""));
             next.say(first ? first.message : app.planWords());
-            app.fill(table, plan.facts.map((fact) => el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value))));
-            app.fill(problems, plan.problems.map((problem) => problemItem(problem, goTo)));
-            if (plan.unchecked > 0) problems.append(el("li", { class: "lora-trainer-help" }, app.count(plan.unchecked, "{count} image is still being looked at ...", "{count} images are still being looked at ...")));
+            app.fill(
+                table,
+                plan.facts.map((fact) =>
+                    el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value)),
+                ),
+            );
+            app.fill(
+                problems,
+                plan.problems.map((problem) => problemItem(problem, goTo)),
+            );
+            if (plan.unchecked > 0)
+                problems.append(
+                    el(
+                        "li",
+                        { class: "lora-trainer-help" },
+                        app.count(
+                            plan.unchecked,
+                            "{count} image is still being looked at ...",
+                            "{count} images are still being looked at ...",
+                        ),
+                    ),
+                );
             problems.hidden = !problems.children.length;
             onward.disabled = !plan.ok;
             // what cannot go on yet is mended first
@@ -587,14 +1104,23 @@
             app.widgets.makePrimary(onward, !obstacle);
             next.fill(obstacle ? mend : null, onward);
         }
-        return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
+        return {
+            element,
+            next,
+            show,
+            waiting: (is) => element.setAttribute("aria-busy", String(is)),
+        };
     }
 
     /** What is about to be trained, in the few words that the bar has room for. */
     app.planWords = function () {
-        const plan = app.plan(), card = app.dataset.chosen();
-        const steps = plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
-        return [card ? app.colon(card.name, app.dataset.count(card.count)) : "", steps].filter(Boolean).join(" \u00b7 ");
+        const plan = app.plan(),
+            card = app.dataset.chosen();
+        const steps =
+            plan && plan.steps ? app.count(plan.steps, "{count} step", "{count} steps") : "";
+        return [card ? app.colon(card.name, app.dataset.count(card.count)) : "", steps]
+            .filter(Boolean)
+            .join(" \u00b7 ");
     };
 
     /** Places of a problem that are no field here, with their section. */
@@ -602,18 +1128,44 @@
 
     /** Where a problem is mended, and what a button that leads there is called. */
     app.placeOf = (field) => SECTION_OF[field] || "settings";
-    app.placeLabel = (field) => ({ images: app.t("Go to the images"), captions: app.t("Go to the captions") })[SECTION_OF[field]] || app.t("Show where");
+    app.placeLabel = (field) =>
+        ({ images: app.t("Go to the images"), captions: app.t("Go to the captions") })[
+            SECTION_OF[field]
+        ] || app.t("Show where");
 
     function problemItem(problem, goTo) {
-        return el("li", { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
-            el("p", {}, el("strong", {}, problem.severity === "error" ? app.t("To fix: ") : app.t("Note: ")), problem.message),
+        return el(
+            "li",
+            { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
+            el(
+                "p",
+                {},
+                el(
+                    "strong",
+                    {},
+                    problem.severity === "error" ? app.t("To fix: ") : app.t("Note: "),
+                ),
+                problem.message,
+            ),
             problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
-            problem.field ? el("button", { type: "button", class: "lora-trainer-settings-show", onclick: () => goTo(problem.field) }, app.placeLabel(problem.field)) : null);
+            problem.field
+                ? el(
+                      "button",
+                      {
+                          type: "button",
+                          class: "lora-trainer-settings-show",
+                          onclick: () => goTo(problem.field),
+                      },
+                      app.placeLabel(problem.field),
+                  )
+                : null,
+        );
     }
 
     // --- the page ----------------------------------------------------------------------------------------------------------------------
 
-    let page = null, drawnFor = null;
+    let page = null,
+        drawnFor = null;
 
     /** Change a text only if it is another one: the host looks at the whole page after every change. */
     function put(element, text) {
@@ -623,59 +1175,142 @@
     function makePage(container) {
         drawnFor = app.drafts.dataset();
         const home = app.store.get("home");
-        const choose = (id) => { draft.preset = id; edited(); };
-        const checkpoint = checkpointCard(), name = nameCard();
+        const choose = (id) => {
+            draft.preset = id;
+            edited();
+        };
+        const checkpoint = checkpointCard(),
+            name = nameCard();
         const groups = (home.form || { groups: [] }).groups;
         const fields = fieldsOf(home);
-        const rows = new Map([...fields.values()].map((field) => [field.key, LENGTH.includes(field.key) ? null : fieldRow(field)]));
+        const rows = new Map(
+            [...fields.values()].map((field) => [
+                field.key,
+                LENGTH.includes(field.key) ? null : fieldRow(field),
+            ]),
+        );
         if (fields.size) {
             const length = lengthRow(...LENGTH.map((key) => fields.get(key)));
             for (const key of LENGTH) rows.set(key, length);
         }
-        const grid = (group) => el("div", { class: "lora-trainer-settings-grid" }, [...new Set(group.fields.map((field) => rows.get(field.key).element))]);
+        const grid = (group) =>
+            el("div", { class: "lora-trainer-settings-grid" }, [
+                ...new Set(group.fields.map((field) => rows.get(field.key).element)),
+            ]);
         const presets = presetCard(choose);
-        const advanced = el("details", { class: "lora-trainer-card lora-trainer-settings-advanced", open: app.kept.get(ADVANCED_KEY) || null, ontoggle: () => app.kept.set(ADVANCED_KEY, advanced.open) },
+        const advanced = el(
+            "details",
+            {
+                class: "lora-trainer-card lora-trainer-settings-advanced",
+                open: app.kept.get(ADVANCED_KEY) || null,
+                ontoggle: () => app.kept.set(ADVANCED_KEY, advanced.open),
+            },
             el("summary", {}, app.t("Advanced settings")),
-            groups.filter((group) => group.advanced).map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))));
+            groups
+                .filter((group) => group.advanced)
+                .map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))),
+        );
         const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
         const none = el("p", { class: "lora-trainer-help", role: "status" });
-        const search = app.widgets.text({ label: app.t("Find a setting"), placeholder: app.t("Find a setting"), oninput: find });
+        const search = app.widgets.text({
+            label: app.t("Find a setting"),
+            placeholder: app.t("Find a setting"),
+            oninput: find,
+        });
         search.type = "search";
 
         /** Only the settings whose name, help, key or name elsewhere has all of the words; all of them again where nothing is looked for. */
         function find(text) {
-            const words = text.toLowerCase().split(/[\s_]+/).filter(Boolean);
-            const fits = (field) => { const all = [field.label, field.help, field.terms].join(" ").toLowerCase(); return words.every((word) => all.includes(word)); };
+            const words = text
+                .toLowerCase()
+                .split(/[\s_]+/)
+                .filter(Boolean);
+            const fits = (field) => {
+                const all = [field.label, field.help, field.terms].join(" ").toLowerCase();
+                return words.every((word) => all.includes(word));
+            };
             const found = [...fields.values()].filter(fits);
             const shown = new Set(found.map((field) => rows.get(field.key).element));
             for (const row of rows.values()) row.element.hidden = !shown.has(row.element);
-            for (const group of advanced.querySelectorAll("fieldset")) group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
+            for (const group of advanced.querySelectorAll("fieldset"))
+                group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
             advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
-            if (words.length && !advanced.hidden && !advanced.open) { advanced.open = true; searched = true; }
-            if (!words.length && searched) { advanced.open = false; searched = false; }
+            if (words.length && !advanced.hidden && !advanced.open) {
+                advanced.open = true;
+                searched = true;
+            }
+            if (!words.length && searched) {
+                advanced.open = false;
+                searched = false;
+            }
             none.textContent = found.length ? "" : app.t("No setting is called so.");
         }
         let searched = false;
 
         function goTo(place) {
-            if (SECTION_OF[place]) { app.open(SECTION_OF[place]); return; }
+            if (SECTION_OF[place]) {
+                app.open(SECTION_OF[place]);
+                return;
+            }
             const found = places.get(place);
             if (!found) return;
-            if (found.element.hidden) { search.value = ""; find(""); }
+            if (found.element.hidden) {
+                search.value = "";
+                find("");
+            }
             if (advanced.contains(found.element)) advanced.open = true;
             found.element.scrollIntoView({ block: "center" });
             found.input.focus({ preventScroll: true });
         }
 
         const plan = planCard(goTo);
-        app.fill(container, el("div", { class: "lora-trainer-settings" },
-            el("div", { class: "lora-trainer-settings-form" },
-                home.form ? null : app.widgets.notice("error", app.t("The settings could not be read."), home.form_problem ? home.form_problem.message : ""),
-                el("section", { class: "lora-trainer-card lora-trainer-settings-grid", "aria-label": app.t("Checkpoint and name") }, checkpoint.element, name.element),
-                presets.element,
-                ...groups.filter((group) => !group.advanced).map((group) => el("section", { class: "lora-trainer-card", "aria-label": group.title }, el("div", { class: "lora-trainer-settings-head" }, el("h3", {}, group.title), search), none, grid(group))),
-                advanced),
-            plan.element), plan.next.element);
+        app.fill(
+            container,
+            el(
+                "div",
+                { class: "lora-trainer-settings" },
+                el(
+                    "div",
+                    { class: "lora-trainer-settings-form" },
+                    home.form
+                        ? null
+                        : app.widgets.notice(
+                              "error",
+                              app.t("The settings could not be read."),
+                              home.form_problem ? home.form_problem.message : "",
+                          ),
+                    el(
+                        "section",
+                        {
+                            class: "lora-trainer-card lora-trainer-settings-grid",
+                            "aria-label": app.t("Checkpoint and name"),
+                        },
+                        checkpoint.element,
+                        name.element,
+                    ),
+                    presets.element,
+                    ...groups
+                        .filter((group) => !group.advanced)
+                        .map((group) =>
+                            el(
+                                "section",
+                                { class: "lora-trainer-card", "aria-label": group.title },
+                                el(
+                                    "div",
+                                    { class: "lora-trainer-settings-head" },
+                                    el("h3", {}, group.title),
+                                    search,
+                                ),
+                                none,
+                                grid(group),
+                            ),
+                        ),
+                    advanced,
+                ),
+                plan.element,
+            ),
+            plan.next.element,
+        );
 
         function showProblems() {
             const found = (app.plan() || { problems: [] }).problems;
@@ -685,13 +1320,39 @@
                 const words = JSON.stringify(here);
                 if (problem.dataset.drawn === words) continue;
                 problem.dataset.drawn = words;
-                input.toggleAttribute("aria-invalid", here.some((one) => one.severity === "error"));
-                app.fill(problem, here.map((one) => el("p", { class: "lora-trainer-settings-" + one.severity }, app.sentences(one.message, one.hint))));
+                input.toggleAttribute(
+                    "aria-invalid",
+                    here.some((one) => one.severity === "error"),
+                );
+                app.fill(
+                    problem,
+                    here.map((one) =>
+                        el(
+                            "p",
+                            { class: "lora-trainer-settings-" + one.severity },
+                            app.sentences(one.message, one.hint),
+                        ),
+                    ),
+                );
             }
         }
 
-        const update = () => { for (const part of new Set([checkpoint, name, presets, ...rows.values()])) part.update(); };
-        return { update, redraw: () => { page = makePage(container); }, waiting: plan.waiting, showPlan() { plan.show(); showProblems(); update(); } };
+        const update = () => {
+            for (const part of new Set([checkpoint, name, presets, ...rows.values()]))
+                part.update();
+        };
+        return {
+            update,
+            redraw: () => {
+                page = makePage(container);
+            },
+            waiting: plan.waiting,
+            showPlan() {
+                plan.show();
+                showProblems();
+                update();
+            },
+        };
     }
 
     let looking = null;
@@ -719,27 +1380,65 @@
 
     // --- set-up ------------------------------------------------------------------------------------------------------------------------
 
-    const SECONDS_INSTALLING = 1, SECONDS_MISSING = 4;
+    const SECONDS_INSTALLING = 1,
+        SECONDS_MISSING = 4;
     let setUp = null;
 
     function setUpCard(setup) {
         const message = el("p", { class: "lora-trainer-setup-message" });
         const hint = el("p", { class: "lora-trainer-hint" });
-        const lines = el("pre", { class: "lora-trainer-setup-lines", tabindex: "0", "aria-label": app.t("What the set-up says") });
+        const lines = el("pre", {
+            class: "lora-trainer-setup-lines",
+            tabindex: "0",
+            "aria-label": app.t("What the set-up says"),
+        });
         const bar = app.widgets.progress(app.t("Setting up"));
-        const start = app.widgets.button({ label: app.t("Set up"), kind: "primary", onclick: async () => { show(await app.api.post("setup", {})); setUp.poll.wake(); } });
-        const copy = app.widgets.button({ label: app.t("Copy a report"), title: app.t("Versions, the WebUI and the last lines, without names and passwords: for a bug report."), onclick: copyReport });
-        const later = app.widgets.button({ label: app.t("Later"), onclick: () => { element.hidden = true; } });
+        const start = app.widgets.button({
+            label: app.t("Set up"),
+            kind: "primary",
+            onclick: async () => {
+                show(await app.api.post("setup", {}));
+                setUp.poll.wake();
+            },
+        });
+        const copy = app.widgets.button({
+            label: app.t("Copy a report"),
+            title: app.t(
+                "Versions, the WebUI and the last lines, without names and passwords: for a bug report.",
+            ),
+            onclick: copyReport,
+        });
+        const later = app.widgets.button({
+            label: app.t("Later"),
+            onclick: () => {
+                element.hidden = true;
+            },
+        });
         const heading = el("h3");
-        const element = el("section", { class: "lora-trainer-card lora-trainer-setup", "aria-label": app.t("Set-up"), role: "status" },
-            heading, message, hint, bar.element, el("div", { class: "lora-trainer-row" }, start, copy, later), lines);
+        const element = el(
+            "section",
+            {
+                class: "lora-trainer-card lora-trainer-setup",
+                "aria-label": app.t("Set-up"),
+                role: "status",
+            },
+            heading,
+            message,
+            hint,
+            bar.element,
+            el("div", { class: "lora-trainer-row" }, start, copy, later),
+            lines,
+        );
         let was = null;
 
         function show(now) {
             const busy = now.state === "installing";
             const titles = {
-                ready: () => app.t("Training is set up"), missing: () => app.t("One step before training"), broken: () => app.t("The set-up is broken"),
-                installing: () => app.t("Setting up ..."), failed: () => app.t("The set-up did not work"),
+                ready: () => app.t("Training is set up"),
+                missing: () => app.t("One step before training"),
+                broken: () => app.t("The set-up is broken"),
+                installing: () => app.t("Setting up ..."),
+                failed: () => app.t("The set-up did not work"),
             };
             put(heading, titles[now.state]());
             put(message, now.message);
@@ -751,26 +1450,46 @@
             if (busy) bar.set(0, 0, now.seconds ? app.duration(now.seconds) : "");
             start.hidden = busy || (now.state === "ready" && !now.hint);
             const size = now.megabytes ? app.size(now.megabytes * 1e6) : "";
-            put(start, now.state === "failed" ? app.t("Try again") : size ? app.t("Set up (about {size})", { size }) : app.t("Set up"));
+            put(
+                start,
+                now.state === "failed"
+                    ? app.t("Try again")
+                    : size
+                      ? app.t("Set up (about {size})", { size })
+                      : app.t("Set up"),
+            );
             copy.hidden = now.state === "ready" && !now.hint;
             later.hidden = now.state !== "ready";
             const text = now.lines.join("\n");
             lines.hidden = !text || now.state === "ready";
-            if (lines.textContent !== text) { lines.textContent = text; lines.scrollTop = lines.scrollHeight; }
+            if (lines.textContent !== text) {
+                lines.textContent = text;
+                lines.scrollTop = lines.scrollHeight;
+            }
             const before = was;
             was = now.state;
             if (before === null || before === now.state) return;
             // whether training can start depends on it
             app.store.set("home", { ...app.store.get("home"), setup: now });
             if (now.state !== "ready") return;
-            app.widgets.toast(app.t("Everything is installed. You can train now."), { severity: "done" });
+            app.widgets.toast(app.t("Everything is installed. You can train now."), {
+                severity: "done",
+            });
             app.refresh();
         }
 
         async function copyReport() {
             const answer = await app.api.get("setup", { report: "1" });
             await app.copy(answer.report);
-            app.widgets.dialog({ title: app.t("Report"), wide: true, body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report) });
+            app.widgets.dialog({
+                title: app.t("Report"),
+                wide: true,
+                body: el(
+                    "pre",
+                    { class: "lora-trainer-setup-lines", tabindex: "0" },
+                    answer.report,
+                ),
+            });
         }
 
         /** It may be started, and end, in another window or at a command line. */
@@ -807,9 +1526,17 @@
         if (listening) return;
         listening = true;
         for (const key of ["dataset", "language"]) app.store.on(key, () => app.replan());
-        window.addEventListener("focus", () => { if (setUp) setUp.poll.wake(); });
+        window.addEventListener("focus", () => {
+            if (setUp) setUp.poll.wake();
+        });
         app.store.on("settings", takeOver);
         app.store.on("home", homeChanged);
-        if (typeof onOptionsChanged === "function") onOptionsChanged(() => { if (page && app.visible() && app.current() === "settings") { learnCheckpoints(); if (draft.checkpoint === "loaded") learnCheckpoint(); } });
+        if (typeof onOptionsChanged === "function")
+            onOptionsChanged(() => {
+                if (page && app.visible() && app.current() === "settings") {
+                    learnCheckpoints();
+                    if (draft.checkpoint === "loaded") learnCheckpoint();
+                }
+            });
     });
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -31,24 +31,52 @@
     function type(box, change) {
         box.focus({ preventScroll: true });
         box.setSelectionRange(change.start, change.end);
-        const done = change.text ? document.execCommand("insertText", false, change.text) : document.execCommand("delete");
+        const done = change.text
+            ? document.execCommand("insertText", false, change.text)
+            : document.execCommand("delete");
         if (!done) rewrite(box, change);
     }
 
     // --- one row ---------------------------------------------------------------------------------------------------------------------
 
     /** What a row is drawn from besides its numbers: another signature, another row. */
-    const signature = (tag) => [tag.name, tag.separate, known.weights.get(tag.name), tag.te === null || tag.unet === null].join("\n");
+    const signature = (tag) =>
+        [
+            tag.name,
+            tag.separate,
+            known.weights.get(tag.name),
+            tag.te === null || tag.unet === null,
+        ].join("\n");
 
     function control(panel, index, tag, which, label) {
         const weight = known.weights.get(tag.name);
-        const mark = weight === undefined ? null : { value: weight, label: app.t("Recommended: {strength}", { strength: app.tags.format(weight) }) };
+        const mark =
+            weight === undefined
+                ? null
+                : {
+                      value: weight,
+                      label: app.t("Recommended: {strength}", {
+                          strength: app.tags.format(weight),
+                      }),
+                  };
         return app.widgets.slider({
-            label, value: tag[which] === null ? 1 : tag[which], minimum: 0, maximum: MAXIMUM, step: STEP, mark,
+            label,
+            value: tag[which] === null ? 1 : tag[which],
+            minimum: 0,
+            maximum: MAXIMUM,
+            step: STEP,
+            mark,
             onchange(strength) {
                 const found = app.tags.find(panel.box.value)[index];
                 if (!found || !Number.isFinite(strength)) return;
-                rewrite(panel.box, app.tags.edit(found, which === "unet" && !found.separate ? "te" : which, strength));
+                rewrite(
+                    panel.box,
+                    app.tags.edit(
+                        found,
+                        which === "unet" && !found.separate ? "te" : which,
+                        strength,
+                    ),
+                );
                 panel.sync();
             },
         });
@@ -56,25 +84,76 @@
 
     function row(panel, index, tag) {
         const controls = tag.separate
-            ? { te: control(panel, index, tag, "te", app.t("Strength of {name} in the text encoder", { name: tag.name })),
-                unet: control(panel, index, tag, "unet", app.t("Strength of {name} in the image", { name: tag.name })) }
-            : { te: control(panel, index, tag, "te", app.t("Strength of {name}", { name: tag.name })) };
-        const named = (text, slider) => el("div", { class: "lora-trainer-strength-control" }, el("span", { class: "lora-trainer-help", "aria-hidden": "true" }, text), slider.element);
-        const remove = app.widgets.button({ label: app.t("Remove"), onclick: () => panel.remove(index) });
-        remove.setAttribute("aria-label", app.t("Remove {name} from the prompt", { name: tag.name }));
-        const element = el("li", { class: "lora-trainer-strength-row" },
+            ? {
+                  te: control(
+                      panel,
+                      index,
+                      tag,
+                      "te",
+                      app.t("Strength of {name} in the text encoder", { name: tag.name }),
+                  ),
+                  unet: control(
+                      panel,
+                      index,
+                      tag,
+                      "unet",
+                      app.t("Strength of {name} in the image", { name: tag.name }),
+                  ),
+              }
+            : {
+                  te: control(
+                      panel,
+                      index,
+                      tag,
+                      "te",
+                      app.t("Strength of {name}", { name: tag.name }),
+                  ),
+              };
+        const named = (text, slider) =>
+            el(
+                "div",
+                { class: "lora-trainer-strength-control" },
+                el("span", { class: "lora-trainer-help", "aria-hidden": "true" }, text),
+                slider.element,
+            );
+        const remove = app.widgets.button({
+            label: app.t("Remove"),
+            onclick: () => panel.remove(index),
+        });
+        remove.setAttribute(
+            "aria-label",
+            app.t("Remove {name} from the prompt", { name: tag.name }),
+        );
+        const element = el(
+            "li",
+            { class: "lora-trainer-strength-row" },
             el("span", { class: "lora-trainer-strength-name", title: tag.name }, tag.name),
             tag.separate
-                ? el("div", { class: "lora-trainer-strength-pair" }, named(app.t("Text"), controls.te), named(app.t("Image"), controls.unet))
+                ? el(
+                      "div",
+                      { class: "lora-trainer-strength-pair" },
+                      named(app.t("Text"), controls.te),
+                      named(app.t("Image"), controls.unet),
+                  )
                 : controls.te.element,
             remove,
             tag.te === null || tag.unet === null
-                ? el("p", { class: "lora-trainer-hint lora-trainer-strength-note" }, app.t("A number in this tag cannot be read; the WebUI would ignore all LoRAs. Move the slider to write a new one.")) : null);
+                ? el(
+                      "p",
+                      { class: "lora-trainer-hint lora-trainer-strength-note" },
+                      app.t(
+                          "A number in this tag cannot be read; the WebUI would ignore all LoRAs. Move the slider to write a new one.",
+                      ),
+                  )
+                : null,
+        );
         return {
-            element, signature: signature(tag),
+            element,
+            signature: signature(tag),
             set(now) {
                 // not when it is the same: somebody may be typing "0.70" just now
-                for (const [which, slider] of Object.entries(controls)) if (now[which] !== null && slider.value !== now[which]) slider.set(now[which]);
+                for (const [which, slider] of Object.entries(controls))
+                    if (now[which] !== null && slider.value !== now[which]) slider.set(now[which]);
             },
             focus: () => controls.te.range.focus(),
         };
@@ -84,17 +163,47 @@
 
     function choices(panel) {
         const present = new Set(app.tags.find(panel.box.value).map((tag) => tag.name));
-        return known.loras.map((lora) => el("li", {}, el("button", {
-            type: "button", class: "lora-trainer-insert-choice", onclick: () => panel.insert(lora),
-        },
-        lora.picture ? el("img", { src: lora.picture, alt: "", loading: "lazy", width: 40, height: 40 }) : el("span", { class: "lora-trainer-insert-blank" }),
-        el("span", { class: "lora-trainer-insert-name" }, lora.name),
-        el("span", { class: "lora-trainer-help" }, present.has(lora.name) ? app.t("already in the prompt") : lora.trigger || ""))));
+        return known.loras.map((lora) =>
+            el(
+                "li",
+                {},
+                el(
+                    "button",
+                    {
+                        type: "button",
+                        class: "lora-trainer-insert-choice",
+                        onclick: () => panel.insert(lora),
+                    },
+                    lora.picture
+                        ? el("img", {
+                              src: lora.picture,
+                              alt: "",
+                              loading: "lazy",
+                              width: 40,
+                              height: 40,
+                          })
+                        : el("span", { class: "lora-trainer-insert-blank" }),
+                    el("span", { class: "lora-trainer-insert-name" }, lora.name),
+                    el(
+                        "span",
+                        { class: "lora-trainer-help" },
+                        present.has(lora.name)
+                            ? app.t("already in the prompt")
+                            : lora.trigger || "",
+                    ),
+                ),
+            ),
+        );
     }
 
     function insertion(panel) {
         const list = el("ul", { class: "lora-trainer-insert-list" });
-        const details = el("details", { class: "lora-trainer-insert" }, el("summary", {}, app.t("Insert a LoRA")), list);
+        const details = el(
+            "details",
+            { class: "lora-trainer-insert" },
+            el("summary", {}, app.t("Insert a LoRA")),
+            list,
+        );
         const draw = () => app.fill(list, choices(panel));
         details.addEventListener("toggle", () => {
             if (!details.open) return;
@@ -116,9 +225,24 @@
 
     function makePanel(tab) {
         const panel = { tab, box: null, text: null, rows: [] };
-        const list = el("ul", { class: "lora-trainer-strength-rows", "aria-label": app.t("LoRAs in the prompt") });
+        const list = el("ul", {
+            class: "lora-trainer-strength-rows",
+            "aria-label": app.t("LoRAs in the prompt"),
+        });
         const details = insertion(panel);
-        panel.element = el("div", { id: "lora_trainer_strength_" + tab, class: "lora-trainer lora-trainer-strength", role: "group", "aria-label": app.t("LoRA strength"), hidden: true, lang: app.root().lang || null }, list, details);
+        panel.element = el(
+            "div",
+            {
+                id: "lora_trainer_strength_" + tab,
+                class: "lora-trainer lora-trainer-strength",
+                role: "group",
+                "aria-label": app.t("LoRA strength"),
+                hidden: true,
+                lang: app.root().lang || null,
+            },
+            list,
+            details,
+        );
         const hear = () => panel.sync();
 
         /** Find the host's box, again where gradio has made a new one, and stand below it. */
@@ -131,7 +255,9 @@
                 panel.text = null;
             }
             if (!box || panel.element.isConnected) return;
-            const place = app.host.page().querySelector("#" + tab + "_prompt_container") || app.host.page().querySelector("#" + tab + "_prompt").parentElement;
+            const place =
+                app.host.page().querySelector("#" + tab + "_prompt_container") ||
+                app.host.page().querySelector("#" + tab + "_prompt").parentElement;
             place.append(panel.element);
         };
 
@@ -147,10 +273,18 @@
             const tags = app.tags.find(panel.text);
             panel.element.hidden = !tags.length && !known.loras.length;
             details.hidden = !known.loras.length;
-            if (tags.length !== panel.rows.length || tags.some((tag, index) => signature(tag) !== panel.rows[index].signature)) {
-                const focused = panel.rows.findIndex((old) => old.element.contains(document.activeElement));
+            if (
+                tags.length !== panel.rows.length ||
+                tags.some((tag, index) => signature(tag) !== panel.rows[index].signature)
+            ) {
+                const focused = panel.rows.findIndex((old) =>
+                    old.element.contains(document.activeElement),
+                );
                 panel.rows = tags.map((tag, index) => row(panel, index, tag));
-                app.fill(list, panel.rows.map((made) => made.element));
+                app.fill(
+                    list,
+                    panel.rows.map((made) => made.element),
+                );
                 if (focused >= 0 && panel.rows[focused]) panel.rows[focused].focus();
             }
             tags.forEach((tag, index) => panel.rows[index].set(tag));
@@ -165,7 +299,11 @@
         panel.insert = function (lora) {
             details.open = false;
             const at = app.tags.find(panel.box.value).findIndex((tag) => tag.name === lora.name);
-            if (at >= 0) { panel.sync(); panel.rows[at].focus(); return; }
+            if (at >= 0) {
+                panel.sync();
+                panel.rows[at].focus();
+                return;
+            }
             type(panel.box, app.tags.addition(panel.box.value, lora.tag));
             panel.sync();
         };
@@ -181,14 +319,20 @@
     function learn(changed) {
         if (reading) return reading;
         if (!changed && Date.now() - known.read < FRESH_MILLISECONDS) return Promise.resolve();
-        reading = app.api.get("insertable").then((answer) => {
-            known.read = Date.now();
-            known.loras = answer.loras;
-            known.weights = new Map(Object.entries(answer.weights));
-            for (const panel of panels) panel.sync(true);
-        }).catch(() => {
-            // the panel works without recommendations; the tab itself tells of a WebUI that does not answer
-        }).finally(() => { reading = null; });
+        reading = app.api
+            .get("insertable")
+            .then((answer) => {
+                known.read = Date.now();
+                known.loras = answer.loras;
+                known.weights = new Map(Object.entries(answer.weights));
+                for (const panel of panels) panel.sync(true);
+            })
+            .catch(() => {
+                // the panel works without recommendations; the tab itself tells of a WebUI that does not answer
+            })
+            .finally(() => {
+                reading = null;
+            });
         return reading;
     }
 
@@ -205,7 +349,10 @@
     function begin() {
         for (const panel of panels) panel.detach();
         panels = TABS.filter((tab) => app.host.prompts(tab).positive).map(makePanel);
-        for (const panel of panels) { panel.attach(); panel.sync(); }
+        for (const panel of panels) {
+            panel.attach();
+            panel.sync();
+        }
         clearInterval(timer);
         if (panels.length) timer = setInterval(look, LOOK_MILLISECONDS);
         return learn(true);
@@ -218,6 +365,9 @@
         subscribed = true;
         app.store.on("delivered", () => learn(true));
         // training ends while the tab is not looked at; coming back to a prompt is the time to ask
-        if (typeof onUiTabChange === "function") onUiTabChange(() => { if (panels.some(onScreen)) learn(); });
+        if (typeof onUiTabChange === "function")
+            onUiTabChange(() => {
+                if (panels.some(onScreen)) learn();
+            });
     });
 })((window.loraTrainer = window.loraTrainer || {}));

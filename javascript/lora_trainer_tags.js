@@ -15,7 +15,8 @@
     // the hosts' re_extra_net is <(\w+):([^>]+)> and takes tags from left to right: what looks like a tag inside another one is part of it
     const TAG = /<([\p{L}\p{N}_]+):([^>]+)>/gu;
     // what Python's float() reads, but for "inf" and "nan", which are no strengths
-    const NUMBER = /^[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:e[+-]?\d+(?:_\d+)*)?$/i;
+    const NUMBER =
+        /^[+-]?(?:\d+(?:_\d+)*\.?(?:\d+(?:_\d+)*)?|\.\d+(?:_\d+)*)(?:e[+-]?\d+(?:_\d+)*)?$/i;
 
     /**
      * @typedef {Object} Part  one stretch between two colons
@@ -64,9 +65,15 @@
         for (const item of inside.split(":")) {
             const pieces = item.split("=");
             // the hosts take exactly one "=" for a name; anything else is a place in the row
-            if (pieces.length === 2) named.set(pieces[0], part(pieces[1], offset + pieces[0].length + 1));
+            if (pieces.length === 2)
+                named.set(pieces[0], part(pieces[1], offset + pieces[0].length + 1));
             // a name keeps its spaces: the hosts look for it as it is written
-            else places.push(places.length ? part(item, offset) : { start: offset, end: offset + item.length, value: item });
+            else
+                places.push(
+                    places.length
+                        ? part(item, offset)
+                        : { start: offset, end: offset + item.length, value: item },
+                );
             offset += item.length + 1;
         }
         return { places, named };

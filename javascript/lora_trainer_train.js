@@ -6,15 +6,32 @@
     "use strict";
 
     const el = (...all) => app.el(...all);
-    const SECONDS_ACTIVE = 1, SECONDS_LOST = 3;
+    const SECONDS_ACTIVE = 1,
+        SECONDS_LOST = 3;
     const MOST_POINTS = 1200;
 
     /** What was learned from the server; it outlives a redrawing of the page. */
-    const known = { pulse: null, revision: null, runs: [], delivered: null, chosen: null, settled: "", offset: 0, points: [] };
-    let poll = null, view = null, page = null;
+    const known = {
+        pulse: null,
+        revision: null,
+        runs: [],
+        delivered: null,
+        chosen: null,
+        settled: "",
+        offset: 0,
+        points: [],
+    };
+    let poll = null,
+        view = null,
+        page = null;
 
     const byId = (id) => known.runs.find((run) => run.id === id) || null;
-    const changed = (run) => { if (run && run.id && run.status) choose(run.id); known.revision = null; known.settled = ""; if (poll) poll.wake(); };
+    const changed = (run) => {
+        if (run && run.id && run.status) choose(run.id);
+        known.revision = null;
+        known.settled = "";
+        if (poll) poll.wake();
+    };
 
     // --- asking the server -----------------------------------------------------------------------------------------------------------
 
@@ -35,7 +52,9 @@
         // the list was read while the last word of a worker was still on its way: it is read again
         if (!known.pulse.active.length && known.runs.some(app.runs.isActive)) known.revision = null;
         // a run from a command line is in the list a moment before the server has taken it on
-        return known.pulse.active.length || known.pulse.queued || known.runs.some(app.runs.isActive) ? SECONDS_ACTIVE : null;
+        return known.pulse.active.length || known.pulse.queued || known.runs.some(app.runs.isActive)
+            ? SECONDS_ACTIVE
+            : null;
     }
 
     async function readRuns() {
@@ -43,12 +62,20 @@
         known.runs = (await app.api.get("runs")).runs;
         known.revision = revision;
         known.settled = "";
-        const delivered = JSON.stringify(known.runs.map((run) => run.delivered).filter(Boolean).sort());
+        const delivered = JSON.stringify(
+            known.runs
+                .map((run) => run.delivered)
+                .filter(Boolean)
+                .sort(),
+        );
         if (known.delivered !== null && delivered !== known.delivered) app.runs.announceDelivery();
         known.delivered = delivered;
         // how quick this machine is may be known now, and which name is free
         if (app.replan) app.replan();
-        if (page) { page.lists(); await page.trash(); }
+        if (page) {
+            page.lists();
+            await page.trash();
+        }
     }
 
     /** The list of runs is read when it is another one; how far those at work are comes with every pulse. */
@@ -63,7 +90,13 @@
     /** The run to show: the chosen one, else what is at work, else the newest. */
     function shownRun() {
         const [active] = known.pulse ? known.pulse.active : [];
-        return byId(known.chosen) || byId((active || {}).id) || known.runs.find((run) => run.status !== "queued") || known.runs[0] || null;
+        return (
+            byId(known.chosen) ||
+            byId((active || {}).id) ||
+            known.runs.find((run) => run.status !== "queued") ||
+            known.runs[0] ||
+            null
+        );
     }
 
     function choose(id) {
@@ -75,47 +108,90 @@
 
     async function readLive() {
         const run = shownRun();
-        if (!run) { view.hide(); return; }
-        if (known.shown !== run.id) Object.assign(known, { shown: run.id, offset: 0, points: [], settled: "" });
+        if (!run) {
+            view.hide();
+            return;
+        }
+        if (known.shown !== run.id)
+            Object.assign(known, { shown: run.id, offset: 0, points: [], settled: "" });
         const wantsLog = view.wantsLog();
         const mark = run.id + wantsLog;
         if (known.settled === mark) return;
-        const live = await app.api.get(app.runs.route(run, "live"), { offset: known.offset, log: wantsLog ? 1 : null });
+        const live = await app.api.get(app.runs.route(run, "live"), {
+            offset: known.offset,
+            log: wantsLog ? 1 : null,
+        });
         if (known.shown !== run.id || !view) return;
         known.offset = live.offset;
         known.points = thinned(live.whole ? live.points : known.points.concat(live.points));
         view.set(live, known.points);
         // the lists say the same as the view, also where the run's turn has come since they were read
         const listed = byId(live.run.id);
-        if (listed && listed.status !== live.run.status) { Object.assign(listed, live.run); page.lists(); }
+        if (listed && listed.status !== live.run.status) {
+            Object.assign(listed, live.run);
+            page.lists();
+        }
         // what has ended changes no more; asking again waits for a new revision
         known.settled = app.runs.isActive(live.run) ? "" : mark;
     }
 
     /** Every second point, as often as needed; the newest stays. */
     function thinned(points) {
-        while (points.length > MOST_POINTS) points = points.filter((_, at) => (points.length - 1 - at) % 2 === 0);
+        while (points.length > MOST_POINTS)
+            points = points.filter((_, at) => (points.length - 1 - at) % 2 === 0);
         return points;
     }
 
     function summarize() {
         const run = known.pulse.active[0] || known.runs.find(app.runs.isActive);
-        if (!run) app.summary("train", known.pulse.queued ? app.count(known.pulse.queued, "{count} run waits", "{count} runs wait") : "");
-        else app.summary("train", run.step_count && run.step ? app.t("{phase}, {share} %", { phase: app.runs.statusWords(run), share: Math.floor((run.step / run.step_count) * 100) }) : app.runs.statusWords(run));
+        if (!run)
+            app.summary(
+                "train",
+                known.pulse.queued
+                    ? app.count(known.pulse.queued, "{count} run waits", "{count} runs wait")
+                    : "",
+            );
+        else
+            app.summary(
+                "train",
+                run.step_count && run.step
+                    ? app.t("{phase}, {share} %", {
+                          phase: app.runs.statusWords(run),
+                          share: Math.floor((run.step / run.step_count) * 100),
+                      })
+                    : app.runs.statusWords(run),
+            );
     }
 
     // --- starting --------------------------------------------------------------------------------------------------------------------
 
-    const draft = () => ({ dataset: app.store.get("dataset") || "", checkpoint: app.store.get("checkpoint") || "loaded", name: app.store.get("name") || "", settings: app.store.get("settings") || {} });
+    const draft = () => ({
+        dataset: app.store.get("dataset") || "",
+        checkpoint: app.store.get("checkpoint") || "loaded",
+        name: app.store.get("name") || "",
+        settings: app.store.get("settings") || {},
+    });
 
     /** Why Start cannot be pressed, and where that is mended; null when it can. */
     function obstacle() {
         const { setup } = app.store.get("home");
         const plan = app.plan();
-        if (setup && setup.state !== "ready") return { text: app.t("Training is not set up yet."), section: null };
-        if (!app.store.get("dataset")) return { text: app.t("Choose the images first."), section: "images", label: app.t("Go to the images") };
-        const problem = plan && !plan.ok && plan.problems.find((found) => found.severity === "error");
-        if (problem) return { text: problem.message, section: app.placeOf(problem.field), label: app.placeLabel(problem.field) };
+        if (setup && setup.state !== "ready")
+            return { text: app.t("Training is not set up yet."), section: null };
+        if (!app.store.get("dataset"))
+            return {
+                text: app.t("Choose the images first."),
+                section: "images",
+                label: app.t("Go to the images"),
+            };
+        const problem =
+            plan && !plan.ok && plan.problems.find((found) => found.severity === "error");
+        if (problem)
+            return {
+                text: problem.message,
+                section: app.placeOf(problem.field),
+                label: app.placeLabel(problem.field),
+            };
         return null;
     }
 
@@ -124,7 +200,10 @@
     function stage() {
         const shown = shownRun();
         const active = known.runs.filter(app.runs.isActive);
-        const run = active.find((one) => shown && one.id === shown.id) || active[0] || known.runs.find((one) => one.status === "queued");
+        const run =
+            active.find((one) => shown && one.id === shown.id) ||
+            active[0] ||
+            known.runs.find((one) => one.status === "queued");
         if (run) return { what: "watch", run };
         return shown && isOfNow(shown) ? { what: "use", run: shown } : { what: "start" };
     }
@@ -135,7 +214,9 @@
         const card = app.dataset.chosen();
         if (!card) return false;
         const folder = (card.path || card.id).split(/[\\/]/).pop();
-        return run.dataset === folder && run.changed >= Math.max(app.drafts.changed(), card.changed);
+        return (
+            run.dataset === folder && run.changed >= Math.max(app.drafts.changed(), card.changed)
+        );
     }
 
     /** The form: open before a training, one line below the run while one is at work and when one has ended; and the bar with the next thing to do. */
@@ -145,7 +226,9 @@
         const trouble = el("div");
         const next = app.widgets.actions();
         const asked = app.live.buttons(changed);
-        let token = null, folded = null, used = null;
+        let token = null,
+            folded = null,
+            used = null;
 
         async function begin(when) {
             // a click that got no answer may have arrived: the same token cannot begin a second run
@@ -155,8 +238,12 @@
                 token = null;
                 app.fill(trouble);
                 // what is at work stays in view; the list below shows the one that waits
-                if (known.pulse && known.pulse.active.length) { changed(); app.widgets.toast(app.t("{name} waits in the queue.", { name: run.name }), { severity: "done" }); }
-                else {
+                if (known.pulse && known.pulse.active.length) {
+                    changed();
+                    app.widgets.toast(app.t("{name} waits in the queue.", { name: run.name }), {
+                        severity: "done",
+                    });
+                } else {
                     // at once, so that a second click cannot begin it again
                     if (!byId(run.id)) known.runs = [run, ...known.runs];
                     changed(run);
@@ -165,7 +252,9 @@
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 if (problem.status) token = null;
-                const others = (problem.problems || []).map((one) => el("li", {}, app.sentences(one.message, one.hint)));
+                const others = (problem.problems || []).map((one) =>
+                    el("li", {}, app.sentences(one.message, one.hint)),
+                );
                 const notice = app.widgets.problem(problem);
                 if (others.length > 1) notice.append(el("ul", {}, others));
                 app.fill(trouble, notice);
@@ -173,17 +262,45 @@
             }
         }
 
-        const start = app.widgets.button({ label: app.t("Start"), kind: "primary", onclick: () => begin("now") });
-        const queue = app.widgets.button({ label: app.t("Add to the queue"), onclick: () => begin("queue") });
+        const start = app.widgets.button({
+            label: app.t("Start"),
+            kind: "primary",
+            onclick: () => begin("now"),
+        });
+        const queue = app.widgets.button({
+            label: app.t("Add to the queue"),
+            onclick: () => begin("queue"),
+        });
         const mend = app.widgets.button({ label: "", onclick: () => app.open(obstacle().section) });
         const own = el("div", { class: "lora-trainer-row" });
         const summary = el("summary");
-        const element = el("details", { class: "lora-trainer-card lora-trainer-start", "aria-label": app.t("Start the training") }, summary, words, reason, own, trouble);
+        const element = el(
+            "details",
+            {
+                class: "lora-trainer-card lora-trainer-start",
+                "aria-label": app.t("Start the training"),
+            },
+            summary,
+            words,
+            reason,
+            own,
+            trouble,
+        );
 
         const afterwards = {
-            try: app.widgets.button({ label: app.t("Try it"), kind: "primary", onclick: () => app.runs.tryLora(used.lora) }),
-            deliver: app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => app.runs.deliver(used.lora, changed) }),
-            go: app.widgets.button({ label: app.t("Continue"), onclick: () => app.runs.goOn(used.run, changed) }),
+            try: app.widgets.button({
+                label: app.t("Try it"),
+                kind: "primary",
+                onclick: () => app.runs.tryLora(used.lora),
+            }),
+            deliver: app.widgets.button({
+                label: app.t("Put into the LoRA folder"),
+                onclick: () => app.runs.deliver(used.lora, changed),
+            }),
+            go: app.widgets.button({
+                label: app.t("Continue"),
+                onclick: () => app.runs.goOn(used.run, changed),
+            }),
         };
 
         /** The buttons of the form, in the bar or in the form. */
@@ -196,8 +313,18 @@
             const plan = app.plan();
             const found = obstacle();
             const idle = what === "start";
-            app.live.put(words, plan && plan.sentence ? plan.sentence : app.t("Trains a LoRA from your images with the settings you chose."));
-            app.live.put(summary, what === "watch" ? app.t("Queue another training") : app.t("Start another training"));
+            app.live.put(
+                words,
+                plan && plan.sentence
+                    ? plan.sentence
+                    : app.t("Trains a LoRA from your images with the settings you chose."),
+            );
+            app.live.put(
+                summary,
+                what === "watch"
+                    ? app.t("Queue another training")
+                    : app.t("Start another training"),
+            );
             app.live.put(start, what === "watch" ? app.t("Train it next") : app.t("Start"));
             app.live.put(reason, found && !idle ? found.text : "");
             for (const button of [start, queue]) {
@@ -210,7 +337,8 @@
                 folded = !idle;
                 element.open = !folded;
                 // before a training the form comes first, during one it is out of the way
-                if (folded) view.element.after(element); else view.element.parentElement.prepend(element);
+                if (folded) view.element.after(element);
+                else view.element.parentElement.prepend(element);
             }
             summary.hidden = idle;
             if (!idle) fillOwn(formButtons(found));
@@ -219,7 +347,11 @@
 
         function fillOwn(wanted) {
             const now = wanted.filter(Boolean);
-            if (own.children.length !== now.length || now.some((button, at) => own.children[at] !== button)) app.fill(own, now);
+            if (
+                own.children.length !== now.length ||
+                now.some((button, at) => own.children[at] !== button)
+            )
+                app.fill(own, now);
         }
 
         function draw() {
@@ -238,19 +370,42 @@
 
         /** What can be done with what was learned is known a moment later: where its file is. */
         function drawUse(run) {
-            const key = JSON.stringify([run.id, run.status, run.lora, run.can, app.store.get("delivered")]);
+            const key = JSON.stringify([
+                run.id,
+                run.status,
+                run.lora,
+                run.can,
+                app.store.get("delivered"),
+            ]);
             if (!used || used.key !== key) {
                 used = { key, run, lora: null, answered: false };
                 const mine = used;
-                app.runs.newestOf(run).catch(() => null).then((lora) => { mine.lora = lora; mine.answered = true; if (used === mine) draw(); });
+                app.runs
+                    .newestOf(run)
+                    .catch(() => null)
+                    .then((lora) => {
+                        mine.lora = lora;
+                        mine.answered = true;
+                        if (used === mine) draw();
+                    });
             }
             const failed = ["failed", "lost"].includes(run.status);
             const goes = run.can.continue || run.can.further;
-            app.live.put(afterwards.go, run.can.further ? app.t("Train further") : app.t("Continue"));
+            app.live.put(
+                afterwards.go,
+                run.can.further ? app.t("Train further") : app.t("Continue"),
+            );
             app.widgets.makePrimary(afterwards.try, !(failed && goes));
-            app.widgets.makePrimary(afterwards.go, goes && (failed || (used.answered && !used.lora)));
+            app.widgets.makePrimary(
+                afterwards.go,
+                goes && (failed || (used.answered && !used.lora)),
+            );
             next.say(app.colon(run.name, run.sentence));
-            next.fill(used.lora ? afterwards.try : null, used.lora && !used.lora.delivered ? afterwards.deliver : null, goes ? afterwards.go : null);
+            next.fill(
+                used.lora ? afterwards.try : null,
+                used.lora && !used.lora.delivered ? afterwards.deliver : null,
+                goes ? afterwards.go : null,
+            );
         }
 
         return { element, next, draw };
@@ -266,21 +421,69 @@
     }
 
     function queueRow(run, at, count) {
-        const move = (to) => () => app.api.post(app.runs.route(run, "move"), { position: to }).then(() => changed());
+        const move = (to) => () =>
+            app.api.post(app.runs.route(run, "move"), { position: to }).then(() => changed());
         const name = app.id("queued");
         const key = (button, what) => mark(button, run.id + what, name);
-        return el("li", { class: "lora-trainer-run" }, el("span", { class: "lora-trainer-run-number" }, String(at + 1)),
-            el("div", { class: "lora-trainer-run-words" }, el("strong", { id: name }, run.name), el("span", { class: "lora-trainer-help" }, run.sentence)),
-            el("div", { class: "lora-trainer-row" },
-                key(app.widgets.button({ label: app.t("Move up"), disabled: at === 0, onclick: move(at - 1) }), "up"),
-                key(app.widgets.button({ label: app.t("Move down"), disabled: at === count - 1, onclick: move(at + 1) }), "down"),
-                key(app.widgets.button({ label: app.t("Take out"), title: app.t("Out of the queue; it stays in the list of runs."), onclick: () => app.api.post(app.runs.route(run, "unqueue"), {}).then(() => changed()) }), "out")));
+        return el(
+            "li",
+            { class: "lora-trainer-run" },
+            el("span", { class: "lora-trainer-run-number" }, String(at + 1)),
+            el(
+                "div",
+                { class: "lora-trainer-run-words" },
+                el("strong", { id: name }, run.name),
+                el("span", { class: "lora-trainer-help" }, run.sentence),
+            ),
+            el(
+                "div",
+                { class: "lora-trainer-row" },
+                key(
+                    app.widgets.button({
+                        label: app.t("Move up"),
+                        disabled: at === 0,
+                        onclick: move(at - 1),
+                    }),
+                    "up",
+                ),
+                key(
+                    app.widgets.button({
+                        label: app.t("Move down"),
+                        disabled: at === count - 1,
+                        onclick: move(at + 1),
+                    }),
+                    "down",
+                ),
+                key(
+                    app.widgets.button({
+                        label: app.t("Take out"),
+                        title: app.t("Out of the queue; it stays in the list of runs."),
+                        onclick: () =>
+                            app.api.post(app.runs.route(run, "unqueue"), {}).then(() => changed()),
+                    }),
+                    "out",
+                ),
+            ),
+        );
     }
 
     function facts(run) {
-        const steps = run.step_count ? app.t("{step} of {total} steps", { step: app.number(run.step), total: app.number(run.step_count) }) : "";
+        const steps = run.step_count
+            ? app.t("{step} of {total} steps", {
+                  step: app.number(run.step),
+                  total: app.number(run.step_count),
+              })
+            : "";
         const kind = run.job === "caption" ? app.t("Captions") : "";
-        return [kind, app.runs.statusWords(run), run.changed ? app.when(run.changed) : "", steps, run.family ? run.family.toUpperCase() : ""].filter(Boolean).join(" \u00b7 ");
+        return [
+            kind,
+            app.runs.statusWords(run),
+            run.changed ? app.when(run.changed) : "",
+            steps,
+            run.family ? run.family.toUpperCase() : "",
+        ]
+            .filter(Boolean)
+            .join(" \u00b7 ");
     }
 
     function runRow(run) {
@@ -288,48 +491,146 @@
         const key = (button, what) => mark(button, run.id + what, name);
         const tryIt = async () => {
             const lora = await app.runs.loraOf(run);
-            if (lora) app.runs.tryLora(lora); else await app.runs.showSaved(run, changed);
+            if (lora) app.runs.tryLora(lora);
+            else await app.runs.showSaved(run, changed);
         };
-        const more = el("div", { class: "lora-trainer-row lora-trainer-run-more" },
-            app.widgets.button({ label: app.t("Settings"), onclick: () => app.runs.showSettings(run) }),
-            run.job === "train" ? app.widgets.button({ label: app.t("Saved steps"), onclick: () => app.runs.showSaved(run, changed) }) : null,
-            app.runs.isLocal() ? app.widgets.button({ label: app.t("Open folder"), onclick: () => app.runs.openFolder(run) }) : null,
-            run.can.delete ? app.widgets.button({ label: app.t("Delete"), kind: "stop", onclick: () => app.runs.remove(run, changed) }) : null);
-        return el("li", { class: "lora-trainer-run" }, app.runs.picture(run.picture),
-            el("div", { class: "lora-trainer-run-words" }, el("strong", { id: name }, run.name), el("span", { class: "lora-trainer-help" }, facts(run))),
-            el("div", { class: "lora-trainer-row" },
-                key(app.widgets.button({ label: app.t("Show"), onclick: () => { choose(run.id); poll.wake(); view.element.scrollIntoView({ block: "nearest" }); } }), "show"),
-                run.job === "train" && run.step > 0 ? key(app.widgets.button({ label: app.t("Try it"), onclick: tryIt }), "try") : null,
+        const more = el(
+            "div",
+            { class: "lora-trainer-row lora-trainer-run-more" },
+            app.widgets.button({
+                label: app.t("Settings"),
+                onclick: () => app.runs.showSettings(run),
+            }),
+            run.job === "train"
+                ? app.widgets.button({
+                      label: app.t("Saved steps"),
+                      onclick: () => app.runs.showSaved(run, changed),
+                  })
+                : null,
+            app.runs.isLocal()
+                ? app.widgets.button({
+                      label: app.t("Open folder"),
+                      onclick: () => app.runs.openFolder(run),
+                  })
+                : null,
+            run.can.delete
+                ? app.widgets.button({
+                      label: app.t("Delete"),
+                      kind: "stop",
+                      onclick: () => app.runs.remove(run, changed),
+                  })
+                : null,
+        );
+        return el(
+            "li",
+            { class: "lora-trainer-run" },
+            app.runs.picture(run.picture),
+            el(
+                "div",
+                { class: "lora-trainer-run-words" },
+                el("strong", { id: name }, run.name),
+                el("span", { class: "lora-trainer-help" }, facts(run)),
+            ),
+            el(
+                "div",
+                { class: "lora-trainer-row" },
+                key(
+                    app.widgets.button({
+                        label: app.t("Show"),
+                        onclick: () => {
+                            choose(run.id);
+                            poll.wake();
+                            view.element.scrollIntoView({ block: "nearest" });
+                        },
+                    }),
+                    "show",
+                ),
+                run.job === "train" && run.step > 0
+                    ? key(app.widgets.button({ label: app.t("Try it"), onclick: tryIt }), "try")
+                    : null,
                 run.can.continue || run.can.further
-                    ? key(app.widgets.button({ label: run.can.further ? app.t("Train further") : app.t("Continue"), onclick: () => app.runs.goOn(run, changed) }), "go") : null,
-                el("details", { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } }, el("summary", { "aria-describedby": name }, app.t("More")), more)));
+                    ? key(
+                          app.widgets.button({
+                              label: run.can.further ? app.t("Train further") : app.t("Continue"),
+                              onclick: () => app.runs.goOn(run, changed),
+                          }),
+                          "go",
+                      )
+                    : null,
+                el(
+                    "details",
+                    { class: "lora-trainer-run-details", dataset: { key: run.id + "more" } },
+                    el("summary", { "aria-describedby": name }, app.t("More")),
+                    more,
+                ),
+            ),
+        );
     }
 
     /** What a row is drawn from, but for its words: of a run at work those change every second. */
     function shape(run) {
         const { delete: remove, continue: goOn, further } = run.can;
-        return app.runs.isActive(run) ? [run.id, run.name, run.job, run.status, run.step > 0, run.picture, run.family, remove, goOn, further] : run;
+        return app.runs.isActive(run)
+            ? [
+                  run.id,
+                  run.name,
+                  run.job,
+                  run.status,
+                  run.step > 0,
+                  run.picture,
+                  run.family,
+                  remove,
+                  goOn,
+                  further,
+              ]
+            : run;
     }
 
     /** A list that is drawn again only when it is another one, and keeps the focus and what is unfolded. `words(run)`: what its row says. */
     function list(title, empty, words) {
         const rows = el("ul", { class: "lora-trainer-runs" });
-        const element = el("section", { class: "lora-trainer-card", "aria-label": title }, el("h3", {}, title), rows);
+        const element = el(
+            "section",
+            { class: "lora-trainer-card", "aria-label": title },
+            el("h3", {}, title),
+            rows,
+        );
         let drawn = null;
         return {
             element,
             set(runs, make) {
                 const now = JSON.stringify(runs.map(shape));
                 if (now === drawn) {
-                    runs.forEach((run, at) => app.live.put(rows.children[at].querySelector(".lora-trainer-run-words .lora-trainer-help"), words(run)));
+                    runs.forEach((run, at) =>
+                        app.live.put(
+                            rows.children[at].querySelector(
+                                ".lora-trainer-run-words .lora-trainer-help",
+                            ),
+                            words(run),
+                        ),
+                    );
                     return;
                 }
                 drawn = now;
-                const focused = rows.contains(document.activeElement) ? document.activeElement.dataset.key : null;
-                const unfolded = new Set([...rows.querySelectorAll("details[open]")].map((details) => details.dataset.key));
-                app.fill(rows, runs.length ? runs.map(make) : el("li", { class: "lora-trainer-help" }, empty));
-                for (const details of rows.querySelectorAll("details")) details.open = unfolded.has(details.dataset.key);
-                const again = focused && [...rows.querySelectorAll("[data-key]")].find((button) => button.dataset.key === focused);
+                const focused = rows.contains(document.activeElement)
+                    ? document.activeElement.dataset.key
+                    : null;
+                const unfolded = new Set(
+                    [...rows.querySelectorAll("details[open]")].map(
+                        (details) => details.dataset.key,
+                    ),
+                );
+                app.fill(
+                    rows,
+                    runs.length ? runs.map(make) : el("li", { class: "lora-trainer-help" }, empty),
+                );
+                for (const details of rows.querySelectorAll("details"))
+                    details.open = unfolded.has(details.dataset.key);
+                const again =
+                    focused &&
+                    [...rows.querySelectorAll("[data-key]")].find(
+                        (button) => button.dataset.key === focused,
+                    );
                 if (again && !again.disabled) again.focus();
                 else if (again) again.parentElement.querySelector("button:not(:disabled)").focus();
             },
@@ -343,40 +644,86 @@
         view = app.live(changed);
         const other = el("div");
         const queue = list(app.t("Queue"), "", (run) => run.sentence);
-        const runs = list(app.t("Runs"), app.t("Runs appear here once you have started one."), facts);
+        const runs = list(
+            app.t("Runs"),
+            app.t("Runs appear here once you have started one."),
+            facts,
+        );
         const trash = app.runs.trashRow(changed);
         runs.element.append(trash.element);
         Object.assign(known, { shown: null, settled: "", revision: null });
         page = {
             start: start.draw,
             /** What is shown follows from what is so now, whichever question told it. */
-            now() { start.draw(); showOther(); },
+            now() {
+                start.draw();
+                showOther();
+            },
             trash: trash.update,
             lists() {
-                const waiting = known.runs.filter((run) => run.status === "queued").sort((a, b) => a.position - b.position);
+                const waiting = known.runs
+                    .filter((run) => run.status === "queued")
+                    .sort((a, b) => a.position - b.position);
                 queue.element.hidden = !waiting.length;
                 queue.set(waiting, (run, at) => queueRow(run, at, waiting.length));
-                runs.set(known.runs.filter((run) => run.status !== "queued"), runRow);
+                runs.set(
+                    known.runs.filter((run) => run.status !== "queued"),
+                    runRow,
+                );
                 start.draw();
             },
         };
         /** Another run is at work than the one that is shown: say so, for as long as it is. */
         function showOther() {
             const shown = shownRun();
-            const active = known.runs.find((run) => app.runs.isActive(run) && (!shown || run.id !== shown.id));
+            const active = known.runs.find(
+                (run) => app.runs.isActive(run) && (!shown || run.id !== shown.id),
+            );
             const worth = active && shown && !app.runs.isActive(shown) ? active : null;
-            app.live.redraw(other, worth ? worth.id : "", () => (worth ? app.widgets.notice("info", app.t("{name} is being worked on now.", { name: worth.name }), "",
-                app.widgets.button({ label: app.t("Show"), onclick: () => { choose(worth.id); poll.wake(); } })) : []));
+            app.live.redraw(other, worth ? worth.id : "", () =>
+                worth
+                    ? app.widgets.notice(
+                          "info",
+                          app.t("{name} is being worked on now.", { name: worth.name }),
+                          "",
+                          app.widgets.button({
+                              label: app.t("Show"),
+                              onclick: () => {
+                                  choose(worth.id);
+                                  poll.wake();
+                              },
+                          }),
+                      )
+                    : [],
+            );
         }
         queue.element.hidden = true;
-        app.fill(container, start.element, other, view.element, queue.element, runs.element, start.next.element);
+        app.fill(
+            container,
+            start.element,
+            other,
+            view.element,
+            queue.element,
+            runs.element,
+            start.next.element,
+        );
         start.draw();
         if (poll) poll.wake();
     }
 
-    const start = () => { if (page) page.start(); };
+    const start = () => {
+        if (page) page.start();
+    };
 
-    app.section({ id: "train", title: () => app.t("Train"), draw, shown() { start(); if (poll) poll.wake(); } });
+    app.section({
+        id: "train",
+        title: () => app.t("Train"),
+        draw,
+        shown() {
+            start();
+            if (poll) poll.wake();
+        },
+    });
 
     let subscribed = false;
     (app.onstart = app.onstart || []).push(() => {
@@ -384,10 +731,26 @@
         poll = app.poll(look);
         if (subscribed) return;
         subscribed = true;
-        for (const key of ["plan", "dataset", "home", "checkpoint", "draft", "datasets", "delivered"]) app.store.on(key, start);
-        app.store.on("run", (id) => { if (id && id !== known.chosen) { choose(id); if (poll) poll.wake(); } });
+        for (const key of [
+            "plan",
+            "dataset",
+            "home",
+            "checkpoint",
+            "draft",
+            "datasets",
+            "delivered",
+        ])
+            app.store.on(key, start);
+        app.store.on("run", (id) => {
+            if (id && id !== known.chosen) {
+                choose(id);
+                if (poll) poll.wake();
+            }
+        });
         // another browser or a command line may have started something meanwhile
-        const again = () => { if (poll) poll.wake(); };
+        const again = () => {
+            if (poll) poll.wake();
+        };
         window.addEventListener("focus", again);
         document.addEventListener("visibilitychange", again);
         if (typeof onUiTabChange === "function") onUiTabChange(again);

@@ -11,31 +11,59 @@
     const el = (...all) => app.el(...all);
     const SIZES = { sd1: 512, sd2: 768, sdxl: 1024 };
     const MOST_STEPS = 16;
-    const SECONDS = 0.7, SECONDS_LOST = 3;
+    const SECONDS = 0.7,
+        SECONDS_LOST = 3;
 
     /** What the visitor has typed; it outlives a redrawing of the page. */
-    const wish = { lora: null, prompt: "", negative: "", seed: -1, steps: 20, cfg: 7, width: 512, height: 512, sampler: "", scheduler: "", strength: 0.7, prompted: "" };
-    let loras = [], samplers = { samplers: [], schedulers: [] }, tries = [], shown = null, poll = null, page = null;
+    const wish = {
+        lora: null,
+        prompt: "",
+        negative: "",
+        seed: -1,
+        steps: 20,
+        cfg: 7,
+        width: 512,
+        height: 512,
+        sampler: "",
+        scheduler: "",
+        strength: 0.7,
+        prompted: "",
+    };
+    let loras = [],
+        samplers = { samplers: [], schedulers: [] },
+        tries = [],
+        shown = null,
+        poll = null,
+        page = null;
 
     const chosen = () => loras.find((lora) => lora.id === wish.lora) || null;
     const isOver = (job) => ["done", "failed", "cancelled"].includes(job.status);
-    const stepsOf = (lora) => loras.filter((other) => lora.run && other.run === lora.run).sort((a, b) => a.step - b.step);
+    const stepsOf = (lora) =>
+        loras.filter((other) => lora.run && other.run === lora.run).sort((a, b) => a.step - b.step);
 
     // --- the server ------------------------------------------------------------------------------------------------------------------
 
     async function read() {
         [loras, tries] = await Promise.all([app.api.get("loras"), app.api.get("tries")]);
         const wanted = app.store.get("try");
-        if (wanted && loras.some((lora) => lora.id === wanted)) { wish.lora = wanted; app.store.set("try", null); }
+        if (wanted && loras.some((lora) => lora.id === wanted)) {
+            wish.lora = wanted;
+            app.store.set("try", null);
+        }
         if (!chosen()) wish.lora = loras.length ? loras[0].id : null;
-        shown = tries.find((job) => shown && job.id === shown.id) || tries.find((job) => !isOver(job)) || null;
+        shown =
+            tries.find((job) => shown && job.id === shown.id) ||
+            tries.find((job) => !isOver(job)) ||
+            null;
         const delivered = loras.filter((lora) => lora.delivered).length;
         app.summary("try", delivered ? app.count(delivered, "{count} LoRA", "{count} LoRAs") : "");
     }
 
     async function readSamplers() {
         if (samplers.samplers.length) return;
-        try { samplers = await app.api.get("samplers"); } catch (problem) {
+        try {
+            samplers = await app.api.get("samplers");
+        } catch (problem) {
             // the host's usual sampler serves as well
             if (!(problem instanceof app.Problem)) throw problem;
         }
@@ -46,13 +74,25 @@
         let caption = "";
         try {
             // another dataset may be chosen by now
-            const dataset = lora.run ? (await app.api.get("runs/" + encodeURIComponent(lora.run) + "/draft")).dataset : null;
-            caption = dataset ? ((await app.api.get("datasets/" + encodeURIComponent(dataset) + "/items", { limit: 1 })).items[0] || {}).caption || "" : "";
+            const dataset = lora.run
+                ? (await app.api.get("runs/" + encodeURIComponent(lora.run) + "/draft")).dataset
+                : null;
+            caption = dataset
+                ? (
+                      (
+                          await app.api.get("datasets/" + encodeURIComponent(dataset) + "/items", {
+                              limit: 1,
+                          })
+                      ).items[0] || {}
+                  ).caption || ""
+                : "";
         } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
         }
         if (!lora.trigger) return caption;
-        return caption.toLowerCase().includes(lora.trigger.toLowerCase()) ? caption : [lora.trigger, caption].filter(Boolean).join(", ");
+        return caption.toLowerCase().includes(lora.trigger.toLowerCase())
+            ? caption
+            : [lora.trigger, caption].filter(Boolean).join(", ");
     }
 
     async function look() {
@@ -65,20 +105,40 @@
             tries = tries.map((other) => (other.id === id ? job : other));
             page.connection(null);
             page.result();
-            if (isOver(job)) { page.history(); return null; }
+            if (isOver(job)) {
+                page.history();
+                return null;
+            }
             return SECONDS;
         } catch (problem) {
             if (!(problem instanceof app.Problem)) throw problem;
-            if (problem.status === 404) { shown = null; page.result(); return null; }
+            if (problem.status === 404) {
+                shown = null;
+                page.result();
+                return null;
+            }
             page.connection(problem);
             return SECONDS_LOST;
         }
     }
 
     async function begin(more) {
-        const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } = wish;
+        const { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler } =
+            wish;
         try {
-            shown = await app.api.post("tries", { lora, prompt, negative, seed, steps, cfg, width, height, sampler, scheduler, ...more });
+            shown = await app.api.post("tries", {
+                lora,
+                prompt,
+                negative,
+                seed,
+                steps,
+                cfg,
+                width,
+                height,
+                sampler,
+                scheduler,
+                ...more,
+            });
             tries = [shown, ...tries.filter((job) => job.id !== shown.id)].slice(0, 20);
             page.trouble(null);
             page.result();
@@ -98,33 +158,67 @@
         if (shown && shown.id === job.id) shown = null;
         const back = async () => {
             shown = await app.api.post(route + "/restore", {});
-            tries = [shown, ...tries.filter((other) => other.id !== shown.id)].sort((a, b) => b.started - a.started);
+            tries = [shown, ...tries.filter((other) => other.id !== shown.id)].sort(
+                (a, b) => b.started - a.started,
+            );
             page.result();
             page.history();
         };
         page.result();
         page.history();
-        app.widgets.toast(app.t("The pictures are in the trash."), { seconds: 15, action: { label: app.t("Undo"), onclick: back } });
+        app.widgets.toast(app.t("The pictures are in the trash."), {
+            seconds: 15,
+            action: { label: app.t("Undo"), onclick: back },
+        });
     }
 
     // --- the form --------------------------------------------------------------------------------------------------------------------
 
     function numberField(key, label, { minimum, maximum, step, help = "" }) {
-        const input = el("input", { type: "number", class: "lora-trainer-input", min: minimum, max: maximum, step, value: String(wish[key]),
-            oninput: (event) => { if (event.target.value !== "" && event.target.validity.valid) wish[key] = Number(event.target.value); },
-            onchange: (event) => { event.target.value = String(wish[key]); } });
+        const input = el("input", {
+            type: "number",
+            class: "lora-trainer-input",
+            min: minimum,
+            max: maximum,
+            step,
+            value: String(wish[key]),
+            oninput: (event) => {
+                if (event.target.value !== "" && event.target.validity.valid)
+                    wish[key] = Number(event.target.value);
+            },
+            onchange: (event) => {
+                event.target.value = String(wish[key]);
+            },
+        });
         input.addEventListener("keydown", (event) => event.stopPropagation());
         input.id = "lora_trainer_try_" + key;
         return app.widgets.labelled(label, input, { help });
     }
 
     function seedField() {
-        const field = numberField("seed", app.t("Seed"), { minimum: -1, maximum: 4294967295, step: 1, help: app.t("The same seed gives the same picture; -1 draws another one each time.") });
+        const field = numberField("seed", app.t("Seed"), {
+            minimum: -1,
+            maximum: 4294967295,
+            step: 1,
+            help: app.t("The same seed gives the same picture; -1 draws another one each time."),
+        });
         const input = field.querySelector("input");
-        const set = (value) => { wish.seed = value; input.value = String(value); };
-        const buttons = el("div", { class: "lora-trainer-row" },
+        const set = (value) => {
+            wish.seed = value;
+            input.value = String(value);
+        };
+        const buttons = el(
+            "div",
+            { class: "lora-trainer-row" },
             app.widgets.button({ label: app.t("Random"), onclick: () => set(-1) }),
-            app.widgets.button({ label: app.t("Last one"), title: app.t("The seed of the pictures shown below"), onclick: () => { if (shown) set(shown.seed); } }));
+            app.widgets.button({
+                label: app.t("Last one"),
+                title: app.t("The seed of the pictures shown below"),
+                onclick: () => {
+                    if (shown) set(shown.seed);
+                },
+            }),
+        );
         field.append(buttons);
         return field;
     }
@@ -135,63 +229,177 @@
         // the saved steps of two runs may have the same files' names
         const steps = (run) => {
             const saved = loras.filter((lora) => lora.run === run && !lora.delivered);
-            return run && saved.length ? el("optgroup", { label: app.t("{name}: saved steps", { name: run }) },
-                saved.map((lora) => option(lora, app.t("{name}, step {step}", { name: run, step: lora.step })))) : null;
+            return run && saved.length
+                ? el(
+                      "optgroup",
+                      { label: app.t("{name}: saved steps", { name: run }) },
+                      saved.map((lora) =>
+                          option(
+                              lora,
+                              app.t("{name}, step {step}", { name: run, step: lora.step }),
+                          ),
+                      ),
+                  )
+                : null;
         };
         const delivered = loras.filter((lora) => lora.delivered);
         // two delivered LoRAs may come from one run: its steps stand below the last of them
         const lastOf = new Map(delivered.map((lora) => [lora.run, lora]));
-        const others = [...new Set(loras.map((lora) => lora.run))].filter((run) => !lastOf.has(run));
+        const others = [...new Set(loras.map((lora) => lora.run))].filter(
+            (run) => !lastOf.has(run),
+        );
         const select = app.widgets.select({ options: [], onchange });
-        app.fill(select, delivered.map((lora) => [option(lora, lora.name), lastOf.get(lora.run) === lora ? steps(lora.run) : null]), others.map(steps));
+        app.fill(
+            select,
+            delivered.map((lora) => [
+                option(lora, lora.name),
+                lastOf.get(lora.run) === lora ? steps(lora.run) : null,
+            ]),
+            others.map(steps),
+        );
         select.value = wish.lora || "";
         return app.widgets.labelled(app.t("LoRA"), select);
     }
 
     function choiceField(key, label, names) {
         const usual = { value: "", label: app.t("As the WebUI has it") };
-        return app.widgets.labelled(label, app.widgets.select({ value: wish[key], options: [usual, ...names.map((name) => ({ value: name, label: name }))], onchange: (value) => { wish[key] = value; } }));
+        return app.widgets.labelled(
+            label,
+            app.widgets.select({
+                value: wish[key],
+                options: [usual, ...names.map((name) => ({ value: name, label: name }))],
+                onchange: (value) => {
+                    wish[key] = value;
+                },
+            }),
+        );
     }
 
     function more() {
         const size = { minimum: 64, maximum: 2048, step: 8 };
-        return el("details", { class: "lora-trainer-try-more" }, el("summary", {}, app.t("More")), el("div", { class: "lora-trainer-try-fields" },
-            numberField("width", app.t("Width"), size), numberField("height", app.t("Height"), size),
-            numberField("steps", app.t("Sampling steps"), { minimum: 1, maximum: 150, step: 1 }), numberField("cfg", app.t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }),
-            choiceField("sampler", app.t("Sampler"), samplers.samplers || []), (samplers.schedulers || []).length ? choiceField("scheduler", app.t("Schedule"), samplers.schedulers) : null));
+        return el(
+            "details",
+            { class: "lora-trainer-try-more" },
+            el("summary", {}, app.t("More")),
+            el(
+                "div",
+                { class: "lora-trainer-try-fields" },
+                numberField("width", app.t("Width"), size),
+                numberField("height", app.t("Height"), size),
+                numberField("steps", app.t("Sampling steps"), {
+                    minimum: 1,
+                    maximum: 150,
+                    step: 1,
+                }),
+                numberField("cfg", app.t("CFG scale"), { minimum: 0, maximum: 30, step: 0.5 }),
+                choiceField("sampler", app.t("Sampler"), samplers.samplers || []),
+                (samplers.schedulers || []).length
+                    ? choiceField("scheduler", app.t("Schedule"), samplers.schedulers)
+                    : null,
+            ),
+        );
     }
 
     function strengthSlider(lora) {
         const slider = app.widgets.slider({
-            label: app.t("Strength"), value: wish.strength, minimum: 0, maximum: 1.5, step: 0.05,
-            mark: { value: lora.preferred_weight, label: app.t("Recommended: {strength}", { strength: app.tags.format(lora.preferred_weight) }) },
-            onchange: (value) => { wish.strength = Math.min(2, Math.max(0, value)); page.usable(); },
+            label: app.t("Strength"),
+            value: wish.strength,
+            minimum: 0,
+            maximum: 1.5,
+            step: 0.05,
+            mark: {
+                value: lora.preferred_weight,
+                label: app.t("Recommended: {strength}", {
+                    strength: app.tags.format(lora.preferred_weight),
+                }),
+            },
+            onchange: (value) => {
+                wish.strength = Math.min(2, Math.max(0, value));
+                page.usable();
+            },
         });
-        return el("div", { class: "lora-trainer-field" }, el("span", { class: "lora-trainer-label", "aria-hidden": "true" }, app.t("Strength")), slider.element,
-            el("p", { class: "lora-trainer-help" }, app.t("The number in {tag}. The mark is the recommended one.", { tag: "<lora:" + lora.name + ":" + app.tags.format(lora.preferred_weight) + ">" })));
+        return el(
+            "div",
+            { class: "lora-trainer-field" },
+            el("span", { class: "lora-trainer-label", "aria-hidden": "true" }, app.t("Strength")),
+            slider.element,
+            el(
+                "p",
+                { class: "lora-trainer-help" },
+                app.t("The number in {tag}. The mark is the recommended one.", {
+                    tag: "<lora:" + lora.name + ":" + app.tags.format(lora.preferred_weight) + ">",
+                }),
+            ),
+        );
     }
 
     /** Which saved steps: a dialog with boxes to tick, the last few chosen beforehand. */
     function askSteps(lora) {
         const found = stepsOf(lora);
-        const boxes = found.map((step, at) => el("input", { type: "checkbox", id: app.id("step"), value: step.id, checked: at >= found.length - 4 }));
+        const boxes = found.map((step, at) =>
+            el("input", {
+                type: "checkbox",
+                id: app.id("step"),
+                value: step.id,
+                checked: at >= found.length - 4,
+            }),
+        );
         const place = el("div");
         app.widgets.dialog({
             title: app.t("Saved steps and strengths"),
-            body: [el("p", {}, app.t("Each chosen step is tried at the strengths {strengths}.", { strengths: lora.matrix.map(app.tags.format).join(", ") })),
-                el("ul", { class: "lora-trainer-checks" }, found.map((step, at) => el("li", {}, boxes[at], app.runs.picture(step.picture), el("label", { for: boxes[at].id }, step.delivered ? step.name : app.t("Step {step}", { step: step.step }))))), place],
-            actions: [{ label: app.t("Cancel") }, {
-                label: app.t("Make the pictures"), kind: "primary",
-                onclick: async () => {
-                    const picked = boxes.filter((box) => box.checked).map((box) => box.value);
-                    if (!picked.length || picked.length > MOST_STEPS) {
-                        app.fill(place, app.widgets.notice("error", app.t("Choose between 1 and {most} steps.", { most: MOST_STEPS })));
-                        return false;
-                    }
-                    await begin({ kind: "matrix", loras: picked, strengths: lora.matrix });
-                    return true;
+            body: [
+                el(
+                    "p",
+                    {},
+                    app.t("Each chosen step is tried at the strengths {strengths}.", {
+                        strengths: lora.matrix.map(app.tags.format).join(", "),
+                    }),
+                ),
+                el(
+                    "ul",
+                    { class: "lora-trainer-checks" },
+                    found.map((step, at) =>
+                        el(
+                            "li",
+                            {},
+                            boxes[at],
+                            app.runs.picture(step.picture),
+                            el(
+                                "label",
+                                { for: boxes[at].id },
+                                step.delivered
+                                    ? step.name
+                                    : app.t("Step {step}", { step: step.step }),
+                            ),
+                        ),
+                    ),
+                ),
+                place,
+            ],
+            actions: [
+                { label: app.t("Cancel") },
+                {
+                    label: app.t("Make the pictures"),
+                    kind: "primary",
+                    onclick: async () => {
+                        const picked = boxes.filter((box) => box.checked).map((box) => box.value);
+                        if (!picked.length || picked.length > MOST_STEPS) {
+                            app.fill(
+                                place,
+                                app.widgets.notice(
+                                    "error",
+                                    app.t("Choose between 1 and {most} steps.", {
+                                        most: MOST_STEPS,
+                                    }),
+                                ),
+                            );
+                            return false;
+                        }
+                        await begin({ kind: "matrix", loras: picked, strengths: lora.matrix });
+                        return true;
+                    },
                 },
-            }],
+            ],
         });
     }
 
@@ -203,7 +411,13 @@
         loras = loras.map((other) => (other.id === now.id ? now : other));
         app.runs.announceDelivery();
         page.form();
-        app.widgets.toast(app.t("A click on the card of {name} now inserts {tag}.", { name: now.name, tag: "<lora:" + now.name + ":" + app.tags.format(strength) + ">" }), { severity: "done" });
+        app.widgets.toast(
+            app.t("A click on the card of {name} now inserts {tag}.", {
+                name: now.name,
+                tag: "<lora:" + now.name + ":" + app.tags.format(strength) + ">",
+            }),
+            { severity: "done" },
+        );
     }
 
     async function deliver(lora) {
@@ -215,15 +429,22 @@
     function promptFor(lora) {
         const others = app.tags.find(wish.prompt);
         let text = wish.prompt;
-        for (let at = others.length - 1; at >= 0; at -= 1) if (others[at].name === lora.name) text = app.tags.apply(text, app.tags.removal(text, others[at]));
+        for (let at = others.length - 1; at >= 0; at -= 1)
+            if (others[at].name === lora.name)
+                text = app.tags.apply(text, app.tags.removal(text, others[at]));
         text = text.trim();
-        if (lora.trigger && !text.toLowerCase().includes(lora.trigger.toLowerCase())) text = [lora.trigger, text].filter(Boolean).join(", ");
+        if (lora.trigger && !text.toLowerCase().includes(lora.trigger.toLowerCase()))
+            text = [lora.trigger, text].filter(Boolean).join(", ");
         return text + app.tags.addition(text, app.tags.make(lora.name, wish.strength)).text;
     }
 
     function send(lora) {
         const seed = shown && wish.seed < 0 ? shown.seed : wish.seed;
-        app.host.send("txt2img", { prompt: promptFor(lora), negative: wish.negative, ...(seed >= 0 ? { seed } : {}) });
+        app.host.send("txt2img", {
+            prompt: promptFor(lora),
+            negative: wish.negative,
+            ...(seed >= 0 ? { seed } : {}),
+        });
     }
 
     const pictureOf = (made) => ({ url: made.url, label: made.label });
@@ -231,22 +452,59 @@
     /** Pictures as they come; empty places for those still to be made, so that nothing moves. */
     function pictures(job) {
         const all = job.pictures.map(pictureOf);
-        const made = all.map((picture, at) => app.viewer.thumbnail(picture, () => app.viewer.open(all, at)));
-        for (let at = made.length; at < job.total && !isOver(job); at += 1) made.push(el("figure", { class: "lora-trainer-figure" }, el("div", { class: "lora-trainer-figure-empty" }), el("figcaption", {}, "\u00a0")));
+        const made = all.map((picture, at) =>
+            app.viewer.thumbnail(picture, () => app.viewer.open(all, at)),
+        );
+        for (let at = made.length; at < job.total && !isOver(job); at += 1)
+            made.push(
+                el(
+                    "figure",
+                    { class: "lora-trainer-figure" },
+                    el("div", { class: "lora-trainer-figure-empty" }),
+                    el("figcaption", {}, "\u00a0"),
+                ),
+            );
         // a row for each step, a column for each strength
-        const columns = job.kind === "matrix" ? { gridTemplateColumns: "repeat(" + job.strengths.length + ", minmax(0, 1fr))" } : {};
-        return el("div", { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind, style: columns }, made);
+        const columns =
+            job.kind === "matrix"
+                ? { gridTemplateColumns: "repeat(" + job.strengths.length + ", minmax(0, 1fr))" }
+                : {};
+        return el(
+            "div",
+            { class: "lora-trainer-try-pictures lora-trainer-try-" + job.kind, style: columns },
+            made,
+        );
     }
 
     function resultCard() {
-        const words = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
+        const words = el("p", {
+            class: "lora-trainer-spoken",
+            role: "status",
+            "aria-live": "polite",
+        });
         const bar = app.widgets.progress(app.t("Progress of the pictures"));
-        const lost = el("p", { class: "lora-trainer-hint lora-trainer-live-connection", role: "status" });
+        const lost = el("p", {
+            class: "lora-trainer-hint lora-trainer-live-connection",
+            role: "status",
+        });
         const title = el("h3", {}, app.t("Pictures"));
-        const cancel = app.widgets.button({ label: app.t("Cancel"), onclick: () => app.api.post("tries/" + encodeURIComponent(shown.id) + "/cancel", {}).then(() => poll.wake()) });
+        const cancel = app.widgets.button({
+            label: app.t("Cancel"),
+            onclick: () =>
+                app.api
+                    .post("tries/" + encodeURIComponent(shown.id) + "/cancel", {})
+                    .then(() => poll.wake()),
+        });
         const place = el("div");
         const busy = el("div", { class: "lora-trainer-try-busy" }, bar.element, cancel);
-        const element = el("section", { class: "lora-trainer-card lora-trainer-try-result", "aria-label": app.t("Pictures") }, el("div", { class: "lora-trainer-try-head" }, title, busy), words, place, lost);
+        const element = el(
+            "section",
+            { class: "lora-trainer-card lora-trainer-try-result", "aria-label": app.t("Pictures") },
+            el("div", { class: "lora-trainer-try-head" }, title, busy),
+            words,
+            place,
+            lost,
+        );
 
         function body(job) {
             const sheet = job.sheet ? { url: job.sheet, label: app.t("All in one picture") } : null;
@@ -254,12 +512,37 @@
             return [
                 job.error ? app.widgets.notice("error", job.error.message, job.error.hint) : null,
                 pictures(job),
-                el("div", { class: "lora-trainer-row" },
-                    two ? app.widgets.button({ label: app.t("Compare"), onclick: () => app.viewer.compare(job.pictures.map(pictureOf)) }) : null,
-                    sheet ? app.widgets.button({ label: app.t("All in one picture"), onclick: () => app.viewer.open([sheet], 0) }) : null,
-                    isOver(job) ? app.widgets.button({ label: app.t("Delete"), title: app.t("These pictures go to the trash."), onclick: () => remove(job) }) : null),
+                el(
+                    "div",
+                    { class: "lora-trainer-row" },
+                    two
+                        ? app.widgets.button({
+                              label: app.t("Compare"),
+                              onclick: () => app.viewer.compare(job.pictures.map(pictureOf)),
+                          })
+                        : null,
+                    sheet
+                        ? app.widgets.button({
+                              label: app.t("All in one picture"),
+                              onclick: () => app.viewer.open([sheet], 0),
+                          })
+                        : null,
+                    isOver(job)
+                        ? app.widgets.button({
+                              label: app.t("Delete"),
+                              title: app.t("These pictures go to the trash."),
+                              onclick: () => remove(job),
+                          })
+                        : null,
+                ),
                 job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
-                el("p", { class: "lora-trainer-help" }, app.t("Seed {seed}", { seed: job.seed }), " \u00b7 ", job.prompt),
+                el(
+                    "p",
+                    { class: "lora-trainer-help" },
+                    app.t("Seed {seed}", { seed: job.seed }),
+                    " \u00b7 ",
+                    job.prompt,
+                ),
             ];
         }
 
@@ -268,72 +551,203 @@
             draw() {
                 const job = shown;
                 busy.style.visibility = job && !isOver(job) ? "visible" : "hidden";
-                if (!job) { app.live.redraw(place, "none", () => el("p", { class: "lora-trainer-help" }, app.t("The pictures appear here."))); app.live.put(words, ""); return; }
+                if (!job) {
+                    app.live.redraw(place, "none", () =>
+                        el("p", { class: "lora-trainer-help" }, app.t("The pictures appear here.")),
+                    );
+                    app.live.put(words, "");
+                    return;
+                }
                 const within = job.step_count ? job.step / job.step_count : 0;
-                bar.set(isOver(job) ? job.total : job.done + within, job.status === "waiting" ? 0 : job.total, job.sentence);
-                app.live.put(words, job.status === "done" ? app.t("The pictures are ready.") : job.status === "cancelled" ? app.t("Cancelled.") : "");
-                app.live.redraw(place, JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]), () => body(job));
+                bar.set(
+                    isOver(job) ? job.total : job.done + within,
+                    job.status === "waiting" ? 0 : job.total,
+                    job.sentence,
+                );
+                app.live.put(
+                    words,
+                    job.status === "done"
+                        ? app.t("The pictures are ready.")
+                        : job.status === "cancelled"
+                          ? app.t("Cancelled.")
+                          : "",
+                );
+                app.live.redraw(
+                    place,
+                    JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]),
+                    () => body(job),
+                );
             },
-            connection: (problem) => app.live.put(lost, problem ? app.t("Connection lost, trying again ...") : ""),
+            connection: (problem) =>
+                app.live.put(lost, problem ? app.t("Connection lost, trying again ...") : ""),
         };
     }
 
     function historyCard() {
         const row = el("div", { class: "lora-trainer-try-history-row" });
-        const element = el("section", { class: "lora-trainer-card", "aria-label": app.t("Earlier tries") }, el("h3", {}, app.t("Earlier tries")), row);
-        const words = { pair: () => app.t("Without and with"), grid: () => app.t("Strength grid"), matrix: () => app.t("Saved steps") };
+        const element = el(
+            "section",
+            { class: "lora-trainer-card", "aria-label": app.t("Earlier tries") },
+            el("h3", {}, app.t("Earlier tries")),
+            row,
+        );
+        const words = {
+            pair: () => app.t("Without and with"),
+            grid: () => app.t("Strength grid"),
+            matrix: () => app.t("Saved steps"),
+        };
         const look = (job) => {
             const last = job.pictures[job.pictures.length - 1];
-            return el("button", { type: "button", class: "lora-trainer-try-history-item", "aria-pressed": String(Boolean(shown && shown.id === job.id)), title: job.prompt,
-                onclick: () => { shown = job; page.result(); page.history(); if (!isOver(job)) poll.wake(); } },
-            last ? el("img", { src: last.url, alt: "", loading: "lazy" }) : el("span", { class: "lora-trainer-figure-empty" }),
-            el("span", {}, words[job.kind]()), el("span", { class: "lora-trainer-help" }, app.when(job.started)));
+            return el(
+                "button",
+                {
+                    type: "button",
+                    class: "lora-trainer-try-history-item",
+                    "aria-pressed": String(Boolean(shown && shown.id === job.id)),
+                    title: job.prompt,
+                    onclick: () => {
+                        shown = job;
+                        page.result();
+                        page.history();
+                        if (!isOver(job)) poll.wake();
+                    },
+                },
+                last
+                    ? el("img", { src: last.url, alt: "", loading: "lazy" })
+                    : el("span", { class: "lora-trainer-figure-empty" }),
+                el("span", {}, words[job.kind]()),
+                el("span", { class: "lora-trainer-help" }, app.when(job.started)),
+            );
         };
         return {
             element,
             draw() {
                 element.hidden = !tries.length;
-                app.live.redraw(row, JSON.stringify([shown && shown.id, tries.map((job) => [job.id, job.status, job.pictures.length])]), () => tries.map(look));
+                app.live.redraw(
+                    row,
+                    JSON.stringify([
+                        shown && shown.id,
+                        tries.map((job) => [job.id, job.status, job.pictures.length]),
+                    ]),
+                    () => tries.map(look),
+                );
             },
         };
     }
 
     // --- the section -----------------------------------------------------------------------------------------------------------------
 
-    const titleOf = (lora) => (lora.delivered || !lora.run ? lora.name : app.t("{name}, step {step}", { name: lora.run, step: lora.step }));
+    const titleOf = (lora) =>
+        lora.delivered || !lora.run
+            ? lora.name
+            : app.t("{name}, step {step}", { name: lora.run, step: lora.step });
 
     function form(place) {
         const lora = chosen();
         if (!lora) {
-            app.fill(place, app.widgets.notice("info", app.t("There is no LoRA to try yet."), app.t("Train one first; saved steps can be tried while the training goes on.")));
+            app.fill(
+                place,
+                app.widgets.notice(
+                    "info",
+                    app.t("There is no LoRA to try yet."),
+                    app.t("Train one first; saved steps can be tried while the training goes on."),
+                ),
+            );
             page.next.say("");
-            page.next.fill(app.widgets.button({ label: app.t("Go to the training"), kind: "primary", local: true, onclick: () => app.open("train") }));
+            page.next.fill(
+                app.widgets.button({
+                    label: app.t("Go to the training"),
+                    kind: "primary",
+                    local: true,
+                    onclick: () => app.open("train"),
+                }),
+            );
             return () => {};
         }
-        const prompt = app.widgets.text({ rows: 3, value: wish.prompt, maxlength: 10000, oninput: (value) => { wish.prompt = value; } });
+        const prompt = app.widgets.text({
+            rows: 3,
+            value: wish.prompt,
+            maxlength: 10000,
+            oninput: (value) => {
+                wish.prompt = value;
+            },
+        });
         page.prompt = prompt;
-        const negative = app.widgets.text({ rows: 2, value: wish.negative, maxlength: 10000, oninput: (value) => { wish.negative = value; } });
-        const use = app.widgets.button({ label: app.t("Use this strength"), onclick: () => useStrength(lora) });
+        const negative = app.widgets.text({
+            rows: 2,
+            value: wish.negative,
+            maxlength: 10000,
+            oninput: (value) => {
+                wish.negative = value;
+            },
+        });
+        const use = app.widgets.button({
+            label: app.t("Use this strength"),
+            onclick: () => useStrength(lora),
+        });
         const saved = stepsOf(lora).length;
-        const matrix = app.widgets.button({ label: app.t("Saved steps \u00d7 strengths"), disabled: saved < 2, title: saved < 2 ? app.t("The run has saved only one step.") : "", onclick: () => askSteps(lora) });
-        app.fill(place,
-            loraChoice((id) => { wish.lora = id; take(chosen()); page.form(); }),
-            app.widgets.labelled(app.t("Prompt"), prompt, { help: app.t("The tag and the trigger are added by themselves.") }),
+        const matrix = app.widgets.button({
+            label: app.t("Saved steps \u00d7 strengths"),
+            disabled: saved < 2,
+            title: saved < 2 ? app.t("The run has saved only one step.") : "",
+            onclick: () => askSteps(lora),
+        });
+        app.fill(
+            place,
+            loraChoice((id) => {
+                wish.lora = id;
+                take(chosen());
+                page.form();
+            }),
+            app.widgets.labelled(app.t("Prompt"), prompt, {
+                help: app.t("The tag and the trigger are added by themselves."),
+            }),
             app.widgets.labelled(app.t("Negative prompt"), negative),
-            seedField(), strengthSlider(lora), more(),
-            el("div", { class: "lora-trainer-row" },
-                lora.delivered ? [app.widgets.button({ label: app.t("Send to txt2img"), onclick: () => send(lora) }), use]
-                    : app.widgets.button({ label: app.t("Put into the LoRA folder"), onclick: () => deliver(lora) })));
+            seedField(),
+            strengthSlider(lora),
+            more(),
+            el(
+                "div",
+                { class: "lora-trainer-row" },
+                lora.delivered
+                    ? [
+                          app.widgets.button({
+                              label: app.t("Send to txt2img"),
+                              onclick: () => send(lora),
+                          }),
+                          use,
+                      ]
+                    : app.widgets.button({
+                          label: app.t("Put into the LoRA folder"),
+                          onclick: () => deliver(lora),
+                      }),
+            ),
+        );
         page.next.say(titleOf(lora));
         page.next.fill(
-            app.widgets.button({ label: app.t("Generate"), kind: "primary", onclick: () => begin({ kind: "pair", strengths: [wish.strength] }) }),
-            app.widgets.button({ label: app.t("Strength grid"), title: lora.grid.map(app.tags.format).join(", "), onclick: () => begin({ kind: "grid", strengths: lora.grid }) }), matrix);
-        return () => { use.disabled = Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0; };
+            app.widgets.button({
+                label: app.t("Generate"),
+                kind: "primary",
+                onclick: () => begin({ kind: "pair", strengths: [wish.strength] }),
+            }),
+            app.widgets.button({
+                label: app.t("Strength grid"),
+                title: lora.grid.map(app.tags.format).join(", "),
+                onclick: () => begin({ kind: "grid", strengths: lora.grid }),
+            }),
+            matrix,
+        );
+        return () => {
+            use.disabled =
+                Math.abs(wish.strength - lora.preferred_weight) < 0.005 || wish.strength <= 0;
+        };
     }
 
     /** What the WebUI's checkpoint was trained at, if it is of the LoRA's family; else what the family was. */
     function sizeFor(lora) {
-        const loaded = (app.store.get("home").checkpoints || []).find((checkpoint) => checkpoint.loaded && checkpoint.family === lora.family);
+        const loaded = (app.store.get("home").checkpoints || []).find(
+            (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
+        );
         return (loaded && loaded.resolution) || SIZES[lora.family] || wish.width;
     }
 
@@ -359,12 +773,27 @@
         let usable = () => {};
         page = {
             next: app.widgets.actions(),
-            form() { usable = form(place); usable(); },
+            form() {
+                usable = form(place);
+                usable();
+            },
             usable: () => usable(),
             trouble: (problem) => app.fill(trouble, problem ? app.widgets.problem(problem) : null),
-            result: result.draw, connection: result.connection, history: past.draw,
+            result: result.draw,
+            connection: result.connection,
+            history: past.draw,
         };
-        app.fill(container, el("div", { class: "lora-trainer-try" }, el("div", { class: "lora-trainer-try-side" }, place, trouble), result.element), past.element, page.next.element);
+        app.fill(
+            container,
+            el(
+                "div",
+                { class: "lora-trainer-try" },
+                el("div", { class: "lora-trainer-try-side" }, place, trouble),
+                result.element,
+            ),
+            past.element,
+            page.next.element,
+        );
         poll = app.poll(look);
         result.draw();
         past.draw();
@@ -397,7 +826,11 @@
         page = null;
         if (subscribed) return;
         subscribed = true;
-        app.store.on("delivered", () => { if (page && app.current() === "try") refresh(); });
-        app.store.on("try", (id) => { if (id && page && app.current() === "try") refresh(); });
+        app.store.on("delivered", () => {
+            if (page && app.current() === "try") refresh();
+        });
+        app.store.on("try", (id) => {
+            if (id && page && app.current() === "try") refresh();
+        });
     });
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -11,16 +11,26 @@
     const KEY = "lora-trainer-unsaved";
     const SECONDS = 30;
     const CONFLICT = 409;
-    const entries = new Map(), refused = new Map();
+    const entries = new Map(),
+        refused = new Map();
 
     const place = (id, key) => id + "\n" + key;
     const tidy = (text) => app.captions.tidy(text);
 
     function remember() {
-        try { sessionStorage.setItem(KEY, JSON.stringify([...entries.values()])); } catch { /* private windows keep nothing */ }
+        try {
+            sessionStorage.setItem(KEY, JSON.stringify([...entries.values()]));
+        } catch {
+            /* private windows keep nothing */
+        }
     }
 
-    try { for (const entry of JSON.parse(sessionStorage.getItem(KEY)) || []) entries.set(place(entry.id, entry.key), entry); } catch { /* begin anew */ }
+    try {
+        for (const entry of JSON.parse(sessionStorage.getItem(KEY)) || [])
+            entries.set(place(entry.id, entry.key), entry);
+    } catch {
+        /* begin anew */
+    }
 
     /** `sent` holds the texts that were sent and may have arrived without an answer. */
     function note(id, item, text, was) {
@@ -36,7 +46,13 @@
         if (entries.delete(place(id, key))) remember();
     }
 
-    const body = (entry, text, was) => ({ key: entry.key, caption: text, was, trigger: app.workbench.trigger(), tokens: app.workbench.limit() });
+    const body = (entry, text, was) => ({
+        key: entry.key,
+        caption: text,
+        was,
+        trigger: app.workbench.trigger(),
+        tokens: app.workbench.limit(),
+    });
     const address = (entry) => app.dataset.path("caption", entry.id);
 
     /** Save one; what was typed since stays noted. A text of ours that is there already is no conflict. */
@@ -46,21 +62,30 @@
         refused.delete(place(entry.id, entry.key));
         remember();
         let answer;
-        try { answer = await ours(entry, text); } catch (problem) {
+        try {
+            answer = await ours(entry, text);
+        } catch (problem) {
             // what is no trouble of the connection does not go away by itself
-            if (problem.status && problem.status < 500) refused.set(place(entry.id, entry.key), text);
+            if (problem.status && problem.status < 500)
+                refused.set(place(entry.id, entry.key), text);
             throw problem;
         }
         const now = entries.get(place(entry.id, entry.key));
         if (now && tidy(now.text) === text) forget(entry.id, entry.key);
-        else if (now) { now.was = answer.caption; remember(); }
+        else if (now) {
+            now.was = answer.caption;
+            remember();
+        }
         return answer;
     }
 
     async function ours(entry, text, was = entry.was) {
-        try { return await app.api.post(address(entry), body(entry, text, was), { seconds: SECONDS }); } catch (problem) {
+        try {
+            return await app.api.post(address(entry), body(entry, text, was), { seconds: SECONDS });
+        } catch (problem) {
             const { current } = problem;
-            if (problem.status !== CONFLICT || !entry.sent.includes(current) || current === was) throw problem;
+            if (problem.status !== CONFLICT || !entry.sent.includes(current) || current === was)
+                throw problem;
             return ours(entry, text, current);
         }
     }
@@ -73,7 +98,10 @@
 
     /** The page goes away: one last request each, which outlives it. What it cannot bring stays in the session for the next page. */
     window.addEventListener("pagehide", () => {
-        for (const entry of entries.values()) app.api.post(address(entry), body(entry, tidy(entry.text), entry.was), { keepalive: true }).catch(() => {});
+        for (const entry of entries.values())
+            app.api
+                .post(address(entry), body(entry, tidy(entry.text), entry.was), { keepalive: true })
+                .catch(() => {});
     });
 
     window.addEventListener("beforeunload", (event) => {
@@ -81,5 +109,14 @@
         if ([...entries.values()].some((entry) => known.has(entry.id))) event.preventDefault();
     });
 
-    app.unsaved = { note, forget, send, isWorthSending, tryAgain, get: (id, key) => entries.get(place(id, key)) || null, all: () => [...entries.values()], of: (id) => [...entries.values()].filter((entry) => entry.id === id) };
+    app.unsaved = {
+        note,
+        forget,
+        send,
+        isWorthSending,
+        tryAgain,
+        get: (id, key) => entries.get(place(id, key)) || null,
+        all: () => [...entries.values()],
+        of: (id) => [...entries.values()].filter((entry) => entry.id === id),
+    };
 })((window.loraTrainer = window.loraTrainer || {}));

@@ -13,7 +13,9 @@
 
     /** What was dropped -> [{file, path}], folders walked. Must be called while the drop is being handled: the list is gone afterwards. */
     async function dropped(transfer) {
-        const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry()).filter(Boolean);
+        const entries = [...transfer.items]
+            .map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry())
+            .filter(Boolean);
         const plain = [...transfer.files].map((file) => ({ file, path: file.name }));
         if (!entries.some((entry) => entry.isDirectory)) return plain;
         const found = [];
@@ -24,12 +26,17 @@
     async function walk(entry, before, found) {
         const path = before + entry.name;
         if (entry.isFile) {
-            found.push({ path, file: await new Promise((resolve, reject) => entry.file(resolve, reject)) });
+            found.push({
+                path,
+                file: await new Promise((resolve, reject) => entry.file(resolve, reject)),
+            });
             return;
         }
         const reader = entry.createReader();
         for (;;) {
-            const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+            const some = await new Promise((resolve, reject) =>
+                reader.readEntries(resolve, reject),
+            );
             if (!some.length) return;
             for (const inner of some) await walk(inner, path + "/", found);
         }
@@ -38,22 +45,57 @@
     /** The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()` hears when something has arrived; name(text) says where it goes. */
     function area({ target, done }) {
         const report = el("div", { class: "lora-trainer-upload-report" });
-        const input = el("input", { type: "file", multiple: true, class: "lora-trainer-offscreen", tabindex: "-1", "aria-hidden": "true", accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl" });
+        const input = el("input", {
+            type: "file",
+            multiple: true,
+            class: "lora-trainer-offscreen",
+            tabindex: "-1",
+            "aria-hidden": "true",
+            accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl",
+        });
         input.addEventListener("change", () => {
-            const entries = [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+            const entries = [...input.files].map((file) => ({
+                file,
+                path: file.webkitRelativePath || file.name,
+            }));
             input.value = "";
             start(entries);
         });
-        const choose = app.widgets.button({ label: app.t("Add images"), title: app.t("They are copied into this dataset."), kind: "primary", onclick: () => input.click() });
-        const chooseFolder = app.widgets.button({ label: app.t("Add a folder"), title: app.t("Its images and captions are copied into this dataset."), onclick: () => {
-            const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
-            folder.addEventListener("change", () => start([...folder.files].map((file) => ({ file, path: file.webkitRelativePath || file.name })).filter((one) => !HIDDEN.test(one.path))));
-            folder.click();
-        } });
+        const choose = app.widgets.button({
+            label: app.t("Add images"),
+            title: app.t("They are copied into this dataset."),
+            kind: "primary",
+            onclick: () => input.click(),
+        });
+        const chooseFolder = app.widgets.button({
+            label: app.t("Add a folder"),
+            title: app.t("Its images and captions are copied into this dataset."),
+            onclick: () => {
+                const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
+                folder.addEventListener("change", () =>
+                    start(
+                        [...folder.files]
+                            .map((file) => ({ file, path: file.webkitRelativePath || file.name }))
+                            .filter((one) => !HIDDEN.test(one.path)),
+                    ),
+                );
+                folder.click();
+            },
+        });
         const words = el("p");
-        const drop = el("div", { class: "lora-trainer-drop" }, words, el("div", { class: "lora-trainer-row" }, choose, chooseFolder), input);
+        const drop = el(
+            "div",
+            { class: "lora-trainer-drop" },
+            words,
+            el("div", { class: "lora-trainer-row" }, choose, chooseFolder),
+            input,
+        );
         const hover = (over) => drop.classList.toggle("lora-trainer-drop-over", over);
-        drop.addEventListener("dragover", (event) => { event.preventDefault(); event.stopPropagation(); hover(true); });
+        drop.addEventListener("dragover", (event) => {
+            event.preventDefault();
+            event.stopPropagation();
+            hover(true);
+        });
         drop.addEventListener("dragleave", () => hover(false));
         drop.addEventListener("drop", (event) => {
             // the host takes a picture dropped anywhere for its own
@@ -63,11 +105,17 @@
             dropped(event.dataTransfer).then(start).catch(app.widgets.toastProblem);
         });
 
-        let running = false, named = "";
+        let running = false,
+            named = "";
 
         async function start(entries, query = {}) {
             if (!entries.length) return;
-            if (running) { app.widgets.toast(app.t("Wait until the files before have arrived."), { severity: "warning" }); return; }
+            if (running) {
+                app.widgets.toast(app.t("Wait until the files before have arrived."), {
+                    severity: "warning",
+                });
+                return;
+            }
             running = true;
             choose.disabled = true;
             try {
@@ -82,46 +130,111 @@
         }
 
         async function send(id, entries, query) {
-            const queue = [...entries].sort((one, other) => rank(one) - rank(other) || one.path.localeCompare(other.path, undefined, { numeric: true }));
+            const queue = [...entries].sort(
+                (one, other) =>
+                    rank(one) - rank(other) ||
+                    one.path.localeCompare(other.path, undefined, { numeric: true }),
+            );
             const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
-            const state = { sent: 0, finished: 0, added: 0, captions: 0, converted: {}, waiting: {}, skipped: [], kept: [], cancelled: false, active: new Map() };
-            const whole = app.widgets.progress(app.t("Upload"));
-            const list = el("ul", { class: "lora-trainer-upload-files", "aria-label": app.t("Files on their way") });
-            const show = () => {
-                const moving = [...state.active.values()].reduce((sum, one) => sum + one.share * one.size, 0);
-                whole.set(state.sent + moving, total, app.t("{done} of {count} files, {size}", { done: app.number(state.finished), count: app.number(queue.length), size: app.size(total) }));
+            const state = {
+                sent: 0,
+                finished: 0,
+                added: 0,
+                captions: 0,
+                converted: {},
+                waiting: {},
+                skipped: [],
+                kept: [],
+                cancelled: false,
+                active: new Map(),
             };
-            const cancel = app.widgets.button({ label: app.t("Cancel"), kind: "stop", onclick: () => {
-                state.cancelled = true;
-                for (const one of state.active.values()) one.promise.cancel();
-            } });
-            app.fill(report, el("div", { class: "lora-trainer-card lora-trainer-upload" }, el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel), list));
+            const whole = app.widgets.progress(app.t("Upload"));
+            const list = el("ul", {
+                class: "lora-trainer-upload-files",
+                "aria-label": app.t("Files on their way"),
+            });
+            const show = () => {
+                const moving = [...state.active.values()].reduce(
+                    (sum, one) => sum + one.share * one.size,
+                    0,
+                );
+                whole.set(
+                    state.sent + moving,
+                    total,
+                    app.t("{done} of {count} files, {size}", {
+                        done: app.number(state.finished),
+                        count: app.number(queue.length),
+                        size: app.size(total),
+                    }),
+                );
+            };
+            const cancel = app.widgets.button({
+                label: app.t("Cancel"),
+                kind: "stop",
+                onclick: () => {
+                    state.cancelled = true;
+                    for (const one of state.active.values()) one.promise.cancel();
+                },
+            });
+            app.fill(
+                report,
+                el(
+                    "div",
+                    { class: "lora-trainer-card lora-trainer-upload" },
+                    el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel),
+                    list,
+                ),
+            );
             show();
 
             async function one(entry) {
                 const bar = app.widgets.progress(entry.path);
-                const row = el("li", {}, el("span", { class: "lora-trainer-upload-name" }, entry.path), bar.element);
+                const row = el(
+                    "li",
+                    {},
+                    el("span", { class: "lora-trainer-upload-name" }, entry.path),
+                    bar.element,
+                );
                 list.append(row);
                 bar.set(0, 1, app.size(entry.file.size));
                 const moving = { share: 0, size: entry.file.size };
-                moving.promise = app.api.upload(app.dataset.path("upload", id), entry.file, (share) => {
-                    moving.share = share;
-                    if (share < 1) bar.set(share, 1, app.size(entry.file.size));
-                    else bar.set(0, 0, ARCHIVE.test(entry.path) ? app.t("Unpacking and checking") : app.t("Checking"));
-                    show();
-                }, { name: entry.path, ...query });
+                moving.promise = app.api.upload(
+                    app.dataset.path("upload", id),
+                    entry.file,
+                    (share) => {
+                        moving.share = share;
+                        if (share < 1) bar.set(share, 1, app.size(entry.file.size));
+                        else
+                            bar.set(
+                                0,
+                                0,
+                                ARCHIVE.test(entry.path)
+                                    ? app.t("Unpacking and checking")
+                                    : app.t("Checking"),
+                            );
+                        show();
+                    },
+                    { name: entry.path, ...query },
+                );
                 state.active.set(entry, moving);
                 try {
                     const answer = await moving.promise;
                     state.added += answer.added.length;
                     state.captions += answer.captions;
                     for (const kind of ["converted", "waiting"]) {
-                        for (const [form, count] of Object.entries(answer[kind])) state[kind][form] = (state[kind][form] || 0) + count;
+                        for (const [form, count] of Object.entries(answer[kind]))
+                            state[kind][form] = (state[kind][form] || 0) + count;
                     }
                     state.skipped.push(...answer.skipped);
-                    if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
+                    if (answer.skipped.some((skipped) => skipped.kept_caption))
+                        state.kept.push(entry);
                 } catch (problem) {
-                    if (problem.kind !== "Cancelled") state.skipped.push({ name: entry.path, message: problem.message, hint: problem.hint || "" });
+                    if (problem.kind !== "Cancelled")
+                        state.skipped.push({
+                            name: entry.path,
+                            message: problem.message,
+                            hint: problem.hint || "",
+                        });
                 } finally {
                     state.active.delete(entry);
                     state.sent += entry.file.size;
@@ -134,7 +247,9 @@
             // each kind ends before the next begins
             for (const kind of [0, 1, 2]) {
                 const waiting = queue.filter((entry) => rank(entry) === kind);
-                const worker = async () => { while (waiting.length && !state.cancelled) await one(waiting.shift()); };
+                const worker = async () => {
+                    while (waiting.length && !state.cancelled) await one(waiting.shift());
+                };
                 await Promise.all(Array.from({ length: kind === 0 ? AT_ONCE : 1 }, worker));
             }
             drawReport(state);
@@ -142,21 +257,99 @@
         }
 
         function drawReport(state) {
-            const arrived = [app.count(state.added, "{count} image added", "{count} images added"), state.captions ? app.count(state.captions, "{count} caption written", "{count} captions written") : ""];
-            const words = arrived.filter(Boolean).join(", ") + (state.cancelled ? ". " + app.t("The rest was cancelled; what had arrived stays.") : ".");
-            const close = el("button", { type: "button", class: "lora-trainer-close", "aria-label": app.t("Close"), onclick: () => app.fill(report) }, "\u00d7");
+            const arrived = [
+                app.count(state.added, "{count} image added", "{count} images added"),
+                state.captions
+                    ? app.count(
+                          state.captions,
+                          "{count} caption written",
+                          "{count} captions written",
+                      )
+                    : "",
+            ];
+            const words =
+                arrived.filter(Boolean).join(", ") +
+                (state.cancelled
+                    ? ". " + app.t("The rest was cancelled; what had arrived stays.")
+                    : ".");
+            const close = el(
+                "button",
+                {
+                    type: "button",
+                    class: "lora-trainer-close",
+                    "aria-label": app.t("Close"),
+                    onclick: () => app.fill(report),
+                },
+                "\u00d7",
+            );
             const replace = state.kept.length
-                ? app.widgets.button({ label: app.t("Replace the captions that were kept"), onclick: () => { start(state.kept, { captions: "replace" }); } }) : null;
-            const converted = Object.entries(state.converted).map(([form, count]) => app.count(count, "{count} {form} picture was converted to JPEG or PNG.", "{count} {form} pictures were converted to JPEG or PNG.", { form }));
-            const waiting = Object.entries(state.waiting).map(([form, count]) => app.count(count, "{count} {form} picture is kept as it is.", "{count} {form} pictures are kept as they are.", { form }));
-            const later = app.t("They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.");
-            const notice = app.widgets.notice(state.skipped.length || waiting.length ? "warning" : "done", words, "",
+                ? app.widgets.button({
+                      label: app.t("Replace the captions that were kept"),
+                      onclick: () => {
+                          start(state.kept, { captions: "replace" });
+                      },
+                  })
+                : null;
+            const converted = Object.entries(state.converted).map(([form, count]) =>
+                app.count(
+                    count,
+                    "{count} {form} picture was converted to JPEG or PNG.",
+                    "{count} {form} pictures were converted to JPEG or PNG.",
+                    { form },
+                ),
+            );
+            const waiting = Object.entries(state.waiting).map(([form, count]) =>
+                app.count(
+                    count,
+                    "{count} {form} picture is kept as it is.",
+                    "{count} {form} pictures are kept as they are.",
+                    { form },
+                ),
+            );
+            const later = app.t(
+                "They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.",
+            );
+            const notice = app.widgets.notice(
+                state.skipped.length || waiting.length ? "warning" : "done",
+                words,
+                "",
                 converted.length ? el("p", {}, app.sentences(converted)) : null,
                 waiting.length ? el("p", {}, app.sentences(waiting), " ", later) : null,
-                state.skipped.length ? el("details", { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
-                    el("summary", {}, app.count(state.skipped.length, "{count} was left out", "{count} were left out")),
-                    el("ul", {}, state.skipped.map((skipped) => el("li", {}, skipped.message, skipped.hint ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint) : null)))) : null,
-                replace);
+                state.skipped.length
+                    ? el(
+                          "details",
+                          { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
+                          el(
+                              "summary",
+                              {},
+                              app.count(
+                                  state.skipped.length,
+                                  "{count} was left out",
+                                  "{count} were left out",
+                              ),
+                          ),
+                          el(
+                              "ul",
+                              {},
+                              state.skipped.map((skipped) =>
+                                  el(
+                                      "li",
+                                      {},
+                                      skipped.message,
+                                      skipped.hint
+                                          ? el(
+                                                "span",
+                                                { class: "lora-trainer-help" },
+                                                " " + skipped.hint,
+                                            )
+                                          : null,
+                                  ),
+                              ),
+                          ),
+                      )
+                    : null,
+                replace,
+            );
             notice.classList.add("lora-trainer-upload-done");
             notice.append(close);
             app.fill(report, notice);
@@ -169,8 +362,14 @@
                 // what was said of another dataset's files
                 if (dataset !== named && !running) app.fill(report);
                 named = dataset;
-                words.textContent = dataset ? app.t("Drop more images for {name} here: files, a folder or a .zip, with captions if you have them", { name: dataset })
-                    : app.t("Drop images here: files, a folder or a .zip, with captions if you have them");
+                words.textContent = dataset
+                    ? app.t(
+                          "Drop more images for {name} here: files, a folder or a .zip, with captions if you have them",
+                          { name: dataset },
+                      )
+                    : app.t(
+                          "Drop images here: files, a folder or a .zip, with captions if you have them",
+                      );
             },
         };
     }

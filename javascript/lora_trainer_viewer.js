@@ -17,14 +17,32 @@
             const picture = pictures[at];
             image.src = picture.url;
             image.alt = picture.label;
-            label.textContent = pictures.length > 1
-                ? app.t("{label} ({number} of {count})", { label: picture.label, number: at + 1, count: pictures.length }) : picture.label;
+            label.textContent =
+                pictures.length > 1
+                    ? app.t("{label} ({number} of {count})", {
+                          label: picture.label,
+                          number: at + 1,
+                          count: pictures.length,
+                      })
+                    : picture.label;
             note.textContent = picture.note || "";
         };
         const several = pictures.length > 1;
-        const body = el("div", { class: "lora-trainer-viewer" }, image, label, note, several ? el("div", { class: "lora-trainer-row" },
-            app.widgets.button({ label: app.t("Previous"), onclick: () => show(at - 1) }),
-            app.widgets.button({ label: app.t("Next"), onclick: () => show(at + 1) })) : null);
+        const body = el(
+            "div",
+            { class: "lora-trainer-viewer" },
+            image,
+            label,
+            note,
+            several
+                ? el(
+                      "div",
+                      { class: "lora-trainer-row" },
+                      app.widgets.button({ label: app.t("Previous"), onclick: () => show(at - 1) }),
+                      app.widgets.button({ label: app.t("Next"), onclick: () => show(at + 1) }),
+                  )
+                : null,
+        );
         const dialog = app.widgets.dialog({ title: app.t("Picture"), body, wide: true });
         dialog.element.addEventListener("keydown", (event) => {
             const way = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
@@ -37,14 +55,43 @@
 
     /** Two pictures of equal size over one another; a slider says how much of each is seen. */
     function comparison(first, second) {
-        const over = el("img", { class: "lora-trainer-compare-over", src: second.url, alt: second.label });
-        const move = (event) => { over.style.clipPath = "inset(0 0 0 " + event.target.value + "%)"; };
-        const range = el("input", { type: "range", class: "lora-trainer-range", min: 0, max: 100, step: 1, value: 50, oninput: move,
-            "aria-label": app.t("How much of the left picture is shown"), "aria-valuetext": null });
+        const over = el("img", {
+            class: "lora-trainer-compare-over",
+            src: second.url,
+            alt: second.label,
+        });
+        const move = (event) => {
+            over.style.clipPath = "inset(0 0 0 " + event.target.value + "%)";
+        };
+        const range = el("input", {
+            type: "range",
+            class: "lora-trainer-range",
+            min: 0,
+            max: 100,
+            step: 1,
+            value: 50,
+            oninput: move,
+            "aria-label": app.t("How much of the left picture is shown"),
+            "aria-valuetext": null,
+        });
         move({ target: range });
-        return el("div", { class: "lora-trainer-compare" },
-            el("div", { class: "lora-trainer-compare-stack" }, el("img", { src: first.url, alt: first.label }), over), range,
-            el("div", { class: "lora-trainer-compare-labels" }, el("span", {}, first.label), el("span", {}, second.label)));
+        return el(
+            "div",
+            { class: "lora-trainer-compare" },
+            el(
+                "div",
+                { class: "lora-trainer-compare-stack" },
+                el("img", { src: first.url, alt: first.label }),
+                over,
+            ),
+            range,
+            el(
+                "div",
+                { class: "lora-trainer-compare-labels" },
+                el("span", {}, first.label),
+                el("span", {}, second.label),
+            ),
+        );
     }
 
     /** A dialog with two choices and the comparison of what is chosen. */
@@ -55,21 +102,54 @@
         const first = pictures.findIndex((picture) => picture.kind === pictures[last].kind);
         const chosen = [first === last ? 0 : first, last];
         const draw = () => app.fill(place, comparison(pictures[chosen[0]], pictures[chosen[1]]));
-        const choice = (side, label) => app.widgets.select({
-            label, value: String(chosen[side]), options: pictures.map((picture, number) => ({ value: String(number), label: picture.label })),
-            onchange: (number) => { chosen[side] = Number(number); draw(); },
-        });
+        const choice = (side, label) =>
+            app.widgets.select({
+                label,
+                value: String(chosen[side]),
+                options: pictures.map((picture, number) => ({
+                    value: String(number),
+                    label: picture.label,
+                })),
+                onchange: (number) => {
+                    chosen[side] = Number(number);
+                    draw();
+                },
+            });
         draw();
-        app.widgets.dialog({ title: app.t("Compare"), wide: true, body: el("div", { class: "lora-trainer-viewer" },
-            el("div", { class: "lora-trainer-compare-choices" }, choice(0, app.t("Left picture")), choice(1, app.t("Right picture"))), place) });
+        app.widgets.dialog({
+            title: app.t("Compare"),
+            wide: true,
+            body: el(
+                "div",
+                { class: "lora-trainer-viewer" },
+                el(
+                    "div",
+                    { class: "lora-trainer-compare-choices" },
+                    choice(0, app.t("Left picture")),
+                    choice(1, app.t("Right picture")),
+                ),
+                place,
+            ),
+        });
     }
 
     /** A small picture with its label (or a shorter caption), to be pressed to see it large. */
     function thumbnail(picture, onclick, caption) {
-        return el("figure", { class: "lora-trainer-figure" },
-            el("button", { type: "button", class: "lora-trainer-figure-button", "aria-label": app.t("Show large: {label}", { label: picture.label }), onclick },
-                el("img", { src: picture.url, alt: picture.label, loading: "lazy" })),
-            el("figcaption", {}, caption === undefined ? picture.label : caption));
+        return el(
+            "figure",
+            { class: "lora-trainer-figure" },
+            el(
+                "button",
+                {
+                    type: "button",
+                    class: "lora-trainer-figure-button",
+                    "aria-label": app.t("Show large: {label}", { label: picture.label }),
+                    onclick,
+                },
+                el("img", { src: picture.url, alt: picture.label, loading: "lazy" }),
+            ),
+            el("figcaption", {}, caption === undefined ? picture.label : caption),
+        );
     }
 
     app.viewer = { open, compare, thumbnail };

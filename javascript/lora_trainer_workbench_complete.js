@@ -6,35 +6,56 @@
 (function (app) {
     "use strict";
 
-    const MOST = 2000, SHOWN = 8;
+    const MOST = 2000,
+        SHOWN = 8;
     const COMMA = /[,\uff0c\n]/;
     const el = (...all) => app.el(...all);
     const bench = (app.workbench = app.workbench || {});
     const dataset = (app.dataset = app.dataset || {});
     /** What is known of one dataset at one revision: {id, revision, tags: [{tag, count}]}. */
-    let known = null, asking = null;
+    let known = null,
+        asking = null;
 
     async function read(id, revision) {
-        const [table, vocabulary] = await Promise.all([app.api.get(dataset.path("tags", id), { kind: "tags", limit: MOST }), app.api.get(dataset.path("vocabulary", id))]);
+        const [table, vocabulary] = await Promise.all([
+            app.api.get(dataset.path("tags", id), { kind: "tags", limit: MOST }),
+            app.api.get(dataset.path("vocabulary", id)),
+        ]);
         const tags = table.mostly === "tags" ? table.tags : [];
         const there = new Set(tags.map(({ tag }) => tag.toLowerCase()));
-        const words = Object.values(vocabulary.fields).flat().filter((word) => !there.has(word.toLowerCase()));
-        return { id, revision, tags: [...tags, ...[...new Set(words)].map((tag) => ({ tag, count: 0 }))] };
+        const words = Object.values(vocabulary.fields)
+            .flat()
+            .filter((word) => !there.has(word.toLowerCase()));
+        return {
+            id,
+            revision,
+            tags: [...tags, ...[...new Set(words)].map((tag) => ({ tag, count: 0 }))],
+        };
     }
 
     /** The dataset's tags; those of a moment ago while newer ones are on their way. */
     async function tags() {
         const id = app.store.get("dataset");
         if (!known || known.id !== id || known.revision !== bench.revision) {
-            asking = asking || read(id, bench.revision).then((found) => { known = found; }).finally(() => { asking = null; });
-            if (!known || known.id !== id) await asking; else asking.catch(() => {});
+            asking =
+                asking ||
+                read(id, bench.revision)
+                    .then((found) => {
+                        known = found;
+                    })
+                    .finally(() => {
+                        asking = null;
+                    });
+            if (!known || known.id !== id) await asking;
+            else asking.catch(() => {});
         }
         return known && known.id === id ? known.tags : [];
     }
 
     /** The tag around a place in a text: {from, to, typed (before the place), whole}. */
     function tagAt(text, place) {
-        let from = place, to = place;
+        let from = place,
+            to = place;
         while (from > 0 && !COMMA.test(text[from - 1])) from -= 1;
         while (to < text.length && !COMMA.test(text[to])) to += 1;
         while (from < place && /\s/.test(text[from])) from += 1;
@@ -43,7 +64,10 @@
 
     /** Of these tags the ones that fit what is typed: beginning with it, then with a word that does, then holding it anywhere. */
     function fitting(all, typed, present) {
-        const wanted = typed.toLowerCase().replace(/[_\s]+/g, " ").trim();
+        const wanted = typed
+            .toLowerCase()
+            .replace(/[_\s]+/g, " ")
+            .trim();
         if (!wanted) return [];
         const rank = (tag) => {
             const plain = tag.toLowerCase().replace(/_/g, " ");
@@ -53,16 +77,29 @@
             return wanted.length > 1 && plain.includes(wanted) ? 2 : 3;
         };
         const there = new Set(present.map((tag) => tag.toLowerCase()));
-        const found = all.filter(({ tag }) => !there.has(tag.toLowerCase())).map((one) => [rank(one.tag), one]).filter(([place]) => place < 3);
+        const found = all
+            .filter(({ tag }) => !there.has(tag.toLowerCase()))
+            .map((one) => [rank(one.tag), one])
+            .filter(([place]) => place < 3);
         // the server's order, the most frequent first, stays among equals
-        return found.sort(([one], [other]) => one - other).slice(0, SHOWN).map(([, one]) => one);
+        return found
+            .sort(([one], [other]) => one - other)
+            .slice(0, SHOWN)
+            .map(([, one]) => one);
     }
 
     /** `single`: the box is for one tag, so no comma follows it. */
     bench.complete = function (box, oninput, { single = false } = {}) {
         const id = app.id("complete");
-        const list = el("ul", { class: "lora-trainer-bench-complete", id, role: "listbox", hidden: true, "aria-label": app.t("Tags of this dataset") });
-        let at = -1, serial = 0;
+        const list = el("ul", {
+            class: "lora-trainer-bench-complete",
+            id,
+            role: "listbox",
+            hidden: true,
+            "aria-label": app.t("Tags of this dataset"),
+        });
+        let at = -1,
+            serial = 0;
         box.setAttribute("aria-autocomplete", "list");
         box.setAttribute("autocomplete", "off");
 
@@ -77,23 +114,57 @@
         async function look() {
             const mine = (serial += 1);
             let all;
-            try { all = await tags(); } catch (problem) {
+            try {
+                all = await tags();
+            } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 return;
             }
             if (mine !== serial || document.activeElement !== box) return;
             const { typed, whole } = tagAt(box.value, box.selectionStart);
-            const found = fitting(all, typed, box.value.split(COMMA).map((tag) => tag.trim())).filter(({ tag }) => tag !== whole);
-            if (!found.length) { close(); return; }
+            const found = fitting(
+                all,
+                typed,
+                box.value.split(COMMA).map((tag) => tag.trim()),
+            ).filter(({ tag }) => tag !== whole);
+            if (!found.length) {
+                close();
+                return;
+            }
             at = -1;
-            app.fill(list, found.map(({ tag, count }, number) => el("li", { id: id + "_" + number, role: "option", "aria-selected": "false", dataset: { tag },
-                // before the box is left
-                onpointerdown: (event) => { event.preventDefault(); take(tag); } }, el("span", {}, tag), el("span", { class: "lora-trainer-help" }, count ? app.number(count) : app.t("vocabulary")))));
+            app.fill(
+                list,
+                found.map(({ tag, count }, number) =>
+                    el(
+                        "li",
+                        {
+                            id: id + "_" + number,
+                            role: "option",
+                            "aria-selected": "false",
+                            dataset: { tag },
+                            // before the box is left
+                            onpointerdown: (event) => {
+                                event.preventDefault();
+                                take(tag);
+                            },
+                        },
+                        el("span", {}, tag),
+                        el(
+                            "span",
+                            { class: "lora-trainer-help" },
+                            count ? app.number(count) : app.t("vocabulary"),
+                        ),
+                    ),
+                ),
+            );
             list.hidden = false;
             // where the window ends below the box, above it
             list.classList.remove("lora-trainer-bench-above");
             const { bottom, height } = list.getBoundingClientRect();
-            list.classList.toggle("lora-trainer-bench-above", bottom > window.innerHeight && box.getBoundingClientRect().top > height);
+            list.classList.toggle(
+                "lora-trainer-bench-above",
+                bottom > window.innerHeight && box.getBoundingClientRect().top > height,
+            );
             box.setAttribute("aria-controls", id);
             box.removeAttribute("aria-activedescendant");
         }
@@ -101,7 +172,9 @@
         function choose(next) {
             const options = [...list.children];
             at = (next + options.length) % options.length;
-            options.forEach((option, number) => option.setAttribute("aria-selected", String(number === at)));
+            options.forEach((option, number) =>
+                option.setAttribute("aria-selected", String(number === at)),
+            );
             box.setAttribute("aria-activedescendant", options[at].id);
             options[at].scrollIntoView({ block: "nearest" });
         }
@@ -112,26 +185,47 @@
             const text = behind.trim() || single ? tag : tag + ", ";
             box.setSelectionRange(from, behind.trim() ? to : box.value.length);
             // as if it were typed: the box's own Ctrl+Z takes it back
-            if (!document.execCommand("insertText", false, text)) { box.setRangeText(text, box.selectionStart, box.selectionEnd, "end"); oninput(); }
+            if (!document.execCommand("insertText", false, text)) {
+                box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+                oninput();
+            }
             close();
         }
 
-        box.addEventListener("input", (event) => { if (!event.isComposing && event.inputType !== "historyUndo" && event.inputType !== "historyRedo") look(); });
+        box.addEventListener("input", (event) => {
+            if (
+                !event.isComposing &&
+                event.inputType !== "historyUndo" &&
+                event.inputType !== "historyRedo"
+            )
+                look();
+        });
         box.addEventListener("compositionend", look);
         box.addEventListener("blur", close);
         // before the row hears of the key: what the list has taken is not for the row
-        box.addEventListener("keydown", (event) => {
-            if (list.hidden || event.isComposing || event.ctrlKey || event.metaKey || event.altKey) return;
-            const chosen = at >= 0 ? list.children[at].dataset.tag : null;
-            if (event.key === "ArrowDown") choose(at + 1);
-            else if (event.key === "ArrowUp") choose(at < 0 ? -1 : at - 1);
-            else if (event.key === "Enter") take(chosen || list.children[0].dataset.tag);
-            else if (event.key === "Tab" && chosen && !event.shiftKey) take(chosen);
-            else if (event.key === "Escape") close();
-            else return;
-            event.preventDefault();
-            event.stopImmediatePropagation();
-        }, true);
+        box.addEventListener(
+            "keydown",
+            (event) => {
+                if (
+                    list.hidden ||
+                    event.isComposing ||
+                    event.ctrlKey ||
+                    event.metaKey ||
+                    event.altKey
+                )
+                    return;
+                const chosen = at >= 0 ? list.children[at].dataset.tag : null;
+                if (event.key === "ArrowDown") choose(at + 1);
+                else if (event.key === "ArrowUp") choose(at < 0 ? -1 : at - 1);
+                else if (event.key === "Enter") take(chosen || list.children[0].dataset.tag);
+                else if (event.key === "Tab" && chosen && !event.shiftKey) take(chosen);
+                else if (event.key === "Escape") close();
+                else return;
+                event.preventDefault();
+                event.stopImmediatePropagation();
+            },
+            true,
+        );
         return list;
     };
 

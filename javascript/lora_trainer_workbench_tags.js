@@ -15,20 +15,83 @@
         const wish = { kind: "", sort: "count", scope: "all" };
         const list = el("ul", { class: "lora-trainer-bench-tags" });
         const words = el("p", { class: "lora-trainer-help", role: "status" });
-        let table = null, find = "", serial = 0;
-        const kind = app.widgets.select({ label: app.t("Count"), value: "tags", options: [{ value: "tags", label: app.t("Tags (between commas)") }, { value: "words", label: app.t("Single words") }], onchange: (value) => { wish.kind = value; return load(); } });
-        const sort = app.widgets.select({ label: app.t("Order"), value: "count", options: [{ value: "count", label: app.t("The most frequent first") }, { value: "name", label: app.t("By name") }], onchange: (value) => { wish.sort = value; load(); } });
-        const scope = app.widgets.select({ label: app.t("Of which images"), value: "all", options: [{ value: "all", label: app.t("Of all images") }, { value: "matching", label: app.t("Of what the filter shows") }], onchange: (value) => { wish.scope = value; load(); } });
-        const search = app.widgets.text({ label: app.t("Find a tag"), placeholder: app.t("Find a tag"), oninput: (value) => { find = value.trim().toLowerCase(); draw(); } });
-        const element = el("section", { class: "lora-trainer-card lora-trainer-bench-tag-panel", hidden: true, "aria-label": app.t("Tags") },
-            search, el("details", {}, el("summary", { class: "lora-trainer-help" }, app.t("Order, and what is counted")), el("div", { class: "lora-trainer-bench-tag-head" }, kind, sort, scope)), words, list);
+        let table = null,
+            find = "",
+            serial = 0;
+        const kind = app.widgets.select({
+            label: app.t("Count"),
+            value: "tags",
+            options: [
+                { value: "tags", label: app.t("Tags (between commas)") },
+                { value: "words", label: app.t("Single words") },
+            ],
+            onchange: (value) => {
+                wish.kind = value;
+                return load();
+            },
+        });
+        const sort = app.widgets.select({
+            label: app.t("Order"),
+            value: "count",
+            options: [
+                { value: "count", label: app.t("The most frequent first") },
+                { value: "name", label: app.t("By name") },
+            ],
+            onchange: (value) => {
+                wish.sort = value;
+                load();
+            },
+        });
+        const scope = app.widgets.select({
+            label: app.t("Of which images"),
+            value: "all",
+            options: [
+                { value: "all", label: app.t("Of all images") },
+                { value: "matching", label: app.t("Of what the filter shows") },
+            ],
+            onchange: (value) => {
+                wish.scope = value;
+                load();
+            },
+        });
+        const search = app.widgets.text({
+            label: app.t("Find a tag"),
+            placeholder: app.t("Find a tag"),
+            oninput: (value) => {
+                find = value.trim().toLowerCase();
+                draw();
+            },
+        });
+        const element = el(
+            "section",
+            {
+                class: "lora-trainer-card lora-trainer-bench-tag-panel",
+                hidden: true,
+                "aria-label": app.t("Tags"),
+            },
+            search,
+            el(
+                "details",
+                {},
+                el("summary", { class: "lora-trainer-help" }, app.t("Order, and what is counted")),
+                el("div", { class: "lora-trainer-bench-tag-head" }, kind, sort, scope),
+            ),
+            words,
+            list,
+        );
 
         async function load() {
             const mine = (serial += 1);
-            const query = { ...(wish.scope === "matching" ? bench.where() : {}), kind: wish.kind || "tags", sort: wish.sort, limit: MOST };
+            const query = {
+                ...(wish.scope === "matching" ? bench.where() : {}),
+                kind: wish.kind || "tags",
+                sort: wish.sort,
+                limit: MOST,
+            };
             try {
                 let found = await app.api.get(dataset.path("tags"), query);
-                if (!wish.kind && found.mostly === "sentences" && mine === serial) found = await app.api.get(dataset.path("tags"), { ...query, kind: "words" });
+                if (!wish.kind && found.mostly === "sentences" && mine === serial)
+                    found = await app.api.get(dataset.path("tags"), { ...query, kind: "words" });
                 if (mine !== serial) return;
                 table = found;
                 kind.value = found.kind;
@@ -42,42 +105,110 @@
             if (!table) return;
             const shown = table.tags.filter(({ tag }) => !find || tag.toLowerCase().includes(find));
             const most = Math.max(1, ...table.tags.map(({ count }) => count));
-            words.textContent = table.kind === "words" ? app.count(table.distinct, "{count} word", "{count} different words") : app.count(table.distinct, "{count} tag", "{count} different tags");
+            words.textContent =
+                table.kind === "words"
+                    ? app.count(table.distinct, "{count} word", "{count} different words")
+                    : app.count(table.distinct, "{count} tag", "{count} different tags");
             const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-            const { tag } = at < 0 ? {} : document.activeElement.closest("li").dataset, scrolled = list.scrollTop;
-            const place = at < 0 ? 0 : [...document.activeElement.closest("li").querySelectorAll("button")].indexOf(document.activeElement);
-            app.fill(list, shown.map((one) => line(one, most)));
+            const { tag } = at < 0 ? {} : document.activeElement.closest("li").dataset,
+                scrolled = list.scrollTop;
+            const place =
+                at < 0
+                    ? 0
+                    : [...document.activeElement.closest("li").querySelectorAll("button")].indexOf(
+                          document.activeElement,
+                      );
+            app.fill(
+                list,
+                shown.map((one) => line(one, most)),
+            );
             list.scrollTop = scrolled;
             // whoever goes through the tags with the keyboard stays where they are
-            const again = tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
+            const again =
+                tag === undefined
+                    ? null
+                    : [...list.children].find((one) => one.dataset.tag === tag);
             if (again) again.querySelectorAll("button")[place].focus();
         }
 
         function line({ tag, count }, most) {
             const { query } = bench.page.pages;
             const isTag = table.kind === "tags";
-            const has = (name) => bench.filterTags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
+            const has = (name) =>
+                bench.filterTags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
             const on = isTag ? has("tag") : query.text === tag;
-            const show = () => (isTag ? bench.toggleTag("tag", tag) : bench.ask({ text: on ? "" : tag }));
+            const show = () =>
+                isTag ? bench.toggleTag("tag", tag) : bench.ask({ text: on ? "" : tag });
             const away = isTag ? has("without") : query.lacks === tag;
-            const hide = () => (isTag ? bench.toggleTag("without", tag) : bench.ask({ lacks: away ? "" : tag }));
-            const removing = wish.scope === "matching" ? app.t("Remove {tag} from the captions that the filter shows", { tag }) : app.t("Remove {tag} from all captions", { tag });
-            return el("li", { dataset: { tag } },
-                el("button", { type: "button", class: "lora-trainer-bench-tag", "aria-pressed": String(on), title: tag, "aria-label": app.t("{tag}: in {count} captions. Show them", { tag, count: app.number(count) }), onclick: () => { show().catch(app.widgets.toastProblem); } },
-                    el("span", { class: "lora-trainer-bench-tag-bar", style: { width: (count / most) * 100 + "%" } }), el("span", { class: "lora-trainer-bench-tag-name" }, tag), el("span", { class: "lora-trainer-bench-tag-count" }, app.number(count))),
-                sign("\u2212", app.t("Show the captions without {tag}", { tag }), hide, { "aria-pressed": String(away) }),
+            const hide = () =>
+                isTag ? bench.toggleTag("without", tag) : bench.ask({ lacks: away ? "" : tag });
+            const removing =
+                wish.scope === "matching"
+                    ? app.t("Remove {tag} from the captions that the filter shows", { tag })
+                    : app.t("Remove {tag} from all captions", { tag });
+            return el(
+                "li",
+                { dataset: { tag } },
+                el(
+                    "button",
+                    {
+                        type: "button",
+                        class: "lora-trainer-bench-tag",
+                        "aria-pressed": String(on),
+                        title: tag,
+                        "aria-label": app.t("{tag}: in {count} captions. Show them", {
+                            tag,
+                            count: app.number(count),
+                        }),
+                        onclick: () => {
+                            show().catch(app.widgets.toastProblem);
+                        },
+                    },
+                    el("span", {
+                        class: "lora-trainer-bench-tag-bar",
+                        style: { width: (count / most) * 100 + "%" },
+                    }),
+                    el("span", { class: "lora-trainer-bench-tag-name" }, tag),
+                    el("span", { class: "lora-trainer-bench-tag-count" }, app.number(count)),
+                ),
+                sign("\u2212", app.t("Show the captions without {tag}", { tag }), hide, {
+                    "aria-pressed": String(away),
+                }),
                 sign("\u270e", app.t("Rename {tag}", { tag }), () => rename(tag, isTag)),
-                sign("\u00d7", removing, () => remove(tag, isTag)));
+                sign("\u00d7", removing, () => remove(tag, isTag)),
+            );
         }
 
         // a column has no room for words
-        const sign = (mark, label, onclick, more) => bench.link(mark, onclick, { class: "lora-trainer-bench-sign", "aria-label": label, title: label, ...more });
+        const sign = (mark, label, onclick, more) =>
+            bench.link(mark, onclick, {
+                class: "lora-trainer-bench-sign",
+                "aria-label": label,
+                title: label,
+                ...more,
+            });
 
         const counted = () => ({ where: wish.scope === "matching" ? bench.where() : {} });
 
-        const remove = (tag, isTag) => bench.change(counted(), isTag ? { do: "remove", tags: [tag] } : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true });
+        const remove = (tag, isTag) =>
+            bench.change(
+                counted(),
+                isTag
+                    ? { do: "remove", tags: [tag] }
+                    : {
+                          do: "replace",
+                          find: tag,
+                          replace: "",
+                          regex: false,
+                          case: false,
+                          whole: true,
+                      },
+            );
 
-        const rename = (tag, isTag) => (isTag ? bench.bulk.open("replace-tag", { tag, replace: tag }) : bench.bulk.open("replace", { find: tag, replace: tag }));
+        const rename = (tag, isTag) =>
+            isTag
+                ? bench.bulk.open("replace-tag", { tag, replace: tag })
+                : bench.bulk.open("replace", { find: tag, replace: tag });
 
         function show(open) {
             element.hidden = !open;
@@ -94,12 +225,15 @@
             element.scrollIntoView({ block: "start" });
             search.focus({ preventScroll: true });
         };
-        bench.on("edits", () => { if (!element.hidden) load(); });
+        bench.on("edits", () => {
+            if (!element.hidden) load();
+        });
         let filtered = "";
         bench.on("answer", () => {
             if (element.hidden) return;
             const now = JSON.stringify(bench.where());
-            if (wish.scope === "matching" && now !== filtered) load(); else draw();
+            if (wish.scope === "matching" && now !== filtered) load();
+            else draw();
             filtered = now;
         });
         show(Boolean(app.kept.get(OPEN_KEY)));

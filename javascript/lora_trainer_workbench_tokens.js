@@ -11,8 +11,10 @@
 
     /** A text cut where the model stops reading: the end of what is read, and all that is not. */
     function cut(text, keptEnd, before = SHOWN_BEFORE) {
-        const kept = text.slice(0, keptEnd), dropped = text.slice(keptEnd);
-        const shown = kept.length > before ? "\u2026" + kept.slice(-before).replace(/^\S*\s/, "") : kept;
+        const kept = text.slice(0, keptEnd),
+            dropped = text.slice(keptEnd);
+        const shown =
+            kept.length > before ? "\u2026" + kept.slice(-before).replace(/^\S*\s/, "") : kept;
         return { kept: shown, dropped };
     }
 
@@ -20,23 +22,43 @@
     function line(of) {
         const count = el("span", { class: "lora-trainer-bench-tokens" });
         const tail = el("p", { class: "lora-trainer-help lora-trainer-bench-tail", hidden: true });
-        let timer = 0, serial = 0;
+        let timer = 0,
+            serial = 0;
 
         function show(text, found) {
-            const known = found && found.count !== undefined && found.available !== false && (found.count > 0 || !text);
-            count.textContent = known ? app.t("{count} / {limit} tokens", { count: app.number(found.count), limit: app.number(found.limit) }) + " \u00b7 " : "";
+            const known =
+                found &&
+                found.count !== undefined &&
+                found.available !== false &&
+                (found.count > 0 || !text);
+            count.textContent = known
+                ? app.t("{count} / {limit} tokens", {
+                      count: app.number(found.count),
+                      limit: app.number(found.limit),
+                  }) + " \u00b7 "
+                : "";
             const over = Boolean(known && found.over);
             count.classList.toggle("lora-trainer-bench-over", over);
             tail.hidden = !over;
             if (!over) return;
             const { kept, dropped } = cut(text, found.kept_end);
-            app.fill(tail, app.t("What is struck out is not read:"), " ", kept, el("s", {}, dropped));
+            app.fill(
+                tail,
+                app.t("What is struck out is not read:"),
+                " ",
+                kept,
+                el("s", {}, dropped),
+            );
         }
 
         async function ask(text) {
             const mine = (serial += 1);
             try {
-                const found = await app.api.post("tokens", { caption: text, trigger: bench.trigger(), limit: bench.limit() });
+                const found = await app.api.post("tokens", {
+                    caption: text,
+                    trigger: bench.trigger(),
+                    limit: bench.limit(),
+                });
                 if (mine === serial) show(text, found);
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
@@ -58,19 +80,28 @@
 
     /** The trigger word's box, with what the word means already: {element, input, show() when the settings have another}. */
     function triggerField() {
-        const remark = el("p", { class: "lora-trainer-help lora-trainer-bench-trigger", role: "status" });
+        const remark = el("p", {
+            class: "lora-trainer-help lora-trainer-bench-trigger",
+            role: "status",
+        });
         const set = (value) => {
             app.store.set("settings", { ...app.store.get("settings"), trigger_word: value.trim() });
             look(value.trim());
             bench.turn({ offset: bench.page.pages.query.offset }).catch(app.widgets.toastProblem);
         };
         async function look(word) {
-            if (!word) { app.fill(remark); return; }
+            if (!word) {
+                app.fill(remark);
+                return;
+            }
             try {
                 const found = await app.api.get("trigger", { word });
                 if (word !== bench.trigger()) return;
                 remark.dataset.good = String(found.is_good);
-                app.fill(remark, found.available === false ? null : app.sentences(found.message, found.hint));
+                app.fill(
+                    remark,
+                    found.available === false ? null : app.sentences(found.message, found.hint),
+                );
             } catch (problem) {
                 if (!(problem instanceof app.Problem)) throw problem;
                 app.fill(remark);
@@ -83,7 +114,12 @@
             word.value = bench.trigger();
             look(bench.trigger());
         };
-        const element = app.widgets.labelled(app.t("Trigger word"), word, { help: app.t("A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it."), problem: remark });
+        const element = app.widgets.labelled(app.t("Trigger word"), word, {
+            help: app.t(
+                "A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it.",
+            ),
+            problem: remark,
+        });
         return { element, input: word, show };
     }
 

@@ -1,5 +1,5 @@
-"""`python -m tests`: ruff (rules and format), mypy and pytest, each with the packages from the overlays. Exit code 0
-if all are content.
+"""`python -m tests`: ruff (rules and format), mypy, prettier, eslint and pytest, each with the
+packages from the overlays or node_modules. Exit code 0 if all are content.
 
     python -m tests                     everything, on all cores
     python -m tests tests/dataset -x    only pytest, with these arguments
@@ -22,6 +22,7 @@ sys.path.insert(0, str(ROOT))
 from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
 
+FAILED = "failed"
 MOST_PROCESSES = 8
 """Each test process loads torch: more of them need memory rather than save time."""
 
@@ -40,18 +41,30 @@ def main(arguments: list[str]) -> int:
         return run("pytest", *arguments)
     processes = min(cores(), MOST_PROCESSES)
     results = {
-        "ruff": run("ruff", "check", "."),
-        "format": run("ruff", "format", "--check", "--quiet", "."),
-        "mypy": run("mypy"),
-        "pytest": run(
-            "pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else [])
+        "ruff": said(run("ruff", "check", ".")),
+        "format": said(run("ruff", "format", "--check", "--quiet", ".")),
+        "mypy": said(run("mypy")),
+        **look_at_javascript(),
+        "pytest": said(
+            run("pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else []))
         ),
     }
-    print(
-        "\n"
-        + ", ".join(f"{name}: {'failed' if code else 'passed'}" for name, code in results.items())
-    )
-    return 1 if any(results.values()) else 0
+    print("\n" + "\n".join(f"{name}: {result}" for name, result in results.items()))
+    return 1 if FAILED in results.values() else 0
+
+
+def said(code: int) -> str:
+    return FAILED if code else "passed"
+
+
+def look_at_javascript() -> dict[str, str]:
+    """Tool -> what came of it. Without Node they are skipped, but on CI that is a failure."""
+    from tests import node
+
+    if node.is_ready():
+        return {tool: said(node.run(tool)) for tool in node.TOOLS}
+    missing = FAILED if node.is_required(os.environ) else "skipped, no npm or not installed yet"
+    return dict.fromkeys(node.TOOLS, missing)
 
 
 def cores() -> int:

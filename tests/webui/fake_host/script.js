@@ -2,7 +2,14 @@
 "use strict";
 
 var opts = {};
-var hostCallbacks = {update: [], afterUpdate: [], loaded: [], tabChange: [], optionsChanged: [], optionsAvailable: []};
+var hostCallbacks = {
+    update: [],
+    afterUpdate: [],
+    loaded: [],
+    tabChange: [],
+    optionsChanged: [],
+    optionsAvailable: [],
+};
 var hostWasLoaded = false;
 var hostTab = null;
 var hostTimer = null;
@@ -22,11 +29,21 @@ function get_uiCurrentTabContent() {
     return gradioApp().querySelector('#tabs > .tabitem[id^=tab_]:not([style*="display: none"])');
 }
 
-function onUiUpdate(callback) { hostCallbacks.update.push(callback); }
-function onAfterUiUpdate(callback) { hostCallbacks.afterUpdate.push(callback); }
-function onUiLoaded(callback) { hostCallbacks.loaded.push(callback); }
-function onUiTabChange(callback) { hostCallbacks.tabChange.push(callback); }
-function onOptionsChanged(callback) { hostCallbacks.optionsChanged.push(callback); }
+function onUiUpdate(callback) {
+    hostCallbacks.update.push(callback);
+}
+function onAfterUiUpdate(callback) {
+    hostCallbacks.afterUpdate.push(callback);
+}
+function onUiLoaded(callback) {
+    hostCallbacks.loaded.push(callback);
+}
+function onUiTabChange(callback) {
+    hostCallbacks.tabChange.push(callback);
+}
+function onOptionsChanged(callback) {
+    hostCallbacks.optionsChanged.push(callback);
+}
 function onOptionsAvailable(callback) {
     if (Object.keys(opts).length) callback();
     else hostCallbacks.optionsAvailable.push(callback);
@@ -59,13 +76,16 @@ document.addEventListener("DOMContentLoaded", () => {
         }
         executeCallbacks(hostCallbacks.update, mutations);
         clearTimeout(hostTimer);
-        hostTimer = setTimeout(() => { readOptions(); executeCallbacks(hostCallbacks.afterUpdate); }, 200);
+        hostTimer = setTimeout(() => {
+            readOptions();
+            executeCallbacks(hostCallbacks.afterUpdate);
+        }, 200);
         const tab = get_uiCurrentTab();
         if (tab && tab !== hostTab) {
             hostTab = tab;
             executeCallbacks(hostCallbacks.tabChange);
         }
-    }).observe(gradioApp(), {childList: true, subtree: true});
+    }).observe(gradioApp(), { childList: true, subtree: true });
 });
 
 function set_theme(theme) {
@@ -73,8 +93,8 @@ function set_theme(theme) {
 }
 
 function updateInput(target) {
-    const event = new Event("input", {bubbles: true});
-    Object.defineProperty(event, "target", {value: target});
+    const event = new Event("input", { bubbles: true });
+    Object.defineProperty(event, "target", { value: target });
     target.dispatchEvent(event);
 }
 
@@ -93,8 +113,15 @@ function cardClicked(tabname, text, negative, allowNegative) {
     const insert = (id, what) => {
         const area = gradioApp().querySelector(`#${id} textarea`);
         const tag = (what.match(/^<\w+:[^:>]+/) || [what])[0];
-        const there = new RegExp("\\s*" + tag.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") + "(:[^>]*)?>" + what.replace(/^<[^>]*>/, "").replace(/[.*+?^${}()|[\]\\]/g, "\\$&"));
-        area.value = there.test(area.value) ? area.value.replace(there, "") : area.value + opts.extra_networks_add_text_separator + what;
+        const there = new RegExp(
+            "\\s*" +
+                tag.replace(/[.*+?^${}()|[\]\\]/g, "\\$&") +
+                "(:[^>]*)?>" +
+                what.replace(/^<[^>]*>/, "").replace(/[.*+?^${}()|[\]\\]/g, "\\$&"),
+        );
+        area.value = there.test(area.value)
+            ? area.value.replace(there, "")
+            : area.value + opts.extra_networks_add_text_separator + what;
         updateInput(area);
     };
     insert(`${tabname}_prompt`, text);
@@ -103,7 +130,11 @@ function cardClicked(tabname, text, negative, allowNegative) {
 
 function restart_reload() {
     document.body.innerHTML = "<h1>Reloading...</h1>";
-    const ping = () => fetch("./internal/ping").then((answer) => (answer.ok ? location.reload() : setTimeout(ping, 300)), () => setTimeout(ping, 300));
+    const ping = () =>
+        fetch("./internal/ping").then(
+            (answer) => (answer.ok ? location.reload() : setTimeout(ping, 300)),
+            () => setTimeout(ping, 300),
+        );
     setTimeout(ping, 1500);
     return [];
 }
