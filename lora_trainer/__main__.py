@@ -242,13 +242,13 @@ def make_parser() -> argparse.ArgumentParser:
 
 def given_path(text: str) -> Path:
     """A path as people paste it: the quotes of "Copy as path" may be a part of it."""
-    from lora_trainer.config import unquoted
+    from lora_trainer.settings.schema import unquoted
 
     return Path(unquoted(text))
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:
-    """The options of `caption`, each a field of caption_config.CaptionSettings, which says more of
+    """The options of `caption`, each a field of captioning.CaptionSettings, which says more of
     it and checks it.
     """
     unset: Any = argparse.SUPPRESS  # what is not given keeps its default there
@@ -346,11 +346,11 @@ def add_caption(sub: argparse.ArgumentParser) -> None:
 
 
 def train(asked: argparse.Namespace) -> int:
-    from lora_trainer import config
     from lora_trainer.runs import folder as folders
+    from lora_trainer.settings import training
 
-    requested = config.read(asked.config, parse_changes(asked.changes))
-    with folders.begun(requested.output.output_dir, config.to_yaml(requested)) as folder:
+    requested = training.read(asked.config, parse_changes(asked.changes))
+    with folders.begun(requested.output.output_dir, training.to_yaml(requested)) as folder:
         return watch(folder)
 
 
@@ -383,17 +383,17 @@ def resume(asked: argparse.Namespace) -> int:
 def caption(asked: argparse.Namespace) -> int:
     import dataclasses
 
-    from lora_trainer import caption_config
     from lora_trainer.dataset.authors import FOLDER
     from lora_trainer.runs import folder as folders
+    from lora_trainer.settings import captioning
 
-    keys = {field.name for field in dataclasses.fields(caption_config.CaptionSettings)}
+    keys = {field.name for field in dataclasses.fields(captioning.CaptionSettings)}
     given = {key: value for key, value in vars(asked).items() if key in keys}
     if "model" in given and given_path(given["model"]).exists():
         given["model"] = str(
             given_path(given["model"]).absolute()
         )  # the worker may look from elsewhere
-    settings = caption_config.from_mapping(given, source="the call")
+    settings = captioning.from_mapping(given, source="the call")
     if not settings.input.is_dir():
         raise DatasetError(
             "{folder} is not a folder",
@@ -402,7 +402,7 @@ def caption(asked: argparse.Namespace) -> int:
         )
     return watch(
         folders.begin_captioning(
-            settings.input / FOLDER / "captioning", caption_config.to_yaml(settings)
+            settings.input / FOLDER / "captioning", captioning.to_yaml(settings)
         )
     )
 
@@ -444,13 +444,13 @@ def status(asked: argparse.Namespace) -> int:
 
 
 def init(asked: argparse.Namespace) -> int:
-    from lora_trainer import config
+    from lora_trainer.settings import training
 
     if asked.file.exists():
         raise ConfigError(
             "{file} exists already", hint="Choose another name, or move it away.", file=asked.file
         )
-    files.write_text(asked.file, config.commented_yaml())
+    files.write_text(asked.file, training.commented_yaml())
     print(
         f"Wrote {asked.file}. Set train_data_dir, base_model and output_dir, then: python -m"
         f' lora_trainer train --config "{asked.file}"'
@@ -480,11 +480,11 @@ def inspect(asked: argparse.Namespace) -> int:
 def check(asked: argparse.Namespace) -> int:
     from lora_trainer.checkpoint.detect import detect_file, native_resolution
     from lora_trainer.checkpoint.tokenizer import count_tokens, tokenize
-    from lora_trainer.config import DatasetSettings
     from lora_trainer.console import counting
     from lora_trainer.dataset.check import check_folder
     from lora_trainer.dataset.template import read_vocabulary
     from lora_trainer.dataset.tokens import look_at_trigger
+    from lora_trainer.settings.training import DatasetSettings
 
     resolution = 512 if asked.resolution is None else asked.resolution
     if asked.checkpoint is not None and asked.resolution is None:
@@ -513,10 +513,10 @@ def check(asked: argparse.Namespace) -> int:
 
 
 def crop(asked: argparse.Namespace) -> int:
-    from lora_trainer.config import DatasetSettings
     from lora_trainer.console import counting
     from lora_trainer.dataset import findings
     from lora_trainer.dataset.crop import crop_folder
+    from lora_trainer.settings.training import DatasetSettings
 
     settings = DatasetSettings(train_data_dir=asked.input, resolution=asked.size)
     with counting("Cropping") as progress:
@@ -570,9 +570,9 @@ def watch(folder: Any) -> int:
 
 def how_to_use(folder: Any) -> str:
     """What to type into a prompt, for a finished run."""
-    from lora_trainer import config
+    from lora_trainer.settings import training
 
-    state, used = folder.read_state(), config.read(folder.config)
+    state, used = folder.read_state(), training.read(folder.config)
     name = Path(state.delivered or state.file).stem
     words = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
     return (
@@ -586,7 +586,7 @@ def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
     """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is
     not KEY=VALUE.
     """
-    from lora_trainer.config import parse_yaml
+    from lora_trainer.settings.schema import parse_yaml
 
     values: dict[str, Any] = {}
     for change in changes:

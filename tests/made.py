@@ -10,11 +10,11 @@ from tempfile import mkdtemp
 
 from PIL import Image, ImageDraw
 
-from lora_trainer import config
 from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training
 from tests.tiny import tiny_parts
 
 SEED_1 = """train_data_dir: "./data/style_train"
@@ -86,8 +86,8 @@ def begin(
         **SMALL,
         **changes,
     }
-    asked = config.from_mapping(values)
-    return folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    asked = training.from_mapping(values)
+    return folders.begin(asked.output.output_dir, training.to_yaml(asked))
 
 
 def losses(folder: RunFolder) -> list[float]:

@@ -45,28 +45,27 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), BASICS | {"packages"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
-    "config": ({"yaml"}, BASICS),
-    "caption_config": ({"yaml"}, BASICS | {"config"}),
+    "settings": ({"yaml"}, BASICS),
     "runs": (set(), BASICS),
     "dataset": (
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
-        BASICS | {"config"},
+        BASICS | {"settings"},
     ),
-    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"config", "runs", "dataset"}),
-    "lora": (TORCH_STACK | {"PIL"}, BASICS | {"config", "runs", "dataset", "checkpoint"}),
+    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"settings", "runs", "dataset"}),
+    "lora": (TORCH_STACK | {"PIL"}, BASICS | {"settings", "runs", "dataset", "checkpoint"}),
     "captioning": (
         TORCH_STACK | {"PIL", "onnxruntime"},
-        BASICS | {"config", "caption_config", "runs", "dataset", "checkpoint"},
+        BASICS | {"settings", "runs", "dataset", "checkpoint"},
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
-        BASICS | {"config", "runs", "dataset", "checkpoint", "lora"},
+        BASICS | {"settings", "runs", "dataset", "checkpoint", "lora"},
     ),
     "worker": (
         TORCH_STACK | {"PIL", "psutil"},
         BASICS
         | {
-            "config",
+            "settings",
             "runs",
             "dataset",
             "checkpoint",
@@ -74,16 +73,15 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "captioning",
             "training",
             "environment",
-            "caption_config",
         },
     ),
-    "jobs": ({"psutil", "yaml"}, BASICS | {"config", "caption_config", "runs", "environment"}),
+    "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),
     "demo": (
         TORCH_STACK | {"PIL", "yaml"},
         BASICS
         | {
-            "config",
+            "settings",
             "runs",
             "dataset",
             "checkpoint",
@@ -101,8 +99,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         | {
             "jobs",
             "dataset",
-            "config",
-            "caption_config",
+            "settings",
             "runs",
             "environment",
             "packages",
@@ -185,7 +182,7 @@ def test_the_light_checkpoint_modules_stay_light():
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
         assert all(
             imported.removeprefix("lora_trainer.").startswith(
-                (*LIGHT_CHECKPOINT, "errors", "files", "config")
+                (*LIGHT_CHECKPOINT, "errors", "files", "settings")
             )
             for imported in ours
         ), name
@@ -195,7 +192,7 @@ def test_the_light_checkpoint_modules_stay_light():
 OTHERS_JSON = {"dataset/json_rows.py"}
 
 
-# ten times as fast, and whatever it finds hard it leaves to config
+# ten times as fast, and whatever it finds hard it leaves to settings.schema
 FAST_YAML = {"jobs/history.py"}
 
 
@@ -212,10 +209,10 @@ def test_json_and_yaml_are_read_in_one_place_each():
             "json.load",
             "json.JSONDecoder",
         }, f"{name}: use files.parse_json"
-        assert name in {"config.py", *FAST_YAML} or not read & {
+        assert name in {"settings/schema.py", *FAST_YAML} or not read & {
             "yaml.load",
             "yaml.safe_load",
-        }, f"{name}: use config.parse_yaml"
+        }, f"{name}: use schema.parse_yaml"
 
 
 def test_no_file_speaks_of_one_machine():

@@ -13,11 +13,11 @@ import pytest
 from safetensors.torch import load_file
 
 from lora_trainer import __main__ as command_line
-from lora_trainer import config
 from lora_trainer.jobs.resume import changed
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training
 from tests.jobs.logs import TRAINED, write_run
 from tests.made import SEED_1, SEED_2, draw_images, tiny_checkpoint
 
@@ -41,7 +41,7 @@ def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
     folder = tmp_path / "我的 项目"
     folder.mkdir()
     (folder / "seed.yaml").write_text(yaml, encoding="utf-8")
-    asked = config.read(folder / "seed.yaml")
+    asked = training.read(folder / "seed.yaml")
     here = Path.cwd()
     draw_images(folder / asked.dataset.train_data_dir.relative_to(here), 4)
     base = folder / asked.checkpoint.base_model.relative_to(here)
@@ -230,7 +230,7 @@ def test_init_writes_a_file_that_train_reads(tmp_path, capsys):
     path = tmp_path / "my.yaml"
     status, out, _ = run(capsys, "init", path)
     assert status == 0 and str(path) in out
-    assert config.read(path).lora.lora_rank == 8
+    assert training.read(path).lora.lora_rank == 8
     status, _, err = run(capsys, "init", path)
     assert status == 1 and "exists already" in err
 
@@ -272,7 +272,7 @@ def test_readme_lists_every_setting_as_the_settings_themselves_do():
     begin, end = "<!-- settings -->\n", "<!-- /settings -->"
     assert (
         readme[readme.index(begin) + len(begin) : readme.index(end)].strip()
-        == config.readme_table().strip()
+        == training.readme_table().strip()
     )
 
 
@@ -280,7 +280,9 @@ def stopped_run(tmp_path):
     write_yaml(tmp_path, epochs=5, max_train_steps=15)
     folder = folders.begin(
         tmp_path / "out",
-        config.to_yaml(config.read(tmp_path / "run.yaml", {"output_dir": str(tmp_path / "out")})),
+        training.to_yaml(
+            training.read(tmp_path / "run.yaml", {"output_dir": str(tmp_path / "out")})
+        ),
     )
     folder.state.mkdir()
     (folder.state / "step00000003.pt").write_bytes(b"")

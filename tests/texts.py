@@ -194,13 +194,15 @@ def javascript_texts() -> set[str]:
 
 def documented_texts() -> set[str]:
     """What the settings and presets say of themselves."""
-    from lora_trainer import config
-    from lora_trainer.caption_config import CaptionSettings
+    from lora_trainer.settings import schema, training
+    from lora_trainer.settings.captioning import CaptionSettings
     from lora_trainer.webui import form
     from lora_trainer.webui.workbench_captioners import LABELS
 
-    captioning = config.documentation_of(CaptionSettings)
-    training = {key: text for key, text in config.documentation().items() if key not in form.HELPS}
+    captioning = schema.documentation_of(CaptionSettings)
+    training = {
+        key: text for key, text in training.documentation().items() if key not in form.HELPS
+    }
     return {
         text
         for text in (*training.values(), *(captioning[key] for key in LABELS))

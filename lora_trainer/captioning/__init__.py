@@ -8,6 +8,6 @@
     finish.finish(caption, settings) -> its text as it is written: excluded tags gone, prefix,
     suffix and trigger word in place
 
-Which captioners there are is in `lora_trainer.caption_config`, which needs no torch. Called by
+Which captioners there are is in `settings.captioning`, which needs no torch. Called by
 worker.caption_job.
 """

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from lora_trainer.caption_config import CaptionSettings
 from lora_trainer.captioning.captioner import Caption
 from lora_trainer.dataset.captions import tidy, with_trigger_word
 from lora_trainer.dataset.edits import clean
+from lora_trainer.settings.captioning import CaptionSettings
 
 
 def finish(caption: Caption, settings: CaptionSettings) -> str:

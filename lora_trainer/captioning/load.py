@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from lora_trainer.caption_config import DEFAULT_INSTRUCTION, CaptionSettings
 from lora_trainer.captioning import blip, chat, clip, source, wd
 from lora_trainer.captioning.captioner import Captioner
+from lora_trainer.settings.captioning import DEFAULT_INSTRUCTION, CaptionSettings
 
 WD_THRESHOLD = 0.35
 CLIP_THRESHOLD = 0.2

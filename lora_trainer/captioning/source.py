@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import NoReturn, Protocol
 
 from lora_trainer import files
-from lora_trainer.caption_config import HOST_BLIP, CaptionSettings
 from lora_trainer.errors import CaptionerError
+from lora_trainer.settings.captioning import HOST_BLIP, CaptionSettings
 
 log = logging.getLogger(__name__)
 

@@ -29,8 +29,8 @@ from lora_trainer import files
 from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
 from lora_trainer.checkpoint.names import TEXT_ENCODERS, UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
 from lora_trainer.checkpoint.parts import Family, PredictionType
-from lora_trainer.config import parse_yaml
 from lora_trainer.errors import CheckpointError, ConfigError
+from lora_trainer.settings.schema import parse_yaml
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail

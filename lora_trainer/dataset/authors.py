@@ -58,7 +58,8 @@ class Written:
 
     text: str
     by: str
-    """`person`, or the captioner's name and a digest of its settings (caption_config.fingerprint).
+    """`person`, or the captioner's name and a digest of its settings
+    (settings.captioning.fingerprint).
     """
     before: str | None = None
     """What a captioner had written before that, if one had; kept until the new text is in its file.

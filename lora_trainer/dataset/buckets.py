@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.findings import Finding, warning
+from lora_trainer.settings.training import DatasetSettings
 
 if TYPE_CHECKING:
     from lora_trainer.dataset.scan import Example

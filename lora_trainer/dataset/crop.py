@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from lora_trainer import files
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.buckets import Bucket, bucket_for, enlargement
 from lora_trainer.dataset.check.judge import WANTED_SHARE, grown, mask_box
 from lora_trainer.dataset.findings import Finding, from_error, problem
@@ -35,6 +34,7 @@ from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, read_captions
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 ENERGY_SIDE = 96
 """Edge energy is measured in a picture whose longer side has this many pixels: detail finer than

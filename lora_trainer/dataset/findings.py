@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.errors import DatasetError, Message
+from lora_trainer.settings.training import DatasetSettings
 
 Severity = Literal["error", "warning", "info"]
 """error: something the user gave cannot be used, and the run stops unless on_bad_data is skip.

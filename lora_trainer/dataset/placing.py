@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.edits import (
     METADATA_NAME,
     ChangedMeanwhile,
@@ -34,6 +33,7 @@ from lora_trainer.dataset.scan import without_masks
 from lora_trainer.dataset.sources import Captions, caption_in_file, read_captions
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 _ATTEMPTS = 5
 

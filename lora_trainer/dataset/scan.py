@@ -32,7 +32,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
 from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, Examined, examine
@@ -42,6 +41,7 @@ from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_
 from lora_trainer.dataset.syntax import caption_syntax
 from lora_trainer.dataset.unread import left_out
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 _THREADS = 8
 

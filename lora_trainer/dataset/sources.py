@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.captions import caption_of, is_list, require_length, tidy
 from lora_trainer.dataset.findings import Finding, Kind, error, from_error, warning
 from lora_trainer.dataset.json_rows import caption_in, parse
@@ -30,6 +29,7 @@ from lora_trainer.dataset.text import guessed_encoding, read_text
 from lora_trainer.dataset.unread import unread_captions
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson
+from lora_trainer.settings.training import DatasetSettings
 
 CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
 

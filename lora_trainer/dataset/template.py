@@ -25,11 +25,11 @@ from typing import Literal, get_args
 import yaml
 
 from lora_trainer import files
-from lora_trainer.config import parse_yaml
 from lora_trainer.dataset.captions import edited, parts, tidy, variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, problem
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import ConfigError, DatasetError
+from lora_trainer.settings.schema import parse_yaml
 
 Field = Literal["subject", "action", "features", "scene", "style", "light", "colour"]
 """The parts of a caption in their natural order. features: clothing, hair, material, whatever the

@@ -23,7 +23,7 @@ from statistics import fmean
 import torch
 from PIL import Image
 
-from lora_trainer import config, files
+from lora_trainer import files
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.console import Console
@@ -34,6 +34,7 @@ from lora_trainer.errors import TrainingError
 from lora_trainer.jobs.start import start_worker
 from lora_trainer.lora.apply import Prompted, applied
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
 
 SCENES = 10
 SEED = 77
@@ -172,7 +173,7 @@ def train_concept(
         spoil(place / "images")
     (place / "Lora").mkdir()
     asked = demo_config(place, concept, seed).replace(sample_prompts=[], lora_dir=None, **changes)
-    folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    folder = folders.begin(asked.output.output_dir, training.to_yaml(asked))
     if Console(folder, start_worker(folder)).watch() != 0:
         raise TrainingError(
             "the demo's {concept} was not trained",

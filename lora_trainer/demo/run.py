@@ -17,8 +17,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from lora_trainer import config, files
-from lora_trainer.config import RunConfig
+from lora_trainer import files
 from lora_trainer.console import Console
 from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.errors import CheckpointError
@@ -26,6 +25,8 @@ from lora_trainer.jobs.start import start_worker
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Previewed
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
 
 STRENGTHS = (0.0, 0.25, 0.5, 0.75, 1.0)
 ZOOM = 3
@@ -89,7 +90,7 @@ def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
         flush=True,
     )
     asked = demo_config(place, concept, seed)
-    folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    folder = folders.begin(asked.output.output_dir, training.to_yaml(asked))
     status = Console(folder, start_worker(folder)).watch()
     if status == 0:
         grid = place / "what-it-learned.png"
@@ -101,7 +102,7 @@ def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
 def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
     """The demo's settings: those of any run, small enough for a minute on two CPU cores."""
     recipe = RECIPES[concept]
-    return config.from_mapping(
+    return training.from_mapping(
         {
             "train_data_dir": place / "images",
             "base_model": embedded_checkpoint(),

@@ -22,12 +22,12 @@ from typing import Any
 import yaml
 
 from lora_trainer import files
-from lora_trainer.config import read_mapping, require_usable
 from lora_trainer.errors import LoraTrainerError, RunError
 from lora_trainer.runs.events import Event, Started, from_line
 from lora_trainer.runs.folder import Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
+from lora_trainer.settings.schema import read_mapping, require_usable
 
 log = logging.getLogger(__name__)
 SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}

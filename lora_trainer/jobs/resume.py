@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lora_trainer import config, files
-from lora_trainer.config import RunConfig
+from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs.folder import RunFolder, refuse_if_alive
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
 
 
 def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
@@ -39,7 +40,7 @@ def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
             wanted=wanted,
             step=state.step,
         )
-    files.write_text(folder.config, config.to_yaml(requested))
+    files.write_text(folder.config, training.to_yaml(requested))
 
 
 def changed(folder: RunFolder, changes: Mapping[str, Any]) -> RunConfig:
@@ -47,15 +48,15 @@ def changed(folder: RunFolder, changes: Mapping[str, Any]) -> RunConfig:
     if "epochs" in changes and "max_train_steps" not in changes:
         # a run's own config.yaml holds the steps that its epochs came to
         changes = {**changes, "max_train_steps": None}
-    after = config.read(folder.config, changes)
+    after = training.read(folder.config, changes)
     try:
-        before = config.to_mapping(config.read(folder.config))
+        before = training.to_mapping(training.read(folder.config))
     except ConfigError:  # edited by hand; these changes have put it right
         return after
     fixed = [
         key
-        for key in config.FIXED_BY_THE_FIRST_STEP
-        if before[key] != config.to_mapping(after)[key]
+        for key in training.FIXED_BY_THE_FIRST_STEP
+        if before[key] != training.to_mapping(after)[key]
     ]
     if fixed and folder.has_learned:
         raise ConfigError(

@@ -22,9 +22,9 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from lora_trainer.checkpoint.parts import Family, Parts
-from lora_trainer.config import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from lora_trainer.errors import ConfigError, LoraFileError
 from lora_trainer.lora.names import Part, adaptable_layers, part_models
+from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 
 ADAPTER = "default"
 

@@ -32,9 +32,9 @@ from PIL import Image, PngImagePlugin
 
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import Family
-from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
 from lora_trainer.lora.file import copy_with_metadata, read_header, same_weights
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
 CLAIM_END = ".safetensors.part"
 NOTE_END = ".delivery.json"

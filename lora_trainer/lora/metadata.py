@@ -18,8 +18,8 @@ from typing import Any
 
 from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import Family, PredictionType
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset.captions import parts
+from lora_trainer.settings.training import RunConfig
 
 IMPLEMENTATION_SGM = "https://github.com/Stability-AI/generative-models"
 OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}

@@ -16,7 +16,7 @@ from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.folder import read_folder
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.checkpoint.names import UNET_PREFIX
-from lora_trainer.config import LoraSettings
+from lora_trainer.settings.training import LoraSettings
 
 Shape = tuple[int, ...]
 

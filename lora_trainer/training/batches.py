@@ -18,16 +18,16 @@ from typing import Any
 import torch
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import (
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.captions import training_caption, variants
+from lora_trainer.dataset.scan import Example
+from lora_trainer.errors import NotFinite, TrainingError
+from lora_trainer.settings.training import (
     CheckpointSettings,
     DatasetSettings,
     encoded_bytes,
     keeps_encoded_on_disk,
 )
-from lora_trainer.dataset.buckets import Bucket
-from lora_trainer.dataset.captions import training_caption, variants
-from lora_trainer.dataset.scan import Example
-from lora_trainer.errors import NotFinite, TrainingError
 from lora_trainer.training import stored
 from lora_trainer.training.encode import (
     TextStates,

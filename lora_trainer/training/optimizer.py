@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from diffusers.optimization import get_scheduler
 
-from lora_trainer.config import TrainingSettings, require_warmup_fits
 from lora_trainer.errors import ConfigError
 from lora_trainer.lora.adapters import Adapters
+from lora_trainer.settings.training import TrainingSettings, require_warmup_fits
 
 
 def make_optimizer(

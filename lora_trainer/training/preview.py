@@ -19,8 +19,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.config import SampleSettings
 from lora_trainer.lora.adapters import Adapters
+from lora_trainer.settings.training import SampleSettings
 from lora_trainer.training.encode import TextStates, decode_latents, join_rows
 from lora_trainer.training.images import to_image
 from lora_trainer.training.loss import predict

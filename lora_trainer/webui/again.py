@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer import config, files
-from lora_trainer.config import RunConfig
+from lora_trainer import files
 from lora_trainer.errors import RunError
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form
 from lora_trainer.webui.checkpoints import Facts
 
@@ -32,7 +33,7 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
     if entry.job != "train":
         raise RunError("{name} has no training settings", name=run_id)
     # a config file of the command line may say where the run lies only there
-    done = config.from_mapping(
+    done = training.from_mapping(
         {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
     )
     images, model = (
@@ -56,7 +57,7 @@ def draft_of(studio: Studio, run_id: str) -> dict[str, Any]:
 
 
 def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> dict[str, Any]:
-    values = {key: value for key, value in config.to_mapping(done).items() if key in form.KEYS}
+    values = {key: value for key, value in training.to_mapping(done).items() if key in form.KEYS}
     # as the checkpoint asks, and as the device is good at: another one may ask and be good at
     # something else
     if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
@@ -69,8 +70,8 @@ def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> 
     if resolution is None or steps is None:
         return values
     settled = ("lora_alpha", "text_encoder_lr", "save_steps", "sample_every", "sample_size")
-    by_itself = config.to_mapping(
-        config.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)
+    by_itself = training.to_mapping(
+        training.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)
     )
     autos = [key for key in settled if by_itself[key] == values[key]]
     if facts is not None and resolution == facts.resolution:

@@ -33,7 +33,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.edits import ChangedMeanwhile
 from lora_trainer.dataset.findings import Finding, warning
@@ -49,6 +48,7 @@ from lora_trainer.dataset.metadata import TABLE_SUFFIXES
 from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.removed import Leaving, Removed, Trash
 from lora_trainer.webui.safe_names import natural_order

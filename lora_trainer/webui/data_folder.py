@@ -25,8 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lora_trainer.config import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
 
 Kind = Literal["datasets", "runs", "tries", "presets", "thumbnails", "trash"]
 

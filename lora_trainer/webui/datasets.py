@@ -34,10 +34,10 @@ from typing import Any
 from urllib.parse import quote
 
 from lora_trainer import files
-from lora_trainer.config import FORBIDDEN_IN_NAMES
 from lora_trainer.dataset.listing import folded
 from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.jobs import trash
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import dataset_draft, texts
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.converting import Converter

@@ -13,15 +13,15 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import config as settings
 from lora_trainer.checkpoint.folder import detect_any
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.lora.deliver import clean_name, used_names
 from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import pace
 from lora_trainer.webui.checkpoints import Facts
 from lora_trainer.webui.pace import Pace

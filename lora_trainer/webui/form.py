@@ -16,8 +16,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_trainer import config
-from lora_trainer.config import GROUPS
+from lora_trainer.settings import schema, training
+from lora_trainer.settings.training import GROUPS
 from lora_trainer.webui import texts
 
 Type = Literal[
@@ -253,7 +253,7 @@ training, give it. In no language.
 """
 
 KEYS = frozenset(LABELS)
-_GROUP_OF = {item.name: group for _, group in GROUPS for item in config.fields_of(group)}
+_GROUP_OF = {item.name: group for _, group in GROUPS for item in schema.fields_of(group)}
 # keys without an underscore are words of the language too
 _KEYS_IN_A_SENTENCE = re.compile(
     r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key))
@@ -364,10 +364,10 @@ def form(language: str) -> dict[str, Any]:
     }
 
 
-def _advanced_group(identity: str, group: type[config.Settings], language: str) -> dict[str, Any]:
+def _advanced_group(identity: str, group: type[schema.Settings], language: str) -> dict[str, Any]:
     keys = [
         item.name
-        for item in config.fields_of(group)
+        for item in schema.fields_of(group)
         if item.name in KEYS and item.name not in PLAIN
     ]
     return {
@@ -391,11 +391,11 @@ def _field(key: str, language: str) -> dict[str, Any]:
     }
 
 
-def field_of(group: type[config.Settings], key: str, language: str) -> dict[str, Any]:
+def field_of(group: type[schema.Settings], key: str, language: str) -> dict[str, Any]:
     """What the browser has to know of one setting of a group to draw it, but for its name and its
     help: kind, choices, bounds, default.
     """
-    item = next(item for item in config.fields_of(group) if item.name == key)
+    item = next(item for item in schema.fields_of(group) if item.name == key)
     kind, optional = _kind(group, key)
     return {
         "key": key,
@@ -422,13 +422,13 @@ def _help(key: str, language: str) -> str:
     """The config's own sentence, unless HELPS has one; where it speaks of another setting by its
     key, by the name that the form shows.
     """
-    sentence = texts.translate(HELPS.get(key) or config.documentation()[key], language)
+    sentence = texts.translate(HELPS.get(key) or training.documentation()[key], language)
     return _KEYS_IN_A_SENTENCE.sub(
         lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d", sentence
     )
 
 
-def type_of(group: type[config.Settings], key: str) -> Type:
+def type_of(group: type[schema.Settings], key: str) -> Type:
     """How a setting is entered."""
     kind, optional = _kind(group, key)
     if _is_choice(kind):
@@ -445,11 +445,11 @@ def type_of(group: type[config.Settings], key: str) -> Type:
 
 
 @cache
-def _kinds(group: type[config.Settings]) -> dict[str, Any]:
+def _kinds(group: type[schema.Settings]) -> dict[str, Any]:
     return typing.get_type_hints(group)
 
 
-def _kind(group: type[config.Settings], key: str) -> tuple[Any, bool]:
+def _kind(group: type[schema.Settings], key: str) -> tuple[Any, bool]:
     """A setting's type without None, and whether None, which is auto, is allowed."""
     kind = _kinds(group)[key]  # type: ignore[arg-type]  # mypy takes a dataclass for unhashable
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

@@ -22,10 +22,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import config, files
-from lora_trainer.config import FORBIDDEN_IN_NAMES
+from lora_trainer import files
 from lora_trainer.dataset.listing import folded
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import schema
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import form, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound
 from lora_trainer.webui.http import Conflict
@@ -88,7 +89,7 @@ class OwnPresets:
             "values": kept,
         }
         path = self._place(title, replace)
-        files.write_text(path, config.dump(content))
+        files.write_text(path, schema.dump(content))
         return OWN + path.name
 
     def delete(self, file: str) -> None:

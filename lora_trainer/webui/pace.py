@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_trainer import config, files
-from lora_trainer.config import RunConfig
+from lora_trainer import files
 from lora_trainer.errors import ConfigError
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
 
 END = 16_384
 """Bytes at the end of events.jsonl that are looked at: some eighty steps."""
@@ -139,7 +140,7 @@ def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
     if not steps or steps[-1].step < FEWEST_STEPS:
         return None
     try:
-        settings = config.read(folder.config)
+        settings = training.read(folder.config)
     except ConfigError:
         return None
     family, before = _beginning(folder)

@@ -21,8 +21,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer import config as settings
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
@@ -32,6 +30,8 @@ from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
 from lora_trainer.lora.deliver import clean_name
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form, texts, workbench_tokens
 from lora_trainer.webui.amounts import duration, size_of
 from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, PRACTICE_TITLE, Choice, Facts

@@ -17,8 +17,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import config
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import schema, training
 from lora_trainer.webui import form, texts
 
 FOLDER = Path(__file__).with_name("presets")
@@ -35,7 +35,7 @@ class Preset:
     title: str
     why: str
     values: Mapping[str, Any]
-    """Config key -> value, as `config.to_mapping` writes them."""
+    """Config key -> value, as `training.to_mapping` writes them."""
     family_values: Mapping[str, Mapping[str, Any]]
     notes: Mapping[str, str]
     """Config key -> why this value."""
@@ -88,7 +88,7 @@ def read(path: Path) -> Preset:
     """One preset. Raises ConfigError for values that the settings refuse, keys that are no fields
     of the form, and what is no preset at all.
     """
-    content = config.read_mapping(path)
+    content = schema.read_mapping(path)
     parts = {part: content.get(part) or {} for part in ("values", "families", "notes")}
     if not _is_preset(**parts):
         hint = "A preset has a title, and under values the settings that it sets."
@@ -139,5 +139,5 @@ def settled(
             path=source,
             key=foreign[0],
         )
-    every = config.to_mapping(config.from_mapping({**ANY_PATHS, **values}, source=source))
+    every = training.to_mapping(training.from_mapping({**ANY_PATHS, **values}, source=source))
     return {key: every[key] for key in (values if only is None else only)}

@@ -18,8 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, get_args
 
-from lora_trainer import config, files
-from lora_trainer.config import RunConfig
+from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.jobs import resume, trash
 from lora_trainer.jobs.history import SETTINGS_FILES, Entry, History, thinned
@@ -29,6 +28,8 @@ from lora_trainer.jobs.start import last_lines
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind, send_request
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form, present, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.handover import HandOver
@@ -117,7 +118,7 @@ class Runs:
         target = asked.output.output_dir
         if target.parent.resolve() != self.history.runs.resolve():
             raise RunError("the run would not lie in {folder}", folder=self.history.runs)
-        return folders.begin(target, config.to_yaml(asked), new=True)
+        return folders.begin(target, training.to_yaml(asked), new=True)
 
     def go_on(
         self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"

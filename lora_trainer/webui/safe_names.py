@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from lora_trainer.config import LONGEST_NAME, RESERVED_ON_WINDOWS
+from lora_trainer.settings.training import LONGEST_NAME, RESERVED_ON_WINDOWS
 
 _WINDOWS_FORBIDS = frozenset('<>:"/\\|?*')
 

@@ -17,18 +17,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import caption_config, config, environment, packages
-from lora_trainer.caption_config import (
+from lora_trainer import environment, packages
+from lora_trainer.errors import ConfigError, Message
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import captioning, schema
+from lora_trainer.settings.captioning import (
     CAPTIONERS,
     HOST_BLIP,
     WRITTEN_BY,
     CaptionerInfo,
     CaptionSettings,
 )
-from lora_trainer.config import FORBIDDEN_IN_NAMES
-from lora_trainer.errors import ConfigError, Message
-from lora_trainer.runs import folder as folders
-from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import form, texts
 from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
@@ -167,7 +168,7 @@ def _field(key: str, language: str) -> dict[str, Any]:
     return {
         **form.field_of(CaptionSettings, key, language),
         "label": texts.translate(LABELS[key], language),
-        "help": texts.translate(config.documentation_of(CaptionSettings)[key], language),
+        "help": texts.translate(schema.documentation_of(CaptionSettings)[key], language),
         "advanced": key in ADVANCED,
     }
 
@@ -199,7 +200,7 @@ def settings_of(
     }
     if remote:
         _refuse_own_choices(options)
-    return caption_config.from_mapping(
+    return captioning.from_mapping(
         {
             **options,
             "captioner": wish.captioner,
@@ -253,7 +254,7 @@ def begin(
 
     def make() -> RunFolder:
         folder = folders.begin_captioning(
-            folders.free_name(wish), caption_config.to_yaml(settings), new=True
+            folders.free_name(wish), captioning.to_yaml(settings), new=True
         )
         made(folder)
         return folder

@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.crop import crop_folder
 from lora_trainer.dataset.findings import Finding
 from lora_trainer.errors import DatasetError, LoraTrainerError
+from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.webui import dataset_draft
 from lora_trainer.webui.data_folder import NotFound
 from lora_trainer.webui.datasets import Datasets

@@ -28,7 +28,6 @@ import torch
 from PIL import Image
 
 from lora_trainer import environment
-from lora_trainer.caption_config import CaptionSettings, fingerprint
 from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import Caption, Captioner
 from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
@@ -43,6 +42,7 @@ from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, 
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind
+from lora_trainer.settings.captioning import CaptionSettings, fingerprint
 from lora_trainer.training.device import (
     choose_device,
     choose_precision,

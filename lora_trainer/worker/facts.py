@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lora_trainer.checkpoint.load import Checkpoint
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
 from lora_trainer.lora.file import file_hashes
 from lora_trainer.lora.metadata import FolderFacts, TrainingFacts
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.train import Trainer
 
 log = logging.getLogger(__name__)

@@ -11,12 +11,13 @@ import platform
 import traceback
 from pathlib import Path
 
-from lora_trainer import caption_config, config, files
+from lora_trainer import files
 from lora_trainer.environment import Overlay
 from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
+from lora_trainer.settings import captioning, training
 from lora_trainer.worker.report import Report
 
 FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed", "stopped"))
@@ -71,13 +72,13 @@ def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
 def _train(folder: folders.RunFolder, report: Report) -> str:
     from lora_trainer.worker.training_job import TrainingJob
 
-    return TrainingJob(folder, config.read(folder.config), report).run()
+    return TrainingJob(folder, training.read(folder.config), report).run()
 
 
 def _caption(folder: folders.RunFolder, report: Report) -> str:
     from lora_trainer.worker.caption_job import CaptionJob
 
-    return CaptionJob(folder, caption_config.read(folder.caption_config), report).run()
+    return CaptionJob(folder, captioning.read(folder.caption_config), report).run()
 
 
 def _do(folder: folders.RunFolder, report: Report) -> int:

@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
-from lora_trainer import config as settings
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import Message
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
 
 WITHOUT_EFFECT = {
     # where things lie, what things are called, how long it takes: the same LoRA comes out. (Images,

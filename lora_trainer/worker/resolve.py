@@ -8,11 +8,11 @@ import math
 
 import torch
 
-from lora_trainer import config as settings
 from lora_trainer.checkpoint.load import Checkpoint
-from lora_trainer.config import RunConfig
 from lora_trainer.errors import ConfigError
 from lora_trainer.lora.deliver import clean_name
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.device import precision_name
 
 UNET_PREFIX = "model.diffusion_model."

@@ -19,12 +19,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from lora_trainer import config as settings
 from lora_trainer import files
 from lora_trainer.checkpoint.detect import native_resolution
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import RunConfig
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, refuse, sums
@@ -39,6 +37,8 @@ from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
 from lora_trainer.training import batches, preview, resume, schedule
 from lora_trainer.training.device import (
     choose_device,

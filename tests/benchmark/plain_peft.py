@@ -27,7 +27,7 @@ from diffusers import DDPMScheduler  # noqa: E402
 from peft import LoraConfig  # noqa: E402
 
 from lora_trainer.checkpoint.load import open_checkpoint  # noqa: E402
-from lora_trainer.config import UNET_TARGETS  # noqa: E402
+from lora_trainer.settings.training import UNET_TARGETS  # noqa: E402
 from lora_trainer.training.device import choose_device, peak_memory  # noqa: E402
 
 

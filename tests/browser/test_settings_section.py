@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 import pytest
 
-from lora_trainer import config
+from lora_trainer.settings import schema
 from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
 from tests.made import draw_images
 
@@ -313,7 +313,7 @@ def test_settings_are_saved_as_a_preset_and_chosen_again(host, visitor, dataset,
     save_preset(page, section, "My <discs>").wait_for(state="detached")
     mine = section.get_by_role("button", name="My <discs>")
     eventually(lambda: mine.get_attribute("aria-pressed"), "true")
-    kept = config.read_mapping(own_presets / "My _discs_.yaml")["values"]
+    kept = schema.read_mapping(own_presets / "My _discs_.yaml")["values"]
     assert (
         kept["lora_rank"] == 5
         and kept["max_train_steps"] == 250
@@ -367,7 +367,7 @@ def test_a_preset_of_the_same_name_is_replaced_when_that_is_said(
     dialog.get_by_text("you have a preset called Mine already").wait_for()
     dialog.get_by_role("button", name="Replace it").click()
     dialog.wait_for(state="detached")
-    assert config.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
+    assert schema.read_mapping(own_presets / "Mine.yaml")["values"]["lora_rank"] == 6
     expect(section.get_by_role("button", name="Mine")).to_have_count(1)
 
 

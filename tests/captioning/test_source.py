@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import pytest
 from huggingface_hub import constants
 
-from lora_trainer.caption_config import from_mapping
 from lora_trainer.captioning import source
 from lora_trainer.captioning.source import StoppedWhileFetching, find, missing_files
 from lora_trainer.errors import CaptionerError
+from lora_trainer.settings.captioning import from_mapping
 from tests.captioning.hub import serve
 from tests.captioning.tiny_captioners import sharded, tiny_blip, tiny_qwen, tiny_tagger
 

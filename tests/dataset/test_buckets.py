@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.buckets import (
     Bucket,
     assign,
@@ -21,6 +20,7 @@ from lora_trainer.dataset.buckets import (
     steps_per_epoch,
 )
 from lora_trainer.dataset.scan import Example
+from lora_trainer.settings.training import DatasetSettings
 
 
 def settings(**values: object) -> DatasetSettings:

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.check import Picture, check, check_folder, measure
 from lora_trainer.dataset.check.alike import variety
 from lora_trainer.dataset.check.judge import grown
@@ -23,6 +22,7 @@ from lora_trainer.dataset.embeddings import add as add_embeddings
 from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.template import Vocabulary
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 from tests.benchmark.check_quality import dead_leaves
 
 

@@ -7,11 +7,11 @@ import hashlib
 import pytest
 from PIL import Image, ImageDraw
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.crop import choose_box, crop_folder, shaped
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 from tests.dataset.pictures import save
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import edits
 from lora_trainer.dataset.edits import (
     ChangedMeanwhile,
@@ -19,6 +18,7 @@ from lora_trainer.dataset.edits import (
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.sources import fill_in, read_captions
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 
 def dataset(

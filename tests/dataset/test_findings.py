@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.findings import (
     error,
     from_error,
@@ -19,6 +18,7 @@ from lora_trainer.dataset.findings import (
     warning,
 )
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 LACKING = [
     error("no-caption", "{name} has no caption", hint="Write one.", name=f"{number:02d}.png")

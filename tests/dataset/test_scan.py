@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset.findings import refuse
 from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 from tests.dataset.pictures import noise, save
 
 

@@ -4,10 +4,10 @@ change of training shows itself here.
 
 import pytest
 
-from lora_trainer import config
 from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
 from lora_trainer.worker import job
 
 # float32 on a CPU, torch 2.13; other CPUs round differently in the last digits
@@ -37,7 +37,7 @@ GOLDEN = [
 
 def test_twenty_steps_give_the_losses_they_always_gave(tmp_path):
     world.write_concept(tmp_path / "images", "ink", 8, seed=0)
-    asked = config.from_mapping(
+    asked = training.from_mapping(
         {
             "train_data_dir": tmp_path / "images",
             "base_model": EMBEDDED,
@@ -57,7 +57,7 @@ def test_twenty_steps_give_the_losses_they_always_gave(tmp_path):
             "min_snr_gamma": 5.0,
         }
     )
-    folder = folders.begin(asked.output.output_dir, config.to_yaml(asked))
+    folder = folders.begin(asked.output.output_dir, training.to_yaml(asked))
     assert job.run(folder.path) == job.FINISHED
     losses = [
         event.loss

@@ -21,9 +21,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import config
 from lora_trainer.jobs.start import note_death, start_worker
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
 from tests.hardening import faults
 from tests.hardening.harness import Run, in_child, main, rehearse
 from tests.hardening.stages import STAGES, TRAINING, Stage, training_settings
@@ -140,7 +140,7 @@ def _kill_a_real_worker(run: Run, place: Path, expected: Any) -> None:
     finish.
     """
     with prepared(TRAINING, place) as root:
-        folder = folders.begin(root / "runs" / "ink", config.to_yaml(training_settings(root)))
+        folder = folders.begin(root / "runs" / "ink", training.to_yaml(training_settings(root)))
         moments = []
         for _ in range(2):
             if folder.read_state().status == "finished":

@@ -22,12 +22,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_trainer import caption_config, config, environment
+from lora_trainer import environment
 from lora_trainer.captioning import clip, wd
 from lora_trainer.checkpoint.detect import detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.header import TensorInfo
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.check.alike import clusters
 from lora_trainer.dataset.check.measure import Measures, measure_all
@@ -46,6 +45,8 @@ from lora_trainer.lora.file import encode_header
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request, take_requests
+from lora_trainer.settings import captioning, training
+from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.training import resume, stored
 from lora_trainer.webui import checkpoints, handover, known_images, pace, sidecar, tries, uploads
 from lora_trainer.webui.checkpoints import Checkpoints
@@ -223,7 +224,7 @@ def _full_config(run: RunFolder) -> None:
         "sample_prompts": ["a fox"],
         "learning_rate": 1e-4,
     }
-    run.config.write_text(config.to_yaml(config.from_mapping(values)), encoding="utf-8")
+    run.config.write_text(training.to_yaml(training.from_mapping(values)), encoding="utf-8")
 
 
 def _look_at_runs(folder: Path, path: Path) -> None:
@@ -245,7 +246,7 @@ def _look_at_runs(folder: Path, path: Path) -> None:
         listing,
         lambda: history.curve("hurt"),
         run.read_state,
-        lambda: config.read(run.config),
+        lambda: training.read(run.config),
         lambda: is_orphan(run),
         lambda: list(pace.Pace(folder / "runs")._records()),
         lambda: Loras(PaintingHost(folder), history).listing(),
@@ -257,7 +258,7 @@ def _captions_run(folder: Path) -> Path:
     run.config.unlink()
     values = {"input": str(folder), "captioner": "blip", "trigger": "zorb", "prefix": "a photo of"}
     run.caption_config.write_text(
-        caption_config.to_yaml(caption_config.from_mapping(values)), encoding="utf-8"
+        captioning.to_yaml(captioning.from_mapping(values)), encoding="utf-8"
     )
     return run.caption_config
 
@@ -870,7 +871,7 @@ READERS: tuple[Reader, ...] = (
         name="caption.yaml",
         make=_captions_run,
         read=lambda folder, path: _each(
-            lambda: _look_at_runs(folder, path), lambda: caption_config.read(path)
+            lambda: _look_at_runs(folder, path), lambda: captioning.read(path)
         ),
         form="text",
     ),

@@ -25,7 +25,7 @@ from unittest import mock
 from PIL import Image
 from safetensors import safe_open
 
-from lora_trainer import caption_config, config, environment, installation
+from lora_trainer import environment, installation
 from lora_trainer.dataset import authors
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.jobs import keeper, trash
@@ -36,6 +36,7 @@ from lora_trainer.packages import Package
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import captioning, training
 from lora_trainer.webui import http, uploads
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
@@ -112,7 +113,7 @@ def _gone(folder: Path, *paths: str) -> list[str]:
 IMAGES = 5
 
 
-def training_settings(root: Path) -> config.RunConfig:
+def training_settings(root: Path) -> training.RunConfig:
     values = {
         "train_data_dir": str(root / "images"),
         "base_model": str(tiny_checkpoint("sd1")),
@@ -130,7 +131,7 @@ def training_settings(root: Path) -> config.RunConfig:
         "device": "cpu",
         "target_modules": ["to_q", "to_v"],
     }
-    return config.from_mapping(values)
+    return training.from_mapping(values)
 
 
 def _prepare_training(root: Path) -> None:
@@ -147,7 +148,7 @@ def _train(root: Path) -> str:
     """
     folder = RunFolder(root / "runs" / "ink")
     if not folder.config.exists():
-        folders.begin(folder.path, config.to_yaml(training_settings(root)))
+        folders.begin(folder.path, training.to_yaml(training_settings(root)))
     return "finished" if folder.read_state().status == "finished" else _work(folder)
 
 
@@ -266,10 +267,10 @@ def _caption(root: Path) -> str:
     """A caption job, as the worker does it, with a captioner that says how bright a picture is; it
     writes after every batch.
     """
-    settings = caption_config.from_mapping(
+    settings = captioning.from_mapping(
         {"input": str(root / "images"), "captioner": "blip", "batch_size": 2, "device": "cpu"}
     )
-    folder = folders.begin_captioning(root / "runs" / "captions", caption_config.to_yaml(settings))
+    folder = folders.begin_captioning(root / "runs" / "captions", captioning.to_yaml(settings))
 
     def load(mine: caption_job.CaptionJob) -> None:
         mine.captioner = Says()  # type: ignore[assignment]
@@ -572,7 +573,7 @@ def _prepare_keeping(root: Path) -> None:
         folder = root / "runs" / name
         (folder / "state").mkdir(parents=True)
         (folder / "config.yaml").write_text(
-            config.to_yaml(training_settings(root)), encoding="utf-8"
+            training.to_yaml(training_settings(root)), encoding="utf-8"
         )
         (folder / "state" / "step00000002.pt").write_bytes(b"learned")
     draw_images(root / "datasets" / "fox", 2)

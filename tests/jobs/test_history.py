@@ -16,7 +16,7 @@ from lora_trainer.runs.events import Failed, read_events, to_line
 from lora_trainer.runs.requests import send_request
 from lora_trainer.runs.state import fold
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
-from tests.test_config import BROKEN_YAML
+from tests.settings.test_training import BROKEN_YAML
 
 
 def test_runs_are_listed_newest_first(tmp_path):

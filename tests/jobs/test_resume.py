@@ -1,14 +1,15 @@
 import pytest
 
-from lora_trainer import config, files
+from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.jobs.resume import prepare
 from lora_trainer.runs import events
+from lora_trainer.settings import training
 from tests.jobs.logs import FINISHED, TRAINED, write_run
 
 
 def written(folder):
-    return config.read(folder.config)
+    return training.read(folder.config)
 
 
 def test_a_stopped_run_goes_on_with_its_settings_as_they_are(tmp_path):

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import LoraSettings
 from lora_trainer.errors import ConfigError, LoraFileError
 from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.lora.names import module_names
+from lora_trainer.settings.training import LoraSettings
 from tests.lora.test_names import full_size_parts
 from tests.tiny import tiny_parts
 

@@ -9,7 +9,6 @@ import safetensors.torch
 import torch
 
 from lora_trainer.__main__ import main
-from lora_trainer.config import LoraSettings
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.lora.apply import effects
@@ -18,6 +17,7 @@ from lora_trainer.lora.describe import describe
 from lora_trainer.lora.export import export, export_diffusers, verify
 from lora_trainer.lora.metadata import build
 from lora_trainer.lora.names import base_layers, module_names
+from lora_trainer.settings.training import LoraSettings
 from tests.lora.test_adapters import fill
 from tests.lora.test_export import FEW
 from tests.lora.test_metadata import config, facts

@@ -11,7 +11,6 @@ import safetensors.torch
 import torch
 
 from lora_trainer.checkpoint.load import open_checkpoint
-from lora_trainer.config import LoraSettings
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.adapters import add_adapters
@@ -19,6 +18,7 @@ from lora_trainer.lora.describe import describe
 from lora_trainer.lora.export import export, export_diffusers
 from lora_trainer.lora.metadata import build
 from lora_trainer.lora.names import base_layers, diffusers_names
+from lora_trainer.settings.training import LoraSettings
 from tests.checkpoint.samples import safetensors_bytes
 from tests.checkpoint.test_header import mutated
 from tests.lora.test_adapters import fill

@@ -12,7 +12,6 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLP
 from safetensors import safe_open
 
 from lora_trainer.checkpoint.parts import Parts
-from lora_trainer.config import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora import export as export_module
 from lora_trainer.lora.adapters import Adapters, add_adapters
@@ -24,6 +23,7 @@ from lora_trainer.lora.names import (
     part_models,
     webui_name,
 )
+from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from tests.lora.test_adapters import fill, predictions
 from tests.tiny import tiny_parts
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from lora_trainer.config import RunConfig, from_mapping
 from lora_trainer.lora.metadata import FolderFacts, TrainingFacts, build, distinct, tag_frequency
+from lora_trainer.settings.training import RunConfig, from_mapping
 
 
 def config(**changes: Any) -> RunConfig:

@@ -6,10 +6,10 @@ import pytest
 
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
-from lora_trainer.config import LoraSettings
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.settings.training import LoraSettings
 from tests.made import tiny_checkpoint
 
 SETTINGS = {

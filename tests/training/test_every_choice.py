@@ -15,15 +15,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from lora_trainer import config
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule
-from lora_trainer.config import GROUPS, RunConfig
 from lora_trainer.dataset.buckets import assign
 from lora_trainer.dataset.findings import error, refuse
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.lora.adapters import Adapters, add_adapters
+from lora_trainer.settings import training
+from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
 from lora_trainer.training.device import choose_precision
 from lora_trainer.training.encode import encode_captions
@@ -202,7 +202,7 @@ def test_every_setting_with_choices_is_looked_at() -> None:
 def test_no_two_choices_come_to_the_same(name: str, marked: Path) -> None:
     needed = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "run"}
     effects = {
-        choice: EFFECTS[name](config.from_mapping({**needed, name: choice}), marked)
+        choice: EFFECTS[name](training.from_mapping({**needed, name: choice}), marked)
         for choice in CHOICES[name]
     }
     told = list(effects.values())

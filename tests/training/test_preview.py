@@ -6,8 +6,8 @@ from PIL import Image
 
 from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
-from lora_trainer.config import LoraSettings, SampleSettings
 from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.settings.training import LoraSettings, SampleSettings
 from lora_trainer.training import preview
 from lora_trainer.training.encode import encode_captions
 from lora_trainer.training.schedule import NoiseLevels

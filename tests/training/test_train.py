@@ -7,13 +7,18 @@ from typing import get_args
 import pytest
 import torch
 
-from lora_trainer import config
 from lora_trainer.checkpoint.tokenizer import load_tokenizers
-from lora_trainer.config import CheckpointSettings, DatasetSettings, LoraSettings, TrainingSettings
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import ConfigError, NotFinite
 from lora_trainer.lora.adapters import add_adapters
+from lora_trainer.settings import training
+from lora_trainer.settings.training import (
+    CheckpointSettings,
+    DatasetSettings,
+    LoraSettings,
+    TrainingSettings,
+)
 from lora_trainer.training import train
 from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
 from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
@@ -311,7 +316,7 @@ def rates_of(tmp_path, **changes):
 
 
 def test_each_schedule_and_each_of_its_settings_gives_rates_of_its_own(tmp_path):
-    different = [{"lr_scheduler": name} for name in get_args(config.Scheduler)]
+    different = [{"lr_scheduler": name} for name in get_args(training.Scheduler)]
     different += [
         {"lr_scheduler": "constant", "lr_warmup_steps": 3},
         {"lr_scheduler": "cosine_with_restarts", "lr_scheduler_num_cycles": 2},
@@ -322,7 +327,7 @@ def test_each_schedule_and_each_of_its_settings_gives_rates_of_its_own(tmp_path)
 
 def test_a_schedule_that_is_no_longer_offered_names_what_does_the_same():
     with pytest.raises(ConfigError, match="lr_scheduler is 'constant_with_warmup'") as caught:
-        config.TrainingSettings(lr_scheduler="constant_with_warmup")
+        training.TrainingSettings(lr_scheduler="constant_with_warmup")
     assert "Use constant, with lr_warmup_steps above 0" in str(caught.value.hint)
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from lora_trainer import config, files
+from lora_trainer import files
 from lora_trainer.errors import DatasetError
 from lora_trainer.jobs.keeper import KeeperOptions
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.handover import HandOver
 from lora_trainer.webui.host import HostDevice
@@ -67,11 +68,11 @@ class Desk:
             clock=lambda: self.now,
         )
 
-    def settings_of(self, wish: Any) -> config.RunConfig:
+    def settings_of(self, wish: Any) -> training.RunConfig:
         if not wish.get("dataset"):
             raise DatasetError("no images are chosen", hint="Add images first, under Images.")
         target = folders.free_name(self.data.folder("runs") / wish["name"])
-        return config.from_mapping(
+        return training.from_mapping(
             {
                 "train_data_dir": "/images",
                 "base_model": "/base.safetensors",

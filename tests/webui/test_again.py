@@ -6,10 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from lora_trainer import config
 from lora_trainer.errors import RunError
 from lora_trainer.jobs.history import History
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
 from lora_trainer.webui.again import draft_of
 from lora_trainer.webui.plan import RunWish, plan, run_config
 from tests.jobs.logs import FINISHED, append
@@ -33,10 +33,10 @@ def studio(tmp_path):
     made.runs.entry = history.entry
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
     run = run_config(made, RunWish(dataset="discs", name="ink", settings=asked))
-    done = config.settle(run, 64, 40).replace(
+    done = training.settle(run, 64, 40).replace(
         prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no"
     )
-    folder = folders.begin(run.output.output_dir, config.to_yaml(done))
+    folder = folders.begin(run.output.output_dir, training.to_yaml(done))
     append(folder, *FINISHED)
     return made
 

@@ -8,10 +8,10 @@ import dataclasses
 
 import pytest
 
-from lora_trainer import config
+from lora_trainer.settings import training
 from lora_trainer.webui import form
 
-ALL_KEYS = {item.name for _, group in config.GROUPS for item in dataclasses.fields(group)}
+ALL_KEYS = {item.name for _, group in training.GROUPS for item in dataclasses.fields(group)}
 
 
 def fields(language="en"):
@@ -30,7 +30,7 @@ def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
     assert len({field["label"] for field in shown.values()}) == len(shown)
     for key, field in shown.items():
         assert "_" not in field["label"] and field["label"][0].isupper(), key
-        own = form.HELPS.get(key) or config.documentation()[key]
+        own = form.HELPS.get(key) or training.documentation()[key]
         assert field["help"].split()[:2] == own.split()[:2] or "\u201c" in field["help"]
 
 
@@ -165,10 +165,10 @@ def test_bounds_and_defaults_are_the_configs_own():
 
 def test_every_default_is_accepted_back():
     values = {key: field["default"] for key, field in fields().items()}
-    asked = config.from_mapping(
+    asked = training.from_mapping(
         {**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"}
     )
-    assert asked == config.from_mapping(
+    assert asked == training.from_mapping(
         {"train_data_dir": "a", "base_model": "b", "output_dir": "c"}
     )
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from lora_trainer import config
 from lora_trainer.runs import events
+from lora_trainer.settings import training
 from lora_trainer.webui.pace import Pace, kind_of
 from tests.jobs.logs import append, write_run
 
@@ -34,7 +34,7 @@ def run(tmp_path):
 
 def seconds(run, images=40.0, preview_rounds=0):
     return Pace(run.path.parent).seconds(
-        kind_of(config.read(run.config), "sd1", 64), images, preview_rounds
+        kind_of(training.read(run.config), "sd1", 64), images, preview_rounds
     )
 
 

@@ -11,13 +11,13 @@ from math import prod
 import pytest
 from PIL import Image
 
-from lora_trainer import config
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training
 from lora_trainer.webui import forecast
 from lora_trainer.webui import plan as planning
 from lora_trainer.webui.plan import RunWish, plan, run_config
@@ -71,7 +71,7 @@ def test_the_plan_is_what_the_worker_then_does(studio):
     made = plan(studio, asked)
     assert made.ok and told(made) == []
     run = run_config(studio, asked)
-    folder = folders.begin(run.output.output_dir, config.to_yaml(run))
+    folder = folders.begin(run.output.output_dir, training.to_yaml(run))
     assert job.run(folder.path) == 0
     state = folder.read_state()
     assert (
@@ -80,7 +80,7 @@ def test_the_plan_is_what_the_worker_then_does(studio):
         == (9, "models/Lora/My_discs.safetensors")
     )
     assert state.delivered == str(studio.host.models / "Lora" / "My_discs.safetensors")
-    resolved = config.to_mapping(config.read(folder.config))
+    resolved = training.to_mapping(training.read(folder.config))
     assert {key: resolved[key] for key in made.resolved} == made.resolved
     tensors = read_header(folder.path / state.file).tensors
     weights = sum(prod(info.shape) for name, info in tensors.items() if not name.endswith(".alpha"))
@@ -199,7 +199,7 @@ def earlier_run(studio, images_per_second, **changes):
     asked = run_config(studio, wish("earlier", max_train_steps=200, **changes))
     folder = folders.begin(
         asked.output.output_dir,
-        config.to_yaml(config.settle(asked, asked.dataset.resolution or 64, 200)),
+        training.to_yaml(training.settle(asked, asked.dataset.resolution or 64, 200)),
     )
     writer = events.EventWriter(folder.events)
     writer.write(events.Planned(family="sd1", step_count=200))
@@ -217,7 +217,9 @@ def test_time_comes_from_earlier_runs_of_the_same_kind(studio):
 
 def test_what_comes_before_and_after_the_steps_takes_time_too(studio):
     asked = run_config(studio, wish("earlier", max_train_steps=200))
-    folder = folders.begin(asked.output.output_dir, config.to_yaml(config.settle(asked, 64, 200)))
+    folder = folders.begin(
+        asked.output.output_dir, training.to_yaml(training.settle(asked, 64, 200))
+    )
     moments = iter([0.0, 1.0, 20.0, 30.0, 36.0])
     writer = events.EventWriter(folder.events, clock=lambda: 1000.0 + next(moments))
     for event in (
@@ -256,7 +258,7 @@ def test_disk_counts_what_the_run_will_write(studio):
     )
     made = plan(studio, asked)
     run = run_config(studio, asked)
-    folder = folders.begin(run.output.output_dir, config.to_yaml(run))
+    folder = folders.begin(run.output.output_dir, training.to_yaml(run))
     assert job.run(folder.path) == 0
     written = sum(
         path.stat().st_size

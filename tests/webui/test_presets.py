@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_trainer import config
+from lora_trainer.errors import ConfigError
+from lora_trainer.settings import training
 from lora_trainer.webui import form
 from lora_trainer.webui.presets import FAMILIES, Presets, read
 
@@ -43,10 +44,10 @@ def values_on(preset, family):
 def test_a_preset_is_accepted_by_the_settings_on_every_family(preset, family):
     values = values_on(preset, family)
     assert set(values) <= form.KEYS
-    run = config.from_mapping(
+    run = training.from_mapping(
         {**values, "train_data_dir": "a", "base_model": "b", "output_dir": "c"}
     )
-    config.require_warmup_fits(run.training, run.training.max_train_steps or 0)
+    training.require_warmup_fits(run.training, run.training.max_train_steps or 0)
     assert run.output.preferred_weight >= 0.5
 
 
@@ -76,7 +77,7 @@ def test_a_browser_gets_plain_values():
 )
 def test_a_preset_that_does_not_fit_is_left_out_with_a_sentence(tmp_path, caplog, text, words):
     (tmp_path / "own.yaml").write_text(text, encoding="utf-8")
-    with pytest.raises(config.ConfigError, match=words):
+    with pytest.raises(ConfigError, match=words):
         read(tmp_path / "own.yaml")
     assert Presets(tmp_path).all == ()
     assert words in caplog.text

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer import config
 from lora_trainer.errors import ConfigError, DatasetError, RunError
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.runs.requests import take_requests
+from lora_trainer.settings import training
 from lora_trainer.webui.data_folder import NotFound
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
 from tests.webui import made_runs
@@ -45,7 +45,7 @@ def test_one_click_is_one_run_in_many_threads_and_processes(desk):
     assert answers == ["ink"] * 8 and [run["id"] for run in desk.runs.listing("en")["runs"]] == [
         "ink"
     ]
-    assert config.read(desk.folder("ink").config).lora.name == "ink"
+    assert training.read(desk.folder("ink").config).lora.name == "ink"
     desk.tick()
     windows[1].keeper.tick()
     assert list(desk.workers) == ["ink"]
@@ -192,7 +192,7 @@ def test_a_finished_run_is_trained_further_and_only_with_fields_of_the_form(desk
             desk.runs.go_on("ink", changes, "en")
     assert desk.runs.queue.read().waiting == ()
     run = desk.runs.go_on("ink", {"max_train_steps": 25}, "en")
-    assert run["status"] == "queued" and config.read(folder.config).training.max_train_steps == 25
+    assert run["status"] == "queued" and training.read(folder.config).training.max_train_steps == 25
 
 
 def test_a_folder_without_readable_settings_does_not_get_into_the_queue(desk):

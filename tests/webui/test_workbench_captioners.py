@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer import caption_config, environment
-from lora_trainer.caption_config import CAPTIONERS, HOST_BLIP
+from lora_trainer import environment
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import captioning
+from lora_trainer.settings.captioning import CAPTIONERS, HOST_BLIP
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.http import Forbidden
 from lora_trainer.webui.workbench_captioners import (
@@ -135,8 +136,8 @@ def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
     )
     # a setting of another captioner is left out
     assert found.max_tokens == 75
-    (tmp_path / "caption.yaml").write_text(caption_config.to_yaml(found), encoding="utf-8")
-    assert caption_config.read(tmp_path / "caption.yaml") == found
+    (tmp_path / "caption.yaml").write_text(captioning.to_yaml(found), encoding="utf-8")
+    assert captioning.read(tmp_path / "caption.yaml") == found
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,10 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from lora_trainer import caption_config
 from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest
+from lora_trainer.settings import captioning
 from lora_trainer.webui import http
 from lora_trainer.webui.contents import key_of
 from lora_trainer.webui.data_folder import DataFolder
@@ -569,7 +569,7 @@ def test_a_captioner_is_started_from_the_page_and_shown_among_the_runs(page, des
     for _ in range(2):
         run = page.post("datasets/fox/caption-run", **body).json()
         assert (run["id"], run["job"], run["status"]) == ("captions-fox", "caption", "queued")
-    settings = caption_config.read(desk.folder("captions-fox").caption_config)
+    settings = captioning.read(desk.folder("captions-fox").caption_config)
     assert (
         settings.input,
         settings.captioner,
@@ -599,7 +599,7 @@ def test_a_captioner_is_started_for_what_is_selected(page, desk):
     def begin(token, **body):
         return page.post("datasets/fox/caption-run", captioner="blip", token=token, **body)
 
-    only = lambda run: caption_config.read(desk.folder(run.json()["id"]).caption_config).only  # noqa: E731
+    only = lambda run: captioning.read(desk.folder(run.json()["id"]).caption_config).only  # noqa: E731
     assert only(
         begin("token number 1", select={"keys": [key_of("c.png"), key_of("a.png"), "gone"]})
     ) == ("c.png", "a.png")

@@ -15,7 +15,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer import caption_config
 from lora_trainer.captioning.captioner import Caption
 from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.images import digest
@@ -23,6 +22,7 @@ from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, S
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import send_request
+from lora_trainer.settings import captioning
 from lora_trainer.worker import caption_job, job
 from lora_trainer.worker.caption_job import CaptionJob
 from lora_trainer.worker.report import Report
@@ -57,17 +57,17 @@ def work(images, says=None, **changes):
     """One caption job in this process, as the worker does it. Returns its outcome and its
     folder.
     """
-    settings = caption_config.from_mapping(
+    settings = captioning.from_mapping(
         {"input": str(images), "captioner": "blip", "batch_size": 2, "device": "cpu", **changes}
     )
     folder = folders.begin_captioning(
-        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+        images / ".lora_trainer" / "captioning", captioning.to_yaml(settings)
     )
     with (
         folders.occupy(folder, {}) as heartbeat,
         contextlib.closing(Report(folder, heartbeat)) as report,
     ):
-        mine = CaptionJob(folder, caption_config.read(folder.caption_config), report)
+        mine = CaptionJob(folder, captioning.read(folder.caption_config), report)
         if says is not None:
             mine._load = lambda: (
                 setattr(mine, "captioner", says),
@@ -424,14 +424,14 @@ def test_a_model_that_does_not_fit_gets_a_sentence(tmp_path, monkeypatch):
 
 def test_where_fp16_is_not_safe_bf16_is_used(tmp_path, monkeypatch):
     class Qwen:
-        settings = caption_config.from_mapping({"input": "x", "captioner": "qwen"})
+        settings = captioning.from_mapping({"input": "x", "captioner": "qwen"})
         model, device = tiny_qwen(), torch.device("cuda")
 
     monkeypatch.setattr(caption_job, "choose_precision", lambda *values: torch.float16)
     assert CaptionJob._precision(Qwen) is torch.bfloat16
     Qwen.device = torch.device("mps")
     assert CaptionJob._precision(Qwen) is torch.float32
-    Qwen.settings = caption_config.from_mapping({"input": "x", "captioner": "blip"})
+    Qwen.settings = captioning.from_mapping({"input": "x", "captioner": "blip"})
     assert CaptionJob._precision(Qwen) is torch.float16
 
 
@@ -526,11 +526,11 @@ def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
         def stop_asked(self):
             return next(asked, True) and super().stop_asked()
 
-    settings = caption_config.from_mapping(
+    settings = captioning.from_mapping(
         {"input": str(images), "captioner": "wd", "model": str(tiny_tagger()), "device": "cpu"}
     )
     folder = folders.begin_captioning(
-        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+        images / ".lora_trainer" / "captioning", captioning.to_yaml(settings)
     )
     with (
         folders.occupy(folder, {}) as heartbeat,
@@ -650,11 +650,11 @@ def test_no_caption_is_lost_for_an_embeddings_sake(tmp_path, monkeypatch):
 
 def test_a_failure_is_told_with_its_hint(tmp_path):
     images = draw(tmp_path / "images", 2)
-    settings = caption_config.from_mapping(
+    settings = captioning.from_mapping(
         {"input": str(images), "captioner": "blip", "model": str(tmp_path)}
     )
     folder = folders.begin_captioning(
-        images / ".lora_trainer" / "captioning", caption_config.to_yaml(settings)
+        images / ".lora_trainer" / "captioning", captioning.to_yaml(settings)
     )
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

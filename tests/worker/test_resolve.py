@@ -2,15 +2,15 @@ from types import SimpleNamespace
 
 import torch
 
-from lora_trainer import config
 from lora_trainer.checkpoint.parts import NoiseSchedule
+from lora_trainer.settings import training
 from lora_trainer.worker.resolve import resolve
 
 CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule())
 
 
 def resolved(resolution, **values):
-    asked = config.from_mapping(
+    asked = training.from_mapping(
         {"train_data_dir": "a", "base_model": "b", "output_dir": "c", **values}
     )
     return resolve(asked, CHECKPOINT, resolution, torch.float32, 100)

@@ -10,11 +10,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from lora_trainer import config
 from lora_trainer.jobs.start import note_death
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import EventWriter
 from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.settings import training
 from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
 from lora_trainer.worker.report import Report
@@ -23,7 +23,9 @@ from tests.made import begin, losses
 
 
 def change(folder, **changes):
-    folder.config.write_text(config.to_yaml(config.read(folder.config, changes)), encoding="utf-8")
+    folder.config.write_text(
+        training.to_yaml(training.read(folder.config, changes)), encoding="utf-8"
+    )
 
 
 def at_step(folder, step, monkeypatch, *kinds):

@@ -14,11 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 
-from lora_trainer import config
 from lora_trainer.jobs import resume
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.settings import training
 from lora_trainer.worker import job
 from lora_trainer.worker.report import Report
 from lora_trainer.worker.training_job import TrainingJob
@@ -167,7 +167,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_save(tmp_path, monkeypatch)
 def test_the_resolved_config_reproduces_the_run(tmp_path):
     first = begin(tmp_path, "first")
     job.run(first.path)
-    resolved = config.read(first.config)
+    resolved = training.read(first.config)
     assert resolved.dataset.resolution == 64  # what the checkpoint's metadata says
     assert (resolved.lora.name, resolved.lora.lora_alpha, resolved.training.max_train_steps) == (
         "first",
@@ -179,7 +179,7 @@ def test_the_resolved_config_reproduces_the_run(tmp_path):
         "no",
     )
     again = resolved.replace(output_dir=str(tmp_path / "again"))
-    folder = folders.begin(again.output.output_dir, config.to_yaml(again))
+    folder = folders.begin(again.output.output_dir, training.to_yaml(again))
     job.run(folder.path)
     assert losses(folder) == losses(first)
 

@@ -56,7 +56,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.config import DatasetSettings
 from lora_trainer.dataset import findings as reporting
 from lora_trainer.dataset.check.alike import near_duplicates, variety
 from lora_trainer.dataset.check.judge import Picture, is_blurred, picture_findings, unreadable
@@ -71,6 +70,7 @@ from lora_trainer.dataset.scan import unsupported, without_masks
 from lora_trainer.dataset.sources import fill_in, read_captions
 from lora_trainer.dataset.template import Vocabulary, vocabulary_findings
 from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
 
 log = logging.getLogger(__name__)
 

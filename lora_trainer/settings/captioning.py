@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from lora_trainer import config
-from lora_trainer.config import Settings, setting
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import schema
+from lora_trainer.settings.schema import Settings, device_problems, setting
 
 CaptionerName = Literal["blip-large", "blip", "qwen", "clip", "wd"]
 CaptionFormat = Literal["auto", "csv", "txt", "jsonl"]
@@ -235,7 +235,7 @@ class CaptionSettings(Settings):
             yield ConfigError(
                 "output {output} does not end in {ends}", hint=hint, output=self.output, ends=ends
             )
-        yield from config.device_problems(self.device)
+        yield from device_problems(self.device)
 
     @property
     def info(self) -> CaptionerInfo:
@@ -263,7 +263,7 @@ model, prefix, suffix and trigger.
 
 def read(path: Path) -> CaptionSettings:
     """The settings in a caption.yaml. Raises ConfigError with every problem in it."""
-    return from_mapping(config.read_mapping(path), source=str(path))
+    return from_mapping(schema.read_mapping(path), source=str(path))
 
 
 def from_mapping(
@@ -273,12 +273,12 @@ def from_mapping(
     Raises one ConfigError with all problems.
     """
     return cast(
-        "CaptionSettings", config.groups_from_mapping(GROUPS, values, source, base)["captioning"]
+        "CaptionSettings", schema.groups_from_mapping(GROUPS, values, source, base)["captioning"]
     )
 
 
 def to_yaml(settings: CaptionSettings) -> str:
-    return config.dump(config.group_to_mapping(settings))
+    return schema.dump(schema.group_to_mapping(settings))
 
 
 def fingerprint(settings: CaptionSettings, vocabulary: str = "") -> str:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import __main__ as command_line
-from lora_trainer import caption_config, config
-from lora_trainer.caption_config import CAPTIONERS, CaptionSettings, fingerprint, from_mapping
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import captioning, schema
+from lora_trainer.settings.captioning import CAPTIONERS, CaptionSettings, fingerprint, from_mapping
 
 ROOT = Path(__file__).resolve().parent.parent
 ASKED = {
@@ -25,8 +25,8 @@ ASKED = {
 
 def test_settings_survive_their_yaml(tmp_path):
     settings = from_mapping(ASKED, base=tmp_path)
-    (tmp_path / "caption.yaml").write_text(caption_config.to_yaml(settings), encoding="utf-8")
-    assert caption_config.read(tmp_path / "caption.yaml") == settings
+    (tmp_path / "caption.yaml").write_text(captioning.to_yaml(settings), encoding="utf-8")
+    assert captioning.read(tmp_path / "caption.yaml") == settings
     assert (settings.input, settings.threshold, settings.exclude, settings.output) == (
         tmp_path / "pictures",
         0.4,
@@ -66,7 +66,7 @@ def test_the_input_is_required():
 
 
 def test_every_setting_and_captioner_says_what_it_is():
-    texts = config.documentation_of(CaptionSettings)
+    texts = schema.documentation_of(CaptionSettings)
     assert set(texts) == {field.name for field in dataclasses.fields(CaptionSettings)}
     for info in CAPTIONERS.values():
         assert (
@@ -103,7 +103,7 @@ def test_another_vocabulary_is_another_fingerprint():
 
 def test_the_tab_may_import_it_without_torch():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import lora_trainer.caption_config;"
+        "import sys; sys.path.insert(0, sys.argv[1]); import lora_trainer.settings.captioning;"
         " sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False).returncode == 0

@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lora_trainer import config
 from lora_trainer.errors import ConfigError
+from lora_trainer.settings import schema, training
 from tests.made import SEED_1, SEED_2
 
 REQUIRED = {"train_data_dir": "images", "base_model": "base.safetensors", "output_dir": "out"}
@@ -12,7 +12,7 @@ REQUIRED = {"train_data_dir": "images", "base_model": "base.safetensors", "outpu
 
 def problems(values):
     with pytest.raises(ConfigError) as caught:
-        config.from_mapping(values)
+        training.from_mapping(values)
     return {str(problem): str(problem.hint) for problem in caught.value.problems}
 
 
@@ -24,7 +24,7 @@ def one_problem(**values):
 def test_the_first_seed_reads_as_it_is_printed(tmp_path, monkeypatch):
     (tmp_path / "a.yaml").write_text(SEED_1, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    run = config.read(Path("a.yaml"))
+    run = training.read(Path("a.yaml"))
     assert run.dataset.train_data_dir == tmp_path / "data" / "style_train"
     assert run.dataset.metadata_path == tmp_path / "data" / "style_train" / "metadata.csv"
     assert (
@@ -45,11 +45,11 @@ def test_the_first_seed_reads_as_it_is_printed(tmp_path, monkeypatch):
 
 def test_the_second_seed_reads_as_it_is_printed(tmp_path):
     (tmp_path / "b.yaml").write_text(SEED_2, encoding="utf-8")
-    run = config.read(tmp_path / "b.yaml")
+    run = training.read(tmp_path / "b.yaml")
     assert (run.lora.lora_rank, run.training.learning_rate, run.lora.target_modules) == (
         16,
         1.5e-4,
-        config.UNET_TARGETS,
+        training.UNET_TARGETS,
     )
 
 
@@ -125,7 +125,7 @@ def test_a_wrong_value_gets_a_sentence(values, sentence):
 
 
 def test_values_are_read_as_people_write_them():
-    run = config.from_mapping(
+    run = training.from_mapping(
         {
             **REQUIRED,
             "learning_rate": "2e-4",
@@ -141,13 +141,13 @@ def test_values_are_read_as_people_write_them():
         "no",
     )
     assert (run.dataset.resolution, run.lora.target_modules) == (None, ("to_q", "to_v"))
-    assert config.from_mapping(
+    assert training.from_mapping(
         {**REQUIRED, "sample_prompts": "a cat, red"}
     ).samples.sample_prompts == ("a cat, red",)
 
 
 def test_yaml_and_settings_are_each_others_inverse(tmp_path):
-    run = config.from_mapping(
+    run = training.from_mapping(
         {
             **REQUIRED,
             "learning_rate": 1.5e-5,
@@ -157,12 +157,12 @@ def test_yaml_and_settings_are_each_others_inverse(tmp_path):
             "trigger_word": "on",
         }
     )
-    (tmp_path / "c.yaml").write_text(config.to_yaml(run), encoding="utf-8")
-    assert config.read(tmp_path / "c.yaml") == run
+    (tmp_path / "c.yaml").write_text(training.to_yaml(run), encoding="utf-8")
+    assert training.read(tmp_path / "c.yaml") == run
 
 
 def test_the_commented_yaml_holds_every_key_and_reads_as_the_defaults():
-    text = config.commented_yaml()
+    text = training.commented_yaml()
     live = yaml.safe_load(text)
     assert set(live) == set(REQUIRED)
     uncommented = yaml.safe_load(
@@ -171,19 +171,19 @@ def test_the_commented_yaml_holds_every_key_and_reads_as_the_defaults():
             for line in text.splitlines()
         )
     )
-    assert config.from_mapping(uncommented) == config.from_mapping(live)
-    assert list(uncommented) == list(config.to_mapping(config.from_mapping(live)))
+    assert training.from_mapping(uncommented) == training.from_mapping(live)
+    assert list(uncommented) == list(training.to_mapping(training.from_mapping(live)))
 
 
 def test_every_setting_is_documented():
-    for key in config.to_mapping(config.from_mapping(REQUIRED)):
-        assert config.documentation()[key].endswith((".", ")")), key
+    for key in training.to_mapping(training.from_mapping(REQUIRED)):
+        assert training.documentation()[key].endswith((".", ")")), key
 
 
 def test_every_name_from_other_trainers_leads_to_a_setting():
-    keys = set(config.documentation())
-    assert set(config.ALIASES.values()) <= keys
-    assert not set(config.ALIASES) & keys
+    keys = set(training.documentation())
+    assert set(schema.ALIASES.values()) <= keys
+    assert not set(schema.ALIASES) & keys
 
 
 @pytest.mark.parametrize(
@@ -198,19 +198,19 @@ def test_a_broken_file_gets_a_sentence(tmp_path, content, sentence):
     path = tmp_path / "x.yaml"
     path.write_text(content)
     with pytest.raises(ConfigError, match=sentence):
-        config.read(path)
+        training.read(path)
 
 
 def test_a_missing_file_gets_a_sentence(tmp_path):
     with pytest.raises(ConfigError, match="there is no file"):
-        config.read(tmp_path / "nothing.yaml")
+        training.read(tmp_path / "nothing.yaml")
 
 
 def test_changes_are_laid_over_the_file_and_checked(tmp_path):
     (tmp_path / "a.yaml").write_text(SEED_1, encoding="utf-8")
-    assert config.read(tmp_path / "a.yaml", {"lora_rank": 4}).lora.lora_rank == 4
+    assert training.read(tmp_path / "a.yaml", {"lora_rank": 4}).lora.lora_rank == 4
     with pytest.raises(ConfigError, match="lora_rank is 0"):
-        config.read(tmp_path / "a.yaml", {"lora_rank": 0})
+        training.read(tmp_path / "a.yaml", {"lora_rank": 0})
 
 
 @pytest.mark.parametrize(
@@ -238,24 +238,24 @@ def test_a_yaml_file_that_cannot_be_read_gets_a_sentence(tmp_path, content, sent
     path = tmp_path / "run.yaml"
     path.write_bytes(content)
     with pytest.raises(ConfigError) as caught:
-        config.read(path)
+        training.read(path)
     assert sentence in str(caught.value) and hint in str(caught.value.hint)
 
 
 def test_a_folder_and_a_toml_file_are_no_yaml(tmp_path):
     with pytest.raises(ConfigError, match="it is a folder"):
-        config.read(tmp_path)
+        training.read(tmp_path)
     toml = tmp_path / "kohya.toml"
     toml.write_text("[training]\nlearning_rate = 1e-4\n", encoding="utf-8")
     with pytest.raises(ConfigError, match="TOML file, as other trainers use"):
-        config.read(toml)
+        training.read(toml)
 
 
 @pytest.mark.parametrize("name", ["con", "NUL.v2", "lpt1", "水" * 60])
 def test_a_name_that_no_file_can_have_is_refused(name):
     with pytest.raises(ConfigError, match=r"a file's name"):
-        config.LoraSettings(name=name)
-    assert config.LoraSettings(name="console").name == "console"
+        training.LoraSettings(name=name)
+    assert training.LoraSettings(name="console").name == "console"
 
 
 @pytest.mark.parametrize("value", [".inf", 10**400, float("inf"), "1e999", float("nan")])
@@ -283,7 +283,7 @@ def test_a_home_that_is_not_there_gets_a_sentence():
 
 def test_a_folder_called_by_a_number_is_a_folder():
     assert (
-        config.from_mapping({**REQUIRED, "train_data_dir": 2024}).dataset.train_data_dir.name
+        training.from_mapping({**REQUIRED, "train_data_dir": 2024}).dataset.train_data_dir.name
         == "2024"
     )
 
@@ -292,7 +292,7 @@ def test_a_run_inside_the_webuis_lora_folder_is_refused(tmp_path):
     for inside in (tmp_path / "Lora", tmp_path / "Lora" / "ink"):
         sentence, _ = one_problem(output_dir=str(inside), lora_dir=str(tmp_path / "Lora"))
         assert "lies in lora_dir" in sentence
-    assert config.from_mapping(
+    assert training.from_mapping(
         {**REQUIRED, "output_dir": str(tmp_path / "Lora-runs"), "lora_dir": str(tmp_path / "Lora")}
     )
 
@@ -312,13 +312,13 @@ def test_a_name_that_becomes_no_file_later_is_refused_now(name):
     ],
 )
 def test_auto_keeps_encoded_images_in_memory_as_far_as_two_gigabytes_go(asked, byte_count, on_disk):
-    assert config.keeps_encoded_on_disk(asked, byte_count) is on_disk
+    assert training.keeps_encoded_on_disk(asked, byte_count) is on_disk
 
 
 def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
     # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
-    assert config.encoded_bytes(512 * 512, 0, mirrored=False) == 131_072
-    assert config.encoded_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
+    assert training.encoded_bytes(512 * 512, 0, mirrored=False) == 131_072
+    assert training.encoded_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
 
 
 PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"
@@ -336,7 +336,8 @@ PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"
 def test_pasted_quotes_are_no_part_of_a_path(tmp_path, text):
     (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
     assert (
-        config.read(tmp_path / "a.yaml").dataset.train_data_dir == Path.cwd() / "data" / "my style"
+        training.read(tmp_path / "a.yaml").dataset.train_data_dir
+        == Path.cwd() / "data" / "my style"
     )
 
 
@@ -350,7 +351,7 @@ def test_pasted_quotes_are_no_part_of_a_path(tmp_path, text):
 def test_a_windows_path_in_double_quotes_is_told_with_its_mend(tmp_path, text, sentence):
     (tmp_path / "a.yaml").write_text(PASTED.format(text), encoding="utf-8")
     with pytest.raises(ConfigError, match=sentence) as caught:
-        config.read(tmp_path / "a.yaml")
+        training.read(tmp_path / "a.yaml")
     assert "Put the path in single quotes, or write / for \\." in str(caught.value.hint)
 
 
@@ -373,5 +374,5 @@ BROKEN_YAML = {
 def test_a_file_that_nobody_wrote_by_hand_is_a_sentence(tmp_path, what):
     (tmp_path / "a.yaml").write_text(BROKEN_YAML[what], encoding="utf-8")
     with pytest.raises(ConfigError) as caught:
-        config.read(tmp_path / "a.yaml")
+        training.read(tmp_path / "a.yaml")
     caught.value.report().encode("utf-8")

@@ -1,0 +1,3 @@
+"""Every setting of a run, once: `schema` is the machinery, `training` and `captioning` hold the
+fields.
+"""

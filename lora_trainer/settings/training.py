@@ -1,0 +1,548 @@
+"""What a training run is: every setting, its meaning, its bounds; and the YAML file with them.
+
+`RunConfig` is the sum of the groups below. The commented YAML of `lora_trainer init`, README's
+table and the tab's help are made from the text under each field.
+
+    read(path)          -> RunConfig      YAML -> checked settings; raises one ConfigError that
+                                          lists everything wrong
+    from_mapping(dict)  -> RunConfig      the same for values that are already parsed
+    to_mapping(config)  -> dict           the flat keys again; from_mapping(to_mapping(c)) == c
+    commented_yaml()    -> str            every key with its meaning and its default
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_trainer.errors import ConfigError
+from lora_trainer.settings import schema
+from lora_trainer.settings.schema import Settings, device_problems, setting
+
+UNET_TARGETS = (
+    "to_q",
+    "to_k",
+    "to_v",
+    "to_out.0",
+    "proj_in",
+    "proj_out",
+    "ff.net.0.proj",
+    "ff.net.2",
+)
+"""The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8
+(kohya's default set).
+"""
+TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
+
+Scheduler = Literal["constant", "linear", "cosine", "cosine_with_restarts", "polynomial"]
+Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
+
+FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
+FIXED_BY_THE_FIRST_STEP = (
+    "lora_rank",
+    "target_modules",
+    "train_text_encoder",
+    "text_encoder_targets",
+)
+"""Settings that the learned weights have taken their shape from: a run that is resumed cannot
+change them.
+"""
+RESERVED_ON_WINDOWS = {
+    "CON",
+    "PRN",
+    "AUX",
+    "NUL",
+    *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
+}
+MOST_IN_MEMORY = 2 * 2**30
+"""Bytes of encoded images that are kept in memory when cache_latents is auto."""
+LONGEST_NAME = 150
+"""In bytes: the step, the suffix and the process of a file that is being written are added, and
+file systems hold 255.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings(Settings):
+    """Images and captions"""
+
+    train_data_dir: Path = setting(example="./data/my_style")
+    """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all
+    understood.
+    """
+    metadata_path: Path | None = setting(None)
+    """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
+    train_data_dir, else the texts beside the images, else a table by another name.
+    """
+    trigger_word: str = setting("")
+    """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks
+    it.
+    """
+    resolution: int | None = setting(
+        None, at_least=64, at_most=4096, hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL."
+    )
+    """Training size in pixels: the area is resolution x resolution. auto: 512 (SD1, SD2), 768
+    (SD2-v), 1024 (SDXL).
+    """
+    repeats: int = setting(1, at_least=1, at_most=10000)
+    """How often each image is seen in one epoch. A kohya folder name ("10_name") overrides it for
+    that folder.
+    """
+    enable_bucket: bool = setting(True, advanced=True)
+    """Train each image near its own aspect ratio. Off: every image is cropped to a square."""
+    bucket_step: int = setting(64, at_least=8, at_most=256, advanced=True)
+    """Bucket sides are multiples of this many pixels (a multiple of 8)."""
+    min_bucket_side: int | None = setting(None, at_least=32, at_most=4096, advanced=True)
+    """Shortest side of a bucket in pixels. auto: half the resolution."""
+    max_bucket_side: int | None = setting(None, at_least=64, at_most=8192, advanced=True)
+    """Longest side of a bucket in pixels. auto: twice the resolution."""
+    max_upscale: float = setting(2.0, at_least=1.0, at_most=16.0, advanced=True)
+    """A small image is enlarged at most this many times; beyond that it is trained in a smaller
+    bucket.
+    """
+    caption_dropout: float = setting(
+        0.0, at_least=0.0, at_most=1.0, hint="0.05 to 0.1 is usual.", advanced=True
+    )
+    """Share of the steps in which an image is trained without its caption."""
+    shuffle_caption: bool = setting(False, advanced=True)
+    """Put the comma-separated parts of each caption in a new order each time."""
+    keep_tokens: int = setting(0, at_least=0, at_most=100, advanced=True)
+    """With shuffle_caption: this many parts at the start stay where they are. The trigger word
+    counts as one.
+    """
+    flip_augmentation: bool = setting(False, advanced=True)
+    """Mirror each image at random. Not for faces, lettering or anything with a left and a right."""
+    background: str = setting("white", advanced=True)
+    """What shows through transparent pixels: white, black, grey or a colour such as #f0e8d0."""
+    on_bad_data: Literal["stop", "skip"] = setting("stop")
+    """stop: list every unusable image or caption and do not start. skip: list them and train
+    without them.
+    """
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        if self.bucket_step % 8:
+            yield ConfigError(
+                "bucket_step is {value}",
+                hint="Use a multiple of 8, usually 64.",
+                value=self.bucket_step,
+            )
+        low, high = self.min_bucket_side, self.max_bucket_side
+        if low and high and low > high:
+            yield ConfigError(
+                "min_bucket_side is {low}, above max_bucket_side {high}",
+                hint="Leave both at auto.",
+                low=low,
+                high=high,
+            )
+        size = self.resolution
+        if self.enable_bucket and size and low is not None and low > size:
+            yield ConfigError(
+                "min_bucket_side is {low}, above resolution {size}",
+                hint="Leave it at auto: half the resolution.",
+                low=low,
+                size=size,
+            )
+        if self.enable_bucket and size and high is not None and high < size:
+            hint = "Leave it at auto: twice the resolution."
+            yield ConfigError(
+                "max_bucket_side is {high}, below resolution {size}",
+                hint=hint,
+                high=high,
+                size=size,
+            )
+        if self.resolution and self.resolution % 8:
+            yield ConfigError(
+                "resolution is {value}",
+                hint="Use a multiple of 64, such as 512, 768 or 1024.",
+                value=self.resolution,
+            )
+        if not _is_colour(self.background):
+            yield ConfigError(
+                "background is {value!r}",
+                hint="Use white, black, grey or a colour such as #f0e8d0.",
+                value=self.background,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointSettings(Settings):
+    """Base model"""
+
+    base_model: Path = setting(example="./models/Stable-diffusion/v1-5-pruned.safetensors")
+    """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
+    """
+    vae: Path | None = setting(None)
+    """A separate VAE file. auto: the one inside the checkpoint."""
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting("auto", advanced=True)
+    """What the model was trained to predict. auto: read from the checkpoint."""
+    zero_terminal_snr: bool | None = setting(None, advanced=True)
+    """Rescale the noise schedule to end in pure noise. auto: as the checkpoint asks."""
+    clip_skip: int = setting(
+        1, at_least=1, at_most=12, hint="1 for most models, 2 for many anime models."
+    )
+    """The text encoder's layer to use, counted from the end: the same number as in the WebUI. SDXL
+    always uses its own.
+    """
+    max_token_length: Literal[75, 150, 225] = setting(75)
+    """Longest caption in tokens. Longer ones are encoded in pieces of 75, as the WebUI does."""
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", advanced=True)
+    """Number format of the frozen model. auto: bf16 where the device is good at it, else fp16 on a
+    GPU, else no (float32).
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """LoRA"""
+
+    name: str = setting("")
+    """The LoRA's name, as in <lora:NAME:0.7>. Empty: the name of output_dir."""
+    lora_rank: int = setting(8, at_least=1, at_most=1024, hint="Use 4 to 64; 8 suits most styles.")
+    """Size of the low-rank matrices. 8 holds most styles and characters; 16 to 32 keeps more
+    detail, in a larger file.
+    """
+    lora_alpha: float | None = setting(
+        None,
+        above=0.0,
+        at_most=4096.0,
+        hint="Leave it at auto, or use the rank or half of it.",
+        advanced=True,
+    )
+    """Scale of the LoRA: its effect is alpha / rank. auto: equal to the rank."""
+    lora_dropout: float = setting(
+        0.0, at_least=0.0, at_most=0.9, hint="0 to 0.1 is usual.", advanced=True
+    )
+    """Share of the LoRA's inputs left out at random in each step, against overfitting."""
+    target_modules: tuple[str, ...] = setting(UNET_TARGETS, advanced=True)
+    """Which layers of the UNet learn, by the end of their names. The default set is the whole
+    attention block (192 layers in SD1.5).
+    """
+    train_text_encoder: bool = setting(False, advanced=True)
+    """Train the text encoder too. Helps with a new word for a character; overfits sooner."""
+    text_encoder_targets: tuple[str, ...] = setting(TEXT_ENCODER_TARGETS, advanced=True)
+    """Which layers of the text encoder learn, with train_text_encoder."""
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        if not self.target_modules and not (self.train_text_encoder and self.text_encoder_targets):
+            yield ConfigError(
+                "target_modules is empty, so nothing would be trained",
+                hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].",
+            )
+        bad = sorted(
+            character
+            for character in set(self.name)
+            if character in FORBIDDEN_IN_NAMES or not character.isprintable()
+        )
+        if bad:
+            characters = " ".join(
+                character if character.isprintable() else repr(character) for character in bad
+            )
+            yield ConfigError(
+                "name {name!r} contains {characters}, which <lora:NAME:0.7> cannot hold",
+                hint="Use letters, digits, - and _.",
+                name=self.name,
+                characters=characters,
+            )
+        if len(self.name.encode()) > LONGEST_NAME:
+            yield ConfigError(
+                "name is longer than a file's name can be",
+                hint="Use a short one: letters, digits, - and _.",
+            )
+        if self.name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
+            yield ConfigError(
+                "name {name!r} cannot be a file's name on Windows",
+                hint="Use another word.",
+                name=self.name,
+            )
+        if self.name != self.name.strip() or self.name.startswith(".") or self.name.endswith("."):
+            yield ConfigError(
+                "name {name!r} starts or ends with a space or a dot",
+                hint="Use letters, digits, - and _.",
+                name=self.name,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Settings):
+    """Training"""
+
+    batch_size: int = setting(1, at_least=1, at_most=256, hint="1 to 4 on a consumer card.")
+    """Images per step. More is smoother and needs more memory."""
+    epochs: int = setting(10, at_least=1, at_most=100000)
+    """How often the whole dataset is gone through."""
+    max_train_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
+    """End after this many steps, whatever epochs says. auto: epochs decides."""
+    learning_rate: float = setting(
+        1e-4, at_least=0.0, at_most=1.0, hint="Use 1e-4 to 3e-4 with AdamW."
+    )
+    """How large the steps of learning are. Too high: broken pictures; too low: nothing learned."""
+    text_encoder_lr: float | None = setting(
+        None, at_least=0.0, at_most=1.0, hint="Use 1e-5 to 5e-5.", advanced=True
+    )
+    """The text encoder's own rate, with train_text_encoder. auto: half of learning_rate."""
+    gradient_accumulation_steps: int = setting(1, at_least=1, at_most=1024, advanced=True)
+    """Batches gathered before each step: the effect of a larger batch_size in the memory of a small
+    one.
+    """
+    gradient_checkpointing: bool = setting(False, advanced=True)
+    """Compute parts twice to save memory: about a quarter slower, about half the memory."""
+    optimizer: Literal["adamw", "adamw8bit"] = setting("adamw", advanced=True)
+    """adamw8bit saves a little memory; it needs the bitsandbytes package and an NVIDIA card."""
+    weight_decay: float = setting(0.01, at_least=0.0, at_most=1.0, advanced=True)
+    """How strongly the LoRA's weights are pulled towards zero."""
+    max_grad_norm: float = setting(1.0, at_least=0.0, at_most=1e6, advanced=True)
+    """Gradients longer than this are shortened to it. 0: never."""
+    lr_scheduler: Scheduler = setting(
+        "constant",
+        hint="Use constant, with lr_warmup_steps above 0: the warm-up works with every scheduler.",
+        advanced=True,
+    )
+    """How the learning rate changes over the run."""
+    lr_warmup_steps: int = setting(0, at_least=0, at_most=1_000_000, advanced=True)
+    """Steps in which the learning rate rises from zero. Works with every scheduler."""
+    lr_scheduler_num_cycles: int = setting(3, at_least=2, at_most=1000, advanced=True)
+    """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once
+    would be cosine.
+    """
+    lr_scheduler_power: float = setting(2.0, above=0.0, at_most=10.0, advanced=True)
+    """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below,
+    later.
+    """
+    min_snr_gamma: float | None = setting(
+        None, above=0.0, at_most=100.0, hint="5 is the paper's value.", advanced=True
+    )
+    """Weigh the noise levels evenly (Min-SNR, arXiv 2303.09556). auto: off; 5 learns faster and
+    more evenly.
+    """
+    noise_offset: float = setting(
+        0.0, at_least=0.0, at_most=1.0, hint="0.03 to 0.1 is usual.", advanced=True
+    )
+    """Lets the model learn very dark and very bright pictures."""
+    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    """The same seed and settings give the same LoRA again."""
+    cache_latents: Literal["auto", "memory", "disk"] = setting("auto", advanced=True)
+    """Where encoded images are kept. auto: in memory, on disk for very large sets."""
+    device: str = setting("auto", advanced=True)
+    """auto, cuda, cuda:1, mps or cpu."""
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        yield from device_problems(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleSettings(Settings):
+    """Preview pictures"""
+
+    sample_prompts: tuple[str, ...] = setting(())
+    """Prompts for preview pictures during training. Without any, the first caption is used for the
+    LoRA's own picture.
+    """
+    sample_negative_prompt: str = setting("")
+    """What the preview pictures should not show."""
+    sample_every: int | None = setting(None, at_least=1, at_most=1_000_000)
+    """Make previews every so many steps. auto: whenever the LoRA is saved, if there are
+    sample_prompts.
+    """
+    sample_steps: int = setting(20, at_least=1, at_most=150, advanced=True)
+    """Sampling steps of a preview."""
+    sample_size: int | None = setting(None, at_least=64, at_most=2048, advanced=True)
+    """Side of a preview in pixels. auto: the training resolution."""
+    sample_strengths: tuple[float, ...] = setting((1.0,), at_least=0.0, at_most=2.0)
+    """LoRA strengths to show, such as [0, 0.5, 1]."""
+    sample_sampler: Sampler = setting("euler_a", advanced=True)
+    """Euler a, DPM++ 2M Karras or DDIM, under the names euler_a, dpmpp_2m_karras, ddim."""
+    sample_guidance: float = setting(7.0, at_least=0.0, at_most=30.0, advanced=True)
+    """CFG scale of the previews."""
+    sample_seed: int = setting(42, at_least=0, at_most=2**32 - 1, advanced=True)
+    """Seed of the previews; the same for each, so that they can be compared."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings(Settings):
+    """Output"""
+
+    output_dir: Path = setting(example="./output/my_style_lora")
+    """The run's own folder: log, checkpoints, previews and the finished LoRA."""
+    save_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
+    """Save the LoRA and the resume point every so many steps. auto: every tenth of the run, at most
+    every 500 steps.
+    """
+    save_epochs: int | None = setting(None, at_least=1, at_most=100_000)
+    """Save the LoRA every so many epochs as well. auto: never."""
+    keep_last: int | None = setting(None, at_least=1, at_most=100_000, advanced=True)
+    """Keep only this many saved steps. auto: all."""
+    lora_dir: Path | None = setting(None)
+    """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but
+    output_dir.
+    """
+    preferred_weight: float = setting(0.7, at_least=0.0, at_most=2.0)
+    """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>."""
+
+    def contradictions(self) -> Iterator[ConfigError]:
+        if self.lora_dir is not None and self.lora_dir in (
+            self.output_dir,
+            *self.output_dir.parents,
+        ):
+            yield ConfigError(
+                "output_dir {output_dir} lies in lora_dir, where the WebUI would list every saved"
+                " step as a LoRA",
+                hint="Choose another output_dir: the finished LoRA is copied into lora_dir.",
+                output_dir=self.output_dir,
+            )
+
+
+GROUPS: tuple[tuple[str, type[Settings]], ...] = (
+    ("dataset", DatasetSettings),
+    ("checkpoint", CheckpointSettings),
+    ("lora", LoraSettings),
+    ("training", TrainingSettings),
+    ("samples", SampleSettings),
+    ("output", OutputSettings),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """One run, whole."""
+
+    dataset: DatasetSettings
+    checkpoint: CheckpointSettings
+    lora: LoraSettings
+    training: TrainingSettings
+    samples: SampleSettings
+    output: OutputSettings
+
+    def replace(self, **changes: Any) -> RunConfig:
+        """The same run with some flat keys changed, checked again."""
+        return from_mapping({**to_mapping(self), **changes})
+
+
+# --- what auto comes to ---------------------------------------------------------------------------
+
+
+def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
+    """How many steps a run takes whose epochs have this many each."""
+    return training.max_train_steps or training.epochs * steps_per_epoch
+
+
+def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
+    """Raises ConfigError when the run would end before its warm-up does."""
+    if training.lr_warmup_steps >= step_count:
+        one, several = (
+            "lr_warmup_steps is {warmup}, but the run has only one step",
+            "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
+        )
+        raise ConfigError(
+            one if step_count == 1 else several,
+            hint="Use about a tenth of the steps, or 0.",
+            warmup=training.lr_warmup_steps,
+            steps=step_count,
+        )
+
+
+def encoded_bytes(pixel_count: int, caption_count: int, mirrored: bool) -> int:
+    """What encoded images and captions take, at most: 8 numbers of 4 bytes for 64 pixels, and 77 x
+    2048 of 4 bytes for each 75 tokens.
+    """
+    return pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
+
+
+def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
+    """Where encoded images of this many bytes are kept: auto is in memory, as far as that goes."""
+    return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MOST_IN_MEMORY)
+
+
+def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
+    """The run with every `auto` settled that follows from its resolution (in pixels) and its number
+    of steps.
+    """
+    training, samples = config.training, config.samples
+    save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
+    return config.replace(
+        resolution=resolution,
+        lora_alpha=(
+            float(config.lora.lora_rank)
+            if config.lora.lora_alpha is None
+            else config.lora.lora_alpha
+        ),
+        text_encoder_lr=(
+            training.learning_rate / 2
+            if training.text_encoder_lr is None
+            else training.text_encoder_lr
+        ),
+        max_train_steps=step_count,
+        save_steps=save_steps,
+        sample_every=samples.sample_every or min(save_steps, 1_000_000),
+        # what nobody asked for must not break a bound; nor can a picture's side be anything but a
+        # multiple of 8
+        sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
+    )
+
+
+# --- YAML <-> RunConfig ---------------------------------------------------------------------------
+
+
+def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
+    """The run a YAML file describes, with `changes` (flat keys) over it.
+
+    Relative paths are meant from the working directory. Raises ConfigError with every problem in
+    it.
+    """
+    return from_mapping({**schema.read_mapping(path), **(changes or {})}, source=str(path))
+
+
+def from_mapping(
+    values: Mapping[str, Any], source: str = "the settings", base: Path | None = None
+) -> RunConfig:
+    """Flat keys -> RunConfig. Relative paths are resolved against `base` (the working directory).
+    Raises one ConfigError with all problems.
+    """
+    return RunConfig(**schema.groups_from_mapping(GROUPS, values, source, base))  # type: ignore[arg-type]
+
+
+def to_mapping(config: RunConfig) -> dict[str, Any]:
+    """RunConfig -> flat keys with plain YAML values."""
+    return {
+        key: value
+        for group_name, _ in GROUPS
+        for key, value in schema.group_to_mapping(getattr(config, group_name)).items()
+    }
+
+
+def to_yaml(config: RunConfig) -> str:
+    """RunConfig -> the text of config.yaml."""
+    return schema.dump(to_mapping(config))
+
+
+def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
+    """A YAML file to start from: every key with its meaning; `values` fill in, the rest are
+    defaults (commented out).
+    """
+    return schema.commented_yaml(GROUPS, values or {})
+
+
+def readme_table() -> str:
+    """The settings as Markdown tables, one a group, for README."""
+    return schema.readme_table(GROUPS)
+
+
+@cache
+def documentation() -> dict[str, str]:
+    """Key -> the text under its field."""
+    return {
+        key: text for _, group in GROUPS for key, text in schema.documentation_of(group).items()
+    }
+
+
+def _is_colour(text: str) -> bool:
+    if text in ("white", "black", "grey", "gray"):
+        return True
+    return (
+        len(text) == 7
+        and text[0] == "#"
+        and all(character in "0123456789abcdefABCDEF" for character in text[1:])
+    )
