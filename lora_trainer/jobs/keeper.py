@@ -1,7 +1,7 @@
 """The one who starts runs, sees them end and looks after what is between: one thread of the WebUI's
 process, for one data folder.
 
-    keeper = Keeper(history=..., queue=..., lock=..., trash=..., hand_over=..., delivered=...,
+    keeper = Keeper(history=..., queue=..., lock=..., trash=..., gpu_lease=..., delivered=...,
     options=...)
     keeper.begin()      from then on `tick` runs every second; `wake` makes the next one come at
                         once
@@ -50,7 +50,7 @@ class Worker(Protocol):
     def poll(self) -> int | None: ...
 
 
-class HandOver(Protocol):
+class DeviceLease(Protocol):
     """Who shares the host's device between the host and the worker."""
 
     def before_start(self, folder: RunFolder, /) -> bool:
@@ -65,7 +65,7 @@ class HandOver(Protocol):
     def tick(self) -> object: ...
 
 
-class NoHandOver:
+class NoLease:
     """Where nothing is shared."""
 
     def before_start(self, folder: RunFolder, /) -> bool:
@@ -131,7 +131,7 @@ class Keeper:
         queue: Queue,
         lock: Path,
         trash: Path,
-        hand_over: HandOver | None = None,
+        gpu_lease: DeviceLease | None = None,
         delivered: Callable[[], object] = lambda: None,
         options: Callable[[], KeeperOptions] = KeeperOptions,
         start: Start = start_apart,
@@ -141,7 +141,7 @@ class Keeper:
         self._queue = queue
         self._lock = lock
         self._trash = trash
-        self._hand_over: HandOver = hand_over or NoHandOver()
+        self._gpu_lease: DeviceLease = gpu_lease or NoLease()
         self._delivered = delivered
         self._options = options
         self._start = start
@@ -228,7 +228,7 @@ class Keeper:
                 )
                 self._done("handing the device over", self._hand_devices)
                 self._done("following the options", self._follow_options)
-                self._done("the hand-over of the device", self._hand_over.tick)
+                self._done("lending the device", self._gpu_lease.tick)
                 if known:
                     self._done("starting the next run", self._start_next)
                 self._done("tidying up", self._tidy)
@@ -319,7 +319,7 @@ class Keeper:
             "looking at an end",
             lambda: self._note_death(kept.folder, death_of(kept.folder, status, kept.since)),
         )
-        self._done("giving the device back", lambda: self._hand_over.after_end(kept.folder))
+        self._done("giving the device back", lambda: self._gpu_lease.after_end(kept.folder))
         state = kept.folder.read_state()
         if state.status == "finished" and state.delivered:
             self._done("showing the new LoRA", self._delivered)
@@ -365,7 +365,7 @@ class Keeper:
         # a host whose model cannot leave may still have room for a training; `_hand_devices` asks
         # again
         self._done(
-            "asking for the device", lambda: answers.append(self._hand_over.before_start(folder))
+            "asking for the device", lambda: answers.append(self._gpu_lease.before_start(folder))
         )
         if answers == [False]:
             return False
@@ -375,7 +375,7 @@ class Keeper:
         except (LoraTrainerError, OSError) as error:
             self._drop(run_id)
             self._note_death(folder, _failure(error, since))
-            self._done("giving the device back", lambda: self._hand_over.after_end(folder))
+            self._done("giving the device back", lambda: self._gpu_lease.after_end(folder))
             return True
         self._kept[run_id] = Kept(
             folder=folder,
@@ -393,7 +393,7 @@ class Keeper:
         for kept in self._kept.values():
             if not kept.has_device and now >= kept.ask_again:
                 kept.ask_again = now + TROUBLE_SECONDS
-                kept.has_device = self._hand_over.adopt(kept.folder)
+                kept.has_device = self._gpu_lease.adopt(kept.folder)
                 # it is only making a picture
                 kept.ask_again = now
 

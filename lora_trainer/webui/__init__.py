@@ -7,7 +7,6 @@
     http.py       the guard and the table of routes;  routes/  one file an area, a few lines a
                                                                handler
     studio.py     what the handlers work with, one per process
-    host.py       the only file that touches the host (`modules.*`)
     texts.py      languages
 
 gradio draws one mount point; all else is drawn in the browser by javascript/ from JSON routes. The

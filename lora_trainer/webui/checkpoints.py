@@ -28,8 +28,8 @@ from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.parts import Family, PredictionType
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.hosts.base import Host, LoadedCheckpoint
 from lora_trainer.webui import texts
-from lora_trainer.webui.host import Host, LoadedCheckpoint
 
 LOADED = "loaded"
 """The id of whatever the host has loaded."""

@@ -29,11 +29,11 @@ from lora_trainer import files
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import CheckpointError, LoraFileError
+from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import Entry, History
 from lora_trainer.lora.deliver import SD_VERSIONS, deliver
 from lora_trainer.webui import sidecar
 from lora_trainer.webui.data_folder import NotFound
-from lora_trainer.webui.host import Host
 
 log = logging.getLogger("lora_trainer.webui")
 

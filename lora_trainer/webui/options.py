@@ -14,9 +14,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from lora_trainer.hosts import find
+from lora_trainer.hosts.base import HOST_NAMES, Host, HostOption
 from lora_trainer.webui import texts
 from lora_trainer.webui.form import Texts
-from lora_trainer.webui.host import HOST_NAMES, Host, HostOption, find
 from lora_trainer.webui.presets import Presets
 
 SECTION = ("lora_trainer", "LoRA Trainer")

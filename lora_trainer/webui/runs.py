@@ -20,6 +20,7 @@ from typing import Any, get_args
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
+from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs import resume, trash
 from lora_trainer.jobs.history import SETTINGS_FILES, Entry, History, thinned
 from lora_trainer.jobs.keeper import Keeper, KeeperOptions, Start, start_apart
@@ -32,7 +33,6 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form, present, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
-from lora_trainer.webui.handover import HandOver
 
 log = logging.getLogger(__name__)
 MOST_POINTS = 600
@@ -54,7 +54,7 @@ class Runs:
         self,
         *,
         data: DataFolder,
-        hand_over: HandOver,
+        gpu_lease: GpuLease,
         settings_of: Callable[[Any], RunConfig],
         delivered: Callable[[], object],
         options: Callable[[], KeeperOptions] = KeeperOptions,
@@ -65,7 +65,7 @@ class Runs:
         free. delivered: show a new LoRA in the host.
         """
         self.data = data
-        self.hand_over = hand_over
+        self.gpu_lease = gpu_lease
         self.queue = Queue(data.queue)
         self.history = History(data.folder("runs"))
         self.keeper = Keeper(
@@ -73,7 +73,7 @@ class Runs:
             queue=self.queue,
             lock=data.root / "keeper.lock",
             trash=data.folder("trash"),
-            hand_over=hand_over,
+            gpu_lease=gpu_lease,
             delivered=delivered,
             options=options,
             start=start,
@@ -249,7 +249,7 @@ class Runs:
             self.keeper.on_duty
             and entry.id == line.starting
             and entry.id not in self.keeper.active()
-            and self.hand_over.waits()
+            and self.gpu_lease.waits()
         )
         return present.run(
             entry,
@@ -260,7 +260,7 @@ class Runs:
         )
 
     def _handed(self, language: str) -> dict[str, Any]:
-        return self.hand_over.status().to_mapping(lambda message: texts.say(message, language))
+        return self.gpu_lease.status().to_mapping(lambda message: texts.say(message, language))
 
     # --- asking -----------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Runs:
         ):
             return
         if what == "pause" or what == "resume":
-            self.hand_over.ask(entry.folder, what)
+            self.gpu_lease.ask(entry.folder, what)
         else:
             send_request(entry.folder.requests, what)
         if what in ("stop", "pause"):

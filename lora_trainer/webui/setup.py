@@ -30,11 +30,11 @@ from typing import Any
 from lora_trainer import environment, files
 from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.start import last_lines
 from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES
 from lora_trainer.webui import texts
 from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.host import Host
 
 MOST_LINES = 400
 REPORTED_LINES = 40

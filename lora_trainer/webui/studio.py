@@ -16,13 +16,15 @@ from pathlib import Path, PurePath
 
 from lora_trainer import environment
 from lora_trainer.checkpoint.parts import Family
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts import find
+from lora_trainer.hosts.base import Host
+from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.keeper import KeeperOptions
-from lora_trainer.webui import plan
+from lora_trainer.webui import plan, texts
 from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.handover import HandOver
-from lora_trainer.webui.host import Host, find
 from lora_trainer.webui.known_images import KnownImages
 from lora_trainer.webui.loras import Loras
 from lora_trainer.webui.options import Options
@@ -45,7 +47,7 @@ class Studio:
         """The host's server is up, for the first time or again: watch its pictures, take up what
         trains, let the queue go on.
         """
-        self.hand_over.watch()
+        self.gpu_lease.watch()
         self.runs.keeper.begin()
         self._begun = True
 
@@ -118,18 +120,23 @@ class Studio:
         return Pace(self.data.folder("runs"))
 
     @cached_property
-    def hand_over(self) -> HandOver:
-        return HandOver(
+    def gpu_lease(self) -> GpuLease:
+        return GpuLease(
             self.host,
             self.data.root / "handover.json",
             pauses=lambda: self.options.pause_for_pictures,
+            tell=self._tell_the_host,
         )
+
+    def _tell_the_host(self, error: LoraTrainerError) -> str:
+        """What the host's user reads in place of a picture."""
+        return texts.say_in_one_line(error, texts.choose(self.host.language()))
 
     @cached_property
     def runs(self) -> Runs:
         return Runs(
             data=self.data,
-            hand_over=self.hand_over,
+            gpu_lease=self.gpu_lease,
             settings_of=lambda wish: plan.run_config(self, plan.RunWish.of(wish)),
             delivered=self.host.refresh_loras,
             options=self._keeper_options,

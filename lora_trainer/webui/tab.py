@@ -116,8 +116,8 @@ def report(error: Exception) -> str:
 def say(sentence: str) -> str:
     """In the language of the host's user, where so much still works."""
     try:
+        from lora_trainer.hosts import find
         from lora_trainer.webui import texts
-        from lora_trainer.webui.host import find
 
         return texts.translate(sentence, texts.choose(find().language()))
     except Exception:

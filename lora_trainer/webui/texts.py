@@ -130,6 +130,12 @@ def say_error(error: LoraTrainerError, language: str) -> dict[str, str]:
     }
 
 
+def say_in_one_line(error: LoraTrainerError, language: str) -> str:
+    """An error's sentence, with its hint in brackets."""
+    told = say_error(error, language)
+    return f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
+
+
 def _message_of(error: LoraTrainerError, language: str) -> Message:
     """Of several wrong settings each is translated."""
     if not (

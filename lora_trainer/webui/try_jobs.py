@@ -12,7 +12,7 @@ these is removed at the next start.
     <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png;
                                the newest 20 are kept
 
-Made by studio, called by routes/tries.py.
+GeneratedImage by studio, called by routes/tries.py.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ from PIL import Image, PngImagePlugin
 from lora_trainer import files
 from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
+from lora_trainer.hosts.base import GeneratedImage, GenerationCancelled, Host, Txt2ImgRequest
 from lora_trainer.jobs import trash
 from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.webui.checkpoints import FAMILY_NAMES
 from lora_trainer.webui.data_folder import DataFolder, NotFound
-from lora_trainer.webui.host import Cancelled, Host, Made, Wish
 from lora_trainer.webui.loras import TRIES, Lora, Loras
 from lora_trainer.webui.sheets import sheet
 from lora_trainer.webui.tries import (
@@ -196,7 +196,7 @@ class TryJobs:
             try:
                 self._make(job)
                 status = "done"
-            except Cancelled:
+            except GenerationCancelled:
                 status = "cancelled"
             except LoraTrainerError as error:
                 job.error = error
@@ -209,7 +209,7 @@ class TryJobs:
 
     def _make(self, job: Try) -> None:
         if job.stop.is_set():
-            raise Cancelled("the pictures were cancelled")
+            raise GenerationCancelled("the pictures were cancelled")
         job.status = "making"
         job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
         loras = self._loras.find(*job.wanted.loras)
@@ -248,7 +248,7 @@ class TryJobs:
         prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
         for note in notes:
             job.note(note)
-        wish = Wish(
+        wish = Txt2ImgRequest(
             prompt=prompt,
             negative=job.wanted.negative,
             seed=job.seed,
@@ -276,7 +276,7 @@ class TryJobs:
         self._write(job)
         return made.image
 
-    def _judge(self, job: Try, lora: Lora, name: str, made: Made) -> None:
+    def _judge(self, job: Try, lora: Lora, name: str, made: GeneratedImage) -> None:
         """What the host said of the LoRA. Raises TryError when the picture was made without it."""
         for comment in made.comments:
             if any(words in comment.lower() for words in NOT_FOUND) and name in comment:

@@ -11,12 +11,12 @@ stands before us. Called by http.py.
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from collections.abc import Collection
 from urllib.parse import urlsplit
 
 from starlette.requests import Request
+
+from lora_trainer.hosts.addresses import address_of, host_of, is_loopback
 
 _FORWARDED = (
     "x-forwarded-for",
@@ -27,21 +27,6 @@ _FORWARDED = (
     "forwarded",
     "via",
 )
-_AUTHORITY = re.compile(r"(\[[0-9a-z:.%]+\]|[^\s\[\]:/@]+)(?::[0-9]*)?")
-
-
-def host_of(authority: str) -> str:
-    """The name or address in a Host header, without its port; empty where it is none."""
-    found = _AUTHORITY.fullmatch(authority.strip().lower())
-    return found.group(1).strip("[]").removesuffix(".") if found else ""
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a name or address always means the machine it is used on."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address = _address(host)
-    return address is not None and address.is_loopback
 
 
 def is_known(host: str, names: Collection[str]) -> bool:
@@ -50,7 +35,7 @@ def is_known(host: str, names: Collection[str]) -> bool:
     """
     if not host:
         return False
-    if is_loopback(host) or _address(host) is not None:
+    if is_loopback(host) or address_of(host) is not None:
         return True
     return any(
         name in (host, "*") or (name.startswith("*.") and host.endswith(name[1:])) for name in names
@@ -94,7 +79,7 @@ def comes_from_elsewhere(request: Request) -> bool:
     """
     # either may be missing, or a path, where a proxy comes through a socket in the file system
     ends = [
-        _address(end[0] or "")
+        address_of(end[0] or "")
         for end in (request.scope.get("client"), request.scope.get("server"))
         if end
     ]
@@ -103,7 +88,7 @@ def comes_from_elsewhere(request: Request) -> bool:
     # 0.0.0.0 is what some browsers on this machine call it, and what any web page may call it: an
     # image's address is enough
     host = host_of(request.headers.get("host", ""))
-    address = _address(host)
+    address = address_of(host)
     if not is_loopback(host) and not (address and address.is_unspecified):
         return True
     return any(_names_elsewhere(request.headers.get(name, "")) for name in _FORWARDED)
@@ -120,12 +105,3 @@ def _host_of_origin(origin: str) -> str:
     except ValueError:
         return ""
     return host_of(parts.netloc) if parts.scheme in ("http", "https") else ""
-
-
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    mapped = getattr(address, "ipv4_mapped", None)
-    return mapped or address

@@ -36,6 +36,7 @@ from lora_trainer.dataset.metadata import read_metadata
 from lora_trainer.dataset.scan import scan
 from lora_trainer.dataset.template import Vocabulary, read_vocabulary, write_vocabulary
 from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.hosts import gpu_lease
 from lora_trainer.jobs import trash
 from lora_trainer.jobs.history import History
 from lora_trainer.jobs.queue import Queue
@@ -48,7 +49,7 @@ from lora_trainer.runs.requests import send_request, take_requests
 from lora_trainer.settings import captioning, training
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.training import resume, stored
-from lora_trainer.webui import checkpoints, handover, known_images, pace, sidecar, tries, uploads
+from lora_trainer.webui import checkpoints, known_images, pace, sidecar, tries, uploads
 from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
@@ -605,7 +606,7 @@ def _use_data(folder: Path, path: Path) -> None:
         lambda: Queue(data.queue).take(0.0),
         datasets.opened,
         lambda: datasets.rename("fox", "Fox"),
-        lambda: handover._marked(folder / "handover.json"),
+        lambda: gpu_lease._marked(folder / "handover.json"),
         lambda: Checkpoints(host, folder / "checkpoints.json").facts(folder / "x.safetensors"),  # type: ignore[arg-type]
         lambda: known_images.KnownImages(folder / "images.json").look(
             folder / "datasets" / "fox" / "img00.png"

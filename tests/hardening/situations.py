@@ -82,7 +82,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="The WebUI that starts next lets the training go on",
             kept="Everything",
             then="Nothing",
-            test="tests/webui/test_handover.py::test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture",
+            test="tests/hosts/test_gpu_lease.py::test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture",
         ),
         Situation(
             what="A loss or gradient is not a number",

@@ -38,7 +38,7 @@ class FakeWorker:
         self.holding.close()
 
 
-class FakeHandOver:
+class FakeLease:
     def __init__(self):
         self.calls = []
         self.free = True
@@ -70,7 +70,7 @@ class Bench:
         self.now = 5000.0
         self.queue = Queue(root / "queue.json")
         self.history = History(root / "runs")
-        self.hand_over = FakeHandOver()
+        self.gpu_lease = FakeLease()
         self.options = KeeperOptions()
         self.workers = {}
         self.refreshed = 0
@@ -84,7 +84,7 @@ class Bench:
             queue=self.queue,
             lock=self.root / "keeper.lock",
             trash=self.root / "trash",
-            hand_over=self.hand_over,
+            gpu_lease=self.gpu_lease,
             delivered=self.refresh,
             options=lambda: self.options,
             start=self.start,
@@ -137,7 +137,7 @@ def test_the_next_run_starts_after_an_end_of_any_kind(bench, last):
     assert bench.tick() == ("a",) and list(bench.workers) == ["a"]
     bench.workers["a"].end(last[0], *last[1])
     assert bench.tick() == ("b",)
-    assert bench.hand_over.calls == [
+    assert bench.gpu_lease.calls == [
         ("before_start", "a"),
         ("after_end", "a"),
         ("before_start", "b"),
@@ -191,7 +191,7 @@ def test_a_run_from_the_command_line_is_adopted_and_the_queue_waits_for_it(bench
         assert bench.tick() == ("mine",)
         assert bench.tick() == ("mine",) and not bench.workers
     assert bench.tick() == ("a",)
-    assert bench.hand_over.calls == [
+    assert bench.gpu_lease.calls == [
         ("adopt", "mine"),
         ("after_end", "mine"),
         ("before_start", "a"),
@@ -248,19 +248,19 @@ def test_a_run_whose_start_a_crash_cut_off_starts_once(bench, history, again):
 
 def test_a_run_waits_until_the_host_has_made_its_picture(bench):
     bench.queued("a")
-    bench.hand_over.free = False
+    bench.gpu_lease.free = False
     assert bench.tick() == () and bench.queue.read().starting == "a"
     assert bench.tick() == ()
-    bench.hand_over.free = True
+    bench.gpu_lease.free = True
     assert bench.tick() == ("a",)
 
 
 def test_a_run_that_waits_for_the_host_can_be_withdrawn(bench):
     bench.queued("a")
-    bench.hand_over.free = False
+    bench.gpu_lease.free = False
     bench.tick()
     assert bench.keeper.withdraw("a")
-    bench.hand_over.free = True
+    bench.gpu_lease.free = True
     assert bench.tick() == () and not bench.workers
     bench.queue.add("a")
     bench.tick()
@@ -269,32 +269,32 @@ def test_a_run_that_waits_for_the_host_can_be_withdrawn(bench):
 
 def test_a_host_whose_model_cannot_leave_does_not_keep_a_run_from_starting(bench):
     bench.queued("a")
-    bench.hand_over.trouble = RuntimeError("CUDA error")
+    bench.gpu_lease.trouble = RuntimeError("CUDA error")
     assert bench.tick() == ("a",)
     bench.tick()
-    bench.hand_over.free = True
-    assert bench.hand_over.calls == [("before_start", "a"), ("adopt", "a")]
+    bench.gpu_lease.free = True
+    assert bench.gpu_lease.calls == [("before_start", "a"), ("adopt", "a")]
 
 
 def test_a_host_in_trouble_is_not_asked_every_second_and_a_busy_one_is(bench, monkeypatch):
     def trouble(folder):
-        bench.hand_over.calls.append("asked")
+        bench.gpu_lease.calls.append("asked")
         raise RuntimeError("CUDA error")
 
     bench.run("mine", *BEGUN)
     with files.lock(RunFolder(bench.root / "runs" / "mine").lock):
         with monkeypatch.context() as patched:
-            patched.setattr(bench.hand_over, "adopt", trouble)
+            patched.setattr(bench.gpu_lease, "adopt", trouble)
             for _ in range(40):
                 bench.tick()
-        assert bench.hand_over.calls == ["asked", "asked"]
-        bench.hand_over.free = False
+        assert bench.gpu_lease.calls == ["asked", "asked"]
+        bench.gpu_lease.free = False
         bench.tick(30.0)
         bench.tick()
-        bench.hand_over.free = True
+        bench.gpu_lease.free = True
         bench.tick()
         bench.tick()
-        assert bench.hand_over.calls[2:] == [("adopt", "mine")] * 3
+        assert bench.gpu_lease.calls[2:] == [("adopt", "mine")] * 3
 
 
 def test_a_worker_that_gave_way_to_another_is_no_death(bench):
@@ -323,7 +323,7 @@ def test_a_worker_that_cannot_be_started_is_a_failure_with_a_sentence_and_the_ne
     state = bench.history.entry("a").state
     assert state.status == "failed" and words in state.failure.message and state.failure.hint
     assert bench.queue.read().waiting == () and bench.history.entry("b").state.status == "failed"
-    assert bench.hand_over.calls[:2] == [("before_start", "a"), ("after_end", "a")]
+    assert bench.gpu_lease.calls[:2] == [("before_start", "a"), ("after_end", "a")]
 
 
 def test_a_queued_run_whose_folder_is_gone_is_passed_over(bench):
@@ -433,7 +433,7 @@ def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_not
     bench.workers["a"].end(DISK_FULL)
     for _ in range(3):
         assert bench.tick() == ()
-    assert bench.hand_over.ticks == 7 and bench.hand_over.calls == [
+    assert bench.gpu_lease.ticks == 7 and bench.gpu_lease.calls == [
         ("before_start", "a"),
         ("after_end", "a"),
     ]
@@ -448,14 +448,14 @@ def test_a_run_that_ends_on_a_full_disk_gives_the_device_back_and_its_end_is_not
 
 def test_a_run_that_cannot_start_on_a_full_disk_is_tried_once_and_says_so(bench, full):
     bench.queued("a", "b")
-    bench.hand_over.free = False
+    bench.gpu_lease.free = False
     bench.tick()
-    bench.hand_over.free = True
+    bench.gpu_lease.free = True
     full.append(True)
     bench.start_error = OSError(errno.ENOSPC, "No space left on device")
     for _ in range(3):
         assert bench.tick() == ()
-    assert bench.hand_over.calls[1:] == [("before_start", "a"), ("after_end", "a")]
+    assert bench.gpu_lease.calls[1:] == [("before_start", "a"), ("after_end", "a")]
     full.clear()
     bench.start_error = None
     assert bench.tick() == ("b",)

@@ -8,9 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from lora_trainer.errors import DatasetError
+from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.webui.checkpoints import Checkpoints
 from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.host import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.webui.known_images import KnownImages
 from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.pace import Pace

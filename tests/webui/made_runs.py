@@ -13,13 +13,13 @@ from typing import Any
 
 from lora_trainer import files
 from lora_trainer.errors import DatasetError
+from lora_trainer.hosts.base import HostDevice
+from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.keeper import KeeperOptions
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
 from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.handover import HandOver
-from lora_trainer.webui.host import HostDevice
 from lora_trainer.webui.runs import Runs
 
 
@@ -57,10 +57,10 @@ class Desk:
 
     def another(self) -> Runs:
         """The same data folder in another process, or after a restart."""
-        hand_over = HandOver(self.host, self.data.root / "handover.json")  # type: ignore[arg-type]
+        gpu_lease = GpuLease(self.host, self.data.root / "handover.json")  # type: ignore[arg-type]
         return Runs(
             data=self.data,
-            hand_over=hand_over,
+            gpu_lease=gpu_lease,
             settings_of=self.settings_of,
             delivered=self.refresh,
             options=lambda: self.options,

@@ -12,7 +12,7 @@ import time
 from PIL import Image
 
 from lora_trainer.checkpoint.header import read_header
-from lora_trainer.webui.host import Cancelled, HostPaths, LoadedCheckpoint, Made
+from lora_trainer.hosts.base import GeneratedImage, GenerationCancelled, HostPaths, LoadedCheckpoint
 
 TAG = re.compile(r"<lora:([^:>]+):([^>]+)>")
 
@@ -58,7 +58,7 @@ class PaintingHost:
         progress(1, wish.steps)
         while self.gate is not None and not self.gate.is_set():
             if stop_asked():
-                raise Cancelled("the picture was cancelled")
+                raise GenerationCancelled("the picture was cancelled")
             time.sleep(0.005)
         if self.fails:
             raise self.fails
@@ -82,7 +82,7 @@ class PaintingHost:
             if self.matched is not None
             else None
         )
-        return Made(
+        return GeneratedImage(
             image=Image.new("RGB", (wish.width, wish.height), colour),
             infotext=f"{wish.prompt}\nSteps: {wish.steps}",
             comments=comments,

@@ -7,10 +7,10 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import LoraFileError
+from lora_trainer.hosts.base import HostPaths
 from lora_trainer.jobs.history import History
 from lora_trainer.runs import events
 from lora_trainer.webui.data_folder import NotFound
-from lora_trainer.webui.host import HostPaths
 from lora_trainer.webui.loras import TRIES, Loras, to_mapping
 from tests.webui.lora_files import write_lora, write_run
 

@@ -9,8 +9,8 @@ from types import ModuleType, SimpleNamespace
 
 import pytest
 
+from lora_trainer.hosts.a1111 import A1111
 from lora_trainer.webui import options, texts
-from lora_trainer.webui.host import A1111
 from lora_trainer.webui.options import Options
 
 

@@ -11,12 +11,12 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts.base import Host, HostDevice
+from lora_trainer.hosts.queue_lock import QueueLock
 from lora_trainer.webui import tab
 from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.host import Host, HostDevice
 from lora_trainer.webui.late import Late
 from lora_trainer.webui.studio import Studio
-from lora_trainer.webui.turns import Turns
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
 
 
@@ -25,7 +25,7 @@ class CardHost(Host):
 
     def __init__(self):
         super().__init__()
-        self._turns = Turns(FIFOLock())
+        self._queue = QueueLock(FIFOLock())
         self.options = {}
 
     def device(self):
@@ -37,7 +37,7 @@ class CardHost(Host):
 
 def test_whether_a_run_pauses_for_pictures_is_the_users_choice_at_any_time(tmp_path):
     host = CardHost()
-    pauses = Studio(host, DataFolder(tmp_path)).hand_over._pauses
+    pauses = Studio(host, DataFolder(tmp_path)).gpu_lease._pauses
     assert pauses() is True
     host.options["lora_trainer_pause_for_pictures"] = False
     assert pauses() is False
@@ -50,11 +50,11 @@ def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, 
     late = Late(Starlette())
     monkeypatch.setattr("lora_trainer.webui.late._current", [late])
     late.load()
-    assert host.turns.watched
+    assert host.queue.watched
     tab.on_script_unloaded()
-    assert type(host.turns.lock) is FIFOLock
-    studio.hand_over.watch()
-    assert host.turns.watched
+    assert type(host.queue.lock) is FIFOLock
+    studio.gpu_lease.watch()
+    assert host.queue.watched
 
 
 def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(
@@ -65,7 +65,7 @@ def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(
     late = Late(Starlette())
     late.end()
     late.load()
-    assert type(host.turns.lock) is FIFOLock
+    assert type(host.queue.lock) is FIFOLock
 
 
 def test_what_keeps_the_extension_from_working_is_answered_to_every_request(monkeypatch):

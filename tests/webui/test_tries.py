@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts.base import HostError
 from lora_trainer.jobs.history import History
 from lora_trainer.webui import try_jobs
 from lora_trainer.webui.data_folder import DataFolder, NotFound
-from lora_trainer.webui.host import HostError
 from lora_trainer.webui.loras import TRIES, Loras
 from lora_trainer.webui.tries import TryError, Wanted, wanted_from
 from lora_trainer.webui.try_jobs import TryJobs

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import pytest
 
 from lora_trainer.errors import Message
+from lora_trainer.hosts.base import HostDevice
+from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.webui.contents import Contents, key_of
 from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.handover import HandOver
-from lora_trainer.webui.host import HostDevice
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.workbench import Workbench
 from lora_trainer.webui.workbench_captioners import CaptionWish, begin, settings_of
@@ -28,9 +28,9 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     (folder / "metadata.csv").write_text("file_name,text\nb.png,mine\n", encoding="utf-8")
     bench = Workbench(Contents(folder, follow_links=False))
     host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
-    hand_over = HandOver(host, data.root / "handover.json")
+    gpu_lease = GpuLease(host, data.root / "handover.json")
     runs = Runs(
-        data=data, hand_over=hand_over, settings_of=lambda wish: None, delivered=lambda: None
+        data=data, gpu_lease=gpu_lease, settings_of=lambda wish: None, delivered=lambda: None
     )
     options = {"model": str(tiny_blip()), "max_tokens": 5, "prefix": "ink,"}
     wish = CaptionWish(

@@ -1,6 +1,6 @@
 """Whose turn it is on the host's device: the host's own queue lock, watched.
 
-    turns = Turns(queue_lock)
+    turns = QueueLock(queue_lock)
     turns.watch(before, after)     before() runs when a guest has the lock, in its thread; after()
                                    just before it gives it back
     with turns.ours(): ...         our own turn, in the same queue; before and after are not called
@@ -26,7 +26,7 @@ PLAIN = "_lora_trainer_plain"
 """On a watched lock's class: the class it had before."""
 
 
-class Turns:
+class QueueLock:
     """The queue lock of a host, whoever holds it. `lock` has acquire(blocking), release and is a
     context manager of a plain Python class.
     """
@@ -122,7 +122,7 @@ def _plain_class(lock: Any) -> Any:
     return getattr(type(lock), PLAIN, type(lock))
 
 
-def _watched_class(plain: Any, turns: Turns) -> Any:
+def _watched_class(plain: Any, turns: QueueLock) -> Any:
     class Watched(plain):  # type: ignore[misc]
         def acquire(self, blocking: bool = True) -> Any:
             got = plain.acquire(self, blocking)

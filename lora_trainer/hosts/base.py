@@ -1,17 +1,13 @@
-"""The WebUI we live in: AUTOMATIC1111, Forge, reForge or forge-classic. The only file that touches
-`modules.*` and its relatives.
+"""What every host has: facts, its model on the device, and pictures by its own pipeline.
 
-    host = find()                       told apart by what can be imported
-    host.loaded(), host.checkpoints()   facts; reading them never loads a model
-    host.release_model() ... host.restore_model()     the model leaves the device for a training
-                                                      run, and comes back
-    host.on_generation(before, after)   around everything the host does on its device
-    host.generate(wish) -> Made         a picture by the host's own pipeline
+    host.loaded(), host.checkpoints()               facts; reading them never loads a model
+    host.release_model() ... host.restore_model()   the model leaves the device for a training run,
+                                                    and comes back
+    host.on_generation(before, after)               around everything the host does on its device
+    host.generate(request) -> GeneratedImage        a picture by the host's own pipeline
 
 Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None,
-an empty list or a sentence, never a traceback. What each call does on each host was read in their
-sources: A1111 v1.10.1, Forge dfdcbab6, reForge 3b56b268, forge-classic 1f95d717. Called by studio,
-handover, try_jobs, loras and the routes.
+an empty list or a sentence, never a traceback.
 """
 
 from __future__ import annotations
@@ -37,8 +33,8 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.webui import texts, visitors
-from lora_trainer.webui.turns import Turns
+from lora_trainer.hosts.addresses import host_of, is_loopback
+from lora_trainer.hosts.queue_lock import QueueLock
 
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
@@ -70,25 +66,24 @@ class HostError(LoraTrainerError):
     """The WebUI cannot do what was asked of it."""
 
 
-class Refused(HostError):
-    """A turn that the host did not get. It shows the user `str(error)` and nothing else, so that
-    this is message and hint, in the host's language.
+class GenerationRefused(HostError):
+    """Raised inside the host's queue in place of a picture. The host shows the user `str(error)`
+    and nothing else: `told` is message and hint, in the host's language.
     """
 
-    def __init__(self, error: LoraTrainerError, language: str) -> None:
+    def __init__(self, error: LoraTrainerError, told: str) -> None:
         super().__init__(
             error.message.template,
             hint=error.hint.template,
             **{**error.hint.values, **error.message.values},
         )
-        told = texts.say_error(error, language)
-        self._told = f"{told['message']} ({told['hint']})" if told["hint"] else told["message"]
+        self._told = told
 
     def __str__(self) -> str:
         return self._told
 
 
-class Cancelled(LoraTrainerError):
+class GenerationCancelled(LoraTrainerError):
     """The picture was given up on request."""
 
 
@@ -153,7 +148,7 @@ class Memory:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish:
+class Txt2ImgRequest:
     """One picture to make. An empty sampler or scheduler is the host's default."""
 
     prompt: str
@@ -168,7 +163,7 @@ class Wish:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made:
+class GeneratedImage:
     """One picture, made by the host."""
 
     image: Image.Image
@@ -180,28 +175,20 @@ class Made:
     """LoRA name -> how many of its modules the model took, where the host can tell (A1111)."""
 
 
-def find() -> Host:
-    """The host of this process. Raises HostError outside a WebUI."""
-    if not _exists("modules.shared"):
-        raise HostError(
-            "this is not inside a WebUI", hint="Use the command line: python -m lora_trainer."
-        )
-    if not _exists("modules_forge"):
-        return A1111()
-    if _exists("backend.memory_management"):
-        return Forge()
-    version = str(getattr(_module("modules_forge.forge_version"), "version", ""))
-    return Classic() if version == "classic" else ReForge()
-
-
 class Host:
-    """What every host has. Subclasses say how its model leaves the device and comes back."""
+    """A WebUI. Subclasses say how to tell it, and how its model leaves the device and returns."""
 
     kind = ""
+    """Its id, for reports and the page; empty for classes that are no host by themselves."""
     name = ""
 
+    @classmethod
+    def is_here(cls) -> bool:
+        """Whether this process is a WebUI of this kind, told by what can be imported."""
+        raise NotImplementedError
+
     def __init__(self) -> None:
-        self._turns: Turns | None = None
+        self._queue: QueueLock | None = None
         self._visited = False
 
     # --- facts ------------------------------------------------------------------------------------
@@ -213,7 +200,7 @@ class Host:
 
     def paths(self) -> HostPaths:
         """Where the host keeps things. Raises HostError if it does not say."""
-        internal = _module("modules.paths_internal")
+        internal = host_module("modules.paths_internal")
         data, models = getattr(internal, "data_path", None), getattr(internal, "models_path", None)
         if not data or not models:
             raise HostError(
@@ -225,7 +212,7 @@ class Host:
 
     def font(self) -> Path | None:
         """A font file that the host brings along, for labels on pictures."""
-        path = getattr(_module("modules.paths_internal"), "roboto_ttf_file", None)
+        path = getattr(host_module("modules.paths_internal"), "roboto_ttf_file", None)
         return Path(path) if path and Path(path).is_file() else None
 
     def data_folder(self) -> Path:
@@ -239,7 +226,7 @@ class Host:
 
     def checkpoints(self) -> list[HostCheckpoint]:
         """What the host's menu of checkpoints lists."""
-        listed = getattr(_module("modules.sd_models"), "checkpoints_list", None) or {}
+        listed = getattr(host_module("modules.sd_models"), "checkpoints_list", None) or {}
         found = [
             HostCheckpoint(title=str(info.title), path=Path(info.filename))
             for info in list(listed.values())
@@ -263,7 +250,7 @@ class Host:
 
     def samplers(self) -> list[str]:
         """Names of samplers, in the host's order, without those the user has hidden."""
-        module = _module("modules.sd_samplers")
+        module = host_module("modules.sd_samplers")
         names = getattr(module, "visible_sampler_names", None)
         if callable(names):
             with contextlib.suppress(Exception):
@@ -274,12 +261,12 @@ class Host:
         """Labels of noise schedules; empty where they are part of the sampler's name
         (forge-classic).
         """
-        listed = getattr(_module("modules.sd_schedulers"), "schedulers", None) or []
+        listed = getattr(host_module("modules.sd_schedulers"), "schedulers", None) or []
         return [str(getattr(scheduler, "label", scheduler)) for scheduler in listed]
 
     def device(self) -> HostDevice:
         """Where the host computes."""
-        devices = _module("modules.devices")
+        devices = host_module("modules.devices")
         device = getattr(devices, "device", None)
         kind = str(getattr(device, "type", "") or device or "cpu").split(":")[0]
         name = _text(lambda: devices.torch.cuda.get_device_name(device)) if kind == "cuda" else kind
@@ -296,7 +283,7 @@ class Host:
             return None
         try:
             # the host's own gauge: it knows which card is meant
-            free, total = _module("modules.shared").mem_mon.cuda_mem_get_info()
+            free, total = host_module("modules.shared").mem_mon.cuda_mem_get_info()
         except Exception:
             log.debug("memory cannot be asked", exc_info=True)
             return None
@@ -311,7 +298,7 @@ class Host:
         return (
             self._visited
             or self._has_tunnel()
-            or not all(visitors.is_loopback(address) for address in self._bound_to())
+            or not all(is_loopback(address) for address in self._bound_to())
         )
 
     def expect_visitors(self) -> None:
@@ -343,15 +330,15 @@ class Host:
         return frozenset(
             name
             for name in (
-                *map(visitors.host_of, known),
-                *(visitors.host_of(name.split("/")[0]) for name in wished),
+                *map(host_of, known),
+                *(host_of(name.split("/")[0]) for name in wished),
             )
             if name
         )
 
     def _demo(self) -> Any:
         """gradio's Blocks; None before they are made, and without the WebUI's page (--nowebui)."""
-        return getattr(_module("modules.shared"), "demo", None)
+        return getattr(host_module("modules.shared"), "demo", None)
 
     def _bound_to(self) -> list[str]:
         """What the running server listens on, as its sockets tell. Without a server that shows
@@ -385,7 +372,7 @@ class Host:
 
     def option(self, key: str, default: Any = None) -> Any:
         """One of the user's settings."""
-        options = getattr(_module("modules.shared"), "opts", None)
+        options = getattr(host_module("modules.shared"), "opts", None)
         try:
             found = getattr(options, key, default)
         except Exception:
@@ -427,29 +414,36 @@ class Host:
     # --- the device -------------------------------------------------------------------------------
 
     @property
-    def turns(self) -> Turns:
+    def queue(self) -> QueueLock:
         """The host's queue. Raises HostError if it has none that we know."""
-        if self._turns is None:
-            lock = getattr(_module("modules.call_queue"), "queue_lock", None)
+        if self._queue is None:
+            lock = getattr(host_module("modules.call_queue"), "queue_lock", None)
             if lock is None:
                 raise HostError(
                     "this WebUI has no queue that the training could join",
                     hint="Please report it with the WebUI's name and version.",
                 )
-            self._turns = Turns(lock)
-        return self._turns
+            self._queue = QueueLock(lock)
+        return self._queue
 
     def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]:
         """A turn of ours in the host's queue: True while nobody else has the device. With
         wait=False, False at once when somebody has it.
         """
-        return self.turns.ours(wait=wait)
+        return self.queue.ours(wait=wait)
 
-    def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool:
+    def on_generation(
+        self,
+        before: Callable[[], object],
+        after: Callable[[], object],
+        *,
+        tell: Callable[[LoraTrainerError], str] = str,
+    ) -> bool:
         """Call `before` when the host is about to use its device (Generate, the API, an upscale,
         another checkpoint), `after` when it has.
 
-        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture.
+        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture,
+        as `tell` puts it.
         `after` comes however the turn ended. False if this host cannot be watched.
         """
 
@@ -458,20 +452,20 @@ class Host:
                 before()
             except LoraTrainerError as error:
                 self._forget_waiting_task()
-                raise Refused(error, texts.choose(self.language())) from error
+                raise GenerationRefused(error, tell(error)) from error
 
-        return self.turns.watch(guarded, after)
+        return self.queue.watch(guarded, after)
 
     def off_generation(self) -> None:
         """Undo on_generation, when the extension is unloaded."""
-        if self._turns is not None:
-            self._turns.unwatch()
+        if self._queue is not None:
+            self._queue.unwatch()
 
     def is_generating(self) -> bool:
         """Whether the host is using its device now."""
-        if self._turns is not None and self._turns.watched:
-            return self._turns.guest_inside
-        state = getattr(_module("modules.shared"), "state", None)
+        if self._queue is not None and self._queue.watched:
+            return self._queue.guest_inside
+        state = getattr(host_module("modules.shared"), "state", None)
         return bool(getattr(state, "job", "")) or _whole(getattr(state, "job_count", 0), 0) != 0
 
     def release_model(self) -> None:
@@ -479,7 +473,7 @@ class Host:
         not there.
         """
         try:
-            with self.turns.ours():
+            with self.queue.ours():
                 self._on_main_thread(self._release)
         except Exception as error:
             log.warning("the host's model could not be moved", exc_info=True)
@@ -492,7 +486,7 @@ class Host:
     def restore_model(self) -> None:
         """Put the model back, in our turn; hosts that load on demand do so at the next picture."""
         try:
-            with self.turns.ours():
+            with self.queue.ours():
                 self._on_main_thread(self._restore)
         except Exception as error:
             log.warning("the host's model could not be moved", exc_info=True)
@@ -516,62 +510,65 @@ class Host:
 
     def generate(
         self,
-        wish: Wish,
+        request: Txt2ImgRequest,
         *,
         progress: Callable[[int, int], object] | None = None,
         stop_asked: Callable[[], bool] | None = None,
-    ) -> Made:
+    ) -> GeneratedImage:
         """Make one picture as the host's txt2img would, LoRA tags of the prompt included. Nothing
         is saved in the host's folders.
 
         Waits in the host's queue like anyone. `progress` gets (step, steps) while it is made;
-        `stop_asked` is asked meanwhile and leads to Cancelled. Raises HostError with the host's
-        reason when there is no picture.
+        `stop_asked` is asked meanwhile and leads to GenerationCancelled. Raises HostError with the
+        host's reason when there is no picture.
         """
         stopped = stop_asked or (lambda: False)
-        with self.turns.lock:
+        with self.queue.lock:
             if stopped():
-                raise Cancelled("the picture was cancelled")
+                raise GenerationCancelled("the picture was cancelled")
             return self._on_main_thread(
-                lambda: self._make(wish, progress or (lambda step, steps: None), stopped)
+                lambda: self._make(request, progress or (lambda step, steps: None), stopped)
             )
 
     def _make(
-        self, wish: Wish, progress: Callable[[int, int], object], stopped: Callable[[], bool]
-    ) -> Made:
-        state = getattr(_module("modules.shared"), "state", None)
+        self,
+        request: Txt2ImgRequest,
+        progress: Callable[[int, int], object],
+        stopped: Callable[[], bool],
+    ) -> GeneratedImage:
+        state = getattr(host_module("modules.shared"), "state", None)
         if state is None:
             raise HostError("the WebUI is still starting", hint="Try again in a moment.")
         state.begin(job="LoRA Trainer")
         try:
             with _watching(state, progress, stopped) as was_stopped, self._listening() as heard:
-                processed = self._process(wish)
+                processed = self._process(request)
             if was_stopped():
-                raise Cancelled("the picture was cancelled")
+                raise GenerationCancelled("the picture was cancelled")
             return self._made(processed, heard)
         finally:
             state.end()
             # what `wrap_gradio_call` does for the host's own buttons
             state.skipped = state.interrupted = False
 
-    def _process(self, wish: Wish) -> Any:
+    def _process(self, request: Txt2ImgRequest) -> Any:
         processing = importlib.import_module("modules.processing")
         kind = processing.StableDiffusionProcessingTxt2Img
         asked = {
-            "prompt": wish.prompt,
-            "negative_prompt": wish.negative,
+            "prompt": request.prompt,
+            "negative_prompt": request.negative,
             "styles": [],
-            "seed": wish.seed,
-            "steps": wish.steps,
-            "cfg_scale": wish.cfg,
-            "width": wish.width,
-            "height": wish.height,
+            "seed": request.seed,
+            "steps": request.steps,
+            "cfg_scale": request.cfg,
+            "width": request.width,
+            "height": request.height,
             "batch_size": 1,
             "n_iter": 1,
             "do_not_save_samples": True,
             "do_not_save_grid": True,
-            "sampler_name": wish.sampler or next(iter(self.samplers()), None),
-            "scheduler": wish.scheduler or None,
+            "sampler_name": request.sampler or next(iter(self.samplers()), None),
+            "scheduler": request.scheduler or None,
         }
         # forge-classic has no `scheduler`
         known = (
@@ -580,19 +577,19 @@ class Host:
             else set(asked)
         )
         try:
-            request = kind(**{key: value for key, value in asked.items() if key in known})
+            made = kind(**{key: value for key, value in asked.items() if key in known})
             # an empty runner: no other extension's script joins in, and reForge reads an attribute
             # of it without asking whether there is one
-            request.scripts = importlib.import_module("modules.scripts").ScriptRunner()
-            with contextlib.closing(request):
-                return processing.process_images(request)
+            made.scripts = importlib.import_module("modules.scripts").ScriptRunner()
+            with contextlib.closing(made):
+                return processing.process_images(made)
         except LoraTrainerError:
             raise
         except Exception as error:
             log.warning("the host's pipeline failed", exc_info=True)
             raise _failure(error) from error
 
-    def _made(self, processed: Any, heard: list[str]) -> Made:
+    def _made(self, processed: Any, heard: list[str]) -> GeneratedImage:
         images = list(getattr(processed, "images", None) or [])
         if not images:
             raise HostError(
@@ -608,7 +605,7 @@ class Host:
         remarks = [
             line.strip() for line in str(getattr(processed, "comments", "") or "").splitlines()
         ]
-        return Made(
+        return GeneratedImage(
             image=images[first].convert("RGB"),
             infotext=str(infotext),
             comments=tuple(line for line in (*remarks, *heard) if line),
@@ -619,7 +616,7 @@ class Host:
         """Let the host list its LoRA folder again. New cards are there when the page is opened
         next, or its own refresh button is pressed.
         """
-        module = _module("modules.ui_extra_networks")
+        module = host_module("modules.ui_extra_networks")
         for page in getattr(module, "extra_pages", None) or []:
             if str(getattr(page, "name", "")).lower() == "lora":
                 try:
@@ -632,7 +629,9 @@ class Host:
 
     def _model(self) -> Any:
         """The model in memory, or None. Not `shared.sd_model`: reading that loads one on A1111."""
-        return getattr(getattr(_module("modules.sd_models"), "model_data", None), "sd_model", None)
+        return getattr(
+            getattr(host_module("modules.sd_models"), "model_data", None), "sd_model", None
+        )
 
     def _checkpoint_info(self) -> Any:
         return getattr(self._model(), "sd_checkpoint_info", None) or self._selected_info()
@@ -641,7 +640,7 @@ class Host:
         """What the menu says. Not `select_checkpoint()`: it prints a line whenever the checkpoint
         is gone, and raises when there is none.
         """
-        models = _module("modules.sd_models")
+        models = host_module("modules.sd_models")
         aliases = getattr(models, "checkpoint_aliases", None) or {}
         chosen = aliases.get(self.option("sd_model_checkpoint"))
         return chosen or next(
@@ -649,7 +648,7 @@ class Host:
         )
 
     def _vae(self) -> Path | None:
-        path = getattr(_module("modules.sd_vae"), "loaded_vae_file", None)
+        path = getattr(host_module("modules.sd_vae"), "loaded_vae_file", None)
         return Path(path) if path else None
 
     def _on_main_thread(self, work: Callable[[], Result]) -> Result:
@@ -666,190 +665,18 @@ class Host:
 
     def _flag(self, name: str) -> Any:
         """A command-line option; None if this host has none of that name."""
-        return getattr(getattr(_module("modules.shared"), "cmd_opts", None), name, None)
+        return getattr(getattr(host_module("modules.shared"), "cmd_opts", None), name, None)
 
     def _forget_waiting_task(self) -> None:
         """A refused task would stay in the host's list of waiting ones, and its Generate button
         hidden: it is the oldest there.
         """
-        progress = _module("modules.progress")
+        progress = host_module("modules.progress")
         with contextlib.suppress(Exception):
             task = next(iter(progress.pending_tasks), None)
             if task is not None:
                 progress.start_task(task)
                 progress.finish_task(task)
-
-
-class A1111(Host):
-    """AUTOMATIC1111's WebUI. Its model stays where it is put: it has to be moved both ways."""
-
-    kind = "a1111"
-    name = "AUTOMATIC1111"
-
-    def model_on_device(self) -> bool:
-        model = self._model()
-        if model is None:
-            return False
-        if getattr(model, "lowvram", False):
-            return getattr(_module("modules.lowvram"), "module_in_gpu", None) is not None
-        try:
-            return any(
-                parameter.device.type not in ("cpu", "meta") for parameter in model.parameters()
-            )
-        except Exception:
-            return False
-
-    def _release(self) -> None:
-        models = importlib.import_module("modules.sd_models")
-        data = models.model_data
-        # with more than one checkpoint kept in memory, the others are on the device too
-        held = [data.sd_model, *(getattr(data, "loaded_sd_models", None) or [])]
-        for model in {id(model): model for model in held if model is not None}.values():
-            models.send_model_to_cpu(model)
-
-    def _restore(self) -> None:
-        models = importlib.import_module("modules.sd_models")
-        if models.model_data.sd_model is not None:
-            # not reload_model_weights(): it returns early for the same file, and the model stays on
-            # the CPU
-            models.send_model_to_device(models.model_data.sd_model)
-
-    def _matched_modules(self) -> dict[str, int] | None:
-        # the builtin Lora extension puts its own folder on sys.path
-        loaded = getattr(sys.modules.get("networks"), "loaded_networks", None)
-        if loaded is None:
-            return None
-        return {
-            str(network.name): len(network.modules)
-            for network in loaded
-            if hasattr(network, "modules")
-        }
-
-
-class OnDemand(Host):
-    """The Forge family: all work is done on one thread, and models are loaded when a picture needs
-    them.
-    """
-
-    manager = ""
-
-    @property
-    def version(self) -> str:
-        return str(getattr(_module("modules_forge.forge_version"), "version", "") or "")
-
-    def model_on_device(self) -> bool:
-        return (
-            bool(getattr(_module(self.manager), "current_loaded_models", None))
-            and self.device().kind != "cpu"
-        )
-
-    def _release(self) -> None:
-        manager = importlib.import_module(self.manager)
-        manager.unload_all_models()
-        gc.collect()
-        _call_forcing(getattr(manager, "soft_empty_cache", None))
-
-    def _model(self) -> Any:
-        model = super()._model()
-        # before the first picture Forge has a FakeInitialModel
-        return model if getattr(model, "sd_checkpoint_info", None) is not None else None
-
-    def _on_main_thread(self, work: Callable[[], Result]) -> Result:
-        run = getattr(_module("modules_forge.main_thread"), "run_and_wait_result", None)
-        if run is None or threading.current_thread() is threading.main_thread():
-            return work()
-        box: list[Result] = []
-        failure: list[BaseException] = []
-
-        def task() -> None:
-            # the thread's own loop prints what is raised, and forgets it
-            try:
-                box.append(work())
-            except BaseException as error:
-                failure.append(error)
-
-        run(task)
-        if failure:
-            raise failure[0]
-        if not box:
-            raise HostError("the WebUI is shutting down")
-        return box[0]
-
-    @contextlib.contextmanager
-    def _listening(self) -> Iterator[list[str]]:
-        """These hosts print what became of a LoRA's keys, and say it nowhere else."""
-        heard: list[str] = []
-        before = sys.stdout
-        listener = _Listener(before, heard)
-        sys.stdout = listener
-        try:
-            yield heard
-        finally:
-            if sys.stdout is listener:
-                sys.stdout = before
-
-    def _forget_waiting_task(self) -> None:
-        super()._forget_waiting_task()
-        thread = _module("modules_forge.main_thread")
-        if getattr(thread, "last_exception", None) is not None:
-            # it would be shown instead of the reason for the refusal
-            thread.last_exception = None
-
-
-class Forge(OnDemand):
-    """lllyasviel's Forge, since its own backend."""
-
-    kind = "forge"
-    name = "Forge"
-    manager = "backend.memory_management"
-
-    def _checkpoint_info(self) -> Any:
-        chosen = (
-            getattr(
-                getattr(_module("modules.sd_models"), "model_data", None),
-                "forge_loading_parameters",
-                None,
-            )
-            or {}
-        )
-        return chosen.get("checkpoint_info") or super()._checkpoint_info()
-
-    def _vae(self) -> Path | None:
-        chosen = self.option("forge_additional_modules", [])
-        paths = (
-            [Path(path) for path in chosen if isinstance(path, str)]
-            if isinstance(chosen, list)
-            else []
-        )
-        return next((path for path in paths if self._is_vae(path)), None)
-
-    def _is_vae(self, path: Path) -> bool:
-        folders = [
-            self.paths().models / "VAE",
-            *([Path(self._flag("vae_dir"))] if self._flag("vae_dir") else []),
-        ]
-        return any(folder in path.parents for folder in folders)
-
-    def device(self) -> HostDevice:
-        found = super().device()
-        chosen = self._flag("gpu_device_id") if found.device_id is None else found.device_id
-        return dataclasses.replace(found, device_id=None if chosen is None else str(chosen))
-
-
-class ReForge(OnDemand):
-    """Panchovix's reForge, and Forge as it was before its own backend."""
-
-    kind = "reforge"
-    name = "reForge"
-    manager = "ldm_patched.modules.model_management"
-
-
-class Classic(OnDemand):
-    """Haoming02's Forge Classic."""
-
-    kind = "classic"
-    name = "Forge Classic"
-    manager = "ldm_patched.modules.model_management"
 
 
 @contextlib.contextmanager
@@ -880,30 +707,14 @@ def _watching(
         thread.join()
 
 
-class _Listener:
-    """A stream that passes everything on and keeps the lines about LoRAs that did not fit."""
-
-    def __init__(self, stream: Any, heard: list[str]) -> None:
-        self._stream = stream
-        self._heard = heard
-
-    def write(self, text: str) -> Any:
-        if "[LORA]" in text and any(words in text.lower() for words in ("unmatched", "mismatch")):
-            self._heard.append(text.strip())
-        return self._stream.write(text)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-def _exists(name: str) -> bool:
+def has_module(name: str) -> bool:
     try:
         return name in sys.modules or importlib.util.find_spec(name) is not None
     except (ImportError, ValueError, AttributeError):
         return False
 
 
-def _module(name: str) -> Any:
+def host_module(name: str) -> Any:
     """A module of the host, or None: a fork may lack it, or fail in importing it."""
     try:
         return importlib.import_module(name)
@@ -933,15 +744,6 @@ def _whole(value: Any, default: int) -> int:
         return int(value)
     except (TypeError, ValueError):
         return default
-
-
-def _call_forcing(empty_cache: Any) -> None:
-    """soft_empty_cache(force=True) in Forge and reForge; a fork may have dropped the argument."""
-    if callable(empty_cache):
-        try:
-            empty_cache(force=True)
-        except TypeError:
-            empty_cache()
 
 
 def _reason(error: BaseException) -> str:

@@ -13,12 +13,12 @@ import pytest
 
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts.base import HostDevice, HostError, Memory
+from lora_trainer.hosts.gpu_lease import GpuLease, GpuLeaseError
+from lora_trainer.hosts.queue_lock import QueueLock
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import take_requests, waiting_requests
-from lora_trainer.webui.handover import HandOver, HandOverError
-from lora_trainer.webui.host import HostDevice, HostError, Memory
-from lora_trainer.webui.turns import Turns
 from tests.webui.fake_host.modules.fifo_lock import FIFOLock
 
 CARD, MODEL, WORKER, PICTURE = 8, 4, 6, 3
@@ -56,7 +56,7 @@ class GpuHost:
 
     def __init__(self, card, *, kind="cuda", watchable=True):
         self.card, self.kind = card, kind
-        self.turns = Turns(FIFOLock() if watchable else threading.Lock())
+        self.queue = QueueLock(FIFOLock() if watchable else threading.Lock())
         self.moves: list[str] = []
         self.pictures = 0
         self.restore_fails = 0
@@ -72,13 +72,13 @@ class GpuHost:
         return "model" in self.card.used
 
     def is_generating(self):
-        return self.turns.guest_inside
+        return self.queue.guest_inside
 
     def our_turn(self, *, wait=True):
-        return self.turns.ours(wait=wait)
+        return self.queue.ours(wait=wait)
 
-    def on_generation(self, before, after):
-        return self.turns.watch(before, after)
+    def on_generation(self, before, after, *, tell):
+        return self.queue.watch(before, after)
 
     def release_model(self):
         self.moves.append("release")
@@ -95,7 +95,7 @@ class GpuHost:
         self.card.take("model", MODEL)
 
     def generate(self, seconds=0.02, fails=False):
-        with self.turns.lock:
+        with self.queue.lock:
             assert self.model_on_device(), "Expected all tensors to be on the same device"
             self.card.take("picture", PICTURE)
             try:
@@ -158,14 +158,14 @@ class Worker(threading.Thread):
 class Keeper:
     """The thread that starts workers and notices their end, as in jobs.keeper."""
 
-    def __init__(self, handover):
-        self.handover = handover
+    def __init__(self, lease):
+        self.lease = lease
         self.over = threading.Event()
         self.current = None
         self.thread = threading.Thread(target=self._loop, daemon=True)
 
     def start(self, worker):
-        assert until(lambda: self.handover.before_start(worker.folder))
+        assert until(lambda: self.lease.before_start(worker.folder))
         worker.start()
         self.current = worker
         if not self.thread.is_alive():
@@ -175,9 +175,9 @@ class Keeper:
     def _loop(self):
         while not self.over.wait(0.003):
             if self.current and not self.current.is_alive():
-                self.handover.after_end(self.current.folder)
+                self.lease.after_end(self.current.folder)
                 self.current = None
-            self.handover.tick()
+            self.lease.tick()
 
 
 def until(condition, seconds=20.0):
@@ -200,20 +200,20 @@ def host(card):
 
 
 @pytest.fixture
-def handover(host, tmp_path):
+def lease(host, tmp_path):
     return make(host, tmp_path)
 
 
 @pytest.fixture
-def keeper(handover):
-    keeper = Keeper(handover)
+def keeper(lease):
+    keeper = Keeper(lease)
     yield keeper
     keeper.over.set()
 
 
 def make(host, tmp_path, **settings):
     settings = {"patience": lambda: PATIENCE, "grace": 0.03, **settings}
-    return HandOver(
+    return GpuLease(
         host, tmp_path / "lent.json", sleep=lambda seconds: time.sleep(0.003), **settings
     )
 
@@ -229,56 +229,54 @@ def training(keeper, tmp_path, card, **settings):
     return worker
 
 
-def assert_all_is_well(card, handover):
-    assert until(lambda: handover.state == "idle" and card.used == {"model": MODEL}), (
-        handover.state,
+def assert_all_is_well(card, lease):
+    assert until(lambda: lease.state == "idle" and card.used == {"model": MODEL}), (
+        lease.state,
         card.used,
     )
     assert card.overflows == []
-    assert not handover._marker.exists()
+    assert until(lambda: not lease._marker.exists())
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
 def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(
-    end, card, host, handover, keeper, tmp_path
+    end, card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
-    assert "model" not in card.used and handover.state == "training"
+    assert "model" not in card.used and lease.state == "training"
     worker.end = end
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     assert host.moves == ["release", "restore"]
 
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
 def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the_host(
-    end, card, host, handover, keeper, tmp_path
+    end, card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
-    with host.turns.lock:
-        assert handover.state == "lent" and card.used == {"model": MODEL}
+    with host.queue.lock:
+        assert lease.state == "lent" and card.used == {"model": MODEL}
         worker.end = end
         assert until(lambda: not worker.is_alive())
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(
-    card, host, handover, tmp_path
-):
+def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, host, lease, tmp_path):
     run = folder(tmp_path)
-    assert handover.before_start(run)
+    assert lease.before_start(run)
     with ThreadPoolExecutor() as pool:
         picture = pool.submit(host.generate)
-        assert until(lambda: handover.state == "asking")
-        handover.after_end(run)
+        assert until(lambda: lease.state == "asking")
+        lease.after_end(run)
         picture.result(timeout=20)
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_a_picture_pauses_the_training_which_then_goes_on(card, host, handover, keeper, tmp_path):
+def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, keeper, tmp_path):
     worker = training(keeper, tmp_path, card)
     host.generate()
     assert host.pictures == 1
-    assert until(lambda: worker.status == "running" and handover.state == "training")
+    assert until(lambda: worker.status == "running" and lease.state == "training")
     assert [event.kind for event in worker.folder.read_events()] == [
         "started",
         "phase",
@@ -287,11 +285,11 @@ def test_a_picture_pauses_the_training_which_then_goes_on(card, host, handover, 
         "resumed",
     ]
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.2))
     host.generate()
@@ -302,12 +300,12 @@ def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
         "paused",
     ]
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
-    handover = make(host, tmp_path, grace=0.5)
-    keeper = Keeper(handover)
+    lease = make(host, tmp_path, grace=0.5)
+    keeper = Keeper(lease)
     worker = training(keeper, tmp_path, card)
     for _ in range(3):
         host.generate()
@@ -316,87 +314,83 @@ def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     assert [event.kind for event in worker.folder.read_events()].count("paused") == 1
     assert host.moves == ["release", "restore", "release"]
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_a_picture_that_fails_does_not_keep_the_training_waiting(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
     with pytest.raises(RuntimeError, match="a script failed"):
         host.generate(fails=True)
-    assert until(lambda: worker.status == "running" and handover.state == "training")
+    assert until(lambda: worker.status == "running" and lease.state == "training")
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, handover, keeper, tmp_path):
+def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, lease, keeper, tmp_path):
     worker = training(keeper, tmp_path, card)
-    handover.ask(worker.folder, "pause")
+    lease.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
     host.generate()
-    assert until(lambda: handover.state == "training")
+    assert until(lambda: lease.state == "training")
     assert worker.status == "paused" and waiting_requests(worker.folder.requests) == ()
-    handover.ask(worker.folder, "resume")
+    lease.ask(worker.folder, "resume")
     assert until(lambda: worker.status == "running")
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_a_pause_sent_from_the_command_line_outlasts_a_picture(
-    card, host, handover, keeper, tmp_path
-):
+def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, lease, keeper, tmp_path):
     from lora_trainer.runs.requests import send_request
 
     worker = training(keeper, tmp_path, card)
     send_request(worker.folder.requests, "pause")
     assert until(lambda: worker.status == "paused")
     host.generate()
-    assert until(lambda: handover.state == "training")
+    assert until(lambda: lease.state == "training")
     time.sleep(0.05)
     assert worker.status == "paused"
     worker.end = "stopped"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_pause_pressed_while_a_picture_is_made_holds_afterwards(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
-    with host.turns.lock:
-        handover.ask(worker.folder, "pause")
-    assert until(lambda: handover.state == "training")
+    with host.queue.lock:
+        lease.ask(worker.folder, "pause")
+    assert until(lambda: lease.state == "training")
     time.sleep(0.05)
     assert worker.status == "paused"
     worker.end = "stopped"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_resume_pressed_while_a_picture_is_made_waits_for_it(
-    card, host, handover, keeper, tmp_path
-):
+def test_resume_pressed_while_a_picture_is_made_waits_for_it(card, host, lease, keeper, tmp_path):
     worker = training(keeper, tmp_path, card)
-    handover.ask(worker.folder, "pause")
+    lease.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
-    with host.turns.lock:
-        handover.ask(worker.folder, "resume")
+    with host.queue.lock:
+        lease.ask(worker.folder, "resume")
         time.sleep(0.05)
         assert worker.status == "paused"
     assert until(lambda: worker.status == "running")
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(
     card, host, tmp_path
 ):
-    handover = make(host, tmp_path, patience=lambda: 0.05)
-    keeper = Keeper(handover)
+    lease = make(host, tmp_path, patience=lambda: 0.05)
+    keeper = Keeper(lease)
     worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
-    with pytest.raises(HandOverError, match="still preparing and cannot pause yet"):
+    with pytest.raises(GpuLeaseError, match="still preparing and cannot pause yet"):
         host.generate()
-    assert host.pictures == 0 and handover.state == "training"
+    assert host.pictures == 0 and lease.state == "training"
     # the pause that was asked for does not come true later
     assert until(
         lambda: (
@@ -406,103 +400,103 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
     )
     assert worker.status == "running"
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(
     card, host, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("lora_trainer.webui.handover.PICTURE_ROOM", PICTURE)
-    monkeypatch.setattr("tests.webui.test_handover.CARD", 20)
-    handover = make(host, tmp_path, patience=lambda: 0.05)
-    keeper = Keeper(handover)
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.PICTURE_ROOM", PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 20)
+    lease = make(host, tmp_path, patience=lambda: 0.05)
+    keeper = Keeper(lease)
     worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
     host.generate()
     assert host.pictures == 1 and worker.status == "running"
-    assert until(lambda: handover.state == "training" and "model" not in card.used)
+    assert until(lambda: lease.state == "training" and "model" not in card.used)
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, tmp_path):
     host = GpuHost(card, kind="cpu")
-    handover = make(host, tmp_path)
+    lease = make(host, tmp_path)
     run = folder(tmp_path)
-    assert handover.before_start(run)
+    assert lease.before_start(run)
     host.generate()
-    handover.tick()
-    handover.after_end(run)
+    lease.tick()
+    lease.after_end(run)
     assert host.moves == [] and waiting_requests(run.requests) == ()
-    assert str(handover.status().sentence).startswith("The WebUI computes on the processor")
-    with host.turns.lock:
-        assert not handover.waits()
+    assert str(lease.status().sentence).startswith("The WebUI computes on the processor")
+    with host.queue.lock:
+        assert not lease.waits()
 
 
 def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_one_is_made(
     card, host, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
-    handover = make(host, tmp_path, pauses=lambda: False)
-    keeper = Keeper(handover)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
+    lease = make(host, tmp_path, pauses=lambda: False)
+    keeper = Keeper(lease)
     worker = training(keeper, tmp_path, card)
-    assert handover.status().sentence.template.endswith("comes back beside it for a picture.")
+    assert lease.status().sentence.template.endswith("comes back beside it for a picture.")
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate, 0.1)
         assert until(lambda: "picture" in card.used)
         assert card.used == {"model": MODEL, worker.name: WORKER, "picture": PICTURE}
-        assert (handover.state, worker.status) == ("beside", "running")
+        assert (lease.state, worker.status) == ("beside", "running")
         picture.result(timeout=20)
-    assert until(lambda: handover.state == "training" and card.used == {worker.name: WORKER})
+    assert until(lambda: lease.state == "training" and card.used == {worker.name: WORKER})
     assert [
         event.kind for event in worker.folder.read_events() if event.kind in ("paused", "resumed")
     ] == []
     assert waiting_requests(worker.folder.requests) == ()
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(
     card, host, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
-    handover = make(host, tmp_path, pauses=lambda: False)
-    keeper = Keeper(handover)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
+    lease = make(host, tmp_path, pauses=lambda: False)
+    keeper = Keeper(lease)
     worker = training(keeper, tmp_path, card)
     host.generate()
-    assert handover.state == "beside"
-    handover.ask(worker.folder, "pause")
-    assert until(lambda: worker.status == "paused" and handover.state == "training")
+    assert lease.state == "beside"
+    lease.ask(worker.folder, "pause")
+    assert until(lambda: worker.status == "paused" and lease.state == "training")
     time.sleep(0.05)
     assert worker.status == "paused"
     worker.end = "stopped"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monkeypatch):
-    monkeypatch.setattr("tests.webui.test_handover.CARD", MODEL + WORKER + PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     chosen = [False]
-    handover = make(host, tmp_path, pauses=lambda: chosen[0], grace=60.0)
-    keeper = Keeper(handover)
+    lease = make(host, tmp_path, pauses=lambda: chosen[0], grace=60.0)
+    keeper = Keeper(lease)
     worker = training(keeper, tmp_path, card)
     host.generate()
-    assert (handover.state, worker.status) == ("beside", "running")
+    assert (lease.state, worker.status) == ("beside", "running")
     chosen[0] = True
     host.generate()
-    assert (handover.state, worker.status) == ("lent", "paused")
+    assert (lease.state, worker.status) == ("lent", "paused")
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
 def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
-    with host.turns.lock:
+    with host.queue.lock:
         keeper.over.set()  # the host dies in the middle of a picture
         keeper.thread.join()
         assert worker.status == "paused"
@@ -526,36 +520,36 @@ def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(c
     worker.writer.write(events.Paused())
     worker.start()
     host = GpuHost(card)
-    handover = make(host, tmp_path)
+    lease = make(host, tmp_path)
     assert until(lambda: worker.folder.is_alive)
-    assert handover.adopt(worker.folder)
+    assert lease.adopt(worker.folder)
     host.generate()
     for _ in range(20):
-        handover.tick()
+        lease.tick()
         time.sleep(0.005)
     assert worker.status == "paused" and waiting_requests(worker.folder.requests) == ()
     worker.end = "stopped"
     worker.join()
-    handover.tick()
-    assert_all_is_well(card, handover)
+    lease.tick()
+    assert_all_is_well(card, lease)
 
 
 def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
     worker.card.give(worker.name)  # room, so that the ledger does not complain of the instant
     card.take("model", MODEL)
     assert until(lambda: "model" not in card.used)
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_card(
     card, host, tmp_path
 ):
-    handover = make(host, tmp_path, grace=0.01)
-    keeper = Keeper(handover)
+    lease = make(host, tmp_path, grace=0.01)
+    keeper = Keeper(lease)
     with ThreadPoolExecutor() as pool:
         pictures = [pool.submit(lambda: [host.generate(0.01) for _ in range(6)]) for _ in range(2)]
         for number in range(3):
@@ -566,44 +560,44 @@ def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_ca
         for picture in pictures:
             picture.result(timeout=20)
     assert host.pictures == 12
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
     keeper.over.set()
 
 
-def test_a_run_is_not_begun_while_a_picture_is_made(card, host, handover, tmp_path):
+def test_a_run_is_not_begun_while_a_picture_is_made(card, host, lease, tmp_path):
     run = folder(tmp_path)
     started = threading.Event()
 
     def paint():
-        with host.turns.lock:
+        with host.queue.lock:
             started.set()
             time.sleep(0.1)
 
     with ThreadPoolExecutor() as pool:
         picture = pool.submit(paint)
         started.wait()
-        assert not handover.before_start(run) and handover.waits()
+        assert not lease.before_start(run) and lease.waits()
         picture.result()
-    assert handover.before_start(run) and "model" not in card.used and not handover.waits()
+    assert lease.before_start(run) and "model" not in card.used and not lease.waits()
 
 
 def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_picture(
-    card, host, handover, tmp_path
+    card, host, lease, tmp_path
 ):
     run = folder(tmp_path)
-    handover.before_start(run)
+    lease.before_start(run)
     host.restore_fails = 1
-    handover.after_end(run)
+    lease.after_end(run)
     assert (
-        str(handover.status().sentence)
+        str(lease.status().sentence)
         == "the WebUI's model could not return to the graphics card: out of memory"
     )
     host.generate()
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     worker = training(keeper, tmp_path, card)
     host.restore_fails = 1
@@ -611,43 +605,43 @@ def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(
         host.generate()
     assert until(lambda: worker.status == "running")
     worker.end = "finished"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
-def test_memory_before_and_after_is_shown(card, host, handover, tmp_path):
-    handover.before_start(folder(tmp_path))
-    told = handover.status().to_mapping(str)
+def test_memory_before_and_after_is_shown(card, host, lease, tmp_path):
+    lease.before_start(folder(tmp_path))
+    told = lease.status().to_mapping(str)
     assert told["state"] == "training"
     assert told["before"] == {"free": 4, "total": 8} and told["after"] == {"free": 8, "total": 8}
 
 
 def test_a_host_whose_queue_cannot_be_watched_says_what_to_do(card, tmp_path):
     host = GpuHost(card, watchable=False)
-    handover = make(host, tmp_path)
-    handover.before_start(folder(tmp_path))
+    lease = make(host, tmp_path)
+    lease.before_start(folder(tmp_path))
     assert (
-        str(handover.status().sentence)
+        str(lease.status().sentence)
         == "This WebUI cannot be watched: press Pause before you generate a picture, and Resume"
         " after it."
     )
 
 
-def test_asking_another_run_than_the_one_on_the_card_goes_straight_to_it(handover, tmp_path):
+def test_asking_another_run_than_the_one_on_the_card_goes_straight_to_it(lease, tmp_path):
     other = folder(tmp_path, "other")
-    handover.ask(other, "pause")
+    lease.ask(other, "pause")
     assert waiting_requests(other.requests) == ("pause",)
 
 
-def test_the_lock_is_left_as_it_was_found(host, handover):
-    host.turns.unwatch()
-    assert type(host.turns.lock) is FIFOLock
+def test_the_lock_is_left_as_it_was_found(host, lease):
+    host.queue.unwatch()
+    assert type(host.queue.lock) is FIFOLock
     with contextlib.suppress(AssertionError):
         host.generate()
     assert not host.is_generating()
 
 
 def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_last(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     card.used.clear()
     first = training(keeper, tmp_path, card)
@@ -660,33 +654,33 @@ def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_las
     )
     second.start()
     assert until(lambda: second.folder.read_state().phase == "training") and until(
-        lambda: handover.adopt(second.folder)
+        lambda: lease.adopt(second.folder)
     )
     host.restore_model()
-    handover._owed = True
+    lease._owed = True
     assert until(lambda: "model" not in card.used)
-    with host.turns.lock:
+    with host.queue.lock:
         assert (first.status, second.status) == ("paused", "paused")
     assert until(lambda: (first.status, second.status) == ("running", "running"))
     first.end = "finished"
     assert until(lambda: not first.is_alive() and keeper.current is None)
     time.sleep(0.05)
-    assert handover.state == "training" and "model" not in card.used
+    assert lease.state == "training" and "model" not in card.used
     second.end = "killed"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)
 
 
 def test_a_host_that_lists_a_model_which_will_not_leave_is_asked_once_a_turn(
-    card, host, handover, tmp_path
+    card, host, lease, tmp_path
 ):
     host.model_on_device = lambda: True
-    handover.before_start(folder(tmp_path))
+    lease.before_start(folder(tmp_path))
     for _ in range(5):
-        handover.tick()
+        lease.tick()
     assert host.moves == ["release"]
-    handover._after_turn()
+    lease._after_turn()
     for _ in range(5):
-        handover.tick()
+        lease.tick()
     assert host.moves == ["release", "release"]
 
 
@@ -701,20 +695,20 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
 
     run = begin(tmp_path, "runs/run", epochs=3000, save_steps=100_000)
     queue = Queue(tmp_path / "queue.json")
-    handover = make(host, tmp_path, patience=lambda: 90.0)
+    lease = make(host, tmp_path, patience=lambda: 90.0)
     real = RealKeeper(
         history=History(tmp_path / "runs"),
         queue=queue,
         lock=tmp_path / "keeper.lock",
         trash=tmp_path / "trash",
-        hand_over=handover,
+        gpu_lease=lease,
     )
     queue.add("run")
 
     def look(condition):
         deadline = time.monotonic() + 90
         while not condition():
-            assert time.monotonic() < deadline, (run.read_state(), handover.state)
+            assert time.monotonic() < deadline, (run.read_state(), lease.state)
             real.tick()
             time.sleep(0.02)
 
@@ -726,7 +720,7 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
         picture.result()
     paused_at = run.read_state().step
     look(lambda: run.read_state().step > paused_at + 2)
-    assert handover.state == "training" and "model" not in card.used
+    assert lease.state == "training" and "model" not in card.used
     assert [event.kind for event in run.read_events() if event.kind in ("paused", "resumed")] == [
         "paused",
         "resumed",
@@ -737,20 +731,20 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     look(lambda: real.active() == ())
     real.close()
     assert run.read_state().status == "stopped"
-    assert card.used == {"model": MODEL} and card.overflows == [] and handover.state == "idle"
+    assert card.used == {"model": MODEL} and card.overflows == [] and lease.state == "idle"
 
 
 def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(
-    card, host, handover, keeper, tmp_path
+    card, host, lease, keeper, tmp_path
 ):
     run = folder(tmp_path)
     worker = keeper.start(Worker(run, card, preparing=0.2))
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate)
-        assert until(lambda: handover.state == "asking")
-        handover.ask(run, "pause")
+        assert until(lambda: lease.state == "asking")
+        lease.ask(run, "pause")
         picture.result(timeout=20)
-    assert until(lambda: handover.state == "training")
+    assert until(lambda: lease.state == "training")
     assert until(lambda: worker.status == "paused")
     worker.end = "stopped"
-    assert_all_is_well(card, handover)
+    assert_all_is_well(card, lease)

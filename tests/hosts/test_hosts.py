@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import socket
 import sys
 import threading
@@ -18,12 +19,15 @@ from unittest.mock import MagicMock
 
 import pytest
 
+from lora_trainer import hosts
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.webui import host as hosts
-from lora_trainer.webui.host import Cancelled, HostError, Wish, find
+from lora_trainer.hosts import base, find, kinds
+from lora_trainer.hosts.a1111 import A1111
+from lora_trainer.hosts.base import GenerationCancelled, HostError, Txt2ImgRequest
+from lora_trainer.webui import texts
 from tests.webui.lora_files import write_lora
 
-FAKE = Path(__file__).parent / "fake_host"
+FAKE = Path(__file__).parent.parent / "webui" / "fake_host"
 THEIRS = ("modules", "modules_forge", "backend", "ldm_patched", "networks", "launch", "gradio")
 
 
@@ -43,7 +47,7 @@ def start(tmp_path, monkeypatch):
         gradio = MagicMock()
         gradio.__version__ = "3.41.2"
         monkeypatch.setitem(sys.modules, "gradio", gradio)
-        monkeypatch.setenv("FAKE_HOST_FLAVOUR", "forge" if kind == "forge" else "a1111")
+        monkeypatch.setenv("FAKE_HOST_FLAVOUR", "forge" if kind in ("forge", "neo") else "a1111")
         monkeypatch.setattr(
             sys,
             "argv",
@@ -56,7 +60,7 @@ def start(tmp_path, monkeypatch):
                 *flags,
             ],
         )
-        folders = [str(FAKE / "forge"), str(FAKE)] if kind == "forge" else [str(FAKE)]
+        folders = [str(FAKE / "forge"), str(FAKE)] if kind in ("forge", "neo") else [str(FAKE)]
         monkeypatch.setattr(sys, "path", [*folders, *sys.path])
         models = tmp_path / "data" / "models"
         for name in checkpoints:
@@ -65,6 +69,11 @@ def start(tmp_path, monkeypatch):
         (models / "Lora").mkdir(parents=True, exist_ok=True)
         if kind in ("reforge", "classic"):
             older_forge(monkeypatch, kind)
+        if kind == "neo":
+            import modules_forge.forge_version
+
+            modules_forge.forge_version.version = "neo"
+            modules_forge.forge_version.release = "2.26"
         import modules.sd_models
 
         modules.sd_models.list_models()
@@ -143,8 +152,8 @@ def calls(tmp_path):
     )
 
 
-SMALL = Wish(prompt="a fox", seed=3, steps=2, width=64, height=64)
-ALL = pytest.mark.parametrize("kind", ["a1111", "forge", "reforge", "classic"])
+SMALL = Txt2ImgRequest(prompt="a fox", seed=3, steps=2, width=64, height=64)
+ALL = pytest.mark.parametrize("kind", ["a1111", "forge", "neo", "reforge", "classic"])
 
 
 def test_outside_a_webui_there_is_no_host():
@@ -159,12 +168,14 @@ def test_each_host_is_told_by_what_can_be_imported(start, kind):
     names = {
         "a1111": "AUTOMATIC1111",
         "forge": "Forge",
+        "neo": "Forge Neo",
         "reforge": "reForge",
         "classic": "Forge Classic",
     }
     versions = {
         "a1111": "v1.10.1",
         "forge": "2.0.1v1.10.1",
+        "neo": "2.26",
         "reforge": "1.0.0v2-v1.10.1RC",
         "classic": "classic",
     }
@@ -461,7 +472,7 @@ def test_a_picture_is_made_by_the_hosts_pipeline_and_saved_nowhere(start, kind, 
     assert made.comments == ()
     again, other = (
         aside(lambda: host.generate(SMALL)),
-        aside(lambda: host.generate(Wish(**{**vars(SMALL), "seed": 4}))),
+        aside(lambda: host.generate(Txt2ImgRequest(**{**vars(SMALL), "seed": 4}))),
     )
     assert made.image.tobytes() == again.image.tobytes() != other.image.tobytes()
     from modules import shared
@@ -476,14 +487,16 @@ def test_a_lora_in_the_prompt_changes_the_picture(start, kind, tmp_path):
     write_lora(tmp_path / "data" / "models" / "Lora" / "ink.safetensors")
     plain = aside(lambda: host.generate(SMALL))
     with_lora = aside(
-        lambda: host.generate(Wish(**{**vars(SMALL), "prompt": "a fox <lora:ink:0.7>"}))
+        lambda: host.generate(Txt2ImgRequest(**{**vars(SMALL), "prompt": "a fox <lora:ink:0.7>"}))
     )
     assert plain.image.tobytes() != with_lora.image.tobytes()
 
 
 def test_a_lora_that_is_not_there_is_remarked(start):
     host = start("a1111")
-    made = aside(lambda: host.generate(Wish(**{**vars(SMALL), "prompt": "a fox <lora:nowhere:1>"})))
+    made = aside(
+        lambda: host.generate(Txt2ImgRequest(**{**vars(SMALL), "prompt": "a fox <lora:nowhere:1>"}))
+    )
     assert made.comments == ("Networks not found: nowhere",)
 
 
@@ -503,6 +516,60 @@ def test_what_forge_prints_of_a_lora_is_heard_and_printed(start, capsys, monkeyp
     assert capsys.readouterr().out.count("[LORA]") == 2
     print("afterwards")
     assert capsys.readouterr().out == "afterwards\n"
+
+
+def test_what_neo_logs_of_a_lora_is_heard(start, monkeypatch):
+    host = start("neo")
+    from modules import processing
+
+    logger = logging.getLogger("lora")
+    monkeypatch.setattr(logger, "propagate", False)
+    before = list(logger.handlers)
+
+    def noisy(p):
+        logger.warning("[LORA] Loaded ink for KModel-UNet with 192 keys at weight 1.0")
+        logger.warning("[LORA] LoRA mismatch for KModel: ink")
+        return original(p)
+
+    original = processing.process_images
+    monkeypatch.setattr(processing, "process_images", noisy)
+    made = aside(lambda: host.generate(SMALL))
+    assert made.comments == ("[LORA] LoRA mismatch for KModel: ink",)
+    assert logger.handlers == before
+
+
+def test_neo_tells_the_vae_among_its_modules_by_its_list_of_folders(start, tmp_path):
+    host = start("neo")
+    from modules import shared
+
+    folder = tmp_path / "elsewhere" / "vae"
+    shared.cmd_opts.vae_dirs = [str(folder)]
+    shared.opts.data["forge_additional_modules"] = [str(folder / "kl.safetensors")]
+    assert host.loaded().vae == folder / "kl.safetensors"
+
+
+def test_a_host_is_one_module(start, tmp_path, monkeypatch):
+    """A fork of A1111, from a single file."""
+    (tmp_path / "toy.py").write_text(
+        "from lora_trainer.hosts.a1111 import A1111\n"
+        "from lora_trainer.hosts.base import has_module\n"
+        "class Toy(A1111):\n"
+        "    kind, name = 'toy', 'Toy WebUI'\n"
+        "    @classmethod\n"
+        "    def is_here(cls):\n"
+        "        return super().is_here() and has_module('modules.toy')\n",
+        encoding="utf-8",
+    )
+    monkeypatch.setattr(hosts, "__path__", [*hosts.__path__, str(tmp_path)])
+    host = start("a1111")
+    assert type(host) is A1111
+    monkeypatch.setitem(sys.modules, "modules.toy", types.ModuleType("modules.toy"))
+    toy = find()
+    try:
+        assert (toy.kind, toy.name, toy.paths()) == ("toy", "Toy WebUI", host.paths())
+        assert {kind.kind for kind in kinds()} >= {"toy", "a1111", "forge", "neo", "reforge"}
+    finally:
+        del sys.modules["lora_trainer.hosts.toy"], hosts.toy
 
 
 def test_a1111_tells_how_many_layers_it_matched(start, monkeypatch):
@@ -547,21 +614,21 @@ def test_steps_are_reported_and_a_stop_interrupts_our_picture_only(start, monkey
     from modules import processing, shared
 
     monkeypatch.setattr(processing, "STEP_SECONDS", 0.01)
-    monkeypatch.setattr(hosts, "WATCH_SECONDS", 0.01)
+    monkeypatch.setattr(base, "WATCH_SECONDS", 0.01)
     steps: list[tuple[int, int]] = []
     stop = threading.Event()
-    wish = Wish(**{**vars(SMALL), "steps": 500})
+    wish = Txt2ImgRequest(**{**vars(SMALL), "steps": 500})
 
     def note(step, count):
         steps.append((step, count))
         if step > 3:
             stop.set()
 
-    with pytest.raises(Cancelled):
+    with pytest.raises(GenerationCancelled):
         aside(lambda: host.generate(wish, progress=note, stop_asked=stop.is_set))
     assert steps[-1][1] == 500 and 3 < steps[-1][0] < 400
     assert shared.state.interrupted is False
-    with pytest.raises(Cancelled):  # one that was given up before its turn came
+    with pytest.raises(GenerationCancelled):  # one that was given up before its turn came
         aside(lambda: host.generate(wish, stop_asked=lambda: True))
 
 
@@ -620,7 +687,7 @@ def test_a_refused_picture_leaves_the_queue_and_the_list_of_waiting_tasks(start,
     def refuse():
         raise LoraTrainerError("the training is still at {step}", hint="Wait.", step=7)
 
-    host.on_generation(refuse, lambda: None)
+    host.on_generation(refuse, lambda: None, tell=lambda error: texts.say_in_one_line(error, "en"))
     with pytest.raises(LoraTrainerError) as refused:
         call_queue.wrap_queued_call(lambda: None)()
     # the host shows this and nothing else

@@ -40,15 +40,15 @@ from typing import Any, Literal, Protocol
 
 from lora_trainer import files
 from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.hosts.base import HostDevice, Memory
 from lora_trainer.runs import events
 from lora_trainer.runs.events import read_events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request
 from lora_trainer.runs.state import RunState, fold
-from lora_trainer.webui.host import HostDevice, Memory
 
 log = logging.getLogger(__name__)
-State = Literal["idle", "training", "asking", "lent", "beside"]
+LeaseState = Literal["idle", "training", "asking", "lent", "beside"]
 PATIENCE = 90.0
 """Seconds that a picture waits for the run to pause. A step of a large model on a small card takes
 ten or more.
@@ -62,12 +62,12 @@ PICTURE_ROOM = 3 * 2**30
 """Bytes beyond the model's own that a picture needs: enough for SDXL at its usual size."""
 
 
-class HandOverError(LoraTrainerError):
+class GpuLeaseError(LoraTrainerError):
     """The graphics card cannot be had now."""
 
 
-class HostDeviceUser(Protocol):
-    """What is needed of a host; see host.Host."""
+class LeasingHost(Protocol):
+    """What is needed of a host; see base.Host."""
 
     def device(self) -> HostDevice: ...
     def memory(self) -> Memory | None: ...
@@ -76,14 +76,20 @@ class HostDeviceUser(Protocol):
     def model_on_device(self) -> bool: ...
     def is_generating(self) -> bool: ...
     def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]: ...
-    def on_generation(self, before: Callable[[], object], after: Callable[[], object]) -> bool: ...
+    def on_generation(
+        self,
+        before: Callable[[], object],
+        after: Callable[[], object],
+        *,
+        tell: Callable[[LoraTrainerError], str],
+    ) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class Status:
+class LeaseStatus:
     """Where the graphics card is, for people."""
 
-    state: State
+    state: LeaseState
     sentence: Message
     before: Memory | None = None
     """The device's memory before the model left it for the run, and after."""
@@ -99,14 +105,14 @@ class Status:
         }
 
 
-class HandOver:
+class GpuLease:
     """Who has the graphics card. `marker` is a small file that outlives the host: which run was
     paused for a picture.
     """
 
     def __init__(
         self,
-        host: HostDeviceUser,
+        host: LeasingHost,
         marker: Path,
         *,
         pauses: Callable[[], bool] = lambda: True,
@@ -114,14 +120,15 @@ class HandOver:
         grace: float = GRACE,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        tell: Callable[[LoraTrainerError], str] = str,
     ) -> None:
         self.host = host
-        self.state: State = "idle"
+        self.state: LeaseState = "idle"
         self._marker = marker
-        self._pauses = pauses
+        self._pauses, self._tell = pauses, tell
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
         # one, but for runs that somebody started on the command line beside it
-        self._runs: dict[Path, _Watched] = {}
+        self._runs: dict[Path, _LeasingRun] = {}
         self._left_paused = _marked(marker)
         self._owed = False
         self._freed = 0
@@ -137,7 +144,7 @@ class HandOver:
     def watch(self) -> None:
         """Have the host tell of its pictures; again after "Reload UI", which makes it forget."""
         self._sees_pictures = self._on_processor or self.host.on_generation(
-            self._before_turn, self._after_turn
+            self._before_turn, self._after_turn, tell=self._tell
         )
 
     # --- the keeper's thread ----------------------------------------------------------------------
@@ -195,7 +202,7 @@ class HandOver:
                 return False
             if folder.path in self._runs and not self._runs[folder.path].ended:
                 return True
-            run = _Watched(folder, adopted=adopted)
+            run = _LeasingRun(folder, adopted=adopted)
             try:
                 self._release()
             except LoraTrainerError:
@@ -209,7 +216,7 @@ class HandOver:
                 self._end_an_old_loan(run)
             return True
 
-    def _end_an_old_loan(self, run: _Watched) -> None:
+    def _end_an_old_loan(self, run: _LeasingRun) -> None:
         """A host that died while it made a picture has left the run paused."""
         if run.read().status == "paused":
             if str(run.folder.path) in self._left_paused:
@@ -264,13 +271,13 @@ class HandOver:
             self._trouble = error.message
             log.warning("%s", error)
 
-    def _living(self) -> list[_Watched]:
+    def _living(self) -> list[_LeasingRun]:
         return [run for run in self._runs.values() if not run.ended]
 
     # --- the host's threads -----------------------------------------------------------------------
 
     def _before_turn(self) -> None:
-        """The host wants its device, and has the turn. Raises HandOverError when it cannot have
+        """The host wants its device, and has the turn. Raises GpuLeaseError when it cannot have
         it.
         """
         if self.state == "lent":
@@ -339,9 +346,9 @@ class HandOver:
         self._resume_all()
         self._mark()
 
-    def _refusal(self) -> HandOverError:
+    def _refusal(self) -> GpuLeaseError:
         if all(run.state.phase == "training" for run in self._living()):
-            return HandOverError(
+            return GpuLeaseError(
                 "the training did not pause within {seconds} seconds, so there is no room on the"
                 " graphics card for a picture",
                 hint=(
@@ -350,7 +357,7 @@ class HandOver:
                 ),
                 seconds=round(self._patience()),
             )
-        return HandOverError(
+        return GpuLeaseError(
             "the training is still preparing and cannot pause yet, so there is no room on the"
             " graphics card for a picture",
             hint=(
@@ -374,8 +381,8 @@ class HandOver:
         else:
             run.ask(what)
 
-    def status(self) -> Status:
-        return Status(
+    def status(self) -> LeaseStatus:
+        return LeaseStatus(
             state=self.state, sentence=self._sentence(), before=self._before, after=self._after
         )
 
@@ -453,7 +460,7 @@ class HandOver:
                 self._marker.unlink(missing_ok=True)
 
 
-class _Watched:
+class _LeasingRun:
     """The run that has the device, read as its events come."""
 
     def __init__(self, folder: RunFolder, *, adopted: bool) -> None:
