@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -30,11 +29,17 @@ def what_is_imported_is_not_searched_for_garbage() -> None:
     gc.freeze()
 
 
+IN_A_BROWSER = ("browser", "javascript")
+_started: list[tuple[Any, Any]] = []
+"""Playwright and its Chromium, while they run."""
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
+def browser() -> Any:
     """A Chromium without a window; where there is none, the tests that ask for it are skipped.
 
-    One a module: while Playwright runs, no other test of the process could start an asyncio loop.
+    It goes on until a test of another folder is next: while Playwright runs, no other test of the
+    process could start an asyncio loop.
     """
     from tests.browser.chromium import find
 
@@ -47,12 +52,27 @@ def browser() -> Iterator[Any]:
             "there is no browser (install Chromium, or name one in the environment variable"
             " CHROMIUM)"
         )
-    with sync_api.sync_playwright() as playwright:
+    if not _started:
+        playwright = sync_api.sync_playwright().start()
         launched = playwright.chromium.launch(
-            executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"]
+            executable_path=program,
+            args=[
+                "--no-sandbox",
+                "--disable-dev-shm-usage",
+                # nothing outside this machine
+                "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+            ],
         )
-        yield launched
+        _started.append((playwright, launched))
+    return _started[0][1]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    if _started and (nextitem is None or nextitem.path.parent.name not in IN_A_BROWSER):
+        playwright, launched = _started.pop()
         launched.close()
+        playwright.stop()
 
 
 def pytest_addoption(parser: Any) -> None:

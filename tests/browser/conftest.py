@@ -8,7 +8,6 @@ prompt) is tested on each, what only our own page does on one.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,28 +16,16 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from tests.browser.running import FakeHost, missing_for_fake_hosts
+from tests.browser.visitors import Visitor
 from tests.made import tiny_checkpoint
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser
 
 FLAVOURS = [
     pytest.param(name, marks=pytest.mark.xdist_group(f"webui-{name}"))
     for name in ("a1111", "forge")
 ]
-ELSEWHERE = re.compile(r"^https?://(?!127\.0\.0\.1)")
-HARMLESS = (
-    # gradio's own page, without a network or without a manifest
-    "manifest.json",
-    "fonts.googleapis",
-    "cdnjs",
-    "iframe-resizer",
-    "favicon",
-    "preloaded using link preload",
-    # the browser notes every answer that is a sentence for the visitor
-    "the server responded with a status of 400",
-    "the server responded with a status of 409",
-)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -75,47 +62,6 @@ def host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fak
     running.start()
     yield running
     running.kill()
-
-
-class Visitor:
-    """One visitor's browser: pages that reach nothing but the WebUI, and what they complained
-    about.
-    """
-
-    def __init__(self, browser: Browser, **options: Any) -> None:
-        self.complaints: list[str] = []
-        self.requests: list[tuple[str, str]] = []
-        settings = {
-            "viewport": {"width": 1280, "height": 900},
-            "locale": "en-US",
-            "accept_downloads": True,
-            **options,
-        }
-        self.context = browser.new_context(**settings)
-        self.context.set_default_timeout(20_000)
-        # a pattern, not a function: for that Playwright would ask this process about every request,
-        # and none would go on while a test sleeps
-        self.context.route(ELSEWHERE, lambda route: route.fulfill(status=200, body=""))
-
-    def page(self) -> Page:
-        page = self.context.new_page()
-        page.on(
-            "console",
-            lambda message: (
-                message.type == "error"
-                and self._complain(f"{message.text} {message.location.get('url', '')}")
-            ),
-        )
-        page.on("pageerror", lambda error: self._complain(f"{error}\n{error.stack}"))
-        page.on("request", lambda request: self.requests.append((request.method, request.url)))
-        return page
-
-    def _complain(self, text: str) -> None:
-        if not any(harmless in text for harmless in HARMLESS):
-            self.complaints.append(text)
-
-    def close(self) -> None:
-        self.context.close()
 
 
 @pytest.fixture

@@ -32,11 +32,11 @@ import pytest
 from PIL import Image
 
 from lora_trainer.runs.requests import send_request
-from tests.browser.conftest import Visitor
 from tests.browser.pictures import picture
 from tests.browser.running import RealHost
 from tests.browser.tab import eventually, expect, open_host, open_step, open_tab, show_tab
 from tests.browser.test_journey import files, wait_for_run
+from tests.browser.visitors import Visitor
 
 NAME, TRIGGER = "real discs", "ohwx"
 STEPS = 6
