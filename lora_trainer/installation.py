@@ -154,9 +154,9 @@ def install(
     except OSError as error:
         raise _cannot_write(overlay.shelf, error) from error
     with _only_one(overlay.shelf, say, patience):
+        clear_leftovers(overlay)
         if overlay.state == "ready" and overlay.is_checked:
             return
-        clear_leftovers(overlay)
         if overlay.state == "ready":
             say("Checking the packages beside the interpreter's new ones ...")
             _try_imports(overlay.wanted, overlay.packages, environ)

@@ -126,6 +126,7 @@ class Workbench:
         self._clock = clock
         self._plans: OrderedDict[str, Plan] = OrderedDict()
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
+        files.clear_left(contents.path)
 
     # --- knowing ----------------------------------------------------------------------------------
 
