@@ -207,7 +207,7 @@ def test_time_and_speed_are_told_in_the_readers_units():
 def test_last_words_are_what_was_printed_not_what_was_logged(tmp_path):
     log = tmp_path / "worker.log"
     log.write_text(
-        "2026-01-01 10:00:00,000 INFO lora_trainer.worker.report: Phase(total=0)\nSegmentation"
+        "2026-01-01 10:00:00,000 INFO lora_trainer.tasks.report: Phase(total=0)\nSegmentation"
         " fault\n",
         encoding="utf-8",
     )

@@ -61,7 +61,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
         BASICS | {"settings", "runs", "dataset", "checkpoint", "lora"},
     ),
-    "worker": (
+    "tasks": (
         TORCH_STACK | {"PIL", "psutil"},
         BASICS
         | {
@@ -74,6 +74,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "training",
             "environment",
         },
+    ),
+    "worker": (
+        {"PIL"},
+        BASICS | {"runs", "dataset", "training", "tasks", "environment"},
     ),
     "jobs": ({"psutil", "yaml"}, BASICS | {"settings", "runs", "environment"}),
     "console": ({"tqdm"}, BASICS | {"runs", "jobs"}),

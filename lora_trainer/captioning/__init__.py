@@ -9,5 +9,5 @@
     suffix and trigger word in place
 
 Which captioners there are is in `settings.captioning`, which needs no torch. Called by
-worker.caption_job.
+tasks.caption.
 """

@@ -5,7 +5,7 @@ A captioner that has one puts each image's embedding into its Caption (no image 
 it) and is an ImageEncoder, which is asked once a job how far apart it sees pictures that have
 nothing in common. That scale is needed because encoders differ: CLIP was trained to tell pictures
 apart, BLIP's encoder to be read by what writes the caption, and how close unrelated pictures lie in
-either is not known here. Called by blip, clip and worker.caption_job; what is kept of it is
+either is not known here. Called by blip, clip and tasks.caption; what is kept of it is
 dataset.embeddings.
 """
 

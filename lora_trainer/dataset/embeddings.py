@@ -14,7 +14,7 @@ it is captioned again. Each file, .lora_trainer/embeddings/NAME.bin, may be dele
     the rows                width numbers each, float16, little-endian
 
 A file that does not read so is as good as none. numpy only: it is read in the WebUI's process.
-Called by worker.caption_job and `check`.
+Called by tasks.caption and `check`.
 """
 
 from __future__ import annotations

@@ -45,9 +45,20 @@ class RunFolder:
         return self.path / "caption.yaml"
 
     @property
+    def settings(self) -> Path:
+        """The file that says what is done here, and by its name which task does it: config.yaml,
+        caption.yaml, or another task's.
+        """
+        known = (self.config, self.caption_config)
+        return next(
+            (path for path in (*known, *sorted(self.path.glob("*.yaml"))) if path.exists()),
+            self.config,
+        )
+
+    @property
     def job(self) -> Job:
         """What is done here, by the file that asks for it."""
-        return "caption" if self.caption_config.exists() and not self.config.exists() else "train"
+        return "caption" if self.settings == self.caption_config else "train"
 
     @property
     def events(self) -> Path:
@@ -305,7 +316,7 @@ def refuse_if_alive(folder: RunFolder) -> None:
 def existing(path: Path) -> RunFolder:
     """The run in `path`. Raises RunError when there is none."""
     folder = RunFolder(path)
-    if not folder.config.exists() and not folder.caption_config.exists():
+    if not folder.settings.exists():
         raise RunError(
             "{path} is not a run folder",
             hint="A run folder has a config.yaml; it is the output_dir of a training.",

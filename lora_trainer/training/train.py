@@ -1,7 +1,6 @@
-"""The loop: batches -> gradients -> adapters, with everything a user may ask of it in between.
+"""The steps of a training: batches -> gradients -> adapters. training.loop takes them.
 
-Nothing here knows which family it trains, where the images came from or who is listening. Requests,
-reports, saves and previews are the caller's (`Conductor`); the loop calls it between two steps.
+Nothing here knows which family it trains, where the images came from or who is listening.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import torch
 
@@ -42,8 +41,6 @@ _NOTHING_LEARNED = (
     "learning_rate is not the cause. Set mixed_precision to bf16 or no; if that does not help, the"
     " checkpoint is broken."
 )
-
-Outcome = Literal["finished", "stopped"]
 
 
 @dataclass(kw_only=True)
@@ -129,18 +126,6 @@ class StepResult:
         return math.fsum(self.losses) / len(self.losses)
 
 
-class Conductor(Protocol):
-    """Whoever runs the loop: asked between two steps, told after each."""
-
-    def before_step(self, trainer: Trainer) -> bool:
-        """Deal with what was asked meanwhile. False: stop here."""
-        ...
-
-    def after_step(self, trainer: Trainer, result: StepResult) -> None:
-        """Report; save and preview when due. trainer.step is the number of steps done."""
-        ...
-
-
 @dataclass(kw_only=True)
 class Trainer:
     """Everything that changes while training, and the steps that change it."""
@@ -173,14 +158,19 @@ class Trainer:
         """Epochs begun, from 1."""
         return self.plan.epoch_of(max(0, self.step - 1)) + 1
 
-    def run(self, conductor: Conductor) -> Outcome:
-        """Train from where `step` stands to the end, or until the conductor stops it."""
-        while self.step < self.plan.step_count:
-            if not conductor.before_step(self):
-                return "stopped"
-            result = self.train_step(self.plan.group(self.step))
-            self.step += 1
-            conductor.after_step(self, result)
+    @property
+    def is_over(self) -> bool:
+        """Whether no step is left."""
+        return self.step >= self.plan.step_count
+
+    def advance(self) -> StepResult:
+        """Train the next step."""
+        result = self.train_step(self.plan.group(self.step))
+        self.step += 1
+        return result
+
+    def require_learned(self) -> None:
+        """Raises NotFinite when none of the steps was finite."""
         if not self.has_learned:
             one, several = (
                 "the only step gave no finite numbers",
@@ -189,7 +179,6 @@ class Trainer:
             raise NotFinite(
                 one if self.step == 1 else several, hint=_NOTHING_LEARNED, count=self.step
             )
-        return "finished"
 
     @property
     def has_learned(self) -> bool:

@@ -1,4 +1,4 @@
-"""A run folder -> its job, done; and the one place where exceptions become a `failed` event with a
+"""A run folder -> its task, done; and the one place where exceptions become a `failed` event with a
 hint.
 """
 
@@ -13,19 +13,19 @@ from pathlib import Path
 
 from lora_trainer import files
 from lora_trainer.environment import Overlay
-from lora_trainer.errors import LoraTrainerError, OutOfMemory, RunError, TrainingError, disk_full
+from lora_trainer.errors import LoraTrainerError, RunError, TrainingError, disk_full
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import Failed
 from lora_trainer.runs.state import DISK_FULL, EXIT_STATUSES
-from lora_trainer.settings import captioning, training
-from lora_trainer.worker.report import Report
+from lora_trainer.tasks import base
+from lora_trainer.tasks.report import Report
+from lora_trainer.training.loop import Outcome
 
 FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed", "stopped"))
 
 
 def run(path: Path, overlay: Overlay | None = None) -> int:
-    """Do what the folder's config.yaml or caption.yaml asks for, from where it was left. Returns
-    the exit status.
+    """Do what the folder's settings file asks for, from where it was left. Returns the exit status.
 
     overlay: the worker's packages; if they are not there, that is the run's failure.
     """
@@ -69,42 +69,12 @@ def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
     return FAILED
 
 
-def _train(folder: folders.RunFolder, report: Report) -> str:
-    from lora_trainer.worker.training_job import TrainingJob
-
-    return TrainingJob(folder, training.read(folder.config), report).run()
-
-
-def _caption(folder: folders.RunFolder, report: Report) -> str:
-    from lora_trainer.worker.caption_job import CaptionJob
-
-    return CaptionJob(folder, captioning.read(folder.caption_config), report).run()
-
-
 def _do(folder: folders.RunFolder, report: Report) -> int:
     try:
-        outcome = (_caption if folder.job == "caption" else _train)(folder, report)
-        return FINISHED if outcome == "finished" else STOPPED
+        return FINISHED if _run(base.find(folder), folder, report) == "finished" else STOPPED
     except LoraTrainerError:
         raise
     except Exception as error:
-        from lora_trainer.training.device import is_out_of_memory
-
-        if is_out_of_memory(error) and folder.job == "caption":
-            hint = (
-                "Close other programs, or unload the WebUI's checkpoint; or use a smaller"
-                " captioner, or set device to cpu."
-            )
-            raise OutOfMemory("memory ran out", hint=hint) from error
-        if is_out_of_memory(error):
-            raise OutOfMemory(
-                "memory ran out at step {step}",
-                hint=(
-                    "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
-                    " lower resolution."
-                ),
-                step=folder.read_state().step,
-            ) from error
         if files.is_disk_full(error):
             raise disk_full() from error
         raise TrainingError(
@@ -114,6 +84,20 @@ def _do(folder: folders.RunFolder, report: Report) -> int:
             detail=error,
             log=folder.log,
         ) from error
+
+
+def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Outcome:
+    # not before it is known that the worker's packages are there
+    from lora_trainer.training.device import is_out_of_memory
+
+    try:
+        return task(folder, report).run()
+    except LoraTrainerError:
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            raise task.out_of_memory(folder) from error
+        raise
 
 
 def versions() -> dict[str, str]:

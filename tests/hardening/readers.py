@@ -48,6 +48,7 @@ from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import send_request, take_requests
 from lora_trainer.settings import captioning, training
 from lora_trainer.settings.training import DatasetSettings
+from lora_trainer.tasks.report import is_orphan
 from lora_trainer.training import resume, stored
 from lora_trainer.webui import checkpoints, known_images, pace, sidecar, tries, uploads
 from lora_trainer.webui.checkpoints import Checkpoints
@@ -59,7 +60,6 @@ from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.try_jobs import TryJobs
 from lora_trainer.webui.workbench import Workbench
-from lora_trainer.worker.report import is_orphan
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost

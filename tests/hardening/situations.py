@@ -37,7 +37,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 "*Continue*, or `resume RUN_DIR`: the result is the same, bit for bit, as without"
                 " the stop"
             ),
-            test="tests/worker/test_training_job.py::test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit",
+            test="tests/tasks/test_diffusion.py::test_a_resumed_run_equals_an_uninterrupted_one_bit_for_bit",
         ),
         Situation(
             what="The training process is killed, crashes, or the machine loses power",
@@ -47,7 +47,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 " away"
             ),
             then="*Continue*: it goes on from the last save, exactly",
-            test="tests/worker/test_training_job.py::test_a_run_that_was_killed_goes_on_from_its_last_save",
+            test="tests/tasks/test_diffusion.py::test_a_run_that_was_killed_goes_on_from_its_last_save",
         ),
         Situation(
             what="Main memory runs out, and the system ends the process",
@@ -95,7 +95,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 "A lower `learning_rate`, or `mixed_precision: no`; look at the images that are"
                 " named"
             ),
-            test="tests/worker/test_training_job.py::test_nan_never_reaches_the_weights_and_its_image_is_named",
+            test="tests/tasks/test_diffusion.py::test_nan_never_reaches_the_weights_and_its_image_is_named",
         ),
         Situation(
             what="Images, captions or settings were changed before going on",
@@ -143,14 +143,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             ),
             kept="The checkpoint, which is only read",
             then="Download the checkpoint again, or choose another",
-            test="tests/worker/test_training_job.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",
+            test="tests/tasks/test_diffusion.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",
         ),
         Situation(
             what="The VAE turns images into numbers that are not finite",
             seen='"the VAE in" the file that it is, with the image, while images are encoded',
             kept="The images",
             then="Set `vae` to another VAE file for this kind of checkpoint",
-            test="tests/worker/test_training_job.py::test_a_vae_whose_latents_are_not_finite_is_named_while_encoding",
+            test="tests/tasks/test_diffusion.py::test_a_vae_whose_latents_are_not_finite_is_named_while_encoding",
         ),
     ),
     "The disk": (
@@ -159,7 +159,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen='"could not be saved: the disk is full"; the training goes on',
             kept="Every earlier save, and what is in memory",
             then="Make room before the next save",
-            test="tests/worker/test_training_job.py::test_a_full_disk_between_two_steps_costs_that_save_and_no_more",
+            test="tests/tasks/test_diffusion.py::test_a_full_disk_between_two_steps_costs_that_save_and_no_more",
         ),
         Situation(
             what="The disk is full at the end, or before the first step",
@@ -283,9 +283,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="What was captioned until then is in the dataset",
             kept="All captions but those of the last seconds; every caption of a person",
             then="Start it again: it goes on where it was",
-            test=(
-                "tests/worker/test_caption_job.py::test_a_killed_worker_loses_no_more_than_seconds"
-            ),
+            test=("tests/tasks/test_caption.py::test_a_killed_worker_loses_no_more_than_seconds"),
         ),
         Situation(
             what="A zip holds a damaged picture",

@@ -37,6 +37,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import captioning, training
+from lora_trainer.tasks import caption as caption_task
 from lora_trainer.webui import http, uploads
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
@@ -45,9 +46,9 @@ from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.workbench import Workbench
 from lora_trainer.worker import __main__ as worker
-from lora_trainer.worker import caption_job, job
+from lora_trainer.worker import job
 from tests.made import draw_images, tiny_checkpoint
-from tests.worker.test_caption_job import Says
+from tests.tasks.test_caption import Says
 
 PLENTY = lambda path: 2**40  # noqa: E731
 
@@ -272,12 +273,10 @@ def _caption(root: Path) -> str:
     )
     folder = folders.begin_captioning(root / "runs" / "captions", captioning.to_yaml(settings))
 
-    def load(mine: caption_job.CaptionJob) -> None:
-        mine.captioner = Says()  # type: ignore[assignment]
-
     with (
-        mock.patch.object(caption_job.CaptionJob, "_load", load),
-        mock.patch.object(caption_job, "WRITE_SECONDS", 0.0),
+        mock.patch.object(caption_task.CaptionTask, "bring", lambda task, selection: None),
+        mock.patch.object(caption_task.CaptionTask, "load", lambda task, selection, files: Says()),
+        mock.patch.object(caption_task, "WRITE_SECONDS", 0.0),
     ):
         return _work(folder)
 

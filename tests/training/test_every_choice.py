@@ -175,7 +175,7 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
         lambda run, _: type(make_sampler(run.samples.sample_sampler, NoiseSchedule())).__name__
     ),
 }
-ELSEWHERE = {"gradient_checkpointing": "tests/worker/test_training_job.py"}
+ELSEWHERE = {"gradient_checkpointing": "tests/tasks/test_diffusion.py"}
 """What only a whole run shows."""
 
 

@@ -21,6 +21,7 @@ from lora_trainer.settings.training import (
 )
 from lora_trainer.training import train
 from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
+from lora_trainer.training.loop import Loop
 from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
 from lora_trainer.training.schedule import NoiseLevels
 from lora_trainer.training.train import Plan, SmoothedLoss, Trainer
@@ -90,14 +91,6 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
         dtype=torch.float32,
         size_conditioned=False,
     )
-
-
-class Silent:
-    def before_step(self, trainer):
-        return True
-
-    def after_step(self, trainer, result):
-        self.results = [*getattr(self, "results", []), result]
 
 
 def gradients(trainer, group):
@@ -196,7 +189,7 @@ def test_training_learns_what_it_is_shown(tmp_path):
         tmp_path, images=1, step_count=60, learning_rate=1e-2, lora=LoraSettings(lora_rank=8)
     )
     before = trainer._losses([0], 99)[0].item()
-    trainer.run(Silent())
+    Loop(trainer, []).run()
     assert trainer._losses([0], 99)[0].item() != before
     fixed = trainer.data.batch([0], 7, 0)
 
@@ -223,7 +216,7 @@ def test_the_base_is_never_changed(tmp_path):
         for name, parameter in trainer.unet.named_parameters()
         if name not in trained
     }
-    trainer.run(Silent())
+    Loop(trainer, []).run()
     assert trained and all("lora_" in name for name in trained)
     assert all(
         torch.equal(base[name], parameter)
@@ -248,7 +241,7 @@ def test_the_run_ends_with_the_images_names_when_no_step_is_finite(tmp_path):
     trainer = make_trainer(tmp_path, images=1, step_count=100)
     trainer.data.images._store.get("0")["moments"].fill_(math.inf)
     with pytest.raises(NotFinite) as caught:
-        trainer.run(Silent())
+        Loop(trainer, []).run()
     assert (
         "10 steps running" in str(caught.value)
         and "0.png" in str(caught.value)
@@ -266,7 +259,7 @@ def test_the_text_encoder_has_a_rate_of_its_own_and_learns(tmp_path):
         "text_encoder": 5e-5,
     }
     before = {name: value.clone() for name, value in trainer.adapters.parameters_text_encoder()}
-    trainer.run(Silent())
+    Loop(trainer, []).run()
     assert any(
         not torch.equal(before[name], value)
         for name, value in trainer.adapters.parameters_text_encoder()

@@ -1,4 +1,4 @@
-"""The worker's voice: events into the run folder, a heartbeat, and the requests that come back."""
+"""What a task tells and what it is asked: events into the run folder, a heartbeat, and requests."""
 
 from __future__ import annotations
 
@@ -63,23 +63,16 @@ class Report:
     def warn(self, message: Message, hint: Message | None = None) -> None:
         self.say(Warned.of(message, hint))
 
-    def requests(self) -> list[Request]:
-        """What was asked since the last call; Ctrl-C and the system's polite end count as
-        `stop`.
-        """
-        self._heartbeat.beat(HEARTBEAT_SECONDS)
-        self._look_for_host()
-        asked, self._waiting = [*self._waiting, *take_requests(self.folder.requests)], []
-        return [*asked, Request("stop")] if self._interrupted else asked
-
     def stop_asked(self) -> bool:
-        """Whether `stop` is among what was asked. It stays there: `requests` will give it too."""
+        """Whether `stop` was asked for; Ctrl-C and the system's polite end count as `stop`. It is
+        never taken back.
+        """
         self._listen()
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def pause_asked(self) -> bool:
         """Whether a pause was asked for and not taken back since. A pause that was taken back is
-        forgotten; all else stays for `requests`.
+        forgotten; all else stays.
         """
         self._listen()
         if [request.kind for request in self._waiting if request.kind in ("pause", "resume")][
@@ -90,6 +83,14 @@ class Report:
             request for request in self._waiting if request.kind not in ("pause", "resume")
         ]
         return False
+
+    def first_waiting(self) -> Request | None:
+        """The oldest request that nobody took yet, of those that the questions above found."""
+        return self._waiting[0] if self._waiting else None
+
+    def take(self, request: Request) -> None:
+        """`request` is being dealt with."""
+        self._waiting.remove(request)
 
     def _listen(self) -> None:
         self._heartbeat.beat(HEARTBEAT_SECONDS)

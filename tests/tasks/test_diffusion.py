@@ -17,25 +17,28 @@ from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from lora_trainer.jobs import resume
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
-from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import training
+from lora_trainer.tasks import diffusion
+from lora_trainer.tasks.control import Requests
+from lora_trainer.tasks.hooks.previewing import Previewing
+from lora_trainer.tasks.hooks.reporting import Reporting
+from lora_trainer.tasks.lora_output import LoraOutput
 from lora_trainer.worker import job
-from lora_trainer.worker.report import Report
-from lora_trainer.worker.training_job import TrainingJob
 from tests.made import begin, losses, tiny_checkpoint
 
 
 def train_until(folder, step, monkeypatch, request="stop"):
     """Run the folder's job, with a request that arrives when `step` steps are done."""
-    real = TrainingJob.before_step
+    real = Requests.before_step
 
-    def before_step(self, trainer):
-        if trainer.step == step:
+    def before_step(self, loop):
+        if loop.work.step == step:
             send_request(folder.requests, request)
-        return real(self, trainer)
+        real(self, loop)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingJob, "before_step", before_step)
+        patched.setattr(Requests, "before_step", before_step)
         return job.run(folder.path)
 
 
@@ -147,14 +150,14 @@ def test_a_run_that_was_killed_goes_on_from_its_last_save(tmp_path, monkeypatch)
     job.run(whole.path)
     killed = begin(tmp_path, "killed", name="whole", save_steps=2)
 
-    def die(self, trainer, result):
-        if trainer.step == 5:
+    def die(self, loop, result):
+        if loop.work.step == 5:
             raise KeyboardInterrupt  # what nobody catches, as a kill would be
-        return real(self, trainer, result)
+        real(self, loop, result)
 
-    real = TrainingJob.after_step
+    real = Reporting.after_step
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(TrainingJob, "after_step", die)
+        patched.setattr(Reporting, "after_step", die)
         job.run(killed.path)
     assert killed.read_state().status == "running" and not killed.is_alive
     assert job.run(killed.path) == job.FINISHED
@@ -244,17 +247,11 @@ def test_previews_and_saves_change_nothing_in_the_training(tmp_path):
 
 def test_pause_waits_for_resume(tmp_path, monkeypatch):
     folder = begin(tmp_path)
-    real = Report.requests
-    calls = []
-
-    def requests(self):
-        calls.append(1)
-        if len(calls) == 3:
-            return [Request("pause")]
-        return [Request("resume")] if len(calls) == 5 else real(self)
-
-    monkeypatch.setattr(Report, "requests", requests)
-    assert job.run(folder.path) == job.FINISHED
+    monkeypatch.setattr(
+        "lora_trainer.tasks.control.time.sleep",
+        lambda seconds: send_request(folder.requests, "resume"),
+    )
+    assert train_until(folder, 2, monkeypatch, "pause") == job.FINISHED
     kinds = [event.kind for event in folder.read_events()]
     assert kinds.index("paused") + 1 == kinds.index("resumed") < kinds.index("finished")
     plain = begin(tmp_path, "plain")
@@ -324,20 +321,18 @@ def test_fp16_on_a_cpu_fails_with_a_sentence(tmp_path):
     )
 
 
-def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path):
+def test_nan_never_reaches_the_weights_and_its_image_is_named(tmp_path, monkeypatch):
     folder = begin(tmp_path, epochs=4)
-    real = TrainingJob._assemble
+    real = diffusion.encode
 
-    def broken(self):
-        trainer = real(self)
-        self.images._store.get(self.images._keys[2])["moments"].fill_(float("nan"))
-        return trainer
+    def broken(*arguments):
+        encoded = real(*arguments)
+        images = encoded.images
+        images._store.get(images._keys[2])["moments"].fill_(float("nan"))
+        return encoded
 
-    TrainingJob._assemble = broken
-    try:
-        status = job.run(folder.path)
-    finally:
-        TrainingJob._assemble = real
+    monkeypatch.setattr(diffusion, "encode", broken)
+    status = job.run(folder.path)
     # one image of five is broken: each of its steps is left out, named, and the others go on
     state = folder.read_state()
     skipped = [warning.message for warning in state.warnings if "left out" in warning.message]
@@ -420,15 +415,11 @@ def test_a_run_that_learned_nothing_is_not_called_finished(tmp_path):
     )
 
 
-def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path):
+def test_a_delivery_that_fails_does_not_lose_the_lora(tmp_path, monkeypatch):
     (tmp_path / "Lora").mkdir()
     folder = begin(tmp_path, lora_dir=str(tmp_path / "Lora"), sample_steps=1)
-    real = TrainingJob._final_preview
-    try:
-        TrainingJob._final_preview = lambda self, trainer: shutil.rmtree(tmp_path / "Lora")
-        assert job.run(folder.path) == job.FINISHED
-    finally:
-        TrainingJob._final_preview = real
+    monkeypatch.setattr(Previewing, "make_final", lambda self: shutil.rmtree(tmp_path / "Lora"))
+    assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert (
         state.delivered == ""
@@ -488,7 +479,7 @@ def test_gradient_checkpointing_of_text_encoder_and_unet_computes_again_and_chan
 
 def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, monkeypatch):
     folder = begin(tmp_path, save_steps=2)
-    real = TrainingJob._write_state
+    real = LoraOutput.write_state
     full = iter([True, False, False, False])
 
     def write_state(self, trainer):
@@ -496,7 +487,7 @@ def test_a_full_disk_between_two_steps_costs_that_save_and_no_more(tmp_path, mon
             raise OSError(28, "No space left on device")
         real(self, trainer)
 
-    monkeypatch.setattr(TrainingJob, "_write_state", write_state)
+    monkeypatch.setattr(LoraOutput, "write_state", write_state)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert [warning.message for warning in state.warnings] == [

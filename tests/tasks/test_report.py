@@ -4,7 +4,7 @@ import pytest
 
 from lora_trainer.errors import Message
 from lora_trainer.runs import events
-from lora_trainer.worker.report import in_words
+from lora_trainer.tasks.report import in_words
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import torch
 
 from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.settings import training
-from lora_trainer.worker.resolve import resolve
+from lora_trainer.tasks.resolve import resolve
 
 CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule())
 

@@ -23,9 +23,10 @@ from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import captioning
-from lora_trainer.worker import caption_job, job
-from lora_trainer.worker.caption_job import CaptionJob
-from lora_trainer.worker.report import Report
+from lora_trainer.tasks import caption as task
+from lora_trainer.tasks.caption import CaptionTask
+from lora_trainer.tasks.report import Report
+from lora_trainer.worker import job
 from tests.captioning.hub import serve
 from tests.captioning.tiny_captioners import tiny_blip, tiny_clip, tiny_qwen, tiny_tagger
 
@@ -67,13 +68,10 @@ def work(images, says=None, **changes):
         folders.occupy(folder, {}) as heartbeat,
         contextlib.closing(Report(folder, heartbeat)) as report,
     ):
-        mine = CaptionJob(folder, captioning.read(folder.caption_config), report)
+        mine = CaptionTask(folder, report)
         if says is not None:
-            mine._load = lambda: (
-                setattr(mine, "captioner", says),
-                report.phase("captioning", len(mine.pending)),
-            )
-            mine._load_captioner = mine._load
+            mine.bring = lambda selection: None
+            mine.load = lambda selection, files: says
         return mine.run(), folder
 
 
@@ -303,8 +301,10 @@ def test_a_pause_gives_the_memory_back_and_a_resume_goes_on(tmp_path, monkeypatc
             send_request(requests, kind)
 
     freed = []
-    monkeypatch.setattr(caption_job, "free_memory", lambda device: freed.append(device))
-    monkeypatch.setattr(caption_job.time, "sleep", lambda seconds: send_request(requests, "resume"))
+    monkeypatch.setattr(task, "free_memory", lambda device: freed.append(device))
+    monkeypatch.setattr(
+        "lora_trainer.tasks.control.time.sleep", lambda seconds: send_request(requests, "resume")
+    )
     outcome, folder = work(images, Says(on_batch))
     assert outcome == "finished" and len(captions(images)) == 5 and len(freed) == 2
     kinds = [event.kind for event in told(folder, (events.Paused, events.Resumed, events.Finished))]
@@ -312,7 +312,7 @@ def test_a_pause_gives_the_memory_back_and_a_resume_goes_on(tmp_path, monkeypatc
 
 
 def test_a_killed_worker_loses_no_more_than_seconds(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_job, "WRITE_SECONDS", 0.0)
+    monkeypatch.setattr(task, "WRITE_SECONDS", 0.0)
     images = draw(tmp_path / "images")
 
     class Killed(BaseException):
@@ -412,7 +412,7 @@ def test_out_of_memory_at_one_image_says_so_and_keeps_the_rest(tmp_path):
 
 def test_a_model_that_does_not_fit_gets_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        caption_job,
+        task,
         "load",
         lambda *values, **more: (_ for _ in ()).throw(
             torch.cuda.OutOfMemoryError("CUDA out of memory")
@@ -423,21 +423,20 @@ def test_a_model_that_does_not_fit_gets_a_sentence(tmp_path, monkeypatch):
 
 
 def test_where_fp16_is_not_safe_bf16_is_used(tmp_path, monkeypatch):
-    class Qwen:
-        settings = captioning.from_mapping({"input": "x", "captioner": "qwen"})
-        model, device = tiny_qwen(), torch.device("cuda")
-
-    monkeypatch.setattr(caption_job, "choose_precision", lambda *values: torch.float16)
-    assert CaptionJob._precision(Qwen) is torch.bfloat16
-    Qwen.device = torch.device("mps")
-    assert CaptionJob._precision(Qwen) is torch.float32
-    Qwen.settings = captioning.from_mapping({"input": "x", "captioner": "blip"})
-    assert CaptionJob._precision(Qwen) is torch.float16
+    monkeypatch.setattr(task, "choose_precision", lambda *values: torch.float16)
+    qwen, blip = (
+        captioning.from_mapping({"input": "x", "captioner": name}) for name in ("qwen", "blip")
+    )
+    found = [
+        task.precision_for(settings, tiny_qwen(), torch.device(device))
+        for settings, device in ((qwen, "cuda"), (qwen, "mps"), (blip, "mps"))
+    ]
+    assert found == [torch.bfloat16, torch.float32, torch.float16]
 
 
 def test_the_memory_is_given_back_at_the_end(tmp_path, monkeypatch):
     freed = []
-    monkeypatch.setattr(caption_job, "free_memory", lambda device: freed.append(device.type))
+    monkeypatch.setattr(task, "free_memory", lambda device: freed.append(device.type))
     work(draw(tmp_path / "images", 2), Says())
     assert freed == ["cpu"]
 
@@ -468,10 +467,10 @@ def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
 @pytest.fixture
 def lacking(tmp_path, monkeypatch):
     """A machine without onnxruntime. lacking(program): what stands in install.py's place there."""
-    monkeypatch.setattr(caption_job.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr(caption_job.environment, "interpreter_folders", list)
-    monkeypatch.setitem(caption_job.environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
-    monkeypatch.setattr(caption_job.environment, "ROOT", tmp_path)
+    monkeypatch.setattr(task.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(task.environment, "interpreter_folders", list)
+    monkeypatch.setitem(task.environment.CAPTIONER_OVERLAYS, "wd", tmp_path / "overlay-wd")
+    monkeypatch.setattr(task.environment, "ROOT", tmp_path)
     return (tmp_path / "install.py").write_text
 
 
@@ -482,7 +481,7 @@ def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(
         "import pathlib, sys; pathlib.Path(__file__).with_name('asked').write_text('"
         " '.join(sys.argv[1:]))"
     )
-    look, activated = caption_job.environment.look_at_captioner, []
+    look, activated = task.environment.look_at_captioner, []
 
     def look_again(captioner):
         found = look(captioner)
@@ -492,8 +491,8 @@ def test_what_only_one_captioner_needs_is_installed_when_it_is_first_asked_for(
             else SimpleNamespace(state="ready", require=lambda: "the overlay")
         )
 
-    monkeypatch.setattr(caption_job.environment, "look_at_captioner", look_again)
-    monkeypatch.setattr(caption_job.environment, "activate", activated.append)
+    monkeypatch.setattr(task.environment, "look_at_captioner", look_again)
+    monkeypatch.setattr(task.environment, "activate", activated.append)
     outcome, folder = work(draw(tmp_path / "images", 1), captioner="wd", model=str(tiny_tagger()))
     assert (outcome, activated, (tmp_path / "asked").read_text()) == (
         "finished",
@@ -536,7 +535,7 @@ def test_a_stop_while_packages_are_installed_ends_that_too(tmp_path, lacking):
         folders.occupy(folder, {}) as heartbeat,
         contextlib.closing(Late(folder, heartbeat)) as report,
     ):
-        assert CaptionJob(folder, settings, report).run() == "stopped"
+        assert CaptionTask(folder, report).run() == "stopped"
     assert [event.phase for event in told(folder, events.Phase)][-1] == "installing"
 
 
@@ -670,7 +669,7 @@ def test_a_failure_is_told_with_its_hint(tmp_path):
     )
 
 
-def test_a_trainings_folder_is_no_caption_jobs(tmp_path):
+def test_a_trainings_folder_is_no_tasks(tmp_path):
     (tmp_path / "config.yaml").write_text("")
     with pytest.raises(LoraTrainerError, match="is the folder of a training"):
         folders.begin_captioning(tmp_path, "input: x\n")

@@ -13,12 +13,14 @@ from safetensors.torch import load_file
 from lora_trainer.jobs.start import note_death
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import EventWriter
-from lora_trainer.runs.requests import Request, send_request
+from lora_trainer.runs.requests import send_request
 from lora_trainer.settings import training
+from lora_trainer.tasks import diffusion
+from lora_trainer.tasks.control import Requests
+from lora_trainer.tasks.lora_output import LoraOutput
+from lora_trainer.tasks.training_run import LoadedOptimizer, LoadedParts
 from lora_trainer.training import batches, preview
 from lora_trainer.worker import job
-from lora_trainer.worker.report import Report
-from lora_trainer.worker.training_job import TrainingJob
 from tests.made import begin, losses
 
 
@@ -30,16 +32,16 @@ def change(folder, **changes):
 
 def at_step(folder, step, monkeypatch, *kinds):
     """Run the folder's job; these requests arrive together when `step` steps are done."""
-    real = TrainingJob.before_step
+    real = Requests.before_step
 
-    def before_step(self, trainer):
-        if trainer.step == step:
+    def before_step(self, loop):
+        if loop.work.step == step:
             for kind in kinds:
                 send_request(folder.requests, kind)
-        return real(self, trainer)
+        real(self, loop)
 
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingJob, "before_step", before_step)
+        patched.setattr(Requests, "before_step", before_step)
         return job.run(folder.path)
 
 
@@ -51,7 +53,7 @@ def sleepless(monkeypatch, most=20):
         count.append(seconds)
         assert len(count) < most, "paused for ever"
 
-    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
+    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
 
 
 @pytest.mark.parametrize(
@@ -64,19 +66,29 @@ def test_what_came_together_with_a_pause_ends_it(tmp_path, monkeypatch, kinds, s
 
 
 def test_what_is_asked_during_a_pause_is_done_after_it(tmp_path, monkeypatch):
-    sleepless(monkeypatch)
     folder = begin(tmp_path)
-    real, calls = Report.requests, []
+    asked = iter(["save", "resume"])
 
-    def requests(self):
-        calls.append(1)
-        return {3: [Request("pause")], 4: [Request("save")], 5: [Request("resume")]}.get(
-            len(calls)
-        ) or real(self)
+    def sleep(seconds):
+        assert folder.read_state().status == "paused"
+        send_request(folder.requests, next(asked))
 
-    monkeypatch.setattr(Report, "requests", requests)
-    assert job.run(folder.path) == job.FINISHED
+    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
+    assert at_step(folder, 2, monkeypatch, "pause") == job.FINISHED
     assert [saved.step for saved in folder.read_state().saved] == [2, 6]
+    kinds = [event.kind for event in folder.read_events()]
+    assert kinds.index("paused") < kinds.index("resumed") < kinds.index("saved")
+
+
+def test_what_was_asked_before_a_pause_is_done_before_it(tmp_path, monkeypatch):
+    folder = begin(tmp_path)
+    monkeypatch.setattr(
+        "lora_trainer.tasks.control.time.sleep",
+        lambda seconds: send_request(folder.requests, "resume"),
+    )
+    assert at_step(folder, 2, monkeypatch, "save", "pause") == job.FINISHED
+    kinds = [event.kind for event in folder.read_events()]
+    assert kinds.index("saved") < kinds.index("paused") < kinds.index("resumed")
 
 
 def test_a_stop_while_images_are_encoded_ends_the_run_there(tmp_path, monkeypatch):
@@ -117,7 +129,7 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
 
     folder = begin(tmp_path, images=8, epochs=1, **samples)
     names = {
-        "checking": (TrainingJob, "_report_check"),
+        "checking": (diffusion.Preparation, "report_check"),
         "captions": (batches.Captions, "keep"),
         "images": (batches, "_encoded"),
         "previews": (preview, "write_picture"),
@@ -136,12 +148,11 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
         send_request(folder.requests, "resume")
 
     monkeypatch.setattr(place, name, work)
-    monkeypatch.setattr("lora_trainer.worker.training_job.time.sleep", sleep)
-    monkeypatch.setattr(
-        TrainingJob,
-        "_move",
-        lambda self, device, optimizer: moved.append((str(device), optimizer is not None)),
-    )
+    monkeypatch.setattr("lora_trainer.tasks.control.time.sleep", sleep)
+    for kind in (LoadedParts, LoadedOptimizer):
+        monkeypatch.setattr(
+            kind, "_move", lambda self, device: moved.append((type(self), str(device)))
+        )
     assert job.run(folder.path) == job.FINISHED
     kinds = [event.kind for event in folder.read_events()]
     first_step = next(
@@ -152,7 +163,8 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
     assert kinds.count("paused") == kinds.count("resumed") == 1
     assert kinds.index("paused") + 1 == kinds.index("resumed")
     assert (kinds.index("paused") < first_step) == (moment != "previews")
-    assert moved == [("cpu", moment == "previews")] * 2
+    kinds = [LoadedParts, LoadedOptimizer] if moment == "previews" else [LoadedParts]
+    assert moved == [(kind, "cpu") for kind in kinds] * 2
     assert losses(folder) == losses(plain)
 
 
@@ -166,7 +178,7 @@ def test_a_stop_while_the_preparation_is_paused_ends_the_run(tmp_path, monkeypat
 
     monkeypatch.setattr(batches, "_encoded", encode)
     monkeypatch.setattr(
-        "lora_trainer.worker.training_job.time.sleep",
+        "lora_trainer.tasks.control.time.sleep",
         lambda seconds: send_request(folder.requests, "stop"),
     )
     assert job.run(folder.path) == job.STOPPED
@@ -237,14 +249,14 @@ def test_a_changed_learning_rate_is_used_after_a_resume_and_said(tmp_path, monke
     at_step(folder, 3, monkeypatch, "stop")
     change(folder, learning_rate=1e-5, weight_decay=0.5)
     seen = []
-    real = TrainingJob.before_step
+    real = Requests.before_step
 
-    def before_step(self, trainer):
-        group = trainer.optimizer.param_groups[0]
+    def before_step(self, loop):
+        group = loop.work.optimizer.param_groups[0]
         seen.append((group["lr"], group["weight_decay"]))
-        return real(self, trainer)
+        real(self, loop)
 
-    monkeypatch.setattr(TrainingJob, "before_step", before_step)
+    monkeypatch.setattr(Requests, "before_step", before_step)
     assert job.run(folder.path) == job.FINISHED
     assert seen and all(0 < rate <= 1e-5 and decay == 0.5 for rate, decay in seen)
     warnings = [warning.message for warning in folder.read_state().warnings]
@@ -292,10 +304,10 @@ def test_what_the_checkpoint_or_the_plan_forbids_is_found_before_anything_is_loa
 ):
     folder = begin(tmp_path, **changes)
 
-    def encode(self):
+    def encode(*arguments):
         raise AssertionError("something was loaded")
 
-    monkeypatch.setattr(TrainingJob, "_encode", encode)
+    monkeypatch.setattr(diffusion, "encode", encode)
     assert job.run(folder.path) == job.FAILED
     assert words in folder.read_state().failure.message
 
@@ -317,7 +329,7 @@ def test_a_full_disk_is_named_whoever_finds_it(tmp_path, monkeypatch, error):
     def write_state(self, trainer):
         raise error
 
-    monkeypatch.setattr(TrainingJob, "_write_state", write_state)
+    monkeypatch.setattr(LoraOutput, "write_state", write_state)
     assert job.run(folder.path) == job.FAILED
     assert folder.read_state().failure.message == "the disk is full"
 

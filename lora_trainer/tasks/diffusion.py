@@ -1,0 +1,483 @@
+"""A LoRA for a diffusion model, as stages: check, encode, train, export, deliver.
+
+    config.yaml -> prepare -> Prepared -> encode -> Encoded -> assemble -> Trainer -> the loop
+                -> LoRA file
+
+Big parts are loaded one after the other, and let go as soon as what they make is kept: text
+encoders, then VAE, then UNet.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from lora_trainer import files
+from lora_trainer.checkpoint.detect import native_resolution
+from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.findings import Finding, refuse, sums
+from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.syntax import prompt_syntax
+from lora_trainer.errors import Message, OutOfMemory
+from lora_trainer.lora.adapters import add_adapters, matching_layers
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.tasks.base import Task
+from lora_trainer.tasks.control import Control, Requests
+from lora_trainer.tasks.facts import Hashes
+from lora_trainer.tasks.hooks import hooks_of
+from lora_trainer.tasks.hooks.previewing import Previewing
+from lora_trainer.tasks.lora_output import LoraOutput, keep_earlier_result
+from lora_trainer.tasks.provenance import Provenance, differences
+from lora_trainer.tasks.report import Report
+from lora_trainer.tasks.resolve import require_lora_dir, resolve, unet_parameter_count
+from lora_trainer.tasks.training_run import (
+    Encoded,
+    LoadedOptimizer,
+    LoadedParts,
+    Prepared,
+    Start,
+    TrainingRun,
+)
+from lora_trainer.training import batches, schedule
+from lora_trainer.training.device import (
+    choose_device,
+    choose_precision,
+    describe_device,
+    free_memory,
+)
+from lora_trainer.training.loop import Loop, Outcome, StopRequested
+from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule, require_optimizer
+from lora_trainer.training.randomness import derived_seed
+from lora_trainer.training.scalars import Scalars
+from lora_trainer.training.train import Plan, Trainer, make_scaler
+
+log = logging.getLogger(__name__)
+CHECKS_PER_EVENT = 25
+NAMED_PER_KIND = 3
+
+
+class DiffusionTask(Task):
+    """Carries one training from its settings to its LoRA file."""
+
+    settings_file: ClassVar[str] = "config.yaml"
+
+    def __init__(self, folder: RunFolder, report: Report) -> None:
+        super().__init__(folder, report)
+        self.requested = settings.read(folder.config)
+        self.control = Control(report)
+        self.started = time.time()
+
+    def run(self) -> Outcome:
+        start = Start.of(self.folder)
+        self.report.say(events.Started(resumed_from=start.step if start.state else None))
+        self._tell_of_damage(start)
+        try:
+            prepared = Preparation(self.folder, self.report, self.control, start).prepare(
+                self.requested
+            )
+            provenance = self._provenance(prepared, start)
+            encoded = encode(prepared, self.folder.cache, self.report, self.control, start)
+        except StopRequested:
+            return self._stop_without_saving(start)
+        keep_earlier_result(self.folder, prepared.name, prepared.plan.step_count, self.report)
+        self.report.phase("loading")
+        output = self._output(prepared, provenance)
+        trainer = assemble(prepared, encoded)
+        self.control.occupy(LoadedOptimizer(trainer.optimizer, prepared.device))
+        if start.state:
+            trainer.load_state_dict(start.state)
+        with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:
+            run = TrainingRun(
+                folder=self.folder,
+                report=self.report,
+                control=self.control,
+                prepared=prepared,
+                captions=encoded.captions,
+                output=output,
+                scalars=scalars,
+                trainer=trainer,
+            )
+            return self._train(run, start)
+
+    @classmethod
+    def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
+        return OutOfMemory(
+            "memory ran out at step {step}",
+            hint=(
+                "Set gradient_checkpointing to true and batch_size to 1; if that is not enough,"
+                " lower resolution."
+            ),
+            step=folder.read_state().step,
+        )
+
+    def _tell_of_damage(self, start: Start) -> None:
+        for note in start.notes:
+            self.report.warn(
+                note,
+                Message(
+                    "Nothing is lost but the time of those steps. If it happens again, check the"
+                    " disk."
+                ),
+            )
+
+    def _provenance(self, prepared: Prepared, start: Start) -> Provenance:
+        """What the run learns from. Warns of what is no longer as it was when the state was
+        written.
+        """
+        provenance = Provenance.of(prepared.config, prepared.dataset.examples, prepared.device)
+        for note in differences(start.state.get("provenance") if start.state else None, provenance):
+            self.report.warn(
+                note,
+                Message(
+                    "Training goes on, but the LoRA will not be what an uninterrupted run gives."
+                ),
+            )
+        return provenance
+
+    def _output(self, prepared: Prepared, provenance: Provenance) -> LoraOutput:
+        base = prepared.config.checkpoint
+        return LoraOutput(
+            folder=self.folder,
+            report=self.report,
+            config=prepared.config,
+            checkpoint=prepared.checkpoint,
+            parts=prepared.parts,
+            examples=prepared.dataset.examples,
+            buckets=prepared.buckets,
+            hashes=Hashes(base.base_model, base.vae),
+            provenance=provenance,
+            started=self.started,
+        )
+
+    def _train(self, run: TrainingRun, start: Start) -> Outcome:
+        loop = Loop(run.trainer, [Requests(self.control), *hooks_of(run)])
+        self.report.phase("training", run.trainer.plan.step_count)
+        try:
+            loop.run()
+        except StopRequested:
+            return (
+                self._stop(loop, run)
+                if run.trainer.step > start.step
+                else self._stop_without_saving(start)
+            )
+        run.trainer.require_learned()
+        return self._finish(loop, run)
+
+    def _stop(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
+        loop.request("save")
+        saved = self.folder.saved_file(run.prepared.name, run.trainer.step)
+        self.report.say(events.Stopped(step=run.trainer.step, file=self.folder.relative(saved)))
+        return "stopped"
+
+    def _stop_without_saving(self, start: Start) -> Outcome:
+        """Nothing was learned since the resume point, or at all."""
+        saved = [event for event in self.folder.read_state().saved if event.step == start.step]
+        self.report.say(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
+        return "stopped"
+
+    def _finish(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
+        # the file before the pictures: whatever becomes of them, it is safe
+        target = run.output.save_final(run.trainer)
+        loop.saved(target)
+        delivered = run.output.deliver(target, Previewing(run).make_final())
+        # a finished run is not encoded again; its cache may be larger than all the rest
+        shutil.rmtree(self.folder.cache, ignore_errors=True)
+        self.report.say(
+            events.Finished(
+                step=run.trainer.step,
+                file=self.folder.relative(target),
+                delivered=str(delivered.path) if delivered else "",
+            )
+        )
+        return "finished"
+
+
+# --- prepare --------------------------------------------------------------------------------------
+
+
+class Preparation:
+    """Everything that can be found wrong without loading a model is found here."""
+
+    def __init__(self, folder: RunFolder, report: Report, control: Control, start: Start) -> None:
+        self.folder = folder
+        self.report = report
+        self.control = control
+        self.start = start
+
+    def prepare(self, requested: RunConfig) -> Prepared:
+        self.report.phase("checking")
+        require_lora_dir(requested)
+        base = requested.checkpoint
+        device = choose_device(requested.training.device)
+        checkpoint = open_checkpoint(
+            base.base_model,
+            vae=base.vae,
+            prediction_type=base.prediction_type,
+            zero_terminal_snr=base.zero_terminal_snr,
+        )
+        checkpoint.require_vae()
+        require_layers(checkpoint, requested)
+        require_optimizer(requested.training, device)
+        parts = Parts(
+            family=checkpoint.family,
+            schedule=checkpoint.schedule,
+            tokenizers=checkpoint.tokenizers(),
+        )
+        self.control.occupy(LoadedParts(parts, device))
+        dataset = self._scan(requested, parts)
+        prepared = self._plan_and_resolve(requested, checkpoint, parts, dataset, device)
+        checkpoint.require_usable(prepared.dtype)
+        for note in checkpoint.notes:
+            self.report.warn(note)
+        self.report.say(
+            events.Planned(
+                name=prepared.name,
+                family=checkpoint.family,
+                step_count=prepared.plan.step_count,
+                epoch_count=prepared.plan.epoch_count,
+                image_count=len(dataset.examples),
+                bucket_count=len(prepared.buckets),
+                resolution=prepared.config.dataset.resolution or 0,
+                device=describe_device(device),
+                precision=prepared.config.checkpoint.mixed_precision,
+            )
+        )
+        return prepared
+
+    def _scan(self, config: RunConfig, parts: Parts) -> Dataset:
+        tokenizer = parts.tokenizers[0]
+
+        def count_tokens(caption: str) -> int:
+            return len(
+                tokenizer(
+                    caption, add_special_tokens=False, truncation=False, verbose=False
+                ).input_ids
+            )
+
+        dataset = scan(
+            config.dataset,
+            count_tokens,
+            config.checkpoint.max_token_length,
+            progress=self.report_check,
+        )
+        refuse(dataset.findings, config.dataset)
+        self._warn_of([*dataset.findings, *prompt_syntax(config.samples.sample_prompts)])
+        return dataset
+
+    def report_check(self, done: int, total: int) -> None:
+        """Tell how many images are checked, and give way, every few of them."""
+        if done == 1:
+            self.report.phase("checking", total)
+        if done % CHECKS_PER_EVENT == 0 or done == total:
+            self.report.part_done(done)
+            self.control.check(self.start)
+
+    def _warn_of(self, findings: Sequence[Finding]) -> None:
+        """One warning for each thing that was found, naming the first few: two thousand copies are
+        one sentence's worth.
+        """
+        for one in sums(findings):
+            self.report.warn(one.named(NAMED_PER_KIND), one.hint)
+
+    def _plan_and_resolve(
+        self,
+        requested: RunConfig,
+        checkpoint: Checkpoint,
+        parts: Parts,
+        dataset: Dataset,
+        device: torch.device,
+    ) -> Prepared:
+        """Settle every `auto`, and write config.yaml: complete and resolved."""
+        dtype = choose_precision(
+            requested.checkpoint.mixed_precision, device, unet_parameter_count(checkpoint)
+        )
+        resolution = requested.dataset.resolution or native_resolution(
+            checkpoint.family, checkpoint.schedule.prediction_type, checkpoint.resolution
+        )
+        buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
+        plan = make_plan(requested, dataset, buckets)
+        config = resolve(requested, checkpoint, resolution, dtype, plan.step_count)
+        self._warn_of(
+            bucketing.bucket_findings(dataset.examples, buckets, config.dataset, resolution)
+        )
+        files.write_text(self.folder.config, settings.to_yaml(config))
+        return Prepared(
+            config=config,
+            checkpoint=checkpoint,
+            parts=parts,
+            dataset=dataset,
+            buckets=buckets,
+            plan=plan,
+            device=device,
+            dtype=dtype,
+        )
+
+
+def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
+    """Raises ConfigError for names of layers that the checkpoint does not have, before any of its
+    weights are read.
+    """
+    outline, lora = checkpoint.outline(), config.lora
+    if lora.target_modules:
+        matching_layers(outline.unet, "target_modules", lora.target_modules)
+    if lora.train_text_encoder and lora.text_encoder_targets:
+        for encoder in outline.text_encoders:
+            matching_layers(encoder, "text_encoder_targets", lora.text_encoder_targets)
+
+
+def make_plan(
+    config: RunConfig, dataset: Dataset, buckets: Mapping[bucketing.Bucket, list[int]]
+) -> Plan:
+    """Which images are trained in which step. Raises ConfigError for a warm-up longer than the
+    run.
+    """
+    training = config.training
+    plan = Plan(
+        buckets=dict(buckets),
+        repeats=[example.repeats for example in dataset.examples],
+        batch_size=training.batch_size,
+        accumulation=training.gradient_accumulation_steps,
+        seed=training.seed,
+        step_count=0,
+    )
+    plan.step_count = settings.step_count_of(training, plan.steps_per_epoch)
+    settings.require_warmup_fits(training, plan.step_count)
+    return plan
+
+
+# --- encode ---------------------------------------------------------------------------------------
+
+
+def encode(
+    prepared: Prepared, cache: Path, report: Report, control: Control, start: Start
+) -> Encoded:
+    """Make text states and latents. What made them is let go, unless it is needed in every step."""
+    report.phase("encoding", len(prepared.dataset.examples))
+    control.check(start)
+    image_store, caption_store = _stores(prepared, cache)
+    captions = _encode_captions(prepared, caption_store, control, start)
+    control.check(start)
+    images = _encode_images(prepared, image_store, report, control, start)
+    control.check(start)
+    return Encoded(captions=captions, images=images)
+
+
+def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batches.TensorStore]:
+    pixel_count = sum(
+        bucket.width * bucket.height * len(indices) for bucket, indices in prepared.buckets.items()
+    )
+    return batches.stores_for(
+        prepared.config.training.cache_latents,
+        pixel_count,
+        sum(len(variants(example.caption)) for example in prepared.dataset.examples),
+        prepared.config.dataset.flip_augmentation,
+        cache,
+    )
+
+
+def _encode_captions(
+    prepared: Prepared, store: batches.TensorStore, control: Control, start: Start
+) -> batches.Captions:
+    config, parts, device = prepared.config, prepared.parts, prepared.device
+    # float32 on the CPU; the model's dtype on a GPU, to save VRAM: the WebUI encodes in half
+    # precision too
+    dtype = torch.float32 if device.type == "cpu" else prepared.dtype
+    parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
+    base = config.checkpoint
+    captions = batches.Captions(
+        parts,
+        base,
+        store,
+        batches.file_key(base.base_model),
+        live=config.lora.train_text_encoder or config.dataset.shuffle_caption,
+    )
+    if not captions.live:
+        for example in control.until_stopped(prepared.dataset.examples, start):
+            captions.keep([example.caption], dtype)
+    captions.keep([*prepared.sample_prompts, config.samples.sample_negative_prompt], dtype)
+    if not captions.live:
+        parts.text_encoders = ()
+        free_memory(device)
+    return captions
+
+
+def _encode_images(
+    prepared: Prepared,
+    store: batches.TensorStore,
+    report: Report,
+    control: Control,
+    start: Start,
+) -> batches.EncodedImages:
+    images = batches.EncodedImages(store)
+    base = prepared.config.checkpoint
+    with prepared.vae() as vae:
+        counts = images.encode(
+            vae,
+            prepared.dataset.examples,
+            prepared.buckets,
+            prepared.config.dataset,
+            base.vae or base.base_model,
+        )
+        for done in control.until_stopped(counts, start):
+            report.part_done(done)
+    return images
+
+
+# --- assemble -------------------------------------------------------------------------------------
+
+
+def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
+    """Load the UNet, put the adapters in, and gather what the loop needs."""
+    config, parts, device = prepared.config, prepared.parts, prepared.device
+    training = config.training
+    parts.unet = prepared.checkpoint.load_unet(prepared.dtype, device)
+    if training.gradient_checkpointing:
+        parts.unet.enable_gradient_checkpointing()
+    adapters = add_adapters(parts, config.lora, derived_seed(training.seed, "adapters"))
+    parts.unet.train()
+    if training.gradient_checkpointing and config.lora.train_text_encoder:
+        for encoder in parts.text_encoders:
+            # not reentrant: the embeddings are frozen, and reentrant checkpoints pass no
+            # gradient on from them
+            encoder.gradient_checkpointing_enable(
+                gradient_checkpointing_kwargs={"use_reentrant": False}
+            )
+            encoder.train()
+    log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
+    optimizer = make_optimizer(adapters, training, device)
+    levels = schedule.NoiseLevels.of(parts.schedule, device)
+    return Trainer(
+        unet=parts.unet,
+        adapters=adapters,
+        optimizer=optimizer,
+        rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
+        levels=levels,
+        data=batches.TrainingData(
+            examples=prepared.dataset.examples,
+            images=encoded.images,
+            settings=config.dataset,
+            seed=training.seed,
+            noise_offset=training.noise_offset,
+            timestep_count=levels.step_count,
+        ),
+        captions=encoded.captions,
+        plan=prepared.plan,
+        settings=training,
+        device=device,
+        dtype=prepared.dtype,
+        size_conditioned=parts.family == "sdxl",
+        scaler=make_scaler(device, prepared.dtype),
+    )

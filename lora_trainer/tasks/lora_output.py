@@ -1,0 +1,186 @@
+"""What a training writes: LoRA files, resume points, and the copy in the host's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lora_trainer import files
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.scan import Example
+from lora_trainer.errors import LoraFileError, Message, TrainingError
+from lora_trainer.lora.deliver import Delivered, deliver, note_of
+from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
+from lora_trainer.lora.file import copy_with_metadata, read_header
+from lora_trainer.lora.metadata import build as metadata_of
+from lora_trainer.runs import events
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.tasks.facts import Hashes, training_facts
+from lora_trainer.tasks.provenance import Provenance
+from lora_trainer.tasks.report import Report
+from lora_trainer.training import resume
+from lora_trainer.training.train import Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraOutput:
+    """Writes what the trainer has learned. `config` is resolved; `started` is the worker's
+    start.
+    """
+
+    folder: RunFolder
+    report: Report
+    config: RunConfig
+    checkpoint: Checkpoint
+    parts: Parts
+    examples: Sequence[Example]
+    buckets: Mapping[Bucket, list[int]]
+    hashes: Hashes
+    provenance: Provenance
+    started: float
+
+    @property
+    def final_file(self) -> Path:
+        """The LoRA file that a finished run ends with."""
+        return self.folder.path / f"{self.config.lora.name}.safetensors"
+
+    def save(self, trainer: Trainer) -> Path:
+        """Write a LoRA file that is ready to use, and the resume point that belongs to it."""
+        self.report.phase("saving")
+        target = self.folder.saved_file(self.config.lora.name, trainer.step)
+        self._export(trainer, target)
+        self.write_state(trainer)
+        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        self._let_old_saves_go()
+        return target
+
+    def save_final(self, trainer: Trainer) -> Path:
+        """Write the LoRA file that the run ends with, in both layouts, and the resume point for
+        more steps. Raises TrainingError when nothing was learned.
+        """
+        self.report.phase("exporting")
+        target = self.final_file
+        metadata = self._export(trainer, target, finished=True)
+        export_diffusers(
+            trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata
+        )
+        self.write_state(trainer)
+        self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
+        return target
+
+    def write_state(self, trainer: Trainer) -> None:
+        """Write the resume point of the trainer's step."""
+        resume.write_state(
+            self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()}
+        )
+
+    def _export(self, trainer: Trainer, target: Path, *, finished: bool = False) -> dict[str, str]:
+        """Write the LoRA file, read back and verified. Returns its metadata. Raises TrainingError
+        if it changes nothing at the end of the run.
+        """
+        facts = training_facts(
+            self.config,
+            self.checkpoint,
+            self.examples,
+            self.buckets,
+            trainer,
+            self.hashes,
+            name=target.stem,
+            started_at=self.started,
+            written_at=time.time(),
+        )
+        metadata = metadata_of(facts)
+        done = export(trainer.adapters, self.parts, target, metadata)
+        if done.does_nothing and finished:
+            target.unlink()
+            hint = (
+                "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the"
+                " whole run."
+            )
+            one, several = (
+                "after its only step the LoRA changes nothing",
+                "after {count} steps the LoRA changes nothing: it has learned nothing",
+            )
+            raise TrainingError(
+                one if trainer.step == 1 else several, hint=hint, count=trainer.step
+            )
+        if done.does_nothing and trainer.step:
+            self.report.warn(
+                Message(
+                    "the LoRA at step {step} changes nothing yet: it has learned nothing",
+                    {"step": trainer.step},
+                ),
+                Message("Check that learning_rate is above 0."),
+            )
+        return metadata
+
+    def _let_old_saves_go(self) -> None:
+        keep = self.config.output.keep_last
+        if keep is not None:
+            for old in sorted(self.folder.checkpoints.glob("*-step*.safetensors"))[:-keep]:
+                for file in (old, note_of(old)):
+                    with contextlib.suppress(OSError):
+                        file.unlink(missing_ok=True)
+
+    def deliver(self, target: Path, card: Path | None) -> Delivered | None:
+        """Copy the LoRA file to where the host finds it, with `card` as its picture. None when
+        nobody asked for that, or when it failed.
+        """
+        output = self.config.output
+        if output.lora_dir is None:
+            return None
+        self.report.phase("delivering")
+        try:
+            delivered = deliver(
+                target,
+                output.lora_dir,
+                self.config.lora.name,
+                trigger=self.config.dataset.trigger_word,
+                preferred_weight=output.preferred_weight,
+                family=self.parts.family,
+                preview=card,
+                negative_text=self.config.samples.sample_negative_prompt,
+            )
+        except LoraFileError as error:
+            # the training is done and its file is safe; only the copy failed
+            self.report.warn(error.message, error.hint)
+            return None
+        for warning in delivered.warnings:
+            self.report.warn(warning)
+        if delivered.renamed:
+            self.report.warn(
+                Message(
+                    "{lora_dir} had a LoRA called {old}, so this one is called {new}",
+                    {
+                        "lora_dir": output.lora_dir,
+                        "old": self.config.lora.name,
+                        "new": delivered.name,
+                    },
+                )
+            )
+        return delivered
+
+
+def keep_earlier_result(folder: RunFolder, name: str, step_count: int, report: Report) -> None:
+    """Make the LoRA that a finished run ended with one of its saved steps, when the run goes on to
+    more steps.
+    """
+    finished = folder.path / f"{name}.safetensors"
+    try:
+        metadata = read_header(finished).metadata
+        step = int(metadata.get("ss_steps", ""))
+    except (LoraFileError, ValueError):
+        return
+    kept = folder.saved_file(name, step)
+    if step < step_count and not kept.exists():
+        changes = {
+            key: kept.stem for key in ("ss_output_name", "modelspec.title") if key in metadata
+        }
+        files.replace_file(kept, lambda partial: copy_with_metadata(finished, partial, changes))
+        report.say(events.Saved(step=step, file=folder.relative(kept)))

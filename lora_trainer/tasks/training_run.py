@@ -1,0 +1,156 @@
+"""The values that pass from stage to stage of a training. Each says in its type what exists by
+then.
+
+    Start         from which step, and with which state, this worker goes on
+    Prepared      settings, checkpoint, dataset and plan fit together; no weights are loaded yet
+    Encoded       latents and text states are there
+    TrainingRun   the trainer is there: all that the hooks of its loop work with
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lora_trainer.checkpoint.load import Checkpoint
+from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.scan import Dataset
+from lora_trainer.errors import Message
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.tasks.control import Control
+from lora_trainer.tasks.lora_output import LoraOutput
+from lora_trainer.tasks.report import Report
+from lora_trainer.training import batches, resume
+from lora_trainer.training.device import free_memory, move_optimizer
+from lora_trainer.training.scalars import Scalars
+from lora_trainer.training.train import Plan, Trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """Where this worker begins. `step` is 0 without a state; `notes` tell of states of no use."""
+
+    step: int
+    state: dict[str, Any] | None
+    notes: tuple[Message, ...]
+
+    @classmethod
+    def of(cls, folder: RunFolder) -> Start:
+        """The newest resume point of the folder that is whole. Raises RunError when there are only
+        damaged ones.
+        """
+        if not resume.has_state(folder.state):
+            return cls(step=0, state=None, notes=())
+        state, notes = resume.read_state(folder.state)
+        return cls(step=int(state["step"]), state=state, notes=notes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """What is trained on what, for how long. `config` is resolved; `parts` has tokenizers, and
+    nothing else yet.
+    """
+
+    config: RunConfig
+    checkpoint: Checkpoint
+    parts: Parts
+    dataset: Dataset
+    buckets: Mapping[Bucket, list[int]]
+    plan: Plan
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def name(self) -> str:
+        return self.config.lora.name
+
+    @property
+    def sample_prompts(self) -> tuple[str, ...]:
+        """What previews show; without any prompts, the first caption serves for the LoRA's own
+        picture.
+        """
+        return self.config.samples.sample_prompts or (
+            variants(self.dataset.examples[0].caption)[0],
+        )
+
+    @contextlib.contextmanager
+    def vae(self) -> Iterator[Any]:
+        """The VAE, in parts.vae for as long as it is needed. In float32: SDXL's overflows in
+        fp16.
+        """
+        self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
+        try:
+            yield self.parts.vae
+        finally:
+            self.parts.vae = None
+            free_memory(self.device)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encoded:
+    """The dataset as the text encoders and the VAE encode it."""
+
+    captions: batches.Captions
+    images: batches.EncodedImages
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRun:
+    """All that exists while the loop runs: what its hooks are made with."""
+
+    folder: RunFolder
+    report: Report
+    control: Control
+    prepared: Prepared
+    captions: batches.Captions
+    output: LoraOutput
+    scalars: Scalars
+    trainer: Trainer
+
+
+@dataclass(frozen=True)
+class LoadedParts:
+    """Whichever of a model's parts are loaded: they leave the device during a pause."""
+
+    parts: Parts
+    device: torch.device
+
+    def leave_device(self) -> None:
+        self._move(torch.device("cpu"))
+
+    def return_to_device(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        if self.device.type == "cpu":
+            return
+        for model in (*self.parts.text_encoders, self.parts.vae, self.parts.unet):
+            if model is not None:
+                model.to(device)
+        free_memory(self.device)
+
+
+@dataclass(frozen=True)
+class LoadedOptimizer:
+    """An optimizer's running averages: they leave the device during a pause."""
+
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+    def leave_device(self) -> None:
+        self._move(torch.device("cpu"))
+
+    def return_to_device(self) -> None:
+        self._move(self.device)
+
+    def _move(self, device: torch.device) -> None:
+        if self.device.type != "cpu":
+            move_optimizer(self.optimizer, device)
+            free_memory(self.device)
