@@ -1,5 +1,6 @@
 """`python -m tests`: ruff (rules and format), mypy, prettier, eslint and pytest, each with the
-packages from the overlays or node_modules. Exit code 0 if all are content.
+packages from the overlays or node_modules; pytest beside the others. Exit code 0 if all are
+content.
 
     python -m tests                     everything, on all cores
     python -m tests tests/dataset -x    only pytest, with these arguments
@@ -14,6 +15,7 @@ import os
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,18 +41,31 @@ def main(arguments: list[str]) -> int:
         return 1
     if arguments:
         return run("pytest", *arguments)
-    processes = min(cores(), MOST_PROCESSES)
-    results = {
-        "ruff": said(run("ruff", "check", ".")),
-        "format": said(run("ruff", "format", "--check", "--quiet", ".")),
-        "mypy": said(run("mypy")),
-        **look_at_javascript(),
-        "pytest": said(
-            run("pytest", *(["-n", str(processes), "--dist", "loadgroup"] if processes > 1 else []))
-        ),
-    }
+    with ThreadPoolExecutor() as beside:
+        looking = beside.submit(look_at_sources)
+        tested = said(run("pytest", *side_by_side(cores())))
+        results = {**looking.result(), "pytest": tested}
     print("\n" + "\n".join(f"{name}: {result}" for name, result in results.items()))
     return 1 if FAILED in results.values() else 0
+
+
+def side_by_side(core_count: int) -> list[str]:
+    """pytest-xdist's arguments for that many cores: one process more, since a test in a browser
+    waits half of its time.
+    """
+    if core_count < 2:
+        return []
+    return ["-n", str(min(core_count + 1, MOST_PROCESSES)), "--dist", "loadgroup"]
+
+
+def look_at_sources() -> dict[str, str]:
+    """Tool -> what came of it. They run one after the other, on one core, beside the tests."""
+    return {
+        "ruff": said(look("ruff", "check", ".")),
+        "format": said(look("ruff", "format", "--check", "--quiet", ".")),
+        "mypy": said(look("mypy")),
+        **look_at_javascript(),
+    }
 
 
 def said(code: int) -> str:
@@ -79,12 +94,30 @@ def run(tool: str, *arguments: str) -> int:
     goes.
     """
     print(f"== {tool} {' '.join(arguments)}", flush=True)
-    command = [sys.executable, str(Path(__file__).resolve()), "--module", tool, *arguments]
     environ = dict(os.environ)
     if "-n" in arguments:
         # the processes share the cores; torch in each would use them all
         environ.setdefault("OMP_NUM_THREADS", "1")
-    return subprocess.run(command, cwd=ROOT, env=environ, check=False).returncode
+    return subprocess.run(command(tool, *arguments), cwd=ROOT, env=environ, check=False).returncode
+
+
+def look(tool: str, *arguments: str) -> int:
+    """The same, while others run: what it says is printed in one piece when it is done."""
+    done = subprocess.run(
+        command(tool, *arguments),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    print(f"\n== {tool} {' '.join(arguments)}\n{done.stdout}", end="", flush=True)
+    return done.returncode
+
+
+def command(tool: str, *arguments: str) -> list[str]:
+    return [sys.executable, str(Path(__file__).resolve()), "--module", tool, *arguments]
 
 
 def run_module(tool: str, arguments: list[str]) -> int:

@@ -56,3 +56,9 @@ def test_the_lock_file_names_no_place_to_get_packages_from():
 def test_the_tools_versions_are_pinned():
     tools = json.loads((node.ROOT / "package.json").read_text(encoding="utf-8"))["devDependencies"]
     assert all(version[0].isdigit() for version in tools.values()), tools
+
+
+def test_one_process_more_than_cores_runs_tests():
+    assert tests_main.side_by_side(1) == []
+    assert tests_main.side_by_side(2)[:2] == ["-n", "3"]
+    assert tests_main.side_by_side(64)[:2] == ["-n", str(tests_main.MOST_PROCESSES)]
