@@ -248,98 +248,10 @@ def given_path(text: str) -> Path:
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:
-    """The options of `caption`, each a field of captioning.CaptionSettings, which says more of
-    it and checks it.
-    """
-    unset: Any = argparse.SUPPRESS  # what is not given keeps its default there
-    sub.add_argument("--input", required=True, metavar="DIR", help="the folder with your images")
-    sub.add_argument(
-        "--output",
-        default=unset,
-        metavar="FILE",
-        help="the metadata.csv or .jsonl to write into (default: the one in DIR)",
-    )
-    sub.add_argument(
-        "--format",
-        default=unset,
-        metavar="FORMAT",
-        help="csv, jsonl, or txt: a file beside each image (default: as FILE ends)",
-    )
-    sub.add_argument(
-        "--captioner",
-        default=unset,
-        metavar="NAME",
-        help=(
-            "blip-large (default), blip, qwen: sentences; wd: Danbooru tags; clip: words from a"
-            " list"
-        ),
-    )
-    sub.add_argument(
-        "--model",
-        default=unset,
-        metavar="ID_OR_FOLDER",
-        help="another model of the same kind, from the hub or on this disk",
-    )
-    sub.add_argument("--prefix", default=unset, help="put in front of each caption")
-    sub.add_argument("--suffix", default=unset, help="put at the end of each caption")
-    sub.add_argument("--trigger", default=unset, help="the trigger word, put in front of all else")
-    sub.add_argument("--only", nargs="+", default=unset, metavar="NAME", help="only these images")
-    sub.add_argument(
-        "--only-missing",
-        action="store_true",
-        default=unset,
-        help="leave all images alone that have a caption",
-    )
-    sub.add_argument(
-        "--overwrite",
-        action="store_true",
-        default=unset,
-        help="also replace captions that a person wrote or changed",
-    )
-    sub.add_argument(
-        "--threshold",
-        default=unset,
-        metavar="N",
-        help="clip, wd: leave out tags less sure than this (default: 0.2, 0.35)",
-    )
-    sub.add_argument(
-        "--character-threshold",
-        default=unset,
-        metavar="N",
-        help="wd: the same for names of characters (default: 0.85)",
-    )
-    sub.add_argument(
-        "--exclude",
-        default=unset,
-        metavar="TAGS",
-        help="clip, wd: tags never to be written, with commas between",
-    )
-    sub.add_argument(
-        "--vocabulary",
-        default=unset,
-        metavar="FILE",
-        help="clip: the list, one word or phrase a line, [headings] between groups",
-    )
-    sub.add_argument(
-        "--top-k",
-        default=unset,
-        metavar="N",
-        help="clip: at most so many from each group; wd: in all",
-    )
-    sub.add_argument("--instruction", default=unset, metavar="TEXT", help="qwen: what it is asked")
-    sub.add_argument(
-        "--max-tokens",
-        default=unset,
-        metavar="N",
-        help="blip, qwen: longest caption (default: 75 of its tokens)",
-    )
-    sub.add_argument(
-        "--batch-size",
-        default=unset,
-        metavar="N",
-        help="images at once (default: as the captioner suggests)",
-    )
-    sub.add_argument("--device", default=unset, help="auto (default), cuda, cuda:1, mps or cpu")
+    """The options of `caption`: the settings of a caption job, which are checked there."""
+    from lora_trainer.settings import captioning, schema
+
+    schema.add_options(sub, captioning.option_groups())
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -381,14 +293,13 @@ def resume(asked: argparse.Namespace) -> int:
 
 
 def caption(asked: argparse.Namespace) -> int:
-    import dataclasses
-
     from lora_trainer.dataset.authors import FOLDER
     from lora_trainer.runs import folder as folders
     from lora_trainer.settings import captioning
 
-    keys = {field.name for field in dataclasses.fields(captioning.CaptionSettings)}
-    given = {key: value for key, value in vars(asked).items() if key in keys}
+    given = {
+        key: value for key, value in vars(asked).items() if key not in ("command", "needs_packages")
+    }
     if "model" in given and given_path(given["model"]).exists():
         given["model"] = str(
             given_path(given["model"]).absolute()

@@ -35,6 +35,8 @@ LIGHT_CHECKPOINT = {
     "checkpoint.folder",
 }
 
+LIGHT_CAPTIONING = {"captioning.captioner", "captioning.captioners"}
+
 # package or module of lora_trainer -> (what it may import from outside the standard library, what
 # of lora_trainer)
 RULES: dict[str, tuple[set[str], set[str]]] = {
@@ -45,7 +47,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), BASICS | {"packages"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
-    "settings": ({"yaml"}, BASICS),
+    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING),
     "runs": (set(), BASICS),
     "dataset": (
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
@@ -114,7 +116,8 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "lora.size",
             "demo.EMBEDDED",
         }
-        | LIGHT_CHECKPOINT,
+        | LIGHT_CHECKPOINT
+        | LIGHT_CAPTIONING,
     ),
     "__main__": ({"yaml"}, {"*"}),
 }

@@ -5,8 +5,8 @@ language's table has to have.
                                  and what nothing uses any more
 
 Python: the literal templates and hints of errors, messages and findings (of whichever function
-passes them on: the argument may be a name for a literal, or a choice between two), the settings'
-documentation and labels, the presets. JavaScript: the literal arguments of t() and count().
+passes them on: the argument may be a name for a literal, or a choice between two), what the
+settings tell at their fields, the presets. JavaScript: the literal arguments of t() and count().
 """
 
 from __future__ import annotations
@@ -193,21 +193,24 @@ def javascript_texts() -> set[str]:
 
 
 def documented_texts() -> set[str]:
-    """What the settings and presets say of themselves."""
-    from lora_trainer.settings import schema, training
-    from lora_trainer.settings.captioning import CaptionSettings
-    from lora_trainer.webui import form
-    from lora_trainer.webui.workbench_captioners import LABELS
+    """What the settings say of themselves in the tab."""
+    from lora_trainer.captioning import captioners
+    from lora_trainer.settings import captioning, schema, training
 
-    captioning = schema.documentation_of(CaptionSettings)
-    training = {
-        key: text for key, text in training.documentation().items() if key not in form.HELPS
-    }
-    return {
-        text
-        for text in (*training.values(), *(captioning[key] for key in LABELS))
-        if _is_sentence(text)
-    }
+    groups = [group for _, group in training.GROUPS]
+    own = [info.settings for info in captioners.every().values()]
+    found = {schema.title_of(group) for group in groups}
+    for group in (*groups, captioning.CaptionSettings, *own):
+        for item in schema.fields_of(group):
+            told = schema.about(item)
+            if told.audience != "elsewhere":
+                found |= {told.label, schema.documentation_of(group)[item.name], told.unit}
+                found |= {
+                    words
+                    for words in told.choices.values()
+                    if not isinstance(words, schema.ProperName)
+                }
+    return {text for text in found if _is_sentence(text)}
 
 
 def preset_texts() -> set[str]:

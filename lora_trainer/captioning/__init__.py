@@ -8,6 +8,6 @@
     finish.finish(caption, settings) -> its text as it is written: excluded tags gone, prefix,
     suffix and trigger word in place
 
-Which captioners there are is in `settings.captioning`, which needs no torch. Called by
-tasks.caption.
+Which captioners there are is in `captioners`, one module each, which needs no torch to say so.
+Called by tasks.caption.
 """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lora_trainer.captioning.captioner import Caption
+from lora_trainer.captioning.captioner import Caption, TagSettings
 from lora_trainer.dataset.captions import tidy, with_trigger_word
 from lora_trainer.dataset.edits import clean
 from lora_trainer.settings.captioning import CaptionSettings
@@ -15,7 +15,8 @@ def finish(caption: Caption, settings: CaptionSettings) -> str:
     It is as the file will hold it: what is recorded as a captioner's must be what is read back, or
     it would count as a person's change.
     """
-    excluded = {_folded(tag) for tag in settings.exclude}
+    own = settings.own
+    excluded = {_folded(tag) for tag in own.exclude} if isinstance(own, TagSettings) else set()
     said = caption.text or ", ".join(
         tag.text for tag in caption.tags if _folded(tag.text) not in excluded
     )

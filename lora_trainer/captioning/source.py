@@ -19,23 +19,16 @@ import re
 import shutil
 import threading
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn, Protocol
 
 from lora_trainer import files
+from lora_trainer.captioning.captioner import ModelFiles
 from lora_trainer.errors import CaptionerError
-from lora_trainer.settings.captioning import HOST_BLIP, CaptionSettings
+from lora_trainer.settings.captioning import CaptionSettings
 
 log = logging.getLogger(__name__)
 
-SMALL_FILES = ("*.json", "vocab.txt", "merges.txt", "*.model", "selected_tags.csv", "*.jinja")
-WEIGHTS = (
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "pytorch_model.bin",
-    "pytorch_model-*-of-*.bin",
-)
 POLL_SECONDS = 0.5
 ASK_SECONDS = 20.0
 """How long a silent hub is waited for; without a limit, a firewall's silence would be waited out
@@ -57,35 +50,15 @@ class StoppedWhileFetching(Exception):
     """A stop was asked for. What has arrived stays, and the next fetch goes on from there."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Needs:
-    """What a model's folder must hold."""
-
-    files: tuple[str, ...]
-    """Each must be there."""
-    weights: tuple[str, ...]
-    """One of them, or all parts that one of their indexes names."""
-
-
-TRANSFORMERS = Needs(
-    files=("config.json", "preprocessor_config.json"),
-    weights=("model.safetensors", "pytorch_model.bin"),
-)
-TAGGER = Needs(files=("selected_tags.csv",), weights=("model.onnx",))
-
-
-def needs_of(settings: CaptionSettings) -> Needs:
-    return TAGGER if settings.captioner == "wd" else TRANSFORMERS
-
-
 def find(settings: CaptionSettings, listener: Listener) -> Path:
     """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to
     do; StoppedWhileFetching.
     """
     named = settings.model_name
-    needs = needs_of(settings)
+    info = settings.info
+    needs = info.files
     local = Path(named)
-    if local.is_file() and settings.captioner in ("blip", "blip-large"):
+    if local.is_file() and info.takes_file:
         return local
     if local.is_dir():
         return _complete(local, needs)
@@ -94,22 +67,22 @@ def find(settings: CaptionSettings, listener: Listener) -> Path:
             "there is no model folder {model}",
             model=named,
             hint="Give the folder that holds config.json, or a model's id such as {id}.",
-            id=settings.info.model,
+            id=info.model,
         )
     cached = cached_folder(named, needs)
     if cached is not None:
         return cached
-    if settings.captioner == "blip" and not settings.model:
-        hosts = host_blip(settings.host_models)
+    if info.host_file and not settings.model:
+        hosts = hosts_file(info.host_file, settings.host_models)
         if hosts is not None:
             return hosts
-    return fetch(named, needs, settings.info.download_bytes if not settings.model else 0, listener)
+    return fetch(named, needs, info.download_bytes if not settings.model else 0, listener)
 
 
-def host_blip(host_models: Path | None) -> Path | None:
-    """The WebUI's own BLIP, if it ever fetched it."""
+def hosts_file(name: str, host_models: Path | None) -> Path | None:
+    """The WebUI's own file of a model, if it ever fetched it."""
     folder = host_models or _models_around()
-    path = folder / HOST_BLIP if folder is not None else None
+    path = folder / name if folder is not None else None
     return path if path is not None and path.is_file() else None
 
 
@@ -119,7 +92,7 @@ def _models_around() -> Path | None:
     return extension.parent.parent / "models" if extension.parent.name == "extensions" else None
 
 
-def cached_folder(model: str, needs: Needs) -> Path | None:
+def cached_folder(model: str, needs: ModelFiles) -> Path | None:
     """The hub cache's folder of a model, if everything needed is in it."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -139,9 +112,9 @@ def cached_file(model: str, name: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def missing_files(folder: Path, needs: Needs) -> list[str]:
+def missing_files(folder: Path, needs: ModelFiles) -> list[str]:
     """What a model's folder lacks; the parts of weights in several files are counted one by one."""
-    missing = [name for name in needs.files if not (folder / name).is_file()]
+    missing = [name for name in needs.needed if not (folder / name).is_file()]
     if any((folder / name).is_file() for name in needs.weights):
         return missing
     for name in needs.weights:
@@ -168,7 +141,7 @@ def _parts(index: Path) -> list[str]:
     )
 
 
-def _complete(folder: Path, needs: Needs) -> Path:
+def _complete(folder: Path, needs: ModelFiles) -> Path:
     missing = missing_files(folder, needs)
     if missing:
         raise CaptionerError(
@@ -194,7 +167,7 @@ _ID_LETTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz012345678
 
 
 def fetch(
-    model: str, needs: Needs, expected_bytes: int, listener: Listener, only: Sequence[str] = ()
+    model: str, needs: ModelFiles, expected_bytes: int, listener: Listener, only: Sequence[str] = ()
 ) -> Path:
     """Fetches what a captioner reads of a model into the hub's cache. Returns its folder there.
     Raises CaptionerError; StoppedWhileFetching.
@@ -221,23 +194,20 @@ def fetch(
     return folder if only else _complete(folder, needs)
 
 
-def _wanted(names: Iterable[str], needs: Needs) -> list[str]:
+def _wanted(names: Iterable[str], needs: ModelFiles) -> list[str]:
     """The small files and one form of the weights."""
     names = list(names)
     small = [
         name
         for name in names
-        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in SMALL_FILES)
+        if "/" not in name and any(fnmatch.fnmatch(name, pattern) for pattern in needs.small)
     ]
-    if needs is TAGGER:
-        return [
-            *[name for name in small if name in ("selected_tags.csv", "config.json")],
-            "model.onnx",
-        ]
-    for pattern in WEIGHTS:
-        weights = fnmatch.filter(names, pattern)
-        if weights:
-            return [*small, *weights]
+    for whole in needs.weights:
+        stem, _, suffix = whole.rpartition(".")
+        for pattern in (whole, f"{stem}-*-of-*.{suffix}"):
+            weights = fnmatch.filter(names, pattern)
+            if weights:
+                return [*small, *weights]
     return [*small, needs.weights[0]]
 
 

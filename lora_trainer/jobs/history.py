@@ -27,7 +27,8 @@ from lora_trainer.runs.events import Event, Started, from_line
 from lora_trainer.runs.folder import Job, RunFolder
 from lora_trainer.runs.requests import RequestKind, waiting_requests
 from lora_trainer.runs.state import RunState, fold
-from lora_trainer.settings.schema import read_mapping, require_usable
+from lora_trainer.settings import captioning, training
+from lora_trainer.settings.schema import Groups, current_keys, read_mapping, require_usable
 
 log = logging.getLogger(__name__)
 SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}
@@ -344,13 +345,20 @@ def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
             values = yaml.load(text, Loader=_FastLoader)
             if isinstance(values, dict):
                 require_usable(values)
-                return values
+                return current_keys(_groups(path, values), values)
     except (yaml.YAMLError, *files.UNREADABLE):
         pass
-    try:
-        return read_mapping(path)
     except LoraTrainerError as error:
         return error
+    try:
+        values = read_mapping(path)
+        return current_keys(_groups(path, values), values)
+    except LoraTrainerError as error:
+        return error
+
+
+def _groups(path: Path, values: Mapping[str, Any]) -> Groups:
+    return captioning.groups(values) if SETTINGS_FILES[path.name] == "caption" else training.GROUPS
 
 
 def _began(folder: RunFolder) -> float:

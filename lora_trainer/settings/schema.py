@@ -1,14 +1,17 @@
-"""The machinery of settings: fields with bounds, what is wrong with a value, and flat YAML files.
+"""The machinery of settings: fields with bounds and words, what is wrong with a value, flat YAML.
 
 A group of settings is a frozen dataclass that derives from `Settings`; a YAML file is flat, and
-each key names one field of one of its groups. The text under a field is its only documentation.
+each key names one field of one of its groups. All that is told of a setting stands at its field:
+`About`, and the text under it. The tab's form, the commented YAML, README's table and the command
+line's options are made from it.
 
-    setting(...)                        -> a field with its bounds and hint
+    setting(...)                        -> a field; `about(field)` is what stands there
     read_mapping(path)                  -> dict      the keys and values of a YAML file
     groups_from_mapping(groups, dict)   -> groups    checked; raises one ConfigError that lists
                                                      everything wrong
     group_to_mapping(group)             -> dict      the flat keys again
-    commented_yaml(groups), readme_table(groups), documentation_of(group) -> the fields in words
+    current_keys(groups, dict)          -> dict      earlier names of keys -> their present ones
+    commented_yaml(groups), readme_table(groups), add_options(parser, ...), documentation_of(group)
 
 Optional settings accept `auto`, `none` or nothing at all for "choose for me". Which settings there
 are is in the modules beside this one. Needs PyYAML only; used by both processes.
@@ -16,6 +19,7 @@ are is in the modules beside this one. Needs PyYAML only; used by both processes
 
 from __future__ import annotations
 
+import argparse
 import ast
 import dataclasses
 import difflib
@@ -25,8 +29,8 @@ import re
 import textwrap
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union
@@ -36,34 +40,78 @@ import yaml
 from lora_trainer.errors import ConfigError
 from lora_trainer.files import MOST_DIGITS
 
+Audience = Literal["everyone", "advanced", "local", "elsewhere"]
+"""Who sees a setting in the tab: everyone; who unfolds Advanced; of these only the person at this
+machine (it names files); nobody, as another part of the tab decides it. README's table, the YAML
+and the command line show all of them.
+"""
+Entry = Literal["", "lines", "paragraph", "names"]
+"""How a text is entered, where not as one short line: `lines`, one text a line (a list, whose parts
+may contain commas); `paragraph`, one long text; `names`, several words on the command line.
+"""
 
-def setting(
-    default: Any = dataclasses.MISSING,
-    *,
-    at_least: float | None = None,
-    at_most: float | None = None,
-    above: float | None = None,
-    hint: str = "",
-    advanced: bool = False,
-    example: str = "",
-) -> Any:
-    """A dataclass field with its bounds, and what to say when they are broken; `example` stands in
-    the commented YAML for what is required.
+
+class ProperName(str):
+    """How a choice is shown in every language."""
+
+    __slots__ = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What is told of a setting beside its type, its default and the text under it."""
+
+    label: str = ""
+    """Its name in the tab: the term that people search for."""
+    unit: str = ""
+    choices: Mapping[str, str] = field(default_factory=dict)
+    """Choice -> how it is shown; a choice without an entry is shown as it is."""
+    among: Callable[[], Mapping[str, str]] | None = None
+    """Choices that no Literal lists, as they are found at run time -> what each is."""
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    hint: str = ""
+    """What to do when a value is refused."""
+    audience: Audience = "advanced"
+    order: int = 0
+    """Place among the settings for everyone, which are shown as one group."""
+    place: str | None = None
+    """Which part of the tab decides it, for the audience `elsewhere`."""
+    entry: Entry = ""
+    step: float | None = None
+    """What one click on the arrows adds. Learning rates have none: any number will do."""
+    example: str = ""
+    """Stands in the commented YAML for what is required."""
+    terms: str = ""
+    """What else people may look for it by. In no language."""
+    other_names: tuple[str, ...] = ()
+    """What other trainers call its key: named in the hint, never guessed at silently."""
+    renamed_from: tuple[str, ...] = ()
+    """Its key in earlier versions: read as the present one."""
+    removed: tuple[str, ...] = ()
+    """Choices of an earlier version: the hint says what does the same."""
+    fixed_by_the_first_step: bool = False
+    """Whether the learned weights take their shape from it, so that a run that is resumed cannot
+    change it.
     """
-    metadata = {
-        "at_least": at_least,
-        "at_most": at_most,
-        "above": above,
-        "hint": hint,
-        "advanced": advanced,
-        "example": example,
-    }
-    return field(default=default, metadata=metadata)
+
+
+def setting(default: Any = dataclasses.MISSING, **told: Any) -> Any:
+    """A dataclass field, with what `About` has of it."""
+    return field(default=default, metadata={"about": About(**told)})
+
+
+def about(item: dataclasses.Field[Any]) -> About:
+    """What stands at a field."""
+    told: About = item.metadata["about"]
+    return told
 
 
 def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any], ...]:
-    """The fields of a group of settings: each group is a dataclass, their common base is none."""
-    return dataclasses.fields(group)  # type: ignore[arg-type]
+    """The settings of a group: each group is a dataclass, their common base is none."""
+    every = dataclasses.fields(group)  # type: ignore[arg-type]
+    return tuple(item for item in every if "about" in item.metadata)
 
 
 class Settings:
@@ -81,6 +129,10 @@ class Settings:
     def contradictions(self) -> Iterator[ConfigError]:
         """What is wrong between fields, given that each is right by itself."""
         return iter(())
+
+
+Groups = Sequence[tuple[str, type[Settings]]]
+"""The groups of a file, each with its name."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
@@ -237,17 +289,21 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
 
 
 def groups_from_mapping(
-    groups: Sequence[tuple[str, type[Settings]]],
+    groups: Groups,
     values: Mapping[str, Any],
     source: str,
     base: Path | None = None,
 ) -> dict[str, Settings]:
     """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all
-    problems.
+    problems. A key that several groups have is the first one's.
     """
-    known = {item.name: (item, group) for _, group in groups for item in fields_of(group)}
+    known: dict[str, tuple[dataclasses.Field[Any], type[Settings]]] = {}
+    for _, group in groups:
+        for item in fields_of(group):
+            known.setdefault(item.name, (item, group))
     problems: list[ConfigError] = []
     converted: dict[str, Any] = {}
+    values = current_keys(groups, values)
     broken: set[str] = set()
     for key, value in values.items():
         if key not in known:
@@ -274,7 +330,11 @@ def groups_from_mapping(
             )
             for key in missing
         ]
-        here = {item.name: converted[item.name] for item in fields_here if item.name in converted}
+        here = {
+            item.name: converted[item.name]
+            for item in fields_here
+            if item.name in converted and known[item.name][1] is group
+        }
         # a required field that is missing or broken has been reported; a stand-in lets the others
         # be checked too
         for item in fields_here:
@@ -289,22 +349,50 @@ def groups_from_mapping(
     return made
 
 
+def current_keys(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under the present names of their keys. Raises ConfigError for a setting that
+    is given under both its names.
+    """
+    present = {
+        old: item.name
+        for _, group in groups
+        for item in fields_of(group)
+        for old in about(item).renamed_from
+    }
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        name = present.get(key, key)
+        if name in found or (name != key and name in values):
+            raise ConfigError(
+                "{old} is the earlier name of {key}, which is there too",
+                hint="Keep one of the two.",
+                old=key,
+                key=name,
+            )
+        found[name] = value
+    return found
+
+
 def group_to_mapping(group: Settings) -> dict[str, Any]:
     """One group of settings -> flat keys with plain YAML values."""
     return {item.name: _plain(getattr(group, item.name)) for item in fields_of(group)}
 
 
-def commented_yaml(groups: Sequence[tuple[str, type[Settings]]], values: Mapping[str, Any]) -> str:
+def title_of(group: type[Settings]) -> str:
+    """What a group of settings is called."""
+    return inspect.cleandoc(group.__doc__ or "")
+
+
+def commented_yaml(groups: Groups, values: Mapping[str, Any]) -> str:
     """A YAML file to start from: every key with its meaning; `values` fill in, the rest are
     defaults (commented out).
     """
     lines = ["# One run of lora_trainer. Lines that start with # show the defaults.", ""]
     for _, group in groups:
-        told = documentation_of(group)
-        lines += [f"# ---- {inspect.cleandoc(group.__doc__ or '')} ----", ""]
+        lines += [f"# ---- {title_of(group)} ----", ""]
         for item in fields_of(group):
             lines += textwrap.wrap(
-                told[item.name],
+                f"{_named(item)}: {explained(group, item)}",
                 120,
                 initial_indent="# ",
                 subsequent_indent="# ",
@@ -312,7 +400,7 @@ def commented_yaml(groups: Sequence[tuple[str, type[Settings]]], values: Mapping
             if item.name in values:
                 lines.append(dump({item.name: _plain(values[item.name])}).rstrip())
             elif item.default is dataclasses.MISSING:
-                lines.append(f"{item.name}: {item.metadata['example']}")
+                lines.append(f"{item.name}: {about(item).example}")
             else:
                 lines.append(
                     "#" + dump({item.name: _plain(item.default)}).rstrip().replace("\n", "\n#")
@@ -321,41 +409,113 @@ def commented_yaml(groups: Sequence[tuple[str, type[Settings]]], values: Mapping
     return "\n".join(lines)
 
 
-def readme_table(groups: Sequence[tuple[str, type[Settings]]]) -> str:
+def readme_table(groups: Groups) -> str:
     """The settings as Markdown tables, one a group."""
     parts = []
     for _, group in groups:
-        told = documentation_of(group)
         parts += [
-            f"**{inspect.cleandoc(group.__doc__ or '')}**",
+            f"**{title_of(group)}**",
             "",
-            "| key | default | meaning |",
-            "| --- | --- | --- |",
+            "| key | in the tab | default | meaning |",
+            "| --- | --- | --- | --- |",
         ]
         for item in fields_of(group):
             default = (
                 "required" if item.default is dataclasses.MISSING else f"`{_shown(item.default)}`"
             )
-            parts.append(
-                f"| `{item.name}` | {default} | {told[item.name].replace('|', chr(92) + '|')} |"
-            )
+            meaning = explained(group, item).replace("|", chr(92) + "|")
+            parts.append(f"| `{item.name}` | {_named(item)} | {default} | {meaning} |")
         parts.append("")
     return "\n".join(parts)
 
 
+def add_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
+    """Adds one option for each setting. What is not given is absent from the parsed arguments; what
+    is given is checked by groups_from_mapping. A key that several groups have is one option, whose
+    help says what it means in each; a group without a name is everybody's.
+    """
+    places: dict[str, list[tuple[str, type[Settings], dataclasses.Field[Any]]]] = {}
+    for name, group in groups:
+        for item in fields_of(group):
+            places.setdefault(item.name, []).append((name, group, item))
+    for key, having in places.items():
+        _, group, item = having[0]
+        parser.add_argument(
+            "--" + key.replace("_", "-"),
+            required=item.default is dataclasses.MISSING,
+            default=argparse.SUPPRESS,
+            help=_option_help(having).replace("%", "%%"),
+            **_option_kind(group, item),
+        )
+
+
+def _option_kind(group: type[Settings], item: dataclasses.Field[Any]) -> dict[str, Any]:
+    kind, _ = kind_of(group, item)
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction if item.default else "store_true"}
+    if about(item).entry == "names":
+        return {"nargs": "+", "metavar": "NAME"}
+    if choices_of(group, item):
+        return {"metavar": "NAME"}
+    return {"metavar": {Path: "PATH", int: "N", float: "N"}.get(kind, "TEXT")}
+
+
+def _option_help(having: Sequence[tuple[str, type[Settings], dataclasses.Field[Any]]]) -> str:
+    """What an option means, with the names of the groups in which it means that."""
+    names: dict[str, list[str]] = {}
+    for name, group, item in having:
+        default = item.default in (dataclasses.MISSING, None, "", (), False)
+        text = explained(group, item) + ("" if default else f" (default: {_shown(item.default)})")
+        names.setdefault(text, []).append(name)
+    return " ".join(
+        f"{', '.join(group_names)}: {text}" if any(group_names) else text
+        for text, group_names in names.items()
+    )
+
+
+def _named(item: dataclasses.Field[Any]) -> str:
+    """A setting's name in the tab, and its unit."""
+    told = about(item)
+    return f"{told.label} ({told.unit})" if told.unit else told.label
+
+
+def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
+    """The text under a field, and its choices where it has some."""
+    text = documentation_of(group)[item.name]
+    told = about(item)
+    words = told.choices if told.among is None else told.among()
+    choices = [
+        str(choice) if _says_no_more(str(choice), shown) else f"{choice} ({shown})"
+        for choice in choices_of(group, item)
+        for shown in [words.get(str(choice), str(choice))]
+    ]
+    return f"{text} One of: {', '.join(choices)}." if choices else text
+
+
+@cache
+def _documentation(group: Any) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for base in reversed(group.__mro__[: group.__mro__.index(Settings)]):
+        definition = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0]
+        assert isinstance(definition, ast.ClassDef)
+        for statement, following in zip(definition.body, definition.body[1:], strict=False):
+            if (
+                isinstance(statement, ast.AnnAssign)
+                and isinstance(statement.target, ast.Name)
+                and isinstance(following, ast.Expr)
+            ):
+                text = str(ast.literal_eval(following.value))
+                found[statement.target.id] = " ".join(text.split())
+    return found
+
+
+def _says_no_more(choice: str, shown: str) -> bool:
+    return shown.lower().replace(" ", "_").replace("-", "_") == choice
+
+
 def documentation_of(group: type[Settings]) -> dict[str, str]:
     """Key -> the text under its field, read from the source of a group of settings (a class)."""
-    found: dict[str, str] = {}
-    definition = ast.parse(textwrap.dedent(inspect.getsource(group))).body[0]
-    assert isinstance(definition, ast.ClassDef)
-    for statement, following in zip(definition.body, definition.body[1:], strict=False):
-        if (
-            isinstance(statement, ast.AnnAssign)
-            and isinstance(statement.target, ast.Name)
-            and isinstance(following, ast.Expr)
-        ):
-            found[statement.target.id] = " ".join(str(ast.literal_eval(following.value)).split())
-    return found
+    return _documentation(group)  # type: ignore[arg-type]  # mypy: a class is unhashable
 
 
 # --- one value ------------------------------------------------------------------------------------
@@ -366,9 +526,9 @@ def _annotations(group: Any) -> dict[str, Any]:
     return typing.get_type_hints(group)
 
 
-def _kind(item: dataclasses.Field[Any], group: Any) -> tuple[Any, bool]:
-    """A field's type without None, and whether None is allowed."""
-    annotation = _annotations(group)[item.name]
+def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, bool]:
+    """A field's type without None, and whether None, which is auto, is allowed."""
+    annotation = _annotations(group)[item.name]  # type: ignore[arg-type]  # as above
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return (
             next(option for option in typing.get_args(annotation) if option is not type(None)),
@@ -377,9 +537,18 @@ def _kind(item: dataclasses.Field[Any], group: Any) -> tuple[Any, bool]:
     return annotation, False
 
 
+def choices_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, ...]:
+    """The values that a setting may have, where they can be listed."""
+    among = about(item).among
+    if among is not None:
+        return tuple(among())
+    kind, _ = kind_of(group, item)
+    return typing.get_args(kind) if typing.get_origin(kind) is Literal else ()
+
+
 def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, base: Path) -> Any:
     """A YAML value -> the field's type. Raises ConfigError for the wrong type."""
-    kind, optional = _kind(item, group)
+    kind, optional = kind_of(group, item)
     if optional and (
         value is None
         or (isinstance(value, str) and value.strip().lower() in ("auto", "none", "null", ""))
@@ -387,24 +556,20 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
         return None
     wrong = ConfigError(
         "{key} is {value!r}, but must be {expected}",
-        hint=item.metadata.get("hint", ""),
+        hint=about(item).hint,
         key=item.name,
         value=value,
         expected=_expected(kind),
     )
     origin = typing.get_origin(kind)
-    if origin is Literal:
+    choices = choices_of(group, item)
+    if choices:
         # YAML reads a bare `no` as False
-        if value is False and "no" in typing.get_args(kind):
+        if value is False and "no" in choices:
             return "no"
         # "75" means 75
         return next(
-            (
-                choice
-                for choice in typing.get_args(kind)
-                if str(choice) == str(value).strip().lower()
-            ),
-            value,
+            (choice for choice in choices if str(choice) == str(value).strip().lower()), value
         )
     if origin is tuple:
         element = typing.get_args(kind)[0]
@@ -412,7 +577,7 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
             # prompts contain commas; names of layers do not
             value = (
                 [value]
-                if item.name == "sample_prompts"
+                if about(item).entry == "lines"
                 else [part.strip() for part in value.split(",") if part.strip()]
             )
         if isinstance(value, (int, float)) and not isinstance(value, bool):
@@ -478,17 +643,18 @@ def _scalar(kind: Any, value: Any) -> Any:
 
 def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterator[ConfigError]:
     value = getattr(settings, item.name)
-    kind, optional = _kind(item, type(settings))
+    kind, optional = kind_of(type(settings), item)
     if value is None and optional:
         return
-    hint, bounds = item.metadata["hint"], _bounds_in_words(item)
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
+    told = about(item)
+    hint, bounds = told.hint, _bounds_in_words(told)
+    choices = choices_of(type(settings), item)
+    if choices:
         if value not in choices or isinstance(value, bool):
             named = ", ".join(str(choice) for choice in choices)
             close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
             suggestion = (
-                f"Did you mean {close[0]}?" if close and (item.name, value) not in REMOVED else hint
+                f"Did you mean {close[0]}?" if close and value not in told.removed else hint
             )
             yield ConfigError(
                 "{key} is {value!r}, but must be one of: {named}",
@@ -510,7 +676,7 @@ def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterato
                 value=one,
                 expected=_expected(element),
             )
-        elif element in (int, float) and not _within(item, one):
+        elif element in (int, float) and not _within(told, one):
             yield ConfigError(
                 "{key} is {value}, but must be {bounds}",
                 hint=hint,
@@ -528,8 +694,8 @@ def _is_a(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _within(item: dataclasses.Field[Any], value: float) -> bool:
-    low, high, above = item.metadata["at_least"], item.metadata["at_most"], item.metadata["above"]
+def _within(told: About, value: float) -> bool:
+    low, high, above = told.at_least, told.at_most, told.above
     # not isfinite: it fails for whole numbers beyond all floats
     if value != value or value in (math.inf, -math.inf):
         return False
@@ -540,8 +706,8 @@ def _within(item: dataclasses.Field[Any], value: float) -> bool:
     )
 
 
-def _bounds_in_words(item: dataclasses.Field[Any]) -> str:
-    low, high, above = item.metadata["at_least"], item.metadata["at_most"], item.metadata["above"]
+def _bounds_in_words(told: About) -> str:
+    low, high, above = told.at_least, told.at_most, told.above
     if above is not None:
         return f"above {above:g} and at most {high:g}"
     return f"between {_number(low)} and {_number(high)}"
@@ -570,52 +736,18 @@ def _expected(kind: Any) -> str:
     }.get(kind, str(kind))
 
 
-def _unknown_key(key: str, known: Mapping[str, Any]) -> ConfigError:
-    close = difflib.get_close_matches(key, [*known, *ALIASES], 1, cutoff=0.6)
-    meant = ALIASES.get(key) or (ALIASES.get(close[0], close[0]) if close else "")
+def _unknown_key(
+    key: str, known: Mapping[str, tuple[dataclasses.Field[Any], type[Settings]]]
+) -> ConfigError:
+    others = {other: name for name, (item, _) in known.items() for other in about(item).other_names}
+    close = difflib.get_close_matches(key, [*known, *others], 1, cutoff=0.6)
+    meant = others.get(key) or (others.get(close[0], close[0]) if close else "")
     hint = (
         f"Did you mean {meant}?"
         if meant
         else "`python -m lora_trainer init FILE` lists every setting."
     )
     return ConfigError("{key} is not a setting", hint=hint, key=key)
-
-
-REMOVED = {("lr_scheduler", "constant_with_warmup")}
-"""Choices of an earlier version: the setting's hint says what does the same."""
-
-ALIASES = {
-    # what other trainers call it -> what it is called here; named in the hint, never guessed at
-    # silently
-    "network_dim": "lora_rank",
-    "rank": "lora_rank",
-    "network_alpha": "lora_alpha",
-    "alpha": "lora_alpha",
-    "lr": "learning_rate",
-    "unet_lr": "learning_rate",
-    "train_batch_size": "batch_size",
-    "max_train_epochs": "epochs",
-    "num_epochs": "epochs",
-    "num_train_epochs": "epochs",
-    "steps": "max_train_steps",
-    "pretrained_model_name_or_path": "base_model",
-    "model": "base_model",
-    "output_name": "name",
-    "save_every_n_steps": "save_steps",
-    "save_every_n_epochs": "save_epochs",
-    "caption_dropout_rate": "caption_dropout",
-    "flip_aug": "flip_augmentation",
-    "optimizer_type": "optimizer",
-    "network_dropout": "lora_dropout",
-    "dropout": "lora_dropout",
-    "trigger": "trigger_word",
-    "prompts": "sample_prompts",
-    "num_repeats": "repeats",
-    "v_parameterization": "prediction_type",
-    "zero_terminal_snr_rescale": "zero_terminal_snr",
-    "image_dir": "train_data_dir",
-    "data_dir": "train_data_dir",
-}
 
 
 def device_problems(device: str) -> Iterator[ConfigError]:

@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema
-from lora_trainer.settings.schema import Settings, device_problems, setting
+from lora_trainer.settings.schema import ProperName, Settings, device_problems, setting
 
 UNET_TARGETS = (
     "to_q",
@@ -42,15 +42,6 @@ Scheduler = Literal["constant", "linear", "cosine", "cosine_with_restarts", "pol
 Sampler = Literal["euler_a", "dpmpp_2m_karras", "ddim"]
 
 FORBIDDEN_IN_NAMES = ":<>=,\"'/\\|?*\0"
-FIXED_BY_THE_FIRST_STEP = (
-    "lora_rank",
-    "target_modules",
-    "train_text_encoder",
-    "text_encoder_targets",
-)
-"""Settings that the learned weights have taken their shape from: a run that is resumed cannot
-change them.
-"""
 RESERVED_ON_WINDOWS = {
     "CON",
     "PRN",
@@ -70,58 +61,135 @@ file systems hold 255.
 class DatasetSettings(Settings):
     """Images and captions"""
 
-    train_data_dir: Path = setting(example="./data/my_style")
+    train_data_dir: Path = setting(
+        label="Image folder",
+        example="./data/my_style",
+        audience="elsewhere",
+        place="dataset",
+        other_names=("image_dir", "data_dir"),
+    )
     """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all
     understood.
     """
-    metadata_path: Path | None = setting(None)
+    metadata_path: Path | None = setting(
+        None, label="Caption table", audience="elsewhere", place="dataset"
+    )
     """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
     train_data_dir, else the texts beside the images, else a table by another name.
     """
-    trigger_word: str = setting("")
+    trigger_word: str = setting(
+        "",
+        label="Trigger word",
+        audience="everyone",
+        order=1,
+        other_names=("trigger",),
+        terms="activation token instance prompt keyword class token",
+    )
     """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks
     it.
     """
     resolution: int | None = setting(
-        None, at_least=64, at_most=4096, hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL."
+        None,
+        label="Resolution",
+        unit="pixels",
+        at_least=64,
+        at_most=4096,
+        hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL.",
+        step=64,
+        audience="everyone",
+        order=4,
+        terms="size width height train_resolution",
     )
-    """Training size in pixels: the area is resolution x resolution. auto: 512 (SD1, SD2), 768
-    (SD2-v), 1024 (SDXL).
+    """A picture of any shape is trained with as many pixels as a square of this side. auto: what
+    the checkpoint was made for, such as 512 or 1024.
     """
-    repeats: int = setting(1, at_least=1, at_most=10000)
-    """How often each image is seen in one epoch. A kohya folder name ("10_name") overrides it for
-    that folder.
+    repeats: int = setting(
+        1,
+        label="Repeats",
+        at_least=1,
+        at_most=10000,
+        other_names=("num_repeats",),
+        terms="dataset repeats",
+    )
+    """How often each image is seen in one epoch. A number in front of a folder's name (10_name)
+    counts instead for that folder.
     """
-    enable_bucket: bool = setting(True, advanced=True)
-    """Train each image near its own aspect ratio. Off: every image is cropped to a square."""
-    bucket_step: int = setting(64, at_least=8, at_most=256, advanced=True)
-    """Bucket sides are multiples of this many pixels (a multiple of 8)."""
-    min_bucket_side: int | None = setting(None, at_least=32, at_most=4096, advanced=True)
-    """Shortest side of a bucket in pixels. auto: half the resolution."""
-    max_bucket_side: int | None = setting(None, at_least=64, at_most=8192, advanced=True)
-    """Longest side of a bucket in pixels. auto: twice the resolution."""
-    max_upscale: float = setting(2.0, at_least=1.0, at_most=16.0, advanced=True)
-    """A small image is enlarged at most this many times; beyond that it is trained in a smaller
-    bucket.
-    """
+    enable_bucket: bool = setting(
+        True, label="Aspect ratio buckets", terms="bucketing arb aspect ratio square crop"
+    )
+    """Images are trained near their own aspect ratio. Off: each is cropped to a square."""
+    bucket_step: int = setting(
+        64,
+        label="Bucket step",
+        unit="pixels",
+        at_least=8,
+        at_most=256,
+        step=8,
+        terms="bucket_reso_steps size step",
+    )
+    """Width and height of the trained pictures are multiples of this many pixels."""
+    min_bucket_side: int | None = setting(
+        None,
+        label="Min bucket resolution",
+        unit="pixels",
+        at_least=32,
+        at_most=4096,
+        terms="min_bucket_reso shortest side",
+    )
+    """No side of a trained picture is shorter. auto: half the resolution."""
+    max_bucket_side: int | None = setting(
+        None,
+        label="Max bucket resolution",
+        unit="pixels",
+        at_least=64,
+        at_most=8192,
+        terms="max_bucket_reso longest side",
+    )
+    """No side of a trained picture is longer. auto: twice the resolution."""
+    max_upscale: float = setting(
+        2.0,
+        label="Max upscale",
+        unit="times",
+        at_least=1.0,
+        at_most=16.0,
+        step=0.5,
+        terms="bucket_no_upscale enlarge",
+    )
+    """A small image is enlarged at most this many times; beyond that it is trained smaller."""
     caption_dropout: float = setting(
-        0.0, at_least=0.0, at_most=1.0, hint="0.05 to 0.1 is usual.", advanced=True
+        0.0,
+        label="Caption dropout",
+        at_least=0.0,
+        at_most=1.0,
+        hint="0.05 to 0.1 is usual.",
+        step=0.05,
+        other_names=("caption_dropout_rate",),
+        terms="unconditional",
     )
     """Share of the steps in which an image is trained without its caption."""
-    shuffle_caption: bool = setting(False, advanced=True)
-    """Put the comma-separated parts of each caption in a new order each time."""
-    keep_tokens: int = setting(0, at_least=0, at_most=100, advanced=True)
-    """With shuffle_caption: this many parts at the start stay where they are. The trigger word
+    shuffle_caption: bool = setting(
+        False, label="Shuffle caption", terms="shuffle_tags random order"
+    )
+    """Puts the tags of each caption, which commas separate, in a new order each time."""
+    keep_tokens: int = setting(
+        0, label="Keep tokens", at_least=0, at_most=100, terms="keep_tokens fixed tags"
+    )
+    """With shuffle_caption: this many tags at the start stay where they are. The trigger word
     counts as one.
     """
-    flip_augmentation: bool = setting(False, advanced=True)
+    flip_augmentation: bool = setting(
+        False, label="Flip augmentation", other_names=("flip_aug",), terms="mirror augmentation"
+    )
     """Mirror each image at random. Not for faces, lettering or anything with a left and a right."""
-    background: str = setting("white", advanced=True)
+    background: str = setting("white", label="Background", terms="alpha transparent transparency")
     """What shows through transparent pixels: white, black, grey or a colour such as #f0e8d0."""
-    on_bad_data: Literal["stop", "skip"] = setting("stop")
-    """stop: list every unusable image or caption and do not start. skip: list them and train
-    without them.
-    """
+    on_bad_data: Literal["stop", "skip"] = setting(
+        "stop",
+        label="Unusable images",
+        choices={"stop": "stop and list them", "skip": "train without them"},
+        terms="skip errors",
+    )
+    """What happens with images and captions that cannot be used. They are listed in either case."""
 
     def contradictions(self) -> Iterator[ConfigError]:
         if self.bucket_step % 8:
@@ -170,28 +238,58 @@ class DatasetSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointSettings(Settings):
-    """Base model"""
+    """Model"""
 
-    base_model: Path = setting(example="./models/Stable-diffusion/v1-5-pruned.safetensors")
+    base_model: Path = setting(
+        label="Checkpoint",
+        example="./models/Stable-diffusion/v1-5-pruned.safetensors",
+        audience="elsewhere",
+        place="checkpoint",
+        other_names=("pretrained_model_name_or_path", "model"),
+    )
     """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
     """
-    vae: Path | None = setting(None)
+    vae: Path | None = setting(None, label="VAE", audience="elsewhere", place="checkpoint")
     """A separate VAE file. auto: the one inside the checkpoint."""
-    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting("auto", advanced=True)
+    prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
+        "auto",
+        label="Prediction type",
+        choices={"v_prediction": ProperName("v-prediction")},
+        other_names=("v_parameterization",),
+        terms="v-pred vpred eps",
+    )
     """What the model was trained to predict. auto: read from the checkpoint."""
-    zero_terminal_snr: bool | None = setting(None, advanced=True)
+    zero_terminal_snr: bool | None = setting(
+        None,
+        label="Zero terminal SNR",
+        other_names=("zero_terminal_snr_rescale",),
+        terms="ztsnr zero snr",
+    )
     """Rescale the noise schedule to end in pure noise. auto: as the checkpoint asks."""
     clip_skip: int = setting(
-        1, at_least=1, at_most=12, hint="1 for most models, 2 for many anime models."
+        1,
+        label="Clip skip",
+        at_least=1,
+        at_most=12,
+        hint="1 for most models, 2 for many anime models.",
     )
     """The text encoder's layer to use, counted from the end: the same number as in the WebUI. SDXL
     always uses its own.
     """
-    max_token_length: Literal[75, 150, 225] = setting(75)
-    """Longest caption in tokens. Longer ones are encoded in pieces of 75, as the WebUI does."""
-    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting("auto", advanced=True)
-    """Number format of the frozen model. auto: bf16 where the device is good at it, else fp16 on a
-    GPU, else no (float32).
+    max_token_length: Literal[75, 150, 225] = setting(
+        75, label="Max token length", unit="tokens", terms="caption length 75 150 225 tokens"
+    )
+    """How much of a caption training reads, in tokens. Longer ones than 75 are encoded in pieces,
+    as the WebUI does.
+    """
+    mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
+        "auto",
+        label="Mixed precision",
+        choices={"no": ProperName("float32")},
+        terms="fp16 bf16 float16 bfloat16 float32 dtype half",
+    )
+    """Number format of the model. auto: bf16 where the device is good at it, else fp16 on a GPU,
+    else float32.
     """
 
 
@@ -199,31 +297,68 @@ class CheckpointSettings(Settings):
 class LoraSettings(Settings):
     """LoRA"""
 
-    name: str = setting("")
+    name: str = setting(
+        "", label="Name", audience="elsewhere", place="name", other_names=("output_name",)
+    )
     """The LoRA's name, as in <lora:NAME:0.7>. Empty: the name of output_dir."""
-    lora_rank: int = setting(8, at_least=1, at_most=1024, hint="Use 4 to 64; 8 suits most styles.")
-    """Size of the low-rank matrices. 8 holds most styles and characters; 16 to 32 keeps more
-    detail, in a larger file.
+    lora_rank: int = setting(
+        8,
+        label="Rank",
+        at_least=1,
+        at_most=1024,
+        hint="Use 4 to 64; 8 suits most styles.",
+        audience="everyone",
+        order=5,
+        fixed_by_the_first_step=True,
+        other_names=("network_dim", "rank"),
+        terms="dimension dim",
+    )
+    """How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail,
+    in a larger file.
     """
     lora_alpha: float | None = setting(
         None,
+        label="Alpha",
         above=0.0,
         at_most=4096.0,
         hint="Leave it at auto, or use the rank or half of it.",
-        advanced=True,
+        step=1,
+        other_names=("network_alpha", "alpha"),
+        terms="scale",
     )
-    """Scale of the LoRA: its effect is alpha / rank. auto: equal to the rank."""
+    """Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank."""
     lora_dropout: float = setting(
-        0.0, at_least=0.0, at_most=0.9, hint="0 to 0.1 is usual.", advanced=True
+        0.0,
+        label="LoRA dropout",
+        at_least=0.0,
+        at_most=0.9,
+        hint="0 to 0.1 is usual.",
+        step=0.05,
+        other_names=("network_dropout", "dropout"),
     )
     """Share of the LoRA's inputs left out at random in each step, against overfitting."""
-    target_modules: tuple[str, ...] = setting(UNET_TARGETS, advanced=True)
+    target_modules: tuple[str, ...] = setting(
+        UNET_TARGETS,
+        label="Target modules (UNet)",
+        fixed_by_the_first_step=True,
+        terms="network_module layers unet attention",
+    )
     """Which layers of the UNet learn, by the end of their names. The default set is the whole
     attention block (192 layers in SD1.5).
     """
-    train_text_encoder: bool = setting(False, advanced=True)
+    train_text_encoder: bool = setting(
+        False,
+        label="Train the text encoder",
+        fixed_by_the_first_step=True,
+        terms="te clip network_train_unet_only",
+    )
     """Train the text encoder too. Helps with a new word for a character; overfits sooner."""
-    text_encoder_targets: tuple[str, ...] = setting(TEXT_ENCODER_TARGETS, advanced=True)
+    text_encoder_targets: tuple[str, ...] = setting(
+        TEXT_ENCODER_TARGETS,
+        label="Target modules (text encoder)",
+        fixed_by_the_first_step=True,
+        terms="te layers clip",
+    )
     """Which layers of the text encoder learn, with train_text_encoder."""
 
     def contradictions(self) -> Iterator[ConfigError]:
@@ -268,66 +403,168 @@ class LoraSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
-    """Training"""
+    """Training parameters"""
 
-    batch_size: int = setting(1, at_least=1, at_most=256, hint="1 to 4 on a consumer card.")
-    """Images per step. More is smoother and needs more memory."""
-    epochs: int = setting(10, at_least=1, at_most=100000)
-    """How often the whole dataset is gone through."""
-    max_train_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
-    """End after this many steps, whatever epochs says. auto: epochs decides."""
+    batch_size: int = setting(
+        1,
+        label="Batch size",
+        at_least=1,
+        at_most=256,
+        hint="1 to 4 on a consumer card.",
+        other_names=("train_batch_size",),
+        terms="bs images per step",
+    )
+    """How many images are trained in one step. More is smoother and needs more memory."""
+    epochs: int = setting(
+        10,
+        label="Epochs",
+        at_least=1,
+        at_most=100000,
+        audience="everyone",
+        order=3,
+        other_names=("max_train_epochs", "num_epochs", "num_train_epochs"),
+    )
+    """How often all images are gone through."""
+    max_train_steps: int | None = setting(
+        None,
+        label="Steps",
+        at_least=1,
+        at_most=10_000_000,
+        audience="everyone",
+        order=2,
+        other_names=("steps",),
+        terms="iterations",
+    )
+    """How many steps are trained, whatever the number of epochs. auto: as many as the epochs take.
+    """
     learning_rate: float = setting(
-        1e-4, at_least=0.0, at_most=1.0, hint="Use 1e-4 to 3e-4 with AdamW."
+        1e-4,
+        label="Learning rate",
+        at_least=0.0,
+        at_most=1.0,
+        hint="Use 1e-4 to 3e-4 with AdamW.",
+        audience="everyone",
+        order=6,
+        other_names=("lr", "unet_lr"),
     )
     """How large the steps of learning are. Too high: broken pictures; too low: nothing learned."""
     text_encoder_lr: float | None = setting(
-        None, at_least=0.0, at_most=1.0, hint="Use 1e-5 to 5e-5.", advanced=True
+        None,
+        label="Text encoder learning rate",
+        at_least=0.0,
+        at_most=1.0,
+        hint="Use 1e-5 to 5e-5.",
+        terms="te_lr lr",
     )
     """The text encoder's own rate, with train_text_encoder. auto: half of learning_rate."""
-    gradient_accumulation_steps: int = setting(1, at_least=1, at_most=1024, advanced=True)
-    """Batches gathered before each step: the effect of a larger batch_size in the memory of a small
+    gradient_accumulation_steps: int = setting(
+        1,
+        label="Gradient accumulation",
+        at_least=1,
+        at_most=1024,
+        terms="grad accumulation accumulate",
+    )
+    """So many batches make one step: the effect of a larger batch_size in the memory of a small
     one.
     """
-    gradient_checkpointing: bool = setting(False, advanced=True)
-    """Compute parts twice to save memory: about a quarter slower, about half the memory."""
-    optimizer: Literal["adamw", "adamw8bit"] = setting("adamw", advanced=True)
-    """adamw8bit saves a little memory; it needs the bitsandbytes package and an NVIDIA card."""
-    weight_decay: float = setting(0.01, at_least=0.0, at_most=1.0, advanced=True)
+    gradient_checkpointing: bool = setting(
+        False, label="Gradient checkpointing", terms="save memory vram"
+    )
+    """Saves memory by computing parts twice: about a quarter slower, about half the memory."""
+    optimizer: Literal["adamw", "adamw8bit"] = setting(
+        "adamw",
+        label="Optimizer",
+        choices={"adamw": ProperName("AdamW"), "adamw8bit": ProperName("AdamW 8-bit")},
+        other_names=("optimizer_type",),
+        terms="adam adamw 8bit",
+    )
+    """How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes
+    package and an NVIDIA card.
+    """
+    weight_decay: float = setting(
+        0.01, label="Weight decay", at_least=0.0, at_most=1.0, step=0.01, terms="regularization l2"
+    )
     """How strongly the LoRA's weights are pulled towards zero."""
-    max_grad_norm: float = setting(1.0, at_least=0.0, at_most=1e6, advanced=True)
-    """Gradients longer than this are shortened to it. 0: never."""
+    max_grad_norm: float = setting(
+        1.0,
+        label="Max grad norm",
+        at_least=0.0,
+        at_most=1e6,
+        step=0.1,
+        terms="gradient clipping clip_grad",
+    )
+    """Larger changes in a single step are cut down to this (gradient clipping). 0: never."""
     lr_scheduler: Scheduler = setting(
         "constant",
+        label="LR scheduler",
+        choices={
+            "constant": "constant",
+            "linear": "linear, down to zero",
+            "cosine": "cosine, down to zero",
+            "cosine_with_restarts": "cosine with restarts",
+            "polynomial": "polynomial",
+        },
         hint="Use constant, with lr_warmup_steps above 0: the warm-up works with every scheduler.",
-        advanced=True,
+        removed=("constant_with_warmup",),
+        terms="scheduler cosine constant linear polynomial learning rate over time",
     )
     """How the learning rate changes over the run."""
-    lr_warmup_steps: int = setting(0, at_least=0, at_most=1_000_000, advanced=True)
-    """Steps in which the learning rate rises from zero. Works with every scheduler."""
-    lr_scheduler_num_cycles: int = setting(3, at_least=2, at_most=1000, advanced=True)
+    lr_warmup_steps: int = setting(
+        0,
+        label="LR warmup",
+        unit="steps",
+        at_least=0,
+        at_most=1_000_000,
+        terms="warm-up warmup_steps",
+    )
+    """The learning rate rises from zero during so many steps. Works with every scheduler."""
+    lr_scheduler_num_cycles: int = setting(
+        3, label="LR cycles", at_least=2, at_most=1000, terms="cosine restarts cycles"
+    )
     """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once
     would be cosine.
     """
-    lr_scheduler_power: float = setting(2.0, above=0.0, at_most=10.0, advanced=True)
+    lr_scheduler_power: float = setting(
+        2.0, label="LR power", above=0.0, at_most=10.0, terms="polynomial decay"
+    )
     """With polynomial: how the learning rate falls. 1 is linear; above, it falls sooner; below,
     later.
     """
     min_snr_gamma: float | None = setting(
-        None, above=0.0, at_most=100.0, hint="5 is the paper's value.", advanced=True
+        None,
+        label="Min-SNR gamma",
+        above=0.0,
+        at_most=100.0,
+        hint="5 is the paper's value.",
+        step=1,
+        terms="snr minsnr",
     )
-    """Weigh the noise levels evenly (Min-SNR, arXiv 2303.09556). auto: off; 5 learns faster and
+    """Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and
     more evenly.
     """
     noise_offset: float = setting(
-        0.0, at_least=0.0, at_most=1.0, hint="0.03 to 0.1 is usual.", advanced=True
+        0.0,
+        label="Noise offset",
+        at_least=0.0,
+        at_most=1.0,
+        hint="0.03 to 0.1 is usual.",
+        step=0.01,
+        terms="dark bright offset noise",
     )
     """Lets the model learn very dark and very bright pictures."""
-    seed: int = setting(0, at_least=0, at_most=2**32 - 1)
+    seed: int = setting(0, label="Seed", at_least=0, at_most=2**32 - 1)
     """The same seed and settings give the same LoRA again."""
-    cache_latents: Literal["auto", "memory", "disk"] = setting("auto", advanced=True)
-    """Where encoded images are kept. auto: in memory, on disk for very large sets."""
-    device: str = setting("auto", advanced=True)
-    """auto, cuda, cuda:1, mps or cpu."""
+    cache_latents: Literal["auto", "memory", "disk"] = setting(
+        "auto",
+        label="Cache latents",
+        choices={"memory": "in memory", "disk": "on disk"},
+        terms="cache_latents_to_disk keep encoded images",
+    )
+    """Images are encoded once, and what comes out is kept. auto: in memory, on disk for very large
+    sets.
+    """
+    device: str = setting("auto", label="Device", terms="gpu cuda cpu")
+    """What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
 
     def contradictions(self) -> Iterator[ConfigError]:
         yield from device_problems(self.device)
@@ -335,51 +572,111 @@ class TrainingSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class SampleSettings(Settings):
-    """Preview pictures"""
+    """Previews"""
 
-    sample_prompts: tuple[str, ...] = setting(())
-    """Prompts for preview pictures during training. Without any, the first caption is used for the
-    LoRA's own picture.
+    sample_prompts: tuple[str, ...] = setting(
+        (),
+        label="Preview prompts",
+        audience="everyone",
+        order=7,
+        entry="lines",
+        other_names=("prompts",),
+        terms="sample previews",
+    )
+    """Prompts for preview pictures during the training, each on a line of its own. Empty: only one
+    picture at the end, from the first caption.
     """
-    sample_negative_prompt: str = setting("")
+    sample_negative_prompt: str = setting("", label="Preview negative prompt")
     """What the preview pictures should not show."""
-    sample_every: int | None = setting(None, at_least=1, at_most=1_000_000)
+    sample_every: int | None = setting(
+        None,
+        label="Preview every N steps",
+        at_least=1,
+        at_most=1_000_000,
+        terms="sample_every_n_steps",
+    )
     """Make previews every so many steps. auto: whenever the LoRA is saved, if there are
     sample_prompts.
     """
-    sample_steps: int = setting(20, at_least=1, at_most=150, advanced=True)
+    sample_steps: int = setting(20, label="Preview sampling steps", at_least=1, at_most=150)
     """Sampling steps of a preview."""
-    sample_size: int | None = setting(None, at_least=64, at_most=2048, advanced=True)
+    sample_size: int | None = setting(
+        None, label="Preview size", unit="pixels", at_least=64, at_most=2048, step=64
+    )
     """Side of a preview in pixels. auto: the training resolution."""
-    sample_strengths: tuple[float, ...] = setting((1.0,), at_least=0.0, at_most=2.0)
-    """LoRA strengths to show, such as [0, 0.5, 1]."""
-    sample_sampler: Sampler = setting("euler_a", advanced=True)
-    """Euler a, DPM++ 2M Karras or DDIM, under the names euler_a, dpmpp_2m_karras, ddim."""
-    sample_guidance: float = setting(7.0, at_least=0.0, at_most=30.0, advanced=True)
+    sample_strengths: tuple[float, ...] = setting(
+        (1.0,), label="Preview strengths", at_least=0.0, at_most=2.0
+    )
+    """LoRA strengths to show, such as 0, 0.5, 1."""
+    sample_sampler: Sampler = setting(
+        "euler_a",
+        label="Preview sampler",
+        choices={
+            "euler_a": ProperName("Euler a"),
+            "dpmpp_2m_karras": ProperName("DPM++ 2M Karras"),
+            "ddim": ProperName("DDIM"),
+        },
+    )
+    """The sampler of the preview pictures."""
+    sample_guidance: float = setting(
+        7.0,
+        label="Preview CFG scale",
+        at_least=0.0,
+        at_most=30.0,
+        step=0.5,
+        terms="cfg scale guidance",
+    )
     """CFG scale of the previews."""
-    sample_seed: int = setting(42, at_least=0, at_most=2**32 - 1, advanced=True)
+    sample_seed: int = setting(42, label="Preview seed", at_least=0, at_most=2**32 - 1)
     """Seed of the previews; the same for each, so that they can be compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings(Settings):
-    """Output"""
+    """Saving the LoRA"""
 
-    output_dir: Path = setting(example="./output/my_style_lora")
+    output_dir: Path = setting(
+        label="Output folder", example="./output/my_style_lora", audience="elsewhere"
+    )
     """The run's own folder: log, checkpoints, previews and the finished LoRA."""
-    save_steps: int | None = setting(None, at_least=1, at_most=10_000_000)
+    save_steps: int | None = setting(
+        None,
+        label="Save every N steps",
+        at_least=1,
+        at_most=10_000_000,
+        other_names=("save_every_n_steps",),
+        terms="checkpoint",
+    )
     """Save the LoRA and the resume point every so many steps. auto: every tenth of the run, at most
     every 500 steps.
     """
-    save_epochs: int | None = setting(None, at_least=1, at_most=100_000)
+    save_epochs: int | None = setting(
+        None,
+        label="Save every N epochs",
+        at_least=1,
+        at_most=100_000,
+        other_names=("save_every_n_epochs",),
+        terms="checkpoint",
+    )
     """Save the LoRA every so many epochs as well. auto: never."""
-    keep_last: int | None = setting(None, at_least=1, at_most=100_000, advanced=True)
+    keep_last: int | None = setting(
+        None, label="Keep last N saves", at_least=1, at_most=100_000, terms="save_last_n_steps"
+    )
     """Keep only this many saved steps. auto: all."""
-    lora_dir: Path | None = setting(None)
+    lora_dir: Path | None = setting(None, label="LoRA folder", audience="elsewhere")
     """Also put the finished LoRA here: the WebUI's models/Lora folder. auto: nowhere but
     output_dir.
     """
-    preferred_weight: float = setting(0.7, at_least=0.0, at_most=2.0)
+    preferred_weight: float = setting(
+        0.7,
+        label="Recommended strength",
+        at_least=0.0,
+        at_most=2.0,
+        step=0.05,
+        audience="everyone",
+        order=8,
+        terms="preferred weight lora strength multiplier",
+    )
     """The strength written beside the LoRA: a click on its card inserts <lora:NAME:0.7>."""
 
     def contradictions(self) -> Iterator[ConfigError]:
@@ -403,6 +700,17 @@ GROUPS: tuple[tuple[str, type[Settings]], ...] = (
     ("samples", SampleSettings),
     ("output", OutputSettings),
 )
+
+
+FIXED_BY_THE_FIRST_STEP = tuple(
+    item.name
+    for _, group in GROUPS
+    for item in schema.fields_of(group)
+    if schema.about(item).fixed_by_the_first_step
+)
+"""Settings that the learned weights have taken their shape from: a run that is resumed cannot
+change them.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -492,7 +800,8 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
     Relative paths are meant from the working directory. Raises ConfigError with every problem in
     it.
     """
-    return from_mapping({**schema.read_mapping(path), **(changes or {})}, source=str(path))
+    values = schema.current_keys(GROUPS, schema.read_mapping(path))
+    return from_mapping({**values, **schema.current_keys(GROUPS, changes or {})}, source=str(path))
 
 
 def from_mapping(

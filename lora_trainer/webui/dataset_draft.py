@@ -12,6 +12,7 @@ same. Called by datasets.py and the routes.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping
@@ -21,8 +22,8 @@ from typing import Any
 
 from lora_trainer import files
 from lora_trainer.dataset import authors
-from lora_trainer.errors import DatasetError
-from lora_trainer.webui.form import KEYS
+from lora_trainer.errors import ConfigError, DatasetError
+from lora_trainer.webui import form
 from lora_trainer.webui.http import Conflict
 
 FILE = "draft.json"
@@ -128,10 +129,10 @@ def _known(values: Mapping[str, Any]) -> dict[str, Any]:
     """What is understood of it; another version's keys are not."""
     found: dict[str, Any] = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
     changes, captioner = values.get("changes"), values.get("captioner")
-    found["changes"] = (
-        {key: value for key, value in changes.items() if key in KEYS}
-        if isinstance(changes, dict)
-        else {}
-    )
+    changes = changes if isinstance(changes, dict) else {}
+    # of a setting that is there under two names, the present one counts
+    with contextlib.suppress(ConfigError):
+        changes = form.current(changes)
+    found["changes"] = {key: value for key, value in changes.items() if key in form.KEYS}
     found["captioner"] = captioner if isinstance(captioner, dict) else {}
     return found

@@ -548,7 +548,7 @@ def _disk_problems(studio: Studio, disk: int) -> Iterator[Problem]:
                 "the run needs about {needed}, and the disk has {free} left",
                 {"needed": size_of(disk), "free": size_of(free)},
             ),
-            hint=Message("Free some space, or keep fewer saved steps (Keep last)."),
+            hint=Message("Free some space, or keep fewer saved steps (Keep last N saves)."),
         )
 
 

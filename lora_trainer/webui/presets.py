@@ -131,6 +131,7 @@ def settled(
     """The values as the settings hold them; of these, the keys in `only`. Raises ConfigError;
     `source`: where they come from, for its sentence.
     """
+    values = form.current(values)
     foreign = sorted(str(key) for key in values if key not in form.KEYS)
     if foreign:
         raise ConfigError(

@@ -12,54 +12,28 @@ is looked into here, and nothing is downloaded. Called by the routes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lora_trainer import environment, packages
+from lora_trainer.captioning import captioners
+from lora_trainer.captioning.captioner import CaptionerInfo
 from lora_trainer.errors import ConfigError, Message
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import captioning, schema
-from lora_trainer.settings.captioning import (
-    CAPTIONERS,
-    HOST_BLIP,
-    WRITTEN_BY,
-    CaptionerInfo,
-    CaptionSettings,
-)
+from lora_trainer.settings.captioning import CaptionSettings
+from lora_trainer.settings.schema import Settings, about
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import form, texts
 from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
-from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Forbidden
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.safe_names import safe_name
-
-LABELS: Texts = {
-    "prefix": "Prefix of each caption",
-    "suffix": "Suffix of each caption",
-    "threshold": "Confidence threshold",
-    "character_threshold": "Character confidence threshold",
-    "exclude": "Excluded tags",
-    "top_k": "Max tags",
-    "instruction": "Instruction",
-    "vocabulary": "File with words",
-    "max_tokens": "Max new tokens",
-    "batch_size": "Batch size",
-    "mixed_precision": "Mixed precision",
-    "model": "Another model",
-}
-"""Setting -> what an artist calls it, in the order of the form."""
-ADVANCED = frozenset(
-    {"instruction", "max_tokens", "batch_size", "mixed_precision", "model", "vocabulary"}
-)
-LOCAL = frozenset({"model", "vocabulary"})
-"""Settings that name files of this machine, or what is fetched onto its disk: for the person at it
-alone.
-"""
 
 _WEIGHTS = (
     "model.safetensors",
@@ -90,7 +64,9 @@ def offers(
     host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
 ) -> list[dict[str, Any]]:
     """GET /captioners. `environ`: the variables that the worker will have."""
-    return [_offer(info, host_models, environ, language, remote) for info in CAPTIONERS.values()]
+    return [
+        _offer(info, host_models, environ, language, remote) for info in captioners.every().values()
+    ]
 
 
 def _offer(
@@ -114,7 +90,9 @@ def _offer(
         "on_disk": is_on_disk(info, host_models, environ),
         "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
         "fields": [
-            _field(key, language) for key in _keys_of(info) if not (remote and key in LOCAL)
+            form.shown(group, item.name, language)
+            for group, item in _fields_of(info)
+            if not (remote and about(item).audience == "local")
         ],
     }
 
@@ -130,7 +108,7 @@ def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str
     """Whether its weights lie in the hub's cache, or among the host's models. The worker looks
     closer.
     """
-    if info.name == "blip" and (host_models / HOST_BLIP).is_file():
+    if info.host_file and (host_models / info.host_file).is_file():
         return True
     snapshots = hub_cache(environ) / ("models--" + info.model.replace("/", "--")) / "snapshots"
     return any((folder / name).is_file() for folder in snapshots.glob("*") for name in _WEIGHTS)
@@ -151,26 +129,23 @@ def hub_cache(environ: Mapping[str, str]) -> Path:
     return home.expanduser() / "hub"
 
 
-def _keys_of(info: CaptionerInfo) -> list[str]:
-    own = {
-        "prefix",
-        "suffix",
-        "batch_size",
-        "mixed_precision",
-        "model",
-        *WRITTEN_BY[info.writes],
-        *WRITTEN_BY.get(info.name, ()),
-    }
-    return [key for key in LABELS if key in own]
+def _fields_of(info: CaptionerInfo) -> list[tuple[type[Settings], dataclasses.Field[Any]]]:
+    """The settings that the tab shows for a captioner: first those for everyone, then its own, then
+    the others that every captioner has.
+    """
 
+    def place(one: tuple[type[Settings], dataclasses.Field[Any]]) -> tuple[bool, bool, int]:
+        group, item = one
+        advanced, is_own = about(item).audience != "everyone", group is info.settings
+        return advanced, is_own != advanced, about(item).order
 
-def _field(key: str, language: str) -> dict[str, Any]:
-    return {
-        **form.field_of(CaptionSettings, key, language),
-        "label": texts.translate(LABELS[key], language),
-        "help": texts.translate(schema.documentation_of(CaptionSettings)[key], language),
-        "advanced": key in ADVANCED,
-    }
+    found = [
+        (group, item)
+        for group in (CaptionSettings, info.settings)
+        for item in schema.fields_of(group)
+        if about(item).audience != "elsewhere"
+    ]
+    return sorted(found, key=place)
 
 
 # --- a run ----------------------------------------------------------------------------------------
@@ -182,15 +157,17 @@ def settings_of(
     """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden
     for a path from elsewhere.
     """
-    if wish.captioner not in CAPTIONERS:
+    every = captioners.every()
+    if wish.captioner not in every:
         raise ConfigError(
             "there is no captioner {name}",
             hint="Use: {known}.",
             name=wish.captioner,
-            known=", ".join(CAPTIONERS),
+            known=", ".join(every),
         )
-    allowed = set(_keys_of(CAPTIONERS[wish.captioner]))
-    foreign = [key for key in wish.options if key not in LABELS]
+    shown = {info.name: dict(_named_fields(info)) for info in every.values()}
+    allowed = shown[wish.captioner]
+    foreign = [key for key in wish.options if not any(key in fields for fields in shown.values())]
     if foreign:
         raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
     options = {
@@ -198,8 +175,12 @@ def settings_of(
         for key, value in wish.options.items()
         if key in allowed and value not in (None, "", [])
     }
-    if remote:
-        _refuse_own_choices(options)
+    if remote and any(about(allowed[key]).audience == "local" for key in options):
+        raise Forbidden(
+            "this WebUI can be reached from other machines, so only the captioners in the list can"
+            " be used, without files of your own",
+            hint="Choose one of them, or start the WebUI with --enable-insecure-extension-access.",
+        )
     return captioning.from_mapping(
         {
             **options,
@@ -216,13 +197,8 @@ def settings_of(
     )
 
 
-def _refuse_own_choices(options: Mapping[str, Any]) -> None:
-    if LOCAL & options.keys():
-        raise Forbidden(
-            "this WebUI can be reached from other machines, so only the captioners in the list can"
-            " be used, without files of your own",
-            hint="Choose one of them, or start the WebUI with --enable-insecure-extension-access.",
-        )
+def _named_fields(info: CaptionerInfo) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    return ((item.name, item) for _, item in _fields_of(info))
 
 
 def keeps_texts(view: View) -> bool:

@@ -694,7 +694,7 @@ def test_a_captioner_writes_what_is_missing(host, visitor, dataset):
     dialog.get_by_label("Which images").select_option("all")
     dialog.get_by_role("radio", name="Only images without a caption (3)").check()
     dialog.get_by_role("radio", name="BLIP base").check()
-    dialog.get_by_label("Prefix of each caption").fill("a drawing of")
+    dialog.get_by_label("Caption prefix").fill("a drawing of")
     dialog.get_by_text("More settings").click()
     dialog.get_by_label("Another model").fill(str(captioners.tiny_blip()))
     apply(dialog)

@@ -6,7 +6,9 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer.captioning import blip, source
+from lora_trainer.captioning import source
+from lora_trainer.captioning.captioner import SentenceSettings
+from lora_trainer.captioning.captioners import blip
 from lora_trainer.errors import CaptionerError
 from tests.captioning.tiny_captioners import bert_vocabulary, blip_config, tiny_blip
 
@@ -15,7 +17,9 @@ PICTURES = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "w
 
 
 def loaded(path, listener=None, dtype=torch.float32):
-    return blip.load(path, device=CPU, dtype=dtype, max_tokens=8, listener=listener)
+    return blip.load(
+        path, SentenceSettings(max_tokens=8), device=CPU, dtype=dtype, listener=listener
+    )
 
 
 def test_a_caption_does_not_depend_on_the_batch():

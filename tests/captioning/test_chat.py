@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer.captioning import chat
+from lora_trainer.captioning.captioners import chat
 from lora_trainer.errors import CaptionerError
 from tests.captioning.tiny_captioners import sharded, tiny_blip, tiny_llava, tiny_qwen, tiny_smolvlm
 
@@ -15,17 +15,9 @@ PICTURES = [
 ]
 
 
-def loaded(folder, **changes):
-    return chat.load(
-        folder,
-        **{
-            "device": CPU,
-            "dtype": torch.float32,
-            "instruction": "Describe it.",
-            "max_tokens": 6,
-            **changes,
-        },
-    )
+def loaded(folder, dtype=torch.float32, **changes):
+    own = chat.ChatSettings(**{"instruction": "Describe it.", "max_tokens": 6, **changes})
+    return chat.load(folder, own, device=CPU, dtype=dtype, listener=None)
 
 
 @pytest.mark.parametrize("folder", [tiny_qwen, tiny_llava, tiny_smolvlm])

@@ -6,10 +6,10 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer.captioning import clip
-from lora_trainer.captioning.clip import Group, parse_vocabulary, read_vocabulary
+from lora_trainer.captioning.captioners import clip
+from lora_trainer.captioning.captioners.clip import Group, parse_vocabulary, read_vocabulary
 from lora_trainer.errors import CaptionerError
-from tests.captioning.tiny_captioners import tiny_clip
+from tests.captioning.tiny_captioners import tiny_clip, words_file
 
 CPU = torch.device("cpu")
 PICTURES = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "white")]
@@ -20,9 +20,9 @@ GROUPS = (
 
 
 def loaded(groups=GROUPS, threshold=0.0, top_k=1):
-    return clip.load(
-        tiny_clip(), groups, device=CPU, dtype=torch.float32, threshold=threshold, top_k=top_k
-    )
+    lines = [line for group in groups for line in (f"[{group.name}]", *group.words)]
+    own = clip.ClipSettings(vocabulary=words_file(lines), threshold=threshold, top_k=top_k)
+    return clip.load(tiny_clip(), own, device=CPU, dtype=torch.float32, listener=None)
 
 
 def test_words_compete_within_their_group():

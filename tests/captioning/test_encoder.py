@@ -7,23 +7,29 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer.captioning import blip, clip
-from lora_trainer.captioning.clip import Group
+from lora_trainer.captioning.captioner import SentenceSettings
+from lora_trainer.captioning.captioners import blip, clip
 from lora_trainer.captioning.encoder import ImageEncoder, rows, unrelated_pictures, unrelated_spread
 from lora_trainer.dataset.embeddings import spread
-from tests.captioning.tiny_captioners import tiny_blip, tiny_clip
+from tests.captioning.tiny_captioners import tiny_blip, tiny_clip, words_file
 
 CPU = torch.device("cpu")
 PICTURES = [Image.new("RGB", (48, 32), colour) for colour in ("red", "green", "white")]
 
 
 def tiny_clip_captioner():
-    groups = (Group(name="", words=("a fox", "a castle")),)
-    return clip.load(tiny_clip(), groups, device=CPU, dtype=torch.float32, threshold=0.0, top_k=1)
+    own = clip.ClipSettings(vocabulary=words_file(["a fox", "a castle"]), threshold=0.0, top_k=1)
+    return clip.load(tiny_clip(), own, device=CPU, dtype=torch.float32, listener=None)
 
 
 def tiny_blip_captioner():
-    return blip.load(tiny_blip(), device=CPU, dtype=torch.float32, max_tokens=8, listener=None)
+    return blip.load(
+        tiny_blip(),
+        SentenceSettings(max_tokens=8),
+        device=CPU,
+        dtype=torch.float32,
+        listener=None,
+    )
 
 
 @pytest.fixture(params=[tiny_clip_captioner, tiny_blip_captioner])

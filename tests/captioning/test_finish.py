@@ -35,4 +35,4 @@ TAGS = Caption(
     ],
 )
 def test_the_text_that_is_written(caption, settings, text):
-    assert finish(caption, from_mapping({"input": "x", **settings})) == text
+    assert finish(caption, from_mapping({"input": "x", "captioner": "wd", **settings})) == text

@@ -7,6 +7,7 @@ import pytest
 from huggingface_hub import constants
 
 from lora_trainer.captioning import source
+from lora_trainer.captioning.captioner import TRANSFORMERS
 from lora_trainer.captioning.source import StoppedWhileFetching, find, missing_files
 from lora_trainer.errors import CaptionerError
 from lora_trainer.settings.captioning import from_mapping
@@ -58,9 +59,9 @@ def test_a_folder_that_lacks_something_is_named_with_it(tmp_path):
 
 def test_weights_in_parts_are_counted_one_by_one(tmp_path):
     folder = sharded(tiny_qwen(), tmp_path / "parts")
-    assert missing_files(folder, source.TRANSFORMERS) == []
+    assert missing_files(folder, TRANSFORMERS) == []
     (folder / "model-00002-of-00002.safetensors").unlink()
-    assert missing_files(folder, source.TRANSFORMERS) == ["model-00002-of-00002.safetensors"]
+    assert missing_files(folder, TRANSFORMERS) == ["model-00002-of-00002.safetensors"]
 
 
 def test_what_is_neither_a_folder_nor_an_id_gets_a_sentence():

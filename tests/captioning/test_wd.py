@@ -4,9 +4,10 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from lora_trainer.captioning import wd
+from lora_trainer.captioning.captioners import wd
 from lora_trainer.errors import CaptionerError
 from tests.captioning.tiny_captioners import onnx_model, tiny_tagger
 
@@ -16,13 +17,10 @@ pytest.importorskip("onnxruntime")
 def loaded(folder=None, **changes):
     return wd.load(
         folder or tiny_tagger(),
-        **{
-            "use_gpu": False,
-            "threshold": 0.35,
-            "character_threshold": 0.85,
-            "top_k": None,
-            **changes,
-        },
+        wd.WdSettings(**changes),
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        listener=None,
     )
 
 

@@ -42,6 +42,13 @@ def _seeded(make: Any) -> Any:
     return model
 
 
+def words_file(lines: list[str]) -> Path:
+    """A vocabulary of CLIP's with these lines."""
+    path = Path(mkdtemp(prefix="words-")) / "vocabulary.txt"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    return path
+
+
 def bert_vocabulary() -> list[str]:
     letters = [chr(number) for number in range(ord("a"), ord("z") + 1)]
     return list(

@@ -23,7 +23,7 @@ import torch
 from PIL import Image
 
 from lora_trainer import environment
-from lora_trainer.captioning import clip, wd
+from lora_trainer.captioning.captioners import clip, wd
 from lora_trainer.checkpoint.detect import detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.header import TensorInfo

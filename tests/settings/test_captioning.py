@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -8,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import __main__ as command_line
+from lora_trainer.captioning import captioners
+from lora_trainer.captioning.captioner import SentenceSettings
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import captioning, schema
-from lora_trainer.settings.captioning import CAPTIONERS, CaptionSettings, fingerprint, from_mapping
+from lora_trainer.settings.captioning import fingerprint, from_mapping
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 ASKED = {
     "input": "pictures",
     "captioner": "wd",
@@ -27,7 +28,7 @@ def test_settings_survive_their_yaml(tmp_path):
     settings = from_mapping(ASKED, base=tmp_path)
     (tmp_path / "caption.yaml").write_text(captioning.to_yaml(settings), encoding="utf-8")
     assert captioning.read(tmp_path / "caption.yaml") == settings
-    assert (settings.input, settings.threshold, settings.exclude, settings.output) == (
+    assert (settings.input, settings.own.threshold, settings.own.exclude, settings.output) == (
         tmp_path / "pictures",
         0.4,
         ("solo", "1girl"),
@@ -66,15 +67,50 @@ def test_the_input_is_required():
 
 
 def test_every_setting_and_captioner_says_what_it_is():
-    texts = schema.documentation_of(CaptionSettings)
-    assert set(texts) == {field.name for field in dataclasses.fields(CaptionSettings)}
-    for info in CAPTIONERS.values():
+    for _, group in captioning.option_groups():
+        keys = {item.name for item in schema.fields_of(group)}
+        assert keys <= set(schema.documentation_of(group))
+        assert all(schema.about(item).label for item in schema.fields_of(group))
+    for info in captioners.every().values():
         assert (
             info.sentence.endswith(".")
             and info.download_bytes > 1e8
             and info.memory_bytes > 1e8
             and "/" in info.model
         )
+
+
+def test_a_file_of_an_earlier_version_holds_every_captioners_settings_and_still_runs():
+    settings = from_mapping(
+        {
+            "input": "pictures",
+            "captioner": "blip",
+            "max_tokens": 30,
+            "threshold": "auto",
+            "character_threshold": 0.85,
+            "exclude": [],
+            "vocabulary": "auto",
+            "top_k": "auto",
+            "instruction": "",
+        }
+    )
+    assert settings.own == SentenceSettings(max_tokens=30)
+    assert "threshold" not in captioning.to_yaml(settings)
+
+
+@pytest.mark.parametrize(
+    ("captioner", "own", "before"),
+    [
+        ("blip-large", {}, "blip-large d37b5fd696e4"),
+        ("blip", {"max_tokens": 30}, "blip 1c2fcc7d28e0"),
+        ("qwen", {"instruction": "say"}, "qwen 8e07e1334f3a"),
+        ("clip", {"top_k": 3, "threshold": 0.3}, "clip 568342c4d886"),
+        ("wd", {"exclude": ["solo"]}, "wd 649a68275c69"),
+    ],
+)
+def test_what_an_earlier_version_captioned_is_not_captioned_again(captioner, own, before):
+    settings = from_mapping({"input": "x", "captioner": captioner, "trigger": "zorb", **own})
+    assert fingerprint(settings, "fox" if captioner == "clip" else "") == before
 
 
 @pytest.mark.parametrize(
@@ -103,8 +139,9 @@ def test_another_vocabulary_is_another_fingerprint():
 
 def test_the_tab_may_import_it_without_torch():
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import lora_trainer.settings.captioning;"
-        " sys.exit(bool({'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+        "import sys; sys.path.insert(0, sys.argv[1]); from lora_trainer.captioning import captioners;"
+        " captioners.every();"
+        " sys.exit(bool({'torch', 'transformers', 'numpy', 'PIL'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code, str(ROOT)], check=False).returncode == 0
 
@@ -124,6 +161,8 @@ def test_each_option_of_the_command_is_a_setting():
     )
     given = {key for key in vars(asked) if key not in ("command", "needs_packages")}
     assert given == {"input", "top_k", "only_missing", "character_threshold"}
-    fields = {field.name for field in dataclasses.fields(CaptionSettings)}
     parser = command_line.make_parser()._subparsers._group_actions[0].choices["caption"]
-    assert {action.dest for action in parser._actions} - {"help"} <= fields
+    fields = {
+        item.name for _, group in captioning.option_groups() for item in schema.fields_of(group)
+    }
+    assert {action.dest for action in parser._actions} - {"help"} == fields

@@ -30,7 +30,7 @@ def test_every_field_has_a_human_name_of_its_own_and_a_help_text():
     assert len({field["label"] for field in shown.values()}) == len(shown)
     for key, field in shown.items():
         assert "_" not in field["label"] and field["label"][0].isupper(), key
-        own = form.HELPS.get(key) or training.documentation()[key]
+        own = training.documentation()[key]
         assert field["help"].split()[:2] == own.split()[:2] or "\u201c" in field["help"]
 
 

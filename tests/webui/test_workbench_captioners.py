@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lora_trainer import environment
+from lora_trainer.captioning import captioners
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import captioning
-from lora_trainer.settings.captioning import CAPTIONERS, HOST_BLIP
 from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.http import Forbidden
 from lora_trainer.webui.workbench_captioners import (
@@ -46,7 +46,7 @@ def test_every_captioner_is_offered_with_what_it_costs_and_its_own_settings(tmp_
     found = {
         offer["name"]: offer for offer in offers(tmp_path, {"HF_HUB_CACHE": str(tmp_path)}, "")
     }
-    assert list(found) == list(CAPTIONERS)
+    assert list(found) == list(captioners.every())
     qwen, wd = found["qwen"], found["wd"]
     assert (qwen["download_text"], qwen["on_disk"]) == ("4.4 GB", False)
     # one text, however long: a list of lines is no instruction
@@ -85,7 +85,7 @@ def test_what_a_captioner_needs_is_told_until_it_is_there(tmp_path, monkeypatch)
 
 
 def test_weights_on_this_disk_are_seen(tmp_path):
-    blip, environ = CAPTIONERS["blip"], {"HF_HOME": str(tmp_path / "hf")}
+    blip, environ = captioners.every()["blip"], {"HF_HOME": str(tmp_path / "hf")}
     assert not is_on_disk(blip, tmp_path, environ)
     weights = (
         tmp_path
@@ -100,10 +100,10 @@ def test_weights_on_this_disk_are_seen(tmp_path):
     weights.write_bytes(b"x")
     assert is_on_disk(blip, tmp_path, environ)
     assert not is_on_disk(blip, tmp_path, {"HF_HOME": str(tmp_path)})
-    (tmp_path / HOST_BLIP).parent.mkdir()
-    (tmp_path / HOST_BLIP).write_bytes(b"x")
+    (tmp_path / blip.host_file).parent.mkdir()
+    (tmp_path / blip.host_file).write_bytes(b"x")
     assert is_on_disk(blip, tmp_path, {"HF_HOME": str(tmp_path)})
-    assert not is_on_disk(CAPTIONERS["blip-large"], tmp_path, {"HF_HOME": str(tmp_path)})
+    assert not is_on_disk(captioners.every()["blip-large"], tmp_path, {"HF_HOME": str(tmp_path)})
 
 
 def test_the_hubs_cache_is_where_its_variables_say():
@@ -120,8 +120,8 @@ def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
     assert (
         found.input,
         found.captioner,
-        found.threshold,
-        found.exclude,
+        found.own.threshold,
+        found.own.exclude,
         found.only_missing,
         found.trigger,
         found.format,
@@ -135,7 +135,7 @@ def test_a_click_becomes_settings_that_the_worker_reads_back(tmp_path):
         "auto",
     )
     # a setting of another captioner is left out
-    assert found.max_tokens == 75
+    assert not hasattr(found.own, "max_tokens")
     (tmp_path / "caption.yaml").write_text(captioning.to_yaml(found), encoding="utf-8")
     assert captioning.read(tmp_path / "caption.yaml") == found
 

@@ -14,15 +14,25 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from PIL import Image
-
-from lora_trainer.captioning.captioner import Caption, Tag
+from lora_trainer.captioning.captioner import (
+    Caption,
+    CaptionerInfo,
+    ModelFiles,
+    Tag,
+    TagSettings,
+)
 from lora_trainer.captioning.weights import explained
-from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import CaptionerError
+from lora_trainer.settings.schema import setting
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from PIL import Image
+
+    from lora_trainer.captioning.source import Listener
 
 GENERAL, CHARACTER = "0", "4"
 KAOMOJI = frozenset(
@@ -51,6 +61,38 @@ KAOMOJI = frozenset(
 """Tags that are faces: their underscores stay."""
 PROVIDERS = ("CUDAExecutionProvider", "DmlExecutionProvider", "CPUExecutionProvider")
 """The best first; which are there depends on the onnxruntime that is installed."""
+
+
+USUAL_THRESHOLD = 0.35
+
+
+@dataclass(frozen=True, kw_only=True)
+class WdSettings(TagSettings):
+    """The tagger's settings."""
+
+    threshold: float | None = setting(
+        None,
+        label="Confidence threshold",
+        at_least=0.0,
+        at_most=1.0,
+        hint="0.35 is usual.",
+        audience="everyone",
+        step=0.05,
+    )
+    """Tags less sure than this are left out. auto: 0.35."""
+    character_threshold: float = setting(
+        0.85,
+        label="Character confidence threshold",
+        at_least=0.0,
+        at_most=1.0,
+        audience="everyone",
+        step=0.05,
+    )
+    """The same for names of characters, where a wrong one does more harm."""
+    top_k: int | None = setting(
+        None, label="Max tags", at_least=1, at_most=1000, audience="everyone", order=2
+    )
+    """At most so many tags in all. auto: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +129,8 @@ class Wd:
         self._fixed_batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
 
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        import numpy as np
+
         pixels = np.stack([prepare(image, self._side) for image in images])
         step = self._fixed_batch or len(pixels)
         scores = np.concatenate(
@@ -95,6 +139,8 @@ class Wd:
         return [Caption(tags=self._chosen(row)) for row in scores.tolist()]
 
     def _run(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        import numpy as np
+
         missing = (self._fixed_batch or len(pixels)) - len(pixels)
         padded = (
             np.concatenate([pixels, np.repeat(pixels[-1:], missing, axis=0)]) if missing else pixels
@@ -115,7 +161,12 @@ class Wd:
 
 
 def load(
-    folder: Path, *, use_gpu: bool, threshold: float, character_threshold: float, top_k: int | None
+    folder: Path,
+    own: WdSettings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    listener: Listener,
 ) -> Wd:
     """A folder with model.onnx and selected_tags.csv -> a Wd. Raises CaptionerError; onnxruntime
     must be importable.
@@ -126,7 +177,8 @@ def load(
     providers = [
         name
         for name in PROVIDERS
-        if name in onnxruntime.get_available_providers() and (use_gpu or name.startswith("CPU"))
+        if name in onnxruntime.get_available_providers()
+        and (device.type != "cpu" or name.startswith("CPU"))
     ]
     with explained(folder, "a WD tagger"):
         session = onnxruntime.InferenceSession(str(folder / "model.onnx"), providers=providers)
@@ -140,7 +192,11 @@ def load(
             hint="The two files are of different models: fetch both again.",
         )
     return Wd(
-        session, tags, threshold=threshold, character_threshold=character_threshold, top_k=top_k
+        session,
+        tags,
+        threshold=USUAL_THRESHOLD if own.threshold is None else own.threshold,
+        character_threshold=own.character_threshold,
+        top_k=own.top_k,
     )
 
 
@@ -148,6 +204,9 @@ def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
     """An RGB picture -> (side, side, 3), float32, BGR, 0 to 255: in the middle of a white
     square.
     """
+    import numpy as np
+    from PIL import Image
+
     longest = max(image.size)
     square = Image.new("RGB", (longest, longest), (255, 255, 255))
     square.paste(image, ((longest - image.width) // 2, (longest - image.height) // 2))
@@ -160,6 +219,8 @@ def read_tags(path: Path) -> tuple[KnownTag, ...]:
     """selected_tags.csv -> its tags, in the model's order. Raises CaptionerError or
     DatasetError.
     """
+    from lora_trainer.dataset.text import read_text
+
     try:
         rows = list(csv.DictReader(io.StringIO(read_text(path).content)))
         return tuple(
@@ -176,3 +237,25 @@ def read_tags(path: Path) -> tuple[KnownTag, ...]:
 def shown(tag: str) -> str:
     """A tag as it is written in a caption: spaces for underscores, but not in a face."""
     return tag if tag in KAOMOJI else tag.replace("_", " ")
+
+
+CAPTIONERS = (
+    CaptionerInfo(
+        name="wd",
+        title="WD tagger v3",
+        sentence="Writes Danbooru tags, for drawings and anime, characters by name included.",
+        model="SmilingWolf/wd-swinv2-tagger-v3",
+        download_bytes=467_000_000,
+        memory_bytes=1_500_000_000,
+        licence="Apache-2.0",
+        batch_size=8,
+        load=load,
+        settings=WdSettings,
+        files=ModelFiles(
+            needed=("selected_tags.csv",),
+            weights=("model.onnx",),
+            small=("selected_tags.csv", "config.json"),
+        ),
+        needs="wd",
+    ),
+)

@@ -12,17 +12,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-
-from lora_trainer.captioning.captioner import Caption, Tag
-from lora_trainer.captioning.encoder import rows
+from lora_trainer.captioning.captioner import (
+    Caption,
+    CaptionerInfo,
+    Tag,
+    TagSettings,
+    inference,
+)
 from lora_trainer.captioning.weights import explained
-from lora_trainer.dataset.embeddings import Row
-from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import CaptionerError
+from lora_trainer.settings.schema import setting
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from lora_trainer.captioning.source import Listener
+    from lora_trainer.dataset.embeddings import Row
 
 DEFAULT_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 TEMPLATES = ("{}", "a picture of {}")
@@ -30,6 +38,32 @@ TEMPLATES = ("{}", "a picture of {}")
 3.1.4 of the paper).
 """
 WORDS_AT_ONCE = 64
+USUAL_THRESHOLD = 0.2
+USUAL_TOP_K = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSettings(TagSettings):
+    """CLIP's settings."""
+
+    threshold: float | None = setting(
+        None,
+        label="Confidence threshold",
+        at_least=0.0,
+        at_most=1.0,
+        hint="0.2 is usual.",
+        audience="everyone",
+        step=0.05,
+    )
+    """Words less sure than this are left out. auto: 0.2."""
+    top_k: int | None = setting(
+        None, label="Max tags per group", at_least=1, at_most=1000, audience="everyone", order=2
+    )
+    """At most so many words from each group of the vocabulary. auto: 2."""
+    vocabulary: Path | None = setting(None, label="Vocabulary file", audience="local")
+    """A text file with one word or phrase a line, [headings] between groups. auto: the one that
+    comes with the trainer.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +95,14 @@ class Clip:
         self._device, self._dtype = device, dtype
         self._groups = tuple(groups)
         self._threshold, self._top_k = threshold, top_k
-        with torch.inference_mode():
-            self._words = torch.cat([self._encode(group.words) for group in groups])
+        self._words = self._encode_all()
 
-    @torch.inference_mode()
+    @inference
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        import torch
+
+        from lora_trainer.captioning.encoder import rows
+
         features = self._features(images)
         logits = self._model.logit_scale.float().exp() * features @ self._words.T
         scores = torch.cat(
@@ -80,14 +117,18 @@ class Clip:
             for row, seen in zip(scores.tolist(), rows(features), strict=True)
         ]
 
-    @torch.inference_mode()
+    @inference
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
+        from lora_trainer.captioning.encoder import rows
+
         return rows(self._features(images))
 
     def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
         """(images, width), of length 1: where CLIP compares pictures with words, and one picture
         with another.
         """
+        import torch
+
         pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(
             self._device, self._dtype
         )
@@ -108,8 +149,16 @@ class Clip:
             start += len(group.words)
         return tuple(found)
 
+    @inference
+    def _encode_all(self) -> torch.Tensor:
+        import torch
+
+        return torch.cat([self._encode(group.words) for group in self._groups])
+
     def _encode(self, words: Sequence[str]) -> torch.Tensor:
         """(words, width): the mean of each word's templates, of length 1."""
+        import torch
+
         texts = [template.format(word) for word in words for template in TEMPLATES]
         features = []
         for start in range(0, len(texts), WORDS_AT_ONCE):
@@ -131,28 +180,42 @@ class Clip:
 
 def load(
     folder: Path,
-    groups: Sequence[Group],
+    own: ClipSettings,
     *,
     device: torch.device,
     dtype: torch.dtype,
-    threshold: float,
-    top_k: int,
+    listener: Listener,
 ) -> Clip:
     """A folder as the hub holds it -> a Clip. Raises CaptionerError."""
     from transformers import CLIPModel, CLIPProcessor
+
+    groups = groups_of(own)
 
     with explained(folder, "CLIP"):
         processor = CLIPProcessor.from_pretrained(folder, local_files_only=True)
         model = CLIPModel.from_pretrained(folder, torch_dtype=dtype, local_files_only=True)
     return Clip(
-        model, processor, groups, device=device, dtype=dtype, threshold=threshold, top_k=top_k
+        model,
+        processor,
+        groups,
+        device=device,
+        dtype=dtype,
+        threshold=USUAL_THRESHOLD if own.threshold is None else own.threshold,
+        top_k=own.top_k or USUAL_TOP_K,
     )
+
+
+def groups_of(own: ClipSettings) -> tuple[Group, ...]:
+    """The vocabulary that the settings name. Raises CaptionerError or DatasetError."""
+    return read_vocabulary(own.vocabulary or DEFAULT_VOCABULARY)
 
 
 def read_vocabulary(path: Path) -> tuple[Group, ...]:
     """A text file with one word or phrase a line; [a heading] begins a group, # a remark. Raises
     CaptionerError or DatasetError.
     """
+    from lora_trainer.dataset.text import read_text
+
     if not path.is_file():
         raise CaptionerError(
             "there is no vocabulary {path}",
@@ -179,3 +242,20 @@ def parse_vocabulary(content: str, path: Path) -> tuple[Group, ...]:
             hint="Write one word or phrase a line.",
         )
     return tuple(Group(name=name, words=tuple(words)) for name, words in groups.items())
+
+
+CAPTIONERS = (
+    CaptionerInfo(
+        name="clip",
+        title="CLIP with a vocabulary",
+        sentence="Picks what fits from a list of words, so that all captions use the same ones.",
+        model="openai/clip-vit-large-patch14",
+        download_bytes=1_710_000_000,
+        memory_bytes=1_500_000_000,
+        licence="MIT",
+        batch_size=16,
+        load=load,
+        settings=ClipSettings,
+        reads=lambda own: repr(groups_of(own)),
+    ),
+)

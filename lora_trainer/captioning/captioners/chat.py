@@ -25,15 +25,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-
-from lora_trainer.captioning.captioner import Caption
+from lora_trainer.captioning.captioner import (
+    Caption,
+    CaptionerInfo,
+    SentenceSettings,
+    inference,
+)
 from lora_trainer.captioning.weights import explained
 from lora_trainer.errors import CaptionerError
+from lora_trainer.settings.schema import setting
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from lora_trainer.captioning.source import Listener
+
+DEFAULT_INSTRUCTION = (
+    "Describe this picture in one or two plain English sentences of at most 50 words: the subject,"
+    " what it does, its clothing or features, the scene, the style, the light and the colours. Say"
+    ' only what is to be seen. Do not begin with words such as "The image shows".'
+)
 
 MOST_PIXELS = 768 * 768
 """Larger pictures are made smaller first: Qwen2-VL spends a token on each 28 x 28 pixels, and a
@@ -50,6 +66,16 @@ PREAMBLE = re.compile(
 """How such models begin whatever they are told: words that would be in every caption, and so be
 learned.
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChatSettings(SentenceSettings):
+    """Settings of a captioner that is asked in words."""
+
+    instruction: str = setting("", label="Instruction", entry="paragraph")
+    """What the model is asked. Empty: a sentence or two on subject, action, clothing, scene, style,
+    light and colour.
+    """
 
 
 class Chat:
@@ -76,8 +102,10 @@ class Chat:
         ]
         self._prompt = processor.apply_chat_template(question, add_generation_prompt=True)
 
-    @torch.inference_mode()
+    @inference
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        import torch
+
         pictures = [fitted(image) for image in images]
         inputs = self._processor(
             text=[self._prompt] * len(pictures), images=pictures, return_tensors="pt", padding=True
@@ -114,7 +142,12 @@ class Chat:
 
 
 def load(
-    folder: Path, *, device: torch.device, dtype: torch.dtype, instruction: str, max_tokens: int
+    folder: Path,
+    own: ChatSettings,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+    listener: Listener,
 ) -> Chat:
     """A folder as the hub holds it -> a Chat. Raises CaptionerError, also for a model that cannot
     be asked.
@@ -138,12 +171,19 @@ def load(
             folder, torch_dtype=dtype, local_files_only=True, trust_remote_code=False
         )
     return Chat(
-        model, processor, device=device, dtype=dtype, instruction=instruction, max_tokens=max_tokens
+        model,
+        processor,
+        device=device,
+        dtype=dtype,
+        instruction=own.instruction.strip() or DEFAULT_INSTRUCTION,
+        max_tokens=own.max_tokens,
     )
 
 
 def fitted(image: Image.Image) -> Image.Image:
     """The picture in a size that the model's memory is made for, its proportions kept."""
+    from PIL import Image
+
     scale = min(1.0, (MOST_PIXELS / (image.width * image.height)) ** 0.5)
     width, height = (
         max(LEAST_SIDE, round(image.width * scale)),
@@ -166,3 +206,22 @@ def clean(text: str, *, complete: bool = True) -> str:
         text = whole[0] if whole else re.sub(r"[,;]?\s*\S*$", "", text) or text
     text = PREAMBLE.sub("", text, count=1)
     return text[:1].upper() + text[1:] if text[:1].islower() and text.endswith(".") else text
+
+
+CAPTIONERS = (
+    CaptionerInfo(
+        name="qwen",
+        title="Qwen2-VL 2B",
+        sentence=(
+            "Writes a full sentence on subject, action, clothing, scene, style, light and colour."
+        ),
+        model="Qwen/Qwen2-VL-2B-Instruct",
+        download_bytes=4_430_000_000,
+        memory_bytes=6_500_000_000,
+        licence="Apache-2.0",
+        batch_size=4,
+        load=load,
+        settings=ChatSettings,
+        fp16_is_safe=False,
+    ),
+)

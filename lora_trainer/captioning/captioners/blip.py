@@ -12,17 +12,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from PIL import Image
-
-from lora_trainer.captioning import source
-from lora_trainer.captioning.captioner import Caption
-from lora_trainer.captioning.encoder import rows
+from lora_trainer.captioning.captioner import (
+    TRANSFORMERS,
+    Caption,
+    CaptionerInfo,
+    SentenceSettings,
+    inference,
+)
 from lora_trainer.captioning.weights import explained
-from lora_trainer.dataset.embeddings import Row
 from lora_trainer.errors import CaptionerError
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+    from lora_trainer.captioning.source import Listener
+    from lora_trainer.dataset.embeddings import Row
 
 BEAMS = 3
 TOKENIZERS = (
@@ -85,8 +92,10 @@ class Blip:
         # generate() encodes the images by itself, and keeps what came of it to itself
         self._model.vision_model.register_forward_hook(self._look)
 
-    @torch.inference_mode()
+    @inference
     def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+        from lora_trainer.captioning.encoder import rows
+
         self._pooled = None
         tokens = self._model.generate(
             pixel_values=self._pixels(images),
@@ -104,8 +113,10 @@ class Blip:
             Caption(text=clean(text), embedding=row) for text, row in zip(texts, seen, strict=True)
         ]
 
-    @torch.inference_mode()
+    @inference
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
+        from lora_trainer.captioning.encoder import rows
+
         return rows(self._model.vision_model(pixel_values=self._pixels(images)).pooler_output)
 
     def _pixels(self, images: Sequence[Image.Image]) -> torch.Tensor:
@@ -121,11 +132,11 @@ class Blip:
 
 def load(
     path: Path,
+    own: SentenceSettings,
     *,
     device: torch.device,
     dtype: torch.dtype,
-    max_tokens: int,
-    listener: source.Listener,
+    listener: Listener,
 ) -> Blip:
     """A folder as the hub holds it, or a .pth file of Salesforce's -> a Blip. Raises
     CaptionerError.
@@ -133,7 +144,7 @@ def load(
     model, processor = (
         _from_salesforce(path, listener) if path.is_file() else _from_folder(path, dtype)
     )
-    return Blip(model, processor, device=device, dtype=dtype, max_tokens=max_tokens)
+    return Blip(model, processor, device=device, dtype=dtype, max_tokens=own.max_tokens)
 
 
 def clean(text: str) -> str:
@@ -157,7 +168,7 @@ def _from_folder(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
 # --- the WebUI's file -----------------------------------------------------------------------------
 
 
-def _from_salesforce(path: Path, listener: source.Listener) -> tuple[Any, Any]:
+def _from_salesforce(path: Path, listener: Listener) -> tuple[Any, Any]:
     from transformers import (
         BlipConfig,
         BlipForConditionalGeneration,
@@ -186,6 +197,8 @@ def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
     """A .pth file -> its tensors under transformers' names. Only tensors are unpickled. Raises
     CaptionerError.
     """
+    import torch
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -283,17 +296,52 @@ def _not_blip(path: Path, name: object) -> CaptionerError:
     )
 
 
-def _bert_tokenizer(listener: source.Listener) -> Any:
+def _bert_tokenizer(listener: Listener) -> Any:
     """BERT's tokenizer from the hub's cache; a WebUI that has the file has fetched it too. Else 0.2
     MB are fetched.
     """
     from transformers import BertTokenizer
 
+    from lora_trainer.captioning import source
+
     for name in TOKENIZERS:
         vocabulary = source.cached_file(name, "vocab.txt")
         if vocabulary is not None:
             return BertTokenizer(str(vocabulary))
-    folder = source.fetch(
-        TOKENIZERS[-1], source.TRANSFORMERS, 231_508, listener, only=("vocab.txt",)
-    )
+    folder = source.fetch(TOKENIZERS[-1], TRANSFORMERS, 231_508, listener, only=("vocab.txt",))
     return BertTokenizer(str(folder / "vocab.txt"))
+
+
+CAPTIONERS = (
+    CaptionerInfo(
+        name="blip-large",
+        title="BLIP large",
+        sentence="Writes one short, dry sentence: what is there and where.",
+        model="Salesforce/blip-image-captioning-large",
+        download_bytes=1_880_000_000,
+        memory_bytes=2_000_000_000,
+        licence="BSD-3-Clause",
+        batch_size=8,
+        load=load,
+        settings=SentenceSettings,
+        takes_file=True,
+    ),
+    CaptionerInfo(
+        name="blip",
+        title="BLIP base",
+        sentence=(
+            "The same in a few words, quick on a processor too; the WebUI's own interrogator uses"
+            " it."
+        ),
+        model="Salesforce/blip-image-captioning-base",
+        download_bytes=990_000_000,
+        memory_bytes=1_500_000_000,
+        licence="BSD-3-Clause",
+        batch_size=8,
+        load=load,
+        settings=SentenceSettings,
+        takes_file=True,
+        # in Salesforce's own format, as the interrogator fetched it
+        host_file="BLIP/model_base_caption_capfilt_large.pth",
+    ),
+)
