@@ -3,6 +3,7 @@ file stays, byte for byte.
 
     write_captions(listing, captions, {image: text})    each to where it was read from; a new one to
                                                         where the dataset keeps its captions
+    after_writing(captions, listing, changes, written)  what reading all of them again would find
     rows_of(captions, images) -> rows                   as they stand
     remove_rows(captions, images)                       for images that leave the dataset
     restore_rows(rows)                                  for images that come back
@@ -29,14 +30,30 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_trainer.dataset.captions import caption_of, require_length
 from lora_trainer.dataset.json_rows import Entry, entries, with_caption
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing
-from lora_trainer.dataset.metadata import JSON_SUFFIX, Row, read_metadata, take_apart
-from lora_trainer.dataset.sources import Captions, caption_in_file
+from lora_trainer.dataset.metadata import (
+    JSON_SUFFIX,
+    Layout,
+    Metadata,
+    Record,
+    Row,
+    cells_of_line,
+    delimiter_of,
+    read_metadata,
+    row_of_line,
+    take_apart,
+)
+from lora_trainer.dataset.sources import (
+    Caption,
+    Captions,
+    caption_in_file,
+    read_caption_file,
+)
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson
@@ -49,6 +66,9 @@ _NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _QUOTED = re.compile(r' *"(?:[^"]|"")*(?:"|\Z)')
 _WORD = re.compile(r"\w+|\W")
+_PLAIN_NAME = re.compile(r"\w[\w ./()+,-]*\w")
+_MOST_ALONE = 50
+"""Rows that are changed one by one: reading the whole table is as quick as reading more of them."""
 _LONGEST_DIFFERENCE = 4000
 """Characters: a comparison word by word takes longer than in proportion."""
 _CODECS = {"utf-8": "utf-8-sig"}
@@ -73,11 +93,25 @@ def clean(caption: str) -> str:
     return kept
 
 
-def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, str]) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """The files that were written, as they are now."""
+
+    tables: Mapping[Path, Metadata] = field(default_factory=dict)
+    texts: Mapping[Path, bytes] = field(default_factory=dict)
+
+
+def write_captions(
+    listing: Listing,
+    captions: Captions,
+    changes: Mapping[Path, str],
+    tables_read: Mapping[Path, Metadata] | None = None,
+) -> Written:
     """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
 
-    `captions` is what read_captions has just found. Each file is written once, whole or not at all.
-    Raises DatasetError, naming the file, when one cannot be written; others may have been.
+    `captions` is what read_captions has just found, and `tables_read` what it read: a table that is
+    still so is not read again. Each file is written once, whole or not at all. Raises DatasetError,
+    naming the file, when one cannot be written; others may have been.
     """
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     texts: dict[Path, tuple[str, str]] = {}
@@ -91,20 +125,134 @@ def write_captions(listing: Listing, captions: Captions, changes: Mapping[Path, 
             texts[place] = (_text_of(image, place, captions), caption)
         elif caption:
             tables[place].added.append((image.relative_to(place.parent).as_posix(), caption))
-    for file, edits in tables.items():
-        _change(file, edits)
+    known = tables_read or {}
+    rewritten = {file: _change(file, edits, known.get(file)) for file, edits in tables.items()}
+    return Written(tables=rewritten, texts=_write_texts(texts))
+
+
+def _write_texts(texts: Mapping[Path, tuple[str, str]]) -> dict[Path, bytes]:
+    """{file: (what it says, what it is to say)} -> what each holds now."""
+    if len(texts) == 1:
+        return {file: write_caption_file(file, *change) for file, change in texts.items()}
     # each waits for the disk: several at once
     with ThreadPoolExecutor(max(1, min(WRITERS, len(texts)))) as pool:
-        waiting = [
-            pool.submit(write_caption_file, file, was, caption)
+        waiting = {
+            file: pool.submit(write_caption_file, file, was, caption)
             for file, (was, caption) in texts.items()
-        ]
+        }
         try:
-            for written in waiting:
-                written.result()
+            return {file: written.result() for file, written in waiting.items()}
         finally:
-            for written in waiting:
+            for written in waiting.values():
                 written.cancel()
+
+
+def after_writing(
+    captions: Captions,
+    listing: Listing,
+    changes: Mapping[Path, str],
+    written: Written,
+    tables_read: Mapping[Path, Metadata],
+) -> Captions | None:
+    """The captions once `changes`, {image: caption}, are written: what reading all of them again
+    would find. None where only reading can tell, as where a caption is taken away, has several
+    lines, or stands in two places.
+    """
+    spoken_of = {finding.path for finding in captions.findings if finding.kind != "no-caption"}
+    kinds = {finding.kind for finding in captions.findings}
+    if not {"guessed-encoding", "unread-captions"}.isdisjoint(kinds):
+        return None  # they quote what they found
+    if not all(_stayed(tables_read.get(file), table) for file, table in written.tables.items()):
+        return None
+    by_image, rows = dict(captions.by_image), dict(captions.rows)
+    new = _NewRows(tables_read, written.tables)
+    for image, text in changes.items():
+        before = captions.by_image.get(image)
+        if not text or "\n" in text or (before is not None and "\n" in before.text):
+            return None
+        if image in captions.spoiled or not spoken_of.isdisjoint(
+            {image, *listing.texts_beside(image)}
+        ):
+            return None
+        if before is None and listing.tables:
+            return None  # tables by other names are asked for images without a caption
+        if before is not None and before.source not in ("metadata", "text"):
+            return None  # what is filled in for many is told with their number
+        caption = _alone(image, listing, rows, written.texts, new)
+        if caption is None or caption.text != text:
+            return None
+        by_image[image] = caption
+    findings = tuple(
+        finding
+        for finding in captions.findings
+        if finding.kind != "no-caption" or finding.path not in changes
+    )
+    return replace(captions, by_image=by_image, rows=rows, findings=findings)
+
+
+def _stayed(before: Metadata | None, after: Metadata) -> bool:
+    """Whether each row that was in a table is in its line still, and nothing is wrong with new
+    ones.
+    """
+    return (
+        before is not None
+        and len(before.findings) == len(after.findings)
+        and len(before.rows) <= len(after.rows)
+        and all(was.line == now.line for was, now in zip(before.rows, after.rows, strict=False))
+    )
+
+
+class _NewRows:
+    """The rows of tables after they were written."""
+
+    def __init__(self, before: Mapping[Path, Metadata], after: Mapping[Path, Metadata]) -> None:
+        self._by_line = {(file, row.line): row for file in after for row in after[file].rows}
+        self._added = {
+            (file, row.file_name): row
+            for file in after
+            for row in after[file].rows[len(before[file].rows) :]
+        }
+        self._files = tuple(after)
+
+    def of(self, image: Path, own: Sequence[tuple[Path, Row]]) -> tuple[Path, Row] | None:
+        """The row of an image that has none but its `own`, and at most one of those."""
+        if own:
+            file, was = own[0]
+            row = self._by_line.get((file, was.line))
+            return (file, row) if row is not None and row.file_name == was.file_name else None
+        named = [(file, image.relative_to(file.parent).as_posix()) for file in self._files]
+        found = [
+            (file, self._added[file, name]) for file, name in named if (file, name) in self._added
+        ]
+        # what stands in a name as in an address is for the reading
+        return (
+            found[0] if len(found) == 1 and _PLAIN_NAME.fullmatch(found[0][1].file_name) else None
+        )
+
+
+def _alone(
+    image: Path,
+    listing: Listing,
+    rows: dict[Path, tuple[tuple[Path, Row], ...]],
+    texts: Mapping[Path, bytes],
+    new: _NewRows,
+) -> Caption | None:
+    """The caption, as it was written, of an image that has one file or one row for itself; the
+    `rows` are brought up to date. None for one that has another place, too.
+    """
+    beside, own = listing.texts_beside(image), rows.get(image, ())
+    if len(beside) == 1 and not own:
+        if beside[0] not in texts or beside[0] in listing.shared_texts:
+            return None
+        read = read_caption_file(beside[0], texts[beside[0]])
+        return read.caption if read.guess is None else None
+    if beside or len(own) > 1:
+        return None
+    place = new.of(image, own)
+    if place is None:
+        return None
+    rows[image] = (place,)
+    return Caption(text=place[1].caption, source="metadata", path=place[0])
 
 
 def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
@@ -198,16 +346,16 @@ def _text_of(image: Path, file: Path, captions: Captions) -> str:
     return caption.text if caption and caption.path == file else ""
 
 
-def write_caption_file(file: Path, was: str, caption: str) -> None:
-    """A caption -> a text file, which is made if it is not there. Raises ChangedMeanwhile when it
-    does not say what it `was`, or DatasetError.
+def write_caption_file(file: Path, was: str, caption: str) -> bytes:
+    """A caption -> a text file, which is made if it is not there; returns what it holds now. Raises
+    ChangedMeanwhile when it does not say what it `was`, or DatasetError.
     """
     before = file.read_bytes() if file.exists() else b""
     content = decode(before, file).content
     if (caption_in_file(content, file) or "") != was:
         raise _changed(file)
     if caption == was:
-        return
+        return before
     end = _line_end(before, file)
     if file.suffix.lower() == JSON_SUFFIX:
         content = (
@@ -222,7 +370,9 @@ def write_caption_file(file: Path, was: str, caption: str) -> None:
             if was
             else f"{caption}\n".replace("\n", end)
         )
-    write_bytes(file, encode_like(content, before, file))
+    after = encode_like(content, before, file)
+    write_bytes(file, after)
+    return after
 
 
 def _spliced(content: str, was: str, caption: str, end: str) -> str:
@@ -315,17 +465,67 @@ class _Edits:
     """New rows as they are to stand in the file."""
 
 
-def _change(file: Path, edits: _Edits) -> None:
-    """Edits and replaces a metadata file, made if it is not there. Raises DatasetError."""
+def _change(file: Path, edits: _Edits, known: Metadata | None = None) -> Metadata:
+    """Edits and replaces a metadata file, made if it is not there, and returns what it holds then.
+    `known`: what it held when it was read last. Raises DatasetError.
+    """
     before = file.read_bytes() if file.exists() else b"" if _is_json(file) else _NEW_TABLE
-    rows = read_metadata(file, before).rows
-    if not {*edits.replaced, *edits.removed} <= set(rows):
+    table = known if known is not None and known.data == before else read_metadata(file, before)
+    meant = {*edits.replaced, *edits.removed}
+    places = {row.line for row in meant}
+    if not meant <= {row for row in table.rows if row.line in places}:
         raise _changed(file)
-    after = encode_like(_lines(file, before).edited(edits), before, file)
-    _require_nothing_lost(file, rows, edits, after)
+    changed = _line_by_line(table, before, edits)
+    if changed is None:
+        after = encode_like(_lines(file, before).edited(edits), before, file)
+        changed = read_metadata(file, after)
+        _require_nothing_lost(table.rows, edits, changed)
     if file.exists() and file.read_bytes() != before:
         raise _changed(file)
-    write_bytes(file, after)
+    assert changed.data is not None
+    write_bytes(file, changed.data)
+    return changed
+
+
+def _line_by_line(table: Metadata, before: bytes, edits: _Edits) -> Metadata | None:
+    """The table with single rows replaced, and others added at its end, without reading it as a
+    whole: where each of them is one line, it begins where the one before it ends, and the others
+    are what they were. None where that is not certain.
+    """
+    file, is_lines = table.path, table.path.suffix.lower() in (".jsonl", ".ndjson")
+    if table.findings or not table.rows or edits.removed or edits.texts:
+        return None
+    if not is_lines and table.layout is None:
+        return None
+    rows = [*edits.replaced, table.rows[-1]] if edits.added else [*edits.replaced]
+    if len(rows) > _MOST_ALONE or (
+        table.layout and any(row.line == table.layout.first for row in rows)
+    ):
+        return None
+    lines = _JsonLines(file, before) if is_lines else _Csv(file, before, table.layout)
+    if edits.added and lines.count != table.rows[-1].line:
+        return None
+    if any(row_of_line(lines.line(row.line), row.line, table) != row for row in rows):
+        return None
+    if isinstance(lines, _Csv):
+        lines.take(rows)
+    after = encode_like(lines.edited(edits), before, file)
+    content = decode(after, file).content
+    if table.layout is not None and delimiter_of(content) != table.layout.delimiter:
+        return None
+    expected = [replace(row, caption=caption) for row, caption in edits.replaced.items()]
+    expected += [
+        Row(file_name=name, caption=caption, line=lines.count + number)
+        for number, (name, caption) in enumerate(edits.added, 1)
+    ]
+    now = content.split("\n")
+    if len(now) - (now[-1] == "") != lines.count + len(edits.added):
+        return None
+    if any(row_of_line(now[row.line - 1], row.line, table) != row for row in expected):
+        return None
+    by_line = {row.line: row for row in expected}
+    kept = [by_line.pop(row.line, row) for row in table.rows]
+    return replace(table, rows=(*kept, *by_line.values()), data=after)
 
 
 def _is_json(file: Path) -> bool:
@@ -345,16 +545,16 @@ def _lines(file: Path, data: bytes) -> _Lines:
     return _JsonLines(file, data) if _is_json(file) else _Csv(file, data)
 
 
-def _require_nothing_lost(file: Path, rows: Sequence[Row], edits: _Edits, after: bytes) -> None:
-    """Reads what is to be written: an unclosed quotation mark anywhere in the file swallows what is
-    put behind it.
+def _require_nothing_lost(rows: Sequence[Row], edits: _Edits, after: Metadata) -> None:
+    """Compares with what was read of what is to be written: an unclosed quotation mark anywhere in
+    the file swallows what is put behind it.
     """
     kept = [
         (row.file_name, edits.replaced.get(row, row.caption))
         for row in rows
         if row not in edits.removed
     ]
-    found = [(row.file_name, row.caption) for row in read_metadata(file, after).rows]
+    found = [(row.file_name, row.caption) for row in after.rows]
     complete = len(found) == len(kept) + len(edits.added) + len(edits.texts)
     if (
         not complete
@@ -367,7 +567,7 @@ def _require_nothing_lost(file: Path, rows: Sequence[Row], edits: _Edits, after:
                 "Open it in a spreadsheet or text editor, close every quotation mark, and name the"
                 " columns file_name and text."
             ),
-            file=file,
+            file=after.path,
         )
 
 
@@ -380,6 +580,15 @@ class _Lines:
         self.content = decode(data, path).content
         self._lines: list[str] = _LINE.findall(_raw(data, path))
         self._ending = "\r\n" if self._lines and self._lines[0].endswith("\r\n") else "\n"
+
+    @property
+    def count(self) -> int:
+        """How many lines there are."""
+        return len(self._lines)
+
+    def line(self, number: int) -> str:
+        """A line, from 1, without its end."""
+        return self._lines[number - 1].rstrip("\r\n")
 
     def last_line(self, row: Row) -> int:
         """The last line a row takes up."""
@@ -507,17 +716,31 @@ def _is_named(entry: Entry, name: str) -> bool:
 
 
 class _Csv(_Lines):
-    def __init__(self, path: Path, data: bytes) -> None:
+    """`layout`: how the file is divided, where that is known; its rows are then to be named to
+    `take`.
+    """
+
+    def __init__(self, path: Path, data: bytes, layout: Layout | None = None) -> None:
         super().__init__(path, data)
-        self._table = take_apart(self.content, path)
-        self._records = {record.line: record for record in self._table.records}
+        if layout is not None:
+            self._layout, self._records = layout, dict[int, Record]()
+            return
+        table = take_apart(self.content, path)
+        self._layout = table.layout
+        self._records = {record.line: record for record in table.records}
+
+    def take(self, rows: Sequence[Row]) -> None:
+        """Reads these rows, each of which is one line."""
+        for row in rows:
+            cells = cells_of_line(self.line(row.line), self._layout.delimiter) or []
+            self._records[row.line] = Record(line=row.line, last_line=row.line, cells=cells)
 
     def last_line(self, row: Row) -> int:
         return self._records[row.line].last_line
 
     def row_text(self, row: Row, caption: str) -> str:
-        columns = self._table.columns
-        cells = self._records[row.line].whole(columns, self._table.delimiter)
+        columns = self._layout.columns
+        cells = self._records[row.line].whole(columns, self._layout.delimiter)
         spliced = self._spliced_row(row, caption, cells)
         if spliced is not None:
             return spliced
@@ -531,8 +754,8 @@ class _Csv(_Lines):
         """
         text, place, delimiter = (
             self.text_of(row),
-            self._table.columns.caption,
-            self._table.delimiter,
+            self._layout.columns.caption,
+            self._layout.delimiter,
         )
         spans, before = _cell_spans(text, delimiter), self._records[row.line].cells
         if (
@@ -563,7 +786,7 @@ class _Csv(_Lines):
         )
 
     def new_text(self, name: str, caption: str) -> str:
-        columns = self._table.columns
+        columns = self._layout.columns
         cells = [""] * columns.count
         cells[columns.file], cells[columns.caption] = name, caption
         return self._written(cells)
@@ -571,7 +794,7 @@ class _Csv(_Lines):
     def _written(self, cells: list[str]) -> str:
         buffer = io.StringIO()
         # the line's end is named so that cells with one in them are quoted
-        csv.writer(buffer, delimiter=self._table.delimiter, lineterminator="\n").writerow(cells)
+        csv.writer(buffer, delimiter=self._layout.delimiter, lineterminator="\n").writerow(cells)
         return buffer.getvalue().removesuffix("\n")
 
 

@@ -1,7 +1,8 @@
 """What lies in a dataset folder: one walk over it, and every file sorted by what it is to us.
 Nothing is opened.
 
-Flat folders, kohya folders ("10_name") and nested ones are all walked. Called by dataset.scan.
+Flat folders, kohya folders ("10_name") and nested ones are all walked. Called by dataset.scan, and
+by dataset.index, which knows what lies in the folders already.
 """
 
 from __future__ import annotations
@@ -11,8 +12,9 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 
 from lora_trainer.dataset.findings import Finding, error, warning
@@ -26,7 +28,7 @@ CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
 _METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
 """Found without being named; of several in one folder, the first."""
 
-_IGNORED_FOLDERS = frozenset(
+IGNORED_FOLDERS = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
 )
 _KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
@@ -77,9 +79,27 @@ class KohyaFolder:
     class_name: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """What lies in one folder, by name and in the order of the names; without what begins with a
+    dot.
+    """
+
+    files: tuple[str, ...]
+    folders: tuple[str, ...]
+    links: frozenset[str] = frozenset()
+    """Those of both that are links."""
+
+
+ReadFolder = Callable[[Path], Entries]
+"""What lies in a folder. Raises OSError."""
+
+
 @dataclass(kw_only=True)
 class Listing:
-    """A dataset folder's files, in a stable order."""
+    """A dataset folder's files, in a stable order. What it derives is kept: once made, its fields
+    stay as they are.
+    """
 
     root: Path
     """train_data_dir."""
@@ -100,6 +120,8 @@ class Listing:
     suffixes: Counter[str] = field(default_factory=Counter)
     """How often each suffix occurs, among all files."""
     findings: list[Finding] = field(default_factory=list)
+    links: set[Path] = field(default_factory=set)
+    """Files that are links."""
 
     def name(self, path: Path) -> str:
         """A file's path from the root, with forward slashes."""
@@ -121,24 +143,63 @@ class Listing:
                 return kohya
         return None
 
-    def texts_beside(self, image: Path) -> list[Path]:
+    def texts_beside(self, image: Path) -> Sequence[Path]:
         """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption,
         a.png.caption.
         """
-        names = [
-            stem + suffix
-            for suffix in (*CAPTION_SUFFIXES, JSON_SUFFIX)
-            for stem in (image.stem, image.name)
-        ]
-        found = (self.texts.get((image.parent, folded(name))) for name in names)
-        return [path for path in found if path is not None]
+        known = self._beside.get(image)
+        if known is None:
+            folder, name = os.path.split(image)
+            owned = [
+                self._texts_of_owner.get((folder, folded(owner)), {})
+                for owner in (file_stem(name), name)
+            ]
+            known = self._beside[image] = tuple(
+                texts[suffix]
+                for suffix in (*CAPTION_SUFFIXES, JSON_SUFFIX)
+                for texts in owned
+                if suffix in texts
+            )
+        return known
+
+    @cached_property
+    def shared_texts(self) -> frozenset[Path]:
+        """Caption files of more than one image."""
+        owners = Counter(text for image in self.images for text in self.texts_beside(image))
+        return frozenset(text for text, count in owners.items() if count > 1)
+
+    @cached_property
+    def _beside(self) -> dict[Path, tuple[Path, ...]]:
+        return {}
+
+    @cached_property
+    def _texts_of_owner(self) -> dict[tuple[str, str], dict[str, Path]]:
+        """(folder, folded name without the caption's suffix) -> {suffix: the file}."""
+        owned: dict[tuple[str, str], dict[str, Path]] = {}
+        for (_, name), path in self.texts.items():
+            suffix = file_suffix(name)
+            owner = (os.path.dirname(path), name[: -len(suffix)])  # noqa: PTH120  # as split does
+            owned.setdefault(owner, {})[suffix] = path
+        return owned
+
+
+def file_suffix(name: str) -> str:
+    """A file name's suffix in lower case, as pathlib divides it, which takes five times as long."""
+    dot = name.rfind(".")
+    return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
+
+
+def file_stem(name: str) -> str:
+    """A file name without its suffix."""
+    dot = name.rfind(".")
+    return name[:dot] if 0 < dot < len(name) - 1 else name
 
 
 def folded(name: str) -> str:
     """A name as it is compared: without regard to capitals, or to whether macOS took its accents
     apart.
     """
-    return unicodedata.normalize("NFC", name).casefold()
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def kohya_folder(folder: Path) -> KohyaFolder | None:
@@ -179,137 +240,207 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[^\W_]+", folded(re.sub("(?<=[a-z])(?=[A-Z])", " ", name)))
 
 
-def list_folder(root: Path) -> Listing:
-    """Walks the folder. Raises DatasetError when there is no such folder or no picture in it."""
+def list_folder(root: Path, read_folder: ReadFolder | None = None) -> Listing:
+    """Walks the folder, with what `read_folder` says of each where it is known already. Raises
+    DatasetError when there is no such folder or no picture in it.
+    """
     _require_folder(root)
-    listing = Listing(root=root)
-    for folder, names in _walk(_start(listing), listing, set()):
-        _sort_in(folder, names, listing)
-    if not listing.images and not listing.others:
-        raise _no_images(listing)
-    return listing
+    return _Walk(root, read_folder or entries_of).listing()
 
 
-def _walk(folder: Path, listing: Listing, seen: set[str]) -> list[tuple[Path, list[str]]]:
-    """(folder, its files' names), depth first, in the order of names; links to folders are
-    followed, once.
-    """
-    real = os.path.realpath(folder)
-    if real in seen:
-        return []
-    seen.add(real)
-    try:
-        with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-    except OSError as problem:
-        hint = "Check the folder's permissions."
-        listing.findings.append(
-            error(
-                "unreadable-folder",
-                "{name} cannot be opened: {reason}",
-                hint=hint,
-                path=folder,
-                name=folder.name,
-                reason=problem.strerror,
+def entries_of(folder: Path) -> Entries:
+    """What lies in a folder now. Raises OSError."""
+    files: list[str] = []
+    folders: list[str] = []
+    links: set[str] = set()
+    with os.scandir(folder) as found:
+        for entry in found:
+            if not entry.name.startswith("."):
+                (folders if entry.is_dir() else files).append(entry.name)
+                if entry.is_symlink():
+                    links.add(entry.name)
+    return Entries(
+        files=tuple(sorted(files)), folders=tuple(sorted(folders)), links=frozenset(links)
+    )
+
+
+class _Walk:
+    """One walk over a dataset's folder."""
+
+    def __init__(self, root: Path, read_folder: ReadFolder) -> None:
+        self._listing = Listing(root=root)
+        self._read_folder = cache(read_folder)
+        self._seen: set[str] = set()
+        self._readable = readable_suffixes()
+
+    def listing(self) -> Listing:
+        """Raises DatasetError where there is no picture."""
+        listing = self._listing
+        for folder, entries in self._walk(self._start()):
+            self._sort_in(folder, entries)
+        if not listing.images and not listing.others:
+            raise _no_images(listing)
+        return listing
+
+    def _walk(self, folder: Path) -> list[tuple[Path, Entries]]:
+        """(folder, what lies in it), depth first, in the order of names; links to folders are
+        followed, once.
+        """
+        listing = self._listing
+        real = os.path.realpath(folder)
+        if real in self._seen:
+            return []
+        self._seen.add(real)
+        try:
+            entries = self._read_folder(folder)
+        except OSError as problem:
+            hint = "Check the folder's permissions."
+            listing.findings.append(
+                error(
+                    "unreadable-folder",
+                    "{name} cannot be opened: {reason}",
+                    hint=hint,
+                    path=folder,
+                    name=folder.name,
+                    reason=problem.strerror,
+                )
             )
+            return []
+        is_run = "events.jsonl" in entries.files
+        if is_run and folder != listing.root:
+            return []  # a run's own folder, with its previews
+        walked = [(folder, entries)]
+        # the images may lie in the run's own folder: its pictures of what was learned are not to be
+        # learned from
+        ignored = IGNORED_FOLDERS | {"previews"} if is_run else IGNORED_FOLDERS
+        folders = [name for name in entries.folders if name.casefold() not in ignored]
+        for name in folders:
+            if is_class_folder(name, folders):
+                listing.findings += self._left_out_class_images(folder / name)
+            else:
+                walked += self._walk(folder / name)
+        return walked
+
+    def _left_out_class_images(self, folder: Path) -> list[Finding]:
+        count = sum(
+            file_suffix(name) in self._readable for _, _, names in os.walk(folder) for name in names
         )
-        return []
-    visible = [entry for entry in found if not entry.name.startswith(".")]
-    names = [entry.name for entry in visible if not entry.is_dir()]
-    if "events.jsonl" in names and folder != listing.root:
-        return []  # a run's own folder, with its previews
-    walked = [(folder, names)]
-    # the images may lie in the run's own folder: its pictures of what was learned are not to be
-    # learned from
-    ignored = _IGNORED_FOLDERS | {"previews"} if "events.jsonl" in names else _IGNORED_FOLDERS
-    folders = [
-        entry.name for entry in visible if entry.is_dir() and entry.name.casefold() not in ignored
-    ]
-    for name in folders:
-        if is_class_folder(name, folders):
-            listing.findings += _left_out_class_images(folder / name, listing)
-        else:
-            walked += _walk(folder / name, listing, seen)
-    return walked
-
-
-def _left_out_class_images(folder: Path, listing: Listing) -> list[Finding]:
-    readable = readable_suffixes()
-    count = sum(
-        Path(name).suffix.lower() in readable for _, _, names in os.walk(folder) for name in names
-    )
-    if not count:
-        return []
-    listing.class_folders.append(folder)
-    template = (
-        "{folder} holds class images (regularisation images, {count} of them): they are left out,"
-        " and not trained as the subject"
-    )
-    return [
-        warning(
-            "left-out",
-            template,
-            hint=_NAMED_LIKE_CLASS_IMAGES,
-            path=folder,
-            folder=listing.name(folder),
-            count=count,
+        if not count:
+            return []
+        self._listing.class_folders.append(folder)
+        template = (
+            "{folder} holds class images (regularisation images, {count} of them): they are left"
+            " out, and not trained as the subject"
         )
-    ]
+        return [
+            warning(
+                "left-out",
+                template,
+                hint=_NAMED_LIKE_CLASS_IMAGES,
+                path=folder,
+                folder=self._listing.name(folder),
+                count=count,
+            )
+        ]
 
-
-def _start(listing: Listing) -> Path:
-    """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold
-    pictures not to be trained.
-    """
-    images = listing.root / "img"
-    if not images.is_dir() or any(
-        kohya_folder(entry) for entry in listing.root.iterdir() if entry.is_dir()
-    ):
-        return listing.root
-    if not any(kohya_folder(entry) for entry in images.iterdir() if entry.is_dir()):
-        return listing.root
-    template = "{folder} is laid out as a kohya project: only its folder img is trained"
-    for entry in sorted(listing.root.iterdir()):
-        if entry.is_dir() and is_class_folder(entry.name):
-            listing.findings += _left_out_class_images(entry, listing)
-    listing.findings.append(
-        warning("left-out", template, folder=listing.root.name, path=listing.root)
-    )
-    return images
-
-
-def _sort_in(folder: Path, names: list[str], listing: Listing) -> None:
-    listing.suffixes.update(Path(name).suffix.lower() for name in names)
-    by_name = {folded(name): folder / name for name in names}
-    metadata = [by_name[name] for name in _METADATA_NAMES if name in by_name]
-    listing.metadata += metadata[:1]
-    listing.findings += [
-        warning(
-            "left-out",
-            "{name} is not read: {chosen} in the same folder is",
-            path=path,
-            name=listing.name(path),
-            chosen=metadata[0].name,
+    def _start(self) -> Path:
+        """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold
+        pictures not to be trained.
+        """
+        listing = self._listing
+        images = listing.root / "img"
+        beside = self._folders_in(listing.root)
+        if not images.is_dir() or any(kohya_folder(Path(name)) for name in beside):
+            return listing.root
+        if not any(kohya_folder(Path(name)) for name in self._folders_in(images)):
+            return listing.root
+        template = "{folder} is laid out as a kohya project: only its folder img is trained"
+        for name in beside:
+            if is_class_folder(name):
+                listing.findings += self._left_out_class_images(listing.root / name)
+        listing.findings.append(
+            warning("left-out", template, folder=listing.root.name, path=listing.root)
         )
-        for path in metadata[1:]
+        return images
+
+    def _folders_in(self, folder: Path) -> tuple[str, ...]:
+        try:
+            return self._read_folder(folder).folders
+        except OSError:
+            return ()  # the walk tells of it
+
+    def _sort_in(self, folder: Path, entries: Entries) -> None:
+        listing, names = self._listing, entries.files
+        by_name = {folded(name): name for name in names}
+        metadata = [by_name[name] for name in _METADATA_NAMES if name in by_name]
+        listing.metadata += [folder / name for name in metadata[:1]]
+        listing.findings += [
+            warning(
+                "left-out",
+                "{name} is not read: {chosen} in the same folder is",
+                path=folder / name,
+                name=listing.name(folder / name),
+                chosen=metadata[0],
+            )
+            for name in metadata[1:]
+        ]
+        suffixes = {name: file_suffix(name) for name in names}
+        listing.suffixes.update(suffixes.values())
+        pictures = [name for name in names if suffixes[name] in self._readable]
+        stems = {file_stem(name) for name in pictures}
+        owners = {folded(name) for name in (*stems, *pictures)}
+        for name, suffix in suffixes.items():
+            path = folder / name
+            if name in entries.links:
+                listing.links.add(path)
+            if suffix in self._readable:
+                listing.images.append(path)
+            # beside a readable picture of its name, it is that picture's source
+            elif suffix in OTHER_PICTURE_SUFFIXES and file_stem(name) not in stems:
+                listing.others.append(path)
+            elif suffix in CAPTION_SUFFIXES or (
+                suffix == JSON_SUFFIX and folded(file_stem(name)) in owners
+            ):
+                listing.texts[folder, folded(name)] = path
+            elif suffix in TABLE_SUFFIXES and name not in metadata:
+                listing.tables.append(path)
+            elif name not in metadata and suffix not in OTHER_PICTURE_SUFFIXES:
+                listing.rest.append(path)
+
+
+def without_links(listing: Listing) -> Listing:
+    """The listing without what lies elsewhere; the same one, where nothing does."""
+    root = listing.root.resolve()
+    inside: dict[str, bool] = {}
+
+    def is_here(path: Path) -> bool:
+        folder = os.path.dirname(path)  # noqa: PTH120  # asked for each file
+        if folder not in inside:
+            inside[folder] = Path(folder).resolve().is_relative_to(root)
+        return inside[folder] and (path not in listing.links or path.resolve().is_relative_to(root))
+
+    kept = Listing(
+        root=listing.root,
+        images=[path for path in listing.images if is_here(path)],
+        others=[path for path in listing.others if is_here(path)],
+        texts={place: path for place, path in listing.texts.items() if is_here(path)},
+        metadata=[path for path in listing.metadata if is_here(path)],
+        tables=[path for path in listing.tables if is_here(path)],
+        rest=[path for path in listing.rest if is_here(path)],
+        suffixes=listing.suffixes,
+        findings=list(listing.findings),
+    )
+    parts = ("images", "others", "texts", "metadata", "tables", "rest")
+    if all(len(getattr(kept, part)) == len(getattr(listing, part)) for part in parts):
+        return listing
+    template = "{name} is a link to a file elsewhere, and is left out"
+    staying = set(kept.images)
+    kept.findings += [
+        warning("left-out", template, path=path, name=listing.name(path))
+        for path in listing.images
+        if path not in staying
     ]
-    readable = readable_suffixes()
-    pictures = [Path(name) for name in names if Path(name).suffix.lower() in readable]
-    stems = {picture.stem for picture in pictures}
-    owners = {folded(name) for picture in pictures for name in (picture.stem, picture.name)}
-    for name in names:
-        path, suffix = folder / name, Path(name).suffix.lower()
-        if suffix in readable:
-            listing.images.append(path)
-        # beside a readable picture of its name, it is that picture's source
-        elif suffix in OTHER_PICTURE_SUFFIXES and path.stem not in stems:
-            listing.others.append(path)
-        elif suffix in CAPTION_SUFFIXES or (suffix == JSON_SUFFIX and folded(path.stem) in owners):
-            listing.texts[folder, folded(name)] = path
-        elif suffix in TABLE_SUFFIXES and path not in metadata:
-            listing.tables.append(path)
-        elif path not in metadata and suffix not in OTHER_PICTURE_SUFFIXES:
-            listing.rest.append(path)
+    return kept
 
 
 # --- folders that cannot be a dataset -------------------------------------------------------------

@@ -7,6 +7,7 @@ is the subject.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Container, Sequence
 from pathlib import Path
@@ -14,17 +15,24 @@ from pathlib import Path
 from lora_trainer.dataset.listing import folded
 
 _MASK = re.compile(r"(.+)[-_](mask|masklabel|condlabel)")
+_SIGN = re.compile("mask|condlabel")
 
 
 def find_masks(images: Sequence[Path], captioned: Container[Path]) -> dict[Path, Path]:
     """{mask: the image it belongs to}. What has a caption of its own is a picture, whatever its
     name.
     """
+    # most datasets have none, and are asked at each look
+    candidates = [
+        image
+        for image in images
+        if _SIGN.search(os.fspath(image).casefold()) and image not in captioned
+    ]
+    if not candidates:
+        return {}
     by_stem = {(image.parent, folded(image.stem)): image for image in images}
     masks = {}
-    for image in images:
-        if image in captioned:
-            continue
+    for image in candidates:
         named, stem = _MASK.fullmatch(folded(image.stem)), folded(image.stem)
         owner = by_stem.get((image.parent, named[1])) if named else None
         if owner is None and folded(image.parent.name) in ("mask", "masks"):

@@ -11,6 +11,7 @@ dataset.edits and the tab's uploads.
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 from collections.abc import Iterable, Mapping
@@ -50,6 +51,9 @@ FILE_COLUMNS = (
     "图像",
 )
 _DELIMITERS = (",", ";", "\t")
+_DECLARED = re.compile(r"sep=(.)\n", re.IGNORECASE)
+"""Excel's own first line."""
+_NEXT = "next"
 _PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
 _ROW_BEGINS = re.compile(r"[^,;\t]*[,;\t]")
 _ROW_HINT = (
@@ -75,12 +79,36 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Columns:
+    """Where in a row the image's name and the caption stand, from 0."""
+
+    file: int
+    caption: int
+    count: int
+    """How many columns there are."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """How a CSV is divided."""
+
+    delimiter: str
+    columns: Columns
+    first: int
+    """The line that its first row or its header begins in, from 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Metadata:
     """A metadata file: its rows, and what was wrong with it."""
 
     path: Path
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
+    data: bytes | None = dataclasses.field(default=None, repr=False, compare=False)
+    """The file's content that was read; None where it could not be."""
+    layout: Layout | None = dataclasses.field(default=None, repr=False, compare=False)
+    """How a CSV is divided; None for JSON."""
 
 
 def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
@@ -95,15 +123,16 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
                 hint='Save it as "CSV UTF-8" from Excel.',
                 path=path,
             )
-        text = decode(read_bytes(path, LARGEST_TABLE) if data is None else data, path)
-        read = (
-            _read_jsonl
-            if suffix in (".jsonl", ".ndjson")
-            else _read_json
-            if suffix == JSON_SUFFIX
-            else _read_csv
-        )
-        rows, findings = read(text.content, path)
+        if data is None:
+            data = read_bytes(path, LARGEST_TABLE)
+        text = decode(data, path)
+        layout = None
+        if suffix in (".jsonl", ".ndjson"):
+            rows, findings = _read_jsonl(text.content, path)
+        elif suffix == JSON_SUFFIX:
+            rows, findings = _read_json(text.content, path)
+        else:
+            rows, findings, layout = _read_csv(text.content, path)
     except DatasetError as problem:
         unreadable = Finding(
             kind="unreadable-metadata",
@@ -112,9 +141,13 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
             hint=problem.hint,
             path=path,
         )
-        return Metadata(path=path, rows=(), findings=(unreadable,))
+        return Metadata(path=path, rows=(), findings=(unreadable,), data=data)
     return Metadata(
-        path=path, rows=tuple(rows), findings=(*guessed_encoding(text, path, path.name), *findings)
+        path=path,
+        rows=tuple(rows),
+        findings=(*guessed_encoding(text, path, path.name), *findings),
+        data=data,
+        layout=layout,
     )
 
 
@@ -124,16 +157,6 @@ def names_a_picture(name: str) -> bool:
 
 
 # --- CSV ------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Columns:
-    """Where in a row the image's name and the caption stand, from 0."""
-
-    file: int
-    caption: int
-    count: int
-    """How many columns there are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,8 +188,7 @@ class Record:
 class Table:
     """A CSV taken apart: its rows without the header."""
 
-    delimiter: str
-    columns: Columns
+    layout: Layout
     records: tuple[Record, ...]
 
 
@@ -174,24 +196,56 @@ def take_apart(content: str, path: Path) -> Table:
     """The text of a CSV, with `\\n` at the ends of lines -> Table. `path` is for the sentences of
     the DatasetError only.
     """
-    declared = re.match(r"sep=(.)\n", content, re.IGNORECASE)  # Excel's own first line
-    # of equally plausible delimiters, the first
-    delimiter = (
+    delimiter = delimiter_of(content)
+    records = _records(content, delimiter, path)[1 if _DECLARED.match(content) else 0 :]
+    header = _header(records, path) if records else None
+    columns = header or Columns(file=0, caption=1, count=2)
+    first = records[0].line if records else 1
+    return Table(
+        layout=Layout(delimiter=delimiter, columns=columns, first=first),
+        records=tuple(records[1:] if header else records),
+    )
+
+
+def delimiter_of(content: str) -> str:
+    """What stands between the cells of a CSV: of equally plausible ones the first."""
+    declared = _DECLARED.match(content)
+    return (
         declared[1]
         if declared
         else max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
     )
-    records = _records(content, delimiter, path)[1 if declared else 0 :]
-    header = _header(records, path) if records else None
-    columns = header or Columns(file=0, caption=1, count=2)
-    return Table(
-        delimiter=delimiter, columns=columns, records=tuple(records[1:] if header else records)
-    )
 
 
-def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
+def cells_of_line(text: str, delimiter: str) -> list[str] | None:
+    """The cells of a row that is this one line; None where it ends in the middle of a cell, so that
+    the next line would be part of it.
+    """
+    try:
+        read = list(csv.reader([text, _NEXT], delimiter=delimiter, skipinitialspace=True))
+    except csv.Error:
+        return None
+    return read[0] if len(read) == 2 and read[1] == [_NEXT] else None
+
+
+def row_of_line(text: str, line: int, metadata: Metadata) -> Row | None:
+    """What a line of a metadata file says where it is a whole row, as reading the file finds it;
+    else None.
+    """
+    layout = metadata.layout
+    if layout is None:
+        found = _json_line(text, line, metadata.path)
+    else:
+        cells = cells_of_line(text, layout.delimiter)
+        if cells is None or not any(cell.strip() for cell in cells):
+            return None
+        found = _row(Record(line=line, last_line=line, cells=cells), layout, metadata.path)
+    return found if isinstance(found, Row) else None
+
+
+def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding], Layout]:
     table = take_apart(content, path)
-    return _sorted_out(_row(record, table, path) for record in table.records)
+    return *_sorted_out(_row(record, table.layout, path) for record in table.records), table.layout
 
 
 def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Finding]]:
@@ -288,15 +342,15 @@ def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
     return next((names.index(name) for name in known if name in names), None)
 
 
-def _row(record: Record, table: Table, path: Path) -> Row | Finding:
-    columns, line = table.columns, record.line
+def _row(record: Record, layout: Layout, path: Path) -> Row | Finding:
+    columns, line = layout.columns, record.line
     if any(map(_swallows_a_row, record.cells)):
         return _bad_row(
             "{name}, line {line}: a quotation mark is not closed, so the rows below it are lost",
             line,
             path,
         )
-    cells = record.whole(columns, table.delimiter)
+    cells = record.whole(columns, layout.delimiter)
     file_name = cells[columns.file].strip() if columns.file < len(cells) else ""
     if not file_name:
         return _bad_row("{name}, line {line}: no image is named", line, path)

@@ -16,6 +16,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +26,7 @@ from lora_trainer.dataset.json_rows import caption_in, parse
 from lora_trainer.dataset.listing import Listing, missing
 from lora_trainer.dataset.matching import Match, NameIndex, Sureness
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
-from lora_trainer.dataset.text import guessed_encoding, read_text
+from lora_trainer.dataset.text import Text, decode, guessed_encoding, read_bytes
 from lora_trainer.dataset.unread import unread_captions
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson
@@ -61,18 +62,55 @@ class Captions:
     """
 
 
-def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
+@dataclass(frozen=True, kw_only=True)
+class CaptionFile:
+    """A text file beside an image as it was read."""
+
+    data: bytes | None
+    """Its content; None where it could not be read."""
+    caption: Caption | None = None
+    """None for a .json of something else."""
+    problem: DatasetError | None = None
+    guess: Text | None = None
+    """What was read, where its encoding was guessed."""
+
+
+class Reader:
+    """Reads the files that captions stand in. dataset.index has one that remembers them."""
+
+    def text(self, path: Path) -> CaptionFile:
+        return read_caption_file(path)
+
+    def table(self, path: Path) -> Metadata:
+        return read_metadata(path)
+
+    def names(self, listing: Listing) -> NamesOf:
+        return NamesOf(listing)
+
+
+def read_captions(
+    listing: Listing, settings: DatasetSettings, reader: Reader | None = None
+) -> Captions:
     """Reads the metadata files and text files of a dataset. Raises DatasetError when
     settings.metadata_path does not exist.
     """
-    index = NameIndex([*listing.images, *listing.others])
+    reader = reader or Reader()
+    index = reader.names(listing)
     rows, all_rows, findings = _rows(
-        [read_metadata(file) for file in _metadata_files(listing, settings)], index, listing
+        [reader.table(file) for file in _metadata_files(listing, settings)], index, listing
     )
     by_image: dict[Path, Caption] = {}
     spoiled: set[Path] = set()
     for image in listing.images:
-        texts, text_findings = _texts(image, listing)
+        beside = listing.texts_beside(image)
+        if len(beside) == 1 and image not in rows:
+            # nearly every image of nearly every dataset
+            read = reader.text(beside[0])
+            if read.caption is not None and read.guess is None:
+                if read.caption.text:
+                    by_image[image] = read.caption
+                continue
+        texts, text_findings = _texts(image, listing, reader)
         written = [caption for caption in (rows.get(image), *texts) if caption and caption.text]
         if written:
             by_image[image] = written[0]
@@ -86,7 +124,7 @@ def read_captions(listing: Listing, settings: DatasetSettings) -> Captions:
         findings += text_findings
     lacking = {image for image in listing.images if image not in by_image and image not in spoiled}
     if lacking and settings.metadata_path is None:
-        rows, more_rows, more_findings = _other_rows(index, lacking, listing)
+        rows, more_rows, more_findings = _other_rows(index, lacking, listing, reader)
         by_image |= {
             image: caption for image, caption in rows.items() if caption.text and image in lacking
         }
@@ -195,22 +233,41 @@ def _no_caption(image: Path, listing: Listing) -> Finding:
 # --- text files beside the images -----------------------------------------------------------------
 
 
-def _texts(image: Path, listing: Listing) -> tuple[list[Caption], list[Finding]]:
+def _texts(image: Path, listing: Listing, reader: Reader) -> tuple[list[Caption], list[Finding]]:
     captions: list[Caption] = []
     findings: list[Finding] = []
     for path in listing.texts_beside(image):
-        try:
-            text = read_text(path)
-            caption = caption_in_file(text.content, path)
-            if caption is None:
-                continue  # a .json of something else
-            require_length(caption, path)
-        except DatasetError as problem:
-            findings.append(from_error("unreadable-caption", problem, path, listing.name(path)))
-            continue
-        captions.append(Caption(text=caption, source="text", path=path))
-        findings += guessed_encoding(text, path, listing.name(path))
+        read = reader.text(path)
+        if read.problem is not None:
+            findings.append(
+                from_error("unreadable-caption", read.problem, path, listing.name(path))
+            )
+        elif read.caption is not None:
+            captions.append(read.caption)
+            if read.guess is not None:
+                findings += guessed_encoding(read.guess, path, listing.name(path))
     return captions, findings
+
+
+def read_caption_file(path: Path, data: bytes | None = None) -> CaptionFile:
+    """Reads a text file beside an image, or `data` as if it were that file's. Never raises for its
+    content.
+    """
+    try:
+        if data is None:
+            data = read_bytes(path)
+        text = decode(data, path)
+        caption = caption_in_file(text.content, path)
+        if caption is None:
+            return CaptionFile(data=data)
+        require_length(caption, path)
+    except DatasetError as problem:
+        return CaptionFile(data=data, problem=problem)
+    return CaptionFile(
+        data=data,
+        caption=Caption(text=caption, source="text", path=path),
+        guess=text if text.is_guess else None,
+    )
 
 
 def caption_in_file(content: str, path: Path) -> str | None:
@@ -304,6 +361,20 @@ def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]
 # --- rows of metadata files -----------------------------------------------------------------------
 
 
+class NamesOf:
+    """The images of a listing by name, made for the first row there is."""
+
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
+
+    def find(self, name: str, folders: Sequence[Path]) -> Match:
+        return self._index.find(name, folders)
+
+    @cached_property
+    def _index(self) -> NameIndex:
+        return NameIndex([*self.listing.images, *self.listing.others])
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
     """A row that means one certain image, and how surely it does."""
@@ -314,7 +385,7 @@ class _Claim:
 
 
 def _rows(
-    tables: Sequence[Metadata], index: NameIndex, listing: Listing
+    tables: Sequence[Metadata], index: NamesOf, listing: Listing
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
     """Image -> the caption in the row that means it; image -> all its rows."""
     claims: dict[Path, list[_Claim]] = defaultdict(list)
@@ -341,14 +412,14 @@ def _rows(
 
 
 def _other_rows(
-    index: NameIndex, lacking: Collection[Path], listing: Listing
+    index: NamesOf, lacking: Collection[Path], listing: Listing, reader: Reader
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
     """The same from tables by other names, those that have rows for images `lacking` a caption.
     Each that is read is named.
     """
     tables, findings = [], []
     for file in listing.tables:
-        metadata, folders = read_metadata(file), (file.parent, listing.root)
+        metadata, folders = reader.table(file), (file.parent, listing.root)
         meant = [index.find(row.file_name, folders).images for row in metadata.rows if row.caption]
         if not any(len(images) == 1 and images[0] in lacking for images in meant):
             continue

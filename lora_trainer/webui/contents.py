@@ -1,14 +1,16 @@
 """The images of one dataset with their captions, as they lie on disk: nothing else is true.
 
     contents.view() -> View                       every image with the caption that will be trained,
-                                                  and where it comes from
+                                                  and where it comes from, as the folder is now
+    contents.latest() -> View                     the same as of the last look, what was written
+                                                  here since included: within one request
     contents.write_captions([CaptionChange])      compare and swap: what someone else changed
                                                   meanwhile is left alone and comes back
     contents.remove(keys), .restore(keys)         to the dataset's own trash, with their captions,
                                                   and back
 
-A view is made from the files' names, sizes and times; the files are read again when one of these
-differs, so that a caption saved in a text editor or a spreadsheet is seen at the next look. No
+A view is made from what dataset.index knows of the folder, which compares names, sizes and times at
+each look, so that a caption saved in a text editor or a spreadsheet is seen at the next one. No
 picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
 writes at a time (dataset.authors holds the lock that the caption job takes too), and one thread.
 
@@ -21,13 +23,14 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
+import functools
 import hashlib
-import os
 import shutil
-import stat
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -35,18 +38,13 @@ from pathlib import Path
 
 from lora_trainer.dataset import authors, edits
 from lora_trainer.dataset.edits import ChangedMeanwhile
-from lora_trainer.dataset.findings import Finding, warning
-from lora_trainer.dataset.images import (
-    CONVERTIBLE_SUFFIXES,
-    OTHER_PICTURE_SUFFIXES,
-    READABLE_SUFFIXES,
-    digest,
-)
-from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing, list_folder
+from lora_trainer.dataset.findings import Finding
+from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, digest
+from lora_trainer.dataset.index import Index, Reading
+from lora_trainer.dataset.listing import Listing
 from lora_trainer.dataset.masks import find_masks
-from lora_trainer.dataset.metadata import TABLE_SUFFIXES
 from lora_trainer.dataset.scan import unsupported, without_masks
-from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
+from lora_trainer.dataset.sources import Caption, Captions, CaptionSource, fill_in
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.webui.data_folder import NotFound
@@ -57,9 +55,7 @@ SCRATCH = "making"
 """In the dataset's folder .lora_trainer."""
 _ATTEMPTS = 3
 _STALE = 24 * 3600.0
-_STAMPED = tuple(
-    READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(CAPTION_SUFFIXES)
-)
+_natural = functools.lru_cache(maxsize=50_000)(natural_order)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +92,10 @@ class View:
     """What is not about one of the items."""
     listing: Listing
     captions: Captions
+    left_out: tuple[Finding, ...]
+    """What the listing itself tells, which is found once for each."""
+    serial: int
+    """Of the reading it was made from."""
 
     @cached_property
     def by_key(self) -> dict[str, Item]:
@@ -144,6 +144,8 @@ class Contents:
         """Path -> the hash of the file's content; read again when the file's size or time is
         another. Raises DatasetError.
         """
+        self._index = Index(path, follow_links=follow_links)
+        self._name = uuid.uuid4().hex[:12]
         self._view: View | None = None
         self._trash = Trash(path, follow_links=follow_links)
         self._settled = False
@@ -153,18 +155,51 @@ class Contents:
     def view(self) -> View:
         """What is there now. Raises DatasetError when the folder is not."""
         with self.lock:
-            if not self.path.is_dir():
-                hint = "It may have been moved, or lie on a disk that is not connected."
-                raise DatasetError(
-                    "the folder {path} is not there any more", hint=hint, path=self.path
-                )
-            self._settle()
-            # before the files are read: what changes in between shows as another revision at the
-            # next look
-            revision = _revision(self.path)
-            if self._view is None or self._view.revision != revision:
-                self._view = _read(self._listing(), revision)
-            return self._view
+            return self._shown(self._looked())
+
+    def latest(self) -> View:
+        """What was there at the last look, with what was written here since. Raises DatasetError
+        where there was none and the folder is not there.
+        """
+        with self.lock:
+            return self._view or self.view()
+
+    def glance(self, key: str) -> View:
+        """What is there now as far as it concerns one image: other captions may have been changed
+        by other programs. Raises DatasetError when the folder is not there.
+        """
+        with self.lock:
+            item = self.latest().by_key.get(key)
+            if item is None or not self.path.is_dir():
+                return self.view()
+            view = self.latest()
+            rows = (file for file, _ in view.captions.rows.get(item.path, ()))
+            beside = view.listing.texts_beside(item.path)
+            files = {item.path, *beside, *rows, *view.listing.metadata}
+            return self._shown(self._index.glance(files))
+
+    def reading(self) -> Reading:
+        """The folder's files and captions now, as training would read them, for who makes no view
+        of them. Raises DatasetError when the folder is not there.
+        """
+        with self.lock:
+            return self._looked()
+
+    def _looked(self) -> Reading:
+        if not self.path.is_dir():
+            hint = "It may have been moved, or lie on a disk that is not connected."
+            raise DatasetError("the folder {path} is not there any more", hint=hint, path=self.path)
+        self._settle()
+        return self._index.look()
+
+    def _shown(self, reading: Reading) -> View:
+        if self._view is None or self._view.serial != reading.serial:
+            self._view = (
+                _changed(self._view, reading, self._name)
+                if self._view is not None and reading.before == self._view.serial
+                else _read(reading, self._name, self._view)
+            )
+        return self._view
 
     def image(self, key: str) -> tuple[Path, str]:
         """The image of a key and its version, without looking at all the others: for the many
@@ -176,7 +211,8 @@ class Contents:
             self._follow_links or item.path.resolve().is_relative_to(self.path.resolve())
         ):
             with contextlib.suppress(OSError):
-                return item.path, version_of(item.path.stat())
+                details = item.path.stat()
+                return item.path, version_of(details.st_mtime_ns, details.st_size)
         item = self.view().item(key)
         return item.path, item.version
 
@@ -218,24 +254,19 @@ class Contents:
         finally:
             shutil.rmtree(made, ignore_errors=True)
 
-    def _listing(self) -> Listing:
-        try:
-            listing = list_folder(self.path)
-        except DatasetError:
-            return Listing(root=self.path)  # no image yet
-        return listing if self._follow_links else _without_links(listing)
-
     # --- captions ---------------------------------------------------------------------------------
 
-    def write_captions(self, changes: Sequence[CaptionChange]) -> dict[str, str]:
+    def write_captions(
+        self, changes: Sequence[CaptionChange], seen: View | None = None
+    ) -> dict[str, str]:
         """Writes captions; returns {key: the caption now} for those that are no longer what they
-        were, which are left alone.
+        were, which are left alone. `seen`: what is there now, where the caller has looked.
 
         Raises NotFound for an unknown key, DatasetError when a file cannot be written.
         """
         with self.lock, authors.changing_captions(self.path):
             for attempt in range(_ATTEMPTS):
-                view = self.view()
+                view = self.view() if seen is None or attempt else seen
                 wanted = {change.key: edits.clean(change.caption) for change in changes}
                 conflicts = {
                     change.key: view.item(change.key).caption
@@ -253,17 +284,18 @@ class Contents:
                     {item.path: wanted[item.key] for item in writing},
                     {item.path: by[item.key] for item in writing},
                 )
+                captions = {item.path: wanted[item.key] for item in writing}
                 try:
-                    edits.write_captions(
-                        view.listing,
-                        view.captions,
-                        {item.path: wanted[item.key] for item in writing},
+                    written = edits.write_captions(
+                        view.listing, view.captions, captions, self._index.tables
                     )
-                    return conflicts
                 except ChangedMeanwhile:
-                    self._view = None
+                    self._index.forget()
                     if attempt == _ATTEMPTS - 1:
                         raise
+                    continue
+                self._shown(self._index.wrote(captions, written))
+                return conflicts
         raise AssertionError("the loop returns or raises")
 
     def remember_author(
@@ -357,7 +389,6 @@ class Contents:
                 self._trash.bring_back(newest[key], self._has_rows)
 
     def _has_rows(self, image: Path) -> bool:
-        self._view = None
         return bool(self.view().captions.rows.get(image))
 
     def _settle(self) -> None:
@@ -401,118 +432,116 @@ def key_of(name: str) -> str:
     ).decode("ascii")
 
 
-def version_of(details: os.stat_result) -> str:
-    """What changes when a file does."""
-    return f"{details.st_mtime_ns:x}-{details.st_size:x}"
+def version_of(time: int, size: int) -> str:
+    """What changes when a file does: its time in nanoseconds and its size."""
+    return f"{time:x}-{size:x}"
 
 
-def _revision(root: Path) -> str:
-    """A hash of the names, sizes and times of all pictures and caption files below a folder."""
-    stamps: list[str] = []
-    waiting, seen = [os.fspath(root)], set()
-    while waiting:
-        folder = waiting.pop()
-        real = os.path.realpath(folder)
-        if real in seen:
-            continue
-        seen.add(real)
-        with contextlib.suppress(OSError), os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir():
-                    waiting.append(entry.path)
-                elif entry.name.lower().endswith(_STAMPED):
-                    with contextlib.suppress(OSError):
-                        stamps.append(f"{entry.path}\0{version_of(entry.stat())}")
-    return hashlib.blake2b(
-        "\0".join(sorted(stamps)).encode("utf-8", "surrogatepass"), digest_size=12
-    ).hexdigest()
-
-
-def _without_links(listing: Listing) -> Listing:
-    """The listing without what lies elsewhere."""
-    root = listing.root.resolve()
-    inside: dict[Path, bool] = {}
-
-    def is_here(path: Path) -> bool:
-        folder = path.parent
-        if folder not in inside:
-            inside[folder] = folder.resolve().is_relative_to(root)
-        is_link = stat.S_ISLNK(path.lstat().st_mode)
-        return inside[folder] and (not is_link or path.resolve().is_relative_to(root))
-
-    kept = Listing(root=listing.root, suffixes=listing.suffixes, findings=list(listing.findings))
-    kept.images = [path for path in listing.images if is_here(path)]
-    kept.others = [path for path in listing.others if is_here(path)]
-    kept.texts = {place: path for place, path in listing.texts.items() if is_here(path)}
-    kept.metadata = [path for path in listing.metadata if is_here(path)]
-    kept.tables = [path for path in listing.tables if is_here(path)]
-    kept.rest = [path for path in listing.rest if is_here(path)]
-    staying = set(kept.images)
-    left_out = [path for path in listing.images if path not in staying]
-    if left_out:
-        template = "{name} is a link to a file elsewhere, and is left out"
-        kept.findings += [
-            warning("left-out", template, path=path, name=listing.name(path)) for path in left_out
-        ]
-    return kept
-
-
-def _read(listing: Listing, revision: str) -> View:
+def _read(reading: Reading, name: str, before: View | None) -> View:
+    """`before`: another view of the same contents, of which is taken what is the same still."""
+    listing, captions = reading.listing, reading.captions
     settings = DatasetSettings(train_data_dir=listing.root)
-    captions = read_captions(listing, settings)
     unmasked, mask_findings = without_masks(listing, captions)
-    stamps = _stamps(unmasked)
-    images = list(stamps)
+    # without those that have gone since they were listed
+    images = [image for image in unmasked if reading.stamp(image) is not None]
     captions = fill_in(captions, images, listing, settings)
+    left_out = (
+        before.left_out
+        if before is not None and before.listing is listing
+        else tuple(unsupported(listing))
+    )
     about, rest = _by_image(
-        [*listing.findings, *captions.findings, *mask_findings, *unsupported(listing)],
+        [*listing.findings, *captions.findings, *mask_findings, *left_out],
         images,
         captions,
     )
     items = [
-        _item(image, stamps[image], captions, listing, about.get(image, [])) for image in images
+        _item(image, reading, captions, tuple(about.get(image, ())), before) for image in images
     ]
-    items.sort(key=lambda item: natural_order(item.name))
+    items.sort(key=lambda item: _natural(item.name))
     return View(
-        revision=revision,
+        revision=f"{name}-{reading.serial}",
+        serial=reading.serial,
         items=tuple(items),
         findings=tuple(rest),
         listing=listing,
         captions=captions,
+        left_out=left_out,
     )
 
 
-def _stamps(images: Iterable[Path]) -> dict[Path, os.stat_result]:
-    """Without those that have gone since they were listed."""
-    stamps = {}
-    for image in images:
-        with contextlib.suppress(OSError):
-            stamps[image] = image.stat()
-    return stamps
+def _changed(view: View, reading: Reading, name: str) -> View:
+    """A view after captions of some of its images were written, which is all that changed."""
+    changes = reading.changes or {}
+    by_image = {
+        **view.captions.by_image,
+        **{image: reading.captions.by_image[image] for image in changes},
+    }
+    captions = dataclasses.replace(
+        view.captions,
+        by_image=by_image,
+        rows=reading.captions.rows,
+        findings=tuple(
+            finding
+            for finding in view.captions.findings
+            if not (finding.kind == "no-caption" and finding.path in changes)
+        ),
+    )
+    items = tuple(
+        item
+        if item.path not in changes
+        else dataclasses.replace(
+            item,
+            caption=by_image[item.path].text,
+            source=by_image[item.path].source,
+            caption_file=_file_of(by_image[item.path], view.listing),
+            findings=tuple(finding for finding in item.findings if finding.kind != "no-caption"),
+        )
+        for item in view.items
+    )
+    return dataclasses.replace(
+        view,
+        revision=f"{name}-{reading.serial}",
+        serial=reading.serial,
+        items=items,
+        captions=captions,
+    )
 
 
 def _item(
     image: Path,
-    details: os.stat_result,
+    reading: Reading,
     captions: Captions,
-    listing: Listing,
-    findings: list[Finding],
+    findings: tuple[Finding, ...],
+    before: View | None,
 ) -> Item:
     caption = captions.by_image.get(image)
-    name = listing.name(image)
+    time, size = reading.stamp(image) or (0, 0)
+    version = version_of(time, size)
+    known = before.by_path.get(image) if before is not None else None
+    if (
+        before is not None
+        and known is not None
+        and (known.version, known.findings) == (version, findings)
+        and before.captions.by_image.get(image) == caption
+    ):
+        return known
+    name = reading.listing.name(image)
     return Item(
         key=key_of(name),
         name=name,
         path=image,
         caption=caption.text if caption else "",
         source=caption.source if caption else None,
-        caption_file=listing.name(caption.path) if caption and caption.path else "",
-        changed=details.st_mtime,
-        version=version_of(details),
-        findings=tuple(findings),
+        caption_file=_file_of(caption, reading.listing),
+        changed=time / 1e9,
+        version=version,
+        findings=findings,
     )
+
+
+def _file_of(caption: Caption | None, listing: Listing) -> str:
+    return listing.name(caption.path) if caption and caption.path else ""
 
 
 def _by_image(

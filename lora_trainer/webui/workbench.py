@@ -225,10 +225,11 @@ class Workbench:
     def save(self, key: str, caption: str, was: str) -> Outcome:
         """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
         with self.contents.lock:
-            title = Message("Caption of {name}", {"name": self.contents.view().item(key).name})
-            outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)])
+            view = self.contents.glance(key)
+            title = Message("Caption of {name}", {"name": view.item(key).name})
+            outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)], view)
             if not outcome.conflicts:
-                self.mark([key], reviewed=True)
+                self._mark(self.contents.latest(), [key], reviewed=True)
             return outcome
 
     def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> Plan:
@@ -266,7 +267,7 @@ class Workbench:
         """Carries a plan out: each file of captions is written once. A plan is carried out once."""
         with self.contents.lock:
             self._plans.pop(plan.id, None)
-            outcome = self._write(plan.title, plan.changes)
+            outcome = self._write(plan.title, plan.changes, self.contents.view())
         return dataclasses.replace(
             outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts)
         )
@@ -352,15 +353,15 @@ class Workbench:
         if changed:
             self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
 
-    def _write(self, title: Message, changes: Sequence[CaptionChange]) -> Outcome:
-        """Compares, writes down, writes. The caller holds the lock."""
-        draft = self._drafted(changes)
+    def _write(self, title: Message, changes: Sequence[CaptionChange], view: View) -> Outcome:
+        """Compares with what is there now, writes down, writes. The caller holds the lock."""
+        draft = self._drafted(changes, view)
         if not draft.changes:
             return Outcome(
                 title=title, changed=0, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts)
             )
         edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
-        conflicts = self._write_drafted(draft, edit)
+        conflicts = self._write_drafted(draft, edit, view)
         return Outcome(
             title=title,
             changed=len(draft.changes) - conflicts,
@@ -368,8 +369,8 @@ class Workbench:
             conflicts=tuple(draft.conflicts),
         )
 
-    def _drafted(self, changes: Sequence[CaptionChange]) -> _Draft:
-        view, draft, known = self.contents.view(), _Draft(), authors.read_authors(self.root)
+    def _drafted(self, changes: Sequence[CaptionChange], view: View) -> _Draft:
+        draft, known = _Draft(), authors.read_authors(self.root)
         for change in changes:
             item, caption = view.by_key.get(change.key), edits.clean(change.caption)
             if item is None:
@@ -400,23 +401,23 @@ class Workbench:
             else authors.PERSON
         )
 
-    def _write_drafted(self, draft: _Draft, edit: Edit) -> int:
+    def _write_drafted(self, draft: _Draft, edit: Edit, view: View) -> int:
         """Writes the captions of a draft; what someone changed in this very moment becomes a
         conflict. Returns how many did.
         """
-        keep = self._reviewed_of([change.key for change in draft.changes])
+        keep = self._reviewed_of([change.key for change in draft.changes], view)
         try:
-            left = self.contents.write_captions(draft.changes)
+            left = self.contents.write_captions(draft.changes, view)
         except LoraTrainerError:
             if not self._has_begun(draft):
                 self.journal.drop(edit)
             raise
-        view = self.contents.view()
+        view = self.contents.latest()
         for key, current in left.items():
             draft.conflicts.append(
                 Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE)
             )
-        self.mark([key for key in keep if key not in left], reviewed=True)
+        self._mark(view, [key for key in keep if key not in left], reviewed=True)
         return len(left)
 
     def _has_begun(self, draft: _Draft) -> bool:
@@ -478,10 +479,10 @@ class Workbench:
                 "Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings",
                 {"count": len(found)},
             )
-            draft = self._drafted(captions)
+            draft = self._drafted(captions, view)
             edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
             if draft.changes:
-                self._write_drafted(draft, edit)
+                self._write_drafted(draft, edit, view)
             edit, conflicts = self._crop_all(edit, list(crops.values()))
             if leaving:
                 self.contents.remove(sorted(leaving))
@@ -628,7 +629,7 @@ class Workbench:
         draft = self._turned_captions(edit, backwards)
         if draft.changes:
             left = self.contents.write_captions(draft.changes)
-            view = self.contents.view()
+            view = self.contents.latest()
             conflicts += [
                 Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
                 for key, now in left.items()
@@ -740,16 +741,22 @@ class Workbench:
         were changed. Raises DatasetError.
         """
         with self.contents.lock:
-            view, marks, changed = self.contents.view(), dict(self._marks()), 0
-            for item in (view.by_key[key] for key in keys if key in view.by_key):
-                content = self.contents.digest(item.path)
-                now = item.caption if reviewed else None
-                if marks.get(content) != now:
-                    changed += 1
-                    marks.pop(content, None) if now is None else marks.update({content: now})
-            if changed:
-                self._write_json(REVIEWED, {"version": 1, "images": marks})
-            return changed
+            return self._mark(self.contents.view(), keys, reviewed=reviewed)
+
+    def _mark(self, view: View, keys: Sequence[str], *, reviewed: bool) -> int:
+        if not keys:
+            return 0
+        marks, changed = dict(self._marks()), 0
+        for item in (view.by_key[key] for key in keys if key in view.by_key):
+            content = self.contents.digest(item.path)
+            now = item.caption if reviewed else None
+            if marks.get(content) != now:
+                changed += 1
+                marks.pop(content, None) if now is None else marks.update({content: now})
+        if changed:
+            self._write_json(REVIEWED, {"version": 1, "images": marks})
+            self._reviewed = (files.stamp(self.root / authors.FOLDER / REVIEWED), marks)
+        return changed
 
     def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
         target = self.root / authors.FOLDER / name
@@ -783,10 +790,9 @@ class Workbench:
             self._reviewed = (stamp, marks)
         return self._reviewed[1]
 
-    def _reviewed_of(self, keys: Sequence[str]) -> list[str]:
+    def _reviewed_of(self, keys: Sequence[str], view: View) -> list[str]:
         if not self._marks():
             return []
-        view = self.contents.view()
         known = self.known(view)
         return [key for key in keys if known.reviewed(view.item(key))]
 

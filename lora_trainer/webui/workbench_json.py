@@ -247,7 +247,7 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str,
             for conflict in outcome.conflicts
         ],
         "edits": edits_json(bench, language),
-        "revision": bench.revision(bench.contents.view()),
+        "revision": bench.revision(bench.contents.latest()),
     }
 
 

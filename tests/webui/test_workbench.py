@@ -69,6 +69,55 @@ def told(folder: Path, name: str, **mend) -> Told:
     )
 
 
+# --- one caption ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["texts", "table"])
+def test_a_saved_caption_lists_the_folder_at_most_once_and_reads_none_again(
+    tmp_path, monkeypatch, kind
+):
+    bench = make(tmp_path, {f"{letter}.png": f"fox {letter}" for letter in "abcdef"})
+    if kind == "texts":
+        (tmp_path / "metadata.csv").unlink()
+        for letter in "abcdef":
+            (tmp_path / f"{letter}.txt").write_text(f"fox {letter}", encoding="utf-8")
+    bench.save(key_of("a.png"), "an earlier one", "fox a")
+    listed, scandir = [], os.scandir
+    monkeypatch.setattr(os, "scandir", lambda path: listed.append(str(path)) or scandir(path))
+    for letter in "bcd":
+        listed.clear()
+        bench.save(key_of(f"{letter}.png"), f"a wolf {letter}", f"fox {letter}")
+        assert listed.count(str(tmp_path)) <= 1
+    monkeypatch.undo()
+    fresh = Contents(tmp_path, follow_links=True).view()
+    for view in (bench.contents.latest(), bench.contents.view()):
+        assert (view.items, view.findings) == (fresh.items, fresh.findings)
+        assert view.captions.by_image == fresh.captions.by_image
+
+
+@pytest.mark.parametrize("kind", ["texts", "table"])
+def test_captions_written_for_the_first_time_are_what_a_fresh_look_finds(tmp_path, kind):
+    bench = make(tmp_path, {"a.png": "fox", "b.png": "", "c.png": "", "d.png": ""})
+    if kind == "texts":
+        (tmp_path / "metadata.csv").unlink()
+        (tmp_path / "a.txt").write_text("fox", encoding="utf-8")
+    for name in ("b.png", "d.png", "c.png"):
+        assert bench.save(key_of(name), f"a wolf, {name}", "").changed == 1
+        fresh = Contents(tmp_path, follow_links=True).view()
+        view = bench.contents.latest()
+        assert (view.items, view.findings) == (fresh.items, fresh.findings)
+
+
+def test_a_row_that_another_program_added_meanwhile_is_a_conflict(tmp_path):
+    bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
+    (tmp_path / "metadata.csv").write_text("a.png,fox\n", encoding="utf-8")
+    bench.contents.view()
+    (tmp_path / "metadata.csv").write_text("a.png,fox\nb.png,theirs\n", encoding="utf-8")
+    outcome = bench.save(key_of("b.png"), "mine", "")
+    assert [conflict.current for conflict in outcome.conflicts] == ["theirs"]
+    assert (tmp_path / "metadata.csv").read_text("utf-8") == "a.png,fox\nb.png,theirs\n"
+
+
 # --- bulk edits -----------------------------------------------------------------------------------
 
 

@@ -216,7 +216,7 @@ def list_removed(studio: Studio, request: Request) -> list[dict[str, Any]]:
 def write_caption(studio: Studio, request: Request) -> dict[str, Any]:
     bench, key = studio.datasets.workbench(request.path["id"]), request.value("key", str)
     outcome = bench.save(key, request.value("caption", str), request.value("was", str))
-    view = bench.contents.view()
+    view = bench.contents.latest()
     item = view.item(key)
     if outcome.conflicts:
         raise Conflict(
