@@ -389,7 +389,7 @@ def inspect(asked: argparse.Namespace) -> int:
 
 
 def check(asked: argparse.Namespace) -> int:
-    from lora_trainer.checkpoint.detect import detect_file, native_resolution
+    from lora_trainer.checkpoint.detect import detect_file
     from lora_trainer.checkpoint.tokenizer import count_tokens, tokenize
     from lora_trainer.console import counting
     from lora_trainer.dataset.check import check_folder
@@ -399,8 +399,7 @@ def check(asked: argparse.Namespace) -> int:
 
     resolution = 512 if asked.resolution is None else asked.resolution
     if asked.checkpoint is not None and asked.resolution is None:
-        found = detect_file(asked.checkpoint)
-        resolution = native_resolution(found.family, found.prediction_type, found.resolution)
+        resolution = detect_file(asked.checkpoint).native_resolution
     settings = DatasetSettings(
         train_data_dir=asked.folder, trigger_word=asked.trigger, resolution=resolution
     )

@@ -53,15 +53,19 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
         BASICS | {"settings"},
     ),
-    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"settings", "runs", "dataset"}),
-    "lora": (TORCH_STACK | {"PIL"}, BASICS | {"settings", "runs", "dataset", "checkpoint"}),
+    "families": (TORCH_STACK, BASICS | {"settings", "dataset", "checkpoint"}),
+    "checkpoint": (TORCH_STACK | {"yaml"}, BASICS | {"settings", "runs", "dataset", "families"}),
+    "lora": (
+        TORCH_STACK | {"PIL"},
+        BASICS | {"settings", "runs", "dataset", "checkpoint", "families"},
+    ),
     "captioning": (
         TORCH_STACK | {"PIL", "onnxruntime"},
         BASICS | {"settings", "runs", "dataset", "checkpoint"},
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
-        BASICS | {"settings", "runs", "dataset", "checkpoint", "lora"},
+        BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "lora"},
     ),
     "tasks": (
         TORCH_STACK | {"PIL", "psutil"},
@@ -71,6 +75,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "runs",
             "dataset",
             "checkpoint",
+            "families",
             "lora",
             "captioning",
             "training",
@@ -91,6 +96,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "runs",
             "dataset",
             "checkpoint",
+            "families",
             "lora",
             "training",
             "worker",
@@ -111,6 +117,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "environment",
             "packages",
             "hosts",
+            "families",
             "lora.deliver",
             "lora.file",
             "lora.size",
@@ -191,7 +198,7 @@ def test_the_light_checkpoint_modules_stay_light():
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}
         assert all(
             imported.removeprefix("lora_trainer.").startswith(
-                (*LIGHT_CHECKPOINT, "errors", "files", "settings")
+                (*LIGHT_CHECKPOINT, "errors", "files", "settings", "families")
             )
             for imported in ours
         ), name

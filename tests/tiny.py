@@ -10,7 +10,9 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lora_trainer import families
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
+from lora_trainer.families.base import TextStates
 
 VOCABULARY = 49408
 WIDTH = 32
@@ -110,6 +112,15 @@ def tiny_text_encoders(family: str) -> tuple[Any, ...]:
     )
 
 
+def encode_captions(
+    parts: Parts, captions: list[str], *, clip_skip: int = 1, max_token_length: int = 75
+) -> TextStates:
+    """Captions as the parts' family encodes them, at the usual settings."""
+    return parts.family.encode_captions(
+        parts, captions, clip_skip=clip_skip, max_token_length=max_token_length
+    )
+
+
 def tiny_parts(
     family: str, seed: int = 0, prediction_type: str = "epsilon", tokenizers: tuple[Any, ...] = ()
 ) -> Parts:
@@ -117,7 +128,7 @@ def tiny_parts(
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)
     parts = Parts(
-        family=family,
+        family=families.get(family),
         schedule=NoiseSchedule(prediction_type=prediction_type),
         unet=tiny_unet(family).eval(),
         vae=tiny_vae(family).eval(),  # type: ignore[arg-type]

@@ -19,25 +19,28 @@ configurations:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import gcd
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lora_trainer.checkpoint.header import Header
 from lora_trainer.checkpoint.names import UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from lora_trainer.families.stable_diffusion import StableDiffusion
 
 VOCABULARY = 49408
 """Tokens in CLIP's vocabulary; every supported text encoder has an embedding for each."""
-LATENT_SCALE: Mapping[Family, float] = {"sd1": 0.18215, "sd2": 0.18215, "sdxl": 0.13025}
 SIZE_NUMBERS = 6
 """SDXL is told six numbers about an image's size: original height and width, crop top and left,
 target height and width.
 """
 
 
-def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dict[str, Any]:
+def unet_config(
+    header: Header, family: StableDiffusion, *, pooled_width: int = 0
+) -> dict[str, Any]:
     """Configuration of `UNet2DConditionModel`. pooled_width: SDXL's second text encoder's
     projection (1280 in full size).
     """
@@ -59,17 +62,17 @@ def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dic
         "layers_per_block": len(levels[0].depths),
         "down_block_types": [level.block_type("Down") for level in levels],
         "up_block_types": [level.block_type("Up") for level in ups],
-        "attention_head_dim": [8 if family == "sd1" else max(1, width // 64) for width in channels],
+        "attention_head_dim": [family.head_count(width) for width in channels],
         "cross_attention_dim": _context_width(header),
         "use_linear_projection": (
             len(_shape(header, _first(header, UNET_PREFIX, ".1.proj_in.weight"))) == 2
         ),
         "norm_num_groups": normalisation_groups(channels),
-        "upcast_attention": family == "sd2",
-        "sample_size": 128 if family == "sdxl" else 64,
+        "upcast_attention": family.upcast_attention,
+        "sample_size": family.side // family.pixels_per_latent,
     }
     config |= _transformer_depths(levels, ups, mid_depth)
-    if family == "sdxl":
+    if family.size_conditioned:
         size_width, remainder = divmod(
             _shape(header, UNET_PREFIX + "label_emb.0.0.weight")[1] - pooled_width, SIZE_NUMBERS
         )
@@ -83,7 +86,9 @@ def unet_config(header: Header, family: Family, *, pooled_width: int = 0) -> dic
     return config
 
 
-def vae_config(header: Header, family: Family, *, prefix: str = VAE_PREFIX) -> dict[str, Any]:
+def vae_config(
+    header: Header, family: StableDiffusion, *, prefix: str = VAE_PREFIX
+) -> dict[str, Any]:
     """Configuration of `AutoencoderKL`, from LDM names behind `prefix` or from diffusers' own
     names.
     """
@@ -110,7 +115,7 @@ def vae_config(header: Header, family: Family, *, prefix: str = VAE_PREFIX) -> d
         for level in range(level_count)
     ]
     latents = _shape(header, f"{prefix}decoder.conv_in.weight")[1]
-    if latents != 4:
+    if latents != family.latent_channels:
         hint = "Choose a VAE made for SD1, SD2 or SDXL; 16 channels belong to FLUX and SD3."
         raise CheckpointError(
             "the VAE in {path} has {count} latent channels instead of 4",
@@ -127,8 +132,8 @@ def vae_config(header: Header, family: Family, *, prefix: str = VAE_PREFIX) -> d
         "down_block_types": ["DownEncoderBlock2D"] * level_count,
         "up_block_types": ["UpDecoderBlock2D"] * level_count,
         "norm_num_groups": normalisation_groups(channels),
-        "scaling_factor": LATENT_SCALE[family],
-        "sample_size": 1024 if family == "sdxl" else 512,
+        "scaling_factor": family.latent_scale,
+        "sample_size": family.side,
     }
 
 

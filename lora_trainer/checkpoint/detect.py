@@ -2,9 +2,10 @@
 cannot be trained on.
 
 Told by names and shapes alone, as the WebUIs do; the sidecar `NAME.yaml` and the metadata settle
-what names cannot. Called by `load`, and by the tab to show a checkpoint's family. No torch.
+what names cannot. Each family is asked whether the file is its own; what none knows is called by
+its name. Called by `load`, and by the tab to show a checkpoint's family. No torch.
 
-Prediction type, first answer wins:
+Prediction type of a diffusion model, first answer wins:
 1. the sidecar: `parameterization: v`, or SGM's VScaling (A1111 and Forge obey it)
 2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models; Forge
    and reForge obey them)
@@ -16,21 +17,23 @@ Prediction type, first answer wins:
 
 from __future__ import annotations
 
-import contextlib
 import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lora_trainer import files
+from lora_trainer import families, files
 from lora_trainer.checkpoint.header import Header, TensorInfo, read_header
-from lora_trainer.checkpoint.names import TEXT_ENCODERS, UNET_PREFIX, VAE_PREFIX, TextEncoderLayout
-from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.checkpoint.names import UNET_PREFIX, TextEncoderLayout
+from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.errors import CheckpointError, ConfigError
 from lora_trainer.settings.schema import parse_yaml
+
+if TYPE_CHECKING:
+    from lora_trainer.families.base import Family
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
 """Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail
@@ -44,23 +47,35 @@ class Detected:
     """What is known of a checkpoint before any tensor is read."""
 
     family: Family
-    prediction_type: PredictionType | None
-    """None: names and shapes cannot tell (SD2)."""
-    prediction_source: str
+    has_vae: bool
+    prediction_type: PredictionType | None = None
+    """None: names and shapes cannot tell (SD2), or it is no diffusion model."""
+    prediction_source: str = "family"
     """Where the prediction type was found: sidecar, marker, metadata, scheduler (of a diffusers
     folder) or family.
     """
-    zero_terminal_snr: bool
-    beta_start: float
-    beta_end: float
-    text_encoders: tuple[TextEncoderLayout, ...]
-    has_vae: bool
+    zero_terminal_snr: bool = False
+    beta_start: float = 0.00085
+    beta_end: float = 0.012
+    text_encoders: tuple[TextEncoderLayout, ...] = ()
+    """Where a file of CLIP text encoders has them."""
     resolution: int | None = None
     """Side in pixels of the pictures it was made for, where the metadata says so
     (modelspec.resolution: "512x512").
     """
     weight_type: str
     """The type most of the UNet is stored in, as safetensors writes it: F16, BF16, F32."""
+
+    @property
+    def native_resolution(self) -> int:
+        """The side of the square pictures it was made for, in pixels: as its metadata says, else
+        its family's.
+        """
+        return (
+            self.resolution
+            or self.family.native_resolution(self.prediction_type)
+            or self.family.usual_resolution
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,61 +98,17 @@ def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
     """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that
     cannot be trained on.
     """
-    _refuse(header)
-    layouts = _text_encoder_layouts(header)
-    family = _family(layouts)
-    sidecar = sidecar or Sidecar()
-    prediction_type, source = _prediction_type(header, sidecar, family)
-    return Detected(
-        family=family,
-        prediction_type=prediction_type,
-        prediction_source=source,
-        zero_terminal_snr="ztsnr" in header.tensors
-        or header.metadata.get("ss_zero_terminal_snr") == "True",
-        beta_start=sidecar.beta_start or 0.00085,
-        beta_end=sidecar.beta_end or 0.012,
-        text_encoders=layouts,
-        has_vae=VAE_PREFIX + "decoder.conv_in.weight" in header.tensors,
-        resolution=_resolution(header),
-        weight_type=usual_type(
-            info for name, info in header.tensors.items() if name.startswith(UNET_PREFIX)
-        ),
+    for family in families.every():
+        found = family.recognise(header, sidecar or Sidecar())
+        if found is not None:
+            return found
+    refuse(header)
+    raise CheckpointError(
+        "{path} is a model of an unknown kind (it holds {examples})",
+        hint=ANOTHER,
+        path=header.path,
+        examples=", ".join(sorted(header.tensors)[:3]),
     )
-
-
-def stated_family(header: Header) -> Family | None:
-    """The family that a file belongs to, by its text encoders or its metadata; None for one that
-    does not say, as a VAE by itself.
-    """
-    if UNET_PREFIX + "input_blocks.0.0.weight" in header.tensors:
-        with contextlib.suppress(CheckpointError):
-            return _family(_text_encoder_layouts(header))
-    stated = header.metadata.get("modelspec.architecture", "").lower()
-    known: tuple[tuple[str, Family], ...] = (
-        ("stable-diffusion-xl", "sdxl"),
-        ("stable-diffusion-v2", "sd2"),
-        ("stable-diffusion-v1", "sd1"),
-    )
-    return next((family for start, family in known if stated.startswith(start)), None)
-
-
-def _family(layouts: tuple[TextEncoderLayout, ...]) -> Family:
-    if len(layouts) == 2:
-        return "sdxl"
-    return "sd2" if layouts[0].style == "open_clip" else "sd1"
-
-
-def native_resolution(
-    family: Family, prediction_type: PredictionType | None, stated: int | None
-) -> int:
-    """The side of the square pictures a checkpoint was made for, in pixels: as its metadata says
-    (`Detected.resolution`), else its family's.
-    """
-    if stated is not None:
-        return stated
-    if family == "sdxl":
-        return 1024
-    return 768 if family == "sd2" and prediction_type == "v_prediction" else 512
 
 
 RESOLUTION = re.compile(
@@ -153,10 +124,10 @@ def stated_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     return (int(match[1]), int(match[2] or match[1])) if match else None
 
 
-def _resolution(header: Header) -> int | None:
-    """The side of a square of the same area; latents are whole, so it is a multiple of 8."""
-    stated = stated_resolution(header.metadata)
-    return round(math.sqrt(stated[0] * stated[1])) // 8 * 8 or None if stated else None
+def stated_side(metadata: Mapping[str, str], step: int) -> int | None:
+    """The side of a square of the same area, a multiple of `step`: latents are whole."""
+    stated = stated_resolution(metadata)
+    return round(math.sqrt(stated[0] * stated[1])) // step * step or None if stated else None
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
@@ -191,25 +162,6 @@ def _number(value: Any) -> float | None:
     return float(value) if isinstance(value, (int, float)) and 0 < value < 1 else None
 
 
-def _prediction_type(
-    header: Header, sidecar: Sidecar, family: Family
-) -> tuple[PredictionType | None, str]:
-    if sidecar.prediction_type == "v_prediction":
-        return "v_prediction", "sidecar"
-    if "v_pred" in header.tensors:
-        return "v_prediction", "marker"
-    stated = header.metadata.get("modelspec.prediction_type", "").lower()
-    if stated in ("v", "v_prediction", "v-prediction") or header.metadata.get(
-        "modelspec.architecture", ""
-    ).endswith("-v"):
-        return "v_prediction", "metadata"
-    if stated in ("epsilon", "eps"):
-        return "epsilon", "metadata"
-    if family == "sd2":
-        return sidecar.prediction_type, "sidecar" if sidecar.prediction_type else "family"
-    return "epsilon", "family"
-
-
 def usual_type(infos: Iterable[TensorInfo]) -> str:
     """The type that most bytes of these tensors are in."""
     sizes = Counter[str]()
@@ -218,58 +170,30 @@ def usual_type(infos: Iterable[TensorInfo]) -> str:
     return sizes.most_common(1)[0][0]
 
 
-def _text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
-    """Where the text encoders lie. Early SD1 files (NovelAI's) lack `text_model`; SD 2.1 turbo has
-    SDXL's naming.
-    """
-    clip_l, open_clip_g = TEXT_ENCODERS["sdxl"]
-    if _has_open_clip(header, open_clip_g.prefix) and _has_clip(header, clip_l.prefix):
-        return clip_l, open_clip_g
-    for prefix in (TEXT_ENCODERS["sd1"][0].prefix, "cond_stage_model.transformer."):
-        if _has_clip(header, prefix):
-            return (TextEncoderLayout(prefix, "clip"),)
-    for prefix in (TEXT_ENCODERS["sd2"][0].prefix, "conditioner.embedders.0.model."):
-        if _has_open_clip(header, prefix):
-            return (TextEncoderLayout(prefix, "open_clip"),)
-    raise CheckpointError(
-        "{path} has no text encoder",
-        hint=(
-            "It may be a UNet by itself, for a WebUI that loads the parts apart. Choose the full"
-            " checkpoint."
-        ),
-        path=header.path,
-    )
-
-
-def _has_clip(header: Header, prefix: str) -> bool:
+def has_clip(header: Header, prefix: str) -> bool:
+    """Whether a CLIP text encoder lies behind `prefix`."""
     return prefix + "embeddings.token_embedding.weight" in header.tensors
 
 
-def _has_open_clip(header: Header, prefix: str) -> bool:
+def has_open_clip(header: Header, prefix: str) -> bool:
+    """Whether one of OpenCLIP's text encoders does."""
     return prefix + "token_embedding.weight" in header.tensors
 
 
-def _refuse(header: Header) -> None:
-    """Raise for everything that is not a whole text-to-image checkpoint of SD1, SD2 or SDXL."""
+def refuse(header: Header) -> None:
+    """Raise for what people choose by mistake, whichever family it looks like."""
     for holds, what, hint in _KINDS:
         if holds(header):
             raise CheckpointError("{path} is " + what, hint=hint, path=header.path)
-    conv_in = header.shape(UNET_PREFIX + "input_blocks.0.0.weight")
-    if conv_in is None or len(conv_in) != 4:
-        examples = ", ".join(sorted(header.tensors)[:3])
-        raise CheckpointError(
-            "{path} is a model of an unknown kind (it holds {examples})",
-            hint=ANOTHER,
-            path=header.path,
-            examples=examples,
-        )
-    if conv_in[1] != 4:
-        raise _wrong_input(header, conv_in[1])
+
+
+def require_full_precision(header: Header, prefix: str) -> None:
+    """Raise for weights behind `prefix` in a type that cannot be trained on."""
     odd = next(
         (
             info.dtype
             for name, info in header.tensors.items()
-            if name.startswith(UNET_PREFIX) and info.dtype not in FULL_PRECISIONS
+            if name.startswith(prefix) and info.dtype not in FULL_PRECISIONS
         ),
         None,
     )
@@ -278,32 +202,6 @@ def _refuse(header: Header) -> None:
         raise CheckpointError(
             "the weights in {path} are quantised ({kind})", hint=hint, path=header.path, kind=odd
         )
-
-
-def _wrong_input(header: Header, channels: int) -> CheckpointError:
-    if channels == 9:
-        hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
-        return CheckpointError(
-            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=header.path
-        )
-    if channels == 8:
-        return CheckpointError(
-            "{path} is an instruct-pix2pix checkpoint (8 input channels)",
-            hint=ANOTHER,
-            path=header.path,
-        )
-    if channels == 5:
-        return CheckpointError(
-            "{path} is a depth-to-image checkpoint (5 input channels)",
-            hint=ANOTHER,
-            path=header.path,
-        )
-    return CheckpointError(
-        "the UNet in {path} has {count} input channels instead of 4",
-        hint=ANOTHER,
-        path=header.path,
-        count=channels,
-    )
 
 
 def _has(*names: str) -> Callable[[Header], bool]:
@@ -337,7 +235,7 @@ def _is_embedding(header: Header) -> bool:
 
 def _is_refiner(header: Header) -> bool:
     return (
-        _has_open_clip(header, "conditioner.embedders.0.model.")
+        has_open_clip(header, "conditioner.embedders.0.model.")
         and UNET_PREFIX + "label_emb.0.0.weight" in header.tensors
     )
 

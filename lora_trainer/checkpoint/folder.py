@@ -6,7 +6,7 @@ safetensors files. No torch.
 
     model_index.json   unet/config.json   unet/diffusion_pytorch_model.safetensors   (or
         .fp16.safetensors, or several with an index)
-    scheduler/scheduler_config.json   vae/   text_encoder/   text_encoder_2/ (SDXL)
+    scheduler/scheduler_config.json   vae/   text_encoder/   text_encoder_2/
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import files
-from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file, usual_type
+from lora_trainer import families, files
+from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file
 from lora_trainer.checkpoint.header import Header, read_header
-from lora_trainer.checkpoint.parts import Family, PredictionType
 from lora_trainer.errors import CheckpointError
 
 
@@ -54,22 +53,13 @@ def read_folder(path: Path) -> Folder:
     path = Path(path)
     if not (path / "model_index.json").is_file():
         raise _not_diffusers(path)
-    if not (path / "unet").is_dir():
-        kind = str(_read_json(path / "model_index.json").get("_class_name", "an unknown pipeline"))
-        raise CheckpointError(
-            "{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind
-        )
-    unet = read_component(path / "unet")
-    family = _family(path, unet.config)
-    text_encoders = tuple(
-        read_component(path / name)
-        for name in (("text_encoder", "text_encoder_2") if family == "sdxl" else ("text_encoder",))
-    )
-    return Folder(
-        detected=_detected(path, family, unet),
-        unet=unet,
-        text_encoders=text_encoders,
-        vae=read_component(path / "vae") if (path / "vae").is_dir() else None,
+    for family in families.every():
+        found = family.recognise_folder(path)
+        if found is not None:
+            return found
+    kind = str(read_json(path / "model_index.json").get("_class_name", "an unknown pipeline"))
+    raise CheckpointError(
+        "{path} is a {kind}, which is not supported", hint=ANOTHER, path=path, kind=kind
     )
 
 
@@ -82,7 +72,7 @@ def read_component(folder: Path) -> FolderComponent:
             path=folder,
         )
     return FolderComponent(
-        config=_read_json(folder / "config.json"),
+        config=read_json(folder / "config.json"),
         headers=tuple(read_header(file) for file in _weight_files(folder)),
     )
 
@@ -117,7 +107,7 @@ def _parts_of(index: Path) -> list[str]:
     """The names of the files that a large model is split into; one that leads out of the folder is
     somebody's trap.
     """
-    listed = _read_json(index).get("weight_map")
+    listed = read_json(index).get("weight_map")
     names = (
         set(listed.values())
         if isinstance(listed, dict) and all(isinstance(name, str) for name in listed.values())
@@ -132,70 +122,8 @@ def _parts_of(index: Path) -> list[str]:
     return sorted(names)
 
 
-def _family(path: Path, config: dict[str, Any]) -> Family:
-    channels = config.get("in_channels", 4)
-    if channels == 9:
-        hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
-        raise CheckpointError(
-            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path
-        )
-    if channels != 4:
-        raise CheckpointError(
-            "the UNet in {path} has {count} input channels instead of 4",
-            hint=ANOTHER,
-            path=path,
-            count=channels,
-        )
-    if config.get("time_cond_proj_dim"):
-        hint = "Train on the model it was distilled from."
-        raise CheckpointError(
-            "{path} is an LCM-distilled model, which learns nothing from ordinary training",
-            hint=hint,
-            path=path,
-        )
-    if config.get("addition_embed_type") == "text_time":
-        if not (path / "text_encoder").is_dir():
-            raise CheckpointError(
-                "{path} is an SDXL refiner, which cannot be used alone",
-                hint="Train on the SDXL base checkpoint.",
-                path=path,
-            )
-        return "sdxl"
-    if (
-        config.get("_class_name") != "UNet2DConditionModel"
-        or config.get("class_embed_type")
-        or config.get("encoder_hid_dim")
-    ):
-        raise CheckpointError("{path} is a model of an unknown kind", hint=ANOTHER, path=path)
-    text = _read_json(path / "text_encoder" / "config.json")
-    return "sd2" if text.get("hidden_act") == "gelu" else "sd1"
-
-
-def _detected(path: Path, family: Family, unet: FolderComponent) -> Detected:
-    file = path / "scheduler" / "scheduler_config.json"
-    scheduler = _read_json(file) if file.is_file() else {}
-    stated = scheduler.get("prediction_type")
-    prediction_type: PredictionType | None = None if family == "sd2" else "epsilon"
-    if stated in ("epsilon", "v_prediction"):
-        prediction_type = stated
-    elif stated:
-        raise CheckpointError(
-            "{path} predicts {kind}, which is not supported", hint=ANOTHER, path=path, kind=stated
-        )
-    return Detected(
-        family=family,
-        prediction_type=prediction_type,
-        prediction_source="scheduler" if stated else "family",
-        zero_terminal_snr=bool(scheduler.get("rescale_betas_zero_snr")),
-        beta_start=float(scheduler.get("beta_start", 0.00085)),
-        beta_end=float(scheduler.get("beta_end", 0.012)),
-        text_encoders=(),
-        has_vae=(path / "vae").is_dir(),
-        weight_type=usual_type(info for header in unet.headers for info in header.tensors.values()),
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """One of the folder's configurations. CheckpointError if it cannot be read."""
     try:
         # diffusers writes -Infinity into schedulers' settings
         content = files.load_json(path, infinite=True)

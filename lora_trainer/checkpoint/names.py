@@ -96,17 +96,6 @@ class TextEncoderLayout:
     style: Literal["clip", "open_clip"]
 
 
-TEXT_ENCODERS: Mapping[str, tuple[TextEncoderLayout, ...]] = {
-    "sd1": (TextEncoderLayout("cond_stage_model.transformer.text_model.", "clip"),),
-    "sd2": (TextEncoderLayout("cond_stage_model.model.", "open_clip"),),
-    "sdxl": (
-        TextEncoderLayout("conditioner.embedders.0.transformer.text_model.", "clip"),
-        TextEncoderLayout("conditioner.embedders.1.model.", "open_clip"),
-    ),
-}
-"""The text encoders of each family where the family's original files have them."""
-
-
 def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
     """Names of a UNet's modules: diffusers' -> the WebUI's."""
     return dict(_unet_pairs(config))
@@ -117,23 +106,31 @@ def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
     return dict(_vae_pairs(config))
 
 
-def rename(name: str, modules: Mapping[str, str]) -> str:
+def rename(name: str, modules: Mapping[str, str], separator: str = ".") -> str:
     """A module's or tensor's name with its longest known beginning replaced: KeyError if no
     beginning is known.
     """
-    parts = name.split(".")
+    parts = name.split(separator)
     for count in range(len(parts), 0, -1):
-        renamed = modules.get(".".join(parts[:count]))
+        renamed = modules.get(separator.join(parts[:count]))
         if renamed is not None:
-            return ".".join([renamed, *parts[count:]])
+            return separator.join([renamed, *parts[count:]])
     raise KeyError(name)
 
 
-def ldm_module_name(diffusers_name: str, config: Mapping[str, Any]) -> str:
-    """A UNet module's name in LDM and SGM files: `mid_block.attentions.0.proj_in` ->
-    `middle_block.1.proj_in`.
+def flat(modules: Mapping[str, str]) -> dict[str, str]:
+    """The same names as LoRA files write them, with underscores for dots."""
+    return {ours.replace(".", "_"): theirs.replace(".", "_") for ours, theirs in modules.items()}
+
+
+def native_flat_path(path: str, flat_modules: Mapping[str, str]) -> str:
+    """A flat path of diffusers' in the checkpoint's own names; one that is in them already, or
+    unknown, is itself. `flat_modules` comes from `flat`.
     """
-    return rename(diffusers_name, unet_modules(config))
+    try:
+        return rename(path, flat_modules, "_")
+    except KeyError:
+        return path
 
 
 def stored_in_unet(name: str, modules: Mapping[str, str]) -> Stored:

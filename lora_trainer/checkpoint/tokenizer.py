@@ -22,11 +22,11 @@ import bisect
 import importlib.util
 import json
 import tempfile
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.dataset.clip_bpe import END, data_file, places, read_vocabulary, whitespace_joined
 from lora_trainer.dataset.tokens import Token
 from lora_trainer.errors import SetupError
@@ -39,9 +39,8 @@ an exclamation mark inside a word.
 """
 
 
-def load_tokenizers(family: Family) -> tuple[Any, ...]:
-    """One transformers.CLIPTokenizer for each text encoder of the family."""
-    kinds = {"sd1": ("clip",), "sd2": ("open_clip",), "sdxl": ("clip", "open_clip")}[family]
+def load_tokenizers(kinds: Iterable[str]) -> tuple[Any, ...]:
+    """One transformers.CLIPTokenizer for each text encoder of these kinds: clip, open_clip."""
     return tuple(_tokenizer(PADDING[kind]) for kind in kinds)
 
 

@@ -18,13 +18,7 @@ from lora_trainer import files
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.names import Stored
 from lora_trainer.checkpoint.parts import Parts
-
-SPEC_ARCHITECTURE = {
-    "sd1": "stable-diffusion-v1",
-    "sd2": "stable-diffusion-v2-512",
-    "sdxl": "stable-diffusion-xl-v1-base",
-}
-"""Names of https://github.com/Stability-AI/ModelSpec."""
+from lora_trainer.families.stable_diffusion import StableDiffusion
 
 
 def write_checkpoint(
@@ -55,6 +49,11 @@ def write_checkpoint(
     return path
 
 
+def _family(parts: Parts) -> StableDiffusion:
+    assert isinstance(parts.family, StableDiffusion), "a WebUI file of a UNet"
+    return parts.family
+
+
 def _stored_tensors(parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
     """Every tensor under its name in the file."""
     if parts.unet is not None:
@@ -64,12 +63,12 @@ def _stored_tensors(parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
         vae_modules = names.vae_modules(parts.vae.config)
         yield from _in_form(parts.vae, lambda name: names.stored_in_vae(name, vae_modules))
     for encoder, layout in zip(
-        parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)
+        parts.text_encoders, _family(parts).text_encoder_layouts, strict=bool(parts.text_encoders)
     ):
         yield from _in_form(
             encoder, lambda name, layout=layout: names.stored_in_text_encoder(name, layout)
         )
-        if parts.family == "sd2":
+        if _family(parts).last_text_layer_unused:
             yield from _unused_layer(encoder, layout)
 
 
@@ -126,7 +125,7 @@ def _positions_and_markers(parts: Parts) -> dict[str, torch.Tensor]:
     """
     tensors: dict[str, torch.Tensor] = {}
     for encoder, layout in zip(
-        parts.text_encoders, names.TEXT_ENCODERS[parts.family], strict=bool(parts.text_encoders)
+        parts.text_encoders, _family(parts).text_encoder_layouts, strict=bool(parts.text_encoders)
     ):
         if layout.style == "clip":
             tensors[layout.prefix + "embeddings.position_ids"] = torch.arange(
@@ -141,14 +140,9 @@ def _positions_and_markers(parts: Parts) -> dict[str, torch.Tensor]:
 
 def _metadata(parts: Parts) -> dict[str, str]:
     is_v = parts.schedule.prediction_type == "v_prediction"
-    architecture = (
-        "stable-diffusion-v2-768-v"
-        if parts.family == "sd2" and is_v
-        else SPEC_ARCHITECTURE[parts.family]
-    )
     return {
         "format": "pt",
         "modelspec.sai_model_spec": "1.0.0",
-        "modelspec.architecture": architecture,
+        "modelspec.architecture": parts.family.spec_architecture(parts.schedule.prediction_type),
         "modelspec.prediction_type": "v" if is_v else "epsilon",
     }

@@ -18,6 +18,7 @@ import yaml
 
 from lora_trainer import files
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
+from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.demo import EMBEDDED
 
 
@@ -48,6 +49,7 @@ def host_config(checkpoint: Checkpoint, encoder_folder: Path) -> dict[str, Any]:
     """
     assert checkpoint.vae is not None
     schedule = checkpoint.schedule
+    assert isinstance(schedule, NoiseSchedule), "SD1 is a diffusion model"
     return {
         "model": {
             "target": "ldm.models.diffusion.ddpm.LatentDiffusion",

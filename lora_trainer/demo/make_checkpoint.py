@@ -37,7 +37,6 @@ import numpy as np
 import torch
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo import EMBEDDED, world
 from lora_trainer.demo.make_unet import UnetSettings, new_text_encoder, new_unet, train_unet
@@ -51,6 +50,7 @@ from lora_trainer.demo.make_vae import (
 )
 from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
 from lora_trainer.demo.stages import Share, load_state
+from lora_trainer.families.stable_diffusion import SD1
 
 
 def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
@@ -60,12 +60,12 @@ def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
     of_unet = load_state(folder / "unet.pt", average=model)
     model.requires_grad_(False)
     parts = Parts(
-        family="sd1",
+        family=SD1,
         schedule=NoiseSchedule(),
         unet=model["unet"].eval(),
         vae=widen(skeleton.vae).eval().requires_grad_(False),
         text_encoders=(model["text"].eval(),),
-        tokenizers=load_tokenizers("sd1"),
+        tokenizers=SD1.tokenizers(),
     )
     about = {
         "modelspec.title": "embedded checkpoint of the drawn world",

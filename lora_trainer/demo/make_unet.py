@@ -19,10 +19,10 @@ import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.demo import world
 from lora_trainer.demo.make_vae import Skeleton, settled_skeleton, to_tensor
 from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
+from lora_trainer.families.stable_diffusion import SD1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ TEXT_WIDTH = 48
 
 def new_unet() -> UNet2DConditionModel:
     return UNet2DConditionModel(
-        sample_size=world.SIDE // 8,
-        in_channels=4,
-        out_channels=4,
+        sample_size=world.SIDE // SD1.pixels_per_latent,
+        in_channels=SD1.latent_channels,
+        out_channels=SD1.latent_channels,
         block_out_channels=(96, 96),
         layers_per_block=1,
         norm_num_groups=32,
@@ -77,7 +77,7 @@ class Captions:
     """Captions as token numbers of the host's form: begin, words, end, padded with end to 77."""
 
     def __init__(self) -> None:
-        self._tokenizer = load_tokenizers("sd1")[0]
+        self._tokenizer = SD1.tokenizers()[0]
         self._known: dict[str, list[int]] = {}
 
     def tokens(self, captions: list[str]) -> torch.Tensor:
@@ -109,7 +109,10 @@ def world_latents(
                     for drawing in itertools.islice(source, 50)
                 ]
             )
-            found.append(skeleton.encode(pictures)[:, :4] * skeleton.vae.config.scaling_factor)
+            found.append(
+                skeleton.encode(pictures)[:, : SD1.latent_channels]
+                * skeleton.vae.config.scaling_factor
+            )
     latents = torch.cat(found)
     torch.save(latents, path)
     return latents

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from lora_trainer.demo import world
 from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
+from lora_trainer.families.stable_diffusion import SD1
 
 WIDTH = 96
 """Channels of the VAE, the same at every level: the WebUI's configuration knows whole multiples of
@@ -59,14 +60,14 @@ def new_vae(channels: tuple[int, ...] = (WIDTH,) * 4) -> AutoencoderKL:
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
-        latent_channels=4,
+        latent_channels=SD1.latent_channels,
         block_out_channels=channels,
         layers_per_block=1,
         norm_num_groups=32,
         sample_size=world.SIDE,
         down_block_types=("DownEncoderBlock2D",) * 4,
         up_block_types=("UpDecoderBlock2D",) * 4,
-        scaling_factor=0.18215,
+        scaling_factor=SD1.latent_scale,
     )
 
 
@@ -433,7 +434,9 @@ def settled_skeleton(folder: Path) -> tuple[Skeleton, Progress]:
         ]
     )
     with torch.no_grad():
-        latents = torch.cat([skeleton.encode(part)[:, :4] for part in torch.split(pictures, 64)])
+        latents = torch.cat(
+            [skeleton.encode(part)[:, : SD1.latent_channels] for part in torch.split(pictures, 64)]
+        )
         fold(
             skeleton.vae,
             latents.mean((0, 2, 3)),

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_trainer.checkpoint.parts import Parts
+from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
 from lora_trainer.demo import measure, world
 from lora_trainer.demo.world import Scene
-from lora_trainer.training.preview import make_sampler
+from lora_trainer.families.components.noise import make_sampler
+from lora_trainer.families.stable_diffusion import SD1
 
 
 def prompt_of(scene: Scene) -> str:
@@ -45,10 +46,12 @@ def sample(
     """
     count = len(prompts)
     text = torch.cat([text_states(parts, [""]).expand(count, -1, -1), text_states(parts, prompts)])
+    assert isinstance(parts.schedule, NoiseSchedule), "SD1 is a diffusion model"
     sampler = make_sampler("ddim", parts.schedule)
     sampler.set_timesteps(step_count)
+    side = world.SIDE // SD1.pixels_per_latent
     latents = torch.randn(
-        count, 4, world.SIDE // 8, world.SIDE // 8, generator=torch.Generator().manual_seed(seed)
+        (count, SD1.latent_channels, side, side), generator=torch.Generator().manual_seed(seed)
     )
     for timestep in sampler.timesteps:
         without, with_text = parts.unet(

@@ -21,10 +21,11 @@ from typing import Any
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 
-from lora_trainer.checkpoint.parts import Family, Parts
+from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError
+from lora_trainer.families.base import Family
 from lora_trainer.lora.names import Part, adaptable_layers, part_models
-from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
+from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, LoraSettings
 
 ADAPTER = "default"
 
@@ -66,13 +67,11 @@ class Adapters:
     def __init__(
         self,
         *,
-        family: Family,
         rank: int,
         alpha: float,
         layers: Sequence[Adapter],
         models: Mapping[Part, Any],
     ) -> None:
-        self.family = family
         self.rank = rank
         self.alpha = alpha
         self.layers = tuple(layers)
@@ -191,21 +190,9 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
     a name in target_modules or text_encoder_targets matches no layer.
     """
     alpha = float(settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha)
-    chosen: list[tuple[Part, Any, list[str]]] = []
-    for part, model in part_models(parts):
+    chosen = list(target_layers(parts, settings))
+    for _, model in part_models(parts):
         model.requires_grad_(False)
-        if part == "unet" and settings.target_modules:
-            chosen.append(
-                (part, model, matching_layers(model, "target_modules", settings.target_modules))
-            )
-        elif part != "unet" and settings.train_text_encoder and settings.text_encoder_targets:
-            chosen.append(
-                (
-                    part,
-                    model,
-                    matching_layers(model, "text_encoder_targets", settings.text_encoder_targets),
-                )
-            )
     if parts.vae is not None:
         parts.vae.requires_grad_(False)
     if not chosen:
@@ -220,7 +207,6 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
         for adapter in _inject(part, model, paths, settings, alpha, generator)
     ]
     return Adapters(
-        family=parts.family,
         rank=settings.lora_rank,
         alpha=alpha,
         layers=layers,
@@ -263,7 +249,6 @@ def _inject(
 
 # --- which layers ---------------------------------------------------------------------------------
 
-DEFAULTS = {"target_modules": UNET_TARGETS, "text_encoder_targets": TEXT_ENCODER_TARGETS}
 NAMES_OF_LANGUAGE_MODELS = {
     *TEXT_ENCODER_TARGETS,
     "o_proj",
@@ -274,21 +259,43 @@ NAMES_OF_LANGUAGE_MODELS = {
 }
 
 
-def matching_layers(model: Any, setting: str, targets: Sequence[str]) -> list[str]:
+def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, Any, list[str]]]:
+    """Each loaded model that learns, with the paths of its layers that do. Raises ConfigError for
+    names that match no layer.
+    """
+    family = parts.family
+    asked = family.learning(settings)
+    for part, model in part_models(parts):
+        if part == "unet":
+            setting, targets, default = "target_modules", asked.target_modules, family.unet_targets
+        else:
+            setting, default = "text_encoder_targets", family.text_encoder_targets
+            targets = asked.text_encoder_targets if asked.train_text_encoder else ()
+        if targets:
+            yield part, model, matching_layers(model, family, setting, targets, default)
+
+
+def matching_layers(
+    model: Any,
+    family: Family,
+    setting: str,
+    targets: Sequence[str],
+    default: Sequence[str],
+) -> list[str]:
     """Paths of the Linear and Conv2d layers whose path is a target or ends with `.` and a target,
     in the model's order.
 
-    Raises ConfigError naming the targets that match nothing. (Of the default set, which fits every
-    usual model, one match is enough.)
+    Raises ConfigError naming the targets that match nothing. (Of the family's `default` set, one
+    match is enough.)
     """
-    layers = adaptable_layers(model)
+    layers = adaptable_layers(model, family)
     matched = {
         path: [target for target in targets if path == target or path.endswith("." + target)]
         for path in layers
     }
     found = [path for path, by in matched.items() if by]
     lost = [target for target in targets if not any(target in by for by in matched.values())]
-    if lost and not (found and tuple(targets) == DEFAULTS[setting]):
+    if lost and not (found and tuple(targets) == tuple(default)):
         raise _no_such_layer(model, setting, lost, layers)
     return found
 

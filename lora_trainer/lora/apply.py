@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
-from lora_trainer.lora.names import adaptable_layers, part_models, unet_depth, webui_name
+from lora_trainer.lora.names import webui_layers
 
 
 @dataclass(frozen=True)
@@ -37,12 +37,7 @@ def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
 
     Raises LoraFileError if a file has a layer these models lack.
     """
-    depth = unet_depth(parts)
-    layers = {
-        webui_name(parts.family, part, path, depth): layer
-        for part, model in part_models(parts)
-        for path, layer in adaptable_layers(model).items()
-    }
+    layers = webui_layers(parts)
     kept: dict[str, torch.Tensor] = {}
     try:
         for lora in loras:

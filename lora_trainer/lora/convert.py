@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.errors import LoraFileError
+from lora_trainer.families import find
 from lora_trainer.files import replace_file
 from lora_trainer.lora.file import encode_header, read_header
 from lora_trainer.lora.layouts import (
@@ -23,7 +24,6 @@ from lora_trainer.lora.layouts import (
     NAMED_ADAPTER,
     SD,
     TEXT,
-    TEXT_2,
     UNET,
     Layer,
     families_of,
@@ -31,12 +31,10 @@ from lora_trainer.lora.layouts import (
     layers_in,
     split_key,
 )
-from lora_trainer.lora.names import sgm_name
 from lora_trainer.lora.scales import IN_HEADER, scales_of
 
 ROLES = {"down": "lora_down.weight", "up": "lora_up.weight"}
 """What kohya calls the two halves; every other end is everybody's."""
-VERSIONS = {"sd1": "sd_v1", "sd2": "sd_v2", "sdxl": "sdxl_base_v1-0"}
 COPIED_KINDS = frozenset({"LoRA", "LoHa", "LoKr", "GLoRA", "full difference", "norms", "DoRA", ""})
 
 
@@ -93,10 +91,11 @@ def convert(source: Path, target: Path) -> int:
         for key, value in header.metadata.items()
         if key != IN_HEADER and not key.startswith(("sshs_", "modelspec.hash"))
     }
-    if families[0] in VERSIONS and len(families) == 1:
+    known = find(families[0])
+    if known is not None and len(families) == 1:
         metadata = {
-            "ss_base_model_version": VERSIONS[families[0]],
-            "ss_v2": str(families[0] == "sd2"),
+            "ss_base_model_version": known.base_model_version(None),
+            "ss_v2": str(known.is_v2),
             **metadata,
         }
 
@@ -119,15 +118,10 @@ def _new_name(layer: Layer, family: str) -> str | None:
         return None
     if layer.layout is KOHYA:
         return layer.name
+    known = find(family)
     if layer.part == UNET and (family in SD or form_of(layer, family) == "native"):
-        return "lora_unet_" + (sgm_name(layer.path) if family == "sdxl" else layer.path)
-    heads = (
-        {TEXT: "lora_te1_", TEXT_2: "lora_te2_"}
-        if family == "sdxl"
-        else {TEXT: "lora_te_"}
-        if family in SD
-        else {TEXT: "lora_te1_"}
-    )
+        return "lora_unet_" + (layer.path if known is None else known.host_path(layer.path))
+    heads = {TEXT: "lora_te1_"} if known is None else known.lora_prefixes
     return (
         heads[layer.part] + layer.path
         if layer.part in heads and layer.path.startswith("text_model_")

@@ -31,8 +31,8 @@ from typing import Any
 from PIL import Image, PngImagePlugin
 
 from lora_trainer import files
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
+from lora_trainer.families.base import Family
 from lora_trainer.lora.file import copy_with_metadata, read_header, same_weights
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
@@ -41,7 +41,6 @@ NOTE_END = ".delivery.json"
 PATIENCE = 60.0
 """Seconds for which another delivery of the same file is waited for: it copies one file."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".ckpt")
-SD_VERSIONS: dict[Family, str] = {"sd1": "SD1", "sd2": "SD2", "sdxl": "SDXL"}
 PREVIEW_SIDE = 768
 """Longest side of the card's picture in pixels: sharp on a card, and small to load a hundred times.
 """
@@ -162,7 +161,7 @@ def _sidecar(
     """The user metadata of A1111's card, in A1111's keys."""
     values = {
         "description": description,
-        "sd version": SD_VERSIONS[family],
+        "sd version": family.sd_version,
         "activation text": trigger,
         "preferred weight": preferred_weight,
         "negative text": negative_text,

@@ -609,7 +609,9 @@ def _notes(
         )
     elif not values and description.families and set(description.families) <= SD:
         yield Message("There is no metadata: A1111 cannot tell its family.")
-    elif family == "sdxl" and not values.get("ss_base_model_version", "").startswith("sdxl_"):
+    elif family and not values.get("ss_base_model_version", "").startswith(
+        FAMILIES[family].version
+    ):
         yield Message(
             "The metadata does not say SDXL: A1111 takes it for SD1 and hides it while an SDXL"
             " model is loaded."

@@ -36,8 +36,6 @@ from lora_trainer.lora.names import (
     diffusers_names,
     fits,
     module_names,
-    unet_depth,
-    webui_name,
 )
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
@@ -84,8 +82,9 @@ def export(
     is left at `path` then.
     """
     tensors: dict[str, torch.Tensor] = {}
+    layer_name = parts.family.layer_names(parts)
     for adapter in adapters.layers:
-        name = webui_name(adapters.family, adapter.part, adapter.path, unet_depth(parts))
+        name = layer_name(adapter.part, adapter.path)
         tensors[name + WEBUI_ENDS[0]] = adapter.down.detach().to("cpu", dtype)
         tensors[name + WEBUI_ENDS[1]] = adapter.up.detach().to("cpu", dtype)
         # float32 whatever the weights are: float16 would round an alpha of 2.7

@@ -370,6 +370,8 @@ class Family:
     name: str
     diffusers: re.Pattern[str]
     """Paths that are diffusers' rather than the model's own."""
+    version: str = ""
+    """What ss_base_model_version has to begin with: without it, A1111 takes the LoRA for SD1."""
 
 
 _SD = re.compile(
@@ -384,7 +386,7 @@ FAMILIES: Mapping[str, Family] = {
     for family in (
         Family("sd1", "SD1", _SD),
         Family("sd2", "SD2", _SD),
-        Family("sdxl", "SDXL", _SD),
+        Family("sdxl", "SDXL", _SD, "sdxl_"),
         Family(
             "sd3", "SD3", re.compile("transformer_blocks_|time_text_embed_|norm_out_|proj_out$")
         ),

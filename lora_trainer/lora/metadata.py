@@ -17,11 +17,13 @@ from datetime import datetime, timezone
 from typing import Any
 
 from lora_trainer import __version__
-from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
+from lora_trainer.families.base import Family
 from lora_trainer.settings.training import RunConfig
 
-IMPLEMENTATION_SGM = "https://github.com/Stability-AI/generative-models"
+PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
+"""Those of ModelSpec, which has none for flow matching."""
 OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
 
 
@@ -46,7 +48,8 @@ class TrainingFacts:
     name: str
     """The LoRA file's stem."""
     family: Family
-    prediction_type: PredictionType
+    prediction_type: PredictionType | None
+    """None: not a diffusion model."""
     zero_terminal_snr: bool
     resolution: int
     mixed_precision: str
@@ -85,18 +88,12 @@ def build(facts: TrainingFacts) -> dict[str, str]:
 
 def _model(facts: TrainingFacts) -> dict[str, Any]:
     """The base model. ss_base_model_version and ss_v2 are what A1111 tells the family by."""
-    v_prediction = facts.prediction_type == "v_prediction"
-    version = {
-        "sd1": "sd_v1",
-        "sd2": "sd_v2_v" if v_prediction else "sd_v2",
-        "sdxl": "sdxl_base_v1-0",
-    }[facts.family]
     checkpoint = facts.config.checkpoint
     values: dict[str, Any] = {
-        "ss_base_model_version": version,
-        "ss_v2": facts.family == "sd2",
+        "ss_base_model_version": facts.family.base_model_version(facts.prediction_type),
+        "ss_v2": facts.family.is_v2,
         "ss_sd_model_name": checkpoint.base_model.name,
-        "ss_clip_skip": None if facts.family == "sdxl" else checkpoint.clip_skip,
+        "ss_clip_skip": checkpoint.clip_skip if facts.family.has_clip_skip else None,
         "ss_zero_terminal_snr": facts.zero_terminal_snr,
         "ss_max_token_length": checkpoint.max_token_length,
         "ss_mixed_precision": facts.mixed_precision,
@@ -190,23 +187,17 @@ def _dataset(facts: TrainingFacts) -> dict[str, Any]:
 
 
 def _modelspec(facts: TrainingFacts) -> dict[str, str]:
-    v_prediction = facts.prediction_type == "v_prediction"
-    sd2 = "stable-diffusion-v2-768-v" if v_prediction else "stable-diffusion-v2-512"
-    architecture = {
-        "sd1": "stable-diffusion-v1",
-        "sd2": sd2,
-        "sdxl": "stable-diffusion-xl-v1-base",
-    }[facts.family]
+    family, clip_skip = facts.family, facts.config.checkpoint.clip_skip
     values = {
         "sai_model_spec": "1.0.1",
-        "architecture": f"{architecture}/lora",
-        "implementation": IMPLEMENTATION_SGM if facts.family == "sdxl" else "diffusers",
+        "architecture": f"{family.spec_architecture(facts.prediction_type)}/lora",
+        "implementation": family.spec_implementation,
         "implementation_version": f"sd-webui-lora-trainer/{__version__}",
         "title": facts.name,
         "resolution": f"{facts.resolution}x{facts.resolution}",
         "date": datetime.fromtimestamp(int(facts.written_at), timezone.utc).isoformat(),
-        "prediction_type": "v" if v_prediction else "epsilon",
-        "encoder_layer": "" if facts.family == "sdxl" else str(facts.config.checkpoint.clip_skip),
+        "prediction_type": PREDICTION_TYPES[facts.prediction_type],
+        "encoder_layer": str(clip_skip) if family.has_clip_skip else "",
         "trigger_phrase": facts.config.dataset.trigger_word,
     }
     return {f"modelspec.{key}": value for key, value in values.items() if value}

@@ -752,13 +752,6 @@ def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
         )
 
 
-def encoded_bytes(pixel_count: int, caption_count: int, mirrored: bool) -> int:
-    """What encoded images and captions take, at most: 8 numbers of 4 bytes for 64 pixels, and 77 x
-    2048 of 4 bytes for each 75 tokens.
-    """
-    return pixel_count * (2 if mirrored else 1) // 2 + caption_count * 77 * 2048 * 4
-
-
 def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
     """Where encoded images of this many bytes are kept: auto is in memory, as far as that goes."""
     return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MOST_IN_MEMORY)

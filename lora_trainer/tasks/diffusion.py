@@ -10,6 +10,7 @@ encoders, then VAE, then UNet.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import shutil
 import time
@@ -20,7 +21,6 @@ from typing import ClassVar
 import torch
 
 from lora_trainer import files
-from lora_trainer.checkpoint.detect import native_resolution
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
@@ -29,7 +29,7 @@ from lora_trainer.dataset.findings import Finding, refuse, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import Message, OutOfMemory
-from lora_trainer.lora.adapters import add_adapters, matching_layers
+from lora_trainer.lora.adapters import add_adapters, target_layers
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
@@ -42,7 +42,7 @@ from lora_trainer.tasks.hooks.previewing import Previewing
 from lora_trainer.tasks.lora_output import LoraOutput, keep_earlier_result
 from lora_trainer.tasks.provenance import Provenance, differences
 from lora_trainer.tasks.report import Report
-from lora_trainer.tasks.resolve import require_lora_dir, resolve, unet_parameter_count
+from lora_trainer.tasks.resolve import require_lora_dir, resolve
 from lora_trainer.tasks.training_run import (
     Encoded,
     LoadedOptimizer,
@@ -51,7 +51,7 @@ from lora_trainer.tasks.training_run import (
     Start,
     TrainingRun,
 )
-from lora_trainer.training import batches, schedule
+from lora_trainer.training import batches
 from lora_trainer.training.device import (
     choose_device,
     choose_precision,
@@ -245,7 +245,7 @@ class Preparation:
         self.report.say(
             events.Planned(
                 name=prepared.name,
-                family=checkpoint.family,
+                family=checkpoint.family.id,
                 step_count=prepared.plan.step_count,
                 epoch_count=prepared.plan.epoch_count,
                 image_count=len(dataset.examples),
@@ -258,18 +258,9 @@ class Preparation:
         return prepared
 
     def _scan(self, config: RunConfig, parts: Parts) -> Dataset:
-        tokenizer = parts.tokenizers[0]
-
-        def count_tokens(caption: str) -> int:
-            return len(
-                tokenizer(
-                    caption, add_special_tokens=False, truncation=False, verbose=False
-                ).input_ids
-            )
-
         dataset = scan(
             config.dataset,
-            count_tokens,
+            functools.partial(parts.family.count_tokens, parts.tokenizers),
             config.checkpoint.max_token_length,
             progress=self.report_check,
         )
@@ -302,11 +293,9 @@ class Preparation:
     ) -> Prepared:
         """Settle every `auto`, and write config.yaml: complete and resolved."""
         dtype = choose_precision(
-            requested.checkpoint.mixed_precision, device, unet_parameter_count(checkpoint)
+            requested.checkpoint.mixed_precision, device, checkpoint.unet_parameter_count
         )
-        resolution = requested.dataset.resolution or native_resolution(
-            checkpoint.family, checkpoint.schedule.prediction_type, checkpoint.resolution
-        )
+        resolution = requested.dataset.resolution or checkpoint.native_resolution
         buckets = bucketing.assign(dataset.examples, requested.dataset, resolution)
         plan = make_plan(requested, dataset, buckets)
         config = resolve(requested, checkpoint, resolution, dtype, plan.step_count)
@@ -330,12 +319,8 @@ def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
     """Raises ConfigError for names of layers that the checkpoint does not have, before any of its
     weights are read.
     """
-    outline, lora = checkpoint.outline(), config.lora
-    if lora.target_modules:
-        matching_layers(outline.unet, "target_modules", lora.target_modules)
-    if lora.train_text_encoder and lora.text_encoder_targets:
-        for encoder in outline.text_encoders:
-            matching_layers(encoder, "text_encoder_targets", lora.text_encoder_targets)
+    for _ in target_layers(checkpoint.outline(), config.lora):
+        pass
 
 
 def make_plan(
@@ -379,13 +364,12 @@ def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batch
     pixel_count = sum(
         bucket.width * bucket.height * len(indices) for bucket, indices in prepared.buckets.items()
     )
-    return batches.stores_for(
-        prepared.config.training.cache_latents,
+    byte_count = prepared.parts.family.kept_bytes(
         pixel_count,
         sum(len(variants(example.caption)) for example in prepared.dataset.examples),
         prepared.config.dataset.flip_augmentation,
-        cache,
     )
+    return batches.stores_for(prepared.config.training.cache_latents, byte_count, cache)
 
 
 def _encode_captions(
@@ -423,9 +407,9 @@ def _encode_images(
 ) -> batches.EncodedImages:
     images = batches.EncodedImages(store)
     base = prepared.config.checkpoint
-    with prepared.vae() as vae:
+    with prepared.vae():
         counts = images.encode(
-            vae,
+            prepared.parts,
             prepared.dataset.examples,
             prepared.buckets,
             prepared.config.dataset,
@@ -458,26 +442,26 @@ def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
             encoder.train()
     log.info("%d adapters with %d parameters", adapters.module_count, adapters.parameter_count)
     optimizer = make_optimizer(adapters, training, device)
-    levels = schedule.NoiseLevels.of(parts.schedule, device)
+    noise_process = parts.family.noise_process(parts.schedule, device)
     return Trainer(
+        family=parts.family,
         unet=parts.unet,
         adapters=adapters,
         optimizer=optimizer,
         rates=make_rate_schedule(optimizer, training, prepared.plan.step_count),
-        levels=levels,
+        noise_process=noise_process,
         data=batches.TrainingData(
             examples=prepared.dataset.examples,
             images=encoded.images,
             settings=config.dataset,
             seed=training.seed,
             noise_offset=training.noise_offset,
-            timestep_count=levels.step_count,
+            noise_process=noise_process,
         ),
         captions=encoded.captions,
         plan=prepared.plan,
         settings=training,
         device=device,
         dtype=prepared.dtype,
-        size_conditioned=parts.family == "sdxl",
         scaler=make_scaler(device, prepared.dtype),
     )

@@ -4,8 +4,6 @@ result again gives the same LoRA.
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from lora_trainer.checkpoint.load import Checkpoint
@@ -15,27 +13,18 @@ from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.device import precision_name
 
-UNET_PREFIX = "model.diffusion_model."
-
-
-def unet_parameter_count(checkpoint: Checkpoint) -> int:
-    """Weights of the UNet, from the header."""
-    shapes = [
-        at.info.shape
-        for name, at in checkpoint.unet.tensors.items()
-        if name.startswith(UNET_PREFIX) or at.path.parent.name == "unet"
-    ]
-    return sum(math.prod(shape) for shape in shapes)
-
 
 def resolve(
     config: RunConfig, checkpoint: Checkpoint, resolution: int, dtype: torch.dtype, step_count: int
 ) -> RunConfig:
     """The same run with nothing left at auto that decides what is learned."""
+    lora = checkpoint.family.learning(config.lora)
     return settings.settle(config, resolution, step_count).replace(
         name=config.lora.name or clean_name(config.output.output_dir.name),
+        target_modules=lora.target_modules,
+        text_encoder_targets=lora.text_encoder_targets,
         mixed_precision=precision_name(dtype),
-        prediction_type=checkpoint.schedule.prediction_type,
+        prediction_type=checkpoint.schedule.prediction_type or "auto",
         zero_terminal_snr=checkpoint.schedule.zero_terminal_snr,
     )
 

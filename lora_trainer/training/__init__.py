@@ -1,9 +1,7 @@
 """The training itself, as stages that take values and return values. Worker only.
 
 images.py       image file -> tensor (3, H, W) in [-1, 1]
-encode.py       tensor -> latent, caption -> text states, as the WebUI encodes them
 batches.py      cached latents and text states -> Batch
-schedule.py     NoiseSchedule -> noise levels; loss weights
 loss.py         Batch -> loss per image
 optimizer.py    adapters -> optimizer and learning-rate schedule
 train.py        the loop

@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -22,28 +21,22 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import training_caption, variants
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import NotFinite, TrainingError
+from lora_trainer.families.base import Family, NoiseProcess, TextStates
+from lora_trainer.families.components.vae import draw_latents
 from lora_trainer.settings.training import (
     CheckpointSettings,
     DatasetSettings,
-    encoded_bytes,
     keeps_encoded_on_disk,
 )
 from lora_trainer.training import stored
-from lora_trainer.training.encode import (
-    TextStates,
-    draw_latents,
-    encode_captions,
-    encode_image,
-    join_rows,
-)
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the CPU: latents (B, 4, h, w); noise of the same shape; timesteps (B,);
-    captions; size_conditions (B, 6); image names.
+    """One batch on the CPU: latents (B, C, h, w); noise of the same shape; timesteps (B,), as the
+    family's noise process draws them; captions; size_conditions (B, 6); image names.
     """
 
     latents: torch.Tensor
@@ -108,11 +101,11 @@ class TensorStore:
         return self._folder / f"{key}.safetensors"
 
 
-def stores_for(
-    setting: str, pixel_count: int, caption_count: int, mirrored: bool, folder: Path
-) -> tuple[TensorStore, TensorStore]:
-    """cache_latents -> where encoded images are kept, and where encoded captions."""
-    on_disk = keeps_encoded_on_disk(setting, encoded_bytes(pixel_count, caption_count, mirrored))
+def stores_for(setting: str, byte_count: int, folder: Path) -> tuple[TensorStore, TensorStore]:
+    """cache_latents -> where encoded images are kept, and where encoded captions, of so many bytes
+    together.
+    """
+    on_disk = keeps_encoded_on_disk(setting, byte_count)
     return (
         (TensorStore(folder / "images"), TensorStore(folder / "captions"))
         if on_disk
@@ -129,14 +122,14 @@ class EncodedImages:
 
     def encode(
         self,
-        vae: Any,
+        parts: Parts,
         examples: Sequence[Example],
         buckets: Mapping[Bucket, Sequence[int]],
         settings: DatasetSettings,
         vae_file: Path,
     ) -> Iterator[int]:
         """Encode one image after the other, but for those that are kept already; yields how many
-        are done. `vae_file` is where the VAE came from.
+        are done. `parts` needs its vae; `vae_file` is where that came from.
 
         Raises NotFinite for a VAE whose answer is not finite.
         """
@@ -150,8 +143,8 @@ class EncodedImages:
                     settings.flip_augmentation,
                     vae_key,
                 )
-                if not self._store.holds(key, _shapes(bucket, settings)):
-                    tensors = _encoded(vae, examples[index], bucket, settings)
+                if not self._store.holds(key, _shapes(parts.family, bucket, settings)):
+                    tensors = _encoded(parts, examples[index], bucket, settings)
                     if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
                         raise NotFinite(
                             "the VAE in {path} turns {name} into numbers that are not finite",
@@ -165,16 +158,19 @@ class EncodedImages:
                 yield done
 
     def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Moments (8, h, w), of the mirrored image if asked, and SDXL's size condition (6,);
-        float32.
+        """Moments (2 x channels, h, w), of the mirrored image if asked, and the size condition
+        (6,); float32.
         """
         tensors = self._store.get(self._keys[index])
         return tensors["mirrored" if mirrored else "moments"], tensors["size_condition"]
 
 
-def _shapes(bucket: Bucket, settings: DatasetSettings) -> dict[str, tuple[int, ...] | None]:
+def _shapes(
+    family: Family, bucket: Bucket, settings: DatasetSettings
+) -> dict[str, tuple[int, ...] | None]:
     """What `_encoded` makes."""
-    moments = (8, bucket.height // 8, bucket.width // 8)
+    side = family.pixels_per_latent
+    moments = (2 * family.latent_channels, bucket.height // side, bucket.width // side)
     return {
         "moments": moments,
         "size_condition": (6,),
@@ -183,15 +179,16 @@ def _shapes(bucket: Bucket, settings: DatasetSettings) -> dict[str, tuple[int, .
 
 
 def _encoded(
-    vae: Any, example: Example, bucket: Bucket, settings: DatasetSettings
+    parts: Parts, example: Example, bucket: Bucket, settings: DatasetSettings
 ) -> dict[str, torch.Tensor]:
     loaded = load_pixels(example, bucket, settings.background)
+    encode = parts.family.encode_pictures
     tensors = {
-        "moments": encode_image(vae, loaded.pixels[None])[0],
+        "moments": encode(parts.vae, loaded.pixels[None])[0],
         "size_condition": torch.tensor(loaded.size_condition, dtype=torch.float32),
     }
     if settings.flip_augmentation:
-        tensors["mirrored"] = encode_image(vae, loaded.pixels.flip(-1)[None])[0]
+        tensors["mirrored"] = encode(parts.vae, loaded.pixels.flip(-1)[None])[0]
     return tensors
 
 
@@ -240,7 +237,7 @@ class Captions:
             ):
                 if not self._store.holds(
                     self._key(caption),
-                    {"hidden": None, **({"pooled": None} if self._parts.family == "sdxl" else {})},
+                    dict.fromkeys(self._parts.family.text_tensors),
                 ):
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):
@@ -253,20 +250,20 @@ class Captions:
                             ),
                             caption=caption,
                         )
-                    tensors = {"hidden": states.hidden.cpu().to(dtype)}
-                    if states.pooled is not None:
-                        tensors["pooled"] = states.pooled.cpu().to(dtype)
+                    tensors = {
+                        name: tensor.cpu().to(dtype) for name, tensor in states.tensors().items()
+                    }
                     self._store.put(self._key(caption), tensors)
 
     def states(self, captions: Sequence[str]) -> TextStates:
         """One row for each caption. With `live`, gradients reach the text encoders."""
         if self.live:
             return self._encode(captions)
-        return join_rows([self._kept(caption) for caption in captions], self._kept(""))
+        rows = [self._kept(caption) for caption in captions]
+        return self._parts.family.join(rows, self._kept(""))
 
     def _kept(self, caption: str) -> TextStates:
-        tensors = self._store.get(self._key(caption))
-        return TextStates(tensors["hidden"], tensors.get("pooled"))
+        return TextStates(**self._store.get(self._key(caption)))
 
     def _key(self, caption: str) -> str:
         return _key(
@@ -274,7 +271,7 @@ class Captions:
         )
 
     def _encode(self, captions: Sequence[str]) -> TextStates:
-        return encode_captions(
+        return self._parts.family.encode_captions(
             self._parts,
             captions,
             clip_skip=self._settings.clip_skip,
@@ -291,7 +288,7 @@ class TrainingData:
     settings: DatasetSettings
     seed: int
     noise_offset: float
-    timestep_count: int
+    noise_process: NoiseProcess
 
     def batch(self, indices: Sequence[int], step: int, part: int) -> Batch:
         """The batch of these examples in `step`, as its `part`-th piece of gradient
@@ -305,15 +302,15 @@ class TrainingData:
             for index, mirrored in zip(indices, mirror, strict=True)
         ]
         moments = torch.stack([moments for moments, _ in encoded])
-        shape = (len(indices), 4, *moments.shape[2:])
+        shape = (len(indices), moments.shape[1] // 2, *moments.shape[2:])
         latents = draw_latents(moments, torch.randn(shape, generator=generator))
         noise = torch.randn(shape, generator=generator)
         if self.noise_offset:
-            noise += self.noise_offset * torch.randn((len(indices), 4, 1, 1), generator=generator)
+            noise += self.noise_offset * torch.randn((*shape[:2], 1, 1), generator=generator)
         return Batch(
             latents=latents,
             noise=noise,
-            timesteps=torch.randint(0, self.timestep_count, (len(indices),), generator=generator),
+            timesteps=self.noise_process.draw(shape, generator),
             captions=tuple(
                 self._caption(self.examples[index].caption, numbers) for index in indices
             ),

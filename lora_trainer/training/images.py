@@ -1,4 +1,4 @@
-"""An image file -> the tensor the VAE encodes, with what SDXL is told about its size."""
+"""An image file -> the tensor the VAE encodes, with what some families are told about its size."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lora_trainer.dataset.scan import Example
 
 @dataclass(frozen=True)
 class Pixels:
-    """pixels: (3, H, W) float32 in [-1, 1], the bucket's size. size_condition: SDXL's six numbers,
-    all (height, width): original, crop, target.
+    """pixels: (3, H, W) float32 in [-1, 1], the bucket's size. size_condition: six numbers, all
+    (height, width): original, crop, target.
     """
 
     pixels: torch.Tensor

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Sequence
@@ -17,12 +18,12 @@ import torch
 
 from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
+from lora_trainer.families.base import Family, NoiseProcess
 from lora_trainer.lora.adapters import Adapters
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.batches import Captions, TrainingData
 from lora_trainer.training.loss import denoising_loss
 from lora_trainer.training.randomness import seed_dropout
-from lora_trainer.training.schedule import NoiseLevels
 
 MOST_SKIPPED = 10
 """So many steps in a row without finite numbers end the run."""
@@ -130,18 +131,18 @@ class StepResult:
 class Trainer:
     """Everything that changes while training, and the steps that change it."""
 
+    family: Family
     unet: Any
     adapters: Adapters
     optimizer: torch.optim.Optimizer
     rates: Any
-    levels: NoiseLevels
+    noise_process: NoiseProcess
     data: TrainingData
     captions: Captions
     plan: Plan
     settings: TrainingSettings
     device: torch.device
     dtype: torch.dtype
-    size_conditioned: bool
     scaler: Any = None
     """Loss scaling, for fp16 only."""
     step: int = 0
@@ -216,12 +217,12 @@ class Trainer:
         latents, noise, timesteps = (
             tensor.to(self.device) for tensor in (batch.latents, batch.noise, batch.timesteps)
         )
-        sizes = batch.size_conditions.to(self.device) if self.size_conditioned else None
+        sizes = batch.size_conditions.to(self.device)
         with self.precision():
             text = self.captions.states(batch.captions).to(self.device)
             losses = denoising_loss(
-                self.unet,
-                self.levels,
+                functools.partial(self.family.predict, self.unet),
+                self.noise_process,
                 latents,
                 text,
                 noise,

@@ -22,12 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from lora_trainer import files
-from lora_trainer.checkpoint.detect import Detected, native_resolution
+from lora_trainer import families, files
+from lora_trainer.checkpoint.detect import Detected
 from lora_trainer.checkpoint.folder import detect_any
-from lora_trainer.checkpoint.parts import Family, PredictionType
+from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host, LoadedCheckpoint
 from lora_trainer.webui import texts
 
@@ -36,7 +37,6 @@ LOADED = "loaded"
 PRACTICE = "practice"
 """The id of the embedded checkpoint, and the name under which presets hold values for it."""
 PRACTICE_TITLE = Message("Tiny practice model")
-FAMILY_NAMES: Mapping[Family, str] = {"sd1": "SD1.5", "sd2": "SD2", "sdxl": "SDXL"}
 
 log = logging.getLogger("lora_trainer.webui")
 
@@ -88,11 +88,9 @@ class Facts:
         """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2),
         when it is loaded.
         """
-        if self.family is None or (
-            self.family == "sd2" and self.prediction_type is None and self.stated_resolution is None
-        ):
+        if self.family is None:
             return None
-        return native_resolution(self.family, self.prediction_type, self.stated_resolution)
+        return self.stated_resolution or self.family.native_resolution(self.prediction_type)
 
     def require(self) -> Facts:
         """Itself; raises CheckpointError for one that cannot be trained on."""
@@ -299,8 +297,8 @@ def look(path: Path) -> Facts:
 def said(facts: Facts, language: str) -> dict[str, Any]:
     """Facts for the browser: {family, family_name, resolution, problem, hint}."""
     return {
-        "family": facts.family,
-        "family_name": FAMILY_NAMES[facts.family] if facts.family else None,
+        "family": facts.family.id if facts.family else None,
+        "family_name": facts.family.name if facts.family else None,
         "resolution": facts.resolution,
         "problem": texts.say(facts.problem, language) if facts.problem else None,
         "hint": texts.say(facts.hint, language) if facts.problem else None,
@@ -346,7 +344,7 @@ def _to_entry(facts: Facts) -> dict[str, Any]:
             "hint_values": facts.hint.values,
         }
     return {
-        "family": facts.family,
+        "family": facts.family.id if facts.family else None,
         "prediction_type": facts.prediction_type,
         "stated_resolution": facts.stated_resolution,
         "has_vae": facts.has_vae,
@@ -360,7 +358,7 @@ def _from_entry(entry: Mapping[str, Any]) -> Facts:
             hint=Message(entry["hint"], entry["hint_values"]),
         )
     return Facts(
-        family=entry["family"],
+        family=families.find(entry["family"]),
         prediction_type=entry["prediction_type"],
         stated_resolution=entry["stated_resolution"],
         has_vae=entry["has_vae"],
@@ -383,7 +381,7 @@ def _is_sound(entry: Any) -> bool:
             None,
             *get_args(PredictionType),
         )
-        found = facts.family in FAMILY_NAMES and kinds and isinstance(facts.has_vae, bool)
+        found = facts.family is not None and kinds and isinstance(facts.has_vae, bool)
         return bool(written) and "mark" in entry and (found or facts.problem is not None)
     except files.UNREADABLE:
         return False

@@ -19,7 +19,7 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
 from lora_trainer.lora.deliver import clean_name, used_names
-from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.lora.size import parameter_count
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import pace
@@ -35,6 +35,8 @@ FILE_BYTES = 2
 PREVIEW_BYTES = 1.5
 """Of a preview PNG, for each pixel, about."""
 HELD_NAMES_SECONDS = 5.0
+USUAL_RESOLUTION = 512
+"""Of a checkpoint of which nothing is known."""
 
 
 class Forecast:
@@ -47,7 +49,8 @@ class Forecast:
         # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it
         # is said
         self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
-        self.resolution = asked.dataset.resolution or facts.resolution or 512
+        usual = USUAL_RESOLUTION if facts.family is None else facts.family.usual_resolution
+        self.resolution = asked.dataset.resolution or facts.resolution or usual
         self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
         repeats = [example.repeats for example in dataset.examples]
         training = asked.training
@@ -73,7 +76,9 @@ class Forecast:
             else 0
         )
         return known.seconds(
-            pace.kind_of(self.settled, self._family or "", self.resolution), self.images, rounds
+            pace.kind_of(self.settled, self._family.id if self._family else "", self.resolution),
+            self.images,
+            rounds,
         )
 
     @cached_property
@@ -82,9 +87,9 @@ class Forecast:
         it).
         """
         try:
-            return parameter_count(
-                _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns), self.settled.lora
-            )
+            layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
+            asked = self.settled.lora
+            return parameter_count(layers, self._family.learning(asked) if self._family else asked)
         except (CheckpointError, OSError):
             return None
 
@@ -121,7 +126,8 @@ class Forecast:
             bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()
         )
         captions = sum(len(variants(example.caption)) for example in self._dataset.examples)
-        size = settings.encoded_bytes(pixels, captions, self.settled.dataset.flip_augmentation)
+        mirrored = self.settled.dataset.flip_augmentation
+        size = self._family.kept_bytes(pixels, captions, mirrored) if self._family else 0
         return (
             size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
         )
@@ -160,7 +166,8 @@ class Forecast:
 
 @lru_cache(maxsize=4)
 def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
-    return layers_of(path, detect_any(path))
+    detected = detect_any(path)
+    return detected.family.layer_shapes(path, detected)
 
 
 def _free(wanted: str, taken: Collection[str]) -> str:

@@ -25,13 +25,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer import files
+from lora_trainer import families, files
 from lora_trainer.checkpoint.header import read_header
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import CheckpointError, LoraFileError
+from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host
 from lora_trainer.jobs.history import Entry, History
-from lora_trainer.lora.deliver import SD_VERSIONS, deliver
+from lora_trainer.lora.deliver import deliver
 from lora_trainer.webui import sidecar
 from lora_trainer.webui.data_folder import NotFound
 
@@ -47,7 +47,6 @@ TRIES = "lora-trainer-tries"
 """Below the LoRA folder: saved steps for as long as they are tried."""
 LONGEST_TEXT = 1000
 PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
-FAMILIES: tuple[Family, ...] = ("sd1", "sd2", "sdxl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,7 +162,7 @@ class Loras:
         self._require_inside(sidecar.path_of(lora.path))
         values = {
             sidecar.TRIGGER: lora.trigger,
-            "sd version": SD_VERSIONS.get(lora.family, "Unknown") if lora.family else "Unknown",
+            "sd version": lora.family.sd_version if lora.family else "Unknown",
         }
         sidecar.write_weight(lora.path, strength, otherwise=values)
         self._host.refresh_loras()
@@ -335,7 +334,7 @@ class Loras:
                 step=saved.step,
                 trigger=str(entry.settings.get("trigger_word") or "").strip(),
                 preferred_weight=weight,
-                family=next((family for family in FAMILIES if family == state.family), None),
+                family=families.find(state.family),
                 picture=_file_of(entry, nearest.file) if nearest else None,
                 delivered=False,
                 changed=_changed(path),
@@ -373,7 +372,7 @@ def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
         "preferred_weight": lora.preferred_weight,
         "grid": lora.grid,
         "matrix": lora.matrix,
-        "family": lora.family,
+        "family": lora.family.id if lora.family else None,
         "picture": address if lora.picture else None,
         "delivered": lora.delivered,
         "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
@@ -389,16 +388,10 @@ def _read(path: Path) -> _Header:
         ours=metadata.get("modelspec.implementation_version", "").startswith(OURS),
         # cut: kept for every file of the folder, and sent to the browser
         alias=metadata.get("ss_output_name", "")[:LONGEST_TEXT],
-        family=_family(metadata),
+        family=families.of_metadata(metadata.get("ss_base_model_version", "")),
         trigger=metadata.get("modelspec.trigger_phrase", "")[:LONGEST_TEXT],
         weights=metadata.get("sshs_model_hash", "")[:LONGEST_TEXT],
     )
-
-
-def _family(metadata: Mapping[str, str]) -> Family | None:
-    version = metadata.get("ss_base_model_version", "")
-    starts: dict[str, Family] = {"sdxl_": "sdxl", "sd_v2": "sd2", "sd_v1": "sd1"}
-    return next((family for start, family in starts.items() if version.startswith(start)), None)
 
 
 def _weight_of(settings: Mapping[str, Any]) -> float:

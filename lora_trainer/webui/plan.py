@@ -34,7 +34,7 @@ from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form, texts, workbench_tokens
 from lora_trainer.webui.amounts import duration, size_of
-from lora_trainer.webui.checkpoints import FAMILY_NAMES, LOADED, PRACTICE_TITLE, Choice, Facts
+from lora_trainer.webui.checkpoints import LOADED, PRACTICE_TITLE, Choice, Facts
 from lora_trainer.webui.data_folder import name_problem
 from lora_trainer.webui.forecast import Forecast
 
@@ -645,9 +645,7 @@ def _checkpoint_name(draft: _Draft) -> Message | str:
     family = draft.facts.family
     title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
     return (
-        Message("{title} ({family})", {"title": title, "family": FAMILY_NAMES[family]})
-        if family
-        else title
+        Message("{title} ({family})", {"title": title, "family": family.name}) if family else title
     )
 
 

@@ -3,7 +3,7 @@
     listing(language)  all of them for the browser, in their order
 
 A preset fills in fields and does nothing else. `values` hold for every checkpoint, `family_values`
-are laid over them on a checkpoint of that family (sd1, sd2, sdxl) or on the embedded one
+are laid over them on a checkpoint of that family (its id) or on the embedded one
 (practice). Called by the home route. A file that does not fit the settings is left out and told in
 the log. The visitor's own presets (own_presets.py) are files of the same form.
 """
@@ -17,12 +17,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lora_trainer import families
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema, training
 from lora_trainer.webui import form, texts
+from lora_trainer.webui.checkpoints import PRACTICE
 
 FOLDER = Path(__file__).with_name("presets")
-FAMILIES = ("sd1", "sd2", "sdxl", "practice")
 ANY_PATHS = {"train_data_dir": "images", "base_model": "checkpoint", "output_dir": "run"}
 
 log = logging.getLogger("lora_trainer.webui")
@@ -93,12 +94,14 @@ def read(path: Path) -> Preset:
     if not _is_preset(**parts):
         hint = "A preset has a title, and under values the settings that it sets."
         raise ConfigError("{path} is a YAML file, but no preset", hint=hint, path=path.name)
-    values, families = settled(parts["values"], path.name), parts["families"]
-    unknown = sorted(set(families) - set(FAMILIES))
+    values, of_families = settled(parts["values"], path.name), parts["families"]
+    known = known_families()
+    unknown = sorted(set(of_families) - set(known))
     if unknown:
         raise ConfigError(
             "{path}: there is no family {family}",
-            hint="Use sd1, sd2, sdxl or practice.",
+            hint="Use one of: {known}.",
+            known=", ".join(known),
             path=path.name,
             family=unknown[0],
         )
@@ -110,10 +113,15 @@ def read(path: Path) -> Preset:
         values=values,
         family_values={
             family: settled({**values, **its}, path.name, only=its)
-            for family, its in families.items()
+            for family, its in of_families.items()
         },
         notes={str(key): " ".join(str(note).split()) for key, note in parts["notes"].items()},
     )
+
+
+def known_families() -> list[str]:
+    """What a preset may hold values for: the ids of the families, and the practice model's."""
+    return [*(family.id for family in families.every()), PRACTICE]
 
 
 def _is_preset(values: Any, families: Any, notes: Any) -> bool:

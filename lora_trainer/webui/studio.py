@@ -15,8 +15,8 @@ from functools import cached_property
 from pathlib import Path, PurePath
 
 from lora_trainer import environment
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.families.base import Family
 from lora_trainer.hosts import find
 from lora_trainer.hosts.base import Host
 from lora_trainer.hosts.gpu_lease import GpuLease

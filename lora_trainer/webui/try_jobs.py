@@ -33,12 +33,11 @@ from pathlib import Path
 from PIL import Image, PngImagePlugin
 
 from lora_trainer import files
-from lora_trainer.checkpoint.parts import Family
 from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
+from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import GeneratedImage, GenerationCancelled, Host, Txt2ImgRequest
 from lora_trainer.jobs import trash
 from lora_trainer.lora.file import copy_with_metadata, read_header
-from lora_trainer.webui.checkpoints import FAMILY_NAMES
 from lora_trainer.webui.data_folder import DataFolder, NotFound
 from lora_trainer.webui.loras import TRIES, Lora, Loras
 from lora_trainer.webui.sheets import sheet
@@ -385,9 +384,9 @@ class TryJobs:
                     " {found}",
                     hint="Choose a {wanted} checkpoint at the top of the WebUI.",
                     name=lora.name,
-                    wanted=FAMILY_NAMES[lora.family],
+                    wanted=lora.family.name,
                     title=loaded.title,
-                    found=FAMILY_NAMES[family],
+                    found=family.name,
                 )
 
     # --- on disk ----------------------------------------------------------------------------------
@@ -519,7 +518,7 @@ def _does_not_fit(lora: Lora) -> TryError:
         "the WebUI could use none of the layers of {name} with the checkpoint that is loaded",
         hint="Load a checkpoint of the family that it was trained for: {family}.",
         name=lora.name,
-        family=FAMILY_NAMES[lora.family] if lora.family else "?",
+        family=lora.family.name if lora.family else "?",
     )
 
 

@@ -121,10 +121,10 @@ def tiny_clip() -> Path:
         CLIPTokenizerFast,
     )
 
-    from lora_trainer.checkpoint.tokenizer import load_tokenizers
+    from lora_trainer import families
 
     folder = Path(mkdtemp(prefix="tiny-clip-"))
-    load_tokenizers("sd1")[0].save_pretrained(folder)
+    families.get("sd1").tokenizers()[0].save_pretrained(folder)
     tokenizer = CLIPTokenizerFast.from_pretrained(folder)
     sizes = {
         "hidden_size": 32,

@@ -16,6 +16,7 @@ import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
+from lora_trainer import families
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
@@ -65,6 +66,11 @@ FULL_TEXT_ENCODERS: dict[str, tuple[dict[str, Any], ...]] = {
         },
     ),
 }
+
+
+def layouts(family: str) -> tuple[names.TextEncoderLayout, ...]:
+    """Where the text encoders of this family's original files lie."""
+    return families.get(family).text_encoder_layouts  # type: ignore[attr-defined, no-any-return]
 
 
 @cache
@@ -124,7 +130,7 @@ def full_shapes(family: str) -> dict[str, tuple[int, ...]]:
         (names.stored_in_vae(name, vae_modules), tensor)
         for name, tensor in vae.state_dict().items()
     ]
-    for encoder, layout in zip(text_encoders, names.TEXT_ENCODERS[family], strict=True):
+    for encoder, layout in zip(text_encoders, layouts(family), strict=True):
         found += [
             (names.stored_in_text_encoder(name, layout), tensor)
             for name, tensor in encoder.state_dict().items()

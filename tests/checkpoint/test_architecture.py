@@ -6,6 +6,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lora_trainer import families
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.architecture import (
     normalisation_groups,
@@ -13,9 +14,17 @@ from lora_trainer.checkpoint.architecture import (
     unet_config,
     vae_config,
 )
-from lora_trainer.checkpoint.names import TEXT_ENCODERS, TextEncoderLayout
+from lora_trainer.checkpoint.names import TextEncoderLayout
 from lora_trainer.errors import CheckpointError
-from tests.checkpoint.samples import FAMILIES, FULL_TEXT_ENCODERS, full_shapes, header_of
+from lora_trainer.families.sdxl import SDXL
+from lora_trainer.families.stable_diffusion import SD1, SD2
+from tests.checkpoint.samples import (
+    FAMILIES,
+    FULL_TEXT_ENCODERS,
+    full_shapes,
+    header_of,
+    layouts,
+)
 
 UNET = "model.diffusion_model."
 
@@ -26,7 +35,7 @@ def headers() -> dict:
 
 
 def test_the_unet_of_sd1(headers: dict) -> None:
-    assert unet_config(headers["sd1"], "sd1") == {
+    assert unet_config(headers["sd1"], SD1) == {
         "in_channels": 4,
         "out_channels": 4,
         "block_out_channels": [320, 640, 1280, 1280],
@@ -44,7 +53,7 @@ def test_the_unet_of_sd1(headers: dict) -> None:
 
 
 def test_the_unet_of_sd2_has_heads_of_64_channels_and_linear_projections(headers: dict) -> None:
-    config = unet_config(headers["sd2"], "sd2")
+    config = unet_config(headers["sd2"], SD2)
     assert (
         config["attention_head_dim"],
         config["use_linear_projection"],
@@ -53,7 +62,7 @@ def test_the_unet_of_sd2_has_heads_of_64_channels_and_linear_projections(headers
 
 
 def test_the_unet_of_sdxl(headers: dict) -> None:
-    config = unet_config(headers["sdxl"], "sdxl", pooled_width=1280)
+    config = unet_config(headers["sdxl"], SDXL, pooled_width=1280)
     assert config["block_out_channels"] == [320, 640, 1280]
     assert config["down_block_types"] == [
         "DownBlock2D",
@@ -76,7 +85,7 @@ def test_the_unet_of_sdxl(headers: dict) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_vae_of_each_family(headers: dict, family: str) -> None:
-    config = vae_config(headers[family], family)
+    config = vae_config(headers[family], families.get(family))
     assert (
         config["block_out_channels"],
         config["layers_per_block"],
@@ -87,7 +96,7 @@ def test_the_vae_of_each_family(headers: dict, family: str) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_text_encoders_of_each_family(headers: dict, family: str) -> None:
-    for layout, published in zip(TEXT_ENCODERS[family], FULL_TEXT_ENCODERS[family], strict=True):
+    for layout, published in zip(layouts(family), FULL_TEXT_ENCODERS[family], strict=True):
         config = text_encoder_config(headers[family], layout, last_layer_unused=family == "sd2")
         assert config.items() >= published.items()
         assert config["num_attention_heads"] == published["hidden_size"] // 64
@@ -120,7 +129,7 @@ def test_a_distilled_unet_with_thinned_out_attention_is_described_layer_by_layer
                 for name, tensor in unet.state_dict().items()
             }
         )
-        config = unet_config(header, "sdxl", pooled_width=1280)
+        config = unet_config(header, SDXL, pooled_width=1280)
         rebuilt = UNet2DConditionModel.from_config(config)
     assert config["transformer_layers_per_block"] == [1, 2, 4]
     assert config["reverse_transformer_layers_per_block"] == [[4, 4, 10], [2, 1, 1], 1]
@@ -146,7 +155,7 @@ def test_a_narrow_shallow_unet_is_described_by_what_it_has() -> None:
             for name, tensor in unet.state_dict().items()
         }
     )
-    config = unet_config(header, "sd1")
+    config = unet_config(header, SD1)
     assert (
         config["block_out_channels"],
         config["layers_per_block"],
@@ -186,7 +195,7 @@ def test_a_vae_with_16_latent_channels_is_refused() -> None:
     }
     shapes["first_stage_model.decoder.conv_in.weight"] = (512, 16, 3, 3)
     with pytest.raises(CheckpointError, match="has 16 latent channels instead of 4"):
-        vae_config(header_of(shapes), "sd1")
+        vae_config(header_of(shapes), SD1)
 
 
 def test_a_text_encoder_with_another_vocabulary_is_refused(headers: dict) -> None:
@@ -203,7 +212,7 @@ def test_an_sdxl_unet_that_does_not_fit_its_text_encoder_is_refused(headers: dic
     with pytest.raises(
         CheckpointError, match="its size conditioning does not fit its text encoder"
     ):
-        unet_config(headers["sdxl"], "sdxl", pooled_width=1024 + 1)
+        unet_config(headers["sdxl"], SDXL, pooled_width=1024 + 1)
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (320,), (0, 0), (4, 0, 3, 3), (1, 1, 1, 1, 320)])
@@ -226,11 +235,11 @@ def test_weights_of_impossible_shapes_give_a_configuration_or_a_sentence(
     whole = headers["sdxl"]
     header = header_of({**{key: info.shape for key, info in whole.tensors.items()}, name: shape})
     for draw in (
-        lambda: unet_config(header, "sdxl", pooled_width=1280),
-        lambda: vae_config(header, "sdxl"),
+        lambda: unet_config(header, SDXL, pooled_width=1280),
+        lambda: vae_config(header, SDXL),
         *(
             lambda layout=layout: text_encoder_config(header, layout, last_layer_unused=False)
-            for layout in TEXT_ENCODERS["sdxl"]
+            for layout in layouts("sdxl")
         ),
     ):
         try:

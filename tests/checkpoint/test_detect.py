@@ -23,14 +23,14 @@ def shapes() -> dict[str, dict[str, tuple[int, ...]]]:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_family_of_full_size_checkpoints_is_found(shapes: dict, family: str) -> None:
     detected = detect(header_of(shapes[family]))
-    assert (detected.family, detected.has_vae, detected.weight_type) == (family, True, "F16")
+    assert (detected.family.id, detected.has_vae, detected.weight_type) == (family, True, "F16")
     assert detected.prediction_type == {"sd1": "epsilon", "sd2": None, "sdxl": "epsilon"}[family]
     assert not detected.zero_terminal_snr
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_family_of_tiny_checkpoints_is_found(tmp_path: Path, family: str) -> None:
-    assert detect_any(tiny_file(tmp_path, family)).family == family
+    assert detect_any(tiny_file(tmp_path, family)).family.id == family
 
 
 def test_a_text_encoder_under_other_names_is_found(shapes: dict) -> None:
@@ -38,13 +38,13 @@ def test_a_text_encoder_under_other_names_is_found(shapes: dict) -> None:
         name.replace("transformer.text_model.", "transformer."): shape
         for name, shape in shapes["sd1"].items()
     }
-    assert detect(header_of(novelai)).family == "sd1"
+    assert detect(header_of(novelai)).family.id == "sd1"
     assert detect(header_of(novelai)).text_encoders[0].prefix == "cond_stage_model.transformer."
     turbo = {
         name.replace("cond_stage_model.", "conditioner.embedders.0."): shape
         for name, shape in shapes["sd2"].items()
     }
-    assert detect(header_of(turbo)).family == "sd2"
+    assert detect(header_of(turbo)).family.id == "sd2"
     assert detect(header_of(turbo)).text_encoders[0].prefix == "conditioner.embedders.0.model."
 
 
@@ -238,7 +238,7 @@ def test_quantised_weights_are_named(shapes: dict) -> None:
 
 @pytest.mark.parametrize("dtype", ["F32", "F16", "BF16", "F8_E4M3"])
 def test_all_floating_point_types_are_accepted(shapes: dict, dtype: str) -> None:
-    assert detect(header_of(shapes["sd1"], dtype=dtype)).family == "sd1"
+    assert detect(header_of(shapes["sd1"], dtype=dtype)).family.id == "sd1"
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors.torch import load_file, save_file
 
+from lora_trainer import families
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.checkpoint.folder import detect_any
-from lora_trainer.checkpoint.load import answers_like_v_prediction, open_checkpoint
+from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.errors import CheckpointError
+from lora_trainer.families.components.ldm import answers_like_v_prediction
 from tests.checkpoint.samples import FAMILIES, random_parts, tiny_file
 
 FLOAT32 = torch.float32
@@ -26,7 +27,7 @@ FLOAT32 = torch.float32
 
 def pipeline_of(family: str) -> Any:
     """diffusers' own pipeline around the tiny models."""
-    parts, tokenizers = random_parts(family), load_tokenizers(family)
+    parts, tokenizers = random_parts(family), families.get(family).tokenizers()
     scheduler = DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -157,7 +158,7 @@ def test_a_diffusers_folder_answers_as_the_file(
     files: dict, folders: dict, family: str, inputs: dict
 ) -> None:
     checkpoint = open_checkpoint(folders[family])
-    assert (checkpoint.family, checkpoint.title) == (family, family)
+    assert (checkpoint.family.id, checkpoint.title) == (family, family)
     assert checkpoint.schedule == NoiseSchedule()
     assert_same_answers(
         models_of(checkpoint.load(FLOAT32)),
@@ -594,7 +595,7 @@ def test_a_dark_answer_to_a_bright_input_means_v_prediction(answer: float, is_v:
 
 
 def test_folders_are_told_apart(folders: dict, tmp_path: Path) -> None:
-    assert [detect_any(folders[family]).family for family in FAMILIES] == list(FAMILIES)
+    assert [detect_any(folders[family]).family.id for family in FAMILIES] == list(FAMILIES)
     with pytest.raises(CheckpointError, match=r"is a folder without model_index.json"):
         open_checkpoint(tmp_path)
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
@@ -712,7 +713,7 @@ def test_nothing_is_asked_of_the_network(files: dict, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("socket.socket.connect", refuse)
     monkeypatch.setattr("socket.getaddrinfo", refuse)
-    assert open_checkpoint(files["sdxl"]).load(torch.bfloat16).family == "sdxl"
+    assert open_checkpoint(files["sdxl"]).load(torch.bfloat16).family.id == "sdxl"
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lora_trainer.checkpoint.names import (
-    TEXT_ENCODERS,
     Stored,
     TextEncoderLayout,
-    ldm_module_name,
     rename,
     stored_in_text_encoder,
     stored_in_unet,
@@ -16,7 +14,7 @@ from lora_trainer.checkpoint.names import (
     unet_modules,
     vae_modules,
 )
-from tests.checkpoint.samples import FAMILIES, FULL_UNETS, full_models, full_shapes
+from tests.checkpoint.samples import FAMILIES, FULL_UNETS, full_models, full_shapes, layouts
 
 UNET = "model.diffusion_model."
 VAE = "first_stage_model."
@@ -36,7 +34,7 @@ def test_full_size_checkpoints_have_as_many_tensors_as_the_published_ones(
     assert sum(name.startswith(UNET) for name in shapes) == unet
     assert sum(name.startswith(VAE) for name in shapes) == vae
     assert [
-        sum(name.startswith(layout.prefix) for name in shapes) for layout in TEXT_ENCODERS[family]
+        sum(name.startswith(layout.prefix) for name in shapes) for layout in layouts(family)
     ] == text
 
 
@@ -104,7 +102,7 @@ def test_no_two_tensors_share_a_place(family: str) -> None:
     places += [stored_in_vae(name, vae_names) for name in vae.state_dict()]
     places += [
         stored_in_text_encoder(name, layout)
-        for encoder, layout in zip(encoders, TEXT_ENCODERS[family], strict=True)
+        for encoder, layout in zip(encoders, layouts(family), strict=True)
         for name in encoder.state_dict()
     ]
     assert len(set(places)) == len(places)
@@ -112,21 +110,14 @@ def test_no_two_tensors_share_a_place(family: str) -> None:
 
 def test_modules_have_the_sgm_names_that_kohya_writes_for_sdxl() -> None:
     unet, _, _ = full_models("sdxl")
+    modules = unet_modules(unet.config)
     assert (
-        ldm_module_name("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", unet.config)
+        rename("down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q", modules)
         == "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
     )
-    assert (
-        ldm_module_name("mid_block.attentions.0.proj_in", unet.config) == "middle_block.1.proj_in"
-    )
-    assert (
-        ldm_module_name("up_blocks.1.attentions.2.proj_out", unet.config)
-        == "output_blocks.5.1.proj_out"
-    )
-    assert (
-        ldm_module_name("down_blocks.0.resnets.1.conv2", unet.config)
-        == "input_blocks.2.0.out_layers.3"
-    )
+    assert rename("mid_block.attentions.0.proj_in", modules) == "middle_block.1.proj_in"
+    assert rename("up_blocks.1.attentions.2.proj_out", modules) == "output_blocks.5.1.proj_out"
+    assert rename("down_blocks.0.resnets.1.conv2", modules) == "input_blocks.2.0.out_layers.3"
     assert FULL_UNETS["sdxl"]["transformer_layers_per_block"] == (1, 2, 10)
 
 

@@ -12,6 +12,7 @@ from diffusers import UNet2DConditionModel
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
 from lora_trainer.checkpoint.write import write_checkpoint
+from lora_trainer.families.stable_diffusion import SD1
 from tests.checkpoint.samples import random_parts
 
 MEASURE = """
@@ -42,7 +43,7 @@ def test_loading_takes_the_model_in_its_new_type_and_one_tensor_more(tmp_path: P
         up_block_types=("CrossAttnUpBlock2D",) * 3,
     )
     parts = Parts(
-        family="sd1",
+        family=SD1,
         schedule=NoiseSchedule(),
         unet=unet,
         text_encoders=random_parts("sd1").text_encoders,

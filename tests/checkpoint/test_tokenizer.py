@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from lora_trainer import families
 from lora_trainer.checkpoint import tokenizer
 from lora_trainer.checkpoint.tokenizer import count_tokens, load_tokenizers
 from lora_trainer.dataset import clip_bpe
@@ -171,7 +172,7 @@ KNOWN_IDS = {
 
 @pytest.fixture(scope="module")
 def clip_and_open_clip() -> tuple[Any, Any]:
-    return load_tokenizers("sdxl")  # type: ignore[return-value]
+    return load_tokenizers(("clip", "open_clip"))  # type: ignore[return-value]
 
 
 @pytest.fixture(scope="module")
@@ -221,7 +222,8 @@ def test_a_long_text_is_neither_cut_nor_complained_about(
 
 def test_each_family_has_its_tokenizers() -> None:
     assert [
-        [each.pad_token_id for each in load_tokenizers(family)] for family in ("sd1", "sd2", "sdxl")
+        [each.pad_token_id for each in families.get(family).tokenizers()]
+        for family in ("sd1", "sd2", "sdxl")
     ] == [[49407], [0], [49407, 0]]
 
 
@@ -251,7 +253,7 @@ def test_a_missing_vocabulary_package_is_named(
 ) -> None:
     monkeypatch.setattr(clip_bpe, "DATA_FILE", "no such file")
     with pytest.raises(SetupError, match="open_clip_torch is not installed"):
-        load_tokenizers("sd1")
+        load_tokenizers(["clip"])
 
 
 def test_a_missing_ftfy_is_named_rather_than_silently_changing_ids(
@@ -264,4 +266,4 @@ def test_a_missing_ftfy_is_named_rather_than_silently_changing_ids(
         lambda name, *rest: None if name == "ftfy" else find_spec(name, *rest),
     )
     with pytest.raises(SetupError, match="ftfy is not installed"):
-        load_tokenizers("sd1")
+        load_tokenizers(["clip"])

@@ -22,7 +22,7 @@ def parts() -> Parts:
 def test_it_is_a_small_sd1_checkpoint_of_the_webuis_own_format() -> None:
     opened = open_checkpoint(EMBEDDED)
     assert EMBEDDED.stat().st_size <= 20_000_000
-    assert opened.family == "sd1"
+    assert opened.family.id == "sd1"
     assert opened.resolution == 64
     assert opened.schedule.prediction_type == "epsilon"
     assert opened.unet.config["norm_num_groups"] == opened.vae.config["norm_num_groups"] == 32  # type: ignore[union-attr]

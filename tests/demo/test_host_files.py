@@ -12,18 +12,18 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
 from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo.host_files import write_host_files
 from lora_trainer.demo.make_unet import new_text_encoder, new_unet
 from lora_trainer.demo.make_vae import new_vae
+from lora_trainer.families.stable_diffusion import SD1
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("Stable diffusion ü")
     parts = Parts(
-        family="sd1",
+        family=SD1,
         schedule=NoiseSchedule(),
         unet=new_unet(),
         vae=new_vae(),
@@ -85,12 +85,12 @@ def test_the_text_encoders_folder_gives_its_widths_and_the_same_tokens(written: 
     words = "a big red star, sumiwash style, 星"
     assert (
         CLIPTokenizer.from_pretrained(folder)(words, padding="max_length").input_ids
-        == load_tokenizers("sd1")[0](words, padding="max_length").input_ids
+        == SD1.tokenizers()[0](words, padding="max_length").input_ids
     )
     assert json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"] == 49408
 
 
 def test_the_checkpoint_still_opens_with_its_sidecar(written: Path) -> None:
     opened = open_checkpoint(written)
-    assert opened.family == "sd1"
+    assert opened.family is SD1
     assert opened.schedule == NoiseSchedule()

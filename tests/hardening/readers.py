@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lora_trainer import environment
+from lora_trainer import environment, families
 from lora_trainer.captioning.captioners import clip, wd
 from lora_trainer.checkpoint.detect import detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
@@ -146,7 +146,7 @@ def _deliver_with_card(folder: Path, path: Path) -> None:
         "ink",
         trigger="",
         preferred_weight=0.7,
-        family="sd1",
+        family=families.get("sd1"),
         preview=path,
     )
 

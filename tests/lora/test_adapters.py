@@ -29,7 +29,7 @@ def inputs(parts: Parts, dtype: torch.dtype = torch.float32) -> dict[str, Any]:
         "timestep": torch.tensor([5, 700]),
         "encoder_hidden_states": torch.randn(2, 7, width, generator=generator).to(dtype),
     }
-    if parts.family == "sdxl":
+    if parts.family.id == "sdxl":
         embeds, ids = (
             torch.randn(2, 64, generator=generator).to(dtype),
             torch.randint(64, 1024, (2, 6), generator=generator).to(dtype),

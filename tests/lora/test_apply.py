@@ -24,7 +24,7 @@ def noise_prediction(parts):
     generator = torch.Generator().manual_seed(1)
     added = (
         {"text_embeds": torch.randn(1, 64, generator=generator), "time_ids": torch.ones(1, 6)}
-        if parts.family == "sdxl"
+        if parts.family.id == "sdxl"
         else None
     )
     text = torch.randn(1, 77, parts.unet.config.cross_attention_dim, generator=generator)

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from PIL import Image, PngImagePlugin
 
-from lora_trainer import files
+from lora_trainer import families, files
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora import deliver as module
 from lora_trainer.lora.deliver import Delivered, clean_name, deliver, used_names
@@ -59,7 +59,7 @@ def put(file: Path, lora_dir: Path, name: str = "cat", **changes: Any) -> Delive
         **{
             "trigger": "sks cat",
             "preferred_weight": 0.7,
-            "family": "sd1",
+            "family": families.get("sd1"),
             "description": "A cat",
             **changes,
         },
@@ -110,9 +110,9 @@ def test_the_sidecar_names_the_family_as_the_host_does(
     family: str, version: str, lora: Path, lora_dir: Path
 ) -> None:
     assert (
-        json.loads(put(lora, lora_dir, family=family).sidecar.read_text(encoding="utf-8"))[
-            "sd version"
-        ]
+        json.loads(
+            put(lora, lora_dir, family=families.get(family)).sidecar.read_text(encoding="utf-8")
+        )["sd version"]
         == version
     )
 

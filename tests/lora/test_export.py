@@ -21,7 +21,6 @@ from lora_trainer.lora.names import (
     diffusers_names,
     module_names,
     part_models,
-    webui_name,
 )
 from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
 from tests.lora.test_adapters import fill, predictions
@@ -57,9 +56,10 @@ def merged(family: str, file: Path, strength: float) -> Parts:
     """
     parts, tensors = tiny_parts(family), safetensors.torch.load_file(file)
     used = set()
+    layer_name = parts.family.layer_names(parts)
     for part, model in part_models(parts):
-        for path, layer in adaptable_layers(model).items():
-            name = webui_name(parts.family, part, path)
+        for path, layer in adaptable_layers(model, parts.family).items():
+            name = layer_name(part, path)
             if f"{name}.alpha" not in tensors:
                 continue
             down, up, alpha = (
@@ -81,7 +81,7 @@ def pipeline(parts: Parts) -> Any:
         "tokenizer": None,
         "scheduler": DDIMScheduler(),
     }
-    if parts.family == "sdxl":
+    if parts.family.id == "sdxl":
         return StableDiffusionXLPipeline(
             **common, text_encoder_2=parts.text_encoders[1], tokenizer_2=None
         )
@@ -178,8 +178,9 @@ def test_the_weights_are_the_adapters_in_the_type_asked_for(
     parts, adapters = trained("sd1")
     assert export(adapters, parts, tmp_path / "x.safetensors", METADATA, dtype).dtype == written
     tensors = safetensors.torch.load_file(tmp_path / "x.safetensors")
+    layer_name = parts.family.layer_names(parts)
     for adapter in adapters.layers:
-        name = webui_name("sd1", adapter.part, adapter.path)
+        name = layer_name(adapter.part, adapter.path)
         assert torch.equal(tensors[f"{name}.lora_up.weight"], adapter.up.detach().to(dtype))
         assert torch.equal(tensors[f"{name}.lora_down.weight"], adapter.down.detach().to(dtype))
 

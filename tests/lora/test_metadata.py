@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from lora_trainer import families
 from lora_trainer.lora.metadata import FolderFacts, TrainingFacts, build, distinct, tag_frequency
 from lora_trainer.settings.training import RunConfig, from_mapping
 
@@ -62,7 +63,8 @@ def facts(settings: RunConfig | None = None, **changes: Any) -> TrainingFacts:
         "base_sha256": "ab" * 32,
         "base_legacy_hash": "cc6cb27103",
     }
-    return TrainingFacts(**{**known, **changes})
+    values = {**known, **changes}
+    return TrainingFacts(**{**values, "family": families.get(values["family"])})
 
 
 ROWS = {

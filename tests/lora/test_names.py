@@ -11,18 +11,12 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from lora_trainer import families
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.names import rename, unet_modules
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
 from lora_trainer.demo import EMBEDDED
-from lora_trainer.lora.names import (
-    adaptable_layers,
-    fits,
-    module_names,
-    module_names_of_weights,
-    unet_depth,
-    webui_name,
-)
+from lora_trainer.lora.names import adaptable_layers, fits, module_names
 from tests.tiny import tiny_parts
 
 TEXT_LAYERS = (
@@ -61,7 +55,11 @@ def full_size_unet(family: str) -> UNet2DConditionModel:
 
 
 def full_size_parts(family: str) -> Parts:
-    return Parts(family=family, schedule=NoiseSchedule(), unet=full_size_unet(family))  # type: ignore[arg-type]
+    return Parts(family=families.get(family), schedule=NoiseSchedule(), unet=full_size_unet(family))
+
+
+def webui_name(family: str, part: str, path: str) -> str:
+    return families.get(family).layer_names(full_size_parts(family))(part, path)
 
 
 # --- the hosts' own module lists, as ldm and sgm build them ---------------------------------------
@@ -258,8 +256,10 @@ def forge_knows(family: str) -> set[str]:
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_both_hosts_find_every_layer_of_the_unet_and_a1111_finds_the_right_one(family: str) -> None:
     expected = host_unet(family)
-    names = {path: webui_name(family, "unet", path) for path in expected}  # type: ignore[arg-type]
-    assert set(names.values()) == set(module_names(full_size_parts(family)))
+    parts = full_size_parts(family)
+    layer_name = parts.family.layer_names(parts)
+    names = {path: layer_name("unet", path) for path in expected}
+    assert set(names.values()) == set(module_names(parts))
     assert {
         path: a1111_finds(name, host_modules(family), family) for path, name in names.items()
     } == {path: module.replace(".", "_") for path, module in expected.items()}
@@ -314,21 +314,6 @@ def test_a_text_encoder_of_a_newer_transformers_has_the_same_names() -> None:
     )
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
-def test_the_layers_are_the_same_from_the_model_and_from_its_weights(family: str) -> None:
-    parts = tiny_parts(family)
-    models = {
-        "unet": parts.unet,
-        "text_encoder": parts.text_encoders[0],
-        **({"text_encoder_2": parts.text_encoders[1]} if family == "sdxl" else {}),
-    }
-    weights = {
-        part: {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-        for part, model in models.items()
-    }
-    assert module_names_of_weights(family, weights) == module_names(parts)  # type: ignore[arg-type]
-
-
 def test_the_projection_that_hosts_keep_as_a_bare_matrix_is_left_out() -> None:
     assert not [name for name in module_names(tiny_parts("sdxl")) if "projection" in name]
 
@@ -349,12 +334,24 @@ def test_a_unet_of_another_depth_has_the_names_of_its_checkpoint_file() -> None:
     # A1111 reads down_blocks_1 as if every block had two layers: of the embedded checkpoint, one
     # layer deep, it would miss the second level
     parts = open_checkpoint(EMBEDDED).outline()
-    modules = unet_modules(parts.unet.config)
-    for path in adaptable_layers(parts.unet):
-        assert webui_name("sd1", "unet", path, unet_depth(parts)) == "lora_unet_" + rename(
-            path, modules
-        ).replace(".", "_"), path
+    modules, layer_name = unet_modules(parts.unet.config), parts.family.layer_names(parts)
+    for path in adaptable_layers(parts.unet, parts.family):
+        assert layer_name("unet", path) == "lora_unet_" + rename(path, modules).replace(".", "_"), (
+            path
+        )
     assert (
-        webui_name("sd1", "unet", "down_blocks.1.attentions.0.proj_in", 1)
+        layer_name("unet", "down_blocks.1.attentions.0.proj_in")
         == "lora_unet_input_blocks_3_1_proj_in"
+    )
+
+
+def test_an_upsampler_after_a_level_without_attention_has_the_files_own_name() -> None:
+    # SD1's coarsest level has none, so that its upsampler is the block's second module, not the
+    # third
+    parts = full_size_parts("sd1")
+    with torch.device("meta"):
+        parts.unet = UNet2DConditionModel(layers_per_block=1)
+    assert (
+        parts.family.layer_names(parts)("unet", "up_blocks.0.upsamplers.0.conv")
+        == "lora_unet_output_blocks_1_1_conv"
     )

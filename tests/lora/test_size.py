@@ -8,7 +8,7 @@ from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.lora.adapters import add_adapters
-from lora_trainer.lora.size import layers_of, parameter_count
+from lora_trainer.lora.size import parameter_count
 from lora_trainer.settings.training import LoraSettings
 from tests.made import tiny_checkpoint
 
@@ -22,14 +22,19 @@ SETTINGS = {
 }
 
 
+def layers_of(path):
+    detected = detect_any(path)
+    return detected.family.layer_shapes(path, detected)
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 @pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
 def test_the_count_is_that_of_the_real_adapters(family, settings):
     path = tiny_checkpoint(family)
     real = add_adapters(open_checkpoint(path).outline(), settings, 0)
-    assert parameter_count(layers_of(path, detect_any(path)), settings) == real.parameter_count
+    assert parameter_count(layers_of(path), settings) == real.parameter_count
 
 
 def test_names_of_no_layer_count_nothing():
-    layers = layers_of(EMBEDDED, detect_any(EMBEDDED))
+    layers = layers_of(EMBEDDED)
     assert parameter_count(layers, LoraSettings(target_modules=("query",))) == 0

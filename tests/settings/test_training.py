@@ -316,12 +316,6 @@ def test_auto_keeps_encoded_images_in_memory_as_far_as_two_gigabytes_go(asked, b
     assert training.keeps_encoded_on_disk(asked, byte_count) is on_disk
 
 
-def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
-    # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
-    assert training.encoded_bytes(512 * 512, 0, mirrored=False) == 131_072
-    assert training.encoded_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
-
-
 PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"
 
 

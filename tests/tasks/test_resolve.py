@@ -3,10 +3,11 @@ from types import SimpleNamespace
 import torch
 
 from lora_trainer.checkpoint.parts import NoiseSchedule
+from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.settings import training
 from lora_trainer.tasks.resolve import resolve
 
-CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule())
+CHECKPOINT = SimpleNamespace(schedule=NoiseSchedule(), family=SD1)
 
 
 def resolved(resolution, **values):

@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from lora_trainer.families.stable_diffusion import StableDiffusion
 from lora_trainer.jobs.start import note_death
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.events import EventWriter
@@ -225,7 +226,7 @@ def test_previews_without_memory_do_not_cost_the_training(tmp_path, monkeypatch)
     def no_memory(*arguments, **named):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
 
-    monkeypatch.setattr(preview, "decode_latents", no_memory)
+    monkeypatch.setattr(StableDiffusion, "decode", no_memory)
     assert job.run(folder.path) == job.FINISHED
     state = folder.read_state()
     assert state.delivered and any(

@@ -21,16 +21,15 @@ from lora_trainer.dataset.buckets import assign
 from lora_trainer.dataset.findings import error, refuse
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.families.components.noise import NoiseLevels, make_sampler
 from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.settings import training
 from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
 from lora_trainer.training.device import choose_precision
-from lora_trainer.training.encode import encode_captions
 from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
-from lora_trainer.training.preview import make_sampler
 from tests.made import tiny_checkpoint
-from tests.tiny import tiny_parts
+from tests.tiny import encode_captions, tiny_parts
 
 CPU = torch.device("cpu")
 
@@ -89,7 +88,7 @@ def batches(run: RunConfig) -> tuple[object, ...]:
         settings=run.dataset,
         seed=0,
         noise_offset=0.0,
-        timestep_count=1000,
+        noise_process=NoiseLevels.of(NoiseSchedule()),
     )  # type: ignore[arg-type]
     made = [data.batch([0], step, 0) for step in range(6)]
     return tuple((batch.captions, bool(batch.latents.mean() > 0)) for batch in made)
@@ -128,8 +127,7 @@ def rates(run: RunConfig) -> tuple[float, ...]:
 def stores(run: RunConfig) -> tuple[bool, ...]:
     """Whether a small and a large set are kept on disk."""
     return tuple(
-        stores_for(run.training.cache_latents, count, 1, False, Path("cache"))[0]._folder
-        is not None
+        stores_for(run.training.cache_latents, count, Path("cache"))[0]._folder is not None
         for count in (1000, 10**11)
     )
 

@@ -4,14 +4,13 @@ import torch
 from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
+from lora_trainer import families
 from lora_trainer.checkpoint.parts import NoiseSchedule
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer.families.components.noise import make_sampler
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.settings.training import LoraSettings, SampleSettings
 from lora_trainer.training import preview
-from lora_trainer.training.encode import encode_captions
-from lora_trainer.training.schedule import NoiseLevels
-from tests.tiny import tiny_parts
+from tests.tiny import encode_captions, tiny_parts
 
 
 def states(parts, text):
@@ -25,16 +24,16 @@ def states(parts, text):
 )
 @pytest.mark.parametrize("sampler", ["euler_a", "dpmpp_2m_karras", "ddim"])
 def test_a_preview_equals_what_diffusers_pipeline_makes(family, pipeline_class, sampler):
-    parts = tiny_parts(family, tokenizers=load_tokenizers(family))
+    parts = tiny_parts(family, tokenizers=families.get(family).tokenizers())
     settings = SampleSettings(
         sample_steps=3, sample_guidance=4.0, sample_sampler=sampler, sample_seed=11
     )
     prompt, negative = states(parts, "a red cat"), states(parts, "")
-    ours = preview.sample_latents(parts.unet, parts.schedule, prompt, negative, settings, (64, 64))
+    ours = preview.sample_latents(parts, prompt, negative, settings, (64, 64))
     components = {
         "vae": parts.vae,
         "unet": parts.unet,
-        "scheduler": preview.make_sampler(sampler, parts.schedule),
+        "scheduler": make_sampler(sampler, parts.schedule),
     }
     if family == "sd1":
         pipeline = pipeline_class(
@@ -74,12 +73,11 @@ def test_a_preview_equals_what_diffusers_pipeline_makes(family, pipeline_class, 
 
 
 def test_a_long_prompt_with_a_short_negative_one_works():
-    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
     long = states(parts, " ".join(["cat"] * 100))
     assert long.hidden.shape[1] == 154
     latents = preview.sample_latents(
-        parts.unet,
-        parts.schedule,
+        parts,
         long,
         states(parts, ""),
         SampleSettings(sample_steps=1),
@@ -89,18 +87,18 @@ def test_a_long_prompt_with_a_short_negative_one_works():
 
 
 def test_zero_terminal_snr_and_v_prediction_give_finite_pictures():
-    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
-    schedule = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
+    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
+    parts.schedule = NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True)
     for sampler in ("euler_a", "dpmpp_2m_karras", "ddim"):
         settings = SampleSettings(sample_steps=4, sample_sampler=sampler)
         latents = preview.sample_latents(
-            parts.unet, schedule, states(parts, "cat"), states(parts, ""), settings, (64, 64)
+            parts, states(parts, "cat"), states(parts, ""), settings, (64, 64)
         )
         assert torch.isfinite(latents).all(), sampler
 
 
 def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_path):
-    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
     adapters = add_adapters(parts, LoraSettings(lora_rank=2, lora_dropout=0.5), 0)
     for _, parameter in adapters.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -137,23 +135,8 @@ def test_pictures_carry_the_webuis_own_text_and_leave_the_model_as_it_was(tmp_pa
     )
 
 
-def test_euler_a_walks_through_the_webuis_noise_levels():
-    schedule = NoiseSchedule()
-    sampler = preview.make_sampler("euler_a", schedule)
-    sampler.set_timesteps(20)
-    assert (sampler.timesteps[0].item(), sampler.timesteps[-1].item()) == (999, 0)
-    # k-diffusion: logarithms of the levels at evenly spaced steps, and the noise times the first
-    alphas = NoiseLevels.of(schedule).alphas_cumprod.double()
-    logarithms = ((1 - alphas) / alphas).sqrt().log()
-    steps = torch.linspace(999, 0, 20, dtype=torch.float64)
-    low, share = steps.floor().long(), steps.frac()
-    expected = (logarithms[low] * (1 - share) + logarithms[(low + 1).clamp(max=999)] * share).exp()
-    torch.testing.assert_close(sampler.sigmas[:-1].double(), expected, rtol=1e-3, atol=1e-4)
-    assert float(sampler.init_noise_sigma) == pytest.approx(14.6146, abs=1e-3)
-
-
 def trained_text_encoder(family):
-    parts = tiny_parts(family, tokenizers=load_tokenizers(family))
+    parts = tiny_parts(family, tokenizers=families.get(family).tokenizers())
     adapters = add_adapters(
         parts, LoraSettings(lora_rank=2, lora_dropout=0.5, train_text_encoder=True), 0
     )
@@ -206,7 +189,7 @@ def test_sdxls_empty_negative_prompt_is_zeros_as_in_the_webui_and_diffusers():
     pipeline = StableDiffusionXLPipeline(
         vae=parts.vae,
         unet=parts.unet,
-        scheduler=preview.make_sampler("euler_a", parts.schedule),
+        scheduler=make_sampler("euler_a", parts.schedule),
         text_encoder=parts.text_encoders[0],
         text_encoder_2=parts.text_encoders[1],
         tokenizer=parts.tokenizers[0],

@@ -1,16 +1,18 @@
 """The loop by itself: a tiny UNet, made-up latents, no files."""
 
 import dataclasses
+import functools
 import math
 from typing import get_args
 
 import pytest
 import torch
 
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer import families
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import ConfigError, NotFinite
+from lora_trainer.families.components.noise import NoiseLevels
 from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.settings import training
 from lora_trainer.settings.training import (
@@ -23,7 +25,6 @@ from lora_trainer.training import train
 from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
 from lora_trainer.training.loop import Loop
 from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
-from lora_trainer.training.schedule import NoiseLevels
 from lora_trainer.training.train import Plan, SmoothedLoss, Trainer
 from tests.tiny import tiny_parts
 
@@ -45,7 +46,7 @@ def example(path, number):
 
 
 def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
-    parts = tiny_parts("sd1", tokenizers=load_tokenizers("sd1"))
+    parts = tiny_parts("sd1", tokenizers=families.get("sd1").tokenizers())
     lora = lora or LoraSettings(lora_rank=2, target_modules=("to_q", "to_v"))
     training = TrainingSettings(**{"learning_rate": 1e-3, **settings})
     examples = [example(tmp_path / f"{number}.png", number) for number in range(images)]
@@ -63,19 +64,21 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
     adapters = add_adapters(parts, lora, 3)
     parts.unet.train()
     optimizer = make_optimizer(adapters, training, CPU)
+    noise_process = NoiseLevels.of(parts.schedule)
     return Trainer(
+        family=parts.family,
         unet=parts.unet,
         adapters=adapters,
         optimizer=optimizer,
         rates=make_rate_schedule(optimizer, training, step_count),
-        levels=NoiseLevels.of(parts.schedule),
+        noise_process=noise_process,
         data=TrainingData(
             examples=examples,
             images=encoded,
             settings=DatasetSettings(train_data_dir=tmp_path),
             seed=training.seed,
             noise_offset=0.0,
-            timestep_count=1000,
+            noise_process=noise_process,
         ),
         captions=captions,
         plan=Plan(
@@ -89,7 +92,6 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
         settings=training,
         device=CPU,
         dtype=torch.float32,
-        size_conditioned=False,
     )
 
 
@@ -197,7 +199,13 @@ def test_training_learns_what_it_is_shown(tmp_path):
         with torch.no_grad():
             text = trainer.captions.states(fixed.captions)
             return train.denoising_loss(
-                trainer.unet, trainer.levels, fixed.latents, text, fixed.noise, fixed.timesteps
+                functools.partial(trainer.family.predict, trainer.unet),
+                trainer.noise_process,
+                fixed.latents,
+                text,
+                fixed.noise,
+                fixed.timesteps,
+                fixed.size_conditions,
             ).item()
 
     learned = loss_at_fixed_noise()

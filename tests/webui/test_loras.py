@@ -7,6 +7,8 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import LoraFileError
+from lora_trainer.families.sdxl import SDXL
+from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.hosts.base import HostPaths
 from lora_trainer.jobs.history import History
 from lora_trainer.runs import events
@@ -62,7 +64,7 @@ def test_ours_are_listed_and_those_of_others_are_not(loras, folder):
     assert (found.name, found.trigger, found.family, found.delivered, found.run) == (
         "ink",
         "inkstyle",
-        "sd1",
+        SD1,
         True,
         None,
     )
@@ -249,7 +251,11 @@ def test_saved_steps_are_listed_newest_first_with_what_the_run_knows(loras, runs
         ("fox-step00000200", 200, "fox", False),
         ("fox-step00000100", 100, "fox", False),
     ]
-    assert (found[1].trigger, found[1].preferred_weight, found[1].family) == ("foxy", 0.8, "sdxl")
+    assert (found[1].trigger, found[1].preferred_weight, found[1].family) == (
+        "foxy",
+        0.8,
+        SDXL,
+    )
     run.saved_file("fox", 200).unlink()
     assert [lora.step for lora in loras.listing()] == [300, 100]
 

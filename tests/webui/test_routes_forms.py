@@ -12,6 +12,8 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.families.sdxl import SDXL
+from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.webui import http, routes
 from lora_trainer.webui.checkpoints import Checkpoints, _mark, said
 from lora_trainer.webui.setup import Setup
@@ -155,9 +157,9 @@ def test_the_list_names_families_as_they_become_known_and_keeps_them(client, stu
 def test_a_file_that_was_exchanged_is_looked_at_again(studio, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(tiny_checkpoint("sd1").read_bytes())
-    assert studio.checkpoints.facts(path).family == "sd1"
+    assert studio.checkpoints.facts(path).family is SD1
     path.write_bytes(tiny_checkpoint("sdxl").read_bytes())
-    assert studio.checkpoints.facts(path).family == "sdxl"
+    assert studio.checkpoints.facts(path).family is SDXL
 
 
 def test_two_hundred_checkpoints_hold_up_nobody(studio, tmp_path):
@@ -179,7 +181,7 @@ def test_a_damaged_file_of_what_was_found_is_begun_anew(studio, content):
         Checkpoints(studio.host, studio.data.root / "checkpoints.json")
         .facts(tiny_checkpoint("sd1"))
         .family
-        == "sd1"
+        is SD1
     )
 
 
@@ -202,7 +204,7 @@ def test_what_was_found_must_be_what_is_found(studio, made_up):
     values = {str(path): {"mark": _mark(path), **sound, **made_up}, "/other": 3}
     (studio.data.root / "checkpoints.json").write_text(json.dumps(values), encoding="utf-8")
     facts = Checkpoints(studio.host, studio.data.root / "checkpoints.json").facts(path)
-    assert (facts.family, facts.has_vae, said(facts, "en")["problem"]) == ("sd1", True, None)
+    assert (facts.family, facts.has_vae, said(facts, "en")["problem"]) == (SD1, True, None)
 
 
 def test_set_up_is_begun_and_watched(client, studio):

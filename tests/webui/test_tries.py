@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import LoraTrainerError
+from lora_trainer.families.stable_diffusion import SD1
 from lora_trainer.hosts.base import HostError
 from lora_trainer.jobs.history import History
 from lora_trainer.webui import try_jobs
@@ -42,7 +43,7 @@ def jobs(host, data):
     return make(host, data)
 
 
-def make(host, data, family="sd1"):
+def make(host, data, family=SD1):
     return TryJobs(host, data, Loras(host, History(data.folder("runs"))), lambda path: family)
 
 

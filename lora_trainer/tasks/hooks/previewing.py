@@ -9,11 +9,11 @@ from typing import ClassVar
 import torch
 
 from lora_trainer.errors import Message
+from lora_trainer.families.base import TextStates
 from lora_trainer.runs import events
 from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.training import preview
 from lora_trainer.training.device import free_memory, is_out_of_memory
-from lora_trainer.training.encode import TextStates
 from lora_trainer.training.loop import Loop
 from lora_trainer.training.train import StepResult, Trainer
 

@@ -1,20 +1,15 @@
+"""Captions and pictures as Stable Diffusion's families encode them."""
+
 import pytest
 import torch
 
-from lora_trainer.checkpoint.tokenizer import load_tokenizers
+from lora_trainer import families
 from lora_trainer.dataset.tokens import COMMA
-from lora_trainer.training.encode import (
-    END,
-    START,
-    TextStates,
-    cut_into_pieces,
-    decode_latents,
-    draw_latents,
-    encode_captions,
-    encode_image,
-    join_rows,
-)
-from tests.tiny import tiny_parts
+from lora_trainer.families.base import TextStates
+from lora_trainer.families.components.clip import END, START, cut_into_pieces
+from lora_trainer.families.components.text import join_rows
+from lora_trainer.families.components.vae import decode_latents, draw_latents, encode_image
+from tests.tiny import encode_captions, tiny_parts
 
 WORD = 320
 
@@ -47,7 +42,7 @@ def test_a_comma_right_at_the_cut_begins_the_next_piece():
 
 
 def parts_with_tokenizers(family):
-    return tiny_parts(family, tokenizers=load_tokenizers(family))
+    return tiny_parts(family, tokenizers=families.get(family).tokenizers())
 
 
 @pytest.mark.parametrize(
@@ -121,9 +116,16 @@ def test_joined_rows_equal_a_batch_encoded_at_once():
     captions = ["a cat", " ".join(["dog"] * 100)]
     together = encode_captions(parts, captions, max_token_length=150)
     rows = [encode_captions(parts, [caption], max_token_length=150) for caption in captions]
-    joined = join_rows(rows, encode_captions(parts, [""]))
+    joined = parts.family.join(rows, encode_captions(parts, [""]))
     torch.testing.assert_close(joined.hidden, together.hidden, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(joined.pooled, together.pooled, rtol=1e-4, atol=1e-5)
+
+
+def test_rows_with_a_mask_are_filled_up_and_masked_out():
+    rows = [TextStates(torch.ones(1, length, 4), mask=torch.ones(1, length)) for length in (2, 3)]
+    joined = join_rows(rows)
+    assert joined.hidden.shape == (2, 3, 4) and joined.hidden[0, 2].tolist() == [0, 0, 0, 0]
+    assert joined.mask.tolist() == [[1, 1, 0], [1, 1, 1]]
 
 
 def test_states_move_and_detach_whole():

@@ -1,0 +1,223 @@
+"""The noise processes of models: diffusion with a table of noise levels, and flow matching. Each
+says what noise is added, what the model should predict, and how much it counts in the loss; and
+how a preview goes from noise to a picture, with the WebUI's samplers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
+)
+
+from lora_trainer.checkpoint.parts import FlowSchedule, NoiseSchedule, PredictionType
+from lora_trainer.families.base import Sampler, Shape
+
+SAMPLER_LABELS = {"euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "ddim": "DDIM"}
+"""Setting -> what the WebUI calls it."""
+
+
+@dataclass(frozen=True)
+class NoiseLevels:
+    """alphas_cumprod: (T,) float32, the share of signal left at each timestep (DDPM, arXiv
+    2006.11239).
+    """
+
+    alphas_cumprod: torch.Tensor
+    schedule: NoiseSchedule
+
+    @classmethod
+    def of(cls, schedule: NoiseSchedule, device: torch.device | str = "cpu") -> NoiseLevels:
+        scheduler = DDPMScheduler(**scheduler_config(schedule))
+        return cls(scheduler.alphas_cumprod.to(device, torch.float32), schedule)
+
+    @property
+    def prediction_type(self) -> PredictionType:
+        return self.schedule.prediction_type
+
+    def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+        """Timesteps, each as likely as any other."""
+        return torch.randint(0, len(self.alphas_cumprod), shape[:1], generator=generator)
+
+    def add_noise(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """Latents at the noise level of their timestep: (B, C, h, w), (B, C, h, w), (B,) -> (B, C,
+        h, w).
+        """
+        signal, spread = self._levels(timesteps)
+        return signal * latents + spread * noise
+
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
+    ) -> torch.Tensor:
+        """What the UNet should predict: the noise, or the velocity (arXiv 2202.00512, appendix
+        D).
+        """
+        if self.prediction_type == "epsilon":
+            return noise
+        signal, spread = self._levels(timesteps)
+        return signal * noise - spread * latents
+
+    def min_snr_weight(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Weight of each image's loss, (B,) -> (B,): min(SNR, gamma) / SNR, or / (SNR + 1) for
+        velocity (arXiv 2303.09556).
+        """
+        alphas = self.alphas_cumprod[timesteps]
+        # at a terminal SNR of zero the epsilon weight tends to 1; the floor keeps 0 / 0 away
+        snr = (alphas / (1 - alphas)).clamp(min=1e-8)
+        clipped = snr.clamp(max=gamma)
+        return clipped / (snr if self.prediction_type == "epsilon" else snr + 1)
+
+    def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
+        """The WebUI's sampler of that setting."""
+        scheduler = make_sampler(name, self.schedule)
+        scheduler.set_timesteps(step_count, device=device)
+        return _DiffusersSampler(scheduler, draws_noise=name != "dpmpp_2m_karras")
+
+    def sampler_label(self, name: str) -> str:
+        return SAMPLER_LABELS[name]
+
+    def _levels(self, timesteps: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        alphas = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+        return alphas.sqrt(), (1 - alphas).sqrt()
+
+
+def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
+    """The arguments that diffusers' schedulers share."""
+    return {
+        "num_train_timesteps": schedule.step_count,
+        "beta_start": schedule.beta_start,
+        "beta_end": schedule.beta_end,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": schedule.prediction_type,
+        "rescale_betas_zero_snr": schedule.zero_terminal_snr,
+    }
+
+
+def make_sampler(name: str, schedule: NoiseSchedule) -> Any:
+    """diffusers' scheduler of that name, set up as the WebUI's."""
+    config = scheduler_config(schedule)
+    spacing = "trailing" if schedule.zero_terminal_snr else "leading"
+    # the WebUI's k-diffusion begins at the noisiest level there is and spaces its steps evenly down
+    # to the least
+    spread = "trailing" if schedule.zero_terminal_snr else "linspace"
+    if name == "ddim":
+        return DDIMScheduler(
+            **config,
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            timestep_spacing=spacing,
+        )
+    if name == "dpmpp_2m_karras":
+        return DPMSolverMultistepScheduler(
+            **config, use_karras_sigmas=True, steps_offset=1, timestep_spacing=spacing
+        )
+    return EulerAncestralDiscreteScheduler(**config, steps_offset=1, timestep_spacing=spread)
+
+
+class _DiffusersSampler:
+    """A scheduler of diffusers', its number of steps set."""
+
+    def __init__(self, scheduler: Any, *, draws_noise: bool) -> None:
+        self._scheduler = scheduler
+        self._draws_noise = draws_noise
+
+    @property
+    def times(self) -> Sequence[torch.Tensor]:
+        return self._scheduler.timesteps  # type: ignore[no-any-return]
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise * self._scheduler.init_noise_sigma  # type: ignore[no-any-return]
+
+    def scaled(self, latents: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return self._scheduler.scale_model_input(latents, time)  # type: ignore[no-any-return]
+
+    def step(
+        self,
+        prediction: torch.Tensor,
+        time: torch.Tensor,
+        latents: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        extra = {"generator": generator} if self._draws_noise else {}
+        done = self._scheduler.step(prediction, time, latents, **extra, return_dict=False)
+        return done[0]  # type: ignore[no-any-return]
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Flow matching along straight lines (arXiv 2209.03003, 2210.02747): at time s in (0, 1)
+    latents are (1 - s) image + s noise, and the model predicts noise - image.
+    """
+
+    schedule: FlowSchedule
+
+    def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
+        """Times of a logit-normal distribution (arXiv 2403.03206, section 3.1), shifted."""
+        return self._shifted(torch.randn(shape[:1], generator=generator).sigmoid())
+
+    def add_noise(
+        self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """Latents on the line between picture and noise, all (B, C, h, w)."""
+        share = times.view(-1, 1, 1, 1)
+        return (1 - share) * latents + share * noise
+
+    def target(
+        self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
+    ) -> torch.Tensor:
+        """The line's direction, the same at every time."""
+        return noise - latents
+
+    def min_snr_weight(self, times: torch.Tensor, gamma: float) -> torch.Tensor:
+        """Ones: min-SNR weights are derived for diffusion's noise levels."""
+        return torch.ones_like(times)
+
+    def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
+        """Euler's method, whatever the setting: the WebUI's other samplers expect diffusion."""
+        times = self._shifted(torch.linspace(1, 0, step_count + 1, device=device))
+        return _Euler(times)
+
+    def sampler_label(self, name: str) -> str:
+        return "Euler"
+
+    def _shifted(self, times: torch.Tensor) -> torch.Tensor:
+        """Moved towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
+        shift = self.schedule.shift
+        return shift * times / (1 + (shift - 1) * times)
+
+
+class _Euler:
+    """From time 1 down to 0 along the predicted direction."""
+
+    def __init__(self, times: torch.Tensor) -> None:
+        self._times = times
+
+    @property
+    def times(self) -> Sequence[torch.Tensor]:
+        return tuple(self._times[:-1])
+
+    def start(self, noise: torch.Tensor) -> torch.Tensor:
+        return noise
+
+    def scaled(self, latents: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
+        return latents
+
+    def step(
+        self,
+        prediction: torch.Tensor,
+        time: torch.Tensor,
+        latents: torch.Tensor,
+        generator: torch.Generator,
+    ) -> torch.Tensor:
+        position = int((self._times == time).nonzero()[0])
+        return latents + (self._times[position + 1] - time) * prediction

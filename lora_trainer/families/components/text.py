@@ -1,0 +1,24 @@
+"""Rows of text states -> one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from lora_trainer.families.base import TextStates
+
+
+def join_rows(rows: Sequence[TextStates]) -> TextStates:
+    """Rows of one length -> one batch. Rows that have a mask may be of different lengths: the
+    shorter are filled up with zeros, masked out.
+    """
+    filled = [row.tensors() for row in rows]
+    longest = max(row.hidden.shape[1] for row in rows)
+    for tensors in filled:
+        missing = longest - tensors["hidden"].shape[1]
+        if missing:
+            assert "mask" in tensors, "rows of different lengths need a mask"
+            tensors["hidden"] = torch.nn.functional.pad(tensors["hidden"], (0, 0, 0, missing))
+            tensors["mask"] = torch.nn.functional.pad(tensors["mask"], (0, missing))
+    return TextStates(**{name: torch.cat([row[name] for row in filled]) for name in filled[0]})

@@ -1,0 +1,39 @@
+"""Pixels <-> latents by diffusers' AutoencoderKL."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+
+def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 2 x channels, h, w) float32 on the CPU: mean
+    and standard deviation of the scaled latent.
+    """
+    parameter = next(vae.parameters())
+    with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
+        distribution = vae.encode(pixels.to(parameter.device, parameter.dtype)).latent_dist
+    scale = vae.config.scaling_factor
+    moments: torch.Tensor = torch.cat([distribution.mean, distribution.std], 1).float() * scale
+    return moments.cpu()
+
+
+def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
+    """Moments (B, 2 x channels, h, w) and normal noise (B, channels, h, w) -> latents of the
+    noise's shape.
+    """
+    mean, deviation = moments.chunk(2, 1)
+    return mean + deviation * noise
+
+
+def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
+    """Latents (B, channels, h, w) -> pixels (B, 3, H, W) in [0, 1], float32 on the CPU."""
+    parameter = next(vae.parameters())
+    # the UNet's autocast is not for the VAE: SDXL's overflows in fp16
+    with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
+        pixels = vae.decode(
+            (latents / vae.config.scaling_factor).to(parameter.device, parameter.dtype)
+        ).sample
+    return F.hardtanh(pixels.float().cpu() / 2 + 0.5, 0.0, 1.0)
