@@ -8,7 +8,7 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong
     call, 3 stopped by request.
     """
+    # before the arguments are read: what reads the paths and the settings among them needs PyYAML
+    overlay = environment.activate()
     parser = make_parser()
     asked = parser.parse_args(arguments)
     if not hasattr(asked, "command"):
@@ -30,7 +32,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             # a Windows console in a legacy code page must not stop a run over a Chinese file name
             stream.reconfigure(errors="replace")
     try:
-        overlay = environment.activate()
         if asked.needs_packages:
             overlay.require()
         return int(asked.command(asked) or 0)
@@ -53,17 +54,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
 
+class CommandParser(argparse.ArgumentParser):
+    """The parser of one command, whose options may be made when they are first needed: other
+    commands do not wait for what makes them, and run where it is not installed.
+    """
+
+    def __init__(
+        self, options: Callable[[argparse.ArgumentParser], None] | None = None, **more: Any
+    ) -> None:
+        super().__init__(**more)
+        self._make_options = options
+
+    def parse_known_args(self, *values: Any, **more: Any) -> Any:
+        self.complete()
+        return super().parse_known_args(*values, **more)
+
+    def complete(self) -> CommandParser:
+        """This parser with all its options."""
+        make, self._make_options = self._make_options, None
+        if make is not None:
+            make(self)
+        return self
+
+
 def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lora_trainer", description="Train a LoRA from your own images."
     )
     parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(
+        title="commands", metavar="COMMAND", parser_class=CommandParser
+    )
 
     def add(
-        name: str, command: Any, summary: str, *, needs_packages: bool = True
+        name: str,
+        command: Any,
+        summary: str,
+        *,
+        needs_packages: bool = True,
+        options: Callable[[argparse.ArgumentParser], None] | None = None,
     ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=summary, description=summary)
+        sub = commands.add_parser(name, help=summary, description=summary, options=options)
         sub.set_defaults(command=command, needs_packages=needs_packages)
         return sub
 
@@ -97,12 +128,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="change a setting, such as max_train_steps=2000",
     )
 
-    add_caption(
-        add(
-            "caption",
-            caption,
-            "write a first draft of the captions for a folder of images; what a person wrote stays",
-        )
+    add(
+        "caption",
+        caption,
+        "write a first draft of the captions for a folder of images; what a person wrote stays",
+        options=add_caption,
     )
 
     sub = add("tell", tell, "ask a running training for something")
@@ -134,42 +164,11 @@ def make_parser() -> argparse.ArgumentParser:
         help="also write a copy under the names that every WebUI loads",
     )
 
-    sub = add(
+    add(
         "check",
         check,
         "look for what would spoil a training: blur, copies, borders, lettering, captions ...",
-    )
-    sub.add_argument("folder", type=given_path, help="the images, as for train_data_dir")
-    sub.add_argument(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="what will be trained at (default: 512, or as the checkpoint asks)",
-    )
-    sub.add_argument(
-        "--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution"
-    )
-    sub.add_argument(
-        "--trigger",
-        default="",
-        metavar="WORD",
-        help="the trigger word: is it in each caption, and what does it mean already?",
-    )
-    sub.add_argument(
-        "--tokens",
-        type=int,
-        choices=[75, 150, 225],
-        default=75,
-        help="longest caption, in tokens (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--json", type=given_path, metavar="FILE", help="also write everything as JSON"
-    )
-    sub.add_argument(
-        "--cache",
-        type=given_path,
-        metavar="FILE",
-        help="remember here what was measured: the next check is quick",
+        options=add_check,
     )
 
     sub = add(
@@ -245,6 +244,46 @@ def given_path(text: str) -> Path:
     from lora_trainer.settings.schema import unquoted
 
     return Path(unquoted(text))
+
+
+def add_check(sub: argparse.ArgumentParser) -> None:
+    """The options of `check`."""
+    from lora_trainer.settings import schema
+    from lora_trainer.settings.training import CheckpointSettings
+
+    tokens = schema.field_named(CheckpointSettings, "max_token_length")
+    sub.add_argument("folder", type=given_path, help="the images, as for train_data_dir")
+    sub.add_argument(
+        "--resolution",
+        type=int,
+        metavar="PIXELS",
+        help="what will be trained at (default: 512, or as the checkpoint asks)",
+    )
+    sub.add_argument(
+        "--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution"
+    )
+    sub.add_argument(
+        "--trigger",
+        default="",
+        metavar="WORD",
+        help="the trigger word: is it in each caption, and what does it mean already?",
+    )
+    sub.add_argument(
+        "--tokens",
+        type=int,
+        choices=schema.choices_of(CheckpointSettings, tokens),
+        default=tokens.default,
+        help="longest caption, in tokens (default: %(default)s)",
+    )
+    sub.add_argument(
+        "--json", type=given_path, metavar="FILE", help="also write everything as JSON"
+    )
+    sub.add_argument(
+        "--cache",
+        type=given_path,
+        metavar="FILE",
+        help="remember here what was measured: the next check is quick",
+    )
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:

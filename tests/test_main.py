@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file
 
 from lora_trainer import __main__ as command_line
+from lora_trainer.captioning import captioners
 from lora_trainer.jobs.resume import changed
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
@@ -269,11 +270,28 @@ def test_no_command_shows_the_help(capsys):
 
 def test_readme_lists_every_setting_as_the_settings_themselves_do():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    begin, end = "<!-- settings -->\n", "<!-- /settings -->"
-    assert (
-        readme[readme.index(begin) + len(begin) : readme.index(end)].strip()
-        == training.readme_table().strip()
+    assert part_of(readme, "settings") == training.readme_table().strip()
+
+
+def test_readme_lists_every_captioner_as_they_say_of_themselves():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert part_of(readme, "captioners") == captioners.readme_table()
+
+
+def test_the_commands_that_say_what_is_missing_run_where_pyyaml_is_not_installed():
+    code = (
+        "import sys; sys.modules['yaml'] = None; from lora_trainer.__main__ import main;"
+        " sys.exit(main(['env', '--json']))"
     )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0 and json.loads(done.stdout), done.stderr
+
+
+def part_of(text, name):
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    return text[text.index(begin) + len(begin) : text.index(end)].strip()
 
 
 def stopped_run(tmp_path):

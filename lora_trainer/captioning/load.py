@@ -25,7 +25,7 @@ def load(
     return settings.info.load(model, settings.own, device=device, dtype=dtype, listener=listener)
 
 
-def vocabulary_text(settings: CaptionSettings) -> str:
-    """What the captions depend on besides the settings: the words that CLIP may use."""
+def files_content(settings: CaptionSettings) -> str:
+    """The content of the files that the captioner's settings name, on which its captions depend."""
     reads = settings.info.reads
     return reads(settings.own) if reads is not None else ""

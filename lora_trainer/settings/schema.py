@@ -45,7 +45,7 @@ Audience = Literal["everyone", "advanced", "local", "elsewhere"]
 machine (it names files); nobody, as another part of the tab decides it. README's table, the YAML
 and the command line show all of them.
 """
-Entry = Literal["", "lines", "paragraph", "names"]
+TextEntry = Literal["", "lines", "paragraph", "names"]
 """How a text is entered, where not as one short line: `lines`, one text a line (a list, whose parts
 may contain commas); `paragraph`, one long text; `names`, several words on the command line.
 """
@@ -78,7 +78,7 @@ class About:
     """Place among the settings for everyone, which are shown as one group."""
     place: str | None = None
     """Which part of the tab decides it, for the audience `elsewhere`."""
-    entry: Entry = ""
+    entry: TextEntry = ""
     step: float | None = None
     """What one click on the arrows adds. Learning rates have none: any number will do."""
     example: str = ""
@@ -112,6 +112,11 @@ def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any],
     """The settings of a group: each group is a dataclass, their common base is none."""
     every = dataclasses.fields(group)  # type: ignore[arg-type]
     return tuple(item for item in every if "about" in item.metadata)
+
+
+def field_named(group: type[Settings], key: str) -> dataclasses.Field[Any]:
+    """One setting of a group."""
+    return next(item for item in fields_of(group) if item.name == key)
 
 
 class Settings:

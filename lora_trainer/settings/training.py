@@ -125,7 +125,7 @@ class DatasetSettings(Settings):
         at_least=8,
         at_most=256,
         step=8,
-        terms="bucket_reso_steps size step",
+        terms="bucket_reso_steps",
     )
     """Width and height of the trained pictures are multiples of this many pixels."""
     min_bucket_side: int | None = setting(
@@ -558,7 +558,7 @@ class TrainingSettings(Settings):
         "auto",
         label="Cache latents",
         choices={"memory": "in memory", "disk": "on disk"},
-        terms="cache_latents_to_disk keep encoded images",
+        terms="cache_latents_to_disk",
     )
     """Images are encoded once, and what comes out is kept. auto: in memory, on disk for very large
     sets.

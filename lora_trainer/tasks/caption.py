@@ -32,7 +32,7 @@ from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import Caption, Captioner
 from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
 from lora_trainer.captioning.finish import finish
-from lora_trainer.captioning.load import load, vocabulary_text
+from lora_trainer.captioning.load import files_content, load
 from lora_trainer.dataset import authors, embeddings
 from lora_trainer.dataset.authors import Written
 from lora_trainer.dataset.images import digest, examine, read_image
@@ -119,7 +119,7 @@ class CaptionTask(Task):
         settings = self.settings
         self.report.say(events.Started(job="caption"))
         self.report.phase("checking")
-        by = fingerprint(settings, vocabulary_text(settings))
+        by = fingerprint(settings, files_content(settings))
         places = CaptionPlaces(settings.input, settings.output, as_texts=settings.format == "txt")
         target = str(places.target or settings.input)
         named = ImageWarnings(places, self.report, self.folder)

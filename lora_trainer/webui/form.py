@@ -109,14 +109,14 @@ def _advanced_group(identity: str, group: type[Settings], language: str) -> dict
 
 def _field(key: str, language: str) -> dict[str, Any]:
     group = _GROUP_OF[key]
-    told = about(_item(group, key))
+    told = about(schema.field_named(group, key))
     words = [told.label, key, key.replace("_", " "), *told.other_names, told.terms]
     return {**shown(group, key, language), "terms": " ".join(dict.fromkeys(words))}
 
 
 def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
     """What the browser has to know of one setting of a group to draw it."""
-    item = _item(group, key)
+    item = schema.field_named(group, key)
     told = about(item)
     kind, optional = schema.kind_of(group, item)
     return {
@@ -139,10 +139,6 @@ def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
     }
 
 
-def _item(group: type[Settings], key: str) -> Any:
-    return next(item for item in schema.fields_of(group) if item.name == key)
-
-
 def _help(sentence: str, language: str) -> str:
     """The text under a field; where it speaks of another setting by its key, by the name that the
     form shows.
@@ -155,7 +151,7 @@ def _help(sentence: str, language: str) -> str:
 
 def type_of(group: type[Settings], key: str) -> Type:
     """How a setting is entered."""
-    item = _item(group, key)
+    item = schema.field_named(group, key)
     kind, optional = schema.kind_of(group, item)
     entry = about(item).entry
     if schema.choices_of(group, item):

@@ -162,6 +162,7 @@ def test_each_option_of_the_command_is_a_setting():
     given = {key for key in vars(asked) if key not in ("command", "needs_packages")}
     assert given == {"input", "top_k", "only_missing", "character_threshold"}
     parser = command_line.make_parser()._subparsers._group_actions[0].choices["caption"]
+    parser.complete()
     fields = {
         item.name for _, group in captioning.option_groups() for item in schema.fields_of(group)
     }

@@ -108,6 +108,7 @@ def test_readmes_table_the_yaml_and_the_command_line_hold_every_setting():
 def test_every_setting_of_a_captioner_is_offered_in_the_tab_and_at_the_command_line(tmp_path):
     offered = {offer["name"]: offer["fields"] for offer in offers(tmp_path, {}, "en")}
     shown = command_line.make_parser()._subparsers._group_actions[0].choices["caption"]
+    shown.complete()
     helps = {action.dest: " ".join((action.help or "").split()) for action in shown._actions}
     for name, info in captioners.every().items():
         for group in (captioning.CaptionSettings, info.settings):

@@ -180,6 +180,16 @@ def test_every_setting_is_documented():
         assert training.documentation()[key].endswith((".", ")")), key
 
 
+@pytest.mark.parametrize(
+    ("step_count", "save_steps"),
+    [(1, 1), (15, 2), (100, 10), (4990, 499), (5010, 500), (9000, 500)],
+)
+def test_a_run_is_saved_every_tenth_of_it_and_at_most_every_500_steps(step_count, save_steps):
+    run = training.from_mapping(REQUIRED)
+    settled = training.settle(run, 512, step_count)
+    assert settled.output.save_steps == settled.samples.sample_every == save_steps
+
+
 def test_every_name_from_other_trainers_leads_to_a_setting():
     fields = [item for _, group in training.GROUPS for item in schema.fields_of(group)]
     others = [name for item in fields for name in schema.about(item).other_names]

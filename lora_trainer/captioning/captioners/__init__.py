@@ -17,6 +17,20 @@ from functools import cache
 from lora_trainer.captioning.captioner import CaptionerInfo
 
 
+def readme_table() -> str:
+    """The captioners as a Markdown table, for README."""
+    rows = [
+        f"| `{info.name}` | {info.title} | {info.sentence} |"
+        f" {info.download_bytes / 1e9:.1f} GB | {info.licence} |"
+        for info in every().values()
+    ]
+    head = [
+        "| captioner | model | what it writes | download | licence |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    return "\n".join([*head, *rows])
+
+
 @cache
 def every() -> Mapping[str, CaptionerInfo]:
     """Name -> captioner, in the order of their modules' names."""
