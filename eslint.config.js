@@ -8,7 +8,7 @@ export default [
     {
         files: ["javascript/**/*.js"],
         languageOptions: {
-            sourceType: "script",
+            sourceType: "module",
             globals: {
                 ...globals.browser,
                 // the WebUI's
@@ -25,6 +25,10 @@ export default [
             "prefer-const": "error",
             "no-unused-vars": ["error", { caughtErrors: "none" }],
         },
+    },
+    {
+        files: ["javascript/lora_trainer.js"],
+        languageOptions: { sourceType: "script" },
     },
     {
         // a WebUI of the tests' own: what its page and extensions call stands here

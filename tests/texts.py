@@ -6,7 +6,8 @@ language's table has to have.
 
 Python: the literal templates and hints of errors, messages and findings (of whichever function
 passes them on: the argument may be a name for a literal, or a choice between two), what the
-settings tell at their fields, the presets. JavaScript: the literal arguments of t() and count().
+settings tell at their fields, the presets. JavaScript: the literal arguments of t() and
+plural().
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ TEXT_KEYWORDS = {"hint", "template", "hint_template", "sentence"}
 
 _JS_STRING = r'"((?:[^"\\]|\\.)*)"'
 _JS_T = re.compile(r"\bt\(\s*" + _JS_STRING)
-_JS_COUNT = re.compile(r"\bcount\(\s*[^\"]*?,\s*" + _JS_STRING + r"\s*,\s*" + _JS_STRING)
+_JS_COUNT = re.compile(r"\bplural\(\s*[^\"]*?,\s*" + _JS_STRING + r"\s*,\s*" + _JS_STRING)
 # t(condition ? "one" : "other"): both are texts
 _JS_CHOICE = re.compile(r"\bt\(\s*[^\"()]*\?\s*" + _JS_STRING + r"\s*:\s*" + _JS_STRING)
 
@@ -184,7 +185,7 @@ def _is_sentence(text: str) -> bool:
 
 def javascript_texts() -> set[str]:
     found: set[str] = set()
-    for path in sorted((ROOT / "javascript").glob("*.js")):
+    for path in sorted((ROOT / "javascript").rglob("*.js")):
         source = path.read_text(encoding="utf-8")
         for pattern in (_JS_T, _JS_COUNT, _JS_CHOICE):
             for match in pattern.finditer(source):

@@ -43,7 +43,7 @@ def open_settings(
 ) -> tuple[Any, Any]:
     """(page, section) with a dataset chosen, and a checkpoint."""
     page = open_tab(visitor, host)
-    page.evaluate("id => loraTrainer.dataset.choose(id)", dataset)
+    page.evaluate("id => loraTrainer.datasets.choose(id)", dataset)
     section = open_step(page, "settings")
     if checkpoint:
         page.select_option("#lora_trainer_checkpoint", checkpoint)
@@ -224,15 +224,15 @@ def two(host: Any) -> Iterator[tuple[str, str]]:
 def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, two, visitor, visit):
     fox, owl = two
     page = open_tab(visitor, host)
-    page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    page.evaluate("id => loraTrainer.datasets.choose(id)", fox)
     captions = open_step(page, "captions")
     captions.get_by_label("Trigger word").fill("zrb")
     captions.get_by_label("Trigger word").blur()
     section = open_step(page, "settings")
     section.locator("#lora_trainer_name").fill("My fox")
-    page.evaluate("id => loraTrainer.dataset.choose(id)", owl)
+    page.evaluate("id => loraTrainer.datasets.choose(id)", owl)
     # at once, before the server has said anything
-    assert page.evaluate("loraTrainer.workbench.trigger()") == ""
+    assert page.evaluate("loraTrainer.triggerWord()") == ""
     assert page.evaluate("loraTrainer.store.get('settings').sample_prompts || []") == []
     expect(section.locator("#lora_trainer_name")).to_have_value("")
     expect(open_step(page, "captions").get_by_label("Trigger word")).to_have_value("")
@@ -242,17 +242,17 @@ def test_a_trigger_word_stays_with_its_dataset_and_every_browser_sees_it(host, t
         arg=fox,
     )
     other = open_tab(visit(), host)
-    other.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    other.evaluate("id => loraTrainer.datasets.choose(id)", fox)
     section = open_step(other, "settings")
     expect(field(section, "trigger_word").locator("input")).to_have_value("zrb")
     expect(section.locator("#lora_trainer_name")).to_have_value("My fox")
     # what the second changes, the first sees when it looks again; what the first changes meanwhile
     # stays
     field(section, "trigger_word").locator("input").fill("vxn")
-    page.evaluate("id => loraTrainer.dataset.choose(id)", fox)
+    page.evaluate("id => loraTrainer.datasets.choose(id)", fox)
     open_step(page, "settings").locator("#lora_trainer_name").fill("Our fox")
     page.wait_for_function(
-        "() => { loraTrainer.drafts.look(); return loraTrainer.workbench.trigger() === 'vxn' &&"
+        "() => { loraTrainer.drafts.look(); return loraTrainer.triggerWord() === 'vxn' &&"
         " loraTrainer.store.get('name') === 'Our fox'; }"
     )
 
@@ -283,7 +283,7 @@ def test_what_a_browser_kept_before_goes_to_the_dataset_it_was_for(host, two, vi
         " got.json()).then((draft) => draft.values.name === 'old')",
         arg=fox,
     )
-    again.evaluate("id => loraTrainer.dataset.choose(id)", owl)
+    again.evaluate("id => loraTrainer.datasets.choose(id)", owl)
     expect(field(section, "trigger_word").locator("input")).to_have_value("")
     expect(section.locator("#lora_trainer_checkpoint")).to_have_value("practice")
 

@@ -447,7 +447,7 @@ def test_the_settings_of_a_run_are_told_in_words_and_fill_the_form_again(host, v
         "100",
         "a fox",
     )
-    page.evaluate("loraTrainer.dataset.choose('')")
+    page.evaluate("loraTrainer.datasets.choose('')")
     dialog.get_by_role("button", name="Use these settings").click()
     section = page.locator("#lora_trainer_section_settings")
     section.wait_for(state="visible")
@@ -653,7 +653,7 @@ def open_start(visitor: Any, host: Any) -> tuple[Any, Any]:
     """(page, section) where Start can be pressed."""
     page = open_tab(visitor, host)
     section = open_step(page, "train")
-    page.evaluate("loraTrainer.dataset.choose('played')")
+    page.evaluate("loraTrainer.datasets.choose('played')")
     section.get_by_text("Trains 100 steps.").wait_for(state="attached")
     return page, section
 

@@ -1,25 +1,10 @@
-"""lora_trainer_captions.js and lora_trainer_upload.js: their pure parts."""
+"""What captions/text.js and images/upload.js say of a text and a file."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 import pytest
 
 pytestmark = pytest.mark.xdist_group("scripts")
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts(script_page):
-    for name in (
-        "lora_trainer_dataset.js",
-        "lora_trainer_upload.js",
-        "lora_trainer_images.js",
-        "lora_trainer_captions.js",
-    ):
-        script_page.add_script_tag(path=ROOT / "javascript" / name)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +14,7 @@ def scripts(script_page):
 def test_a_caption_is_compared_as_the_server_keeps_it(call, text, tidy):
     from lora_trainer.dataset.edits import clean
 
-    assert call("captions.tidy", text) == tidy == clean(text)
+    assert call("captions/text.tidy", text) == tidy == clean(text)
 
 
 @pytest.mark.parametrize(
@@ -45,7 +30,7 @@ def test_a_caption_is_compared_as_the_server_keeps_it(call, text, tidy):
     ],
 )
 def test_words_are_counted_in_english_and_chinese(call, text, count):
-    assert call("captions.words", text) == count
+    assert call("captions/text.wordCount", text) == count
 
 
 @pytest.mark.parametrize(
@@ -65,12 +50,14 @@ def test_the_trigger_word_counts_as_a_whole_word_as_in_training(call, text, word
     from lora_trainer.dataset.captions import with_trigger_word
 
     assert (
-        call("captions.hasTrigger", text, word) == found == (with_trigger_word(text, word) == text)
+        call("captions/text.hasTrigger", text, word)
+        == found
+        == (with_trigger_word(text, word) == text)
     )
 
 
 def test_captions_are_sent_after_the_images_they_belong_to(call):
     assert [
-        call("upload.rank", {"path": path})
+        call("images/upload.rank", {"path": path})
         for path in ("a.png", "x/b.JPG", "set.zip", "a.txt", "metadata.CSV", "photo")
     ] == [0, 0, 1, 2, 2, 0]

@@ -1,12 +1,13 @@
-"""lora_trainer.js: what it says of numbers, sizes and times, and how it asks."""
+"""common/: what is said of numbers, sizes and times, and how the server is asked."""
 
 from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import pytest
+
+from tests.javascript.conftest import ROOT, serve
 
 pytestmark = pytest.mark.xdist_group("scripts")
 
@@ -24,7 +25,7 @@ pytestmark = pytest.mark.xdist_group("scripts")
     ],
 )
 def test_a_duration_is_told_as_people_do(call, seconds, words):
-    assert call("duration", seconds) == words
+    assert call("common/language.formatDuration", seconds) == words
 
 
 @pytest.mark.parametrize(
@@ -38,38 +39,51 @@ def test_a_duration_is_told_as_people_do(call, seconds, words):
     ],
 )
 def test_a_size_has_its_unit(call, size, words):
-    assert call("size", size) == words
+    assert call("common/language.formatBytes", size) == words
 
 
 def test_a_text_gets_its_values_and_an_unknown_place_stays(call):
-    assert call("t", "{count} images in {name}", {"count": 3}) == "3 images in {name}"
-    assert call("t", "plain {name}") == "plain {name}"
+    assert (
+        call("common/language.t", "{count} images in {name}", {"count": 3}) == "3 images in {name}"
+    )
+    assert call("common/language.t", "plain {name}") == "plain {name}"
 
 
 def test_addresses_are_relative_and_leave_out_what_is_empty(call):
     assert (
-        call("address", "/runs/a b", {"offset": 0, "text": "", "none": None})
+        call("common/api.routeAddress", "/runs/a b", {"offset": 0, "text": "", "none": None})
         == "lora-trainer/runs/a b?offset=0"
     )
 
 
 def test_two_clicks_have_two_names(call):
-    one, two = call("random"), call("random")
+    one, two = call("common/api.randomToken"), call("common/api.randomToken")
     assert one != two and len(one) == len(two) == 32
 
 
-def test_a_browser_that_keeps_nothing_is_no_obstacle(script_page, call):
-    # a page without an address is refused its storage, as pages are where a visitor has switched it
+def test_a_browser_that_keeps_nothing_is_no_obstacle(browser):
+    # a page without an origin is refused its storage, as pages are where a visitor has switched it
     # off
-    assert (
-        script_page.evaluate(
-            "(() => { try { localStorage.length; } catch { return 'refused'; } })()"
+    page = browser.new_page()
+    serve(page, '<iframe sandbox="allow-scripts" srcdoc="" id="alone"></iframe>')
+    (_, alone) = page.frames
+    try:
+        assert (
+            alone.evaluate("(() => { try { localStorage.length; } catch { return 'refused'; } })()")
+            == "refused"
         )
-        == "refused"
-    )
-    for session in (False, True):
-        call("kept.set", "lora-trainer-test", {"a": 1}, {"session": session})
-        assert call("kept.get", "lora-trainer-test", {"session": session}) is None
+        for session in (False, True):
+            found = alone.evaluate(
+                """async (session) => {
+                    const { kept } = await import("http://tab.test/javascript/common/store.js");
+                    kept.set("lora-trainer-test", { a: 1 }, { session });
+                    return kept.get("lora-trainer-test", { session });
+                }""",
+                session,
+            )
+            assert found is None
+    finally:
+        page.close()
 
 
 @pytest.mark.parametrize(
@@ -85,17 +99,25 @@ def test_a_browser_that_keeps_nothing_is_no_obstacle(script_page, call):
     ],
 )
 def test_sentences_in_a_row_are_set_as_their_language_does(call, language, sentences, words):
-    call("store.set", "language", language)
+    call("common/store.store.set", "language", language)
     try:
-        assert call("sentences", sentences) == words
+        assert call("common/language.sentences", sentences) == words
     finally:
-        call("store.set", "language", None)
+        call("common/store.store.set", "language", None)
 
 
 class DyingHost(BaseHTTPRequestHandler):
     """A WebUI that ends in the middle of an answer."""
 
     def do_GET(self):
+        if self.path.startswith("/javascript/"):
+            text = (ROOT / self.path[1:]).read_bytes()
+            self.send_response(200)
+            self.send_header("Content-Type", "text/javascript")
+            self.send_header("Content-Length", str(len(text)))
+            self.end_headers()
+            self.wfile.write(text)
+            return
         whole = b"<!doctype html><title>a page</title>"
         self.send_response(200)
         self.send_header("Content-Type", "text/html" if self.path == "/" else "application/json")
@@ -113,12 +135,13 @@ def test_an_answer_that_breaks_off_is_a_webui_that_does_not_answer(browser):
     page = browser.new_page(locale="en-US")
     try:
         page.goto(f"http://127.0.0.1:{server.server_port}/")
-        page.add_script_tag(
-            path=Path(__file__).resolve().parents[2] / "javascript" / "lora_trainer.js"
-        )
         said = page.evaluate(
-            "loraTrainer.api.get('runs').catch((problem) => [problem instanceof"
-            " loraTrainer.Problem, problem.message])"
+            """async () => {
+                const { api, Problem } = await import("/javascript/common/api.js");
+                return api
+                    .get("runs")
+                    .catch((problem) => [problem instanceof Problem, problem.message]);
+            }"""
         )
     finally:
         page.close()

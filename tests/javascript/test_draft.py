@@ -1,4 +1,4 @@
-"""lora_trainer_draft.js: two browsers' changes of one dataset's settings become one."""
+"""settings/draft.js: two browsers' changes of one dataset's settings become one."""
 
 from __future__ import annotations
 
@@ -43,4 +43,4 @@ def changed(**values):
     ],
 )
 def test_what_each_has_changed_stays(call, mine, theirs, both):
-    assert call("drafts.merged", BASE, mine, theirs) == both
+    assert call("settings/draft.merged", BASE, mine, theirs) == both

@@ -1,4 +1,4 @@
-"""lora_trainer_strength.js on a page with the hosts' prompt boxes: the prompt's text and the
+"""The strength panel on a page with the hosts' prompt boxes: the prompt's text and the
 sliders say the same, whichever is changed.
 """
 
@@ -44,7 +44,11 @@ def panel(browser):
         answers = {"/": PAGE, "/lora-trainer/home": HOME, "/lora-trainer/insertable": insertable}
 
         def answer(route):
-            content = answers.get("/" + route.request.url.split("/", 3)[3])
+            path = "/" + route.request.url.split("/", 3)[3]
+            if path.startswith("/javascript/"):
+                route.fulfill(path=ROOT / path[1:])
+                return
+            content = answers.get(path)
             if isinstance(content, str):
                 route.fulfill(body=content, content_type="text/html")
             else:
@@ -62,12 +66,14 @@ def panel(browser):
             "window.heard = []; document.querySelector('textarea').addEventListener('input',"
             " (event) => heard.push(event.target.value))"
         )
-        page.evaluate("window.onUiLoaded = (boot) => { window.boot = boot; }")
-        for name in ("lora_trainer.js", "lora_trainer_tags.js", "lora_trainer_strength.js"):
-            page.add_script_tag(path=ROOT / "javascript" / name)
-        # a section, so that the tab has something to open
         page.evaluate(
-            "loraTrainer.section({ id: 'train', title: () => 'Train', draw() {} }); boot()"
+            """async () => {
+                await import("/javascript/prompt/strength_panel.js");
+                const { register } = await import("/javascript/common/sections.js");
+                // so that the tab has something to open
+                register({ id: "train", title: () => "Train", draw() {} });
+                await (await import("/javascript/common/start.js")).start();
+            }"""
         )
         page.wait_for_selector("#lora_trainer_strength_txt2img", state="attached")
         return page

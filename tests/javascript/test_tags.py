@@ -1,4 +1,4 @@
-"""lora_trainer_tags.js: tags are read as the hosts read them, and a change rewrites one number and
+"""prompt/lora_tags.js: tags are read as the hosts read them, and a change rewrites one number and
 nothing else.
 """
 
@@ -44,13 +44,18 @@ pytestmark = pytest.mark.xdist_group("scripts")
 )
 def test_tags_are_read_as_the_hosts_read_them(call, prompt, expected):
     assert [
-        (tag["name"], tag["te"], tag["unet"], tag["separate"]) for tag in call("tags.find", prompt)
+        (tag["name"], tag["te"], tag["unet"], tag["separate"])
+        for tag in call("prompt/lora_tags.find", prompt)
     ] == expected
 
 
 def written(call, prompt, index, which, strength):
     return call(
-        "tags.apply", prompt, call("tags.edit", call("tags.find", prompt)[index], which, strength)
+        "prompt/lora_tags.apply",
+        prompt,
+        call(
+            "prompt/lora_tags.edit", call("prompt/lora_tags.find", prompt)[index], which, strength
+        ),
     )
 
 
@@ -79,7 +84,7 @@ def test_a_strength_that_was_written_is_the_one_that_is_read(call):
     prompt = "x <lora:fox:0.7> y"
     for twentieth in range(31):
         strength = round(twentieth * 0.05, 2)
-        (tag,) = call("tags.find", written(call, prompt, 0, "te", strength))
+        (tag,) = call("prompt/lora_tags.find", written(call, prompt, 0, "te", strength))
         assert tag["te"] == strength
 
 
@@ -94,8 +99,10 @@ def test_a_strength_that_was_written_is_the_one_that_is_read(call):
     ],
 )
 def test_a_prompt_without_its_tags_reads_as_if_they_had_never_been_there(call, prompt, expected):
-    while tags := call("tags.find", prompt):
-        prompt = call("tags.apply", prompt, call("tags.removal", prompt, tags[0]))
+    while tags := call("prompt/lora_tags.find", prompt):
+        prompt = call(
+            "prompt/lora_tags.apply", prompt, call("prompt/lora_tags.removal", prompt, tags[0])
+        )
     assert prompt == expected
 
 
@@ -108,4 +115,4 @@ def test_a_prompt_without_its_tags_reads_as_if_they_had_never_been_there(call, p
     ],
 )
 def test_a_tag_is_spelled_as_the_hosts_read_it(call, arguments, expected):
-    assert call("tags.make", *arguments) == expected
+    assert call("prompt/lora_tags.make", *arguments) == expected

@@ -4,19 +4,9 @@ crop lies in a thumbnail, which tags are offered.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytestmark = pytest.mark.xdist_group("scripts")
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def scripts(script_page):
-    for name in ("", "_bulk", "_complete", "_findings", "_tokens", "_words"):
-        script_page.add_script_tag(path=ROOT / "javascript" / f"lora_trainer_workbench{name}.js")
 
 
 @pytest.mark.parametrize(
@@ -37,12 +27,12 @@ def scripts(script_page):
     ],
 )
 def test_what_differs_is_told_word_by_word(call, before, after, pieces):
-    assert call("workbench.bulk.difference", before, after) == pieces
+    assert call("captions/difference.difference", before, after) == pieces
 
 
 def test_texts_too_long_to_compare_are_told_as_a_whole(call):
     before, after = "a " * 300 + "z", "b " * 300 + "y"
-    assert call("workbench.bulk.difference", "fox " + before, "fox " + after) == [
+    assert call("captions/difference.difference", "fox " + before, "fox " + after) == [
         ["same", "fox "],
         ["gone", before],
         ["new", after],
@@ -51,11 +41,11 @@ def test_texts_too_long_to_compare_are_told_as_a_whole(call):
 
 def test_a_word_more_in_a_very_long_caption_is_told_alone(call):
     long = ", ".join(f"tag {number}" for number in range(400))
-    assert call("workbench.bulk.difference", long, long + ", ink") == [
+    assert call("captions/difference.difference", long, long + ", ink") == [
         ["same", long],
         ["new", ", ink"],
     ]
-    assert call("workbench.bulk.difference", long, "ink, " + long) == [
+    assert call("captions/difference.difference", long, "ink, " + long) == [
         ["new", "ink, "],
         ["same", long],
     ]
@@ -70,7 +60,7 @@ def test_a_word_more_in_a_very_long_caption_is_told_alone(call):
     ],
 )
 def test_a_caption_is_cut_where_the_model_stops_reading(call, text, kept_end, before, cut):
-    assert call("workbench.tokens.cut", text, kept_end, before) == cut
+    assert call("captions/tokens.cut", text, kept_end, before) == cut
 
 
 @pytest.mark.parametrize(
@@ -83,7 +73,7 @@ def test_a_caption_is_cut_where_the_model_stops_reading(call, text, kept_end, be
 )
 def test_a_crop_is_outlined_where_the_thumbnail_shows_it(call, box, size, place):
     left, top, width, height = place
-    assert call("workbench.check.outline", box, {"width": size[0], "height": size[1]}) == {
+    assert call("captions/check.outline", box, {"width": size[0], "height": size[1]}) == {
         "left": left,
         "top": top,
         "width": width,
@@ -92,7 +82,7 @@ def test_a_crop_is_outlined_where_the_thumbnail_shows_it(call, box, size, place)
 
 
 def test_words_are_listed_by_commas_of_both_scripts_and_lines(call):
-    assert call("workbench.words.listed", "a fox, 水墨，雪\n ink wash ,, ") == [
+    assert call("captions/vocabulary.listed", "a fox, 水墨，雪\n ink wash ,, ") == [
         "a fox",
         "水墨",
         "雪",
@@ -111,7 +101,7 @@ def test_words_are_listed_by_commas_of_both_scripts_and_lines(call):
     ],
 )
 def test_the_tag_that_is_being_typed_stands_between_two_commas(call, text, place, tag):
-    assert call("workbench.completing.tagAt", text, place) == tag
+    assert call("captions/complete.tagAt", text, place) == tag
 
 
 @pytest.mark.parametrize(
@@ -136,7 +126,7 @@ def test_tags_that_begin_with_it_are_offered_first_and_the_frequent_before_the_r
         {"tag": "hat", "count": 2},
     ]
     assert [
-        found["tag"] for found in call("workbench.completing.fitting", tags, typed, present)
+        found["tag"] for found in call("captions/complete.fitting", tags, typed, present)
     ] == offered
 
 
@@ -155,7 +145,7 @@ def test_where_a_caption_comes_from_is_told_only_where_they_come_from_several_pl
 ):
     assert (
         call(
-            "workbench.hasSeveralSources",
+            "captions/bench.hasSeveralSources",
             [{"source": source, "caption_file": file} for source, file in sources],
         )
         is told

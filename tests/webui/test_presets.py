@@ -35,7 +35,7 @@ def test_a_preset_says_why_for_each_value_it_sets(preset):
 
 
 def values_on(preset, family):
-    """As javascript/lora_trainer_settings.js puts them together."""
+    """As javascript/settings/values.js puts them together."""
     return {**preset.values, **preset.family_values.get(family, {})}
 
 

@@ -115,7 +115,7 @@ def test_what_we_write_on_the_hosts_pages_is_not_among_their_words():
 def test_the_collector_sees_what_is_written(tmp_path, monkeypatch):
     package, scripts = tmp_path / "lora_trainer", tmp_path / "javascript"
     package.mkdir()
-    scripts.mkdir()
+    (scripts / "images").mkdir(parents=True)
     (package / "one.py").write_text("""
 HINT = "Try again."
 LABELS: Texts = {"rank": "Size of it"}
@@ -124,8 +124,8 @@ def f(bad):
     log.warning("not for visitors %s")
     raise DatasetError(template, hint=HINT, name="not this")
 """)
-    (scripts / "one.js").write_text(
-        'app.t("Start now"); app.count(n, "{count} image", "{count} images"); app.t(x ? "On it" :'
+    (scripts / "images" / "one.js").write_text(
+        't("Start now"); plural(n, "{count} image", "{count} images"); t(x ? "On it" :'
         ' "Off it"); format("not this");'
     )
     monkeypatch.setattr(sources, "PACKAGE", package)

@@ -1,0 +1,500 @@
+/*
+ * The check: looking at every picture in the background, each thing that was found once with the
+ * button that mends all of it, what was found beside each image, and pictures that are nearly the
+ * same side by side. Called by the section "captions" and by each row.
+ */
+import { api, routeAddress } from "../common/api.js";
+import { el, fill } from "../common/elements.js";
+import { formatDate, formatNumber, plural, sentences, t } from "../common/language.js";
+import { startPolling } from "../common/polling.js";
+import { currentSection } from "../common/sections.js";
+import { kept, store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import { enlarge, thumbnail } from "../images/pictures.js";
+import { bench, listen, tokenLimit, triggerWord } from "./bench.js";
+import * as changes from "./changes.js";
+import * as controls from "./controls.js";
+import * as filter from "./filter.js";
+
+const SECONDS_RUNNING = 0.7,
+    SECONDS_STALE = 3;
+
+const FOLDED_KEY = "lora-trainer-check-folded";
+
+const MOST_ITEMS = 500,
+    MOST_CLUSTERS = 40,
+    MOST_PICTURES = 24;
+
+/** The kinds whose pictures are shown. */
+const unfolded = new Set();
+
+let known = null,
+    of = "",
+    poll = null,
+    draw = () => {};
+
+const isRunning = () => Boolean(known) && (known.state === "running" || known.state === "waiting");
+
+// --- asking ------------------------------------------------------------------------------------
+
+async function look() {
+    const id = store.get("dataset");
+    if (!id || currentSection() !== "captions") return null;
+    const was = isRunning();
+    try {
+        known = await api.get(datasets.path("check", id));
+    } catch (problem) {
+        if (problem.status === 404) return null;
+        throw problem;
+    }
+    if (id !== store.get("dataset")) return 0;
+    of = id;
+    draw();
+    // what was found stands beside the images
+    if (was && !isRunning()) await bench.page.pages.load({ quietly: true });
+    return isRunning() ? SECONDS_RUNNING : known.stale ? SECONDS_STALE : null;
+}
+
+export async function start() {
+    await bench.page.saveAll();
+    const { resolution } = store.get("settings") || {};
+    known = await api.post(datasets.path("check"), {
+        resolution: Number(resolution) || resolutionOfCheckpoint(),
+        trigger: triggerWord(),
+        tokens: tokenLimit(),
+    });
+    of = store.get("dataset");
+    draw();
+    poll.wake();
+}
+
+/** What the plan would train at; 512 where nothing is known. */
+function resolutionOfCheckpoint() {
+    const { resolved } = store.get("plan") || {};
+    return Number(resolved && resolved.resolution) || 512;
+}
+
+const stop = async () => {
+    known = await api.post(datasets.path("check/stop"), {});
+    draw();
+};
+
+async function mend(wish) {
+    await bench.page.saveAll();
+    const answer = await api.post(datasets.path("mend"), wish);
+    await changes.took(answer, {
+        say: plural(answer.changed, "{count} image mended", "{count} images mended"),
+    });
+    await datasets.refresh();
+    poll.wake();
+}
+
+/** What a kind of finding is called. */
+export const label = (kind) =>
+    ((known && known.sums.find((one) => one.kind === kind)) || { label: kind }).label;
+
+// --- the panel ---------------------------------------------------------------------------------
+
+export function panel() {
+    const element = el("section", {
+        class: "lora-trainer-card lora-trainer-bench-check",
+        hidden: true,
+        "aria-label": t("Check"),
+    });
+    const progress = widgets.progress(t("Check"));
+    const busy = el(
+        "div",
+        { class: "lora-trainer-bench-progress" },
+        progress.element,
+        widgets.button({ label: t("Stop"), onclick: stop }),
+    );
+    let drawn = "";
+
+    draw = () => {
+        element.hidden = !known || of !== store.get("dataset") || known.state === "none";
+        if (element.hidden) return;
+        if (isRunning()) {
+            progress.set(
+                known.done,
+                known.total,
+                known.total
+                    ? t("Looking at the images: {done} of {count}", {
+                          done: formatNumber(known.done),
+                          count: formatNumber(known.total),
+                      })
+                    : t("Looking at the images"),
+            );
+            if (!busy.isConnected) fill(element, busy);
+            drawn = "";
+            return;
+        }
+        const mark = JSON.stringify([known, bench.page.pages.query.finding]);
+        if (mark === drawn) return;
+        drawn = mark;
+        fill(
+            element,
+            known.state === "failed"
+                ? widgets.notice("error", known.error.message, known.error.hint)
+                : summary(),
+        );
+    };
+    listen("answer", () => draw());
+    // what was changed may be looked at again by now
+    listen("revision", () => poll && known && known.state !== "none" && poll.wake());
+    return element;
+}
+
+function summary() {
+    const { sums } = known;
+    const head =
+        known.state === "stopped"
+            ? t("Stopped after {done} of {count} images.", {
+                  done: formatNumber(known.done),
+                  count: formatNumber(known.total),
+              })
+            : sums.length
+              ? plural(sums.length, "{count} thing to look at", "{count} things to look at")
+              : t("All {count} images look fine.", { count: formatNumber(known.total) });
+    const line = [
+        el("b", {}, head),
+        el(
+            "span",
+            { class: "lora-trainer-help" },
+            [
+                known.checked ? formatDate(known.checked) : "",
+                known.stale ? t("being looked at again") : "",
+            ]
+                .filter(Boolean)
+                .join(" \u00b7 "),
+        ),
+    ];
+    if (!sums.length) return el("div", { class: "lora-trainer-row lora-trainer-between" }, line);
+    // whoever has read it wants the pictures: it folds to its heading
+    const fold = el(
+        "details",
+        {
+            class: "lora-trainer-bench-fold",
+            open: !kept.get(FOLDED_KEY),
+            ontoggle: () => kept.set(FOLDED_KEY, !fold.open),
+        },
+        el("summary", {}, line),
+        el("ul", { class: "lora-trainer-bench-sums" }, sums.map(sumLine)),
+    );
+    return fold;
+}
+
+/**
+ * One thing that was found: what it is, what to do, all of it at a click; its pictures when it is
+ * unfolded.
+ */
+function sumLine(sum) {
+    const on = bench.page.pages.query.finding === sum.kind;
+    const show = async () => {
+        unfolded.delete(sum.kind);
+        await filter.ask({ finding: on ? "" : sum.kind });
+        // the pictures lie below all that was found
+        if (!on)
+            bench.page.panel
+                .querySelector(".lora-trainer-captions-list")
+                .scrollIntoView({ block: "start" });
+    };
+    const similar =
+        ["near-duplicate", "duplicate-image"].includes(sum.kind) && known.clusters.length;
+    const buttons = [
+        sum.mend
+            ? widgets.button({
+                  label:
+                      sum.mend.count > 1
+                          ? t("{mend} (all {count})", {
+                                mend: sum.mend.label,
+                                count: formatNumber(sum.mend.count),
+                            })
+                          : sum.mend.label,
+                  onclick: () => mend({ kind: sum.kind }),
+              })
+            : null,
+        similar
+            ? widgets.button({ label: t("Compare"), onclick: () => showClusters(known.clusters) })
+            : null,
+        sum.images
+            ? controls.link(on ? t("Show all images") : t("Show only these"), show, {
+                  "aria-pressed": String(on),
+              })
+            : null,
+    ];
+    const hint = sum.hint ? el("p", { class: "lora-trainer-help" }, sum.hint) : null;
+    const words = sum.images ? unfolding(sum, hint) : el("div", {}, el("b", {}, sum.message), hint);
+    return el(
+        "li",
+        { class: "lora-trainer-bench-sum", dataset: { severity: sum.severity } },
+        words,
+        el("div", { class: "lora-trainer-row" }, buttons),
+    );
+}
+
+/** Its pictures are asked for when somebody wants to see them. */
+function unfolding(sum, hint) {
+    const place = el("div", { class: "lora-trainer-bench-pictures" });
+    const details = el(
+        "details",
+        {
+            open: unfolded.has(sum.kind),
+            ontoggle: () => {
+                if (!details.open) {
+                    unfolded.delete(sum.kind);
+                    return;
+                }
+                unfolded.add(sum.kind);
+                fetchPictures(sum, place).catch((problem) => fill(place, widgets.problem(problem)));
+            },
+        },
+        el("summary", {}, el("b", {}, sum.message)),
+        place,
+    );
+    return el("div", {}, details, hint);
+}
+
+async function fetchPictures(sum, place) {
+    const { items, matching } = await api.get(datasets.path("items"), {
+        finding: sum.kind,
+        limit: MOST_PICTURES,
+    });
+    fill(
+        place,
+        items.map((item) => picture(sum, item, items)),
+        matching > items.length
+            ? el(
+                  "p",
+                  { class: "lora-trainer-help" },
+                  t("and {count} more", { count: formatNumber(matching - items.length) }),
+              )
+            : null,
+    );
+}
+
+function picture(sum, item, items) {
+    const said = item.findings
+        .filter((finding) => finding.kind === sum.kind)
+        .map((finding) => finding.message);
+    return el(
+        "figure",
+        { class: "lora-trainer-bench-alike" },
+        el(
+            "button",
+            {
+                type: "button",
+                class: "lora-trainer-caption-picture",
+                "aria-label": t("Enlarge {name}", { name: item.name }),
+                onclick: () => enlarge(items, item),
+            },
+            thumbnail(item),
+        ),
+        el(
+            "figcaption",
+            {},
+            el("span", { class: "lora-trainer-cell-name", title: item.name }, item.name),
+            said.length
+                ? el(
+                      "span",
+                      {
+                          class: "lora-trainer-help lora-trainer-bench-clip",
+                          title: said.join("\n"),
+                      },
+                      sentences(said),
+                  )
+                : null,
+        ),
+    );
+}
+
+// --- beside an image ---------------------------------------------------------------------------
+
+/**
+ * One finding with what mends it. A crop is outlined in the picture while its button is pointed at.
+ */
+export function line(finding, item) {
+    const buttons = [
+        finding.mend ? mendLink(finding, item) : null,
+        finding.related && finding.related.length
+            ? controls.link(t("Compare"), () =>
+                  showClusters([
+                      { keys: [...new Set([item.key, ...finding.related])], best: null },
+                  ]),
+              )
+            : null,
+    ].filter(Boolean);
+    return el(
+        "li",
+        { class: "lora-trainer-bench-finding", dataset: { severity: finding.severity } },
+        el("p", {}, finding.message),
+        finding.hint ? el("p", { class: "lora-trainer-help" }, finding.hint) : null,
+        buttons.length ? el("span", { class: "lora-trainer-row" }, buttons) : null,
+    );
+}
+
+function mendLink(finding, item) {
+    const button = controls.link(finding.mend.label, () => mend({ ids: [finding.id] }));
+    const { box } = finding.mend;
+    if (!box || !item.width) return button;
+    let frame = null;
+    const show = () => {
+        const thumb = button
+            .closest(".lora-trainer-caption-row")
+            .querySelector(".lora-trainer-thumb");
+        if (!frame)
+            thumb.append(
+                (frame = el("span", {
+                    class: "lora-trainer-bench-outline",
+                    style: outline(box, item),
+                })),
+            );
+    };
+    const hide = () => {
+        if (frame) frame.remove();
+        frame = null;
+    };
+    for (const event of ["pointerenter", "focus"]) button.addEventListener(event, show);
+    for (const event of ["pointerleave", "blur"]) button.addEventListener(event, hide);
+    return button;
+}
+
+/**
+ * Where a box of a picture (left, top, right, bottom in its pixels) lies in its square thumbnail.
+ */
+export function outline([left, top, right, bottom], { width, height }) {
+    const side = Math.max(width, height);
+    const share = (length) => (100 * length) / side + "%";
+    return {
+        left: share((side - width) / 2 + left),
+        top: share((side - height) / 2 + top),
+        width: share(right - left),
+        height: share(bottom - top),
+    };
+}
+
+// --- similar images ----------------------------------------------------------------------------
+
+async function itemsOf(keys) {
+    const { items } = bench.page.pages.answer;
+    const found = new Map(items.map((item) => [item.key, item]));
+    // the others stand on other pages, which are asked for one after the other
+    for (let offset = 0; keys.some((key) => !found.has(key)); offset += MOST_ITEMS) {
+        const answer = await api.get(datasets.path("items"), { offset, limit: MOST_ITEMS });
+        for (const item of answer.items) found.set(item.key, item);
+        if (offset + MOST_ITEMS >= answer.total) break;
+    }
+    return found;
+}
+
+async function showClusters(clusters) {
+    const items = await itemsOf(clusters.flatMap(({ keys }) => keys));
+    const place = el("div", { class: "lora-trainer-bench-form" });
+    const shown = clusters.slice(0, MOST_CLUSTERS);
+    let dialog = null;
+
+    const figure = (cluster, key) => {
+        const item = items.get(key) || {
+            key,
+            name: "",
+            thumbnail: routeAddress(datasets.path("thumbnail/" + key + ".webp")),
+            caption: "",
+        };
+        const others = cluster.keys.filter((other) => other !== key);
+        return el(
+            "figure",
+            { class: "lora-trainer-bench-alike" },
+            thumbnail(item),
+            el(
+                "figcaption",
+                {},
+                el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name),
+                el(
+                    "span",
+                    { class: "lora-trainer-help" },
+                    [
+                        item.width ? item.width + " \u00d7 " + item.height : "",
+                        key === cluster.best ? t("the best of them") : "",
+                    ]
+                        .filter(Boolean)
+                        .join(" \u00b7 "),
+                ),
+                el(
+                    "span",
+                    { class: "lora-trainer-help lora-trainer-bench-clip" },
+                    item.caption || t("no caption"),
+                ),
+            ),
+            widgets.button({
+                label: t("Keep this one"),
+                kind: key === cluster.best ? "primary" : "secondary",
+                onclick: () => keep(cluster, others),
+            }),
+        );
+    };
+
+    async function keep(cluster, others) {
+        await bench.page.saveAll();
+        const answer = await api.post(datasets.path("remove"), { keys: others });
+        shown.splice(shown.indexOf(cluster), 1);
+        show();
+        await changes.took(answer, {
+            say: plural(others.length, "{count} image removed", "{count} images removed"),
+        });
+        await datasets.refresh();
+        poll.wake();
+    }
+
+    function show() {
+        if (!shown.length) {
+            dialog.close();
+            return;
+        }
+        fill(
+            place,
+            shown.map((cluster) =>
+                el(
+                    "section",
+                    { class: "lora-trainer-card" },
+                    el(
+                        "div",
+                        { class: "lora-trainer-bench-cluster" },
+                        cluster.keys.map((key) => figure(cluster, key)),
+                    ),
+                    widgets.button({
+                        label: t("Keep all of them"),
+                        onclick: () => {
+                            shown.splice(shown.indexOf(cluster), 1);
+                            show();
+                        },
+                    }),
+                ),
+            ),
+        );
+    }
+
+    dialog = widgets.dialog({
+        title: t("Similar images"),
+        wide: true,
+        body: [
+            el(
+                "p",
+                { class: "lora-trainer-help" },
+                t(
+                    "The same picture twice counts twice in the training. The others go to this dataset's trash, and can be brought back.",
+                ),
+            ),
+            place,
+        ],
+        actions: [{ label: t("Close") }],
+    });
+    show();
+}
+
+export const lookAgain = () => {
+    if (poll) poll.wake();
+};
+
+export const watch = () => {
+    poll = startPolling(look);
+};

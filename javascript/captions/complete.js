@@ -1,0 +1,242 @@
+/*
+ * Tags offered while a caption is typed: those of this dataset, the most frequent first, and the
+ * preferred words of its vocabulary. Down and Up choose one, Enter takes it, Escape puts the list away;
+ * Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences nothing is
+ * offered.
+ *
+ *     complete(box, oninput)                      -> the list's element, to stand below the box
+ *     completed(field, box, oninput, {single})    the same for a labelled box, as "Change many" has
+ *                                                 them
+ */
+import { Problem, api } from "../common/api.js";
+import { el, fill, uniqueId } from "../common/elements.js";
+import { formatNumber, t } from "../common/language.js";
+import { store } from "../common/store.js";
+import * as datasets from "../images/datasets.js";
+import { bench } from "./bench.js";
+
+const MOST = 2000,
+    SHOWN = 8;
+
+const COMMA = /[,\uff0c\n]/;
+
+/** What is known of one dataset at one revision: {id, revision, tags: [{tag, count}]}. */
+let known = null,
+    asking = null;
+
+async function read(id, revision) {
+    const [table, vocabulary] = await Promise.all([
+        api.get(datasets.path("tags", id), { kind: "tags", limit: MOST }),
+        api.get(datasets.path("vocabulary", id)),
+    ]);
+    const tags = table.mostly === "tags" ? table.tags : [];
+    const there = new Set(tags.map(({ tag }) => tag.toLowerCase()));
+    const words = Object.values(vocabulary.fields)
+        .flat()
+        .filter((word) => !there.has(word.toLowerCase()));
+    return {
+        id,
+        revision,
+        tags: [...tags, ...[...new Set(words)].map((tag) => ({ tag, count: 0 }))],
+    };
+}
+
+/** The dataset's tags; those of a moment ago while newer ones are on their way. */
+async function tags() {
+    const id = store.get("dataset");
+    if (!known || known.id !== id || known.revision !== bench.revision) {
+        asking =
+            asking ||
+            read(id, bench.revision)
+                .then((found) => {
+                    known = found;
+                })
+                .finally(() => {
+                    asking = null;
+                });
+        if (!known || known.id !== id) await asking;
+        else asking.catch(() => {});
+    }
+    return known && known.id === id ? known.tags : [];
+}
+
+/** The tag around a place in a text: {from, to, typed (before the place), whole}. */
+export function tagAt(text, place) {
+    let from = place,
+        to = place;
+    while (from > 0 && !COMMA.test(text[from - 1])) from -= 1;
+    while (to < text.length && !COMMA.test(text[to])) to += 1;
+    while (from < place && /\s/.test(text[from])) from += 1;
+    return { from, to, typed: text.slice(from, place), whole: text.slice(from, to).trim() };
+}
+
+/**
+ * Of these tags the ones that fit what is typed: beginning with it, then with a word that does,
+ * then holding it anywhere.
+ */
+export function fitting(all, typed, present) {
+    const wanted = typed
+        .toLowerCase()
+        .replace(/[_\s]+/g, " ")
+        .trim();
+    if (!wanted) return [];
+    const rank = (tag) => {
+        const plain = tag.toLowerCase().replace(/_/g, " ");
+        if (plain.startsWith(wanted)) return 0;
+        if (plain.includes(" " + wanted) || plain.includes("(" + wanted)) return 1;
+        // a letter is in nearly every tag
+        return wanted.length > 1 && plain.includes(wanted) ? 2 : 3;
+    };
+    const there = new Set(present.map((tag) => tag.toLowerCase()));
+    const found = all
+        .filter(({ tag }) => !there.has(tag.toLowerCase()))
+        .map((one) => [rank(one.tag), one])
+        .filter(([place]) => place < 3);
+    // the server's order, the most frequent first, stays among equals
+    return found
+        .sort(([one], [other]) => one - other)
+        .slice(0, SHOWN)
+        .map(([, one]) => one);
+}
+
+/** `single`: the box is for one tag, so no comma follows it. */
+export function complete(box, oninput, { single = false } = {}) {
+    const id = uniqueId("complete");
+    const list = el("ul", {
+        class: "lora-trainer-bench-complete",
+        id,
+        role: "listbox",
+        hidden: true,
+        "aria-label": t("Tags of this dataset"),
+    });
+    let at = -1,
+        serial = 0;
+    box.setAttribute("aria-autocomplete", "list");
+    box.setAttribute("autocomplete", "off");
+
+    function close() {
+        serial += 1;
+        at = -1;
+        list.hidden = true;
+        box.removeAttribute("aria-controls");
+        box.removeAttribute("aria-activedescendant");
+    }
+
+    async function look() {
+        const mine = (serial += 1);
+        let all;
+        try {
+            all = await tags();
+        } catch (problem) {
+            if (!(problem instanceof Problem)) throw problem;
+            return;
+        }
+        if (mine !== serial || document.activeElement !== box) return;
+        const { typed, whole } = tagAt(box.value, box.selectionStart);
+        const found = fitting(
+            all,
+            typed,
+            box.value.split(COMMA).map((tag) => tag.trim()),
+        ).filter(({ tag }) => tag !== whole);
+        if (!found.length) {
+            close();
+            return;
+        }
+        at = -1;
+        fill(
+            list,
+            found.map(({ tag, count }, number) =>
+                el(
+                    "li",
+                    {
+                        id: id + "_" + number,
+                        role: "option",
+                        "aria-selected": "false",
+                        dataset: { tag },
+                        // before the box is left
+                        onpointerdown: (event) => {
+                            event.preventDefault();
+                            take(tag);
+                        },
+                    },
+                    el("span", {}, tag),
+                    el(
+                        "span",
+                        { class: "lora-trainer-help" },
+                        count ? formatNumber(count) : t("vocabulary"),
+                    ),
+                ),
+            ),
+        );
+        list.hidden = false;
+        // where the window ends below the box, above it
+        list.classList.remove("lora-trainer-bench-above");
+        const { bottom, height } = list.getBoundingClientRect();
+        list.classList.toggle(
+            "lora-trainer-bench-above",
+            bottom > window.innerHeight && box.getBoundingClientRect().top > height,
+        );
+        box.setAttribute("aria-controls", id);
+        box.removeAttribute("aria-activedescendant");
+    }
+
+    function choose(next) {
+        const options = [...list.children];
+        at = (next + options.length) % options.length;
+        options.forEach((option, number) =>
+            option.setAttribute("aria-selected", String(number === at)),
+        );
+        box.setAttribute("aria-activedescendant", options[at].id);
+        options[at].scrollIntoView({ block: "nearest" });
+    }
+
+    function take(tag) {
+        const { from, to } = tagAt(box.value, box.selectionStart);
+        const behind = box.value.slice(to);
+        const text = behind.trim() || single ? tag : tag + ", ";
+        box.setSelectionRange(from, behind.trim() ? to : box.value.length);
+        // as if it were typed: the box's own Ctrl+Z takes it back
+        if (!document.execCommand("insertText", false, text)) {
+            box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+            oninput();
+        }
+        close();
+    }
+
+    box.addEventListener("input", (event) => {
+        if (
+            !event.isComposing &&
+            event.inputType !== "historyUndo" &&
+            event.inputType !== "historyRedo"
+        )
+            look();
+    });
+    box.addEventListener("compositionend", look);
+    box.addEventListener("blur", close);
+    // before the row hears of the key: what the list has taken is not for the row
+    box.addEventListener(
+        "keydown",
+        (event) => {
+            if (list.hidden || event.isComposing || event.ctrlKey || event.metaKey || event.altKey)
+                return;
+            const chosen = at >= 0 ? list.children[at].dataset.tag : null;
+            if (event.key === "ArrowDown") choose(at + 1);
+            else if (event.key === "ArrowUp") choose(at < 0 ? -1 : at - 1);
+            else if (event.key === "Enter") take(chosen || list.children[0].dataset.tag);
+            else if (event.key === "Tab" && chosen && !event.shiftKey) take(chosen);
+            else if (event.key === "Escape") close();
+            else return;
+            event.preventDefault();
+            event.stopImmediatePropagation();
+        },
+        true,
+    );
+    return list;
+}
+
+export function completed(field, box, oninput, options) {
+    const place = el("div", { class: "lora-trainer-caption-box" });
+    box.replaceWith(place);
+    place.append(box, complete(box, oninput, options));
+    return field;
+}

@@ -1,0 +1,150 @@
+/*
+ * "Crop into a new dataset": pictures cut and resized to a training size, into a dataset of their
+ * own. The originals stay as they are.
+ */
+import { api } from "../common/api.js";
+import { el, fill } from "../common/elements.js";
+import { formatNumber, plural, sentences, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import { bench } from "./bench.js";
+import * as controls from "./controls.js";
+import * as selection from "./selection.js";
+
+const MILLISECONDS = 700;
+
+const pause = () =>
+    new Promise((resolve) => {
+        setTimeout(resolve, MILLISECONDS);
+    });
+
+export async function open() {
+    await bench.page.saveAll();
+    const wish = { size: 512, buckets: false, subject: true };
+    const targets = selection.targets();
+    const name = widgets.text({ value: "", maxlength: 100 });
+    const size = widgets.select({
+        value: "512",
+        options: [
+            { value: "512", label: t("512 (SD 1.5)") },
+            { value: "768", label: t("768 (SD 2)") },
+            { value: "1024", label: t("1024 (SDXL)") },
+        ],
+        onchange: (value) => {
+            wish.size = Number(value);
+            suggest();
+        },
+    });
+    const shape = widgets.select({
+        value: "square",
+        options: [
+            { value: "square", label: t("Squares") },
+            { value: "buckets", label: t("The nearest training shape of each image") },
+        ],
+        onchange: (value) => {
+            wish.buckets = value === "buckets";
+        },
+    });
+    const subject = controls.flag(
+        controls.checkbox(true, (value) => {
+            wish.subject = value;
+        }),
+        t("Keep the subject in the cut"),
+        t("Otherwise the middle of the picture is kept."),
+    );
+    const place = el("div", { "aria-live": "polite" });
+    const form = el(
+        "div",
+        { class: "lora-trainer-bench-form" },
+        el(
+            "p",
+            { class: "lora-trainer-help" },
+            t(
+                "Training crops by itself. This is for seeing and choosing the cuts; the originals stay as they are, and the captions go along.",
+            ),
+        ),
+        widgets.labelled(t("In"), targets.element),
+        widgets.labelled(t("Size"), size),
+        widgets.labelled(t("Shape"), shape),
+        subject,
+        widgets.labelled(t("Name of the new dataset"), name),
+        place,
+    );
+    let copy = null;
+    function suggest() {
+        name.value = t("{name} {size}", { name: datasets.chosen().name, size: wish.size });
+    }
+    suggest();
+
+    async function begin() {
+        copy = await api.post(datasets.path("crop-copy"), {
+            ...wish,
+            name: name.value,
+            select: targets.select(),
+        });
+        const progress = widgets.progress(t("Cropping"));
+        const stop = widgets.button({
+            label: t("Stop"),
+            onclick: async () => {
+                copy = await api.post("crop-copies/" + copy.id + "/stop", {});
+            },
+        });
+        fill(place, el("div", { class: "lora-trainer-bench-progress" }, progress.element, stop));
+        while (copy.state === "running") {
+            progress.set(
+                copy.done,
+                copy.total,
+                t("{done} of {count} images", {
+                    done: formatNumber(copy.done),
+                    count: formatNumber(copy.total),
+                }),
+            );
+            await pause();
+            copy = await api.get("crop-copies/" + copy.id);
+        }
+        await datasets.refresh();
+        fill(
+            place,
+            result(),
+            controls.notes(copy.notes.map((note) => sentences(note.message, note.hint))),
+        );
+        return false;
+    }
+
+    function result() {
+        if (copy.state === "failed")
+            return widgets.notice("error", copy.error.message, copy.error.hint);
+        const words =
+            copy.state === "done"
+                ? plural(
+                      copy.done,
+                      "{count} image in the new dataset",
+                      "{count} images in the new dataset",
+                  )
+                : t("Stopped after {done} of {count} images.", {
+                      done: formatNumber(copy.done),
+                      count: formatNumber(copy.total),
+                  });
+        return widgets.notice(
+            copy.state === "done" ? "done" : "warning",
+            words,
+            "",
+            copy.dataset
+                ? widgets.button({
+                      label: t("Go to the new dataset"),
+                      kind: "primary",
+                      onclick: () => {
+                          dialog.close();
+                          datasets.choose(copy.dataset);
+                      },
+                  })
+                : null,
+        );
+    }
+
+    const dialog = widgets.dialog({
+        title: t("Crop into a new dataset"),
+        body: form,
+        actions: [{ label: t("Close") }, { label: t("Crop"), kind: "primary", onclick: begin }],
+    });
+}

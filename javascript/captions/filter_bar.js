@@ -1,0 +1,155 @@
+/*
+ * The boxes above the captions: which images, in which order. The counts beside the choices come
+ * with each page.
+ */
+import { el, fill } from "../common/elements.js";
+import { formatNumber, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
+import { bench, listen, picturesAreLarge, showPictures, triggerWord } from "./bench.js";
+import * as check from "./check.js";
+import { link } from "./controls.js";
+import * as filter from "./filter.js";
+
+const WAIT = 250;
+
+const choices = () => [
+    ["all", t("All images")],
+    ["missing", t("Without a caption")],
+    ["captioned", t("With a caption")],
+    ["short", t("Short captions")],
+    ["long", t("Longer than training reads")],
+    ["no-trigger", t("Without the trigger word")],
+    ["unreviewed", t("Not reviewed yet")],
+    ["reviewed", t("Reviewed")],
+    ["person", t("Written by a person")],
+    ["machine", t("Written by a captioner")],
+    ["findings", t("With a remark")],
+];
+
+const orders = () => [
+    { value: "name", label: t("By name") },
+    { value: "changed", label: t("Newest first") },
+    { value: "edited", label: t("Last edited first") },
+    { value: "caption", label: t("By caption") },
+    { value: "tokens-down", label: t("Longest first") },
+    { value: "tokens", label: t("Shortest first") },
+    { value: "findings", label: t("Most remarks first") },
+];
+
+export function filterBar() {
+    const { pages } = bench.page;
+    const { query } = pages;
+    let timer = 0;
+    const soon = (changes) => {
+        clearTimeout(timer);
+        timer = setTimeout(() => filter.ask(changes), WAIT);
+    };
+    const which = widgets.select({
+        label: t("Which images"),
+        value: query.filter,
+        onchange: (chosen) => filter.ask({ filter: chosen }),
+        options: choices().map(([value, label]) => ({ value, label })),
+    });
+    const text = widgets.text({
+        value: query.text,
+        label: t("Caption or name contains"),
+        placeholder: t("Caption or name contains"),
+        oninput: (value) => soon({ text: value }),
+    });
+    const lacks = widgets.text({
+        value: query.lacks,
+        label: t("Caption does not contain"),
+        placeholder: t("Caption does not contain"),
+        oninput: (value) => soon({ lacks: value }),
+    });
+    const order = widgets.select({
+        label: t("Order"),
+        value: query.order,
+        onchange: (chosen) => filter.turn({ order: chosen }),
+        options: orders(),
+    });
+    const size = widgets.select({
+        label: t("Pictures"),
+        value: picturesAreLarge() ? "large" : "small",
+        onchange: showPictures,
+        options: [
+            { value: "small", label: t("Small pictures") },
+            { value: "large", label: t("Large pictures") },
+        ],
+    });
+    const chips = (bench.chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" }));
+
+    function draw(answer) {
+        const counts = answer.counts || {};
+        choices().forEach(([value, label], at) => {
+            which.options[at].textContent =
+                value in counts
+                    ? t("{label} ({count})", { label, count: formatNumber(counts[value]) })
+                    : label;
+            // nothing to choose where no word is set
+            which.options[at].disabled = value === "no-trigger" && !triggerWord();
+        });
+        which.value = query.filter;
+        if (document.activeElement !== text) text.value = query.text;
+        if (document.activeElement !== lacks) lacks.value = query.lacks;
+        const wanted = filter.tags("tag");
+        fill(
+            chips,
+            wanted.map((tag) => chip(t("Tag: {tag}", { tag }), () => filter.toggleTag("tag", tag))),
+            wanted.length > 1
+                ? widgets.select({
+                      label: t("Of these tags"),
+                      value: query.match,
+                      onchange: (match) => filter.ask({ match }),
+                      options: [
+                          { value: "all", label: t("all of them") },
+                          { value: "any", label: t("one is enough") },
+                      ],
+                  })
+                : null,
+            filter
+                .tags("without")
+                .map((tag) =>
+                    chip(t("Not: {tag}", { tag }), () => filter.toggleTag("without", tag)),
+                ),
+            query.finding
+                ? chip(t("Remark: {kind}", { kind: check.label(query.finding) }), () =>
+                      filter.ask({ finding: "" }),
+                  )
+                : null,
+            filter.isFiltered()
+                ? el(
+                      "span",
+                      { class: "lora-trainer-help" },
+                      t("{matching} of {count} images", {
+                          matching: formatNumber(answer.matching),
+                          count: formatNumber(answer.total),
+                      }),
+                  )
+                : null,
+            filter.isFiltered() ? link(t("Show all"), () => filter.ask(filter.none())) : null,
+        );
+    }
+
+    listen("answer", draw);
+    return el("div", { class: "lora-trainer-filters" }, which, text, lacks, order, size);
+}
+
+const chip = (label, end) =>
+    el(
+        "span",
+        { class: "lora-trainer-badge lora-trainer-bench-chip" },
+        label,
+        el(
+            "button",
+            {
+                type: "button",
+                class: "lora-trainer-close",
+                "aria-label": t("Without {filter}", { filter: label }),
+                onclick: () => {
+                    end().catch(widgets.toastProblem);
+                },
+            },
+            "\u00d7",
+        ),
+    );

@@ -1,0 +1,105 @@
+/*
+ * Captions brought in from files, and taken out as a table or as text files.
+ */
+import { api, routeAddress } from "../common/api.js";
+import { el, fill } from "../common/elements.js";
+import { plural, sentences, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import * as changes from "./changes.js";
+import * as controls from "./controls.js";
+import { flag } from "./controls.js";
+
+// --- in and out --------------------------------------------------------------------------------
+
+export function showExport() {
+    const link = (as, label, help) =>
+        el(
+            "li",
+            { class: "lora-trainer-bench-line" },
+            el("div", {}, el("b", {}, label), el("p", { class: "lora-trainer-help" }, help)),
+            el(
+                "a",
+                {
+                    class: "lora-trainer-button",
+                    href: routeAddress(datasets.path("export"), { as }),
+                    download: "",
+                },
+                t("Download"),
+            ),
+        );
+    widgets.dialog({
+        title: t("Export captions"),
+        body: el(
+            "ul",
+            { class: "lora-trainer-bench-list" },
+            link(
+                "csv",
+                t("Table (CSV)"),
+                t("For Excel and other spreadsheets; it can be brought in again."),
+            ),
+            link(
+                "txt",
+                t("Text files (ZIP)"),
+                t("One .txt for each image, as other trainers read them."),
+            ),
+            link("jsonl", t("JSON lines"), t("metadata.jsonl, as Hugging Face datasets have it.")),
+        ),
+        actions: [{ label: t("Close"), kind: "primary" }],
+    });
+}
+
+export function showImport() {
+    const files = el("input", {
+        type: "file",
+        class: "lora-trainer-input",
+        accept: ".csv,.tsv,.jsonl,.ndjson,.json,.txt,.caption,.tags,.cap,.zip",
+        multiple: true,
+    });
+    const replace = el("input", {
+        type: "checkbox",
+        class: "lora-trainer-checkbox",
+        checked: true,
+    });
+    const place = el("div", { role: "status" });
+    const bring = async () => {
+        let captions = 0;
+        const skipped = [];
+        for (const file of files.files) {
+            const answer = await api.upload(
+                datasets.path("upload"),
+                file,
+                null,
+                replace.checked ? { captions: "replace" } : {},
+            );
+            captions += answer.captions;
+            skipped.push(...answer.skipped);
+        }
+        fill(
+            place,
+            widgets.notice(
+                skipped.length ? "warning" : "done",
+                plural(captions, "{count} caption written", "{count} captions written"),
+                "",
+            ),
+            controls.notes(skipped.map((one) => sentences(one.message, one.hint))),
+        );
+        await changes.took({});
+        return false;
+    };
+    widgets.dialog({
+        title: t("Import captions"),
+        body: el(
+            "div",
+            { class: "lora-trainer-bench-form" },
+            widgets.labelled(t("Files"), files, {
+                help: t(
+                    "A table (.csv, .jsonl) with the images' names, .txt files named like the images, or a .zip of them.",
+                ),
+            }),
+            flag(replace, t("Replace captions that are there already")),
+            place,
+        ),
+        actions: [{ label: t("Close") }, { label: t("Import"), kind: "primary", onclick: bring }],
+    });
+}

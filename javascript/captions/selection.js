@@ -1,0 +1,103 @@
+/*
+ * Which images are selected, or meant by a change: some of the page, or all that the filter shows.
+ */
+import { formatNumber, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
+import { bench, tell } from "./bench.js";
+import * as filter from "./filter.js";
+
+export const has = (key) => Boolean(bench.selection.where) || bench.selection.keys.has(key);
+
+export const count = () =>
+    bench.selection.where
+        ? (bench.page.pages.answer || { matching: 0 }).matching
+        : bench.selection.keys.size;
+
+export function shownKeys() {
+    return [...bench.page.rows().keys()];
+}
+
+/** One image more or less; with `range`, everything from the one clicked before. */
+export function toggle(key, chosen, range) {
+    const { selection } = bench;
+    if (selection.where) Object.assign(selection, { keys: new Set(shownKeys()), where: null });
+    const keys = shownKeys();
+    const from = keys.indexOf(selection.anchor),
+        to = keys.indexOf(key);
+    const touched =
+        range && from >= 0 ? keys.slice(Math.min(from, to), Math.max(from, to) + 1) : [key];
+    for (const each of touched)
+        if (chosen) selection.keys.add(each);
+        else selection.keys.delete(each);
+    selection.anchor = key;
+    tell("selection");
+}
+
+export function page() {
+    bench.selection.where = null;
+    for (const key of shownKeys()) bench.selection.keys.add(key);
+    tell("selection");
+}
+
+export function matching() {
+    bench.selection.where = filter.where();
+    tell("selection");
+}
+
+export function clear() {
+    bench.selection.keys.clear();
+    Object.assign(bench.selection, { where: null, anchor: null });
+    tell("selection");
+}
+
+/** What the selection is to the server. */
+export const asked = () =>
+    bench.selection.where ? { where: bench.selection.where } : { keys: [...bench.selection.keys] };
+
+/**
+ * Which images a change is for: {element to show, select() for the request, count()}. The selected
+ * ones where there are any.
+ */
+export function targets(onchange) {
+    const { answer } = bench.page.pages;
+    const selected = count();
+    const options = [
+        selected
+            ? {
+                  value: "selected",
+                  label: t("The selected images ({count})", { count: formatNumber(selected) }),
+                  count: selected,
+              }
+            : null,
+        filter.isFiltered()
+            ? {
+                  value: "matching",
+                  label: t("All that the filter shows ({count})", {
+                      count: formatNumber(answer.matching),
+                  }),
+                  count: answer.matching,
+              }
+            : null,
+        {
+            value: "all",
+            label: t("All images ({count})", { count: formatNumber(answer.total) }),
+            count: answer.total,
+        },
+    ].filter(Boolean);
+    const element = widgets.select({
+        value: options[0].value,
+        options,
+        label: t("Which images"),
+        onchange,
+    });
+    const chosen = () => options.find((option) => option.value === element.value);
+    return {
+        element,
+        count: () => chosen().count,
+        select() {
+            if (element.value === "all") return { where: {} };
+            if (element.value === "matching") return { where: filter.where() };
+            return asked();
+        },
+    };
+}

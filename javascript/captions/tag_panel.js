@@ -1,0 +1,243 @@
+/*
+ * The table of tags: how often each is used, in a column beside the images that stays as long as it
+ * is wanted. A click shows the images that have it, or those that do not; several tags narrow it
+ * down. A button takes a tag away from all captions that were counted. Of captions that are
+ * sentences the words are counted instead.
+ */
+import { api } from "../common/api.js";
+import { el, fill } from "../common/elements.js";
+import { formatNumber, plural, t } from "../common/language.js";
+import { kept } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import { bench, listen } from "./bench.js";
+import * as bulk from "./bulk.js";
+import * as changes from "./changes.js";
+import * as controls from "./controls.js";
+import * as filter from "./filter.js";
+
+const OPEN_KEY = "lora-trainer-tags-open";
+
+const MOST = 300;
+
+export const tagPanel = { panel, toggle: () => {}, toggler: null };
+
+function panel() {
+    const wish = { kind: "", sort: "count", scope: "all" };
+    const list = el("ul", { class: "lora-trainer-bench-tags" });
+    const words = el("p", { class: "lora-trainer-help", role: "status" });
+    let table = null,
+        find = "",
+        serial = 0;
+    const kind = widgets.select({
+        label: t("Count"),
+        value: "tags",
+        options: [
+            { value: "tags", label: t("Tags (between commas)") },
+            { value: "words", label: t("Single words") },
+        ],
+        onchange: (value) => {
+            wish.kind = value;
+            return load();
+        },
+    });
+    const sort = widgets.select({
+        label: t("Order"),
+        value: "count",
+        options: [
+            { value: "count", label: t("The most frequent first") },
+            { value: "name", label: t("By name") },
+        ],
+        onchange: (value) => {
+            wish.sort = value;
+            load();
+        },
+    });
+    const scope = widgets.select({
+        label: t("Of which images"),
+        value: "all",
+        options: [
+            { value: "all", label: t("Of all images") },
+            { value: "matching", label: t("Of what the filter shows") },
+        ],
+        onchange: (value) => {
+            wish.scope = value;
+            load();
+        },
+    });
+    const search = widgets.text({
+        label: t("Find a tag"),
+        placeholder: t("Find a tag"),
+        oninput: (value) => {
+            find = value.trim().toLowerCase();
+            draw();
+        },
+    });
+    const element = el(
+        "section",
+        {
+            class: "lora-trainer-card lora-trainer-bench-tag-panel",
+            hidden: true,
+            "aria-label": t("Tags"),
+        },
+        search,
+        el(
+            "details",
+            {},
+            el("summary", { class: "lora-trainer-help" }, t("Order, and what is counted")),
+            el("div", { class: "lora-trainer-bench-tag-head" }, kind, sort, scope),
+        ),
+        words,
+        list,
+    );
+
+    async function load() {
+        const mine = (serial += 1);
+        const query = {
+            ...(wish.scope === "matching" ? filter.where() : {}),
+            kind: wish.kind || "tags",
+            sort: wish.sort,
+            limit: MOST,
+        };
+        try {
+            let found = await api.get(datasets.path("tags"), query);
+            if (!wish.kind && found.mostly === "sentences" && mine === serial)
+                found = await api.get(datasets.path("tags"), { ...query, kind: "words" });
+            if (mine !== serial) return;
+            table = found;
+            kind.value = found.kind;
+            draw();
+        } catch (problem) {
+            if (mine === serial) fill(words, problem.message);
+        }
+    }
+
+    function draw() {
+        if (!table) return;
+        const shown = table.tags.filter(({ tag }) => !find || tag.toLowerCase().includes(find));
+        const most = Math.max(1, ...table.tags.map(({ count }) => count));
+        words.textContent =
+            table.kind === "words"
+                ? plural(table.distinct, "{count} word", "{count} different words")
+                : plural(table.distinct, "{count} tag", "{count} different tags");
+        const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
+        const { tag } = at < 0 ? {} : document.activeElement.closest("li").dataset,
+            scrolled = list.scrollTop;
+        const place =
+            at < 0
+                ? 0
+                : [...document.activeElement.closest("li").querySelectorAll("button")].indexOf(
+                      document.activeElement,
+                  );
+        fill(
+            list,
+            shown.map((one) => line(one, most)),
+        );
+        list.scrollTop = scrolled;
+        // whoever goes through the tags with the keyboard stays where they are
+        const again =
+            tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
+        if (again) again.querySelectorAll("button")[place].focus();
+    }
+
+    function line({ tag, count }, most) {
+        const { query } = bench.page.pages;
+        const isTag = table.kind === "tags";
+        const has = (name) =>
+            filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
+        const on = isTag ? has("tag") : query.text === tag;
+        const show = () =>
+            isTag ? filter.toggleTag("tag", tag) : filter.ask({ text: on ? "" : tag });
+        const away = isTag ? has("without") : query.lacks === tag;
+        const hide = () =>
+            isTag ? filter.toggleTag("without", tag) : filter.ask({ lacks: away ? "" : tag });
+        const removing =
+            wish.scope === "matching"
+                ? t("Remove {tag} from the captions that the filter shows", { tag })
+                : t("Remove {tag} from all captions", { tag });
+        return el(
+            "li",
+            { dataset: { tag } },
+            el(
+                "button",
+                {
+                    type: "button",
+                    class: "lora-trainer-bench-tag",
+                    "aria-pressed": String(on),
+                    title: tag,
+                    "aria-label": t("{tag}: in {count} captions. Show them", {
+                        tag,
+                        count: formatNumber(count),
+                    }),
+                    onclick: () => {
+                        show().catch(widgets.toastProblem);
+                    },
+                },
+                el("span", {
+                    class: "lora-trainer-bench-tag-bar",
+                    style: { width: (count / most) * 100 + "%" },
+                }),
+                el("span", { class: "lora-trainer-bench-tag-name" }, tag),
+                el("span", { class: "lora-trainer-bench-tag-count" }, formatNumber(count)),
+            ),
+            sign("\u2212", t("Show the captions without {tag}", { tag }), hide, {
+                "aria-pressed": String(away),
+            }),
+            sign("\u270e", t("Rename {tag}", { tag }), () => rename(tag, isTag)),
+            sign("\u00d7", removing, () => remove(tag, isTag)),
+        );
+    }
+
+    // a column has no room for words
+    const sign = (mark, label, onclick, more) =>
+        controls.link(mark, onclick, {
+            class: "lora-trainer-bench-sign",
+            "aria-label": label,
+            title: label,
+            ...more,
+        });
+
+    const counted = () => ({ where: wish.scope === "matching" ? filter.where() : {} });
+
+    const remove = (tag, isTag) =>
+        changes.change(
+            counted(),
+            isTag
+                ? { do: "remove", tags: [tag] }
+                : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true },
+        );
+
+    const rename = (tag, isTag) =>
+        isTag
+            ? bulk.open("replace-tag", { tag, replace: tag })
+            : bulk.open("replace", { find: tag, replace: tag });
+
+    function show(open) {
+        element.hidden = !open;
+        bench.page.panel.dataset.tags = open ? "beside" : "";
+        tagPanel.toggler.setAttribute("aria-expanded", String(open));
+        if (open) load();
+    }
+
+    tagPanel.toggle = () => {
+        show(element.hidden);
+        kept.set(OPEN_KEY, !element.hidden);
+        if (element.hidden) return;
+        // what was asked for is seen, though the check stands above it
+        element.scrollIntoView({ block: "start" });
+        search.focus({ preventScroll: true });
+    };
+    listen("edits", () => {
+        if (!element.hidden) load();
+    });
+    let filtered = "";
+    listen("answer", () => {
+        if (element.hidden) return;
+        const now = JSON.stringify(filter.where());
+        if (wish.scope === "matching" && now !== filtered) load();
+        else draw();
+        filtered = now;
+    });
+    show(Boolean(kept.get(OPEN_KEY)));
+    return element;
+}

@@ -1,0 +1,129 @@
+/*
+ * Captions in tokens: how long each is, what falls off its end, and what the trigger word means to
+ * the model before training.
+ *
+ * Lengths come with each page; while somebody types, the server is asked for the text as it stands.
+ * Where no vocabulary is at hand, nothing is said.
+ */
+import { Problem, api } from "../common/api.js";
+import { el, fill } from "../common/elements.js";
+import { formatNumber, sentences, t } from "../common/language.js";
+import { store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import { bench, tokenLimit, triggerWord } from "./bench.js";
+import * as filter from "./filter.js";
+
+const WAIT = 400;
+
+const SHOWN_BEFORE = 60;
+
+/** A text cut where the model stops reading: the end of what is read, and all that is not. */
+export function cut(text, keptEnd, before = SHOWN_BEFORE) {
+    const kept = text.slice(0, keptEnd),
+        dropped = text.slice(keptEnd);
+    const shown =
+        kept.length > before ? "\u2026" + kept.slice(-before).replace(/^\S*\s/, "") : kept;
+    return { kept: shown, dropped };
+}
+
+/**
+ * The length of one row's caption: {count, tail} to show, hear(text) when the text is another.
+ * `of()` is the row's item.
+ */
+export function line(of) {
+    const count = el("span", { class: "lora-trainer-bench-tokens" });
+    const tail = el("p", { class: "lora-trainer-help lora-trainer-bench-tail", hidden: true });
+    let timer = 0,
+        serial = 0;
+
+    function show(text, found) {
+        const known =
+            found &&
+            found.count !== undefined &&
+            found.available !== false &&
+            (found.count > 0 || !text);
+        count.textContent = known
+            ? t("{count} / {limit} tokens", {
+                  count: formatNumber(found.count),
+                  limit: formatNumber(found.limit),
+              }) + " \u00b7 "
+            : "";
+        const over = Boolean(known && found.over);
+        count.classList.toggle("lora-trainer-bench-over", over);
+        tail.hidden = !over;
+        if (!over) return;
+        const { kept, dropped } = cut(text, found.kept_end);
+        fill(tail, t("What is struck out is not read:"), " ", kept, el("s", {}, dropped));
+    }
+
+    async function ask(text) {
+        const mine = (serial += 1);
+        try {
+            const found = await api.post("tokens", {
+                caption: text,
+                trigger: triggerWord(),
+                limit: tokenLimit(),
+            });
+            if (mine === serial) show(text, found);
+        } catch (problem) {
+            if (!(problem instanceof Problem)) throw problem;
+        }
+    }
+
+    return {
+        count,
+        tail,
+        hear(text) {
+            clearTimeout(timer);
+            serial += 1;
+            const item = of();
+            if (text === item.caption) show(text, item.tokens);
+            else if (item.tokens) timer = setTimeout(() => ask(text), WAIT);
+        },
+    };
+}
+
+/**
+ * The trigger word's box, with what the word means already: {element, input, show() when the
+ * settings have another}.
+ */
+export function triggerField() {
+    const remark = el("p", {
+        class: "lora-trainer-help lora-trainer-bench-trigger",
+        role: "status",
+    });
+    const set = (value) => {
+        store.set("settings", { ...store.get("settings"), trigger_word: value.trim() });
+        look(value.trim());
+        filter.turn({ offset: bench.page.pages.query.offset }).catch(widgets.toastProblem);
+    };
+    async function look(word) {
+        if (!word) {
+            fill(remark);
+            return;
+        }
+        try {
+            const found = await api.get("trigger", { word });
+            if (word !== triggerWord()) return;
+            remark.dataset.good = String(found.is_good);
+            fill(remark, found.available === false ? null : sentences(found.message, found.hint));
+        } catch (problem) {
+            if (!(problem instanceof Problem)) throw problem;
+            fill(remark);
+        }
+    }
+    const word = widgets.text({ value: triggerWord(), maxlength: 60, onchange: set });
+    look(triggerWord());
+    const show = () => {
+        if (word.value.trim() === triggerWord()) return;
+        word.value = triggerWord();
+        look(triggerWord());
+    };
+    const element = widgets.labelled(t("Trigger word"), word, {
+        help: t(
+            "A rare word that calls the LoRA in a prompt. Training puts it in front of every caption that lacks it.",
+        ),
+        problem: remark,
+    });
+    return { element, input: word, show };
+}

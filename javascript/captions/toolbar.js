@@ -1,0 +1,192 @@
+/*
+ * The toolbar above the captions, and the line that says how many are selected.
+ */
+import { api } from "../common/api.js";
+import { el, uniqueId } from "../common/elements.js";
+import { formatNumber, plural, t } from "../common/language.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import { bench, listen } from "./bench.js";
+import * as bulk from "./bulk.js";
+import * as changes from "./changes.js";
+import { showHistory } from "./changes.js";
+import * as check from "./check.js";
+import * as controls from "./controls.js";
+import * as crop from "./crop.js";
+import { showExport, showImport } from "./import_export.js";
+import * as selection from "./selection.js";
+import { shownKeys } from "./selection.js";
+import { tagPanel } from "./tag_panel.js";
+import * as vocabulary from "./vocabulary.js";
+
+function showKeys() {
+    const keys = [
+        ["Tab", t("To the next caption; Shift+Tab goes back. What was typed is saved.")],
+        ["Page Down, Page Up", t("The same, over the end of the page as well")],
+        ["Ctrl+Enter", t("Mark the caption as reviewed, and go on to the next")],
+        ["\u2193 \u2191 Enter", t("Choose and take one of the tags that are offered")],
+        ["Esc", t("Take back what was typed since it was saved")],
+        ["Alt+X", t("Select the image; Alt+Shift+X selects all from the one before")],
+        ["Alt+R", t("Reviewed, or not")],
+        ["Shift+Enter", t("A new line: another caption of the same picture")],
+        ["F2", t("The caption in fields")],
+        ["Ctrl+Z, Ctrl+Y", t("Outside of a caption: undo the last change, and do it again")],
+    ];
+    widgets.dialog({
+        title: t("Keys"),
+        wide: true,
+        body: el(
+            "dl",
+            { class: "lora-trainer-bench-keys" },
+            keys.map(([key, does]) => [el("dt", {}, el("kbd", {}, key)), el("dd", {}, does)]),
+        ),
+        actions: [{ label: t("Close"), kind: "primary" }],
+    });
+}
+
+export function toolbar() {
+    const undo = widgets.button({ label: t("Undo"), onclick: changes.undo });
+    undo.classList.add("lora-trainer-bench-undo");
+    const draw = (edits) => {
+        const last = edits && edits.undo;
+        undo.disabled = !last;
+        undo.textContent = last ? t("Undo: {title}", { title: last.title }) : t("Undo");
+        undo.title = last ? undo.textContent : "";
+    };
+    listen("edits", draw);
+    draw(null);
+    const tags = widgets.button({
+        label: t("Tags"),
+        title: t("How often each tag is used, in a column beside the images"),
+        onclick: () => tagPanel.toggle(),
+    });
+    tagPanel.toggler = tags;
+    return el(
+        "div",
+        {
+            class: "lora-trainer-row lora-trainer-bench-toolbar",
+            role: "toolbar",
+            "aria-label": t("Captions"),
+        },
+        widgets.button({ label: t("Change many"), onclick: () => bulk.open() }),
+        widgets.button({ label: t("Check images"), onclick: () => check.start() }),
+        tags,
+        controls.menu(t("More"), [
+            { label: t("Template and vocabulary"), onclick: () => vocabulary.open() },
+            { label: t("What training will read"), onclick: () => bulk.shuffle() },
+            { label: t("Crop into a new dataset"), onclick: () => crop.open() },
+            { label: t("Import captions"), onclick: showImport },
+            { label: t("Export captions"), onclick: showExport },
+            { label: t("Changes"), onclick: showHistory },
+            { label: t("Keys"), onclick: showKeys },
+        ]),
+        undo,
+    );
+}
+
+/** The line above the rows that says how many are selected. */
+export function selectionBar() {
+    const words = el("span", { role: "status" });
+    const page = controls.checkbox(false, (chosen) =>
+        chosen ? selection.page() : selection.clear(),
+    );
+    page.id = uniqueId("select_page");
+    const matching = widgets.button({ label: "", onclick: selection.matching });
+    const none = widgets.button({ label: t("Select none"), onclick: selection.clear });
+    const mark = widgets.button({ label: t("Mark as reviewed"), onclick: () => review(true) });
+    const unmark = widgets.button({
+        label: t("Mark as not reviewed"),
+        onclick: () => review(false),
+    });
+    const leave = widgets.button({ label: t("Remove images"), onclick: leaveOut });
+    const change = widgets.button({ label: t("Change many"), onclick: () => bulk.open() });
+    let passed = false;
+    const draw = () => {
+        const { answer } = bench.page.pages;
+        const count = selection.count();
+        // who selects far down the page does not have to scroll back; the toolbar is up there then,
+        // too
+        bar.classList.toggle("lora-trainer-bench-floating", passed && count > 0);
+        place.style.height = passed && count > 0 ? Math.max(height, bar.offsetHeight) + "px" : "";
+        change.hidden = !(passed && count);
+        const keys = shownKeys();
+        page.checked = keys.length > 0 && keys.every(selection.has);
+        page.indeterminate = !page.checked && count > 0;
+        words.textContent = count ? t("{count} selected", { count: formatNumber(count) }) : "";
+        for (const button of [none, mark, unmark, leave]) button.hidden = !count;
+        const more = answer && answer.matching > keys.length;
+        matching.hidden = !more || Boolean(bench.selection.where) || !count;
+        if (more)
+            matching.textContent = t("Select all {count}", {
+                count: formatNumber(answer.matching),
+            });
+    };
+    listen("selection", draw);
+    listen("answer", draw);
+    const bar = el(
+        "div",
+        { class: "lora-trainer-row lora-trainer-bench-selection" },
+        el(
+            "div",
+            { class: "lora-trainer-bench-flag" },
+            page,
+            el("label", { for: page.id }, t("Select this page")),
+        ),
+        words,
+        change,
+        matching,
+        none,
+        mark,
+        unmark,
+        leave,
+        bench.chips,
+    );
+    const place = el("div", { class: "lora-trainer-bench-selection-place" }, bar);
+    let height = 0;
+    // everything below counts as seen: what leaves has left at the top, however far the page was
+    // scrolled at once
+    new IntersectionObserver(
+        (all) => {
+            const seen = all[all.length - 1];
+            if (!place.isConnected || !place.offsetParent) return;
+            passed = !seen.isIntersecting;
+            if (!passed) height = seen.boundingClientRect.height;
+            draw();
+        },
+        { rootMargin: "0px 0px 1000000px 0px" },
+    ).observe(place);
+    draw();
+    return place;
+}
+
+async function review(reviewed) {
+    await bench.page.saveAll();
+    const answer = await api.post(datasets.path("reviewed"), {
+        select: selection.asked(),
+        reviewed,
+    });
+    await changes.took(answer, {
+        say: reviewed
+            ? plural(
+                  answer.count,
+                  "{count} caption marked as reviewed",
+                  "{count} captions marked as reviewed",
+              )
+            : plural(
+                  answer.count,
+                  "{count} caption marked as not reviewed",
+                  "{count} captions marked as not reviewed",
+              ),
+        takesBack: false,
+    });
+}
+
+async function leaveOut() {
+    await bench.page.saveAll();
+    const answer = await api.post(datasets.path("remove"), { select: selection.asked() });
+    selection.clear();
+    await changes.took(answer, {
+        say: plural(answer.changed, "{count} image removed", "{count} images removed"),
+    });
+    await datasets.refresh();
+}

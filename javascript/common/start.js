@@ -1,0 +1,92 @@
+/*
+ * Starting the tab: the page's facts, its language, its frame. Also after a change of language, and
+ * when the worker's packages have arrived.
+ */
+import { api } from "./api.js";
+import { showConnection } from "./connection.js";
+import { el, fill } from "./elements.js";
+import { root } from "./host.js";
+import { formatBytes, setTexts, t } from "./language.js";
+import { stopPolling } from "./polling.js";
+import { leaveSection, openSection, panels, stepper } from "./sections.js";
+import { kept, store } from "./store.js";
+import * as widgets from "./widgets.js";
+
+const LANGUAGE_KEY = "lora-trainer-language";
+
+/** Read the page's facts again; the sections hear of them through the store's "home". */
+export async function refreshHome() {
+    const home = await api.get("home");
+    store.set("language", home.language);
+    store.set("home", home);
+    return home;
+}
+
+async function learn(language) {
+    setTexts(language && language !== "en" ? await api.get("texts/" + language) : {});
+    root().lang = language.replace("_", "-");
+}
+
+function header(home) {
+    const language = widgets.select({
+        value: home.language,
+        label: t("Language"),
+        options: home.languages.map((known) => ({ value: known.code, label: known.name })),
+        onchange: (code) => {
+            kept.set(LANGUAGE_KEY, code);
+            store.set("language", code);
+            start();
+        },
+    });
+    return el(
+        "div",
+        { class: "lora-trainer-header" },
+        el(
+            "p",
+            { class: "lora-trainer-help" },
+            home.host.cpu
+                ? t(
+                      "Trains on the processor, since the WebUI uses no graphics card: this takes long.",
+                  )
+                : home.host.memory
+                  ? t("Trains on {device} with {size} of memory", {
+                        device: home.host.device,
+                        size: formatBytes(home.host.memory.total),
+                    })
+                  : t("Trains on {device}", { device: home.host.device }),
+        ),
+        home.languages.length > 1 ? language : null,
+    );
+}
+
+const hooks = [];
+
+/**
+ * Call this after every start with the page's facts, before the first section is shown: for what is
+ * not inside a section.
+ */
+export const onStart = (hook) => hooks.push(hook);
+
+/** Ask for the page's facts and draw the tab from the beginning. */
+export async function start() {
+    const place = root();
+    if (!place) return;
+    stopPolling();
+    if (store.get("language") === undefined) store.set("language", kept.get(LANGUAGE_KEY) || "");
+    let home;
+    try {
+        home = await refreshHome();
+        await learn(home.language);
+    } catch (problem) {
+        fill(place, widgets.problem(problem, tryAgain()));
+        return;
+    }
+    const before = leaveSection();
+    fill(place, header(home), stepper(), panels());
+    for (const hook of hooks) hook(home);
+    showConnection();
+    openSection(before);
+}
+
+const tryAgain = () =>
+    widgets.button({ label: t("Try again"), kind: "primary", local: true, onclick: start });

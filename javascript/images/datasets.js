@@ -1,0 +1,125 @@
+/*
+ * The cards of all datasets, and which of them is chosen. The server holds the truth.
+ *
+ * Imported as `datasets` by whoever asks for something of the chosen one.
+ */
+import { api } from "../common/api.js";
+import { formatNumber, plural, t, withColon } from "../common/language.js";
+import { summarizeStep } from "../common/sections.js";
+import { onStart } from "../common/start.js";
+import { kept, store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import * as drafts from "../settings/draft.js";
+
+const CHOSEN_KEY = "lora-trainer-dataset";
+
+/** The cards of all datasets; null while they are not known. */
+export const cards = () => store.get("datasets") || null;
+
+export const chosen = () =>
+    (cards() || []).find((card) => card.id === store.get("dataset")) || null;
+
+export function choose(id) {
+    // what is set belongs to the dataset: it is in place before anybody hears that another one is
+    // chosen
+    const card = (cards() || []).find((one) => one.id === id);
+    drafts.enter(id, card && card.draft);
+    store.set("dataset", id);
+    kept.set(CHOSEN_KEY, id);
+    summarize();
+}
+
+/** Where the routes of a dataset are; the chosen one's without an id. */
+export const path = (tail = "", id = store.get("dataset")) =>
+    "datasets/" + encodeURIComponent(id) + (tail ? "/" + tail : "");
+
+/** Ask for the cards again. */
+export async function refresh() {
+    take(await api.get("datasets"));
+    return cards();
+}
+
+/** Put one changed card in its place. */
+export function update(changes) {
+    const now = cards() || [];
+    const known = now.some((card) => card.id === changes.id);
+    store.set(
+        "datasets",
+        known
+            ? now.map((card) => (card.id === changes.id ? { ...card, ...changes } : card))
+            : [...now, changes],
+    );
+    summarize();
+}
+
+function take(answered) {
+    const cards = withLost(answered);
+    store.set("datasets", cards);
+    const chosen = store.get("dataset") || kept.get(CHOSEN_KEY);
+    const known = cards.some((card) => card.id === chosen);
+    choose(known ? chosen : cards.length === 1 ? cards[0].id : "");
+}
+
+/**
+ * The chosen dataset stays in view when it vanishes under somebody's hands, and says so: no other
+ * takes its place unasked.
+ */
+function withLost(cards) {
+    const before = chosen();
+    if (!before || cards.some((card) => card.id === before.id)) return cards;
+    const problem = {
+        message: t("This dataset is not there any more."),
+        hint: t("It may have been deleted in another window."),
+    };
+    return [
+        ...cards,
+        { ...before, cover: null, count: 0, captioned: 0, gone: true, lost: true, problem },
+    ];
+}
+
+/**
+ * Where the plan knows of trouble with the images that the card does not tell, or the other way
+ * round, the cards are asked for again.
+ */
+let troubled = "";
+
+store.on("plan", (plan) => {
+    const card = chosen();
+    const problem =
+        plan && plan.problems.find((one) => one.severity === "error" && one.field === "dataset");
+    const now = card ? JSON.stringify([card.id, problem ? problem.message : ""]) : "";
+    if (!card || now === troubled || Boolean(problem) === Boolean(card.problem)) return;
+    troubled = now;
+    refresh().catch(() => {});
+});
+
+function summarize() {
+    const card = chosen();
+    if (card && card.problem) {
+        summarizeStep(
+            "images",
+            card.gone ? t("The folder is gone") : t("needs attention"),
+            "problem",
+        );
+        summarizeStep("captions", "", "");
+        return;
+    }
+    summarizeStep("images", card ? withColon(card.name, count(card.count)) : "", "");
+    summarizeStep(
+        "captions",
+        card && card.count
+            ? t("{done} of {count}", {
+                  done: formatNumber(card.captioned),
+                  count: formatNumber(card.count),
+              })
+            : "",
+        "",
+    );
+}
+
+export const count = (count) => plural(count, "{count} image", "{count} images");
+
+onStart((home) => {
+    if (home.datasets) take(home.datasets);
+    else refresh().catch(widgets.toastProblem);
+});

@@ -1,0 +1,257 @@
+/*
+ * What is set for the chosen dataset and not trained yet: trigger word, preset, changed settings,
+ * checkpoint, name, and how captions are written.
+ *
+ * It belongs to the dataset: the server keeps it with the images, so that no dataset gets another's
+ * trigger word and every browser shows the same.
+ *
+ *     draft                  the chosen dataset's: {preset, changes, checkpoint, name, captioner}
+ *     drafts.enter(id, told) another dataset is chosen; `told` is what its card says: {values,
+ *                            revision, changed}
+ *     drafts.note()          the visitor has changed it: it is sent a moment later
+ *     drafts.look()          ask whether another browser has changed it
+ *     drafts.changed()       when it was changed last, in seconds
+ *     drafts.dataset()       whose it is; null before the first
+ *
+ * The store's "draft" tells that it is another one now. Without a dataset it waits in this browser,
+ * for the first one that has none of its own.
+ */
+import { Problem, api } from "../common/api.js";
+import { onStart } from "../common/start.js";
+import { kept, store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+
+const BEFORE_KEY = "lora-trainer-draft",
+    NEXT_KEY = "lora-trainer-draft-next",
+    CHECKPOINT_KEY = "lora-trainer-checkpoint";
+
+const CHOSEN_KEY = "lora-trainer-dataset",
+    CAPTIONER_KEY = "lora-trainer-captioner";
+
+const DELAY = 500,
+    RETRY = 3000;
+
+const CONFLICT = 409,
+    GONE = 404;
+
+const PARTS = ["preset", "checkpoint", "name", "captioner"];
+
+export const draft = {};
+
+const entries = new Map();
+
+let current = null,
+    serial = 0;
+
+const copy = (value) => JSON.parse(JSON.stringify(value));
+
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+
+/**
+ * A draft in which nothing has been chosen. The checkpoint is that of the last one: it belongs to
+ * no images.
+ */
+const blank = () => ({
+    preset: null,
+    checkpoint: kept.get(CHECKPOINT_KEY) || "loaded",
+    name: "",
+    captioner: {},
+    changes: {},
+});
+
+const whole = (values) => {
+    const made = blank();
+    for (const part of Object.keys(made))
+        if (values && values[part] !== undefined && values[part] !== null)
+            made[part] = copy(values[part]);
+    return made;
+};
+
+/** Mine and theirs, both made from `base`: what I have changed is mine, the rest theirs. */
+export function merged(base, mine, theirs) {
+    const made = {};
+    for (const part of PARTS) made[part] = same(mine[part], base[part]) ? theirs[part] : mine[part];
+    made.changes = {};
+    for (const key of new Set([...Object.keys(theirs.changes), ...Object.keys(mine.changes)])) {
+        const from = same(mine.changes[key], base.changes[key]) ? theirs : mine;
+        if (key in from.changes) made.changes[key] = from.changes[key];
+    }
+    return made;
+}
+
+// --- entering ----------------------------------------------------------------------------------
+
+function entryOf(id, told) {
+    const known = entries.get(id);
+    // a card may be older than what was sent since
+    if (known && (!told || known.dirty || known.saving || told.changed <= known.changed))
+        return known;
+    const values = whole(id ? told && told.values : kept.get(NEXT_KEY));
+    const entry = {
+        id,
+        values,
+        base: copy(values),
+        revision: told ? told.revision : "",
+        changed: told ? told.changed : 0,
+        dirty: false,
+        saving: false,
+        timer: 0,
+    };
+    entries.set(id, entry);
+    if (id && !entry.revision) adopt(entry);
+    if (id) kept.set(NEXT_KEY, null);
+    return entry;
+}
+
+/**
+ * A dataset without a draft takes what was set while none was chosen, or what this browser kept
+ * before drafts belonged to datasets.
+ */
+function adopt(entry) {
+    const before = kept.get(BEFORE_KEY);
+    const next = kept.get(NEXT_KEY);
+    if (before && kept.get(CHOSEN_KEY) === entry.id)
+        use(entry, whole({ ...before, captioner: kept.get(CAPTIONER_KEY) }));
+    else if (next) use(entry, whole(next));
+}
+
+function use(entry, values) {
+    if (same(values, entry.base)) return;
+    entry.values = values;
+    entry.dirty = true;
+    later(entry, DELAY);
+}
+
+export function enter(id, told = null) {
+    const before = kept.get(BEFORE_KEY);
+    if (before && before.checkpoint) kept.set(CHECKPOINT_KEY, before.checkpoint);
+    const entry = entryOf(id, told);
+    if (before) {
+        kept.set(BEFORE_KEY, null);
+        kept.set(CAPTIONER_KEY, { captioner: (kept.get(CAPTIONER_KEY) || {}).captioner });
+    }
+    if (entry === current) return;
+    if (current && current.dirty) later(current, 0);
+    // what nobody has chosen a dataset for does not come back after one was
+    if (current && !current.id) entries.delete("");
+    current = entry;
+    show();
+}
+
+function show() {
+    Object.assign(draft, copy(current.values));
+    store.set("draft", (serial += 1));
+}
+
+// --- keeping -----------------------------------------------------------------------------------
+
+export function note() {
+    if (!current) return;
+    const values = whole(draft);
+    if (same(values, current.values)) return;
+    if (values.checkpoint !== current.values.checkpoint)
+        kept.set(CHECKPOINT_KEY, values.checkpoint);
+    Object.assign(current, { values, changed: Date.now() / 1000 });
+    current.dirty = !same(values, current.base);
+    if (!current.id) kept.set(NEXT_KEY, values);
+    else if (current.dirty) later(current, DELAY);
+}
+
+function later(entry, milliseconds) {
+    clearTimeout(entry.timer);
+    if (entry.id) entry.timer = setTimeout(() => save(entry), milliseconds);
+}
+
+const address = (entry) => datasets.path("draft", entry.id);
+
+async function save(entry, options = {}) {
+    if (!entry.dirty || entry.saving) return;
+    const sent = copy(entry.values);
+    entry.saving = true;
+    let again = null;
+    try {
+        took(
+            entry,
+            await api.post(address(entry), { values: sent, revision: entry.revision }, options),
+            sent,
+        );
+        again = DELAY;
+    } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem;
+        if (problem.status === CONFLICT && problem.current) {
+            again = 0;
+            mix(entry, problem.current);
+        } else if (problem.status === GONE) entry.dirty = false;
+        else if (!problem.status) again = RETRY;
+        else complain(entry, problem);
+    } finally {
+        entry.saving = false;
+    }
+    if (entry.dirty && again !== null) later(entry, again);
+}
+
+function took(entry, answer, values) {
+    Object.assign(entry, {
+        base: values,
+        revision: answer.revision,
+        changed: answer.changed,
+        told: "",
+    });
+    entry.dirty = !same(entry.values, values);
+    const card = (datasets.cards() || []).find((one) => one.id === entry.id);
+    if (card) card.draft = answer;
+}
+
+/** Another browser has written meanwhile. */
+function mix(entry, answer) {
+    const theirs = whole(answer.values);
+    const values = merged(entry.base, entry.values, theirs);
+    const other = !same(values, entry.values);
+    entry.values = values;
+    took(entry, answer, theirs);
+    if (other && entry === current) show();
+}
+
+/** Once for each reason: where it cannot be kept, this page goes on with it. */
+function complain(entry, problem) {
+    if (entry.told === problem.message) return;
+    entry.told = problem.message;
+    widgets.toastProblem(problem);
+}
+
+export async function look() {
+    const entry = current;
+    if (!entry || !entry.id || entry.dirty || entry.saving) return;
+    let answer;
+    try {
+        answer = await api.get(address(entry));
+    } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem;
+        return;
+    }
+    if (entry.dirty || entry.saving || answer.revision === entry.revision) return;
+    entry.values = whole(answer.values);
+    took(entry, answer, copy(entry.values));
+    if (entry === current) show();
+}
+
+/** The page goes away: what has not been sent is, by requests that outlive it. */
+function flush() {
+    for (const entry of entries.values())
+        if (entry.id && entry.dirty) save(entry, { keepalive: true });
+}
+
+export const changed = () => (current ? current.changed : 0);
+
+export const dataset = () => (current ? current.id : null);
+
+let listening = false;
+
+onStart(() => {
+    if (listening) return;
+    listening = true;
+    store.on("section", look);
+    window.addEventListener("focus", look);
+    window.addEventListener("pagehide", flush);
+});

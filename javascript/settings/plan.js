@@ -1,0 +1,219 @@
+/*
+ * What would happen with these settings, and what is wrong with them, as POST plan says it. Store key
+ * written: plan.
+ */
+import { api } from "../common/api.js";
+import { el, fill, put } from "../common/elements.js";
+import { plural, sentences, t, withColon } from "../common/language.js";
+import { isVisible } from "../common/polling.js";
+import { currentSection, openSection, summarizeStep } from "../common/sections.js";
+import { kept, store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import * as datasets from "../images/datasets.js";
+import * as drafts from "./draft.js";
+import { draft } from "./draft.js";
+import { presetOf, publish, same, suggested } from "./values.js";
+import { state } from "./state.js";
+
+const PLAN_DELAY = 400;
+
+const SEEN_KEY = "lora-trainer-settings-seen";
+
+/** A plan for other images says nothing of these. */
+export function currentPlan() {
+    const plan = store.get("plan");
+    return plan && plan.dataset === drafts.dataset() ? plan : null;
+}
+
+// --- what would happen -------------------------------------------------------------------------
+
+let planTimer = 0,
+    planNumber = 0,
+    planTrouble = null;
+
+export function replan(delay = PLAN_DELAY) {
+    clearTimeout(planTimer);
+    planTimer = setTimeout(askPlan, delay);
+    if (state.page) state.page.waiting(true);
+}
+
+async function askPlan() {
+    const number = (planNumber += 1);
+    const dataset = store.get("dataset") || "";
+    try {
+        const plan = await api.post("plan", {
+            dataset,
+            checkpoint: draft.checkpoint,
+            name: draft.name,
+            settings: store.get("settings") || {},
+        });
+        if (number !== planNumber) return;
+        planTrouble = null;
+        const before = suggested();
+        store.set("plan", { ...plan, dataset });
+        if (!same(suggested(), before)) publish();
+        // the images are being looked at in the background; what is found then belongs into the
+        // plan
+        if (plan.unchecked > 0 && isVisible()) replan(1500);
+    } catch (problem) {
+        if (number !== planNumber) return;
+        planTrouble = problem;
+    }
+    if (state.page) {
+        state.page.waiting(false);
+        state.page.showPlan();
+    }
+    summarize();
+}
+
+/** The datasets whose settings somebody has looked at in this browser's window. */
+const seen = () => kept.get(SEEN_KEY, { session: true }) || [];
+
+function see() {
+    const id = store.get("dataset");
+    if (id && currentSection() === "settings" && !seen().includes(id))
+        kept.set(SEEN_KEY, [...seen(), id], { session: true });
+}
+
+export function summarize() {
+    see();
+    const plan = currentPlan();
+    const preset = presetOf();
+    // before there are images nothing has been done wrong yet, and before somebody was here neither
+    const wrong =
+        seen().includes(store.get("dataset")) &&
+        plan &&
+        plan.problems.some(
+            (problem) => problem.severity === "error" && problem.field !== "dataset",
+        );
+    const steps = plan && plan.steps ? plural(plan.steps, "{count} step", "{count} steps") : "";
+    summarizeStep(
+        "settings",
+        wrong
+            ? t("needs attention")
+            : [preset ? preset.title : "", steps].filter(Boolean).join(" \u00b7 "),
+        wrong ? "problem" : "",
+    );
+}
+
+// --- what will happen --------------------------------------------------------------------------
+
+export function planCard(goTo) {
+    const sentence = el("p", { class: "lora-trainer-settings-sentence", "aria-live": "polite" });
+    const table = el("dl", { class: "lora-trainer-settings-facts" });
+    const problems = el("ul", {
+        class: "lora-trainer-settings-problems",
+        "aria-label": t("What needs attention"),
+    });
+    const next = widgets.actions();
+    const onward = widgets.button({
+        label: t("Go on to training"),
+        kind: "primary",
+        local: true,
+        onclick: () => openSection("train"),
+    });
+    let obstacle = null;
+    const mend = widgets.button({ label: "", local: true, onclick: () => goTo(obstacle.field) });
+    const element = el(
+        "section",
+        {
+            class: "lora-trainer-card lora-trainer-settings-plan",
+            "aria-label": t("What will happen"),
+        },
+        el("h3", {}, t("What will happen")),
+        sentence,
+        table,
+        problems,
+    );
+    let drawn = null;
+
+    function show() {
+        const plan = currentPlan();
+        if (planTrouble) {
+            put(sentence, sentences(planTrouble.message, planTrouble.hint));
+            next.say(planTrouble.message);
+            return;
+        }
+        if (!plan || same(plan, drawn)) return;
+        drawn = plan;
+        const first = plan.problems.find((problem) => problem.severity === "error");
+        put(sentence, plan.sentence || (first ? t("Training cannot start yet.") : ""));
+        next.say(first ? first.message : planWords());
+        fill(
+            table,
+            plan.facts.map((fact) =>
+                el("div", {}, el("dt", {}, fact.label), el("dd", {}, fact.value)),
+            ),
+        );
+        fill(
+            problems,
+            plan.problems.map((problem) => problemItem(problem, goTo)),
+        );
+        if (plan.unchecked > 0)
+            problems.append(
+                el(
+                    "li",
+                    { class: "lora-trainer-help" },
+                    plural(
+                        plan.unchecked,
+                        "{count} image is still being looked at ...",
+                        "{count} images are still being looked at ...",
+                    ),
+                ),
+            );
+        problems.hidden = !problems.children.length;
+        onward.disabled = !plan.ok;
+        // what cannot go on yet is mended first
+        obstacle = first && first.field ? first : null;
+        if (obstacle) put(mend, placeLabel(obstacle.field));
+        widgets.makePrimary(mend, Boolean(obstacle));
+        widgets.makePrimary(onward, !obstacle);
+        next.fill(obstacle ? mend : null, onward);
+    }
+    return { element, next, show, waiting: (is) => element.setAttribute("aria-busy", String(is)) };
+}
+
+/** What is about to be trained, in the few words that the bar has room for. */
+export function planWords() {
+    const plan = currentPlan(),
+        card = datasets.chosen();
+    const steps = plan && plan.steps ? plural(plan.steps, "{count} step", "{count} steps") : "";
+    return [card ? withColon(card.name, datasets.count(card.count)) : "", steps]
+        .filter(Boolean)
+        .join(" \u00b7 ");
+}
+
+/** Places of a problem that are no field here, with their section. */
+export const SECTION_OF = { dataset: "images", captions: "captions" };
+
+/** Where a problem is mended, and what a button that leads there is called. */
+export const placeOf = (field) => SECTION_OF[field] || "settings";
+
+export const placeLabel = (field) =>
+    ({ images: t("Go to the images"), captions: t("Go to the captions") })[SECTION_OF[field]] ||
+    t("Show where");
+
+function problemItem(problem, goTo) {
+    return el(
+        "li",
+        { class: "lora-trainer-notice lora-trainer-notice-" + problem.severity },
+        el(
+            "p",
+            {},
+            el("strong", {}, problem.severity === "error" ? t("To fix: ") : t("Note: ")),
+            problem.message,
+        ),
+        problem.hint ? el("p", { class: "lora-trainer-hint" }, problem.hint) : null,
+        problem.field
+            ? el(
+                  "button",
+                  {
+                      type: "button",
+                      class: "lora-trainer-settings-show",
+                      onclick: () => goTo(problem.field),
+                  },
+                  placeLabel(problem.field),
+              )
+            : null,
+    );
+}

@@ -1,0 +1,197 @@
+/*
+ * The card of presets: those that come with the extension, and the visitor's own.
+ */
+import { Problem, api } from "../common/api.js";
+import { el, fill, put } from "../common/elements.js";
+import { plural, t } from "../common/language.js";
+import { store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import { draft } from "./draft.js";
+import { presetOf, presetsOf, same, settingWords, takeOver } from "./values.js";
+import { state } from "./state.js";
+
+// --- presets -----------------------------------------------------------------------------------
+
+export function presetCard(choose) {
+    const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
+    const row = el("div", { class: "lora-trainer-row", role: "group", "aria-label": t("Presets") });
+    const troubles = el("div");
+    const back = widgets.button({
+        label: t("Undo my changes"),
+        onclick: () => {
+            draft.changes = {};
+            choose(draft.preset);
+        },
+    });
+    const save = widgets.button({ label: t("Save as a preset"), onclick: askPreset });
+    const remove = widgets.button({
+        label: t("Delete this preset"),
+        onclick: () => deletePreset(presetOf()),
+    });
+    const element = el(
+        "section",
+        { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": t("Presets") },
+        el(
+            "div",
+            { class: "lora-trainer-settings-head" },
+            el("h3", {}, t("What do you want to train?")),
+            el("div", { class: "lora-trainer-row" }, remove, save, back),
+        ),
+        row,
+        why,
+        troubles,
+    );
+    let drawn = null,
+        told = null;
+
+    function drawButtons(presets) {
+        drawn = presets.map(({ id, title }) => ({ id, title }));
+        fill(
+            row,
+            drawn.map(({ id, title }) => {
+                const button = widgets.button({ label: title, onclick: () => choose(id) });
+                button.dataset.preset = id;
+                return button;
+            }),
+        );
+    }
+
+    function drawTroubles(home) {
+        const found = [
+            ...(home.own_presets ? home.own_presets.problems : []),
+            ...(home.own_presets_problem ? [home.own_presets_problem] : []),
+        ];
+        if (same(found, told)) return;
+        told = found;
+        fill(
+            troubles,
+            found.map((problem) => widgets.notice("warning", problem.message, problem.hint)),
+        );
+    }
+
+    return {
+        element,
+        update() {
+            const home = store.get("home"),
+                presets = presetsOf(home);
+            if (
+                !same(
+                    presets.map(({ id, title }) => ({ id, title })),
+                    drawn,
+                )
+            )
+                drawButtons(presets);
+            drawTroubles(home);
+            for (const button of row.children)
+                button.setAttribute("aria-pressed", String(button.dataset.preset === draft.preset));
+            const preset = presetOf();
+            put(why, preset ? preset.why || settingList(preset.values) : "");
+            remove.hidden = !(preset && preset.file);
+            const count = Object.keys(draft.changes).length;
+            back.disabled = !count;
+            put(
+                back,
+                count
+                    ? plural(count, "Undo my change ({count})", "Undo my changes ({count})")
+                    : t("Undo my changes"),
+            );
+        },
+    };
+}
+
+/** What a preset without words of its own sets: "Rank 16 \u00b7 Steps 2000". */
+const settingList = (values) =>
+    settingWords(values)
+        .map(({ label, value }) => label + " " + value)
+        .join(" \u00b7 ");
+
+/**
+ * The settings as they are now become a preset of the visitor's own; whose name is taken is
+ * replaced only when that is said.
+ */
+function askPreset() {
+    const now = presetOf();
+    const own = now && now.file ? now : { title: "", why: "" };
+    const name = widgets.text({ value: own.title, maxlength: 60 });
+    const purpose = widgets.text({ value: own.why, maxlength: 300 });
+    const place = el("div");
+    const save = async (replace) => {
+        const settings = state.stated;
+        try {
+            const { saved, ...listing } = await api.post("presets", {
+                title: name.value,
+                why: purpose.value,
+                values: settings,
+                replace,
+            });
+            draft.preset = saved;
+            takeListing(listing, settings);
+            return true;
+        } catch (problem) {
+            if (!(problem instanceof Problem)) throw problem;
+            const anyway = widgets.button({
+                label: t("Replace it"),
+                onclick: async () => {
+                    if (await save(true)) dialog.close();
+                },
+            });
+            fill(place, widgets.problem(problem, ...(problem.status === 409 ? [anyway] : [])));
+            return false;
+        }
+    };
+    const dialog = widgets.dialog({
+        title: t("Save as a preset"),
+        body: el(
+            "div",
+            { class: "lora-trainer-settings-ask" },
+            el(
+                "p",
+                {},
+                t(
+                    "Everything that is set otherwise than by default is saved, except what belongs to these images or to this checkpoint.",
+                ),
+            ),
+            widgets.labelled(t("Name of the preset"), name),
+            widgets.labelled(t("What it is for (may be empty)"), purpose),
+            place,
+        ),
+        actions: [
+            { label: t("Cancel") },
+            { label: t("Save"), kind: "primary", onclick: () => save(false) },
+        ],
+    });
+    name.focus();
+}
+
+async function deletePreset(preset) {
+    const sure = await widgets.confirm({
+        title: t("Delete {name}?", { name: preset.title }),
+        kind: "stop",
+        label: t("Move to the trash"),
+        message: t(
+            "The preset goes to the trash of LoRA Trainer's data folder. The settings stay as they are now.",
+        ),
+    });
+    if (!sure) return;
+    takeListing(
+        await api.post("presets/" + encodeURIComponent(preset.file) + "/delete", {}),
+        state.stated,
+    );
+}
+
+/** The visitor's presets are others now; the settings stay what they are. */
+function takeListing(listing, settings) {
+    store.set("home", { ...store.get("home"), own_presets: listing, own_presets_problem: null });
+    state.ours = null;
+    takeOver(settings);
+}
+
+/** A preset that is gone, perhaps deleted in another window, leaves the settings as they are. */
+export function homeChanged(home) {
+    if (home.presets && home.own_presets && draft.preset && !presetOf()) {
+        draft.preset = "";
+        state.ours = null;
+        takeOver(state.stated);
+    }
+    if (state.page) state.page.update();
+}

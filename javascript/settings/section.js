@@ -1,0 +1,265 @@
+/*
+ * The section "settings": checkpoint, name, presets, fields, and what will happen. The form, its help
+ * and the presets come from the server (home.form, home.presets).
+ */
+import { el, fill } from "../common/elements.js";
+import { root } from "../common/host.js";
+import { sentences, t } from "../common/language.js";
+import { isVisible, startPolling } from "../common/polling.js";
+import { currentSection, openSection } from "../common/sections.js";
+import { onStart } from "../common/start.js";
+import { kept, store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import { checkpointCard, learnCheckpoint, learnCheckpoints, nameCard } from "./checkpoints.js";
+import * as drafts from "./draft.js";
+import { draft } from "./draft.js";
+import { LENGTH, fieldRow, lengthRow } from "./fields.js";
+import { SECTION_OF, currentPlan, planCard, replan, summarize } from "./plan.js";
+import { homeChanged, presetCard } from "./presets.js";
+import { setUp, setUpCard } from "./setup.js";
+import { edited, fieldsOf, publish, settle, takeOver } from "./values.js";
+import { state } from "./state.js";
+
+const ADVANCED_KEY = "lora-trainer-advanced";
+
+// --- the page ----------------------------------------------------------------------------------
+
+function makePage(container) {
+    state.drawnFor = drafts.dataset();
+    const home = store.get("home");
+    const choose = (id) => {
+        draft.preset = id;
+        edited();
+    };
+    const checkpoint = checkpointCard(),
+        name = nameCard();
+    const groups = (home.form || { groups: [] }).groups;
+    const fields = fieldsOf(home);
+    const rows = new Map(
+        [...fields.values()].map((field) => [
+            field.key,
+            LENGTH.includes(field.key) ? null : fieldRow(field),
+        ]),
+    );
+    if (fields.size) {
+        const length = lengthRow(...LENGTH.map((key) => fields.get(key)));
+        for (const key of LENGTH) rows.set(key, length);
+    }
+    const grid = (group) =>
+        el("div", { class: "lora-trainer-settings-grid" }, [
+            ...new Set(group.fields.map((field) => rows.get(field.key).element)),
+        ]);
+    const presets = presetCard(choose);
+    const advanced = el(
+        "details",
+        {
+            class: "lora-trainer-card lora-trainer-settings-advanced",
+            open: kept.get(ADVANCED_KEY) || null,
+            ontoggle: () => kept.set(ADVANCED_KEY, advanced.open),
+        },
+        el("summary", {}, t("Advanced settings")),
+        groups
+            .filter((group) => group.advanced)
+            .map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))),
+    );
+    const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
+    const none = el("p", { class: "lora-trainer-help", role: "status" });
+    const search = widgets.text({
+        label: t("Find a setting"),
+        placeholder: t("Find a setting"),
+        oninput: find,
+    });
+    search.type = "search";
+
+    /**
+     * Only the settings whose name, help, key or name elsewhere has all of the words; all of them
+     * again where nothing is looked for.
+     */
+    function find(text) {
+        const words = text
+            .toLowerCase()
+            .split(/[\s_]+/)
+            .filter(Boolean);
+        const fits = (field) => {
+            const all = [field.label, field.help, field.terms].join(" ").toLowerCase();
+            return words.every((word) => all.includes(word));
+        };
+        const found = [...fields.values()].filter(fits);
+        const shown = new Set(found.map((field) => rows.get(field.key).element));
+        for (const row of rows.values()) row.element.hidden = !shown.has(row.element);
+        for (const group of advanced.querySelectorAll("fieldset"))
+            group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
+        advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
+        if (words.length && !advanced.hidden && !advanced.open) {
+            advanced.open = true;
+            searched = true;
+        }
+        if (!words.length && searched) {
+            advanced.open = false;
+            searched = false;
+        }
+        none.textContent = found.length ? "" : t("No setting is called so.");
+    }
+    let searched = false;
+
+    function goTo(place) {
+        if (SECTION_OF[place]) {
+            openSection(SECTION_OF[place]);
+            return;
+        }
+        const found = places.get(place);
+        if (!found) return;
+        if (found.element.hidden) {
+            search.value = "";
+            find("");
+        }
+        if (advanced.contains(found.element)) advanced.open = true;
+        found.element.scrollIntoView({ block: "center" });
+        found.input.focus({ preventScroll: true });
+    }
+
+    const plan = planCard(goTo);
+    fill(
+        container,
+        el(
+            "div",
+            { class: "lora-trainer-settings" },
+            el(
+                "div",
+                { class: "lora-trainer-settings-form" },
+                home.form
+                    ? null
+                    : widgets.notice(
+                          "error",
+                          t("The settings could not be read."),
+                          home.form_problem ? home.form_problem.message : "",
+                      ),
+                el(
+                    "section",
+                    {
+                        class: "lora-trainer-card lora-trainer-settings-grid",
+                        "aria-label": t("Checkpoint and name"),
+                    },
+                    checkpoint.element,
+                    name.element,
+                ),
+                presets.element,
+                ...groups
+                    .filter((group) => !group.advanced)
+                    .map((group) =>
+                        el(
+                            "section",
+                            { class: "lora-trainer-card", "aria-label": group.title },
+                            el(
+                                "div",
+                                { class: "lora-trainer-settings-head" },
+                                el("h3", {}, group.title),
+                                search,
+                            ),
+                            none,
+                            grid(group),
+                        ),
+                    ),
+                advanced,
+            ),
+            plan.element,
+        ),
+        plan.next.element,
+    );
+
+    function showProblems() {
+        const found = (currentPlan() || { problems: [] }).problems;
+        for (const row of new Set(places.values())) {
+            const { problem, input } = row;
+            const here = found.filter((one) => places.get(one.field) === row);
+            const words = JSON.stringify(here);
+            if (problem.dataset.drawn === words) continue;
+            problem.dataset.drawn = words;
+            input.toggleAttribute(
+                "aria-invalid",
+                here.some((one) => one.severity === "error"),
+            );
+            fill(
+                problem,
+                here.map((one) =>
+                    el(
+                        "p",
+                        { class: "lora-trainer-settings-" + one.severity },
+                        sentences(one.message, one.hint),
+                    ),
+                ),
+            );
+        }
+    }
+
+    const update = () => {
+        for (const part of new Set([checkpoint, name, presets, ...rows.values()])) part.update();
+    };
+    return {
+        update,
+        redraw: () => {
+            state.page = makePage(container);
+        },
+        waiting: plan.waiting,
+        showPlan() {
+            plan.show();
+            showProblems();
+            update();
+        },
+    };
+}
+
+let looking = null;
+
+export const section = {
+    id: "settings",
+    title: () => t("Settings"),
+    draw(container) {
+        state.page = makePage(container);
+        state.page.update();
+        state.page.showPlan();
+    },
+    shown() {
+        // families become known one after the other; the list is asked for until all are
+        if (looking) looking.stop();
+        looking = startPolling(async () => ((await learnCheckpoints()) ? 1.5 : null));
+        learnCheckpoint();
+        summarize();
+    },
+    hidden() {
+        if (looking) looking.stop();
+        looking = null;
+    },
+};
+
+// --- start -------------------------------------------------------------------------------------
+
+let listening = false;
+
+onStart((home) => {
+    state.page = null;
+    state.ours = null;
+    if (drafts.dataset() === null) drafts.enter("");
+    settle(home);
+    const steps = root().querySelector(".lora-trainer-steps");
+    if (home.setup) steps.before(setUpCard(home.setup));
+    // captions and images may have changed in another step
+    steps.addEventListener("click", () => replan());
+    learnCheckpoint();
+    publish();
+    if (listening) return;
+    listening = true;
+    for (const key of ["dataset", "language"]) store.on(key, () => replan());
+    window.addEventListener("focus", () => {
+        if (setUp) setUp.poll.wake();
+    });
+    store.on("settings", takeOver);
+    store.on("home", homeChanged);
+    if (typeof onOptionsChanged === "function")
+        onOptionsChanged(() => {
+            if (state.page && isVisible() && currentSection() === "settings") {
+                learnCheckpoints();
+                if (draft.checkpoint === "loaded") learnCheckpoint();
+            }
+        });
+});

@@ -1,0 +1,133 @@
+/*
+ * The set-up screen above everything while the worker's packages are missing.
+ */
+import { api } from "../common/api.js";
+import { el, put } from "../common/elements.js";
+import { formatBytes, formatDuration, t } from "../common/language.js";
+import { startPolling } from "../common/polling.js";
+import { refreshHome } from "../common/start.js";
+import { store } from "../common/store.js";
+import * as widgets from "../common/widgets.js";
+import { copyText } from "../common/widgets.js";
+
+// --- set-up ------------------------------------------------------------------------------------
+
+const SECONDS_INSTALLING = 1,
+    SECONDS_MISSING = 4;
+
+export let setUp = null;
+
+export function setUpCard(setup) {
+    const message = el("p", { class: "lora-trainer-setup-message" });
+    const hint = el("p", { class: "lora-trainer-hint" });
+    const lines = el("pre", {
+        class: "lora-trainer-setup-lines",
+        tabindex: "0",
+        "aria-label": t("What the set-up says"),
+    });
+    const bar = widgets.progress(t("Setting up"));
+    const start = widgets.button({
+        label: t("Set up"),
+        kind: "primary",
+        onclick: async () => {
+            show(await api.post("setup", {}));
+            setUp.poll.wake();
+        },
+    });
+    const copy = widgets.button({
+        label: t("Copy a report"),
+        title: t(
+            "Versions, the WebUI and the last lines, without names and passwords: for a bug report.",
+        ),
+        onclick: copyReport,
+    });
+    const later = widgets.button({
+        label: t("Later"),
+        onclick: () => {
+            element.hidden = true;
+        },
+    });
+    const heading = el("h3");
+    const element = el(
+        "section",
+        {
+            class: "lora-trainer-card lora-trainer-setup",
+            "aria-label": t("Set-up"),
+            role: "status",
+        },
+        heading,
+        message,
+        hint,
+        bar.element,
+        el("div", { class: "lora-trainer-row" }, start, copy, later),
+        lines,
+    );
+    let was = null;
+
+    function show(now) {
+        const busy = now.state === "installing";
+        const titles = {
+            ready: () => t("Training is set up"),
+            missing: () => t("One step before training"),
+            broken: () => t("The set-up is broken"),
+            installing: () => t("Setting up ..."),
+            failed: () => t("The set-up did not work"),
+        };
+        put(heading, titles[now.state]());
+        put(message, now.message);
+        put(hint, now.hint);
+        element.dataset.state = now.state;
+        // when it is done it goes; a message says so
+        element.hidden = now.state === "ready" && !now.hint;
+        bar.element.hidden = !busy;
+        if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
+        start.hidden = busy || (now.state === "ready" && !now.hint);
+        const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
+        put(
+            start,
+            now.state === "failed"
+                ? t("Try again")
+                : size
+                  ? t("Set up (about {size})", { size })
+                  : t("Set up"),
+        );
+        copy.hidden = now.state === "ready" && !now.hint;
+        later.hidden = now.state !== "ready";
+        const text = now.lines.join("\n");
+        lines.hidden = !text || now.state === "ready";
+        if (lines.textContent !== text) {
+            lines.textContent = text;
+            lines.scrollTop = lines.scrollHeight;
+        }
+        const before = was;
+        was = now.state;
+        if (before === null || before === now.state) return;
+        // whether training can start depends on it
+        store.set("home", { ...store.get("home"), setup: now });
+        if (now.state !== "ready") return;
+        widgets.toast(t("Everything is installed. You can train now."), { severity: "done" });
+        refreshHome();
+    }
+
+    async function copyReport() {
+        const answer = await api.get("setup", { report: "1" });
+        await copyText(answer.report);
+        widgets.dialog({
+            title: t("Report"),
+            wide: true,
+            body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report),
+        });
+    }
+
+    /** It may be started, and end, in another window or at a command line. */
+    async function look() {
+        const now = await api.get("setup");
+        show(now);
+        if (now.state === "ready") return null;
+        return now.state === "installing" ? SECONDS_INSTALLING : SECONDS_MISSING;
+    }
+
+    show(setup);
+    setUp = { poll: startPolling(look) };
+    return element;
+}

@@ -1,0 +1,41 @@
+"""Where the tab's JavaScript modules are, and each of them. javascript/lora_trainer.js asks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.webui import tab_modules, texts
+from lora_trainer.webui.http import Request, route
+from lora_trainer.webui.studio import Studio
+
+FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""Of an address that holds a hash of its content. Private: it lies behind the WebUI's login."""
+
+
+@route("GET", "/modules")
+def where(studio: Studio, request: Request) -> dict[str, Any]:
+    """The first module's address, all addresses, and what to say where they cannot be loaded."""
+    modules = tab_modules.MODULES
+    trouble = LoraTrainerError(
+        "a part of LoRA Trainer could not be loaded",
+        hint="Reload the page: the extension may have been updated meanwhile.",
+    )
+    return {
+        "start": modules.address(tab_modules.START),
+        "all": [modules.address(name) for name in modules.texts],
+        "trouble": {
+            **texts.say_error(trouble, request.language),
+            "label": texts.translate("Reload the page", request.language),
+        },
+    }
+
+
+@route("GET", "/static/{version}/{feature}/{name}")
+def module(studio: Studio, request: Request) -> Response:
+    text = tab_modules.MODULES.find(
+        request.path["version"], f"{request.path['feature']}/{request.path['name']}"
+    )
+    return Response(text, headers=FOR_EVER, media_type="text/javascript")
