@@ -234,7 +234,7 @@ def test_the_strength_grid_is_one_picture(host, visitor, trained, tmp_path):
     page = open_tab(visitor, host)
     section = open_step(page, "try")
     section.get_by_label("Prompt", exact=True).fill("a disc")
-    section.get_by_role("button", name="Strength grid").click()
+    section.get_by_role("button", name="Strength grid", exact=True).click()
     section.get_by_role("button", name="All in one picture").wait_for()
     newest = host.get("tries")
     sheet = (newest["tries"] if isinstance(newest, dict) else newest)[0]["sheet"]
