@@ -91,6 +91,13 @@ class About:
     """Its key in earlier versions: read as the present one."""
     removed: tuple[str, ...] = ()
     """Choices of an earlier version: the hint says what does the same."""
+    affects_result: bool = True
+    """Whether another value makes another LoRA of the same images and checkpoint at the same step.
+    """
+    in_presets: bool = True
+    """Whether a preset may hold it: False for what is right for one set of images, or for one
+    checkpoint.
+    """
     fixed_by_the_first_step: bool = False
     """Whether the learned weights take their shape from it, so that a run that is resumed cannot
     change it.

@@ -67,12 +67,17 @@ class DatasetSettings(Settings):
         audience="elsewhere",
         place="dataset",
         other_names=("image_dir", "data_dir"),
+        affects_result=False,
     )
     """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all
     understood.
     """
     metadata_path: Path | None = setting(
-        None, label="Caption table", audience="elsewhere", place="dataset"
+        None,
+        label="Caption table",
+        audience="elsewhere",
+        place="dataset",
+        affects_result=False,
     )
     """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
     train_data_dir, else the texts beside the images, else a table by another name.
@@ -84,6 +89,8 @@ class DatasetSettings(Settings):
         order=1,
         other_names=("trigger",),
         terms="activation token instance prompt keyword class token",
+        affects_result=False,
+        in_presets=False,
     )
     """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks
     it.
@@ -110,6 +117,7 @@ class DatasetSettings(Settings):
         at_most=10000,
         other_names=("num_repeats",),
         terms="dataset repeats",
+        affects_result=False,
     )
     """How often each image is seen in one epoch. A number in front of a folder's name (10_name)
     counts instead for that folder.
@@ -188,6 +196,7 @@ class DatasetSettings(Settings):
         label="Unusable images",
         choices={"stop": "stop and list them", "skip": "train without them"},
         terms="skip errors",
+        affects_result=False,
     )
     """What happens with images and captions that cannot be used. They are listed in either case."""
 
@@ -246,10 +255,13 @@ class CheckpointSettings(Settings):
         audience="elsewhere",
         place="checkpoint",
         other_names=("pretrained_model_name_or_path", "model"),
+        affects_result=False,
     )
     """The checkpoint to train on: a .safetensors file of SD1, SD2 or SDXL, or a diffusers folder.
     """
-    vae: Path | None = setting(None, label="VAE", audience="elsewhere", place="checkpoint")
+    vae: Path | None = setting(
+        None, label="VAE", audience="elsewhere", place="checkpoint", affects_result=False
+    )
     """A separate VAE file. auto: the one inside the checkpoint."""
     prediction_type: Literal["auto", "epsilon", "v_prediction"] = setting(
         "auto",
@@ -257,6 +269,7 @@ class CheckpointSettings(Settings):
         choices={"v_prediction": ProperName("v-prediction")},
         other_names=("v_parameterization",),
         terms="v-pred vpred eps",
+        in_presets=False,
     )
     """What the model was trained to predict. auto: read from the checkpoint."""
     zero_terminal_snr: bool | None = setting(
@@ -264,6 +277,7 @@ class CheckpointSettings(Settings):
         label="Zero terminal SNR",
         other_names=("zero_terminal_snr_rescale",),
         terms="ztsnr zero snr",
+        in_presets=False,
     )
     """Rescale the noise schedule to end in pure noise. auto: as the checkpoint asks."""
     clip_skip: int = setting(
@@ -272,6 +286,7 @@ class CheckpointSettings(Settings):
         at_least=1,
         at_most=12,
         hint="1 for most models, 2 for many anime models.",
+        in_presets=False,
     )
     """The text encoder's layer to use, counted from the end: the same number as in the WebUI. SDXL
     always uses its own.
@@ -298,7 +313,12 @@ class LoraSettings(Settings):
     """LoRA"""
 
     name: str = setting(
-        "", label="Name", audience="elsewhere", place="name", other_names=("output_name",)
+        "",
+        label="Name",
+        audience="elsewhere",
+        place="name",
+        other_names=("output_name",),
+        affects_result=False,
     )
     """The LoRA's name, as in <lora:NAME:0.7>. Empty: the name of output_dir."""
     lora_rank: int = setting(
@@ -423,6 +443,7 @@ class TrainingSettings(Settings):
         audience="everyone",
         order=3,
         other_names=("max_train_epochs", "num_epochs", "num_train_epochs"),
+        affects_result=False,
     )
     """How often all images are gone through."""
     max_train_steps: int | None = setting(
@@ -434,6 +455,7 @@ class TrainingSettings(Settings):
         order=2,
         other_names=("steps",),
         terms="iterations",
+        affects_result=False,
     )
     """How many steps are trained, whatever the number of epochs. auto: as many as the epochs take.
     """
@@ -468,7 +490,10 @@ class TrainingSettings(Settings):
     one.
     """
     gradient_checkpointing: bool = setting(
-        False, label="Gradient checkpointing", terms="save memory vram"
+        False,
+        label="Gradient checkpointing",
+        terms="save memory vram",
+        affects_result=False,
     )
     """Saves memory by computing parts twice: about a quarter slower, about half the memory."""
     optimizer: Literal["adamw", "adamw8bit"] = setting(
@@ -559,11 +584,12 @@ class TrainingSettings(Settings):
         label="Cache latents",
         choices={"memory": "in memory", "disk": "on disk"},
         terms="cache_latents_to_disk",
+        affects_result=False,
     )
     """Images are encoded once, and what comes out is kept. auto: in memory, on disk for very large
     sets.
     """
-    device: str = setting("auto", label="Device", terms="gpu cuda cpu")
+    device: str = setting("auto", label="Device", terms="gpu cuda cpu", affects_result=False)
     """What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
 
     def contradictions(self) -> Iterator[ConfigError]:
@@ -582,6 +608,7 @@ class SampleSettings(Settings):
         entry="lines",
         other_names=("prompts",),
         terms="sample previews",
+        in_presets=False,
     )
     """Prompts for preview pictures during the training, each on a line of its own. Empty: only one
     picture at the end, from the first caption.

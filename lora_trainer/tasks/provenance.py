@@ -18,26 +18,20 @@ import torch
 
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import Message
+from lora_trainer.settings import schema
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 
-WITHOUT_EFFECT = {
-    # where things lie, what things are called, how long it takes: the same LoRA comes out. (Images,
-    # base and VAE are compared by content.)
-    "train_data_dir",
-    "metadata_path",
-    "trigger_word",
-    "repeats",
-    "on_bad_data",
-    "base_model",
-    "vae",
-    "name",
-    "epochs",
-    "max_train_steps",
-    "gradient_checkpointing",
-    "cache_latents",
-    "device",
-}
+WITHOUT_EFFECT = frozenset(
+    item.name
+    for _, group in settings.GROUPS
+    for item in schema.fields_of(group)
+    if group in (settings.SampleSettings, settings.OutputSettings)
+    or not schema.about(item).affects_result
+)
+"""Where things lie, what things are called, how long it takes, what is shown meanwhile: the same
+LoRA comes out. (Images, base and VAE are compared by content.)
+"""
 SAMPLE = 1 << 20
 NAMED = 5
 
@@ -56,11 +50,7 @@ class Provenance:
     def of(cls, config: RunConfig, examples: Sequence[Example], device: torch.device) -> Provenance:
         """`config` is resolved."""
         values = settings.to_mapping(config)
-        kept = {
-            key: str(value)
-            for key, value in values.items()
-            if key not in WITHOUT_EFFECT and not _is_output(key)
-        }
+        kept = {key: str(value) for key, value in values.items() if key not in WITHOUT_EFFECT}
         if config.training.lr_scheduler != "constant":
             # these end when the run does
             kept["max_train_steps"] = str(config.training.max_train_steps)
@@ -88,8 +78,9 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
     """What a resumed run should tell. `kept`: to_mapping of the state's; None for a new run."""
     if kept is None:
         return
+    earlier = schema.current_keys(settings.GROUPS, kept["settings"])
     for key, value in now.settings.items():
-        before = kept["settings"].get(key, value)
+        before = earlier.get(key, value)
         if before != value:
             yield Message(
                 "{key} was {before} until the resume point and is {value} from there",
@@ -113,13 +104,6 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
                 "images or captions {what} since the resume point ({count}): {names}",
                 {"what": what, "count": len(names), "names": shown},
             )
-
-
-def _is_output(key: str) -> bool:
-    return any(
-        key in group.__dataclass_fields__
-        for group in (settings.SampleSettings, settings.OutputSettings)
-    )
 
 
 def _content(path: Path | None) -> str:

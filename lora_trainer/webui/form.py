@@ -52,6 +52,8 @@ CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
     item.name: about(item).place for _, item in _EVERY if about(item).audience == "elsewhere"
 }
 """Keys that are no fields of the form -> the part of the tab that decides them."""
+FOR_PRESETS = tuple(item.name for _, item in _EVERY if item.name in KEYS and about(item).in_presets)
+"""Keys of the form that a visitor's own preset keeps."""
 PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
 """Key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or None."""
 PLAIN = tuple(

@@ -8,8 +8,9 @@ that come with the extension.
                                                              defaults, under a name
     own.delete(file)                                         its file goes to the trash
 
-What belongs to one set of images or to one checkpoint (NOT_KEPT) stays out of a preset. A file that
-cannot be used is told of with a sentence, and hides no other. Made by studio, called by the routes.
+What belongs to one set of images or to one checkpoint (schema.About.in_presets) stays out of a
+preset. A file that cannot be used is told of with a sentence, and hides no other. Made by studio,
+called by the routes.
 """
 
 from __future__ import annotations
@@ -33,10 +34,6 @@ from lora_trainer.webui.http import Conflict
 from lora_trainer.webui.presets import Preset, Presets, read, settled, to_json
 from lora_trainer.webui.safe_names import free_name, natural_order, safe_name
 
-NOT_KEPT = frozenset(
-    {"trigger_word", "sample_prompts", "prediction_type", "zero_terminal_snr", "clip_skip"}
-)
-"""Fields of the form whose values are right for one set of images, or for one checkpoint."""
 LONGEST_TITLE, LONGEST_WHY = 60, 300
 SUFFIX = ".yaml"
 OWN = "own:"
@@ -171,7 +168,7 @@ def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the values that differ from what is set without a preset. Raises ConfigError where
     none does.
     """
-    wanted = {key: values[key] for key in form.LABELS if key in values and key not in NOT_KEPT}
+    wanted = {key: values[key] for key in form.FOR_PRESETS if key in values}
     usual = settled({}, "", only=wanted)
     kept = {
         key: value for key, value in settled(wanted, "the settings").items() if value != usual[key]
