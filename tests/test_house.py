@@ -5,10 +5,14 @@ torch` in the tab is seen at once.
 from __future__ import annotations
 
 import ast
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from lora_trainer import families
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer"
@@ -202,6 +206,52 @@ def test_the_light_checkpoint_modules_stay_light():
             )
             for imported in ours
         ), name
+
+
+def test_families_are_asked_without_torch():
+    # by the tab, whose process has none of ours
+    heavy = sorted(TORCH_STACK)
+    code = (
+        "import sys; from lora_trainer import families; families.every();"
+        f" found = [name for name in {heavy} if name in sys.modules];"
+        " sys.exit(str(found) if found else 0)"
+    )
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+# tables of other trainers' LoRA files, among them models that cannot be trained here
+OTHERS_FAMILIES = {"lora/layouts.py"}
+
+
+def families_named_in(path: Path) -> set[str]:
+    """Texts in a file that are a family's word, for comparing or as a table's key."""
+    words = set()
+    for family in families.every():
+        kinds = (None, "epsilon", "v_prediction")
+        words |= {family.id, family.name, family.sd_version}
+        words |= {family.base_model_version(kind) for kind in kinds}
+        words |= {family.spec_architecture(kind) for kind in kinds}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {
+        node.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and node.value in words
+    }
+
+
+def test_no_familys_name_is_known_outside_its_module():
+    for path in sources():
+        name = path.relative_to(PACKAGE).as_posix()
+        if not name.startswith("families/") and name not in OTHERS_FAMILIES:
+            assert families_named_in(path) == set(), f"{name}: ask the family instead"
+
+
+def test_a_familys_name_that_strays_is_noticed(tmp_path):
+    path = tmp_path / "stray.py"
+    path.write_text('"""SDXL and SD2."""\nTABLE = {"sdxl": 1}\nis_v2 = family == "sd2"\n')
+    assert families_named_in(path) == {"sdxl", "sd2"}
 
 
 # this one has to know where in the text each value stands

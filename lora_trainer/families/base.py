@@ -286,19 +286,22 @@ class Family(ABC):
         """
         return path
 
-    @abstractmethod
     def layer_names(self, parts: Parts) -> Callable[[str, str], str]:
         """A function from part and path to the layer's name in a LoRA file for a WebUI, without
-        `.lora_down.weight` and the like.
+        `.lora_down.weight` and the like: the one form that every host reads of every model is the
+        path in the checkpoint file.
         """
+        return lambda part, path: self.lora_prefixes[part] + self.flat_path(part, path)
 
     def flat_path(self, part: str, path: str) -> str:
         """A layer's path with underscores for dots, as LoRA files write it."""
         return path.replace(".", "_")
 
-    @abstractmethod
     def native_paths(self, parts: Parts) -> NativePaths:
-        """The same layers' paths in the checkpoint file, for judging LoRA files of others."""
+        """The same layers' paths in the checkpoint file, for judging LoRA files of others: those of
+        a family whose models are loaded under the file's own names.
+        """
+        return NativePaths(of_layer=self.flat_path, as_hosts_read=lambda part, path: path)
 
     @abstractmethod
     def base_model_version(self, prediction_type: PredictionType | None) -> str:
