@@ -21,10 +21,10 @@ from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
 from lora_trainer.settings.training import RunConfig
+from lora_trainer.training.optimizers import OPTIMIZERS
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
 """Those of ModelSpec, which has none for flow matching."""
-OPTIMIZERS = {"adamw": "torch.optim.adamw.AdamW", "adamw8bit": "bitsandbytes.optim.adamw.AdamW8bit"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ def _training(facts: TrainingFacts) -> dict[str, Any]:
         "ss_learning_rate": training.learning_rate,
         "ss_unet_lr": training.learning_rate if facts.config.lora.target_modules else None,
         "ss_text_encoder_lr": facts.text_encoder_lr,
-        "ss_optimizer": f"{OPTIMIZERS[training.optimizer]}(weight_decay={training.weight_decay})",
+        "ss_optimizer": OPTIMIZERS[training.optimizer].described(training.weight_decay),
         "ss_max_grad_norm": training.max_grad_norm,
         "ss_lr_scheduler": training.lr_scheduler,
         "ss_lr_warmup_steps": training.lr_warmup_steps,

@@ -59,8 +59,9 @@ from lora_trainer.training.device import (
     free_memory,
 )
 from lora_trainer.training.loop import Loop, Outcome, StopRequested
-from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule, require_optimizer
+from lora_trainer.training.optimizers import make_optimizer, require_optimizer
 from lora_trainer.training.randomness import derived_seed
+from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.scalars import Scalars
 from lora_trainer.training.train import Plan, Trainer, make_scaler
 

@@ -3,8 +3,10 @@
 images.py       image file -> tensor (3, H, W) in [-1, 1]
 batches.py      cached latents and text states -> Batch
 loss.py         Batch -> loss per image
-optimizer.py    adapters -> optimizer and learning-rate schedule
-train.py        the loop
+optimizers.py   the optimizers, one entry each; adapters -> optimizer
+rates.py        optimizer -> schedule of its learning rates
+train.py        Trainer: what a step does
+loop.py         the loop of every task, and its hooks
 resume.py       what an exact resume needs, on disk
 preview.py      adapters as they are -> pictures
 device.py       which device, which number format, how much memory

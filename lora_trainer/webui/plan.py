@@ -32,6 +32,7 @@ from lora_trainer.lora.deliver import clean_name
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
+from lora_trainer.training.optimizers import OPTIMIZERS
 from lora_trainer.webui import form, texts, workbench_tokens
 from lora_trainer.webui.amounts import duration, size_of
 from lora_trainer.webui.checkpoints import LOADED, PRACTICE_TITLE, Choice, Facts
@@ -359,11 +360,15 @@ def _host_problems(studio: Studio, draft: _Draft, asked: RunConfig) -> Iterator[
     on_cpu = asked.training.device == "cpu" or (
         asked.training.device == "auto" and studio.host.device().kind == "cpu"
     )
-    if on_cpu and asked.training.optimizer == "adamw8bit":
+    optimizer = OPTIMIZERS[asked.training.optimizer]
+    if on_cpu and optimizer.device == "cuda":
         yield Problem(
             field="optimizer",
             severity="error",
-            message=Message("AdamW 8-bit needs an NVIDIA card, and training runs on the CPU"),
+            message=Message(
+                "{optimizer} needs an NVIDIA card, and training runs on the CPU",
+                {"optimizer": optimizer.title},
+            ),
             hint=Message("Use AdamW: a LoRA's optimizer is small."),
         )
     if on_cpu and asked.checkpoint.mixed_precision == "fp16":

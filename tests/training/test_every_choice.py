@@ -27,7 +27,8 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
 from lora_trainer.training.device import choose_precision
-from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
+from lora_trainer.training.optimizers import make_optimizer
+from lora_trainer.training.rates import make_rate_schedule
 from tests.made import tiny_checkpoint
 from tests.tiny import encode_captions, tiny_parts
 

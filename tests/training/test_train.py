@@ -24,7 +24,8 @@ from lora_trainer.settings.training import (
 from lora_trainer.training import train
 from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
 from lora_trainer.training.loop import Loop
-from lora_trainer.training.optimizer import make_optimizer, make_rate_schedule
+from lora_trainer.training.optimizers import make_optimizer
+from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.train import Plan, SmoothedLoss, Trainer
 from tests.tiny import tiny_parts
 

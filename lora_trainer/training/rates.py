@@ -1,0 +1,28 @@
+"""An optimizer -> the schedule of its learning rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from diffusers.optimization import get_scheduler
+
+from lora_trainer.settings.training import TrainingSettings, require_warmup_fits
+
+
+def make_rate_schedule(
+    optimizer: torch.optim.Optimizer, settings: TrainingSettings, step_count: int
+) -> Any:
+    """diffusers' schedule of the name; warm-up works with each. Its step() is called once after
+    every training step.
+    """
+    name = "constant_with_warmup" if settings.lr_scheduler == "constant" else settings.lr_scheduler
+    require_warmup_fits(settings, step_count)
+    return get_scheduler(
+        name,
+        optimizer,
+        num_warmup_steps=settings.lr_warmup_steps,
+        num_training_steps=step_count,
+        num_cycles=settings.lr_scheduler_num_cycles,
+        power=settings.lr_scheduler_power,
+    )
