@@ -51,7 +51,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), BASICS | {"packages"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
-    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING),
+    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING | {"training.optimizers"}),
     "runs": (set(), BASICS),
     "dataset": (
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},

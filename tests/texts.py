@@ -211,6 +211,8 @@ def documented_texts() -> set[str]:
                     for words in told.choices.values()
                     if not isinstance(words, schema.ProperName)
                 }
+                if told.among is not None:
+                    found |= {choice.sentence for choice in told.among().values()}
     return {text for text in found if _is_sentence(text)}
 
 

@@ -51,6 +51,19 @@ may contain commas); `paragraph`, one long text; `names`, several words on the c
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One of a setting's choices: how it is shown in every language, and what is to be known of it
+    before it is chosen.
+    """
+
+    title: str
+    sentence: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.title}: {self.sentence.rstrip('.')}" if self.sentence else self.title
+
+
 class ProperName(str):
     """How a choice is shown in every language."""
 
@@ -66,8 +79,8 @@ class About:
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Choice -> how it is shown; a choice without an entry is shown as it is."""
-    among: Callable[[], Mapping[str, str]] | None = None
-    """Choices that no Literal lists, as they are found at run time -> what each is."""
+    among: Callable[[], Mapping[str, Choice]] | None = None
+    """Choices that no Literal lists, as they are found at run time."""
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None
@@ -495,11 +508,11 @@ def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
     """The text under a field, and its choices where it has some."""
     text = documentation_of(group)[item.name]
     told = about(item)
-    words = told.choices if told.among is None else told.among()
+    words: Mapping[str, str | Choice] = told.choices if told.among is None else told.among()
     choices = [
         str(choice) if _says_no_more(str(choice), shown) else f"{choice} ({shown})"
         for choice in choices_of(group, item)
-        for shown in [words.get(str(choice), str(choice))]
+        for shown in [str(words.get(str(choice), choice))]
     ]
     return f"{text} One of: {', '.join(choices)}." if choices else text
 

@@ -21,7 +21,8 @@ from typing import Any, Literal
 
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema
-from lora_trainer.settings.schema import ProperName, Settings, device_problems, setting
+from lora_trainer.settings.schema import Choice, ProperName, Settings, device_problems, setting
+from lora_trainer.training.optimizers import OPTIMIZERS
 
 UNET_TARGETS = (
     "to_q",
@@ -496,16 +497,17 @@ class TrainingSettings(Settings):
         affects_result=False,
     )
     """Saves memory by computing parts twice: about a quarter slower, about half the memory."""
-    optimizer: Literal["adamw", "adamw8bit"] = setting(
+    optimizer: str = setting(
         "adamw",
         label="Optimizer",
-        choices={"adamw": ProperName("AdamW"), "adamw8bit": ProperName("AdamW 8-bit")},
+        among=lambda: {
+            name: Choice(title=entry.title, sentence=entry.sentence)
+            for name, entry in OPTIMIZERS.items()
+        },
         other_names=("optimizer_type",),
         terms="adam adamw 8bit",
     )
-    """How the weights are changed. AdamW 8-bit saves a little memory; it needs the bitsandbytes
-    package and an NVIDIA card.
-    """
+    """How the weights are changed."""
     weight_decay: float = setting(
         0.01, label="Weight decay", at_least=0.0, at_most=1.0, step=0.01, terms="regularization l2"
     )

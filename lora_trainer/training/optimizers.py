@@ -77,20 +77,12 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
         OptimizerEntry(
             name="adamw8bit",
             title="AdamW 8-bit",
-            sentence=(
-                "AdamW 8-bit saves a little memory; it needs the bitsandbytes package and an NVIDIA"
-                " card."
-            ),
+            sentence="Saves a little memory; needs the bitsandbytes package and an NVIDIA card.",
             path="bitsandbytes.optim.adamw.AdamW8bit",
             device="cuda",
         ),
     )
 }
-
-
-def titles() -> dict[str, str]:
-    """Every optimizer's name, and how it is shown."""
-    return {name: entry.title for name, entry in OPTIMIZERS.items()}
 
 
 def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:

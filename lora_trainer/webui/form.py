@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from lora_trainer.settings import schema, training
-from lora_trainer.settings.schema import ProperName, Settings, about
+from lora_trainer.settings.schema import About, ProperName, Settings, about
 from lora_trainer.webui import texts
 
 Type = Literal[
@@ -124,10 +124,15 @@ def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
     return {
         "key": key,
         "label": texts.translate(told.label, language),
-        "help": _help(schema.documentation_of(group)[key], language),
+        "help": " ".join(
+            [
+                _help(schema.documentation_of(group)[key], language),
+                *_helps_of_choices(told, language),
+            ]
+        ),
         "type": type_of(group, key),
         "choices": [
-            {"value": choice, "label": _choice(str(choice), told.choices, language)}
+            {"value": choice, "label": _choice(str(choice), _labels(told), language)}
             for choice in schema.choices_of(group, item)
         ],
         "minimum": told.at_least,
@@ -139,6 +144,20 @@ def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
         "advanced": told.audience != "everyone",
         "unit": texts.translate(told.unit, language) if told.unit else "",
     }
+
+
+def _labels(told: About) -> Mapping[str, str]:
+    """Choice -> how it is shown."""
+    if told.among is None:
+        return told.choices
+    return {name: ProperName(choice.title) for name, choice in told.among().items()}
+
+
+def _helps_of_choices(told: About, language: str) -> Iterator[str]:
+    """What is to be known of each choice that has such a sentence."""
+    for choice in (told.among() if told.among is not None else {}).values():
+        if choice.sentence:
+            yield f"{choice.title}: {texts.translate(choice.sentence, language)}"
 
 
 def _help(sentence: str, language: str) -> str:

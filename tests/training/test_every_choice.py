@@ -9,7 +9,7 @@ import dataclasses
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.families.components.noise import NoiseLevels, make_sampler
 from lora_trainer.lora.adapters import Adapters, add_adapters
-from lora_trainer.settings import training
+from lora_trainer.settings import schema, training
 from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
 from lora_trainer.training.device import choose_precision
@@ -37,11 +37,11 @@ CPU = torch.device("cpu")
 
 def choices_of(item: dataclasses.Field[Any], group: type) -> tuple[Any, ...]:
     """What may be chosen; empty for a number, a text or a path."""
+    if named := schema.choices_of(group, item):
+        return named
     kinds = typing.get_args(typing.get_type_hints(group)[item.name]) or (
         typing.get_type_hints(group)[item.name],
     )
-    if typing.get_origin(typing.get_type_hints(group)[item.name]) is Literal:
-        return kinds
     return (True, False, *((None,) if type(None) in kinds else ())) if bool in kinds else ()
 
 
