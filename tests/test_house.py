@@ -51,7 +51,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), BASICS | {"packages"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
-    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING | {"training.optimizers"}),
+    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING | {"training.losses", "training.optimizers"}),
     "runs": (set(), BASICS),
     "dataset": (
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
@@ -197,7 +197,7 @@ def test_the_rules_notice_a_stray_import(tmp_path, monkeypatch):
 
 
 def test_what_the_tab_reads_of_the_torch_packages_stays_light():
-    for name in LIGHT_CHECKPOINT | {"training.optimizers"}:
+    for name in LIGHT_CHECKPOINT | {"training.losses", "training.optimizers"}:
         path = PACKAGE / (name.replace(".", "/") + ".py")
         assert not {imported.split(".")[0] for imported in imports_of(path)} & TORCH_STACK, name
         ours = {imported for imported in imports_of(path) if imported.startswith("lora_trainer.")}

@@ -101,8 +101,15 @@ class NoiseProcess(Protocol):
     ) -> torch.Tensor:
         """What the model should predict."""
 
-    def min_snr_weight(self, times: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Weight of each image's loss, (B,); ones where the process knows no such weights."""
+    @property
+    def prediction_type(self) -> PredictionType | None:
+        """What a diffusion model predicts; None for flow matching."""
+
+    def snr(self, times: torch.Tensor) -> torch.Tensor:
+        """Signal to noise, as powers: (B,) -> (B,), float32."""
+
+    def progress(self, times: torch.Tensor) -> torch.Tensor:
+        """How far on the way to pure noise: (B,) -> (B,), float32, 0 to 1."""
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
         """The sampler of that setting; a process that has but one gives that."""

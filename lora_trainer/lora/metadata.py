@@ -20,7 +20,7 @@ from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
-from lora_trainer.settings.training import RunConfig
+from lora_trainer.settings.training import RunConfig, TrainingSettings
 from lora_trainer.training.optimizers import OPTIMIZERS
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
@@ -142,10 +142,25 @@ def _training(facts: TrainingFacts) -> dict[str, Any]:
         "ss_lr_scheduler": training.lr_scheduler,
         "ss_lr_warmup_steps": training.lr_warmup_steps,
         "ss_min_snr_gamma": training.min_snr_gamma,
+        **_loss_keys(training),
         "ss_noise_offset": training.noise_offset or None,
         "ss_seed": training.seed,
         "ss_cache_latents": True,
     }
+
+
+def _loss_keys(training: TrainingSettings) -> dict[str, Any]:
+    """What is stated of a loss that is not the usual one; the keys of loss_type are kohya's."""
+    keys: dict[str, Any] = {}
+    if training.loss_weighting != "min_snr":
+        keys["ss_loss_weighting"] = training.loss_weighting
+    if training.loss_type != "l2":
+        keys |= {
+            "ss_loss_type": training.loss_type,
+            "ss_huber_c": training.huber_c,
+            "ss_huber_schedule": training.huber_schedule,
+        }
+    return keys
 
 
 def _dataset(facts: TrainingFacts) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from typing import Any, Literal
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema
 from lora_trainer.settings.schema import Choice, ProperName, Settings, device_problems, setting
-from lora_trainer.training.optimizers import OPTIMIZERS
+from lora_trainer.training.losses import LOSSES, WEIGHTINGS, LossEntry, WeightingEntry
+from lora_trainer.training.optimizers import OPTIMIZERS, OptimizerEntry
 
 UNET_TARGETS = (
     "to_q",
@@ -422,6 +423,14 @@ class LoraSettings(Settings):
             )
 
 
+def _choices(
+    entries: Mapping[str, OptimizerEntry] | Mapping[str, LossEntry] | Mapping[str, WeightingEntry],
+) -> dict[str, Choice]:
+    return {
+        name: Choice(title=entry.title, sentence=entry.sentence) for name, entry in entries.items()
+    }
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingSettings(Settings):
     """Training parameters"""
@@ -500,10 +509,7 @@ class TrainingSettings(Settings):
     optimizer: str = setting(
         "adamw",
         label="Optimizer",
-        among=lambda: {
-            name: Choice(title=entry.title, sentence=entry.sentence)
-            for name, entry in OPTIMIZERS.items()
-        },
+        among=lambda: _choices(OPTIMIZERS),
         other_names=("optimizer_type",),
         terms="adam adamw 8bit",
     )
@@ -568,6 +574,44 @@ class TrainingSettings(Settings):
     )
     """Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and
     more evenly.
+    """
+    loss_weighting: str = setting(
+        "min_snr",
+        label="Loss weighting",
+        among=lambda: _choices(WEIGHTINGS),
+        terms="snr debiased estimation",
+    )
+    """How much each noise level counts."""
+    loss_type: str = setting(
+        "l2",
+        label="Loss type",
+        among=lambda: _choices(LOSSES),
+        terms="mse huber smooth l1",
+    )
+    """How much an error counts."""
+    huber_c: float = setting(
+        0.1,
+        label="Huber threshold",
+        above=0.0,
+        at_most=1.0,
+        hint="0.1 is usual.",
+        terms="huber c delta",
+    )
+    """With the loss types Huber and Smooth L1: errors above this count less than their square. 1 is
+    nearly L2.
+    """
+    huber_schedule: Literal["snr", "exponential", "constant"] = setting(
+        "snr",
+        label="Huber schedule",
+        choices={
+            "snr": ProperName("SNR"),
+            "exponential": "exponential",
+            "constant": "constant",
+        },
+        terms="huber",
+    )
+    """How the threshold of Huber and Smooth L1 falls from 1 near the picture to huber_c in pure
+    noise. constant: it is huber_c everywhere.
     """
     noise_offset: float = setting(
         0.0,

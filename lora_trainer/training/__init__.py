@@ -2,7 +2,7 @@
 
 images.py       image file -> tensor (3, H, W) in [-1, 1]
 batches.py      cached latents and text states -> Batch
-loss.py         Batch -> loss per image
+losses.py       Batch -> loss per image; the losses and their weightings, one entry each
 optimizers.py   the optimizers, one entry each; adapters -> optimizer
 rates.py        optimizer -> schedule of its learning rates
 train.py        Trainer: what a step does

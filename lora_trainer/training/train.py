@@ -22,7 +22,7 @@ from lora_trainer.families.base import Family, NoiseProcess
 from lora_trainer.lora.adapters import Adapters
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.batches import Captions, TrainingData
-from lora_trainer.training.loss import denoising_loss
+from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.randomness import seed_dropout
 
 MOST_SKIPPED = 10
@@ -228,7 +228,7 @@ class Trainer:
                 noise,
                 timesteps,
                 sizes,
-                self.settings.min_snr_gamma,
+                self.settings,
             )
         return losses, batch.names
 

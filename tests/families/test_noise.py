@@ -48,20 +48,14 @@ def test_the_schedule_is_stable_diffusions():
 def test_zero_terminal_snr_ends_in_pure_noise():
     levels = NoiseLevels.of(NoiseSchedule(prediction_type="v_prediction", zero_terminal_snr=True))
     assert levels.alphas_cumprod[-1].item() == pytest.approx(0, abs=1e-7)
-    assert torch.isfinite(levels.min_snr_weight(torch.tensor([999]), 5.0)).all()
+    assert levels.snr(torch.tensor([999])).item() == pytest.approx(0, abs=1e-7)
 
 
-def test_min_snr_weights_are_the_papers():
+def test_signal_to_noise_and_progress_are_those_of_the_timesteps():
     timesteps = torch.tensor([1, 300, 900])
-    snr = compute_snr(reference(), timesteps)
-    expected = torch.minimum(snr, torch.full_like(snr, 5.0)) / snr
-    torch.testing.assert_close(
-        NoiseLevels.of(NoiseSchedule()).min_snr_weight(timesteps, 5.0), expected
-    )
-    velocity = NoiseLevels.of(NoiseSchedule(prediction_type="v_prediction")).min_snr_weight(
-        timesteps, 5.0
-    )
-    torch.testing.assert_close(velocity, torch.minimum(snr, torch.full_like(snr, 5.0)) / (snr + 1))
+    levels = NoiseLevels.of(NoiseSchedule())
+    torch.testing.assert_close(levels.snr(timesteps), compute_snr(reference(), timesteps))
+    assert levels.progress(timesteps).tolist() == pytest.approx([0.001, 0.3, 0.9])
 
 
 def test_euler_a_walks_through_the_webuis_noise_levels():
@@ -88,7 +82,8 @@ def test_flow_is_a_straight_line_from_the_picture_to_noise():
     noisy = flow.add_noise(latents, noise, times)
     back = noisy - times.view(-1, 1, 1, 1) * flow.target(latents, noise, times)
     torch.testing.assert_close(back, latents)
-    assert flow.min_snr_weight(times, 5.0).tolist() == [1, 1]
+    assert flow.snr(times).tolist() == pytest.approx([9, 1 / 9])
+    assert flow.progress(times).tolist() == [0.25, 0.75]
 
 
 def test_flows_times_lie_between_picture_and_noise_and_a_shift_moves_them_to_noise():

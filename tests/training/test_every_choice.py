@@ -27,12 +27,14 @@ from lora_trainer.settings import schema, training
 from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
 from lora_trainer.training.device import choose_precision
+from lora_trainer.training.losses import LOSSES, WEIGHTINGS, huber_threshold
 from lora_trainer.training.optimizers import make_optimizer
 from lora_trainer.training.rates import make_rate_schedule
 from tests.made import tiny_checkpoint
 from tests.tiny import encode_captions, tiny_parts
 
 CPU = torch.device("cpu")
+NOISE_LEVELS = NoiseLevels.of(NoiseSchedule())
 
 
 def choices_of(item: dataclasses.Field[Any], group: type) -> tuple[Any, ...]:
@@ -125,6 +127,19 @@ def rates(run: RunConfig) -> tuple[float, ...]:
     return tuple(found)
 
 
+def costs(run: RunConfig) -> tuple[float, ...]:
+    """Of a small and of a large error, at a noisy timestep."""
+    errors, times = torch.tensor([0.01, 3.0]).view(1, 1, 1, 2), torch.tensor([700])
+    cost = LOSSES[run.training.loss_type].cost
+    return tuple(cost(errors, times, NOISE_LEVELS, run.training).flatten().tolist())
+
+
+def weights(run: RunConfig) -> tuple[float, ...]:
+    """Of a little and of a very noisy timestep."""
+    weight = WEIGHTINGS[run.training.loss_weighting].weight
+    return tuple(weight(torch.tensor([100, 900]), NOISE_LEVELS, run.training).tolist())
+
+
 def stores(run: RunConfig) -> tuple[bool, ...]:
     """Whether a small and a large set are kept on disk."""
     return tuple(
@@ -169,6 +184,11 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
         lambda: type(make_optimizer(adapters(run), run.training, CPU)).__name__
     ),
     "lr_scheduler": lambda run, _: rates(run),
+    "loss_type": lambda run, _: costs(run),
+    "loss_weighting": lambda run, _: weights(run),
+    "huber_schedule": lambda run, _: huber_threshold(
+        torch.tensor([700]), NOISE_LEVELS, run.training
+    ).item(),
     "cache_latents": lambda run, _: stores(run),
     "sample_sampler": (
         lambda run, _: type(make_sampler(run.samples.sample_sampler, NoiseSchedule())).__name__

@@ -207,6 +207,7 @@ def test_training_learns_what_it_is_shown(tmp_path):
                 fixed.noise,
                 fixed.timesteps,
                 fixed.size_conditions,
+                trainer.settings,
             ).item()
 
     learned = loss_at_fixed_noise()

@@ -66,15 +66,12 @@ class NoiseLevels:
         signal, spread = self._levels(timesteps)
         return signal * noise - spread * latents
 
-    def min_snr_weight(self, timesteps: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Weight of each image's loss, (B,) -> (B,): min(SNR, gamma) / SNR, or / (SNR + 1) for
-        velocity (arXiv 2303.09556).
-        """
+    def snr(self, timesteps: torch.Tensor) -> torch.Tensor:
         alphas = self.alphas_cumprod[timesteps]
-        # at a terminal SNR of zero the epsilon weight tends to 1; the floor keeps 0 / 0 away
-        snr = (alphas / (1 - alphas)).clamp(min=1e-8)
-        clipped = snr.clamp(max=gamma)
-        return clipped / (snr if self.prediction_type == "epsilon" else snr + 1)
+        return alphas / (1 - alphas)
+
+    def progress(self, timesteps: torch.Tensor) -> torch.Tensor:
+        return timesteps.float() / len(self.alphas_cumprod)
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
         """The WebUI's sampler of that setting."""
@@ -178,9 +175,15 @@ class Flow:
         """The line's direction, the same at every time."""
         return noise - latents
 
-    def min_snr_weight(self, times: torch.Tensor, gamma: float) -> torch.Tensor:
-        """Ones: min-SNR weights are derived for diffusion's noise levels."""
-        return torch.ones_like(times)
+    @property
+    def prediction_type(self) -> None:
+        return None
+
+    def snr(self, times: torch.Tensor) -> torch.Tensor:
+        return ((1 - times) / times).pow(2)
+
+    def progress(self, times: torch.Tensor) -> torch.Tensor:
+        return times
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
         """Euler's method, whatever the setting: the WebUI's other samplers expect diffusion."""
