@@ -282,6 +282,42 @@ def test_json_and_yaml_are_read_in_one_place_each():
         }, f"{name}: use schema.parse_yaml"
 
 
+def attributes_born_late(path: Path) -> list[str]:
+    """What a class sets on itself in a method that neither its fields nor __init__ name."""
+    late = []
+    for definition in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(definition, ast.ClassDef):
+            continue
+        known = {
+            ast.unparse(each.target) for each in definition.body if isinstance(each, ast.AnnAssign)
+        }
+        methods = [each for each in definition.body if isinstance(each, ast.FunctionDef)]
+        for method in sorted(methods, key=lambda each: each.name != "__init__"):
+            stored = {
+                node.attr
+                for node in ast.walk(method)
+                if isinstance(node, ast.Attribute)
+                and isinstance(node.ctx, ast.Store)
+                and ast.unparse(node.value) == "self"
+            }
+            if method.name == "__init__":
+                known |= stored
+            late += [f"{path.name}: {definition.name}.{name}" for name in sorted(stored - known)]
+    return late
+
+
+def test_no_attribute_of_a_task_is_born_outside_its_init(tmp_path):
+    for folder in ("tasks", "training"):
+        for path in (PACKAGE / folder).rglob("*.py"):
+            assert attributes_born_late(path) == []
+    (tmp_path / "late.py").write_text(
+        "class Job:\n    def __init__(self):\n        self.a = 1\n"
+        "    def run(self):\n        self.a = 2\n        self.b = 3\n",
+        encoding="utf-8",
+    )
+    assert attributes_born_late(tmp_path / "late.py") == ["late.py: Job.b"]
+
+
 def test_no_file_speaks_of_one_machine():
     for path in [*sources(), *ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("tests/**/*.py")]:
         text = path.read_text(encoding="utf-8")

@@ -26,15 +26,15 @@ from lora_trainer.captioning import captioners
 from lora_trainer.captioning.captioner import CaptionerInfo, NoSettings
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema
-from lora_trainer.settings.schema import Choice, ProperName, Settings, device_problems, setting
+from lora_trainer.settings.schema import NamedChoice, ProperName, Settings, device_problems, setting
 
 CaptionFormat = Literal["auto", "csv", "txt", "jsonl"]
 USUAL = "blip-large"
 
 
-def _captioners_in_words() -> dict[str, Choice]:
+def _captioners_in_words() -> dict[str, NamedChoice]:
     return {
-        name: Choice(title=info.title, sentence=info.sentence)
+        name: NamedChoice(title=info.title, sentence=info.sentence)
         for name, info in captioners.every().items()
     }
 

@@ -52,7 +52,7 @@ may contain commas); `paragraph`, one long text; `names`, several words on the c
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class NamedChoice:
     """One of a setting's choices: how it is shown in every language, and what is to be known of it
     before it is chosen.
     """
@@ -79,7 +79,7 @@ class About:
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
     """Choice -> how it is shown; a choice without an entry is shown as it is."""
-    among: Callable[[], Mapping[str, Choice]] | None = None
+    among: Callable[[], Mapping[str, NamedChoice]] | None = None
     """Choices that no Literal lists, as they are found at run time."""
     at_least: float | None = None
     at_most: float | None = None
@@ -508,7 +508,7 @@ def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
     """The text under a field, and its choices where it has some."""
     text = documentation_of(group)[item.name]
     told = about(item)
-    words: Mapping[str, str | Choice] = told.choices if told.among is None else told.among()
+    words: Mapping[str, str | NamedChoice] = told.choices if told.among is None else told.among()
     choices = [
         str(choice) if _says_no_more(str(choice), shown) else f"{choice} ({shown})"
         for choice in choices_of(group, item)

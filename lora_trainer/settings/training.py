@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 from lora_trainer.errors import ConfigError
 from lora_trainer.settings import schema
-from lora_trainer.settings.schema import Choice, ProperName, Settings, device_problems, setting
+from lora_trainer.settings.schema import NamedChoice, ProperName, Settings, device_problems, setting
 from lora_trainer.training.losses import LOSSES, WEIGHTINGS, LossEntry, WeightingEntry
 from lora_trainer.training.optimizers import OPTIMIZERS, OptimizerEntry
 
@@ -425,9 +425,10 @@ class LoraSettings(Settings):
 
 def _choices(
     entries: Mapping[str, OptimizerEntry] | Mapping[str, LossEntry] | Mapping[str, WeightingEntry],
-) -> dict[str, Choice]:
+) -> dict[str, NamedChoice]:
     return {
-        name: Choice(title=entry.title, sentence=entry.sentence) for name, entry in entries.items()
+        name: NamedChoice(title=entry.title, sentence=entry.sentence)
+        for name, entry in entries.items()
     }
 
 
