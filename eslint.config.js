@@ -24,6 +24,7 @@ export default [
             "no-var": "error",
             "prefer-const": "error",
             "no-unused-vars": ["error", { caughtErrors: "none" }],
+            "max-lines-per-function": ["error", 80],
         },
     },
     {

@@ -3,7 +3,7 @@ stay as they are.
 
     python install.py             what the worker needs
     python install.py --tests     and the tools for `python -m tests`: ruff, mypy, pytest, the
-                                  WebUIs' gradio, prettier and eslint where there is npm, and a
+                                  WebUIs' gradio, prettier, eslint and tsc where there is npm, and a
                                   browser if there is none
     python install.py --captioner wd      and onnxruntime, which only the WD taggers need
 

@@ -6,9 +6,9 @@
  * an address that holds a hash of all of them. So a page has either all modules of one version or
  * none, whatever an update does to the files and whatever the browser's cache still holds.
  */
-(function () {
-    "use strict";
+"use strict";
 
+{
     const ROUTES = "lora-trainer/";
     /** After "Reload UI" a WebUI shows its page before it has the routes of extensions. */
     const EARLY = { milliseconds: 1000, most: 60 };
@@ -29,6 +29,7 @@
     /** Addresses are relative to the page, because the WebUI may live under --subpath. */
     const address = (path) => new URL(ROUTES + path, document.baseURI).href;
 
+    /** @returns {HTMLElement | null} */
     const root = () =>
         (typeof gradioApp === "function" ? gradioApp() : document).querySelector(
             "#lora_trainer_root",
@@ -138,4 +139,4 @@
 
     if (typeof onUiLoaded === "function") onUiLoaded(boot);
     else document.addEventListener("DOMContentLoaded", boot);
-})();
+}

@@ -1,5 +1,5 @@
-"""`python -m tests`: ruff (rules and format), mypy, prettier, eslint and pytest, each with the
-packages from the overlays or node_modules; pytest beside the others. Exit code 0 if all are
+"""`python -m tests`: ruff (rules and format), mypy, prettier, eslint, tsc and pytest, each with
+the packages from the overlays or node_modules; pytest beside the others. Exit code 0 if all are
 content.
 
     python -m tests                     everything, on all cores

@@ -1,4 +1,5 @@
-"""The tools for the tab's JavaScript, which run on Node: prettier and eslint.
+"""The tools for the tab's JavaScript, which run on Node: prettier, eslint
+and tsc, which checks its types (tsconfig.json).
 
     python tests/node.py        installs them into node_modules, as package-lock.json names them
 
@@ -25,6 +26,7 @@ INSTALLED = MODULES / ".package-lock.json"
 TOOLS = {
     "prettier": ("prettier/bin/prettier.cjs", "--check", "--log-level", "warn", "."),
     "eslint": ("eslint/bin/eslint.js", "."),
+    "tsc": ("typescript/bin/tsc", "--project", "."),
 }
 """Name -> its program below node_modules, and what it is asked."""
 

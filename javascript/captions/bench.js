@@ -1,8 +1,8 @@
 /*
  * What the parts of the workbench share, and how they hear of one another.
  *
- * The section calls begin() with its page. What is chosen and filtered is this browser session's; the
- * captions are the server's.
+ * The section calls begin() with its page. What is chosen and filtered is this browser session's;
+ * the captions are the server's. /
  */
 import { t } from "../common/language.js";
 import { kept, store } from "../common/store.js";

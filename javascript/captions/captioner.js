@@ -220,33 +220,218 @@ const seenBefore = (one) => kept.get(CHOICE_KEY + "-closed", { session: true }) 
 
 // --- the dialog --------------------------------------------------------------------------------
 
-export async function ask() {
-    await bench.page.saveAll();
-    const captioners = await api.get("captioners");
-    const { total, captioned } = bench.page.pages.answer;
-    const before = kept.get(CHOICE_KEY) || {};
-    let chosen =
-        captioners.find((one) => one.name === (draft.captioner.captioner || before.captioner)) ||
-        captioners.find((one) => one.on_disk) ||
-        captioners[0];
-    // what was set once for these images is offered again: {captioner: {key: value}}
-    const options = { ...draft.captioner.options };
-    const wish = { which: captioned < total ? "missing" : "machine" };
-    let token = null;
+function captionerChoice(captioner, isChosen, choose) {
+    const id = uniqueId("captioner");
+    const radio = el("input", {
+        type: "radio",
+        name: "lora_trainer_captioner",
+        id,
+        checked: isChosen,
+        onchange: () => choose(captioner),
+    });
+    const facts = [
+        captioner.on_disk
+            ? t("on this computer")
+            : t("{size} to download", { size: captioner.download_text }),
+        t("needs {memory} of memory", { memory: captioner.memory_text }),
+        captioner.licence,
+    ].filter(Boolean);
+    return el(
+        "div",
+        { class: "lora-trainer-bench-captioner" },
+        radio,
+        el(
+            "label",
+            { for: id },
+            el("b", {}, captioner.title),
+            el("span", {}, captioner.sentence),
+            el(
+                "span",
+                { class: "lora-trainer-help" },
+                facts.join(" \u00b7 "),
+                captioner.needs ? " \u00b7 " + captioner.needs.sentence : "",
+            ),
+        ),
+    );
+}
 
-    const fields = el("div", { class: "lora-trainer-bench-form" });
-    const trouble = el("div");
-    const note = el("p", { class: "lora-trainer-help", role: "status" });
-    const list = el(
+function whichOption(wish, value, label) {
+    const id = uniqueId("which");
+    return el(
+        "div",
+        { class: "lora-trainer-bench-flag" },
+        el("input", {
+            type: "radio",
+            name: "lora_trainer_which",
+            id,
+            checked: wish.which === value,
+            onchange: () => {
+                wish.which = value;
+            },
+        }),
+        el("label", { for: id }, label),
+    );
+}
+
+/** Which of the images that are meant get a caption. */
+function whichOptions(wish, targets, total, captioned) {
+    const whole = targets.element.value === "all";
+    return [
+        whichOption(
+            wish,
+            "missing",
+            whole
+                ? t("Only images without a caption ({count})", {
+                      count: formatNumber(total - captioned),
+                  })
+                : t("Only images without a caption"),
+        ),
+        whichOption(
+            wish,
+            "machine",
+            t("Those a captioner wrote as well; what a person wrote stays"),
+        ),
+        whichOption(
+            wish,
+            "all",
+            t("All {count}, also what a person wrote", {
+                count: formatNumber(targets.count()),
+            }),
+        ),
+    ];
+}
+
+/** What can be set for a captioner; `options` are told. */
+function captionerFields(chosen, options) {
+    const values = (options[chosen.name] = options[chosen.name] || {});
+    const row = (field) => {
+        const made = settingEntry(
+            field,
+            (value) => {
+                values[field.key] = value;
+            },
+            "lora_trainer_captioner_" + field.key,
+        );
+        made.show(field.key in values ? values[field.key] : field.default);
+        return widgets.labelled(field.label, made.input, { help: field.help });
+    };
+    // what goes around each caption is asked of everybody; thresholds and the like of those who
+    // look for them
+    const usual = chosen.fields.filter((field) => AROUND.includes(field.key)),
+        rare = chosen.fields.filter((field) => !AROUND.includes(field.key));
+    const word = triggerWord();
+    return [
+        el("div", { class: "lora-trainer-bench-fields" }, usual.map(row)),
+        word
+            ? el(
+                  "p",
+                  { class: "lora-trainer-help" },
+                  t("Each caption begins with the trigger word: {word}", { word }),
+              )
+            : null,
+        rare.length
+            ? el(
+                  "details",
+                  {},
+                  el("summary", {}, t("More settings")),
+                  el("div", { class: "lora-trainer-bench-fields" }, rare.map(row)),
+              )
+            : null,
+    ];
+}
+
+function complain(place, problem) {
+    fill(
+        place,
+        widgets.problem(problem),
+        (problem.problems || []).length > 1
+            ? controls.notes(problem.problems.map((one) => sentences(one.message, one.hint)))
+            : null,
+    );
+    place.scrollIntoView({ block: "nearest" });
+}
+
+const captionerList = (captioners, chosen, choose) =>
+    el(
         "div",
         {
             class: "lora-trainer-bench-captioners",
             role: "radiogroup",
             "aria-label": t("Captioner"),
         },
-        captioners.map(choice),
+        captioners.map((captioner) => captionerChoice(captioner, captioner === chosen, choose)),
     );
+
+/** Start a caption run, or put it into the queue. Returns the problem where that is refused. */
+async function startRun(wanted) {
+    try {
+        run = await api.post(datasets.path("caption-run"), wanted);
+    } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem;
+        return problem;
+    }
+    of = store.get("dataset");
+    draw();
+    lookAgain();
+    return null;
+}
+
+/** Why there can be no run yet; null if there can. */
+function notSetUp() {
+    const { setup } = store.get("home");
+    return setup && setup.state !== "ready"
+        ? widgets.notice("info", t("The captioners are not set up yet."), setup.message)
+        : null;
+}
+
+/** The one that these images had before, or this browser chose last, or that is here already. */
+function usualCaptioner(captioners) {
+    const before = kept.get(CHOICE_KEY) || {};
+    return (
+        captioners.find((one) => one.name === (draft.captioner.captioner || before.captioner)) ||
+        captioners.find((one) => one.on_disk) ||
+        captioners[0]
+    );
+}
+
+const downloadWords = (captioner) =>
+    captioner.on_disk
+        ? ""
+        : t("The first time, {size} are downloaded from {model}.", {
+              size: captioner.download_text,
+              model: captioner.model,
+          });
+
+const beginActions = (disabled, begin) => [
+    { label: t("Cancel") },
+    { label: t("Add to the queue"), disabled, onclick: () => begin("queue") },
+    { label: t("Write captions"), kind: "primary", disabled, onclick: () => begin("now") },
+];
+
+/** Of a captioner's options those that have a value. */
+const given = (options) =>
+    Object.fromEntries(
+        Object.entries(options).filter(([, value]) => value !== null && value !== ""),
+    );
+
+export async function ask() {
+    await bench.page.saveAll();
+    const captioners = await api.get("captioners");
+    const { total, captioned } = bench.page.pages.answer;
+    let chosen = usualCaptioner(captioners);
+    // what was set once for these images is offered again: {captioner: {key: value}}
+    const options = { ...draft.captioner.options };
+    const wish = { which: captioned < total ? "missing" : "machine" };
+    let token = null;
+
+    const [fields, trouble] = [el("div", { class: "lora-trainer-bench-form" }), el("div")];
+    const note = el("p", { class: "lora-trainer-help", role: "status" });
+    const list = captionerList(captioners, chosen, (one) => {
+        chosen = one;
+        drawFields();
+    });
     const targets = selection.targets(() => drawWhich());
+    const drawWhich = () => fill(which, whichOptions(wish, targets, total, captioned));
     const which = el("div", {
         class: "lora-trainer-bench-form",
         role: "radiogroup",
@@ -254,178 +439,35 @@ export async function ask() {
     });
     drawWhich();
 
-    function drawWhich() {
-        const whole = targets.element.value === "all";
-        fill(
-            which,
-            option(
-                "missing",
-                whole
-                    ? t("Only images without a caption ({count})", {
-                          count: formatNumber(total - captioned),
-                      })
-                    : t("Only images without a caption"),
-            ),
-            option("machine", t("Those a captioner wrote as well; what a person wrote stays")),
-            option(
-                "all",
-                t("All {count}, also what a person wrote", {
-                    count: formatNumber(targets.count()),
-                }),
-            ),
-        );
-    }
-
-    function choice(captioner) {
-        const id = uniqueId("captioner");
-        const radio = el("input", {
-            type: "radio",
-            name: "lora_trainer_captioner",
-            id,
-            checked: captioner === chosen,
-            onchange: () => {
-                chosen = captioner;
-                drawFields();
-            },
-        });
-        const facts = [
-            captioner.on_disk
-                ? t("on this computer")
-                : t("{size} to download", { size: captioner.download_text }),
-            t("needs {memory} of memory", { memory: captioner.memory_text }),
-            captioner.licence,
-        ].filter(Boolean);
-        return el(
-            "div",
-            { class: "lora-trainer-bench-captioner" },
-            radio,
-            el(
-                "label",
-                { for: id },
-                el("b", {}, captioner.title),
-                el("span", {}, captioner.sentence),
-                el(
-                    "span",
-                    { class: "lora-trainer-help" },
-                    facts.join(" \u00b7 "),
-                    captioner.needs ? " \u00b7 " + captioner.needs.sentence : "",
-                ),
-            ),
-        );
-    }
-
-    function option(value, label) {
-        const id = uniqueId("which");
-        return el(
-            "div",
-            { class: "lora-trainer-bench-flag" },
-            el("input", {
-                type: "radio",
-                name: "lora_trainer_which",
-                id,
-                checked: wish.which === value,
-                onchange: () => {
-                    wish.which = value;
-                },
-            }),
-            el("label", { for: id }, label),
-        );
-    }
-
     function drawFields() {
-        const values = (options[chosen.name] = options[chosen.name] || {});
-        const row = (field) => {
-            const made = settingEntry(
-                field,
-                (value) => {
-                    values[field.key] = value;
-                },
-                "lora_trainer_captioner_" + field.key,
-            );
-            made.show(field.key in values ? values[field.key] : field.default);
-            return widgets.labelled(field.label, made.input, { help: field.help });
-        };
-        // what goes around each caption is asked of everybody; thresholds and the like of those who
-        // look for them
-        const usual = chosen.fields.filter((field) => AROUND.includes(field.key)),
-            rare = chosen.fields.filter((field) => !AROUND.includes(field.key));
-        const word = triggerWord();
-        fill(
-            fields,
-            el("div", { class: "lora-trainer-bench-fields" }, usual.map(row)),
-            word
-                ? el(
-                      "p",
-                      { class: "lora-trainer-help" },
-                      t("Each caption begins with the trigger word: {word}", { word }),
-                  )
-                : null,
-            rare.length
-                ? el(
-                      "details",
-                      {},
-                      el("summary", {}, t("More settings")),
-                      el("div", { class: "lora-trainer-bench-fields" }, rare.map(row)),
-                  )
-                : null,
-        );
-        note.textContent = chosen.on_disk
-            ? ""
-            : t("The first time, {size} are downloaded from {model}.", {
-                  size: chosen.download_text,
-                  model: chosen.model,
-              });
+        fill(fields, captionerFields(chosen, options));
+        note.textContent = downloadWords(chosen);
         for (const input of list.querySelectorAll("input"))
             input.parentElement.classList.toggle("lora-trainer-bench-chosen", input.checked);
     }
 
     async function begin(when) {
         token = token || randomToken();
-        const values = Object.fromEntries(
-            Object.entries(options[chosen.name]).filter(
-                ([, value]) => value !== null && value !== "",
-            ),
-        );
         kept.set(CHOICE_KEY, { captioner: chosen.name });
         draft.captioner = { captioner: chosen.name, options };
         drafts.note();
-        try {
-            run = await api.post(datasets.path("caption-run"), {
-                captioner: chosen.name,
-                options: values,
-                only_missing: wish.which === "missing",
-                overwrite: wish.which === "all",
-                select: targets.select(),
-                trigger: triggerWord(),
-                token,
-                when,
-            });
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
-            if (problem.status) token = null;
-            fill(
-                trouble,
-                widgets.problem(problem),
-                (problem.problems || []).length > 1
-                    ? controls.notes(
-                          problem.problems.map((one) => sentences(one.message, one.hint)),
-                      )
-                    : null,
-            );
-            trouble.scrollIntoView({ block: "nearest" });
-            return false;
-        }
-        of = store.get("dataset");
-        draw();
-        lookAgain();
-        return true;
+        const problem = await startRun({
+            captioner: chosen.name,
+            options: given(options[chosen.name]),
+            only_missing: wish.which === "missing",
+            overwrite: wish.which === "all",
+            select: targets.select(),
+            trigger: triggerWord(),
+            token,
+            when,
+        });
+        if (!problem) return true;
+        if (problem.status) token = null;
+        complain(trouble, problem);
+        return false;
     }
 
-    const { setup } = store.get("home");
-    const obstacle =
-        setup && setup.state !== "ready"
-            ? widgets.notice("info", t("The captioners are not set up yet."), setup.message)
-            : null;
+    const obstacle = notSetUp();
     widgets.dialog({
         title: t("Write captions"),
         wide: true,
@@ -443,20 +485,7 @@ export async function ask() {
                 trouble,
             ),
         ),
-        actions: [
-            { label: t("Cancel") },
-            {
-                label: t("Add to the queue"),
-                disabled: Boolean(obstacle),
-                onclick: () => begin("queue"),
-            },
-            {
-                label: t("Write captions"),
-                kind: "primary",
-                disabled: Boolean(obstacle),
-                onclick: () => begin("now"),
-            },
-        ],
+        actions: beginActions(Boolean(obstacle), begin),
     });
     drawFields();
 }

@@ -205,7 +205,7 @@ document.addEventListener("keydown", (event) => {
     const way = key === "z" ? (event.shiftKey ? "redo" : "undo") : key === "y" ? "redo" : "";
     const { target } = event;
     const types =
-        target.matches &&
+        target instanceof Element &&
         target.matches(
             "input:not([type=checkbox]):not([type=radio]), textarea, select, [contenteditable]",
         );

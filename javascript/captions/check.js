@@ -387,51 +387,51 @@ async function itemsOf(keys) {
     return found;
 }
 
+function clusterFigure(cluster, key, items, keep) {
+    const item = items.get(key) || {
+        key,
+        name: "",
+        thumbnail: routeAddress(datasets.path("thumbnail/" + key + ".webp")),
+        caption: "",
+    };
+    const others = cluster.keys.filter((other) => other !== key);
+    return el(
+        "figure",
+        { class: "lora-trainer-bench-alike" },
+        thumbnail(item),
+        el(
+            "figcaption",
+            {},
+            el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name),
+            el(
+                "span",
+                { class: "lora-trainer-help" },
+                [
+                    item.width ? item.width + " \u00d7 " + item.height : "",
+                    key === cluster.best ? t("the best of them") : "",
+                ]
+                    .filter(Boolean)
+                    .join(" \u00b7 "),
+            ),
+            el(
+                "span",
+                { class: "lora-trainer-help lora-trainer-bench-clip" },
+                item.caption || t("no caption"),
+            ),
+        ),
+        widgets.button({
+            label: t("Keep this one"),
+            kind: key === cluster.best ? "primary" : "secondary",
+            onclick: () => keep(others),
+        }),
+    );
+}
+
 async function showClusters(clusters) {
     const items = await itemsOf(clusters.flatMap(({ keys }) => keys));
     const place = el("div", { class: "lora-trainer-bench-form" });
     const shown = clusters.slice(0, MOST_CLUSTERS);
     let dialog = null;
-
-    const figure = (cluster, key) => {
-        const item = items.get(key) || {
-            key,
-            name: "",
-            thumbnail: routeAddress(datasets.path("thumbnail/" + key + ".webp")),
-            caption: "",
-        };
-        const others = cluster.keys.filter((other) => other !== key);
-        return el(
-            "figure",
-            { class: "lora-trainer-bench-alike" },
-            thumbnail(item),
-            el(
-                "figcaption",
-                {},
-                el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name),
-                el(
-                    "span",
-                    { class: "lora-trainer-help" },
-                    [
-                        item.width ? item.width + " \u00d7 " + item.height : "",
-                        key === cluster.best ? t("the best of them") : "",
-                    ]
-                        .filter(Boolean)
-                        .join(" \u00b7 "),
-                ),
-                el(
-                    "span",
-                    { class: "lora-trainer-help lora-trainer-bench-clip" },
-                    item.caption || t("no caption"),
-                ),
-            ),
-            widgets.button({
-                label: t("Keep this one"),
-                kind: key === cluster.best ? "primary" : "secondary",
-                onclick: () => keep(cluster, others),
-            }),
-        );
-    };
 
     async function keep(cluster, others) {
         await bench.page.saveAll();
@@ -459,7 +459,9 @@ async function showClusters(clusters) {
                     el(
                         "div",
                         { class: "lora-trainer-bench-cluster" },
-                        cluster.keys.map((key) => figure(cluster, key)),
+                        cluster.keys.map((key) =>
+                            clusterFigure(cluster, key, items, (others) => keep(cluster, others)),
+                        ),
                     ),
                     widgets.button({
                         label: t("Keep all of them"),

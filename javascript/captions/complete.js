@@ -1,12 +1,13 @@
 /*
  * Tags offered while a caption is typed: those of this dataset, the most frequent first, and the
- * preferred words of its vocabulary. Down and Up choose one, Enter takes it, Escape puts the list away;
- * Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences nothing is
- * offered.
+ * preferred words of its vocabulary. Down and Up choose one, Enter takes it, Escape puts the list
+ * away; Tab goes on to the next box as ever, unless one was chosen. Where captions are sentences
+ * nothing is offered.
  *
  *     complete(box, oninput)                      -> the list's element, to stand below the box
  *     completed(field, box, oninput, {single})    the same for a labelled box, as "Change many" has
  *                                                 them
+ * /
  */
 import { Problem, api } from "../common/api.js";
 import { el, fill, uniqueId } from "../common/elements.js";
@@ -99,6 +100,64 @@ export function fitting(all, typed, present) {
         .map(([, one]) => one);
 }
 
+const option = ({ tag, count }, id, take) =>
+    el(
+        "li",
+        {
+            id,
+            role: "option",
+            "aria-selected": "false",
+            dataset: { tag },
+            // before the box is left
+            onpointerdown: (event) => {
+                event.preventDefault();
+                take(tag);
+            },
+        },
+        el("span", {}, tag),
+        el("span", { class: "lora-trainer-help" }, count ? formatNumber(count) : t("vocabulary")),
+    );
+
+/** Show the list below its box; where the window ends there, above it. */
+function place(list, box) {
+    list.hidden = false;
+    list.classList.remove("lora-trainer-bench-above");
+    const { bottom, height } = list.getBoundingClientRect();
+    list.classList.toggle(
+        "lora-trainer-bench-above",
+        bottom > window.innerHeight && box.getBoundingClientRect().top > height,
+    );
+}
+
+/** Write a tag in place of what is typed of it, as if it were typed: Ctrl+Z takes it back. */
+function write(box, tag, single, oninput) {
+    const { from, to } = tagAt(box.value, box.selectionStart);
+    const behind = box.value.slice(to);
+    const text = behind.trim() || single ? tag : tag + ", ";
+    box.setSelectionRange(from, behind.trim() ? to : box.value.length);
+    if (!document.execCommand("insertText", false, text)) {
+        box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
+        oninput();
+    }
+}
+
+/** The tags that go on with what is typed in a box; null where they cannot be known. */
+async function offersFor(box) {
+    let all;
+    try {
+        all = await tags();
+    } catch (problem) {
+        if (!(problem instanceof Problem)) throw problem;
+        return null;
+    }
+    const { typed, whole } = tagAt(box.value, box.selectionStart);
+    const present = box.value.split(COMMA).map((tag) => tag.trim());
+    return fitting(all, typed, present).filter(({ tag }) => tag !== whole);
+}
+
+const isTyped = (event) =>
+    !event.isComposing && !["historyUndo", "historyRedo"].includes(event.inputType);
+
 /** `single`: the box is for one tag, so no comma follows it. */
 export function complete(box, oninput, { single = false } = {}) {
     const id = uniqueId("complete");
@@ -124,20 +183,8 @@ export function complete(box, oninput, { single = false } = {}) {
 
     async function look() {
         const mine = (serial += 1);
-        let all;
-        try {
-            all = await tags();
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
-            return;
-        }
-        if (mine !== serial || document.activeElement !== box) return;
-        const { typed, whole } = tagAt(box.value, box.selectionStart);
-        const found = fitting(
-            all,
-            typed,
-            box.value.split(COMMA).map((tag) => tag.trim()),
-        ).filter(({ tag }) => tag !== whole);
+        const found = await offersFor(box);
+        if (!found || mine !== serial || document.activeElement !== box) return;
         if (!found.length) {
             close();
             return;
@@ -145,37 +192,9 @@ export function complete(box, oninput, { single = false } = {}) {
         at = -1;
         fill(
             list,
-            found.map(({ tag, count }, number) =>
-                el(
-                    "li",
-                    {
-                        id: id + "_" + number,
-                        role: "option",
-                        "aria-selected": "false",
-                        dataset: { tag },
-                        // before the box is left
-                        onpointerdown: (event) => {
-                            event.preventDefault();
-                            take(tag);
-                        },
-                    },
-                    el("span", {}, tag),
-                    el(
-                        "span",
-                        { class: "lora-trainer-help" },
-                        count ? formatNumber(count) : t("vocabulary"),
-                    ),
-                ),
-            ),
+            found.map((one, number) => option(one, id + "_" + number, take)),
         );
-        list.hidden = false;
-        // where the window ends below the box, above it
-        list.classList.remove("lora-trainer-bench-above");
-        const { bottom, height } = list.getBoundingClientRect();
-        list.classList.toggle(
-            "lora-trainer-bench-above",
-            bottom > window.innerHeight && box.getBoundingClientRect().top > height,
-        );
+        place(list, box);
         box.setAttribute("aria-controls", id);
         box.removeAttribute("aria-activedescendant");
     }
@@ -191,25 +210,12 @@ export function complete(box, oninput, { single = false } = {}) {
     }
 
     function take(tag) {
-        const { from, to } = tagAt(box.value, box.selectionStart);
-        const behind = box.value.slice(to);
-        const text = behind.trim() || single ? tag : tag + ", ";
-        box.setSelectionRange(from, behind.trim() ? to : box.value.length);
-        // as if it were typed: the box's own Ctrl+Z takes it back
-        if (!document.execCommand("insertText", false, text)) {
-            box.setRangeText(text, box.selectionStart, box.selectionEnd, "end");
-            oninput();
-        }
+        write(box, tag, single, oninput);
         close();
     }
 
     box.addEventListener("input", (event) => {
-        if (
-            !event.isComposing &&
-            event.inputType !== "historyUndo" &&
-            event.inputType !== "historyRedo"
-        )
-            look();
+        if (isTyped(event)) look();
     });
     box.addEventListener("compositionend", look);
     box.addEventListener("blur", close);

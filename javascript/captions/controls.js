@@ -57,12 +57,8 @@ export function number({ value, minimum, maximum, step = 1, oninput }) {
 
 // --- toolbar -----------------------------------------------------------------------------------
 
-/**
- * A button with a list of further actions below it: [{label, onclick}]. Escape and a click
- * elsewhere close it; arrow keys move in it.
- */
-export function menu(label, items) {
-    const list = el(
+const menuList = (items, choose) =>
+    el(
         "div",
         { class: "lora-trainer-bench-menu-list", role: "menu", hidden: true },
         items.map((item) =>
@@ -73,7 +69,9 @@ export function menu(label, items) {
             ),
         ),
     );
-    const button = el(
+
+const menuButton = (label) =>
+    el(
         "button",
         {
             type: "button",
@@ -84,6 +82,14 @@ export function menu(label, items) {
         label,
         el("span", { "aria-hidden": "true" }, " \u25be"),
     );
+
+/**
+ * A button with a list of further actions below it: [{label, onclick}]. Escape and a click
+ * elsewhere close it; arrow keys move in it.
+ */
+export function menu(label, items) {
+    const list = menuList(items, (item) => choose(item));
+    const button = menuButton(label);
     const entries = [...list.children];
     const show = (open) => {
         list.hidden = !open;

@@ -18,12 +18,38 @@ const pause = () =>
         setTimeout(resolve, MILLISECONDS);
     });
 
-export async function open() {
-    await bench.page.saveAll();
-    const wish = { size: 512, buckets: false, subject: true };
-    const targets = selection.targets();
-    const name = widgets.text({ value: "", maxlength: 100 });
-    const size = widgets.select({
+/** What has come of it; `goTo(id)` shows the new dataset. */
+function result(copy, goTo) {
+    if (copy.state === "failed")
+        return widgets.notice("error", copy.error.message, copy.error.hint);
+    const words =
+        copy.state === "done"
+            ? plural(
+                  copy.done,
+                  "{count} image in the new dataset",
+                  "{count} images in the new dataset",
+              )
+            : t("Stopped after {done} of {count} images.", {
+                  done: formatNumber(copy.done),
+                  count: formatNumber(copy.total),
+              });
+    return widgets.notice(
+        copy.state === "done" ? "done" : "warning",
+        words,
+        "",
+        copy.dataset
+            ? widgets.button({
+                  label: t("Go to the new dataset"),
+                  kind: "primary",
+                  onclick: () => goTo(copy.dataset),
+              })
+            : null,
+    );
+}
+
+/** The boxes of size and shape; `resized()` hears of another size. */
+const choices = (wish, resized) => ({
+    size: widgets.select({
         value: "512",
         options: [
             { value: "512", label: t("512 (SD 1.5)") },
@@ -32,10 +58,10 @@ export async function open() {
         ],
         onchange: (value) => {
             wish.size = Number(value);
-            suggest();
+            resized();
         },
-    });
-    const shape = widgets.select({
+    }),
+    shape: widgets.select({
         value: "square",
         options: [
             { value: "square", label: t("Squares") },
@@ -44,7 +70,21 @@ export async function open() {
         onchange: (value) => {
             wish.buckets = value === "buckets";
         },
+    }),
+});
+
+const progressWords = (copy) =>
+    t("{done} of {count} images", {
+        done: formatNumber(copy.done),
+        count: formatNumber(copy.total),
     });
+
+export async function open() {
+    await bench.page.saveAll();
+    const wish = { size: 512, buckets: false, subject: true };
+    const targets = selection.targets();
+    const name = widgets.text({ value: "", maxlength: 100 });
+    const { size, shape } = choices(wish, () => suggest());
     const subject = controls.flag(
         controls.checkbox(true, (value) => {
             wish.subject = value;
@@ -91,55 +131,20 @@ export async function open() {
         });
         fill(place, el("div", { class: "lora-trainer-bench-progress" }, progress.element, stop));
         while (copy.state === "running") {
-            progress.set(
-                copy.done,
-                copy.total,
-                t("{done} of {count} images", {
-                    done: formatNumber(copy.done),
-                    count: formatNumber(copy.total),
-                }),
-            );
+            progress.set(copy.done, copy.total, progressWords(copy));
             await pause();
             copy = await api.get("crop-copies/" + copy.id);
         }
         await datasets.refresh();
         fill(
             place,
-            result(),
+            result(copy, (id) => {
+                dialog.close();
+                datasets.choose(id);
+            }),
             controls.notes(copy.notes.map((note) => sentences(note.message, note.hint))),
         );
         return false;
-    }
-
-    function result() {
-        if (copy.state === "failed")
-            return widgets.notice("error", copy.error.message, copy.error.hint);
-        const words =
-            copy.state === "done"
-                ? plural(
-                      copy.done,
-                      "{count} image in the new dataset",
-                      "{count} images in the new dataset",
-                  )
-                : t("Stopped after {done} of {count} images.", {
-                      done: formatNumber(copy.done),
-                      count: formatNumber(copy.total),
-                  });
-        return widgets.notice(
-            copy.state === "done" ? "done" : "warning",
-            words,
-            "",
-            copy.dataset
-                ? widgets.button({
-                      label: t("Go to the new dataset"),
-                      kind: "primary",
-                      onclick: () => {
-                          dialog.close();
-                          datasets.choose(copy.dataset);
-                      },
-                  })
-                : null,
-        );
     }
 
     const dialog = widgets.dialog({

@@ -1,6 +1,6 @@
 /*
- * Which images are shown: the filter, the tags in it, the order, and what this browser session looked
- * at last. filter_bar.js draws its boxes.
+ * Which images are shown: the filter, the tags in it, the order, and what this browser session
+ * looked at last. filter_bar.js draws its boxes. /
  */
 import { kept, store } from "../common/store.js";
 import { bench, tokenLimit, triggerWord } from "./bench.js";

@@ -36,6 +36,63 @@ const orders = () => [
     { value: "findings", label: t("Most remarks first") },
 ];
 
+/** What the filter asks for besides the boxes, each with the button that ends it. */
+function chipsOf(query, answer) {
+    const wanted = filter.tags("tag");
+    return [
+        wanted.map((tag) => chip(t("Tag: {tag}", { tag }), () => filter.toggleTag("tag", tag))),
+        wanted.length > 1
+            ? widgets.select({
+                  label: t("Of these tags"),
+                  value: query.match,
+                  onchange: (match) => filter.ask({ match }),
+                  options: [
+                      { value: "all", label: t("all of them") },
+                      { value: "any", label: t("one is enough") },
+                  ],
+              })
+            : null,
+        filter
+            .tags("without")
+            .map((tag) => chip(t("Not: {tag}", { tag }), () => filter.toggleTag("without", tag))),
+        query.finding
+            ? chip(t("Remark: {kind}", { kind: check.label(query.finding) }), () =>
+                  filter.ask({ finding: "" }),
+              )
+            : null,
+        filter.isFiltered()
+            ? el(
+                  "span",
+                  { class: "lora-trainer-help" },
+                  t("{matching} of {count} images", {
+                      matching: formatNumber(answer.matching),
+                      count: formatNumber(answer.total),
+                  }),
+              )
+            : null,
+        filter.isFiltered() ? link(t("Show all"), () => filter.ask(filter.none())) : null,
+    ];
+}
+
+const orderChoice = (query) =>
+    widgets.select({
+        label: t("Order"),
+        value: query.order,
+        onchange: (chosen) => filter.turn({ order: chosen }),
+        options: orders(),
+    });
+
+const sizeChoice = () =>
+    widgets.select({
+        label: t("Pictures"),
+        value: picturesAreLarge() ? "large" : "small",
+        onchange: showPictures,
+        options: [
+            { value: "small", label: t("Small pictures") },
+            { value: "large", label: t("Large pictures") },
+        ],
+    });
+
 export function filterBar() {
     const { pages } = bench.page;
     const { query } = pages;
@@ -62,21 +119,6 @@ export function filterBar() {
         placeholder: t("Caption does not contain"),
         oninput: (value) => soon({ lacks: value }),
     });
-    const order = widgets.select({
-        label: t("Order"),
-        value: query.order,
-        onchange: (chosen) => filter.turn({ order: chosen }),
-        options: orders(),
-    });
-    const size = widgets.select({
-        label: t("Pictures"),
-        value: picturesAreLarge() ? "large" : "small",
-        onchange: showPictures,
-        options: [
-            { value: "small", label: t("Small pictures") },
-            { value: "large", label: t("Large pictures") },
-        ],
-    });
     const chips = (bench.chips = el("div", { class: "lora-trainer-row lora-trainer-bench-chips" }));
 
     function draw(answer) {
@@ -92,47 +134,19 @@ export function filterBar() {
         which.value = query.filter;
         if (document.activeElement !== text) text.value = query.text;
         if (document.activeElement !== lacks) lacks.value = query.lacks;
-        const wanted = filter.tags("tag");
-        fill(
-            chips,
-            wanted.map((tag) => chip(t("Tag: {tag}", { tag }), () => filter.toggleTag("tag", tag))),
-            wanted.length > 1
-                ? widgets.select({
-                      label: t("Of these tags"),
-                      value: query.match,
-                      onchange: (match) => filter.ask({ match }),
-                      options: [
-                          { value: "all", label: t("all of them") },
-                          { value: "any", label: t("one is enough") },
-                      ],
-                  })
-                : null,
-            filter
-                .tags("without")
-                .map((tag) =>
-                    chip(t("Not: {tag}", { tag }), () => filter.toggleTag("without", tag)),
-                ),
-            query.finding
-                ? chip(t("Remark: {kind}", { kind: check.label(query.finding) }), () =>
-                      filter.ask({ finding: "" }),
-                  )
-                : null,
-            filter.isFiltered()
-                ? el(
-                      "span",
-                      { class: "lora-trainer-help" },
-                      t("{matching} of {count} images", {
-                          matching: formatNumber(answer.matching),
-                          count: formatNumber(answer.total),
-                      }),
-                  )
-                : null,
-            filter.isFiltered() ? link(t("Show all"), () => filter.ask(filter.none())) : null,
-        );
+        fill(chips, chipsOf(query, answer));
     }
 
     listen("answer", draw);
-    return el("div", { class: "lora-trainer-filters" }, which, text, lacks, order, size);
+    return el(
+        "div",
+        { class: "lora-trainer-filters" },
+        which,
+        text,
+        lacks,
+        orderChoice(query),
+        sizeChoice(),
+    );
 }
 
 const chip = (label, end) =>

@@ -20,396 +20,454 @@ import * as tokens from "./tokens.js";
 import * as unsaved from "./unsaved.js";
 import * as vocabulary from "./vocabulary.js";
 
-/** `base` is what the server said last; what is typed is compared with it when it is saved. */
-export function captionRow(first) {
-    const id = store.get("dataset");
-    const kept = unsaved.get(id, first.key);
-    // what was typed into another box for this image, and has not arrived
-    const typed = kept && tidy(kept.text) !== first.caption ? kept : null;
-    if (typed) unsaved.tryAgain(typed);
-    else if (kept) unsaved.forget(id, first.key);
-    let item = first,
-        base = typed ? typed.was : first.caption,
-        saving = null,
-        conflict = false,
-        touched = false;
-    const reviewedAddress = datasets.path("reviewed");
-    const box = widgets.text({
-        value: typed ? typed.text : base,
-        rows: 4,
-        label: t("Caption of {name}", { name: item.name }),
-        placeholder: t("What is in the picture?"),
-        oninput: heard,
-    });
-    const state = el("span", { class: "lora-trainer-caption-state", role: "status" });
-    const facts = el("span", { class: "lora-trainer-help" });
-    const length = tokens.line(() => item);
-    const remarks = el("ul", { class: "lora-trainer-caption-remarks" });
-    const choice = el("div");
-    const offered = complete(box, heard);
-    const picture = el(
-        "button",
-        {
-            type: "button",
-            class: "lora-trainer-caption-picture",
-            tabindex: "-1",
-            "aria-label": t("Enlarge {name}", { name: item.name }),
-            onclick: showLarge,
-        },
-        pictured(),
-    );
-    const select = controls.checkbox(selection.has(item.key));
-    select.setAttribute("aria-label", t("Select {name}", { name: item.name }));
-    select.title = t("Alt+X in the caption's box does the same");
-    // Tab goes from box to box; each of these has its key
-    select.tabIndex = -1;
-    select.addEventListener("click", (event) =>
-        selection.toggle(item.key, select.checked, event.shiftKey),
-    );
-    const reviewed = controls.checkbox(Boolean(item.reviewed), (chosen) =>
-        review(chosen).catch(widgets.toastProblem),
-    );
-    reviewed.id = uniqueId("reviewed");
-    reviewed.title = t("Alt+R in the caption's box does the same");
-    reviewed.tabIndex = -1;
-    const element = el(
+/** Alt and a key, alone. */
+const isAlt = (event, code) => event.altKey && !event.ctrlKey && event.code === code;
+
+/**
+ * The thumbnail, or the picture itself where large ones are wanted; both are fetched when they are
+ * scrolled to.
+ */
+const pictured = (item) =>
+    thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
+
+/** Where a caption comes from; a person needs to know only where there are several places. */
+function sourceWords(item) {
+    const file = hasSeveralSources() ? t("from {file}", { file: item.caption_file }) : "";
+    const sources = {
+        metadata: file,
+        text: file,
+        folder_name: t("from the folder's name"),
+        trigger_word: t("the trigger word"),
+    };
+    return item.source ? sources[item.source] : "";
+}
+
+/** What is to be known of the text in a box; `isSaved`: it is the one that the server has. */
+function captionFacts(text, item, isSaved) {
+    const word = triggerWord();
+    return [
+        plural(wordCount(text), "{count} word", "{count} words"),
+        isSaved && text.includes("\n") && item.captions === 1
+            ? t("a list of tags, one a line")
+            : "",
+        isSaved && item.captions > 1
+            ? t("{count} captions, one a line: each time one of them is drawn", {
+                  count: formatNumber(item.captions),
+              })
+            : "",
+        isSaved ? sourceWords(item) : "",
+        isSaved && item.author === "machine" ? t("written by a captioner") : "",
+        word && text && !hasTrigger(text, word)
+            ? t("trained as \u201c{word}, \u2026\u201d", { word })
+            : "",
+    ]
+        .filter(Boolean)
+        .join(" \u00b7 ");
+}
+
+/** Two texts, one place: the visitor chooses. */
+const conflictNotice = (mine, theirs, keepMine, takeTheirs) =>
+    el(
         "div",
-        { class: "lora-trainer-caption-row", dataset: { key: item.key } },
-        el("div", { class: "lora-trainer-caption-side" }, picture, select),
+        { class: "lora-trainer-notice lora-trainer-notice-warning", role: "alert" },
+        el("p", {}, t("Someone else changed this caption meanwhile. Which one is to stay?")),
+        el(
+            "dl",
+            { class: "lora-trainer-two-texts" },
+            el("dt", {}, t("Yours")),
+            el("dd", {}, mine || t("(empty)")),
+            el("dt", {}, t("Theirs")),
+            el("dd", {}, theirs || t("(empty)")),
+        ),
         el(
             "div",
-            { class: "lora-trainer-caption-text" },
-            el(
-                "div",
-                { class: "lora-trainer-row lora-trainer-between" },
-                el("b", { class: "lora-trainer-cell-name", title: item.name }, item.name),
-                state,
-            ),
-            el("div", { class: "lora-trainer-caption-box" }, box, offered),
-            choice,
-            length.tail,
-            el(
-                "div",
-                { class: "lora-trainer-row lora-trainer-between lora-trainer-caption-foot" },
-                facts,
-                el(
-                    "span",
-                    { class: "lora-trainer-row" },
-                    controls.link(t("Fields"), () => vocabulary.compose(row), {
-                        tabindex: "-1",
-                        "aria-label": t("Fields of {name}", { name: item.name }),
-                        title: t("F2 in the caption's box does the same"),
-                    }),
-                    el(
-                        "span",
-                        { class: "lora-trainer-bench-flag" },
-                        reviewed,
-                        el("label", { for: reviewed.id }, t("Reviewed")),
-                    ),
-                ),
-            ),
-            remarks,
+            { class: "lora-trainer-row" },
+            widgets.button({ label: t("Keep mine"), onclick: keepMine }),
+            widgets.button({ label: t("Take theirs"), onclick: takeTheirs }),
         ),
     );
 
-    function goOn() {
-        const next = element.nextElementSibling;
+/** One image's row. What is typed is compared with what the server said last when it is saved. */
+export class CaptionRow {
+    constructor(first) {
+        this.dataset = store.get("dataset");
+        const kept = unsaved.get(this.dataset, first.key);
+        // what was typed into another box for this image, and has not arrived
+        const typed = kept && tidy(kept.text) !== first.caption ? kept : null;
+        if (typed) unsaved.tryAgain(typed);
+        else if (kept) unsaved.forget(this.dataset, first.key);
+        this.current = first;
+        /** What the server said last. */
+        this.base = typed ? typed.was : first.caption;
+        this.saving = null;
+        this.conflict = false;
+        this.touched = false;
+        this.reviewedAddress = datasets.path("reviewed");
+        this.box = widgets.text({
+            value: typed ? typed.text : this.base,
+            rows: 4,
+            label: t("Caption of {name}", { name: first.name }),
+            placeholder: t("What is in the picture?"),
+            oninput: () => this.heard(),
+        });
+        this.state = el("span", { class: "lora-trainer-caption-state", role: "status" });
+        this.facts = el("span", { class: "lora-trainer-help" });
+        this.length = tokens.line(() => this.current);
+        this.remarks = el("ul", { class: "lora-trainer-caption-remarks" });
+        this.choice = el("div");
+        this.picture = el(
+            "button",
+            {
+                type: "button",
+                class: "lora-trainer-caption-picture",
+                tabindex: "-1",
+                "aria-label": t("Enlarge {name}", { name: first.name }),
+                onclick: () => this.showLarge(),
+            },
+            pictured(first),
+        );
+        this.select = this.makeSelect();
+        this.reviewed = this.makeReviewed();
+        this.element = this.makeElement(complete(this.box, () => this.heard()));
+        this.listen();
+        this.describe();
+        this.length.hear(this.base);
+        this.showSelected(selection.has(first.key));
+    }
+
+    // --- its parts -----------------------------------------------------------------------------
+
+    makeSelect() {
+        const select = controls.checkbox(selection.has(this.current.key));
+        select.setAttribute("aria-label", t("Select {name}", { name: this.current.name }));
+        select.title = t("Alt+X in the caption's box does the same");
+        // Tab goes from box to box; each of these has its key
+        select.tabIndex = -1;
+        select.addEventListener("click", (event) =>
+            selection.toggle(this.current.key, select.checked, event.shiftKey),
+        );
+        return select;
+    }
+
+    makeReviewed() {
+        const reviewed = controls.checkbox(Boolean(this.current.reviewed), (chosen) =>
+            this.review(chosen).catch(widgets.toastProblem),
+        );
+        reviewed.id = uniqueId("reviewed");
+        reviewed.title = t("Alt+R in the caption's box does the same");
+        reviewed.tabIndex = -1;
+        return reviewed;
+    }
+
+    makeElement(offered) {
+        const { key, name } = this.current;
+        return el(
+            "div",
+            { class: "lora-trainer-caption-row", dataset: { key } },
+            el("div", { class: "lora-trainer-caption-side" }, this.picture, this.select),
+            el(
+                "div",
+                { class: "lora-trainer-caption-text" },
+                el(
+                    "div",
+                    { class: "lora-trainer-row lora-trainer-between" },
+                    el("b", { class: "lora-trainer-cell-name", title: name }, name),
+                    this.state,
+                ),
+                el("div", { class: "lora-trainer-caption-box" }, this.box, offered),
+                this.choice,
+                this.length.tail,
+                el(
+                    "div",
+                    { class: "lora-trainer-row lora-trainer-between lora-trainer-caption-foot" },
+                    this.facts,
+                    el(
+                        "span",
+                        { class: "lora-trainer-row" },
+                        controls.link(t("Fields"), () => vocabulary.compose(this), {
+                            tabindex: "-1",
+                            "aria-label": t("Fields of {name}", { name }),
+                            title: t("F2 in the caption's box does the same"),
+                        }),
+                        el(
+                            "span",
+                            { class: "lora-trainer-bench-flag" },
+                            this.reviewed,
+                            el("label", { for: this.reviewed.id }, t("Reviewed")),
+                        ),
+                    ),
+                ),
+                this.remarks,
+            ),
+        );
+    }
+
+    // --- what the visitor does -----------------------------------------------------------------
+
+    listen() {
+        this.box.addEventListener("blur", () => {
+            this.finish();
+            this.save();
+        });
+        // a large picture comes into view with its box
+        this.box.addEventListener("focus", () => {
+            if (picturesAreLarge()) this.element.scrollIntoView({ block: "nearest" });
+        });
+        this.box.addEventListener("keydown", (event) => {
+            if (event.isComposing) return;
+            const act = this.actionOf(event);
+            if (act) {
+                event.preventDefault();
+                act();
+            } else if (event.key === "Escape" && !this.conflict) {
+                this.box.value = this.base;
+                this.heard();
+            } else if (event.key === "Enter" && !event.shiftKey && !this.base.includes("\n"))
+                event.preventDefault(); // most captions are one line
+        });
+    }
+
+    /** What a key in the box does besides typing. */
+    actionOf(event) {
+        if (event.key === "Enter" && (event.ctrlKey || event.metaKey))
+            return () => {
+                this.finish();
+                this.approve().catch(widgets.toastProblem);
+                this.goOn();
+            };
+        if (event.key === "PageDown") return () => this.goOn();
+        if (event.key === "PageUp") return () => this.goBack();
+        if (isAlt(event, "KeyX")) {
+            const { key } = this.current;
+            return () => selection.toggle(key, !selection.has(key), event.shiftKey);
+        }
+        if (isAlt(event, "KeyR"))
+            return () => this.review(!this.reviewed.checked).catch(widgets.toastProblem);
+        if (event.key === "F2") return () => vocabulary.compose(this);
+        return null;
+    }
+
+    goOn() {
+        const next = this.element.nextElementSibling;
         if (next) next.querySelector("textarea").focus();
         else bench.page.next().catch(widgets.toastProblem);
     }
 
+    goBack() {
+        const before = this.element.previousElementSibling;
+        if (before) before.querySelector("textarea").focus();
+    }
+
     /** A comma behind the last tag waits for the next one, which does not come. */
-    function finish() {
-        const text = box.value.replace(/[\s,\uff0c]+$/, "");
-        if (isUnsaved() && tidy(text) !== tidy(box.value)) {
-            box.value = text;
-            heard();
+    finish() {
+        const text = this.box.value.replace(/[\s,\uff0c]+$/, "");
+        if (this.isUnsaved() && tidy(text) !== this.text()) {
+            this.box.value = text;
+            this.heard();
         }
     }
 
-    box.addEventListener("blur", () => {
-        finish();
-        save();
-    });
-    // a large picture comes into view with its box
-    box.addEventListener("focus", () => {
-        if (picturesAreLarge()) element.scrollIntoView({ block: "nearest" });
-    });
-    box.addEventListener("keydown", (event) => {
-        if (event.isComposing) return;
-        if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
-            event.preventDefault();
-            finish();
-            approve().catch(widgets.toastProblem);
-            goOn();
-        } else if (event.key === "PageDown") {
-            event.preventDefault();
-            goOn();
-        } else if (event.key === "PageUp") {
-            event.preventDefault();
-            const before = element.previousElementSibling;
-            if (before) before.querySelector("textarea").focus();
-        } else if (event.altKey && !event.ctrlKey && event.code === "KeyX") {
-            event.preventDefault();
-            selection.toggle(item.key, !selection.has(item.key), event.shiftKey);
-        } else if (event.altKey && !event.ctrlKey && event.code === "KeyR") {
-            event.preventDefault();
-            review(!reviewed.checked).catch(widgets.toastProblem);
-        } else if (event.key === "F2") {
-            event.preventDefault();
-            vocabulary.compose(row);
-        } else if (event.key === "Escape" && !conflict) {
-            box.value = base;
-            heard();
-        } else if (event.key === "Enter" && !event.shiftKey && !base.includes("\n"))
-            event.preventDefault(); // most captions are one line
-    });
-
-    /**
-     * The thumbnail, or the picture itself where large ones are wanted; both are fetched when they
-     * are scrolled to.
-     */
-    function pictured() {
-        return thumbnail(picturesAreLarge() ? { ...item, thumbnail: item.picture } : item);
+    heard() {
+        this.note();
+        this.mark("", "");
+        this.describe();
+        this.length.hear(this.text());
     }
 
-    function heard() {
-        note();
-        mark("", "");
-        describe();
-        length.hear(tidy(box.value));
-    }
-
-    function showLarge() {
+    showLarge() {
         const { items } = bench.page.pages.answer;
-        const shown = items.find((one) => one.key === item.key);
-        enlarge(shown ? items : [item], shown || item);
+        const shown = items.find((one) => one.key === this.current.key);
+        enlarge(shown ? items : [this.current], shown || this.current);
     }
 
-    function mark(kind, text) {
-        state.dataset.kind = kind;
-        state.textContent = text;
+    // --- what it shows -------------------------------------------------------------------------
+
+    mark(kind, text) {
+        this.state.dataset.kind = kind;
+        this.state.textContent = text;
     }
 
-    function describe() {
-        const text = tidy(box.value),
-            word = triggerWord();
-        // a person needs to know only where captions come from several places
-        const file = hasSeveralSources() ? t("from {file}", { file: item.caption_file }) : "";
-        const sources = {
-            metadata: file,
-            text: file,
-            folder_name: t("from the folder's name"),
-            trigger_word: t("the trigger word"),
-        };
+    describe() {
+        const text = this.text();
+        fill(this.facts, this.length.count, captionFacts(text, this.current, text === this.base));
+        const found = this.current.findings.filter((finding) => finding.kind !== "no-caption");
         fill(
-            facts,
-            length.count,
-            [
-                plural(wordCount(text), "{count} word", "{count} words"),
-                text === base && text.includes("\n") && item.captions === 1
-                    ? t("a list of tags, one a line")
-                    : "",
-                text === base && item.captions > 1
-                    ? t("{count} captions, one a line: each time one of them is drawn", {
-                          count: formatNumber(item.captions),
-                      })
-                    : "",
-                text === base && item.source ? sources[item.source] : "",
-                text === base && item.author === "machine" ? t("written by a captioner") : "",
-                word && text && !hasTrigger(text, word)
-                    ? t("trained as \u201c{word}, \u2026\u201d", { word })
-                    : "",
-            ]
-                .filter(Boolean)
-                .join(" \u00b7 "),
-        );
-        const found = item.findings.filter((finding) => finding.kind !== "no-caption");
-        fill(
-            remarks,
-            found.map((finding) => check.line(finding, item)),
+            this.remarks,
+            found.map((finding) => check.line(finding, this.current)),
         );
     }
 
-    const isUnsaved = () => tidy(box.value) !== base;
+    showSelected(chosen) {
+        this.select.checked = chosen;
+        this.element.classList.toggle("lora-trainer-caption-selected", chosen);
+    }
+
+    /** Pictures are wanted in another size. */
+    redraw() {
+        fill(this.picture, pictured(this.current));
+    }
+
+    // --- what is known of it -------------------------------------------------------------------
+
+    item() {
+        return this.current;
+    }
+
+    text() {
+        return tidy(this.box.value);
+    }
+
+    isUnsaved() {
+        return this.text() !== this.base;
+    }
+
+    isBusy() {
+        return Boolean(this.saving) || this.conflict || this.isUnsaved();
+    }
+
+    /** Whether something was saved since the visitor asked for this page. */
+    isTouched() {
+        return this.touched;
+    }
+
+    isEmpty() {
+        return !this.base;
+    }
+
+    isReviewed() {
+        return this.reviewed.checked;
+    }
+
+    // --- saving --------------------------------------------------------------------------------
 
     /** Kept beyond this box, until the server has it. */
-    function note() {
-        if (isUnsaved()) unsaved.note(id, item, box.value, base);
-        else if (!saving) unsaved.forget(id, item.key);
+    note() {
+        const { dataset, current, box, base } = this;
+        if (this.isUnsaved()) unsaved.note(dataset, current, box.value, base);
+        else if (!this.saving) unsaved.forget(dataset, current.key);
     }
 
-    async function save() {
-        if (saving) return saving;
-        if (conflict || !isUnsaved()) return null;
-        saving = send(unsaved.note(id, item, box.value, base));
+    async save() {
+        if (this.saving) return this.saving;
+        if (this.conflict || !this.isUnsaved()) return null;
+        const { dataset, current, box, base } = this;
+        this.saving = this.send(unsaved.note(dataset, current, box.value, base));
         try {
-            await saving;
+            await this.saving;
         } finally {
-            saving = null;
+            this.saving = null;
         }
         // typed on while it was being saved
-        return document.activeElement !== box && isUnsaved() && state.dataset.kind === "saved"
-            ? save()
+        return document.activeElement !== box &&
+            this.isUnsaved() &&
+            this.state.dataset.kind === "saved"
+            ? this.save()
             : null;
     }
 
-    async function send(entry) {
+    /** Put a text into the box and save it. */
+    write(text) {
+        this.box.value = text;
+        this.note();
+        this.describe();
+        return this.save();
+    }
+
+    /** Save what is left unsaved in a box where nobody types. */
+    catchUp() {
+        const entry = unsaved.get(this.dataset, this.current.key);
+        return this.isUnsaved() &&
+            document.activeElement !== this.box &&
+            (!entry || unsaved.isWorthSending(entry))
+            ? this.save()
+            : null;
+    }
+
+    async send(entry) {
         const text = tidy(entry.text);
-        mark("saving", t("Saving"));
+        this.mark("saving", t("Saving"));
         try {
-            const before = base;
+            const before = this.base;
             const answer = await unsaved.send(entry);
-            item = { ...item, ...answer };
-            base = answer.caption;
+            this.current = { ...this.current, ...answer };
+            this.base = answer.caption;
             // what the server keeps may be tidier; what was typed since stays
-            if (tidy(box.value) === text) box.value = base;
-            note();
-            settle(before);
+            if (this.text() === text) this.box.value = this.base;
+            this.note();
+            this.settle(before);
         } catch (problem) {
-            if (problem.status === 409) ask(text, problem.current);
-            else mark("problem", t("Not saved: {reason}", { reason: problem.message }));
+            if (problem.status === 409) this.ask(text, problem.current);
+            else this.mark("problem", t("Not saved: {reason}", { reason: problem.message }));
         }
     }
 
-    function settle(before) {
-        touched = true;
-        mark("saved", t("Saved"));
-        reviewed.checked = Boolean(item.reviewed);
-        describe();
-        length.hear(tidy(box.value));
+    settle(before) {
+        this.touched = true;
+        this.mark("saved", t("Saved"));
+        this.reviewed.checked = Boolean(this.current.reviewed);
+        this.describe();
+        this.length.hear(this.text());
         const card = datasets.chosen();
-        if (!card || card.id !== id || !before === !base) return;
-        const captioned = card.captioned + (base ? 1 : -1);
+        if (!card || card.id !== this.dataset || !before === !this.base) return;
+        const captioned = card.captioned + (this.base ? 1 : -1);
         datasets.update({ id: card.id, captioned });
         bench.page.showCounts(captioned, card.count);
     }
 
-    async function review(wanted) {
-        touched = true;
-        reviewed.checked = wanted;
-        await api.post(reviewedAddress, { select: { keys: [item.key] }, reviewed: wanted });
-        item = { ...item, reviewed: wanted };
+    async review(reviewed) {
+        this.touched = true;
+        this.reviewed.checked = reviewed;
+        await api.post(this.reviewedAddress, { select: { keys: [this.current.key] }, reviewed });
+        this.current = { ...this.current, reviewed };
     }
 
     /** The caption is right as it stands: saved, and marked. */
-    async function approve() {
-        await save();
-        if (base && !conflict && !item.reviewed && "reviewed" in item) await review(true);
+    async approve() {
+        await this.save();
+        if (this.base && !this.conflict && !this.current.reviewed && "reviewed" in this.current)
+            await this.review(true);
     }
 
-    /** Two texts, one place: the visitor chooses. */
-    function ask(mine, theirs) {
-        conflict = true;
-        mark("problem", t("Not saved"));
+    /** Somebody else has written something else: ask which of the two is to stay. */
+    ask(mine, theirs) {
+        this.conflict = true;
+        this.mark("problem", t("Not saved"));
         const done = () => {
-            conflict = false;
-            fill(choice);
+            this.conflict = false;
+            fill(this.choice);
+            this.base = theirs;
         };
-        fill(
-            choice,
-            el(
-                "div",
-                { class: "lora-trainer-notice lora-trainer-notice-warning", role: "alert" },
-                el(
-                    "p",
-                    {},
-                    t("Someone else changed this caption meanwhile. Which one is to stay?"),
-                ),
-                el(
-                    "dl",
-                    { class: "lora-trainer-two-texts" },
-                    el("dt", {}, t("Yours")),
-                    el("dd", {}, mine || t("(empty)")),
-                    el("dt", {}, t("Theirs")),
-                    el("dd", {}, theirs || t("(empty)")),
-                ),
-                el(
-                    "div",
-                    { class: "lora-trainer-row" },
-                    widgets.button({
-                        label: t("Keep mine"),
-                        onclick: async () => {
-                            done();
-                            base = theirs;
-                            await save();
-                        },
-                    }),
-                    widgets.button({
-                        label: t("Take theirs"),
-                        onclick: () => {
-                            done();
-                            base = theirs;
-                            box.value = theirs;
-                            note();
-                            mark("", "");
-                            describe();
-                            bench.page.pages.load();
-                        },
-                    }),
-                ),
-            ),
-        );
+        const keepMine = async () => {
+            done();
+            await this.save();
+        };
+        const takeTheirs = () => {
+            done();
+            this.box.value = theirs;
+            this.note();
+            this.mark("", "");
+            this.describe();
+            bench.page.pages.load();
+        };
+        fill(this.choice, conflictNotice(mine, theirs, keepMine, takeTheirs));
     }
 
-    const row = {
-        element,
-        save,
-        describe,
-        isUnsaved,
-        item: () => item,
-        text: () => tidy(box.value),
-        /** Put a text into the box and save it. */
-        write(text) {
-            box.value = text;
-            note();
-            describe();
-            return save();
-        },
-        showSelected(chosen) {
-            select.checked = chosen;
-            element.classList.toggle("lora-trainer-caption-selected", chosen);
-        },
-        /** Save what is left unsaved in a box where nobody types. */
-        catchUp() {
-            const entry = unsaved.get(id, item.key);
-            return isUnsaved() &&
-                document.activeElement !== box &&
-                (!entry || unsaved.isWorthSending(entry))
-                ? save()
-                : null;
-        },
-        isBusy: () => Boolean(saving) || conflict || isUnsaved(),
-        /** Whether something was saved since the visitor asked for this page. */
-        isTouched: () => touched,
-        isEmpty: () => !base,
-        isReviewed: () => reviewed.checked,
-        /** Pictures are wanted in another size. */
-        redraw() {
-            fill(picture, pictured());
-        },
-        /** What the server says now. What is being typed stays; saving it will compare. */
-        take(now, quietly) {
-            if (!quietly) touched = false;
-            if (saving || conflict) return;
-            const untouched = !isUnsaved();
-            const repainted = now.thumbnail !== item.thumbnail;
-            item = now;
-            if (repainted) fill(picture, pictured());
-            reviewed.checked = Boolean(now.reviewed);
-            if (untouched) {
-                if (base !== now.caption) {
-                    base = now.caption;
-                    box.value = base;
-                    mark("", bench.mark());
-                }
-                describe();
-                length.hear(base);
-            }
-        },
-    };
-    describe();
-    length.hear(base);
-    row.showSelected(selection.has(item.key));
-    return row;
+    /** What the server says now. What is being typed stays; saving it will compare. */
+    take(now, quietly) {
+        if (!quietly) this.touched = false;
+        if (this.saving || this.conflict) return;
+        const untouched = !this.isUnsaved();
+        const repainted = now.thumbnail !== this.current.thumbnail;
+        this.current = now;
+        if (repainted) this.redraw();
+        this.reviewed.checked = Boolean(now.reviewed);
+        if (!untouched) return;
+        if (this.base !== now.caption) {
+            this.base = now.caption;
+            this.box.value = this.base;
+            this.mark("", bench.mark());
+        }
+        this.describe();
+        this.length.hear(this.base);
+    }
 }

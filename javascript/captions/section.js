@@ -1,8 +1,8 @@
 /*
  * The section "captions": each picture with its caption beside it, saved when the box is left. What
  * another browser or an editor wrote meanwhile is shown when it is seen, and never overwritten: the
- * server compares, and the visitor chooses. One row is row.js; what is done with many captions at once
- * is in the other files of this folder, the workbench.
+ * server compares, and the visitor chooses. One row is row.js; what is done with many captions at
+ * once is in the other files of this folder, the workbench. /
  */
 import { Problem } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -20,7 +20,7 @@ import * as changes from "./changes.js";
 import * as check from "./check.js";
 import * as filter from "./filter.js";
 import { filterBar } from "./filter_bar.js";
-import { captionRow } from "./row.js";
+import { CaptionRow } from "./row.js";
 import * as selection from "./selection.js";
 import { tagPanel } from "./tag_panel.js";
 import * as tokens from "./tokens.js";
@@ -95,25 +95,45 @@ function build() {
     return made;
 }
 
+const chooseFirst = () =>
+    widgets.notice(
+        "info",
+        t("Choose the images first."),
+        "",
+        widgets.button({
+            label: t("Go to the images"),
+            kind: "primary",
+            local: true,
+            onclick: () => openSection("images"),
+        }),
+    );
+
+const head = (card) =>
+    el(
+        "div",
+        { class: "lora-trainer-card lora-trainer-captions-top" },
+        el(
+            "div",
+            {},
+            el("h3", {}, card.name),
+            parts.counts,
+            el(
+                "p",
+                { class: "lora-trainer-help" },
+                t(
+                    "Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
+                ),
+            ),
+        ),
+        parts.trigger.element,
+    );
+
 function drawPanel() {
     saveAll();
     parts.rows.clear();
     const card = datasets.chosen();
     if (!card) {
-        fill(
-            parts.panel,
-            widgets.notice(
-                "info",
-                t("Choose the images first."),
-                "",
-                widgets.button({
-                    label: t("Go to the images"),
-                    kind: "primary",
-                    local: true,
-                    onclick: () => openSection("images"),
-                }),
-            ),
-        );
+        fill(parts.panel, chooseFirst());
         return;
     }
     begin({
@@ -136,24 +156,7 @@ function drawPanel() {
     parts.trigger = tokens.triggerField();
     fill(
         parts.panel,
-        el(
-            "div",
-            { class: "lora-trainer-card lora-trainer-captions-top" },
-            el(
-                "div",
-                {},
-                el("h3", {}, card.name),
-                parts.counts,
-                el(
-                    "p",
-                    { class: "lora-trainer-help" },
-                    t(
-                        "Say what is in each picture, also what should be able to change: clothes, place, light. A box is saved when you leave it; Ctrl+Enter marks it as reviewed and goes on to the next, Escape takes back what was typed.",
-                    ),
-                ),
-            ),
-            parts.trigger.element,
-        ),
+        head(card),
         toolbar(),
         captioner.panel(),
         check.panel(),
@@ -200,11 +203,11 @@ function drawRows(answer, quietly) {
         for (const [key, row] of parts.rows)
             if (items.has(key) || row.isBusy() || row.isTouched()) kept.set(key, row);
     for (const item of answer.items)
-        kept.set(item.key, parts.rows.get(item.key) || captionRow(item));
+        kept.set(item.key, parts.rows.get(item.key) || new CaptionRow(item));
     // and a row whose text is not saved yet never leaves
     for (const [key, row] of parts.rows) if (!kept.has(key) && row.isBusy()) kept.set(key, row);
     for (const entry of unsaved.of(answer.id))
-        if (!kept.has(entry.key)) kept.set(entry.key, captionRow(entry.item));
+        if (!kept.has(entry.key)) kept.set(entry.key, new CaptionRow(entry.item));
     for (const [key, row] of kept) if (items.has(key)) row.take(items.get(key), quietly);
     parts.rows = kept;
     fill(parts.trouble);

@@ -22,14 +22,9 @@ const MOST = 300;
 
 export const tagPanel = { panel, toggle: () => {}, toggler: null };
 
-function panel() {
-    const wish = { kind: "", sort: "count", scope: "all" };
-    const list = el("ul", { class: "lora-trainer-bench-tags" });
-    const words = el("p", { class: "lora-trainer-help", role: "status" });
-    let table = null,
-        find = "",
-        serial = 0;
-    const kind = widgets.select({
+/** The boxes of what is counted and in which order. `load()` is called after each choice. */
+const choices = (wish, load) => ({
+    kind: widgets.select({
         label: t("Count"),
         value: "tags",
         options: [
@@ -38,10 +33,10 @@ function panel() {
         ],
         onchange: (value) => {
             wish.kind = value;
-            return load();
+            load();
         },
-    });
-    const sort = widgets.select({
+    }),
+    sort: widgets.select({
         label: t("Order"),
         value: "count",
         options: [
@@ -52,8 +47,8 @@ function panel() {
             wish.sort = value;
             load();
         },
-    });
-    const scope = widgets.select({
+    }),
+    scope: widgets.select({
         label: t("Of which images"),
         value: "all",
         options: [
@@ -64,16 +59,11 @@ function panel() {
             wish.scope = value;
             load();
         },
-    });
-    const search = widgets.text({
-        label: t("Find a tag"),
-        placeholder: t("Find a tag"),
-        oninput: (value) => {
-            find = value.trim().toLowerCase();
-            draw();
-        },
-    });
-    const element = el(
+    }),
+});
+
+const frame = (search, boxes, words, list) =>
+    el(
         "section",
         {
             class: "lora-trainer-card lora-trainer-bench-tag-panel",
@@ -85,11 +75,120 @@ function panel() {
             "details",
             {},
             el("summary", { class: "lora-trainer-help" }, t("Order, and what is counted")),
-            el("div", { class: "lora-trainer-bench-tag-head" }, kind, sort, scope),
+            el("div", { class: "lora-trainer-bench-tag-head" }, boxes),
         ),
         words,
         list,
     );
+
+function line({ tag, count }, most, isTag, wish) {
+    const { query } = bench.page.pages;
+    const has = (name) => filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
+    const on = isTag ? has("tag") : query.text === tag;
+    const show = () => (isTag ? filter.toggleTag("tag", tag) : filter.ask({ text: on ? "" : tag }));
+    const away = isTag ? has("without") : query.lacks === tag;
+    const hide = () =>
+        isTag ? filter.toggleTag("without", tag) : filter.ask({ lacks: away ? "" : tag });
+    const removing =
+        wish.scope === "matching"
+            ? t("Remove {tag} from the captions that the filter shows", { tag })
+            : t("Remove {tag} from all captions", { tag });
+    return el(
+        "li",
+        { dataset: { tag } },
+        el(
+            "button",
+            {
+                type: "button",
+                class: "lora-trainer-bench-tag",
+                "aria-pressed": String(on),
+                title: tag,
+                "aria-label": t("{tag}: in {count} captions. Show them", {
+                    tag,
+                    count: formatNumber(count),
+                }),
+                onclick: () => {
+                    show().catch(widgets.toastProblem);
+                },
+            },
+            el("span", {
+                class: "lora-trainer-bench-tag-bar",
+                style: { width: (count / most) * 100 + "%" },
+            }),
+            el("span", { class: "lora-trainer-bench-tag-name" }, tag),
+            el("span", { class: "lora-trainer-bench-tag-count" }, formatNumber(count)),
+        ),
+        sign("\u2212", t("Show the captions without {tag}", { tag }), hide, {
+            "aria-pressed": String(away),
+        }),
+        sign("\u270e", t("Rename {tag}", { tag }), () => rename(tag, isTag)),
+        sign("\u00d7", removing, () => remove(tag, isTag, wish)),
+    );
+}
+
+// a column has no room for words
+const sign = (mark, label, onclick, more) =>
+    controls.link(mark, onclick, {
+        class: "lora-trainer-bench-sign",
+        "aria-label": label,
+        title: label,
+        ...more,
+    });
+
+/** The captions that were counted. */
+const counted = (wish) => ({ where: wish.scope === "matching" ? filter.where() : {} });
+
+const remove = (tag, isTag, wish) =>
+    changes.change(
+        counted(wish),
+        isTag
+            ? { do: "remove", tags: [tag] }
+            : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true },
+    );
+
+const rename = (tag, isTag) =>
+    isTag
+        ? bulk.open("replace-tag", { tag, replace: tag })
+        : bulk.open("replace", { find: tag, replace: tag });
+
+/**
+ * Put other lines into the list: whoever goes through it with the keyboard stays where they are.
+ */
+function refill(list, lines) {
+    const focused = document.activeElement,
+        within = list.contains(focused) && focused.closest("li");
+    const tag = within ? within.dataset.tag : undefined;
+    const place = within ? [...within.querySelectorAll("*")].indexOf(focused) : 0;
+    const scrolled = list.scrollTop;
+    fill(list, lines);
+    list.scrollTop = scrolled;
+    const again =
+        tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
+    if (again) again.querySelectorAll("*")[place].focus();
+}
+
+const countWords = ({ kind, distinct }) =>
+    kind === "words"
+        ? plural(distinct, "{count} word", "{count} different words")
+        : plural(distinct, "{count} tag", "{count} different tags");
+
+function panel() {
+    const wish = { kind: "", sort: "count", scope: "all" };
+    const list = el("ul", { class: "lora-trainer-bench-tags" });
+    const words = el("p", { class: "lora-trainer-help", role: "status" });
+    let table = null,
+        find = "",
+        serial = 0;
+    const { kind, sort, scope } = choices(wish, () => load());
+    const search = widgets.text({
+        label: t("Find a tag"),
+        placeholder: t("Find a tag"),
+        oninput: (value) => {
+            find = value.trim().toLowerCase();
+            draw();
+        },
+    });
+    const element = frame(search, [kind, sort, scope], words, list);
 
     async function load() {
         const mine = (serial += 1);
@@ -116,101 +215,12 @@ function panel() {
         if (!table) return;
         const shown = table.tags.filter(({ tag }) => !find || tag.toLowerCase().includes(find));
         const most = Math.max(1, ...table.tags.map(({ count }) => count));
-        words.textContent =
-            table.kind === "words"
-                ? plural(table.distinct, "{count} word", "{count} different words")
-                : plural(table.distinct, "{count} tag", "{count} different tags");
-        const at = [...list.querySelectorAll("button")].indexOf(document.activeElement);
-        const { tag } = at < 0 ? {} : document.activeElement.closest("li").dataset,
-            scrolled = list.scrollTop;
-        const place =
-            at < 0
-                ? 0
-                : [...document.activeElement.closest("li").querySelectorAll("button")].indexOf(
-                      document.activeElement,
-                  );
-        fill(
+        words.textContent = countWords(table);
+        refill(
             list,
-            shown.map((one) => line(one, most)),
-        );
-        list.scrollTop = scrolled;
-        // whoever goes through the tags with the keyboard stays where they are
-        const again =
-            tag === undefined ? null : [...list.children].find((one) => one.dataset.tag === tag);
-        if (again) again.querySelectorAll("button")[place].focus();
-    }
-
-    function line({ tag, count }, most) {
-        const { query } = bench.page.pages;
-        const isTag = table.kind === "tags";
-        const has = (name) =>
-            filter.tags(name).some((one) => one.toLowerCase() === tag.toLowerCase());
-        const on = isTag ? has("tag") : query.text === tag;
-        const show = () =>
-            isTag ? filter.toggleTag("tag", tag) : filter.ask({ text: on ? "" : tag });
-        const away = isTag ? has("without") : query.lacks === tag;
-        const hide = () =>
-            isTag ? filter.toggleTag("without", tag) : filter.ask({ lacks: away ? "" : tag });
-        const removing =
-            wish.scope === "matching"
-                ? t("Remove {tag} from the captions that the filter shows", { tag })
-                : t("Remove {tag} from all captions", { tag });
-        return el(
-            "li",
-            { dataset: { tag } },
-            el(
-                "button",
-                {
-                    type: "button",
-                    class: "lora-trainer-bench-tag",
-                    "aria-pressed": String(on),
-                    title: tag,
-                    "aria-label": t("{tag}: in {count} captions. Show them", {
-                        tag,
-                        count: formatNumber(count),
-                    }),
-                    onclick: () => {
-                        show().catch(widgets.toastProblem);
-                    },
-                },
-                el("span", {
-                    class: "lora-trainer-bench-tag-bar",
-                    style: { width: (count / most) * 100 + "%" },
-                }),
-                el("span", { class: "lora-trainer-bench-tag-name" }, tag),
-                el("span", { class: "lora-trainer-bench-tag-count" }, formatNumber(count)),
-            ),
-            sign("\u2212", t("Show the captions without {tag}", { tag }), hide, {
-                "aria-pressed": String(away),
-            }),
-            sign("\u270e", t("Rename {tag}", { tag }), () => rename(tag, isTag)),
-            sign("\u00d7", removing, () => remove(tag, isTag)),
+            shown.map((one) => line(one, most, table.kind === "tags", wish)),
         );
     }
-
-    // a column has no room for words
-    const sign = (mark, label, onclick, more) =>
-        controls.link(mark, onclick, {
-            class: "lora-trainer-bench-sign",
-            "aria-label": label,
-            title: label,
-            ...more,
-        });
-
-    const counted = () => ({ where: wish.scope === "matching" ? filter.where() : {} });
-
-    const remove = (tag, isTag) =>
-        changes.change(
-            counted(),
-            isTag
-                ? { do: "remove", tags: [tag] }
-                : { do: "replace", find: tag, replace: "", regex: false, case: false, whole: true },
-        );
-
-    const rename = (tag, isTag) =>
-        isTag
-            ? bulk.open("replace-tag", { tag, replace: tag })
-            : bulk.open("replace", { find: tag, replace: tag });
 
     function show(open) {
         element.hidden = !open;

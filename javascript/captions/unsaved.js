@@ -1,14 +1,14 @@
 /*
- * Captions that were typed and that the server does not have yet, by dataset and image. A box may be
- * drawn again, or go away with its page: its text is here, and also in the browser's session, so that
- * a new box shows it, and it is sent until the server has it.
+ * Captions that were typed and that the server does not have yet, by dataset and image. A box may
+ * be drawn again, or go away with its page: its text is here, and also in the browser's session, so
+ * that a new box shows it, and it is sent until the server has it.
  *
  *     unsaved.note(id, item, text, was)    text was typed where the server had `was`
  *     unsaved.forget(id, key)
  *     unsaved.send(entry)                  -> the server's item; rejects with Problem, with .current
  *                                          where somebody else wrote something
  *
- * Used by each row (row.js); the section "captions" sends what no row shows.
+ * Used by each row (row.js); the section "captions" sends what no row shows. /
  */
 import { api } from "../common/api.js";
 import * as datasets from "../images/datasets.js";

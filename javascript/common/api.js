@@ -11,20 +11,25 @@ const ROUTES = "lora-trainer/";
 
 /** What went wrong, as the server says it: a message and a hint for the visitor. */
 export class Problem extends Error {
+    /**
+     * @param {string} message
+     * @param {object} [told]
+     * @param {string} [told.hint]
+     * @param {number} [told.status] of the answer; 0 where there was none
+     * @param {any} [told.current] what somebody else has made of it meanwhile
+     * @param {string} [told.kind] the error's class on the server
+     * @param {{message: string, hint: string}[] | null} [told.problems] each of several
+     */
     constructor(
         message,
-        {
-            hint = "",
-            status = 0,
-            current = null,
-            kind = "",
-            problems = null,
-            label = "",
-            report = "",
-        } = {},
+        { hint = "", status = 0, current = null, kind = "", problems = null } = {},
     ) {
         super(message);
-        Object.assign(this, { hint, status, current, kind, problems, label, report });
+        this.hint = hint;
+        this.status = status;
+        this.current = current;
+        this.kind = kind;
+        this.problems = problems;
     }
 }
 
@@ -125,8 +130,7 @@ export const api = {
                 reject(new Problem(t("The upload was cancelled."), { kind: "Cancelled" }));
             request.send(file);
         });
-        promise.cancel = () => request.abort();
-        return promise;
+        return Object.assign(promise, { cancel: () => request.abort() });
     },
 };
 

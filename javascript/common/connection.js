@@ -1,6 +1,6 @@
 /*
- * Whether the WebUI is there, and whether it is still the one that this page belongs to. The store's
- * "connection" is "", "lost" or "stale".
+ * Whether the WebUI is there, and whether it is still the one that this page belongs to. The
+ * store's "connection" is "", "lost" or "stale". /
  */
 import { headers, routeAddress } from "./api.js";
 import { el } from "./elements.js";

@@ -7,11 +7,16 @@ import * as widgets from "./widgets.js";
 
 export const page = () => (typeof gradioApp === "function" ? gradioApp() : document);
 
+/** @returns {HTMLElement | null} the tab's own place on the page */
 export function root() {
     return page().querySelector("#lora_trainer_root");
 }
 
-/** The prompt boxes of "txt2img" or "img2img". */
+/**
+ * The prompt boxes of "txt2img" or "img2img".
+ *
+ * @returns {{positive: HTMLTextAreaElement | null, negative: HTMLTextAreaElement | null}}
+ */
 export const prompts = (tab) => ({
     positive: page().querySelector("#" + tab + "_prompt textarea"),
     negative: page().querySelector("#" + tab + "_neg_prompt textarea"),
@@ -28,7 +33,7 @@ export function write(box, text) {
  * Put a prompt (and, where given, a negative one and a seed) into "txt2img" or "img2img" and show
  * that tab.
  */
-export function send(tab, { prompt, negative, seed }) {
+export function send(tab, { prompt, negative = undefined, seed = undefined }) {
     if (store.get("connection") === "stale") {
         widgets.toast(t("Reload this page first: the WebUI was started again."), {
             severity: "warning",

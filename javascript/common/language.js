@@ -1,5 +1,6 @@
 /*
- * The visitor's language: sentences from the server's table, numbers, sizes and times as people say them.
+ * The visitor's language: sentences from the server's table, numbers, sizes and times as people say
+ * them. /
  */
 import { store } from "./store.js";
 

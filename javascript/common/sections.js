@@ -17,9 +17,12 @@ const sections = new Map();
 let current = null;
 
 /** Put sections into the tab, in the order of its steps. */
-export function register(...all) {
-    for (const section of all) sections.set(section.id, section);
+export function register(...wanted) {
+    for (const section of wanted) sections.set(section.id, section);
 }
+
+/** @returns {NodeListOf<HTMLElement>} what the tab has of a selector */
+const all = (selector) => root().querySelectorAll(selector);
 
 /** A few words under a step's name: what is there already. */
 export function summarizeStep(id, text, state) {
@@ -53,12 +56,12 @@ export function openSection(id) {
     if (before && before.hidden) before.hidden();
     current = id;
     kept.set(STEP_KEY, id, { session: true });
-    for (const step of root().querySelectorAll("[role=tab]")) {
+    for (const step of all("[role=tab]")) {
         const chosen = step.id === "lora_trainer_step_" + id;
-        step.setAttribute("aria-selected", chosen);
+        step.setAttribute("aria-selected", String(chosen));
         step.tabIndex = chosen ? 0 : -1;
     }
-    for (const panel of root().querySelectorAll("[role=tabpanel]"))
+    for (const panel of all("[role=tabpanel]"))
         panel.hidden = panel.id !== "lora_trainer_section_" + id;
     drawn(section);
     if (section.shown) section.shown();
@@ -69,8 +72,8 @@ export function openSection(id) {
 export const currentSection = () => current;
 
 /**
- * The tab is about to be drawn anew. Returns the section to be shown then: the one that is shown now,
- * or was last in this browser's window, or the first.
+ * The tab is about to be drawn anew. Returns the section to be shown then: the one that is shown
+ * now, or was last in this browser's window, or the first. /
  */
 export function leaveSection() {
     const before = current || kept.get(STEP_KEY, { session: true });
@@ -120,9 +123,7 @@ export function stepper() {
         const at = steps.findIndex((section) => section.id === current);
         const next = steps[Math.min(steps.length - 1, Math.max(0, at + way))];
         openSection(next.id);
-        root()
-            .querySelector("#lora_trainer_step_" + next.id)
-            .focus();
+        all("#lora_trainer_step_" + next.id)[0].focus();
     };
     return el(
         "div",

@@ -95,7 +95,7 @@ export function actions() {
                 ? document.activeElement
                 : null;
             fill(buttons, now);
-            if (focused && focused.isConnected) focused.focus();
+            if (focused instanceof HTMLElement && focused.isConnected) focused.focus();
         },
     };
 }
@@ -412,9 +412,15 @@ export function slider({ label, value, minimum, maximum, step, mark = null, onch
         ),
         number,
     );
-    return Object.defineProperty({ element, range, number, set: show }, "value", {
-        get: () => Number(number.value),
-    });
+    return {
+        element,
+        range,
+        number,
+        set: show,
+        get value() {
+            return Number(number.value);
+        },
+    };
 }
 
 /** A progress bar; .set(done, total, text): without a total it only says that something goes on. */

@@ -480,6 +480,54 @@ function pictures(job) {
     );
 }
 
+/** What stands below the title of a try. */
+function resultBody(job) {
+    const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
+    const two = job.kind === "pair" && job.pictures.length === 2;
+    return [
+        job.error ? widgets.notice("error", job.error.message, job.error.hint) : null,
+        pictures(job),
+        el(
+            "div",
+            { class: "lora-trainer-row" },
+            two
+                ? widgets.button({
+                      label: t("Compare"),
+                      onclick: () => viewer.compare(job.pictures.map(pictureOf)),
+                  })
+                : null,
+            sheet
+                ? widgets.button({
+                      label: t("All in one picture"),
+                      onclick: () => viewer.open([sheet], 0),
+                  })
+                : null,
+            isOver(job)
+                ? widgets.button({
+                      label: t("Delete"),
+                      title: t("These pictures go to the trash."),
+                      onclick: () => remove(job),
+                  })
+                : null,
+        ),
+        job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
+        el(
+            "p",
+            { class: "lora-trainer-help" },
+            t("Seed {seed}", { seed: job.seed }),
+            " \u00b7 ",
+            job.prompt,
+        ),
+    ];
+}
+
+const endWords = (job) =>
+    job.status === "done"
+        ? t("The pictures are ready.")
+        : job.status === "cancelled"
+          ? t("Cancelled.")
+          : "";
+
 function resultCard() {
     const words = el("p", { class: "lora-trainer-spoken", role: "status", "aria-live": "polite" });
     const bar = widgets.progress(t("Progress of the pictures"));
@@ -506,46 +554,6 @@ function resultCard() {
         lost,
     );
 
-    function body(job) {
-        const sheet = job.sheet ? { url: job.sheet, label: t("All in one picture") } : null;
-        const two = job.kind === "pair" && job.pictures.length === 2;
-        return [
-            job.error ? widgets.notice("error", job.error.message, job.error.hint) : null,
-            pictures(job),
-            el(
-                "div",
-                { class: "lora-trainer-row" },
-                two
-                    ? widgets.button({
-                          label: t("Compare"),
-                          onclick: () => viewer.compare(job.pictures.map(pictureOf)),
-                      })
-                    : null,
-                sheet
-                    ? widgets.button({
-                          label: t("All in one picture"),
-                          onclick: () => viewer.open([sheet], 0),
-                      })
-                    : null,
-                isOver(job)
-                    ? widgets.button({
-                          label: t("Delete"),
-                          title: t("These pictures go to the trash."),
-                          onclick: () => remove(job),
-                      })
-                    : null,
-            ),
-            job.notes.map((note) => el("p", { class: "lora-trainer-help" }, note)),
-            el(
-                "p",
-                { class: "lora-trainer-help" },
-                t("Seed {seed}", { seed: job.seed }),
-                " \u00b7 ",
-                job.prompt,
-            ),
-        ];
-    }
-
     return {
         element,
         draw() {
@@ -564,18 +572,11 @@ function resultCard() {
                 job.status === "waiting" ? 0 : job.total,
                 job.sentence,
             );
-            put(
-                words,
-                job.status === "done"
-                    ? t("The pictures are ready.")
-                    : job.status === "cancelled"
-                      ? t("Cancelled.")
-                      : "",
-            );
+            put(words, endWords(job));
             redraw(
                 place,
                 JSON.stringify([job.id, job.status, job.pictures, job.sheet, job.notes]),
-                () => body(job),
+                () => resultBody(job),
             );
         },
         connection: (problem) => put(lost, problem ? t("Connection lost, trying again ...") : ""),
@@ -641,26 +642,30 @@ const titleOf = (lora) =>
         ? lora.name
         : t("{name}, step {step}", { name: lora.run, step: lora.step });
 
+function drawNone(place) {
+    fill(
+        place,
+        widgets.notice(
+            "info",
+            t("There is no LoRA to try yet."),
+            t("Train one first; saved steps can be tried while the training goes on."),
+        ),
+    );
+    page.next.say("");
+    page.next.fill(
+        widgets.button({
+            label: t("Go to the training"),
+            kind: "primary",
+            local: true,
+            onclick: () => openSection("train"),
+        }),
+    );
+}
+
 function form(place) {
     const lora = chosen();
     if (!lora) {
-        fill(
-            place,
-            widgets.notice(
-                "info",
-                t("There is no LoRA to try yet."),
-                t("Train one first; saved steps can be tried while the training goes on."),
-            ),
-        );
-        page.next.say("");
-        page.next.fill(
-            widgets.button({
-                label: t("Go to the training"),
-                kind: "primary",
-                local: true,
-                onclick: () => openSection("train"),
-            }),
-        );
+        drawNone(place);
         return () => {};
     }
     const prompt = widgets.text({

@@ -1,7 +1,7 @@
 /*
- * One page of the chosen dataset's images, as the sections "images" and "captions" need it. A page is
- * asked for again now and then, by its revision, so that what another browser or an editor changed is
- * seen.
+ * One page of the chosen dataset's images, as the sections "images" and "captions" need it. A page
+ * is asked for again now and then, by its revision, so that what another browser or an editor
+ * changed is seen. /
  */
 import { api } from "../common/api.js";
 import { el, fill } from "../common/elements.js";
@@ -16,6 +16,40 @@ const PAGE = 60;
 
 /** Seconds until it is looked again whether something has changed. */
 export const lookEvery = 4;
+
+/** Back and on, and where this page is; nothing where there is one page only. */
+function pageButtons(pages, gone) {
+    const { matching } = pages.answer;
+    const { offset } = pages.query;
+    if (matching <= PAGE) return [];
+    const go = (to) => async () => {
+        await pages.ask({ offset: to() });
+    };
+    return [
+        widgets.button({
+            label: t("Previous page"),
+            disabled: offset === 0,
+            onclick: go(() => Math.max(0, offset - PAGE)),
+        }),
+        el(
+            "span",
+            { "aria-live": "polite" },
+            t("{first} to {last} of {count}", {
+                first: formatNumber(offset + 1),
+                last: formatNumber(Math.min(matching, offset + PAGE)),
+                count: formatNumber(matching),
+            }),
+        ),
+        widgets.button({
+            label: t("Next page"),
+            disabled: offset + PAGE >= matching,
+            onclick: go(() => offset + PAGE - gone()),
+        }),
+    ];
+}
+
+/** What a card says of a dataset whose images could be read. */
+const THERE = { problem: null, gone: false, lost: false };
 
 /**
  * One page of the chosen dataset. `show(answer, quietly)` draws it, quietly when nobody asked for
@@ -68,15 +102,8 @@ export function imagePages({ show, fail, gone = () => 0 }) {
             }
             failed = false;
             pages.answer = { ...answer, id };
-            datasets.update({
-                id,
-                count: answer.total,
-                captioned: answer.captioned,
-                problem: null,
-                gone: false,
-                lost: false,
-            });
-            drawBar();
+            datasets.update({ id, ...THERE, count: answer.total, captioned: answer.captioned });
+            fill(pages.bar, pageButtons(pages, gone));
             show(pages.answer, quietly);
         } catch (problem) {
             if (mine !== serial || id !== store.get("dataset")) return;
@@ -102,40 +129,6 @@ export function imagePages({ show, fail, gone = () => 0 }) {
                 await pages.load({ quietly: true });
             return lookEvery;
         });
-
-    function drawBar() {
-        const { matching } = pages.answer;
-        const { offset } = pages.query;
-        if (matching <= PAGE) {
-            fill(pages.bar);
-            return;
-        }
-        const go = (to) => async () => {
-            await pages.ask({ offset: to() });
-        };
-        fill(
-            pages.bar,
-            widgets.button({
-                label: t("Previous page"),
-                disabled: offset === 0,
-                onclick: go(() => Math.max(0, offset - PAGE)),
-            }),
-            el(
-                "span",
-                { "aria-live": "polite" },
-                t("{first} to {last} of {count}", {
-                    first: formatNumber(offset + 1),
-                    last: formatNumber(Math.min(matching, offset + PAGE)),
-                    count: formatNumber(matching),
-                }),
-            ),
-            widgets.button({
-                label: t("Next page"),
-                disabled: offset + PAGE >= matching,
-                onclick: go(() => offset + PAGE - gone()),
-            }),
-        );
-    }
 
     return pages;
 }

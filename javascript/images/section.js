@@ -399,17 +399,10 @@ function drawPanel() {
                 widgets.button({
                     label: t("Rename"),
                     onclick: () =>
-                        askName(
-                            t("Rename"),
-                            datasets.chosen().name,
-                            t("Rename"),
-                            async (name) =>
-                                datasets.update(
-                                    await api.post(datasets.path("rename"), { name }),
-                                ) ||
-                                (parts.panel.querySelector("h3").textContent =
-                                    datasets.chosen().name),
-                        ),
+                        askName(t("Rename"), datasets.chosen().name, t("Rename"), async (name) => {
+                            datasets.update(await api.post(datasets.path("rename"), { name }));
+                            parts.panel.querySelector("h3").textContent = datasets.chosen().name;
+                        }),
                 }),
                 remote
                     ? null

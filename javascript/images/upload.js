@@ -51,12 +51,254 @@ async function walk(entry, before, found) {
     }
 }
 
-/**
- * The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()`
- * hears when something has arrived; name(text) says where it goes.
- */
-export function uploadArea({ target, done }) {
-    const report = el("div", { class: "lora-trainer-upload-report" });
+const skippedList = (all) =>
+    el(
+        "details",
+        { class: "lora-trainer-skipped", open: all.length <= 8 },
+        el("summary", {}, plural(all.length, "{count} was left out", "{count} were left out")),
+        el(
+            "ul",
+            {},
+            all.map((skipped) =>
+                el(
+                    "li",
+                    {},
+                    skipped.message,
+                    skipped.hint
+                        ? el("span", { class: "lora-trainer-help" }, " " + skipped.hint)
+                        : null,
+                ),
+            ),
+        ),
+    );
+
+/** What was said of pictures that a WebUI cannot show: converted, or waiting for that. */
+const formatWords = (state) => ({
+    converted: Object.entries(state.converted).map(([form, count]) =>
+        plural(
+            count,
+            "{count} {form} picture was converted to JPEG or PNG.",
+            "{count} {form} pictures were converted to JPEG or PNG.",
+            { form },
+        ),
+    ),
+    waiting: Object.entries(state.waiting).map(([form, count]) =>
+        plural(
+            count,
+            "{count} {form} picture is kept as it is.",
+            "{count} {form} pictures are kept as they are.",
+            { form },
+        ),
+    ),
+});
+
+/** What has come of an upload. */
+function reportNotice(state, close, replaceKept) {
+    const arrived = [
+        plural(state.added, "{count} image added", "{count} images added"),
+        state.captions
+            ? plural(state.captions, "{count} caption written", "{count} captions written")
+            : "",
+    ];
+    const words =
+        arrived.filter(Boolean).join(", ") +
+        (state.cancelled ? ". " + t("The rest was cancelled; what had arrived stays.") : ".");
+    const replace = state.kept.length
+        ? widgets.button({
+              label: t("Replace the captions that were kept"),
+              onclick: () => replaceKept(state.kept),
+          })
+        : null;
+    const { converted, waiting } = formatWords(state);
+    const later = t(
+        "They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.",
+    );
+    const notice = widgets.notice(
+        state.skipped.length || waiting.length ? "warning" : "done",
+        words,
+        "",
+        converted.length ? el("p", {}, sentences(converted)) : null,
+        waiting.length ? el("p", {}, sentences(waiting), " ", later) : null,
+        state.skipped.length ? skippedList(state.skipped) : null,
+        replace,
+    );
+    notice.classList.add("lora-trainer-upload-done");
+    notice.append(
+        el(
+            "button",
+            {
+                type: "button",
+                class: "lora-trainer-close",
+                "aria-label": t("Close"),
+                onclick: close,
+            },
+            "\u00d7",
+        ),
+    );
+    return notice;
+}
+
+/** One file's answer is one of many. */
+function count(state, entry, answer) {
+    state.added += answer.added.length;
+    state.captions += answer.captions;
+    for (const kind of ["converted", "waiting"]) {
+        for (const [form, count] of Object.entries(answer[kind]))
+            state[kind][form] = (state[kind][form] || 0) + count;
+    }
+    state.skipped.push(...answer.skipped);
+    if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
+}
+
+/** One file, with its bar in `list`; `show()` is told of each step. */
+async function sendOne(id, entry, query, state, list, show) {
+    const bar = widgets.progress(entry.path);
+    const row = el(
+        "li",
+        {},
+        el("span", { class: "lora-trainer-upload-name" }, entry.path),
+        bar.element,
+    );
+    list.append(row);
+    bar.set(0, 1, formatBytes(entry.file.size));
+    const moving = { share: 0, size: entry.file.size };
+    moving.promise = api.upload(
+        datasets.path("upload", id),
+        entry.file,
+        (share) => {
+            moving.share = share;
+            if (share < 1) bar.set(share, 1, formatBytes(entry.file.size));
+            else
+                bar.set(
+                    0,
+                    0,
+                    ARCHIVE.test(entry.path) ? t("Unpacking and checking") : t("Checking"),
+                );
+            show();
+        },
+        { name: entry.path, ...query },
+    );
+    state.active.set(entry, moving);
+    try {
+        const answer = await moving.promise;
+        count(state, entry, answer);
+    } catch (problem) {
+        if (problem.kind !== "Cancelled")
+            state.skipped.push({
+                name: entry.path,
+                message: problem.message,
+                hint: problem.hint || "",
+            });
+    } finally {
+        state.active.delete(entry);
+        state.sent += entry.file.size;
+        state.finished += 1;
+        row.remove();
+        show();
+    }
+}
+
+/** Send all, with their bars in `report`. Returns what has come of them. */
+async function send(id, entries, query, report) {
+    const queue = [...entries].sort(
+        (one, other) =>
+            rank(one) - rank(other) ||
+            one.path.localeCompare(other.path, undefined, { numeric: true }),
+    );
+    const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
+    const state = {
+        sent: 0,
+        finished: 0,
+        added: 0,
+        captions: 0,
+        converted: {},
+        waiting: {},
+        skipped: [],
+        kept: [],
+        cancelled: false,
+        active: new Map(),
+    };
+    const whole = widgets.progress(t("Upload"));
+    const list = el("ul", {
+        class: "lora-trainer-upload-files",
+        "aria-label": t("Files on their way"),
+    });
+    const show = () => {
+        const moving = [...state.active.values()].reduce(
+            (sum, one) => sum + one.share * one.size,
+            0,
+        );
+        whole.set(
+            state.sent + moving,
+            total,
+            t("{done} of {count} files, {size}", {
+                done: formatNumber(state.finished),
+                count: formatNumber(queue.length),
+                size: formatBytes(total),
+            }),
+        );
+    };
+    const cancel = widgets.button({
+        label: t("Cancel"),
+        kind: "stop",
+        onclick: () => {
+            state.cancelled = true;
+            for (const one of state.active.values()) one.promise.cancel();
+        },
+    });
+    fill(
+        report,
+        el(
+            "div",
+            { class: "lora-trainer-card lora-trainer-upload" },
+            el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel),
+            list,
+        ),
+    );
+    show();
+
+    // each kind ends before the next begins
+    for (const kind of [0, 1, 2]) {
+        const waiting = queue.filter((entry) => rank(entry) === kind);
+        const worker = async () => {
+            while (waiting.length && !state.cancelled)
+                await sendOne(id, waiting.shift(), query, state, list, show);
+        };
+        await Promise.all(Array.from({ length: kind === 0 ? AT_ONCE : 1 }, worker));
+    }
+    return state;
+}
+
+/** Let the visitor choose a folder; `start(entries)` gets what is in it. */
+function askFolder(start) {
+    const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
+    folder.addEventListener("change", () =>
+        start(entriesOf(folder.files).filter((one) => !HIDDEN.test(one.path))),
+    );
+    folder.click();
+}
+
+const entriesOf = (files) =>
+    [...files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+
+function takeDrops(place, start) {
+    const hover = (over) => place.classList.toggle("lora-trainer-drop-over", over);
+    place.addEventListener("dragover", (event) => {
+        event.preventDefault();
+        event.stopPropagation();
+        hover(true);
+    });
+    place.addEventListener("dragleave", () => hover(false));
+    place.addEventListener("drop", (event) => {
+        // the host takes a picture dropped anywhere for its own
+        event.preventDefault();
+        event.stopPropagation();
+        hover(false);
+        dropped(event.dataTransfer).then(start).catch(widgets.toastProblem);
+    });
+}
+
+function fileInput(start) {
     const input = el("input", {
         type: "file",
         multiple: true,
@@ -66,13 +308,20 @@ export function uploadArea({ target, done }) {
         accept: "image/*,.heic,.heif,.hif,.avif,.zip,.txt,.caption,.csv,.tsv,.jsonl",
     });
     input.addEventListener("change", () => {
-        const entries = [...input.files].map((file) => ({
-            file,
-            path: file.webkitRelativePath || file.name,
-        }));
+        const entries = entriesOf(input.files);
         input.value = "";
         start(entries);
     });
+    return input;
+}
+
+/**
+ * The place to drop files on. `target()` resolves to the dataset's id, or null for none; `done()`
+ * hears when something has arrived; name(text) says where it goes.
+ */
+export function uploadArea({ target, done }) {
+    const report = el("div", { class: "lora-trainer-upload-report" });
+    const input = fileInput((entries) => start(entries));
     const choose = widgets.button({
         label: t("Add images"),
         title: t("They are copied into this dataset."),
@@ -82,17 +331,7 @@ export function uploadArea({ target, done }) {
     const chooseFolder = widgets.button({
         label: t("Add a folder"),
         title: t("Its images and captions are copied into this dataset."),
-        onclick: () => {
-            const folder = el("input", { type: "file", multiple: true, webkitdirectory: true });
-            folder.addEventListener("change", () =>
-                start(
-                    [...folder.files]
-                        .map((file) => ({ file, path: file.webkitRelativePath || file.name }))
-                        .filter((one) => !HIDDEN.test(one.path)),
-                ),
-            );
-            folder.click();
-        },
+        onclick: () => askFolder(start),
     });
     const words = el("p");
     const drop = el(
@@ -102,20 +341,7 @@ export function uploadArea({ target, done }) {
         el("div", { class: "lora-trainer-row" }, choose, chooseFolder),
         input,
     );
-    const hover = (over) => drop.classList.toggle("lora-trainer-drop-over", over);
-    drop.addEventListener("dragover", (event) => {
-        event.preventDefault();
-        event.stopPropagation();
-        hover(true);
-    });
-    drop.addEventListener("dragleave", () => hover(false));
-    drop.addEventListener("drop", (event) => {
-        // the host takes a picture dropped anywhere for its own
-        event.preventDefault();
-        event.stopPropagation();
-        hover(false);
-        dropped(event.dataTransfer).then(start).catch(widgets.toastProblem);
-    });
+    takeDrops(drop, start);
 
     let running = false,
         named = "";
@@ -130,230 +356,23 @@ export function uploadArea({ target, done }) {
         choose.disabled = true;
         try {
             const id = await target(entries);
-            if (id) await send(id, entries, query);
+            if (!id) return;
+            const state = await send(id, entries, query, report);
+            fill(
+                report,
+                reportNotice(
+                    state,
+                    () => fill(report),
+                    (kept) => start(kept, { captions: "replace" }),
+                ),
+            );
+            await done(id);
         } catch (problem) {
             widgets.toastProblem(problem);
         } finally {
             running = false;
             choose.disabled = false;
         }
-    }
-
-    async function send(id, entries, query) {
-        const queue = [...entries].sort(
-            (one, other) =>
-                rank(one) - rank(other) ||
-                one.path.localeCompare(other.path, undefined, { numeric: true }),
-        );
-        const total = queue.reduce((sum, entry) => sum + entry.file.size, 0) || 1;
-        const state = {
-            sent: 0,
-            finished: 0,
-            added: 0,
-            captions: 0,
-            converted: {},
-            waiting: {},
-            skipped: [],
-            kept: [],
-            cancelled: false,
-            active: new Map(),
-        };
-        const whole = widgets.progress(t("Upload"));
-        const list = el("ul", {
-            class: "lora-trainer-upload-files",
-            "aria-label": t("Files on their way"),
-        });
-        const show = () => {
-            const moving = [...state.active.values()].reduce(
-                (sum, one) => sum + one.share * one.size,
-                0,
-            );
-            whole.set(
-                state.sent + moving,
-                total,
-                t("{done} of {count} files, {size}", {
-                    done: formatNumber(state.finished),
-                    count: formatNumber(queue.length),
-                    size: formatBytes(total),
-                }),
-            );
-        };
-        const cancel = widgets.button({
-            label: t("Cancel"),
-            kind: "stop",
-            onclick: () => {
-                state.cancelled = true;
-                for (const one of state.active.values()) one.promise.cancel();
-            },
-        });
-        fill(
-            report,
-            el(
-                "div",
-                { class: "lora-trainer-card lora-trainer-upload" },
-                el("div", { class: "lora-trainer-upload-whole" }, whole.element, cancel),
-                list,
-            ),
-        );
-        show();
-
-        async function one(entry) {
-            const bar = widgets.progress(entry.path);
-            const row = el(
-                "li",
-                {},
-                el("span", { class: "lora-trainer-upload-name" }, entry.path),
-                bar.element,
-            );
-            list.append(row);
-            bar.set(0, 1, formatBytes(entry.file.size));
-            const moving = { share: 0, size: entry.file.size };
-            moving.promise = api.upload(
-                datasets.path("upload", id),
-                entry.file,
-                (share) => {
-                    moving.share = share;
-                    if (share < 1) bar.set(share, 1, formatBytes(entry.file.size));
-                    else
-                        bar.set(
-                            0,
-                            0,
-                            ARCHIVE.test(entry.path) ? t("Unpacking and checking") : t("Checking"),
-                        );
-                    show();
-                },
-                { name: entry.path, ...query },
-            );
-            state.active.set(entry, moving);
-            try {
-                const answer = await moving.promise;
-                state.added += answer.added.length;
-                state.captions += answer.captions;
-                for (const kind of ["converted", "waiting"]) {
-                    for (const [form, count] of Object.entries(answer[kind]))
-                        state[kind][form] = (state[kind][form] || 0) + count;
-                }
-                state.skipped.push(...answer.skipped);
-                if (answer.skipped.some((skipped) => skipped.kept_caption)) state.kept.push(entry);
-            } catch (problem) {
-                if (problem.kind !== "Cancelled")
-                    state.skipped.push({
-                        name: entry.path,
-                        message: problem.message,
-                        hint: problem.hint || "",
-                    });
-            } finally {
-                state.active.delete(entry);
-                state.sent += entry.file.size;
-                state.finished += 1;
-                row.remove();
-                show();
-            }
-        }
-
-        // each kind ends before the next begins
-        for (const kind of [0, 1, 2]) {
-            const waiting = queue.filter((entry) => rank(entry) === kind);
-            const worker = async () => {
-                while (waiting.length && !state.cancelled) await one(waiting.shift());
-            };
-            await Promise.all(Array.from({ length: kind === 0 ? AT_ONCE : 1 }, worker));
-        }
-        drawReport(state);
-        await done(id);
-    }
-
-    function drawReport(state) {
-        const arrived = [
-            plural(state.added, "{count} image added", "{count} images added"),
-            state.captions
-                ? plural(state.captions, "{count} caption written", "{count} captions written")
-                : "",
-        ];
-        const words =
-            arrived.filter(Boolean).join(", ") +
-            (state.cancelled ? ". " + t("The rest was cancelled; what had arrived stays.") : ".");
-        const close = el(
-            "button",
-            {
-                type: "button",
-                class: "lora-trainer-close",
-                "aria-label": t("Close"),
-                onclick: () => fill(report),
-            },
-            "\u00d7",
-        );
-        const replace = state.kept.length
-            ? widgets.button({
-                  label: t("Replace the captions that were kept"),
-                  onclick: () => {
-                      start(state.kept, { captions: "replace" });
-                  },
-              })
-            : null;
-        const converted = Object.entries(state.converted).map(([form, count]) =>
-            plural(
-                count,
-                "{count} {form} picture was converted to JPEG or PNG.",
-                "{count} {form} pictures were converted to JPEG or PNG.",
-                { form },
-            ),
-        );
-        const waiting = Object.entries(state.waiting).map(([form, count]) =>
-            plural(
-                count,
-                "{count} {form} picture is kept as it is.",
-                "{count} {form} pictures are kept as they are.",
-                { form },
-            ),
-        );
-        const later = t(
-            "They are converted with the packages for training, which are not installed yet. Press Set up; when it is done, press Convert below.",
-        );
-        const notice = widgets.notice(
-            state.skipped.length || waiting.length ? "warning" : "done",
-            words,
-            "",
-            converted.length ? el("p", {}, sentences(converted)) : null,
-            waiting.length ? el("p", {}, sentences(waiting), " ", later) : null,
-            state.skipped.length
-                ? el(
-                      "details",
-                      { class: "lora-trainer-skipped", open: state.skipped.length <= 8 },
-                      el(
-                          "summary",
-                          {},
-                          plural(
-                              state.skipped.length,
-                              "{count} was left out",
-                              "{count} were left out",
-                          ),
-                      ),
-                      el(
-                          "ul",
-                          {},
-                          state.skipped.map((skipped) =>
-                              el(
-                                  "li",
-                                  {},
-                                  skipped.message,
-                                  skipped.hint
-                                      ? el(
-                                            "span",
-                                            { class: "lora-trainer-help" },
-                                            " " + skipped.hint,
-                                        )
-                                      : null,
-                              ),
-                          ),
-                      ),
-                  )
-                : null,
-            replace,
-        );
-        notice.classList.add("lora-trainer-upload-done");
-        notice.append(close);
-        fill(report, notice);
     }
 
     return {

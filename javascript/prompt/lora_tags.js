@@ -1,14 +1,14 @@
 /*
- * Prompt text <-> LoRA tags. Pure: a text and numbers come in, tags or a new text go out; no page, no
- * host, no state. Called by the strength panel and by "Try it". Reads tags exactly as the hosts do
- * (modules/extra_networks.py, extra_networks_lora.py):
+ * Prompt text <-> LoRA tags. Pure: a text and numbers come in, tags or a new text go out; no page,
+ * no host, no state. Called by the strength panel and by "Try it". Reads tags exactly as the hosts
+ * do (modules/extra_networks.py, extra_networks_lora.py):
  *
  *     <lora:name>                    both strengths 1
  *     <lora:name:0.7>                both 0.7
  *     <lora:name:0.7:0.5:4>          text encoder 0.7, image model 0.5, rank cut to 4
  *     <lora:name:te=0.7:unet=0.5>    the same, named; a named value wins over a place
  *
- * A change of a strength rewrites that number's characters and nothing else.
+ * A change of a strength rewrites that number's characters and nothing else. /
  */
 // the hosts' re_extra_net is <(\w+):([^>]+)> and takes tags from left to right: what looks like a
 // tag inside another one is part of it

@@ -218,14 +218,8 @@ function insertion(panel) {
 
 // --- a panel -----------------------------------------------------------------------------------
 
-function makePanel(tab) {
-    const panel = { tab, box: null, text: null, rows: [] };
-    const list = el("ul", {
-        class: "lora-trainer-strength-rows",
-        "aria-label": t("LoRAs in the prompt"),
-    });
-    const details = insertion(panel);
-    panel.element = el(
+const frame = (tab, list, details) =>
+    el(
         "div",
         {
             id: "lora_trainer_strength_" + tab,
@@ -238,6 +232,26 @@ function makePanel(tab) {
         list,
         details,
     );
+
+/** Other tags, other rows; the focus stays with its place. */
+function drawRows(panel, list, tags) {
+    const focused = panel.rows.findIndex((old) => old.element.contains(document.activeElement));
+    panel.rows = tags.map((tag, index) => row(panel, index, tag));
+    fill(
+        list,
+        panel.rows.map((made) => made.element),
+    );
+    if (focused >= 0 && panel.rows[focused]) panel.rows[focused].focus();
+}
+
+function makePanel(tab) {
+    const panel = { tab, box: null, text: null, rows: [] };
+    const list = el("ul", {
+        class: "lora-trainer-strength-rows",
+        "aria-label": t("LoRAs in the prompt"),
+    });
+    const details = insertion(panel);
+    panel.element = frame(tab, list, details);
     const hear = () => panel.sync();
 
     /** Find the host's box, again where gradio has made a new one, and stand below it. */
@@ -272,15 +286,7 @@ function makePanel(tab) {
             tags.length !== panel.rows.length ||
             tags.some((tag, index) => signature(tag) !== panel.rows[index].signature)
         ) {
-            const focused = panel.rows.findIndex((old) =>
-                old.element.contains(document.activeElement),
-            );
-            panel.rows = tags.map((tag, index) => row(panel, index, tag));
-            fill(
-                list,
-                panel.rows.map((made) => made.element),
-            );
-            if (focused >= 0 && panel.rows[focused]) panel.rows[focused].focus();
+            drawRows(panel, list, tags);
         }
         tags.forEach((tag, index) => panel.rows[index].set(tag));
     };

@@ -43,123 +43,147 @@ function number(text, optional) {
     return Number.isFinite(Number(trimmed)) ? Number(trimmed) : trimmed;
 }
 
+/** An entry that is one input; `show` where a value is not shown as it is written. */
+const plain = (input, show = null) => ({
+    element: input,
+    input,
+    show:
+        show ||
+        ((value) => {
+            if (document.activeElement !== input) input.value = written(value);
+        }),
+});
+
+function flagEntry(field, id, hear) {
+    const input = el("input", {
+        type: "checkbox",
+        id,
+        class: "lora-trainer-checkbox",
+        onchange: (event) => hear(event.target.checked),
+    });
+    return {
+        element: input,
+        input,
+        row: true,
+        show: (value) => {
+            input.checked = Boolean(value);
+        },
+    };
+}
+
+function autoFlagEntry(field, id, hear) {
+    const words = { auto: null, yes: true, no: false };
+    const input = widgets.select({
+        id,
+        options: [
+            { value: "auto", label: t("auto") },
+            { value: "yes", label: t("yes") },
+            { value: "no", label: t("no") },
+        ],
+        onchange: (value) => hear(words[value]),
+    });
+    return plain(input, (value) => {
+        input.value = value === null ? "auto" : value ? "yes" : "no";
+    });
+}
+
+function choiceEntry(field, id, hear) {
+    const input = widgets.select({
+        id,
+        options: field.choices.map((choice) => ({
+            value: String(choice.value),
+            label: choice.label,
+        })),
+        onchange: (value) =>
+            hear(field.choices.find((choice) => String(choice.value) === value).value),
+    });
+    return plain(input, (value) => {
+        input.value = String(value);
+    });
+}
+
+function linesEntry(field, id, hear) {
+    const input = widgets.text({
+        id,
+        rows: 3,
+        oninput: (value) =>
+            hear(
+                value
+                    .split("\n")
+                    .map((line) => line.trim())
+                    .filter(Boolean),
+            ),
+    });
+    return plain(input, (value) => {
+        if (document.activeElement !== input) input.value = (value || []).join("\n");
+    });
+}
+
+function listEntry(field, id, hear) {
+    const parts = (value) =>
+        value
+            .split(/[,\uff0c]/)
+            .map((part) => part.trim())
+            .filter(Boolean);
+    const input = widgets.text({
+        id,
+        oninput: (value) =>
+            hear(
+                field.type === "list"
+                    ? parts(value)
+                    : parts(value).map((part) => number(part, false)),
+            ),
+    });
+    return plain(input, (value) => {
+        if (document.activeElement !== input) input.value = (value || []).join(", ");
+    });
+}
+
+function numberEntry(field, id, hear) {
+    const optional = field.optional;
+    const whole = field.type.endsWith("integer");
+    const input = widgets.text({
+        id,
+        placeholder: optional ? t("auto") : "",
+        oninput: (value) => hear(number(value, optional)),
+    });
+    input.inputMode = whole ? "numeric" : "decimal";
+    input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
+    return plain(input);
+}
+
+const textEntry = (field, id, hear) =>
+    plain(
+        widgets.text({
+            id,
+            placeholder: EXAMPLES[field.key] || "",
+            oninput: (value) => hear(value),
+        }),
+    );
+
+const paragraphEntry = (field, id, hear) =>
+    plain(widgets.text({ id, rows: 3, oninput: (value) => hear(value) }));
+
+const ENTRIES = {
+    flag: flagEntry,
+    auto_flag: autoFlagEntry,
+    choice: choiceEntry,
+    lines: linesEntry,
+    list: listEntry,
+    number_list: listEntry,
+    paragraph: paragraphEntry,
+    text: textEntry,
+};
+
 /**
  * {element to show, input to label, show(value)} for a field; `hear(value)` is called when the
  * visitor changes it.
  */
 export function settingEntry(field, hear, id = "lora_trainer_field_" + field.key) {
-    const text = (options) => widgets.text({ id, ...options });
-    const plain = (input, show) => ({
-        element: input,
-        input,
-        show:
-            show ||
-            ((value) => {
-                if (document.activeElement !== input) input.value = written(value);
-            }),
-    });
-    switch (field.type) {
-        case "flag": {
-            const input = el("input", {
-                type: "checkbox",
-                id,
-                class: "lora-trainer-checkbox",
-                onchange: (event) => hear(event.target.checked),
-            });
-            return {
-                element: input,
-                input,
-                row: true,
-                show: (value) => {
-                    input.checked = Boolean(value);
-                },
-            };
-        }
-        case "auto_flag": {
-            const words = { auto: null, yes: true, no: false };
-            const input = widgets.select({
-                id,
-                options: [
-                    { value: "auto", label: t("auto") },
-                    { value: "yes", label: t("yes") },
-                    { value: "no", label: t("no") },
-                ],
-                onchange: (value) => hear(words[value]),
-            });
-            return plain(input, (value) => {
-                input.value = value === null ? "auto" : value ? "yes" : "no";
-            });
-        }
-        case "choice": {
-            const input = widgets.select({
-                id,
-                options: field.choices.map((choice) => ({
-                    value: String(choice.value),
-                    label: choice.label,
-                })),
-                onchange: (value) =>
-                    hear(field.choices.find((choice) => String(choice.value) === value).value),
-            });
-            return plain(input, (value) => {
-                input.value = String(value);
-            });
-        }
-        case "lines": {
-            const input = text({
-                rows: 3,
-                oninput: (value) =>
-                    hear(
-                        value
-                            .split("\n")
-                            .map((line) => line.trim())
-                            .filter(Boolean),
-                    ),
-            });
-            return plain(input, (value) => {
-                if (document.activeElement !== input) input.value = (value || []).join("\n");
-            });
-        }
-        case "list":
-        case "number_list": {
-            const parts = (value) =>
-                value
-                    .split(/[,\uff0c]/)
-                    .map((part) => part.trim())
-                    .filter(Boolean);
-            const input = text({
-                oninput: (value) =>
-                    hear(
-                        field.type === "list"
-                            ? parts(value)
-                            : parts(value).map((part) => number(part, false)),
-                    ),
-            });
-            return plain(input, (value) => {
-                if (document.activeElement !== input) input.value = (value || []).join(", ");
-            });
-        }
-        case "paragraph":
-            return plain(text({ rows: 3, oninput: (value) => hear(value) }));
-        case "text":
-            return plain(
-                text({ placeholder: EXAMPLES[field.key] || "", oninput: (value) => hear(value) }),
-            );
-        default: {
-            if (field.key === "preferred_weight") return weightEntry(field, id, hear);
-            const optional = field.optional;
-            const whole = field.type.endsWith("integer");
-            const input = text({
-                placeholder: optional ? t("auto") : "",
-                oninput: (value) => hear(number(value, optional)),
-            });
-            input.inputMode = whole ? "numeric" : "decimal";
-            input.addEventListener("keydown", (event) => nudge(event, field, input, hear));
-            return plain(input);
-        }
-    }
+    const make =
+        ENTRIES[field.type] || (field.key === "preferred_weight" ? weightEntry : numberEntry);
+    return make(field, id, hear);
 }
-
-/** For other parts of the tab that show settings of the server's: settingEntry(field, hear, id). */
 
 function weightEntry(field, id, hear) {
     const slider = widgets.slider({
@@ -276,6 +300,37 @@ export function fieldRow(field) {
     return { element, update, input, problem };
 }
 
+const lengthFrame = (key, [back, slot, unit, problem, help, note]) => {
+    const name = uniqueId("length");
+    return el(
+        "div",
+        {
+            class: "lora-trainer-field lora-trainer-settings-field",
+            role: "group",
+            "aria-labelledby": name,
+            dataset: { key },
+        },
+        el(
+            "div",
+            { class: "lora-trainer-settings-label" },
+            el("span", { class: "lora-trainer-label", id: name }, t("Training length")),
+            back,
+        ),
+        el("div", { class: "lora-trainer-settings-length" }, slot, unit),
+        problem,
+        help,
+        note,
+    );
+};
+
+function sayBack(back, value) {
+    put(back, t("changed; back to {value}", { value }));
+    back.setAttribute(
+        "aria-label",
+        t("{field} is changed; back to {value}", { field: t("Training length"), value }),
+    );
+}
+
 /**
  * Steps or epochs: whichever is chosen decides how long is trained, and the other box is not there.
  */
@@ -293,13 +348,9 @@ export function lengthRow(steps, epochs) {
         ],
         onchange: choose,
     });
-    for (const [by, field] of [
-        ["steps", steps],
-        ["epochs", epochs],
-    ])
-        boxes[by].input.setAttribute("aria-label", field.label);
-    const name = uniqueId("length"),
-        slot = el("div");
+    boxes.steps.input.setAttribute("aria-label", steps.label);
+    boxes.epochs.input.setAttribute("aria-label", epochs.label);
+    const slot = el("div");
     const back = el("button", {
         type: "button",
         class: "lora-trainer-settings-back",
@@ -313,25 +364,7 @@ export function lengthRow(steps, epochs) {
     const help = el("p", { class: "lora-trainer-help" });
     const note = el("p", { class: "lora-trainer-help lora-trainer-settings-note" });
     const problem = el("div", { class: "lora-trainer-settings-problem" });
-    const element = el(
-        "div",
-        {
-            class: "lora-trainer-field lora-trainer-settings-field",
-            role: "group",
-            "aria-labelledby": name,
-            dataset: { key: steps.key },
-        },
-        el(
-            "div",
-            { class: "lora-trainer-settings-label" },
-            el("span", { class: "lora-trainer-label", id: name }, t("Training length")),
-            back,
-        ),
-        el("div", { class: "lora-trainer-settings-length" }, slot, unit),
-        problem,
-        help,
-        note,
-    );
+    const element = lengthFrame(steps.key, [back, slot, unit, problem, help, note]);
     let last = null,
         by = "";
 
@@ -360,14 +393,7 @@ export function lengthRow(steps, epochs) {
         element.classList.toggle("lora-trainer-settings-changed", changed);
         back.hidden = !changed;
         const before = baseValue(steps) !== null ? steps : epochs;
-        if (changed) {
-            const value = shownValue(before, baseValue(before)) + " " + before.label;
-            put(back, t("changed; back to {value}", { value }));
-            back.setAttribute(
-                "aria-label",
-                t("{field} is changed; back to {value}", { field: t("Training length"), value }),
-            );
-        }
+        if (changed) sayBack(back, shownValue(before, baseValue(before)) + " " + before.label);
         put(help, field.help);
         const plan = currentPlan();
         put(

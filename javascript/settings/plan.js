@@ -1,6 +1,6 @@
 /*
- * What would happen with these settings, and what is wrong with them, as POST plan says it. Store key
- * written: plan.
+ * What would happen with these settings, and what is wrong with them, as POST plan says it. Store
+ * key written: plan. /
  */
 import { api } from "../common/api.js";
 import { el, fill, put } from "../common/elements.js";

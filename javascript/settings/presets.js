@@ -12,6 +12,21 @@ import { state } from "./state.js";
 
 // --- presets -----------------------------------------------------------------------------------
 
+const frame = (buttons, row, why, troubles) =>
+    el(
+        "section",
+        { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": t("Presets") },
+        el(
+            "div",
+            { class: "lora-trainer-settings-head" },
+            el("h3", {}, t("What do you want to train?")),
+            el("div", { class: "lora-trainer-row" }, buttons),
+        ),
+        row,
+        why,
+        troubles,
+    );
+
 export function presetCard(choose) {
     const why = el("p", { class: "lora-trainer-help lora-trainer-settings-why", role: "status" });
     const row = el("div", { class: "lora-trainer-row", role: "group", "aria-label": t("Presets") });
@@ -28,19 +43,7 @@ export function presetCard(choose) {
         label: t("Delete this preset"),
         onclick: () => deletePreset(presetOf()),
     });
-    const element = el(
-        "section",
-        { class: "lora-trainer-card lora-trainer-settings-presets", "aria-label": t("Presets") },
-        el(
-            "div",
-            { class: "lora-trainer-settings-head" },
-            el("h3", {}, t("What do you want to train?")),
-            el("div", { class: "lora-trainer-row" }, remove, save, back),
-        ),
-        row,
-        why,
-        troubles,
-    );
+    const element = frame([remove, save, back], row, why, troubles);
     let drawn = null,
         told = null;
 

@@ -1,6 +1,6 @@
 /*
- * The section "settings": checkpoint, name, presets, fields, and what will happen. The form, its help
- * and the presets come from the server (home.form, home.presets).
+ * The section "settings": checkpoint, name, presets, fields, and what will happen. The form, its
+ * help and the presets come from the server (home.form, home.presets). /
  */
 import { el, fill } from "../common/elements.js";
 import { root } from "../common/host.js";
@@ -24,17 +24,8 @@ const ADVANCED_KEY = "lora-trainer-advanced";
 
 // --- the page ----------------------------------------------------------------------------------
 
-function makePage(container) {
-    state.drawnFor = drafts.dataset();
-    const home = store.get("home");
-    const choose = (id) => {
-        draft.preset = id;
-        edited();
-    };
-    const checkpoint = checkpointCard(),
-        name = nameCard();
-    const groups = (home.form || { groups: [] }).groups;
-    const fields = fieldsOf(home);
+/** A row for each setting, by its key; steps and epochs share one. */
+function makeRows(fields) {
     const rows = new Map(
         [...fields.values()].map((field) => [
             field.key,
@@ -45,36 +36,45 @@ function makePage(container) {
         const length = lengthRow(...LENGTH.map((key) => fields.get(key)));
         for (const key of LENGTH) rows.set(key, length);
     }
-    const grid = (group) =>
-        el("div", { class: "lora-trainer-settings-grid" }, [
-            ...new Set(group.fields.map((field) => rows.get(field.key).element)),
-        ]);
-    const presets = presetCard(choose);
-    const advanced = el(
+    return rows;
+}
+
+const grid = (group, rows) =>
+    el("div", { class: "lora-trainer-settings-grid" }, [
+        ...new Set(group.fields.map((field) => rows.get(field.key).element)),
+    ]);
+
+function advancedSettings(groups, rows) {
+    const element = el(
         "details",
         {
             class: "lora-trainer-card lora-trainer-settings-advanced",
             open: kept.get(ADVANCED_KEY) || null,
-            ontoggle: () => kept.set(ADVANCED_KEY, advanced.open),
+            ontoggle: () => kept.set(ADVANCED_KEY, element.open),
         },
         el("summary", {}, t("Advanced settings")),
         groups
             .filter((group) => group.advanced)
-            .map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group))),
+            .map((group) => el("fieldset", {}, el("legend", {}, group.title), grid(group, rows))),
     );
-    const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
+    return element;
+}
+
+/**
+ * A box to find settings with: {input, none: what is said where there is none, clear()}. Only the
+ * settings stay whose name, help, key or name elsewhere has all of the words; all of them where
+ * nothing is looked for.
+ */
+function finder(fields, rows, advanced) {
     const none = el("p", { class: "lora-trainer-help", role: "status" });
-    const search = widgets.text({
+    const input = widgets.text({
         label: t("Find a setting"),
         placeholder: t("Find a setting"),
         oninput: find,
     });
-    search.type = "search";
+    input.type = "search";
+    let opened = false;
 
-    /**
-     * Only the settings whose name, help, key or name elsewhere has all of the words; all of them
-     * again where nothing is looked for.
-     */
     function find(text) {
         const words = text
             .toLowerCase()
@@ -90,17 +90,113 @@ function makePage(container) {
         for (const group of advanced.querySelectorAll("fieldset"))
             group.hidden = !group.querySelector(".lora-trainer-settings-field:not([hidden])");
         advanced.hidden = words.length > 0 && !advanced.querySelector("fieldset:not([hidden])");
-        if (words.length && !advanced.hidden && !advanced.open) {
-            advanced.open = true;
-            searched = true;
-        }
-        if (!words.length && searched) {
-            advanced.open = false;
-            searched = false;
-        }
+        openAdvanced(words.length > 0);
         none.textContent = found.length ? "" : t("No setting is called so.");
     }
-    let searched = false;
+
+    /** Open while something is found in there; as it was before when nothing is looked for. */
+    function openAdvanced(looking) {
+        if (looking && !advanced.hidden && !advanced.open) {
+            advanced.open = true;
+            opened = true;
+        }
+        if (!looking && opened) {
+            advanced.open = false;
+            opened = false;
+        }
+    }
+
+    return {
+        input,
+        none,
+        clear() {
+            input.value = "";
+            find("");
+        },
+    };
+}
+
+/** What is wrong with a setting stands beside it. */
+function showProblems(places) {
+    const found = (currentPlan() || { problems: [] }).problems;
+    for (const row of new Set(places.values())) {
+        const { problem, input } = row;
+        const here = found.filter((one) => places.get(one.field) === row);
+        const words = JSON.stringify(here);
+        if (problem.dataset.drawn === words) continue;
+        problem.dataset.drawn = words;
+        input.toggleAttribute(
+            "aria-invalid",
+            here.some((one) => one.severity === "error"),
+        );
+        fill(
+            problem,
+            here.map((one) =>
+                el(
+                    "p",
+                    { class: "lora-trainer-settings-" + one.severity },
+                    sentences(one.message, one.hint),
+                ),
+            ),
+        );
+    }
+}
+
+/** The left column: checkpoint and name, presets, the groups of settings. */
+function formColumn(home, groups, rows, { checkpoint, name, presets, search, advanced }) {
+    const usual = (group) =>
+        el(
+            "section",
+            { class: "lora-trainer-card", "aria-label": group.title },
+            el(
+                "div",
+                { class: "lora-trainer-settings-head" },
+                el("h3", {}, group.title),
+                search.input,
+            ),
+            search.none,
+            grid(group, rows),
+        );
+    return el(
+        "div",
+        { class: "lora-trainer-settings-form" },
+        home.form
+            ? null
+            : widgets.notice(
+                  "error",
+                  t("The settings could not be read."),
+                  home.form_problem ? home.form_problem.message : "",
+              ),
+        el(
+            "section",
+            {
+                class: "lora-trainer-card lora-trainer-settings-grid",
+                "aria-label": t("Checkpoint and name"),
+            },
+            checkpoint.element,
+            name.element,
+        ),
+        presets.element,
+        ...groups.filter((group) => !group.advanced).map(usual),
+        advanced,
+    );
+}
+
+function makePage(container) {
+    state.drawnFor = drafts.dataset();
+    const home = store.get("home");
+    const groups = (home.form || { groups: [] }).groups;
+    const fields = fieldsOf(home);
+    const checkpoint = checkpointCard(),
+        name = nameCard(),
+        presets = presetCard((id) => {
+            draft.preset = id;
+            edited();
+        });
+    const rows = makeRows(fields);
+    const advanced = advancedSettings(groups, rows);
+    const search = finder(fields, rows, advanced);
+    const places = new Map([["checkpoint", checkpoint], ["name", name], ...rows]);
 
     function goTo(place) {
         if (SECTION_OF[place]) {
@@ -109,10 +205,7 @@ function makePage(container) {
         }
         const found = places.get(place);
         if (!found) return;
-        if (found.element.hidden) {
-            search.value = "";
-            find("");
-        }
+        if (found.element.hidden) search.clear();
         if (advanced.contains(found.element)) advanced.open = true;
         found.element.scrollIntoView({ block: "center" });
         found.input.focus({ preventScroll: true });
@@ -124,74 +217,11 @@ function makePage(container) {
         el(
             "div",
             { class: "lora-trainer-settings" },
-            el(
-                "div",
-                { class: "lora-trainer-settings-form" },
-                home.form
-                    ? null
-                    : widgets.notice(
-                          "error",
-                          t("The settings could not be read."),
-                          home.form_problem ? home.form_problem.message : "",
-                      ),
-                el(
-                    "section",
-                    {
-                        class: "lora-trainer-card lora-trainer-settings-grid",
-                        "aria-label": t("Checkpoint and name"),
-                    },
-                    checkpoint.element,
-                    name.element,
-                ),
-                presets.element,
-                ...groups
-                    .filter((group) => !group.advanced)
-                    .map((group) =>
-                        el(
-                            "section",
-                            { class: "lora-trainer-card", "aria-label": group.title },
-                            el(
-                                "div",
-                                { class: "lora-trainer-settings-head" },
-                                el("h3", {}, group.title),
-                                search,
-                            ),
-                            none,
-                            grid(group),
-                        ),
-                    ),
-                advanced,
-            ),
+            formColumn(home, groups, rows, { checkpoint, name, presets, search, advanced }),
             plan.element,
         ),
         plan.next.element,
     );
-
-    function showProblems() {
-        const found = (currentPlan() || { problems: [] }).problems;
-        for (const row of new Set(places.values())) {
-            const { problem, input } = row;
-            const here = found.filter((one) => places.get(one.field) === row);
-            const words = JSON.stringify(here);
-            if (problem.dataset.drawn === words) continue;
-            problem.dataset.drawn = words;
-            input.toggleAttribute(
-                "aria-invalid",
-                here.some((one) => one.severity === "error"),
-            );
-            fill(
-                problem,
-                here.map((one) =>
-                    el(
-                        "p",
-                        { class: "lora-trainer-settings-" + one.severity },
-                        sentences(one.message, one.hint),
-                    ),
-                ),
-            );
-        }
-    }
-
     const update = () => {
         for (const part of new Set([checkpoint, name, presets, ...rows.values()])) part.update();
     };
@@ -203,7 +233,7 @@ function makePage(container) {
         waiting: plan.waiting,
         showPlan() {
             plan.show();
-            showProblems();
+            showProblems(places);
             update();
         },
     };

@@ -17,6 +17,47 @@ const SECONDS_INSTALLING = 1,
 
 export let setUp = null;
 
+async function copyReport() {
+    const answer = await api.get("setup", { report: "1" });
+    await copyText(answer.report);
+    widgets.dialog({
+        title: t("Report"),
+        wide: true,
+        body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report),
+    });
+}
+
+const TITLES = {
+    ready: () => t("Training is set up"),
+    missing: () => t("One step before training"),
+    broken: () => t("The set-up is broken"),
+    installing: () => t("Setting up ..."),
+    failed: () => t("The set-up did not work"),
+};
+
+function startWords(now) {
+    if (now.state === "failed") return t("Try again");
+    const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
+    return size ? t("Set up (about {size})", { size }) : t("Set up");
+}
+
+/** Whether training can start depends on it. */
+function tellChange(now) {
+    store.set("home", { ...store.get("home"), setup: now });
+    if (now.state !== "ready") return;
+    widgets.toast(t("Everything is installed. You can train now."), { severity: "done" });
+    refreshHome();
+}
+
+function showLines(lines, now) {
+    const text = now.lines.join("\n");
+    lines.hidden = !text || now.state === "ready";
+    if (lines.textContent !== text) {
+        lines.textContent = text;
+        lines.scrollTop = lines.scrollHeight;
+    }
+}
+
 export function setUpCard(setup) {
     const message = el("p", { class: "lora-trainer-setup-message" });
     const hint = el("p", { class: "lora-trainer-hint" });
@@ -66,14 +107,7 @@ export function setUpCard(setup) {
 
     function show(now) {
         const busy = now.state === "installing";
-        const titles = {
-            ready: () => t("Training is set up"),
-            missing: () => t("One step before training"),
-            broken: () => t("The set-up is broken"),
-            installing: () => t("Setting up ..."),
-            failed: () => t("The set-up did not work"),
-        };
-        put(heading, titles[now.state]());
+        put(heading, TITLES[now.state]());
         put(message, now.message);
         put(hint, now.hint);
         element.dataset.state = now.state;
@@ -82,41 +116,12 @@ export function setUpCard(setup) {
         bar.element.hidden = !busy;
         if (busy) bar.set(0, 0, now.seconds ? formatDuration(now.seconds) : "");
         start.hidden = busy || (now.state === "ready" && !now.hint);
-        const size = now.megabytes ? formatBytes(now.megabytes * 1e6) : "";
-        put(
-            start,
-            now.state === "failed"
-                ? t("Try again")
-                : size
-                  ? t("Set up (about {size})", { size })
-                  : t("Set up"),
-        );
+        put(start, startWords(now));
         copy.hidden = now.state === "ready" && !now.hint;
         later.hidden = now.state !== "ready";
-        const text = now.lines.join("\n");
-        lines.hidden = !text || now.state === "ready";
-        if (lines.textContent !== text) {
-            lines.textContent = text;
-            lines.scrollTop = lines.scrollHeight;
-        }
-        const before = was;
+        showLines(lines, now);
+        if (was !== null && was !== now.state) tellChange(now);
         was = now.state;
-        if (before === null || before === now.state) return;
-        // whether training can start depends on it
-        store.set("home", { ...store.get("home"), setup: now });
-        if (now.state !== "ready") return;
-        widgets.toast(t("Everything is installed. You can train now."), { severity: "done" });
-        refreshHome();
-    }
-
-    async function copyReport() {
-        const answer = await api.get("setup", { report: "1" });
-        await copyText(answer.report);
-        widgets.dialog({
-            title: t("Report"),
-            wide: true,
-            body: el("pre", { class: "lora-trainer-setup-lines", tabindex: "0" }, answer.report),
-        });
     }
 
     /** It may be started, and end, in another window or at a command line. */

@@ -5,7 +5,9 @@ export const state = {
     /** What the chosen checkpoint is, as the server says it; null while that is asked. */
     facts: null,
 
-    /** The settings that were published last: what another part of the tab puts there is another. */
+    /**
+     * The settings that were published last: what another part of the tab puts there is another.
+     */
     ours: null,
 
     /**
@@ -14,7 +16,9 @@ export const state = {
      */
     stated: null,
 
-    /** The drawn form: {update(), redraw(), showPlan(), waiting()}; null before it is first shown. */
+    /**
+     * The drawn form: {update(), redraw(), showPlan(), waiting()}; null before it is first shown.
+     */
     page: null,
 
     /** The dataset whose draft the form was drawn for. */

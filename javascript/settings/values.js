@@ -1,8 +1,8 @@
 /*
- * What is set: the preset's values, what the visitor changed against them, what the server suggests.
- * It is the chosen dataset's draft (draft.js) that is shown and changed.
+ * What is set: the preset's values, what the visitor changed against them, what the server
+ * suggests. It is the chosen dataset's draft (draft.js) that is shown and changed.
  *
- * Store keys written: checkpoint, name, preset, settings (what the server is sent).
+ * Store keys written: checkpoint, name, preset, settings (what the server is sent). /
  */
 import { store } from "../common/store.js";
 import * as datasets from "../images/datasets.js";

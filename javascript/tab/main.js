@@ -1,8 +1,8 @@
 /*
  * The tab: every section in the order of its steps, and the panel under the WebUI's prompts.
  *
- * lora_trainer.js, which the WebUI loads, imports this file and calls start() when the page is there.
- * A new section is a folder, and a line here.
+ * lora_trainer.js, which the WebUI loads, imports this file and calls start() when the page is
+ * there. A new section is a folder, and a line here. /
  */
 import * as filter from "../captions/filter.js";
 import * as captions from "../captions/section.js";

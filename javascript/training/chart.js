@@ -57,6 +57,74 @@ function summary(points) {
     );
 }
 
+const label = (x, y, text, anchor) =>
+    svg("text", { x, y, "text-anchor": anchor, class: "lora-trainer-chart-label" }, text);
+
+const grid = (from, to, y, text) => [
+    svg("line", { x1: from, x2: to, y1: y, y2: y, class: "lora-trainer-chart-grid" }),
+    label(from - 6, y + 4, text, "end"),
+];
+
+/** The axes and their words. */
+function frame(width) {
+    return [
+        svg("line", {
+            x1: MARGIN.left,
+            x2: width - MARGIN.right,
+            y1: HEIGHT - MARGIN.bottom,
+            y2: HEIGHT - MARGIN.bottom,
+            class: "lora-trainer-chart-axis",
+        }),
+        label(width - MARGIN.right, HEIGHT - 4, t("Step"), "end"),
+        svg(
+            "text",
+            {
+                x: -MARGIN.top,
+                y: 12,
+                transform: "rotate(-90)",
+                "text-anchor": "end",
+                class: "lora-trainer-chart-label",
+            },
+            t("Loss"),
+        ),
+    ];
+}
+
+/** The lines of these points, with their grid. */
+function curves(shown, width, stepCount) {
+    const [low, high] = range(shown);
+    const last = Math.max(stepCount || 0, shown[shown.length - 1][0], 1);
+    const x = (step) => MARGIN.left + (step / last) * (width - MARGIN.left - MARGIN.right);
+    const y = (value) => {
+        const share = (value - low) / (high - low || 1);
+        return (
+            MARGIN.top +
+            (1 - Math.min(1, Math.max(0, share))) * (HEIGHT - MARGIN.top - MARGIN.bottom)
+        );
+    };
+    const path = (at) =>
+        shown
+            .filter((point) => Number.isFinite(point[at]))
+            .map((point) => x(point[0]).toFixed(1) + "," + y(point[at]).toFixed(1))
+            .join(" ");
+    return [
+        frame(width),
+        ticks(low, high, 4).map((value) =>
+            grid(
+                MARGIN.left,
+                width - MARGIN.right,
+                y(value),
+                formatNumber(value, high < 0.1 ? 3 : 2),
+            ),
+        ),
+        ticks(0, last, Math.max(2, Math.min(8, Math.floor(width / 90)))).map((step) =>
+            label(x(step), HEIGHT - MARGIN.bottom + 14, formatNumber(step), "middle"),
+        ),
+        svg("polyline", { class: "lora-trainer-chart-raw", points: path(1) }),
+        svg("polyline", { class: "lora-trainer-chart-line", points: path(2) }),
+    ];
+}
+
 /** {element, set(points, stepCount)}; it redraws when its width changes. */
 export function lossChart() {
     const drawing = svg("svg", { class: "lora-trainer-chart", role: "img", height: HEIGHT });
@@ -76,73 +144,10 @@ export function lossChart() {
         words.textContent = text;
         const shown = points.filter((point) => Number.isFinite(point[1]));
         if (!shown.length) {
-            fill(drawing, frame());
+            fill(drawing, frame(width));
             return;
         }
-        const [low, high] = range(shown);
-        const last = Math.max(stepCount || 0, shown[shown.length - 1][0], 1);
-        const x = (step) => MARGIN.left + (step / last) * (width - MARGIN.left - MARGIN.right);
-        const y = (value) => {
-            const share = (value - low) / (high - low || 1);
-            return (
-                MARGIN.top +
-                (1 - Math.min(1, Math.max(0, share))) * (HEIGHT - MARGIN.top - MARGIN.bottom)
-            );
-        };
-        const path = (at) =>
-            shown
-                .filter((point) => Number.isFinite(point[at]))
-                .map((point) => x(point[0]).toFixed(1) + "," + y(point[at]).toFixed(1))
-                .join(" ");
-        fill(
-            drawing,
-            frame(),
-            ticks(low, high, 4).map((value) =>
-                grid(
-                    MARGIN.left,
-                    width - MARGIN.right,
-                    y(value),
-                    formatNumber(value, high < 0.1 ? 3 : 2),
-                ),
-            ),
-            ticks(0, last, Math.max(2, Math.min(8, Math.floor(width / 90)))).map((step) =>
-                label(x(step), HEIGHT - MARGIN.bottom + 14, formatNumber(step), "middle"),
-            ),
-            svg("polyline", { class: "lora-trainer-chart-raw", points: path(1) }),
-            svg("polyline", { class: "lora-trainer-chart-line", points: path(2) }),
-        );
-    }
-
-    const label = (x, y, text, anchor) =>
-        svg("text", { x, y, "text-anchor": anchor, class: "lora-trainer-chart-label" }, text);
-
-    const grid = (from, to, y, text) => [
-        svg("line", { x1: from, x2: to, y1: y, y2: y, class: "lora-trainer-chart-grid" }),
-        label(from - 6, y + 4, text, "end"),
-    ];
-
-    function frame() {
-        return [
-            svg("line", {
-                x1: MARGIN.left,
-                x2: width - MARGIN.right,
-                y1: HEIGHT - MARGIN.bottom,
-                y2: HEIGHT - MARGIN.bottom,
-                class: "lora-trainer-chart-axis",
-            }),
-            label(width - MARGIN.right, HEIGHT - 4, t("Step"), "end"),
-            svg(
-                "text",
-                {
-                    x: -MARGIN.top,
-                    y: 12,
-                    transform: "rotate(-90)",
-                    "text-anchor": "end",
-                    class: "lora-trainer-chart-label",
-                },
-                t("Loss"),
-            ),
-        ];
+        fill(drawing, curves(shown, width, stepCount));
     }
 
     new ResizeObserver(() => {

@@ -7,8 +7,8 @@
  *     runButtons(done)              what can be asked of a run at work: {all: [buttons], set(run)},
  *                                   for the bar at the window's edge
  *
- * done(run?) is called when a button has changed something. Called by the section "train", which asks
- * the server.
+ * done(run?) is called when a button has changed something. Called by the section "train", which
+ * asks the server. /
  */
 import { el, put, redraw } from "../common/elements.js";
 import { formatBytes, formatDuration, formatNumber, t } from "../common/language.js";
@@ -18,6 +18,33 @@ import { lossChart } from "./chart.js";
 import { handOverWords, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
 import * as runActions from "./runs.js";
+
+function logBox(done) {
+    const log = el("pre", {
+        class: "lora-trainer-pre lora-trainer-log",
+        tabindex: "0",
+        "aria-label": t("Log"),
+    });
+    const element = el(
+        "details",
+        { class: "lora-trainer-log-box", ontoggle: () => done() },
+        el("summary", {}, t("Log")),
+        log,
+    );
+    return { element, set: (text) => putLog(log, text) };
+}
+
+/** What the notices of a run are drawn from. */
+const noticesKey = (run) =>
+    JSON.stringify([
+        run.id,
+        run.failure,
+        run.warnings,
+        run.status,
+        run.lora,
+        run.can,
+        store.get("delivered"),
+    ]);
 
 export function liveView(done) {
     let run = null;
@@ -35,17 +62,7 @@ export function liveView(done) {
     const handed = el("p", { class: "lora-trainer-help lora-trainer-live-handover" });
     const chart = lossChart();
     const previews = previewGrid();
-    const log = el("pre", {
-        class: "lora-trainer-pre lora-trainer-log",
-        tabindex: "0",
-        "aria-label": t("Log"),
-    });
-    const logBox = el(
-        "details",
-        { class: "lora-trainer-log-box", ontoggle: () => done() },
-        el("summary", {}, t("Log")),
-        log,
-    );
+    const log = logBox(done);
     const graphs = el(
         "div",
         { class: "lora-trainer-live-graphs" },
@@ -64,7 +81,7 @@ export function liveView(done) {
         notices,
         handed,
         graphs,
-        logBox,
+        log.element,
     );
 
     function set(now, points) {
@@ -85,30 +102,18 @@ export function liveView(done) {
             put(spoken, run.name + ": " + words);
         setBar(bar, run);
         facts.set(run);
-        redraw(
-            notices,
-            JSON.stringify([
-                run.id,
-                run.failure,
-                run.warnings,
-                run.status,
-                run.lora,
-                run.can,
-                store.get("delivered"),
-            ]),
-            () => noticesOf(run, done),
-        );
+        redraw(notices, noticesKey(run), () => noticesOf(run, done));
         put(handed, handOverWords(now.handover, run));
         graphs.hidden = run.job !== "train";
         chart.set(points, run.step_count);
         previews.set(now.previews, noPreviews(run));
-        if (logBox.open && now.log.length) putLog(log, now.log.join("\n"));
+        if (log.element.open && now.log.length) log.set(now.log.join("\n"));
     }
 
     return {
         element,
         set,
-        wantsLog: () => logBox.open,
+        wantsLog: () => log.element.open,
         hide() {
             element.hidden = true;
             run = null;

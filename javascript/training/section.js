@@ -239,52 +239,82 @@ function isOfNow(run) {
     return run.dataset === folder && run.changed >= Math.max(drafts.changed(), card.changed);
 }
 
+/** Why a training cannot begin, with everything that is wrong where that is several things. */
+function complain(place, problem) {
+    const others = (problem.problems || []).map((one) =>
+        el("li", {}, sentences(one.message, one.hint)),
+    );
+    const notice = widgets.problem(problem);
+    if (others.length > 1) notice.append(el("ul", {}, others));
+    fill(place, notice);
+    place.scrollIntoView({ block: "center" });
+}
+
 /**
- * The form: open before a training, one line below the run while one is at work and when one has
- * ended; and the bar with the next thing to do.
+ * What can be done with what a run has learned: {draw(run)} puts it into the bar `next`. It is
+ * known a moment later, when it is known where its file is: then `redraw()` is called. /
  */
-function startCard() {
+function afterwards(next, redraw) {
+    let used = null;
+    const tryIt = widgets.button({
+        label: t("Try it"),
+        kind: "primary",
+        onclick: () => runActions.tryLora(used.lora),
+    });
+    const deliver = widgets.button({
+        label: t("Put into the LoRA folder"),
+        onclick: () => runActions.deliver(used.lora, changed),
+    });
+    const go = widgets.button({
+        label: t("Continue"),
+        onclick: () => runActions.goOn(used.run, changed),
+    });
+
+    function learn(run, key) {
+        const mine = (used = { key, run, lora: null, answered: false });
+        runActions
+            .newestOf(run)
+            .catch(() => null)
+            .then((lora) => {
+                mine.lora = lora;
+                mine.answered = true;
+                if (used === mine) redraw();
+            });
+    }
+
+    return {
+        draw(run) {
+            const key = JSON.stringify([
+                run.id,
+                run.status,
+                run.lora,
+                run.can,
+                store.get("delivered"),
+            ]);
+            if (!used || used.key !== key) learn(run, key);
+            const failed = ["failed", "lost"].includes(run.status);
+            const goes = run.can.continue || run.can.further;
+            put(go, run.can.further ? t("Train further") : t("Continue"));
+            widgets.makePrimary(tryIt, !(failed && goes));
+            widgets.makePrimary(go, goes && (failed || (used.answered && !used.lora)));
+            next.say(withColon(run.name, run.sentence));
+            next.fill(
+                used.lora ? tryIt : null,
+                used.lora && !used.lora.delivered ? deliver : null,
+                goes ? go : null,
+            );
+        },
+    };
+}
+
+/**
+ * The form in words, with its buttons: {element, trouble, draw({what}) -> the obstacle,
+ * buttons(found)}. `begin(when)` is called by them.
+ */
+function startForm(begin) {
     const words = el("p");
     const reason = el("p", { class: "lora-trainer-help" });
     const trouble = el("div");
-    const next = widgets.actions();
-    const asked = runButtons(changed);
-    let token = null,
-        folded = null,
-        used = null;
-
-    async function begin(when) {
-        // a click that got no answer may have arrived: the same token cannot begin a second run
-        token = token || randomToken();
-        try {
-            const run = await api.post("runs", { ...draft(), token, when });
-            token = null;
-            fill(trouble);
-            // what is at work stays in view; the list below shows the one that waits
-            if (known.pulse && known.pulse.active.length) {
-                changed();
-                widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
-                    severity: "done",
-                });
-            } else {
-                // at once, so that a second click cannot begin it again
-                if (!byId(run.id)) known.runs = [run, ...known.runs];
-                changed(run);
-                draw();
-            }
-        } catch (problem) {
-            if (!(problem instanceof Problem)) throw problem;
-            if (problem.status) token = null;
-            const others = (problem.problems || []).map((one) =>
-                el("li", {}, sentences(one.message, one.hint)),
-            );
-            const notice = widgets.problem(problem);
-            if (others.length > 1) notice.append(el("ul", {}, others));
-            fill(trouble, notice);
-            trouble.scrollIntoView({ block: "center" });
-        }
-    }
-
     const start = widgets.button({
         label: t("Start"),
         kind: "primary",
@@ -303,39 +333,27 @@ function startCard() {
         own,
         trouble,
     );
-
-    const afterwards = {
-        try: widgets.button({
-            label: t("Try it"),
-            kind: "primary",
-            onclick: () => runActions.tryLora(used.lora),
-        }),
-        deliver: widgets.button({
-            label: t("Put into the LoRA folder"),
-            onclick: () => runActions.deliver(used.lora, changed),
-        }),
-        go: widgets.button({
-            label: t("Continue"),
-            onclick: () => runActions.goOn(used.run, changed),
-        }),
-    };
+    let folded = null;
 
     /** The buttons of the form, in the bar or in the form. */
-    function formButtons(found) {
+    function buttons(found) {
         put(mend, found && found.section ? found.label : "");
         return [found && found.section ? mend : null, start, queue];
     }
 
-    function drawForm({ what }) {
-        const plan = currentPlan();
+    /** Before a training the form comes first, during one it is out of the way. */
+    function fold(away) {
+        if (folded === away) return;
+        folded = away;
+        element.open = !away;
+        if (away) view.element.after(element);
+        else view.element.parentElement.prepend(element);
+    }
+
+    function draw({ what }) {
         const found = obstacle();
         const idle = what === "start";
-        put(
-            words,
-            plan && plan.sentence
-                ? plan.sentence
-                : t("Trains a LoRA from your images with the settings you chose."),
-        );
+        put(words, startWords());
         put(summary, what === "watch" ? t("Queue another training") : t("Start another training"));
         put(start, what === "watch" ? t("Train it next") : t("Start"));
         put(reason, found && !idle ? found.text : "");
@@ -345,70 +363,87 @@ function startCard() {
         }
         widgets.makePrimary(start, idle && !(found && found.section));
         widgets.makePrimary(mend, idle);
-        if (folded !== !idle) {
-            folded = !idle;
-            element.open = !folded;
-            // before a training the form comes first, during one it is out of the way
-            if (folded) view.element.after(element);
-            else view.element.parentElement.prepend(element);
-        }
+        fold(!idle);
         summary.hidden = idle;
-        if (!idle) fillOwn(formButtons(found));
+        if (!idle) refill(own, buttons(found).filter(Boolean));
         return found;
     }
 
-    function fillOwn(wanted) {
-        const now = wanted.filter(Boolean);
-        if (
-            own.children.length !== now.length ||
-            now.some((button, at) => own.children[at] !== button)
-        )
-            fill(own, now);
+    return { element, trouble, draw, buttons };
+}
+
+const startWords = () => {
+    const plan = currentPlan();
+    return plan && plan.sentence
+        ? plan.sentence
+        : t("Trains a LoRA from your images with the settings you chose.");
+};
+
+/** Put other buttons in place of those that are there, if they are others. */
+function refill(place, wanted) {
+    if (
+        place.children.length !== wanted.length ||
+        wanted.some((button, at) => place.children[at] !== button)
+    )
+        fill(place, wanted);
+}
+
+/**
+ * The form: open before a training, one line below the run while one is at work and when one has
+ * ended; and the bar with the next thing to do.
+ */
+function startCard() {
+    const next = widgets.actions();
+    const asked = runButtons(changed);
+    const form = startForm(begin);
+    const after = afterwards(next, () => draw());
+    let token = null;
+
+    async function begin(when) {
+        // a click that got no answer may have arrived: the same token cannot begin a second run
+        token = token || randomToken();
+        try {
+            const run = await api.post("runs", { ...draft(), token, when });
+            token = null;
+            fill(form.trouble);
+            begun(run);
+        } catch (problem) {
+            if (!(problem instanceof Problem)) throw problem;
+            if (problem.status) token = null;
+            complain(form.trouble, problem);
+        }
+    }
+
+    function begun(run) {
+        // what is at work stays in view; the list below shows the one that waits
+        if (known.pulse && known.pulse.active.length) {
+            changed();
+            widgets.toast(t("{name} waits in the queue.", { name: run.name }), {
+                severity: "done",
+            });
+            return;
+        }
+        // at once, so that a second click cannot begin it again
+        if (!byId(run.id)) known.runs = [run, ...known.runs];
+        changed(run);
+        draw();
     }
 
     function draw() {
         if (!view || !view.element.parentElement) return;
         const now = stage();
-        const found = drawForm(now);
+        const found = form.draw(now);
         if (now.what === "start") {
             next.say(found ? found.text : planWords());
-            next.fill(formButtons(found));
+            next.fill(form.buttons(found));
         } else if (now.what === "watch") {
             next.say(withColon(now.run.name, now.run.failure ? "" : now.run.sentence));
             asked.set(now.run);
             next.fill(runActions.isActive(now.run) ? asked.all : []);
-        } else drawUse(now.run);
+        } else after.draw(now.run);
     }
 
-    /** What can be done with what was learned is known a moment later: where its file is. */
-    function drawUse(run) {
-        const key = JSON.stringify([run.id, run.status, run.lora, run.can, store.get("delivered")]);
-        if (!used || used.key !== key) {
-            used = { key, run, lora: null, answered: false };
-            const mine = used;
-            runActions
-                .newestOf(run)
-                .catch(() => null)
-                .then((lora) => {
-                    mine.lora = lora;
-                    mine.answered = true;
-                    if (used === mine) draw();
-                });
-        }
-        const failed = ["failed", "lost"].includes(run.status);
-        const goes = run.can.continue || run.can.further;
-        put(afterwards.go, run.can.further ? t("Train further") : t("Continue"));
-        widgets.makePrimary(afterwards.try, !(failed && goes));
-        widgets.makePrimary(afterwards.go, goes && (failed || (used.answered && !used.lora)));
-        next.say(withColon(run.name, run.sentence));
-        next.fill(
-            used.lora ? afterwards.try : null,
-            used.lora && !used.lora.delivered ? afterwards.deliver : null,
-            goes ? afterwards.go : null,
-        );
-    }
-
-    return { element, next, draw };
+    return { element: form.element, next, draw };
 }
 
 // --- lists -------------------------------------------------------------------------------------
@@ -608,9 +643,9 @@ function list(title, empty, words) {
                 return;
             }
             drawn = now;
-            const focused = rows.contains(document.activeElement)
-                ? document.activeElement.dataset.key
-                : null;
+            const active = document.activeElement;
+            const focused =
+                active instanceof HTMLElement && rows.contains(active) ? active.dataset.key : null;
             const unfolded = new Set(
                 [...rows.querySelectorAll("details[open]")].map((details) => details.dataset.key),
             );

@@ -1,0 +1,11 @@
+// What the WebUI's page offers to extensions' scripts, and the tab's handle for the console.
+
+declare function gradioApp(): Document | ShadowRoot | HTMLElement;
+declare function onUiLoaded(callback: () => void): void;
+declare function onUiTabChange(callback: () => void): void;
+declare function onOptionsChanged(callback: () => void): void;
+declare function updateInput(box: HTMLElement): void;
+
+interface Window {
+    loraTrainer: Record<string, unknown>;
+}
