@@ -15,7 +15,7 @@ from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
-from tests.tiny import tiny_parts
+from tests.tiny import small_parts, tiny_parts
 
 SEED_1 = """train_data_dir: "./data/style_train"
 metadata_path: "./data/style_train/metadata.csv"
@@ -71,17 +71,27 @@ def tiny_checkpoint(family: str, prediction_type: str = "epsilon") -> Path:
     return path
 
 
+@cache
+def small_checkpoint() -> Path:
+    """A still smaller SD1, for runs in which the model does not matter."""
+    path = Path(mkdtemp(prefix="small-checkpoint-")) / "small-sd1.safetensors"
+    write_checkpoint(small_parts(), path, metadata={"modelspec.resolution": "64x64"})
+    return path
+
+
 SMALL = {"epochs": 2, "batch_size": 2, "save_steps": 100, "learning_rate": 1e-3, "lora_rank": 2}
 
 
 def begin(
-    tmp_path: Path, run: str = "run", family: str = "sd1", images: int = 5, **changes: object
+    tmp_path: Path, run: str = "run", family: str = "", images: int = 5, **changes: object
 ) -> RunFolder:
-    """A run folder about to train a tiny checkpoint on a few drawn images."""
+    """A run folder about to train a tiny checkpoint on a few drawn images: of the family as it is,
+    or of the smallest SD1.
+    """
     draw_images(tmp_path / "images", images)
     values = {
         "train_data_dir": str(tmp_path / "images"),
-        "base_model": str(tiny_checkpoint(family)),
+        "base_model": str(tiny_checkpoint(family) if family else small_checkpoint()),
         "output_dir": str(tmp_path / run),
         **SMALL,
         **changes,

@@ -20,7 +20,7 @@ from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
 from tests.jobs.logs import TRAINED, write_run
-from tests.made import SEED_1, SEED_2, draw_images, tiny_checkpoint
+from tests.made import SEED_1, SEED_2, draw_images, small_checkpoint, tiny_checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,7 @@ def call(*arguments, cwd):
 
 
 @pytest.mark.parametrize(("yaml", "rank", "modules"), [(SEED_1, 8, 64), (SEED_2, 16, 192)])
-def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
+def test_the_seeds_yaml_files_run_unchanged(tmp_path, capsys, yaml, rank, modules):
     folder = tmp_path / "我的 项目"
     folder.mkdir()
     (folder / "seed.yaml").write_text(yaml, encoding="utf-8")
@@ -59,14 +59,14 @@ def test_the_seeds_yaml_files_run_unchanged(tmp_path, yaml, rank, modules):
     assert (output / "pytorch_lora_weights.safetensors").exists()
     assert "Finished" in done.stdout and "Training" in done.stderr and "\r" not in done.stderr
     assert done.stdout.rstrip().endswith(f"in a prompt: <lora:{output.name}:0.7>")
-    described = call(
-        "inspect", output / f"{output.name}.safetensors", "--base", base, "--json", cwd=folder
+    _, described, _ = run(
+        capsys, "inspect", output / f"{output.name}.safetensors", "--base", base, "--json"
     )
-    assert json.loads(described.stdout)["unmatched"] == []
-    described = call(
-        "inspect", output / "pytorch_lora_weights.safetensors", "--base", base, cwd=folder
+    assert json.loads(described)["unmatched"] == []
+    _, described, _ = run(
+        capsys, "inspect", output / "pytorch_lora_weights.safetensors", "--base", base
     )
-    assert "unmatched:       none: every layer fits the base model" in described.stdout
+    assert "unmatched:       none: every layer fits the base model" in described
     again = call("train", "--config", "seed.yaml", cwd=folder)
     assert (
         again.returncode == 1 and "already holds a run" in again.stderr and "resume" in again.stderr
@@ -77,7 +77,7 @@ def write_yaml(tmp_path, **changes):
     draw_images(tmp_path / "images", 3)
     values = {
         "train_data_dir": "images",
-        "base_model": str(tiny_checkpoint("sd1")),
+        "base_model": str(small_checkpoint()),
         "output_dir": "out",
         "lora_rank": 2,
         "save_steps": 1000,

@@ -137,3 +137,36 @@ def tiny_parts(
     )
     torch.random.set_rng_state(generator_state)
     return parts
+
+
+def small_parts(seed: int = 0) -> Parts:
+    """An SD1 of fewer levels and layers, as pruned ones are: what a run does around its models
+    takes as long, what it does with them a third.
+    """
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        layers_per_block=1,
+        block_out_channels=(WIDTH, 2 * WIDTH),
+        attention_head_dim=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(16, 16, 32, 32),
+        norm_num_groups=16,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    parts = Parts(
+        family="sd1",
+        schedule=NoiseSchedule(),
+        unet=unet.eval(),
+        vae=vae.eval(),  # type: ignore[arg-type]
+        text_encoders=tuple(encoder.eval() for encoder in tiny_text_encoders("sd1")),
+        tokenizers=(),
+    )
+    torch.random.set_rng_state(generator_state)
+    return parts

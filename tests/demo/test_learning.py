@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from PIL import Image
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED, report, world
 from lora_trainer.demo.report import Verdict, judge, judge_two, train_concept
+from lora_trainer.worker import job
 
 pytestmark = pytest.mark.xdist_group("learning")  # one process: the LoRA is trained once
 
@@ -22,6 +24,37 @@ STEPS = 160
 """Fewer than the demo's: enough for a LoRA to pass, and too many for one that learned from wrong
 captions.
 """
+
+
+@pytest.fixture(scope="module", autouse=True)
+def workers_in_this_process():
+    """What is learned is the same in a worker of its own (test_run.py starts one), which takes
+    seconds to start.
+    """
+
+    def start(folder):
+        status = job.run(folder.path)
+        return SimpleNamespace(poll=lambda: status, returncode=status)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "start_worker", start)
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def pictures_without_a_lora_are_drawn_once():
+    draw, drawn = report.pictures, {}
+
+    def pictures(parts, prompts, loras):
+        if loras:
+            return draw(parts, prompts, loras)
+        if tuple(prompts) not in drawn:
+            drawn[tuple(prompts)] = draw(parts, prompts, loras)
+        return drawn[tuple(prompts)]
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(report, "pictures", pictures)
+        yield
 
 
 @pytest.fixture(scope="module")
