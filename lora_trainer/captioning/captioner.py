@@ -115,7 +115,8 @@ class CaptionerInfo:
     what source.find gave. Raises CaptionerError, and what running out of memory raises.
     """
     settings: type[Settings] = NoSettings
-    """The settings that only it, and those of its kind, have. Its captions depend on all of them.
+    """The settings that only it, and those of its kind, have, each with a default. Its captions
+    depend on all of them.
     """
     reads: Callable[[Any], str] | None = None
     """Own settings -> the content of the files that they name, on which the captions depend."""

@@ -340,7 +340,11 @@ def groups_from_mapping(
             problems.append(problem)
             broken.add(key)
     made: dict[str, Settings] = {}
-    for group_name, group in groups:
+    names: dict[Any, list[str]] = {}
+    for name, group in groups:
+        # a group that stands there under several names is looked at once
+        names.setdefault(group, []).append(name)
+    for group, group_names in names.items():
         fields_here = fields_of(group)
         missing = [
             item.name
@@ -366,7 +370,7 @@ def groups_from_mapping(
             if item.default is dataclasses.MISSING and item.name not in here:
                 here[item.name] = Path()
         try:
-            made[group_name] = group(**here)
+            made.update(dict.fromkeys(group_names, group(**here)))
         except ConfigError as error:
             problems.extend(error.problems)
     if problems:
@@ -441,7 +445,7 @@ def readme_table(groups: Groups) -> str:
         parts += [
             f"**{title_of(group)}**",
             "",
-            "| key | in the tab | default | meaning |",
+            "| key | name | default | meaning |",
             "| --- | --- | --- | --- |",
         ]
         for item in fields_of(group):

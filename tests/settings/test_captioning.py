@@ -61,6 +61,12 @@ def test_what_is_wrong_gets_a_sentence(change, sentence, tmp_path):
     assert sentence in str(caught.value)
 
 
+def test_a_wrong_value_is_told_once_also_where_two_captioners_have_the_setting():
+    with pytest.raises(ConfigError) as caught:
+        from_mapping({"input": "x", "captioner": "blip", "max_tokens": 1})
+    assert len(caught.value.problems) == 1
+
+
 def test_the_input_is_required():
     with pytest.raises(ConfigError, match="input is missing"):
         from_mapping({})
@@ -72,6 +78,7 @@ def test_every_setting_and_captioner_says_what_it_is():
         assert keys <= set(schema.documentation_of(group))
         assert all(schema.about(item).label for item in schema.fields_of(group))
     for info in captioners.every().values():
+        info.settings()
         assert (
             info.sentence.endswith(".")
             and info.download_bytes > 1e8

@@ -147,7 +147,7 @@ def test_a_new_field_is_told_everywhere_from_where_it_stands():
     assert schema.readme_table(GROUPS).splitlines() == [
         "**Toys**",
         "",
-        "| key | in the tab | default | meaning |",
+        "| key | name | default | meaning |",
         "| --- | --- | --- | --- |",
         "| `wheels` | Wheels (pieces) | `4` | How many roll. |",
         "| `paint` | Paint | `red` | What covers it. One of: red (RAL 3000), matt (without gloss). |",
