@@ -21,8 +21,6 @@ import * as widgets from "../common/widgets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "../training/runs.js";
 
-const SIZES = { sd1: 512, sd2: 768, sdxl: 1024 };
-
 const MOST_STEPS = 16;
 
 const SECONDS = 0.7,
@@ -746,7 +744,7 @@ function sizeFor(lora) {
     const loaded = (store.get("home").checkpoints || []).find(
         (checkpoint) => checkpoint.loaded && checkpoint.family === lora.family,
     );
-    return (loaded && loaded.resolution) || SIZES[lora.family] || wish.width;
+    return (loaded && loaded.resolution) || lora.resolution || wish.width;
 }
 
 /** Another LoRA was chosen: its strength, its size, and a prompt unless one was typed. */

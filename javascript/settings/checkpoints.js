@@ -64,9 +64,7 @@ function checkpointWords() {
         state.facts.family_name,
         state.facts.resolution ? t("made for {side} pixels", { side: state.facts.resolution }) : "",
         state.facts.vae ? t("VAE {name}", { name: state.facts.vae }) : "",
-        state.facts.clip_skip && state.facts.family !== "sdxl"
-            ? t("clip skip {number}", { number: state.facts.clip_skip })
-            : "",
+        state.facts.clip_skip ? t("clip skip {number}", { number: state.facts.clip_skip }) : "",
     ];
     const line = parts.filter(Boolean).join(" \u00b7 ");
     return state.facts.notes.length ? sentences(line, state.facts.notes) : line;

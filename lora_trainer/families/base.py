@@ -139,7 +139,7 @@ class Family(ABC):
     text_encoder_targets: tuple[str, ...] = TEXT_ENCODER_TARGETS
     """The same for text_encoder_targets."""
     has_clip_skip: bool = False
-    """Whether a LoRA's metadata states clip_skip."""
+    """Whether clip_skip is told: in a LoRA's metadata, and in the tab."""
     caption_bytes: int = 77 * 2048 * 4
     """Of one caption's text states, at most."""
     has_empty_negative: bool = False
@@ -174,6 +174,11 @@ class Family(ABC):
     @abstractmethod
     def usual_resolution(self) -> int:
         """The same where nothing else is known."""
+
+    @property
+    def largest_resolution(self) -> int:
+        """The largest of the sizes that its checkpoints are made for."""
+        return self.usual_resolution
 
     # --- opening and loading ----------------------------------------------------------------------
 

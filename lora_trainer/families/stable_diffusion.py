@@ -494,7 +494,11 @@ class _StableDiffusion2(StableDiffusion):
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
         if prediction_type is None:
             return None
-        return 768 if prediction_type == "v_prediction" else self.side
+        return self.largest_resolution if prediction_type == "v_prediction" else self.side
+
+    @property
+    def largest_resolution(self) -> int:
+        return 768
 
     def ask_unet(self, checkpoint: Checkpoint) -> PredictionType:
         """By its answer; for a member of other width the answer says nothing, and it is taken to

@@ -373,6 +373,7 @@ def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
         "grid": lora.grid,
         "matrix": lora.matrix,
         "family": lora.family.id if lora.family else None,
+        "resolution": lora.family.largest_resolution if lora.family else None,
         "picture": address if lora.picture else None,
         "delivered": lora.delivered,
         "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,

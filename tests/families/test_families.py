@@ -39,6 +39,11 @@ def test_only_sd2s_size_follows_from_what_it_predicts():
     kinds = (None, "epsilon", "v_prediction")
     assert [SD2.native_resolution(kind) for kind in kinds] == [None, 512, 768]
     assert {SD1.native_resolution(kind) for kind in kinds} == {512}
+    assert {family.id: family.largest_resolution for family in families.every()} == {
+        "sd1": 512,
+        "sd2": 768,
+        "sdxl": 1024,
+    }
 
 
 def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():

@@ -95,6 +95,10 @@ def test_a_checkpoints_family_is_told_at_once(client, studio):
         choice for choice in studio.checkpoints.choices() if choice.path == tiny_checkpoint("sdxl")
     )
     assert post(client, "checkpoint", {"id": other.id}).json()["family_name"] == "SDXL"
+    # clip skip changes nothing there, so it is not told
+    studio.host.load(other.path, clip_skip=2)
+    told = post(client, "checkpoint", {"id": "loaded"}).json()
+    assert (told["family_name"], told["clip_skip"]) == ("SDXL", None)
     practice = post(client, "checkpoint", {"id": "practice"}).json()
     assert (practice["practice"], practice["title"], len(practice["notes"])) == (
         True,

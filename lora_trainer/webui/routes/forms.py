@@ -49,7 +49,7 @@ def look_at_checkpoint(studio: Studio, request: Request) -> dict[str, Any]:
         ),
         "practice": choice.is_practice,
         "vae": choice.vae.name if choice.vae else None,
-        "clip_skip": choice.clip_skip,
+        "clip_skip": choice.clip_skip if facts.family and facts.family.has_clip_skip else None,
         "notes": [texts.say(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
         **said(facts, request.language),
     }
