@@ -19,6 +19,8 @@ import { handOverWords, noticesOf } from "./notices.js";
 import { noPreviews, previewGrid } from "./previews.js";
 import * as runActions from "./runs.js";
 
+/** @typedef {import("../common/answers").RunView} RunView */
+
 function logBox(done) {
     const log = el("pre", {
         class: "lora-trainer-pre lora-trainer-log",
@@ -34,7 +36,11 @@ function logBox(done) {
     return { element, set: (text) => putLog(log, text) };
 }
 
-/** What the notices of a run are drawn from. */
+/**
+ * What the notices of a run are drawn from.
+ *
+ * @param {RunView} run
+ */
 const noticesKey = (run) =>
     JSON.stringify([
         run.id,

@@ -9,6 +9,8 @@ import { copyText } from "../common/widgets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "./runs.js";
 
+/** @typedef {import("../common/answers").RunView} RunView */
+
 export function handOverWords(handover, run) {
     if (!handover || !runActions.isActive(run)) return "";
     const words = [handover.sentence];
@@ -25,6 +27,7 @@ export function handOverWords(handover, run) {
 
 // --- notices -----------------------------------------------------------------------------------
 
+/** @param {RunView} run */
 export function noticesOf(run, done) {
     return [
         run.failure
@@ -46,6 +49,7 @@ export function noticesOf(run, done) {
     ];
 }
 
+/** @param {RunView} run */
 function goOnButton(run, done) {
     if (!run.can.continue && !run.can.further) return null;
     return widgets.button({
@@ -54,6 +58,7 @@ function goOnButton(run, done) {
     });
 }
 
+/** @param {RunView} run */
 function warnings(run) {
     const shown = run.warnings.map((warning) =>
         widgets.notice("warning", warning.message, warning.hint),
@@ -67,6 +72,7 @@ function warnings(run) {
     );
 }
 
+/** @param {RunView} run */
 function endNotice(run, done) {
     const place = el("div", { class: "lora-trainer-live-end" });
     const saved = widgets.button({
@@ -128,6 +134,8 @@ function endNotice(run, done) {
 /**
  * A run that was stopped has a file of what it learned, and a picture of it where one was made:
  * what can be done with it, there and then.
+ *
+ * @param {RunView} run
  */
 function keptNotice(run, lora, done, saved) {
     const notice = widgets.notice(
@@ -156,6 +164,7 @@ function keptNotice(run, lora, done, saved) {
         : notice;
 }
 
+/** @param {RunView} run */
 function readyNotice(run, lora, done, saved) {
     const tag = el("code", { class: "lora-trainer-tag" }, lora.tag);
     const send = () =>

@@ -8,8 +8,12 @@ import * as widgets from "../common/widgets.js";
 import * as loraTags from "../prompt/lora_tags.js";
 import * as runActions from "./runs.js";
 
+/** @typedef {import("../common/answers").PreviewView} PreviewView */
+/** @typedef {import("../common/answers").RunView} RunView */
+
 // --- previews ----------------------------------------------------------------------------------
 
+/** @param {PreviewView} preview */
 function pictureOf(preview) {
     const strength = preview.strength === null ? "" : loraTags.format(preview.strength);
     return {
@@ -22,7 +26,11 @@ function pictureOf(preview) {
     };
 }
 
-/** What stands where there is none. */
+/**
+ * What stands where there is none.
+ *
+ * @param {RunView} run
+ */
 export function noPreviews(run) {
     if (!runActions.isActive(run) && run.status !== "queued")
         return t("This run has made no previews.");
@@ -31,6 +39,7 @@ export function noPreviews(run) {
         : t("No preview prompts are set. Preview now makes a picture at once.");
 }
 
+/** @param {PreviewView} preview */
 const strengthOf = (preview) =>
     preview.strength === null
         ? ""

@@ -15,12 +15,18 @@ import * as widgets from "../common/widgets.js";
 import { copyText } from "../common/widgets.js";
 import { settingWords, useDraft } from "../settings/values.js";
 
+/** @typedef {import("../common/answers").LoraView} LoraView */
+/** @typedef {import("../common/answers").RunView} RunView */
+
 const ACTIVE = ["starting", "running", "pausing", "paused", "stopping"];
 
+/** @param {RunView} run */
 export const route = (run, what) => "runs/" + encodeURIComponent(run.id) + (what ? "/" + what : "");
 
+/** @param {RunView} run */
 export const isActive = (run) => ACTIVE.includes(run.status);
 
+/** @param {RunView} run */
 export function statusWords(run) {
     switch (run.status) {
         case "queued":
@@ -46,7 +52,11 @@ export function statusWords(run) {
     }
 }
 
-/** Why a button cannot be pressed now; empty when it can. */
+/**
+ * Why a button cannot be pressed now; empty when it can.
+ *
+ * @param {RunView} run
+ */
 export function reason(run, what) {
     if (run.can[what]) return "";
     if (!isActive(run)) return t("This run is not at work now.");
@@ -60,8 +70,10 @@ export const isLocal = () => !store.get("home").host.remote;
 
 // --- asking ------------------------------------------------------------------------------------
 
+/** @param {RunView} run */
 export const ask = (run, what, done) => api.post(route(run, "ask"), { what }).then(done);
 
+/** @param {RunView} run */
 export async function stop(run, done) {
     const sure = await widgets.confirm({
         title: t("Stop {name}?", { name: run.name }),
@@ -76,6 +88,8 @@ export async function stop(run, done) {
 
 /**
  * A failed or stopped run goes on from where it was; a finished one needs a new number of steps.
+ *
+ * @param {RunView} run
  */
 export async function goOn(run, done) {
     if (!run.can.further) {
@@ -125,6 +139,7 @@ export async function goOn(run, done) {
     });
 }
 
+/** @param {RunView} run */
 export async function remove(run, done) {
     const sure = await widgets.confirm({
         title: t("Delete {name}?", { name: run.name }),
@@ -202,6 +217,8 @@ async function emptyTrash(done) {
 
 /**
  * What a run was trained with, in the form's words, and as the file that the command line takes.
+ *
+ * @param {RunView} run
  */
 export async function showSettings(run) {
     const text = await api.get(route(run, "config"));
@@ -249,6 +266,7 @@ export async function showSettings(run) {
     });
 }
 
+/** @param {RunView} run */
 export async function copyReport(run) {
     const { version, host } = store.get("home");
     const log = await api.get(route(run, "log"));
@@ -270,13 +288,21 @@ export async function copyReport(run) {
     await copyText(lines.join("\n"));
 }
 
-/** Try a LoRA: the section "try" takes it from the store. */
+/**
+ * Try a LoRA: the section "try" takes it from the store.
+ *
+ * @param {LoraView} lora
+ */
 export function tryLora(lora) {
     store.set("try", lora.id);
     openSection("try");
 }
 
-/** The delivered LoRA of a run; null when there is none (any more). */
+/**
+ * The delivered LoRA of a run; null when there is none (any more).
+ *
+ * @param {RunView} run
+ */
 export async function loraOf(run) {
     const loras = await api.get("loras");
     return (
@@ -289,6 +315,8 @@ export async function loraOf(run) {
 /**
  * What a run has learned most: the LoRA it has delivered, else the last step that was saved; null
  * when there is nothing.
+ *
+ * @param {RunView} run
  */
 export async function newestOf(run) {
     const loras = (await api.get("loras")).filter((lora) => lora.run === run.id);
@@ -299,8 +327,12 @@ export async function newestOf(run) {
     );
 }
 
-/** Put a saved step into the LoRA folder. */
-export async function deliver(lora, done) {
+/**
+ * Put a saved step into the LoRA folder.
+ *
+ * @param {LoraView} lora
+ */
+export async function deliver(lora, done = null) {
     const delivered = await api.post("loras/" + lora.id + "/deliver", {});
     announceDelivery();
     widgets.toast(t("It is in the LoRA folder as {name}.", { name: delivered.name }), {
@@ -310,7 +342,11 @@ export async function deliver(lora, done) {
     return delivered;
 }
 
-/** What a run has saved: each can be tried, or put into the LoRA folder. */
+/**
+ * What a run has saved: each can be tried, or put into the LoRA folder.
+ *
+ * @param {RunView} run
+ */
 export async function showSaved(run, done) {
     const place = el("div");
     let dialog = null;
@@ -385,4 +421,5 @@ export function announceDelivery() {
     host.redrawCards();
 }
 
+/** @param {RunView} run */
 export const openFolder = (run) => api.post(route(run, "folder"), {});

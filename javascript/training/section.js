@@ -20,6 +20,8 @@ import { currentPlan, placeLabel, placeOf, planWords, replan } from "../settings
 import { liveView, runButtons } from "./live.js";
 import * as runActions from "./runs.js";
 
+/** @typedef {import("../common/answers").RunView} RunView */
+
 const SECONDS_ACTIVE = 1,
     SECONDS_LOST = 3;
 
@@ -43,6 +45,7 @@ let poll = null,
 
 const byId = (id) => known.runs.find((run) => run.id === id) || null;
 
+/** @param {RunView} [run] */
 const changed = (run) => {
     if (run && run.id && run.status) choose(run.id);
     known.revision = null;
@@ -230,6 +233,7 @@ function stage() {
     return shown && isOfNow(shown) ? { what: "use", run: shown } : { what: "start" };
 }
 
+/** @param {RunView} run */
 function isOfNow(run) {
     if (run.job !== "train" || !(run.step > 0)) return false;
     if (!store.get("dataset")) return true;
@@ -458,6 +462,7 @@ function mark(button, key, name) {
     return button;
 }
 
+/** @param {RunView} run */
 function queueRow(run, at, count) {
     const move = (to) => () =>
         api.post(runActions.route(run, "move"), { position: to }).then(() => changed());
@@ -501,6 +506,7 @@ function queueRow(run, at, count) {
     );
 }
 
+/** @param {RunView} run */
 function facts(run) {
     const steps = run.step_count
         ? t("{step} of {total} steps", {
@@ -520,6 +526,7 @@ function facts(run) {
         .join(" \u00b7 ");
 }
 
+/** @param {RunView} run */
 function runRow(run) {
     const name = uniqueId("run");
     const key = (button, what) => mark(button, run.id + what, name);
@@ -595,7 +602,11 @@ function runRow(run) {
     );
 }
 
-/** What a row is drawn from, but for its words: of a run at work those change every second. */
+/**
+ * What a row is drawn from, but for its words: of a run at work those change every second.
+ *
+ * @param {RunView} run
+ */
 function shape(run) {
     const { delete: remove, continue: goOn, further } = run.can;
     return runActions.isActive(run)

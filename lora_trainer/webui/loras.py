@@ -23,7 +23,7 @@ import threading
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from lora_trainer import families, files
 from lora_trainer.checkpoint.header import read_header
@@ -360,7 +360,25 @@ def _alone(path: Path) -> Iterator[None]:
         log.warning("%s cannot be listed", path, exc_info=True)
 
 
-def to_mapping(lora: Lora, address: str) -> dict[str, Any]:
+class LoraView(TypedDict):
+    """A LoRA to try: delivered, or a saved step of a run."""
+
+    id: str
+    name: str
+    file: str
+    run: str | None
+    step: int | None
+    trigger: str
+    preferred_weight: float
+    grid: tuple[float, ...]
+    matrix: tuple[float, ...]
+    family: str | None
+    picture: str | None
+    delivered: bool
+    tag: str | None
+
+
+def to_mapping(lora: Lora, address: str) -> LoraView:
     """As JSON. `address` is where its picture is served."""
     return {
         "id": lora.id,

@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path, PureWindowsPath
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 from lora_trainer.errors import Message
@@ -35,6 +35,76 @@ Status = Literal[
     "lost",
 ]
 Say = Callable[[Message], str]
+
+
+class Sentence(TypedDict):
+    """What went wrong, or is to be known, and what to try."""
+
+    message: str
+    hint: str
+
+
+Abilities = TypedDict(
+    "Abilities",
+    {
+        "pause": bool,
+        "resume": bool,
+        "stop": bool,
+        "save": bool,
+        "preview": bool,
+        "continue": bool,
+        "further": bool,
+        "delete": bool,
+        "move": bool,
+        "unqueue": bool,
+    },
+)
+"""What can be asked of a run."""
+
+
+class RunView(TypedDict):
+    """A run, at work or not."""
+
+    id: str
+    name: str
+    job: Literal["train", "caption"]
+    status: Status
+    position: int | None
+    family: str | None
+    checkpoint: str
+    dataset: str
+    has_preview_prompts: bool
+    step: int
+    step_count: int
+    epoch: int
+    epoch_count: int
+    phase: str
+    phase_step: int
+    phase_total: int
+    loss: float | None
+    smoothed_loss: float | None
+    images_per_second: float | None
+    seconds_left: float | None
+    memory: int | None
+    started: float | None
+    changed: float | None
+    picture: str | None
+    delivered: str | None
+    lora: str | None
+    failure: Sentence | None
+    warnings: list[Sentence]
+    can: Abilities
+    sentence: str
+
+
+class PreviewView(TypedDict):
+    """A picture that a run has made on its way."""
+
+    step: int
+    strength: float | None
+    prompt: str
+    url: str
+
 
 ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
 DELIVERED = "delivered"
@@ -99,7 +169,7 @@ def _status_of_past(entry: Entry) -> Status:
     return "lost"
 
 
-def abilities(entry: Entry, status: Status) -> dict[str, bool]:
+def abilities(entry: Entry, status: Status) -> Abilities:
     """What can be asked of a run in this status."""
     training = entry.job == "train"
     working = status in ("running", "pausing")
@@ -131,7 +201,7 @@ def run(
     *,
     asked: RequestKind | None = None,
     waits_for_host: bool = False,
-) -> dict[str, Any]:
+) -> RunView:
     """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn
     has come, but the host needs its device.
     """
@@ -290,7 +360,7 @@ def lost(entry: Entry) -> Message:
     )
 
 
-def failure(entry: Entry, say: Say) -> dict[str, str]:
+def failure(entry: Entry, say: Say) -> Sentence:
     """What went wrong and what to try."""
     failed = entry.state.failure
     if entry.problem is not None:
@@ -309,7 +379,7 @@ def _cause(entry: Entry) -> Message:
     return _message(failed.template, failed.values, failed.message) if failed else lost(entry)
 
 
-def warning(event: Warned, say: Say) -> dict[str, str]:
+def warning(event: Warned, say: Say) -> Sentence:
     """What a worker warned of; folders and files by their own names."""
     values = {
         key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value
@@ -347,7 +417,7 @@ def phase(name: str, say: Say) -> str:
     return say(Message(PHASES[name])) if name in PHASES else name
 
 
-def preview(entry: Entry, event: Previewed) -> dict[str, Any]:
+def preview(entry: Entry, event: Previewed) -> PreviewView:
     return {
         "step": event.step,
         "strength": finite(event.strength),

@@ -16,7 +16,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, TypedDict, get_args
 
 from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
@@ -33,6 +33,7 @@ from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import form, present, texts
 from lora_trainer.webui.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.present import PreviewView, RunView
 
 log = logging.getLogger(__name__)
 MOST_POINTS = 600
@@ -45,6 +46,23 @@ ALIVE_SECONDS = 2.0
 """How long it is believed who lives, where another WebUI keeps the runs."""
 SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
 PICTURES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+class RunList(TypedDict):
+    runs: list[RunView]
+    revision: str
+
+
+class LiveView(TypedDict):
+    """What has happened in a run since it was asked last. `whole`: the points are all there are."""
+
+    run: RunView
+    offset: int
+    whole: bool
+    points: list[list[float | None]]
+    previews: list[PreviewView]
+    log: list[str]
+    handover: dict[str, Any]
 
 
 class Runs:
@@ -88,13 +106,11 @@ class Runs:
 
     # --- beginning --------------------------------------------------------------------------------
 
-    def create(self, wish: Any, token: str, when: str, language: str) -> dict[str, Any]:
+    def create(self, wish: Any, token: str, when: str, language: str) -> RunView:
         """Begin the training that the browser wishes for: see `begin`."""
         return self.begin(lambda: self._make(wish), token, when, language)
 
-    def begin(
-        self, make: Callable[[], RunFolder], token: str, when: str, language: str
-    ) -> dict[str, Any]:
+    def begin(self, make: Callable[[], RunFolder], token: str, when: str, language: str) -> RunView:
         """Put the run that `make` makes into the line: at once if nothing trains, else next
         (when="now") or last. One token, one run.
 
@@ -122,7 +138,7 @@ class Runs:
 
     def go_on(
         self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"
-    ) -> dict[str, Any]:
+    ) -> RunView:
         """Put a run that has ended into the line again: it goes on from its resume point. changes:
         fields of the form, such as max_train_steps.
         """
@@ -143,13 +159,13 @@ class Runs:
 
     # --- watching ---------------------------------------------------------------------------------
 
-    def listing(self, language: str) -> dict[str, Any]:
+    def listing(self, language: str) -> RunList:
         """Every run, newest first."""
         line = self.queue.read()
         shown = [self._shown(_reachable(entry), line, language) for entry in self.history.listing()]
         return {"runs": shown, "revision": self.revision(line)}
 
-    def one(self, run_id: str, language: str) -> dict[str, Any]:
+    def one(self, run_id: str, language: str) -> RunView:
         """One run, as it stands in the list."""
         return self._shown(self._entry(run_id), self.queue.read(), language)
 
@@ -168,7 +184,7 @@ class Runs:
             known = self._captionings[dataset] = (stamps, next(ids, None))
         return known[1]
 
-    def live(self, run_id: str, offset: int, with_log: bool, language: str) -> dict[str, Any]:
+    def live(self, run_id: str, offset: int, with_log: bool, language: str) -> LiveView:
         """What has happened since byte `offset` of the run's events. `whole`: the points are all
         there are, and replace what was shown before.
         """
@@ -189,10 +205,10 @@ class Runs:
         """What is going on at all: small, and asked for every second or two."""
         line = self.queue.read()
         active = [self._shown(entry, line, language) for entry in self._active_entries(line)]
-        for shown in active:
-            del shown["warnings"]
         return {
-            "active": active,
+            "active": [
+                {key: value for key, value in run.items() if key != "warnings"} for run in active
+            ],
             "queued": len(line.waiting),
             "handover": self._handed(language),
             "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
@@ -225,7 +241,7 @@ class Runs:
                 self._alive = (self._clock(), found)
             return found
 
-    def _shown(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
+    def _shown(self, entry: Entry, line: Line, language: str) -> RunView:
         try:
             return self._presented(entry, line, language)
         except Exception as error:
@@ -244,7 +260,7 @@ class Runs:
             )
             return self._presented(bare, line, language)
 
-    def _presented(self, entry: Entry, line: Line, language: str) -> dict[str, Any]:
+    def _presented(self, entry: Entry, line: Line, language: str) -> RunView:
         waits = (
             self.keeper.on_duty
             and entry.id == line.starting
@@ -264,7 +280,7 @@ class Runs:
 
     # --- asking -----------------------------------------------------------------------------------
 
-    def ask(self, run_id: str, what: str, language: str) -> dict[str, Any]:
+    def ask(self, run_id: str, what: str, language: str) -> RunView:
         """Ask a run for something. Raises RunError when it cannot do it now."""
         entry = self._entry(run_id)
         if what not in get_args(RequestKind):
@@ -275,7 +291,7 @@ class Runs:
             raise RunError(
                 "nothing is training there at the moment", hint="Press Continue to go on with it."
             )
-        if what in ("save", "preview") and not present.abilities(entry, status)[what]:
+        if what in ("save", "preview") and not dict(present.abilities(entry, status))[what]:
             raise RunError(
                 "there is nothing to save or to show yet", hint="Wait for the first steps."
             )
@@ -318,13 +334,13 @@ class Runs:
 
     # --- order and deletion -----------------------------------------------------------------------
 
-    def move(self, run_id: str, position: int, language: str) -> dict[str, Any]:
+    def move(self, run_id: str, position: int, language: str) -> RunList:
         """Give a waiting run another place in the line."""
         self._entry(run_id)
         self.queue.move(run_id, position)
         return self.listing(language)
 
-    def unqueue(self, run_id: str, language: str) -> dict[str, Any]:
+    def unqueue(self, run_id: str, language: str) -> RunView:
         """Take a waiting run out of the line; it stays in the list."""
         self._entry(run_id)
         self.queue.remove(run_id)
@@ -366,7 +382,7 @@ class Runs:
             )
         return dataclasses.asdict(left)
 
-    def restore(self, trash_id: str, language: str) -> dict[str, Any]:
+    def restore(self, trash_id: str, language: str) -> RunView:
         """Take a run out of the trash again."""
         for found in trash.contents(self.data.folder("trash"), "run"):
             if found.id == trash_id:

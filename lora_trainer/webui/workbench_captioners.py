@@ -32,6 +32,7 @@ from lora_trainer.webui import form, texts
 from lora_trainer.webui.amounts import size_of
 from lora_trainer.webui.contents import View
 from lora_trainer.webui.http import Forbidden
+from lora_trainer.webui.present import RunView
 from lora_trainer.webui.runs import Runs
 from lora_trainer.webui.safe_names import safe_name
 
@@ -222,7 +223,7 @@ def begin(
     when: str,
     language: str,
     made: Callable[[RunFolder], object] = lambda _: None,
-) -> dict[str, Any]:
+) -> RunView:
     """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before
     it starts. Raises RunError.
     """

@@ -366,10 +366,10 @@ def test_a_caption_job_speaks_of_images():
     )
 
 
-def test_every_phase_of_the_worker_has_words():
-    source = Path(events.__file__).parents[1] / "worker"
+def test_every_phase_of_a_task_has_words():
+    source = Path(events.__file__).parents[1] / "tasks"
     named = {
-        word for path in source.glob("*.py") for word in _phases(path.read_text(encoding="utf-8"))
+        word for path in source.rglob("*.py") for word in _phases(path.read_text(encoding="utf-8"))
     }
     assert named and named <= set(present.PHASES)
 

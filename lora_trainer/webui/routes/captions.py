@@ -33,6 +33,7 @@ from lora_trainer.webui import (
 )
 from lora_trainer.webui.form import Texts
 from lora_trainer.webui.http import Conflict, Request, route
+from lora_trainer.webui.present import RunView
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.workbench import Workbench
 from lora_trainer.webui.workbench_captioners import CaptionWish
@@ -452,7 +453,7 @@ def captioners(studio: Studio, request: Request) -> list[dict[str, Any]]:
 
 
 @route("POST", "/datasets/{id}/caption-run")
-def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
+def caption_run(studio: Studio, request: Request) -> RunView:
     dataset = studio.datasets.find(request.path["id"])
     view = studio.datasets.contents(dataset.id).view()
     if not view.items:
@@ -492,6 +493,6 @@ def caption_run(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/datasets/{id}/caption-run")
-def newest_caption_run(studio: Studio, request: Request) -> dict[str, Any]:
+def newest_caption_run(studio: Studio, request: Request) -> RunView | dict[str, Any]:
     identity = studio.runs.newest_captioning(studio.datasets.find(request.path["id"]).path)
     return studio.runs.one(identity, request.language) if identity else {}

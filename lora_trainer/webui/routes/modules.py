@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from starlette.responses import Response
 
@@ -15,9 +15,22 @@ FOR_EVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 """Of an address that holds a hash of its content. Private: it lies behind the WebUI's login."""
 
 
+class ModulesTrouble(TypedDict):
+    message: str
+    hint: str
+    label: str
+
+
+class ModulesView(TypedDict):
+    """Addresses below lora-trainer/, and what to say where they cannot be loaded."""
+
+    start: str
+    all: list[str]
+    trouble: ModulesTrouble
+
+
 @route("GET", "/modules")
-def where(studio: Studio, request: Request) -> dict[str, Any]:
-    """The first module's address, all addresses, and what to say where they cannot be loaded."""
+def where(studio: Studio, request: Request) -> ModulesView:
     modules = tab_modules.MODULES
     trouble = LoraTrainerError(
         "a part of LoRA Trainer could not be loaded",
@@ -27,7 +40,8 @@ def where(studio: Studio, request: Request) -> dict[str, Any]:
         "start": modules.address(tab_modules.START),
         "all": [modules.address(name) for name in modules.texts],
         "trouble": {
-            **texts.say_error(trouble, request.language),
+            "message": texts.say(trouble.message, request.language),
+            "hint": texts.say(trouble.hint, request.language),
             "label": texts.translate("Reload the page", request.language),
         },
     }

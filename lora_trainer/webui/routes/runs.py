@@ -8,11 +8,13 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 
 from lora_trainer.webui import again, file_manager
 from lora_trainer.webui.http import Forbidden, Request, route
+from lora_trainer.webui.present import RunView
+from lora_trainer.webui.runs import LiveView, RunList
 from lora_trainer.webui.studio import Studio
 
 
 @route("POST", "/runs")
-def create(studio: Studio, request: Request) -> dict[str, Any]:
+def create(studio: Studio, request: Request) -> RunView:
     return studio.runs.create(
         request.body,
         request.value("token", str),
@@ -22,7 +24,7 @@ def create(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/runs")
-def listing(studio: Studio, request: Request) -> dict[str, Any]:
+def listing(studio: Studio, request: Request) -> RunList:
     return studio.runs.listing(request.language)
 
 
@@ -32,7 +34,7 @@ def pulse(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("GET", "/runs/{id}/live")
-def live(studio: Studio, request: Request) -> dict[str, Any]:
+def live(studio: Studio, request: Request) -> LiveView:
     return studio.runs.live(
         request.path["id"],
         request.number("offset", 0),
@@ -42,12 +44,12 @@ def live(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/runs/{id}/ask")
-def ask(studio: Studio, request: Request) -> dict[str, Any]:
+def ask(studio: Studio, request: Request) -> RunView:
     return studio.runs.ask(request.path["id"], request.value("what", str), request.language)
 
 
 @route("POST", "/runs/{id}/continue")
-def go_on(studio: Studio, request: Request) -> dict[str, Any]:
+def go_on(studio: Studio, request: Request) -> RunView:
     return studio.runs.go_on(
         request.path["id"],
         request.value("changes", dict, {}),
@@ -62,12 +64,12 @@ def delete(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/runs/{id}/move")
-def move(studio: Studio, request: Request) -> dict[str, Any]:
+def move(studio: Studio, request: Request) -> RunList:
     return studio.runs.move(request.path["id"], request.value("position", int), request.language)
 
 
 @route("POST", "/runs/{id}/unqueue")
-def unqueue(studio: Studio, request: Request) -> dict[str, Any]:
+def unqueue(studio: Studio, request: Request) -> RunView:
     return studio.runs.unqueue(request.path["id"], request.language)
 
 
@@ -124,5 +126,5 @@ def empty_trash(studio: Studio, request: Request) -> dict[str, Any]:
 
 
 @route("POST", "/trash/{id}/restore")
-def restore(studio: Studio, request: Request) -> dict[str, Any]:
+def restore(studio: Studio, request: Request) -> RunView:
     return studio.runs.restore(request.path["id"], request.language)

@@ -10,7 +10,7 @@ from lora_trainer.errors import Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.http import Request, route
 from lora_trainer.webui.late import PREFIX
-from lora_trainer.webui.loras import Lora, to_mapping
+from lora_trainer.webui.loras import Lora, LoraView, to_mapping
 from lora_trainer.webui.studio import Studio
 from lora_trainer.webui.tries import Try, wanted_from
 
@@ -18,7 +18,7 @@ FOREVER = {"Cache-Control": "private, max-age=31536000, immutable"}
 
 
 @route("GET", "/loras")
-def list_loras(studio: Studio, request: Request) -> list[dict[str, Any]]:
+def list_loras(studio: Studio, request: Request) -> list[LoraView]:
     return [_lora(lora) for lora in studio.loras.listing()]
 
 
@@ -28,12 +28,12 @@ def lora_picture(studio: Studio, request: Request) -> Response:
 
 
 @route("POST", "/loras/{id}/strength")
-def set_strength(studio: Studio, request: Request) -> dict[str, Any]:
+def set_strength(studio: Studio, request: Request) -> LoraView:
     return _lora(studio.loras.set_strength(request.path["id"], request.value("strength", float)))
 
 
 @route("POST", "/loras/{id}/deliver")
-def deliver(studio: Studio, request: Request) -> dict[str, Any]:
+def deliver(studio: Studio, request: Request) -> LoraView:
     return _lora(studio.loras.deliver(request.path["id"]))
 
 
@@ -86,7 +86,7 @@ def try_picture(studio: Studio, request: Request) -> Response:
     )
 
 
-def _lora(lora: Lora) -> dict[str, Any]:
+def _lora(lora: Lora) -> LoraView:
     return to_mapping(lora, f"{PREFIX.lstrip('/')}/loras/{lora.id}/picture?v={int(lora.changed)}")
 
 
