@@ -58,6 +58,7 @@ def test_without_and_with_stand_side_by_side(host, visitor, lora):
     )
 
 
+@pytest.mark.webuis("forge")
 def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
     run = host.trainer_folder / "runs" / "fox run"
     saved = [
@@ -100,6 +101,7 @@ def test_the_saved_steps_of_a_run_stand_below_its_lora(host, visitor, lora):
         shutil.rmtree(run)
 
 
+@pytest.mark.webuis("a1111")
 def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     _, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox")
@@ -120,6 +122,7 @@ def test_a_grid_shows_each_strength_and_one_sheet(host, visitor, lora):
     )
 
 
+@pytest.mark.webuis("forge")
 def test_a_single_try_is_deleted_and_taken_back(host, visitor, lora):
     page, section = open_try(visitor, host, lora)
     section.get_by_label("Prompt", exact=True).fill("a fox to delete")
@@ -195,6 +198,7 @@ def test_the_host_takes_up_the_prompt_that_a_slider_wrote(host, visitor, lora, t
     assert pressed[:1] == ["a fox <lora:tried_fox:0.35>"]
 
 
+@pytest.mark.webuis("a1111")
 def test_many_earlier_tries_do_not_widen_the_page_of_a_phone(host, visit, lora):
     page, section = open_try(visit(viewport={"width": 390, "height": 844}), host, lora)
     section.evaluate("""section => {
