@@ -161,7 +161,7 @@ def small_parts(seed: int = 0) -> Parts:
         up_block_types=("UpDecoderBlock2D",) * 4,
     )
     parts = Parts(
-        family="sd1",
+        family=families.get("sd1"),
         schedule=NoiseSchedule(),
         unet=unet.eval(),
         vae=vae.eval(),  # type: ignore[arg-type]
