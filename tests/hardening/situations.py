@@ -68,7 +68,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen='"there was no memory for the previews of step"',
             kept="The training, which goes on",
             then="Nothing, or a smaller `sample_size`",
-            test="tests/worker/test_stop_and_resume.py::test_previews_without_memory_do_not_cost_the_training",
+            test="tests/tasks/test_stop_and_resume.py::test_previews_without_memory_do_not_cost_the_training",
         ),
         Situation(
             what="The WebUI is closed, crashes, or its page is reloaded",
@@ -105,7 +105,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 "Nothing, if it was meant: the LoRA is then no longer what an uninterrupted run"
                 " gives"
             ),
-            test="tests/worker/test_stop_and_resume.py::test_a_dataset_that_changed_meanwhile_is_said",
+            test="tests/tasks/test_stop_and_resume.py::test_a_dataset_that_changed_meanwhile_is_said",
         ),
         Situation(
             what="Two programs begin a run in one folder",
@@ -166,7 +166,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen='"the disk is full"',
             kept="Everything that was saved",
             then="Make room, then *Continue*",
-            test="tests/worker/test_stop_and_resume.py::test_a_full_disk_is_named_whoever_finds_it",
+            test="tests/tasks/test_stop_and_resume.py::test_a_full_disk_is_named_whoever_finds_it",
         ),
         Situation(
             what="The disk is full while something is uploaded, edited, named or queued in the tab",
