@@ -58,10 +58,14 @@ def assign(
     `resolution` in pixels: what settings.resolution is once the checkpoint has answered `auto`.
     """
     buckets: dict[Bucket, list[int]] = {}
+    chosen: dict[tuple[int, int], Bucket] = {}
     for index, example in enumerate(examples):
-        buckets.setdefault(
-            bucket_for(example.width, example.height, settings, resolution), []
-        ).append(index)
+        size = (example.width, example.height)
+        # many images are of one size
+        bucket = chosen.get(size)
+        if bucket is None:
+            bucket = chosen[size] = bucket_for(*size, settings, resolution)
+        buckets.setdefault(bucket, []).append(index)
     return dict(sorted(buckets.items()))
 
 
@@ -140,12 +144,17 @@ def bucket_findings(
     """Warnings for images too small for the resolution, and for those of which much is cropped
     away.
     """
-    pairs = sorted((index, bucket) for bucket, indices in buckets.items() for index in indices)
-    return tuple(
-        finding
-        for index, bucket in pairs
-        for finding in _bucket_findings(examples[index], bucket, settings, resolution)
-    )
+    told: dict[int, list[Finding]] = {}
+    for bucket, indices in buckets.items():
+        sound: set[tuple[int, int]] = set()
+        for index in indices:
+            size = (examples[index].width, examples[index].height)
+            if size in sound:
+                continue
+            told[index] = list(_bucket_findings(examples[index], bucket, settings, resolution))
+            if not told[index]:
+                sound.add(size)
+    return tuple(finding for index in sorted(told) for finding in told[index])
 
 
 def _bucket_findings(

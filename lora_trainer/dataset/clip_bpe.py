@@ -82,7 +82,9 @@ class ClipBpe:
 
     def count(self, text: str) -> int:
         """How many tokens a text has, without start and end."""
-        return sum(len(self._pieces(word)) for _, word in _words(self._read(text)))
+        read = self._read(text)
+        words = _ASCII_WORDS.findall(read) if read.isascii() else [word for _, word in _words(read)]
+        return sum(map(len, map(self._pieces, words)))
 
     def _read(self, text: str) -> str:
         """The text as it is cut into words."""

@@ -195,7 +195,11 @@ def sums(findings: Iterable[Finding]) -> list[Sum]:
         groups.setdefault((finding.severity, finding.kind, str(finding.hint), own), []).append(
             finding
         )
-    summed = [Sum(findings=tuple(group)) for group in groups.values()]
+    return in_order(Sum(findings=tuple(group)) for group in groups.values())
+
+
+def in_order(summed: Iterable[Sum]) -> list[Sum]:
+    """Sums of several sources together, as `sums` orders them."""
     return sorted(summed, key=lambda one: (SEVERITIES.index(one.severity), -len(one.about)))
 
 

@@ -227,6 +227,7 @@ class Index(Reader):
             begin = time.time_ns()
             horizon, folder_time = begin - int(SETTLED * 1e9), _time_of(place)
             files, inside, links, stamps = [], [], set(), {}
+            known = self._folders.get(place, _NOTHING)
             try:
                 with os.scandir(place) as found:
                     for entry in found:
@@ -239,15 +240,14 @@ class Index(Reader):
                             inside.append(name)
                             continue
                         files.append(name)
-                        suffix = file_suffix(name)
-                        if suffix not in _STAMPED:
+                        if name not in known.stamps and file_suffix(name) not in _STAMPED:
                             continue
                         try:
                             details = entry.stat()
                         except OSError:
                             continue  # it went
                         stamps[name] = (details.st_mtime_ns, details.st_size)
-                        if details.st_mtime_ns > horizon and suffix not in _PICTURES:
+                        if details.st_mtime_ns > horizon and file_suffix(name) not in _PICTURES:
                             recent.add(entry.path)
             except OSError:
                 continue  # the listing tells of it

@@ -125,7 +125,14 @@ class Listing:
 
     def name(self, path: Path) -> str:
         """A file's path from the root, with forward slashes."""
+        text = os.fspath(path)
+        if text.startswith(self._front):
+            return text[len(self._front) :].replace(os.sep, "/")
         return path.relative_to(self.root).as_posix()
+
+    @cached_property
+    def _front(self) -> str:
+        return os.path.join(self.root, "")  # noqa: PTH118  # with the separator at its end
 
     def folder_name(self, folder: Path) -> str:
         """A folder's path from the root; the root's own name for the root."""

@@ -25,8 +25,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +36,7 @@ from typing import cast
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
 from lora_trainer.dataset.images import CONVERTIBLE_SUFFIXES, Examined, examine
+from lora_trainer.dataset.index import Reading
 from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
@@ -44,6 +46,8 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 
 _THREADS = 8
+_AT_ONCE = 64
+"""Images that a thread looks at in one piece, where it decodes none: each piece has its price."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +91,35 @@ def scan(
     token_limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
     look: Callable[[Path], Examined] = examine,
+    reading: Reading | None = None,
 ) -> Dataset:
     """Finds, captions and decodes every image of settings.train_data_dir.
 
     With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond
     the limit are found. `progress` hears (images examined, images in all). `look` says what an
     image file is, where something is known of it already (the tab keeps that from scan to scan).
+    `reading`: the folder as it was just read; without it, it is read.
     Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is
     named, no image left.
     """
-    listing = list_folder(settings.train_data_dir)
-    captions = read_captions(listing, settings)
+    if reading is None:
+        listing = list_folder(settings.train_data_dir)
+        captions = read_captions(listing, settings)
+    elif reading.problem is not None:
+        raise reading.problem
+    else:
+        listing, captions = reading.listing, reading.captions
     images, mask_findings = without_masks(listing, captions)
     repeats, repeat_findings = _repeats(images, listing, settings)
     images = [image for image in images if image in repeats]
     captions = fill_in(captions, images, listing, settings)
     examined, image_findings = _examined(images, listing, progress, look)
+    folders = {
+        folder: listing.folder_name(folder)
+        for folder in dict.fromkeys(image.parent for image in images)
+    }
     examples = tuple(
-        _example(image, examined[image], captions, repeats[image], listing, settings)
+        _example(image, examined[image], captions, repeats[image], listing, settings, folders)
         for image in images
         if image in captions.by_image and image in examined
     )
@@ -158,6 +173,7 @@ def _example(
     repeats: int,
     listing: Listing,
     settings: DatasetSettings,
+    folders: Mapping[Path, str],
 ) -> Example:
     caption = captions.by_image[image]
     return Example(
@@ -171,7 +187,7 @@ def _example(
         height=examined.height,
         digest=examined.digest,
         repeats=repeats,
-        folder=listing.folder_name(image.parent),
+        folder=folders[image.parent],
     )
 
 
@@ -281,11 +297,14 @@ def _examined(
         contextlib.ExitStack() as stack,
     ):
         # closing: when `progress` raises, the images that still wait are not examined first
-        looked_at = pool.map(lambda image: _attempt(look, image), images)
+        size = 1 if look is examine else _AT_ONCE
+        pieces = [images[start : start + size] for start in range(0, len(images), size)]
+        looked_at = pool.map(lambda some: [_attempt(look, image) for image in some], pieces)
         results = stack.enter_context(
-            contextlib.closing(cast("Generator[Examined | DatasetError]", looked_at))
+            contextlib.closing(cast("Generator[list[Examined | DatasetError]]", looked_at))
         )
-        for done, (image, result) in enumerate(zip(images, results, strict=True), 1):
+        each = itertools.chain.from_iterable(results)
+        for done, (image, result) in enumerate(zip(images, each, strict=True), 1):
             if isinstance(result, DatasetError):
                 findings.append(from_error("unreadable-image", result, image, listing.name(image)))
             else:

@@ -61,6 +61,9 @@ _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
 with the text and no faster.
 """
 
+_SIGN = re.compile(r"[<\[\](){}%|]|__|--|BREAK|\bAND\b|(?i:negative prompt:|steps: )")
+"""Each of the patterns needs one of these, and few captions have any."""
+
 _CAPTIONS: dict[str, Message] = {
     "parameters": Message(
         "captions hold generation parameters of a WebUI ({count}, such as {example} in {name}):"
@@ -135,6 +138,8 @@ def foreign(text: str) -> dict[str, str]:
     brackets.
     """
     found: dict[str, str] = {}
+    if not _SIGN.search(text):
+        return found
     taken: list[tuple[int, int]] = []
     plain = _ESCAPED.sub("  ", text)
     for pattern, sort in _SORTS:
@@ -154,7 +159,7 @@ def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
     findings = [
         _escaped(path, name)
         for path, (name, caption) in captions.items()
-        if unescaped(caption) != caption
+        if "\\" in caption and unescaped(caption) != caption
     ]
     holders: dict[str, list[tuple[Path, str, str]]] = {}
     for path, (name, caption) in captions.items():

@@ -140,7 +140,8 @@ class Contents:
         self._follow_links = follow_links
         self.lock = threading.RLock()
         """Held by whoever changes the folder."""
-        self.digest = DigestCache().digest
+        self._digests = DigestCache()
+        self.digest = self._digests.digest
         """Path -> the hash of the file's content; read again when the file's size or time is
         another. Raises DatasetError.
         """
@@ -149,6 +150,10 @@ class Contents:
         self._view: View | None = None
         self._trash = Trash(path, follow_links=follow_links)
         self._settled = False
+
+    def digest_of(self, item: Item) -> str:
+        """The digest of an image as it was when it was looked at. Raises DatasetError."""
+        return self._digests.of_version(item.path, item.version)
 
     # --- reading ----------------------------------------------------------------------------------
 
@@ -411,7 +416,7 @@ class DigestCache:
     """Remembers the digests of files by path, size and time. Thread-safe."""
 
     def __init__(self) -> None:
-        self._known: dict[Path, tuple[tuple[int, int], str]] = {}
+        self._known: dict[Path, tuple[str, str]] = {}
 
     def digest(self, path: Path) -> str:
         """Raises DatasetError."""
@@ -419,9 +424,13 @@ class DigestCache:
             details = path.stat()
         except OSError:
             return digest(path)  # which says why
-        stamp, known = (details.st_mtime_ns, details.st_size), self._known.get(path)
-        if known is None or known[0] != stamp:
-            known = self._known[path] = (stamp, digest(path))
+        return self.of_version(path, version_of(details.st_mtime_ns, details.st_size))
+
+    def of_version(self, path: Path, version: str) -> str:
+        """The same where the file's size and time are known already. Raises DatasetError."""
+        known = self._known.get(path)
+        if known is None or known[0] != version:
+            known = self._known[path] = (version, digest(path))
         return known[1]
 
 

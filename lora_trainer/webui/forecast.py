@@ -125,7 +125,10 @@ class Forecast:
         pixels = sum(
             bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()
         )
-        captions = sum(len(variants(example.caption)) for example in self._dataset.examples)
+        captions = sum(
+            len(variants(example.caption)) if "\n" in example.caption else 1
+            for example in self._dataset.examples
+        )
         mirrored = self.settled.dataset.flip_augmentation
         size = self._family.kept_bytes(pixels, captions, mirrored) if self._family else 0
         return (

@@ -47,6 +47,8 @@ class KnownImages:
         self._doubtful = {path for path, entry in self._kept.items() if "problem" in entry}
         self._waiting: set[str] = set()
         self._unwritten = 0
+        self.serial = 0
+        """Grows with each thorough look: what `look` says may be another thing."""
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
 
     def look(self, path: Path) -> Examined:
@@ -68,7 +70,7 @@ class KnownImages:
     def unchecked(self, paths: Iterable[Path]) -> int:
         """How many of these wait for their thorough look."""
         with self._lock:
-            return sum(str(path) in self._waiting for path in paths)
+            return sum(str(path) in self._waiting for path in paths) if self._waiting else 0
 
     def close(self) -> None:
         """Let what waits go, and keep what is known. For tests: the host never ends in an orderly
@@ -112,6 +114,7 @@ class KnownImages:
             self._waiting.discard(str(path))
             if entry:
                 self._kept[str(path)] = entry
+            self.serial += 1
             self._unwritten += 1
             due = self._unwritten >= WRITE_EVERY or not self._waiting
         if due:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, Protocol
 
 from lora_trainer.dataset.authors import Author
@@ -126,6 +127,7 @@ def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, i
     return {name: sum(_FILTERS[name](item, where, known) for item in items) for name in COUNTED}
 
 
+@lru_cache(maxsize=20_000)
 def is_short(caption: str) -> bool:
     """Whether a caption says little, be it tags or a sentence. One that is missing is not short."""
     return (

@@ -8,7 +8,7 @@ will happen.
                                             the field that mends it; never raises for what a user
                                             can choose
 
-The numbers are forecast.py's; images and captions are looked at as the worker does (dataset.scan).
+The numbers are forecast.py's; images and captions are looked at as the worker does (scans.py).
 Quick enough for each keystroke: nothing of a checkpoint but its header is read, and no picture is
 decoded while somebody waits (known_images.py).
 """
@@ -21,11 +21,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
-from lora_trainer.dataset.findings import Finding, Severity, Sum, sums
-from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
+from lora_trainer.dataset.scan import Dataset
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
 from lora_trainer.lora.deliver import clean_name
@@ -38,6 +37,7 @@ from lora_trainer.webui.amounts import duration, size_of
 from lora_trainer.webui.checkpoints import LOADED, PRACTICE_TITLE, Choice, Facts
 from lora_trainer.webui.data_folder import name_problem
 from lora_trainer.webui.forecast import Forecast
+from lora_trainer.webui.scans import Scan
 
 if TYPE_CHECKING:
     from lora_trainer.webui.studio import Studio
@@ -259,12 +259,11 @@ def plan(studio: Studio, wish: RunWish) -> Plan:
         )
     asked = _settings(draft.values(), problems)
     problems += _host_problems(studio, draft, asked)
-    found = _scan(studio, asked, problems)
+    found = _scan(studio, wish.dataset, asked, problems)
     if found is None or draft.facts.problem is not None:
         return Plan(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
-    return _foretold(
-        studio, draft, found, Forecast(asked, found, draft.choice.path, draft.facts), problems
-    )
+    forecast = Forecast(asked, found.dataset, draft.choice.path, draft.facts)
+    return _foretold(studio, draft, found, forecast, problems)
 
 
 def _without_a_choice(studio: Studio, wish: RunWish) -> list[Problem]:
@@ -299,7 +298,7 @@ def _without_a_choice(studio: Studio, wish: RunWish) -> list[Problem]:
         problems,
     )
     if folder is not None:
-        _scan(studio, asked, problems)
+        _scan(studio, wish.dataset, asked, problems)
     return problems
 
 
@@ -405,7 +404,7 @@ def _host_problems(studio: Studio, draft: _Draft, asked: RunConfig) -> Iterator[
 # --- images ---------------------------------------------------------------------------------------
 
 
-def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset | None:
+def _scan(studio: Studio, identity: str, asked: RunConfig, problems: list[Problem]) -> Scan | None:
     """The examples as the worker would find them; everything found is among the problems. None:
     there is nothing to train.
     """
@@ -413,31 +412,32 @@ def _scan(studio: Studio, asked: RunConfig, problems: list[Problem]) -> Dataset 
         # what training counts is counted here with the same vocabulary; where there is none, the
         # worker's own check remains
         count = workbench_tokens.count if workbench_tokens.available() else None
-        dataset = scan(
-            asked.dataset, count, asked.checkpoint.max_token_length, look=studio.images.look
+        found = studio.scans.scan(
+            studio.datasets.contents(identity),
+            asked.dataset,
+            count,
+            asked.checkpoint.max_token_length,
         )
     except DatasetError as error:
         findings = error.message.values.get("findings")
         if findings:
-            problems += _finding_problems(findings, asked)
+            problems += _sum_problems(sums(findings), asked)
         if not findings or not any(problem.severity == "error" for problem in problems):
             problems.append(_problem("dataset", error))
         return None
-    problems += _finding_problems(
-        [*dataset.findings, *prompt_syntax(asked.samples.sample_prompts)], asked
-    )
-    return dataset
+    of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
+    problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
+    return found
 
 
-def _finding_problems(findings: Iterable[Finding], asked: RunConfig) -> list[Problem]:
+def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
     """One problem for each thing that was found, errors first: two thousand copies are one
     sentence's worth.
     """
     skipped = asked.dataset.on_bad_data == "skip"
     has_word = bool(asked.dataset.trigger_word.strip())
     return [
-        _summed_problem(one, "warning" if skipped else one.severity, has_word)
-        for one in sums(findings)
+        _summed_problem(one, "warning" if skipped else one.severity, has_word) for one in summed
     ]
 
 
@@ -477,13 +477,12 @@ said.
 
 
 def _foretold(
-    studio: Studio, draft: _Draft, dataset: Dataset, forecast: Forecast, problems: list[Problem]
+    studio: Studio, draft: _Draft, found: Scan, forecast: Forecast, problems: list[Problem]
 ) -> Plan:
     """The plan of a run whose checkpoint and images are sound."""
-    findings = bucketing.bucket_findings(
-        dataset.examples, forecast.buckets, forecast.settled.dataset, forecast.resolution
-    )
-    problems += _finding_problems(findings, forecast.settled)
+    dataset, settled = found.dataset, forecast.settled
+    of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
+    problems += _sum_problems(of_buckets, settled)
     problems += _number_problems(draft, forecast)
     seconds, disk, target = (
         forecast.seconds(studio.pace),
@@ -501,9 +500,7 @@ def _foretold(
         disk=disk,
         resolved=forecast.resolved,
         suggested={
-            "sample_prompts": [
-                variants(example.caption)[0] for example in dataset.examples if example.caption
-            ][:1]
+            "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
         },
         unchecked=studio.images.unchecked(example.path for example in dataset.examples),
     )

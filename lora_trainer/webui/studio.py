@@ -32,6 +32,7 @@ from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.pace import Pace
 from lora_trainer.webui.presets import Presets
 from lora_trainer.webui.runs import Runs
+from lora_trainer.webui.scans import Scans
 from lora_trainer.webui.setup import Setup
 from lora_trainer.webui.try_jobs import TryJobs
 from lora_trainer.webui.workbench_copies import Copies
@@ -114,6 +115,10 @@ class Studio:
     @cached_property
     def images(self) -> KnownImages:
         return KnownImages(self.data.root / "images.json")
+
+    @cached_property
+    def scans(self) -> Scans:
+        return Scans(self.images)
 
     @cached_property
     def pace(self) -> Pace:

@@ -157,15 +157,23 @@ class Journal:
         """The newest first."""
         return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
 
+    def ends(self) -> tuple[Line | None, Line | None]:
+        """(the newest edit that stands, the edit that was undone last)."""
+        lines = self.lines()
+        return (
+            next((line for line in lines if not line.undone), None),
+            next((line for line in reversed(lines) if line.undone), None),
+        )
+
     @property
     def undoable(self) -> Line | None:
         """The newest edit that stands."""
-        return next((line for line in self.lines() if not line.undone), None)
+        return self.ends()[0]
 
     @property
     def redoable(self) -> Line | None:
         """The edit that was undone last."""
-        return next((line for line in reversed(self.lines()) if line.undone), None)
+        return self.ends()[1]
 
     def read(self, identity: int) -> Edit:
         """An edit with all its parts. Raises DatasetError."""

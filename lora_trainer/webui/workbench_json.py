@@ -214,7 +214,7 @@ def _key(root: Path, path: Path) -> str:
 def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
     """What can be undone and redone next."""
     bench.settle()
-    undo, redo = bench.journal.undoable, bench.journal.redoable
+    undo, redo = bench.journal.ends()
     return {
         "undo": line_json(undo, language) if undo else None,
         "redo": line_json(redo, language) if redo else None,

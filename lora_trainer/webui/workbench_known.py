@@ -82,6 +82,6 @@ class Known:
 
     def _digest(self, item: Item) -> str:
         try:
-            return self.contents.digest(item.path)
+            return self.contents.digest_of(item)
         except DatasetError:
             return ""

@@ -10,6 +10,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from lora_trainer.dataset.captions import parts
@@ -80,24 +81,31 @@ class TagTable:
     tags: tuple[TagCount, ...]
 
 
+@lru_cache(maxsize=20_000)
+def _parts(caption: str) -> tuple[str, ...]:
+    return tuple(parts(caption))
+
+
 def table(
     captions: Iterable[str], kind: Kind = "tags", sort: Sort = "count", most: int = 300
 ) -> TagTable:
     """The `most` frequent ones (or, sorted by name, the first), each counted once a caption, in
     capitals or not.
     """
-    of: Callable[[str], Sequence[str]] = parts if kind == "tags" else words
+    of: Callable[[str], Sequence[str]] = _parts if kind == "tags" else words
     counts: Counter[str] = Counter()
-    spellings: dict[str, Counter[str]] = {}
+    spellings: dict[str, dict[str, int]] = {}
     total = 0
     for caption in captions:
         total += bool(caption)
         for folded, written in {part.casefold(): part for part in of(caption)}.items():
             counts[folded] += 1
-            spellings.setdefault(folded, Counter())[written] += 1
+            written_so = spellings.setdefault(folded, {})
+            written_so[written] = written_so.get(written, 0) + 1
     chosen = sorted(counts, key=lambda tag: (0 if sort == "name" else -counts[tag], tag))[:most]
     tags = tuple(
-        TagCount(tag=spellings[tag].most_common(1)[0][0], count=counts[tag]) for tag in chosen
+        TagCount(tag=max(spellings[tag], key=spellings[tag].__getitem__), count=counts[tag])
+        for tag in chosen
     )
     return TagTable(kind=kind, captions=total, distinct=len(counts), tags=tags)
 
@@ -120,5 +128,5 @@ def mostly(captions: Sequence[str]) -> Literal["tags", "sentences"]:
 
 
 def is_sentence(caption: str) -> bool:
-    found = parts(caption)
+    found = _parts(caption)
     return bool(found) and sum(len(part.split()) for part in found) / len(found) >= LONG_PART

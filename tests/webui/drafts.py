@@ -10,11 +10,13 @@ from types import SimpleNamespace
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.webui.checkpoints import Checkpoints
+from lora_trainer.webui.contents import Contents
 from lora_trainer.webui.data_folder import DataFolder
 from lora_trainer.webui.known_images import KnownImages
 from lora_trainer.webui.own_presets import OwnPresets
 from lora_trainer.webui.pace import Pace
 from lora_trainer.webui.presets import Presets
+from lora_trainer.webui.scans import Scans
 
 
 class FakeHost:
@@ -64,22 +66,29 @@ class FakeHost:
 class FakeDatasets:
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
+        self._contents: dict[Path, Contents] = {}
 
     def find(self, identity):
         if identity not in self.folders:
             raise DatasetError("there is no dataset {name}", name=identity)
         return SimpleNamespace(path=self.folders[identity], name=identity)
 
+    def contents(self, identity):
+        path = self.find(identity).path
+        return self._contents.setdefault(path, Contents(path, follow_links=True))
+
 
 def studio(root: Path) -> SimpleNamespace:
     """A studio with an empty data folder under `root`; no checkpoint, no images."""
     host, data = FakeHost(root), DataFolder(root / "data")
+    images = KnownImages(data.root / "images.json")
     return SimpleNamespace(
         host=host,
         data=data,
         datasets=FakeDatasets(),
         checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
-        images=KnownImages(data.root / "images.json"),
+        images=images,
+        scans=Scans(images),
         own_presets=OwnPresets(data, Presets()),
         pace=Pace(data.folder("runs")),
         runs=SimpleNamespace(pending_names=list),
