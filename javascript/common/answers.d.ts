@@ -89,6 +89,7 @@ export interface LoraView {
     grid: number[];
     matrix: number[];
     family: string | null;
+    resolution: number | null;
     picture: string | null;
     delivered: boolean;
     tag: string | null;

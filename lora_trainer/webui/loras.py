@@ -373,6 +373,8 @@ class LoraView(TypedDict):
     grid: tuple[float, ...]
     matrix: tuple[float, ...]
     family: str | None
+    resolution: int | None
+    """Side in pixels of the pictures its family makes."""
     picture: str | None
     delivered: bool
     tag: str | None
