@@ -455,7 +455,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             ),
             kept="Everything outside the extension's data folder",
             then="Use a login; or bind the WebUI to 127.0.0.1",
-            test="tests/webui/test_host.py::test_visitors_from_elsewhere_are_expected_where_the_server_really_listens",
+            test="tests/hosts/test_hosts.py::test_visitors_from_elsewhere_are_expected_where_the_server_really_listens",
         ),
     ),
 }
