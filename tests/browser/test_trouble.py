@@ -72,13 +72,14 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
             "no_such_package",
             marks=pytest.mark.webuis("forge"),
         ),
-        ("lora_trainer/webui/host.py", "\nthis is no Python\n", "invalid syntax"),
+        ("lora_trainer/hosts/base.py", "\nthis is no Python\n", "invalid syntax"),
     ],
 )
 def test_a_fault_in_the_extension_leaves_a_tab_that_says_so(
     start, visitor, tmp_path, file, addition, reason
 ):
     copy = extension_copy(tmp_path)
+    assert (copy / file).is_file()
     with (copy / file).open("a", encoding="utf-8") as stream:
         stream.write(addition)
     host = start("--extension", str(copy))
