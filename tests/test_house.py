@@ -51,7 +51,10 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "environment": (set(), BASICS | {"packages"}),
     "diagnosis": ({"psutil"}, BASICS | {"packages", "environment"}),
     "installation": (set(), BASICS | {"packages", "environment"}),
-    "settings": ({"yaml"}, BASICS | LIGHT_CAPTIONING | {"training.losses", "training.optimizers"}),
+    "settings": (
+        {"yaml"},
+        BASICS | LIGHT_CAPTIONING | {"training.losses", "training.optimizers", "adapters"},
+    ),
     "runs": (set(), BASICS),
     "dataset": (
         {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
@@ -63,13 +66,17 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
         TORCH_STACK | {"PIL"},
         BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "training.optimizers"},
     ),
+    "adapters": (
+        TORCH_STACK,
+        BASICS | {"settings", "checkpoint", "families", "lora.names", "lora.file"},
+    ),
     "captioning": (
         TORCH_STACK | {"PIL", "onnxruntime"},
         BASICS | {"settings", "runs", "dataset", "checkpoint"},
     ),
     "training": (
         TORCH_STACK | {"PIL", "psutil", "tensorboardX"},
-        BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "lora"},
+        BASICS | {"settings", "runs", "dataset", "checkpoint", "families", "lora", "adapters"},
     ),
     "tasks": (
         TORCH_STACK | {"PIL", "psutil"},
@@ -81,6 +88,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "families",
             "lora",
+            "adapters",
             "captioning",
             "training",
             "environment",
@@ -102,6 +110,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "checkpoint",
             "families",
             "lora",
+            "adapters",
             "training",
             "worker",
             "jobs",
@@ -124,7 +133,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
             "families",
             "lora.deliver",
             "lora.file",
-            "lora.size",
+            "adapters.size",
             "demo.EMBEDDED",
             "training.optimizers",
         }

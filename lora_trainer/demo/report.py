@@ -5,8 +5,8 @@ the prompt survives.
     table
 
 Pictures are made from the exported file applied to the embedded checkpoint as a host applies it
-(`lora.apply`), for scenes that were not in the training pictures. `measure` judges them. `python -m
-lora_trainer demo --report` and tests/demo call it.
+(`adapters.apply`), for scenes that were not in the training pictures. `measure` judges them.
+`python -m lora_trainer demo --report` and tests/demo call it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from lora_trainer import files
+from lora_trainer.adapters.apply import Prompted, applied
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.console import Console
@@ -32,7 +33,6 @@ from lora_trainer.demo.run import RECIPES, STRENGTHS, demo_config, embedded_chec
 from lora_trainer.demo.world import CONCEPTS, Scene
 from lora_trainer.errors import TrainingError
 from lora_trainer.jobs.start import start_worker
-from lora_trainer.lora.apply import Prompted, applied
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
 

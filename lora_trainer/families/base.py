@@ -136,6 +136,10 @@ class Family(ABC):
     """Which tensors of TextStates there are."""
     unet_targets: tuple[str, ...] = UNET_TARGETS
     """Layers that learn where target_modules is left at its default."""
+    convolution_targets: tuple[str, ...] = ()
+    """Layers that hold its convolutions and what belongs to them, for types of LoRA that learn
+    those as well.
+    """
     text_encoder_targets: tuple[str, ...] = TEXT_ENCODER_TARGETS
     """The same for text_encoder_targets."""
     has_clip_skip: bool = False

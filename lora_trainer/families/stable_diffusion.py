@@ -70,6 +70,14 @@ class StableDiffusion(Family):
     """What the three families share; each says where it differs."""
 
     latent_channels = 4
+    convolution_targets = (
+        "conv1",
+        "conv2",
+        "conv_shortcut",
+        "time_emb_proj",
+        "downsamplers.0.conv",
+        "upsamplers.0.conv",
+    )
     latent_scale = 0.18215
     """Latents times this have about unit variance."""
     side = 512
@@ -295,30 +303,25 @@ class StableDiffusion(Family):
         raise NotImplementedError
 
     def layer_shapes(self, path: Path, detected: Detected) -> dict[str, list[tuple[str, Shape]]]:
-        """Attention and its projections bear the same last names in the WebUI's format and in
-        diffusers'.
-        """
         if path.is_dir():
             folder = self.recognise_folder(path)
             assert folder is not None, "it was recognised before"
-            headers, prefix = folder.unet.headers, ""
             configs: list[dict[str, Any]] = [each.config for each in folder.text_encoders]
+            unet = [layer for each in folder.unet.headers for layer in _layers(each, "")]
         else:
             header = read_header(path)
-            headers, prefix = (header,), UNET_PREFIX
             configs = [
                 architecture.text_encoder_config(
                     header, layout, last_layer_unused=self.last_text_layer_unused
                 )
                 for layout in detected.text_encoders
             ]
+            width = configs[-1]["projection_dim"]
+            config = architecture.unet_config(header, self, pooled_width=width)
+            ours = {theirs: name for name, theirs in unet_modules(config).items()}
+            unet = [(rename(name, ours), shape) for name, shape in _layers(header, UNET_PREFIX)]
         return {
-            "unet": [
-                (name.removesuffix(".weight"), info.shape)
-                for each in headers
-                for name, info in each.tensors.items()
-                if name.startswith(prefix) and name.endswith(".weight") and len(info.shape) > 1
-            ],
+            "unet": unet,
             "text_encoder": [layer for config in configs for layer in _text_layers(config)],
         }
 
@@ -635,6 +638,15 @@ def _is_xl(config: Mapping[str, Any]) -> bool:
 
 def _is_open_clip(path: Path) -> bool:
     return bool(read_json(path / "text_encoder" / "config.json").get("hidden_act") == "gelu")
+
+
+def _layers(header: Header, prefix: str) -> list[tuple[str, Shape]]:
+    """Name and shape of each weight of two or more sides."""
+    return [
+        (name.removeprefix(prefix).removesuffix(".weight"), info.shape)
+        for name, info in header.tensors.items()
+        if name.startswith(prefix) and name.endswith(".weight") and len(info.shape) > 1
+    ]
 
 
 def _text_layers(config: Mapping[str, int]) -> list[tuple[str, Shape]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
@@ -78,6 +78,9 @@ class TrainingFacts:
     base_legacy_hash: str | None = None
     vae_sha256: str | None = None
     vae_legacy_hash: str | None = None
+    network_module: str = "networks.lora"
+    network_args: Mapping[str, Any] = field(default_factory=dict)
+    """Beside the targets: what the type of LoRA adds."""
 
 
 def build(facts: TrainingFacts) -> dict[str, str]:
@@ -107,12 +110,12 @@ def _model(facts: TrainingFacts) -> dict[str, Any]:
 
 def _network(facts: TrainingFacts) -> dict[str, Any]:
     lora = facts.config.lora
-    targets: dict[str, Any] = {"target_modules": list(lora.target_modules)}
+    targets: dict[str, Any] = {**facts.network_args, "target_modules": list(lora.target_modules)}
     if lora.train_text_encoder:
         targets["text_encoder_targets"] = list(lora.text_encoder_targets)
     return {
         "ss_output_name": facts.name,
-        "ss_network_module": "networks.lora",
+        "ss_network_module": facts.network_module,
         "ss_network_dim": lora.lora_rank,
         "ss_network_alpha": _number(lora.lora_rank if lora.lora_alpha is None else lora.lora_alpha),
         "ss_network_dropout": lora.lora_dropout or None,

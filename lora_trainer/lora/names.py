@@ -8,7 +8,7 @@ at import.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -46,7 +46,7 @@ def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
         if path.startswith(inside) or not family.may_learn(path):
             continue
         base = module
-        if hasattr(module, "lora_A") and hasattr(module, "base_layer"):
+        if hasattr(module, "base_layer"):
             inside = path + "."
             base = module.base_layer
         if isinstance(base, torch.nn.Linear) or (
@@ -54,6 +54,11 @@ def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
         ):
             layers[path] = base
     return layers
+
+
+def is_target(path: str, targets: Iterable[str]) -> bool:
+    """Whether a layer's path is one of the targets, or ends with `.` and one."""
+    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 def module_names(parts: Parts) -> BaseModules:

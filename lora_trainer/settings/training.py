@@ -310,6 +310,12 @@ class CheckpointSettings(Settings):
     """
 
 
+def _lora_types() -> dict[str, NamedChoice]:
+    from lora_trainer import adapters
+
+    return {one.id: NamedChoice(title=one.label, sentence=one.sentence) for one in adapters.every()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings(Settings):
     """LoRA"""
@@ -323,6 +329,15 @@ class LoraSettings(Settings):
         affects_result=False,
     )
     """The LoRA's name, as in <lora:NAME:0.7>. Empty: the name of output_dir."""
+    lora_type: str = setting(
+        "lora",
+        label="LoRA type",
+        among=_lora_types,
+        fixed_by_the_first_step=True,
+        other_names=("network_module", "algo"),
+        terms="locon lycoris",
+    )
+    """What learns."""
     lora_rank: int = setting(
         8,
         label="Rank",
@@ -349,6 +364,29 @@ class LoraSettings(Settings):
         terms="scale",
     )
     """Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank."""
+    conv_rank: int | None = setting(
+        None,
+        label="Convolution rank",
+        at_least=1,
+        at_most=1024,
+        hint="Leave it at auto, or use half of the rank.",
+        fixed_by_the_first_step=True,
+        other_names=("conv_dim",),
+        terms="locon conv dim",
+    )
+    """Rank of the 3 x 3 convolutions of a LoCon. auto: equal to the rank."""
+    conv_alpha: float | None = setting(
+        None,
+        label="Convolution alpha",
+        above=0.0,
+        at_most=4096.0,
+        hint="Leave it at auto, or use the convolution rank or half of it.",
+        step=1,
+        terms="locon conv",
+    )
+    """Divided by the convolution rank, this is how strongly a LoCon's convolutions take effect.
+    auto: equal to the convolution rank.
+    """
     lora_dropout: float = setting(
         0.0,
         label="LoRA dropout",
@@ -389,6 +427,14 @@ class LoraSettings(Settings):
                 "target_modules is empty, so nothing would be trained",
                 hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].",
             )
+        for key in ("conv_rank", "conv_alpha"):
+            if self.lora_type != "locon" and getattr(self, key) is not None:
+                yield ConfigError(
+                    "{key} is set, but lora_type is {lora_type}, which has no use for it",
+                    hint="Set lora_type to locon, or {key} to auto.",
+                    key=key,
+                    lora_type=self.lora_type,
+                )
         bad = sorted(
             character
             for character in set(self.name)

@@ -21,6 +21,7 @@ from typing import ClassVar
 import torch
 
 from lora_trainer import files
+from lora_trainer.adapters.injected import add_adapters, target_layers
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset import buckets as bucketing
@@ -29,7 +30,6 @@ from lora_trainer.dataset.findings import Finding, refuse, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import Message, OutOfMemory
-from lora_trainer.lora.adapters import add_adapters, target_layers
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings

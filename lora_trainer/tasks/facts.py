@@ -7,6 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lora_trainer import adapters
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
@@ -66,7 +67,7 @@ def training_facts(
     """
     base_sha256, base_legacy = hashes.base()
     vae_sha256, vae_legacy = hashes.vae()
-    plan = trainer.plan
+    plan, lora_type = trainer.plan, adapters.get(config.lora.lora_type)
     assert config.dataset.resolution is not None
     return TrainingFacts(
         config=config,
@@ -93,6 +94,8 @@ def training_facts(
         base_legacy_hash=base_legacy,
         vae_sha256=vae_sha256,
         vae_legacy_hash=vae_legacy,
+        network_module=lora_type.network_module,
+        network_args=lora_type.network_args(config.lora),
     )
 
 

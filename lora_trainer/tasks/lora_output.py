@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lora_trainer import files
+from lora_trainer.adapters.export import DIFFUSERS_FILE_NAME, export, export_diffusers
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import LoraFileError, Message, TrainingError
 from lora_trainer.lora.deliver import Delivered, deliver, note_of
-from lora_trainer.lora.export import DIFFUSERS_FILE_NAME, export, export_diffusers
 from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events

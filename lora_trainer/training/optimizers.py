@@ -17,7 +17,7 @@ from lora_trainer.errors import ConfigError
 if TYPE_CHECKING:
     import torch
 
-    from lora_trainer.lora.adapters import Adapters
+    from lora_trainer.adapters.injected import Adapters
     from lora_trainer.settings.training import TrainingSettings
 
 

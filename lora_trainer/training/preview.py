@@ -16,10 +16,10 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from lora_trainer import files
+from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.families.base import TextStates
 from lora_trainer.families.components.text import join_rows
-from lora_trainer.lora.adapters import Adapters
 from lora_trainer.settings.training import SampleSettings
 from lora_trainer.training.images import to_image
 

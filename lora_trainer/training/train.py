@@ -16,10 +16,10 @@ from typing import Any
 
 import torch
 
+from lora_trainer.adapters.injected import Adapters
 from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.families.base import Family, NoiseProcess
-from lora_trainer.lora.adapters import Adapters
 from lora_trainer.settings.training import TrainingSettings
 from lora_trainer.training.batches import Captions, TrainingData
 from lora_trainer.training.losses import denoising_loss

@@ -13,13 +13,14 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.dataset import buckets as bucketing
 from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.errors import CheckpointError
+from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.deliver import clean_name, used_names
-from lora_trainer.lora.size import parameter_count
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import pace
@@ -87,9 +88,8 @@ class Forecast:
         it).
         """
         try:
-            layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
-            asked = self.settled.lora
-            return parameter_count(layers, self._family.learning(asked) if self._family else asked)
+            family, layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
+            return parameter_count(family, layers, self.settled.lora)
         except (CheckpointError, OSError):
             return None
 
@@ -168,9 +168,9 @@ class Forecast:
 
 
 @lru_cache(maxsize=4)
-def _layers(path: Path, _changed: int) -> dict[str, list[tuple[str, tuple[int, ...]]]]:
+def _layers(path: Path, _changed: int) -> tuple[Family, dict[str, list[tuple[str, Shape]]]]:
     detected = detect_any(path)
-    return detected.family.layer_shapes(path, detected)
+    return detected.family, detected.family.layer_shapes(path, detected)
 
 
 def _free(wanted: str, taken: Collection[str]) -> str:

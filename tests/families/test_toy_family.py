@@ -12,14 +12,14 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lora_trainer import families
+from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.export import verify
+from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.detect import detect_file
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.families.sdxl import SDXL
-from lora_trainer.lora.apply import Prompted, applied
-from lora_trainer.lora.export import verify
 from lora_trainer.lora.names import base_layers, module_names
-from lora_trainer.lora.size import parameter_count
 from lora_trainer.settings import training
 from lora_trainer.webui.checkpoints import look
 from lora_trainer.worker import job
@@ -134,6 +134,6 @@ def test_its_text_encoder_learns_and_a_resumed_run_equals_an_uninterrupted_one(
 
 def test_the_tab_foretells_the_size_of_its_lora(toy, checkpoint):
     detected = detect_file(checkpoint)
-    asked = toy.learning(training.LoraSettings(lora_rank=2))
+    asked = training.LoraSettings(lora_rank=2)
     # query 32 + 32, value 24 + 32, wide 32 + 64
-    assert parameter_count(toy.layer_shapes(checkpoint, detected), asked) == 2 * (64 + 56 + 96)
+    assert parameter_count(toy, toy.layer_shapes(checkpoint, detected), asked) == 2 * (64 + 56 + 96)

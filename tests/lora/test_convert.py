@@ -9,17 +9,17 @@ import safetensors.torch
 import torch
 
 from lora_trainer.__main__ import main
+from lora_trainer.adapters.apply import effects
+from lora_trainer.adapters.export import export, export_diffusers, verify
+from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import LoraFileError
-from lora_trainer.lora.adapters import add_adapters
-from lora_trainer.lora.apply import effects
 from lora_trainer.lora.convert import convert
 from lora_trainer.lora.describe import describe
-from lora_trainer.lora.export import export, export_diffusers, verify
 from lora_trainer.lora.metadata import build
 from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings.training import LoraSettings
-from tests.lora.test_adapters import fill
-from tests.lora.test_export import FEW
+from tests.adapters.test_export import FEW
+from tests.adapters.test_injected import fill
 from tests.lora.test_metadata import config, facts
 from tests.tiny import tiny_parts
 

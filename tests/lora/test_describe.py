@@ -10,19 +10,19 @@ import pytest
 import safetensors.torch
 import torch
 
+from lora_trainer.adapters.export import export, export_diffusers
+from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import LoraFileError
-from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.lora.describe import describe
-from lora_trainer.lora.export import export, export_diffusers
 from lora_trainer.lora.metadata import build
 from lora_trainer.lora.names import base_layers, diffusers_names
 from lora_trainer.settings.training import LoraSettings
+from tests.adapters.test_export import FEW
+from tests.adapters.test_injected import fill
 from tests.checkpoint.samples import safetensors_bytes
 from tests.checkpoint.test_header import mutated
-from tests.lora.test_adapters import fill
-from tests.lora.test_export import FEW
 from tests.lora.test_metadata import config, facts
 from tests.tiny import tiny_parts
 

@@ -544,3 +544,23 @@ def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_
     ]
     expected, found = (load_file(folder.path / "whole.safetensors") for folder in (whole, hurt))
     assert all(torch.equal(expected[key], found[key]) for key in expected)
+
+
+def test_a_locon_is_trained_resumed_and_told_in_its_metadata(tmp_path, monkeypatch):
+    settings = {"lora_type": "locon", "conv_rank": 2, "conv_alpha": 1, "save_steps": 3}
+    whole = begin(tmp_path / "whole", "ink", **settings)
+    assert job.run(whole.path) == job.FINISHED
+    parted = begin(tmp_path / "parted", "ink", **settings)
+    train_until(parted, 3, monkeypatch)
+    assert job.run(parted.path) == job.FINISHED
+    files = [folder.path / "ink.safetensors" for folder in (whole, parted)]
+    weights = [load_file(file) for file in files]
+    assert all(torch.equal(tensor, weights[1][key]) for key, tensor in weights[0].items())
+    name = "lora_unet_down_blocks_0_resnets_0_conv1"
+    assert weights[0][f"{name}.lora_down.weight"].shape[0] == 2
+    assert weights[0][f"{name}.lora_up.weight"].abs().max() > 0
+    with safe_open(files[0], framework="pt") as opened:
+        told = opened.metadata()
+    assert told["ss_network_module"] == "networks.lora"
+    arguments = json.loads(told["ss_network_args"])
+    assert (arguments["conv_dim"], arguments["conv_alpha"]) == ("2", "1")

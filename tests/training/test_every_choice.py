@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from lora_trainer.adapters.injected import Adapters, add_adapters
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.dataset.buckets import assign
@@ -22,7 +23,6 @@ from lora_trainer.dataset.findings import error, refuse
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.families.components.noise import NoiseLevels, make_sampler
-from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.settings import schema, training
 from lora_trainer.settings.training import GROUPS, RunConfig
 from lora_trainer.training.batches import TrainingData, stores_for
@@ -178,6 +178,7 @@ EFFECTS: dict[str, Callable[[RunConfig, Path], object]] = {
     "zero_terminal_snr": schedule,
     "max_token_length": lambda run, _: text_states(run),
     "mixed_precision": lambda run, _: precisions(run),
+    "lora_type": lambda run, _: adapters(run).module_count,
     "train_text_encoder": lambda run, _: len(adapters(run).parameters_text_encoder()),
     # on the processor the second is a sentence that says why not
     "optimizer": lambda run, _: said(

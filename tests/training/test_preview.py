@@ -5,9 +5,9 @@ from diffusers import StableDiffusionPipeline, StableDiffusionXLPipeline
 from PIL import Image
 
 from lora_trainer import families
+from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.checkpoint.parts import NoiseSchedule
 from lora_trainer.families.components.noise import make_sampler
-from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.settings.training import LoraSettings, SampleSettings
 from lora_trainer.training import preview
 from tests.tiny import encode_captions, tiny_parts

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from lora_trainer import families
+from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import ConfigError, NotFinite
 from lora_trainer.families.components.noise import NoiseLevels
-from lora_trainer.lora.adapters import add_adapters
 from lora_trainer.settings import training
 from lora_trainer.settings.training import (
     CheckpointSettings,

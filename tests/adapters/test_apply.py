@@ -1,10 +1,10 @@
 import pytest
 import torch
 
+from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.export import export
+from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import LoraFileError
-from lora_trainer.lora.adapters import add_adapters
-from lora_trainer.lora.apply import Prompted, applied
-from lora_trainer.lora.export import export
 from lora_trainer.settings.training import LoraSettings
 from tests.tiny import tiny_parts
 

@@ -1,62 +1,26 @@
-"""The LoRA inside the model: low-rank layers beside frozen ones.
-
-    output = base(x) + strength * alpha / rank * up(down(dropout(x)))          (LoRA, arXiv
-        2106.09685)
+"""The LoRA inside the model: adapters of the chosen type beside frozen layers.
 
 In: Parts with frozen base weights in any float type. Out: Adapters, whose parameters (float32) the
-optimizer trains. training, previews and export call it. The layers are PEFT's; which ones, their
-first values and their scale are decided here, because PEFT draws the first values from the global
-random state and in the base's type, and silently passes over names that match nothing.
+optimizer trains. training, previews and export call it. Which layers learn is decided here, because
+PEFT silently passes over names that match nothing.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
 
+from lora_trainer import adapters as types
+from lora_trainer.adapters.base import Adapter, LoraType
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError
 from lora_trainer.families.base import Family
-from lora_trainer.lora.names import Part, adaptable_layers, part_models
+from lora_trainer.lora.names import Part, adaptable_layers, is_target, part_models
 from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, LoraSettings
-
-ADAPTER = "default"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Adapter:
-    """One layer's adapter. `layer` is PEFT's layer, which stands in the model where the base layer
-    stood.
-    """
-
-    part: Part
-    path: str
-    layer: Any
-
-    @property
-    def down(self) -> torch.nn.Parameter:
-        """(rank, in) or (rank, in, height, width), float32"""
-        return self.layer.lora_A[ADAPTER].weight  # type: ignore[no-any-return]
-
-    @property
-    def up(self) -> torch.nn.Parameter:
-        """(out, rank) or (out, rank, 1, 1), float32"""
-        return self.layer.lora_B[ADAPTER].weight  # type: ignore[no-any-return]
-
-    @property
-    def name(self) -> str:
-        """diffusers' name: part and path."""
-        return f"{self.part}.{self.path}"
-
-    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(f"{self.name}.lora_A.weight", self.down), (f"{self.name}.lora_B.weight", self.up)]
 
 
 class Adapters:
@@ -67,13 +31,11 @@ class Adapters:
     def __init__(
         self,
         *,
-        rank: int,
-        alpha: float,
+        lora_type: LoraType,
         layers: Sequence[Adapter],
         models: Mapping[Part, Any],
     ) -> None:
-        self.rank = rank
-        self.alpha = alpha
+        self.type = lora_type
         self.layers = tuple(layers)
         self._models = dict(models)
 
@@ -145,23 +107,10 @@ class Adapters:
         """The model as the WebUI shows it with `<lora:NAME:value>`: scaled (0 is the base itself, 1
         the whole LoRA), and without dropout.
         """
-        before = [
-            (
-                adapter.layer,
-                adapter.layer.scaling[ADAPTER],
-                adapter.layer.lora_dropout[ADAPTER].training,
-            )
-            for adapter in self.layers
-        ]
-        try:
-            for layer, _, _ in before:
-                layer.set_scale(ADAPTER, value)
-                layer.lora_dropout[ADAPTER].train(False)
+        with ExitStack() as scaled:
+            for adapter in self.layers:
+                scaled.enter_context(adapter.at_strength(value))
             yield
-        finally:
-            for layer, scale, training in before:
-                layer.scaling[ADAPTER] = scale
-                layer.lora_dropout[ADAPTER].train(training)
 
     def remove(self) -> None:
         """Take the adapters out: the base layers stand where they stood. The adapters' weights stay
@@ -184,12 +133,12 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
     encoders.
 
     The adapters' weights are float32 on their model's device, whatever the base's type; call it
-    after the base has its type. Down is drawn from `seed` (uniform, as kaiming for sqrt(5)), up is
-    zero, so that a fresh adapter changes nothing. The global random state is neither read nor
-    moved. Dropout draws from it in each step, outside of `Adapters.strength`. Raises ConfigError if
-    a name in target_modules or text_encoder_targets matches no layer.
+    after the base has its type. First values are drawn from `seed`, and a fresh adapter changes
+    nothing. The global random state is neither read nor moved. Dropout draws from it in each step,
+    outside of `Adapters.strength`. Raises ConfigError if a name in target_modules or
+    text_encoder_targets matches no layer.
     """
-    alpha = float(settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha)
+    lora_type = types.get(settings.lora_type)
     chosen = list(target_layers(parts, settings))
     for _, model in part_models(parts):
         model.requires_grad_(False)
@@ -201,50 +150,15 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
             hint="Leave target_modules out, or set train_text_encoder to true.",
         )
     generator = torch.Generator("cpu").manual_seed(seed)
-    layers = [
-        adapter
-        for part, model, paths in chosen
-        for adapter in _inject(part, model, paths, settings, alpha, generator)
-    ]
-    return Adapters(
-        rank=settings.lora_rank,
-        alpha=alpha,
-        layers=layers,
-        models={part: model for part, model, _ in chosen},
-    )
-
-
-def _inject(
-    part: Part,
-    model: Any,
-    paths: list[str],
-    settings: LoraSettings,
-    alpha: float,
-    generator: torch.Generator,
-) -> Iterator[Adapter]:
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules=paths,
-        init_lora_weights=False,
-    )
-    # low_cpu_mem_usage: PEFT leaves the weights without values, and so draws none from the global
-    # random state
-    inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=True)
-    for path in paths:
-        layer = model.get_submodule(path)
-        device = layer.base_layer.weight.device
-        down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
-        bound = 1 / math.sqrt(down.weight[0].numel())
-        first = torch.empty(down.weight.shape, dtype=torch.float32).uniform_(
-            -bound, bound, generator=generator
-        )
-        down.weight = torch.nn.Parameter(first.to(device))
-        up.weight = torch.nn.Parameter(
-            torch.zeros(up.weight.shape, dtype=torch.float32, device=device)
-        )
-        yield Adapter(part=part, path=path, layer=layer)
+    layers: list[Adapter] = []
+    for part, model, paths in chosen:
+        sizes = {
+            path: lora_type.size(tuple(model.get_submodule(path).weight.shape), settings)
+            for path in paths
+        }
+        layers += lora_type.inject(part, model, sizes, settings, generator)
+    models = {part: model for part, model, _ in chosen}
+    return Adapters(lora_type=lora_type, layers=layers, models=models)
 
 
 # --- which layers ---------------------------------------------------------------------------------
@@ -264,7 +178,7 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
     names that match no layer.
     """
     family = parts.family
-    asked = family.learning(settings)
+    asked, lora_type = family.learning(settings), types.get(settings.lora_type)
     for part, model in part_models(parts):
         if part == "unet":
             setting, targets, default = "target_modules", asked.target_modules, family.unet_targets
@@ -272,7 +186,14 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
             setting, default = "text_encoder_targets", family.text_encoder_targets
             targets = asked.text_encoder_targets if asked.train_text_encoder else ()
         if targets:
-            yield part, model, matching_layers(model, family, setting, targets, default)
+            paths = matching_layers(model, family, setting, targets, default)
+            more = lora_type.more_targets(family, part)
+            learning = [
+                path
+                for path in (adaptable_layers(model, family) if more else paths)
+                if path in paths or is_target(path, more)
+            ]
+            yield part, model, learning
 
 
 def matching_layers(
@@ -290,8 +211,7 @@ def matching_layers(
     """
     layers = adaptable_layers(model, family)
     matched = {
-        path: [target for target in targets if path == target or path.endswith("." + target)]
-        for path in layers
+        path: [target for target in targets if is_target(path, (target,))] for path in layers
     }
     found = [path for path, by in matched.items() if by]
     lost = [target for target in targets if not any(target in by for by in matched.values())]

@@ -16,7 +16,7 @@ into the weights, and every reader gives the same effect.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,27 +24,20 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
+from lora_trainer import adapters as types
+from lora_trainer.adapters.base import ALPHA_END, Form, LoraType
+from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.header import TensorInfo
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
 from lora_trainer.files import is_disk_full, replace_file
-from lora_trainer.lora.adapters import Adapter, Adapters
 from lora_trainer.lora.file import encode_header, read_header, with_hashes
-from lora_trainer.lora.names import (
-    BaseModules,
-    Shape,
-    diffusers_names,
-    fits,
-    module_names,
-)
+from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, module_names
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
 """The name under which diffusers looks for a LoRA in a folder."""
 
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
-WEBUI_ENDS = (".lora_down.weight", ".lora_up.weight")
-DIFFUSERS_ENDS = (".lora_A.weight", ".lora_B.weight")
-ALPHA_END = ".alpha"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +78,11 @@ def export(
     layer_name = parts.family.layer_names(parts)
     for adapter in adapters.layers:
         name = layer_name(adapter.part, adapter.path)
-        tensors[name + WEBUI_ENDS[0]] = adapter.down.detach().to("cpu", dtype)
-        tensors[name + WEBUI_ENDS[1]] = adapter.up.detach().to("cpu", dtype)
+        for end, tensor in adapter.webui_tensors().items():
+            tensors[name + end] = tensor.to("cpu", dtype)
         # float32 whatever the weights are: float16 would round an alpha of 2.7
-        tensors[name + ALPHA_END] = torch.tensor(adapters.alpha, dtype=torch.float32)
-    return _write_and_verify(path, tensors, metadata, module_names(parts), WEBUI_ENDS)
+        tensors[name + ALPHA_END] = torch.tensor(adapter.size.alpha, dtype=torch.float32)
+    return _write_and_verify(path, tensors, metadata, module_names(parts), adapters.type, "webui")
 
 
 def export_diffusers(
@@ -104,20 +97,16 @@ def export_diffusers(
     """
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
-        down, up = _scaled(adapter, adapters.alpha / adapters.rank)
-        tensors[adapter.name + DIFFUSERS_ENDS[0]] = down.to("cpu", dtype)
-        tensors[adapter.name + DIFFUSERS_ENDS[1]] = up.to("cpu", dtype)
+        for end, tensor in adapter.diffusers_tensors().items():
+            tensors[adapter.name + end] = tensor.to("cpu", dtype)
     return _write_and_verify(
-        path, tensors, {**metadata, "format": "pt"}, diffusers_names(parts), DIFFUSERS_ENDS
+        path,
+        tensors,
+        {**metadata, "format": "pt"},
+        diffusers_names(parts),
+        adapters.type,
+        "diffusers",
     )
-
-
-def _scaled(adapter: Adapter, scale: float) -> tuple[torch.Tensor, torch.Tensor]:
-    """Down and up with the scale in one of them: a small one in down, whose values are the larger,
-    so that float16 does not round them to zero.
-    """
-    down, up = adapter.down.detach(), adapter.up.detach()
-    return (down * scale, up) if scale < 1 else (down, up * scale)
 
 
 def _write_and_verify(
@@ -125,7 +114,8 @@ def _write_and_verify(
     tensors: Mapping[str, torch.Tensor],
     metadata: Mapping[str, str],
     modules: BaseModules,
-    ends: tuple[str, str],
+    lora_type: LoraType,
+    form: Form,
 ) -> ExportReport:
     order = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
     layout = _layout(order, tensors)
@@ -139,7 +129,7 @@ def _write_and_verify(
         with partial.open("wb") as stream:
             stream.write(encode_header(layout, complete))
             stream.write(content)
-        reports.append(verify(partial, modules, ends=ends))
+        reports.append(verify(partial, modules, lora_type, form=form))
 
     try:
         replace_file(path, write)
@@ -184,13 +174,21 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 # --- reading back ---------------------------------------------------------------------------------
 
 
-def verify(path: Path, modules: BaseModules, *, ends: tuple[str, str] = WEBUI_ENDS) -> ExportReport:
+def verify(
+    path: Path,
+    modules: BaseModules,
+    lora_type: LoraType | None = None,
+    *,
+    form: Form = "webui",
+) -> ExportReport:
     """Read a LoRA file back and compare every key with the base's layers: each must exist, have
-    both halves, the right shapes and finite values.
+    all its tensors, the right shapes and finite values.
 
-    modules: `names.module_names(parts)` for the WebUI's form, `names.diffusers_names(parts)` with
-    DIFFUSERS_ENDS for diffusers'. Raises LoraFileError that names what does not fit.
+    modules: `names.module_names(parts)` for the WebUI's form, `names.diffusers_names(parts)` for
+    diffusers'. lora_type: the plain LoRA if none is given. Raises LoraFileError that names what
+    does not fit.
     """
+    lora_type = lora_type or types.get("lora")
     header = read_header(path)
     try:
         # not memory-mapped: Windows does not rename a file that is
@@ -202,7 +200,7 @@ def verify(path: Path, modules: BaseModules, *, ends: tuple[str, str] = WEBUI_EN
             path=path,
             error=error,
         ) from error
-    found = _modules_in(path, tensors, ends)
+    found = _modules_in(path, tensors, lora_type.ends(form))
     checks = (
         (NO_LAYER, [name for name in found if name not in modules]),
         (
@@ -210,10 +208,10 @@ def verify(path: Path, modules: BaseModules, *, ends: tuple[str, str] = WEBUI_EN
             [
                 name
                 for name, module in found.items()
-                if name in modules and not fits(modules[name], module.down, module.up)
+                if name in modules and not lora_type.fits(modules[name], _shapes(module))
             ],
         ),
-        (NOT_FINITE, [name for name, module in found.items() if not module.finite]),
+        (NOT_FINITE, [name for name, module in found.items() if not _is_finite(module)]),
     )
     for (template, hint), names in checks:
         if names:
@@ -226,10 +224,10 @@ def verify(path: Path, modules: BaseModules, *, ends: tuple[str, str] = WEBUI_EN
         parameter_count=sum(
             tensor.numel() for name, tensor in tensors.items() if not name.endswith(ALPHA_END)
         ),
-        dtype=header.tensors[next(iter(found)) + ends[1]].dtype,
+        dtype=_dtype(header.tensors),
         byte_count=header.file_size,
         model_hash=header.metadata.get("sshs_model_hash", ""),
-        idle_modules=sum(module.idle for module in found.values()),
+        idle_modules=sum(lora_type.is_idle(module) for module in found.values()),
     )
 
 
@@ -250,22 +248,14 @@ NOT_FINITE = (
 )
 
 
-@dataclass(frozen=True)
-class _Module:
-    down: Shape
-    up: Shape
-    finite: bool
-    idle: bool
-
-
 def _modules_in(
-    path: Path, tensors: Mapping[str, torch.Tensor], ends: tuple[str, str]
-) -> dict[str, _Module]:
-    down_end, up_end = ends
-    names = [name.removesuffix(down_end) for name in tensors if name.endswith(down_end)]
+    path: Path, tensors: Mapping[str, torch.Tensor], ends: Sequence[str]
+) -> dict[str, dict[str, torch.Tensor]]:
+    """{layer: {end of the key: tensor}}."""
+    names = [name.removesuffix(ends[0]) for name in tensors if name.endswith(ends[0])]
     explained = {name + end for name in names for end in (*ends, ALPHA_END)}
     strange = [name for name in tensors if name not in explained] + [
-        name + up_end for name in names if name + up_end not in tensors
+        name + end for name in names for end in ends if name + end not in tensors
     ]
     if strange or not names:
         hint = "Export again; if it happens twice, please report it."
@@ -273,20 +263,22 @@ def _modules_in(
             "{path} is not a whole LoRA: {name} is unexpected or missing",
             hint=hint,
             path=path,
-            name=(strange or [down_end])[0],
+            name=(strange or ends)[0],
         )
     return {
-        name: _module(
-            tensors[name + down_end], tensors[name + up_end], tensors.get(name + ALPHA_END)
-        )
+        name: {end: tensors[name + end] for end in (*ends, ALPHA_END) if name + end in tensors}
         for name in names
     }
 
 
-def _module(down: torch.Tensor, up: torch.Tensor, alpha: torch.Tensor | None) -> _Module:
-    finite = all(
-        bool(torch.isfinite(tensor).all()) for tensor in (down, up, alpha) if tensor is not None
-    )
-    return _Module(
-        down=tuple(down.shape), up=tuple(up.shape), finite=finite, idle=not bool(up.count_nonzero())
-    )
+def _shapes(module: Mapping[str, torch.Tensor]) -> dict[str, Shape]:
+    return {end: tuple(tensor.shape) for end, tensor in module.items() if end != ALPHA_END}
+
+
+def _is_finite(module: Mapping[str, torch.Tensor]) -> bool:
+    return all(bool(torch.isfinite(tensor).all()) for tensor in module.values())
+
+
+def _dtype(tensors: Mapping[str, TensorInfo]) -> str:
+    """Of the weights: alphas are always float32."""
+    return next(info.dtype for key, info in tensors.items() if not key.endswith(ALPHA_END))

@@ -11,11 +11,11 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from safetensors import safe_open
 
+from lora_trainer.adapters import export as export_module
+from lora_trainer.adapters.export import export, export_diffusers, verify
+from lora_trainer.adapters.injected import Adapters, add_adapters
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
-from lora_trainer.lora import export as export_module
-from lora_trainer.lora.adapters import Adapters, add_adapters
-from lora_trainer.lora.export import DIFFUSERS_ENDS, export, export_diffusers, verify
 from lora_trainer.lora.names import (
     adaptable_layers,
     diffusers_names,
@@ -23,7 +23,7 @@ from lora_trainer.lora.names import (
     part_models,
 )
 from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, UNET_TARGETS, LoraSettings
-from tests.lora.test_adapters import fill, predictions
+from tests.adapters.test_injected import fill, predictions
 from tests.tiny import tiny_parts
 
 STRENGTHS = (0.0, 0.5, 1.0)
@@ -306,7 +306,7 @@ def test_verify_names_what_does_not_fit(tmp_path: Path) -> None:
     with pytest.raises(LoraFileError, match=r"79 of 79 layers .* shapes that do not fit"):
         verify(tmp_path / "x.safetensors", narrower)
     with pytest.raises(LoraFileError, match="is not a whole LoRA"):
-        verify(tmp_path / "x.safetensors", diffusers_names(parts), ends=DIFFUSERS_ENDS)
+        verify(tmp_path / "x.safetensors", diffusers_names(parts), form="diffusers")
 
 
 @pytest.mark.parametrize("missing", [".lora_up.weight", ".lora_down.weight"])

@@ -8,15 +8,16 @@ came from: what is shown is what a host would show.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from lora_trainer import adapters as types
+from lora_trainer.adapters.base import ALPHA_END, LoraType
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError
 from lora_trainer.lora.names import webui_layers
@@ -62,17 +63,24 @@ def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
 
 def effects(file: Path) -> dict[str, torch.Tensor]:
     """Each layer's change at strength 1, float32: (out, in), or (out, in, height, width) for a
-    convolution's.
+    convolution's. Raises LoraFileError for a type of LoRA that is not ours.
     """
-    tensors: dict[str, Any] = load_file(file)
-    found: dict[str, torch.Tensor] = {}
-    for key in tensors:
-        if key.endswith(".lora_down.weight"):
-            name = key.removesuffix(".lora_down.weight")
-            down, up = tensors[key].float(), tensors[f"{name}.lora_up.weight"].float()
-            rank = down.shape[0]
-            scale = float(tensors[f"{name}.alpha"]) / rank if f"{name}.alpha" in tensors else 1.0
-            found[name] = scale * (up.flatten(1) @ down.flatten(1)).reshape(
-                up.shape[0], *down.shape[1:]
-            )
-    return found
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, tensor in load_file(file).items():
+        # a layer's name in a WebUI's form has no dots
+        name, dot, end = key.partition(".")
+        layers.setdefault(name, {})[dot + end] = tensor
+    return {name: _type_of(file, tensors).effect(tensors) for name, tensors in layers.items()}
+
+
+def _type_of(file: Path, tensors: Mapping[str, torch.Tensor]) -> LoraType:
+    ends = set(tensors) - {ALPHA_END}
+    for lora_type in types.every():
+        if ends == set(lora_type.webui_ends):
+            return lora_type
+    raise LoraFileError(
+        "{path} holds {name}, which no type of LoRA here has",
+        hint="`inspect` says what it is.",
+        path=file,
+        name=", ".join(sorted(ends)),
+    )

@@ -5,9 +5,9 @@ from typing import Any
 import pytest
 import torch
 
+from lora_trainer.adapters.injected import Adapters, add_adapters
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError
-from lora_trainer.lora.adapters import Adapters, add_adapters
 from lora_trainer.lora.names import module_names
 from lora_trainer.settings.training import LoraSettings
 from tests.lora.test_names import full_size_parts

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytest
 
+from lora_trainer.adapters.injected import add_adapters
+from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.demo import EMBEDDED
-from lora_trainer.lora.adapters import add_adapters
-from lora_trainer.lora.size import parameter_count
 from lora_trainer.settings.training import LoraSettings
 from tests.made import tiny_checkpoint
 
 SETTINGS = {
     "default": LoraSettings(lora_rank=3),
+    "convolutions": LoraSettings(lora_rank=4, target_modules=("conv1", "conv_shortcut")),
+    "locon": LoraSettings(lora_type="locon", lora_rank=4, conv_rank=2),
     "two layers": LoraSettings(lora_rank=8, target_modules=("to_q", "to_v")),
     "text encoder too": LoraSettings(lora_rank=4, train_text_encoder=True),
     "some of the text encoder": LoraSettings(
@@ -24,7 +26,7 @@ SETTINGS = {
 
 def layers_of(path):
     detected = detect_any(path)
-    return detected.family.layer_shapes(path, detected)
+    return detected.family, detected.family.layer_shapes(path, detected)
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
@@ -32,9 +34,8 @@ def layers_of(path):
 def test_the_count_is_that_of_the_real_adapters(family, settings):
     path = tiny_checkpoint(family)
     real = add_adapters(open_checkpoint(path).outline(), settings, 0)
-    assert parameter_count(layers_of(path), settings) == real.parameter_count
+    assert parameter_count(*layers_of(path), settings) == real.parameter_count
 
 
 def test_names_of_no_layer_count_nothing():
-    layers = layers_of(EMBEDDED)
-    assert parameter_count(layers, LoraSettings(target_modules=("query",))) == 0
+    assert parameter_count(*layers_of(EMBEDDED), LoraSettings(target_modules=("query",))) == 0

@@ -1,0 +1,43 @@
+"""LoCon: a LoRA that also learns the convolutions of a UNet, which hold texture and fine shapes.
+
+The convolutions of its ResNet blocks, down- and upsamplers, as kohya's `conv_dim` chooses them:
+3 x 3 with conv_rank and conv_alpha, what is 1 x 1 or Linear there with lora_rank and lora_alpha.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+from lora_trainer.adapters.base import Size
+from lora_trainer.adapters.lora import LowRank
+from lora_trainer.families.base import Family, Shape
+from lora_trainer.lora.names import Part
+from lora_trainer.settings.training import LoraSettings
+
+
+class LoCon(LowRank):
+    """The plain LoRA's two matrices, in more layers."""
+
+    id = "locon"
+    label = "LoCon"
+    sentence = (
+        "The UNet's convolutions as well, which hold texture and fine shapes; in a larger file."
+    )
+
+    def more_targets(self, family: Family, part: Part) -> Sequence[str]:
+        return family.convolution_targets if part == "unet" else ()
+
+    def size(self, shape: Shape, settings: LoraSettings) -> Size:
+        if prod(shape[2:]) == 1:
+            return super().size(shape, settings)
+        rank = settings.conv_rank or settings.lora_rank
+        return Size(rank, float(rank if settings.conv_alpha is None else settings.conv_alpha))
+
+    def network_args(self, settings: LoraSettings) -> dict[str, Any]:
+        size = self.size((1, 1, 3, 3), settings)
+        return {"conv_dim": str(size.rank), "conv_alpha": f"{size.alpha:g}"}
+
+
+TYPES = (LoCon(),)

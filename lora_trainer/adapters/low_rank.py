@@ -1,0 +1,101 @@
+"""The low-rank layers of LoRA and LoCon. They are PEFT's; their first values and their scale are
+decided here, because PEFT draws the first values from the global random state and in the base's
+type.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+
+from lora_trainer.adapters.base import Adapter, Size
+from lora_trainer.adapters.lora import DOWN, UP, A, B
+from lora_trainer.lora.names import Part
+
+ADAPTER = "default"
+
+
+class LowRankAdapter(Adapter):
+    """`layer` is PEFT's."""
+
+    @property
+    def down(self) -> torch.nn.Parameter:
+        """(rank, in) or (rank, in, height, width), float32"""
+        return self.layer.lora_A[ADAPTER].weight  # type: ignore[no-any-return]
+
+    @property
+    def up(self) -> torch.nn.Parameter:
+        """(out, rank) or (out, rank, 1, 1), float32"""
+        return self.layer.lora_B[ADAPTER].weight  # type: ignore[no-any-return]
+
+    def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(self.name + A, self.down), (self.name + B, self.up)]
+
+    @contextmanager
+    def at_strength(self, value: float) -> Iterator[None]:
+        layer, dropout = self.layer, self.layer.lora_dropout[ADAPTER]
+        scale, training = layer.scaling[ADAPTER], dropout.training
+        try:
+            layer.set_scale(ADAPTER, value)
+            dropout.train(False)
+            yield
+        finally:
+            layer.scaling[ADAPTER] = scale
+            dropout.train(training)
+
+    def webui_tensors(self) -> dict[str, torch.Tensor]:
+        return {DOWN: self.down.detach(), UP: self.up.detach()}
+
+    def diffusers_tensors(self) -> dict[str, torch.Tensor]:
+        """The scale is in one of them: a small one in down, whose values are the larger, so that
+        float16 does not round them to zero.
+        """
+        down, up = self.down.detach(), self.up.detach()
+        scale = self.size.alpha / self.size.rank
+        return {A: down * scale, B: up} if scale < 1 else {A: down, B: up * scale}
+
+
+def inject(
+    part: Part,
+    model: Any,
+    sizes: Mapping[str, Size],
+    dropout: float,
+    generator: torch.Generator,
+) -> Iterator[Adapter]:
+    """Down is drawn uniform, as kaiming for sqrt(5); up is zero."""
+    usual = Counter(sizes.values()).most_common(1)[0][0]
+    # patterns are regular expressions
+    others = {re.escape(path): size for path, size in sizes.items() if size != usual}
+    config = LoraConfig(
+        r=usual.rank,
+        lora_alpha=usual.alpha,
+        rank_pattern={path: size.rank for path, size in others.items()},
+        alpha_pattern={path: size.alpha for path, size in others.items()},
+        lora_dropout=dropout,
+        target_modules=list(sizes),
+        init_lora_weights=False,
+    )
+    # low_cpu_mem_usage: PEFT leaves the weights without values, and so draws none from the global
+    # random state
+    inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=True)
+    for path, size in sizes.items():
+        layer = model.get_submodule(path)
+        device = layer.base_layer.weight.device
+        down, up = layer.lora_A[ADAPTER], layer.lora_B[ADAPTER]
+        assert (layer.r[ADAPTER], layer.scaling[ADAPTER]) == (size.rank, size.alpha / size.rank)
+        bound = 1 / math.sqrt(down.weight[0].numel())
+        first = torch.empty(down.weight.shape, dtype=torch.float32).uniform_(
+            -bound, bound, generator=generator
+        )
+        down.weight = torch.nn.Parameter(first.to(device))
+        up.weight = torch.nn.Parameter(
+            torch.zeros(up.weight.shape, dtype=torch.float32, device=device)
+        )
+        yield LowRankAdapter(part, path, layer, size)
