@@ -53,7 +53,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     "installation": (set(), BASICS | {"packages", "environment"}),
     "settings": (
         {"yaml"},
-        BASICS | LIGHT_CAPTIONING | {"training.losses", "training.optimizers", "adapters"},
+        BASICS | LIGHT_CAPTIONING | {"training.losses", "training.optimizers", "adapters.types"},
     ),
     "runs": (set(), BASICS),
     "dataset": (
@@ -218,11 +218,12 @@ def test_what_the_tab_reads_of_the_torch_packages_stays_light():
         ), name
 
 
-def test_families_are_asked_without_torch():
+@pytest.mark.parametrize("package", ["lora_trainer.families", "lora_trainer.adapters.types"])
+def test_what_the_tab_offers_is_asked_without_torch(package):
     # by the tab, whose process has none of ours
     heavy = sorted(TORCH_STACK)
     code = (
-        "import sys; from lora_trainer import families; families.every();"
+        f"import sys, {package} as registry; registry.every();"
         f" found = [name for name in {heavy} if name in sys.modules];"
         " sys.exit(str(found) if found else 0)"
     )

@@ -1,34 +1,7 @@
-"""What a LoRA is made of, one module for each type.
+"""What learns: adapters of one of the `types`, in the model and in files.
 
-    every()         all types
-    get("lora")     one, by its id
-
-    injected.py     types and settings -> adapters in the model
-    export.py       adapters -> a LoRA file, verified;  apply.py  a LoRA file -> its effect
-    size.py         how many weights there will be
-
-A module here that defines TYPES is found by itself: to add a type is to add one file. Importing
-them needs no torch, because the tab asks how large a LoRA will be.
+types/          the types of LoRA, one module each (base.LoraType)
+injected.py     types and settings -> adapters in the model
+export.py       adapters -> a LoRA file, verified;  apply.py  a LoRA file -> its effect
+size.py         how many weights there will be
 """
-
-from __future__ import annotations
-
-import importlib
-import pkgutil
-from functools import cache
-
-from lora_trainer.adapters.base import LoraType
-
-
-@cache
-def every() -> tuple[LoraType, ...]:
-    """All types, the plain LoRA first."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
-    found = [one for module in modules for one in getattr(module, "TYPES", ())]
-    return tuple(sorted(found, key=lambda one: (one.id != "lora", one.id)))
-
-
-def get(word: str) -> LoraType:
-    """The type of this id. Raises KeyError."""
-    return {one.id: one for one in every()}[word]

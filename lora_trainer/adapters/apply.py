@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from lora_trainer import adapters as types
+from lora_trainer.adapters import types
 from lora_trainer.adapters.base import ALPHA_END, LoraType
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import LoraFileError

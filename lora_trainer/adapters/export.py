@@ -24,7 +24,7 @@ import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
-from lora_trainer import adapters as types
+from lora_trainer.adapters import types
 from lora_trainer.adapters.base import ALPHA_END, Form, LoraType
 from lora_trainer.adapters.injected import Adapters
 from lora_trainer.checkpoint.header import TensorInfo

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lora_trainer import adapters as types
+from lora_trainer.adapters import types
 from lora_trainer.adapters.base import Adapter, LoraType
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.errors import ConfigError, LoraFileError

@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, inject_adapter_in_model
 
 from lora_trainer.adapters.base import Adapter, Size
-from lora_trainer.adapters.lora import DOWN, UP, A, B
+from lora_trainer.adapters.types.lora import DOWN, UP, A, B
 from lora_trainer.lora.names import Part
 
 ADAPTER = "default"

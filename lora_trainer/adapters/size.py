@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from lora_trainer import adapters as types
+from lora_trainer.adapters import types
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.names import is_target
 from lora_trainer.settings.training import LoraSettings

@@ -311,9 +311,9 @@ class CheckpointSettings(Settings):
 
 
 def _lora_types() -> dict[str, NamedChoice]:
-    from lora_trainer import adapters
+    from lora_trainer.adapters import types
 
-    return {one.id: NamedChoice(title=one.label, sentence=one.sentence) for one in adapters.every()}
+    return {one.id: NamedChoice(title=one.label, sentence=one.sentence) for one in types.every()}
 
 
 @dataclass(frozen=True, kw_only=True)

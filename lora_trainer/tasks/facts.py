@@ -7,7 +7,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lora_trainer import adapters
+from lora_trainer.adapters import types
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
@@ -67,7 +67,7 @@ def training_facts(
     """
     base_sha256, base_legacy = hashes.base()
     vae_sha256, vae_legacy = hashes.vae()
-    plan, lora_type = trainer.plan, adapters.get(config.lora.lora_type)
+    plan, lora_type = trainer.plan, types.get(config.lora.lora_type)
     assert config.dataset.resolution is not None
     return TrainingFacts(
         config=config,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lora_trainer import adapters as types
+from lora_trainer.adapters import types
 from lora_trainer.adapters.apply import Prompted, applied
 from lora_trainer.adapters.export import export
 from lora_trainer.adapters.injected import add_adapters
@@ -30,7 +30,7 @@ def toy(tmp_path, monkeypatch):
     types.every.cache_clear()
     yield types.get("full")
     types.every.cache_clear()
-    del sys.modules["lora_trainer.adapters.full"], types.full
+    del sys.modules["lora_trainer.adapters.types.full"], types.full
 
 
 def test_a_type_is_one_file(toy, tmp_path):

@@ -11,7 +11,7 @@ from math import prod
 from typing import Any
 
 from lora_trainer.adapters.base import Size
-from lora_trainer.adapters.lora import LowRank
+from lora_trainer.adapters.types.lora import LowRank
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.names import Part
 from lora_trainer.settings.training import LoraSettings
