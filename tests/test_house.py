@@ -57,7 +57,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "runs": (set(), BASICS),
     "dataset": (
-        {"PIL", "pandas", "numpy", "yaml", "ftfy", "charset_normalizer"},
+        {"PIL", "numpy", "yaml", "ftfy", "charset_normalizer"},
         BASICS | {"settings"},
     ),
     "families": (TORCH_STACK, BASICS | {"settings", "dataset", "checkpoint"}),
@@ -120,7 +120,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "hosts": ({"PIL"}, BASICS | {"runs"}),
     "webui": (
-        {"gradio", "pandas", "fastapi", "starlette", "PIL", "yaml"},
+        {"gradio", "fastapi", "starlette", "PIL", "yaml"},
         BASICS
         | {
             "jobs",

@@ -755,6 +755,8 @@ function take(lora) {
     if (wish.prompt !== wish.prompted) return;
     firstPrompt(lora).then((text) => {
         if (wish.prompt !== wish.prompted || wish.lora !== lora.id) return;
+        // who is about to type does not find words before their own
+        if (page.prompt && document.activeElement === page.prompt) return;
         wish.prompt = wish.prompted = text;
         // into the box that stands there: another one would take it from under somebody's fingers
         if (page.prompt && page.prompt.isConnected) page.prompt.value = text;

@@ -87,7 +87,7 @@ ATTEMPTS = (
 )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHost]:
     """A WebUI that other machines can reach, with secrets around the extension's data folder and
     links that lead there.
@@ -120,7 +120,7 @@ def open_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     running.kill()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def locked_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeHost]:
     """A WebUI with a login."""
     reason = missing_for_fake_hosts()

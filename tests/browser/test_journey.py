@@ -59,7 +59,7 @@ def wait_for_run(host: Any, name: str, *status: str, seconds: float = 150) -> di
     raise AssertionError(f"{name} did not become {status}: {runs(host).get(name)}")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def trained(host):
     """What the first journey leaves behind; made over HTTP where a single test is run alone."""
     if NAME not in runs(host):

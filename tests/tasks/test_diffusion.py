@@ -548,9 +548,9 @@ def test_a_damaged_resume_point_and_damaged_latents_cost_some_steps_and_nothing_
 
 def test_a_locon_is_trained_resumed_and_told_in_its_metadata(tmp_path, monkeypatch):
     settings = {"lora_type": "locon", "conv_rank": 2, "conv_alpha": 1, "save_steps": 3}
-    whole = begin(tmp_path / "whole", "ink", **settings)
+    whole = begin(tmp_path / "whole", "ink", "sd1", **settings)
     assert job.run(whole.path) == job.FINISHED
-    parted = begin(tmp_path / "parted", "ink", **settings)
+    parted = begin(tmp_path / "parted", "ink", "sd1", **settings)
     train_until(parted, 3, monkeypatch)
     assert job.run(parted.path) == job.FINISHED
     files = [folder.path / "ink.safetensors" for folder in (whole, parted)]

@@ -29,7 +29,7 @@ class LowRank(LoraType):
 
     id = "lora"
     label = "LoRA"
-    sentence = "The attention layers, or those of target_modules."
+    sentence = "The attention layers, or the target modules that are chosen."
     webui_ends = (DOWN, UP)
     diffusers_ends = (A, B)
 

@@ -8,7 +8,7 @@ import os
 import signal
 import time
 from pathlib import Path
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 import gradio as gr
@@ -24,6 +24,8 @@ from modules import (
 )
 from modules.shared_cmd_options import cmd_opts
 
+PATIENCE = 15.0
+"""Seconds that the server has for closing."""
 template_response = gr.routes.templates.TemplateResponse
 
 
@@ -83,11 +85,27 @@ def webui() -> None:
         while shared.state.wait_for_server_command(timeout=5) != "restart":
             pass
         print("Restarting UI...", flush=True)
-        shared.demo.close()
+        close(shared.demo)
         time.sleep(0.5)
         script_callbacks.app_reload_callback()
         script_callbacks.script_unloaded_callback()
         initialize.initialize_rest(reload_script_modules=True)
+
+
+def close(demo: Any) -> None:
+    """uvicorn waits without an end for a connection that a browser holds open: after a while it is
+    told not to, and the log says so.
+    """
+
+    def force() -> None:
+        print("A connection was still open; closing all the same.", flush=True)
+        demo.server.force_exit = True
+
+    timer = Timer(PATIENCE, force)
+    timer.daemon = True
+    timer.start()
+    demo.close()
+    timer.cancel()
 
 
 def ping() -> dict[str, str]:
