@@ -74,6 +74,8 @@ class LoraType(ABC):
     """In the form; a proper name, the same in every language."""
     sentence: str = ""
     """What is to be known of it before it is chosen."""
+    own_settings: tuple[str, ...] = ()
+    """Settings that only some types read, and this one does; auto leaves them alone."""
     webui_ends: tuple[str, ...]
     """What its keys end with in a LoRA file for a WebUI, `.alpha` left out: all of them are
     there for each layer.

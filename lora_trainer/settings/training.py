@@ -316,6 +316,15 @@ def _lora_types() -> dict[str, NamedChoice]:
     return {one.id: NamedChoice(title=one.label, sentence=one.sentence) for one in types.every()}
 
 
+def _settings_of_other_types(chosen: str) -> dict[str, str]:
+    """What this type of LoRA has no use for -> the type that has."""
+    from lora_trainer.adapters import types
+
+    own = types.get(chosen).own_settings
+    every = {key: one.id for one in types.every() for key in one.own_settings}
+    return {key: needed for key, needed in every.items() if key not in own}
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings(Settings):
     """LoRA"""
@@ -427,13 +436,14 @@ class LoraSettings(Settings):
                 "target_modules is empty, so nothing would be trained",
                 hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].",
             )
-        for key in ("conv_rank", "conv_alpha"):
-            if self.lora_type != "locon" and getattr(self, key) is not None:
+        for key, needed in _settings_of_other_types(self.lora_type).items():
+            if getattr(self, key) is not None:
                 yield ConfigError(
                     "{key} is set, but lora_type is {lora_type}, which has no use for it",
-                    hint="Set lora_type to locon, or {key} to auto.",
+                    hint="Set lora_type to {needed}, or {key} to auto.",
                     key=key,
                     lora_type=self.lora_type,
+                    needed=needed,
                 )
         bad = sorted(
             character

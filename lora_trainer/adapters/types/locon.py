@@ -22,6 +22,7 @@ class LoCon(LowRank):
 
     id = "locon"
     label = "LoCon"
+    own_settings = ("conv_rank", "conv_alpha")
     sentence = (
         "The UNet's convolutions as well, which hold texture and fine shapes; in a larger file."
     )
