@@ -143,9 +143,7 @@ WORKER_PACKAGES: tuple[Package, ...] = (
         name="typing-extensions", version="4.15.0", at_least="4.10", modules=("typing_extensions",)
     ),
     # Lion, Prodigy and schedule-free AdamW; torch and numpy are all it needs
-    Package(
-        name="pytorch-optimizer", version="4.1.0", modules=("pytorch_optimizer",), megabytes=4
-    ),
+    Package(name="pytorch-optimizer", version="4.1.0", modules=("pytorch_optimizer",), megabytes=4),
     # TensorBoard's event files without TensorBoard's server
     Package(name="tensorboardX", version="2.6.4", at_least="2.6", modules=("tensorboardX",)),
     Package(name="protobuf", version="6.33.4", at_least="3.20", modules=("google.protobuf",)),

@@ -21,7 +21,7 @@ from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
 from lora_trainer.settings.training import RunConfig, TrainingSettings
-from lora_trainer.training.optimizers import OPTIMIZERS
+from lora_trainer.training.optimizers import OPTIMIZERS, settled
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
 """Those of ModelSpec, which has none for flow matching."""
@@ -125,6 +125,7 @@ def _network(facts: TrainingFacts) -> dict[str, Any]:
 
 def _training(facts: TrainingFacts) -> dict[str, Any]:
     training = facts.config.training
+    rates = settled(training)
     return {
         "ss_training_started_at": facts.started_at,
         "ss_training_finished_at": facts.written_at,
@@ -137,10 +138,10 @@ def _training(facts: TrainingFacts) -> dict[str, Any]:
         "ss_total_batch_size": training.batch_size * training.gradient_accumulation_steps,
         "ss_gradient_accumulation_steps": training.gradient_accumulation_steps,
         "ss_gradient_checkpointing": training.gradient_checkpointing,
-        "ss_learning_rate": training.learning_rate,
-        "ss_unet_lr": training.learning_rate if facts.config.lora.target_modules else None,
+        "ss_learning_rate": rates["learning_rate"],
+        "ss_unet_lr": rates["learning_rate"] if facts.config.lora.target_modules else None,
         "ss_text_encoder_lr": facts.text_encoder_lr,
-        "ss_optimizer": OPTIMIZERS[training.optimizer].described(training.weight_decay),
+        "ss_optimizer": OPTIMIZERS[training.optimizer].described(rates["weight_decay"]),
         "ss_max_grad_norm": training.max_grad_norm,
         "ss_lr_scheduler": training.lr_scheduler,
         "ss_lr_warmup_steps": training.lr_warmup_steps,

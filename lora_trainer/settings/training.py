@@ -24,6 +24,7 @@ from lora_trainer.settings import schema
 from lora_trainer.settings.schema import NamedChoice, ProperName, Settings, device_problems, setting
 from lora_trainer.training.losses import LOSSES, WEIGHTINGS, LossEntry, WeightingEntry
 from lora_trainer.training.optimizers import OPTIMIZERS, OptimizerEntry
+from lora_trainer.training.optimizers import settled as settled_rates
 
 UNET_TARGETS = (
     "to_q",
@@ -526,8 +527,8 @@ class TrainingSettings(Settings):
     )
     """How many steps are trained, whatever the number of epochs. auto: as many as the epochs take.
     """
-    learning_rate: float = setting(
-        1e-4,
+    learning_rate: float | None = setting(
+        None,
         label="Learning rate",
         at_least=0.0,
         at_most=1.0,
@@ -536,7 +537,9 @@ class TrainingSettings(Settings):
         order=6,
         other_names=("lr", "unet_lr"),
     )
-    """How large the steps of learning are. Too high: broken pictures; too low: nothing learned."""
+    """How large the steps of learning are. Too high: broken pictures; too low: nothing learned.
+    auto: the optimizer's usual one, with AdamW 1e-4.
+    """
     text_encoder_lr: float | None = setting(
         None,
         label="Text encoder learning rate",
@@ -545,7 +548,9 @@ class TrainingSettings(Settings):
         hint="Use 1e-5 to 5e-5.",
         terms="te_lr lr",
     )
-    """The text encoder's own rate, with train_text_encoder. auto: half of learning_rate."""
+    """The text encoder's own rate, with train_text_encoder. auto: half of learning_rate; all of it
+    with Prodigy.
+    """
     gradient_accumulation_steps: int = setting(
         1,
         label="Gradient accumulation",
@@ -568,13 +573,15 @@ class TrainingSettings(Settings):
         label="Optimizer",
         among=lambda: _choices(OPTIMIZERS),
         other_names=("optimizer_type",),
-        terms="adam adamw 8bit",
+        terms="adam adamw 8bit schedulefree schedule_free dadapt automatic learning rate",
     )
     """How the weights are changed."""
-    weight_decay: float = setting(
-        0.01, label="Weight decay", at_least=0.0, at_most=1.0, step=0.01, terms="regularization l2"
+    weight_decay: float | None = setting(
+        None, label="Weight decay", at_least=0.0, at_most=1.0, step=0.01, terms="regularization l2"
     )
-    """How strongly the LoRA's weights are pulled towards zero."""
+    """How strongly the LoRA's weights are pulled towards zero. auto: the optimizer's usual one,
+    with AdamW 0.01.
+    """
     max_grad_norm: float = setting(
         1.0,
         label="Max grad norm",
@@ -697,6 +704,7 @@ class TrainingSettings(Settings):
 
     def contradictions(self) -> Iterator[ConfigError]:
         yield from device_problems(self.device)
+        yield from OPTIMIZERS[self.optimizer].problems(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -887,6 +895,18 @@ def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
     return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MOST_IN_MEMORY)
 
 
+SETTLED = (
+    "lora_alpha",
+    "learning_rate",
+    "text_encoder_lr",
+    "weight_decay",
+    "save_steps",
+    "sample_every",
+    "sample_size",
+)
+"""The keys whose `auto` follows from other settings, the resolution and the number of steps."""
+
+
 def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
     """The run with every `auto` settled that follows from its resolution (in pixels) and its number
     of steps.
@@ -900,11 +920,7 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
             if config.lora.lora_alpha is None
             else config.lora.lora_alpha
         ),
-        text_encoder_lr=(
-            training.learning_rate / 2
-            if training.text_encoder_lr is None
-            else training.text_encoder_lr
-        ),
+        **settled_rates(training),
         max_train_steps=step_count,
         save_steps=save_steps,
         sample_every=samples.sample_every or min(save_steps, 1_000_000),

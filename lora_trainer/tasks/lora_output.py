@@ -25,6 +25,7 @@ from lora_trainer.tasks.facts import Hashes, training_facts
 from lora_trainer.tasks.provenance import Provenance
 from lora_trainer.tasks.report import Report
 from lora_trainer.training import resume
+from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import Trainer
 
 
@@ -67,9 +68,10 @@ class LoraOutput:
         self.report.phase("exporting")
         target = self.final_file
         metadata = self._export(trainer, target, finished=True)
-        export_diffusers(
-            trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata
-        )
+        with weights_to_use(trainer.optimizer):
+            export_diffusers(
+                trainer.adapters, self.parts, self.folder.path / DIFFUSERS_FILE_NAME, metadata
+            )
         self.write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
         return target
@@ -96,7 +98,8 @@ class LoraOutput:
             written_at=time.time(),
         )
         metadata = metadata_of(facts)
-        done = export(trainer.adapters, self.parts, target, metadata)
+        with weights_to_use(trainer.optimizer):
+            done = export(trainer.adapters, self.parts, target, metadata)
         if done.does_nothing and finished:
             target.unlink()
             hint = (

@@ -1,6 +1,7 @@
 """The optimizers, one entry each: name, default values, what it needs, and what is to be known of
-it. The setting's choices and their help follow from the entries, and so does what a LoRA file's
-metadata says: another optimizer is another entry here, and nothing else.
+it. The setting's choices and their help, what `auto` of learning_rate and weight_decay comes to,
+and what a LoRA file's metadata says follow from the entry: another optimizer is another entry here,
+and nothing else.
 
 Imports without torch: the tab reads the entries too.
 """
@@ -8,7 +9,8 @@ Imports without torch: the tab reads the entries too.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -35,12 +37,52 @@ class OptimizerEntry:
     """Its class, with all its modules."""
     options: Mapping[str, Any] = field(default_factory=dict)
     """What it is made with, besides the learning rate and the weight decay of the settings."""
+    learning_rate: float = 1e-4
+    """What `learning_rate: auto` is."""
+    weight_decay: float = 0.01
+    """What `weight_decay: auto` is."""
+    estimates_rate: bool = False
+    """Whether it estimates the step size itself, one for all parameters: learning_rate multiplies
+    it.
+    """
+    averages: bool = False
+    """Whether it averages weights instead of following a schedule: it has `train` and `eval`, as
+    https://github.com/facebookresearch/schedule_free defines them.
+    """
     device: str = ""
     """The only type of device that it runs on; empty for any."""
 
     @property
     def package(self) -> str:
         return self.path.partition(".")[0]
+
+    def problems(self, settings: TrainingSettings) -> Iterator[ConfigError]:
+        """The other settings that make no sense with this optimizer."""
+        rate = settings.learning_rate
+        if self.estimates_rate and rate is not None and 0 < rate < LOWEST_MULTIPLIER:
+            yield ConfigError(
+                "learning_rate is {rate}, but {optimizer} estimates the learning rate itself and"
+                " multiplies it by this number: it would learn next to nothing",
+                hint="Set learning_rate to auto, which is {usual} here.",
+                rate=rate,
+                optimizer=self.name,
+                usual=self.learning_rate,
+            )
+        if self.estimates_rate and settings.text_encoder_lr not in (None, rate):
+            yield ConfigError(
+                "text_encoder_lr is {rate}, but {optimizer} has one learning rate for everything",
+                hint="Set text_encoder_lr to auto.",
+                rate=settings.text_encoder_lr,
+                optimizer=self.name,
+            )
+        if self.averages and settings.lr_scheduler != "constant":
+            yield ConfigError(
+                "lr_scheduler is {scheduler}, but {optimizer} averages the weights instead of"
+                " lowering the learning rate",
+                hint="Set lr_scheduler to constant. A warm-up (lr_warmup_steps) is useful with it.",
+                scheduler=settings.lr_scheduler,
+                optimizer=self.name,
+            )
 
     def described(self, weight_decay: float) -> str:
         """As a LoRA file's metadata states it: the class and what it was made with."""
@@ -70,6 +112,9 @@ class OptimizerEntry:
         return found
 
 
+LOWEST_MULTIPLIER = 0.01
+"""A multiplier of an estimated learning rate below this is taken for a learning rate."""
+
 OPTIMIZERS: dict[str, OptimizerEntry] = {
     entry.name: entry
     for entry in (
@@ -81,6 +126,43 @@ OPTIMIZERS: dict[str, OptimizerEntry] = {
             path="bitsandbytes.optim.adamw.AdamW8bit",
             device="cuda",
         ),
+        # arXiv 2302.06675, section 5: a rate 3 to 10 times below AdamW's, and a decay as much above
+        OptimizerEntry(
+            name="lion",
+            title="Lion",
+            sentence=(
+                "Half the memory of AdamW. Its steps are larger, so its learning rate is about a"
+                " third of AdamW's."
+            ),
+            path="pytorch_optimizer.optimizer.lion.Lion",
+            learning_rate=3e-5,
+            weight_decay=0.03,
+        ),
+        # arXiv 2306.06101; the options are those its authors give for diffusion models
+        OptimizerEntry(
+            name="prodigy",
+            title="Prodigy",
+            sentence=(
+                "Estimates the learning rate while training: leave that at auto. Needs twice the"
+                " memory of AdamW."
+            ),
+            path="pytorch_optimizer.optimizer.prodigy.Prodigy",
+            options={"bias_correction": True, "safeguard_warmup": True},
+            learning_rate=1.0,
+            estimates_rate=True,
+        ),
+        # arXiv 2405.15682
+        OptimizerEntry(
+            name="adamw_schedule_free",
+            title="Schedule-free AdamW",
+            sentence=(
+                "Averages the weights instead of lowering the learning rate: good results at every"
+                " step, however long the run is."
+            ),
+            path="pytorch_optimizer.optimizer.schedulefree.ScheduleFreeAdamW",
+            learning_rate=3e-4,
+            averages=True,
+        ),
     )
 }
 
@@ -90,20 +172,30 @@ def require_optimizer(settings: TrainingSettings, device: torch.device) -> None:
     OPTIMIZERS[settings.optimizer].load(device)
 
 
+def settled(settings: TrainingSettings) -> dict[str, float]:
+    """What the rates and the weight decay are when every `auto` is settled, by their keys."""
+    entry = OPTIMIZERS[settings.optimizer]
+    rate = entry.learning_rate if settings.learning_rate is None else settings.learning_rate
+    usual = rate if entry.estimates_rate else rate / 2
+    decay = entry.weight_decay if settings.weight_decay is None else settings.weight_decay
+    return {
+        "learning_rate": rate,
+        "text_encoder_lr": usual if settings.text_encoder_lr is None else settings.text_encoder_lr,
+        "weight_decay": decay,
+    }
+
+
 def make_optimizer(
     adapters: Adapters, settings: TrainingSettings, device: torch.device
 ) -> torch.optim.Optimizer:
     """The optimizer asked for, over two groups: the UNet's adapters first, then the text encoders'.
     Raises ConfigError when it cannot be had here.
     """
-    entry = OPTIMIZERS[settings.optimizer]
-    text_rate = (
-        settings.learning_rate / 2 if settings.text_encoder_lr is None else settings.text_encoder_lr
-    )
+    entry, values = OPTIMIZERS[settings.optimizer], settled(settings)
     groups: list[dict[str, Any]] = []
     for name, parameters, rate in (
-        ("unet", adapters.parameters_unet(), settings.learning_rate),
-        ("text_encoder", adapters.parameters_text_encoder(), text_rate),
+        ("unet", adapters.parameters_unet(), values["learning_rate"]),
+        ("text_encoder", adapters.parameters_text_encoder(), values["text_encoder_lr"]),
     ):
         if parameters:
             groups.append(
@@ -111,6 +203,34 @@ def make_optimizer(
             )
     make: Any = entry.load(device)
     optimizer: torch.optim.Optimizer = make(
-        groups, lr=settings.learning_rate, weight_decay=settings.weight_decay, **entry.options
+        groups, lr=values["learning_rate"], weight_decay=values["weight_decay"], **entry.options
     )
     return optimizer
+
+
+def rates_in_use(optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    """The learning rate of each parameter group by its name, times the step size that the optimizer
+    estimates itself (Prodigy's `d`).
+    """
+    return {group["name"]: group["lr"] * group.get("d", 1.0) for group in optimizer.param_groups}
+
+
+@contextmanager
+def weights_to_use(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Within, the parameters are those to export and to sample with: the averaged ones of a
+    schedule-free optimizer, otherwise the trained ones. Afterwards they are bit for bit what they
+    were, which the optimizer's own `train()` does not promise.
+    """
+    averaging: Any = optimizer
+    if not hasattr(averaging, "eval"):
+        yield
+        return
+    parameters = [one for group in averaging.param_groups for one in group["params"]]
+    kept = [parameter.detach().clone() for parameter in parameters]
+    averaging.eval()
+    try:
+        yield
+    finally:
+        averaging.train()
+        for parameter, value in zip(parameters, kept, strict=True):
+            parameter.data.copy_(value)

@@ -69,11 +69,10 @@ def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> 
     resolution, steps = done.dataset.resolution, done.training.max_train_steps
     if resolution is None or steps is None:
         return values
-    settled = ("lora_alpha", "text_encoder_lr", "save_steps", "sample_every", "sample_size")
     by_itself = training.to_mapping(
-        training.settle(done.replace(**dict.fromkeys(settled)), resolution, steps)
+        training.settle(done.replace(**dict.fromkeys(training.SETTLED)), resolution, steps)
     )
-    autos = [key for key in settled if by_itself[key] == values[key]]
+    autos = [key for key in training.SETTLED if by_itself[key] == values[key]]
     if facts is not None and resolution == facts.resolution:
         autos.append("resolution")
     return {**values, **dict.fromkeys(autos)}

@@ -151,15 +151,7 @@ class Forecast:
     def resolved(self) -> dict[str, Any]:
         """Config key -> what its `auto` comes to."""
         values = settings.to_mapping(self.settled)
-        keys = (
-            "resolution",
-            "lora_alpha",
-            "text_encoder_lr",
-            "max_train_steps",
-            "save_steps",
-            "sample_every",
-            "sample_size",
-        )
+        keys = ("resolution", "max_train_steps", *settings.SETTLED)
         return {
             key: values[key]
             for key in keys

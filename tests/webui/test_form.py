@@ -139,7 +139,7 @@ def test_a_beginner_sees_few_fields():
     [
         ("lora_rank", "integer"),
         ("resolution", "auto_integer"),
-        ("learning_rate", "number"),
+        ("learning_rate", "auto_number"),
         ("lora_alpha", "auto_number"),
         ("enable_bucket", "flag"),
         ("zero_terminal_snr", "auto_flag"),

@@ -116,7 +116,9 @@ def test_every_auto_is_told(studio):
     assert made.resolved == {
         "resolution": 64,
         "lora_alpha": 8.0,
+        "learning_rate": 1e-4,
         "text_encoder_lr": 5e-5,
+        "weight_decay": 0.01,
         "max_train_steps": 24,
         "save_steps": 3,
         "sample_every": 3,

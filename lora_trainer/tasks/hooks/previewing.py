@@ -15,6 +15,7 @@ from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.training import preview
 from lora_trainer.training.device import free_memory, is_out_of_memory
 from lora_trainer.training.loop import Loop
+from lora_trainer.training.optimizers import weights_to_use
 from lora_trainer.training.train import StepResult, Trainer
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,11 @@ class Previewing(TrainingHook):
         made: list[events.Previewed] = []
         side = config.samples.sample_size or 512
         try:
-            with self.run.prepared.vae(), trainer.precision():
+            with (
+                self.run.prepared.vae(),
+                trainer.precision(),
+                weights_to_use(trainer.optimizer),
+            ):
                 pictures = preview.make_pictures(
                     self.run.prepared.parts,
                     trainer.adapters,

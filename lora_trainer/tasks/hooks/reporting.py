@@ -11,6 +11,7 @@ from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.tasks.training_run import TrainingRun
 from lora_trainer.training.device import peak_memory
 from lora_trainer.training.loop import Loop
+from lora_trainer.training.optimizers import rates_in_use
 from lora_trainer.training.train import StepResult, Trainer
 
 
@@ -66,10 +67,7 @@ class Reporting(TrainingHook):
 
     def _report_progress(self, trainer: Trainer, result: StepResult) -> None:
         self.pace.add(result)
-        rates = {
-            f"learning_rate/{group['name']}": group["lr"]
-            for group in trainer.optimizer.param_groups
-        }
+        rates = rates_in_use(trainer.optimizer)
         memory = peak_memory(trainer.device)
         self.run.report.say(
             events.Progress(
@@ -92,7 +90,7 @@ class Reporting(TrainingHook):
             trainer.step,
             {
                 **curves,
-                **rates,
+                **{f"learning_rate/{name}": rate for name, rate in rates.items()},
                 "images_per_second": self.pace.images_per_second,
                 "memory_gb": memory / 1e9,
             },
