@@ -65,7 +65,7 @@
         );
     }
 
-    /** The extension is broken: what tab.py draws where it finds that out before the page is made. */
+    /** The extension is broken: what callbacks.py draws where it finds that out before the page is made. */
     function showReport({ message, hint, label, report }) {
         const box = element("textarea", {
             id: "lora_trainer_report",

@@ -332,7 +332,7 @@ def resume(asked: argparse.Namespace) -> int:
 
 
 def caption(asked: argparse.Namespace) -> int:
-    from lora_trainer.dataset.authors import FOLDER
+    from lora_trainer.dataset.caption_provenance import FOLDER
     from lora_trainer.runs import folder as folders
     from lora_trainer.settings import captioning
 

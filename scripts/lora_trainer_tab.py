@@ -4,9 +4,9 @@ callbacks.
 
 from modules import script_callbacks
 
-from lora_trainer.webui import tab
+from lora_trainer.webui import callbacks
 
-script_callbacks.on_ui_tabs(tab.on_ui_tabs)
-script_callbacks.on_ui_settings(tab.on_ui_settings)
-script_callbacks.on_app_started(tab.on_app_started)
-script_callbacks.on_script_unloaded(tab.on_script_unloaded)
+script_callbacks.on_ui_tabs(callbacks.on_ui_tabs)
+script_callbacks.on_ui_settings(callbacks.on_ui_settings)
+script_callbacks.on_app_started(callbacks.on_app_started)
+script_callbacks.on_script_unloaded(callbacks.on_script_unloaded)

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "lora_trainer" / "webui"
 FILE = ROOT / "javascript" / "common" / "answers.d.ts"
 
-MODULES = ("present", "runs", "loras", "routes.modules")
+MODULES = ("training.run_view", "training.runs", "loras.library", "tab.routes")
 """Of lora_trainer.webui: where answers are defined."""
 
 HEAD = """\

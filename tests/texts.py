@@ -220,7 +220,7 @@ def preset_texts() -> set[str]:
     import yaml
 
     found: set[str] = set()
-    for path in sorted((PACKAGE / "webui" / "presets").glob("*.yaml")):
+    for path in sorted((PACKAGE / "webui" / "settings" / "presets").glob("*.yaml")):
         preset = yaml.safe_load(path.read_text(encoding="utf-8"))
         found |= {preset["title"], preset["why"], *preset.get("notes", {}).values()}
     return found

@@ -2,7 +2,7 @@
  * What can be done with a run besides watching it: words for its status, and the dialogs of its
  * buttons.
  *
- * A run comes as the routes show it (webui/present.py). What was done is told through `done()`, so
+ * A run comes as the routes show it (webui/training/run_view.py). What was done is told through `done()`, so
  * that the section reads the runs again.
  */
 import { api } from "../common/api.js";

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_trainer import files
-from lora_trainer.dataset.authors import FOLDER as KNOWLEDGE
+from lora_trainer.dataset.caption_provenance import FOLDER as KNOWLEDGE
 
 FOLDER = "embeddings"
 """In the dataset's folder of knowledge."""

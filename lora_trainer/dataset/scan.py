@@ -41,7 +41,7 @@ from lora_trainer.dataset.listing import Listing, list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.sources import Captions, CaptionSource, fill_in, read_captions
 from lora_trainer.dataset.syntax import caption_syntax
-from lora_trainer.dataset.unread import left_out
+from lora_trainer.dataset.unread_files import left_out
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 

@@ -27,7 +27,7 @@ from lora_trainer.dataset.listing import Listing, missing
 from lora_trainer.dataset.matching import Match, NameIndex, Sureness
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
 from lora_trainer.dataset.text import Text, decode, guessed_encoding, read_bytes
-from lora_trainer.dataset.unread import unread_captions
+from lora_trainer.dataset.unread_files import unread_captions
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson
 from lora_trainer.settings.training import DatasetSettings

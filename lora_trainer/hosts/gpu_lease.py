@@ -10,7 +10,7 @@ pictures and in the end.
     training ── a picture, and its user wants no pauses ──> beside, with the model on the card too
     ── `grace` ──> training any of them ── after_end ──> idle, with the model where it was
 
-    keeper thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run)
+    scheduler thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run)
         once the process is gone   tick() every second or so
     host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another
                     checkpoint, "Try it"
@@ -21,7 +21,7 @@ once, and no lock of ours is held meanwhile. A picture waits for the run to paus
 longer than `patience` it is refused with a sentence, unless there is room for both. Users with a
 large card may choose that runs never pause for pictures: `pauses` says so, and is asked at each
 picture. On a host that computes on the processor there is nothing to hand over, and training does
-not pause for pictures. Called by studio, keeper and the routes. Never touches the host itself, nor
+not pause for pictures. Called by app, scheduler and the routes. Never touches the host itself, nor
 torch.
 """
 
@@ -147,7 +147,7 @@ class GpuLease:
             self._before_turn, self._after_turn, tell=self._tell
         )
 
-    # --- the keeper's thread ----------------------------------------------------------------------
+    # --- the scheduler's thread -------------------------------------------------------------------
 
     def before_start(self, folder: RunFolder) -> bool:
         """Make room for a worker about to start. False: the host is making a picture; ask again
@@ -484,8 +484,8 @@ class _LeasingRun:
             return self.state
 
     def is_over(self) -> bool:
-        """Whether its process is gone: the keeper said so, or it has lived and no longer does. Its
-        last event comes before it lets the device go.
+        """Whether its process is gone: the scheduler said so, or it has lived and no longer does.
+        Its last event comes before it lets the device go.
         """
         if not self.ended:
             alive = self.folder.is_alive

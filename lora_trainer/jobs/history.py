@@ -6,7 +6,7 @@ ones too, with a sentence.
             .curve(id)       -> the loss curve, from any byte of events.jsonl on
 
 What was read is kept in memory: events.jsonl is only ever appended to, so a look at a run reads
-what is new in it. The tab's threads share one History. Used by keeper.py and the tab.
+what is new in it. The tab's threads share one History. Used by scheduler.py and the tab.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """The runs that wait, in order, on disk: queue.json of the data folder. What a click has already
 begun is remembered here too.
 
-    Queue(path).add("ink")      the keeper takes the first one as soon as nothing trains
+    Queue(path).add("ink")      the scheduler takes the first one as soon as nothing trains
     queue.once(token, make)     make() at most once for one click, however often its request arrives
                                 and in whichever process
 
 Every change is made under a lock file and written whole, so that two WebUIs on one data folder, two
 browsers, or a crash at any moment lose nothing and start nothing twice. Entries are ids of run
-folders that have their config.yaml. Used by keeper.py and the tab.
+folders that have their config.yaml. Used by scheduler.py and the tab.
 """
 
 from __future__ import annotations

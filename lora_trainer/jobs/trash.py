@@ -10,7 +10,7 @@
     empty(trash)                        -> Load           deletes it for good; what is left, because
                                                           a program has it open
 
-Used by the tab and by the keeper, for runs beyond those to keep. Standard library only.
+Used by the tab and by the scheduler, for runs beyond those to keep. Standard library only.
 """
 
 from __future__ import annotations

@@ -31,13 +31,13 @@ from lora_trainer import environment
 from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import Caption, Captioner
 from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
-from lora_trainer.captioning.finish import finish
 from lora_trainer.captioning.load import files_content, load
-from lora_trainer.dataset import authors, embeddings
-from lora_trainer.dataset.authors import Written
+from lora_trainer.captioning.postprocess import finish
+from lora_trainer.dataset import caption_provenance, embeddings
+from lora_trainer.dataset.caption_provenance import Written
+from lora_trainer.dataset.caption_targets import CaptionPlaces, Standing
 from lora_trainer.dataset.images import digest, examine, read_image
 from lora_trainer.dataset.listing import folded
-from lora_trainer.dataset.placing import CaptionPlaces, Standing
 from lora_trainer.errors import CaptionerError, DatasetError, LoraTrainerError, Message, OutOfMemory
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -351,7 +351,7 @@ class Selecting:
     def _choose(
         self, contents: Sequence[tuple[Path, str]], standing: Mapping[Path, Standing], by: str
     ) -> list[Pending]:
-        known = authors.read_authors(self.settings.input)
+        known = caption_provenance.read_authors(self.settings.input)
         pending, kept = [], 0
         for image, content in contents:
             before = standing[image]
@@ -491,9 +491,9 @@ class CaptionWriter:
             return
         folder, places = self.settings.input, self.selection.places
         items = {item.image: (item, text) for item, text in self._captions.items()}
-        with authors.changing_captions(folder):
+        with caption_provenance.changing_captions(folder):
             self._write_seen()
-            authors.record(
+            caption_provenance.record(
                 folder,
                 {
                     item.digest: Written(text=text, by=self.selection.by)
@@ -505,7 +505,7 @@ class CaptionWriter:
             )
             if not places.is_apart:
                 # the dataset's own captions are still what a captioner wrote before
-                authors.settle(folder, [item.digest for item, _ in items.values()])
+                caption_provenance.settle(folder, [item.digest for item, _ in items.values()])
         self._captions.clear()
         for image, (_, text) in items.items():
             if image in changed:

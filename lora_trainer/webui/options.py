@@ -6,7 +6,7 @@
 
 Few, because each is a question. Labels and help are given to the host in its user's language: it
 could translate them itself only from a table that it merges into its whole interface (texts.py).
-Called by tab.py and studio.py.
+Called by callbacks.py and app.py.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 from lora_trainer.hosts import find
 from lora_trainer.hosts.base import HOST_NAMES, Host, HostOption
 from lora_trainer.webui import texts
-from lora_trainer.webui.form import Texts
-from lora_trainer.webui.presets import Presets
+from lora_trainer.webui.common.form import Texts
+from lora_trainer.webui.settings.presets import Presets
 
 SECTION = ("lora_trainer", "LoRA Trainer")
 

@@ -38,9 +38,9 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from lora_trainer.dataset.check.alike import near_duplicates
 from lora_trainer.dataset.check.judge import Picture, picture_findings
 from lora_trainer.dataset.check.measure import Measures, measure_all
+from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world
 
 RESOLUTION = 512
@@ -296,7 +296,7 @@ def signed(image: Image.Image, rng: random.Random) -> Image.Image:
         [
             "© photographer.com",
             "www.stockpics.net",
-            "Studio Morning 2021",
+            "App Morning 2021",
             "sample - not for sale",
             "2019/07/14 12:30",
             "@artist_name",

@@ -36,14 +36,14 @@ if __name__ == "__main__":
 
 from PIL import Image
 
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.http import Request
-from lora_trainer.webui.plan import RunWish, plan
-from lora_trainer.webui.routes import captions as caption_routes
-from lora_trainer.webui.routes import datasets as dataset_routes
+from lora_trainer.webui.captions import routes as caption_routes
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.http.routing import Request
+from lora_trainer.webui.images import routes as dataset_routes
+from lora_trainer.webui.settings.preflight import RunWish, plan
 from tests.made import tiny_checkpoint
-from tests.webui.drafts import studio as make_studio
+from tests.webui.drafts import app as make_app
 
 RUNS = 7
 WORDS = (
@@ -73,11 +73,11 @@ def main() -> None:
 
 def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Counter[str]]]:
     """(request, milliseconds, calls to the system), for each kind of request."""
-    studio = make_studio(root)
-    studio.host.list(tiny_checkpoint("sd1"))
-    studio.host.load(tiny_checkpoint("sd1"))
+    app = make_app(root)
+    app.host.list(tiny_checkpoint("sd1"))
+    app.host.load(tiny_checkpoint("sd1"))
     data = DataFolder(root / "data")
-    studio.datasets = Datasets(data, lambda: False)
+    app.datasets = Datasets(data, lambda: False)
     folder = data.folder("datasets") / "many"
     write_images(folder, count, kind)
 
@@ -85,12 +85,12 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
         return told(dataset_routes.items, query={"limit": "60", **query})
 
     def told(handler: Callable[..., Any], **values: Any) -> Any:
-        answer = handler(studio, request(**values))
+        answer = handler(app, request(**values))
         json.dumps(answer)
         return answer
 
     def opened() -> None:
-        studio.datasets = Datasets(data, lambda: False)
+        app.datasets = Datasets(data, lambda: False)
         items()
 
     captions = {item["key"]: item["caption"] for item in items(limit="500")["items"]}
@@ -107,7 +107,7 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
 
     def foresee() -> None:
         wish = RunWish(dataset="many", settings={"lora_rank": 8 + next(news), "trigger_word": "q"})
-        json.dumps(plan(studio, wish).to_json(""))
+        json.dumps(plan(app, wish).to_json(""))
 
     revision = ""
 
@@ -124,18 +124,18 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
     yield "the table of tags", *timed(lambda: told(caption_routes.tags, query={"limit": "300"}))
     yield "a saved caption", *timed(save)
     first = timed(foresee, 1)
-    studio.images.wait()
+    app.images.wait()
     yield "a form's first plan", *first
     foresee()
     yield "a changed form field", *timed(foresee)
-    bench = studio.datasets.workbench("many")
+    bench = app.datasets.workbench("many")
     bench.checker.start(bench.checker.status(bench.contents.view()).settings)
     bench.checker.wait()
     items()
     yield "a page of 60, after a check", *timed(items)
     yield "a saved caption, after a check", *timed(save)
     yield "the check's own panel", *timed(lambda: told(caption_routes.read_check))
-    studio.images.close()
+    app.images.close()
 
 
 def write_images(folder: Path, count: int, kind: str) -> None:

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 import pytest
 
-from lora_trainer.webui import routes  # noqa: F401  fills the table
-from lora_trainer.webui.http import ROUTES, Entry
+from lora_trainer.webui.http.routing import ROUTES, Entry, find_routes
 from tests.browser.pictures import picture
 from tests.browser.running import HEADERS, ROOT, FakeHost, missing_for_fake_hosts
 from tests.hardening import web_attack
 from tests.hardening.harness import Run
 
+find_routes()
 SECRET = b"nobody outside may read this"
 
 # as they stand in the address: a browser or a proxy would tidy most of them up, an attacker would

@@ -61,13 +61,13 @@ def test_without_the_workers_packages_the_tab_offers_to_set_them_up(start, visit
     ("file", "addition", "reason"),
     [
         pytest.param(
-            "lora_trainer/webui/studio.py",
-            "\nraise RuntimeError('something broke in studio')\n",
-            "something broke in studio",
+            "lora_trainer/webui/app.py",
+            "\nraise RuntimeError('something broke in app')\n",
+            "something broke in app",
             marks=pytest.mark.webuis("a1111"),
         ),
         pytest.param(
-            "lora_trainer/webui/datasets.py",
+            "lora_trainer/webui/datasets/registry.py",
             "\nimport no_such_package\n",
             "no_such_package",
             marks=pytest.mark.webuis("forge"),

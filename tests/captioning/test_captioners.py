@@ -12,7 +12,7 @@ from lora_trainer import __main__ as command_line
 from lora_trainer.captioning import captioners
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import captioning
-from lora_trainer.webui.workbench_captioners import offers
+from lora_trainer.webui.captions.caption_runs import offers
 from lora_trainer.worker import job
 
 TOY = '''

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lora_trainer.captioning.captioner import Caption, Tag
-from lora_trainer.captioning.finish import finish
+from lora_trainer.captioning.postprocess import finish
 from lora_trainer.settings.captioning import from_mapping
 
 TAGS = Caption(

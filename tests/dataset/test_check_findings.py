@@ -13,8 +13,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from lora_trainer.dataset.check import Picture, check, check_folder, measure
-from lora_trainer.dataset.check.alike import variety
 from lora_trainer.dataset.check.judge import grown
+from lora_trainer.dataset.check.similarity import variety
 from lora_trainer.dataset.check.store import VERSION
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.embeddings import Embedded

@@ -17,10 +17,10 @@ from lora_trainer.dataset.check.fingerprint import (
     vectors,
 )
 from lora_trainer.dataset.check.judge import Picture, picture_findings
-from lora_trainer.dataset.check.marks import find_mark
 from lora_trainer.dataset.check.measure import measure, measure_all
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
 from lora_trainer.dataset.check.store import Store
+from lora_trainer.dataset.check.watermarks import find_mark
 from tests.benchmark.check_quality import bokeh, dead_leaves, flat, grained, on_paper
 from tests.dataset.pictures import save
 from tests.made import draw_images

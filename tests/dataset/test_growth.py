@@ -18,7 +18,7 @@ from lora_trainer.dataset.matching import NameIndex
 from lora_trainer.dataset.metadata import Metadata, Row, read_metadata
 from lora_trainer.dataset.syntax import foreign
 from lora_trainer.dataset.template import Vocabulary, departures
-from lora_trainer.webui.workbench_actions import action
+from lora_trainer.webui.captions.bulk_edits import action
 
 TABLE, JSON_LINES, DOCUMENT = Path("metadata.csv"), Path("metadata.jsonl"), Path("metadata.json")
 SMALL = 16_000

@@ -21,7 +21,7 @@ from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.families.sdxl import SDXL
 from lora_trainer.lora.names import base_layers, module_names
 from lora_trainer.settings import training
-from lora_trainer.webui.checkpoints import look
+from lora_trainer.webui.settings.checkpoints import look
 from lora_trainer.worker import job
 from tests.made import begin, losses, tiny_checkpoint
 

@@ -27,9 +27,9 @@ from lora_trainer.captioning.captioners import clip, wd
 from lora_trainer.checkpoint.detect import detect_file, read_sidecar
 from lora_trainer.checkpoint.folder import detect_any
 from lora_trainer.checkpoint.header import TensorInfo
-from lora_trainer.dataset import authors, embeddings
-from lora_trainer.dataset.check.alike import clusters
+from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.check.measure import Measures, measure_all
+from lora_trainer.dataset.check.similarity import clusters
 from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.images import examine, read_image, write_reduced
 from lora_trainer.dataset.metadata import read_metadata
@@ -50,16 +50,19 @@ from lora_trainer.settings import captioning, training
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.tasks.report import is_orphan
 from lora_trainer.training import resume, stored
-from lora_trainer.webui import checkpoints, known_images, pace, sidecar, tries, uploads
-from lora_trainer.webui.checkpoints import Checkpoints
-from lora_trainer.webui.contents import Contents
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.loras import Loras
-from lora_trainer.webui.own_presets import OwnPresets
-from lora_trainer.webui.presets import Presets
-from lora_trainer.webui.try_jobs import TryJobs
-from lora_trainer.webui.workbench import Workbench
+from lora_trainer.webui.captions.workbench import Workbench
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.comparing import comparisons
+from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.images import uploads
+from lora_trainer.webui.loras import sidecar
+from lora_trainer.webui.loras.library import Loras
+from lora_trainer.webui.settings import checkpoints, image_cache, throughput
+from lora_trainer.webui.settings.checkpoints import Checkpoints
+from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.user_presets import OwnPresets
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
@@ -249,7 +252,7 @@ def _look_at_runs(folder: Path, path: Path) -> None:
         run.read_state,
         lambda: training.read(run.config),
         lambda: is_orphan(run),
-        lambda: list(pace.Pace(folder / "runs")._records()),
+        lambda: list(throughput.Pace(folder / "runs")._records()),
         lambda: Loras(PaintingHost(folder), history).listing(),
     )
 
@@ -547,7 +550,7 @@ def _use_bench(folder: Path, path: Path) -> None:
     _require(len(view.items) == 3, "the pictures")
     known = bench.known(view)
     _each(
-        lambda: authors.read_authors(images),
+        lambda: caption_provenance.read_authors(images),
         lambda: [known.reviewed(item) for item in view.items],
         bench.template_order,
         bench.settle,
@@ -608,7 +611,7 @@ def _use_data(folder: Path, path: Path) -> None:
         lambda: datasets.rename("fox", "Fox"),
         lambda: gpu_lease._marked(folder / "handover.json"),
         lambda: Checkpoints(host, folder / "checkpoints.json").facts(folder / "x.safetensors"),  # type: ignore[arg-type]
-        lambda: known_images.KnownImages(folder / "images.json").look(
+        lambda: image_cache.KnownImages(folder / "images.json").look(
             folder / "datasets" / "fox" / "img00.png"
         ),
     )
@@ -637,7 +640,7 @@ def _measure_again(folder: Path, path: Path) -> None:
 
 def _seen(folder: Path) -> Path:
     (image,) = draw_images(folder / "images", 1).glob("*.png")
-    base, mark = _checkpoint(folder), known_images._mark(image)
+    base, mark = _checkpoint(folder), image_cache._mark(image)
     facts = {
         "family": "sd1",
         "prediction_type": "epsilon",
@@ -657,7 +660,7 @@ def _see_again(folder: Path, path: Path) -> None:
     (image,) = (folder / "images").glob("*.png")
 
     def look() -> None:
-        found = known_images.KnownImages(folder / "images.json").look(image)
+        found = image_cache.KnownImages(folder / "images.json").look(image)
         _require(isinstance(found.width, int) and isinstance(found.digest, str), "the picture")
 
     found = Checkpoints(PaintingHost(folder), folder / "checkpoints.json")  # type: ignore[arg-type]
@@ -719,9 +722,11 @@ def _list_presets(folder: Path, path: Path) -> None:
 
 def _try(folder: Path) -> Path:
     for name in ("sound", "hurt"):
-        wanted = tries.Wanted(kind="pair", prompt="a fox", loras=("ink",), strengths=(0.0, 1.0))
-        picture = tries.Picture(file="00.png", strength=1.0, step=None, lora="ink")
-        job = tries.Try(
+        wanted = comparisons.Wanted(
+            kind="pair", prompt="a fox", loras=("ink",), strengths=(0.0, 1.0)
+        )
+        picture = comparisons.Picture(file="00.png", strength=1.0, step=None, lora="ink")
+        job = comparisons.Try(
             id=name,
             wanted=wanted,
             total=1,
@@ -730,7 +735,7 @@ def _try(folder: Path) -> Path:
             seed=1,
             notes=[Message("a note")],
         )
-        _write_json(folder / "tries" / name / "try.json", tries.to_file(job, "done"))
+        _write_json(folder / "tries" / name / "try.json", comparisons.to_file(job, "done"))
         Image.new("RGB", (8, 8)).save(folder / "tries" / name / "00.png")
     return folder / "tries" / "hurt" / "try.json"
 
@@ -933,7 +938,7 @@ READERS: tuple[Reader, ...] = (
     Reader(
         name="captions.json",
         make=_knowledge(
-            authors.FILE,
+            caption_provenance.FILE,
             {"version": 1, "images": {"0" * 40: _ONE, "1" * 40: {**_ONE, "before": "x"}}},
         ),
         read=_use_bench,

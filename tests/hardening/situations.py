@@ -180,14 +180,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="It is told before the start, in *What will happen*",
             kept="Everything",
             then="Make room, save more rarely (`save_steps`), or keep fewer (`keep_last`)",
-            test="tests/webui/test_plan.py::test_a_disk_that_is_too_small_is_told_before_the_start",
+            test="tests/webui/settings/test_preflight.py::test_a_disk_that_is_too_small_is_told_before_the_start",
         ),
         Situation(
             what="You want to delete a dataset because the disk is full",
             seen="It works",
             kept="It lies in the trash until that is emptied",
             then="Empty the trash",
-            test="tests/webui/test_datasets.py::test_a_dataset_is_deleted_on_a_full_disk_too",
+            test="tests/webui/datasets/test_registry.py::test_a_dataset_is_deleted_on_a_full_disk_too",
         ),
         Situation(
             what="A model for captions does not fit on the disk",
@@ -269,7 +269,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="*Undo*, also after a restart",
             kept="Every caption as it was; what was changed since stays",
             then="*Undo*",
-            test="tests/webui/test_workbench.py::test_everything_is_undone_step_by_step_after_a_restart",
+            test="tests/webui/captions/test_workbench.py::test_everything_is_undone_step_by_step_after_a_restart",
         ),
         Situation(
             what="The program is killed while it changes captions, or removes pictures",
@@ -290,14 +290,14 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="Its name, among what was left out",
             kept="The others, which are taken",
             then="Upload that one again",
-            test="tests/webui/test_uploads.py::test_a_member_damaged_in_the_archive_leaves_the_others_alone",
+            test="tests/webui/images/test_uploads.py::test_a_member_damaged_in_the_archive_leaves_the_others_alone",
         ),
         Situation(
             what="An upload is broken off",
             seen="Nothing of it is in the dataset",
             kept="What was there; what had arrived is cleared away after a day",
             then="Upload it again",
-            test="tests/webui/test_uploads.py::test_what_a_crash_left_is_cleared_away_after_a_day",
+            test="tests/webui/images/test_uploads.py::test_what_a_crash_left_is_cleared_away_after_a_day",
         ),
         Situation(
             what=(
@@ -313,7 +313,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 " back by *Undo*"
             ),
             then="Install the worker's packages, then convert",
-            test="tests/webui/test_converting.py::test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later",
+            test="tests/webui/datasets/test_image_conversion.py::test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later",
         ),
         Situation(
             what="A picture has more pixels than are read, or claims to",
@@ -390,7 +390,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             seen="The edit cannot be undone any more; all others can",
             kept="The captions",
             then="Nothing",
-            test="tests/webui/test_workbench.py::test_a_torn_journal_is_no_obstacle",
+            test="tests/webui/captions/test_workbench.py::test_a_torn_journal_is_no_obstacle",
         ),
         Situation(
             what="A file of what was measured or seen before is damaged, or made up",
@@ -442,7 +442,7 @@ TABLE: Mapping[str, Sequence[Situation]] = {
                 "If the name is yours, enter it in *Settings*, *LoRA Trainer*, *Names of this"
                 " WebUI*"
             ),
-            test="tests/webui/test_http.py::test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set",
+            test="tests/webui/http/test_routing.py::test_a_page_whose_name_was_pointed_at_this_machine_is_refused_and_told_what_to_set",
         ),
         Situation(
             what=(

@@ -26,9 +26,9 @@ from PIL import Image
 from safetensors import safe_open
 
 from lora_trainer import environment, installation
-from lora_trainer.dataset import authors
+from lora_trainer.dataset import caption_provenance
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.jobs import keeper, trash
+from lora_trainer.jobs import scheduler, trash
 from lora_trainer.jobs.history import History
 from lora_trainer.jobs.queue import Queue
 from lora_trainer.jobs.start import note_death
@@ -38,13 +38,14 @@ from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import captioning, training
 from lora_trainer.tasks import caption as caption_task
-from lora_trainer.webui import http, uploads
-from lora_trainer.webui.contents import Contents
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.own_presets import OwnPresets
-from lora_trainer.webui.presets import Presets
-from lora_trainer.webui.workbench import Workbench
+from lora_trainer.webui.captions.workbench import Workbench
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.http import routing
+from lora_trainer.webui.images import uploads
+from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.user_presets import OwnPresets
 from lora_trainer.worker import __main__ as worker
 from lora_trainer.worker import job
 from tests.made import draw_images, tiny_checkpoint
@@ -102,7 +103,7 @@ def in_the_tab() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise http._unexpected(error, False) from error
+        raise routing._unexpected(error, False) from error
 
 
 def _gone(folder: Path, *paths: str) -> list[str]:
@@ -154,15 +155,15 @@ def _train(root: Path) -> str:
 
 
 def _work(folder: RunFolder) -> str:
-    """Be the folder's worker; what it prints is in its log. Then say how it ended, as the keeper
+    """Be the folder's worker; what it prints is in its log. Then say how it ended, as the scheduler
     does.
     """
     began = time.time()
     try:
         log = os.open(folder.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     except OSError as error:
-        # as the keeper tells of a worker that cannot be started
-        failure = keeper._failure(error, began)
+        # as the scheduler tells of a worker that cannot be started
+        failure = scheduler._failure(error, began)
         raise LoraTrainerError(
             "{message} {todo}", message=failure.message, todo=failure.hint
         ) from error
@@ -288,7 +289,7 @@ def _captions(images: Path) -> dict[str, str]:
 def _captioned(root: Path) -> dict[str, Any]:
     written = sorted(
         (one.text, one.by, one.before)
-        for one in authors.read_authors(root / "images").by_digest.values()
+        for one in caption_provenance.read_authors(root / "images").by_digest.values()
     )
     return {"captions": _captions(root / "images"), "by": written, "rubbish": rubbish(root)}
 
@@ -526,8 +527,8 @@ def _edit_again(root: Path) -> None:
 
 def _edited(root: Path) -> dict[str, Any]:
     trash_left = (
-        names(root / "images" / authors.FOLDER / "removed")
-        if (root / "images" / authors.FOLDER / "removed").exists()
+        names(root / "images" / caption_provenance.FOLDER / "removed")
+        if (root / "images" / caption_provenance.FOLDER / "removed").exists()
         else []
     )
     return {

@@ -17,11 +17,11 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from lora_trainer.webui import routes  # noqa: F401  fills the table
-from lora_trainer.webui.http import ROUTES, Entry
+from lora_trainer.webui.http.routing import ROUTES, Entry, find_routes
 from tests.browser.running import HEADERS, FakeHost, missing_for_fake_hosts
 from tests.hardening.harness import Run, main
 
+find_routes()
 KINDS = ("requests", "crashed", "slow", "let in")
 SLOW = 10.0
 SECRET = b"nobody outside may read this"

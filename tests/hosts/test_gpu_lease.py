@@ -155,8 +155,8 @@ class Worker(threading.Thread):
         return self.folder.read_state().status
 
 
-class Keeper:
-    """The thread that starts workers and notices their end, as in jobs.keeper."""
+class Scheduler:
+    """The thread that starts workers and notices their end, as in jobs.scheduler."""
 
     def __init__(self, lease):
         self.lease = lease
@@ -205,10 +205,10 @@ def lease(host, tmp_path):
 
 
 @pytest.fixture
-def keeper(lease):
-    keeper = Keeper(lease)
-    yield keeper
-    keeper.over.set()
+def scheduler(lease):
+    scheduler = Scheduler(lease)
+    yield scheduler
+    scheduler.over.set()
 
 
 def make(host, tmp_path, **settings):
@@ -223,8 +223,8 @@ def folder(tmp_path, name="run"):
     return RunFolder(tmp_path / name)
 
 
-def training(keeper, tmp_path, card, **settings):
-    worker = keeper.start(Worker(folder(tmp_path), card, **settings))
+def training(scheduler, tmp_path, card, **settings):
+    worker = scheduler.start(Worker(folder(tmp_path), card, **settings))
     assert until(lambda: worker.folder.read_state().phase == "training")
     return worker
 
@@ -240,9 +240,9 @@ def assert_all_is_well(card, lease):
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
 def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(
-    end, card, host, lease, keeper, tmp_path
+    end, card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     assert "model" not in card.used and lease.state == "training"
     worker.end = end
     assert_all_is_well(card, lease)
@@ -251,9 +251,9 @@ def test_the_model_makes_room_for_a_run_and_comes_back_however_it_ends(
 
 @pytest.mark.parametrize("end", ["finished", "stopped", "failed", "killed"])
 def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the_host(
-    end, card, host, lease, keeper, tmp_path
+    end, card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     with host.queue.lock:
         assert lease.state == "lent" and card.used == {"model": MODEL}
         worker.end = end
@@ -272,8 +272,8 @@ def test_a_worker_that_dies_before_it_says_a_word_keeps_nobody_waiting(card, hos
     assert_all_is_well(card, lease)
 
 
-def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, keeper, tmp_path):
-    worker = training(keeper, tmp_path, card)
+def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, scheduler, tmp_path):
+    worker = training(scheduler, tmp_path, card)
     host.generate()
     assert host.pictures == 1
     assert until(lambda: worker.status == "running" and lease.state == "training")
@@ -289,9 +289,9 @@ def test_a_picture_pauses_the_training_which_then_goes_on(card, host, lease, kee
 
 
 def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.2))
+    worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.2))
     host.generate()
     assert [event.kind for event in worker.folder.read_events()][:4] == [
         "started",
@@ -305,8 +305,8 @@ def test_a_picture_asked_for_while_the_worker_starts_waits_for_its_first_step(
 
 def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     lease = make(host, tmp_path, grace=0.5)
-    keeper = Keeper(lease)
-    worker = training(keeper, tmp_path, card)
+    scheduler = Scheduler(lease)
+    worker = training(scheduler, tmp_path, card)
     for _ in range(3):
         host.generate()
         time.sleep(0.1)
@@ -315,13 +315,13 @@ def test_pictures_in_a_row_pause_the_training_once(card, host, tmp_path):
     assert host.moves == ["release", "restore", "release"]
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_a_picture_that_fails_does_not_keep_the_training_waiting(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     with pytest.raises(RuntimeError, match="a script failed"):
         host.generate(fails=True)
     assert until(lambda: worker.status == "running" and lease.state == "training")
@@ -329,8 +329,8 @@ def test_a_picture_that_fails_does_not_keep_the_training_waiting(
     assert_all_is_well(card, lease)
 
 
-def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, lease, keeper, tmp_path):
-    worker = training(keeper, tmp_path, card)
+def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, lease, scheduler, tmp_path):
+    worker = training(scheduler, tmp_path, card)
     lease.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
     host.generate()
@@ -342,10 +342,12 @@ def test_a_pause_of_the_users_own_outlasts_a_picture(card, host, lease, keeper, 
     assert_all_is_well(card, lease)
 
 
-def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, lease, keeper, tmp_path):
+def test_a_pause_sent_from_the_command_line_outlasts_a_picture(
+    card, host, lease, scheduler, tmp_path
+):
     from lora_trainer.runs.requests import send_request
 
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     send_request(worker.folder.requests, "pause")
     assert until(lambda: worker.status == "paused")
     host.generate()
@@ -357,9 +359,9 @@ def test_a_pause_sent_from_the_command_line_outlasts_a_picture(card, host, lease
 
 
 def test_pause_pressed_while_a_picture_is_made_holds_afterwards(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     with host.queue.lock:
         lease.ask(worker.folder, "pause")
     assert until(lambda: lease.state == "training")
@@ -369,8 +371,10 @@ def test_pause_pressed_while_a_picture_is_made_holds_afterwards(
     assert_all_is_well(card, lease)
 
 
-def test_resume_pressed_while_a_picture_is_made_waits_for_it(card, host, lease, keeper, tmp_path):
-    worker = training(keeper, tmp_path, card)
+def test_resume_pressed_while_a_picture_is_made_waits_for_it(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
     lease.ask(worker.folder, "pause")
     assert until(lambda: worker.status == "paused")
     with host.queue.lock:
@@ -386,8 +390,8 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
     card, host, tmp_path
 ):
     lease = make(host, tmp_path, patience=lambda: 0.05)
-    keeper = Keeper(lease)
-    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
+    scheduler = Scheduler(lease)
+    worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
     with pytest.raises(GpuLeaseError, match="still preparing and cannot pause yet"):
         host.generate()
     assert host.pictures == 0 and lease.state == "training"
@@ -401,7 +405,7 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
     assert worker.status == "running"
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(
@@ -410,14 +414,14 @@ def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for
     monkeypatch.setattr("lora_trainer.hosts.gpu_lease.PICTURE_ROOM", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 20)
     lease = make(host, tmp_path, patience=lambda: 0.05)
-    keeper = Keeper(lease)
-    worker = keeper.start(Worker(folder(tmp_path), card, preparing=0.4))
+    scheduler = Scheduler(lease)
+    worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
     host.generate()
     assert host.pictures == 1 and worker.status == "running"
     assert until(lambda: lease.state == "training" and "model" not in card.used)
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, tmp_path):
@@ -439,8 +443,8 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
 ):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     lease = make(host, tmp_path, pauses=lambda: False)
-    keeper = Keeper(lease)
-    worker = training(keeper, tmp_path, card)
+    scheduler = Scheduler(lease)
+    worker = training(scheduler, tmp_path, card)
     assert lease.status().sentence.template.endswith("comes back beside it for a picture.")
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate, 0.1)
@@ -455,7 +459,7 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
     assert waiting_requests(worker.folder.requests) == ()
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_once(
@@ -463,8 +467,8 @@ def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_o
 ):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     lease = make(host, tmp_path, pauses=lambda: False)
-    keeper = Keeper(lease)
-    worker = training(keeper, tmp_path, card)
+    scheduler = Scheduler(lease)
+    worker = training(scheduler, tmp_path, card)
     host.generate()
     assert lease.state == "beside"
     lease.ask(worker.folder, "pause")
@@ -473,15 +477,15 @@ def test_pause_pressed_while_a_picture_is_made_beside_the_training_is_heard_at_o
     assert worker.status == "paused"
     worker.end = "stopped"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monkeypatch):
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE)
     chosen = [False]
     lease = make(host, tmp_path, pauses=lambda: chosen[0], grace=60.0)
-    keeper = Keeper(lease)
-    worker = training(keeper, tmp_path, card)
+    scheduler = Scheduler(lease)
+    worker = training(scheduler, tmp_path, card)
     host.generate()
     assert (lease.state, worker.status) == ("beside", "running")
     chosen[0] = True
@@ -489,29 +493,29 @@ def test_the_choice_to_pause_is_asked_at_each_picture(card, host, tmp_path, monk
     assert (lease.state, worker.status) == ("lent", "paused")
     worker.end = "finished"
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_a_host_that_starts_again_lets_a_run_go_on_that_was_paused_for_a_picture(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     with host.queue.lock:
-        keeper.over.set()  # the host dies in the middle of a picture
-        keeper.thread.join()
+        scheduler.over.set()  # the host dies in the middle of a picture
+        scheduler.thread.join()
         assert worker.status == "paused"
         card.give("model")
         card.give("picture")
     reborn = GpuHost(card)
     again = make(reborn, tmp_path)
     assert again.adopt(worker.folder)
-    keeper = Keeper(again)
-    keeper.current = worker
-    keeper.thread.start()
+    scheduler = Scheduler(again)
+    scheduler.current = worker
+    scheduler.thread.start()
     assert until(lambda: worker.status == "running")
     worker.end = "finished"
     assert_all_is_well(card, again)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(card, tmp_path):
@@ -535,9 +539,9 @@ def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(c
 
 
 def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     worker.card.give(worker.name)  # room, so that the ledger does not complain of the instant
     card.take("model", MODEL)
     assert until(lambda: "model" not in card.used)
@@ -549,19 +553,19 @@ def test_a_run_that_begins_while_two_threads_generate_never_meets_them_on_the_ca
     card, host, tmp_path
 ):
     lease = make(host, tmp_path, grace=0.01)
-    keeper = Keeper(lease)
+    scheduler = Scheduler(lease)
     with ThreadPoolExecutor() as pool:
         pictures = [pool.submit(lambda: [host.generate(0.01) for _ in range(6)]) for _ in range(2)]
         for number in range(3):
-            worker = keeper.start(Worker(folder(tmp_path, f"run{number}"), card))
+            worker = scheduler.start(Worker(folder(tmp_path, f"run{number}"), card))
             time.sleep(0.1)
             worker.end = ("finished", "killed", "failed")[number]
-            assert until(lambda: keeper.current is None)
+            assert until(lambda: scheduler.current is None)
         for picture in pictures:
             picture.result(timeout=20)
     assert host.pictures == 12
     assert_all_is_well(card, lease)
-    keeper.over.set()
+    scheduler.over.set()
 
 
 def test_a_run_is_not_begun_while_a_picture_is_made(card, host, lease, tmp_path):
@@ -597,9 +601,9 @@ def test_a_model_that_cannot_come_back_is_told_and_tried_again_at_the_next_pictu
 
 
 def test_a_model_that_cannot_come_back_for_a_picture_lets_the_training_go_on(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
-    worker = training(keeper, tmp_path, card)
+    worker = training(scheduler, tmp_path, card)
     host.restore_fails = 1
     with pytest.raises(LoraTrainerError, match="could not return"):
         host.generate()
@@ -641,10 +645,10 @@ def test_the_lock_is_left_as_it_was_found(host, lease):
 
 
 def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_last(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
     card.used.clear()
-    first = training(keeper, tmp_path, card)
+    first = training(scheduler, tmp_path, card)
     second = Worker(folder(tmp_path, "by hand"), card)
     first.card.give(
         first.name
@@ -663,7 +667,7 @@ def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_las
         assert (first.status, second.status) == ("paused", "paused")
     assert until(lambda: (first.status, second.status) == ("running", "running"))
     first.end = "finished"
-    assert until(lambda: not first.is_alive() and keeper.current is None)
+    assert until(lambda: not first.is_alive() and scheduler.current is None)
     time.sleep(0.05)
     assert lease.state == "training" and "model" not in card.used
     second.end = "killed"
@@ -689,14 +693,14 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     card, host, tmp_path
 ):
     from lora_trainer.jobs.history import History
-    from lora_trainer.jobs.keeper import Keeper as RealKeeper
     from lora_trainer.jobs.queue import Queue
+    from lora_trainer.jobs.scheduler import Scheduler as RealScheduler
     from tests.made import begin
 
     run = begin(tmp_path, "runs/run", epochs=3000, save_steps=100_000)
     queue = Queue(tmp_path / "queue.json")
     lease = make(host, tmp_path, patience=lambda: 90.0)
-    real = RealKeeper(
+    real = RealScheduler(
         history=History(tmp_path / "runs"),
         queue=queue,
         lock=tmp_path / "keeper.lock",
@@ -735,10 +739,10 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
 
 
 def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(
-    card, host, lease, keeper, tmp_path
+    card, host, lease, scheduler, tmp_path
 ):
     run = folder(tmp_path)
-    worker = keeper.start(Worker(run, card, preparing=0.2))
+    worker = scheduler.start(Worker(run, card, preparing=0.2))
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate)
         assert until(lambda: lease.state == "asking")

@@ -16,12 +16,12 @@ pytest.importorskip("starlette")
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from lora_trainer.webui import http
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.form import form
-from lora_trainer.webui.routes import datasets as routes
-from lora_trainer.webui.routes import modules as module_routes
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.common.form import form
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.http import routing
+from lora_trainer.webui.images import routes
+from lora_trainer.webui.tab import routes as tab_routes
 from tests.dataset.pictures import save
 
 pytestmark = pytest.mark.xdist_group("scripts")
@@ -59,16 +59,24 @@ class Tab:
             names=lambda: frozenset({"tab.test"}),
         )
         self.datasets = Datasets(DataFolder(folder), host.is_remote)
-        app = Starlette()
-        modules = (routes.__name__, module_routes.__name__)
-        entries = [entry for entry in http.ROUTES if entry.handler.__module__ in modules]
-        before = http.ROUTES[:]
-        http.ROUTES[:] = [*entries, http.Entry("GET", "/home", self._home, False)]
-        http.mount(app, SimpleNamespace(host=host, datasets=self.datasets, own_folders=dict))
-        http.ROUTES[:] = before
-        self.client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+        host_app = Starlette()
+        modules = (routes.__name__, tab_routes.__name__)
+        entries = [
+            entry
+            for entry in routing.ROUTES
+            if entry.handler.__module__ in modules and entry.path != "/home"
+        ]
+        before = routing.ROUTES[:]
+        routing.ROUTES[:] = [*entries, routing.Entry("GET", "/home", self._home, False)]
+        routing.mount(
+            host_app, SimpleNamespace(host=host, datasets=self.datasets, own_folders=dict)
+        )
+        routing.ROUTES[:] = before
+        self.client = TestClient(
+            host_app, base_url="http://127.0.0.1", raise_server_exceptions=False
+        )
 
-    def _home(self, studio, request):
+    def _home(self, app, request):
         return {
             "language": "en",
             "languages": [{"code": "en", "name": "English"}],

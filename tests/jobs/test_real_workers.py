@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from lora_trainer.jobs import resume
 from lora_trainer.jobs.history import History
-from lora_trainer.jobs.keeper import Keeper
 from lora_trainer.jobs.queue import Queue
+from lora_trainer.jobs.scheduler import Scheduler
 from lora_trainer.jobs.start import note_death, start_worker, tail
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -27,13 +27,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 class Host:
-    """A WebUI as far as runs go: a keeper on a data folder."""
+    """A WebUI as far as runs go: a scheduler on a data folder."""
 
     def __init__(self, root):
         self.history = History(root / "runs")
         self.queue = Queue(root / "queue.json")
         self.shown = []
-        self.keeper = Keeper(
+        self.scheduler = Scheduler(
             history=self.history,
             queue=self.queue,
             lock=root / "keeper.lock",
@@ -45,7 +45,7 @@ class Host:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, "waited too long"
-            self.keeper.tick()
+            self.scheduler.tick()
             time.sleep(0.05)
 
 
@@ -66,15 +66,15 @@ def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue
     for name in ("first", "second"):
         host.queue.add(name)
     host.until(lambda: first.read_state().step >= 4)
-    assert host.keeper.active() == ("first",) and not second.events.exists()
+    assert host.scheduler.active() == ("first",) and not second.events.exists()
     send_request(first.requests, "pause")
     host.until(lambda: first.read_state().status == "paused")
 
     # the host is closed and started again: the run is where it was, and the next one still waits
-    host.keeper.close()
+    host.scheduler.close()
     host = Host(tmp_path)
-    host.keeper.tick()
-    assert host.keeper.active() == ("first",) and host.queue.read().waiting == ("second",)
+    host.scheduler.tick()
+    assert host.scheduler.active() == ("first",) and host.queue.read().waiting == ("second",)
     assert first.read_state().status == "paused" and host.history.entry("first").alive
     send_request(first.requests, "resume")
     paused_at = first.read_state().step
@@ -85,7 +85,7 @@ def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue
     os.kill(pid_of(first), signal.SIGKILL)
     (first.checkpoints / "first-step00000099.safetensors.77.part").write_bytes(b"half")
     (first.state / "step00000099.pt.77.part").write_bytes(b"half")
-    host.until(lambda: second.read_state().status == "finished" and not host.keeper.active())
+    host.until(lambda: second.read_state().status == "finished" and not host.scheduler.active())
     assert host.shown == [1] and load_file(tmp_path / "Lora" / "second.safetensors")
     died = host.history.entry("first")
     assert (
@@ -103,7 +103,7 @@ def test_two_runs_one_after_the_other_through_pause_kill_a_new_host_and_continue
         lambda: (
             second.read_state().step == 3
             and first.read_state().status == "finished"
-            and not host.keeper.active()
+            and not host.scheduler.active()
         )
     )
     began = [

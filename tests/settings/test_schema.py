@@ -19,8 +19,9 @@ from lora_trainer.errors import ConfigError
 from lora_trainer.jobs.history import History
 from lora_trainer.settings import captioning, schema, training
 from lora_trainer.settings.schema import ProperName, Settings, about, setting
-from lora_trainer.webui import dataset_draft, form
-from lora_trainer.webui.workbench_captioners import offers
+from lora_trainer.webui.captions.caption_runs import offers
+from lora_trainer.webui.common import form
+from lora_trainer.webui.datasets import settings_draft
 
 TRAINING = [(group, item) for _, group in training.GROUPS for item in schema.fields_of(group)]
 
@@ -210,7 +211,7 @@ def test_old_files_drafts_and_runs_go_on_after_a_setting_was_renamed(tmp_path, r
     assert training.read(old, {"lora_rank": 4}).lora.lora_rank == 4
     assert training.read(old, {"size": 5}).lora.lora_rank == 5
     assert History(tmp_path / "runs").entry("ink").settings["lora_rank"] == 6
-    draft = Path(dataset_draft.path_of(tmp_path))
+    draft = Path(settings_draft.path_of(tmp_path))
     draft.parent.mkdir()
     draft.write_text(json.dumps({"values": {"changes": {"size": 6, "other": 1}}}))
-    assert dataset_draft.read(tmp_path).values["changes"] == {"lora_rank": 6}
+    assert settings_draft.read(tmp_path).values["changes"] == {"lora_rank": 6}

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 
 from lora_trainer.captioning.captioner import Caption
-from lora_trainer.dataset import authors, embeddings
+from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, SetupError
 from lora_trainer.runs import events
@@ -459,7 +459,7 @@ def test_a_tag_captioner_that_finds_nothing_writes_nothing(tmp_path):
 def test_what_a_captioner_wrote_is_remembered_by_content(tmp_path):
     images = draw(tmp_path / "images", 2)
     work(images, Says())
-    known = authors.read_authors(images)
+    known = caption_provenance.read_authors(images)
     assert {written.text for written in known.by_digest.values()} == {"level 0", "level 10"}
     assert known.author(digest(images / "img1.png"), "level 10") == "machine"
 

@@ -20,7 +20,7 @@ from lora_trainer.training.losses import (
     huber_threshold,
     min_snr_weight,
 )
-from lora_trainer.webui import form
+from lora_trainer.webui.common import form
 from lora_trainer.worker import job
 from tests.made import begin, losses
 from tests.tiny import tiny_parts

@@ -19,7 +19,7 @@ from lora_trainer.training.optimizers import (
     weights_to_use,
 )
 from lora_trainer.training.resume import read_state
-from lora_trainer.webui import form
+from lora_trainer.webui.common import form
 from lora_trainer.worker import job
 from tests.made import begin, losses
 

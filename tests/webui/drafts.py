@@ -1,4 +1,4 @@
-"""A studio without a WebUI, for what only reads facts: plain values where the host would be
+"""A app without a WebUI, for what only reads facts: plain values where the host would be
 asked.
 """
 
@@ -9,14 +9,14 @@ from types import SimpleNamespace
 
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
-from lora_trainer.webui.checkpoints import Checkpoints
-from lora_trainer.webui.contents import Contents
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.known_images import KnownImages
-from lora_trainer.webui.own_presets import OwnPresets
-from lora_trainer.webui.pace import Pace
-from lora_trainer.webui.presets import Presets
-from lora_trainer.webui.scans import Scans
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.settings.checkpoints import Checkpoints
+from lora_trainer.webui.settings.image_cache import KnownImages
+from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.scan_cache import Scans
+from lora_trainer.webui.settings.throughput import Pace
+from lora_trainer.webui.settings.user_presets import OwnPresets
 
 
 class FakeHost:
@@ -78,8 +78,8 @@ class FakeDatasets:
         return self._contents.setdefault(path, Contents(path, follow_links=True))
 
 
-def studio(root: Path) -> SimpleNamespace:
-    """A studio with an empty data folder under `root`; no checkpoint, no images."""
+def app(root: Path) -> SimpleNamespace:
+    """A app with an empty data folder under `root`; no checkpoint, no images."""
     host, data = FakeHost(root), DataFolder(root / "data")
     images = KnownImages(data.root / "images.json")
     return SimpleNamespace(

@@ -15,12 +15,12 @@ from lora_trainer import files
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostDevice
 from lora_trainer.hosts.gpu_lease import GpuLease
-from lora_trainer.jobs.keeper import KeeperOptions
+from lora_trainer.jobs.scheduler import SchedulerOptions
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.runs import Runs
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.training.runs import Runs
 
 
 class LockHolder:
@@ -49,7 +49,7 @@ class Desk:
         self.now = 5000.0
         self.refreshed = 0
         self.workers: dict[str, LockHolder] = {}
-        self.options = KeeperOptions()
+        self.options = SchedulerOptions()
         self.host = SimpleNamespace(
             device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu")
         )
@@ -81,7 +81,7 @@ class Desk:
             }
         )
 
-    def start(self, folder: RunFolder, options: KeeperOptions) -> LockHolder:
+    def start(self, folder: RunFolder, options: SchedulerOptions) -> LockHolder:
         self.workers[folder.path.name] = worker = LockHolder(folder, self.now)
         return worker
 
@@ -97,7 +97,7 @@ class Desk:
 
     def tick(self, seconds: float = 5.0) -> None:
         self.now += seconds
-        self.runs.keeper.tick()
+        self.runs.scheduler.tick()
 
     def status(self, run_id: str) -> str:
         return str(self.runs.one(run_id, "en")["status"])
@@ -107,6 +107,6 @@ class Desk:
 def desk(root: Path) -> Iterator[Desk]:
     made = Desk(root)
     yield made
-    made.runs.keeper.close()
+    made.runs.scheduler.close()
     for worker in made.workers.values():
         worker.end(0)

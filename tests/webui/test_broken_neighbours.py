@@ -14,14 +14,14 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer.jobs.history import History
-from lora_trainer.webui import http
-from lora_trainer.webui.data_folder import DataFolder
-from lora_trainer.webui.datasets import Datasets
-from lora_trainer.webui.loras import Loras
-from lora_trainer.webui.own_presets import OwnPresets
-from lora_trainer.webui.presets import Presets
-from lora_trainer.webui.routes import tries as routes
-from lora_trainer.webui.try_jobs import TryJobs
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.http import routing
+from lora_trainer.webui.loras import routes
+from lora_trainer.webui.loras.library import Loras
+from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.user_presets import OwnPresets
 from tests.dataset.pictures import save
 from tests.jobs.logs import FINISHED
 from tests.webui.lora_files import write_lora, write_run
@@ -71,7 +71,7 @@ def put(path: Path, breaking: str) -> None:
 
 def as_answer(content) -> None:
     """It can be sent."""
-    json.loads(http._json(content).body)
+    json.loads(routing._json(content).body)
 
 
 @EACH
@@ -232,7 +232,7 @@ def test_tries(tmp_path, breaking):
             json.dumps({**good, "id": folder.name, **odd}), encoding="utf-8"
         )
     app = Starlette()
-    http.mount(
+    routing.mount(
         app,
         SimpleNamespace(
             host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
-from lora_trainer.webui import options, tab, texts
+from lora_trainer.webui import callbacks, options, texts
 from tests import texts as sources
 
 
@@ -109,7 +109,9 @@ def test_the_tabs_table_lies_where_no_host_looks_because_it_holds_their_words(co
 
 def test_what_we_write_on_the_hosts_pages_is_not_among_their_words():
     # else the language pack of the host would overrule it
-    assert sorted({*options.LABELS.values(), tab.TITLE, options.SECTION[1]} & host_words()) == []
+    assert (
+        sorted({*options.LABELS.values(), callbacks.TITLE, options.SECTION[1]} & host_words()) == []
+    )
 
 
 def test_the_collector_sees_what_is_written(tmp_path, monkeypatch):

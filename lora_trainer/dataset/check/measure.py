@@ -24,9 +24,9 @@ from PIL import Image
 
 from lora_trainer.dataset.check.borders import Box, inner_box
 from lora_trainer.dataset.check.fingerprint import CELLS, KEPT, fingerprint, palette
-from lora_trainer.dataset.check.marks import Mark, find_mark
 from lora_trainer.dataset.check.sharpness import edge_width
 from lora_trainer.dataset.check.store import Store
+from lora_trainer.dataset.check.watermarks import Mark, find_mark
 from lora_trainer.dataset.images import digest, image_size, read_image
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import UNREADABLE

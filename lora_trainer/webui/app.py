@@ -1,0 +1,182 @@
+"""What the tab works with, one per process: the host, the data folder, and the parts that keep
+them.
+
+Made when the tab is first drawn, kept over "Reload UI" (the host runs scripts/ again, but this
+module stays). Each part is made when it is first needed, so that one that cannot be made does not
+take the others with it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path, PurePath
+
+from lora_trainer import environment
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.families.base import Family
+from lora_trainer.hosts import find
+from lora_trainer.hosts.base import Host
+from lora_trainer.hosts.gpu_lease import GpuLease
+from lora_trainer.jobs.scheduler import SchedulerOptions
+from lora_trainer.webui import texts
+from lora_trainer.webui.captions.cropped_copies import Copies
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.loras.library import Loras
+from lora_trainer.webui.options import Options
+from lora_trainer.webui.settings import preflight
+from lora_trainer.webui.settings.checkpoints import Checkpoints
+from lora_trainer.webui.settings.image_cache import KnownImages
+from lora_trainer.webui.settings.presets import Presets
+from lora_trainer.webui.settings.scan_cache import Scans
+from lora_trainer.webui.settings.setup import Setup
+from lora_trainer.webui.settings.throughput import Pace
+from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.training.runs import Runs
+
+
+class App:
+    def __init__(self, host: Host, data: DataFolder) -> None:
+        self.host = host
+        self.data = data
+        self._begun = False
+
+    def begin(self) -> None:
+        """The host's server is up, for the first time or again: watch its pictures, take up what
+        trains, let the queue go on.
+        """
+        self.gpu_lease.watch()
+        self.runs.scheduler.begin()
+        self._begun = True
+
+    def begin_late(self) -> None:
+        """The same, where it could not be done at the host's start: the data folder's disk was full
+        or away. Raises LoraTrainerError while it is.
+        """
+        if not self._begun:
+            self.begin()
+
+    def end(self) -> None:
+        """The host forgets its extensions, at "Reload UI" or for good: its queue is left as it was
+        found. `begin` follows in the first case.
+        """
+        self.host.off_generation()
+
+    def own_folders(self) -> Mapping[PurePath, str]:
+        """Folders of this machine -> what a visitor from elsewhere is told instead."""
+        paths = self.host.paths()
+        checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
+        fixed = (
+            self.data.root,
+            paths.data,
+            paths.models,
+            paths.lora_dir,
+            environment.ROOT,
+            Path(sys.prefix),
+        )
+        named = (*fixed, *checkpoints, *self.datasets.opened())
+        told: dict[PurePath, str] = {Path.home(): "~"}
+        for folder in named:
+            told |= dict.fromkeys((folder.absolute(), folder.resolve()), folder.name)
+        return told
+
+    @property
+    def options(self) -> Options:
+        """What the user chose on the host's Settings page, as it is now."""
+        return Options.of(self.host)
+
+    @cached_property
+    def setup(self) -> Setup:
+        return Setup(self.host, self.data)
+
+    @cached_property
+    def presets(self) -> Presets:
+        return Presets()
+
+    @cached_property
+    def own_presets(self) -> OwnPresets:
+        return OwnPresets(self.data, self.presets)
+
+    @cached_property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.host, self.data.root / "checkpoints.json")
+
+    @cached_property
+    def datasets(self) -> Datasets:
+        return Datasets(self.data, self.host.is_remote)
+
+    @cached_property
+    def copies(self) -> Copies:
+        return Copies(self.datasets)
+
+    @cached_property
+    def images(self) -> KnownImages:
+        return KnownImages(self.data.root / "images.json")
+
+    @cached_property
+    def scans(self) -> Scans:
+        return Scans(self.images)
+
+    @cached_property
+    def pace(self) -> Pace:
+        return Pace(self.data.folder("runs"))
+
+    @cached_property
+    def gpu_lease(self) -> GpuLease:
+        return GpuLease(
+            self.host,
+            self.data.root / "handover.json",
+            pauses=lambda: self.options.pause_for_pictures,
+            tell=self._tell_the_host,
+        )
+
+    def _tell_the_host(self, error: LoraTrainerError) -> str:
+        """What the host's user reads in place of a picture."""
+        return texts.say_in_one_line(error, texts.choose(self.host.language()))
+
+    @cached_property
+    def runs(self) -> Runs:
+        return Runs(
+            data=self.data,
+            gpu_lease=self.gpu_lease,
+            settings_of=lambda wish: preflight.run_config(self, preflight.RunWish.of(wish)),
+            delivered=self.host.refresh_loras,
+            options=self._scheduler_options,
+        )
+
+    @cached_property
+    def loras(self) -> Loras:
+        return Loras(self.host, self.runs.history)
+
+    @cached_property
+    def tries(self) -> TryJobs:
+        return TryJobs(self.host, self.data, self.loras, self._family_of)
+
+    def _scheduler_options(self) -> SchedulerOptions:
+        chosen = self.options
+        return SchedulerOptions(
+            keep_training=chosen.keep_training,
+            runs_to_keep=chosen.runs_to_keep,
+            device_id=self.host.device().device_id,
+            environ=chosen.environ,
+        )
+
+    def _family_of(self, checkpoint: Path) -> Family | None:
+        return self.checkpoints.facts(checkpoint).family
+
+
+_only: list[App] = []
+_making = threading.Lock()
+
+
+def get_app() -> App:
+    """The process's app. Raises whatever keeps it from being made."""
+    with _making:
+        if not _only:
+            host = find()
+            _only.append(App(host, DataFolder(host.data_folder())))
+        return _only[0]

@@ -1,0 +1,240 @@
+"""The captioners as the tab offers them, and a click on "Caption" -> a run in the queue.
+
+    offers(...)                  every captioner: what it writes, what it would download, whether
+                                 its weights are on this disk
+    begin(runs, ..., wish)       a caption run: its folder in runs/, its place in the queue; the
+                                 scheduler starts the worker
+
+What a captioner wrote with the same settings is not written again, so a run that was stopped goes
+on by being asked for again. What a person wrote is only replaced when that is asked for. No model
+is looked into here, and nothing is downloaded. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import environment, packages
+from lora_trainer.captioning import captioners
+from lora_trainer.captioning.captioner import CaptionerInfo
+from lora_trainer.errors import ConfigError, Message
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.settings import captioning, schema
+from lora_trainer.settings.captioning import CaptionSettings
+from lora_trainer.settings.schema import Settings, about
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
+from lora_trainer.webui import texts
+from lora_trainer.webui.common import form
+from lora_trainer.webui.common.safe_names import safe_name
+from lora_trainer.webui.common.units import size_of
+from lora_trainer.webui.datasets.caption_store import View
+from lora_trainer.webui.http.routing import Forbidden
+from lora_trainer.webui.training.run_view import RunView
+from lora_trainer.webui.training.runs import Runs
+
+_WEIGHTS = (
+    "model.safetensors",
+    "pytorch_model.bin",
+    "model.onnx",
+    "model.safetensors.index.json",
+    "pytorch_model.bin.index.json",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionWish:
+    """What the page asks for."""
+
+    captioner: str
+    options: Mapping[str, Any]
+    only_missing: bool
+    overwrite: bool
+    trigger: str
+    only: tuple[str, ...] = ()
+    """The names of the images that are meant; none: all."""
+
+
+# --- what is offered ------------------------------------------------------------------------------
+
+
+def offers(
+    host_models: Path, environ: Mapping[str, str], language: str, *, remote: bool = False
+) -> list[dict[str, Any]]:
+    """GET /captioners. `environ`: the variables that the worker will have."""
+    return [
+        _offer(info, host_models, environ, language, remote) for info in captioners.every().values()
+    ]
+
+
+def _offer(
+    info: CaptionerInfo, host_models: Path, environ: Mapping[str, str], language: str, remote: bool
+) -> dict[str, Any]:
+    needed = packages.CAPTIONER_PACKAGES.get(info.needs, ()) if info.needs else ()
+    missing = (
+        needed[0]
+        if needed and not any(environment.CAPTIONER_OVERLAYS[info.needs].glob("*/*/stamp.json"))
+        else None
+    )
+    return {
+        "name": info.name,
+        "title": info.title,
+        "sentence": texts.translate(info.sentence, language),
+        "model": info.model,
+        "download": info.download_bytes,
+        "download_text": size_of(info.download_bytes),
+        "memory_text": size_of(info.memory_bytes),
+        "licence": info.licence,
+        "on_disk": is_on_disk(info, host_models, environ),
+        "needs": {"sentence": texts.say(_needs(missing), language)} if missing else None,
+        "fields": [
+            form.shown(group, item.name, language)
+            for group, item in _fields_of(info)
+            if not (remote and about(item).audience == "local")
+        ],
+    }
+
+
+def _needs(package: packages.Package) -> Message:
+    values = {"package": package.name, "megabytes": package.megabytes}
+    return Message(
+        "Needs {package} ({megabytes} MB), which is fetched when it is first used.", values
+    )
+
+
+def is_on_disk(info: CaptionerInfo, host_models: Path, environ: Mapping[str, str]) -> bool:
+    """Whether its weights lie in the hub's cache, or among the host's models. The worker looks
+    closer.
+    """
+    if info.host_file and (host_models / info.host_file).is_file():
+        return True
+    snapshots = hub_cache(environ) / ("models--" + info.model.replace("/", "--")) / "snapshots"
+    return any((folder / name).is_file() for folder in snapshots.glob("*") for name in _WEIGHTS)
+
+
+def hub_cache(environ: Mapping[str, str]) -> Path:
+    """Where huggingface_hub keeps models:
+    https://huggingface.co/docs/huggingface_hub/package_reference/environment_variables
+    """
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if environ.get(name):
+            return Path(environ[name]).expanduser()
+    home = (
+        Path(environ["HF_HOME"])
+        if environ.get("HF_HOME")
+        else Path(environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    )
+    return home.expanduser() / "hub"
+
+
+def _fields_of(info: CaptionerInfo) -> list[tuple[type[Settings], dataclasses.Field[Any]]]:
+    """The settings that the tab shows for a captioner: first those for everyone, then its own, then
+    the others that every captioner has.
+    """
+
+    def place(one: tuple[type[Settings], dataclasses.Field[Any]]) -> tuple[bool, bool, int]:
+        group, item = one
+        advanced, is_own = about(item).audience != "everyone", group is info.settings
+        return advanced, is_own != advanced, about(item).order
+
+    found = [
+        (group, item)
+        for group in (CaptionSettings, info.settings)
+        for item in schema.fields_of(group)
+        if about(item).audience != "elsewhere"
+    ]
+    return sorted(found, key=place)
+
+
+# --- a run ----------------------------------------------------------------------------------------
+
+
+def settings_of(
+    wish: CaptionWish, folder: Path, view: View, host_models: Path, *, remote: bool
+) -> CaptionSettings:
+    """What the page asks for -> the run's settings. Raises ConfigError with all problems; Forbidden
+    for a path from elsewhere.
+    """
+    every = captioners.every()
+    if wish.captioner not in every:
+        raise ConfigError(
+            "there is no captioner {name}",
+            hint="Use: {known}.",
+            name=wish.captioner,
+            known=", ".join(every),
+        )
+    shown = {info.name: dict(_named_fields(info)) for info in every.values()}
+    allowed = shown[wish.captioner]
+    foreign = [key for key in wish.options if not any(key in fields for fields in shown.values())]
+    if foreign:
+        raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
+    options = {
+        key: value
+        for key, value in wish.options.items()
+        if key in allowed and value not in (None, "", [])
+    }
+    if remote and any(about(allowed[key]).audience == "local" for key in options):
+        raise Forbidden(
+            "this WebUI can be reached from other machines, so only the captioners in the list can"
+            " be used, without files of your own",
+            hint="Choose one of them, or start the WebUI with --enable-insecure-extension-access.",
+        )
+    return captioning.from_mapping(
+        {
+            **options,
+            "captioner": wish.captioner,
+            "input": str(folder),
+            "format": "txt" if keeps_texts(view) else "auto",
+            "trigger": wish.trigger,
+            "only": wish.only,
+            "only_missing": wish.only_missing,
+            "overwrite": wish.overwrite,
+            "host_models": str(host_models),
+        },
+        source="the request",
+    )
+
+
+def _named_fields(info: CaptionerInfo) -> Iterator[tuple[str, dataclasses.Field[Any]]]:
+    return ((item.name, item) for _, item in _fields_of(info))
+
+
+def keeps_texts(view: View) -> bool:
+    """Whether the dataset keeps its captions in text files, as dataset.edits decides it for one
+    that is new.
+    """
+    sources = {item.source for item in view.items}
+    if view.listing.metadata:
+        return False
+    return "text" in sources or any(
+        view.listing.kohya_folder_of(item.path.parent) for item in view.items
+    )
+
+
+def begin(
+    runs: Runs,
+    settings: CaptionSettings,
+    name: str,
+    *,
+    token: str,
+    when: str,
+    language: str,
+    made: Callable[[RunFolder], object] = lambda _: None,
+) -> RunView:
+    """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before
+    it starts. Raises RunError.
+    """
+    wish = runs.data.folder("runs") / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
+
+    def make() -> RunFolder:
+        folder = folders.begin_captioning(
+            folders.free_name(wish), captioning.to_yaml(settings), new=True
+        )
+        made(folder)
+        return folder
+
+    return runs.begin(make, token, when, language)

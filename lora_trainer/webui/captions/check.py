@@ -1,0 +1,457 @@
+"""The check of a dataset in the tab: pictures are measured in a thread, one dataset at a time; what
+was found stands beside each image.
+
+    checker.start(settings), .stop(), .status()       measuring two thousand pictures takes a
+                                                      minute; what was measured once is remembered
+                                                      by content
+    checker.findings(view) -> Findings                of the pictures as of the last check, of the
+                                                      captions as they are now
+
+A picture that was changed since has no findings until it was measured again, which `keep_up` sees
+to. Captions are judged at each new state of the folder, so that a finding goes when its caption is
+mended. Called by workbench.py and the routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_trainer import files
+from lora_trainer.dataset import caption_provenance, check
+from lora_trainer.dataset.check import Picture
+from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
+from lora_trainer.dataset.embeddings import read_all
+from lora_trainer.dataset.findings import Finding, Sum, sums
+from lora_trainer.dataset.masks import find_masks
+from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.webui.datasets import token_counts
+from lora_trainer.webui.datasets.caption_store import Contents, View
+
+State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
+CACHE, SETTINGS = "check-measures.json", "check.json"
+"""In the dataset's folder .lora_trainer."""
+REST_SECONDS = 3.0
+"""Between one check and the next that follows a change: many images may be on their way."""
+QUIET_SECONDS = 10.0
+"""What a captioner's image encoder saw is looked at again when nothing was added to it for so long:
+a caption job adds to it every few seconds.
+"""
+
+log = logging.getLogger("lora_trainer.webui")
+_turn = threading.Lock()
+"""One dataset is measured at a time: the host makes pictures meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckSettings:
+    """What the pictures and captions are compared with."""
+
+    resolution: int = 512
+    trigger: str = ""
+    tokens: int = 75
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A finding with an id that stays while it says the same."""
+
+    id: str
+    finding: Finding
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """All findings of a dataset at one moment."""
+
+    of_images: Mapping[Path, tuple[Told, ...]]
+    of_all: tuple[Told, ...]
+    """What is about many images at once, or about the dataset as a whole."""
+    view: View
+
+    @cached_property
+    def summed(self) -> tuple[Sum, ...]:
+        """All that is known of the dataset, what is one thing together: what the check found and
+        what the folder itself tells.
+        """
+        told = (finding for item in self.view.items for finding in item.findings)
+        return tuple(sums([*(each.finding for each in self.everything), *told]))
+
+    @cached_property
+    def shared(self) -> Mapping[Path, frozenset[str]]:
+        """Of each image the kinds of what it shares with others."""
+        kinds: dict[Path, set[str]] = {}
+        for told in self.of_all:
+            for path in told.finding.about:
+                kinds.setdefault(path, set()).add(told.finding.kind)
+        return {path: frozenset(some) for path, some in kinds.items()}
+
+    @cached_property
+    def by_id(self) -> dict[str, Told]:
+        return {told.id: told for told in self.everything}
+
+    @property
+    def everything(self) -> Iterable[Told]:
+        return (*self.of_all, *(told for some in self.of_images.values() for told in some))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    state: State
+    done: int
+    total: int
+    settings: CheckSettings
+    error: LoraTrainerError | None
+    checked: float | None
+    """When the last one ended, in seconds since 1970."""
+    stale: bool
+    """Pictures came, went or changed since."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    """What the last check found of the pictures, and of which state of them."""
+
+    findings: tuple[Finding, ...] = ()
+    versions: Mapping[Path, str] = field(default_factory=dict)
+    embedded: int = 0
+    """files.stamp of what image encoders saw of them."""
+
+
+class _Stop(Exception):
+    """The check was stopped."""
+
+
+class Checker:
+    """The check of one dataset. Thread-safe. `vocabulary` reads the dataset's vocabulary, or gives
+    None.
+    """
+
+    def __init__(
+        self,
+        contents: Contents,
+        vocabulary: Callable[[], Vocabulary | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._contents = contents
+        self._vocabulary = vocabulary
+        self._clock = clock
+        self._folder = contents.path / caption_provenance.FOLDER
+        self._lock = threading.Lock()
+        self._state: State = "none"
+        self._progress = (0, 0)
+        self._error: LoraTrainerError | None = None
+        self._stop = False
+        self._again = False
+        self._result = _Result()
+        self._judged: tuple[Any, Findings] | None = None
+        self._departed: tuple[
+            tuple[Vocabulary, str] | None, dict[tuple[Path, str], list[Finding]]
+        ] = (None, {})
+        self._thread: threading.Thread | None = None
+        self._ended = 0.0
+        self._settings, self._checked = self._remembered()
+        self.serial = 0
+        """Grows whenever the findings may be others."""
+
+    # --- the measuring ----------------------------------------------------------------------------
+
+    def start(self, settings: CheckSettings) -> None:
+        """Begins a check, or lets the one that runs begin again with these settings."""
+        with self._lock:
+            self._settings = settings
+            self._stop = False
+            self.serial += 1
+            if self._thread is not None and self._thread.is_alive():
+                self._again = True
+                return
+            self._begin()
+
+    def stop(self) -> None:
+        """Ends the check that runs. What was measured until now is not lost for the next one."""
+        with self._lock:
+            self._stop, self._again = True, False
+
+    def wait(self) -> None:
+        """Until the check that runs has ended. For tests."""
+        thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    def keep_up(self, view: View) -> None:
+        """Check again if pictures have changed since the last check, or if the WebUI was started
+        anew.
+        """
+        with self._lock:
+            busy = self._thread is not None and self._thread.is_alive()
+            rests = self._clock() - self._ended < REST_SECONDS
+            if (
+                self._checked is None
+                or busy
+                or rests
+                or self._state in ("stopped", "failed")
+                or not self._is_stale(view)
+            ):
+                return
+            self._begin()
+
+    def status(self, view: View) -> Status:
+        with self._lock:
+            done, total = self._progress
+            return Status(
+                state=self._state,
+                done=done,
+                total=total,
+                settings=self._settings,
+                error=self._error,
+                checked=self._checked,
+                stale=self._checked is not None and self._is_stale(view),
+            )
+
+    def _begin(self) -> None:
+        self._state, self._progress, self._error, self._stop, self._again = (
+            "waiting",
+            (0, 0),
+            None,
+            False,
+            False,
+        )
+        self._thread = threading.Thread(target=self._run, name="lora-trainer-check", daemon=True)
+        self._thread.start()
+
+    def _is_stale(self, view: View) -> bool:
+        return (
+            self._result.versions != {item.path: item.version for item in view.items}
+            or self._is_seen_anew()
+        )
+
+    def _is_seen_anew(self) -> bool:
+        """Whether a captioner's image encoder has seen more of the pictures since the last check,
+        and is done with it.
+        """
+        folder = self._folder / EMBEDDINGS
+        try:
+            rests = self._clock() - folder.stat().st_mtime > QUIET_SECONDS
+        except OSError:
+            return False
+        return rests and files.stamp(folder) != self._result.embedded
+
+    def _run(self) -> None:
+        with _turn:
+            while True:
+                self._run_once()
+                with self._lock:
+                    if not self._again:
+                        # under the lock: who starts a check from now on finds no thread at work
+                        self._thread = None
+                        return
+                    self._again = False
+                    self._state, self._progress = "running", (0, 0)
+
+    def _run_once(self) -> None:
+        result, state, error = None, "done", None
+        try:
+            result = self._measured()
+        except _Stop:
+            state = "stopped"
+        except LoraTrainerError as problem:
+            state, error = "failed", problem
+        except Exception as problem:
+            log.exception("while checking %s", self._contents.path)
+            state, error = (
+                "failed",
+                LoraTrainerError(
+                    "the check failed: {reason}",
+                    hint="The WebUI's console says more.",
+                    reason=problem,
+                ),
+            )
+        with self._lock:
+            self._state, self._error, self._ended = state, error, self._clock()  # type: ignore[assignment]
+            self.serial += 1
+            if result is not None:
+                self._result, self._checked = result, self._ended
+                self._remember()
+
+    def _measured(self) -> _Result:
+        with self._lock:
+            self._state, settings = "running", self._settings
+        view, embedded = self._contents.view(), files.stamp(self._folder / EMBEDDINGS)
+
+        def heard(done: int, total: int) -> None:
+            self._progress = (done, total)
+            if self._stop or self._again:
+                raise _Stop
+
+        report = check.check(
+            pictures(view, with_captions=False),
+            resolution=settings.resolution,
+            embedded=read_all(self._contents.path),
+            cache=self._folder / CACHE,
+            progress=heard,
+        )
+        return _Result(
+            findings=report.findings,
+            versions={item.path: item.version for item in view.items},
+            embedded=embedded,
+        )
+
+    def _remembered(self) -> tuple[CheckSettings, float | None]:
+        def told(kept: Any) -> tuple[CheckSettings, float | None]:
+            values = kept["settings"]
+            settings = CheckSettings(
+                resolution=int(values["resolution"]),
+                trigger=str(values["trigger"]),
+                tokens=int(values["tokens"]),
+            )
+            if not 64 <= settings.resolution <= 4096 or settings.tokens not in token_counts.LIMITS:
+                raise ValueError(values)
+            return settings, float(kept["checked"])
+
+        unchecked: tuple[CheckSettings, float | None] = (CheckSettings(), None)
+        return files.read_json(self._folder / SETTINGS, told, unchecked)
+
+    def _remember(self) -> None:
+        try:
+            files.write_text(
+                self._folder / SETTINGS,
+                json.dumps({"settings": asdict(self._settings), "checked": self._checked}),
+            )
+        except OSError as problem:
+            log.warning("%s cannot be written: %s", self._folder / SETTINGS, problem)
+
+    # --- what was found ---------------------------------------------------------------------------
+
+    def findings(self, view: View) -> Findings:
+        """What is known now. Nothing, as long as no check was asked for."""
+        with self._lock:
+            key = (
+                view.revision,
+                self.serial,
+                self._settings,
+                files.stamp(self._contents.path / VOCABULARY_FILE),
+            )
+            result, settings, asked = (
+                self._result,
+                self._settings,
+                self._checked is not None or self._state != "none",
+            )
+            if self._judged is not None and self._judged[0] == key:
+                return self._judged[1]
+        found = _arranged(self._all(view, result, settings) if asked else [], view)
+        with self._lock:
+            self._judged = (key, found)
+        return found
+
+    def _all(self, view: View, result: _Result, settings: CheckSettings) -> list[Finding]:
+        versions = {item.path: item.version for item in view.items}
+        unchanged = {
+            path for path, version in result.versions.items() if versions.get(path) == version
+        }
+        stay = [
+            finding
+            for finding in result.findings
+            if finding.path is None or unchanged.issuperset({finding.path, *finding.related})
+        ]
+        shown = pictures(view)
+        counter = token_counts.count if token_counts.available() else None
+        told = caption_findings(shown, settings.trigger, counter, settings.tokens)
+        return [*stay, *told, *self._departures(shown, settings.trigger)]
+
+    def _departures(self, shown: Sequence[Picture], trigger: str) -> list[Finding]:
+        """What the vocabulary says; of captions that are as they were, what it said before."""
+        vocabulary = self._vocabulary()
+        if vocabulary is None:
+            return []
+        asked, known = self._departed
+        if asked != (vocabulary, trigger):
+            known = {}
+        kept: dict[tuple[Path, str], list[Finding]] = {}
+        for picture in shown:
+            if picture.caption:
+                place, captions = (
+                    (picture.path, picture.caption),
+                    {picture.path: (picture.name, picture.caption)},
+                )
+                kept[place] = (
+                    known[place]
+                    if place in known
+                    else vocabulary_findings(captions, vocabulary, trigger)
+                )
+        self._departed = ((vocabulary, trigger), kept)
+        return [finding for some in kept.values() for finding in some]
+
+
+def pictures(view: View, *, with_captions: bool = True) -> list[Picture]:
+    """The images of a view as the check takes them; captions that stand in no file of their own are
+    not judged.
+    """
+    masks = {
+        image: mask
+        for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
+    }
+    return [
+        Picture(
+            path=item.path,
+            name=item.name,
+            mask=masks.get(item.path),
+            caption=(
+                item.caption
+                if with_captions and item.source in ("metadata", "text", None)
+                else None
+            ),
+        )
+        for item in view.items
+    ]
+
+
+def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Path]]:
+    """Groups of near-duplicates, each with the one to keep: the one that no finding is about."""
+    found: dict[frozenset[Path], set[Path]] = {}
+    for path, some in findings.of_images.items():
+        for told in some:
+            if told.finding.kind in ("near-duplicate", "duplicate-image") and told.finding.related:
+                members = frozenset({path, *told.finding.related})
+                found.setdefault(members, set()).add(path)
+    order = {item.path: place for place, item in enumerate(view.items)}
+    groups = []
+    for members, told_of in found.items():
+        kept = sorted(members - told_of or members, key=lambda path: order.get(path, 0))
+        others = sorted(members - {kept[0]}, key=lambda path: order.get(path, 0))
+        groups.append(((kept[0], *others), kept[0]))
+    return sorted(groups, key=lambda group: order.get(group[1], 0))
+
+
+def _arranged(findings: Sequence[Finding], view: View) -> Findings:
+    of_images: dict[Path, list[Told]] = {}
+    of_all: list[Told] = []
+    for finding in findings:
+        told = Told(id=_id(finding), finding=finding)
+        if finding.path is not None and finding.path in view.by_path:
+            if finding.kind == "no-caption" and any(
+                each.kind == "no-caption" for each in view.by_path[finding.path].findings
+            ):
+                continue
+            of_images.setdefault(finding.path, []).append(told)
+        else:
+            of_all.append(told)
+    return Findings(
+        of_images={path: tuple(some) for path, some in of_images.items()},
+        of_all=tuple(of_all),
+        view=view,
+    )
+
+
+def _id(finding: Finding) -> str:
+    told = repr((finding.kind, str(finding.path), str(finding.message), finding.mend))
+    return hashlib.blake2b(told.encode("utf-8", "surrogatepass"), digest_size=9).hexdigest()

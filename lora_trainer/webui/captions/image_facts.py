@@ -1,0 +1,87 @@
+"""What is known of each image of a dataset at one moment: its length in tokens, whether somebody
+has looked at it, who wrote it, what the check says.
+
+Known is pages.Knowledge, and what the page shows beside each image. Made by workbench.py; asked by
+image_query.py and serialization.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from lora_trainer.dataset import caption_provenance
+from lora_trainer.dataset.caption_provenance import Author
+from lora_trainer.errors import DatasetError
+from lora_trainer.webui.captions.check import Findings, Told
+from lora_trainer.webui.datasets import token_counts
+from lora_trainer.webui.datasets.caption_store import Contents, Item
+from lora_trainer.webui.datasets.token_counts import Length
+
+
+@dataclass(frozen=True, kw_only=True)
+class Known:
+    """See the module. `marks`: {digest: the caption that was looked at}; `find` puts the findings
+    together.
+    """
+
+    contents: Contents
+    marks: Mapping[str, str]
+    authors_known: caption_provenance.Authors
+    find: Callable[[], Findings]
+    trigger: str
+    limit: int
+    times: dict[Path, float]
+
+    @cached_property
+    def findings(self) -> Findings:
+        """What the check found; put together only for who asks."""
+        return self.find()
+
+    def length(self, item: Item) -> Length:
+        return token_counts.length(item.caption, self.trigger, self.limit)
+
+    def tokens(self, item: Item) -> int:
+        return self.length(item).count if item.caption else 0
+
+    def is_long(self, item: Item) -> bool:
+        return bool(item.caption) and self.length(item).over
+
+    def reviewed(self, item: Item) -> bool:
+        return bool(self.marks) and self.marks.get(self._digest(item)) == item.caption
+
+    def author(self, item: Item) -> Author:
+        if not self.authors_known.by_digest or not item.caption:
+            return "person" if item.caption else "nobody"
+        return self.authors_known.author(self._digest(item), item.caption)
+
+    def told(self, item: Item) -> tuple[Told, ...]:
+        """What the check says of it."""
+        return self.findings.of_images.get(item.path, ())
+
+    def kinds(self, item: Item) -> list[str]:
+        shared = self.findings.shared.get(item.path, ())
+        return [
+            *(finding.kind for finding in item.findings),
+            *(told.finding.kind for told in self.told(item)),
+            *shared,
+        ]
+
+    def edited(self, item: Item) -> float:
+        if not item.caption_file:
+            return 0.0
+        path = self.contents.path / item.caption_file
+        if path not in self.times:
+            try:
+                self.times[path] = path.stat().st_mtime
+            except OSError:
+                self.times[path] = 0.0
+        return self.times[path]
+
+    def _digest(self, item: Item) -> str:
+        try:
+            return self.contents.digest_of(item)
+        except DatasetError:
+            return ""

@@ -1,0 +1,328 @@
+"""What was done to a dataset in the tab, so that it can be undone: one file for each edit, in the
+dataset's own folder.
+
+    <dataset>/.lora_trainer/edits/00000012.json      an edit: its title, and for each caption what
+                                                     it was and what it became
+    <dataset>/.lora_trainer/originals/...            pictures that were cropped or converted; never
+                                                     deleted by the trainer
+
+An edit is written here before it is carried out: a process that dies in between leaves an edit
+whose captions are partly what they were, and undoing it mends that. The newest edits are kept, by
+number and by size; a picture in the trash or among the originals outlives its edit.
+
+    journal.add(edit) -> Edit with its id      journal.undoable / redoable      journal.mark(edit,
+        undone=True)
+
+Called by workbench.py, which holds the dataset's lock.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_trainer import files
+from lora_trainer.dataset import caption_provenance
+from lora_trainer.errors import DatasetError, Message
+from lora_trainer.webui.common.safe_names import is_path_below
+
+FOLDER = "edits"
+ORIGINALS = "originals"
+MOST_EDITS = 200
+MOST_BYTES = 64 * 2**20
+VERSION = 1
+LOCK = "numbers.lock"
+LOCK_PATIENCE = 10.0
+"""Seconds for which another process's edit is waited for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionEdit:
+    """One caption before and after, and who wrote either: `person`, or a captioner."""
+
+    before: str
+    after: str
+    by: str = caption_provenance.PERSON
+    """Who had written it before."""
+    now_by: str = caption_provenance.PERSON
+
+
+@dataclass(frozen=True, kw_only=True)
+class Swap:
+    """A picture that took another's place: `kept` is where the other one lies, from the dataset's
+    folder; `digest` that of the one in place.
+    """
+
+    kept: str
+    digest: str
+    mask_of: str = ""
+    """The picture whose mask it is, where it is one."""
+    was: str = ""
+    """The name of the one that was kept, where it is another: of a picture that was converted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileEdit:
+    """A file of the dataset's own, as its vocabulary is, before and after; None where there is no
+    file.
+    """
+
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One thing that was done, in all its parts. Images are named by their paths from the dataset's
+    folder, with forward slashes.
+    """
+
+    title: Message
+    time: float
+    captions: Mapping[str, CaptionEdit] = field(default_factory=dict)
+    removed: tuple[str, ...] = ()
+    """Keys of images that went to the dataset's trash."""
+    restored: tuple[str, ...] = ()
+    """Keys of images that came back from it."""
+    swaps: Mapping[str, Swap] = field(default_factory=dict)
+    files: Mapping[str, FileEdit] = field(default_factory=dict)
+    undone: bool = False
+    id: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many images it is about; none, for the vocabulary."""
+        pictures = (name for name, swap in self.swaps.items() if not swap.mask_of)
+        return len({*self.captions, *pictures}) + len(self.removed) + len(self.restored)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """An edit in a list, without its captions."""
+
+    id: int
+    title: Message
+    count: int
+    time: float
+    undone: bool
+
+
+class Journal:
+    """The edits of one dataset."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._folder = root / caption_provenance.FOLDER / FOLDER
+        self._known: dict[int, tuple[tuple[int, int], Line]] = {}
+
+    def add(self, edit: Edit) -> Edit:
+        """Writes an edit down; what was undone before can no longer be redone. Raises
+        DatasetError.
+        """
+        with self._numbering():
+            for line in self.lines():
+                if line.undone:
+                    self._forget(line.id)
+            # of all the files: one that is torn has its number too
+            edit = replace(edit, id=max((identity for identity, _ in self._files()), default=0) + 1)
+            self._write(edit)
+            self._prune()
+        return edit
+
+    @contextlib.contextmanager
+    def _numbering(self) -> Iterator[None]:
+        """Two WebUIs on one data folder must not give one number to two edits. Raises
+        DatasetError.
+        """
+        lock = self._folder / LOCK
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(files.lock(lock, patience=LOCK_PATIENCE))
+            except files.Locked as error:
+                hint = "Close other windows of the trainer, then try again."
+                raise DatasetError(
+                    "another process is changing the captions in {folder}",
+                    hint=hint,
+                    folder=self._root.name,
+                ) from error
+            except OSError as error:
+                raise self._cannot_be_written(lock, error) from error
+            yield
+
+    def lines(self) -> list[Line]:
+        """The newest first."""
+        return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
+
+    def ends(self) -> tuple[Line | None, Line | None]:
+        """(the newest edit that stands, the edit that was undone last)."""
+        lines = self.lines()
+        return (
+            next((line for line in lines if not line.undone), None),
+            next((line for line in reversed(lines) if line.undone), None),
+        )
+
+    @property
+    def undoable(self) -> Line | None:
+        """The newest edit that stands."""
+        return self.ends()[0]
+
+    @property
+    def redoable(self) -> Line | None:
+        """The edit that was undone last."""
+        return self.ends()[1]
+
+    def read(self, identity: int) -> Edit:
+        """An edit with all its parts. Raises DatasetError."""
+        try:
+            return _edit(files.load_json(self._file(identity), names=True), identity)
+        except files.UNREADABLE as error:
+            raise DatasetError(
+                "this edit cannot be undone any more: what it was is no longer known",
+                hint="Reload the page.",
+            ) from error
+
+    def mark(self, edit: Edit, *, undone: bool) -> Edit:
+        """Writes down that an edit was undone, or done again. Raises DatasetError."""
+        edit = replace(edit, undone=undone)
+        self._write(edit)
+        return edit
+
+    def drop(self, edit: Edit) -> None:
+        """An edit that came to nothing."""
+        self._forget(edit.id)
+
+    def originals(self, edit_time: float) -> Path:
+        """A new folder for pictures that are about to be replaced."""
+        folder = self._root / caption_provenance.FOLDER / ORIGINALS
+        number = 1
+        while (target := folder / f"{int(edit_time)}-{number}").exists():
+            number += 1
+        target.mkdir(parents=True)
+        return target
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _file(self, identity: int) -> Path:
+        return self._folder / f"{identity:08d}.json"
+
+    def _write(self, edit: Edit) -> None:
+        values = {
+            "version": VERSION,
+            "time": edit.time,
+            "undone": edit.undone,
+            "count": edit.count,
+            "title": edit.title.template,
+            "values": {
+                key: value if isinstance(value, (int, float)) else str(value)
+                for key, value in edit.title.values.items()
+            },
+            "captions": {
+                name: [change.before, change.after, change.by, change.now_by]
+                for name, change in edit.captions.items()
+            },
+            "removed": edit.removed,
+            "restored": edit.restored,
+            "swaps": {name: asdict(swap) for name, swap in edit.swaps.items()},
+            "files": {name: [change.before, change.after] for name, change in edit.files.items()},
+        }
+        target = self._file(edit.id)
+        try:
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
+            # escaped
+            files.write_text(target, json.dumps(values))
+        except OSError as error:
+            raise self._cannot_be_written(target, error) from error
+
+    def _cannot_be_written(self, target: Path, error: OSError) -> DatasetError:
+        hint = "Check the free space and the folder's permissions. Nothing was changed."
+        # from the dataset's folder: where that lies is nothing for visitors from elsewhere
+        path = target.relative_to(self._root).as_posix()
+        return DatasetError(
+            "{path} cannot be written: {reason}",
+            hint=hint,
+            path=path,
+            reason=error.strerror or error,
+        )
+
+    def _forget(self, identity: int) -> None:
+        self._known.pop(identity, None)
+        self._file(identity).unlink(missing_ok=True)
+
+    def _prune(self) -> None:
+        size = 0
+        for kept, (identity, path) in enumerate(sorted(self._files(), reverse=True), 1):
+            with contextlib.suppress(FileNotFoundError):
+                size += path.stat().st_size
+            # the newest can be undone, however large it is
+            if kept > 1 and (kept > MOST_EDITS or size > MOST_BYTES):
+                self._forget(identity)
+
+    def _lines(self) -> Iterator[tuple[int, Line]]:
+        for identity, path in self._files():
+            try:
+                details = path.stat()
+                stamp = (details.st_mtime_ns, details.st_size)
+                known = self._known.get(identity)
+                if known is None or known[0] != stamp:
+                    edit = self.read(identity)
+                    line = Line(
+                        id=identity,
+                        title=edit.title,
+                        count=edit.count,
+                        time=edit.time,
+                        undone=edit.undone,
+                    )
+                    known = self._known[identity] = (stamp, line)
+                yield identity, known[1]
+            except (OSError, DatasetError):
+                # torn by a dying disk
+                continue
+
+    def _files(self) -> list[tuple[int, Path]]:
+        """The edits' files; what else lies in this folder is none of ours."""
+        return (
+            [
+                (int(path.stem), path)
+                for path in self._folder.glob("*.json")
+                if path.stem.isdecimal()
+            ]
+            if self._folder.is_dir()
+            else []
+        )
+
+
+def _edit(values: dict[str, Any], identity: int) -> Edit:
+    paths = [
+        *values["swaps"],
+        *(swap["kept"] for swap in values["swaps"].values()),
+        *values.get("files", {}),
+    ]
+    paths += [swap["was"] for swap in values["swaps"].values() if swap.get("was")]
+    if not all(is_path_below(str(path)) for path in paths):
+        raise ValueError("a path leads out of the dataset")
+    title = Message(str(values["title"]), dict(values["values"]))
+    str(title)  # raises where a value is missing
+    return Edit(
+        id=identity,
+        title=title,
+        time=float(values["time"]),
+        captions={
+            name: CaptionEdit(before=was, after=now, by=by, now_by=now_by)
+            for name, (was, now, by, now_by) in values["captions"].items()
+        },
+        removed=tuple(values["removed"]),
+        restored=tuple(values["restored"]),
+        swaps={name: Swap(**swap) for name, swap in values["swaps"].items()},
+        files={
+            name: FileEdit(before=was, after=now)
+            for name, (was, now) in values.get("files", {}).items()
+        },
+        undone=bool(values["undone"]),
+    )
+
+
+Direction = Literal["undo", "redo"]

@@ -1,0 +1,299 @@
+"""The workbench's values as JSON, and requests as values: what the routes of datasets and captions
+share. Pure.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.findings import Finding, Sum, sums
+from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.webui import texts
+from lora_trainer.webui.captions.check import Told, clusters
+from lora_trainer.webui.captions.image_facts import Known
+from lora_trainer.webui.captions.journal import Line
+from lora_trainer.webui.captions.workbench import Outcome, Workbench
+from lora_trainer.webui.common.form import Texts
+from lora_trainer.webui.datasets import image_query, token_counts
+from lora_trainer.webui.datasets.caption_store import Item, View, key_of
+from lora_trainer.webui.http.routing import Request
+
+MOST_NAMED = 20
+"""Of several findings that are one thing, where their images are not beside them."""
+KIND_LABELS: Texts = {
+    "unreadable-folder": "Unreadable folder",
+    "unreadable-metadata": "Unreadable metadata file",
+    "unreadable-row": "Unreadable row",
+    "row-without-file": "Row without an image",
+    "ambiguous-row": "Row that fits several images",
+    "duplicate-row": "Several rows for one image",
+    "other-suffix": "Another file type in the row",
+    "unreadable-caption": "Unreadable caption",
+    "guessed-encoding": "Encoding guessed",
+    "several-captions": "Captions of several lines",
+    "other-table": "Table by another name",
+    "unread-captions": "Captions that are not read",
+    "escaped-brackets": "Escaped brackets",
+    "foreign-syntax": "Syntax of another program",
+    "prompt-syntax": "Syntax in a sample prompt",
+    "no-caption": "No caption",
+    "captions-differ": "Two different captions",
+    "shared-caption": "Caption of two images",
+    "folder-name-caption": "Caption from the folder's name",
+    "trigger-word-caption": "Only the trigger word as caption",
+    "long-caption": "Caption too long",
+    "unreadable-image": "Unreadable image",
+    "unsupported-format": "Format that is not read",
+    "unconverted-image": "Not converted yet",
+    "duplicate-image": "The same file twice",
+    "left-out": "Left out",
+    "repeats": "Repeats",
+    "small-image": "Too small",
+    "cropped-image": "Cropped a lot",
+    "blurred-image": "Blurred",
+    "near-duplicate": "Nearly the same picture",
+    "wide-border": "Wide border",
+    "extreme-aspect": "Very long or tall",
+    "lettering": "Watermark or lettering",
+    "too-dark": "Too dark",
+    "too-bright": "Too bright",
+    "low-contrast": "Little contrast",
+    "small-subject": "Small subject",
+    "identical-captions": "Identical captions",
+    "vocabulary": "Other words",
+    "little-variety": "Little variety",
+}
+MEND_LABELS: Texts = {
+    "crop": "Crop",
+    "crop_subject": "Crop",
+    "leave_out": "Leave out",
+    "set_caption": "Use the preferred words",
+    "unescape": "Take the backslashes out",
+    "convert": "Convert",
+}
+
+
+# --- from requests --------------------------------------------------------------------------------
+
+
+def where_of(values: Mapping[str, Any]) -> image_query.Where:
+    """Query parameters, or the `where` of a body. What is of another type counts as not given."""
+    given = {
+        key: values[key]
+        for key in ("text", "lacks", "tag", "without", "finding", "trigger")
+        if isinstance(values.get(key), str)
+    }
+    which = values.get("filter", "all")
+    match: Literal["all", "any"] = "any" if values.get("match") == "any" else "all"
+    return image_query.Where(
+        which=cast(image_query.Which, which if isinstance(which, str) else "all"),
+        match=match,
+        **given,
+    )
+
+
+def wish_of(query: Mapping[str, str], offset: int, limit: int) -> image_query.Wish:
+    order = cast(image_query.Order, query.get("order", "name"))
+    return image_query.Wish(
+        **dataclasses.asdict(where_of(query)), offset=offset, limit=limit, order=order
+    )
+
+
+def chosen(bench: Workbench, request: Request) -> list[str]:
+    """The keys that a request's `select` means, in the page's order. Raises LoraTrainerError."""
+    select = request.value("select", dict)
+    if select.get("keys") is not None:
+        return keys_of(select["keys"])
+    where = select.get("where")
+    if not isinstance(where, dict):
+        raise LoraTrainerError("no image was chosen", hint="Choose some, or choose all.")
+    view = bench.contents.view()
+    wanted = where_of(where)
+    known = bench.known(view, wanted.trigger, token_counts.limit_of(where.get("tokens")))
+    return [item.key for item in image_query.matching(view.items, wanted, known)]
+
+
+def keys_of(keys: object) -> list[str]:
+    """The keys of images, as a request has them. Raises LoraTrainerError."""
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise LoraTrainerError(
+            "keys in the request are of the wrong kind",
+            hint="Reload the page: it may be older than the extension.",
+        )
+    return keys
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def item_facts(root: Path, item: Item, known: Known, language: str) -> dict[str, Any]:
+    """What the workbench knows of an image, beside what the folder tells."""
+    length = known.length(item)
+    return {
+        "tokens": {
+            "count": known.tokens(item),
+            "limit": length.limit,
+            "kept_end": length.kept_end,
+            "over": known.is_long(item),
+        },
+        "captions": len(variants(item.caption)) if item.caption else 0,
+        "reviewed": known.reviewed(item),
+        "author": known.author(item),
+        "findings": [told_json(root, item, told, language) for told in known.told(item)],
+    }
+
+
+def finding_json(finding: Finding, item: Item, language: str) -> dict[str, Any]:
+    """A finding of the folder's, as it stands beside its image: what reading it told."""
+    return {
+        "id": "",
+        "severity": finding.severity,
+        "kind": finding.kind,
+        "message": texts.say_beside(finding.message, item.name, language),
+        "hint": texts.say(finding.hint, language),
+        "measured": None,
+        "mend": None,
+        "related": [],
+    }
+
+
+def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]]:
+    """Findings away from their images: each thing once, with its single sentences where it is
+    several.
+    """
+    return [
+        {
+            "severity": one.severity,
+            "kind": one.kind,
+            "message": texts.say(one.message, language),
+            "hint": texts.say(one.hint, language),
+            "each": (
+                [texts.say(finding.message, language) for finding in one.findings[:MOST_NAMED]]
+                if len(one.findings) > 1
+                else []
+            ),
+            "count": len(one.findings),
+            "mend": _mend(one.findings[0].mend, language),
+        }
+        for one in sums(findings)
+    ]
+
+
+def told_json(root: Path, item: Item, told: Told, language: str) -> dict[str, Any]:
+    """A finding of the check's."""
+    finding = told.finding
+    return {
+        **finding_json(finding, item, language),
+        "id": told.id,
+        "measured": finding.measured,
+        "mend": _mend(finding.mend, language),
+        "related": [_key(root, path) for path in finding.related],
+    }
+
+
+def _mend(mend: Mapping[str, Any] | None, language: str) -> dict[str, Any] | None:
+    if not mend:
+        return None
+    details = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in mend.items()
+        if key != "mend"
+    }
+    return {
+        "do": mend["mend"],
+        "label": texts.translate(MEND_LABELS[mend["mend"]], language),
+        **details,
+    }
+
+
+def _key(root: Path, path: Path) -> str:
+    return key_of(path.relative_to(root).as_posix()) if path.is_relative_to(root) else ""
+
+
+def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
+    """What can be undone and redone next."""
+    bench.settle()
+    undo, redo = bench.journal.ends()
+    return {
+        "undo": line_json(undo, language) if undo else None,
+        "redo": line_json(redo, language) if redo else None,
+    }
+
+
+def line_json(line: Line, language: str) -> dict[str, Any]:
+    return {
+        "id": line.id,
+        "title": texts.say(line.title, language),
+        "count": line.count,
+        "time": line.time,
+        "undone": line.undone,
+    }
+
+
+def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str, Any]:
+    """What every change answers."""
+    return {
+        "title": texts.say(outcome.title, language),
+        "changed": outcome.changed,
+        "unchanged": outcome.unchanged,
+        "conflicts": [
+            {
+                "key": conflict.key,
+                "name": conflict.name,
+                "current": conflict.current,
+                "message": texts.say(conflict.message, language),
+            }
+            for conflict in outcome.conflicts
+        ],
+        "edits": edits_json(bench, language),
+        "revision": bench.revision(bench.contents.latest()),
+    }
+
+
+def check_json(bench: Workbench, language: str) -> dict[str, Any]:
+    """Check of the contract."""
+    view = bench.contents.view()
+    status, findings = bench.checker.status(view), bench.checker.findings(view)
+    return {
+        "state": status.state,
+        "done": status.done,
+        "total": status.total,
+        "stale": status.stale,
+        "settings": dataclasses.asdict(status.settings),
+        "error": texts.say_error(status.error, language) if status.error else None,
+        "checked": status.checked,
+        "sums": [_sum_json(one, view, language) for one in findings.summed],
+        "clusters": [
+            {"keys": [_key(bench.root, path) for path in paths], "best": _key(bench.root, best)}
+            for paths, best in clusters(findings, view)
+        ],
+        "revision": bench.revision(view),
+    }
+
+
+def _sum_json(one: Sum, view: View, language: str) -> dict[str, Any]:
+    """One thing that was found, with what mends all of it."""
+    mends = [finding.mend["mend"] for finding in one.findings if finding.mend]
+    # the folder's own hint is for somebody with an editor
+    hint = (
+        Message("Write them below, or let a captioner write a first draft.")
+        if one.kind == "no-caption"
+        else one.hint
+    )
+    return {
+        "kind": one.kind,
+        "label": texts.translate(KIND_LABELS[one.kind], language),
+        "severity": one.severity,
+        "message": texts.say(one.message, language),
+        "hint": texts.say(hint, language),
+        "images": sum(path in view.by_path for path in one.about),
+        "mend": (
+            {"label": texts.translate(MEND_LABELS[mends[0]], language), "count": len(mends)}
+            if mends
+            else None
+        ),
+    }

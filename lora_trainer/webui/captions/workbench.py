@@ -1,0 +1,838 @@
+"""The workbench of one dataset: every change of captions and pictures in the tab goes through here,
+so that it is compared, written once, and undone.
+
+    bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is
+                                               written
+    bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile
+                                               are left alone, and told
+    bench.save(key, caption, was)              one caption, as it was typed
+    bench.remove(keys), .restore(keys), .mend(findings), .convert()
+    bench.set_vocabulary(vocabulary), .set_template_order(order)
+    bench.undo(), .redo()                      the newest edit; what was changed since is left
+                                               alone, and told
+    bench.known(view, ...) -> Known            what filters and the page ask about each image
+
+The truth is the folder (caption_store.py); what was done is in the journal, which marks were set in
+reviewed.json, what was found in the check's file: all in the dataset's own folder .lora_trainer, so
+that a restart loses nothing. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.dataset import caption_provenance, edits
+from lora_trainer.dataset.masks import find_masks
+from lora_trainer.dataset.syntax import unescaped
+from lora_trainer.dataset.template import (
+    FIELDS,
+    VOCABULARY_FILE,
+    Field,
+    Vocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
+from lora_trainer.errors import DatasetError, LoraTrainerError, Message
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.webui.captions import bulk_edits, image_edits
+from lora_trainer.webui.captions.check import Checker, Told
+from lora_trainer.webui.captions.image_facts import Known
+from lora_trainer.webui.captions.journal import (
+    CaptionEdit,
+    Direction,
+    Edit,
+    FileEdit,
+    Journal,
+    Line,
+    Swap,
+)
+from lora_trainer.webui.datasets.caption_store import CaptionChange, Contents, Item, View
+from lora_trainer.webui.datasets.image_conversion import Converter
+
+REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
+"""In the dataset's folder .lora_trainer."""
+PLANS_KEPT = 10
+NOT_THERE = Message("this image is not there any more")
+CHANGED_SINCE = Message("this caption was changed meanwhile, and stays as it is")
+FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it is")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """An image that was left as it is, and why."""
+
+    key: str
+    name: str
+    current: str
+    message: Message
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What came of a change."""
+
+    title: Message
+    changed: int
+    unchanged: int = 0
+    conflicts: tuple[Conflict, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A bulk edit that has not been carried out."""
+
+    id: str
+    title: Message
+    changes: tuple[CaptionChange, ...]
+    """Of the captions that change, only."""
+    selected: int
+
+
+@dataclass
+class _Draft:
+    """The parts of an edit as they are collected."""
+
+    captions: dict[str, CaptionEdit] = field(default_factory=dict)
+    changes: list[CaptionChange] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    unchanged: int = 0
+
+
+class Workbench:
+    """Thread-safe: changes are made under the contents' lock."""
+
+    def __init__(
+        self,
+        contents: Contents,
+        clock: Callable[[], float] = time.time,
+        converter: Converter | None = None,
+    ) -> None:
+        self.contents = contents
+        self.converter = converter or Converter()
+        self.root = contents.path
+        self.journal = Journal(contents.path)
+        self.checker = Checker(contents, self.vocabulary, clock)
+        self._clock = clock
+        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._reviewed: tuple[int, dict[str, str]] = (-1, {})
+        files.clear_left(contents.path)
+
+    # --- knowing ----------------------------------------------------------------------------------
+
+    def known(self, view: View, trigger: str = "", tokens: int = 75) -> Known:
+        """What filters and pages ask about the images of a view."""
+        return Known(
+            contents=self.contents,
+            marks=self._marks(),
+            authors_known=caption_provenance.read_authors(self.root),
+            find=lambda: self.checker.findings(view),
+            trigger=trigger,
+            limit=tokens,
+            times={},
+        )
+
+    def revision(self, view: View) -> str:
+        """Another text whenever a page may look different."""
+        folder = self.root / caption_provenance.FOLDER
+        stamps = [
+            files.stamp(path)
+            for path in (
+                folder / caption_provenance.FILE,
+                folder / REVIEWED,
+                folder / TEMPLATE,
+                self.root / VOCABULARY_FILE,
+            )
+        ]
+        return hashlib.blake2b(
+            repr((view.revision, stamps, self.checker.serial)).encode(), digest_size=12
+        ).hexdigest()
+
+    def vocabulary(self) -> Vocabulary | None:
+        """The dataset's vocabulary. None also where its file cannot be read: who asks for the
+        vocabulary itself is told.
+        """
+        try:
+            return read_vocabulary(self.root)
+        except (DatasetError, OSError):
+            return None
+
+    def template_order(self) -> tuple[Field, ...]:
+        """The order in which this dataset's captions name their fields."""
+        kept = files.read_json(
+            self.root / caption_provenance.FOLDER / TEMPLATE, lambda told: told["order"], None
+        )
+        return (
+            tuple(kept)
+            if isinstance(kept, list) and sorted(map(str, kept)) == sorted(FIELDS)
+            else FIELDS
+        )
+
+    def set_template_order(self, order: Sequence[Any]) -> None:
+        """Raises DatasetError for an order that is not of all the fields."""
+        if sorted(map(str, order)) != sorted(FIELDS):
+            raise DatasetError(
+                "the order does not name each field once",
+                hint="Use: {known}.",
+                known=", ".join(FIELDS),
+            )
+        with self._changing_file(
+            self.root / caption_provenance.FOLDER / TEMPLATE, Message("Order of the fields changed")
+        ):
+            self._write_json(TEMPLATE, {"version": 1, "order": list(order)})
+
+    def set_vocabulary(self, vocabulary: Vocabulary) -> None:
+        """Raises DatasetError where it cannot be written."""
+        try:
+            with self._changing_file(self.root / VOCABULARY_FILE, Message("Vocabulary changed")):
+                write_vocabulary(self.root, vocabulary)
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions."
+            path, reason = VOCABULARY_FILE, error.strerror or error
+            raise DatasetError(
+                "{path} cannot be written: {reason}", hint=hint, path=path, reason=reason
+            ) from error
+
+    @contextlib.contextmanager
+    def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
+        """Writes down what the block makes of a small file."""
+        with self.contents.lock:
+            before = _content(path)
+            yield
+            after = _content(path)
+            if after != before:
+                name = path.relative_to(self.root).as_posix()
+                self.journal.add(
+                    Edit(
+                        title=title,
+                        time=self._clock(),
+                        files={name: FileEdit(before=before, after=after)},
+                    )
+                )
+
+    # --- captions ---------------------------------------------------------------------------------
+
+    def save(self, key: str, caption: str, was: str) -> Outcome:
+        """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
+        with self.contents.lock:
+            view = self.contents.glance(key)
+            title = Message("Caption of {name}", {"name": view.item(key).name})
+            outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)], view)
+            if not outcome.conflicts:
+                self._mark(self.contents.latest(), [key], reviewed=True)
+            return outcome
+
+    def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> Plan:
+        """What an action would do to these captions. Raises DatasetError for an action that makes
+        no sense; unknown keys are left out.
+        """
+        view = self.contents.view()
+        items = [view.by_key[key] for key in dict.fromkeys(keys) if key in view.by_key]
+        edit = bulk_edits.action(
+            values, [item.caption for item in items], self.vocabulary(), self.template_order()
+        )
+        changes = []
+        for item in items:
+            caption = edits.clean(edit(item.caption))
+            if caption != item.caption:
+                changes.append(CaptionChange(key=item.key, caption=caption, was=item.caption))
+        plan = Plan(
+            id=uuid.uuid4().hex,
+            title=bulk_edits.title(values),
+            changes=tuple(changes),
+            selected=len(items),
+        )
+        with self.contents.lock:
+            self._plans[plan.id] = plan
+            while len(self._plans) > PLANS_KEPT:
+                self._plans.popitem(last=False)
+        return plan
+
+    def plan(self, identity: str) -> Plan | None:
+        """A plan that was made a moment ago and not carried out."""
+        with self.contents.lock:
+            return self._plans.get(identity)
+
+    def apply(self, plan: Plan) -> Outcome:
+        """Carries a plan out: each file of captions is written once. A plan is carried out once."""
+        with self.contents.lock:
+            self._plans.pop(plan.id, None)
+            outcome = self._write(plan.title, plan.changes, self.contents.view())
+        return dataclasses.replace(
+            outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts)
+        )
+
+    @contextlib.contextmanager
+    def recording(self, title: Message, *, also_new: bool = True) -> Iterator[None]:
+        """Writes down what the block changes in captions of images that are there already, as an
+        import does.
+
+        `also_new`: captions of images that had none, too. Two thousand text files would otherwise
+        be two thousand edits.
+        """
+        before = self._standing()
+        yield
+        with self.contents.lock:
+            self._record_changes(
+                title,
+                {name: stood for name, stood in before.items() if also_new or stood[0]},
+                lambda item: True,
+            )
+
+    def expect(self, run: RunFolder, title: Message) -> None:
+        """A captioner is about to change captions, in a process of its own: once its run has ended,
+        what it changed can be undone.
+        """
+        with self.contents.lock:
+            folder = self.root / caption_provenance.FOLDER / EXPECTED
+            values = {
+                "run": str(run.path),
+                "title": title.template,
+                "values": dict(title.values),
+                "captions": self._standing(),
+            }
+            self._write_json(
+                f"{EXPECTED}/{len(list(folder.glob('*.json'))) + 1}-{uuid.uuid4().hex[:8]}.json",
+                values,
+            )
+
+    def settle(self) -> None:
+        """Writes down what captioners have changed whose runs have ended."""
+        folder = self.root / caption_provenance.FOLDER / EXPECTED
+        for path in sorted(folder.glob("*.json")):
+            with contextlib.suppress(*files.UNREADABLE, DatasetError), self.contents.lock:
+                expected = files.load_json(path, names=True)
+                run = RunFolder(Path(expected["run"]))
+                gone = not run.path.is_dir()
+                if not gone and (run.is_alive or not run.read_state().ended):
+                    continue
+                known = caption_provenance.read_authors(self.root)
+                stood = {
+                    str(name): (str(caption), str(by))
+                    for name, (caption, by) in expected["captions"].items()
+                }
+                title = Message(str(expected["title"]), dict(expected["values"]))
+
+                def by_a_captioner(item: Item, known: caption_provenance.Authors = known) -> bool:
+                    return self._writer(item, known) != caption_provenance.PERSON
+
+                self._record_changes(title, stood, by_a_captioner)
+                path.unlink()
+
+    def _standing(self) -> dict[str, tuple[str, str]]:
+        """{image: (its caption, who wrote it)}."""
+        known = caption_provenance.read_authors(self.root)
+        return {
+            item.name: (own(item), self._writer(item, known)) for item in self.contents.view().items
+        }
+
+    def _record_changes(
+        self, title: Message, before: Mapping[str, tuple[str, str]], counts: Callable[[Item], bool]
+    ) -> None:
+        known = caption_provenance.read_authors(self.root)
+        changed = {
+            item.name: CaptionEdit(
+                before=before[item.name][0],
+                after=own(item),
+                by=before[item.name][1],
+                now_by=self._writer(item, known),
+            )
+            for item in self.contents.view().items
+            if item.name in before and own(item) != before[item.name][0] and counts(item)
+        }
+        if changed:
+            self.journal.add(Edit(title=title, time=self._clock(), captions=changed))
+
+    def _write(self, title: Message, changes: Sequence[CaptionChange], view: View) -> Outcome:
+        """Compares with what is there now, writes down, writes. The caller holds the lock."""
+        draft = self._drafted(changes, view)
+        if not draft.changes:
+            return Outcome(
+                title=title, changed=0, unchanged=draft.unchanged, conflicts=tuple(draft.conflicts)
+            )
+        edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
+        conflicts = self._write_drafted(draft, edit, view)
+        return Outcome(
+            title=title,
+            changed=len(draft.changes) - conflicts,
+            unchanged=draft.unchanged,
+            conflicts=tuple(draft.conflicts),
+        )
+
+    def _drafted(self, changes: Sequence[CaptionChange], view: View) -> _Draft:
+        draft, known = _Draft(), caption_provenance.read_authors(self.root)
+        for change in changes:
+            item, caption = view.by_key.get(change.key), edits.clean(change.caption)
+            if item is None:
+                draft.conflicts.append(
+                    Conflict(key=change.key, name="", current="", message=NOT_THERE)
+                )
+            elif item.caption == caption and own(item) == caption:
+                draft.unchanged += 1
+            elif item.caption != edits.clean(change.was):
+                draft.conflicts.append(
+                    Conflict(
+                        key=item.key, name=item.name, current=item.caption, message=CHANGED_SINCE
+                    )
+                )
+            else:
+                by = self._writer(item, known)
+                draft.captions[item.name] = CaptionEdit(before=own(item), after=caption, by=by)
+                draft.changes.append(dataclasses.replace(change, caption=caption, was=item.caption))
+        return draft
+
+    def _writer(self, item: Item, known: caption_provenance.Authors) -> str:
+        if not known.by_digest or not item.caption:
+            return caption_provenance.PERSON
+        content = self.contents.digest(item.path)
+        return (
+            known.by_digest[content].by
+            if known.author(content, item.caption) == "machine"
+            else caption_provenance.PERSON
+        )
+
+    def _write_drafted(self, draft: _Draft, edit: Edit, view: View) -> int:
+        """Writes the captions of a draft; what someone changed in this very moment becomes a
+        conflict. Returns how many did.
+        """
+        keep = self._reviewed_of([change.key for change in draft.changes], view)
+        try:
+            left = self.contents.write_captions(draft.changes, view)
+        except LoraTrainerError:
+            if not self._has_begun(draft):
+                self.journal.drop(edit)
+            raise
+        view = self.contents.latest()
+        for key, current in left.items():
+            draft.conflicts.append(
+                Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE)
+            )
+        self._mark(view, [key for key in keep if key not in left], reviewed=True)
+        return len(left)
+
+    def _has_begun(self, draft: _Draft) -> bool:
+        view = self.contents.view()
+        return any(
+            change.key in view.by_key and view.by_key[change.key].caption == change.caption
+            for change in draft.changes
+        )
+
+    # --- images -----------------------------------------------------------------------------------
+
+    def remove(self, keys: Sequence[str]) -> Outcome:
+        """Images with their captions to the dataset's trash. Raises NotFound or DatasetError."""
+        keys = tuple(dict.fromkeys(keys))
+        with self.contents.lock:
+            self.contents.remove(keys)
+            title = Message(
+                "Removed: 1 image" if len(keys) == 1 else "Removed: {count} images",
+                {"count": len(keys)},
+            )
+            self.journal.add(Edit(title=title, time=self._clock(), removed=keys))
+        return Outcome(title=title, changed=len(keys))
+
+    def restore(self, keys: Sequence[str]) -> Outcome:
+        """Images back from the trash. Raises NotFound or DatasetError."""
+        keys = tuple(dict.fromkeys(keys))
+        with self.contents.lock:
+            self.contents.restore(keys)
+            title = Message(
+                "Restored: 1 image" if len(keys) == 1 else "Restored: {count} images",
+                {"count": len(keys)},
+            )
+            self.journal.add(Edit(title=title, time=self._clock(), restored=keys))
+        return Outcome(title=title, changed=len(keys))
+
+    # --- mends ------------------------------------------------------------------------------------
+
+    def mend(self, told: Sequence[Told]) -> Outcome:
+        """Does what mends these findings, as one edit. Several mends of one picture are done one
+        after the other, but it is cropped once.
+        """
+        with self.contents.lock:
+            view = self.contents.view()
+            found = [
+                (view.by_path[each.finding.path], each)
+                for each in told
+                if each.finding.path in view.by_path and each.finding.mend
+            ]
+            leaving = {item.key for item, each in found if _mend(each) == "leave_out"}
+            crops = {
+                item.key: (item, each)
+                for item, each in found
+                if _mend(each) in ("crop", "crop_subject") and item.key not in leaving
+            }
+            captions = _mended_captions(
+                [(item, each) for item, each in found if item.key not in leaving]
+            )
+            title = Message(
+                "Mended: 1 finding" if len(found) == 1 else "Mended: {count} findings",
+                {"count": len(found)},
+            )
+            draft = self._drafted(captions, view)
+            edit = self.journal.add(Edit(title=title, time=self._clock(), captions=draft.captions))
+            if draft.changes:
+                self._write_drafted(draft, edit, view)
+            edit, conflicts = self._crop_all(edit, list(crops.values()))
+            if leaving:
+                self.contents.remove(sorted(leaving))
+                edit = dataclasses.replace(edit, removed=tuple(sorted(leaving)))
+            if edit.count:
+                self.journal.mark(edit, undone=False)
+            else:
+                self.journal.drop(edit)
+        return Outcome(title=title, changed=edit.count, conflicts=(*draft.conflicts, *conflicts))
+
+    def _crop_all(
+        self, edit: Edit, crops: Sequence[tuple[Item, Told]]
+    ) -> tuple[Edit, list[Conflict]]:
+        swaps: dict[str, Swap] = {}
+        conflicts = []
+        if crops:
+            folder = self.journal.originals(edit.time)
+            view = self.contents.view()
+            masks = {
+                image: mask
+                for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
+            }
+            for number, (item, told) in enumerate(crops):
+                # two folders may each hold a fox.png
+                place = folder / str(number)
+                place.mkdir()
+                try:
+                    swaps |= image_edits.crop_in_place(
+                        self.root, item.path, told.finding.mend or {}, place, masks.get(item.path)
+                    )
+                except DatasetError as problem:
+                    conflicts.append(
+                        Conflict(
+                            key=item.key,
+                            name=item.name,
+                            current=item.caption,
+                            message=problem.message,
+                        )
+                    )
+                    continue
+                # at once: a crash must not leave a crop that nobody can undo
+                edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
+        return edit, conflicts
+
+    def convert(self) -> Outcome:
+        """Copies that can be read take the places of the pictures that cannot be as they are.
+        Raises DatasetError where none can be made.
+        """
+        waiting = self.contents.waiting()
+        if not waiting:
+            raise DatasetError(
+                "there is nothing left to convert here",
+                hint="It may have been converted in another window.",
+            )
+        if not self.converter.is_ready:
+            hint = "Press Set up at the top of the tab. When it is done, press Convert again."
+            raise DatasetError(
+                "pictures are converted with the packages for training, which are not"
+                " installed yet",
+                hint=hint,
+            )
+        with self.contents.scratch() as folder:
+            # without the lock: it takes a second a picture, and others go on meanwhile
+            made = self.converter.convert(
+                [(path, folder / str(number)) for number, path in enumerate(waiting)]
+            )
+            with self.contents.lock:
+                return self._put_in_place(list(zip(waiting, made, strict=True)))
+
+    def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
+        count = sum(isinstance(copy, Path) for _, copy in made)
+        title = Message(
+            "Converted: 1 picture" if count == 1 else "Converted: {count} pictures",
+            {"count": count},
+        )
+        edit, conflicts = self.journal.add(Edit(title=title, time=self._clock())), []
+        folder, swaps = self.journal.originals(edit.time), {}
+        for number, (original, copy) in enumerate(made):
+            # two folders may each hold a fox.heic
+            place = folder / str(number)
+            try:
+                if isinstance(copy, DatasetError):
+                    raise copy
+                name, swap = image_edits.converted_in_place(
+                    self.root, original, copy, place / original.name
+                )
+            except DatasetError as problem:
+                name = original.relative_to(self.root).as_posix()
+                message = Message(
+                    problem.message.template, {**problem.message.values, "path": name}
+                )
+                conflicts.append(Conflict(key="", name=name, current="", message=message))
+                continue
+            swaps[name] = swap
+            # at once: a crash must not leave a copy that nobody can undo
+            edit = self.journal.mark(dataclasses.replace(edit, swaps=dict(swaps)), undone=False)
+        if not swaps:
+            self.journal.drop(edit)
+            folder.rmdir()
+        return Outcome(title=title, changed=len(swaps), conflicts=tuple(conflicts))
+
+    # --- undo and redo ----------------------------------------------------------------------------
+
+    def undo(self, identity: int | None = None) -> Outcome:
+        """Takes an edit back, the newest one that stands unless told which. Raises DatasetError
+        where there is none.
+        """
+        with self.contents.lock:
+            line = self._line(identity, self.journal.undoable, wants_undone=False)
+            return self._turn_back(self.journal.read(line.id), "undo")
+
+    def redo(self) -> Outcome:
+        """Does again what was undone last. Raises DatasetError where there is nothing."""
+        with self.contents.lock:
+            line = self._line(None, self.journal.redoable, wants_undone=True)
+            return self._turn_back(self.journal.read(line.id), "redo")
+
+    def _line(self, identity: int | None, newest: Line | None, *, wants_undone: bool) -> Line:
+        if identity is not None:
+            newest = next(
+                (
+                    line
+                    for line in self.journal.lines()
+                    if line.id == identity and line.undone == wants_undone
+                ),
+                None,
+            )
+        if newest is None:
+            raise DatasetError(
+                "there is nothing to take back here",
+                hint="It may have been undone in another window.",
+            )
+        return newest
+
+    def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
+        backwards = direction == "undo"
+        conflicts: list[Conflict] = []
+        restoring, removing = (
+            (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
+        )
+        moved = self._move(restoring, removing, conflicts)
+        swaps, swapped = self._swap_back(edit, conflicts)
+        turned = self._turn_files(edit, backwards, conflicts)
+        draft = self._turned_captions(edit, backwards)
+        if draft.changes:
+            left = self.contents.write_captions(draft.changes)
+            view = self.contents.latest()
+            conflicts += [
+                Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
+                for key, now in left.items()
+            ]
+        self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
+        conflicts = [*draft.conflicts, *conflicts]
+        return Outcome(
+            title=edit.title,
+            changed=moved + swapped + turned + len(draft.changes),
+            conflicts=tuple(conflicts),
+        )
+
+    def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[Conflict]) -> int:
+        turned = 0
+        for name, change in edit.files.items():
+            expected, wanted = (
+                (change.after, change.before) if backwards else (change.before, change.after)
+            )
+            path = self.root / name
+            now = _content(path)
+            if now == wanted:
+                continue
+            if now != expected:
+                conflicts.append(
+                    Conflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE)
+                )
+                continue
+            try:
+                _put(path, wanted)
+            except OSError as problem:
+                raise image_edits.cannot_replace(name, problem) from problem
+            turned += 1
+        return turned
+
+    def _turned_captions(self, edit: Edit, backwards: bool) -> _Draft:
+        by_name, draft = {item.name: item for item in self.contents.view().items}, _Draft()
+        for name, change in edit.captions.items():
+            expected, wanted = (
+                (change.after, change.before) if backwards else (change.before, change.after)
+            )
+            item = by_name.get(name)
+            if item is None:
+                draft.conflicts.append(Conflict(key="", name=name, current="", message=NOT_THERE))
+            elif own(item) == wanted:
+                draft.unchanged += 1
+            elif own(item) != expected:
+                draft.conflicts.append(
+                    Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE)
+                )
+            else:
+                by = change.by if backwards else change.now_by
+                draft.changes.append(
+                    CaptionChange(key=item.key, caption=wanted, was=item.caption, by=by)
+                )
+        return draft
+
+    def _move(
+        self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[Conflict]
+    ) -> int:
+        moved = 0
+        for keys, move in ((restoring, self.contents.restore), (removing, self.contents.remove)):
+            if not keys:
+                continue
+            try:
+                move(keys)
+                moved += len(keys)
+            except LoraTrainerError:
+                # one of them keeps all from moving: one by one, then
+                moved += sum(self._moved_alone(key, move, conflicts) for key in keys)
+        return moved
+
+    def _moved_alone(
+        self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[Conflict]
+    ) -> bool:
+        try:
+            move([key])
+            return True
+        except LoraTrainerError as problem:
+            item = self.contents.view().by_key.get(key)
+            conflicts.append(
+                Conflict(
+                    key=key, name=item.name if item else "", current="", message=problem.message
+                )
+            )
+            return False
+
+    def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
+        swaps: dict[str, Swap] = {}
+        swapped, left = 0, set()
+        for name, swap in edit.swaps.items():
+            if swap.mask_of in left:
+                # a mask belongs to the picture as it is
+                swaps[name] = swap
+                continue
+            try:
+                turned, swaps_back = image_edits.swap_back(self.root, name, swap)
+                swaps[turned] = swaps_back
+                swapped += not swap.mask_of
+            except DatasetError as problem:
+                swaps[name] = swap
+                left.add(name)
+                conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
+        return swaps, swapped
+
+    # --- reviewed ---------------------------------------------------------------------------------
+
+    def mark(self, keys: Sequence[str], *, reviewed: bool) -> int:
+        """Sets or takes away the mark that a person has looked at these captions; returns how many
+        were changed. Raises DatasetError.
+        """
+        with self.contents.lock:
+            return self._mark(self.contents.view(), keys, reviewed=reviewed)
+
+    def _mark(self, view: View, keys: Sequence[str], *, reviewed: bool) -> int:
+        if not keys:
+            return 0
+        marks, changed = dict(self._marks()), 0
+        for item in (view.by_key[key] for key in keys if key in view.by_key):
+            content = self.contents.digest(item.path)
+            now = item.caption if reviewed else None
+            if marks.get(content) != now:
+                changed += 1
+                marks.pop(content, None) if now is None else marks.update({content: now})
+        if changed:
+            self._write_json(REVIEWED, {"version": 1, "images": marks})
+            self._reviewed = (files.stamp(self.root / caption_provenance.FOLDER / REVIEWED), marks)
+        return changed
+
+    def _write_json(self, name: str, values: Mapping[str, Any]) -> None:
+        target = self.root / caption_provenance.FOLDER / name
+        try:
+            # in ASCII: a file's name may hold bytes that are no characters, and they survive only
+            # escaped
+            files.write_text(target, json.dumps(values, indent=0))
+        except OSError as error:
+            hint = "Check the free space and the folder's permissions."
+            path = target.relative_to(self.root).as_posix()
+            raise DatasetError(
+                "{path} cannot be written: {reason}",
+                hint=hint,
+                path=path,
+                reason=error.strerror or error,
+            ) from error
+
+    def _marks(self) -> dict[str, str]:
+        """{digest: the caption that was looked at}."""
+        path = self.root / caption_provenance.FOLDER / REVIEWED
+        stamp = files.stamp(path)
+        if stamp != self._reviewed[0]:
+            nothing: dict[str, str] = {}
+            marks = files.read_json(
+                path,
+                lambda told: {
+                    str(content): str(caption) for content, caption in told["images"].items()
+                },
+                nothing,
+            )
+            self._reviewed = (stamp, marks)
+        return self._reviewed[1]
+
+    def _reviewed_of(self, keys: Sequence[str], view: View) -> list[str]:
+        if not self._marks():
+            return []
+        known = self.known(view)
+        return [key for key in keys if known.reviewed(view.item(key))]
+
+
+def own(item: Item) -> str:
+    """The caption that stands in a file; what follows from a folder's name is none."""
+    return item.caption if item.source in ("metadata", "text") else ""
+
+
+def _content(path: Path) -> str | None:
+    """The text of a small file, whatever its encoding: what is no UTF-8 comes back as it was."""
+    try:
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    except OSError:
+        return None
+
+
+def _put(path: Path, content: str | None) -> None:
+    if content is None:
+        path.unlink(missing_ok=True)
+    else:
+        files.write_bytes(path, content.encode("utf-8", "surrogateescape"))
+
+
+def _mend(told: Told) -> str:
+    return str((told.finding.mend or {}).get("mend", ""))
+
+
+def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
+    """The captions that mends ask for: the vocabulary's whole caption first, then without
+    backslashes.
+    """
+    captions: dict[str, tuple[Item, str]] = {}
+    for item, told in sorted(found, key=lambda pair: _mend(pair[1]) == "unescape"):
+        caption = captions.get(item.key, (item, item.caption))[1]
+        if _mend(told) == "set_caption":
+            captions[item.key] = (item, str((told.finding.mend or {})["caption"]))
+        elif _mend(told) == "unescape":
+            captions[item.key] = (item, unescaped(caption))
+    return [
+        CaptionChange(key=key, caption=caption, was=item.caption)
+        for key, (item, caption) in captions.items()
+    ]

@@ -1,0 +1,195 @@
+"""The settings form as data, made from what stands at each setting's field (settings.schema.About).
+
+    form(language)              every training setting that the tab shows, in groups
+    shown(group, key, language) one setting of any group: its name, help, kind, choices, bounds
+    current(values)             values under the present names of their keys
+
+Paths and the LoRA's name are no fields: the dataset, the checkpoint and the name are chosen
+elsewhere. Called by the home route, preflight.py and caption_runs.py.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from lora_trainer.settings import schema, training
+from lora_trainer.settings.schema import About, ProperName, Settings, about
+from lora_trainer.webui import texts
+
+Type = Literal[
+    "text",
+    "lines",
+    "number",
+    "integer",
+    "auto_number",
+    "auto_integer",
+    "choice",
+    "flag",
+    "auto_flag",
+    "list",
+    "number_list",
+    "paragraph",
+]
+"""`auto_...`: may be empty, which means auto. `lines`: one text a line; `paragraph`: one long text.
+`list` and `number_list`: separated by commas.
+"""
+
+Texts = Mapping[str, str]
+TITLE: Texts = {"plain": "Settings"}
+AUTO: Texts = {"auto": "auto"}
+
+_EVERY = [(group, item) for _, group in training.GROUPS for item in schema.fields_of(group)]
+LABELS: Mapping[str, str] = {
+    item.name: about(item).label for _, item in _EVERY if about(item).audience != "elsewhere"
+}
+"""Key of a field of the form -> its name, in English."""
+KEYS = frozenset(LABELS)
+CHOSEN_ELSEWHERE: Mapping[str, str | None] = {
+    item.name: about(item).place for _, item in _EVERY if about(item).audience == "elsewhere"
+}
+"""Keys that are no fields of the form -> the part of the tab that decides them."""
+FOR_PRESETS = tuple(item.name for _, item in _EVERY if item.name in KEYS and about(item).in_presets)
+"""Keys of the form that a visitor's own preset keeps."""
+PLACES: Mapping[str, str | None] = {**{key: key for key in LABELS}, **CHOSEN_ELSEWHERE}
+"""Key -> where its problems are shown: a field's key, "dataset", "checkpoint", "name", or None."""
+PLAIN = tuple(
+    item.name
+    for _, item in sorted(_EVERY, key=lambda one: about(one[1]).order)
+    if about(item).audience == "everyone"
+)
+"""What is shown at once, in this order; all else is folded away under Advanced."""
+
+_GROUP_OF = {item.name: group for group, item in _EVERY}
+# keys without an underscore are words of the language too
+_KEYS_IN_A_SENTENCE = re.compile(
+    r"(?<!\w)(?:{})(?!\w)".format("|".join(key for key in LABELS if "_" in key))
+)
+
+
+def form(language: str) -> dict[str, Any]:
+    """{groups: [{id, title, advanced, fields: [...]}]}: the plain fields as one group, then the
+    advanced ones by their part of the settings.
+    """
+    plain = {
+        "id": "plain",
+        "title": texts.translate(TITLE["plain"], language),
+        "advanced": False,
+        "fields": [_field(key, language) for key in PLAIN],
+    }
+    return {
+        "groups": [
+            plain,
+            *(_advanced_group(identity, group, language) for identity, group in training.GROUPS),
+        ]
+    }
+
+
+def current(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values under the present names of their keys. Raises ConfigError for a setting that
+    is there under two names.
+    """
+    return schema.current_keys(training.GROUPS, values)
+
+
+def _advanced_group(identity: str, group: type[Settings], language: str) -> dict[str, Any]:
+    keys = [
+        item.name
+        for item in schema.fields_of(group)
+        if item.name in KEYS and item.name not in PLAIN
+    ]
+    return {
+        "id": identity,
+        "title": texts.translate(schema.title_of(group), language),
+        "advanced": True,
+        "fields": [_field(key, language) for key in keys],
+    }
+
+
+def _field(key: str, language: str) -> dict[str, Any]:
+    group = _GROUP_OF[key]
+    told = about(schema.field_named(group, key))
+    words = [told.label, key, key.replace("_", " "), *told.other_names, told.terms]
+    return {**shown(group, key, language), "terms": " ".join(dict.fromkeys(words))}
+
+
+def shown(group: type[Settings], key: str, language: str) -> dict[str, Any]:
+    """What the browser has to know of one setting of a group to draw it."""
+    item = schema.field_named(group, key)
+    told = about(item)
+    kind, optional = schema.kind_of(group, item)
+    return {
+        "key": key,
+        "label": texts.translate(told.label, language),
+        "help": " ".join(
+            [
+                _help(schema.documentation_of(group)[key], language),
+                *_helps_of_choices(told, language),
+            ]
+        ),
+        "type": type_of(group, key),
+        "choices": [
+            {"value": choice, "label": _choice(str(choice), _labels(told), language)}
+            for choice in schema.choices_of(group, item)
+        ],
+        "minimum": told.at_least,
+        "maximum": told.at_most,
+        "above": told.above,
+        "step": told.step or (1 if kind is int else None),
+        "default": list(item.default) if isinstance(item.default, tuple) else item.default,
+        "optional": optional,
+        "advanced": told.audience != "everyone",
+        "unit": texts.translate(told.unit, language) if told.unit else "",
+    }
+
+
+def _labels(told: About) -> Mapping[str, str]:
+    """Choice -> how it is shown."""
+    if told.among is None:
+        return told.choices
+    return {name: ProperName(choice.title) for name, choice in told.among().items()}
+
+
+def _helps_of_choices(told: About, language: str) -> Iterator[str]:
+    """What is to be known of each choice that has such a sentence."""
+    for choice in (told.among() if told.among is not None else {}).values():
+        if choice.sentence:
+            yield f"{choice.title}: {texts.translate(choice.sentence, language)}"
+
+
+def _help(sentence: str, language: str) -> str:
+    """The text under a field; where it speaks of another setting by its key, by the name that the
+    form shows.
+    """
+    return _KEYS_IN_A_SENTENCE.sub(
+        lambda found: f"\u201c{texts.translate(LABELS[found.group()], language)}\u201d",
+        texts.translate(sentence, language),
+    )
+
+
+def type_of(group: type[Settings], key: str) -> Type:
+    """How a setting is entered."""
+    item = schema.field_named(group, key)
+    kind, optional = schema.kind_of(group, item)
+    entry = about(item).entry
+    if schema.choices_of(group, item):
+        return "choice"
+    if typing.get_origin(kind) is tuple:
+        if entry == "lines":
+            return "lines"
+        return "number_list" if typing.get_args(kind)[0] is float else "list"
+    if kind in (str, Path):
+        return "paragraph" if entry == "paragraph" else "text"
+    names: dict[Any, Type] = {int: "integer", float: "number", bool: "flag"}
+    optionals: dict[Any, Type] = {int: "auto_integer", float: "auto_number", bool: "auto_flag"}
+    return optionals[kind] if optional else names[kind]
+
+
+def _choice(choice: str, words: Mapping[str, str], language: str) -> str:
+    name = words.get(choice) or AUTO.get(choice)
+    if name is None or isinstance(name, ProperName):
+        return str(name or choice)
+    return texts.translate(name, language)

@@ -1,0 +1,404 @@
+"""A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by
+generation.py.
+
+    wanted_from(body) -> Wanted     pair: without and with;  grid: strengths in a row;  matrix:
+        LoRAs x strengths, on one labelled sheet
+    prompt_for(prompt, lora, ...)   what the host is asked for
+    job.to_mapping(...)             for the browser;  to_file(job), from_file(values) for try.json
+
+Called by generation.py and comparing/routes.py.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast, get_args
+
+from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.webui.loras.library import Lora
+from lora_trainer.webui.loras.sidecar import STRONGEST
+
+Kind = Literal["pair", "grid", "matrix"]
+Status = Literal["waiting", "making", "done", "failed", "cancelled"]
+MOST_PICTURES = 64
+MOST_STRENGTHS = 12
+LONGEST_PROMPT = 10_000
+LARGEST_SEED = 2**32 - 1
+
+
+class TryError(LoraTrainerError):
+    """The pictures cannot be made as asked."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What is to be tried, checked. A seed of -1 is drawn."""
+
+    kind: Kind
+    prompt: str
+    loras: tuple[str, ...]
+    strengths: tuple[float, ...]
+    negative: str = ""
+    seed: int = -1
+    steps: int = 20
+    cfg: float = 7.0
+    width: int = 512
+    height: int = 512
+    sampler: str = ""
+    scheduler: str = ""
+
+    def __post_init__(self) -> None:
+        self._require("steps", self.steps, 1, 150)
+        self._require("cfg", self.cfg, 0, 30)
+        self._require("width", self.width, 64, 2048)
+        self._require("height", self.height, 64, 2048)
+        self._require("seed", self.seed, -1, LARGEST_SEED)
+        for strength in self.strengths:
+            self._require("strength", strength, 0, STRONGEST)
+        if self.width % 8 or self.height % 8:
+            raise TryError(
+                "{width} x {height} is not a size of pictures",
+                hint="Use multiples of 8.",
+                width=self.width,
+                height=self.height,
+            )
+        if not self.prompt.strip():
+            raise TryError(
+                "the prompt is empty", hint="Describe the picture to make, as in txt2img."
+            )
+        if len(self.prompt) > LONGEST_PROMPT or len(self.negative) > LONGEST_PROMPT:
+            raise TryError("the prompt is longer than {most} characters", most=LONGEST_PROMPT)
+        if not self.loras:
+            raise TryError("no LoRA is chosen", hint="Choose the LoRA, or the saved steps, to try.")
+        if (
+            len(self.strengths) > MOST_STRENGTHS
+            or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES
+        ):
+            raise TryError(
+                "that would be more than {most} pictures",
+                hint="Choose fewer strengths or fewer saved steps.",
+                most=MOST_PICTURES,
+            )
+
+    def _require(self, name: str, value: float, least: float, most: float) -> None:
+        # NaN is no number of any range either
+        if not least <= value <= most:
+            raise TryError(
+                "{name} is {value}",
+                hint="Use {least} to {most}.",
+                name=name,
+                value=value,
+                least=least,
+                most=most,
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picture:
+    file: str
+    strength: float
+    step: int | None
+    lora: str
+    """Empty: without any."""
+
+
+@dataclass
+class Try:
+    """One job and what became of it. Changed by the jobs' thread alone; `stop` is set by others."""
+
+    id: str
+    wanted: Wanted
+    total: int
+    started: float
+    status: Status = "waiting"
+    pictures: list[Picture] = field(default_factory=list)
+    sheet: str = ""
+    infotext: str = ""
+    seed: int = -1
+    step: int = 0
+    step_count: int = 0
+    notes: list[Message] = field(default_factory=list)
+    error: LoraTrainerError | None = None
+    stop: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def over(self) -> bool:
+        return self.status in ("done", "failed", "cancelled")
+
+    def note(self, note: Message) -> None:
+        """Something to tell along with the pictures, once."""
+        if note not in self.notes:
+            self.notes.append(note)
+
+    def sentence(self) -> Message:
+        if self.status == "waiting":
+            return Message("Waiting for its turn.")
+        if self.status == "making" and not self.step_count and self.pictures:
+            return Message(
+                "Picture {number} of {total}: waiting for the WebUI.",
+                {"number": len(self.pictures) + 1, "total": self.total},
+            )
+        if self.status == "making" and not self.step_count:
+            return Message(
+                "Waiting for the WebUI: another picture is being made, or the training has to pause"
+                " first."
+            )
+        if self.status == "making":
+            values = {
+                "number": len(self.pictures) + 1,
+                "total": self.total,
+                "step": self.step,
+                "steps": self.step_count,
+            }
+            return Message("Picture {number} of {total}: step {step} of {steps}.", values)
+        if self.status == "cancelled":
+            return Message("Cancelled.")
+        return Message("")
+
+    def to_mapping(
+        self, say: Callable[[Message], str], address: Callable[[str], str]
+    ) -> dict[str, Any]:
+        """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file
+        of the try is served.
+        """
+        error = (
+            {"message": say(self.error.message), "hint": say(self.error.hint)}
+            if self.error
+            else None
+        )
+        pictures = [
+            {
+                "url": address(picture.file),
+                "label": say(_label(picture, self.wanted.kind)),
+                "strength": picture.strength,
+                "step": picture.step,
+                "lora": picture.lora or None,
+            }
+            for picture in self.pictures
+        ]
+        return {
+            "id": self.id,
+            "kind": self.wanted.kind,
+            "status": self.status,
+            "done": len(self.pictures),
+            "total": self.total,
+            "step": self.step,
+            "step_count": self.step_count,
+            "pictures": pictures,
+            "sheet": address(self.sheet) if self.sheet else None,
+            "infotext": self.infotext,
+            "prompt": self.wanted.prompt,
+            "seed": self.seed,
+            "loras": list(self.wanted.loras),
+            "strengths": list(self.wanted.strengths),
+            "notes": [say(note) for note in self.notes],
+            "sentence": say(self.sentence()),
+            "error": error,
+            "started": self.started,
+        }
+
+
+def wanted_from(body: Mapping[str, Any]) -> Wanted:
+    """A request's JSON, checked. Raises TryError for what is missing or of another kind."""
+    kind = body.get("kind", "pair")
+    if kind not in get_args(Kind):
+        raise TryError(
+            "{kind!r} is not a way to try a LoRA",
+            hint="Use one of: {known}.",
+            kind=kind,
+            known=", ".join(get_args(Kind)),
+        )
+    several = body.get("loras") or []
+    loras = several if kind == "matrix" and several else [body.get("lora")]
+    defaults = {item.name: item.default for item in dataclasses.fields(Wanted)}
+    numbers = {
+        key: _number(key, body.get(key, defaults[key]), whole=key != "cfg")
+        for key in ("seed", "steps", "cfg", "width", "height")
+    }
+    return Wanted(
+        kind=cast(Kind, kind),
+        prompt=_text("prompt", body.get("prompt", "")),
+        negative=_text("negative", body.get("negative") or ""),
+        sampler=_text("sampler", body.get("sampler") or ""),
+        scheduler=_text("scheduler", body.get("scheduler") or ""),
+        loras=tuple(_text("lora", lora) for lora in _listed("loras", loras) if lora),
+        strengths=tuple(
+            float(_number("strength", strength, whole=False))
+            for strength in _listed("strengths", body.get("strengths") or [])
+        ),
+        seed=int(numbers["seed"]),
+        steps=int(numbers["steps"]),
+        cfg=float(numbers["cfg"]),
+        width=int(numbers["width"]),
+        height=int(numbers["height"]),
+    )
+
+
+def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str, list[Message]]:
+    """(the prompt with the LoRA's tag and trigger, what was changed beyond the tag). Strength 0:
+    the same prompt without the tag.
+    """
+    notes: list[Message] = []
+    bare = re.sub(
+        rf"\s*<(?:lora|lyco):{re.escape(lora.name)}(?::[^>]*)?>", "", prompt, flags=re.IGNORECASE
+    )
+    if bare != prompt:
+        notes.append(
+            Message(
+                "The tag of {name} in the prompt was replaced by the strengths tried here.",
+                {"name": lora.name},
+            )
+        )
+    text = bare.strip()
+    if lora.trigger and lora.trigger.casefold() not in text.casefold():
+        text = f"{lora.trigger}, {text}" if text else lora.trigger
+        notes.append(
+            Message("The trigger {trigger} was added to the prompt.", {"trigger": lora.trigger})
+        )
+    return (f"{text} <lora:{name}:{strength:g}>" if strength else text), notes
+
+
+def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
+    """The strengths that a kind of try is about, where none were named; a pair is always without
+    and with.
+    """
+    if wanted.kind == "pair":
+        chosen = next(
+            (strength for strength in wanted.strengths if strength), lora.preferred_weight
+        )
+        return dataclasses.replace(wanted, strengths=(0.0, chosen))
+    usual = lora.grid if wanted.kind == "grid" else lora.matrix
+    return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
+
+
+def picture_count(wanted: Wanted) -> int:
+    """How many pictures are made: without the LoRA it is one, however many LoRAs there are."""
+    strong = sum(1 for strength in wanted.strengths if strength)
+    return len(wanted.loras) * strong + (1 if 0.0 in wanted.strengths else 0)
+
+
+def _label(picture: Picture, kind: Kind) -> Message:
+    if not picture.strength:
+        return Message("Without the LoRA")
+    values = {"strength": f"{picture.strength:g}", "step": picture.step, "name": picture.lora}
+    if kind == "matrix" and picture.step is not None:
+        return Message("Step {step}, strength {strength}", values)
+    return (
+        Message("{name}, strength {strength}", values)
+        if kind == "matrix"
+        else Message("Strength {strength}", values)
+    )
+
+
+# --- on disk --------------------------------------------------------------------------------------
+
+
+def to_file(job: Try, status: Status) -> dict[str, Any]:
+    """What try.json holds of a job. `status` is the one it is about to have: it is shown only once
+    it is on disk.
+    """
+    return {
+        "id": job.id,
+        "wanted": dataclasses.asdict(job.wanted),
+        "total": job.total,
+        "started": job.started,
+        "status": status,
+        "pictures": [dataclasses.asdict(picture) for picture in job.pictures],
+        "sheet": job.sheet,
+        "infotext": job.infotext,
+        "seed": job.seed,
+        "notes": [_written(note) for note in job.notes],
+        "error": (
+            {"message": _written(job.error.message), "hint": job.error.hint.template}
+            if job.error
+            else None
+        ),
+    }
+
+
+def from_file(values: Mapping[str, Any]) -> Try:
+    """A job as try.json has it. Raises TryError, or one of files.UNREADABLE, for what is none."""
+    wanted = dict(values["wanted"])
+    wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
+    status = values["status"]
+    if status not in get_args(Status):
+        raise ValueError(status)
+    error = values.get("error")
+    return Try(
+        id=str(values["id"]),
+        wanted=Wanted(**wanted),
+        total=int(values["total"]),
+        started=float(values["started"]),
+        status=status,
+        pictures=[Picture(**picture) for picture in values["pictures"]],
+        sheet=str(values["sheet"]),
+        infotext=str(values["infotext"]),
+        seed=int(values["seed"]),
+        notes=[_read_message(note) for note in values["notes"]],
+        error=_read_error(error) if error else None,
+    )
+
+
+def _read_error(values: Mapping[str, Any]) -> TryError:
+    error = TryError("")
+    error.message = _read_message(values["message"])
+    error.hint = _read_message(
+        {
+            "template": values["hint"],
+            "values": values["message"]["values"] if values["hint"] else {},
+        }
+    )
+    return error
+
+
+def _read_message(values: Mapping[str, Any]) -> Message:
+    message = Message(str(values["template"]), dict(values["values"]))
+    str(message)  # raises where a value is missing
+    return message
+
+
+def _written(message: Message) -> dict[str, Any]:
+    return {"template": message.template, "values": dict(message.values)}
+
+
+# --- reading a request ----------------------------------------------------------------------------
+
+
+def _text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise TryError(
+            "{name} is not a text",
+            hint="Reload the page: it may be older than the extension.",
+            name=name,
+        )
+    return value
+
+
+def _number(name: str, value: Any, *, whole: bool) -> float:
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or (whole and value != value // 1)
+        or _is_beyond_floats(value)
+    ):
+        raise TryError("{name} is not a number", hint="Write a number.", name=name)
+    return value
+
+
+def _is_beyond_floats(value: float) -> bool:
+    # JSON can spell such whole numbers
+    return isinstance(value, int) and value.bit_length() > 1000
+
+
+def _listed(name: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TryError(
+            "{name} is not a list",
+            hint="Reload the page: it may be older than the extension.",
+            name=name,
+        )
+    return value

@@ -1,0 +1,536 @@
+"""Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in
+a thread.
+
+    jobs.submit(wanted) -> Try      comparisons.py says what a Try is
+    jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
+    jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
+
+A saved step is not in the host's LoRA folder: for as long as it is tried, a copy lies below it
+under a name never used before, since hosts keep what they have read by name. What a crash leaves of
+these is removed at the next start.
+
+    <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png;
+                               the newest 20 are kept
+
+GeneratedImage by app, called by comparing/routes.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import queue
+import re
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from PIL import Image, PngImagePlugin
+
+from lora_trainer import files
+from lora_trainer.errors import LoraFileError, LoraTrainerError, Message
+from lora_trainer.families.base import Family
+from lora_trainer.hosts.base import GeneratedImage, GenerationCancelled, Host, Txt2ImgRequest
+from lora_trainer.jobs import trash
+from lora_trainer.lora.file import copy_with_metadata, read_header
+from lora_trainer.webui.common.data_folder import DataFolder, NotFound
+from lora_trainer.webui.comparing.comparisons import (
+    LARGEST_SEED,
+    Picture,
+    Status,
+    Try,
+    TryError,
+    Wanted,
+    from_file,
+    picture_count,
+    prompt_for,
+    to_file,
+    with_strengths,
+)
+from lora_trainer.webui.comparing.contact_sheet import sheet
+from lora_trainer.webui.loras.library import TRIES, Lora, Loras
+
+log = logging.getLogger(__name__)
+KEPT = 20
+TEMPORARY = re.compile(r"try-[0-9a-f]{8}-\d+\.safetensors(\..*part)?")
+NOT_FOUND = ("not found", "couldn't find")
+Progress = Callable[[int, int], object]
+
+
+class TryJobs:
+    """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or
+    None if it cannot be told.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        data: DataFolder,
+        loras: Loras,
+        family_of: Callable[[Path], Family | None],
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._host, self._data, self._loras, self._family_of, self._clock = (
+            host,
+            data,
+            loras,
+            family_of,
+            clock,
+        )
+        self._tries: dict[str, Try] = {}
+        self._waiting: queue.Queue[Try] = queue.Queue()
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self._read_past()
+        self._remove_leftovers()
+
+    # --- for the routes ---------------------------------------------------------------------------
+
+    def submit(self, wanted: Wanted) -> Try:
+        """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
+        loras = self._loras.find(*wanted.loras)
+        if wanted.sampler and wanted.sampler not in self._host.samplers():
+            raise TryError(
+                "this WebUI has no sampler {name}",
+                hint="Choose one of its own list.",
+                name=wanted.sampler,
+            )
+        wanted = with_strengths(wanted, loras[0])
+        self._require_family(loras)
+        with self._lock:
+            job = Try(
+                id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock()
+            )
+            self._data.new("tries", job.id).mkdir()
+            self._tries[job.id] = job
+            self._forget_old()
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(
+                    target=self._work, name="lora-trainer-tries", daemon=True
+                )
+                self._thread.start()
+        self._write(job)
+        self._waiting.put(job)
+        return job
+
+    def find(self, try_id: str) -> Try:
+        """Raises NotFound."""
+        with self._lock:
+            return self._known(try_id)
+
+    def _known(self, try_id: str) -> Try:
+        if try_id not in self._tries:
+            raise NotFound(
+                "these pictures are no longer there",
+                hint="Only the newest {kept} tries are kept.",
+                kept=KEPT,
+            )
+        return self._tries[try_id]
+
+    def recent(self) -> list[Try]:
+        """Newest first."""
+        with self._lock:
+            return sorted(self._tries.values(), key=lambda job: (job.started, job.id), reverse=True)
+
+    def cancel(self, try_id: str) -> Try:
+        """Give up what is not made yet; the picture in the making is interrupted."""
+        job = self.find(try_id)
+        job.stop.set()
+        return job
+
+    def delete(self, try_id: str) -> None:
+        """Its pictures and their sheet go to the trash. Raises NotFound, TryError for what is still
+        being made, RunError when it cannot be moved.
+        """
+        with self._lock:
+            job = self._known(try_id)
+            if not job.over:
+                raise TryError("these pictures are still being made", hint="Cancel them first.")
+            folder = self._data.folder("tries") / job.id
+            # whoever has removed the folder by hand wants to be rid of it, too
+            if folder.is_dir():
+                trash.discard(folder, self._data.folder("trash"), kind="try", now=self._clock())
+            del self._tries[try_id]
+
+    def restore(self, try_id: str) -> Try:
+        """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
+        with self._lock:
+            found = next(
+                (
+                    found
+                    for found in trash.contents(self._data.folder("trash"), "try")
+                    if found.name == try_id
+                ),
+                None,
+            )
+            if found is None or try_id in self._tries:
+                raise NotFound(
+                    "these pictures are no longer there",
+                    hint="They may have been restored already. Reload the page.",
+                )
+            job = _read(trash.restore(found, self._data.folder("tries")))
+            if job is None:
+                raise NotFound("these pictures are no longer there", hint="Reload the page.")
+            self._tries[job.id] = job
+            return job
+
+    def file(self, try_id: str, name: str) -> Path:
+        """One of a try's pictures. Raises NotFound for any other name."""
+        job = self.find(try_id)
+        if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
+            raise NotFound("there is no picture {name}", name=name[:40])
+        return self._data.child("tries", job.id) / name
+
+    # --- the thread -------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        while True:
+            job = self._waiting.get()
+            status: Status = "failed"
+            try:
+                self._make(job)
+                status = "done"
+            except GenerationCancelled:
+                status = "cancelled"
+            except LoraTrainerError as error:
+                job.error = error
+            except Exception as error:
+                log.exception("trying a LoRA")
+                job.error = _unexpected(error)
+            job.step = job.step_count = 0
+            self._write(job, status)
+            job.status = status
+
+    def _make(self, job: Try) -> None:
+        if job.stop.is_set():
+            raise GenerationCancelled("the pictures were cancelled")
+        job.status = "making"
+        job.seed = job.wanted.seed if job.wanted.seed >= 0 else secrets.randbelow(LARGEST_SEED)
+        loras = self._loras.find(*job.wanted.loras)
+        with contextlib.ExitStack() as visible:
+            names = [
+                visible.enter_context(self._visible(lora, number))
+                for number, lora in enumerate(loras)
+            ]
+            rows = [self._row(job, lora, name) for lora, name in zip(loras, names, strict=True)]
+        if job.wanted.kind != "pair":
+            self._write_sheet(job, loras, rows)
+
+    def _row(self, job: Try, lora: Lora, name: str) -> list[Image.Image]:
+        """One LoRA at every strength. Without the LoRA it is the same picture in every row: made
+        once.
+        """
+        row: list[Image.Image] = []
+        for strength in job.wanted.strengths:
+            if strength == 0:
+                made = next(
+                    (
+                        picture
+                        for picture in job.pictures
+                        if not picture.lora and picture.step is None
+                    ),
+                    None,
+                )
+                row.append(self._open(job, made) if made else self._picture(job, lora, name, 0.0))
+            else:
+                row.append(self._picture(job, lora, name, strength))
+        if 0.0 in job.wanted.strengths:
+            self._note_sameness(job, lora, row)
+        return row
+
+    def _picture(self, job: Try, lora: Lora, name: str, strength: float) -> Image.Image:
+        prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
+        for note in notes:
+            job.note(note)
+        wish = Txt2ImgRequest(
+            prompt=prompt,
+            negative=job.wanted.negative,
+            seed=job.seed,
+            steps=job.wanted.steps,
+            cfg=job.wanted.cfg,
+            width=job.wanted.width,
+            height=job.wanted.height,
+            sampler=job.wanted.sampler,
+            scheduler=job.wanted.scheduler,
+        )
+        job.step = job.step_count = 0
+        made = self._host.generate(wish, progress=_telling(job), stop_asked=job.stop.is_set)
+        if strength:
+            self._judge(job, lora, name, made)
+        job.infotext = made.infotext.replace(name, lora.name)
+        file = f"{len(job.pictures):02d}.png"
+        picture = Picture(
+            file=file,
+            strength=strength,
+            step=lora.step if strength else None,
+            lora=lora.name if strength else "",
+        )
+        _save(made.image, self._data.child("tries", job.id) / picture.file, job.infotext)
+        job.pictures.append(picture)
+        self._write(job)
+        return made.image
+
+    def _judge(self, job: Try, lora: Lora, name: str, made: GeneratedImage) -> None:
+        """What the host said of the LoRA. Raises TryError when the picture was made without it."""
+        for comment in made.comments:
+            if any(words in comment.lower() for words in NOT_FOUND) and name in comment:
+                raise TryError(
+                    "the WebUI did not find the LoRA {name}",
+                    hint="Check that {file} is readable.",
+                    name=lora.name,
+                    file=lora.path.name,
+                )
+            if "mismatch" in comment.lower() and name in comment:
+                raise _does_not_fit(lora)
+            job.note(
+                Message(
+                    "The WebUI remarked: {comment}", {"comment": comment.replace(name, lora.name)}
+                )
+            )
+        matched = (made.matched_modules or {}).get(name)
+        if matched == 0:
+            raise _does_not_fit(lora)
+        count = _module_count(lora.path)
+        if matched is not None and 0 < matched < count:
+            values = {"matched": matched, "count": count, "name": lora.name}
+            job.note(
+                Message("The WebUI could use {matched} of the {count} layers of {name}.", values)
+            )
+
+    def _note_sameness(self, job: Try, lora: Lora, row: list[Image.Image]) -> None:
+        base = row[job.wanted.strengths.index(0.0)]
+        others = [
+            image for strength, image in zip(job.wanted.strengths, row, strict=True) if strength
+        ]
+        if others and all(image.tobytes() == base.tobytes() for image in others):
+            job.note(
+                Message(
+                    "{name} changed nothing: the pictures with it are the same as without it.",
+                    {"name": lora.name},
+                )
+            )
+
+    def _write_sheet(self, job: Try, loras: list[Lora], rows: list[list[Image.Image]]) -> None:
+        columns = [f"{strength:g}" for strength in job.wanted.strengths]
+        names = _row_names(loras) if len(loras) > 1 else [""]
+        whole = sheet(rows, columns, names, self._host.font())
+        _save(whole, self._data.child("tries", job.id) / "sheet.png", job.infotext)
+        job.sheet = "sheet.png"
+
+    # --- making saved steps visible ---------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _visible(self, lora: Lora, number: int) -> Iterator[str]:
+        """The name under which the host finds the LoRA, for as long as the block lasts."""
+        if lora.delivered:
+            yield lora.name
+            return
+        folder = self._host.paths().lora_dir / TRIES
+        name = f"try-{secrets.token_hex(4)}-{number}"
+        copy = folder / f"{name}.safetensors"
+        # the alias in the file's metadata would make the host forget a LoRA of the user's that has
+        # the same one
+        changes = {
+            key: name
+            for key in ("ss_output_name", "modelspec.title")
+            if key in read_header(lora.path).metadata
+        }
+        try:
+            files.replace_file(
+                copy, lambda partial: copy_with_metadata(lora.path, partial, changes)
+            )
+        except OSError as error:
+            reason = error.strerror or error
+            raise TryError(
+                "{name} could not be shown to the WebUI: {reason}",
+                hint="Free some space.",
+                name=lora.name,
+                reason=reason,
+            ) from error
+        try:
+            yield name
+        finally:
+            _remove(copy)
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+            self._host.refresh_loras()
+
+    def _remove_leftovers(self) -> None:
+        """What a crash has left below the LoRA folder."""
+        try:
+            folder = self._host.paths().lora_dir / TRIES
+            for path in list(folder.iterdir()):
+                if TEMPORARY.fullmatch(path.name):
+                    _remove(path)
+            folder.rmdir()
+        except (OSError, LoraTrainerError):
+            pass
+
+    def _require_family(self, loras: list[Lora]) -> None:
+        """Raises TryError for a LoRA of another family than the checkpoint in use: hosts make a
+        picture without it, and say so nowhere.
+        """
+        loaded = self._host.loaded()
+        family = self._family_of(loaded.path) if loaded else None
+        for lora in loras:
+            if loaded and family and lora.family and lora.family != family:
+                raise TryError(
+                    "{name} was trained for {wanted}, and the WebUI's checkpoint {title} is"
+                    " {found}",
+                    hint="Choose a {wanted} checkpoint at the top of the WebUI.",
+                    name=lora.name,
+                    wanted=lora.family.name,
+                    title=loaded.title,
+                    found=family.name,
+                )
+
+    # --- on disk ----------------------------------------------------------------------------------
+
+    def _new_id(self) -> str:
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._clock()))
+        return f"{stamp}-{secrets.token_hex(3)}"
+
+    def _write(self, job: Try, status: Status | None = None) -> None:
+        folder = self._data.folder("tries") / job.id
+        with contextlib.suppress(OSError):
+            if folder.is_dir():
+                files.write_text(
+                    folder / "try.json",
+                    json.dumps(to_file(job, status or job.status), ensure_ascii=True, default=str),
+                )
+
+    def _read_past(self) -> None:
+        """The tries of earlier times. One that was not over when the host ended is over now."""
+        for folder in self._data.folder("tries").iterdir():
+            # an empty one is just being made
+            job = _read(folder) if os.path.lexists(folder / "try.json") else None
+            if job is not None:
+                self._tries[job.id] = job
+        self._forget_old()
+
+    def _forget_old(self) -> None:
+        over = sorted(
+            (job for job in self._tries.values() if job.over),
+            key=lambda job: (job.started, job.id),
+            reverse=True,
+        )
+        for job in over[max(0, KEPT - (len(self._tries) - len(over))) :]:
+            del self._tries[job.id]
+            shutil.rmtree(self._data.folder("tries") / job.id, ignore_errors=True)
+
+    def _open(self, job: Try, picture: Picture) -> Image.Image:
+        with Image.open(self._data.child("tries", job.id) / picture.file) as image:
+            whole: Image.Image = image.convert("RGB")
+        return whole
+
+
+def _read(folder: Path) -> Try | None:
+    """The try of a folder; None where it is another's. One that was not over is over now, and one
+    that cannot be read says so.
+    """
+    path = folder / "try.json"
+    try:
+        job = from_file(files.load_json(path, names=True))
+        # what can be shown has the right types, too
+        json.dumps(job.to_mapping(str, str), allow_nan=False)
+    except (*files.UNREADABLE, LoraTrainerError) as error:
+        log.warning("%s cannot be read: %s", path, error)
+        return _broken(folder, error)
+    if job.id != folder.name:
+        return None
+    if not job.over:
+        job.status, job.error = (
+            "failed",
+            TryError(
+                "the WebUI was closed before the pictures were made", hint="Start them again."
+            ),
+        )
+    return job
+
+
+def _broken(folder: Path, error: Exception) -> Try:
+    reason = f"{type(error).__name__}: {error}"[:300]
+    problem = TryError(
+        "what was tried here cannot be read any more: {reason}",
+        hint="Delete it. Its pictures go to the trash.",
+        reason=reason,
+    )
+    job = Try(
+        id=folder.name,
+        wanted=Wanted(kind="pair", prompt="-", loras=("-",), strengths=()),
+        total=0,
+        started=_changed(folder),
+        status="failed",
+    )
+    job.error = problem
+    return job
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0
+
+
+def _telling(job: Try) -> Progress:
+    def tell(step: int, step_count: int) -> None:
+        job.step, job.step_count = step, step_count
+
+    return tell
+
+
+def _row_names(loras: list[Lora]) -> list[str]:
+    """The steps of one run, or names; fonts at hand know Latin letters only, so that other names
+    become numbers.
+    """
+    if len({lora.run for lora in loras}) == 1 and all(lora.step is not None for lora in loras):
+        return [str(lora.step) for lora in loras]
+    return [
+        lora.name if lora.name.isascii() else f"LoRA {number}"
+        for number, lora in enumerate(loras, 1)
+    ]
+
+
+def _save(image: Image.Image, target: Path, infotext: str) -> None:
+    """A PNG with the parameters where the host's PNG Info looks for them."""
+    info = PngImagePlugin.PngInfo()
+    if infotext:
+        info.add_text("parameters", infotext)
+    files.replace_file(target, lambda partial: image.save(partial, format="PNG", pnginfo=info))
+
+
+def _module_count(path: Path) -> int:
+    """How many layers a LoRA file changes; 0 if it cannot be told."""
+    try:
+        return sum(1 for name in read_header(path).tensors if name.endswith(".lora_down.weight"))
+    except LoraFileError:
+        return 0
+
+
+def _does_not_fit(lora: Lora) -> TryError:
+    return TryError(
+        "the WebUI could use none of the layers of {name} with the checkpoint that is loaded",
+        hint="Load a checkpoint of the family that it was trained for: {family}.",
+        name=lora.name,
+        family=lora.family.name if lora.family else "?",
+    )
+
+
+def _unexpected(error: Exception) -> TryError:
+    reason = f"{type(error).__name__}: {error}"
+    return TryError(
+        "the pictures could not be made: {reason}",
+        hint="The WebUI's console may say more.",
+        reason=reason,
+    )
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        path.unlink()

@@ -1,0 +1,189 @@
+"""Of a dataset's images, those that are wanted now: filtered, sorted, one page of them. Pure;
+called by the routes and the workbench.
+
+What a filter needs to know beyond the item itself comes in as `Knowledge`, which is asked only for
+what the filter needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal, Protocol
+
+from lora_trainer.dataset.caption_provenance import Author
+from lora_trainer.dataset.captions import parts, with_trigger_word
+from lora_trainer.webui.datasets.caption_store import Item, View
+
+Order = Literal["name", "changed", "caption", "tokens", "tokens-down", "edited", "findings"]
+Which = Literal[
+    "all",
+    "missing",
+    "captioned",
+    "short",
+    "long",
+    "no-trigger",
+    "unreviewed",
+    "reviewed",
+    "person",
+    "machine",
+    "findings",
+]
+COUNTED: tuple[Which, ...] = (
+    "missing",
+    "short",
+    "long",
+    "no-trigger",
+    "unreviewed",
+    "person",
+    "machine",
+    "findings",
+)
+"""The filters whose labels tell how many images they let pass."""
+
+SHORT_PARTS, SHORT_WORDS = 3, 6
+"""A caption with fewer of both is short."""
+
+
+class Knowledge(Protocol):
+    """What is known of an item beside what stands in its folder."""
+
+    def tokens(self, item: Item) -> int: ...
+    def is_long(self, item: Item) -> bool: ...
+    def reviewed(self, item: Item) -> bool: ...
+    def author(self, item: Item) -> Author: ...
+    def kinds(self, item: Item) -> Sequence[str]:
+        """The kinds of its findings."""
+        ...
+
+    def edited(self, item: Item) -> float:
+        """When its caption's file was changed."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Where:
+    """Which images. Conditions that are not given let all pass; an unknown filter does too."""
+
+    which: Which = "all"
+    text: str = ""
+    """The caption or the name contains this, in capitals or not."""
+    lacks: str = ""
+    """The caption does not contain this."""
+    tag: str = ""
+    """The caption has each of these tags, with commas between: one of its comma-separated parts is
+    that, in capitals or not.
+    """
+    match: Literal["all", "any"] = "all"
+    """any: one of them is enough."""
+    without: str = ""
+    """The caption has none of these tags."""
+    finding: str = ""
+    """There is a finding of this kind."""
+    trigger: str = ""
+    """The trigger word of the settings, for `no-trigger`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish(Where):
+    """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of
+    the names.
+    """
+
+    offset: int = 0
+    limit: int = 60
+    order: Order = "name"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    items: tuple[Item, ...]
+    matching: int
+    """How many match in all."""
+
+
+def page(view: View, wish: Wish, known: Knowledge) -> Page:
+    """The images a Wish asks for."""
+    found = matching(view.items, wish, known)
+    order = _ORDERS.get(wish.order)
+    if order is not None:
+        found.sort(key=lambda item: order(item, known))  # stable: of equal ones, by name
+    return Page(items=tuple(found[wish.offset : wish.offset + wish.limit]), matching=len(found))
+
+
+def matching(items: Sequence[Item], where: Where, known: Knowledge) -> list[Item]:
+    """The items that pass, in their order."""
+    passes, tests = _FILTERS.get(where.which), list(_tests(where, known))
+    return [
+        item
+        for item in items
+        if (passes is None or passes(item, where, known)) and all(test(item) for test in tests)
+    ]
+
+
+def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, int]:
+    """How many of all the images each filter lets pass."""
+    return {name: sum(_FILTERS[name](item, where, known) for item in items) for name in COUNTED}
+
+
+@lru_cache(maxsize=20_000)
+def is_short(caption: str) -> bool:
+    """Whether a caption says little, be it tags or a sentence. One that is missing is not short."""
+    return (
+        bool(caption) and len(parts(caption)) < SHORT_PARTS and len(caption.split()) < SHORT_WORDS
+    )
+
+
+def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
+    text, lacks = (" ".join(words.split()).casefold() for words in (where.text, where.lacks))
+    wanted, unwanted = _tags(where.tag), _tags(where.without)
+    tests: list[Callable[[Item], bool]] = []
+    if text:
+        tests.append(lambda item: text in item.caption.casefold() or text in item.name.casefold())
+    if lacks:
+        tests.append(lambda item: lacks not in item.caption.casefold())
+    if wanted:
+        tests.append(
+            lambda item: (
+                bool(wanted & _tags(item.caption))
+                if where.match == "any"
+                else wanted <= _tags(item.caption)
+            )
+        )
+    if unwanted:
+        tests.append(lambda item: not unwanted & _tags(item.caption))
+    if where.finding:
+        tests.append(lambda item: where.finding in known.kinds(item))
+    return tests
+
+
+def _tags(caption: str) -> frozenset[str]:
+    return frozenset(" ".join(part.casefold().split()) for part in parts(caption))
+
+
+_FILTERS: dict[str, Callable[[Item, Where, Knowledge], bool]] = {
+    "missing": lambda item, where, known: not item.caption,
+    "captioned": lambda item, where, known: bool(item.caption),
+    "short": lambda item, where, known: is_short(item.caption),
+    "long": lambda item, where, known: known.is_long(item),
+    "no-trigger": (
+        lambda item, where, known: (
+            bool(where.trigger.strip())
+            and with_trigger_word(item.caption, where.trigger) != item.caption
+        )
+    ),
+    "unreviewed": lambda item, where, known: not known.reviewed(item),
+    "reviewed": lambda item, where, known: known.reviewed(item),
+    "person": lambda item, where, known: known.author(item) == "person",
+    "machine": lambda item, where, known: known.author(item) == "machine",
+    "findings": lambda item, where, known: bool(known.kinds(item)),
+}
+_ORDERS: dict[str, Callable[[Item, Knowledge], Any]] = {
+    "changed": lambda item, known: -item.changed,
+    "caption": lambda item, known: item.caption.casefold(),
+    "tokens": lambda item, known: known.tokens(item),
+    "tokens-down": lambda item, known: -known.tokens(item),
+    "edited": lambda item, known: -known.edited(item),
+    "findings": lambda item, known: -len(known.kinds(item)),
+}

@@ -1,0 +1,364 @@
+"""The datasets the tab knows: folders of uploaded images in the data folder, and folders of this
+machine that were opened by their path.
+
+    datasets.listing(language) -> [card]      for the page
+    datasets.find(id) -> Dataset              id -> name and path
+    datasets.contents(id) -> Contents         its images and captions (caption_store.py)
+    datasets.workbench(id) -> Workbench       every change of them, and the way back (workbench.py)
+    datasets.draft(id), .set_draft(...)       what is set for them and not trained yet
+                                              (settings_draft.py)
+
+    <data folder>/datasets/<id>/     an uploaded dataset; its id is the folder's name and never
+                                     changes, since runs name the folder
+    <data folder>/datasets.json      names given later, and the folders opened by path: {"names":
+                                     {id: name}, "folders": {id: path}}
+
+Folders opened by path are there for the person at this machine alone: as soon as the WebUI can be
+reached from elsewhere, they are neither listed nor found. Called by the routes and the plan.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import threading
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from lora_trainer import files
+from lora_trainer.dataset.listing import folded
+from lora_trainer.errors import DatasetError, LoraTrainerError
+from lora_trainer.jobs import trash
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
+from lora_trainer.webui import texts
+from lora_trainer.webui.captions.workbench import Workbench
+from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
+from lora_trainer.webui.datasets import settings_draft
+from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.image_conversion import Converter
+from lora_trainer.webui.datasets.settings_draft import Draft
+from lora_trainer.webui.datasets.thumbnails import Thumbnails
+
+LONGEST_NAME = 100
+log = logging.getLogger(__name__)
+_EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset:
+    id: str
+    name: str
+    """What the user calls it."""
+    path: Path
+    external: bool
+    """A folder opened by its path, not one of the data folder."""
+
+
+class Datasets:
+    """Thread-safe. `is_remote` tells whether visitors from elsewhere may be here."""
+
+    def __init__(
+        self, data: DataFolder, is_remote: Callable[[], bool], converter: Converter | None = None
+    ) -> None:
+        self._data = data
+        self._is_remote = is_remote
+        self._registry = data.root / "datasets.json"
+        self._lock = threading.RLock()
+        self._contents: dict[str, Contents] = {}
+        self._workbenches: dict[str, Workbench] = {}
+        self.thumbnails = Thumbnails(data.folder("thumbnails"))
+        self.converter = converter or Converter()
+
+    # --- finding ----------------------------------------------------------------------------------
+
+    def all(self) -> list[Dataset]:
+        """Every dataset the visitor may see, in the order of their names."""
+        registry = self._read()
+        folders = [
+            entry.name
+            for entry in self._data.folder("datasets").iterdir()
+            if entry.is_dir() and not name_problem(entry.name)
+        ]
+        found = [self._own(identity, registry) for identity in folders]
+        if not self._is_remote():
+            found += [self._external(identity, registry) for identity in registry["folders"]]
+        return sorted(
+            (dataset for dataset in found if dataset),
+            key=lambda dataset: natural_order(dataset.name),
+        )
+
+    def find(self, identity: str) -> Dataset:
+        """The dataset of an id. Raises NotFound."""
+        registry = self._read()
+        if identity in registry["folders"]:
+            dataset = None if self._is_remote() else self._external(identity, registry)
+        else:
+            dataset = self._own(identity, registry)
+        if dataset is None:
+            raise NotFound("this dataset is not there any more", hint="Reload the page.")
+        return dataset
+
+    def opened(self) -> list[Path]:
+        """The folders that were opened by their path, whoever asks."""
+        return [Path(folder) for folder in self._read()["folders"].values()]
+
+    def contents(self, identity: str) -> Contents:
+        """What is in a dataset. Raises NotFound."""
+        dataset = self.find(identity)
+        with self._lock:
+            known = self._contents.get(identity)
+            if known is None or known.path != dataset.path:
+                known = self._contents[identity] = Contents(
+                    dataset.path, follow_links=dataset.external
+                )
+            return known
+
+    def workbench(self, identity: str) -> Workbench:
+        """Where a dataset is worked on. Raises NotFound."""
+        contents = self.contents(identity)
+        with self._lock:
+            known = self._workbenches.get(identity)
+            if known is None or known.contents is not contents:
+                known = self._workbenches[identity] = Workbench(contents, converter=self.converter)
+            return known
+
+    def draft(self, identity: str) -> Draft:
+        """What is set for a dataset and not trained yet. Raises NotFound."""
+        return settings_draft.read(self.find(identity).path)
+
+    def set_draft(self, identity: str, values: Mapping[str, Any], was: str) -> Draft:
+        """Raises NotFound, Conflict when somebody else changed it meanwhile, or DatasetError where
+        it cannot be kept.
+        """
+        contents = self.contents(identity)
+        with contents.lock:
+            return settings_draft.write(contents.path, values, was)
+
+    def listing(self, language: str) -> list[dict[str, Any]]:
+        """The cards of all datasets, as JSON."""
+        return [self.card(dataset, language) for dataset in self.all()]
+
+    def card(self, dataset: Dataset, language: str) -> dict[str, Any]:
+        """What the page shows of a dataset: GET /datasets. A folder that cannot be read says why,
+        and the others are still there.
+        """
+        card: dict[str, Any] = {
+            "id": dataset.id,
+            "name": dataset.name,
+            "path": "" if self._is_remote() else str(dataset.path),
+            "external": dataset.external,
+            "count": 0,
+            "captioned": 0,
+            "cover": None,
+            "changed": 0.0,
+            "problem": None,
+            "gone": False,
+            "draft": settings_draft.read(dataset.path).to_json(),
+        }
+        try:
+            view = self.contents(dataset.id).view()
+        except LoraTrainerError as error:
+            return {
+                **card,
+                "problem": texts.say_error(error, language),
+                "gone": not dataset.path.is_dir(),
+            }
+        except Exception as error:
+            # a folder from anywhere may hold anything; the others are listed all the same
+            log.warning("%s cannot be read", dataset.path, exc_info=True)
+            hint, reason = "Look into the folder.", f"{type(error).__name__}: {error}"[:300]
+            problem = DatasetError(
+                "these images cannot be listed: {reason}", hint=hint, reason=reason
+            )
+            return {**card, "problem": texts.say_error(problem, language)}
+        card["count"], card["captioned"] = (
+            len(view.items),
+            sum(bool(item.caption) for item in view.items),
+        )
+        card["changed"] = max((item.changed for item in view.items), default=0.0)
+        if view.items:
+            card["cover"] = thumbnail_address(dataset.id, view.items[0].key, view.items[0].version)
+        return card
+
+    # --- changing ---------------------------------------------------------------------------------
+
+    def create(self, name: str) -> Dataset:
+        """A new, empty dataset, in a folder called like it as far as a folder can be. Raises
+        DatasetError for a name that says nothing.
+        """
+        name = _tidy_name(name)
+        with self._lock:
+            parent = self._data.folder("datasets")
+            taken = {folded(entry.name) for entry in parent.iterdir()}
+            wish = safe_name(name, forbidden=FORBIDDEN_IN_NAMES)
+            identity = free_name(
+                wish,
+                lambda candidate: (
+                    folded(candidate) in taken or _EXTERNAL.fullmatch(candidate) is not None
+                ),
+            )
+            (parent / identity).mkdir()
+            if name != identity:
+                used = {dataset.name for dataset in self.all()}
+                self._change(
+                    lambda registry: registry["names"].update(
+                        {identity: free_name(name, used.__contains__)}
+                    )
+                )
+        return self.find(identity)
+
+    def open(self, folder: str) -> Dataset:
+        """A folder of this machine as a dataset, where it is. Raises DatasetError when it is not
+        there. Only for the person at this machine.
+        """
+        path = Path(os.path.normpath(Path(folder.strip().strip("\"'")).expanduser()))
+        if not path.is_absolute() or not path.is_dir():
+            raise DatasetError(
+                "there is no folder {path}",
+                hint="Give the whole path, as your file manager shows it.",
+                path=path,
+            )
+        own = self._data.folder("datasets").resolve()
+        if path.resolve().parent == own:
+            return self.find(path.resolve().name)
+        identity = (
+            "folder-"
+            + hashlib.blake2b(
+                os.path.normcase(path.resolve()).encode("utf-8", "surrogatepass"), digest_size=8
+            ).hexdigest()
+        )
+        self._change(lambda registry: registry["folders"].update({identity: str(path)}))
+        return self.find(identity)
+
+    def rename(self, identity: str, name: str) -> Dataset:
+        """Another name for the user; the folder stays, because runs name it. Raises NotFound, or
+        DatasetError for a name that says nothing.
+        """
+        self.find(identity)
+        name = _tidy_name(name)
+        self._change(lambda registry: registry["names"].update({identity: name}))
+        return self.find(identity)
+
+    def delete(self, identity: str) -> str:
+        """An uploaded dataset goes to the trash, and its id there is returned; a folder opened by
+        path is forgotten and stays as it is.
+
+        Raises NotFound, or RunError when it cannot be moved.
+        """
+        dataset, trashed = self.find(identity), ""
+        with self._lock:
+            if not dataset.external:
+                with self.contents(identity).lock:
+                    title = dataset.name if dataset.name != identity else ""
+                    trashed = trash.discard(
+                        dataset.path,
+                        self._data.folder("trash"),
+                        kind="dataset",
+                        now=time.time(),
+                        title=title,
+                    ).id
+            self._contents.pop(identity, None)
+            self._workbenches.pop(identity, None)
+            try:
+                self._change(
+                    lambda registry: [registry[part].pop(identity, None) for part in registry]
+                )
+            except OSError:
+                # on a full disk: the images are gone all the same, and a name too many does no harm
+                if dataset.external:
+                    raise
+        return trashed
+
+    def deleted(self) -> list[trash.Discarded]:
+        """What of uploaded datasets lies in the trash, newest first, whoever deleted it."""
+        return trash.contents(self._data.folder("trash"), "dataset")
+
+    def bring_back(self, trashed: str) -> Dataset:
+        """A deleted dataset out of the trash, with its name. Raises NotFound, or RunError when it
+        cannot be moved.
+        """
+        with self._lock:
+            found = next((found for found in self.deleted() if found.id == trashed), None)
+            if found is None:
+                raise NotFound(
+                    "there is nothing called {name} here",
+                    hint="It may have been restored already. Reload the page.",
+                    name=trashed[:80],
+                )
+            path = trash.restore(found, self._data.folder("datasets"))
+            if found.title:
+                self._change(lambda registry: registry["names"].update({path.name: found.title}))
+            return self.find(path.name)
+
+    # --- the registry -----------------------------------------------------------------------------
+
+    def _own(self, identity: str, registry: dict[str, dict[str, str]]) -> Dataset | None:
+        try:
+            path = self._data.child("datasets", identity)
+        except NotFound:
+            return None
+        return (
+            Dataset(
+                id=path.name,
+                name=registry["names"].get(path.name, path.name),
+                path=path,
+                external=False,
+            )
+            if path.is_dir()
+            else None
+        )
+
+    @staticmethod
+    def _external(identity: str, registry: dict[str, dict[str, str]]) -> Dataset:
+        path = Path(registry["folders"][identity])
+        return Dataset(
+            id=identity,
+            name=registry["names"].get(identity) or path.name or str(path),
+            path=path,
+            external=True,
+        )
+
+    def _read(self) -> dict[str, dict[str, str]]:
+        def told(values: Any) -> dict[str, dict[str, str]]:
+            return {
+                part: {str(key): str(value) for key, value in values.get(part, {}).items()}
+                for part in ("names", "folders")
+            }
+
+        return files.read_json(self._registry, told, {"names": {}, "folders": {}}, names=True)
+
+    def _change(self, change: Callable[[dict[str, dict[str, str]]], object]) -> None:
+        with self._lock:
+            registry = self._read()
+            change(registry)
+            files.write_text(
+                self._registry, json.dumps(registry, ensure_ascii=True, indent=1) + "\n"
+            )
+
+
+def thumbnail_address(identity: str, key: str, version: str) -> str:
+    """The address of an image's thumbnail, from the page. The version changes with the file, so
+    that a browser may keep the picture for good.
+    """
+    return f"lora-trainer/datasets/{quote(identity, safe='')}/thumbnail/{key}.webp?v={version}"
+
+
+def _tidy_name(name: str) -> str:
+    tidy = " ".join(
+        "".join(
+            character if character.isprintable() else " "
+            for character in unicodedata.normalize("NFC", name)
+        ).split()
+    )
+    if not tidy:
+        raise DatasetError("a dataset needs a name", hint="Say what the images show.")
+    return tidy[:LONGEST_NAME].strip()

@@ -1,0 +1,138 @@
+"""What is set for one dataset and not trained yet: trigger word, preset, changed settings,
+checkpoint, name, and how captions are written.
+
+    <dataset>/.lora_trainer/draft.json      {"version": 1, "values": {...}}
+
+    read(root) -> Draft                     none, or one that cannot be read, is an empty one
+    write(root, values, was) -> Draft       raises Conflict when somebody else wrote meanwhile
+
+It lies with the images, so that no dataset gets another's trigger word, and every browser sees the
+same. Called by registry.py and the routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.dataset import caption_provenance
+from lora_trainer.errors import ConfigError, DatasetError
+from lora_trainer.webui.common import form
+from lora_trainer.webui.http.routing import Conflict
+
+FILE = "draft.json"
+TEXTS = ("preset", "checkpoint", "name")
+LONGEST = 64 * 1024
+"""Of a draft, in bytes: some twenty settings, a few prompts."""
+
+
+@dataclass(frozen=True)
+class Draft:
+    values: dict[str, Any] = field(default_factory=dict)
+    """preset, checkpoint, name: texts. changes: config key -> the visitor's own value. captioner:
+    {captioner, options}.
+    """
+    revision: str = ""
+    """Another one whenever the file holds something else; empty without a file."""
+    changed: float = 0.0
+    """When it was written."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {"values": self.values, "revision": self.revision, "changed": self.changed}
+
+
+def path_of(root: Path) -> Path:
+    return root / caption_provenance.FOLDER / FILE
+
+
+def read(root: Path) -> Draft:
+    path = path_of(root)
+    try:
+        if path.stat().st_size > 2 * LONGEST:
+            return Draft()
+        content, changed = path.read_bytes(), path.stat().st_mtime
+        values = files.parse_json(content)["values"]
+    except (OSError, files.NotJson, KeyError, TypeError, IndexError):
+        return Draft()
+    revision = hashlib.blake2b(content, digest_size=12).hexdigest()
+    return Draft(_known(values), revision, changed) if isinstance(values, dict) else Draft()
+
+
+def write(root: Path, values: Mapping[str, Any], was: str) -> Draft:
+    """`was`: the revision that `values` were made from. Who calls this holds the dataset's lock.
+    Raises Conflict, or DatasetError.
+    """
+    now = read(root)
+    if was != now.revision:
+        raise Conflict(
+            "someone else has changed these settings meanwhile",
+            hint="Look at them, and change again.",
+            current=now.to_json(),
+        )
+    try:
+        content = (
+            json.dumps(
+                {"version": 1, "values": _known(values)},
+                ensure_ascii=False,
+                allow_nan=False,
+                indent=1,
+            )
+            + "\n"
+        )
+    except (ValueError, RecursionError) as error:
+        raise DatasetError(
+            "these settings cannot be kept: a number in them is not finite",
+            hint="Look for nan or inf in the settings.",
+        ) from error
+    if len(content.encode("utf-8", "surrogatepass")) > LONGEST:
+        hint = "Shorten the prompts for previews."
+        raise DatasetError(
+            "these settings are too long to be kept: more than {size} bytes",
+            hint=hint,
+            size=LONGEST,
+        )
+    path = path_of(root)
+    try:
+        path.parent.mkdir(exist_ok=True)
+        files.write_text(path, content)
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        hint = (
+            "Check the free space and the folder's permissions. Until then they are only in this"
+            " page."
+        )
+        raise DatasetError(
+            "the settings of these images cannot be kept beside them: {reason}",
+            hint=hint,
+            reason=reason,
+        ) from error
+    return read(root)
+
+
+def inherit(source: Path, target: Path) -> None:
+    """The draft of images for a copy of them. A copy without one is no failure."""
+    draft = read(source)
+    if draft.revision:
+        try:
+            write(target, {**draft.values, "name": ""}, read(target).revision)
+        except (DatasetError, Conflict):
+            return
+
+
+def _known(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What is understood of it; another version's keys are not."""
+    found: dict[str, Any] = {key: values[key] for key in TEXTS if isinstance(values.get(key), str)}
+    changes, captioner = values.get("changes"), values.get("captioner")
+    changes = changes if isinstance(changes, dict) else {}
+    # of a setting that is there under two names, the present one counts
+    with contextlib.suppress(ConfigError):
+        changes = form.current(changes)
+    found["changes"] = {key: value for key, value in changes.items() if key in form.KEYS}
+    found["captioner"] = captioner if isinstance(captioner, dict) else {}
+    return found

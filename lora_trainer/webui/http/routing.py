@@ -1,0 +1,448 @@
+"""The tab's HTTP side: a table of routes, the guard in front of all of them, and errors as JSON.
+
+    @route("POST", "/runs")
+    def start(app: App, request: Request) -> dict: ...
+
+    mount(host_app, app)      hangs every route under /lora-trainer/ of the host's FastAPI app
+
+The host's own login (--gradio-auth) does not cover an extension's routes, so the guard asks for it
+here, and it refuses pages that only pretend to be the WebUI's (visitors.py). What changes something
+needs a header that a foreign page cannot send to 127.0.0.1 without the browser asking first. A
+handler returns what becomes JSON, or a Response; a LoraTrainerError becomes a sentence and a hint
+in the visitor's language. Called by lazy_app.py.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hmac
+import importlib.util
+import inspect
+import json
+import logging
+import pkgutil
+import sys
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any, TypeVar
+
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as StarletteRequest
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Message as ASGIMessage
+
+from lora_trainer import files, webui
+from lora_trainer.errors import ConfigError, LoraTrainerError
+from lora_trainer.webui import texts
+from lora_trainer.webui.common.data_folder import NotFound
+from lora_trainer.webui.http import visitors
+from lora_trainer.webui.http.path_redaction import without_folders
+from lora_trainer.webui.lazy_app import PREFIX
+
+HEADER = "x-lora-trainer"
+LANGUAGE_HEADER = "x-lora-trainer-language"
+SESSION_HEADER = "x-lora-trainer-session"
+LONGEST_BODY = 4 * 2**20
+"""Of a JSON body, in bytes. Uploads are streamed and have limits of their own."""
+
+LARGEST = sys.float_info.max
+
+Handler = Callable[[Any, "Request"], Any]
+Other = TypeVar("Other")
+log = logging.getLogger("lora_trainer.webui")
+
+
+class Conflict(LoraTrainerError):
+    """Someone else changed it meanwhile; `current` is what it is now."""
+
+    def __init__(
+        self, template: str, *, hint: str = "", current: Any = None, **values: Any
+    ) -> None:
+        super().__init__(template, hint=hint, **values)
+        self.current = current
+
+
+class Forbidden(LoraTrainerError):
+    """Not from here: a remote visitor, or a request that no page of ours makes."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request, after the guard: what a handler may look at."""
+
+    path: dict[str, str]
+    query: dict[str, str]
+    body: dict[str, Any]
+    """The parsed JSON of a POST; empty for a GET or an upload."""
+    language: str
+    remote: bool
+    """Whether visitors from elsewhere may be here (--listen, --share ...): then no path of this
+    machine is taken, and none shown as a whole.
+    """
+    raw: StarletteRequest
+
+    def stream(self) -> AsyncIterator[bytes]:
+        """The body of an upload, piece by piece."""
+        return self.raw.stream()
+
+    def require_local(self) -> None:
+        """Raises Forbidden for what only the person at this machine may do."""
+        if self.remote:
+            raise Forbidden(
+                "this WebUI can be reached from other machines, so folders of this machine cannot"
+                " be opened from the browser",
+                hint=(
+                    "Upload the images instead, or start the WebUI with"
+                    " --enable-insecure-extension-access."
+                ),
+            )
+
+    def number(self, name: str, default: Other) -> int | Other:
+        """A whole number in the address, 0 or more; `default` where there is none, or none that
+        makes sense.
+        """
+        text = self.query.get(name, "")
+        return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else default
+
+    def value(self, key: str, kind: type, default: Any = ...) -> Any:
+        """One value of the JSON body. Raises LoraTrainerError when it is missing (without a
+        default) or of another type.
+        """
+        found = self.body.get(key, default)
+        if found is ...:
+            raise LoraTrainerError(
+                "the request lacks {key}",
+                hint="Reload the page: it may be older than the extension.",
+                key=key,
+            )
+        if found is default:
+            return found
+        if kind is float and isinstance(found, int) and not isinstance(found, bool):
+            with contextlib.suppress(OverflowError):
+                found = float(found)
+        if not isinstance(found, kind) or (isinstance(found, bool) and kind is not bool):
+            raise LoraTrainerError(
+                "{key} in the request is of the wrong kind",
+                hint="Reload the page: it may be older than the extension.",
+                key=key,
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Entry:
+    method: str
+    path: str
+    handler: Handler
+    upload: bool
+
+
+ROUTES: list[Entry] = []
+"""Every route, in the order of definition; tests walk it."""
+
+
+def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler], Handler]:
+    """Put a handler into the table. `path` is below /lora-trainer, with {names} for its parts;
+    upload: the body is not JSON.
+    """
+
+    def add(handler: Handler) -> Handler:
+        ROUTES.append(Entry(method, path, handler, upload))
+        return handler
+
+    return add
+
+
+def find_routes() -> None:
+    """Fill the table: each folder of webui/ that has a routes.py is a feature of the tab."""
+    for folder in pkgutil.iter_modules(webui.__path__, f"{webui.__name__}."):
+        if folder.ispkg and importlib.util.find_spec(f"{folder.name}.routes"):
+            importlib.import_module(f"{folder.name}.routes")
+
+
+def mount(host_app: Any, app: Any) -> None:
+    """Hang the routes into an app at once. The host's get them when they are there: lazy_app.py."""
+    host_app.mount(PREFIX, answering(host_app, app))
+
+
+def answering(host_app: Any, app: Any) -> ASGIApp:
+    """All routes behind the guard, to be hung into `host_app`, whose login counts."""
+    inner = Starlette(
+        routes=[
+            Route(entry.path, _endpoint(entry, host_app, app), methods=[entry.method])
+            for entry in ROUTES
+        ]
+    )
+    inner.add_exception_handler(404, _no_such_route)
+    inner.add_exception_handler(405, _no_such_route)
+    return _named(inner, uuid.uuid4().hex)
+
+
+def _named(inner: ASGIApp, session: str) -> ASGIApp:
+    """Every answer names the app that gave it: a page of the one before hears that its WebUI was
+    started again.
+    """
+
+    async def outer(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sent(message: ASGIMessage) -> None:
+            if message["type"] == "http.response.start":
+                message = {
+                    **message,
+                    "headers": [
+                        *message.get("headers", []),
+                        (SESSION_HEADER.encode(), session.encode()),
+                    ],
+                }
+            await send(message)
+
+        await inner(scope, receive, sent)
+
+    return outer
+
+
+def _endpoint(entry: Entry, host_app: Any, app: Any) -> Callable[[StarletteRequest], Any]:
+    async def endpoint(raw: StarletteRequest) -> Response:
+        language = texts.choose(
+            raw.headers.get(LANGUAGE_HEADER, ""),
+            app.host.language(),
+            raw.headers.get("accept-language", ""),
+        )
+        try:
+            if not is_allowed(host_app, raw, app.host.api_credentials()):
+                return _problem(
+                    401,
+                    LoraTrainerError("log in to the WebUI first", hint="Reload the page."),
+                    language,
+                )
+            _refuse_strangers(host_app, raw, app)
+            request = Request(
+                path=dict(raw.path_params),
+                query=dict(raw.query_params),
+                body=await _body(entry, raw),
+                language=language,
+                remote=app.host.is_remote(),
+                raw=raw,
+            )
+            if inspect.iscoroutinefunction(entry.handler):
+                answer = await entry.handler(app, request)
+            else:
+                answer = await run_in_threadpool(entry.handler, app, request)
+            return _told(answer, await _own_folders(app, answer))
+        except ClientDisconnect:
+            return Response(status_code=400)
+        except LoraTrainerError as error:
+            return _problem(_status(error), error, language, await _own_folders(app))
+        except Exception as error:
+            log.exception("%s %s", entry.method, entry.path)
+            return _problem(500, _unexpected(error, app.host.is_remote()), language)
+
+    return endpoint
+
+
+def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
+    """Raises Forbidden for what another web page sent. Where there is a login, a page under a
+    foreign name has no cookie, and any name will do.
+    """
+    if visitors.is_cross_site(raw):
+        raise Forbidden("another web page sent this request", hint="Open the WebUI's own page.")
+    if (
+        not _asks_for_login(host_app)
+        and (name := visitors.stranger(raw, ()))
+        and (name := visitors.stranger(raw, app.host.names()))
+    ):
+        raise Forbidden(
+            "{name} is not known as a name of this WebUI",
+            hint=(
+                "If this is your address, add it in Settings, LoRA Trainer, Names of this WebUI. No"
+                " other page acts in your name then."
+            ),
+            name=name,
+        )
+    if visitors.comes_from_elsewhere(raw):
+        app.host.expect_visitors()
+
+
+async def _own_folders(app: Any, answer: Any = None) -> Mapping[PurePath, str]:
+    """What is told instead of this machine's folders. Nothing unless others may be here, nor for a
+    file, which goes out as it is: a page has many.
+    """
+    if not app.host.is_remote() or (
+        isinstance(answer, Response) and not isinstance(answer, PlainTextResponse)
+    ):
+        return {}
+    # a folder on a slow disk must not hold up the host
+    folders: Mapping[PurePath, str] = await run_in_threadpool(app.own_folders)
+    return folders
+
+
+async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
+    """The JSON of a request that changes something, once it is sure that a page of ours sent it.
+    Raises Forbidden.
+    """
+    if entry.method == "GET":
+        return {}
+    if not raw.headers.get(HEADER):
+        raise Forbidden(
+            "the request lacks the header X-LoRA-Trainer",
+            hint="It is there so that other web pages cannot act in your name.",
+        )
+    if entry.upload:
+        return {}
+    if raw.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise Forbidden("the request is not JSON", hint="Send Content-Type: application/json.")
+    content = b""
+    async for piece in raw.stream():
+        content += piece
+        if len(content) > LONGEST_BODY:
+            raise LoraTrainerError("the request is larger than {limit} bytes", limit=LONGEST_BODY)
+    try:
+        body = files.parse_json(content or b"{}")
+    except files.NotJson as error:
+        raise LoraTrainerError("the request is not valid JSON: {reason}", reason=error) from error
+    if not isinstance(body, dict):
+        raise LoraTrainerError(
+            "the request is not a JSON object",
+            hint="Reload the page: it may be older than the extension.",
+        )
+    return body
+
+
+def is_allowed(host_app: Any, raw: StarletteRequest, api_credentials: dict[str, str]) -> bool:
+    """Whether the visitor may be here: no login is asked for, or the browser is logged in, or it
+    brings the API's user and password.
+    """
+    if not _asks_for_login(host_app):
+        return True
+    dependency = getattr(host_app, "auth_dependency", None)
+    if dependency is not None:
+        return bool(dependency(raw))
+    tokens = getattr(host_app, "tokens", None) or {}
+    # gradio 3: access-token, access-token-unsecure; gradio 4: access-token-<id of the app>
+    if any(
+        name.startswith("access-token") and tokens.get(value) for name, value in raw.cookies.items()
+    ):
+        return True
+    return _has_credentials(raw.headers.get("authorization", ""), api_credentials)
+
+
+def _asks_for_login(host_app: Any) -> bool:
+    return (
+        getattr(host_app, "auth", None) is not None
+        or getattr(host_app, "auth_dependency", None) is not None
+    )
+
+
+def _has_credentials(header: str, api_credentials: dict[str, str]) -> bool:
+    scheme, _, encoded = header.partition(" ")
+    if scheme.lower() != "basic":
+        return False
+    try:
+        user, _, password = base64.b64decode(encoded, validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, UnicodeDecodeError):
+        return False
+    known = api_credentials.get(user)
+    return known is not None and hmac.compare_digest(known.encode(), password.encode())
+
+
+def _unexpected(error: Exception, remote: bool) -> LoraTrainerError:
+    """What is said of an exception that nobody foresaw. Its own words may name folders of this
+    machine, which is nobody else's business.
+    """
+    if isinstance(error, OSError):
+        hint = (
+            "Check the free space and the permissions of the data folder. The WebUI's console names"
+            " the file."
+        )
+        return LoraTrainerError(
+            "a file or folder cannot be read or written: {reason}",
+            hint=hint,
+            reason=error.strerror or type(error).__name__,
+        )
+    return LoraTrainerError(
+        "something unexpected went wrong: {kind}: {detail}",
+        hint="Please report it, with the lines that the WebUI's console shows.",
+        kind=type(error).__name__,
+        detail="..." if remote else error,
+    )
+
+
+def _status(error: LoraTrainerError) -> int:
+    return {NotFound: 404, Conflict: 409, Forbidden: 403}.get(type(error), 400)
+
+
+def _told(answer: Any, own_folders: Mapping[PurePath, str]) -> Response:
+    """A handler's answer as a response. Files go out as they are; of texts, what lies above
+    `own_folders` does not.
+    """
+    if not isinstance(answer, Response):
+        return _json(without_folders(answer, own_folders))
+    if isinstance(answer, PlainTextResponse) and own_folders:
+        kept = {
+            name: value
+            for name, value in answer.headers.items()
+            if name.lower() not in ("content-length", "content-type")
+        }
+        return PlainTextResponse(
+            without_folders(bytes(answer.body).decode(), own_folders), answer.status_code, kept
+        )
+    return answer
+
+
+def _problem(
+    status: int,
+    error: LoraTrainerError,
+    language: str,
+    own_folders: Mapping[PurePath, str] | None = None,
+) -> Response:
+    told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
+    if isinstance(error, ConfigError):
+        told["problems"] = [texts.say_error(problem, language) for problem in error.problems]
+    answer: dict[str, Any] = {"error": told}
+    if isinstance(error, Conflict):
+        answer["current"] = error.current
+    return _json(without_folders(answer, own_folders or {}), status)
+
+
+def _json(content: Any, status: int = 200) -> Response:
+    # in ASCII: a file's name on the disk may hold bytes that are no characters, and they survive
+    # only escaped
+    try:
+        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
+    except ValueError:
+        # a number from some file: one that is not finite, or of thousands of digits
+        text = json.dumps(_writable(content), allow_nan=False, separators=(",", ":"))
+    return Response(
+        text, status, headers={"Cache-Control": "no-store"}, media_type="application/json"
+    )
+
+
+def _writable(content: Any) -> Any:
+    """The same with null for numbers that JSON, or whoever reads it, does not have."""
+    if isinstance(content, dict):
+        return {key: _writable(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_writable(value) for value in content]
+    is_number = isinstance(content, (int, float)) and not isinstance(content, bool)
+    return None if is_number and not -LARGEST <= content <= LARGEST else content
+
+
+async def _no_such_route(raw: StarletteRequest, error: Exception) -> Response:
+    language = texts.choose(
+        raw.headers.get(LANGUAGE_HEADER, ""), "", raw.headers.get("accept-language", "")
+    )
+    return _problem(
+        404,
+        NotFound(
+            "there is nothing at this address",
+            hint="Reload the page: it may be older than the extension.",
+        ),
+        language,
+    )

@@ -1,0 +1,313 @@
+"""Datasets over HTTP: cards, uploads, pages of images, pictures, captions, the trash. Each handler
+reads its request, calls the package, answers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from starlette.concurrency import run_in_threadpool
+from starlette.responses import FileResponse, Response
+
+from lora_trainer.dataset.findings import from_error
+from lora_trainer.dataset.images import image_size
+from lora_trainer.errors import DatasetError, Message
+from lora_trainer.webui import texts
+from lora_trainer.webui.app import App
+from lora_trainer.webui.captions import serialization
+from lora_trainer.webui.captions.image_facts import Known
+from lora_trainer.webui.common import file_manager
+from lora_trainer.webui.datasets import image_query, token_counts
+from lora_trainer.webui.datasets.caption_store import Contents, Item, View
+from lora_trainer.webui.datasets.registry import thumbnail_address
+from lora_trainer.webui.datasets.thumbnails import LARGE_SIDE
+from lora_trainer.webui.http.routing import Conflict, Request, route
+from lora_trainer.webui.images import uploads
+from lora_trainer.webui.images.uploads import Accepted
+
+_SHOWN_BY_BROWSERS = {
+    ".png": "image/png",
+    ".apng": "image/apng",
+    ".jpg": "image/jpeg",
+    ".jpeg": "image/jpeg",
+    ".jpe": "image/jpeg",
+    ".jfif": "image/jpeg",
+    ".webp": "image/webp",
+    ".gif": "image/gif",
+    ".avif": "image/avif",
+}
+_MOST_AT_ONCE = 500
+_FOR_GOOD = "private, max-age=31536000, immutable"
+
+
+@route("GET", "/datasets")
+def list_datasets(app: App, request: Request) -> list[dict[str, Any]]:
+    return app.datasets.listing(request.language)
+
+
+@route("POST", "/datasets")
+def create(app: App, request: Request) -> dict[str, Any]:
+    return app.datasets.card(app.datasets.create(request.value("name", str)), request.language)
+
+
+@route("POST", "/datasets/open")
+def open_folder(app: App, request: Request) -> dict[str, Any]:
+    request.require_local()
+    return app.datasets.card(app.datasets.open(request.value("folder", str)), request.language)
+
+
+@route("POST", "/datasets/{id}/rename")
+def rename(app: App, request: Request) -> dict[str, Any]:
+    return app.datasets.card(
+        app.datasets.rename(request.path["id"], request.value("name", str)), request.language
+    )
+
+
+@route("POST", "/datasets/{id}/delete")
+def delete(app: App, request: Request) -> dict[str, Any]:
+    return {"trash": app.datasets.delete(request.path["id"])}
+
+
+@route("GET", "/deleted-datasets")
+def deleted(app: App, request: Request) -> list[dict[str, Any]]:
+    return [
+        {"id": found.id, "name": found.title or found.name, "time": found.time}
+        for found in app.datasets.deleted()
+    ]
+
+
+@route("POST", "/deleted-datasets/{id}/restore")
+def bring_back(app: App, request: Request) -> dict[str, Any]:
+    return app.datasets.card(app.datasets.bring_back(request.path["id"]), request.language)
+
+
+@route("POST", "/datasets/{id}/folder")
+def show_folder(app: App, request: Request) -> dict[str, Any]:
+    request.require_local()
+    file_manager.show(app.datasets.find(request.path["id"]).path)
+    return {}
+
+
+@route("GET", "/datasets/{id}/draft")
+def read_draft(app: App, request: Request) -> dict[str, Any]:
+    return app.datasets.draft(request.path["id"]).to_json()
+
+
+@route("POST", "/datasets/{id}/draft")
+def write_draft(app: App, request: Request) -> dict[str, Any]:
+    return app.datasets.set_draft(
+        request.path["id"], request.value("values", dict), request.value("revision", str)
+    ).to_json()
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/upload", upload=True)
+async def upload(app: App, request: Request) -> dict[str, Any]:
+    contents = await run_in_threadpool(app.datasets.contents, request.path["id"])
+    name = request.query.get("name", "")
+    incoming = await uploads.receive(request.stream(), contents, name, request.number("size", None))
+    accepted = await run_in_threadpool(_take, app, request, incoming, name)
+    return _accepted(accepted, request.path["id"], request.language)
+
+
+def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
+    """An upload into its dataset; what it changes in captions that are there can be undone."""
+    bench, replace = (
+        app.datasets.workbench(request.path["id"]),
+        request.query.get("captions") == "replace",
+    )
+    if not uploads.may_hold_captions(name):
+        return uploads.accept(
+            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+        )
+    with bench.recording(
+        Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)
+    ):
+        return uploads.accept(
+            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+        )
+
+
+@route("GET", "/datasets/{id}/items")
+def items(app: App, request: Request) -> dict[str, Any]:
+    contents = app.datasets.contents(request.path["id"])
+    bench, view = app.datasets.workbench(request.path["id"]), contents.view()
+    revision = bench.revision(view)
+    if request.query.get("known") == revision:
+        return {"unchanged": True, "revision": revision}
+    wish = serialization.wish_of(
+        request.query, request.number("offset", 0), min(request.number("limit", 60), _MOST_AT_ONCE)
+    )
+    known = bench.known(view, wish.trigger, token_counts.limit_of(request.query.get("tokens")))
+    page = image_query.page(view, wish, known)
+    return {
+        "total": len(view.items),
+        "matching": page.matching,
+        "captioned": sum(bool(item.caption) for item in view.items),
+        "counts": image_query.counts(view.items, wish, known),
+        "revision": revision,
+        "removed": len(contents.removed()),
+        "edits": serialization.edits_json(bench, request.language),
+        "findings": serialization.sums_json(view.findings, request.language),
+        "items": [_item(request.path["id"], item, known, request.language) for item in page.items],
+    }
+
+
+@route("GET", "/datasets/{id}/thumbnail/{key}.webp")
+def thumbnail(app: App, request: Request) -> Response:
+    path, version = _contents(app, request).image(request.path["key"])
+    return _picture(app.datasets.thumbnails.picture(path), "image/webp", version, request)
+
+
+@route("GET", "/datasets/{id}/picture/{key}")
+def picture(app: App, request: Request) -> Response:
+    path, version = _contents(app, request).image(request.path["key"])
+    kind = _SHOWN_BY_BROWSERS.get(path.suffix.lower())
+    if kind is None:
+        return _picture(
+            app.datasets.thumbnails.picture(path, LARGE_SIDE), "image/webp", version, request
+        )
+    return _picture(path, kind, version, request)
+
+
+@route("POST", "/datasets/{id}/remove")
+def remove(app: App, request: Request) -> dict[str, Any]:
+    bench = app.datasets.workbench(request.path["id"])
+    keys = (
+        serialization.chosen(bench, request)
+        if "select" in request.body
+        else serialization.keys_of(request.value("keys", list))
+    )
+    return {
+        **serialization.outcome_json(bench, bench.remove(keys), request.language),
+        **_counts(bench.contents.view()),
+    }
+
+
+@route("POST", "/datasets/{id}/restore")
+def restore(app: App, request: Request) -> dict[str, Any]:
+    bench, keys = (
+        app.datasets.workbench(request.path["id"]),
+        serialization.keys_of(request.value("keys", list)),
+    )
+    return {
+        **serialization.outcome_json(bench, bench.restore(keys), request.language),
+        **_counts(bench.contents.view()),
+    }
+
+
+@route("GET", "/datasets/{id}/removed")
+def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
+    removed = _contents(app, request).removed()
+    return [
+        {"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time}
+        for entry in removed
+    ]
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+
+@route("POST", "/datasets/{id}/caption")
+def write_caption(app: App, request: Request) -> dict[str, Any]:
+    bench, key = app.datasets.workbench(request.path["id"]), request.value("key", str)
+    outcome = bench.save(key, request.value("caption", str), request.value("was", str))
+    view = bench.contents.latest()
+    item = view.item(key)
+    if outcome.conflicts:
+        raise Conflict(
+            "someone else has changed the caption of {name}",
+            hint="Choose which one to keep.",
+            current=item.caption,
+            name=item.name,
+        )
+    known = bench.known(
+        view,
+        request.value("trigger", str, ""),
+        token_counts.limit_of(request.value("tokens", int, 75)),
+    )
+    answer = _item(request.path["id"], item, known, request.language)
+    return {
+        **answer,
+        "edits": serialization.edits_json(bench, request.language),
+        "revision": bench.revision(view),
+    }
+
+
+# --- as JSON --------------------------------------------------------------------------------------
+
+
+def _contents(app: App, request: Request) -> Contents:
+    return app.datasets.contents(request.path["id"])
+
+
+def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, Any]:
+    findings = list(item.findings)
+    width = height = 0
+    try:
+        width, height = image_size(item.path)
+    except DatasetError as problem:
+        # the check may have said it already
+        if "unreadable-image" not in known.kinds(item):
+            findings.append(from_error("unreadable-image", problem, item.path, item.name))
+    facts = serialization.item_facts(known.contents.path, item, known, language)
+    return {
+        "key": item.key,
+        "name": item.name,
+        "width": width,
+        "height": height,
+        "caption": item.caption,
+        "source": item.source,
+        "caption_file": item.caption_file,
+        "changed": item.changed,
+        **_addresses(identity, item.key, item.version),
+        **facts,
+        "findings": [
+            *(serialization.finding_json(finding, item, language) for finding in findings),
+            *facts["findings"],
+        ],
+    }
+
+
+def _addresses(identity: str, key: str, version: str) -> dict[str, str]:
+    return {
+        "thumbnail": thumbnail_address(identity, key, version),
+        "picture": f"lora-trainer/datasets/{quote(identity, safe='')}/picture/{key}?v={version}",
+    }
+
+
+def _accepted(accepted: Accepted, identity: str, language: str) -> dict[str, Any]:
+    return {
+        "added": [
+            {"key": added.key, "name": added.name, "width": added.width, "height": added.height}
+            for added in accepted.added
+        ],
+        "converted": accepted.converted,
+        "waiting": accepted.waiting,
+        "captions": accepted.captions,
+        "skipped": [
+            {
+                "name": skipped.name,
+                "message": texts.say(skipped.message, language),
+                "hint": texts.say(skipped.hint, language),
+                "kept_caption": skipped.kept_caption,
+            }
+            for skipped in accepted.skipped
+        ],
+    }
+
+
+def _counts(view: View) -> dict[str, Any]:
+    return {"total": len(view.items), "captioned": sum(bool(item.caption) for item in view.items)}
+
+
+def _picture(path: Path, kind: str, version: str, request: Request) -> Response:
+    # with its version in the address, the picture at this address never changes
+    keep = _FOR_GOOD if request.query.get("v") == version else "no-cache"
+    return FileResponse(
+        path, media_type=kind, headers={"Cache-Control": keep, "X-Content-Type-Options": "nosniff"}
+    )

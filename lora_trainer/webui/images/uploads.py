@@ -1,0 +1,977 @@
+"""Files from a browser -> images and captions of a dataset.
+
+    incoming = await receive(pieces, contents, size)    the raw body -> a file of its own, within
+                                                        limits
+    accept(contents, incoming, name) -> Accepted        what it held, and what was left out, each
+                                                        with the reason
+
+An image is decoded before it is taken, and gets a safe name that no other image has. One that only
+the worker's packages decode (HEIC, AVIF) is taken as the JPEG that they make of it; while they are
+not installed it is kept as it is, until somebody has it converted.
+
+A .txt or .caption belongs to the image of its name, a .csv or .jsonl holds captions for images that
+are there. A zip may hold all of these. Its folders are flattened, but for kohya's ("10_fox"), whose
+name says how often its images are seen. Captions go to where the dataset keeps its captions
+(dataset.edits): where it was uploaded, that is one metadata.csv. A caption that is there already is
+kept, unless replacing is asked for: it may be a person's work.
+
+Nothing from a zip becomes a path: names are reduced to their last part and made safe. Everything is
+written whole or not at all: files are received and unpacked in the dataset's own hidden folder and
+then moved. Called by the routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import shutil
+import stat
+import time
+import uuid
+import zipfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from lora_trainer import files
+from lora_trainer.dataset import caption_provenance, edits
+from lora_trainer.dataset.captions import require_length
+from lora_trainer.dataset.images import (
+    CONVERTIBLE_SUFFIXES,
+    OTHER_PICTURE_SUFFIXES,
+    READABLE_SUFFIXES,
+    digest,
+    examine,
+    foreign_form,
+    readable_suffixes,
+    suffix_of,
+)
+from lora_trainer.dataset.listing import CAPTION_SUFFIXES, folded, is_class_folder, kohya_folder
+from lora_trainer.dataset.matching import NameIndex
+from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES, read_metadata
+from lora_trainer.dataset.sources import caption_in_file
+from lora_trainer.dataset.text import (
+    LARGEST_CAPTION_FILE,
+    LARGEST_TABLE,
+    decode,
+    plausible_encodings,
+)
+from lora_trainer.dataset.unread_files import is_text_file
+from lora_trainer.errors import DatasetError, LoraTrainerError, Message
+from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
+from lora_trainer.webui.datasets.caption_store import Contents, key_of
+from lora_trainer.webui.datasets.image_conversion import Converter
+
+INCOMING = "incoming"
+"""In the dataset's folder .lora_trainer: what is on its way."""
+LARGEST_IMAGE = 512 * 2**20
+LARGEST_ARCHIVE = 64 * 2**30
+MOST_MEMBERS = 20_000
+EXPANSION = 50
+"""A zip may unpack to this many times its size (pictures hardly shrink, captions tenfold) ..."""
+SMALL_ENOUGH = 2 * 2**30
+"""... or to this many bytes."""
+
+_PIECE = 2**20
+_CHECK_EVERY = 64 * 2**20
+_STALE = 24 * 3600.0
+_SYSTEM_FILES = frozenset({"thumbs.db", "desktop.ini", ".ds_store"})
+_OTHER_ARCHIVES = (".rar", ".7z", ".tar", ".gz", ".tgz", ".bz2", ".xz")
+_OLD_ENCODINGS = ("gb18030", "cp932", "big5", "cp949", "cp437", "cp1252")
+"""Of names in a zip."""
+_CAPTION_KINDS = (
+    "Captions are read from .txt, .caption, .tags, .cap and .json beside the pictures, and from"
+    " .csv, .tsv, .jsonl and .json for many."
+)
+_ADD_IMAGE = "Add the image first, or give both the same name."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Skipped:
+    """A file that was left out, and why."""
+
+    name: str
+    message: Message
+    hint: Message
+    kept_caption: bool = False
+    """The file was a caption, and the image has another one already."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Added:
+    """An image that is in the dataset now."""
+
+    path: Path
+    name: str
+    """Its path from the dataset's folder, with forward slashes."""
+    width: int
+    height: int
+
+    @property
+    def key(self) -> str:
+        return key_of(self.name)
+
+
+@dataclass(kw_only=True)
+class Accepted:
+    """What came of one upload."""
+
+    added: list[Added] = field(default_factory=list)
+    converted: Counter[str] = field(default_factory=Counter)
+    """Form of a picture ("HEIC") -> how many of those added were such."""
+    waiting: Counter[str] = field(default_factory=Counter)
+    """The same of pictures that are kept as they are, to be converted later."""
+    captions: int = 0
+    """How many captions were written."""
+    skipped: list[Skipped] = field(default_factory=list)
+
+    def skip(self, name: str, problem: LoraTrainerError) -> None:
+        # the user knows the file by its name; where it lay meanwhile says nothing
+        values = {
+            key: name if key == "path" else value for key, value in problem.message.values.items()
+        }
+        hint = {key: name if key == "path" else value for key, value in problem.hint.values.items()}
+        self.skipped.append(
+            Skipped(
+                name=name,
+                message=Message(problem.message.template, values),
+                hint=Message(problem.hint.template, hint),
+            )
+        )
+
+
+# --- receiving ------------------------------------------------------------------------------------
+
+
+async def receive(
+    pieces: AsyncIterator[bytes],
+    contents: Contents,
+    name: str,
+    size: int | None,
+    free: Callable[[Path], int] | None = None,
+) -> Path:
+    """The body of an upload -> a file in the dataset's hidden folder; who calls removes it.
+
+    `size` is how many bytes were announced, `free` tells the bytes free on the disk of a folder.
+    Raises DatasetError when it is too large for its kind or for the disk, or when less arrives than
+    was announced. Then, and when the browser goes away, nothing stays.
+    """
+    free = free or (lambda path: shutil.disk_usage(path).free)
+    limit = _limit(name)
+    folder = _incoming(contents)
+    _require_room(name, size or 0, limit, free(folder))
+    target = folder / uuid.uuid4().hex
+    received, checked = 0, 0
+    try:
+        with target.open("xb") as file:
+            async for piece in pieces:
+                file.write(piece)
+                received += len(piece)
+                if received > limit or received - checked > _CHECK_EVERY:
+                    _require_room(name, received, limit, free(folder) + received)
+                    checked = received
+            file.flush()
+            # of gigabytes it takes seconds, in which the host would answer nobody
+            await asyncio.to_thread(os.fsync, file.fileno())
+        if size is not None and received != size:
+            raise DatasetError(
+                "only {received} of {size} bytes of {name} arrived",
+                hint="Upload it again.",
+                received=received,
+                size=size,
+                name=name,
+            )
+    except OSError as error:
+        _forget(target)
+        hint = "Check the free space on the disk."
+        raise DatasetError(
+            "{name} cannot be written: {reason}",
+            hint=hint,
+            name=name,
+            reason=error.strerror or error,
+        ) from error
+    except BaseException:  # a browser that goes away is a CancelledError
+        _forget(target)
+        raise
+    return target
+
+
+def _limit(name: str) -> int:
+    suffix = _suffix(name)
+    if suffix == ".zip":
+        return LARGEST_ARCHIVE
+    if suffix in CAPTION_SUFFIXES:
+        return LARGEST_CAPTION_FILE
+    return LARGEST_TABLE if suffix in TABLE_SUFFIXES else LARGEST_IMAGE
+
+
+def _require_room(name: str, size: int, limit: int, free: int) -> None:
+    if size > limit:
+        raise DatasetError(
+            "{name} is larger than {limit} MB",
+            hint="Make it smaller, or upload it in parts.",
+            name=name,
+            limit=limit // 2**20,
+        )
+    if size + files.KEPT_FREE > free:
+        raise DatasetError(
+            "there is not enough room on the disk for {name}: {free} MB are free, and {kept} MB of"
+            " them are left alone",
+            hint="Free some space, or move the data folder.",
+            name=name,
+            free=free // 2**20,
+            kept=files.KEPT_FREE // 2**20,
+        )
+
+
+def _incoming(contents: Contents) -> Path:
+    """The folder for what is on its way; what a crash left there a day ago goes."""
+    folder = contents.path / caption_provenance.FOLDER / INCOMING
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.iterdir():
+            # another upload's file may be taken to its place at this moment
+            with contextlib.suppress(FileNotFoundError):
+                if old.stat().st_mtime < time.time() - _STALE:
+                    _forget(old)
+    except OSError as error:
+        hint = "Check the folder's permissions, and that the disk is connected."
+        raise DatasetError(
+            "{path} cannot be written: {reason}", hint=hint, path=folder, reason=error.strerror
+        ) from error
+    return folder
+
+
+def _forget(file: Path) -> None:
+    with contextlib.suppress(OSError):
+        file.unlink()
+
+
+# --- one file -------------------------------------------------------------------------------------
+
+
+def accept(
+    contents: Contents,
+    incoming: Path,
+    name: str,
+    *,
+    replace_captions: bool = False,
+    free: Callable[[Path], int] | None = None,
+    converter: Converter | None = None,
+) -> Accepted:
+    """A received file -> the dataset. Never raises for what the file holds: that is among
+    `skipped`. The file is moved or removed.
+
+    `name` may be a path, as of a dropped folder: of its folders, only kohya's is kept. Without
+    `converter`, what this process cannot decode is skipped.
+    """
+    accepted = Accepted()
+    kohya, is_class = _kohya_folder(name), _in_class_folder(name)
+    name = PurePosixPath(name.replace("\\", "/")).name or "unnamed"
+    suffix = _suffix(name)
+    try:
+        if is_class:
+            hint = "If it is a picture of the subject, upload it from a folder by another name."
+            raise DatasetError(
+                "{path} is left out: it is among class images (regularisation images)",
+                hint=hint,
+                path=name,
+            )
+        if suffix == ".zip":
+            _accept_archive(
+                contents,
+                incoming,
+                accepted,
+                replace_captions,
+                free or (lambda path: shutil.disk_usage(path).free),
+                converter,
+            )
+        elif suffix in CAPTION_SUFFIXES or (
+            suffix == JSON_SUFFIX and _images_of(contents, name, kohya)
+        ):
+            captions = _of_text_file(contents, name, incoming.read_bytes(), kohya)
+            _write_captions(contents, captions, accepted, replace_captions)
+        elif suffix in TABLE_SUFFIXES:
+            _accept_table(contents, name, incoming.read_bytes(), accepted, replace_captions)
+        else:
+            _require_picture_name(name)
+            if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES and is_text_file(
+                incoming
+            ):
+                raise DatasetError(
+                    "{path} is a text, but not of a kind that is read here",
+                    hint=_CAPTION_KINDS,
+                    path=name,
+                )
+            form = foreign_form(incoming) if converter else ""
+            if converter and form:
+                _place_foreign(
+                    contents,
+                    [_Foreign(file=incoming, name=name, folder=kohya, form=form)],
+                    accepted,
+                    converter,
+                )
+            else:
+                accepted.added.append(_place(contents, incoming, name, kohya))
+    except DatasetError as problem:
+        accepted.skip(name, problem)
+    finally:
+        _forget(incoming)
+    return accepted
+
+
+def may_hold_captions(name: str) -> bool:
+    """Whether a file of this name may bring captions."""
+    return _suffix(name) in (".zip", *CAPTION_SUFFIXES, *TABLE_SUFFIXES)
+
+
+def is_one_caption(name: str) -> bool:
+    """Whether a file of this name is the caption of one image."""
+    return _suffix(name) in CAPTION_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name.replace("\\", "/")).suffix.lower()
+
+
+def _require_picture_name(name: str) -> None:
+    suffix = _suffix(name)
+    if suffix in _OTHER_ARCHIVES:
+        raise DatasetError(
+            "{path} is an archive that is not unpacked here",
+            hint="Pack the images as a .zip, or upload them as they are.",
+            path=name,
+        )
+    if suffix in (".xlsx", ".xls", ".ods"):
+        raise DatasetError(
+            "{path} is a workbook, not a CSV file",
+            hint='Save it as "CSV UTF-8" from Excel.',
+            path=name,
+        )
+
+
+def _place(contents: Contents, incoming: Path, name: str, folder_name: str = "") -> Added:
+    """A received picture, once it has been decoded -> its place. Raises DatasetError for what is no
+    whole picture, and for one that is there.
+    """
+    examined = examine(incoming)
+    suffix = _suffix(name)
+    if suffix not in READABLE_SUFFIXES:
+        suffix = suffix_of(incoming)
+    target = _put(contents, incoming, name, suffix, folder_name, examined.digest)
+    return Added(
+        path=target,
+        name=target.relative_to(contents.path).as_posix(),
+        width=examined.width,
+        height=examined.height,
+    )
+
+
+def _put(
+    contents: Contents, incoming: Path, name: str, suffix: str, folder_name: str, content: str
+) -> Path:
+    """A picture of this digest -> the dataset, under a safe name that no other image has. Raises
+    DatasetError for one that is there.
+    """
+    stem = _stem(name)
+    with contents.lock:
+        folder = contents.path / folder_name
+        folder.mkdir(parents=True, exist_ok=True)
+        there = {folded(entry.name): entry for entry in folder.iterdir()}
+        twin = there.get(folded(safe_name(stem, suffix)))
+        if (
+            twin is not None
+            and twin.stat().st_size == incoming.stat().st_size
+            and digest(twin) == content
+        ):
+            raise DatasetError("{path} is here already", path=name)
+        # by stem: fox.png and fox.jpg would share fox.txt
+        pictures = readable_suffixes() | OTHER_PICTURE_SUFFIXES
+        stems = {folded(entry.stem) for entry in there.values() if entry.suffix.lower() in pictures}
+        target = folder / (
+            free_name(
+                safe_name(stem),
+                lambda stem: folded(stem) in stems or folded(stem + suffix) in there,
+            )
+            + suffix
+        )
+        _move(incoming, target, name)
+    return target
+
+
+def _stem(name: str) -> str:
+    return (
+        PurePosixPath(name).stem
+        if _suffix(name) in readable_suffixes() | OTHER_PICTURE_SUFFIXES
+        else name
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Foreign:
+    """A received picture that this process cannot decode."""
+
+    file: Path
+    name: str
+    folder: str
+    """The kohya folder it goes to, or nothing."""
+    form: str
+
+
+def _place_foreign(
+    contents: Contents, foreign: Sequence[_Foreign], accepted: Accepted, converter: Converter
+) -> list[Path | None]:
+    """Converts and places pictures, or keeps them as they are where they cannot be converted yet;
+    where each is now.
+    """
+    if not foreign:
+        return []
+    if not converter.is_ready:
+        return [
+            _attempt(one, accepted, lambda one: _keep(contents, one, accepted)) for one in foreign
+        ]
+    with contents.scratch() as folder:
+        made = dict(
+            zip(
+                foreign,
+                converter.convert(
+                    [(one.file, folder / str(number)) for number, one in enumerate(foreign)]
+                ),
+                strict=True,
+            )
+        )
+        return [
+            _attempt(one, accepted, lambda one: _place_copy(contents, one, made[one], accepted))
+            for one in foreign
+        ]
+
+
+def _attempt(one: _Foreign, accepted: Accepted, place: Callable[[_Foreign], Path]) -> Path | None:
+    try:
+        return place(one)
+    except DatasetError as problem:
+        accepted.skip(one.name, problem)
+        return None
+
+
+def _keep(contents: Contents, one: _Foreign, accepted: Accepted) -> Path:
+    suffix = _suffix(one.name)
+    suffix = suffix if suffix in CONVERTIBLE_SUFFIXES else f".{one.form.lower()}"
+    target = _put(contents, one.file, one.name, suffix, one.folder, digest(one.file))
+    accepted.waiting[one.form] += 1
+    return target
+
+
+def _place_copy(
+    contents: Contents, one: _Foreign, copy: Path | DatasetError, accepted: Accepted
+) -> Path:
+    if isinstance(copy, DatasetError):
+        raise copy
+    added = _place(contents, copy, _stem(one.name) + copy.suffix, one.folder)
+    accepted.added.append(added)
+    accepted.converted[one.form] += 1
+    return added.path
+
+
+def _move(incoming: Path, target: Path, name: str) -> None:
+    try:
+        incoming.replace(target)
+    except OSError as error:
+        hint = "Check the free space and the folder's permissions."
+        raise DatasetError(
+            "{path} cannot be written: {reason}", hint=hint, path=name, reason=error.strerror
+        ) from error
+    files.sync_folder(target.parent)
+
+
+# --- captions -------------------------------------------------------------------------------------
+
+
+def _kohya_folder(name: str) -> str:
+    """A safe name for the nearest kohya folder in a path, or nothing."""
+    folders = PurePosixPath(name.replace("\\", "/")).parts[:-1]
+    return next((safe_name(part) for part in reversed(folders) if kohya_folder(Path(part))), "")
+
+
+def _in_class_folder(name: str, beside: Collection[str] = ()) -> bool:
+    """Whether one of the folders in a path is for class images."""
+    return any(
+        is_class_folder(part, beside) for part in PurePosixPath(name.replace("\\", "/")).parts[:-1]
+    )
+
+
+def _of_text_file(contents: Contents, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
+    """A .txt -> {image: caption} for the images of its name, in whatever folder, where none is
+    given. Raises DatasetError.
+    """
+    text = _caption(data, name)
+    images = _images_of(contents, name, folder)
+    if not images:
+        raise DatasetError("{path} belongs to no image here", hint=_ADD_IMAGE, path=name)
+    return dict.fromkeys(images, text)
+
+
+def _images_of(contents: Contents, name: str, folder: str = "") -> list[Path]:
+    stem = folded(PurePosixPath(name).stem)
+    # IMG_1.heic.txt, of a picture that is IMG_1.jpg by now
+    stems = {stem, PurePosixPath(stem).stem} if _suffix(stem) in CONVERTIBLE_SUFFIXES else {stem}
+    images = [
+        path for path in _pictures(contents) if stems & {folded(path.stem), folded(path.name)}
+    ]
+    return [image for image in images if not folder or image.parent.name == folder]
+
+
+def _pictures(contents: Contents) -> list[Path]:
+    """The pictures that a caption may belong to: those that are waiting to be converted, too."""
+    return [*(item.path for item in contents.view().items), *contents.waiting()]
+
+
+def _caption(data: bytes, name: str) -> str:
+    """What a file of one caption says. Raises DatasetError."""
+    caption = caption_in_file(decode(data, Path(name)).content, Path(name))
+    if caption is None:
+        raise DatasetError(
+            "{path} holds no caption",
+            hint='Its JSON has no "caption", "text" or "tags".',
+            path=name,
+        )
+    require_length(caption, name)
+    return caption
+
+
+def _accept_table(
+    contents: Contents, name: str, data: bytes, accepted: Accepted, replace: bool
+) -> None:
+    index = NameIndex(_pictures(contents))
+    captions = _of_table(
+        Path(name), data, lambda row_name: index.find(row_name, (contents.path,)).images, accepted
+    )
+    _write_captions(contents, captions, accepted, replace)
+
+
+def _of_table(
+    path: Path, data: bytes, find: Callable[[str], Sequence[Path]], accepted: Accepted
+) -> dict[Path, str]:
+    """A metadata file -> {image: caption}; its bad rows are skipped, each with its reason."""
+    metadata = read_metadata(path, data)
+    for finding in metadata.findings:
+        if finding.severity == "error":
+            accepted.skipped.append(
+                Skipped(name=path.name, message=finding.message, hint=finding.hint)
+            )
+    captions = {}
+    for row in metadata.rows:
+        images = find(row.file_name)
+        if len(images) == 1:
+            captions[images[0]] = row.caption
+            continue
+        values = {"file": path.name, "line": row.line, "image": row.file_name}
+        if images:
+            hint = "Write its path, as in folder/img01.jpg."
+            problem = DatasetError(
+                "{file}, line {line}: {image} may be any of several images", hint=hint, **values
+            )
+        else:
+            problem = DatasetError(
+                "{file}, line {line}: there is no image {image}", hint=_ADD_IMAGE, **values
+            )
+        accepted.skip(path.name, problem)
+    return captions
+
+
+def _write_captions(
+    contents: Contents, captions: Mapping[Path, str], accepted: Accepted, replace: bool
+) -> None:
+    """Writes captions that are new; those that differ from one that is there only if they are to
+    `replace` it.
+    """
+    with contents.lock, caption_provenance.changing_captions(contents.path):
+        view, waiting = contents.view(), set(contents.waiting())
+        writing = {}
+        for image, caption in captions.items():
+            if image in waiting:
+                _write_beside(
+                    image,
+                    edits.clean(caption),
+                    image.relative_to(contents.path).as_posix(),
+                    accepted,
+                    replace,
+                )
+                continue
+            item, new = view.by_path.get(image), edits.clean(caption)
+            if item is None or not new:
+                continue
+            own = item.caption if item.source in ("metadata", "text") else ""
+            if own == new:
+                continue
+            if own and not replace:
+                accepted.skipped.append(_kept_caption(item.name))
+                continue
+            writing[image] = new
+        contents.remember_author(writing)
+        edits.write_captions(view.listing, view.captions, writing)
+        accepted.captions += len(writing)
+
+
+def _write_beside(
+    picture: Path, caption: str, name: str, accepted: Accepted, replace: bool
+) -> None:
+    """The caption of a picture that waits to be converted: a file of its name belongs to the copy
+    as well. Raises DatasetError.
+    """
+    target = picture.with_suffix(CAPTION_SUFFIXES[0])
+    there = edits.clean(decode(target.read_bytes(), target).content) if target.is_file() else ""
+    if not caption or there == caption:
+        return
+    if there and not replace:
+        accepted.skipped.append(_kept_caption(name))
+        return
+    try:
+        files.write_text(target, caption + "\n")
+    except OSError as problem:
+        hint = "Check the free space and the folder's permissions."
+        raise DatasetError(
+            "{path} cannot be written: {reason}",
+            hint=hint,
+            path=target.name,
+            reason=problem.strerror or problem,
+        ) from problem
+    accepted.captions += 1
+
+
+def _kept_caption(name: str) -> Skipped:
+    message = Message("{name} has another caption already, which was kept", {"name": name})
+    return Skipped(name=name, message=message, hint=Message(""), kept_caption=True)
+
+
+# --- zip ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Member:
+    """A file in an archive: where it lies there, as a path below an imagined folder."""
+
+    info: zipfile.ZipInfo
+    name: str
+    """Its path in the archive, with forward slashes."""
+
+
+def _accept_archive(
+    contents: Contents,
+    incoming: Path,
+    accepted: Accepted,
+    replace: bool,
+    free: Callable[[Path], int],
+    converter: Converter | None,
+) -> None:
+    """Raises DatasetError for a file that is no zip, or that would unpack to too much."""
+    try:
+        archive = zipfile.ZipFile(incoming)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
+        raise DatasetError(
+            "{path} is damaged, or not a zip file", hint="Pack it again.", path=incoming
+        ) from error
+    with archive:
+        if len(archive.infolist()) > MOST_MEMBERS:
+            raise DatasetError(
+                "{path} holds more than {limit} files",
+                hint="Upload it in parts.",
+                path=incoming,
+                limit=MOST_MEMBERS,
+            )
+        members = _members(archive, accepted)
+        _require_sane(incoming, [member.info for member in members], free(incoming.parent))
+        placed = _place_pictures(contents, archive, members, accepted, converter)
+        captions = _captions_in(contents, archive, members, placed, accepted)
+    _write_captions(contents, captions, accepted, replace)
+
+
+def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
+    """The files that may be pictures or captions, in the natural order of their names; the others
+    are skipped, each with its reason.
+    """
+    members, system_files, class_images = [], 0, 0
+    names = _member_names(archive)
+    folders = {part for name in names.values() for part in PurePosixPath(name).parts[:-1]}
+    for info in archive.infolist():
+        name = names[info.orig_filename]
+        parts = PurePosixPath(name).parts
+        if info.is_dir() or name.endswith("/"):
+            continue
+        if (
+            any(part.startswith(".") and part not in ("..", ".") for part in parts)
+            or parts[0] == "__MACOSX"
+            or parts[-1].lower() in _SYSTEM_FILES
+        ):
+            system_files += 1
+            continue
+        if _in_class_folder(name, folders):
+            class_images += 1
+            continue
+        try:
+            _require_plain(info, name)
+        except DatasetError as problem:
+            accepted.skip(name, problem)
+        else:
+            members.append(_Member(info=info, name=name))
+    if system_files:
+        template = "hidden and system files are left out ({count} of them)"
+        accepted.skipped.append(
+            Skipped(name="", message=Message(template, {"count": system_files}), hint=Message(""))
+        )
+    if class_images:
+        one, several = (
+            "a class image (regularisation image) is left out",
+            "class images (regularisation images) are left out ({count} files)",
+        )
+        hint = "If they show the subject, give their folder another name."
+        message = Message(one if class_images == 1 else several, {"count": class_images})
+        accepted.skipped.append(Skipped(name="", message=message, hint=Message(hint)))
+    return sorted(members, key=lambda member: natural_order(member.name))
+
+
+def _member_names(archive: zipfile.ZipFile) -> dict[str, str]:
+    """{name as zipfile has it: as it was meant, with forward slashes}.
+
+    Without a mark for UTF-8 a name is in the packer's own encoding, on Chinese Windows GBK; zipfile
+    takes it for cp437. All such names together tell which one it is.
+    """
+    plain = {info.orig_filename: info.orig_filename.split("\0")[0] for info in archive.infolist()}
+    unmarked = {info.orig_filename for info in archive.infolist() if not info.flag_bits & 0x800}
+    raw = {}
+    for name in unmarked:
+        with contextlib.suppress(UnicodeEncodeError):
+            raw[name] = plain[name].encode("cp437")
+    encodings = ["utf-8"]
+    if any(not _is_utf8(data) for data in raw.values()):
+        encodings += plausible_encodings(b"\n".join(raw.values()), _OLD_ENCODINGS)
+    for name, data in raw.items():
+        for encoding in encodings:
+            with contextlib.suppress(UnicodeDecodeError):
+                plain[name] = data.decode(encoding)
+                break
+    return {name: meant.replace("\\", "/") for name, meant in plain.items()}
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _require_plain(info: zipfile.ZipInfo, name: str) -> None:
+    """Raises DatasetError for a member that is not a plain file of a kind used here."""
+    if name.startswith("/") or ".." in PurePosixPath(name).parts or name[1:2] == ":":
+        raise DatasetError(
+            "{path} points out of the archive",
+            hint="Pack it again, without whole paths.",
+            path=name,
+        )
+    if stat.S_ISLNK(info.external_attr >> 16):
+        raise DatasetError("{path} is a link, not a file", hint="Pack the file itself.", path=name)
+    if info.flag_bits & 0x1:
+        raise DatasetError(
+            "{path} is locked with a password", hint="Pack it again without one.", path=name
+        )
+    suffix = _suffix(name)
+    if suffix == ".zip":
+        raise DatasetError(
+            "{path} is an archive in an archive",
+            hint="Unpack it, and upload it by itself.",
+            path=name,
+        )
+    _require_picture_name(name)
+    if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES | TABLE_SUFFIXES | set(
+        CAPTION_SUFFIXES
+    ):
+        raise DatasetError("{path} is neither a picture nor a caption", path=name)
+
+
+def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) -> None:
+    total = sum(info.file_size for info in infos)
+    if total > max(SMALL_ENOUGH, EXPANSION * archive.stat().st_size):
+        hint = "Pack it again; if it came from the web, do not trust it."
+        raise DatasetError(
+            "{path} would unpack to {size} MB, far more than pictures do",
+            hint=hint,
+            path=archive,
+            size=total // 2**20,
+        )
+    if total + files.KEPT_FREE > free:
+        raise DatasetError(
+            "{path} unpacks to {size} MB; {free} MB are free, and {kept} MB of them are left alone",
+            path=archive,
+            size=total // 2**20,
+            hint="Free some space, or move the data folder.",
+            free=free // 2**20,
+            kept=files.KEPT_FREE // 2**20,
+        )
+
+
+def _place_pictures(
+    contents: Contents,
+    archive: zipfile.ZipFile,
+    members: Sequence[_Member],
+    accepted: Accepted,
+    converter: Converter | None,
+) -> dict[Path, Path]:
+    """Unpacks the pictures; {the path in the archive, below the dataset's folder: where it is
+    now}.
+    """
+    placed, foreign = {}, {}
+    with contents.scratch() as scratch:
+        for member in members:
+            if _suffix(member.name) not in readable_suffixes() | OTHER_PICTURE_SUFFIXES:
+                continue
+            name, folder = PurePosixPath(member.name).name, _kohya_folder(member.name)
+            try:
+                with _unpacked(contents, archive, member, LARGEST_IMAGE) as file:
+                    form = foreign_form(file) if converter else ""
+                    if form:
+                        # all of them are converted at once
+                        kept = file.replace(scratch / file.name)
+                        foreign[contents.path / member.name] = _Foreign(
+                            file=kept, name=name, folder=folder, form=form
+                        )
+                        continue
+                    added = _place(contents, file, name, folder)
+            except DatasetError as problem:
+                accepted.skip(member.name, problem)
+            else:
+                accepted.added.append(added)
+                placed[contents.path / member.name] = added.path
+        if converter:
+            now = _place_foreign(contents, list(foreign.values()), accepted, converter)
+            placed |= {
+                path: place for path, place in zip(foreign, now, strict=True) if place is not None
+            }
+    return placed
+
+
+@contextlib.contextmanager
+def _unpacked(
+    contents: Contents, archive: zipfile.ZipFile, member: _Member, limit: int
+) -> Iterator[Path]:
+    """A member as a file of its own, gone afterwards. Raises DatasetError."""
+    if member.info.file_size > limit:
+        raise DatasetError(
+            "{name} is larger than {limit} MB",
+            hint="Make it smaller.",
+            name=member.name,
+            limit=limit // 2**20,
+        )
+    target = contents.path / caption_provenance.FOLDER / INCOMING / uuid.uuid4().hex
+    try:
+        try:
+            with archive.open(member.info) as source, target.open("xb") as file:
+                shutil.copyfileobj(source, file, _PIECE)
+                file.flush()
+                os.fsync(file.fileno())
+        except (
+            zipfile.BadZipFile,
+            NotImplementedError,
+            EOFError,
+            RuntimeError,
+            ValueError,
+        ) as error:
+            raise DatasetError(
+                "{path} is damaged in the archive", hint="Pack it again.", path=member.name
+            ) from error
+        except Exception as error:  # zlib.error, lzma.LZMAError and their like have no common base
+            if isinstance(error, OSError):
+                hint = "Check the free space on the disk."
+                raise DatasetError(
+                    "{path} cannot be written: {reason}",
+                    hint=hint,
+                    path=member.name,
+                    reason=error.strerror or error,
+                ) from error
+            raise DatasetError(
+                "{path} is damaged in the archive", hint="Pack it again.", path=member.name
+            ) from error
+        yield target
+    finally:
+        _forget(target)
+
+
+def _captions_in(
+    contents: Contents,
+    archive: zipfile.ZipFile,
+    members: Sequence[_Member],
+    placed: Mapping[Path, Path],
+    accepted: Accepted,
+) -> dict[Path, str]:
+    """{image: caption} as the archive has it: the same rule as for a folder, a row goes before a
+    .txt, a .txt before a .caption.
+    """
+    root = contents.path
+    in_archive = NameIndex(placed)
+    here = NameIndex(_pictures(contents))
+    captions: dict[Path, str] = {}
+    beside = {(path.parent, folded(name)) for path in placed for name in (path.stem, path.name)}
+    of_one = {member.name for member in members if _suffix(member.name) in CAPTION_SUFFIXES}
+    of_one |= {
+        member.name
+        for member in members
+        if _suffix(member.name) == JSON_SUFFIX and _is_beside(root / member.name, beside)
+    }
+    order = (JSON_SUFFIX, *reversed(CAPTION_SUFFIXES))
+    texts = sorted(
+        (member for member in members if member.name in of_one),
+        key=lambda member: order.index(_suffix(member.name)),
+    )
+    tables = [
+        member
+        for member in members
+        if _suffix(member.name) in TABLE_SUFFIXES and member.name not in of_one
+    ]
+    # what comes later goes before
+    for member in [*texts, *tables]:
+        place = root / member.name
+        try:
+            with _unpacked(contents, archive, member, _limit(member.name)) as file:
+                data = file.read_bytes()
+            if member.name in of_one:
+                captions.update(_of_member(contents, member, data, place, placed))
+                continue
+        except DatasetError as problem:
+            accepted.skip(member.name, problem)
+            continue
+
+        def find(row_name: str, folder: Path = place.parent) -> Sequence[Path]:
+            packed = [placed[path] for path in in_archive.find(row_name, (folder, root)).images]
+            return packed or here.find(row_name, (root,)).images
+
+        captions.update(
+            {
+                image: text
+                for image, text in _of_table(Path(member.name), data, find, accepted).items()
+                if text
+            }
+        )
+    return captions
+
+
+def _is_beside(place: Path, beside: Collection[tuple[Path, str]]) -> bool:
+    return (place.parent, folded(place.stem)) in beside
+
+
+def _of_member(
+    contents: Contents, member: _Member, data: bytes, place: Path, placed: Mapping[Path, Path]
+) -> dict[Path, str]:
+    """A text file in an archive -> {image: caption}: the images beside it there, else those of its
+    name in the dataset.
+    """
+    stem = folded(place.stem)
+    beside = [
+        now
+        for path, now in placed.items()
+        if path.parent == place.parent and stem in (folded(path.stem), folded(path.name))
+    ]
+    if not beside:
+        return _of_text_file(contents, PurePosixPath(member.name).name, data)
+    return dict.fromkeys(beside, _caption(data, member.name))

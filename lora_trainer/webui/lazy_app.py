@@ -1,0 +1,116 @@
+"""The rest of the extension, imported by a thread of its own once the host's server is up, so that
+the host's start does not wait for it.
+
+    mount(host_app)     hangs one ASGI app under /lora-trainer/, which answers as soon as the rest
+                        is there, or says why it never will be
+    unload()            the host is about to load its extensions again
+
+Importing the routes takes 0.3 to 0.5 s of processor time, more than all else that the extension
+does at a host's start. Called by callbacks.py, which imports this file at once: it shows a fault in
+the extension that keeps even this from working.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import threading
+from typing import Any
+
+PREFIX = "/lora-trainer"
+
+log = logging.getLogger("lora_trainer.webui")
+_current: list[LazyApp] = []
+
+
+def mount(host_app: Any) -> None:
+    """Hang our routes into the host's app; again, for a new app, after "Reload UI"."""
+    unload()
+    lazy = LazyApp(host_app)
+    _current[:] = [lazy]
+    host_app.mount(PREFIX, lazy)
+    threading.Thread(target=lazy.load, name="lora-trainer-start", daemon=True).start()
+
+
+def unload() -> None:
+    """Leave the host's queue as it was found. Raises what keeps it from that."""
+    for lazy in _current:
+        lazy.end()
+    _current.clear()
+
+
+class LazyApp:
+    """An ASGI app that is made while it is already hung in."""
+
+    def __init__(self, host_app: Any) -> None:
+        self._host_app = host_app
+        self._there = threading.Event()
+        self._turn = threading.Lock()
+        self._ended = False
+        self._app: Any = None
+        self._answer: Any = None
+        self._trouble: Exception | None = None
+
+    def load(self) -> None:
+        """Import the rest, let the queue go on, and answer requests."""
+        try:
+            from lora_trainer.webui.app import get_app
+            from lora_trainer.webui.http import routing
+
+            routing.find_routes()
+            self._answer = routing.answering(self._host_app, get_app())
+            self._begin(get_app())
+        except Exception as error:
+            log.exception("LoRA Trainer cannot start")
+            self._trouble = error
+        finally:
+            self._there.set()
+
+    def _begin(self, app: Any) -> None:
+        with self._turn:
+            if self._ended:
+                return
+            self._app = app
+            try:
+                app.begin()
+            except Exception:
+                log.exception("LoRA Trainer's queue cannot go on yet")
+
+    def end(self) -> None:
+        """No more is begun; what was begun lets go of the host."""
+        with self._turn:
+            self._ended = True
+            if self._app is not None:
+                self._app.end()
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if not self._there.is_set():
+            await asyncio.get_running_loop().run_in_executor(None, self._there.wait)
+        if self._trouble is None:
+            await self._answer(scope, receive, send)
+        elif scope["type"] == "http":
+            await self._say_trouble(self._trouble, send)
+
+    async def _say_trouble(self, error: Exception, send: Any) -> None:
+        from lora_trainer.webui import callbacks
+
+        # the report names folders: where there is a login, the guard that asks for it is what could
+        # not be imported
+        asks_for_login = any(
+            getattr(self._host_app, name, None) is not None for name in ("auth", "auth_dependency")
+        )
+        told = {
+            "message": callbacks.say(callbacks.CANNOT_START),
+            "hint": callbacks.say(callbacks.LOOK if asks_for_login else callbacks.UPDATE),
+        }
+        if not asks_for_login:
+            told |= {"label": callbacks.say(callbacks.REPORT), "report": callbacks.report(error)}
+        body = json.dumps({"error": told}).encode("utf-8")
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"cache-control", b"no-store"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": 500, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,442 @@
+"""Our LoRA files, wherever they are: delivered ones in the host's LoRA folder, and the saved steps
+of runs.
+
+    loras.listing()                 Lora, newest first: delivered ones, then what runs have saved
+    loras.find(id, ...)             an id is a hash of the path: no path ever comes from the browser
+    loras.picture(id)               the picture on its card, or the preview nearest to its strength
+    loras.insertable()              ours with their tag, and the preferred weight of every LoRA in
+                                    the folder that has one
+    loras.set_strength(id, 0.7)     writes one key of NAME.json
+    loras.deliver(id)               a saved step -> the LoRA folder, under a name of its own
+
+Ours are known by what training writes into the header. Headers are read once and remembered by time
+and size. Called by generation.py and the routes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import threading
+from collections.abc import Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypedDict
+
+from lora_trainer import families, files
+from lora_trainer.checkpoint.header import read_header
+from lora_trainer.errors import CheckpointError, LoraFileError
+from lora_trainer.families.base import Family
+from lora_trainer.hosts.base import Host
+from lora_trainer.jobs.history import Entry, History
+from lora_trainer.lora.deliver import deliver
+from lora_trainer.webui.common.data_folder import NotFound
+from lora_trainer.webui.loras import sidecar
+
+log = logging.getLogger("lora_trainer.webui")
+
+OURS = "sd-webui-lora-trainer/"
+GRID = (0.0, 0.25, 0.5, 0.75, 1.0)
+MATRIX = (0.4, 0.7, 1.0)
+NEXT_TO = 0.1
+"""Pictures of strengths that are closer than this look alike."""
+USUAL_WEIGHT = 0.7
+TRIES = "lora-trainer-tries"
+"""Below the LoRA folder: saved steps for as long as they are tried."""
+LONGEST_TEXT = 1000
+PICTURES = (".png", ".preview.png", ".jpg", ".jpeg", ".webp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lora:
+    """A LoRA file of ours."""
+
+    id: str
+    name: str
+    """The file's stem: what <lora:name:0.7> says, once it is delivered."""
+    path: Path
+    run: str | None
+    step: int | None
+    trigger: str
+    preferred_weight: float
+    family: Family | None
+    picture: Path | None
+    delivered: bool
+    changed: float
+
+    @property
+    def tag(self) -> str:
+        return f"<lora:{self.name}:{self.preferred_weight:g}>"
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The strengths of a strength grid."""
+        return _around(self.preferred_weight, GRID)
+
+    @property
+    def matrix(self) -> tuple[float, ...]:
+        """The strengths that saved steps are compared at."""
+        return _around(self.preferred_weight, MATRIX)
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What a LoRA's header says."""
+
+    ours: bool = False
+    alias: str = ""
+    family: Family | None = None
+    trigger: str = ""
+    weights: str = ""
+    """A hash of the weights: the same in every copy of a file, whatever it is called. Empty where
+    the file states none.
+    """
+
+
+class Loras:
+    def __init__(self, host: Host, history: History) -> None:
+        self._host = host
+        self._history = history
+        self._headers: dict[Path, tuple[tuple[int, int], _Header]] = {}
+        self._reading = threading.Lock()
+        self._pictures: dict[str, Path] = {}
+
+    def listing(self) -> list[Lora]:
+        """Delivered ones, then saved steps; each newest first."""
+        entries = self._trainings()
+        delivered = self._delivered(entries, self._files())
+        there = {self._header(lora.path).weights for lora in delivered}
+        found = [*delivered, *(lora for entry in entries for lora in self._saved_of(entry, there))]
+        self._pictures = {lora.id: lora.picture for lora in found if lora.picture}
+        return found
+
+    def find(self, *lora_ids: str) -> list[Lora]:
+        """Some of the listing, in the order asked for; the folders are looked through once. Raises
+        NotFound.
+        """
+        known = {lora.id: lora for lora in self.listing()}
+        if not known.keys() >= set(lora_ids):
+            raise NotFound(
+                "this LoRA is no longer there",
+                hint="It may have been deleted or moved. Reload the page.",
+            )
+        return [known[lora_id] for lora_id in lora_ids]
+
+    def picture(self, lora_id: str) -> Path:
+        """The picture of one of the listing, without looking through the folders for each of a
+        page's many. Raises NotFound.
+        """
+        picture = self._pictures.get(lora_id)
+        if picture is None or not picture.is_file():
+            picture = self.find(lora_id)[0].picture
+        if picture is None:
+            raise NotFound("this LoRA has no picture")
+        return picture
+
+    def insertable(self) -> tuple[list[Lora], dict[str, float]]:
+        """(ours that are delivered, name or alias -> preferred weight of every LoRA with a sidecar
+        that states one)
+        """
+        weights: dict[str, float] = {}
+        paths = list(self._files())
+        for path in paths:
+            weight = sidecar.weight(sidecar.read(path))
+            if weight is not None:
+                header = self._header(path)
+                weights |= {name: weight for name in (path.stem, header.alias) if name}
+        return self._delivered(self._trainings(), paths), weights
+
+    def set_strength(self, lora_id: str, strength: float) -> Lora:
+        """Make `strength` what a click on the card inserts. Raises LoraFileError for a saved step,
+        which has no card.
+        """
+        (lora,) = self.find(lora_id)
+        if not lora.delivered:
+            raise LoraFileError(
+                "{name} is not in the WebUI's LoRA folder yet",
+                hint="Deliver it first.",
+                name=lora.name,
+            )
+        self._require_inside(sidecar.path_of(lora.path))
+        values = {
+            sidecar.TRIGGER: lora.trigger,
+            "sd version": lora.family.sd_version if lora.family else "Unknown",
+        }
+        sidecar.write_weight(lora.path, strength, otherwise=values)
+        self._host.refresh_loras()
+        return self.find(lora_id)[0]
+
+    def deliver(self, lora_id: str) -> Lora:
+        """Put a saved step where the host finds it, under a name never used there before. Raises
+        LoraFileError.
+        """
+        (lora,) = self.find(lora_id)
+        if lora.delivered:
+            return lora
+        if lora.family is None:
+            raise LoraFileError(
+                "it is not known for which family of checkpoints {name} was trained", name=lora.name
+            )
+        folder = self._folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        done = deliver(
+            lora.path,
+            folder,
+            lora.name,
+            trigger=lora.trigger,
+            preferred_weight=lora.preferred_weight,
+            family=lora.family,
+            preview=lora.picture,
+        )
+        self._host.refresh_loras()
+        return self.find(_id(done.path))[0]
+
+    def _trainings(self) -> list[Entry]:
+        return [
+            entry
+            for entry in self._history.listing()
+            if entry.job == "train" and entry.problem is None
+        ]
+
+    # --- delivered ones ---------------------------------------------------------------------------
+
+    def _folder(self) -> Path:
+        return self._host.paths().lora_dir
+
+    def _files(self) -> Iterator[Path]:
+        """Every .safetensors file that the host lists, but for those that are only tried."""
+        seen: set[str] = set()
+        for folder, subfolders, names in os.walk(self._folder(), followlinks=True):
+            real = os.path.realpath(folder)
+            if real in seen or Path(folder).name == TRIES:
+                subfolders.clear()
+                continue
+            seen.add(real)
+            yield from (
+                Path(folder, name)
+                for name in sorted(names)
+                if name.lower().endswith(".safetensors")
+            )
+
+    def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
+        """Ours among the files of the LoRA folder, newest first."""
+        entries = list(entries)
+        runs = {
+            files.place(Path(entry.state.delivered)): (entry, entry.state.step)
+            for entry in entries
+            if entry.state.delivered
+        }
+        copies = self._saved_weights(entries)
+        found = []
+        for path in paths:
+            with _alone(path):
+                header = self._header(path)
+                origin = runs.get(files.place(path)) or copies.get(header.weights)
+                if header.ours or origin:
+                    found.append(self._of_file(path, header, origin))
+        return sorted(found, key=lambda lora: lora.changed, reverse=True)
+
+    def _saved_weights(self, entries: Iterable[Entry]) -> dict[str, tuple[Entry, int]]:
+        """Weights -> the run and step that they are of: a saved step that was put into the LoRA
+        folder by hand is known by them.
+        """
+        found: dict[str, tuple[Entry, int]] = {}
+        for entry in entries:
+            with _alone(entry.folder.path):
+                paths = ((_file_of(entry, one.file), one.step) for one in entry.state.saved)
+                found |= {
+                    weights: (entry, step)
+                    for path, step in paths
+                    if path is not None and (weights := self._header(path).weights)
+                }
+        return found
+
+    def _of_file(self, path: Path, header: _Header, origin: tuple[Entry, int] | None) -> Lora:
+        values = sidecar.read(path)
+        return Lora(
+            id=_id(path),
+            name=path.stem,
+            path=path,
+            run=origin[0].id if origin else None,
+            step=origin[1] if origin else None,
+            trigger=sidecar.trigger(values) or header.trigger,
+            preferred_weight=sidecar.weight(values) or USUAL_WEIGHT,
+            family=header.family,
+            picture=next(
+                (
+                    found
+                    for ending in PICTURES
+                    if (found := path.with_name(path.stem + ending)).is_file()
+                ),
+                None,
+            ),
+            delivered=True,
+            changed=_changed(path),
+        )
+
+    def _header(self, path: Path) -> _Header:
+        try:
+            details = path.stat()
+        except OSError:
+            return _Header()
+        mark = (details.st_mtime_ns, details.st_size)
+        with self._reading:
+            known = self._headers.get(path)
+            if known is None or known[0] != mark:
+                known = self._headers[path] = (mark, _read(path))
+            return known[1]
+
+    def _require_inside(self, path: Path) -> None:
+        """Raises LoraFileError for a file that is not the LoRA folder's own: a link would lead a
+        write elsewhere.
+        """
+        if self._folder().absolute() not in path.absolute().parents or path.is_symlink():
+            raise LoraFileError(
+                "{file} is not inside the WebUI's LoRA folder, so it is left alone", file=path.name
+            )
+
+    # --- saved steps ------------------------------------------------------------------------------
+
+    def _saved_of(self, entry: Entry, there: Container[str]) -> list[Lora]:
+        with _alone(entry.folder.path):
+            return list(self._saved(entry, there))
+        return []
+
+    def _saved(self, entry: Entry, there: Container[str]) -> Iterator[Lora]:
+        """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the
+        weights in it.
+        """
+        state = entry.state
+        weight = _weight_of(entry.settings)
+        was_delivered = bool(state.delivered) and Path(state.delivered).is_file()
+        for saved in reversed(state.saved):
+            path = _file_of(entry, saved.file)
+            if path is None or (was_delivered and saved.file == state.file):
+                continue
+            weights = self._header(path).weights
+            if weights and weights in there:
+                continue
+            previews = [
+                preview
+                for preview in state.previews
+                if preview.step == saved.step and preview.strength
+            ]
+            nearest = min(
+                previews, key=lambda preview: abs(preview.strength - weight), default=None
+            )
+            yield Lora(
+                id=_id(path),
+                name=path.stem,
+                path=path,
+                run=entry.id,
+                step=saved.step,
+                trigger=str(entry.settings.get("trigger_word") or "").strip(),
+                preferred_weight=weight,
+                family=families.find(state.family),
+                picture=_file_of(entry, nearest.file) if nearest else None,
+                delivered=False,
+                changed=_changed(path),
+            )
+
+
+def _around(weight: float, strengths: tuple[float, ...]) -> tuple[float, ...]:
+    """The strengths with the recommended one among them, in the place of one that is next to it."""
+    others = [
+        strength
+        for strength in strengths
+        if strength in (0.0, 1.0) or abs(strength - weight) >= NEXT_TO
+    ]
+    return tuple(sorted({*others, weight}))
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Files from anywhere may hold anything: one that cannot be listed hides no other."""
+    try:
+        yield
+    except Exception:
+        log.warning("%s cannot be listed", path, exc_info=True)
+
+
+class LoraView(TypedDict):
+    """A LoRA to try: delivered, or a saved step of a run."""
+
+    id: str
+    name: str
+    file: str
+    run: str | None
+    step: int | None
+    trigger: str
+    preferred_weight: float
+    grid: tuple[float, ...]
+    matrix: tuple[float, ...]
+    family: str | None
+    resolution: int | None
+    """Side in pixels of the pictures its family makes."""
+    picture: str | None
+    delivered: bool
+    tag: str | None
+
+
+def to_mapping(lora: Lora, address: str) -> LoraView:
+    """As JSON. `address` is where its picture is served."""
+    return {
+        "id": lora.id,
+        "name": lora.name,
+        "file": lora.path.name,
+        "run": lora.run,
+        "step": lora.step,
+        "trigger": lora.trigger,
+        "preferred_weight": lora.preferred_weight,
+        "grid": lora.grid,
+        "matrix": lora.matrix,
+        "family": lora.family.id if lora.family else None,
+        "resolution": lora.family.largest_resolution if lora.family else None,
+        "picture": address if lora.picture else None,
+        "delivered": lora.delivered,
+        "tag": f"{lora.tag} {lora.trigger}".strip() if lora.delivered else None,
+    }
+
+
+def _read(path: Path) -> _Header:
+    try:
+        metadata = read_header(path).metadata
+    except (CheckpointError, OSError):
+        return _Header()
+    return _Header(
+        ours=metadata.get("modelspec.implementation_version", "").startswith(OURS),
+        # cut: kept for every file of the folder, and sent to the browser
+        alias=metadata.get("ss_output_name", "")[:LONGEST_TEXT],
+        family=families.of_metadata(metadata.get("ss_base_model_version", "")),
+        trigger=metadata.get("modelspec.trigger_phrase", "")[:LONGEST_TEXT],
+        weights=metadata.get("sshs_model_hash", "")[:LONGEST_TEXT],
+    )
+
+
+def _weight_of(settings: Mapping[str, Any]) -> float:
+    return sidecar.number(settings.get("preferred_weight")) or USUAL_WEIGHT
+
+
+def _file_of(entry: Entry, name: str) -> Path | None:
+    """A file that a run names, if it is there and the run's own: a name that leads out of its
+    folder is somebody's trap.
+    """
+    path = entry.folder.path / name
+    return (
+        path
+        if path.is_relative_to(entry.folder.path) and ".." not in path.parts and path.is_file()
+        else None
+    )
+
+
+def _id(path: Path) -> str:
+    return hashlib.sha256(str(path.absolute()).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

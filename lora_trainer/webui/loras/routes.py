@@ -1,0 +1,44 @@
+"""Our LoRA files: what there is, strengths, delivery. The strength panel under the prompts asks for
+`insertable`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import FileResponse, Response
+
+from lora_trainer.webui.app import App
+from lora_trainer.webui.http.routing import Request, route
+from lora_trainer.webui.lazy_app import PREFIX
+from lora_trainer.webui.loras.library import Lora, LoraView, to_mapping
+
+
+@route("GET", "/loras")
+def list_loras(app: App, request: Request) -> list[LoraView]:
+    return [_lora(lora) for lora in app.loras.listing()]
+
+
+@route("GET", "/loras/{id}/picture")
+def lora_picture(app: App, request: Request) -> Response:
+    return FileResponse(app.loras.picture(request.path["id"]))
+
+
+@route("POST", "/loras/{id}/strength")
+def set_strength(app: App, request: Request) -> LoraView:
+    return _lora(app.loras.set_strength(request.path["id"], request.value("strength", float)))
+
+
+@route("POST", "/loras/{id}/deliver")
+def deliver(app: App, request: Request) -> LoraView:
+    return _lora(app.loras.deliver(request.path["id"]))
+
+
+@route("GET", "/insertable")
+def insertable(app: App, request: Request) -> dict[str, Any]:
+    ours, weights = app.loras.insertable()
+    return {"loras": [_lora(lora) for lora in ours], "weights": weights}
+
+
+def _lora(lora: Lora) -> LoraView:
+    return to_mapping(lora, f"{PREFIX.lstrip('/')}/loras/{lora.id}/picture?v={int(lora.changed)}")

@@ -1,0 +1,95 @@
+"""NAME.json beside a LoRA: what the host's card knows of it, in A1111's keys. Read whole, changed
+in one key, never rewritten otherwise.
+
+Called by library.py.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.errors import LoraFileError
+
+TRIGGER, WEIGHT = "activation text", "preferred weight"
+STRONGEST = 2.0
+
+
+def path_of(lora: Path) -> Path:
+    return lora.with_suffix(".json")
+
+
+def read(lora: Path) -> dict[str, Any]:
+    """The values of a LoRA's sidecar; empty when there is none, or none that can be read."""
+    try:
+        return _parse(path_of(lora))
+    except (OSError, ValueError):
+        return {}
+
+
+def trigger(values: dict[str, Any]) -> str:
+    found = values.get(TRIGGER)
+    return found.strip() if isinstance(found, str) else ""
+
+
+def weight(values: dict[str, Any]) -> float | None:
+    """The preferred weight. A1111's own editor writes 0 for "none"."""
+    return number(values.get(WEIGHT))
+
+
+def number(found: Any) -> float | None:
+    """A weight as a person or a program may have written it; None if it is none, or 0."""
+    if isinstance(found, bool) or not isinstance(found, (int, float, str)):
+        return None
+    try:
+        # JSON and YAML can spell whole numbers beyond any float
+        weight = float(found)
+    except (ValueError, OverflowError):
+        return None
+    return weight if math.isfinite(weight) and weight else None
+
+
+def write_weight(lora: Path, value: float, *, otherwise: dict[str, Any]) -> None:
+    """Set the preferred weight and leave every other key as it is. `otherwise` is what a LoRA
+    without a sidecar gets beside it.
+
+    Raises LoraFileError for a number that is no strength, and for a sidecar that cannot be read: it
+    would be lost.
+    """
+    if isinstance(value, bool) or not 0 < value <= STRONGEST:
+        # 0 is A1111's way of writing "none"
+        raise LoraFileError(
+            "{value} cannot be the preferred strength",
+            hint="Choose a number above 0, up to {most}.",
+            value=value,
+            most=STRONGEST,
+        )
+    path = path_of(lora)
+    try:
+        values = _parse(path) if path.exists() else dict(otherwise)
+        values[WEIGHT] = round(value, 4)
+        files.write_text(path, json.dumps(values, ensure_ascii=False, indent=4) + "\n")
+    except ValueError as error:
+        raise LoraFileError(
+            "{file} is not valid JSON, so the strength was not written",
+            hint="Mend or delete it: {reason}.",
+            file=path.name,
+            reason=error,
+        ) from error
+    except OSError as error:
+        raise LoraFileError(
+            "{file} could not be written: {reason}",
+            hint="Check that the LoRA folder is not write-protected.",
+            file=path.name,
+            reason=error.strerror or error,
+        ) from error
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    values = files.load_json(path, infinite=True)
+    if not isinstance(values, dict):
+        raise ValueError("it holds no names and values")
+    return values

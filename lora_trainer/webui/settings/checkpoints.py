@@ -1,0 +1,387 @@
+"""The checkpoints a run can be trained on, as the host lists them: what each is, and why some
+cannot be used.
+
+    listing(language)   all of them at once: those not yet looked at without a family, while a
+                        thread looks
+    find(id)            Choice: the file, with the VAE and clip skip the host uses with it
+    facts(path)         Facts: family and what else the header says, or the reason against it
+
+Only headers are read, and each file once: what was found is kept on disk by path, size and time of
+change, so that two hundred checkpoints on a slow disk hold up nobody. An id is a hash of the path:
+no path ever comes from the browser. Called by preflight.py and routes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+from lora_trainer import families, files
+from lora_trainer.checkpoint.detect import Detected
+from lora_trainer.checkpoint.folder import detect_any
+from lora_trainer.checkpoint.parts import PredictionType
+from lora_trainer.demo import EMBEDDED
+from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.families.base import Family
+from lora_trainer.hosts.base import Host, LoadedCheckpoint
+from lora_trainer.webui import texts
+
+LOADED = "loaded"
+"""The id of whatever the host has loaded."""
+PRACTICE = "practice"
+"""The id of the embedded checkpoint, and the name under which presets hold values for it."""
+PRACTICE_TITLE = Message("Tiny practice model")
+
+log = logging.getLogger("lora_trainer.webui")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """A checkpoint to train on, with what the host uses along with it."""
+
+    id: str
+    title: str
+    path: Path
+    vae: Path | None = None
+    clip_skip: int | None = None
+    """None: nothing is known of what the host would use."""
+    is_loaded: bool = False
+    """Whether it is what the host uses for the next picture."""
+    in_memory: bool = False
+    """Whether the host has it loaded now."""
+
+    @property
+    def is_practice(self) -> bool:
+        return self.id == PRACTICE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What a checkpoint's header says; with a `problem`, nothing else counts."""
+
+    family: Family | None = None
+    prediction_type: PredictionType | None = None
+    stated_resolution: int | None = None
+    has_vae: bool = True
+    problem: Message | None = None
+    hint: Message = field(default_factory=lambda: Message(""))
+
+    @classmethod
+    def refused(cls, error: CheckpointError) -> Facts:
+        """Of a file that cannot be used. It is called by its name, not its path: the list may be
+        read from elsewhere.
+        """
+        values = _named({**error.hint.values, **error.message.values})
+        return cls(
+            problem=Message(error.message.template, values),
+            hint=Message(error.hint.template, values),
+        )
+
+    @property
+    def resolution(self) -> int | None:
+        """The side of the pictures it was made for, in pixels. None: only its UNet can tell (SD2),
+        when it is loaded.
+        """
+        if self.family is None:
+            return None
+        return self.stated_resolution or self.family.native_resolution(self.prediction_type)
+
+    def require(self) -> Facts:
+        """Itself; raises CheckpointError for one that cannot be trained on."""
+        if self.problem is not None:
+            raise CheckpointError(
+                self.problem.template,
+                hint=self.hint.template,
+                **{**self.hint.values, **self.problem.values},
+            )
+        return self
+
+
+class Checkpoints:
+    """Thread-safe. `file`: where what was found is kept."""
+
+    def __init__(self, host: Host, file: Path) -> None:
+        self._host = host
+        self._file = file
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._kept: dict[str, dict[str, Any]] = _read(file)
+        self._looking: threading.Thread | None = None
+
+    def choices(self) -> list[Choice]:
+        """What the host lists, in its order, and the practice model last."""
+        loaded = self._host.loaded()
+        now = loaded.path if loaded is not None else None
+        found = [
+            Choice(
+                id=_id(entry.path), title=entry.title, path=entry.path, is_loaded=entry.path == now
+            )
+            for entry in self._host.checkpoints()
+        ]
+        return [
+            *found,
+            *(
+                [Choice(id=PRACTICE, title=str(PRACTICE_TITLE), path=EMBEDDED, clip_skip=1)]
+                if EMBEDDED.exists()
+                else []
+            ),
+        ]
+
+    def find(self, wanted: str) -> Choice:
+        """The checkpoint of an id. Raises CheckpointError when the host does not list it (any
+        more), or has none loaded.
+        """
+        loaded = self._host.loaded()
+        if wanted == LOADED:
+            if loaded is None:
+                raise CheckpointError(
+                    "the WebUI has no checkpoint loaded",
+                    hint="Choose one here, or load one at the top of the WebUI.",
+                )
+            return self._as_loaded(_id(loaded.path), loaded)
+        choice = next((choice for choice in self.choices() if choice.id == wanted), None)
+        if choice is None:
+            raise CheckpointError(
+                "the WebUI does not list this checkpoint any more",
+                hint="Reload the list, and choose another.",
+            )
+        return (
+            self._as_loaded(choice.id, loaded)
+            if choice.is_loaded and loaded is not None
+            else choice
+        )
+
+    def facts(self, path: Path) -> Facts:
+        """What the checkpoint is: as found before, else from its header now."""
+        try:
+            mark = _mark(path)
+        except OSError as error:
+            return Facts(
+                problem=Message(
+                    "{path} cannot be read: {reason}",
+                    {"path": path.name, "reason": error.strerror or str(error)},
+                ),
+                hint=Message("Check the permissions and the disk."),
+            )
+        known = self._known(path, mark)
+        return known if known is not None else self._look(path, mark)
+
+    def listing(self, language: str) -> list[dict[str, Any]]:
+        """Every choice for the browser: {id, title, loaded, practice, seen, and what `said` gives}.
+        One not seen yet has no family.
+        """
+        choices = self.choices()
+        answer = []
+        unseen: list[Path] = []
+        for choice in choices:
+            facts = self._known_or_none(choice.path)
+            if facts is None:
+                unseen.append(choice.path)
+            title = texts.say(PRACTICE_TITLE, language) if choice.is_practice else choice.title
+            entry = {
+                "id": choice.id,
+                "title": title,
+                "loaded": choice.is_loaded,
+                "practice": choice.is_practice,
+            }
+            answer.append({**entry, **said(facts or Facts(), language), "seen": facts is not None})
+        if unseen:
+            self._look_in_a_thread(unseen)
+        return answer
+
+    def loaded(self, language: str) -> dict[str, Any] | None:
+        """What the host uses now, or None: {id, title, in_memory, family, family_name, vae,
+        clip_skip, problem, hint}.
+        """
+        try:
+            choice = self.find(LOADED)
+        except CheckpointError:
+            return None
+        vae = choice.vae.name if choice.vae else None
+        known = {
+            "id": choice.id,
+            "title": choice.title,
+            "in_memory": choice.in_memory,
+            "vae": vae,
+            "clip_skip": choice.clip_skip,
+        }
+        return {**known, **said(self.facts(choice.path), language)}
+
+    def wait(self) -> None:
+        """Until the thread has looked at everything."""
+        thread = self._looking
+        if thread is not None:
+            thread.join()
+
+    def _as_loaded(self, identity: str, loaded: LoadedCheckpoint) -> Choice:
+        return Choice(
+            id=identity,
+            title=loaded.title,
+            path=loaded.path,
+            vae=loaded.vae,
+            clip_skip=loaded.clip_skip,
+            is_loaded=True,
+            in_memory=loaded.in_memory,
+        )
+
+    def _known_or_none(self, path: Path) -> Facts | None:
+        try:
+            return self._known(path, _mark(path))
+        except OSError:
+            return self.facts(path)
+
+    def _known(self, path: Path, mark: list[int]) -> Facts | None:
+        with self._lock:
+            entry = self._kept.get(str(path))
+        return _from_entry(entry) if entry is not None and entry.get("mark") == mark else None
+
+    def _look(self, path: Path, mark: list[int], *, write: bool = True) -> Facts:
+        facts = look(path)
+        with self._lock:
+            self._kept[str(path)] = {"mark": mark, **_to_entry(facts)}
+        if write:
+            self._write()
+        return facts
+
+    def _look_in_a_thread(self, paths: list[Path]) -> None:
+        with self._lock:
+            if self._looking is not None and self._looking.is_alive():
+                return
+            self._looking = threading.Thread(
+                target=self._look_at_all,
+                args=(paths,),
+                name="lora-trainer-checkpoints",
+                daemon=True,
+            )
+            self._looking.start()
+
+    def _look_at_all(self, paths: list[Path]) -> None:
+        for path in paths:
+            try:
+                self._look(path, _mark(path), write=False)
+            except Exception:
+                log.exception("looking at %s", path)
+        self._write()
+
+    def _write(self) -> None:
+        # one after the other, or an older state may be written over a newer one
+        with self._writing:
+            with self._lock:
+                content = json.dumps(self._kept, ensure_ascii=True, indent=0)
+            try:
+                files.write_text(self._file, content)
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._file, error)
+
+
+def look(path: Path) -> Facts:
+    """What a file's header says."""
+    try:
+        found: Detected = detect_any(path)
+    except CheckpointError as error:
+        return Facts.refused(error)
+    return Facts(
+        family=found.family,
+        prediction_type=found.prediction_type,
+        stated_resolution=found.resolution,
+        has_vae=found.has_vae,
+    )
+
+
+def said(facts: Facts, language: str) -> dict[str, Any]:
+    """Facts for the browser: {family, family_name, resolution, problem, hint}."""
+    return {
+        "family": facts.family.id if facts.family else None,
+        "family_name": facts.family.name if facts.family else None,
+        "resolution": facts.resolution,
+        "problem": texts.say(facts.problem, language) if facts.problem else None,
+        "hint": texts.say(facts.hint, language) if facts.problem else None,
+    }
+
+
+def _id(path: Path) -> str:
+    return hashlib.blake2b(
+        str(path).encode("utf-8", errors="surrogatepass"), digest_size=9
+    ).hexdigest()
+
+
+def _mark(path: Path) -> list[int]:
+    """Changes when the file does, or the configuration beside it, or what a diffusers folder says
+    it is. Raises OSError.
+    """
+    mark = []
+    for file in (path / "model_index.json" if path.is_dir() else path, path.with_suffix(".yaml")):
+        try:
+            details = file.stat()
+            mark += [details.st_mtime_ns, details.st_size]
+        except FileNotFoundError:
+            if file == path:
+                raise
+    return mark
+
+
+def _named(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them, each path by its last part."""
+    plain = {key: value.name if isinstance(value, Path) else value for key, value in values.items()}
+    return {
+        key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for key, value in plain.items()
+    }
+
+
+def _to_entry(facts: Facts) -> dict[str, Any]:
+    if facts.problem is not None:
+        return {
+            "problem": facts.problem.template,
+            "values": facts.problem.values,
+            "hint": facts.hint.template,
+            "hint_values": facts.hint.values,
+        }
+    return {
+        "family": facts.family.id if facts.family else None,
+        "prediction_type": facts.prediction_type,
+        "stated_resolution": facts.stated_resolution,
+        "has_vae": facts.has_vae,
+    }
+
+
+def _from_entry(entry: Mapping[str, Any]) -> Facts:
+    if "problem" in entry:
+        return Facts(
+            problem=Message(entry["problem"], entry["values"]),
+            hint=Message(entry["hint"], entry["hint_values"]),
+        )
+    return Facts(
+        family=families.find(entry["family"]),
+        prediction_type=entry["prediction_type"],
+        stated_resolution=entry["stated_resolution"],
+        has_vae=entry["has_vae"],
+    )
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    def told(kept: Any) -> dict[str, dict[str, Any]]:
+        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
+
+    return files.read_json(file, told, {}, names=True)
+
+
+def _is_sound(entry: Any) -> bool:
+    """Whether it can be answered with: the file may have been damaged, or made up."""
+    try:
+        facts = _from_entry(entry)
+        written = f"{facts.problem}{facts.hint}{facts.resolution}"
+        kinds = isinstance(facts.stated_resolution, int | None) and facts.prediction_type in (
+            None,
+            *get_args(PredictionType),
+        )
+        found = facts.family is not None and kinds and isinstance(facts.has_vae, bool)
+        return bool(written) and "mark" in entry and (found or facts.problem is not None)
+    except files.UNREADABLE:
+        return False

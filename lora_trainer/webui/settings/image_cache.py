@@ -1,0 +1,187 @@
+"""What is known of image files, kept from scan to scan and from start to start: a plan has to be
+told at each keystroke, and two thousand pictures cannot be decoded for it.
+
+    known.look(path)   -> Examined at once: from memory, else from the file's header alone, and the
+                       thorough look follows in a thread
+    known.unchecked    -> (how many of them have had it, how many there are) for the pictures of one
+                       folder
+
+A file is known by path, size and time of change. Called by preflight.py, as the `look` of
+dataset.scan. Needs Pillow.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import files
+from lora_trainer.dataset.images import Examined, examine, image_size
+from lora_trainer.errors import DatasetError
+
+THREADS = 2
+"""Few: the host draws pictures meanwhile."""
+WRITE_EVERY = 200
+MOST_KEPT = 50_000
+
+log = logging.getLogger("lora_trainer.webui")
+
+
+class KnownImages:
+    """Thread-safe. `file`: where it is kept; a missing or damaged one costs a second look at the
+    images and no more.
+    """
+
+    def __init__(self, file: Path, thorough: Callable[[Path], Examined] = examine) -> None:
+        self._file = file
+        self._thorough = thorough
+        self._lock = threading.Lock()
+        self._writing = threading.Lock()
+        self._kept: dict[str, dict[str, Any]] = _read(file)
+        # what an earlier start could not read may be readable by now: another limit, another Pillow
+        self._doubtful = {path for path, entry in self._kept.items() if "problem" in entry}
+        self._waiting: set[str] = set()
+        self._unwritten = 0
+        self.serial = 0
+        """Grows with each thorough look: what `look` says may be another thing."""
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
+
+    def look(self, path: Path) -> Examined:
+        """Size and content hash of an image; until it has been decoded once, a hash that stands for
+        this file alone. Raises DatasetError.
+        """
+        mark = _mark(path)
+        with self._lock:
+            entry = self._kept.get(str(path))
+        if entry is not None and entry["mark"] == mark:
+            if str(path) in self._doubtful:
+                self._doubtful.discard(str(path))
+                self._look_later(path, mark)
+            return _examined(entry, path)
+        width, height = image_size(path)
+        self._look_later(path, mark)
+        return Examined(width=width, height=height, digest=f"{path}:{mark}")
+
+    def unchecked(self, paths: Iterable[Path]) -> int:
+        """How many of these wait for their thorough look."""
+        with self._lock:
+            return sum(str(path) in self._waiting for path in paths) if self._waiting else 0
+
+    def close(self) -> None:
+        """Let what waits go, and keep what is known. For tests: the host never ends in an orderly
+        way.
+        """
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._write()
+
+    def wait(self) -> None:
+        """Until every thorough look is done."""
+        self._pool.shutdown(wait=True)
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="lora-trainer-images")
+
+    def _look_later(self, path: Path, mark: list[int]) -> None:
+        with self._lock:
+            if str(path) in self._waiting:
+                return
+            self._waiting.add(str(path))
+        self._pool.submit(self._look_thoroughly, path, mark)
+
+    def _look_thoroughly(self, path: Path, mark: list[int]) -> None:
+        try:
+            found = self._thorough(path)
+            entry = {
+                "mark": mark,
+                "width": found.width,
+                "height": found.height,
+                "digest": found.digest,
+            }
+        except DatasetError as problem:
+            entry = {
+                "mark": mark,
+                "problem": problem.message.template,
+                "hint": problem.hint.template,
+                "values": _plain(problem.message.values),
+            }
+        except Exception:
+            log.exception("looking at %s", path)
+            entry = {}
+        with self._lock:
+            self._waiting.discard(str(path))
+            if entry:
+                self._kept[str(path)] = entry
+            self.serial += 1
+            self._unwritten += 1
+            due = self._unwritten >= WRITE_EVERY or not self._waiting
+        if due:
+            self._write()
+
+    def _write(self) -> None:
+        # one after the other, or an older state may be written over a newer one
+        with self._writing:
+            with self._lock:
+                # the newest are at the end
+                while len(self._kept) > MOST_KEPT:
+                    del self._kept[next(iter(self._kept))]
+                content = json.dumps(self._kept, ensure_ascii=True, separators=(",", ":"))
+                self._unwritten = 0
+            try:
+                files.write_text(self._file, content)
+            except OSError as error:
+                log.warning("%s cannot be written: %s", self._file, error)
+
+
+def _read(file: Path) -> dict[str, dict[str, Any]]:
+    def usable(kept: Any) -> dict[str, dict[str, Any]]:
+        return {path: entry for path, entry in kept.items() if _is_sound(entry)}
+
+    return files.read_json(file, usable, {}, names=True)
+
+
+def _is_sound(entry: Any) -> bool:
+    """Whether it can be answered with: the file may have been damaged, or made up."""
+    try:
+        try:
+            found = _examined(entry, Path())
+        except DatasetError as problem:
+            return "mark" in entry and bool(problem.report())
+        return (
+            "mark" in entry
+            and isinstance(found.digest, str)
+            and all(type(side) is int and side > 0 for side in (found.width, found.height))
+        )
+    except files.UNREADABLE:
+        return False
+
+
+def _mark(path: Path) -> list[int]:
+    """Changes with the file. Raises DatasetError."""
+    try:
+        details = path.stat()
+    except OSError as error:
+        raise DatasetError(
+            "{path} cannot be read: {reason}",
+            hint="Check the file and the disk.",
+            path=path,
+            reason=error.strerror,
+        ) from error
+    return [details.st_mtime_ns, details.st_size]
+
+
+def _examined(entry: dict[str, Any], path: Path) -> Examined:
+    if "problem" in entry:
+        raise DatasetError(
+            entry["problem"], hint=entry["hint"], **{**entry["values"], "path": path}
+        )
+    return Examined(width=entry["width"], height=entry["height"], digest=entry["digest"])
+
+
+def _plain(values: Any) -> dict[str, Any]:
+    return {
+        key: value if isinstance(value, (str, int, float, bool)) or value is None else str(value)
+        for key, value in values.items()
+    }

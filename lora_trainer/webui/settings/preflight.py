@@ -1,0 +1,699 @@
+"""What the tab's draft comes to: a wish goes in, a run's settings come out, and before that what
+will happen.
+
+    run_config(app, wish) -> RunConfig   for POST /runs: complete but for the `auto`s that the
+                                            worker settles; raises what is wrong
+    plan(app, wish)       -> Plan        for POST /plan: checkpoint, images, steps, time, disk,
+                                            the file's name, and every problem, each with
+                                            the field that mends it; never raises for what a user
+                                            can choose
+
+The numbers are run_estimate.py's; images and captions are looked at as the worker does
+(scan_cache.py). Quick enough for each keystroke: nothing of a checkpoint but its header is read,
+and no picture is decoded while somebody waits (image_cache.py).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lora_trainer.dataset.buckets import Bucket
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
+from lora_trainer.dataset.scan import Dataset
+from lora_trainer.dataset.syntax import prompt_syntax
+from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
+from lora_trainer.lora.deliver import clean_name
+from lora_trainer.runs import folder as folders
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.training.optimizers import OPTIMIZERS
+from lora_trainer.webui import texts
+from lora_trainer.webui.common import form
+from lora_trainer.webui.common.data_folder import name_problem
+from lora_trainer.webui.common.units import duration, size_of
+from lora_trainer.webui.datasets import token_counts
+from lora_trainer.webui.settings.checkpoints import LOADED, PRACTICE_TITLE, Choice, Facts
+from lora_trainer.webui.settings.run_estimate import Forecast
+from lora_trainer.webui.settings.scan_cache import Scan
+
+if TYPE_CHECKING:
+    from lora_trainer.webui.app import App
+
+NAMED_PER_KIND = 3
+"""Findings of one kind that are named; the rest is counted."""
+NO_HINT = Message("")
+FACTS: form.Texts = {
+    "checkpoint": "Checkpoint",
+    "vae": "VAE",
+    "images": "Images",
+    "steps": "Steps",
+    "resolution": "Resolution",
+    "lora": "LoRA",
+    "time": "Time",
+    "disk": "Disk",
+    "goes_to": "Goes to",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunWish:
+    """What the browser's draft asks for."""
+
+    dataset: str = ""
+    """A dataset's id."""
+    checkpoint: str = LOADED
+    """A checkpoint's id, or "loaded"."""
+    name: str = ""
+    """The LoRA's name as it was typed; empty: the dataset's."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Config keys -> values, of the form's fields only."""
+
+    @classmethod
+    def of(cls, body: Any) -> RunWish:
+        """From a request's JSON; what is of the wrong type counts as not given."""
+        values = body if isinstance(body, dict) else {}
+        texts_given = {
+            key: values[key]
+            for key in ("dataset", "checkpoint", "name")
+            if isinstance(values.get(key), str)
+        }
+        chosen = values.get("settings")
+        return cls(**texts_given, settings=dict(chosen) if isinstance(chosen, dict) else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Something to mend or to know, and where: a form field's key, "dataset", "checkpoint" or
+    "name"; None: nowhere in the form.
+    """
+
+    field: str | None
+    severity: Severity
+    message: Message
+    hint: Message = NO_HINT
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fact:
+    label: str
+    """English; the key of a translation."""
+    value: Message | str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What Start would do."""
+
+    sentence: tuple[Message, ...] = ()
+    facts: tuple[Fact, ...] = ()
+    problems: tuple[Problem, ...] = ()
+    target: str = ""
+    """Where the LoRA will be, from the models folder on."""
+    steps: int | None = None
+    seconds: float | None = None
+    """None: no earlier run on this machine says how fast it is."""
+    disk: int | None = None
+    """Bytes, about."""
+    resolved: Mapping[str, Any] = field(default_factory=dict)
+    """Config key -> what its `auto` comes to."""
+    suggested: Mapping[str, Any] = field(default_factory=dict)
+    """Config key -> what the tab fills in until the visitor says otherwise: a prompt for previews.
+    """
+    unchecked: int = 0
+    """Images that have not been decoded yet; ask again."""
+
+    @property
+    def ok(self) -> bool:
+        return self.steps is not None and not any(
+            problem.severity == "error" for problem in self.problems
+        )
+
+    def to_json(self, language: str) -> dict[str, Any]:
+        return {
+            "ok": self.ok,
+            "sentence": texts.say_all(self.sentence, language),
+            "facts": [
+                {
+                    "label": texts.translate(fact.label, language),
+                    "value": _said(fact.value, language),
+                }
+                for fact in self.facts
+            ],
+            "problems": [
+                {
+                    "field": problem.field,
+                    "severity": problem.severity,
+                    "message": texts.say(problem.message, language),
+                    "hint": texts.say(problem.hint, language),
+                }
+                for problem in self.problems
+            ],
+            "target": self.target,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "disk": self.disk,
+            "resolved": dict(self.resolved),
+            "suggested": dict(self.suggested),
+            "unchecked": self.unchecked,
+        }
+
+
+# --- a run's settings -----------------------------------------------------------------------------
+
+
+def run_config(app: App, wish: RunWish) -> RunConfig:
+    """The settings of the run that is wished for, in a run folder of a name that is free now.
+    Raises ConfigError, DatasetError, CheckpointError.
+
+    `folders.begin(config.output.output_dir, ...)` makes it a run.
+    """
+    draft = _Draft(app, wish)
+    draft.facts.require()
+    return settings.from_mapping(draft.values(), source="the settings")
+
+
+class _Draft:
+    """A wish with its dataset, checkpoint and name looked up. Raises DatasetError,
+    CheckpointError.
+    """
+
+    def __init__(self, app: App, wish: RunWish) -> None:
+        self.app = app
+        self.wish = wish
+        self.dataset = _dataset(app, wish.dataset)
+        self.choice: Choice = app.checkpoints.find(wish.checkpoint)
+        self.facts: Facts = app.checkpoints.facts(self.choice.path)
+
+    @property
+    def name(self) -> str:
+        """What was typed, to be refused where no tag could hold it; else what becomes of the
+        dataset's name.
+        """
+        return self.wish.name.strip() or clean_name(self.dataset.name)
+
+    def values(self) -> dict[str, Any]:
+        """Flat config keys. What is no field of the form is not taken from the browser: it could
+        name any path.
+        """
+        chosen = {key: value for key, value in self.wish.settings.items() if key in form.KEYS}
+        if "clip_skip" not in chosen and self.choice.clip_skip:
+            chosen["clip_skip"] = self.choice.clip_skip
+        return {
+            **chosen,
+            "train_data_dir": self.dataset.path,
+            "base_model": self.choice.path,
+            "vae": _usable_vae(self.choice),
+            "name": self.name,
+            "output_dir": _free_run_folder(self.app.data.folder("runs"), self.name),
+            "lora_dir": self.app.host.paths().lora_dir,
+        }
+
+
+def _dataset(app: App, identity: str) -> Any:
+    """The dataset of an id: something with `path` and `name`. Raises DatasetError when none is
+    chosen, or it is gone.
+    """
+    if not identity:
+        raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+    dataset = app.datasets.find(identity)
+    if not dataset.path.is_dir():
+        hint = "It may have been moved, or lie on a disk that is not connected."
+        raise DatasetError("the folder {path} is not there any more", hint=hint, path=dataset.path)
+    return dataset
+
+
+def _free_run_folder(runs: Path, name: str) -> Path:
+    # a name that no folder can have is refused by the settings' own check, with a sentence
+    return folders.free_name(runs / ("run" if name_problem(name) else name))
+
+
+def _usable_vae(choice: Choice) -> Path | None:
+    return (
+        choice.vae
+        if choice.vae is not None and choice.vae.suffix.lower() == ".safetensors"
+        else None
+    )
+
+
+# --- what will happen -----------------------------------------------------------------------------
+
+
+def plan(app: App, wish: RunWish) -> Plan:
+    """What Start would do with this wish, and everything that stands against it."""
+    problems: list[Problem] = []
+    try:
+        draft = _Draft(app, wish)
+    except LoraTrainerError:
+        return Plan(problems=tuple(_without_a_choice(app, wish)))
+    if draft.facts.problem is not None:
+        problems.append(
+            Problem(
+                field="checkpoint",
+                severity="error",
+                message=draft.facts.problem,
+                hint=draft.facts.hint,
+            )
+        )
+    asked = _settings(draft.values(), problems)
+    problems += _host_problems(app, draft, asked)
+    found = _scan(app, wish.dataset, asked, problems)
+    if found is None or draft.facts.problem is not None:
+        return Plan(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
+    forecast = Forecast(asked, found.dataset, draft.choice.path, draft.facts)
+    return _foretold(app, draft, found, forecast, problems)
+
+
+def _without_a_choice(app: App, wish: RunWish) -> list[Problem]:
+    """What is wrong when the images or the checkpoint are not chosen: that, and all that can be
+    told of the other and of the settings.
+    """
+    problems: list[Problem] = []
+    folder = None
+    try:
+        folder = _dataset(app, wish.dataset).path
+    except LoraTrainerError as error:
+        problems.append(_problem("dataset", error))
+    try:
+        facts = app.checkpoints.facts(app.checkpoints.find(wish.checkpoint).path)
+        if facts.problem is not None:
+            problems.append(
+                Problem(
+                    field="checkpoint", severity="error", message=facts.problem, hint=facts.hint
+                )
+            )
+    except LoraTrainerError as error:
+        problems.append(_problem("checkpoint", error))
+    chosen = {key: value for key, value in wish.settings.items() if key in form.KEYS}
+    asked = _settings(
+        {
+            **chosen,
+            "name": wish.name.strip(),
+            "train_data_dir": folder or ".",
+            "base_model": ".",
+            "output_dir": "run",
+        },
+        problems,
+    )
+    if folder is not None:
+        _scan(app, wish.dataset, asked, problems)
+    return problems
+
+
+def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
+    """The settings, with the wrong ones at their defaults: what is right about them can be told all
+    the same.
+    """
+    try:
+        return settings.from_mapping(values)
+    except ConfigError as error:
+        problems += [_setting_problem(problem) for problem in error.problems]
+    wrong = {problem.field for problem in problems}
+    kept = {key: value for key, value in values.items() if key not in wrong}
+    try:
+        return settings.from_mapping({**kept, "name": "" if "name" in wrong else values["name"]})
+    except ConfigError:
+        return settings.from_mapping(
+            {
+                key: value
+                for key, value in values.items()
+                if key in form.CHOSEN_ELSEWHERE and key != "name"
+            }
+        )
+
+
+def _setting_problem(error: ConfigError) -> Problem:
+    """The field a ConfigError is about, which it names in its values or in its own words; there, in
+    the field's human name.
+    """
+    words = [
+        str(error.message.values.get("key", "")),
+        *error.message.template.replace(":", " ").split(),
+    ]
+    key = next((word for word in words if word in form.PLACES), "")
+    values = dict(error.message.values)
+    if "key" in values and key in form.LABELS:
+        values["key"] = Message(form.LABELS[key])
+    return Problem(
+        field=form.PLACES.get(key),
+        severity="error",
+        message=Message(error.message.template, values),
+        hint=error.hint,
+    )
+
+
+def _host_problems(app: App, draft: _Draft, asked: RunConfig) -> Iterator[Problem]:
+    """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
+    if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
+        yield Problem(
+            field=None,
+            severity="error",
+            message=Message(
+                "the WebUI's LoRA folder {folder} is missing",
+                {"folder": asked.output.lora_dir.name},
+            ),
+            hint=Message("Make this folder, or correct --lora-dir, and start the WebUI again."),
+        )
+    on_cpu = asked.training.device == "cpu" or (
+        asked.training.device == "auto" and app.host.device().kind == "cpu"
+    )
+    optimizer = OPTIMIZERS[asked.training.optimizer]
+    if on_cpu and optimizer.device == "cuda":
+        yield Problem(
+            field="optimizer",
+            severity="error",
+            message=Message(
+                "{optimizer} needs an NVIDIA card, and training runs on the CPU",
+                {"optimizer": optimizer.title},
+            ),
+            hint=Message("Use AdamW: a LoRA's optimizer is small."),
+        )
+    if on_cpu and asked.checkpoint.mixed_precision == "fp16":
+        yield Problem(
+            field="mixed_precision",
+            severity="error",
+            message=Message("fp16 does not work on the CPU"),
+            hint=Message("Use auto, bf16 or no."),
+        )
+    choice = draft.choice
+    if choice.vae is not None and _usable_vae(choice) is None:
+        yield Problem(
+            field="checkpoint",
+            severity="warning",
+            message=Message(
+                "the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead",
+                {"name": choice.vae.name},
+            ),
+            hint=Message(
+                "A pickle can run any program when opened. Use the VAE's .safetensors version."
+            ),
+        )
+    if draft.facts.problem is None and not draft.facts.has_vae and _usable_vae(choice) is None:
+        yield Problem(
+            field="checkpoint",
+            severity="error",
+            message=Message("{name} has no VAE inside", {"name": choice.path.name}),
+            hint=Message(
+                "Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one."
+            ),
+        )
+
+
+# --- images ---------------------------------------------------------------------------------------
+
+
+def _scan(app: App, identity: str, asked: RunConfig, problems: list[Problem]) -> Scan | None:
+    """The examples as the worker would find them; everything found is among the problems. None:
+    there is nothing to train.
+    """
+    try:
+        # what training counts is counted here with the same vocabulary; where there is none, the
+        # worker's own check remains
+        count = token_counts.count if token_counts.available() else None
+        found = app.scans.scan(
+            app.datasets.contents(identity),
+            asked.dataset,
+            count,
+            asked.checkpoint.max_token_length,
+        )
+    except DatasetError as error:
+        findings = error.message.values.get("findings")
+        if findings:
+            problems += _sum_problems(sums(findings), asked)
+        if not findings or not any(problem.severity == "error" for problem in problems):
+            problems.append(_problem("dataset", error))
+        return None
+    of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
+    problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
+    return found
+
+
+def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
+    """One problem for each thing that was found, errors first: two thousand copies are one
+    sentence's worth.
+    """
+    skipped = asked.dataset.on_bad_data == "skip"
+    has_word = bool(asked.dataset.trigger_word.strip())
+    return [
+        _summed_problem(one, "warning" if skipped else one.severity, has_word) for one in summed
+    ]
+
+
+def _summed_problem(one: Sum, severity: Severity, has_word: bool) -> Problem:
+    hint, place = one.hint, FINDING_PLACES.get(one.kind, "dataset")
+    if one.kind == "no-caption":
+        # with a trigger word they would be trained if the others had none either
+        hint = (
+            Message("Write them under Captions, or let a captioner write a first draft.")
+            if has_word
+            else Message(
+                "Write captions under Captions. If no image has one, a trigger word is enough: it"
+                " then is the caption of each."
+            )
+        )
+    return Problem(
+        field=place,
+        severity=severity,
+        message=_without_folders(one.named(NAMED_PER_KIND)),
+        hint=_without_folders(hint),
+    )
+
+
+FINDING_PLACES = {
+    "no-caption": "captions",
+    "trigger-word-caption": "trigger_word",
+    "small-image": "resolution",
+    "long-caption": "max_token_length",
+    "prompt-syntax": "sample_prompts",
+}
+"""Kind of finding -> the field that mends it, or the section; the dataset, where nothing else is
+said.
+"""
+
+
+# --- in words -------------------------------------------------------------------------------------
+
+
+def _foretold(
+    app: App, draft: _Draft, found: Scan, forecast: Forecast, problems: list[Problem]
+) -> Plan:
+    """The plan of a run whose checkpoint and images are sound."""
+    dataset, settled = found.dataset, forecast.settled
+    of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
+    problems += _sum_problems(of_buckets, settled)
+    problems += _number_problems(draft, forecast)
+    seconds, disk, target = (
+        forecast.seconds(app.pace),
+        forecast.disk_bytes,
+        forecast.target(draft.name, app.runs.pending_names()),
+    )
+    problems += _disk_problems(app, disk)
+    return Plan(
+        sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
+        facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
+        problems=tuple(problems),
+        target=target,
+        steps=forecast.steps,
+        seconds=seconds,
+        disk=disk,
+        resolved=forecast.resolved,
+        suggested={
+            "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
+        },
+        unchecked=app.images.unchecked(example.path for example in dataset.examples),
+    )
+
+
+def _number_problems(draft: _Draft, forecast: Forecast) -> Iterator[Problem]:
+    try:
+        settings.require_warmup_fits(forecast.settled.training, forecast.steps)
+    except ConfigError as error:
+        yield _setting_problem(error)
+    native, resolution = draft.facts.resolution, forecast.resolution
+    if native is not None and resolution < native * 3 // 4:
+        yield Problem(
+            field="resolution",
+            severity="warning",
+            message=Message(
+                "this checkpoint was made for {native} pixels; at {resolution} it learns less"
+                " detail",
+                {
+                    "native": native,
+                    "resolution": resolution,
+                },
+            ),
+            hint=Message("Leave it at auto, unless memory is short."),
+        )
+    if forecast.weights == 0:
+        yield Problem(
+            field="target_modules",
+            severity="error",
+            message=Message(
+                "no layer of the checkpoint bears these names, so nothing would be trained"
+            ),
+            hint=Message("Use the default, or: to_q, to_k, to_v, to_out.0"),
+        )
+
+
+def _disk_problems(app: App, disk: int) -> Iterator[Problem]:
+    try:
+        free = shutil.disk_usage(app.data.folder("runs")).free
+    except OSError:
+        return
+    if disk > free:
+        yield Problem(
+            field=None,
+            severity="error",
+            message=Message(
+                "the run needs about {needed}, and the disk has {free} left",
+                {"needed": size_of(disk), "free": size_of(free)},
+            ),
+            hint=Message("Free some space, or keep fewer saved steps (Keep last N saves)."),
+        )
+
+
+def _sentence(
+    draft: _Draft,
+    dataset: Dataset,
+    forecast: Forecast,
+    seconds: float | None,
+    disk: int,
+    target: str,
+) -> Iterator[Message]:
+    values = {
+        "count": len(dataset.examples),
+        "sizes": len(forecast.buckets),
+        "steps": forecast.steps,
+        "checkpoint": _checkpoint_name(draft),
+    }
+    if len(forecast.buckets) > 1:
+        yield Message(
+            "Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values
+        )
+    else:
+        several = "Trains {steps} steps on {count} images of one size, with {checkpoint}."
+        yield Message(
+            (
+                "Trains {steps} steps on one image, with {checkpoint}."
+                if len(dataset.examples) == 1
+                else several
+            ),
+            values,
+        )
+    if seconds is not None:
+        yield Message(
+            "That takes about {time} and about {disk} of disk.",
+            {"time": duration(seconds), "disk": size_of(disk)},
+        )
+    else:
+        yield Message(
+            "How long that takes is known after the first steps; it needs about {disk} of disk.",
+            {"disk": size_of(disk)},
+        )
+    yield Message("The LoRA will be {target}.", {"target": target})
+
+
+def _facts(
+    dataset: Dataset, forecast: Forecast, seconds: float | None, disk: int, target: str
+) -> Iterator[Fact]:
+    yield Fact(label=FACTS["images"], value=_image_words(dataset, forecast.buckets))
+    times = forecast.images / len(dataset.examples)
+    values = {"steps": forecast.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
+    yield Fact(
+        label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values)
+    )
+    if not forecast.is_certain:
+        yield Fact(
+            label=FACTS["resolution"],
+            value=Message("512 or 768: found when the checkpoint is loaded"),
+        )
+    else:
+        yield Fact(
+            label=FACTS["resolution"], value=Message("{side} pixels", {"side": forecast.resolution})
+        )
+    if forecast.weights:
+        yield Fact(label=FACTS["lora"], value=_lora_words(forecast.weights, forecast.file_bytes))
+    time_words = (
+        Message("known after the first steps")
+        if seconds is None
+        else Message("about {time}", {"time": duration(seconds)})
+    )
+    yield Fact(label=FACTS["time"], value=time_words)
+    yield Fact(label=FACTS["disk"], value=Message("about {disk}", {"disk": size_of(disk)}))
+    yield Fact(label=FACTS["goes_to"], value=target)
+
+
+def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
+    if draft.facts.family is None:
+        return
+    name = _checkpoint_name(draft)
+    if draft.wish.checkpoint == LOADED:
+        template = (
+            "{checkpoint}, loaded now"
+            if draft.choice.in_memory
+            else "{checkpoint}, chosen in the WebUI"
+        )
+        yield Fact(label=FACTS["checkpoint"], value=Message(template, {"checkpoint": name}))
+    else:
+        yield Fact(label=FACTS["checkpoint"], value=name)
+    vae = _usable_vae(draft.choice)
+    if vae is not None:
+        yield Fact(label=FACTS["vae"], value=vae.name)
+
+
+def _checkpoint_name(draft: _Draft) -> Message | str:
+    family = draft.facts.family
+    title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
+    return (
+        Message("{title} ({family})", {"title": title, "family": family.name}) if family else title
+    )
+
+
+def _lora_words(weight_count: int, file_bytes: int) -> Message:
+    size = size_of(file_bytes)
+    if weight_count < 1e6:
+        return Message(
+            "{count} weights, a file of {size}", {"count": f"{weight_count:,}", "size": size}
+        )
+    return Message(
+        "{count} million weights, a file of {size}",
+        {"count": f"{weight_count / 1e6:.3g}", "size": size},
+    )
+
+
+def _image_words(dataset: Dataset, buckets: Mapping[Bucket, Sequence[int]]) -> Message:
+    most = sorted(buckets.items(), key=lambda item: -len(item[1]))
+    named = ", ".join(f"{bucket} ({len(indices)})" for bucket, indices in most[:4]) + (
+        " ..." if len(most) > 4 else ""
+    )
+    return Message("{count}, in sizes {named}", {"count": len(dataset.examples), "named": named})
+
+
+def _said(text: Message | str, language: str) -> str:
+    return text if isinstance(text, str) else texts.say(text, language)
+
+
+def _problem(place: str, error: LoraTrainerError) -> Problem:
+    return Problem(
+        field=place,
+        severity="error",
+        message=_without_folders(error.message),
+        hint=_without_folders(error.hint),
+    )
+
+
+def _without_folders(message: Message) -> Message:
+    """Each path by its last part: the page may be read from elsewhere, and is easier to read
+    here.
+    """
+    return Message(
+        message.template,
+        {
+            key: value.name if isinstance(value, Path) else value
+            for key, value in message.values.items()
+        },
+    )

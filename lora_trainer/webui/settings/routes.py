@@ -1,0 +1,102 @@
+"""Settings, before a run begins: what would happen, what a checkpoint is, the visitor's own
+presets, and the set-up of the worker's packages.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lora_trainer.errors import CheckpointError, Message
+from lora_trainer.webui import texts
+from lora_trainer.webui.app import App
+from lora_trainer.webui.http.routing import Request, route
+from lora_trainer.webui.settings.checkpoints import PRACTICE_TITLE, Facts, said
+from lora_trainer.webui.settings.preflight import RunWish, plan
+
+PRACTICE_NOTE = Message(
+    "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying"
+    " out this tab, not for pictures."
+)
+
+
+@route("POST", "/plan")
+def foresee(app: App, request: Request) -> dict[str, Any]:
+    return plan(app, RunWish.of(request.body)).to_json(request.language)
+
+
+@route("POST", "/checkpoint")
+def look_at_checkpoint(app: App, request: Request) -> dict[str, Any]:
+    """What it is; with a problem and a hint where it cannot be trained on, or there is none:
+    choosing it is no mistake of the request.
+    """
+    try:
+        choice = app.checkpoints.find(request.value("id", str))
+    except CheckpointError as error:
+        nothing: dict[str, Any] = {
+            "id": None,
+            "title": "",
+            "practice": False,
+            "vae": None,
+            "clip_skip": None,
+            "notes": [],
+        }
+        return {**nothing, **said(Facts.refused(error), request.language)}
+    facts = app.checkpoints.facts(choice.path)
+    return {
+        "id": choice.id,
+        "title": (
+            texts.say(PRACTICE_TITLE, request.language) if choice.is_practice else choice.title
+        ),
+        "practice": choice.is_practice,
+        "vae": choice.vae.name if choice.vae else None,
+        "clip_skip": choice.clip_skip if facts.family and facts.family.has_clip_skip else None,
+        "notes": [texts.say(PRACTICE_NOTE, request.language)] if choice.is_practice else [],
+        **said(facts, request.language),
+    }
+
+
+@route("GET", "/checkpoints")
+def list_checkpoints(app: App, request: Request) -> dict[str, Any]:
+    """Asked again while families are still being looked up."""
+    return {
+        "checkpoints": app.checkpoints.listing(request.language),
+        "loaded": app.checkpoints.loaded(request.language),
+    }
+
+
+@route("POST", "/presets")
+def save_preset(app: App, request: Request) -> dict[str, Any]:
+    """The settings as a preset of the visitor's own; the new listing, with the id of the new one as
+    `saved`.
+    """
+    own, replace = app.own_presets, request.value("replace", bool, False)
+    saved = own.save(
+        request.value("title", str),
+        request.value("why", str, ""),
+        request.value("values", dict),
+        replace=replace,
+    )
+    return {**own.listing(request.language), "saved": saved}
+
+
+@route("POST", "/presets/{name}/delete")
+def delete_preset(app: App, request: Request) -> dict[str, Any]:
+    app.own_presets.delete(request.path["name"])
+    answer: dict[str, Any] = app.own_presets.listing(request.language)
+    return answer
+
+
+@route("GET", "/setup")
+def look_at_setup(app: App, request: Request) -> dict[str, Any]:
+    """With ?report=1 the report too, which takes some seconds."""
+    answer: dict[str, Any] = app.setup.look(request.language)
+    return (
+        {**answer, "report": app.setup.report()} if request.query.get("report") == "1" else answer
+    )
+
+
+@route("POST", "/setup")
+def begin_setup(app: App, request: Request) -> dict[str, Any]:
+    app.setup.begin()
+    answer: dict[str, Any] = app.setup.look(request.language)
+    return answer

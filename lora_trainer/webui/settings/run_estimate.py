@@ -1,0 +1,184 @@
+"""The arithmetic of a run that has not begun: steps, time, disk, the size and the name of its LoRA.
+
+Comes in: settings, images and what a checkpoint's header says, all of them sound. Goes out:
+numbers, which preflight.py puts into words. They are the worker's own (dataset.buckets,
+config.settle): what is foretold is what will be done. Nothing of a checkpoint but its header is
+read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.adapters.size import parameter_count
+from lora_trainer.checkpoint.folder import detect_any
+from lora_trainer.dataset import buckets as bucketing
+from lora_trainer.dataset.captions import variants
+from lora_trainer.dataset.scan import Dataset
+from lora_trainer.errors import CheckpointError
+from lora_trainer.families.base import Family, Shape
+from lora_trainer.lora.deliver import clean_name, used_names
+from lora_trainer.settings import training as settings
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.webui.settings import throughput
+from lora_trainer.webui.settings.checkpoints import Facts
+from lora_trainer.webui.settings.throughput import Pace
+
+STATE_BYTES = 12
+"""Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are
+kept.
+"""
+FILE_BYTES = 2
+"""Of a LoRA file, for each weight: float16."""
+PREVIEW_BYTES = 1.5
+"""Of a preview PNG, for each pixel, about."""
+HELD_NAMES_SECONDS = 5.0
+USUAL_RESOLUTION = 512
+"""Of a checkpoint of which nothing is known."""
+
+
+class Forecast:
+    """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that
+    one's header says.
+    """
+
+    def __init__(self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: Facts) -> None:
+        self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
+        # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it
+        # is said
+        self.is_certain = asked.dataset.resolution is not None or facts.resolution is not None
+        usual = USUAL_RESOLUTION if facts.family is None else facts.family.usual_resolution
+        self.resolution = asked.dataset.resolution or facts.resolution or usual
+        self.buckets = bucketing.assign(dataset.examples, asked.dataset, self.resolution)
+        repeats = [example.repeats for example in dataset.examples]
+        training = asked.training
+        self._steps_per_epoch = bucketing.steps_per_epoch(
+            self.buckets, repeats, training.batch_size, training.gradient_accumulation_steps
+        )
+        self.steps = settings.step_count_of(training, self._steps_per_epoch)
+        self.images = self.steps / self._steps_per_epoch * sum(repeats)
+        """How many images are trained in all, each as often as it comes."""
+        self.settled = settings.settle(asked, self.resolution, self.steps)
+        """The settings with every `auto` settled that follows from resolution and steps."""
+
+    def seconds(self, known: Pace) -> float | None:
+        """From its first word to its last, about. None: no earlier run on this machine says how
+        fast it is.
+        """
+        if not self.is_certain:
+            return None
+        samples = self.settled.samples
+        rounds = (
+            (self.steps - 1) // (samples.sample_every or self.steps)
+            if samples.sample_prompts
+            else 0
+        )
+        return known.seconds(
+            throughput.kind_of(
+                self.settled, self._family.id if self._family else "", self.resolution
+            ),
+            self.images,
+            rounds,
+        )
+
+    @cached_property
+    def weights(self) -> int | None:
+        """Of the LoRA. None: the checkpoint's layers have unusual names (the worker tells of
+        it).
+        """
+        try:
+            family, layers = _layers(self._checkpoint, self._checkpoint.stat().st_mtime_ns)
+            return parameter_count(family, layers, self.settled.lora)
+        except (CheckpointError, OSError):
+            return None
+
+    @property
+    def file_bytes(self) -> int:
+        """Of one LoRA file."""
+        return (self.weights or 0) * FILE_BYTES
+
+    @property
+    def disk_bytes(self) -> int:
+        """Saved LoRA files, the two final ones and the delivered copy, two resume points, previews,
+        and what is cached on disk meanwhile.
+        """
+        output, samples = self.settled.output, self.settled.samples
+        saves = (self.steps - 1) // (output.save_steps or self.steps)
+        if output.save_epochs:
+            saves += self.steps // (self._steps_per_epoch * output.save_epochs)
+        saves = min(saves, output.keep_last or saves)
+        previews = (
+            len(samples.sample_prompts)
+            * len(samples.sample_strengths)
+            * (1 + (self.steps - 1) // (samples.sample_every or self.steps))
+        )
+        preview_bytes = int(previews * (samples.sample_size or 512) ** 2 * PREVIEW_BYTES)
+        return (
+            self.file_bytes * (saves + 3)
+            + 2 * (self.weights or 0) * STATE_BYTES
+            + preview_bytes
+            + self._cache_bytes()
+        )
+
+    def _cache_bytes(self) -> int:
+        pixels = sum(
+            bucket.width * bucket.height * len(indices) for bucket, indices in self.buckets.items()
+        )
+        captions = sum(
+            len(variants(example.caption)) if "\n" in example.caption else 1
+            for example in self._dataset.examples
+        )
+        mirrored = self.settled.dataset.flip_augmentation
+        size = self._family.kept_bytes(pixels, captions, mirrored) if self._family else 0
+        return (
+            size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
+        )
+
+    def target(self, name: str, pending: Iterable[str] = ()) -> str:
+        """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`:
+        what those of runs before it are to be called.
+        """
+        lora_dir = self.settled.output.lora_dir
+        assert lora_dir is not None
+        wanted = clean_name(name)
+        taken = set(_held_names(lora_dir, int(time.monotonic() / HELD_NAMES_SECONDS)))
+        for before in pending:
+            taken.add(_free(clean_name(before), taken).casefold())
+        return f"{lora_dir.parent.name}/{lora_dir.name}/{_free(wanted, taken)}.safetensors"
+
+    @property
+    def resolved(self) -> dict[str, Any]:
+        """Config key -> what its `auto` comes to."""
+        values = settings.to_mapping(self.settled)
+        keys = ("resolution", "max_train_steps", *settings.SETTLED)
+        return {
+            key: values[key]
+            for key in keys
+            if self.is_certain or key not in ("resolution", "sample_size")
+        }
+
+
+@lru_cache(maxsize=4)
+def _layers(path: Path, _changed: int) -> tuple[Family, dict[str, list[tuple[str, Shape]]]]:
+    detected = detect_any(path)
+    return detected.family, detected.family.layer_shapes(path, detected)
+
+
+def _free(wanted: str, taken: Collection[str]) -> str:
+    """The name that delivery gives: `wanted`, or wanted-2 ... where that is taken."""
+    free, number = wanted, 2
+    while free.casefold() in taken:
+        free, number = f"{wanted}-{number}", number + 1
+    return free
+
+
+@lru_cache(maxsize=2)
+def _held_names(lora_dir: Path, _moment: int) -> frozenset[str]:
+    """Names that a delivery would avoid. Looked up at most once in HELD_NAMES_SECONDS: the folder
+    may hold thousands of files.
+    """
+    return frozenset(used_names(lora_dir))

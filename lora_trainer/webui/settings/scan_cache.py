@@ -1,0 +1,97 @@
+"""The scans of the datasets that the tab plans a run of, kept while nothing that they depend on
+changes. Of a form's fields only the trigger word, the repeats and max_token_length concern them.
+
+    scans.scan(contents, settings, count_tokens, token_limit) -> Scan     as dataset.scan has it
+    scan.bucket_sums(buckets, settings, resolution)                       as dataset.buckets has it
+
+Each call looks at the folder (dataset.index), so that what another program saved is in the plan.
+Called by preflight.py.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_trainer.dataset.buckets import Bucket, bucket_findings
+from lora_trainer.dataset.findings import Sum, sums
+from lora_trainer.dataset.scan import Dataset, scan
+from lora_trainer.errors import DatasetError
+from lora_trainer.settings.training import DatasetSettings
+from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.settings.image_cache import KnownImages
+
+MOST_KEPT = 3
+"""Datasets."""
+
+
+class Scan:
+    """A dataset as it was scanned, with what was found put together once."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.sums = tuple(sums(dataset.findings))
+        self._of_buckets: tuple[Any, tuple[Sum, ...]] = (None, ())
+
+    def bucket_sums(
+        self,
+        buckets: Mapping[Bucket, Sequence[int]],
+        settings: DatasetSettings,
+        resolution: int,
+    ) -> tuple[Sum, ...]:
+        """What is said of these images in these buckets."""
+        key, known = (settings, resolution), self._of_buckets
+        if known[0] != key:
+            found = bucket_findings(self.dataset.examples, buckets, settings, resolution)
+            known = self._of_buckets = (key, tuple(sums(found)))
+        return known[1]
+
+
+class Scans:
+    """Thread-safe: of two who ask for one scan, the second waits for the first one's."""
+
+    def __init__(self, images: KnownImages) -> None:
+        self._images = images
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Path, tuple[Any, Scan | DatasetError]] = OrderedDict()
+
+    def scan(
+        self,
+        contents: Contents,
+        settings: DatasetSettings,
+        count_tokens: Callable[[str], int] | None,
+        token_limit: int,
+    ) -> Scan:
+        """Raises DatasetError when nothing can be trained."""
+        reading, look = contents.reading(), self._images.look
+        if not reading.is_whole or settings.metadata_path is not None:
+            # the worker follows links that the tab does not show
+            return Scan(scan(settings, count_tokens, token_limit, look=look))
+        with self._lock:
+            key = (
+                reading.serial,
+                settings.trigger_word,
+                settings.repeats,
+                count_tokens,
+                token_limit,
+                self._images.serial,
+            )
+            known = self._kept.get(contents.path)
+            if known is None or known[0] != key:
+                found: Scan | DatasetError
+                try:
+                    found = Scan(
+                        scan(settings, count_tokens, token_limit, look=look, reading=reading)
+                    )
+                except DatasetError as problem:
+                    found = problem
+                known = self._kept[contents.path] = (key, found)
+            self._kept.move_to_end(contents.path)
+            while len(self._kept) > MOST_KEPT:
+                self._kept.popitem(last=False)
+        if isinstance(known[1], DatasetError):
+            raise known[1].with_traceback(None)
+        return known[1]

@@ -1,0 +1,371 @@
+"""The worker's packages as the tab sees them: whether they are there, "Set up" with live lines, and
+a report to copy when it does not work.
+
+    look(language)   {state, message, hint, lines, seconds, megabytes, report}: state is ready,
+                     missing, broken, installing or failed
+    begin()          runs install.py as a process of its own; again after a failure. One at a time,
+                     in this process and on this machine
+    report()         versions, host, the last lines of what went wrong, without names, addresses'
+                     passwords or tokens
+
+Nothing of the overlay is ever imported here, not even for the report: that would change the WebUI's
+own process. When a set-up has succeeded, the next worker finds its packages; the WebUI need not be
+started again. Called by the home route and by settings/routes.py.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from lora_trainer import environment, files
+from lora_trainer.environment import ROOT, Overlay
+from lora_trainer.errors import LoraTrainerError, Message
+from lora_trainer.hosts.base import Host
+from lora_trainer.jobs.start import last_lines
+from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES
+from lora_trainer.webui import texts
+from lora_trainer.webui.common.data_folder import DataFolder
+
+MOST_LINES = 400
+REPORTED_LINES = 40
+MOST_NAMED = 6
+"""Of the missing packages; the others are counted."""
+LOG_BYTES = 6000
+LOOK_SECONDS = 5.0
+"""For so long a look at the packages is believed: it reads a hundred folders."""
+REPORT_SECONDS = 150.0
+PREFIX = "LoRA Trainer: "
+"""How install.py begins its sentence about a failure; the hint is the rest."""
+ENV_COMMAND = (
+    "import sys; sys.path.insert(0, sys.argv[1]); from lora_trainer.__main__ import main;"
+    " sys.exit(main(['env']))"
+)
+
+log = logging.getLogger("lora_trainer.webui")
+
+
+class Setup:
+    """Thread-safe. The arguments after `data` are there for tests."""
+
+    def __init__(
+        self,
+        host: Host,
+        data: DataFolder,
+        *,
+        look: Callable[[], Overlay] = environment.look,
+        command: Sequence[str] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._host = host
+        self._data = data
+        self._look = look
+        self._command = list(command) or environment.install_command()
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._seen: tuple[float, Overlay] | None = None
+        self._worker: threading.Thread | None = None
+        self._began = 0.0
+        self._lines: list[str] = []
+        self._exit: int | None = None
+        """Of the last set-up in this process; None if there was none, or it is still running."""
+
+    def look(self, language: str) -> dict[str, Any]:
+        """Where things stand, for the browser. `report` is empty here: it takes seconds
+        (`report`).
+        """
+        overlay = self._overlay()
+        state, message, hint = self._state(overlay)
+        with self._lock:
+            lines = [masked(line) for line in self._lines]
+            seconds = self._clock() - self._began if self._is_running else 0.0
+        return {
+            "state": state,
+            "message": texts.say(message, language),
+            "hint": texts.say(hint, language),
+            "lines": lines,
+            "seconds": seconds,
+            "megabytes": megabytes(overlay),
+            "report": "",
+        }
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a worker could start now."""
+        return self._overlay().state != "missing"
+
+    def begin(self) -> None:
+        """Start setting up, unless that is under way."""
+        with self._lock:
+            if self._is_running:
+                return
+            self._lines, self._exit, self._began = [], None, self._clock()
+            self._worker = threading.Thread(
+                target=self._run, name="lora-trainer-setup", daemon=True
+            )
+            self._worker.start()
+
+    def wait(self) -> None:
+        """Until the set-up in this process has ended."""
+        worker = self._worker
+        if worker is not None:
+            worker.join()
+
+    def report(self) -> str:
+        """What a bug report needs, as text to copy."""
+        with self._lock:
+            lines = self._lines[-REPORTED_LINES:]
+        parts = [self._about_the_host(), self._about_the_packages()]
+        if lines:
+            parts.append("Last set-up:\n" + "\n".join(lines))
+        parts.append(self._about_the_last_run())
+        return masked("\n\n".join(part for part in parts if part))
+
+    # --- state ------------------------------------------------------------------------------------
+
+    @property
+    def _is_running(self) -> bool:
+        return self._worker is not None and self._worker.is_alive()
+
+    def _overlay(self) -> Overlay:
+        now = self._clock()
+        seen = self._seen
+        if seen is None or now - seen[0] > LOOK_SECONDS:
+            seen = self._seen = (now, self._look())
+        return seen[1]
+
+    def _state(self, overlay: Overlay) -> tuple[str, Message, Message]:
+        if self._is_running:
+            return (
+                "installing",
+                Message("Setting up: the packages for training are being installed."),
+                Message("You may go on using the WebUI."),
+            )
+        if self._exit and not (overlay.state == "ready" and overlay.is_checked):
+            message, hint = self._failure()
+            return ("failed" if overlay.state == "missing" else "ready"), message, hint
+        if overlay.state == "missing" and files.is_locked(overlay.shelf / "lock"):
+            return (
+                "installing",
+                Message("Another installation of the packages for training is running."),
+                Message("Wait for it."),
+            )
+        if overlay.state == "missing":
+            return _missing(overlay)
+        if overlay.state == "outdated":
+            return (
+                "ready",
+                Message("The packages for training work, but are of an earlier version."),
+                Message("Set up brings those of this release."),
+            )
+        if not overlay.is_checked:
+            hint = Message("If training does not start, set up again: it tries them out.")
+            return (
+                "ready",
+                Message(
+                    "The WebUI's own packages have changed since those for training were tried"
+                    " beside them."
+                ),
+                hint,
+            )
+        return "ready", Message("Everything that training needs is installed."), Message("")
+
+    def _failure(self) -> tuple[Message, Message]:
+        """What install.py said last, in its own words."""
+        last = next(
+            (
+                number
+                for number in reversed(range(len(self._lines)))
+                if self._lines[number].startswith(PREFIX)
+            ),
+            None,
+        )
+        if last is None:
+            message = Message("Setting up ended with code {code}.", {"code": self._exit})
+            return message, Message("The lines below may say why. Try again, or copy the report.")
+        message = Message(
+            "Setting up did not work: {reason}", {"reason": self._lines[last].removeprefix(PREFIX)}
+        )
+        words = " ".join(self._lines[last + 1 :]).strip()
+        return message, (
+            Message("{hint}", {"hint": words})
+            if words
+            else Message("Try again, or copy the report.")
+        )
+
+    # --- setting up -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            process = subprocess.Popen(
+                self._command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                creationflags=environment.NO_WINDOW,
+                env={
+                    **os.environ,
+                    "PYTHONUTF8": "1",
+                    "PYTHONIOENCODING": "utf-8",
+                    "PYTHONUNBUFFERED": "1",
+                },
+                encoding="utf-8",
+                errors="replace",
+            )
+            assert process.stdout is not None
+            with process.stdout:
+                for line in process.stdout:
+                    self._say(line.rstrip())
+            status = process.wait()
+        except OSError as error:
+            self._say(f"{PREFIX}{sys.executable}: {error.strerror or error}")
+            status = 1
+        with self._lock:
+            self._exit = status
+            self._seen = None
+
+    def _say(self, line: str) -> None:
+        if not line:
+            return
+        log.info("set-up: %s", line)
+        with self._lock:
+            self._lines.append(line)
+            del self._lines[:-MOST_LINES]
+
+    # --- the report -------------------------------------------------------------------------------
+
+    def _about_the_host(self) -> str:
+        facts: dict[str, Callable[[], str]] = {
+            "WebUI": lambda: f"{self._host.name} {self._host.version} ({self._host.kind})",
+            "gradio": lambda: str(
+                getattr(sys.modules.get("gradio"), "__version__", "not imported")
+            ),
+            "Device": lambda: "{0.kind}, {0.name}".format(self._host.device()),
+            "Remote": lambda: "yes" if self._host.is_remote() else "no",
+            "Language": lambda: self._host.language() or "English",
+            "Data folder": lambda: str(self._data.root),
+        }
+        lines = [
+            f"LoRA Trainer in {platform.system()} {platform.release()}, Python"
+            f" {platform.python_version()}"
+        ]
+        for name, fact in facts.items():
+            try:
+                lines.append(f"{name:14} {fact()}")
+            except Exception as error:  # a host that cannot be asked is what the report is about
+                lines.append(f"{name:14} {type(error).__name__}: {error}")
+        return "\n".join(lines)
+
+    def _about_the_packages(self) -> str:
+        """`python -m lora_trainer env` in a process of its own: it puts the overlay on its
+        sys.path.
+        """
+        try:
+            result = subprocess.run(
+                [sys.executable, "-c", ENV_COMMAND, str(ROOT)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=REPORT_SECONDS,
+                check=False,
+                env=environment.worker_environ(os.environ),
+                encoding="utf-8",
+                errors="replace",
+                creationflags=environment.NO_WINDOW,
+            )
+            return (result.stdout + result.stderr).strip()
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return f"The packages could not be looked at: {error}"
+
+    def _about_the_last_run(self) -> str:
+        """The end of the newest run's log."""
+        try:
+            logs = sorted(
+                self._data.folder("runs").glob("*/worker.log"),
+                key=lambda path: path.stat().st_mtime,
+            )
+            if not logs:
+                return ""
+        except (OSError, LoraTrainerError):
+            return ""
+        return f"End of the newest run's log ({logs[-1].parent.name}):\n" + "\n".join(
+            last_lines(logs[-1], LOG_BYTES)[-REPORTED_LINES:]
+        )
+
+
+def megabytes(overlay: Overlay) -> int:
+    """What is downloaded and kept, about."""
+    missing = [*overlay.missing, *(TORCH_DEPENDENCIES if TORCH in overlay.missing else ())]
+    return sum(package.megabytes for package in missing)
+
+
+def _missing(overlay: Overlay) -> tuple[str, Message, Message]:
+    hint = Message(
+        "Set up puts them into a folder of this extension; the WebUI's own packages stay as they"
+        " are. It takes some minutes."
+    )
+    if TORCH in overlay.missing and TORCH.key in overlay.found:
+        version = overlay.found[TORCH.key]
+        message = Message(
+            "The WebUI's torch {version} is too old for training; {least} is needed.",
+            {"version": version, "least": TORCH.at_least},
+        )
+        return (
+            "missing",
+            message,
+            Message(
+                "Better update the WebUI. Set up would download a torch of its own for training,"
+                " several gigabytes."
+            ),
+        )
+    if overlay.wanted.exists():
+        return "broken", Message("The packages for training are incomplete."), hint
+    names = ", ".join(package.name for package in overlay.missing[:MOST_NAMED])
+    if len(overlay.missing) > MOST_NAMED:
+        values = {"names": names, "count": len(overlay.missing) - MOST_NAMED}
+        return (
+            "missing",
+            Message(
+                "Training needs packages that are not installed yet: {names} and {count} more.",
+                values,
+            ),
+            hint,
+        )
+    return (
+        "missing",
+        Message("Training needs packages that are not installed yet: {names}.", {"names": names}),
+        hint,
+    )
+
+
+# --- what a report must not say -------------------------------------------------------------------
+
+_USER_FOLDER = re.compile(
+    r"([A-Za-z]:[\\/]+Users[\\/]+|/home/|/Users/)([^\\/\r\n\"'<>|]+(?=[\\/])|[^\\/\s\"'<>|]+)",
+    re.IGNORECASE,
+)
+_PASSWORD_IN_ADDRESS = re.compile(r"://[^/\s@]+@")
+_TOKEN = re.compile(r"\b(hf|gh[pousr]|github_pat|glpat|sk|xox[abp])([_-])[A-Za-z0-9_-]{8,}")
+_SECRET = re.compile(
+    r"((?:token|password|passwd|secret|api[_-]?key|authorization)[\"']?\s*[=:]\s*)(?:(?:Bearer|Basic)\s+)?[^\s&,;]+",
+    re.IGNORECASE,
+)
+_SECRET_FLAG = re.compile(r"(--[a-z-]*(?:auth|token|password|key)[a-z-]*)([= ])\S+", re.IGNORECASE)
+
+
+def masked(text: str) -> str:
+    """A text without the user's name in paths, passwords in addresses, and tokens."""
+    text = text.replace(str(Path.home()), "~")
+    text = _SECRET_FLAG.sub(r"\1\2***", text)
+    text = _PASSWORD_IN_ADDRESS.sub("://***@", text)
+    text = _SECRET.sub(r"\1***", text)
+    text = _TOKEN.sub(r"\1\2***", text)
+    return _USER_FOLDER.sub(r"\1***", text)

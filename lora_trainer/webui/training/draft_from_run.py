@@ -1,0 +1,78 @@
+"""An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the
+same images or on others.
+
+    draft_of(app, run_id) -> {settings, name, dataset, checkpoint}
+
+`settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows
+when something else is changed. `dataset` and `checkpoint` are ids of what the run was trained on,
+or None where that is not listed here any more. Called by the routes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lora_trainer import files
+from lora_trainer.errors import RunError
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.webui.common import form
+from lora_trainer.webui.settings.checkpoints import Facts
+
+if TYPE_CHECKING:
+    from lora_trainer.webui.app import App
+
+
+def draft_of(app: App, run_id: str) -> dict[str, Any]:
+    """The draft that would train this run again. Raises NotFound, ConfigError, or RunError for a
+    run that trains nothing.
+    """
+    entry = app.runs.entry(run_id)
+    if entry.problem is not None:
+        raise entry.problem
+    if entry.job != "train":
+        raise RunError("{name} has no training settings", name=run_id)
+    # a config file of the command line may say where the run lies only there
+    done = training.from_mapping(
+        {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
+    )
+    images, model = (
+        files.place(done.dataset.train_data_dir),
+        files.place(done.checkpoint.base_model),
+    )
+    dataset = next(
+        (found for found in app.datasets.all() if files.place(found.path) == images), None
+    )
+    checkpoint = next(
+        (choice for choice in app.checkpoints.choices() if files.place(choice.path) == model),
+        None,
+    )
+    facts = app.checkpoints.facts(checkpoint.path) if checkpoint else None
+    return {
+        "settings": _with_autos(done, facts, on_processor=app.host.device().kind == "cpu"),
+        "name": done.lora.name,
+        "dataset": dataset.id if dataset else None,
+        "checkpoint": checkpoint.id if checkpoint else None,
+    }
+
+
+def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> dict[str, Any]:
+    values = {key: value for key, value in training.to_mapping(done).items() if key in form.KEYS}
+    # as the checkpoint asks, and as the device is good at: another one may ask and be good at
+    # something else
+    if done.checkpoint.prediction_type == ((facts and facts.prediction_type) or "epsilon"):
+        values["prediction_type"] = "auto"
+        if done.checkpoint.zero_terminal_snr is False:
+            values["zero_terminal_snr"] = None
+    if done.checkpoint.mixed_precision == ("no" if on_processor else "bf16"):
+        values["mixed_precision"] = "auto"
+    resolution, steps = done.dataset.resolution, done.training.max_train_steps
+    if resolution is None or steps is None:
+        return values
+    by_itself = training.to_mapping(
+        training.settle(done.replace(**dict.fromkeys(training.SETTLED)), resolution, steps)
+    )
+    autos = [key for key in training.SETTLED if by_itself[key] == values[key]]
+    if facts is not None and resolution == facts.resolution:
+        autos.append("resolution")
+    return {**values, **dict.fromkeys(autos)}

@@ -1,0 +1,131 @@
+"""Runs: begin, watch, ask, order, delete. See webui/runs.py."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import FileResponse, PlainTextResponse, Response
+
+from lora_trainer.webui.app import App
+from lora_trainer.webui.common import file_manager
+from lora_trainer.webui.http.routing import Forbidden, Request, route
+from lora_trainer.webui.training import draft_from_run
+from lora_trainer.webui.training.run_view import RunView
+from lora_trainer.webui.training.runs import LiveView, RunList
+
+
+@route("POST", "/runs")
+def create(app: App, request: Request) -> RunView:
+    return app.runs.create(
+        request.body,
+        request.value("token", str),
+        request.value("when", str, "now"),
+        request.language,
+    )
+
+
+@route("GET", "/runs")
+def listing(app: App, request: Request) -> RunList:
+    return app.runs.listing(request.language)
+
+
+@route("GET", "/pulse")
+def pulse(app: App, request: Request) -> dict[str, Any]:
+    return app.runs.pulse(request.language)
+
+
+@route("GET", "/runs/{id}/live")
+def live(app: App, request: Request) -> LiveView:
+    return app.runs.live(
+        request.path["id"],
+        request.number("offset", 0),
+        request.query.get("log") == "1",
+        request.language,
+    )
+
+
+@route("POST", "/runs/{id}/ask")
+def ask(app: App, request: Request) -> RunView:
+    return app.runs.ask(request.path["id"], request.value("what", str), request.language)
+
+
+@route("POST", "/runs/{id}/continue")
+def go_on(app: App, request: Request) -> RunView:
+    return app.runs.go_on(
+        request.path["id"],
+        request.value("changes", dict, {}),
+        request.language,
+        request.value("when", str, "now"),
+    )
+
+
+@route("POST", "/runs/{id}/delete")
+def delete(app: App, request: Request) -> dict[str, Any]:
+    return app.runs.delete(request.path["id"])
+
+
+@route("POST", "/runs/{id}/move")
+def move(app: App, request: Request) -> RunList:
+    return app.runs.move(request.path["id"], request.value("position", int), request.language)
+
+
+@route("POST", "/runs/{id}/unqueue")
+def unqueue(app: App, request: Request) -> RunView:
+    return app.runs.unqueue(request.path["id"], request.language)
+
+
+@route("POST", "/runs/{id}/folder")
+def show_folder(app: App, request: Request) -> dict[str, Any]:
+    request.require_local()
+    file_manager.show(app.runs.folder(request.path["id"]))
+    return {}
+
+
+@route("GET", "/runs/{id}/picture/{name}")
+def picture(app: App, request: Request) -> Response:
+    # another picture has another address
+    return FileResponse(
+        app.runs.picture(request.path["id"], request.path["name"]),
+        headers={"Cache-Control": "private, max-age=604800"},
+    )
+
+
+@route("GET", "/runs/{id}/log")
+def log(app: App, request: Request) -> Response:
+    return PlainTextResponse(
+        app.runs.log(request.path["id"]), headers={"Cache-Control": "no-store"}
+    )
+
+
+@route("GET", "/runs/{id}/config")
+def settings(app: App, request: Request) -> Response:
+    return PlainTextResponse(
+        app.runs.settings(request.path["id"]), headers={"Cache-Control": "no-store"}
+    )
+
+
+@route("GET", "/runs/{id}/draft")
+def draft(app: App, request: Request) -> dict[str, Any]:
+    return draft_from_run.draft_of(app, request.path["id"])
+
+
+@route("GET", "/trash")
+def trash_load(app: App, request: Request) -> dict[str, Any]:
+    return app.runs.trash_load()
+
+
+@route("POST", "/trash/empty")
+def empty_trash(app: App, request: Request) -> dict[str, Any]:
+    # deleting is undone by anybody, this by nobody
+    if request.remote:
+        raise Forbidden(
+            "this WebUI can be reached from other machines, so nothing is deleted for good from the"
+            " browser",
+            hint="Empty the folder trash of LoRA Trainer's data folder on the machine itself.",
+        )
+    return app.runs.empty_trash()
+
+
+@route("POST", "/trash/{id}/restore")
+def restore(app: App, request: Request) -> RunView:
+    return app.runs.restore(request.path["id"], request.language)

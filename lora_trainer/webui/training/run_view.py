@@ -1,0 +1,483 @@
+"""A run as the tab shows it: Entry + queue -> the dict of the route, with its status, what can be
+asked of it, and a sentence, in words.
+
+Pure: no file is read, no clock asked; the same run gives the same dict. Called by runs.py.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path, PureWindowsPath
+from typing import Any, Literal, TypedDict
+from urllib.parse import quote
+
+from lora_trainer.errors import Message
+from lora_trainer.jobs.history import Entry, Point
+from lora_trainer.jobs.queue import Line
+from lora_trainer.runs.events import Previewed, Warned, message_of
+from lora_trainer.runs.requests import RequestKind
+from lora_trainer.runs.state import RunState
+from lora_trainer.webui.common.form import Texts
+from lora_trainer.webui.common.units import duration
+
+Status = Literal[
+    "queued",
+    "starting",
+    "running",
+    "pausing",
+    "paused",
+    "stopping",
+    "finished",
+    "stopped",
+    "failed",
+    "lost",
+]
+Say = Callable[[Message], str]
+
+
+class Sentence(TypedDict):
+    """What went wrong, or is to be known, and what to try."""
+
+    message: str
+    hint: str
+
+
+Abilities = TypedDict(
+    "Abilities",
+    {
+        "pause": bool,
+        "resume": bool,
+        "stop": bool,
+        "save": bool,
+        "preview": bool,
+        "continue": bool,
+        "further": bool,
+        "delete": bool,
+        "move": bool,
+        "unqueue": bool,
+    },
+)
+"""What can be asked of a run."""
+
+
+class RunView(TypedDict):
+    """A run, at work or not."""
+
+    id: str
+    name: str
+    job: Literal["train", "caption"]
+    status: Status
+    position: int | None
+    family: str | None
+    checkpoint: str
+    dataset: str
+    has_preview_prompts: bool
+    step: int
+    step_count: int
+    epoch: int
+    epoch_count: int
+    phase: str
+    phase_step: int
+    phase_total: int
+    loss: float | None
+    smoothed_loss: float | None
+    images_per_second: float | None
+    seconds_left: float | None
+    memory: int | None
+    started: float | None
+    changed: float | None
+    picture: str | None
+    delivered: str | None
+    lora: str | None
+    failure: Sentence | None
+    warnings: list[Sentence]
+    can: Abilities
+    sentence: str
+
+
+class PreviewView(TypedDict):
+    """A picture that a run has made on its way."""
+
+    step: int
+    strength: float | None
+    prompt: str
+    url: str
+
+
+ACTIVE: tuple[Status, ...] = ("starting", "running", "pausing", "paused", "stopping")
+DELIVERED = "delivered"
+"""The name under which the picture on the delivered LoRA's card is asked for; it lies outside the
+run's folder.
+"""
+MOST_WARNINGS = 20
+WAITS_FOR_HOST = Message("Starts as soon as the WebUI lets go of the graphics card.")
+
+STEPPING = ("training", "captioning")
+"""Phases whose progress is the run's steps."""
+
+PHASES: Texts = {
+    "checking": "Checking images and captions",
+    "encoding": "Encoding images",
+    "loading": "Loading the model",
+    "training": "Training",
+    "captioning": "Captioning",
+    "installing": "Installing what the captioner needs",
+    "downloading": "Downloading the model",
+    "previewing": "Making previews",
+    "saving": "Saving",
+    "exporting": "Writing the LoRA file",
+    "delivering": "Putting it into the LoRA folder",
+}
+
+
+def status_of(entry: Entry, line: Line, asked: RequestKind | None = None) -> Status:
+    """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests
+    still in its folder count too.
+    """
+    if entry.alive:
+        return _status_of_living(entry, {*entry.asked, *([asked] if asked else [])})
+    if entry.id == line.starting:
+        return "starting"
+    if entry.id in line.waiting:
+        return "queued"
+    return _status_of_past(entry)
+
+
+def _status_of_living(entry: Entry, asked: set[RequestKind]) -> Status:
+    if "stop" in asked and not (entry.heard and entry.state.ended):
+        return "stopping"
+    if not entry.heard:
+        return "starting"
+    if entry.state.ended:
+        # it has said its last word and is about to go
+        return _status_of_past(entry)
+    if entry.state.status == "paused":
+        return "paused"
+    return "pausing" if "pause" in asked else "running"
+
+
+def _status_of_past(entry: Entry) -> Status:
+    if entry.problem is not None:
+        return "failed"
+    match entry.state.status:
+        case "finished" | "stopped" | "failed" as ended:
+            return ended
+        case "new":
+            return "stopped"
+    return "lost"
+
+
+def abilities(entry: Entry, status: Status) -> Abilities:
+    """What can be asked of a run in this status."""
+    training = entry.job == "train"
+    working = status in ("running", "pausing")
+    rests = status in ("finished", "stopped", "failed", "lost") and not entry.alive
+    return {
+        "pause": status == "running",
+        "resume": status in ("paused", "pausing"),
+        "stop": status in ("starting", "running", "pausing", "paused"),
+        "save": working and training and entry.state.step > 0,
+        "preview": working and training and entry.state.phase == "training",
+        "continue": rests and entry.problem is None and status != "finished",
+        "further": (
+            rests
+            and training
+            and entry.problem is None
+            and status == "finished"
+            and entry.resume_step is not None
+        ),
+        "delete": rests,
+        "move": status == "queued",
+        "unqueue": status == "queued",
+    }
+
+
+def run(
+    entry: Entry,
+    line: Line,
+    say: Say,
+    *,
+    asked: RequestKind | None = None,
+    waits_for_host: bool = False,
+) -> RunView:
+    """The Run of the routes. Numbers are finite or null: JSON has no NaN. waits_for_host: its turn
+    has come, but the host needs its device.
+    """
+    state = entry.state
+    status = status_of(entry, line, asked)
+    # a worker that has not spoken yet goes on from the resume point; what the last one said of its
+    # end is not true any more
+    shown = state if status not in ("starting", "queued") else _waiting_state(entry)
+    position = line.waiting.index(entry.id) if entry.id in line.waiting else None
+    return {
+        "id": entry.id,
+        "name": title_of(entry, state.name or name_of(entry)),
+        "job": entry.job,
+        "status": status,
+        "position": position,
+        "family": state.family or None,
+        "checkpoint": last_part(str(entry.settings.get("base_model") or "")),
+        "dataset": last_part(str(entry.settings.get("train_data_dir") or "")),
+        # without any, it makes a picture only at its end or when asked
+        "has_preview_prompts": bool(entry.settings.get("sample_prompts")),
+        "step": shown.step,
+        "step_count": shown.step_count or whole(entry.settings.get("max_train_steps")),
+        "epoch": shown.epoch,
+        "epoch_count": shown.epoch_count,
+        "phase": phase(shown.phase, say) if status in ACTIVE else "",
+        "phase_step": shown.phase_step,
+        "phase_total": shown.phase_total,
+        "loss": finite(shown.loss),
+        "smoothed_loss": finite(shown.smoothed_loss),
+        "images_per_second": finite(shown.images_per_second),
+        "seconds_left": finite(shown.seconds_left) if status in ("running", "pausing") else None,
+        "memory": shown.memory,
+        "started": state.started or None,
+        "changed": state.changed or entry.made or None,
+        "picture": picture_address(entry),
+        "delivered": last_part(state.delivered) or None,
+        "lora": last_part(state.delivered).rpartition(".")[0] or None,
+        "failure": failure(entry, say) if status in ("failed", "lost") else None,
+        "warnings": [warning(event, say) for event in state.warnings[-MOST_WARNINGS:]],
+        "can": abilities(entry, status),
+        "sentence": say(
+            WAITS_FOR_HOST
+            if waits_for_host and status == "starting"
+            else sentence(entry, status, position, say)
+        ),
+    }
+
+
+def _waiting_state(entry: Entry) -> RunState:
+    return RunState(
+        name=entry.state.name,
+        family=entry.state.family,
+        step=entry.state.step,
+        step_count=entry.state.step_count,
+    )
+
+
+def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Message:
+    """What a person would answer when asked how the run is."""
+    state = entry.state
+    match status:
+        case "queued" if position == 0:
+            return Message("Starts as soon as nothing else trains.")
+        case "queued":
+            return Message(
+                "Waits: number {position} in the queue.", {"position": (position or 0) + 1}
+            )
+        case "starting":
+            return Message("The training process is starting.")
+        case "stopping":
+            return Message("Stops after this step and keeps what was learned.")
+        case "pausing":
+            return Message("Pauses after this step.")
+        case "paused":
+            return Message("Paused at step {step}.", {"step": state.step})
+        case "running":
+            return _progress(state, say)
+        case "finished" if entry.job == "caption":
+            return Message(
+                (
+                    "Finished: 1 image is captioned."
+                    if state.step == 1
+                    else "Finished: {count} images are captioned."
+                ),
+                {"count": state.step},
+            )
+        case "finished" if state.delivered:
+            return Message(
+                "Finished after {step} steps. In a prompt: <lora:{lora}:{strength}>",
+                {
+                    "step": state.step,
+                    "lora": last_part(state.delivered).rpartition(".")[0],
+                    "strength": strength_of(entry),
+                },
+            )
+        case "finished":
+            return Message(
+                "Finished after 1 step." if state.step == 1 else "Finished after {step} steps.",
+                {"step": state.step},
+            )
+        case "stopped" if state.status == "new":
+            return Message("Not started yet.")
+        case "stopped" if state.step == 0 and entry.job == "train":
+            return Message("Stopped before the first step.")
+        case "stopped" if entry.job == "caption":
+            return Message(
+                (
+                    "Stopped: 1 image is captioned."
+                    if state.step == 1
+                    else "Stopped: {count} images are captioned."
+                ),
+                {"count": state.step},
+            )
+        case "stopped":
+            return Message(
+                "Stopped at step {step}. What was learned is kept.", {"step": state.step}
+            )
+        case "failed":
+            return _cause(entry)
+    return lost(entry)
+
+
+def _progress(state: RunState, say: Say) -> Message:
+    if state.phase not in STEPPING or not state.step_count:
+        words = phase(state.phase, say) or say(Message("Reading the settings"))
+        if state.phase_total:
+            return Message(
+                "{phase}: {done} of {total}",
+                {"phase": words, "done": state.phase_step, "total": state.phase_total},
+            )
+        return Message("{phase} ...", {"phase": words})
+    if state.phase == "captioning":
+        return Message(
+            "Captioning: {done} of {total}", {"done": state.step, "total": state.step_count}
+        )
+    if finite(state.seconds_left) is None:
+        return Message("Step {step} of {total}", {"step": state.step, "total": state.step_count})
+    left = say(duration(state.seconds_left or 0.0))
+    return Message(
+        "Step {step} of {total}, about {time} left",
+        {"step": state.step, "total": state.step_count, "time": left},
+    )
+
+
+def lost(entry: Entry) -> Message:
+    """A run whose worker is gone without a word, and nobody was there to see it."""
+    if entry.resume_step is None:
+        return Message(
+            "The training process is gone: the computer was switched off, or it was ended from"
+            " outside. Nothing had been saved yet."
+        )
+    return Message(
+        "The training process is gone: the computer was switched off, or it was ended from outside."
+        " It can go on from step {step}.",
+        {"step": entry.resume_step},
+    )
+
+
+def failure(entry: Entry, say: Say) -> Sentence:
+    """What went wrong and what to try."""
+    failed = entry.state.failure
+    if entry.problem is not None:
+        hint = entry.problem.hint
+    elif failed is not None:
+        hint = _message(failed.hint_template, failed.values, failed.hint)
+    else:
+        hint = Message("Press Continue.")
+    return {"message": say(_cause(entry)), "hint": say(hint)}
+
+
+def _cause(entry: Entry) -> Message:
+    if entry.problem is not None:
+        return entry.problem.message
+    failed = entry.state.failure
+    return _message(failed.template, failed.values, failed.message) if failed else lost(entry)
+
+
+def warning(event: Warned, say: Say) -> Sentence:
+    """What a worker warned of; folders and files by their own names."""
+    values = {
+        key: last_part(value) if isinstance(value, str) and is_whole_path(value) else value
+        for key, value in event.values.items()
+    }
+    return {
+        "message": say(_message(event.template, values, event.message)),
+        "hint": say(_message(event.hint_template, values, event.hint)),
+    }
+
+
+def is_whole_path(text: str) -> bool:
+    """Whether a text is the whole path of a file or folder, of this system or of another."""
+    return "\n" not in text and (Path(text).is_absolute() or PureWindowsPath(text).is_absolute())
+
+
+def _message(template: str, values: Any, english: str) -> Message:
+    """What a worker said, ready to be translated; as it stands where its template does not fit, as
+    with another version's.
+    """
+    message = message_of(template, values)
+    try:
+        str(message)
+    except (KeyError, IndexError, ValueError, AttributeError):
+        return plain(english)
+    return message if template else plain(english)
+
+
+def plain(text: str) -> Message:
+    """A text that is no template: its braces are its own."""
+    return Message("{text}", {"text": text}) if text else Message("")
+
+
+def phase(name: str, say: Say) -> str:
+    return say(Message(PHASES[name])) if name in PHASES else name
+
+
+def preview(entry: Entry, event: Previewed) -> PreviewView:
+    return {
+        "step": event.step,
+        "strength": finite(event.strength),
+        "prompt": event.prompt,
+        "url": address(entry.id, last_part(event.file), event.time),
+    }
+
+
+def points(found: list[Point]) -> list[list[float | None]]:
+    """The loss curve as JSON: [step, loss, smoothed loss]."""
+    return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]
+
+
+def picture_address(entry: Entry) -> str | None:
+    """The newest preview, else the picture on the LoRA's card."""
+    if entry.state.previews:
+        newest = entry.state.previews[-1]
+        return address(entry.id, last_part(newest.file), newest.time)
+    if entry.state.delivered:
+        return address(entry.id, DELIVERED, entry.state.changed)
+    return None
+
+
+def address(run_id: str, picture: str, version: float) -> str:
+    """Relative to the page: the host may live under a subpath. A picture of another `version` has
+    another address, so browsers may keep it.
+    """
+    run, name = quote(run_id, safe=""), quote(picture, safe="")
+    return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
+
+
+def title_of(entry: Entry, name: str) -> str:
+    """What tells a run from others whose LoRA has the same name: "fox", "fox-2", "fox (run7)"."""
+    if entry.id == name or re.fullmatch(re.escape(name) + r"-\d+", entry.id):
+        return entry.id
+    return f"{name} ({entry.id})"
+
+
+def name_of(entry: Entry) -> str:
+    return str(entry.settings.get("name") or "") or entry.id
+
+
+def strength_of(entry: Entry) -> str:
+    strength = finite(entry.settings.get("preferred_weight"))
+    return f"{0.7 if strength is None else strength:g}"
+
+
+def last_part(path: str) -> str:
+    """The file's own name: no folder of this machine is shown to a visitor. Runs may come from
+    another system.
+    """
+    return PureWindowsPath(path).name if "\\" in path else Path(path).name
+
+
+def finite(value: Any) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # NaN is within no bounds, and a whole number in JSON may be beyond any float
+    return value if abs(value) <= sys.float_info.max else None
+
+
+def whole(value: Any) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else 0

@@ -1,0 +1,496 @@
+"""Everything the tab does with runs: begin, watch, ask, continue, order, delete. Routes call one
+method each.
+
+A click comes in, a run's folder, a request or a place in the queue comes out; the scheduler does
+the rest. What is shown is made by run_view.py from what lies on disk, so every browser and every
+WebUI on this data folder sees the same. Made by app.py.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypedDict, get_args
+
+from lora_trainer import files
+from lora_trainer.errors import ConfigError, RunError
+from lora_trainer.hosts.gpu_lease import GpuLease
+from lora_trainer.jobs import resume, trash
+from lora_trainer.jobs.history import SETTINGS_FILES, Entry, History, thinned
+from lora_trainer.jobs.queue import Line, Queue
+from lora_trainer.jobs.scheduler import Scheduler, SchedulerOptions, Start, start_apart
+from lora_trainer.jobs.start import last_lines
+from lora_trainer.runs import folder as folders
+from lora_trainer.runs.folder import RunFolder
+from lora_trainer.runs.requests import RequestKind, send_request
+from lora_trainer.settings import training
+from lora_trainer.settings.training import RunConfig
+from lora_trainer.webui import texts
+from lora_trainer.webui.common import form
+from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
+from lora_trainer.webui.training import run_view
+from lora_trainer.webui.training.run_view import PreviewView, RunView
+
+log = logging.getLogger(__name__)
+MOST_POINTS = 600
+MOST_NAMES = 20
+LOG_LINES = 60
+LOG_BYTES = 16_384
+LONG_LOG_BYTES = 200_000
+LONGEST_TOKEN = 200
+ALIVE_SECONDS = 2.0
+"""How long it is believed who lives, where another WebUI keeps the runs."""
+SETTINGS_OF = {job: name for name, job in SETTINGS_FILES.items()}
+PICTURES = (".png", ".webp", ".jpg", ".jpeg")
+
+
+class RunList(TypedDict):
+    runs: list[RunView]
+    revision: str
+
+
+class LiveView(TypedDict):
+    """What has happened in a run since it was asked last. `whole`: the points are all there are."""
+
+    run: RunView
+    offset: int
+    whole: bool
+    points: list[list[float | None]]
+    previews: list[PreviewView]
+    log: list[str]
+    handover: dict[str, Any]
+
+
+class Runs:
+    """The runs of one data folder."""
+
+    def __init__(
+        self,
+        *,
+        data: DataFolder,
+        gpu_lease: GpuLease,
+        settings_of: Callable[[Any], RunConfig],
+        delivered: Callable[[], object],
+        options: Callable[[], SchedulerOptions] = SchedulerOptions,
+        start: Start = start_apart,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """settings_of: a wish from the browser -> the run's settings, under an output_dir that is
+        free. delivered: show a new LoRA in the host.
+        """
+        self.data = data
+        self.gpu_lease = gpu_lease
+        self.queue = Queue(data.queue)
+        self.history = History(data.folder("runs"))
+        self.scheduler = Scheduler(
+            history=self.history,
+            queue=self.queue,
+            lock=data.root / "keeper.lock",
+            trash=data.folder("trash"),
+            gpu_lease=gpu_lease,
+            delivered=delivered,
+            options=options,
+            start=start,
+            clock=clock,
+        )
+        self._settings_of = settings_of
+        self._clock = clock
+        self._asked: dict[str, tuple[RequestKind, float]] = {}
+        self._alive: tuple[float, tuple[str, ...]] = (0.0, ())
+        self._looking = threading.Lock()
+        self._captionings: dict[Path, tuple[tuple[int, int], str | None]] = {}
+
+    # --- beginning --------------------------------------------------------------------------------
+
+    def create(self, wish: Any, token: str, when: str, language: str) -> RunView:
+        """Begin the training that the browser wishes for: see `begin`."""
+        return self.begin(lambda: self._make(wish), token, when, language)
+
+    def begin(self, make: Callable[[], RunFolder], token: str, when: str, language: str) -> RunView:
+        """Put the run that `make` makes into the line: at once if nothing trains, else next
+        (when="now") or last. One token, one run.
+
+        `make` raises Taken when another browser was quicker: it is called again, and finds a name
+        that is free. Raises RunError.
+        """
+        if not 8 <= len(token) <= LONGEST_TOKEN:
+            raise RunError(
+                "the request's token is {count} characters long",
+                hint="Reload the page.",
+                count=len(token),
+            )
+        run_id = self.queue.once(
+            token, lambda: _under_a_free_name(make).path.name, first=when == "now"
+        )
+        self.scheduler.wake()
+        return self.one(run_id, language)
+
+    def _make(self, wish: Any) -> RunFolder:
+        asked = self._settings_of(wish)
+        target = asked.output.output_dir
+        if target.parent.resolve() != self.history.runs.resolve():
+            raise RunError("the run would not lie in {folder}", folder=self.history.runs)
+        return folders.begin(target, training.to_yaml(asked), new=True)
+
+    def go_on(
+        self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"
+    ) -> RunView:
+        """Put a run that has ended into the line again: it goes on from its resume point. changes:
+        fields of the form, such as max_train_steps.
+        """
+        foreign = [key for key in changes if key not in form.KEYS]
+        if foreign:
+            raise ConfigError("{keys} cannot be changed here", keys=", ".join(foreign))
+        if run_id in self.scheduler.active():
+            # it may have ended within the last second
+            self.scheduler.tick()
+        entry = self._entry(run_id)
+        if entry.problem is not None:
+            raise entry.problem
+        if not entry.alive and run_id not in self.queue.read():
+            resume.prepare(entry.folder, changes)
+            self.queue.add(run_id, first=when == "now")
+            self.scheduler.wake()
+        return self.one(run_id, language)
+
+    # --- watching ---------------------------------------------------------------------------------
+
+    def listing(self, language: str) -> RunList:
+        """Every run, newest first."""
+        line = self.queue.read()
+        shown = [self._shown(_reachable(entry), line, language) for entry in self.history.listing()]
+        return {"runs": shown, "revision": self.revision(line)}
+
+    def one(self, run_id: str, language: str) -> RunView:
+        """One run, as it stands in the list."""
+        return self._shown(self._entry(run_id), self.queue.read(), language)
+
+    def newest_captioning(self, dataset: Path) -> str | None:
+        """The id of the newest caption run of a dataset's folder. Asked for every second: all runs
+        are looked through only when one came or went.
+        """
+        stamps = (files.stamp(self.history.runs), files.stamp(self.queue.path))
+        known = self._captionings.get(dataset)
+        if known is None or known[0] != stamps:
+            ids = (
+                entry.id
+                for entry in self.history.listing()
+                if entry.job == "caption" and entry.settings.get("input") == str(dataset)
+            )
+            known = self._captionings[dataset] = (stamps, next(ids, None))
+        return known[1]
+
+    def live(self, run_id: str, offset: int, with_log: bool, language: str) -> LiveView:
+        """What has happened since byte `offset` of the run's events. `whole`: the points are all
+        there are, and replace what was shown before.
+        """
+        entry = self._entry(run_id)
+        curve = self.history.curve(run_id)
+        points, whole = curve.since(offset)
+        return {
+            "run": self._shown(entry, self.queue.read(), language),
+            "offset": curve.offset,
+            "whole": whole,
+            "points": run_view.points(thinned(points, MOST_POINTS)),
+            "previews": [run_view.preview(entry, event) for event in entry.state.previews],
+            "log": last_lines(entry.folder.log, LOG_BYTES)[-LOG_LINES:] if with_log else [],
+            "handover": self._handed(language),
+        }
+
+    def pulse(self, language: str) -> dict[str, Any]:
+        """What is going on at all: small, and asked for every second or two."""
+        line = self.queue.read()
+        active = [self._shown(entry, line, language) for entry in self._active_entries(line)]
+        return {
+            "active": [
+                {key: value for key, value in run.items() if key != "warnings"} for run in active
+            ],
+            "queued": len(line.waiting),
+            "handover": self._handed(language),
+            "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
+        }
+
+    def revision(self, line: Line, active: list[tuple[str, str]] | None = None) -> str:
+        """Another text whenever the list of runs may look different."""
+        if active is None:
+            active = [
+                (entry.id, run_view.status_of(entry, line, self._asked_of(entry)))
+                for entry in self._active_entries(line)
+            ]
+        moments = [files.stamp(path) for path in (self.history.runs, self.data.folder("trash"))]
+        seen = repr((active, line.waiting, line.starting, moments))
+        return f"{zlib.crc32(seen.encode('utf-8', errors='replace')):08x}"
+
+    def _active_entries(self, line: Line) -> Iterator[Entry]:
+        ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else [])])
+        for run_id in ids:
+            if (self.history.runs / run_id).is_dir():
+                yield self.history.entry(run_id)
+
+    def _alive_ids(self) -> tuple[str, ...]:
+        if self.scheduler.on_duty:
+            return self.scheduler.active()
+        with self._looking:
+            looked, found = self._alive
+            if self._clock() - looked >= ALIVE_SECONDS:
+                found = self.history.alive()
+                self._alive = (self._clock(), found)
+            return found
+
+    def _shown(self, entry: Entry, line: Line, language: str) -> RunView:
+        try:
+            return self._presented(entry, line, language)
+        except Exception as error:
+            # settings and events are what their files hold: one that cannot be shown hides no other
+            log.debug("%s cannot be shown", entry.folder.path, exc_info=True)
+            reason = f"{type(error).__name__}: {error}"[:300]
+            problem = entry.problem or RunError(
+                "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
+            )
+            bare = Entry(
+                id=entry.id,
+                folder=entry.folder,
+                alive=entry.alive,
+                made=entry.made,
+                problem=problem,
+            )
+            return self._presented(bare, line, language)
+
+    def _presented(self, entry: Entry, line: Line, language: str) -> RunView:
+        waits = (
+            self.scheduler.on_duty
+            and entry.id == line.starting
+            and entry.id not in self.scheduler.active()
+            and self.gpu_lease.waits()
+        )
+        return run_view.run(
+            entry,
+            line,
+            lambda message: texts.say(message, language),
+            asked=self._asked_of(entry),
+            waits_for_host=waits,
+        )
+
+    def _handed(self, language: str) -> dict[str, Any]:
+        return self.gpu_lease.status().to_mapping(lambda message: texts.say(message, language))
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def ask(self, run_id: str, what: str, language: str) -> RunView:
+        """Ask a run for something. Raises RunError when it cannot do it now."""
+        entry = self._entry(run_id)
+        if what not in get_args(RequestKind):
+            raise RunError("{what} is not a request", what=what)
+        line = self.queue.read()
+        status = run_view.status_of(entry, line, self._asked_of(entry))
+        if status not in run_view.ACTIVE and not entry.alive:
+            raise RunError(
+                "nothing is training there at the moment", hint="Press Continue to go on with it."
+            )
+        if what in ("save", "preview") and not dict(run_view.abilities(entry, status))[what]:
+            raise RunError(
+                "there is nothing to save or to show yet", hint="Wait for the first steps."
+            )
+        self._send(entry, line, what)  # type: ignore[arg-type]
+        return self._shown(self._entry(run_id), self.queue.read(), language)
+
+    def _send(self, entry: Entry, line: Line, what: RequestKind) -> None:
+        if (
+            what == "stop"
+            and entry.id == line.starting
+            and not entry.alive
+            and self.scheduler.on_duty
+            and self.scheduler.withdraw(entry.id)
+        ):
+            return
+        if what == "pause" or what == "resume":
+            self.gpu_lease.ask(entry.folder, what)
+        else:
+            send_request(entry.folder.requests, what)
+        if what in ("stop", "pause"):
+            self._asked[entry.id] = (what, self._clock())
+        elif what == "resume":
+            self._asked.pop(entry.id, None)
+
+    def _asked_of(self, entry: Entry) -> RequestKind | None:
+        """What was asked of the run here and has not come true yet: the worker has taken it, and is
+        at its step.
+        """
+        kind, when = self._asked.get(entry.id, (None, 0.0))
+        if kind is None:
+            return None
+        done = (entry.state.ended and entry.state.changed >= when) or (
+            kind == "pause" and entry.state.status == "paused"
+        )
+        process_expected = entry.alive or entry.id in self.scheduler.active()
+        if done or not process_expected:
+            self._asked.pop(entry.id, None)
+            return None
+        return kind
+
+    # --- order and deletion -----------------------------------------------------------------------
+
+    def move(self, run_id: str, position: int, language: str) -> RunList:
+        """Give a waiting run another place in the line."""
+        self._entry(run_id)
+        self.queue.move(run_id, position)
+        return self.listing(language)
+
+    def unqueue(self, run_id: str, language: str) -> RunView:
+        """Take a waiting run out of the line; it stays in the list."""
+        self._entry(run_id)
+        self.queue.remove(run_id)
+        return self.one(run_id, language)
+
+    def delete(self, run_id: str) -> dict[str, Any]:
+        """Move a run's folder to the trash. Raises RunError for one that is at work or waits. The
+        LoRA that was delivered stays where it is.
+        """
+        entry = self._entry(run_id)
+        if run_id in self.scheduler.active():
+            self.scheduler.tick()
+        with self.queue.holding() as line:
+            if entry.folder.is_alive or run_id in line or run_id in self.scheduler.active():
+                raise RunError(
+                    "{name} is at work or waits in the queue",
+                    hint="Stop it first, or take it out of the queue.",
+                    name=run_id,
+                )
+            moved = trash.discard(
+                entry.folder.path, self.data.folder("trash"), kind="run", now=self._clock()
+            )
+        return {"trash": moved.id}
+
+    def trash_load(self) -> dict[str, int]:
+        """How much lies in the trash, of runs and datasets alike."""
+        return dataclasses.asdict(trash.measure(self.data.folder("trash")))
+
+    def empty_trash(self) -> dict[str, int]:
+        """Delete for good what was deleted. Returns what is left. Raises RunError if that is all of
+        it.
+        """
+        folder = self.data.folder("trash")
+        before, left = trash.measure(folder), trash.empty(folder)
+        if left.count and left == before:
+            raise RunError(
+                "the trash cannot be emptied",
+                hint="Close the programs that show its files, then try again.",
+            )
+        return dataclasses.asdict(left)
+
+    def restore(self, trash_id: str, language: str) -> RunView:
+        """Take a run out of the trash again."""
+        for found in trash.contents(self.data.folder("trash"), "run"):
+            if found.id == trash_id:
+                return self.one(trash.restore(found, self.history.runs).name, language)
+        raise NotFound(
+            "there is nothing called {name} here",
+            hint="It may have been restored already. Reload the page.",
+            name=trash_id[:80],
+        )
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def picture(self, run_id: str, name: str) -> Path:
+        """A preview of the run, or the picture on its LoRA's card. Raises NotFound for anything
+        else.
+        """
+        entry = self._entry(run_id)
+        path = _card(entry) if name == run_view.DELIVERED else _preview(entry, name)
+        if path is None:
+            raise NotFound(
+                "there is no picture {name}", hint="It may have been deleted.", name=name[:80]
+            )
+        return path
+
+    def log(self, run_id: str) -> str:
+        """The end of what the worker printed."""
+        return "\n".join(last_lines(self._entry(run_id).folder.log, LONG_LOG_BYTES)) + "\n"
+
+    def settings(self, run_id: str) -> str:
+        """The run's config.yaml, or a caption job's caption.yaml."""
+        entry = self._entry(run_id)
+        return _text(entry.folder.path / SETTINGS_OF[entry.job])
+
+    def pending_names(self) -> list[str]:
+        """What the LoRAs of the trainings at work and in the queue are to be called, in their
+        order.
+        """
+        line = self.queue.read()
+        ids = dict.fromkeys(
+            [*self._alive_ids(), *([line.starting] if line.starting else []), *line.waiting]
+        )
+        entries = [
+            self.history.entry(run_id) for run_id in ids if (self.history.runs / run_id).is_dir()
+        ]
+        return [
+            run_view.name_of(entry)
+            for entry in entries
+            if entry.job == "train" and entry.problem is None and not entry.state.delivered
+        ]
+
+    def entry(self, run_id: str) -> Entry:
+        """What lies in a run's folder. Raises NotFound."""
+        return self._entry(run_id)
+
+    def folder(self, run_id: str) -> Path:
+        return self._entry(run_id).folder.path
+
+    def _entry(self, run_id: str) -> Entry:
+        self.data.child("runs", run_id)
+        return self.history.entry(run_id)
+
+
+def _under_a_free_name(make: Callable[[], RunFolder]) -> RunFolder:
+    for _ in range(MOST_NAMES):
+        with contextlib.suppress(folders.Taken):
+            return make()
+    raise RunError(
+        "no free name for this run was found", hint="Delete some runs that are not needed."
+    )
+
+
+def _reachable(entry: Entry) -> Entry:
+    """A folder that somebody made by hand under a name that no address can hold is shown, and says
+    so.
+    """
+    problem = name_problem(entry.id)
+    if not problem:
+        return entry
+    return dataclasses.replace(
+        entry, problem=RunError(problem, hint="Rename the folder.", name=entry.id)
+    )
+
+
+def _card(entry: Entry) -> Path | None:
+    if not entry.state.delivered:
+        return None
+    path = Path(entry.state.delivered).with_suffix(".png")
+    return path if path.is_file() else None
+
+
+def _preview(entry: Entry, name: str) -> Path | None:
+    known = {run_view.last_part(event.file) for event in entry.state.previews}
+    path = entry.folder.previews / name
+    if (
+        name not in known
+        or name_problem(name)
+        or path.suffix.lower() not in PICTURES
+        or not path.is_file()
+    ):
+        return None
+    # a link that leads out of the run's folder is no preview
+    return path if path.resolve().parent == entry.folder.previews.resolve() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig", errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,107 @@
+"""The parts put together: what the user chose reaches them, and what they took of the host is given
+back.
+"""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from lora_trainer.errors import LoraTrainerError
+from lora_trainer.hosts.base import Host, HostDevice
+from lora_trainer.hosts.queue_lock import QueueLock
+from lora_trainer.webui import callbacks
+from lora_trainer.webui.app import App
+from lora_trainer.webui.common.data_folder import DataFolder
+from lora_trainer.webui.lazy_app import LazyApp
+from tests.webui.fake_host.modules.fifo_lock import FIFOLock
+
+
+class CardHost(Host):
+    """A host with a card and the real queue; the rest of it is not asked for."""
+
+    def __init__(self):
+        super().__init__()
+        self._queue = QueueLock(FIFOLock())
+        self.options = {}
+
+    def device(self):
+        return HostDevice(kind="cuda", device_id=None, name="a card")
+
+    def option(self, key, default=None):
+        return self.options.get(key, default)
+
+
+def test_whether_a_run_pauses_for_pictures_is_the_users_choice_at_any_time(tmp_path):
+    host = CardHost()
+    pauses = App(host, DataFolder(tmp_path)).gpu_lease._pauses
+    assert pauses() is True
+    host.options["lora_trainer_pause_for_pictures"] = False
+    assert pauses() is False
+
+
+def test_an_unloaded_extension_leaves_the_hosts_queue_as_it_was_found(tmp_path, monkeypatch):
+    host = CardHost()
+    app = App(host, DataFolder(tmp_path))
+    monkeypatch.setattr("lora_trainer.webui.app._only", [app])
+    late = LazyApp(Starlette())
+    monkeypatch.setattr("lora_trainer.webui.lazy_app._current", [late])
+    late.load()
+    assert host.queue.watched
+    callbacks.on_script_unloaded()
+    assert type(host.queue.lock) is FIFOLock
+    app.gpu_lease.watch()
+    assert host.queue.watched
+
+
+def test_an_extension_that_is_unloaded_while_it_is_still_loading_does_not_begin(
+    tmp_path, monkeypatch
+):
+    host = CardHost()
+    monkeypatch.setattr("lora_trainer.webui.app._only", [App(host, DataFolder(tmp_path))])
+    late = LazyApp(Starlette())
+    late.end()
+    late.load()
+    assert type(host.queue.lock) is FIFOLock
+
+
+def test_what_keeps_the_extension_from_working_is_answered_to_every_request(monkeypatch):
+    monkeypatch.setattr("lora_trainer.webui.app._only", [])
+    monkeypatch.setattr("lora_trainer.webui.app.find", lambda: 1 / 0)
+    host_app = Starlette()
+    late = LazyApp(host_app)
+    host_app.mount("/lora-trainer", late)
+    late.load()
+    client = TestClient(host_app)
+    told = client.get("/lora-trainer/home").json()["error"]
+    assert client.get("/lora-trainer/home").status_code == 500
+    assert told["message"] == "LoRA Trainer cannot start"
+    assert "division by zero" in told["report"]
+    # with a login, nobody has been asked for it
+    host_app.auth = {"ann": "secret"}
+    told = client.get("/lora-trainer/home").json()["error"]
+    assert "report" not in told
+    assert told["hint"] == "Look at the WebUI's console."
+
+
+def test_unloading_never_raises(monkeypatch, caplog):
+    monkeypatch.setattr("lora_trainer.webui.lazy_app._current", [threading.Lock()])
+    callbacks.on_script_unloaded()
+    assert "cannot let go" in caplog.text
+
+
+def test_a_data_folder_that_is_back_is_taken_up_without_a_new_start(tmp_path):
+    folder = tmp_path / "data"
+    folder.write_text("a file where the folder should be", encoding="utf-8")
+    app = App(CardHost(), DataFolder(folder))
+    with pytest.raises(LoraTrainerError, match="data cannot be written"):
+        app.begin()
+    folder.unlink()
+    app.begin_late()
+    try:
+        assert app.runs.scheduler._thread is not None and app.runs.scheduler._thread.is_alive()
+    finally:
+        app.runs.scheduler.close()
