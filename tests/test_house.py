@@ -328,6 +328,25 @@ def test_no_attribute_of_a_task_is_born_outside_its_init(tmp_path):
     assert attributes_born_late(tmp_path / "late.py") == ["late.py: Job.b"]
 
 
+def classes_named_twice(paths: list[Path]) -> dict[str, list[str]]:
+    """Name -> the files that define a class of this name, where they are several."""
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, []).append(path.name)
+    return {name: places for name, places in found.items() if len(places) > 1}
+
+
+def test_each_class_has_a_name_of_its_own(tmp_path):
+    assert classes_named_twice(sources()) == {}
+    (tmp_path / "one.py").write_text("class Plan: ...\nclass One: ...\n", encoding="utf-8")
+    (tmp_path / "other.py").write_text("class Plan: ...\n", encoding="utf-8")
+    assert classes_named_twice([tmp_path / "one.py", tmp_path / "other.py"]) == {
+        "Plan": ["one.py", "other.py"]
+    }
+
+
 def test_no_file_speaks_of_one_machine():
     for path in [*sources(), *ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("tests/**/*.py")]:
         text = path.read_text(encoding="utf-8")

@@ -26,7 +26,7 @@ class Tag:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caption:
+class CaptionerOutput:
     """What a captioner says of one image: a sentence, or tags, the first to be written first."""
 
     text: str = ""
@@ -41,7 +41,7 @@ class Captioner(Protocol):
     in whatever batches.
     """
 
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
         """One Caption for each upright 8-bit RGB image, in their order. Out of memory is raised as
         the library raises it.
         """

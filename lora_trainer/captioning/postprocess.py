@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from lora_trainer.captioning.captioner import Caption, TagSettings
+from lora_trainer.captioning.captioner import CaptionerOutput, TagSettings
 from lora_trainer.dataset.captions import tidy, with_trigger_word
 from lora_trainer.dataset.edits import clean
 from lora_trainer.settings.captioning import CaptionSettings
 
 
-def finish(caption: Caption, settings: CaptionSettings) -> str:
+def finish(caption: CaptionerOutput, settings: CaptionSettings) -> str:
     """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty
     when the captioner had nothing to say.
 

@@ -43,7 +43,7 @@ class Bucket:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Batch:
+class BatchIndices:
     """What one step is trained on: the indices of some examples, all in one bucket."""
 
     bucket: Bucket
@@ -100,7 +100,7 @@ def epoch_batches(
     batch_size: int,
     seed: int,
     epoch: int,
-) -> list[Batch]:
+) -> list[BatchIndices]:
     """One epoch in order: index i occurs exactly repeats[i] times, in batches of at most
     `batch_size`, shuffled by (seed, epoch) alone.
     """
@@ -112,7 +112,7 @@ def epoch_batches(
         pool = [index for index in indices for _ in range(repeats[index])]
         shuffle(pool)
         batches += [
-            Batch(bucket=bucket, indices=tuple(pool[start : start + batch_size]))
+            BatchIndices(bucket=bucket, indices=tuple(pool[start : start + batch_size]))
             for start in range(0, len(pool), batch_size)
         ]
     shuffle(batches)

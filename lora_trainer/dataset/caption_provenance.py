@@ -53,7 +53,7 @@ Author = Literal["machine", "person", "nobody"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class CaptionRecord:
     """What was written last for one image."""
 
     text: str
@@ -70,7 +70,7 @@ class Written:
 class Authors:
     """What is remembered of a dataset."""
 
-    by_digest: Mapping[str, Written] = field(default_factory=dict)
+    by_digest: Mapping[str, CaptionRecord] = field(default_factory=dict)
 
     def author(self, digest: str, text: str) -> Author:
         """Who wrote this caption of this image."""
@@ -103,7 +103,7 @@ def read_authors(root: Path) -> Authors:
     return files.read_json(root / FOLDER / FILE, told, Authors())
 
 
-def record(root: Path, news: Mapping[str, Written]) -> None:
+def record(root: Path, news: Mapping[str, CaptionRecord]) -> None:
     """Remember these besides what is remembered already. Raises DatasetError. Call it within
     `changing_captions`.
     """
@@ -137,7 +137,7 @@ def settle(root: Path, digests: Iterable[str]) -> None:
         _write(root, {**known, **settled})
 
 
-def _write(root: Path, known: Mapping[str, Written]) -> None:
+def _write(root: Path, known: Mapping[str, CaptionRecord]) -> None:
     images = {
         digest: {
             "text": one.text,
@@ -175,9 +175,9 @@ def changing_captions(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[N
         yield
 
 
-def _written(values: Mapping[str, Any]) -> Written:
+def _written(values: Mapping[str, Any]) -> CaptionRecord:
     before = values.get("before")
-    return Written(
+    return CaptionRecord(
         text=str(values["text"]),
         by=str(values["by"]),
         before=None if before is None else str(before),

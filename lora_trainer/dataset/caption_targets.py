@@ -104,8 +104,8 @@ class CaptionPlaces:
         """{image: caption} -> the target. Returns the images whose captions are no longer as they
         were `seen`: they keep what they have.
 
-        Call it within `authors.changing_captions`. Each file is written whole or not at all. Raises
-        DatasetError; files before it have been written.
+        Call it within `caption_provenance.changing_captions`. Each file is written whole or not at
+        all. Raises DatasetError; files before it have been written.
         """
         for _ in range(_ATTEMPTS - 1):
             try:

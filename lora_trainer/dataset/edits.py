@@ -34,14 +34,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from lora_trainer.dataset.captions import caption_of, require_length
-from lora_trainer.dataset.json_rows import Entry, entries, with_caption
+from lora_trainer.dataset.json_rows import JsonEntry, entries, with_caption
 from lora_trainer.dataset.listing import CAPTION_SUFFIXES, Listing
 from lora_trainer.dataset.metadata import (
     JSON_SUFFIX,
-    Layout,
+    CsvLayout,
     Metadata,
-    Record,
     Row,
+    TableRow,
     cells_of_line,
     delimiter_of,
     read_metadata,
@@ -94,7 +94,7 @@ def clean(caption: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Written:
+class WrittenFiles:
     """The files that were written, as they are now."""
 
     tables: Mapping[Path, Metadata] = field(default_factory=dict)
@@ -106,7 +106,7 @@ def write_captions(
     captions: Captions,
     changes: Mapping[Path, str],
     tables_read: Mapping[Path, Metadata] | None = None,
-) -> Written:
+) -> WrittenFiles:
     """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
 
     `captions` is what read_captions has just found, and `tables_read` what it read: a table that is
@@ -127,7 +127,7 @@ def write_captions(
             tables[place].added.append((image.relative_to(place.parent).as_posix(), caption))
     known = tables_read or {}
     rewritten = {file: _change(file, edits, known.get(file)) for file, edits in tables.items()}
-    return Written(tables=rewritten, texts=_write_texts(texts))
+    return WrittenFiles(tables=rewritten, texts=_write_texts(texts))
 
 
 def _write_texts(texts: Mapping[Path, tuple[str, str]]) -> dict[Path, bytes]:
@@ -151,7 +151,7 @@ def after_writing(
     captions: Captions,
     listing: Listing,
     changes: Mapping[Path, str],
-    written: Written,
+    written: WrittenFiles,
     tables_read: Mapping[Path, Metadata],
 ) -> Captions | None:
     """The captions once `changes`, {image: caption}, are written: what reading all of them again
@@ -642,7 +642,7 @@ class _JsonDocument(_Lines):
         super().__init__(path, data)
         self._raw = "".join(self._lines)
         self._is_object = self._raw.lstrip()[:1] == "{"
-        self._by_row: dict[tuple[int, str], Entry] = {}
+        self._by_row: dict[tuple[int, str], JsonEntry] = {}
         line, before = 1, 0
         names: dict[int, set[str]] = defaultdict(set)
         for row in read_metadata(path, data).rows:
@@ -706,7 +706,7 @@ class _JsonDocument(_Lines):
         return json.dumps({"file_name": name, "text": caption}, ensure_ascii=False)
 
 
-def _is_named(entry: Entry, name: str) -> bool:
+def _is_named(entry: JsonEntry, name: str) -> bool:
     """Whether a row of this name was made from a member; of several on one line."""
     return (
         (entry.key or "").strip() == name
@@ -720,10 +720,10 @@ class _Csv(_Lines):
     `take`.
     """
 
-    def __init__(self, path: Path, data: bytes, layout: Layout | None = None) -> None:
+    def __init__(self, path: Path, data: bytes, layout: CsvLayout | None = None) -> None:
         super().__init__(path, data)
         if layout is not None:
-            self._layout, self._records = layout, dict[int, Record]()
+            self._layout, self._records = layout, dict[int, TableRow]()
             return
         table = take_apart(self.content, path)
         self._layout = table.layout
@@ -733,7 +733,7 @@ class _Csv(_Lines):
         """Reads these rows, each of which is one line."""
         for row in rows:
             cells = cells_of_line(self.line(row.line), self._layout.delimiter) or []
-            self._records[row.line] = Record(line=row.line, last_line=row.line, cells=cells)
+            self._records[row.line] = TableRow(line=row.line, last_line=row.line, cells=cells)
 
     def last_line(self, row: Row) -> int:
         return self._records[row.line].last_line

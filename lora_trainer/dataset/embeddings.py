@@ -101,7 +101,7 @@ def add(root: Path, seen: Embedded, keep: Collection[str] | None = None) -> None
     """Keeps these besides what is kept of the same encoder. `keep`: of those, only these digests.
     Raises OSError.
 
-    Two processes must not do this at once: call it within authors.changing_captions.
+    Two processes must not do this at once: call it within caption_provenance.changing_captions.
     """
     path = root / KNOWLEDGE / FOLDER / f"{_name(seen)}.bin"
     known = _read(path)

@@ -33,7 +33,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from lora_trainer.dataset.edits import Written, after_writing
+from lora_trainer.dataset.edits import WrittenFiles, after_writing
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
 from lora_trainer.dataset.listing import (
     CAPTION_SUFFIXES,
@@ -173,7 +173,7 @@ class Index(Reader):
             folder.time = now if now < begin - SETTLED * 1e9 else 0
         return self._reading
 
-    def wrote(self, changes: Mapping[Path, str], written: Written) -> Reading:
+    def wrote(self, changes: Mapping[Path, str], written: WrittenFiles) -> Reading:
         """This process wrote these captions, {image: caption}, into these files."""
         reading = self._reading
         if reading is None:

@@ -44,7 +44,7 @@ _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class JsonEntry:
     """A member of the outermost list or object: its key in an object, its value, and where the
     value stands in the text.
     """
@@ -63,7 +63,7 @@ def parse(text: str) -> Any:
     return files.parse_json(text, names=True)
 
 
-def entries(text: str) -> Iterator[Entry]:
+def entries(text: str) -> Iterator[JsonEntry]:
     """The members of the outermost list or object. Raises NotJson."""
     parse(text)
     at = _skip(text, 0)
@@ -80,7 +80,7 @@ def entries(text: str) -> Iterator[Entry]:
             key, at = _DECODER.raw_decode(text, at)
             at = _skip(text, _skip(text, at) + 1)  # past the colon
         value, end = _DECODER.raw_decode(text, at)
-        yield Entry(key=key, value=value, start=at, end=end, member_start=member)
+        yield JsonEntry(key=key, value=value, start=at, end=end, member_start=member)
         at = _skip(text, end)
         if text[at] == closing:
             return

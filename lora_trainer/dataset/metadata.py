@@ -89,7 +89,7 @@ class Columns:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Layout:
+class CsvLayout:
     """How a CSV is divided."""
 
     delimiter: str
@@ -107,7 +107,7 @@ class Metadata:
     findings: tuple[Finding, ...]
     data: bytes | None = dataclasses.field(default=None, repr=False, compare=False)
     """The file's content that was read; None where it could not be."""
-    layout: Layout | None = dataclasses.field(default=None, repr=False, compare=False)
+    layout: CsvLayout | None = dataclasses.field(default=None, repr=False, compare=False)
     """How a CSV is divided; None for JSON."""
 
 
@@ -160,7 +160,7 @@ def names_a_picture(name: str) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class TableRow:
     """The cells of one row, and the lines of the file it takes up (from 1, both included)."""
 
     line: int
@@ -188,8 +188,8 @@ class Record:
 class Table:
     """A CSV taken apart: its rows without the header."""
 
-    layout: Layout
-    records: tuple[Record, ...]
+    layout: CsvLayout
+    records: tuple[TableRow, ...]
 
 
 def take_apart(content: str, path: Path) -> Table:
@@ -202,7 +202,7 @@ def take_apart(content: str, path: Path) -> Table:
     columns = header or Columns(file=0, caption=1, count=2)
     first = records[0].line if records else 1
     return Table(
-        layout=Layout(delimiter=delimiter, columns=columns, first=first),
+        layout=CsvLayout(delimiter=delimiter, columns=columns, first=first),
         records=tuple(records[1:] if header else records),
     )
 
@@ -239,11 +239,11 @@ def row_of_line(text: str, line: int, metadata: Metadata) -> Row | None:
         cells = cells_of_line(text, layout.delimiter)
         if cells is None or not any(cell.strip() for cell in cells):
             return None
-        found = _row(Record(line=line, last_line=line, cells=cells), layout, metadata.path)
+        found = _row(TableRow(line=line, last_line=line, cells=cells), layout, metadata.path)
     return found if isinstance(found, Row) else None
 
 
-def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding], Layout]:
+def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding], CsvLayout]:
     table = take_apart(content, path)
     return *_sorted_out(_row(record, table.layout, path) for record in table.records), table.layout
 
@@ -258,17 +258,17 @@ def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Findi
     return rows, findings
 
 
-def _records(content: str, delimiter: str, path: Path) -> list[Record]:
+def _records(content: str, delimiter: str, path: Path) -> list[TableRow]:
     """The rows of a CSV that are not blank."""
     reader = csv.reader(
         io.StringIO(content, newline=""), delimiter=delimiter, skipinitialspace=True
     )
-    records: list[Record] = []
+    records: list[TableRow] = []
     start = 1
     try:
         for cells in reader:
             if any(cell.strip() for cell in cells):
-                records.append(Record(line=start, last_line=reader.line_num, cells=cells))
+                records.append(TableRow(line=start, last_line=reader.line_num, cells=cells))
             start = reader.line_num + 1
     except csv.Error as problem:
         hint = "A quotation mark is probably not closed."
@@ -306,7 +306,7 @@ def _plausibility(content: str, delimiter: str) -> int:
     )
 
 
-def _header(records: list[Record], path: Path) -> Columns | None:
+def _header(records: list[TableRow], path: Path) -> Columns | None:
     """The columns a first row names, or None when the first row is an image already. Raises
     DatasetError for a header that names too little.
     """
@@ -342,7 +342,7 @@ def _column(cells: list[str], known: tuple[str, ...]) -> int | None:
     return next((names.index(name) for name in known if name in names), None)
 
 
-def _row(record: Record, layout: Layout, path: Path) -> Row | Finding:
+def _row(record: TableRow, layout: CsvLayout, path: Path) -> Row | Finding:
     columns, line = layout.columns, record.line
     if any(map(_swallows_a_row, record.cells)):
         return _bad_row(

@@ -21,7 +21,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_trainer.demo import world
 from lora_trainer.demo.make_vae import Skeleton, settled_skeleton, to_tensor
-from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
+from lora_trainer.demo.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 from lora_trainer.families.stable_diffusion import SD1
 
 
@@ -73,7 +73,7 @@ def new_text_encoder() -> CLIPTextModel:
     )
 
 
-class Captions:
+class TokenizedCaptions:
     """Captions as token numbers of the host's form: begin, words, end, padded with end to 77."""
 
     def __init__(self) -> None:
@@ -139,7 +139,7 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
     path = folder / "unet.pt"
     reached = load_state(path, model=model, average=average, optimizer=optimizer)
     step, seconds = reached.step, reached.seconds
-    captions = Captions()
+    captions = TokenizedCaptions()
     kept = DDPMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", num_train_timesteps=1000
     ).alphas_cumprod
@@ -186,6 +186,10 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
             seconds += now - last_saved
             last_saved = now
             save_state(
-                path, Progress(step, seconds), model=model, average=average, optimizer=optimizer
+                path,
+                StageProgress(step, seconds),
+                model=model,
+                average=average,
+                optimizer=optimizer,
             )
             print(f"unet {step} saved, {seconds / 60:.1f} min", flush=True)

@@ -30,7 +30,7 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.nn import functional
 
 from lora_trainer.demo import world
-from lora_trainer.demo.stages import Progress, Share, follow, load_state, one_cycle, save_state
+from lora_trainer.demo.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 from lora_trainer.families.stable_diffusion import SD1
 
 WIDTH = 96
@@ -410,7 +410,11 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
             last_saved = now
             average.settle()
             save_state(
-                path, Progress(step, seconds), model=model, average=average, optimizer=optimizer
+                path,
+                StageProgress(step, seconds),
+                model=model,
+                average=average,
+                optimizer=optimizer,
             )
             print(
                 f"vae {step} saved, {vae_decibels(average.vae, judged):.2f} dB on the world,"
@@ -419,7 +423,7 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
             )
 
 
-def settled_skeleton(folder: Path) -> tuple[Skeleton, Progress]:
+def settled_skeleton(folder: Path) -> tuple[Skeleton, StageProgress]:
     """The trained VAE, its latents' offset and spread over the world folded in: they come out with
     mean 0, variance 1 / 0.18215 squared.
     """

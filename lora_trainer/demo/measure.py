@@ -1,10 +1,10 @@
 """Looks at a picture of the drawn world and says what it shows: colour statistics and shape
 matching, no network.
 
-In: a picture, of whatever origin. Out: a `Reading` (shape, colour, size, position, background), and
-single numbers that say how much of a concept's style or character a picture has. The demo's report
-and the tests judge generated pictures with it; that it reads drawn pictures right is tested. Pillow
-and numpy only.
+In: a picture, of whatever origin. Out: a `SceneReading` (shape, colour, size, position,
+background), and single numbers that say how much of a concept's style or character a picture has.
+The demo's report and the tests judge generated pictures with it; that it reads drawn pictures right
+is tested. Pillow and numpy only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 @dataclass(frozen=True, kw_only=True)
-class Reading:
+class SceneReading:
     """What a picture seems to show; the thing's attributes are empty where nothing stands out from
     the background.
     """
@@ -161,7 +161,7 @@ def _matched(mask: Plane, shape: str) -> tuple[float, float, float, float]:
     )
 
 
-def read(image: Image.Image, outlined: bool = False) -> Reading:
+def read(image: Image.Image, outlined: bool = False) -> SceneReading:
     """What the picture shows. outlined: the thing is drawn as a line, as in neon; its inside counts
     as part of it.
     """
@@ -169,14 +169,14 @@ def read(image: Image.Image, outlined: bool = False) -> Reading:
     background = nearest_colour(background_colour(canvas))
     mask = covered(canvas)
     if mask.sum() < 20:
-        return Reading(background=background)
+        return SceneReading(background=background)
     strong = canvas[mask > 0.85] if outlined else canvas[mask >= 0.98]
     mask = _largest(filled(mask)) if outlined else _largest(mask)
     best = max((_matched(mask, shape), shape) for shape in world.SHAPES)
     (fit, radius, centre_x, centre_y), shape = best
     radius -= TUBE if outlined else 0.0
     size = min(world.SIZES, key=lambda name: abs(world.SIZES[name] - radius))
-    return Reading(
+    return SceneReading(
         shape=shape,
         colour=nearest_colour(np.median(strong, axis=0)) if len(strong) else "",
         size=size,

@@ -26,14 +26,14 @@ def one_cycle(step: int, step_count: int, peak: float, warmup: int = 100) -> flo
 
 
 @dataclass
-class Progress:
+class StageProgress:
     """How far a stage has come."""
 
     step: int = 0
     seconds: float = 0.0
 
 
-def save_state(path: Path, progress: Progress, **kept: Any) -> None:
+def save_state(path: Path, progress: StageProgress, **kept: Any) -> None:
     state = {name: part.state_dict() for name, part in kept.items()} | {
         "step": progress.step,
         "seconds": progress.seconds,
@@ -41,14 +41,14 @@ def save_state(path: Path, progress: Progress, **kept: Any) -> None:
     files.replace_file(path, lambda partial: torch.save(state, partial))
 
 
-def load_state(path: Path, **kept: Any) -> Progress:
+def load_state(path: Path, **kept: Any) -> StageProgress:
     """Fills the parts from the file, if there is one, and says how far they had come."""
     if not path.exists():
-        return Progress()
+        return StageProgress()
     state = torch.load(path, weights_only=True)
     for name, part in kept.items():
         part.load_state_dict(state[name])
-    return Progress(state["step"], state["seconds"])
+    return StageProgress(state["step"], state["seconds"])
 
 
 @torch.no_grad()

@@ -46,7 +46,7 @@ _FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class HistoryEntry:
     """One run folder at one moment."""
 
     id: str
@@ -80,7 +80,7 @@ class History:
         self._settings: dict[str, tuple[tuple[int, int], Mapping[str, Any] | LoraTrainerError]] = {}
         self._curves: dict[str, Curve] = {}
 
-    def listing(self) -> list[Entry]:
+    def listing(self) -> list[HistoryEntry]:
         """Every run, newest first. Empty folders and files are none."""
         with self._reading:
             entries = [self._entry(path) for path in self._folders() if not _is_empty(path)]
@@ -92,7 +92,7 @@ class History:
             entries, key=lambda entry: (entry.state.started or entry.made, entry.id), reverse=True
         )
 
-    def entry(self, run_id: str) -> Entry:
+    def entry(self, run_id: str) -> HistoryEntry:
         """One run. Raises RunError when there is none of this id."""
         path = self.runs / run_id
         if not path.is_dir():
@@ -131,7 +131,7 @@ class History:
             return
         yield from folders
 
-    def _entry(self, path: Path) -> Entry:
+    def _entry(self, path: Path) -> HistoryEntry:
         try:
             return self._read(path)
         except LoraTrainerError as problem:
@@ -153,13 +153,13 @@ class History:
             )
             return _broken(path, reason)
 
-    def _read(self, path: Path) -> Entry:
+    def _read(self, path: Path) -> HistoryEntry:
         folder = RunFolder(path)
         settings, job, made = self._read_settings(path)
         log = self._logs.setdefault(path.name, EventLog(folder.events))
         state = folder.with_death(log.read_on())
         alive = folder.is_alive
-        return Entry(
+        return HistoryEntry(
             id=path.name,
             folder=folder,
             job=job,
@@ -326,13 +326,13 @@ def _is_empty(path: Path) -> bool:
         return False
 
 
-def _broken(path: Path, problem: LoraTrainerError) -> Entry:
+def _broken(path: Path, problem: LoraTrainerError) -> HistoryEntry:
     folder = RunFolder(path)
     try:
         alive, made = folder.is_alive, path.stat().st_mtime
     except OSError:
         alive, made = False, 0.0
-    return Entry(id=path.name, folder=folder, alive=alive, made=made, problem=problem)
+    return HistoryEntry(id=path.name, folder=folder, alive=alive, made=made, problem=problem)
 
 
 def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:

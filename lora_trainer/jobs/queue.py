@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class QueueState:
     """What queue.json holds."""
 
     waiting: tuple[str, ...] = ()
@@ -58,12 +58,12 @@ class Queue:
         self.path = path
         self._told = ""
 
-    def read(self) -> Line:
+    def read(self) -> QueueState:
         """The line as it is now. Empty where there is none, or none that can be read."""
         try:
             values = files.load_json(self.path, names=True)
             starting = values.get("starting")
-            return Line(
+            return QueueState(
                 waiting=tuple(str(run) for run in values.get("waiting", ())),
                 starting=str(starting) if starting else None,
                 taken=float(values.get("taken", 0.0)),
@@ -72,16 +72,16 @@ class Queue:
                 },
             )
         except FileNotFoundError:
-            return Line()
+            return QueueState()
         except files.UNREADABLE as error:
             # once: it is read every second, until something is put into it
             if str(error) != self._told:
                 self._told = str(error)
                 log.exception("%s cannot be read: the queue starts anew", self.path)
-            return Line()
+            return QueueState()
 
     @contextmanager
-    def holding(self) -> Iterator[Line]:
+    def holding(self) -> Iterator[QueueState]:
         """The line, which nobody else changes until the block ends."""
         try:
             with files.lock(self.path.with_name("queue.lock"), patience=PATIENCE):
@@ -91,7 +91,7 @@ class Queue:
                 "the queue is in use by another WebUI", hint="Try again in a moment."
             ) from error
 
-    def _change(self, change: Callable[[Line], Line]) -> Line:
+    def _change(self, change: Callable[[QueueState], QueueState]) -> QueueState:
         with self.holding() as line:
             after = change(line)
             if after != line:
@@ -109,7 +109,7 @@ class Queue:
         place.
         """
 
-        def change(line: Line) -> Line:
+        def change(line: QueueState) -> QueueState:
             clicks = (
                 dict([*line.clicks.items(), (token, run_id)][-REMEMBERED_CLICKS:])
                 if token
@@ -144,7 +144,7 @@ class Queue:
         RunError when it does not wait.
         """
 
-        def change(line: Line) -> Line:
+        def change(line: QueueState) -> QueueState:
             others = [run for run in _with(line, run_id).waiting if run != run_id]
             others.insert(max(0, position), run_id)
             return dataclasses.replace(line, waiting=tuple(others))
@@ -176,7 +176,7 @@ class Queue:
         while nothing waits.
         """
 
-        def change(line: Line) -> Line:
+        def change(line: QueueState) -> QueueState:
             if line.starting or not line.waiting:
                 return line
             return dataclasses.replace(
@@ -197,7 +197,7 @@ class Queue:
         )
 
 
-def _with(line: Line, run_id: str) -> Line:
+def _with(line: QueueState, run_id: str) -> QueueState:
     if run_id not in line.waiting:
         raise RunError(
             "{name} does not wait in the queue", hint="It may have begun meanwhile.", name=run_id

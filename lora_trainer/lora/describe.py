@@ -34,8 +34,8 @@ from lora_trainer.lora.layouts import (
     TEXT_2,
     TEXT_3,
     UNET,
-    Host,
     Layer,
+    LoraLoader,
     families_of,
     form_of,
     layers_in,
@@ -538,7 +538,7 @@ def _hosts(
 
 
 def _told_by(
-    host: Host, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]
+    host: LoraLoader, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]
 ) -> Message:
     if family not in host.families:
         return Message(

@@ -363,7 +363,7 @@ def _layer(name: str, end: End) -> Layer:
 
 
 @dataclass(frozen=True)
-class Family:
+class LoraFamily:
     """A kind of model that LoRAs are made for."""
 
     id: str
@@ -381,53 +381,53 @@ _FLUX = re.compile(
     r"(single_)?transformer_blocks_|time_(text|guidance)_embed_|context_embedder$|x_embedder$|norm_out_|proj_out$|\w+_stream_modulation\w*_linear$"
 )
 _NEVER = re.compile("(?!)")
-FAMILIES: Mapping[str, Family] = {
+FAMILIES: Mapping[str, LoraFamily] = {
     family.id: family
     for family in (
-        Family("sd1", "SD1", _SD),
-        Family("sd2", "SD2", _SD),
-        Family("sdxl", "SDXL", _SD, "sdxl_"),
-        Family(
+        LoraFamily("sd1", "SD1", _SD),
+        LoraFamily("sd2", "SD2", _SD),
+        LoraFamily("sdxl", "SDXL", _SD, "sdxl_"),
+        LoraFamily(
             "sd3", "SD3", re.compile("transformer_blocks_|time_text_embed_|norm_out_|proj_out$")
         ),
-        Family("flux", "FLUX.1", _FLUX),
-        Family("klein4b", "FLUX.2 klein 4B", _FLUX),
-        Family("klein9b", "FLUX.2 klein 9B", _FLUX),
-        Family("flux2", "FLUX.2 dev", _FLUX),
-        Family("chroma", "Chroma", _FLUX),
-        Family(
+        LoraFamily("flux", "FLUX.1", _FLUX),
+        LoraFamily("klein4b", "FLUX.2 klein 4B", _FLUX),
+        LoraFamily("klein9b", "FLUX.2 klein 9B", _FLUX),
+        LoraFamily("flux2", "FLUX.2 dev", _FLUX),
+        LoraFamily("chroma", "Chroma", _FLUX),
+        LoraFamily(
             "zimage", "Z-Image", re.compile(r"\w+_\d+_attention_to_|all_x_embedder|all_final_layer")
         ),
-        Family(
+        LoraFamily(
             "lumina2",
             "Lumina 2",
             re.compile(
                 r"\w+_\d+_(attn_to_|feed_forward_linear_|norm1_linear)|time_caption_embed_|norm_out_"
             ),
         ),
-        Family("qwen", "Qwen-Image", _NEVER),
-        Family(
+        LoraFamily("qwen", "Qwen-Image", _NEVER),
+        LoraFamily(
             "anima",
             "Anima",
             re.compile("transformer_blocks_|patch_embed_|time_embed_|norm_out_|proj_out$"),
         ),
-        Family(
+        LoraFamily(
             "wan", "Wan", re.compile(r"blocks_\d+_(attn\d_|ffn_net_)|condition_embedder_|proj_out$")
         ),
-        Family(
+        LoraFamily(
             "krea2",
             "Krea 2",
             re.compile(
                 r"transformer_blocks_|text_fusion_|time_embed_|time_mod_proj|txt_in_|img_in$|final_layer_"
             ),
         ),
-        Family("hunyuan_video", "HunyuanVideo", _NEVER),
+        LoraFamily("hunyuan_video", "HunyuanVideo", _NEVER),
     )
 }
 
 
 @dataclass(frozen=True)
-class Mark:
+class FamilyMark:
     """A path, and the width of its layer, that only some families have."""
 
     families: tuple[str, ...]
@@ -445,8 +445,8 @@ class Mark:
 
 def _mark(
     families: str, path: str, *, width: tuple[int, ...] = (), height: tuple[int, ...] = ()
-) -> Mark:
-    return Mark(tuple(families.split()), re.compile(path), width, height)
+) -> FamilyMark:
+    return FamilyMark(tuple(families.split()), re.compile(path), width, height)
 
 
 _BLOCKS = r"(double|single)_blocks_\d+_"
@@ -455,7 +455,7 @@ _FLUX_2 = (
     + _BLOCKS
 )
 _LUMINA = r"(layers|noise_refiner|context_refiner)_\d+_"
-MARKS: tuple[Mark, ...] = (
+MARKS: tuple[FamilyMark, ...] = (
     _mark(
         "hunyuan_video",
         _BLOCKS
@@ -607,7 +607,7 @@ _SPLIT = _FLUX_LIKE | {"zimage", "lumina2", "krea2"}
 
 
 @dataclass(frozen=True)
-class Host:
+class LoraLoader:
     """A WebUI, and what it finds a layer for."""
 
     name: str
@@ -655,14 +655,14 @@ _OF_FORGE = SD | {"sd3", "flux", "chroma"}
 _OF_NEO = frozenset({"sd1", "sdxl", "qwen", "anima", "wan"}) | _SPLIT
 _COMMON = frozenset({"LoRA", "DoRA", "LoHa", "LoKr", "GLoRA", "norms", "full difference"})
 HOSTS = (
-    Host(
+    LoraLoader(
         "A1111",
         SD,
         _COMMON | {"OFT", "IA3"},
         (_takes([KOHYA], "native diffusers text", SD), _takes([KOHYA_OFT], "native", SD)),
         misses={"sdxl": re.compile("up_blocks_0_upsamplers_|add_embedding_")},
     ),
-    Host(
+    LoraLoader(
         "Forge",
         _OF_FORGE,
         _COMMON,
@@ -677,7 +677,7 @@ HOSTS = (
         ),
         most_unmatched=12,
     ),
-    Host(
+    LoraLoader(
         "Forge Neo",
         _OF_NEO,
         _COMMON | {"OFT"},

@@ -25,7 +25,7 @@ RequestKind = Literal["stop", "save", "preview", "pause", "resume"]
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     kind: RequestKind
     values: dict[str, Any] = field(default_factory=dict)
 
@@ -43,7 +43,7 @@ def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
     files.write_text(folder / name, json.dumps({"request": kind, **values}))
 
 
-def take_requests(folder: Path) -> list[Request]:
+def take_requests(folder: Path) -> list[RunRequest]:
     """All waiting requests, oldest first; they are deleted. What is not a request is left alone."""
     taken = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
@@ -54,7 +54,7 @@ def take_requests(folder: Path) -> list[Request]:
                 # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken
                 # next time, not twice
                 path.unlink()
-                taken.append(Request(kind, values))
+                taken.append(RunRequest(kind, values))
     return taken
 
 

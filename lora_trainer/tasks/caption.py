@@ -29,12 +29,12 @@ from PIL import Image
 
 from lora_trainer import environment
 from lora_trainer.captioning import source
-from lora_trainer.captioning.captioner import Caption, Captioner
+from lora_trainer.captioning.captioner import Captioner, CaptionerOutput
 from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
 from lora_trainer.captioning.load import files_content, load
 from lora_trainer.captioning.postprocess import finish
 from lora_trainer.dataset import caption_provenance, embeddings
-from lora_trainer.dataset.caption_provenance import Written
+from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.caption_targets import CaptionPlaces, Standing
 from lora_trainer.dataset.images import digest, examine, read_image
 from lora_trainer.dataset.listing import folded
@@ -460,7 +460,7 @@ class CaptionWriter:
         self._captions[item] = text
 
     def look(
-        self, captioner: Captioner, part: Sequence[Pending], captions: Sequence[Caption]
+        self, captioner: Captioner, part: Sequence[Pending], captions: Sequence[CaptionerOutput]
     ) -> None:
         """Keep what the captioner's image encoder saw on the way. No caption is lost for its
         sake.
@@ -496,7 +496,7 @@ class CaptionWriter:
             caption_provenance.record(
                 folder,
                 {
-                    item.digest: Written(text=text, by=self.selection.by)
+                    item.digest: CaptionRecord(text=text, by=self.selection.by)
                     for item, text in items.values()
                 },
             )

@@ -63,7 +63,7 @@ from lora_trainer.training.optimizers import make_optimizer, require_optimizer
 from lora_trainer.training.randomness import derived_seed
 from lora_trainer.training.rates import make_rate_schedule
 from lora_trainer.training.scalars import Scalars
-from lora_trainer.training.train import Plan, Trainer, make_scaler
+from lora_trainer.training.train import BatchSchedule, Trainer, make_scaler
 
 log = logging.getLogger(__name__)
 CHECKS_PER_EVENT = 25
@@ -326,12 +326,12 @@ def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
 
 def make_plan(
     config: RunConfig, dataset: Dataset, buckets: Mapping[bucketing.Bucket, list[int]]
-) -> Plan:
+) -> BatchSchedule:
     """Which images are trained in which step. Raises ConfigError for a warm-up longer than the
     run.
     """
     training = config.training
-    plan = Plan(
+    plan = BatchSchedule(
         buckets=dict(buckets),
         repeats=[example.repeats for example in dataset.examples],
         batch_size=training.batch_size,
@@ -375,14 +375,14 @@ def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batch
 
 def _encode_captions(
     prepared: Prepared, store: batches.TensorStore, control: Control, start: Start
-) -> batches.Captions:
+) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
     # float32 on the CPU; the model's dtype on a GPU, to save VRAM: the WebUI encodes in half
     # precision too
     dtype = torch.float32 if device.type == "cpu" else prepared.dtype
     parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
     base = config.checkpoint
-    captions = batches.Captions(
+    captions = batches.CaptionEncoder(
         parts,
         base,
         store,

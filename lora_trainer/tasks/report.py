@@ -15,7 +15,7 @@ from lora_trainer import files
 from lora_trainer.errors import Message
 from lora_trainer.runs.events import Event, EventWriter, Failed, Phase, Progress, Warned
 from lora_trainer.runs.folder import Heartbeat, RunFolder
-from lora_trainer.runs.requests import Request, take_requests
+from lora_trainer.runs.requests import RunRequest, take_requests
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 5.0
@@ -45,7 +45,7 @@ class Report:
         self._heartbeat = heartbeat
         self._interrupted = False
         self._host_seen = 0.0
-        self._waiting: list[Request] = []
+        self._waiting: list[RunRequest] = []
 
     def say(self, event: Event) -> None:
         self._events.write(event)
@@ -84,11 +84,11 @@ class Report:
         ]
         return False
 
-    def first_waiting(self) -> Request | None:
+    def first_waiting(self) -> RunRequest | None:
         """The oldest request that nobody took yet, of those that the questions above found."""
         return self._waiting[0] if self._waiting else None
 
-    def take(self, request: Request) -> None:
+    def take(self, request: RunRequest) -> None:
         """`request` is being dealt with."""
         self._waiting.remove(request)
 

@@ -30,7 +30,7 @@ from lora_trainer.tasks.report import Report
 from lora_trainer.training import batches, resume
 from lora_trainer.training.device import free_memory, move_optimizer
 from lora_trainer.training.scalars import Scalars
-from lora_trainer.training.train import Plan, Trainer
+from lora_trainer.training.train import BatchSchedule, Trainer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class Prepared:
     parts: Parts
     dataset: Dataset
     buckets: Mapping[Bucket, list[int]]
-    plan: Plan
+    plan: BatchSchedule
     device: torch.device
     dtype: torch.dtype
 
@@ -97,7 +97,7 @@ class Prepared:
 class Encoded:
     """The dataset as the text encoders and the VAE encode it."""
 
-    captions: batches.Captions
+    captions: batches.CaptionEncoder
     images: batches.EncodedImages
 
 
@@ -109,7 +109,7 @@ class TrainingRun:
     report: Report
     control: Control
     prepared: Prepared
-    captions: batches.Captions
+    captions: batches.CaptionEncoder
     output: LoraOutput
     scalars: Scalars
     trainer: Trainer

@@ -204,7 +204,7 @@ def _key(*parts: object) -> str:
     return hashlib.blake2b("\0".join(map(str, parts)).encode(), digest_size=20).hexdigest()
 
 
-class Captions:
+class CaptionEncoder:
     """Captions -> text states: looked up where captions are constant, encoded anew where they
     change or the text encoder learns.
     """

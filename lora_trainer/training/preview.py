@@ -29,7 +29,7 @@ class Abandoned(Exception):
 
 
 @dataclass(frozen=True)
-class Picture:
+class PreviewImage:
     image: Image.Image
     prompt: str
     strength: float
@@ -86,7 +86,7 @@ def make_pictures(
     name: str,
     model_name: str,
     stop_asked: Callable[[], bool] = lambda: False,
-) -> Iterator[Picture]:
+) -> Iterator[PreviewImage]:
     """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as
     before afterwards.
 
@@ -103,7 +103,7 @@ def make_pictures(
                 )
             image = to_image(parts.family.decode(parts.vae, latents)[0])
             tag = f"{prompt} <lora:{name}:{strength:g}>" if strength else prompt
-            yield Picture(
+            yield PreviewImage(
                 image, prompt, strength, parameters_text(tag, settings, label, size, model_name)
             )
 
@@ -134,7 +134,7 @@ def parameters_text(
     return "\n".join(lines)
 
 
-def write_picture(picture: Picture, target: Path) -> None:
+def write_picture(picture: PreviewImage, target: Path) -> None:
     """PNG with the settings inside, whole or not at all."""
     info = PngInfo()
     info.add_itxt("parameters", picture.parameters)

@@ -21,7 +21,7 @@ from lora_trainer.dataset.buckets import Bucket, epoch_batches, steps_per_epoch
 from lora_trainer.errors import NotFinite, RunError
 from lora_trainer.families.base import Family, NoiseProcess
 from lora_trainer.settings.training import TrainingSettings
-from lora_trainer.training.batches import Captions, TrainingData
+from lora_trainer.training.batches import CaptionEncoder, TrainingData
 from lora_trainer.training.losses import denoising_loss
 from lora_trainer.training.randomness import seed_dropout
 
@@ -45,7 +45,7 @@ _NOTHING_LEARNED = (
 
 
 @dataclass(kw_only=True)
-class Plan:
+class BatchSchedule:
     """Which images are trained in which step: from the seed alone, so any step can be asked for."""
 
     buckets: dict[Bucket, list[int]]
@@ -138,8 +138,8 @@ class Trainer:
     rates: Any
     noise_process: NoiseProcess
     data: TrainingData
-    captions: Captions
-    plan: Plan
+    captions: CaptionEncoder
+    plan: BatchSchedule
     settings: TrainingSettings
     device: torch.device
     dtype: torch.dtype

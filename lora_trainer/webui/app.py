@@ -24,18 +24,18 @@ from lora_trainer.jobs.scheduler import SchedulerOptions
 from lora_trainer.webui import texts
 from lora_trainer.webui.captions.cropped_copies import Copies
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.options import Options
 from lora_trainer.webui.settings import preflight
 from lora_trainer.webui.settings.checkpoints import Checkpoints
-from lora_trainer.webui.settings.image_cache import KnownImages
+from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.presets import Presets
-from lora_trainer.webui.settings.scan_cache import Scans
+from lora_trainer.webui.settings.scan_cache import ScanCache
 from lora_trainer.webui.settings.setup import Setup
-from lora_trainer.webui.settings.throughput import Pace
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.throughput import Throughput
+from lora_trainer.webui.settings.user_presets import UserPresets
 from lora_trainer.webui.training.runs import Runs
 
 
@@ -66,7 +66,7 @@ class App:
         """
         self.host.off_generation()
 
-    def own_folders(self) -> Mapping[PurePath, str]:
+    def redactions(self) -> Mapping[PurePath, str]:
         """Folders of this machine -> what a visitor from elsewhere is told instead."""
         paths = self.host.paths()
         checkpoints = {checkpoint.path.parent for checkpoint in self.host.checkpoints()}
@@ -98,8 +98,8 @@ class App:
         return Presets()
 
     @cached_property
-    def own_presets(self) -> OwnPresets:
-        return OwnPresets(self.data, self.presets)
+    def user_presets(self) -> UserPresets:
+        return UserPresets(self.data, self.presets)
 
     @cached_property
     def checkpoints(self) -> Checkpoints:
@@ -114,16 +114,16 @@ class App:
         return Copies(self.datasets)
 
     @cached_property
-    def images(self) -> KnownImages:
-        return KnownImages(self.data.root / "images.json")
+    def image_cache(self) -> ImageCache:
+        return ImageCache(self.data.root / "images.json")
 
     @cached_property
-    def scans(self) -> Scans:
-        return Scans(self.images)
+    def scans(self) -> ScanCache:
+        return ScanCache(self.image_cache)
 
     @cached_property
-    def pace(self) -> Pace:
-        return Pace(self.data.folder("runs"))
+    def throughput(self) -> Throughput:
+        return Throughput(self.data.folder("runs"))
 
     @cached_property
     def gpu_lease(self) -> GpuLease:
@@ -153,8 +153,8 @@ class App:
         return Loras(self.host, self.runs.history)
 
     @cached_property
-    def tries(self) -> TryJobs:
-        return TryJobs(self.host, self.data, self.loras, self._family_of)
+    def comparisons(self) -> ComparisonJobs:
+        return ComparisonJobs(self.host, self.data, self.loras, self._family_of)
 
     def _scheduler_options(self) -> SchedulerOptions:
         chosen = self.options

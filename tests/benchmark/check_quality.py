@@ -38,7 +38,7 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from lora_trainer.dataset.check.judge import Picture, picture_findings
+from lora_trainer.dataset.check.judge import CheckedImage, picture_findings
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world
@@ -464,7 +464,7 @@ def score_samples(samples: list[Sample], verbose: bool = False) -> dict[str, Sco
     for sample in samples:
         measures = measured[sample.path]
         assert isinstance(measures, Measures), measures
-        picture = Picture(path=sample.path, name=sample.path.name)
+        picture = CheckedImage(path=sample.path, name=sample.path.name)
         found = {finding.kind for finding in picture_findings(picture, measures, RESOLUTION)}
         for kind, score in scores.items():
             if kind == sample.kind:
@@ -491,7 +491,7 @@ def score_copies(pairs: list[tuple[Path, Path]], verbose: bool = False) -> Score
     version of the same original.
     """
     measured = measure_all([path for path, _ in pairs])
-    members = [(Picture(path=path, name=path.name), measured[path]) for path, _ in pairs]
+    members = [(CheckedImage(path=path, name=path.name), measured[path]) for path, _ in pairs]
     original = dict(pairs)
     copies = Counter(original.values())
     score = Score()

@@ -124,18 +124,18 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
     yield "the table of tags", *timed(lambda: told(caption_routes.tags, query={"limit": "300"}))
     yield "a saved caption", *timed(save)
     first = timed(foresee, 1)
-    app.images.wait()
+    app.image_cache.wait()
     yield "a form's first plan", *first
     foresee()
     yield "a changed form field", *timed(foresee)
     bench = app.datasets.workbench("many")
-    bench.checker.start(bench.checker.status(bench.contents.view()).settings)
+    bench.checker.start(bench.checker.status(bench.store.view()).settings)
     bench.checker.wait()
     items()
     yield "a page of 60, after a check", *timed(items)
     yield "a saved caption, after a check", *timed(save)
     yield "the check's own panel", *timed(lambda: told(caption_routes.read_check))
-    app.images.close()
+    app.image_cache.close()
 
 
 def write_images(folder: Path, count: int, kind: str) -> None:

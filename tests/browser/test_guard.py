@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import pytest
 
-from lora_trainer.webui.http.routing import ROUTES, Entry, find_routes
+from lora_trainer.webui.http.routing import ROUTES, RouteEntry, find_routes
 from tests.browser.pictures import picture
 from tests.browser.running import HEADERS, ROOT, FakeHost, missing_for_fake_hosts
 from tests.hardening import web_attack
@@ -136,7 +136,7 @@ def locked_host(flavour: str, tmp_path_factory: pytest.TempPathFactory) -> Itera
     running.kill()
 
 
-def address(entry: Entry, value: str, others: str = "inside") -> Iterator[str]:
+def address(entry: RouteEntry, value: str, others: str = "inside") -> Iterator[str]:
     """The route's address with `value` in each of its places in turn."""
     places = re.findall(r"\{\w+\}", entry.path)
     for chosen in places:
@@ -147,7 +147,7 @@ def address(entry: Entry, value: str, others: str = "inside") -> Iterator[str]:
         )
 
 
-def ask(host: FakeHost, entry: Entry, path: str, body: object = None):
+def ask(host: FakeHost, entry: RouteEntry, path: str, body: object = None):
     if entry.method == "GET":
         return host.ask("GET", path, headers={"X-LoRA-Trainer": "1"})
     return host.ask(entry.method, path, body if body is not None else {}, HEADERS)

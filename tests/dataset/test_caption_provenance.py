@@ -10,7 +10,7 @@ from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import (
     PERSON,
     Authors,
-    Written,
+    CaptionRecord,
     changing_captions,
     read_authors,
     record,
@@ -22,7 +22,7 @@ BLIP, WD = "blip 0123", "wd 4567"
 
 
 def test_what_a_captioner_wrote_is_a_machines_until_someone_changes_it(tmp_path):
-    record(tmp_path, {"aa": Written(text="a red fox", by=BLIP)})
+    record(tmp_path, {"aa": CaptionRecord(text="a red fox", by=BLIP)})
     known = read_authors(tmp_path)
     assert known.author("aa", "a red  fox\n") == "machine"
     assert known.author("aa", "a red fox in snow") == "person"
@@ -31,15 +31,15 @@ def test_what_a_captioner_wrote_is_a_machines_until_someone_changes_it(tmp_path)
 
 
 def test_what_a_person_wrote_in_the_tab_is_theirs_even_where_it_equals_the_machines(tmp_path):
-    record(tmp_path, {"aa": Written(text="a red fox", by=BLIP)})
-    record(tmp_path, {"aa": Written(text="a red fox", by=PERSON)})
+    record(tmp_path, {"aa": CaptionRecord(text="a red fox", by=BLIP)})
+    record(tmp_path, {"aa": CaptionRecord(text="a red fox", by=PERSON)})
     assert read_authors(tmp_path).author("aa", "a red fox") == "person"
 
 
 def test_a_caption_is_done_only_by_the_same_captioner_with_the_same_settings_and_unchanged(
     tmp_path,
 ):
-    record(tmp_path, {"aa": Written(text="a red fox", by=BLIP)})
+    record(tmp_path, {"aa": CaptionRecord(text="a red fox", by=BLIP)})
     known = read_authors(tmp_path)
     assert known.is_done("aa", "a red fox", BLIP)
     assert not known.is_done("aa", "a red fox", WD)
@@ -48,20 +48,26 @@ def test_a_caption_is_done_only_by_the_same_captioner_with_the_same_settings_and
 
 
 def test_a_worker_that_died_before_the_caption_was_written_leaves_a_machines_caption(tmp_path):
-    record(tmp_path, {"aa": Written(text="a fox", by=BLIP)})
-    record(tmp_path, {"aa": Written(text="fox, snow", by=WD)})
+    record(tmp_path, {"aa": CaptionRecord(text="a fox", by=BLIP)})
+    record(tmp_path, {"aa": CaptionRecord(text="fox, snow", by=WD)})
     # the caption file still says what BLIP wrote
     known = read_authors(tmp_path)
     assert known.author("aa", "a fox") == "machine"
     assert not known.is_done("aa", "a fox", WD)
     # recorded again by the next worker, it is still known
-    record(tmp_path, {"aa": Written(text="fox, snow", by=WD)})
+    record(tmp_path, {"aa": CaptionRecord(text="fox, snow", by=WD)})
     assert read_authors(tmp_path).author("aa", "a fox") == "machine"
 
 
 def test_who_puts_an_older_caption_back_once_the_new_one_is_written_is_a_person(tmp_path):
-    record(tmp_path, {"aa": Written(text="a fox", by=BLIP), "bb": Written(text="a dog", by=BLIP)})
-    record(tmp_path, {"aa": Written(text="fox, snow", by=WD), "bb": Written(text="dog", by=WD)})
+    record(
+        tmp_path,
+        {"aa": CaptionRecord(text="a fox", by=BLIP), "bb": CaptionRecord(text="a dog", by=BLIP)},
+    )
+    record(
+        tmp_path,
+        {"aa": CaptionRecord(text="fox, snow", by=WD), "bb": CaptionRecord(text="dog", by=WD)},
+    )
     settle(tmp_path, ["aa", "cc"])
     known = read_authors(tmp_path)
     assert (
@@ -72,8 +78,11 @@ def test_who_puts_an_older_caption_back_once_the_new_one_is_written_is_a_person(
 
 
 def test_other_images_are_remembered_when_one_is_recorded(tmp_path):
-    record(tmp_path, {"aa": Written(text="one", by=BLIP), "bb": Written(text="二", by=PERSON)})
-    record(tmp_path, {"cc": Written(text="three", by=BLIP)})
+    record(
+        tmp_path,
+        {"aa": CaptionRecord(text="one", by=BLIP), "bb": CaptionRecord(text="二", by=PERSON)},
+    )
+    record(tmp_path, {"cc": CaptionRecord(text="three", by=BLIP)})
     assert {digest: one.text for digest, one in read_authors(tmp_path).by_digest.items()} == {
         "aa": "one",
         "bb": "二",
@@ -125,4 +134,4 @@ def test_a_folder_that_cannot_be_written_gets_a_sentence(tmp_path):
     with pytest.raises(DatasetError, match="cannot be written"), changing_captions(tmp_path):
         pass
     with pytest.raises(DatasetError, match="cannot be written"):
-        record(tmp_path, {"aa": Written(text="one", by=BLIP)})
+        record(tmp_path, {"aa": CaptionRecord(text="one", by=BLIP)})

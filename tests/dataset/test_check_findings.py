@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
-from lora_trainer.dataset.check import Picture, check, check_folder, measure
+from lora_trainer.dataset.check import CheckedImage, check, check_folder, measure
 from lora_trainer.dataset.check.judge import grown
 from lora_trainer.dataset.check.similarity import variety
 from lora_trainer.dataset.check.store import VERSION
@@ -164,7 +164,7 @@ def test_a_box_grows_around_the_subject_as_far_as_the_picture_goes():
 
 def pictures(*captions):
     return [
-        Picture(path=Path(f"{number}.png"), name=f"{number}.png", caption=caption)
+        CheckedImage(path=Path(f"{number}.png"), name=f"{number}.png", caption=caption)
         for number, caption in enumerate(captions)
     ]
 
@@ -215,7 +215,7 @@ def members(images, folder):
     for number, image in enumerate(images):
         image.save(folder / f"{number}.png")
     return [
-        (Picture(path=path, name=path.name), measure.measure(path))
+        (CheckedImage(path=path, name=path.name), measure.measure(path))
         for path in sorted(folder.glob("*.png"))
     ]
 
@@ -389,7 +389,9 @@ def test_the_report_as_json_has_what_a_mend_needs(folder, scenes):
 
 
 def test_the_tab_checks_pictures_it_knows(folder):
-    report = check([Picture(path=folder / "scene0.png", name="first", caption="")], resolution=512)
+    report = check(
+        [CheckedImage(path=folder / "scene0.png", name="first", caption="")], resolution=512
+    )
     assert [str(finding) for finding in report.findings] == [
         "first has no caption",
         "first is only 256 x 256 pixels: for 512 it is enlarged 2.0 times",

@@ -16,7 +16,7 @@ from lora_trainer.dataset.check.fingerprint import (
     palette,
     vectors,
 )
-from lora_trainer.dataset.check.judge import Picture, picture_findings
+from lora_trainer.dataset.check.judge import CheckedImage, picture_findings
 from lora_trainer.dataset.check.measure import measure, measure_all
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
 from lora_trainer.dataset.check.store import Store
@@ -199,7 +199,7 @@ def vivid():
 def test_thin_lines_on_paper_and_vivid_colours_are_no_faults_of_light(tmp_path, image, kinds):
     image.save(tmp_path / "a.png")
     found = picture_findings(
-        Picture(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512
+        CheckedImage(path=tmp_path / "a.png", name="a"), measure(tmp_path / "a.png"), 512
     )
     assert [
         finding.kind

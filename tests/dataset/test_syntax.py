@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lora_trainer.dataset.check.judge import Picture
+from lora_trainer.dataset.check.judge import CheckedImage
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.syntax import foreign, prompt_syntax, unescaped
 from tests.dataset.test_scan import draw, look, told, write
@@ -64,7 +64,7 @@ def test_captions_of_escaped_brackets_are_found_with_their_mend(tmp_path):
         ),
     ]
     assert unescaped(dataset.examples[0].caption) == "hatsune miku (vocaloid), (smile:1.2)"
-    pictures = [Picture(path=tmp_path / "a.png", name="a.png", caption=r"miku \(vocaloid\)")]
+    pictures = [CheckedImage(path=tmp_path / "a.png", name="a.png", caption=r"miku \(vocaloid\)")]
     assert [finding.mend for finding in caption_findings(pictures)] == [{"mend": "unescape"}]
 
 

@@ -53,8 +53,8 @@ from lora_trainer.training import resume, stored
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.comparing import comparisons
-from lora_trainer.webui.comparing.generation import TryJobs
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.comparing.generation import ComparisonJobs
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.loras import sidecar
@@ -62,7 +62,7 @@ from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings import checkpoints, image_cache, throughput
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.presets import Presets
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.user_presets import UserPresets
 from tests.made import draw_images
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
@@ -173,7 +173,7 @@ def _work_with_captions(folder: Path, path: Path) -> None:
     images = folder / "images"
 
     def show() -> None:
-        view = Contents(images, follow_links=True).view()
+        view = CaptionStore(images, follow_links=True).view()
         found = {item.name: item for item in view.items}
         _require(
             set(found) >= {"img00.png", "img01.png", "img02.png"},
@@ -185,8 +185,8 @@ def _work_with_captions(folder: Path, path: Path) -> None:
         )
 
     def edit() -> None:
-        bench = Workbench(Contents(images, follow_links=True))
-        keys = [item.key for item in bench.contents.view().items]
+        bench = Workbench(CaptionStore(images, follow_links=True))
+        keys = [item.key for item in bench.store.view().items]
         bench.apply(bench.preview(keys, {"do": "replace", "find": "disc", "replace": "ball"}))
 
     _each(lambda: scan(DatasetSettings(train_data_dir=images, trigger_word="zorb")), show, edit)
@@ -252,7 +252,7 @@ def _look_at_runs(folder: Path, path: Path) -> None:
         run.read_state,
         lambda: training.read(run.config),
         lambda: is_orphan(run),
-        lambda: list(throughput.Pace(folder / "runs")._records()),
+        lambda: list(throughput.Throughput(folder / "runs")._records()),
         lambda: Loras(PaintingHost(folder), history).listing(),
     )
 
@@ -478,8 +478,8 @@ def _diffusers(name: str) -> Callable[[Path], Path]:
 
 def _removed(folder: Path) -> Path:
     images = draw_images(folder / "images", 3)
-    contents = Contents(images, follow_links=True)
-    contents.remove([item.key for item in contents.view().items[:2]])
+    store = CaptionStore(images, follow_links=True)
+    store.remove([item.key for item in store.view().items[:2]])
     return next(
         path for path in sorted((images / ".lora_trainer" / "removed").glob("*/removed.json"))
     )
@@ -488,15 +488,15 @@ def _removed(folder: Path) -> Path:
 def _restore(folder: Path, path: Path) -> None:
     images = folder / "images"
     before = {found for found in folder.parent.rglob("*") if not found.is_relative_to(images)}
-    contents = Contents(images, follow_links=True)
+    store = CaptionStore(images, follow_links=True)
 
     def restore() -> None:
-        removed = contents.removed()
+        removed = store.removed()
         _require(any(entry.folder != path.parent for entry in removed), "the other removed picture")
         json.dumps([entry.name for entry in removed])
         for entry in removed:
             with contextlib.suppress(LoraTrainerError):
-                contents.restore([entry.key])
+                store.restore([entry.key])
 
     _each(restore)
     beyond = {
@@ -508,9 +508,9 @@ def _restore(folder: Path, path: Path) -> None:
 
 def _journal(folder: Path) -> Path:
     images = draw_images(folder / "images", 3)
-    bench = Workbench(Contents(images, follow_links=True))
+    bench = Workbench(CaptionStore(images, follow_links=True))
     for word in ("ball", "ring"):
-        keys = [item.key for item in bench.contents.view().items]
+        keys = [item.key for item in bench.store.view().items]
         bench.apply(
             bench.preview(
                 keys,
@@ -522,7 +522,7 @@ def _journal(folder: Path) -> Path:
 
 
 def _undo(folder: Path, path: Path) -> None:
-    bench = Workbench(Contents(folder / "images", follow_links=True))
+    bench = Workbench(CaptionStore(folder / "images", follow_links=True))
     lines = bench.journal.lines()
     _require({1, 3} <= {line.id for line in lines}, "the other edits")
     _each(
@@ -545,8 +545,8 @@ def _knowledge(name: str, values: Any) -> Callable[[Path], Path]:
 def _use_bench(folder: Path, path: Path) -> None:
     """What the tab knows of a dataset beside its captions."""
     images = folder / "images"
-    bench = Workbench(Contents(images, follow_links=True))
-    view = bench.contents.view()
+    bench = Workbench(CaptionStore(images, follow_links=True))
+    view = bench.store.view()
     _require(len(view.items) == 3, "the pictures")
     known = bench.known(view)
     _each(
@@ -571,10 +571,10 @@ def _vocabulary(folder: Path) -> Path:
 
 
 def _check_vocabulary(folder: Path, path: Path) -> None:
-    bench = Workbench(Contents(folder / "images", follow_links=True))
+    bench = Workbench(CaptionStore(folder / "images", follow_links=True))
     _each(
         lambda: read_vocabulary(folder / "images"),
-        lambda: bench.checker.findings(bench.contents.view()),
+        lambda: bench.checker.findings(bench.store.view()),
     )
 
 
@@ -611,7 +611,7 @@ def _use_data(folder: Path, path: Path) -> None:
         lambda: datasets.rename("fox", "Fox"),
         lambda: gpu_lease._marked(folder / "handover.json"),
         lambda: Checkpoints(host, folder / "checkpoints.json").facts(folder / "x.safetensors"),  # type: ignore[arg-type]
-        lambda: image_cache.KnownImages(folder / "images.json").look(
+        lambda: image_cache.ImageCache(folder / "images.json").look(
             folder / "datasets" / "fox" / "img00.png"
         ),
     )
@@ -660,7 +660,7 @@ def _see_again(folder: Path, path: Path) -> None:
     (image,) = (folder / "images").glob("*.png")
 
     def look() -> None:
-        found = image_cache.KnownImages(folder / "images.json").look(image)
+        found = image_cache.ImageCache(folder / "images.json").look(image)
         _require(isinstance(found.width, int) and isinstance(found.digest, str), "the picture")
 
     found = Checkpoints(PaintingHost(folder), folder / "checkpoints.json")  # type: ignore[arg-type]
@@ -715,18 +715,18 @@ def _preset(folder: Path) -> Path:
 
 
 def _list_presets(folder: Path, path: Path) -> None:
-    listing = OwnPresets(DataFolder(folder), Presets()).listing("en")
+    listing = UserPresets(DataFolder(folder), Presets()).listing("en")
     _require("sound" in [preset["title"] for preset in listing["presets"]], "the other preset")
     json.dumps(listing, allow_nan=False)
 
 
 def _try(folder: Path) -> Path:
     for name in ("sound", "hurt"):
-        wanted = comparisons.Wanted(
+        wanted = comparisons.ComparisonRequest(
             kind="pair", prompt="a fox", loras=("ink",), strengths=(0.0, 1.0)
         )
-        picture = comparisons.Picture(file="00.png", strength=1.0, step=None, lora="ink")
-        job = comparisons.Try(
+        picture = comparisons.ComparisonImage(file="00.png", strength=1.0, step=None, lora="ink")
+        job = comparisons.Comparison(
             id=name,
             wanted=wanted,
             total=1,
@@ -742,7 +742,7 @@ def _try(folder: Path) -> Path:
 
 def _list_tries(folder: Path, path: Path) -> None:
     host = PaintingHost(folder)
-    jobs = TryJobs(
+    jobs = ComparisonJobs(
         host, DataFolder(folder), Loras(host, History(folder / "runs")), lambda path: None
     )
     found = jobs.recent()
@@ -773,7 +773,7 @@ def _accept(name: str) -> Callable[[Path, Path], None]:
             if not found.is_relative_to(folder / "images")
         }
         accepted = uploads.accept(
-            Contents(folder / "images", follow_links=False), path, name, free=PLENTY
+            CaptionStore(folder / "images", follow_links=False), path, name, free=PLENTY
         )
         json.dumps([[one.name, str(one.message)] for one in accepted.skipped])
         beyond = {

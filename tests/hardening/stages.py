@@ -40,12 +40,12 @@ from lora_trainer.settings import captioning, training
 from lora_trainer.tasks import caption as caption_task
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http import routing
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.settings.presets import Presets
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.user_presets import UserPresets
 from lora_trainer.worker import __main__ as worker
 from lora_trainer.worker import job
 from tests.made import draw_images, tiny_checkpoint
@@ -283,7 +283,9 @@ def _caption(root: Path) -> str:
 
 
 def _captions(images: Path) -> dict[str, str]:
-    return {item.name: item.caption for item in Contents(images, follow_links=True).view().items}
+    return {
+        item.name: item.caption for item in CaptionStore(images, follow_links=True).view().items
+    }
 
 
 def _captioned(root: Path) -> dict[str, Any]:
@@ -417,7 +419,7 @@ def _upload(root: Path) -> list[str]:
     """Three uploads, as the route takes them. Returns why what was left out was left out; raises it
     when it has no sentence for a person.
     """
-    contents, skipped = Contents(root / "images", follow_links=False), []
+    store, skipped = CaptionStore(root / "images", follow_links=False), []
     for name, data in UPLOADS.items():
 
         async def pieces(data: bytes = data) -> Any:
@@ -425,10 +427,10 @@ def _upload(root: Path) -> list[str]:
 
         try:
             with in_the_tab():
-                incoming = asyncio.run(uploads.receive(pieces(), contents, name, len(data), PLENTY))
+                incoming = asyncio.run(uploads.receive(pieces(), store, name, len(data), PLENTY))
                 skipped += [
                     str(one.message)
-                    for one in uploads.accept(contents, incoming, name, free=PLENTY).skipped
+                    for one in uploads.accept(store, incoming, name, free=PLENTY).skipped
                 ]
         except LoraTrainerError as error:
             skipped.append(error.report())
@@ -493,7 +495,7 @@ def _prepare_editing(root: Path) -> None:
 
 
 def _bench(root: Path) -> Workbench:
-    return Workbench(Contents(root / "images", follow_links=True))
+    return Workbench(CaptionStore(root / "images", follow_links=True))
 
 
 def _edit(root: Path) -> int:
@@ -501,7 +503,7 @@ def _edit(root: Path) -> int:
     the trash and comes back.
     """
     bench = _bench(root)
-    keys = [item.key for item in bench.contents.view().items]
+    keys = [item.key for item in bench.store.view().items]
     with in_the_tab():
         bench.apply(bench.preview(keys, {"do": "replace", "find": "disc", "replace": "ball"}))
         bench.undo()
@@ -514,12 +516,12 @@ def _edit(root: Path) -> int:
 
 def _edit_again(root: Path) -> None:
     bench = _bench(root)
-    for removed in bench.contents.removed():
+    for removed in bench.store.removed():
         with contextlib.suppress(LoraTrainerError):
             bench.restore([removed.key])
     bench.apply(
         bench.preview(
-            [item.key for item in bench.contents.view().items],
+            [item.key for item in bench.store.view().items],
             {"do": "replace", "find": "disc", "replace": "ball"},
         )
     )
@@ -543,8 +545,11 @@ def _lost_in_editing(root: Path) -> list[str]:
     """A picture is in its place or in the trash, and its caption is the old one or the new one,
     whole.
     """
-    captions, contents = _captions(root / "images"), Contents(root / "images", follow_links=True)
-    in_trash = {removed.name: removed for removed in contents.removed()}
+    captions, store = (
+        _captions(root / "images"),
+        CaptionStore(root / "images", follow_links=True),
+    )
+    in_trash = {removed.name: removed for removed in store.removed()}
     lost = []
     for name, caption in BEFORE.items():
         if (root / "images" / name).exists():
@@ -595,7 +600,7 @@ def _keep(root: Path) -> str:
         lambda: datasets.delete("fox") if (root / "datasets" / "fox").exists() else None,
         lambda: Queue(data.queue).add("new", token="click"),
         lambda: datasets.rename("owl", "My owl"),
-        lambda: OwnPresets(data, Presets()).save("Mine", "", {"lora_rank": 4}, replace=True),
+        lambda: UserPresets(data, Presets()).save("Mine", "", {"lora_rank": 4}, replace=True),
     ]
     for act in acts:
         try:
@@ -616,7 +621,7 @@ def _held(root: Path) -> dict[str, Any]:
         "datasets": [dataset.name for dataset in Datasets(data, lambda: False).all()],
         "queue": Queue(data.queue).read().waiting,
         "presets": [
-            preset["title"] for preset in OwnPresets(data, Presets()).listing("en")["presets"]
+            preset["title"] for preset in UserPresets(data, Presets()).listing("en")["presets"]
         ],
         "rubbish": rubbish(root),
     }

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from lora_trainer.webui.http.routing import ROUTES, Entry, find_routes
+from lora_trainer.webui.http.routing import ROUTES, RouteEntry, find_routes
 from tests.browser.running import HEADERS, FakeHost, missing_for_fake_hosts
 from tests.hardening.harness import Run, main
 
@@ -147,7 +147,7 @@ def attack(run: Run, flavours: tuple[str, ...] = ("a1111", "forge")) -> None:
 def one(run: Run, host: FakeHost) -> None:
     """One request, and whether its answer is one that may be given."""
     random = run.random
-    entry: Entry = random.choice(
+    entry: RouteEntry = random.choice(
         [entry for entry in ROUTES if entry.path != "/setup" or entry.method == "GET"]
     )
     path = "lora-trainer" + re.sub(r"\{\w+\}", lambda found: random.choice(PARTS), entry.path)

@@ -67,10 +67,8 @@ class Tab:
             if entry.handler.__module__ in modules and entry.path != "/home"
         ]
         before = routing.ROUTES[:]
-        routing.ROUTES[:] = [*entries, routing.Entry("GET", "/home", self._home, False)]
-        routing.mount(
-            host_app, SimpleNamespace(host=host, datasets=self.datasets, own_folders=dict)
-        )
+        routing.ROUTES[:] = [*entries, routing.RouteEntry("GET", "/home", self._home, False)]
+        routing.mount(host_app, SimpleNamespace(host=host, datasets=self.datasets, redactions=dict))
         routing.ROUTES[:] = before
         self.client = TestClient(
             host_app, base_url="http://127.0.0.1", raise_server_exceptions=False

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.errors import RunError
-from lora_trainer.jobs.queue import REMEMBERED_CLICKS, Line, Queue
+from lora_trainer.jobs.queue import REMEMBERED_CLICKS, Queue, QueueState
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -52,7 +52,7 @@ def test_a_run_that_is_taken_is_neither_waiting_nor_forgotten(tmp_path):
     queue.add("a")
     queue.add("b")
     assert queue.take(7.0) == "a"
-    assert queue.read() == Line(waiting=("b",), starting="a", taken=7.0)
+    assert queue.read() == QueueState(waiting=("b",), starting="a", taken=7.0)
     assert queue.take(8.0) == "a", "only one is started at a time"
     queue.put_back()
     assert waiting(queue) == ["a", "b"] and queue.read().starting is None
@@ -134,7 +134,7 @@ def test_a_damaged_file_is_an_empty_queue(tmp_path, text):
     path = tmp_path / "queue.json"
     path.write_bytes(text.encode("utf-8", errors="surrogateescape"))
     queue = Queue(path)
-    assert queue.read() == Line()
+    assert queue.read() == QueueState()
     queue.add("a")
     assert waiting(queue) == ["a"]
 
@@ -149,5 +149,5 @@ def test_half_a_character_in_the_file_does_not_keep_a_run_out_of_the_queue(tmp_p
 def test_a_damaged_file_is_told_once_and_not_every_second(tmp_path, caplog):
     (tmp_path / "queue.json").write_text("{", encoding="utf-8")
     queue = Queue(tmp_path / "queue.json")
-    assert [queue.read() for _ in range(5)] == [Line()] * 5
+    assert [queue.read() for _ in range(5)] == [QueueState()] * 5
     assert len(caplog.records) == 1

@@ -10,7 +10,7 @@ from lora_trainer import files
 from lora_trainer.errors import RunError
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import (
-    Request,
+    RunRequest,
     forget_requests,
     send_request,
     take_requests,
@@ -109,10 +109,10 @@ def test_requests_are_taken_once_and_in_order(tmp_path):
     send_request(tmp_path, "stop", keep=True)
     (tmp_path / "other.json").write_text("{]")
     assert take_requests(tmp_path) == [
-        Request("pause"),
-        Request("resume"),
-        Request("save"),
-        Request("stop", {"keep": True}),
+        RunRequest("pause"),
+        RunRequest("resume"),
+        RunRequest("save"),
+        RunRequest("stop", {"keep": True}),
     ]
     assert take_requests(tmp_path) == []
     assert (tmp_path / "other.json").exists()
@@ -147,7 +147,9 @@ def test_a_request_that_cannot_be_deleted_yet_is_not_obeyed_twice(tmp_path, monk
         real(self, missing_ok)
 
     monkeypatch.setattr(Path, "unlink", unlink)
-    assert [request for _ in range(3) for request in take_requests(tmp_path)] == [Request("save")]
+    assert [request for _ in range(3) for request in take_requests(tmp_path)] == [
+        RunRequest("save")
+    ]
 
 
 RACER = """

@@ -15,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lora_trainer.captioning.captioner import Caption
+from lora_trainer.captioning.captioner import CaptionerOutput
 from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import CaptionerError, LoraTrainerError, OutOfMemory, SetupError
@@ -44,7 +44,7 @@ class Says:
     def caption(self, images):
         self.on_batch(images)
         self.batches.append(len(images))
-        return [Caption(text=f"level {image.getpixel((0, 0))[0]}") for image in images]
+        return [CaptionerOutput(text=f"level {image.getpixel((0, 0))[0]}") for image in images]
 
 
 def draw(folder, count=5):
@@ -211,7 +211,9 @@ def test_drafts_written_elsewhere_leave_the_datasets_own_ones_drafts(tmp_path):
 
 def test_letters_that_no_file_can_hold_do_not_make_a_draft_a_persons(tmp_path):
     images, says = draw(tmp_path / "images", 1), Says()
-    says.caption = lambda pictures: [Caption(text="a\u200bfox\x07 \U0001f468\u200d\U0001f3a8")]
+    says.caption = lambda pictures: [
+        CaptionerOutput(text="a\u200bfox\x07 \U0001f468\u200d\U0001f3a8")
+    ]
     work(images, says)
     _, folder = work(images, Says(), prefix="new")
     assert not told(folder, events.Warned) and captions(images) == {"img0.png": '"new, level 0"'}
@@ -608,7 +610,7 @@ def test_an_image_that_became_another_one_is_not_known_by_the_old_ones_embedding
 
 def test_what_nothing_was_found_to_say_of_was_seen_all_the_same(tmp_path):
     images, sees = draw(tmp_path / "images", 2), Sees()
-    sees.caption = lambda pictures: [Caption(embedding=row) for row in sees.embed(pictures)]
+    sees.caption = lambda pictures: [CaptionerOutput(embedding=row) for row in sees.embed(pictures)]
     work(images, sees)
     assert (
         seen(images) == {"CLIP": ["img0.png", "img1.png"]}

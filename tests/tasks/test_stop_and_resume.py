@@ -131,7 +131,7 @@ def test_a_pause_is_obeyed_between_the_pieces_of_whatever_the_worker_does_and_ch
     folder = begin(tmp_path, images=8, epochs=1, **samples)
     names = {
         "checking": (diffusion.Preparation, "report_check"),
-        "captions": (batches.Captions, "keep"),
+        "captions": (batches.CaptionEncoder, "keep"),
         "images": (batches, "_encoded"),
         "previews": (preview, "write_picture"),
     }

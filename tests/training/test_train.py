@@ -22,11 +22,11 @@ from lora_trainer.settings.training import (
     TrainingSettings,
 )
 from lora_trainer.training import train
-from lora_trainer.training.batches import Captions, EncodedImages, TensorStore, TrainingData
+from lora_trainer.training.batches import CaptionEncoder, EncodedImages, TensorStore, TrainingData
 from lora_trainer.training.loop import Loop
 from lora_trainer.training.optimizers import make_optimizer
 from lora_trainer.training.rates import make_rate_schedule
-from lora_trainer.training.train import Plan, SmoothedLoss, Trainer
+from lora_trainer.training.train import BatchSchedule, SmoothedLoss, Trainer
 from tests.tiny import tiny_parts
 
 CPU = torch.device("cpu")
@@ -58,7 +58,7 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
         moments = torch.cat([torch.randn(4, 8, 8, generator=generator), torch.zeros(4, 8, 8)])
         encoded._store.put(str(number), {"moments": moments, "size_condition": torch.zeros(6)})
     checkpoint = CheckpointSettings(base_model=tmp_path)
-    captions = Captions(
+    captions = CaptionEncoder(
         parts, checkpoint, TensorStore(None), "encoder", live=lora.train_text_encoder
     )
     captions.keep([one.caption for one in examples], torch.float32)
@@ -82,7 +82,7 @@ def make_trainer(tmp_path, *, images=4, step_count=8, lora=None, **settings):
             noise_process=noise_process,
         ),
         captions=captions,
-        plan=Plan(
+        plan=BatchSchedule(
             buckets={Bucket(64, 64): list(range(images))},
             repeats=[1] * images,
             batch_size=training.batch_size,

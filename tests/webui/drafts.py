@@ -1,4 +1,4 @@
-"""A app without a WebUI, for what only reads facts: plain values where the host would be
+"""An app without a WebUI, for what only reads facts: plain values where the host would be
 asked.
 """
 
@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.settings.checkpoints import Checkpoints
-from lora_trainer.webui.settings.image_cache import KnownImages
+from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.presets import Presets
-from lora_trainer.webui.settings.scan_cache import Scans
-from lora_trainer.webui.settings.throughput import Pace
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.scan_cache import ScanCache
+from lora_trainer.webui.settings.throughput import Throughput
+from lora_trainer.webui.settings.user_presets import UserPresets
 
 
 class FakeHost:
@@ -66,30 +66,30 @@ class FakeHost:
 class FakeDatasets:
     def __init__(self) -> None:
         self.folders: dict[str, Path] = {}
-        self._contents: dict[Path, Contents] = {}
+        self._store: dict[Path, CaptionStore] = {}
 
     def find(self, identity):
         if identity not in self.folders:
             raise DatasetError("there is no dataset {name}", name=identity)
         return SimpleNamespace(path=self.folders[identity], name=identity)
 
-    def contents(self, identity):
+    def store(self, identity):
         path = self.find(identity).path
-        return self._contents.setdefault(path, Contents(path, follow_links=True))
+        return self._store.setdefault(path, CaptionStore(path, follow_links=True))
 
 
 def app(root: Path) -> SimpleNamespace:
-    """A app with an empty data folder under `root`; no checkpoint, no images."""
+    """An app with an empty data folder under `root`; no checkpoint, no images."""
     host, data = FakeHost(root), DataFolder(root / "data")
-    images = KnownImages(data.root / "images.json")
+    images = ImageCache(data.root / "images.json")
     return SimpleNamespace(
         host=host,
         data=data,
         datasets=FakeDatasets(),
         checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
-        images=images,
-        scans=Scans(images),
-        own_presets=OwnPresets(data, Presets()),
-        pace=Pace(data.folder("runs")),
+        image_cache=images,
+        scans=ScanCache(images),
+        user_presets=UserPresets(data, Presets()),
+        throughput=Throughput(data.folder("runs")),
         runs=SimpleNamespace(pending_names=list),
     )

@@ -15,13 +15,13 @@ from starlette.testclient import TestClient
 
 from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http import routing
 from lora_trainer.webui.loras import routes
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.settings.presets import Presets
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.user_presets import UserPresets
 from tests.dataset.pictures import save
 from tests.jobs.logs import FINISHED
 from tests.webui.lora_files import write_lora, write_run
@@ -146,7 +146,7 @@ def test_datasets(tmp_path, breaking):
 
 @EACH
 def test_presets(tmp_path, breaking):
-    presets = OwnPresets(DataFolder(tmp_path), Presets())
+    presets = UserPresets(DataFolder(tmp_path), Presets())
     presets.save("Good one", "", {"lora_rank": 4})
     put(tmp_path / "presets" / "bad.yaml", breaking)
     found = presets.listing("en")
@@ -235,7 +235,7 @@ def test_tries(tmp_path, breaking):
     routing.mount(
         app,
         SimpleNamespace(
-            host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)
+            host=host, loras=loras, tries=ComparisonJobs(host, data, loras, lambda path: None)
         ),
     )
     answer = TestClient(app, base_url="http://127.0.0.1").get("/lora-trainer/tries")

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from lora_trainer.captioning.captioner import (
     TRANSFORMERS,
-    Caption,
     CaptionerInfo,
+    CaptionerOutput,
     SentenceSettings,
     inference,
 )
@@ -93,7 +93,7 @@ class Blip:
         self._model.vision_model.register_forward_hook(self._look)
 
     @inference
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
         from lora_trainer.captioning.encoder import rows
 
         self._pooled = None
@@ -110,7 +110,8 @@ class Blip:
             else [None] * len(texts)
         )
         return [
-            Caption(text=clean(text), embedding=row) for text, row in zip(texts, seen, strict=True)
+            CaptionerOutput(text=clean(text), embedding=row)
+            for text, row in zip(texts, seen, strict=True)
         ]
 
     @inference

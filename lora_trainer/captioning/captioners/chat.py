@@ -30,8 +30,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.captioning.captioner import (
-    Caption,
     CaptionerInfo,
+    CaptionerOutput,
     SentenceSettings,
     inference,
 )
@@ -103,7 +103,7 @@ class Chat:
         self._prompt = processor.apply_chat_template(question, add_generation_prompt=True)
 
     @inference
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
         import torch
 
         pictures = [fitted(image) for image in images]
@@ -127,7 +127,7 @@ class Chat:
         complete = [self._ends(answer) for answer in answers]
         texts = self._processor.batch_decode(answers, skip_special_tokens=True)
         return [
-            Caption(text=clean(text, complete=whole))
+            CaptionerOutput(text=clean(text, complete=whole))
             for text, whole in zip(texts, complete, strict=True)
         ]
 

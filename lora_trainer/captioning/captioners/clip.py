@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.captioning.captioner import (
-    Caption,
     CaptionerInfo,
+    CaptionerOutput,
     Tag,
     TagSettings,
     inference,
@@ -98,7 +98,7 @@ class Clip:
         self._words = self._encode_all()
 
     @inference
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
         import torch
 
         from lora_trainer.captioning.encoder import rows
@@ -113,7 +113,7 @@ class Clip:
             dim=-1,
         )
         return [
-            Caption(tags=self._tags(row), embedding=seen)
+            CaptionerOutput(tags=self._tags(row), embedding=seen)
             for row, seen in zip(scores.tolist(), rows(features), strict=True)
         ]
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lora_trainer.captioning.captioner import (
-    Caption,
     CaptionerInfo,
+    CaptionerOutput,
     ModelFiles,
     Tag,
     TagSettings,
@@ -128,7 +128,7 @@ class Wd:
         # a conversion may have fixed the number of images too
         self._fixed_batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
 
-    def caption(self, images: Sequence[Image.Image]) -> list[Caption]:
+    def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
         import numpy as np
 
         pixels = np.stack([prepare(image, self._side) for image in images])
@@ -136,7 +136,7 @@ class Wd:
         scores = np.concatenate(
             [self._run(pixels[start : start + step]) for start in range(0, len(pixels), step)]
         )
-        return [Caption(tags=self._chosen(row)) for row in scores.tolist()]
+        return [CaptionerOutput(tags=self._chosen(row)) for row in scores.tolist()]
 
     def _run(self, pixels: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         import numpy as np

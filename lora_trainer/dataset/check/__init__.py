@@ -1,9 +1,10 @@
 """The check: what of a dataset would spoil a training, with a measured value, a sentence and, where
 there is one, a mend for each.
 
-    check_folder(settings, ...) -> Report     a dataset folder, as training reads it: the command
-                                              line
-    check(pictures, ...)        -> Report     pictures and captions that are known already: the tab
+    check_folder(settings, ...) -> CheckReport    a dataset folder, as training reads it: the
+                                                  command line
+    check(pictures, ...)        -> CheckReport    pictures and captions that are known already: the
+                                                  tab
 
 Pillow and numpy only. A picture of 1024 x 1024 pixels takes about 0.13 seconds of one core; with
 `cache`, two thousand take a second the next time.
@@ -57,7 +58,7 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.dataset import findings as reporting
-from lora_trainer.dataset.check.judge import Picture, is_blurred, picture_findings, unreadable
+from lora_trainer.dataset.check.judge import CheckedImage, is_blurred, picture_findings, unreadable
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates, variety
 from lora_trainer.dataset.check.store import Store
@@ -74,7 +75,15 @@ from lora_trainer.settings.training import DatasetSettings
 
 log = logging.getLogger(__name__)
 
-__all__ = ["Measures", "Picture", "Report", "Store", "check", "check_folder", "pictures_of"]
+__all__ = [
+    "CheckReport",
+    "CheckedImage",
+    "Measures",
+    "Store",
+    "check",
+    "check_folder",
+    "pictures_of",
+]
 
 MOSTLY_SOFT = 0.5
 """Where more than this part of a dataset is blurred, softness is its style: one finding says so,
@@ -83,10 +92,10 @@ instead of one for each picture.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Report:
+class CheckReport:
     """What a check found."""
 
-    pictures: tuple[Picture, ...]
+    pictures: tuple[CheckedImage, ...]
     measures: Mapping[Path, Measures]
     """Of the pictures that can be read."""
     findings: tuple[Finding, ...]
@@ -129,7 +138,7 @@ class Report:
 
 
 def check(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CheckedImage],
     *,
     resolution: int,
     trigger_word: str = "",
@@ -139,7 +148,7 @@ def check(
     embedded: Sequence[Embedded] = (),
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> CheckReport:
     """Measures the pictures and says what is wrong with them and their captions.
 
     `embedded`: what image encoders made of the pictures, for the question of variety. `cache`: a
@@ -155,7 +164,7 @@ def check(
         # what was found is worth more than that the next check is quick
         log.warning("%s cannot be written: %s", cache, error)
     findings: list[Finding] = []
-    readable: list[tuple[Picture, Measures]] = []
+    readable: list[tuple[CheckedImage, Measures]] = []
     for picture in pictures:
         result = measured[picture.path]
         if isinstance(result, DatasetError):
@@ -176,7 +185,7 @@ def check(
     findings += _soft_as_a_whole(told, readable, resolution)
     findings += near_duplicates(readable)
     findings += variety(readable, embedded)
-    return Report(
+    return CheckReport(
         pictures=tuple(pictures),
         measures={picture.path: measures for picture, measures in readable},
         findings=tuple(findings),
@@ -192,7 +201,7 @@ def check_folder(
     vocabulary: Vocabulary | None = None,
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-) -> Report:
+) -> CheckReport:
     """Checks settings.train_data_dir as training reads it. Raises DatasetError only where there is
     no folder, or no picture in it.
     """
@@ -208,12 +217,12 @@ def check_folder(
         cache=cache,
         progress=progress,
     )
-    return Report(
+    return CheckReport(
         pictures=report.pictures, measures=report.measures, findings=(*found, *report.findings)
     )
 
 
-def pictures_of(settings: DatasetSettings) -> tuple[tuple[Picture, ...], tuple[Finding, ...]]:
+def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tuple[Finding, ...]]:
     """The pictures of a dataset folder with captions and masks, none of them opened; and what is
     wrong with its files. Raises DatasetError.
     """
@@ -230,7 +239,7 @@ def pictures_of(settings: DatasetSettings) -> tuple[tuple[Picture, ...], tuple[F
         return None
 
     pictures = tuple(
-        Picture(
+        CheckedImage(
             path=image, name=listing.name(image), caption=caption_of(image), mask=masks.get(image)
         )
         for image in images
@@ -261,7 +270,7 @@ def as_data(finding: Finding, root: Path) -> dict[str, Any]:
 
 
 def _soft_as_a_whole(
-    findings: list[Finding], members: Sequence[tuple[Picture, Measures]], resolution: int
+    findings: list[Finding], members: Sequence[tuple[CheckedImage, Measures]], resolution: int
 ) -> list[Finding]:
     blurred = sum(is_blurred(measures, resolution) for _, measures in members)
     if len(members) < 4 or blurred <= MOSTLY_SOFT * len(members):

@@ -46,7 +46,7 @@ aims at.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class CheckedImage:
     """One picture of a dataset, as the check is told of it."""
 
     path: Path
@@ -58,14 +58,14 @@ class Picture:
     """A picture that is white where the subject is."""
 
 
-def picture_findings(picture: Picture, measures: Measures, resolution: int) -> list[Finding]:
+def picture_findings(picture: CheckedImage, measures: Measures, resolution: int) -> list[Finding]:
     """Everything to tell about one picture that is trained at `resolution`."""
     return [finding for ask in _QUESTIONS for finding in ask(picture, measures, resolution)] + list(
         _subject(picture, measures)
     )
 
 
-def unreadable(picture: Picture, problem: DatasetError) -> Finding:
+def unreadable(picture: CheckedImage, problem: DatasetError) -> Finding:
     """What is told of a file that is no whole picture."""
     return dataclasses.replace(
         from_error("unreadable-image", problem, picture.path, picture.name),
@@ -131,7 +131,7 @@ def is_flat(measures: Measures) -> bool:
 # --- the questions --------------------------------------------------------------------------------
 
 
-def _size(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _size(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     factor = enlargement(measures, resolution)
     if factor > WORTH_ENLARGING:
         yield problem(
@@ -150,7 +150,7 @@ def _size(picture: Picture, measures: Measures, resolution: int) -> Iterable[Fin
         )
 
 
-def _blur(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _blur(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     if not is_blurred(measures, resolution):
         return
     width = training_edge_width(measures, resolution)
@@ -180,7 +180,7 @@ def _blur(picture: Picture, measures: Measures, resolution: int) -> Iterable[Fin
         )
 
 
-def _border(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _border(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     share = border_share(measures)
     if share >= FRAME_SHARE:
         yield problem(
@@ -195,7 +195,7 @@ def _border(picture: Picture, measures: Measures, resolution: int) -> Iterable[F
         )
 
 
-def _shape(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _shape(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     ratio = max(measures.width, measures.height) / min(measures.width, measures.height)
     if ratio > LONGEST:
         yield problem(
@@ -212,7 +212,7 @@ def _shape(picture: Picture, measures: Measures, resolution: int) -> Iterable[Fi
         )
 
 
-def _lettering(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _lettering(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     if measures.mark is None:
         return
     _, top, _, bottom = measures.mark
@@ -245,7 +245,7 @@ def _lettering(picture: Picture, measures: Measures, resolution: int) -> Iterabl
     )
 
 
-def _exposure(picture: Picture, measures: Measures, resolution: int) -> Iterable[Finding]:
+def _exposure(picture: CheckedImage, measures: Measures, resolution: int) -> Iterable[Finding]:
     leave_out = {"mend": "leave_out"}
     if is_dark(measures):
         hint = (
@@ -302,7 +302,7 @@ def _exposure(picture: Picture, measures: Measures, resolution: int) -> Iterable
         )
 
 
-_QUESTIONS: tuple[Callable[[Picture, Measures, int], Iterable[Finding]], ...] = (
+_QUESTIONS: tuple[Callable[[CheckedImage, Measures, int], Iterable[Finding]], ...] = (
     _size,
     _blur,
     _border,
@@ -315,7 +315,7 @@ _QUESTIONS: tuple[Callable[[Picture, Measures, int], Iterable[Finding]], ...] = 
 # --- the subject, where a mask says which it is ---------------------------------------------------
 
 
-def _subject(picture: Picture, measures: Measures) -> Iterable[Finding]:
+def _subject(picture: CheckedImage, measures: Measures) -> Iterable[Finding]:
     if picture.mask is None:
         return
     box = mask_box(picture.mask, measures.width, measures.height)

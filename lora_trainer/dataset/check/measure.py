@@ -26,7 +26,7 @@ from lora_trainer.dataset.check.borders import Box, inner_box
 from lora_trainer.dataset.check.fingerprint import CELLS, KEPT, fingerprint, palette
 from lora_trainer.dataset.check.sharpness import edge_width
 from lora_trainer.dataset.check.store import Store
-from lora_trainer.dataset.check.watermarks import Mark, find_mark
+from lora_trainer.dataset.check.watermarks import Watermark, find_mark
 from lora_trainer.dataset.images import digest, image_size, read_image
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import UNREADABLE
@@ -220,7 +220,7 @@ def _enlarged(box: Box, scale: float, size: tuple[int, int]) -> Box:
 
 
 def _mark_box(
-    mark: Mark | None, box: Box, scale: float
+    mark: Watermark | None, box: Box, scale: float
 ) -> tuple[float, float, float, float] | None:
     if mark is None:
         return None

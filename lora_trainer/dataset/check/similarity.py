@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, vectors
-from lora_trainer.dataset.check.judge import Picture, border_share
+from lora_trainer.dataset.check.judge import CheckedImage, border_share
 from lora_trainer.dataset.check.measure import Measures
 from lora_trainer.dataset.embeddings import Embedded, covering, spread
 from lora_trainer.dataset.findings import Finding, problem
@@ -37,7 +37,7 @@ FEWEST = 5
 _BLOCK = 1024
 
 Matrix = NDArray[np.float32]
-Member = tuple[Picture, Measures]
+Member = tuple[CheckedImage, Measures]
 
 
 def clusters(measures: Sequence[Measures]) -> list[list[int]]:

@@ -51,7 +51,7 @@ Shares = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mark:
+class Watermark:
     """Where lettering stands, as parts of width and height, 0 to 1; and how sure that is, 0 to
     1.
     """
@@ -63,7 +63,7 @@ class Mark:
     sureness: float
 
 
-def find_mark(grey: Image.Image) -> Mark | None:
+def find_mark(grey: Image.Image) -> Watermark | None:
     """What looks most like a line of lettering in the upper and the lower zone of an "L" picture,
     if anything does.
     """
@@ -90,7 +90,7 @@ def find_mark(grey: Image.Image) -> Mark | None:
     (sureness, top, left, height), number = max(found)
     top = top if number == 0 else grey.height - top - height
     right, bottom = (left + WIDTH * height) / grey.width, (top + height) / grey.height
-    return Mark(
+    return Watermark(
         left=left / grey.width, top=top / grey.height, right=right, bottom=bottom, sureness=sureness
     )
 

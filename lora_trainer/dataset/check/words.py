@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from lora_trainer.dataset.captions import variants, with_trigger_word
-from lora_trainer.dataset.check.judge import Picture
+from lora_trainer.dataset.check.judge import CheckedImage
 from lora_trainer.dataset.findings import Finding, error, problem
 from lora_trainer.dataset.syntax import caption_syntax
 
@@ -21,7 +21,7 @@ LONGEST_QUOTE = 80
 
 
 def caption_findings(
-    pictures: Sequence[Picture],
+    pictures: Sequence[CheckedImage],
     trigger_word: str = "",
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
@@ -41,16 +41,16 @@ def caption_findings(
     return findings
 
 
-def _missing(picture: Picture) -> Finding:
+def _missing(picture: CheckedImage) -> Finding:
     hint = "Write one, or let a captioner write a first draft."
     return error(
         "no-caption", "{name} has no caption", hint=hint, path=picture.path, name=picture.name
     )
 
 
-def _identical(pictures: Sequence[Picture]) -> list[Finding]:
+def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
     """One warning for each caption that too many share. A dataset of two is not judged."""
-    groups: dict[str, list[Picture]] = defaultdict(list)
+    groups: dict[str, list[CheckedImage]] = defaultdict(list)
     for picture in pictures:
         groups[str(picture.caption).casefold()].append(picture)
     hint = (
@@ -82,7 +82,10 @@ def _shortened(caption: str) -> str:
 
 
 def _too_long(
-    pictures: Sequence[Picture], trigger_word: str, count_tokens: Callable[[str], int], limit: int
+    pictures: Sequence[CheckedImage],
+    trigger_word: str,
+    count_tokens: Callable[[str], int],
+    limit: int,
 ) -> list[Finding]:
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."

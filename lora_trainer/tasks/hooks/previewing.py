@@ -89,7 +89,7 @@ class Previewing(TrainingHook):
         report.phase("training", trainer.plan.step_count)
         return made
 
-    def _write(self, number: int, picture: preview.Picture) -> events.Previewed:
+    def _write(self, number: int, picture: preview.PreviewImage) -> events.Previewed:
         step, folder = self.run.trainer.step, self.run.folder
         target = folder.previews / f"step{step:08d}-{number:02d}-strength{picture.strength:.2f}.png"
         preview.write_picture(picture, target)

@@ -27,7 +27,7 @@ from typing import Any, Literal
 
 from lora_trainer import files
 from lora_trainer.dataset import caption_provenance, check
-from lora_trainer.dataset.check import Picture
+from lora_trainer.dataset.check import CheckedImage
 from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
 from lora_trainer.dataset.embeddings import read_all
@@ -36,7 +36,7 @@ from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.template import VOCABULARY_FILE, Vocabulary, vocabulary_findings
 from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui.datasets import token_counts
-from lora_trainer.webui.datasets.caption_store import Contents, View
+from lora_trainer.webui.datasets.caption_store import CaptionStore, View
 
 State = Literal["none", "waiting", "running", "done", "stopped", "failed"]
 CACHE, SETTINGS = "check-measures.json", "check.json"
@@ -63,7 +63,7 @@ class CheckSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Told:
+class IdentifiedFinding:
     """A finding with an id that stays while it says the same."""
 
     id: str
@@ -74,8 +74,8 @@ class Told:
 class Findings:
     """All findings of a dataset at one moment."""
 
-    of_images: Mapping[Path, tuple[Told, ...]]
-    of_all: tuple[Told, ...]
+    of_images: Mapping[Path, tuple[IdentifiedFinding, ...]]
+    of_all: tuple[IdentifiedFinding, ...]
     """What is about many images at once, or about the dataset as a whole."""
     view: View
 
@@ -97,11 +97,11 @@ class Findings:
         return {path: frozenset(some) for path, some in kinds.items()}
 
     @cached_property
-    def by_id(self) -> dict[str, Told]:
+    def by_id(self) -> dict[str, IdentifiedFinding]:
         return {told.id: told for told in self.everything}
 
     @property
-    def everything(self) -> Iterable[Told]:
+    def everything(self) -> Iterable[IdentifiedFinding]:
         return (*self.of_all, *(told for some in self.of_images.values() for told in some))
 
 
@@ -128,7 +128,7 @@ class _Result:
     """files.stamp of what image encoders saw of them."""
 
 
-class _Stop(Exception):
+class _CheckStopped(Exception):
     """The check was stopped."""
 
 
@@ -139,14 +139,14 @@ class Checker:
 
     def __init__(
         self,
-        contents: Contents,
+        store: CaptionStore,
         vocabulary: Callable[[], Vocabulary | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._contents = contents
+        self._store = store
         self._vocabulary = vocabulary
         self._clock = clock
-        self._folder = contents.path / caption_provenance.FOLDER
+        self._folder = store.path / caption_provenance.FOLDER
         self._lock = threading.Lock()
         self._state: State = "none"
         self._progress = (0, 0)
@@ -262,12 +262,12 @@ class Checker:
         result, state, error = None, "done", None
         try:
             result = self._measured()
-        except _Stop:
+        except _CheckStopped:
             state = "stopped"
         except LoraTrainerError as problem:
             state, error = "failed", problem
         except Exception as problem:
-            log.exception("while checking %s", self._contents.path)
+            log.exception("while checking %s", self._store.path)
             state, error = (
                 "failed",
                 LoraTrainerError(
@@ -286,17 +286,17 @@ class Checker:
     def _measured(self) -> _Result:
         with self._lock:
             self._state, settings = "running", self._settings
-        view, embedded = self._contents.view(), files.stamp(self._folder / EMBEDDINGS)
+        view, embedded = self._store.view(), files.stamp(self._folder / EMBEDDINGS)
 
         def heard(done: int, total: int) -> None:
             self._progress = (done, total)
             if self._stop or self._again:
-                raise _Stop
+                raise _CheckStopped
 
         report = check.check(
             pictures(view, with_captions=False),
             resolution=settings.resolution,
-            embedded=read_all(self._contents.path),
+            embedded=read_all(self._store.path),
             cache=self._folder / CACHE,
             progress=heard,
         )
@@ -339,7 +339,7 @@ class Checker:
                 view.revision,
                 self.serial,
                 self._settings,
-                files.stamp(self._contents.path / VOCABULARY_FILE),
+                files.stamp(self._store.path / VOCABULARY_FILE),
             )
             result, settings, asked = (
                 self._result,
@@ -368,7 +368,7 @@ class Checker:
         told = caption_findings(shown, settings.trigger, counter, settings.tokens)
         return [*stay, *told, *self._departures(shown, settings.trigger)]
 
-    def _departures(self, shown: Sequence[Picture], trigger: str) -> list[Finding]:
+    def _departures(self, shown: Sequence[CheckedImage], trigger: str) -> list[Finding]:
         """What the vocabulary says; of captions that are as they were, what it said before."""
         vocabulary = self._vocabulary()
         if vocabulary is None:
@@ -392,7 +392,7 @@ class Checker:
         return [finding for some in kept.values() for finding in some]
 
 
-def pictures(view: View, *, with_captions: bool = True) -> list[Picture]:
+def pictures(view: View, *, with_captions: bool = True) -> list[CheckedImage]:
     """The images of a view as the check takes them; captions that stand in no file of their own are
     not judged.
     """
@@ -401,7 +401,7 @@ def pictures(view: View, *, with_captions: bool = True) -> list[Picture]:
         for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
     }
     return [
-        Picture(
+        CheckedImage(
             path=item.path,
             name=item.name,
             mask=masks.get(item.path),
@@ -433,10 +433,10 @@ def clusters(findings: Findings, view: View) -> list[tuple[tuple[Path, ...], Pat
 
 
 def _arranged(findings: Sequence[Finding], view: View) -> Findings:
-    of_images: dict[Path, list[Told]] = {}
-    of_all: list[Told] = []
+    of_images: dict[Path, list[IdentifiedFinding]] = {}
+    of_all: list[IdentifiedFinding] = []
     for finding in findings:
-        told = Told(id=_id(finding), finding=finding)
+        told = IdentifiedFinding(id=_id(finding), finding=finding)
         if finding.path is not None and finding.path in view.by_path:
             if finding.kind == "no-caption" and any(
                 each.kind == "no-caption" for each in view.by_path[finding.path].findings

@@ -46,7 +46,7 @@ class Copy:
     stop: bool = False
 
 
-class _Stop(Exception):
+class _CopyStopped(Exception):
     """The copying was stopped."""
 
 
@@ -117,13 +117,13 @@ class Copies:
         def heard(done: int, total: int) -> None:
             copy.done, copy.total = done, total
             if copy.stop:
-                raise _Stop
+                raise _CopyStopped
 
         state: State = "failed"
         try:
             copy.notes = make(heard)
             state = "done"
-        except _Stop:
+        except _CopyStopped:
             state = "stopped"
         except LoraTrainerError as problem:
             copy.error = problem

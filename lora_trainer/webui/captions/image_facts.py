@@ -15,19 +15,19 @@ from pathlib import Path
 from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import Author
 from lora_trainer.errors import DatasetError
-from lora_trainer.webui.captions.check import Findings, Told
+from lora_trainer.webui.captions.check import Findings, IdentifiedFinding
 from lora_trainer.webui.datasets import token_counts
-from lora_trainer.webui.datasets.caption_store import Contents, Item
-from lora_trainer.webui.datasets.token_counts import Length
+from lora_trainer.webui.datasets.caption_store import CaptionStore, Item
+from lora_trainer.webui.datasets.token_counts import TokenCount
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class ImageFacts:
     """See the module. `marks`: {digest: the caption that was looked at}; `find` puts the findings
     together.
     """
 
-    contents: Contents
+    store: CaptionStore
     marks: Mapping[str, str]
     authors_known: caption_provenance.Authors
     find: Callable[[], Findings]
@@ -40,7 +40,7 @@ class Known:
         """What the check found; put together only for who asks."""
         return self.find()
 
-    def length(self, item: Item) -> Length:
+    def length(self, item: Item) -> TokenCount:
         return token_counts.length(item.caption, self.trigger, self.limit)
 
     def tokens(self, item: Item) -> int:
@@ -57,7 +57,7 @@ class Known:
             return "person" if item.caption else "nobody"
         return self.authors_known.author(self._digest(item), item.caption)
 
-    def told(self, item: Item) -> tuple[Told, ...]:
+    def told(self, item: Item) -> tuple[IdentifiedFinding, ...]:
         """What the check says of it."""
         return self.findings.of_images.get(item.path, ())
 
@@ -72,7 +72,7 @@ class Known:
     def edited(self, item: Item) -> float:
         if not item.caption_file:
             return 0.0
-        path = self.contents.path / item.caption_file
+        path = self.store.path / item.caption_file
         if path not in self.times:
             try:
                 self.times[path] = path.stat().st_mtime
@@ -82,6 +82,6 @@ class Known:
 
     def _digest(self, item: Item) -> str:
         try:
-            return self.contents.digest_of(item)
+            return self.store.digest_of(item)
         except DatasetError:
             return ""

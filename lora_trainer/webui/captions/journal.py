@@ -101,7 +101,7 @@ class Edit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Line:
+class EditSummary:
     """An edit in a list, without its captions."""
 
     id: int
@@ -117,7 +117,7 @@ class Journal:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._folder = root / caption_provenance.FOLDER / FOLDER
-        self._known: dict[int, tuple[tuple[int, int], Line]] = {}
+        self._known: dict[int, tuple[tuple[int, int], EditSummary]] = {}
 
     def add(self, edit: Edit) -> Edit:
         """Writes an edit down; what was undone before can no longer be redone. Raises
@@ -153,11 +153,11 @@ class Journal:
                 raise self._cannot_be_written(lock, error) from error
             yield
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[EditSummary]:
         """The newest first."""
         return [line for _, line in sorted(self._lines(), reverse=True, key=lambda pair: pair[0])]
 
-    def ends(self) -> tuple[Line | None, Line | None]:
+    def ends(self) -> tuple[EditSummary | None, EditSummary | None]:
         """(the newest edit that stands, the edit that was undone last)."""
         lines = self.lines()
         return (
@@ -166,12 +166,12 @@ class Journal:
         )
 
     @property
-    def undoable(self) -> Line | None:
+    def undoable(self) -> EditSummary | None:
         """The newest edit that stands."""
         return self.ends()[0]
 
     @property
-    def redoable(self) -> Line | None:
+    def redoable(self) -> EditSummary | None:
         """The edit that was undone last."""
         return self.ends()[1]
 
@@ -261,7 +261,7 @@ class Journal:
             if kept > 1 and (kept > MOST_EDITS or size > MOST_BYTES):
                 self._forget(identity)
 
-    def _lines(self) -> Iterator[tuple[int, Line]]:
+    def _lines(self) -> Iterator[tuple[int, EditSummary]]:
         for identity, path in self._files():
             try:
                 details = path.stat()
@@ -269,7 +269,7 @@ class Journal:
                 known = self._known.get(identity)
                 if known is None or known[0] != stamp:
                     edit = self.read(identity)
-                    line = Line(
+                    line = EditSummary(
                         id=identity,
                         title=edit.title,
                         count=edit.count,

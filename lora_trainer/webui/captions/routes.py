@@ -76,7 +76,7 @@ def _bench(app: App, request: Request) -> Workbench:
 def preview(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
     plan = bench.preview(serialization.chosen(bench, request), request.value("action", dict))
-    names = bench.contents.view().by_key
+    names = bench.store.view().by_key
     return {
         "plan": plan.id,
         "selected": plan.selected,
@@ -109,7 +109,7 @@ def bulk(app: App, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/shuffle")
 def shuffle(app: App, request: Request) -> dict[str, Any]:
-    items = _bench(app, request).contents.view().by_key
+    items = _bench(app, request).store.view().by_key
     given = request.value("caption", str, None)
     captions = (
         [("", "", given)]
@@ -174,7 +174,7 @@ def reviewed(app: App, request: Request) -> dict[str, Any]:
     return {
         "count": count,
         "edits": serialization.edits_json(bench, request.language),
-        "revision": bench.revision(bench.contents.view()),
+        "revision": bench.revision(bench.store.view()),
     }
 
 
@@ -184,7 +184,7 @@ def reviewed(app: App, request: Request) -> dict[str, Any]:
 @route("GET", "/datasets/{id}/tags")
 def tags(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
-    view, where = bench.contents.view(), serialization.where_of(request.query)
+    view, where = bench.store.view(), serialization.where_of(request.query)
     known = bench.known(view, where.trigger, token_counts.limit_of(request.query.get("tokens")))
     captions = [item.caption for item in image_query.matching(view.items, where, known)]
     kind: tag_counts.Kind = "words" if request.query.get("kind") == "words" else "tags"
@@ -204,7 +204,7 @@ def tags(app: App, request: Request) -> dict[str, Any]:
 @route("GET", "/datasets/{id}/export")
 def export(app: App, request: Request) -> Response:
     kind = request.query.get("as", "csv")
-    content = caption_export.export(_bench(app, request).contents.view().items, kind)
+    content = caption_export.export(_bench(app, request).store.view().items, kind)
     name, media_type = caption_export.KINDS[kind]
     return Response(
         content,
@@ -263,7 +263,7 @@ def vocabulary(app: App, request: Request) -> dict[str, Any]:
             "exists": False,
             "departures": {"count": 0, "list": []},
         }
-    view = bench.contents.view()
+    view = bench.store.view()
     captions = {item.name: item.caption for item in view.items}
     by_name = {item.name: item.key for item in view.items}
     departures = template.departures(captions, found, request.query.get("trigger", ""))
@@ -345,7 +345,7 @@ def start_check(app: App, request: Request) -> dict[str, Any]:
 @route("GET", "/datasets/{id}/check")
 def read_check(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
-    bench.checker.keep_up(bench.contents.view())
+    bench.checker.keep_up(bench.store.view())
     return serialization.check_json(bench, request.language)
 
 
@@ -359,7 +359,7 @@ def stop_check(app: App, request: Request) -> dict[str, Any]:
 @route("POST", "/datasets/{id}/mend")
 def mend(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
-    found = bench.checker.findings(bench.contents.view())
+    found = bench.checker.findings(bench.store.view())
     kind = request.value("kind", str, None)
     if kind is not None:
         told = [
@@ -390,7 +390,7 @@ def convert(app: App, request: Request) -> dict[str, Any]:
 @route("POST", "/datasets/{id}/crop-copy")
 def crop_copy(app: App, request: Request) -> dict[str, Any]:
     bench = _bench(app, request)
-    keys, items = serialization.chosen(bench, request), bench.contents.view().by_key
+    keys, items = serialization.chosen(bench, request), bench.store.view().by_key
     copy = app.copies.start(
         bench.root,
         request.value("name", str),
@@ -448,7 +448,7 @@ def captioners(app: App, request: Request) -> list[dict[str, Any]]:
 @route("POST", "/datasets/{id}/caption-run")
 def caption_run(app: App, request: Request) -> RunView:
     dataset = app.datasets.find(request.path["id"])
-    view = app.datasets.contents(dataset.id).view()
+    view = app.datasets.store(dataset.id).view()
     if not view.items:
         raise DatasetError("there is no image to caption", hint="Add images first.")
     bench = _bench(app, request)

@@ -13,9 +13,9 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, Sum, sums
 from lora_trainer.errors import LoraTrainerError, Message
 from lora_trainer.webui import texts
-from lora_trainer.webui.captions.check import Told, clusters
-from lora_trainer.webui.captions.image_facts import Known
-from lora_trainer.webui.captions.journal import Line
+from lora_trainer.webui.captions.check import IdentifiedFinding, clusters
+from lora_trainer.webui.captions.image_facts import ImageFacts
+from lora_trainer.webui.captions.journal import EditSummary
 from lora_trainer.webui.captions.workbench import Outcome, Workbench
 from lora_trainer.webui.common.form import Texts
 from lora_trainer.webui.datasets import image_query, token_counts
@@ -80,7 +80,7 @@ MEND_LABELS: Texts = {
 # --- from requests --------------------------------------------------------------------------------
 
 
-def where_of(values: Mapping[str, Any]) -> image_query.Where:
+def where_of(values: Mapping[str, Any]) -> image_query.ImageFilter:
     """Query parameters, or the `where` of a body. What is of another type counts as not given."""
     given = {
         key: values[key]
@@ -89,16 +89,16 @@ def where_of(values: Mapping[str, Any]) -> image_query.Where:
     }
     which = values.get("filter", "all")
     match: Literal["all", "any"] = "any" if values.get("match") == "any" else "all"
-    return image_query.Where(
+    return image_query.ImageFilter(
         which=cast(image_query.Which, which if isinstance(which, str) else "all"),
         match=match,
         **given,
     )
 
 
-def wish_of(query: Mapping[str, str], offset: int, limit: int) -> image_query.Wish:
+def wish_of(query: Mapping[str, str], offset: int, limit: int) -> image_query.PageQuery:
     order = cast(image_query.Order, query.get("order", "name"))
-    return image_query.Wish(
+    return image_query.PageQuery(
         **dataclasses.asdict(where_of(query)), offset=offset, limit=limit, order=order
     )
 
@@ -111,7 +111,7 @@ def chosen(bench: Workbench, request: Request) -> list[str]:
     where = select.get("where")
     if not isinstance(where, dict):
         raise LoraTrainerError("no image was chosen", hint="Choose some, or choose all.")
-    view = bench.contents.view()
+    view = bench.store.view()
     wanted = where_of(where)
     known = bench.known(view, wanted.trigger, token_counts.limit_of(where.get("tokens")))
     return [item.key for item in image_query.matching(view.items, wanted, known)]
@@ -130,7 +130,7 @@ def keys_of(keys: object) -> list[str]:
 # --- as JSON --------------------------------------------------------------------------------------
 
 
-def item_facts(root: Path, item: Item, known: Known, language: str) -> dict[str, Any]:
+def item_facts(root: Path, item: Item, known: ImageFacts, language: str) -> dict[str, Any]:
     """What the workbench knows of an image, beside what the folder tells."""
     length = known.length(item)
     return {
@@ -183,7 +183,7 @@ def sums_json(findings: Iterable[Finding], language: str) -> list[dict[str, Any]
     ]
 
 
-def told_json(root: Path, item: Item, told: Told, language: str) -> dict[str, Any]:
+def told_json(root: Path, item: Item, told: IdentifiedFinding, language: str) -> dict[str, Any]:
     """A finding of the check's."""
     finding = told.finding
     return {
@@ -224,7 +224,7 @@ def edits_json(bench: Workbench, language: str) -> dict[str, Any]:
     }
 
 
-def line_json(line: Line, language: str) -> dict[str, Any]:
+def line_json(line: EditSummary, language: str) -> dict[str, Any]:
     return {
         "id": line.id,
         "title": texts.say(line.title, language),
@@ -250,13 +250,13 @@ def outcome_json(bench: Workbench, outcome: Outcome, language: str) -> dict[str,
             for conflict in outcome.conflicts
         ],
         "edits": edits_json(bench, language),
-        "revision": bench.revision(bench.contents.latest()),
+        "revision": bench.revision(bench.store.latest()),
     }
 
 
 def check_json(bench: Workbench, language: str) -> dict[str, Any]:
     """Check of the contract."""
-    view = bench.contents.view()
+    view = bench.store.view()
     status, findings = bench.checker.status(view), bench.checker.findings(view)
     return {
         "state": status.state,

@@ -1,7 +1,7 @@
 """The workbench of one dataset: every change of captions and pictures in the tab goes through here,
 so that it is compared, written once, and undone.
 
-    bench.preview(keys, action) -> Plan        what a bulk edit would change, before anything is
+    bench.preview(keys, action) -> BulkEdit        what a bulk edit would change, before anything is
                                                written
     bench.apply(plan) -> Outcome               exactly that: captions that someone changed meanwhile
                                                are left alone, and told
@@ -10,7 +10,7 @@ so that it is compared, written once, and undone.
     bench.set_vocabulary(vocabulary), .set_template_order(order)
     bench.undo(), .redo()                      the newest edit; what was changed since is left
                                                alone, and told
-    bench.known(view, ...) -> Known            what filters and the page ask about each image
+    bench.known(view, ...) -> ImageFacts            what filters and the page ask about each image
 
 The truth is the folder (caption_store.py); what was done is in the journal, which marks were set in
 reviewed.json, what was found in the check's file: all in the dataset's own folder .lora_trainer, so
@@ -46,18 +46,18 @@ from lora_trainer.dataset.template import (
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.webui.captions import bulk_edits, image_edits
-from lora_trainer.webui.captions.check import Checker, Told
-from lora_trainer.webui.captions.image_facts import Known
+from lora_trainer.webui.captions.check import Checker, IdentifiedFinding
+from lora_trainer.webui.captions.image_facts import ImageFacts
 from lora_trainer.webui.captions.journal import (
     CaptionEdit,
     Direction,
     Edit,
+    EditSummary,
     FileEdit,
     Journal,
-    Line,
     Swap,
 )
-from lora_trainer.webui.datasets.caption_store import CaptionChange, Contents, Item, View
+from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, Item, View
 from lora_trainer.webui.datasets.image_conversion import Converter
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
@@ -69,7 +69,7 @@ FILE_CHANGED_SINCE = Message("this file was changed meanwhile, and stays as it i
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conflict:
+class EditConflict:
     """An image that was left as it is, and why."""
 
     key: str
@@ -85,11 +85,11 @@ class Outcome:
     title: Message
     changed: int
     unchanged: int = 0
-    conflicts: tuple[Conflict, ...] = ()
+    conflicts: tuple[EditConflict, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class BulkEdit:
     """A bulk edit that has not been carried out."""
 
     id: str
@@ -100,40 +100,40 @@ class Plan:
 
 
 @dataclass
-class _Draft:
+class _EditParts:
     """The parts of an edit as they are collected."""
 
     captions: dict[str, CaptionEdit] = field(default_factory=dict)
     changes: list[CaptionChange] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: list[EditConflict] = field(default_factory=list)
     unchanged: int = 0
 
 
 class Workbench:
-    """Thread-safe: changes are made under the contents' lock."""
+    """Thread-safe: changes are made under the store's lock."""
 
     def __init__(
         self,
-        contents: Contents,
+        store: CaptionStore,
         clock: Callable[[], float] = time.time,
         converter: Converter | None = None,
     ) -> None:
-        self.contents = contents
+        self.store = store
         self.converter = converter or Converter()
-        self.root = contents.path
-        self.journal = Journal(contents.path)
-        self.checker = Checker(contents, self.vocabulary, clock)
+        self.root = store.path
+        self.journal = Journal(store.path)
+        self.checker = Checker(store, self.vocabulary, clock)
         self._clock = clock
-        self._plans: OrderedDict[str, Plan] = OrderedDict()
+        self._plans: OrderedDict[str, BulkEdit] = OrderedDict()
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
-        files.clear_left(contents.path)
+        files.clear_left(store.path)
 
     # --- knowing ----------------------------------------------------------------------------------
 
-    def known(self, view: View, trigger: str = "", tokens: int = 75) -> Known:
+    def known(self, view: View, trigger: str = "", tokens: int = 75) -> ImageFacts:
         """What filters and pages ask about the images of a view."""
-        return Known(
-            contents=self.contents,
+        return ImageFacts(
+            store=self.store,
             marks=self._marks(),
             authors_known=caption_provenance.read_authors(self.root),
             find=lambda: self.checker.findings(view),
@@ -206,7 +206,7 @@ class Workbench:
     @contextlib.contextmanager
     def _changing_file(self, path: Path, title: Message) -> Iterator[None]:
         """Writes down what the block makes of a small file."""
-        with self.contents.lock:
+        with self.store.lock:
             before = _content(path)
             yield
             after = _content(path)
@@ -224,19 +224,19 @@ class Workbench:
 
     def save(self, key: str, caption: str, was: str) -> Outcome:
         """One caption as a person typed it: that is a look at it, too. Raises NotFound."""
-        with self.contents.lock:
-            view = self.contents.glance(key)
+        with self.store.lock:
+            view = self.store.glance(key)
             title = Message("Caption of {name}", {"name": view.item(key).name})
             outcome = self._write(title, [CaptionChange(key=key, caption=caption, was=was)], view)
             if not outcome.conflicts:
-                self._mark(self.contents.latest(), [key], reviewed=True)
+                self._mark(self.store.latest(), [key], reviewed=True)
             return outcome
 
-    def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> Plan:
+    def preview(self, keys: Sequence[str], values: Mapping[str, Any]) -> BulkEdit:
         """What an action would do to these captions. Raises DatasetError for an action that makes
         no sense; unknown keys are left out.
         """
-        view = self.contents.view()
+        view = self.store.view()
         items = [view.by_key[key] for key in dict.fromkeys(keys) if key in view.by_key]
         edit = bulk_edits.action(
             values, [item.caption for item in items], self.vocabulary(), self.template_order()
@@ -246,28 +246,28 @@ class Workbench:
             caption = edits.clean(edit(item.caption))
             if caption != item.caption:
                 changes.append(CaptionChange(key=item.key, caption=caption, was=item.caption))
-        plan = Plan(
+        plan = BulkEdit(
             id=uuid.uuid4().hex,
             title=bulk_edits.title(values),
             changes=tuple(changes),
             selected=len(items),
         )
-        with self.contents.lock:
+        with self.store.lock:
             self._plans[plan.id] = plan
             while len(self._plans) > PLANS_KEPT:
                 self._plans.popitem(last=False)
         return plan
 
-    def plan(self, identity: str) -> Plan | None:
+    def plan(self, identity: str) -> BulkEdit | None:
         """A plan that was made a moment ago and not carried out."""
-        with self.contents.lock:
+        with self.store.lock:
             return self._plans.get(identity)
 
-    def apply(self, plan: Plan) -> Outcome:
+    def apply(self, plan: BulkEdit) -> Outcome:
         """Carries a plan out: each file of captions is written once. A plan is carried out once."""
-        with self.contents.lock:
+        with self.store.lock:
             self._plans.pop(plan.id, None)
-            outcome = self._write(plan.title, plan.changes, self.contents.view())
+            outcome = self._write(plan.title, plan.changes, self.store.view())
         return dataclasses.replace(
             outcome, unchanged=plan.selected - outcome.changed - len(outcome.conflicts)
         )
@@ -282,7 +282,7 @@ class Workbench:
         """
         before = self._standing()
         yield
-        with self.contents.lock:
+        with self.store.lock:
             self._record_changes(
                 title,
                 {name: stood for name, stood in before.items() if also_new or stood[0]},
@@ -293,7 +293,7 @@ class Workbench:
         """A captioner is about to change captions, in a process of its own: once its run has ended,
         what it changed can be undone.
         """
-        with self.contents.lock:
+        with self.store.lock:
             folder = self.root / caption_provenance.FOLDER / EXPECTED
             values = {
                 "run": str(run.path),
@@ -310,7 +310,7 @@ class Workbench:
         """Writes down what captioners have changed whose runs have ended."""
         folder = self.root / caption_provenance.FOLDER / EXPECTED
         for path in sorted(folder.glob("*.json")):
-            with contextlib.suppress(*files.UNREADABLE, DatasetError), self.contents.lock:
+            with contextlib.suppress(*files.UNREADABLE, DatasetError), self.store.lock:
                 expected = files.load_json(path, names=True)
                 run = RunFolder(Path(expected["run"]))
                 gone = not run.path.is_dir()
@@ -333,7 +333,7 @@ class Workbench:
         """{image: (its caption, who wrote it)}."""
         known = caption_provenance.read_authors(self.root)
         return {
-            item.name: (own(item), self._writer(item, known)) for item in self.contents.view().items
+            item.name: (own(item), self._writer(item, known)) for item in self.store.view().items
         }
 
     def _record_changes(
@@ -347,7 +347,7 @@ class Workbench:
                 by=before[item.name][1],
                 now_by=self._writer(item, known),
             )
-            for item in self.contents.view().items
+            for item in self.store.view().items
             if item.name in before and own(item) != before[item.name][0] and counts(item)
         }
         if changed:
@@ -369,19 +369,19 @@ class Workbench:
             conflicts=tuple(draft.conflicts),
         )
 
-    def _drafted(self, changes: Sequence[CaptionChange], view: View) -> _Draft:
-        draft, known = _Draft(), caption_provenance.read_authors(self.root)
+    def _drafted(self, changes: Sequence[CaptionChange], view: View) -> _EditParts:
+        draft, known = _EditParts(), caption_provenance.read_authors(self.root)
         for change in changes:
             item, caption = view.by_key.get(change.key), edits.clean(change.caption)
             if item is None:
                 draft.conflicts.append(
-                    Conflict(key=change.key, name="", current="", message=NOT_THERE)
+                    EditConflict(key=change.key, name="", current="", message=NOT_THERE)
                 )
             elif item.caption == caption and own(item) == caption:
                 draft.unchanged += 1
             elif item.caption != edits.clean(change.was):
                 draft.conflicts.append(
-                    Conflict(
+                    EditConflict(
                         key=item.key, name=item.name, current=item.caption, message=CHANGED_SINCE
                     )
                 )
@@ -394,34 +394,36 @@ class Workbench:
     def _writer(self, item: Item, known: caption_provenance.Authors) -> str:
         if not known.by_digest or not item.caption:
             return caption_provenance.PERSON
-        content = self.contents.digest(item.path)
+        content = self.store.digest(item.path)
         return (
             known.by_digest[content].by
             if known.author(content, item.caption) == "machine"
             else caption_provenance.PERSON
         )
 
-    def _write_drafted(self, draft: _Draft, edit: Edit, view: View) -> int:
+    def _write_drafted(self, draft: _EditParts, edit: Edit, view: View) -> int:
         """Writes the captions of a draft; what someone changed in this very moment becomes a
         conflict. Returns how many did.
         """
         keep = self._reviewed_of([change.key for change in draft.changes], view)
         try:
-            left = self.contents.write_captions(draft.changes, view)
+            left = self.store.write_captions(draft.changes, view)
         except LoraTrainerError:
             if not self._has_begun(draft):
                 self.journal.drop(edit)
             raise
-        view = self.contents.latest()
+        view = self.store.latest()
         for key, current in left.items():
             draft.conflicts.append(
-                Conflict(key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE)
+                EditConflict(
+                    key=key, name=view.item(key).name, current=current, message=CHANGED_SINCE
+                )
             )
         self._mark(view, [key for key in keep if key not in left], reviewed=True)
         return len(left)
 
-    def _has_begun(self, draft: _Draft) -> bool:
-        view = self.contents.view()
+    def _has_begun(self, draft: _EditParts) -> bool:
+        view = self.store.view()
         return any(
             change.key in view.by_key and view.by_key[change.key].caption == change.caption
             for change in draft.changes
@@ -432,8 +434,8 @@ class Workbench:
     def remove(self, keys: Sequence[str]) -> Outcome:
         """Images with their captions to the dataset's trash. Raises NotFound or DatasetError."""
         keys = tuple(dict.fromkeys(keys))
-        with self.contents.lock:
-            self.contents.remove(keys)
+        with self.store.lock:
+            self.store.remove(keys)
             title = Message(
                 "Removed: 1 image" if len(keys) == 1 else "Removed: {count} images",
                 {"count": len(keys)},
@@ -444,8 +446,8 @@ class Workbench:
     def restore(self, keys: Sequence[str]) -> Outcome:
         """Images back from the trash. Raises NotFound or DatasetError."""
         keys = tuple(dict.fromkeys(keys))
-        with self.contents.lock:
-            self.contents.restore(keys)
+        with self.store.lock:
+            self.store.restore(keys)
             title = Message(
                 "Restored: 1 image" if len(keys) == 1 else "Restored: {count} images",
                 {"count": len(keys)},
@@ -455,12 +457,12 @@ class Workbench:
 
     # --- mends ------------------------------------------------------------------------------------
 
-    def mend(self, told: Sequence[Told]) -> Outcome:
+    def mend(self, told: Sequence[IdentifiedFinding]) -> Outcome:
         """Does what mends these findings, as one edit. Several mends of one picture are done one
         after the other, but it is cropped once.
         """
-        with self.contents.lock:
-            view = self.contents.view()
+        with self.store.lock:
+            view = self.store.view()
             found = [
                 (view.by_path[each.finding.path], each)
                 for each in told
@@ -485,7 +487,7 @@ class Workbench:
                 self._write_drafted(draft, edit, view)
             edit, conflicts = self._crop_all(edit, list(crops.values()))
             if leaving:
-                self.contents.remove(sorted(leaving))
+                self.store.remove(sorted(leaving))
                 edit = dataclasses.replace(edit, removed=tuple(sorted(leaving)))
             if edit.count:
                 self.journal.mark(edit, undone=False)
@@ -494,13 +496,13 @@ class Workbench:
         return Outcome(title=title, changed=edit.count, conflicts=(*draft.conflicts, *conflicts))
 
     def _crop_all(
-        self, edit: Edit, crops: Sequence[tuple[Item, Told]]
-    ) -> tuple[Edit, list[Conflict]]:
+        self, edit: Edit, crops: Sequence[tuple[Item, IdentifiedFinding]]
+    ) -> tuple[Edit, list[EditConflict]]:
         swaps: dict[str, Swap] = {}
         conflicts = []
         if crops:
             folder = self.journal.originals(edit.time)
-            view = self.contents.view()
+            view = self.store.view()
             masks = {
                 image: mask
                 for mask, image in find_masks(view.listing.images, view.captions.by_image).items()
@@ -515,7 +517,7 @@ class Workbench:
                     )
                 except DatasetError as problem:
                     conflicts.append(
-                        Conflict(
+                        EditConflict(
                             key=item.key,
                             name=item.name,
                             current=item.caption,
@@ -531,7 +533,7 @@ class Workbench:
         """Copies that can be read take the places of the pictures that cannot be as they are.
         Raises DatasetError where none can be made.
         """
-        waiting = self.contents.waiting()
+        waiting = self.store.waiting()
         if not waiting:
             raise DatasetError(
                 "there is nothing left to convert here",
@@ -544,12 +546,12 @@ class Workbench:
                 " installed yet",
                 hint=hint,
             )
-        with self.contents.scratch() as folder:
+        with self.store.scratch() as folder:
             # without the lock: it takes a second a picture, and others go on meanwhile
             made = self.converter.convert(
                 [(path, folder / str(number)) for number, path in enumerate(waiting)]
             )
-            with self.contents.lock:
+            with self.store.lock:
                 return self._put_in_place(list(zip(waiting, made, strict=True)))
 
     def _put_in_place(self, made: Sequence[tuple[Path, Path | DatasetError]]) -> Outcome:
@@ -574,7 +576,7 @@ class Workbench:
                 message = Message(
                     problem.message.template, {**problem.message.values, "path": name}
                 )
-                conflicts.append(Conflict(key="", name=name, current="", message=message))
+                conflicts.append(EditConflict(key="", name=name, current="", message=message))
                 continue
             swaps[name] = swap
             # at once: a crash must not leave a copy that nobody can undo
@@ -590,17 +592,19 @@ class Workbench:
         """Takes an edit back, the newest one that stands unless told which. Raises DatasetError
         where there is none.
         """
-        with self.contents.lock:
+        with self.store.lock:
             line = self._line(identity, self.journal.undoable, wants_undone=False)
             return self._turn_back(self.journal.read(line.id), "undo")
 
     def redo(self) -> Outcome:
         """Does again what was undone last. Raises DatasetError where there is nothing."""
-        with self.contents.lock:
+        with self.store.lock:
             line = self._line(None, self.journal.redoable, wants_undone=True)
             return self._turn_back(self.journal.read(line.id), "redo")
 
-    def _line(self, identity: int | None, newest: Line | None, *, wants_undone: bool) -> Line:
+    def _line(
+        self, identity: int | None, newest: EditSummary | None, *, wants_undone: bool
+    ) -> EditSummary:
         if identity is not None:
             newest = next(
                 (
@@ -619,7 +623,7 @@ class Workbench:
 
     def _turn_back(self, edit: Edit, direction: Direction) -> Outcome:
         backwards = direction == "undo"
-        conflicts: list[Conflict] = []
+        conflicts: list[EditConflict] = []
         restoring, removing = (
             (edit.removed, edit.restored) if backwards else (edit.restored, edit.removed)
         )
@@ -628,10 +632,10 @@ class Workbench:
         turned = self._turn_files(edit, backwards, conflicts)
         draft = self._turned_captions(edit, backwards)
         if draft.changes:
-            left = self.contents.write_captions(draft.changes)
-            view = self.contents.latest()
+            left = self.store.write_captions(draft.changes)
+            view = self.store.latest()
             conflicts += [
-                Conflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
+                EditConflict(key=key, name=view.item(key).name, current=now, message=CHANGED_SINCE)
                 for key, now in left.items()
             ]
         self.journal.mark(dataclasses.replace(edit, swaps=swaps), undone=backwards)
@@ -642,7 +646,7 @@ class Workbench:
             conflicts=tuple(conflicts),
         )
 
-    def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[Conflict]) -> int:
+    def _turn_files(self, edit: Edit, backwards: bool, conflicts: list[EditConflict]) -> int:
         turned = 0
         for name, change in edit.files.items():
             expected, wanted = (
@@ -654,7 +658,7 @@ class Workbench:
                 continue
             if now != expected:
                 conflicts.append(
-                    Conflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE)
+                    EditConflict(key="", name=name, current=now or "", message=FILE_CHANGED_SINCE)
                 )
                 continue
             try:
@@ -664,20 +668,24 @@ class Workbench:
             turned += 1
         return turned
 
-    def _turned_captions(self, edit: Edit, backwards: bool) -> _Draft:
-        by_name, draft = {item.name: item for item in self.contents.view().items}, _Draft()
+    def _turned_captions(self, edit: Edit, backwards: bool) -> _EditParts:
+        by_name, draft = {item.name: item for item in self.store.view().items}, _EditParts()
         for name, change in edit.captions.items():
             expected, wanted = (
                 (change.after, change.before) if backwards else (change.before, change.after)
             )
             item = by_name.get(name)
             if item is None:
-                draft.conflicts.append(Conflict(key="", name=name, current="", message=NOT_THERE))
+                draft.conflicts.append(
+                    EditConflict(key="", name=name, current="", message=NOT_THERE)
+                )
             elif own(item) == wanted:
                 draft.unchanged += 1
             elif own(item) != expected:
                 draft.conflicts.append(
-                    Conflict(key=item.key, name=name, current=item.caption, message=CHANGED_SINCE)
+                    EditConflict(
+                        key=item.key, name=name, current=item.caption, message=CHANGED_SINCE
+                    )
                 )
             else:
                 by = change.by if backwards else change.now_by
@@ -687,10 +695,10 @@ class Workbench:
         return draft
 
     def _move(
-        self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[Conflict]
+        self, restoring: Sequence[str], removing: Sequence[str], conflicts: list[EditConflict]
     ) -> int:
         moved = 0
-        for keys, move in ((restoring, self.contents.restore), (removing, self.contents.remove)):
+        for keys, move in ((restoring, self.store.restore), (removing, self.store.remove)):
             if not keys:
                 continue
             try:
@@ -702,21 +710,21 @@ class Workbench:
         return moved
 
     def _moved_alone(
-        self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[Conflict]
+        self, key: str, move: Callable[[Sequence[str]], None], conflicts: list[EditConflict]
     ) -> bool:
         try:
             move([key])
             return True
         except LoraTrainerError as problem:
-            item = self.contents.view().by_key.get(key)
+            item = self.store.view().by_key.get(key)
             conflicts.append(
-                Conflict(
+                EditConflict(
                     key=key, name=item.name if item else "", current="", message=problem.message
                 )
             )
             return False
 
-    def _swap_back(self, edit: Edit, conflicts: list[Conflict]) -> tuple[dict[str, Swap], int]:
+    def _swap_back(self, edit: Edit, conflicts: list[EditConflict]) -> tuple[dict[str, Swap], int]:
         swaps: dict[str, Swap] = {}
         swapped, left = 0, set()
         for name, swap in edit.swaps.items():
@@ -731,7 +739,9 @@ class Workbench:
             except DatasetError as problem:
                 swaps[name] = swap
                 left.add(name)
-                conflicts.append(Conflict(key="", name=name, current="", message=problem.message))
+                conflicts.append(
+                    EditConflict(key="", name=name, current="", message=problem.message)
+                )
         return swaps, swapped
 
     # --- reviewed ---------------------------------------------------------------------------------
@@ -740,15 +750,15 @@ class Workbench:
         """Sets or takes away the mark that a person has looked at these captions; returns how many
         were changed. Raises DatasetError.
         """
-        with self.contents.lock:
-            return self._mark(self.contents.view(), keys, reviewed=reviewed)
+        with self.store.lock:
+            return self._mark(self.store.view(), keys, reviewed=reviewed)
 
     def _mark(self, view: View, keys: Sequence[str], *, reviewed: bool) -> int:
         if not keys:
             return 0
         marks, changed = dict(self._marks()), 0
         for item in (view.by_key[key] for key in keys if key in view.by_key):
-            content = self.contents.digest(item.path)
+            content = self.store.digest(item.path)
             now = item.caption if reviewed else None
             if marks.get(content) != now:
                 changed += 1
@@ -817,11 +827,11 @@ def _put(path: Path, content: str | None) -> None:
         files.write_bytes(path, content.encode("utf-8", "surrogateescape"))
 
 
-def _mend(told: Told) -> str:
+def _mend(told: IdentifiedFinding) -> str:
     return str((told.finding.mend or {}).get("mend", ""))
 
 
-def _mended_captions(found: Sequence[tuple[Item, Told]]) -> list[CaptionChange]:
+def _mended_captions(found: Sequence[tuple[Item, IdentifiedFinding]]) -> list[CaptionChange]:
     """The captions that mends ask for: the vocabulary's whole caption first, then without
     backslashes.
     """

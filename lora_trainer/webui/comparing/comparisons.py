@@ -1,8 +1,8 @@
 """A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by
 generation.py.
 
-    wanted_from(body) -> Wanted     pair: without and with;  grid: strengths in a row;  matrix:
-        LoRAs x strengths, on one labelled sheet
+    request_from(body) -> ComparisonRequest    pair: without and with;  grid: strengths in a
+        row;  matrix: LoRAs x strengths, on one labelled sheet
     prompt_for(prompt, lora, ...)   what the host is asked for
     job.to_mapping(...)             for the browser;  to_file(job), from_file(values) for try.json
 
@@ -30,12 +30,12 @@ LONGEST_PROMPT = 10_000
 LARGEST_SEED = 2**32 - 1
 
 
-class TryError(LoraTrainerError):
+class ComparisonError(LoraTrainerError):
     """The pictures cannot be made as asked."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class ComparisonRequest:
     """What is to be tried, checked. A seed of -1 is drawn."""
 
     kind: Kind
@@ -60,25 +60,29 @@ class Wanted:
         for strength in self.strengths:
             self._require("strength", strength, 0, STRONGEST)
         if self.width % 8 or self.height % 8:
-            raise TryError(
+            raise ComparisonError(
                 "{width} x {height} is not a size of pictures",
                 hint="Use multiples of 8.",
                 width=self.width,
                 height=self.height,
             )
         if not self.prompt.strip():
-            raise TryError(
+            raise ComparisonError(
                 "the prompt is empty", hint="Describe the picture to make, as in txt2img."
             )
         if len(self.prompt) > LONGEST_PROMPT or len(self.negative) > LONGEST_PROMPT:
-            raise TryError("the prompt is longer than {most} characters", most=LONGEST_PROMPT)
+            raise ComparisonError(
+                "the prompt is longer than {most} characters", most=LONGEST_PROMPT
+            )
         if not self.loras:
-            raise TryError("no LoRA is chosen", hint="Choose the LoRA, or the saved steps, to try.")
+            raise ComparisonError(
+                "no LoRA is chosen", hint="Choose the LoRA, or the saved steps, to try."
+            )
         if (
             len(self.strengths) > MOST_STRENGTHS
             or len(self.loras) * max(1, len(self.strengths)) > MOST_PICTURES
         ):
-            raise TryError(
+            raise ComparisonError(
                 "that would be more than {most} pictures",
                 hint="Choose fewer strengths or fewer saved steps.",
                 most=MOST_PICTURES,
@@ -87,7 +91,7 @@ class Wanted:
     def _require(self, name: str, value: float, least: float, most: float) -> None:
         # NaN is no number of any range either
         if not least <= value <= most:
-            raise TryError(
+            raise ComparisonError(
                 "{name} is {value}",
                 hint="Use {least} to {most}.",
                 name=name,
@@ -98,7 +102,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Picture:
+class ComparisonImage:
     file: str
     strength: float
     step: int | None
@@ -107,15 +111,15 @@ class Picture:
 
 
 @dataclass
-class Try:
+class Comparison:
     """One job and what became of it. Changed by the jobs' thread alone; `stop` is set by others."""
 
     id: str
-    wanted: Wanted
+    wanted: ComparisonRequest
     total: int
     started: float
     status: Status = "waiting"
-    pictures: list[Picture] = field(default_factory=list)
+    pictures: list[ComparisonImage] = field(default_factory=list)
     sheet: str = ""
     infotext: str = ""
     seed: int = -1
@@ -202,11 +206,11 @@ class Try:
         }
 
 
-def wanted_from(body: Mapping[str, Any]) -> Wanted:
+def request_from(body: Mapping[str, Any]) -> ComparisonRequest:
     """A request's JSON, checked. Raises TryError for what is missing or of another kind."""
     kind = body.get("kind", "pair")
     if kind not in get_args(Kind):
-        raise TryError(
+        raise ComparisonError(
             "{kind!r} is not a way to try a LoRA",
             hint="Use one of: {known}.",
             kind=kind,
@@ -214,12 +218,12 @@ def wanted_from(body: Mapping[str, Any]) -> Wanted:
         )
     several = body.get("loras") or []
     loras = several if kind == "matrix" and several else [body.get("lora")]
-    defaults = {item.name: item.default for item in dataclasses.fields(Wanted)}
+    defaults = {item.name: item.default for item in dataclasses.fields(ComparisonRequest)}
     numbers = {
         key: _number(key, body.get(key, defaults[key]), whole=key != "cfg")
         for key in ("seed", "steps", "cfg", "width", "height")
     }
-    return Wanted(
+    return ComparisonRequest(
         kind=cast(Kind, kind),
         prompt=_text("prompt", body.get("prompt", "")),
         negative=_text("negative", body.get("negative") or ""),
@@ -262,7 +266,7 @@ def prompt_for(prompt: str, lora: Lora, name: str, strength: float) -> tuple[str
     return (f"{text} <lora:{name}:{strength:g}>" if strength else text), notes
 
 
-def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
+def with_strengths(wanted: ComparisonRequest, lora: Lora) -> ComparisonRequest:
     """The strengths that a kind of try is about, where none were named; a pair is always without
     and with.
     """
@@ -275,13 +279,13 @@ def with_strengths(wanted: Wanted, lora: Lora) -> Wanted:
     return dataclasses.replace(wanted, strengths=tuple(dict.fromkeys(wanted.strengths)) or usual)
 
 
-def picture_count(wanted: Wanted) -> int:
+def picture_count(wanted: ComparisonRequest) -> int:
     """How many pictures are made: without the LoRA it is one, however many LoRAs there are."""
     strong = sum(1 for strength in wanted.strengths if strength)
     return len(wanted.loras) * strong + (1 if 0.0 in wanted.strengths else 0)
 
 
-def _label(picture: Picture, kind: Kind) -> Message:
+def _label(picture: ComparisonImage, kind: Kind) -> Message:
     if not picture.strength:
         return Message("Without the LoRA")
     values = {"strength": f"{picture.strength:g}", "step": picture.step, "name": picture.lora}
@@ -297,7 +301,7 @@ def _label(picture: Picture, kind: Kind) -> Message:
 # --- on disk --------------------------------------------------------------------------------------
 
 
-def to_file(job: Try, status: Status) -> dict[str, Any]:
+def to_file(job: Comparison, status: Status) -> dict[str, Any]:
     """What try.json holds of a job. `status` is the one it is about to have: it is shown only once
     it is on disk.
     """
@@ -320,7 +324,7 @@ def to_file(job: Try, status: Status) -> dict[str, Any]:
     }
 
 
-def from_file(values: Mapping[str, Any]) -> Try:
+def from_file(values: Mapping[str, Any]) -> Comparison:
     """A job as try.json has it. Raises TryError, or one of files.UNREADABLE, for what is none."""
     wanted = dict(values["wanted"])
     wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
@@ -328,13 +332,13 @@ def from_file(values: Mapping[str, Any]) -> Try:
     if status not in get_args(Status):
         raise ValueError(status)
     error = values.get("error")
-    return Try(
+    return Comparison(
         id=str(values["id"]),
-        wanted=Wanted(**wanted),
+        wanted=ComparisonRequest(**wanted),
         total=int(values["total"]),
         started=float(values["started"]),
         status=status,
-        pictures=[Picture(**picture) for picture in values["pictures"]],
+        pictures=[ComparisonImage(**picture) for picture in values["pictures"]],
         sheet=str(values["sheet"]),
         infotext=str(values["infotext"]),
         seed=int(values["seed"]),
@@ -343,8 +347,8 @@ def from_file(values: Mapping[str, Any]) -> Try:
     )
 
 
-def _read_error(values: Mapping[str, Any]) -> TryError:
-    error = TryError("")
+def _read_error(values: Mapping[str, Any]) -> ComparisonError:
+    error = ComparisonError("")
     error.message = _read_message(values["message"])
     error.hint = _read_message(
         {
@@ -370,7 +374,7 @@ def _written(message: Message) -> dict[str, Any]:
 
 def _text(name: str, value: Any) -> str:
     if not isinstance(value, str):
-        raise TryError(
+        raise ComparisonError(
             "{name} is not a text",
             hint="Reload the page: it may be older than the extension.",
             name=name,
@@ -385,7 +389,7 @@ def _number(name: str, value: Any, *, whole: bool) -> float:
         or (whole and value != value // 1)
         or _is_beyond_floats(value)
     ):
-        raise TryError("{name} is not a number", hint="Write a number.", name=name)
+        raise ComparisonError("{name} is not a number", hint="Write a number.", name=name)
     return value
 
 
@@ -396,7 +400,7 @@ def _is_beyond_floats(value: float) -> bool:
 
 def _listed(name: str, value: Any) -> list[Any]:
     if not isinstance(value, list):
-        raise TryError(
+        raise ComparisonError(
             "{name} is not a list",
             hint="Reload the page: it may be older than the extension.",
             name=name,

@@ -1,7 +1,7 @@
 """Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in
 a thread.
 
-    jobs.submit(wanted) -> Try      comparisons.py says what a Try is
+    jobs.submit(wanted) -> Comparison      comparisons.py says what a Try is
     jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
     jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
 
@@ -41,11 +41,11 @@ from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.comparing.comparisons import (
     LARGEST_SEED,
-    Picture,
+    Comparison,
+    ComparisonError,
+    ComparisonImage,
+    ComparisonRequest,
     Status,
-    Try,
-    TryError,
-    Wanted,
     from_file,
     picture_count,
     prompt_for,
@@ -62,7 +62,7 @@ NOT_FOUND = ("not found", "couldn't find")
 Progress = Callable[[int, int], object]
 
 
-class TryJobs:
+class ComparisonJobs:
     """The jobs, their thread and their folder. `family_of`: the family of a checkpoint file, or
     None if it cannot be told.
     """
@@ -82,8 +82,8 @@ class TryJobs:
             family_of,
             clock,
         )
-        self._tries: dict[str, Try] = {}
-        self._waiting: queue.Queue[Try] = queue.Queue()
+        self._tries: dict[str, Comparison] = {}
+        self._waiting: queue.Queue[Comparison] = queue.Queue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._read_past()
@@ -91,11 +91,11 @@ class TryJobs:
 
     # --- for the routes ---------------------------------------------------------------------------
 
-    def submit(self, wanted: Wanted) -> Try:
+    def submit(self, wanted: ComparisonRequest) -> Comparison:
         """Queue a job. Raises LoraTrainerError at once for what can be seen to be wrong."""
         loras = self._loras.find(*wanted.loras)
         if wanted.sampler and wanted.sampler not in self._host.samplers():
-            raise TryError(
+            raise ComparisonError(
                 "this WebUI has no sampler {name}",
                 hint="Choose one of its own list.",
                 name=wanted.sampler,
@@ -103,7 +103,7 @@ class TryJobs:
         wanted = with_strengths(wanted, loras[0])
         self._require_family(loras)
         with self._lock:
-            job = Try(
+            job = Comparison(
                 id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock()
             )
             self._data.new("tries", job.id).mkdir()
@@ -118,12 +118,12 @@ class TryJobs:
         self._waiting.put(job)
         return job
 
-    def find(self, try_id: str) -> Try:
+    def find(self, try_id: str) -> Comparison:
         """Raises NotFound."""
         with self._lock:
             return self._known(try_id)
 
-    def _known(self, try_id: str) -> Try:
+    def _known(self, try_id: str) -> Comparison:
         if try_id not in self._tries:
             raise NotFound(
                 "these pictures are no longer there",
@@ -132,12 +132,12 @@ class TryJobs:
             )
         return self._tries[try_id]
 
-    def recent(self) -> list[Try]:
+    def recent(self) -> list[Comparison]:
         """Newest first."""
         with self._lock:
             return sorted(self._tries.values(), key=lambda job: (job.started, job.id), reverse=True)
 
-    def cancel(self, try_id: str) -> Try:
+    def cancel(self, try_id: str) -> Comparison:
         """Give up what is not made yet; the picture in the making is interrupted."""
         job = self.find(try_id)
         job.stop.set()
@@ -150,14 +150,16 @@ class TryJobs:
         with self._lock:
             job = self._known(try_id)
             if not job.over:
-                raise TryError("these pictures are still being made", hint="Cancel them first.")
+                raise ComparisonError(
+                    "these pictures are still being made", hint="Cancel them first."
+                )
             folder = self._data.folder("tries") / job.id
             # whoever has removed the folder by hand wants to be rid of it, too
             if folder.is_dir():
                 trash.discard(folder, self._data.folder("trash"), kind="try", now=self._clock())
             del self._tries[try_id]
 
-    def restore(self, try_id: str) -> Try:
+    def restore(self, try_id: str) -> Comparison:
         """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
         with self._lock:
             found = next(
@@ -206,7 +208,7 @@ class TryJobs:
             self._write(job, status)
             job.status = status
 
-    def _make(self, job: Try) -> None:
+    def _make(self, job: Comparison) -> None:
         if job.stop.is_set():
             raise GenerationCancelled("the pictures were cancelled")
         job.status = "making"
@@ -221,7 +223,7 @@ class TryJobs:
         if job.wanted.kind != "pair":
             self._write_sheet(job, loras, rows)
 
-    def _row(self, job: Try, lora: Lora, name: str) -> list[Image.Image]:
+    def _row(self, job: Comparison, lora: Lora, name: str) -> list[Image.Image]:
         """One LoRA at every strength. Without the LoRA it is the same picture in every row: made
         once.
         """
@@ -243,7 +245,7 @@ class TryJobs:
             self._note_sameness(job, lora, row)
         return row
 
-    def _picture(self, job: Try, lora: Lora, name: str, strength: float) -> Image.Image:
+    def _picture(self, job: Comparison, lora: Lora, name: str, strength: float) -> Image.Image:
         prompt, notes = prompt_for(job.wanted.prompt, lora, name, strength)
         for note in notes:
             job.note(note)
@@ -264,7 +266,7 @@ class TryJobs:
             self._judge(job, lora, name, made)
         job.infotext = made.infotext.replace(name, lora.name)
         file = f"{len(job.pictures):02d}.png"
-        picture = Picture(
+        picture = ComparisonImage(
             file=file,
             strength=strength,
             step=lora.step if strength else None,
@@ -275,11 +277,11 @@ class TryJobs:
         self._write(job)
         return made.image
 
-    def _judge(self, job: Try, lora: Lora, name: str, made: GeneratedImage) -> None:
+    def _judge(self, job: Comparison, lora: Lora, name: str, made: GeneratedImage) -> None:
         """What the host said of the LoRA. Raises TryError when the picture was made without it."""
         for comment in made.comments:
             if any(words in comment.lower() for words in NOT_FOUND) and name in comment:
-                raise TryError(
+                raise ComparisonError(
                     "the WebUI did not find the LoRA {name}",
                     hint="Check that {file} is readable.",
                     name=lora.name,
@@ -302,7 +304,7 @@ class TryJobs:
                 Message("The WebUI could use {matched} of the {count} layers of {name}.", values)
             )
 
-    def _note_sameness(self, job: Try, lora: Lora, row: list[Image.Image]) -> None:
+    def _note_sameness(self, job: Comparison, lora: Lora, row: list[Image.Image]) -> None:
         base = row[job.wanted.strengths.index(0.0)]
         others = [
             image for strength, image in zip(job.wanted.strengths, row, strict=True) if strength
@@ -315,7 +317,9 @@ class TryJobs:
                 )
             )
 
-    def _write_sheet(self, job: Try, loras: list[Lora], rows: list[list[Image.Image]]) -> None:
+    def _write_sheet(
+        self, job: Comparison, loras: list[Lora], rows: list[list[Image.Image]]
+    ) -> None:
         columns = [f"{strength:g}" for strength in job.wanted.strengths]
         names = _row_names(loras) if len(loras) > 1 else [""]
         whole = sheet(rows, columns, names, self._host.font())
@@ -346,7 +350,7 @@ class TryJobs:
             )
         except OSError as error:
             reason = error.strerror or error
-            raise TryError(
+            raise ComparisonError(
                 "{name} could not be shown to the WebUI: {reason}",
                 hint="Free some space.",
                 name=lora.name,
@@ -379,7 +383,7 @@ class TryJobs:
         family = self._family_of(loaded.path) if loaded else None
         for lora in loras:
             if loaded and family and lora.family and lora.family != family:
-                raise TryError(
+                raise ComparisonError(
                     "{name} was trained for {wanted}, and the WebUI's checkpoint {title} is"
                     " {found}",
                     hint="Choose a {wanted} checkpoint at the top of the WebUI.",
@@ -395,7 +399,7 @@ class TryJobs:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.localtime(self._clock()))
         return f"{stamp}-{secrets.token_hex(3)}"
 
-    def _write(self, job: Try, status: Status | None = None) -> None:
+    def _write(self, job: Comparison, status: Status | None = None) -> None:
         folder = self._data.folder("tries") / job.id
         with contextlib.suppress(OSError):
             if folder.is_dir():
@@ -423,13 +427,13 @@ class TryJobs:
             del self._tries[job.id]
             shutil.rmtree(self._data.folder("tries") / job.id, ignore_errors=True)
 
-    def _open(self, job: Try, picture: Picture) -> Image.Image:
+    def _open(self, job: Comparison, picture: ComparisonImage) -> Image.Image:
         with Image.open(self._data.child("tries", job.id) / picture.file) as image:
             whole: Image.Image = image.convert("RGB")
         return whole
 
 
-def _read(folder: Path) -> Try | None:
+def _read(folder: Path) -> Comparison | None:
     """The try of a folder; None where it is another's. One that was not over is over now, and one
     that cannot be read says so.
     """
@@ -446,23 +450,23 @@ def _read(folder: Path) -> Try | None:
     if not job.over:
         job.status, job.error = (
             "failed",
-            TryError(
+            ComparisonError(
                 "the WebUI was closed before the pictures were made", hint="Start them again."
             ),
         )
     return job
 
 
-def _broken(folder: Path, error: Exception) -> Try:
+def _broken(folder: Path, error: Exception) -> Comparison:
     reason = f"{type(error).__name__}: {error}"[:300]
-    problem = TryError(
+    problem = ComparisonError(
         "what was tried here cannot be read any more: {reason}",
         hint="Delete it. Its pictures go to the trash.",
         reason=reason,
     )
-    job = Try(
+    job = Comparison(
         id=folder.name,
-        wanted=Wanted(kind="pair", prompt="-", loras=("-",), strengths=()),
+        wanted=ComparisonRequest(kind="pair", prompt="-", loras=("-",), strengths=()),
         total=0,
         started=_changed(folder),
         status="failed",
@@ -478,7 +482,7 @@ def _changed(path: Path) -> float:
         return 0.0
 
 
-def _telling(job: Try) -> Progress:
+def _telling(job: Comparison) -> Progress:
     def tell(step: int, step_count: int) -> None:
         job.step, job.step_count = step, step_count
 
@@ -513,8 +517,8 @@ def _module_count(path: Path) -> int:
         return 0
 
 
-def _does_not_fit(lora: Lora) -> TryError:
-    return TryError(
+def _does_not_fit(lora: Lora) -> ComparisonError:
+    return ComparisonError(
         "the WebUI could use none of the layers of {name} with the checkpoint that is loaded",
         hint="Load a checkpoint of the family that it was trained for: {family}.",
         name=lora.name,
@@ -522,9 +526,9 @@ def _does_not_fit(lora: Lora) -> TryError:
     )
 
 
-def _unexpected(error: Exception) -> TryError:
+def _unexpected(error: Exception) -> ComparisonError:
     reason = f"{type(error).__name__}: {error}"
-    return TryError(
+    return ComparisonError(
         "the pictures could not be made: {reason}",
         hint="The WebUI's console may say more.",
         reason=reason,

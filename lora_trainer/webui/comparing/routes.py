@@ -9,7 +9,7 @@ from starlette.responses import FileResponse, Response
 from lora_trainer.errors import Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
-from lora_trainer.webui.comparing.comparisons import Try, wanted_from
+from lora_trainer.webui.comparing.comparisons import Comparison, request_from
 from lora_trainer.webui.http.routing import Request, route
 from lora_trainer.webui.lazy_app import PREFIX
 
@@ -23,41 +23,43 @@ def samplers(app: App, request: Request) -> dict[str, Any]:
 
 @route("GET", "/tries")
 def list_tries(app: App, request: Request) -> list[dict[str, Any]]:
-    return [_try(job, request) for job in app.tries.recent()]
+    return [_try(job, request) for job in app.comparisons.recent()]
 
 
 @route("POST", "/tries")
 def start_try(app: App, request: Request) -> dict[str, Any]:
-    return _try(app.tries.submit(wanted_from(request.body)), request)
+    return _try(app.comparisons.submit(request_from(request.body)), request)
 
 
 @route("GET", "/tries/{id}")
 def look_at_try(app: App, request: Request) -> dict[str, Any]:
-    return _try(app.tries.find(request.path["id"]), request)
+    return _try(app.comparisons.find(request.path["id"]), request)
 
 
 @route("POST", "/tries/{id}/cancel")
 def cancel_try(app: App, request: Request) -> dict[str, Any]:
-    return _try(app.tries.cancel(request.path["id"]), request)
+    return _try(app.comparisons.cancel(request.path["id"]), request)
 
 
 @route("POST", "/tries/{id}/delete")
 def delete_try(app: App, request: Request) -> dict[str, Any]:
-    app.tries.delete(request.path["id"])
+    app.comparisons.delete(request.path["id"])
     return {}
 
 
 @route("POST", "/tries/{id}/restore")
 def restore_try(app: App, request: Request) -> dict[str, Any]:
-    return _try(app.tries.restore(request.path["id"]), request)
+    return _try(app.comparisons.restore(request.path["id"]), request)
 
 
 @route("GET", "/tries/{id}/picture/{name}")
 def try_picture(app: App, request: Request) -> Response:
-    return FileResponse(app.tries.file(request.path["id"], request.path["name"]), headers=FOREVER)
+    return FileResponse(
+        app.comparisons.file(request.path["id"], request.path["name"]), headers=FOREVER
+    )
 
 
-def _try(job: Try, request: Request) -> dict[str, Any]:
+def _try(job: Comparison, request: Request) -> dict[str, Any]:
     def say(message: Message) -> str:
         return texts.say(message, request.language)
 

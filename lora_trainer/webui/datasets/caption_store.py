@@ -1,18 +1,19 @@
 """The images of one dataset with their captions, as they lie on disk: nothing else is true.
 
-    contents.view() -> View                       every image with the caption that will be trained,
+    store.view() -> View                       every image with the caption that will be trained,
                                                   and where it comes from, as the folder is now
-    contents.latest() -> View                     the same as of the last look, what was written
+    store.latest() -> View                     the same as of the last look, what was written
                                                   here since included: within one request
-    contents.write_captions([CaptionChange])      compare and swap: what someone else changed
+    store.write_captions([CaptionChange])      compare and swap: what someone else changed
                                                   meanwhile is left alone and comes back
-    contents.remove(keys), .restore(keys)         to the dataset's own trash, with their captions,
+    store.remove(keys), .restore(keys)         to the dataset's own trash, with their captions,
                                                   and back
 
 A view is made from what dataset.index knows of the folder, which compares names, sizes and times at
 each look, so that a caption saved in a text editor or a spreadsheet is seen at the next one. No
 picture is opened. Writing does not rely on this: dataset.edits compares the content. One process
-writes at a time (dataset.authors holds the lock that the caption job takes too), and one thread.
+writes at a time (dataset.caption_provenance holds the lock that the caption job takes too), and one
+thread.
 
 Keys stand for images in addresses. They are made from the image's name, and mean nothing but
 through the view: no key becomes a path. Called by the routes, uploads.py and registry.py. Pillow is
@@ -128,7 +129,7 @@ class CaptionChange:
     """
 
 
-class Contents:
+class CaptionStore:
     """One dataset's images and captions. Thread-safe.
 
     `follow_links`: whether a link may lead out of the folder. In uploaded datasets none may:
@@ -314,7 +315,7 @@ class Contents:
         if captions and caption_provenance.read_authors(self.path).by_digest:
             writers = by or {}
             news = {
-                image: caption_provenance.Written(
+                image: caption_provenance.CaptionRecord(
                     text=text, by=writers.get(image, caption_provenance.PERSON)
                 )
                 for image, text in captions.items()
@@ -449,7 +450,7 @@ def version_of(time: int, size: int) -> str:
 
 
 def _read(reading: Reading, name: str, before: View | None) -> View:
-    """`before`: another view of the same contents, of which is taken what is the same still."""
+    """`before`: another view of the same store, of which is taken what is the same still."""
     listing, captions = reading.listing, reading.captions
     settings = DatasetSettings(train_data_dir=listing.root)
     unmasked, mask_findings = without_masks(listing, captions)

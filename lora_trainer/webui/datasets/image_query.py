@@ -63,7 +63,7 @@ class Knowledge(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Where:
+class ImageFilter:
     """Which images. Conditions that are not given let all pass; an unknown filter does too."""
 
     which: Which = "all"
@@ -86,7 +86,7 @@ class Where:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wish(Where):
+class PageQuery(ImageFilter):
     """Which images: from `offset`, at most `limit` of those that match. An unknown order is that of
     the names.
     """
@@ -103,7 +103,7 @@ class Page:
     """How many match in all."""
 
 
-def page(view: View, wish: Wish, known: Knowledge) -> Page:
+def page(view: View, wish: PageQuery, known: Knowledge) -> Page:
     """The images a Wish asks for."""
     found = matching(view.items, wish, known)
     order = _ORDERS.get(wish.order)
@@ -112,7 +112,7 @@ def page(view: View, wish: Wish, known: Knowledge) -> Page:
     return Page(items=tuple(found[wish.offset : wish.offset + wish.limit]), matching=len(found))
 
 
-def matching(items: Sequence[Item], where: Where, known: Knowledge) -> list[Item]:
+def matching(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> list[Item]:
     """The items that pass, in their order."""
     passes, tests = _FILTERS.get(where.which), list(_tests(where, known))
     return [
@@ -122,7 +122,7 @@ def matching(items: Sequence[Item], where: Where, known: Knowledge) -> list[Item
     ]
 
 
-def counts(items: Sequence[Item], where: Where, known: Knowledge) -> dict[str, int]:
+def counts(items: Sequence[Item], where: ImageFilter, known: Knowledge) -> dict[str, int]:
     """How many of all the images each filter lets pass."""
     return {name: sum(_FILTERS[name](item, where, known) for item in items) for name in COUNTED}
 
@@ -135,7 +135,7 @@ def is_short(caption: str) -> bool:
     )
 
 
-def _tests(where: Where, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
+def _tests(where: ImageFilter, known: Knowledge) -> Sequence[Callable[[Item], bool]]:
     text, lacks = (" ".join(words.split()).casefold() for words in (where.text, where.lacks))
     wanted, unwanted = _tags(where.tag), _tags(where.without)
     tests: list[Callable[[Item], bool]] = []
@@ -162,7 +162,7 @@ def _tags(caption: str) -> frozenset[str]:
     return frozenset(" ".join(part.casefold().split()) for part in parts(caption))
 
 
-_FILTERS: dict[str, Callable[[Item, Where, Knowledge], bool]] = {
+_FILTERS: dict[str, Callable[[Item, ImageFilter, Knowledge], bool]] = {
     "missing": lambda item, where, known: not item.caption,
     "captioned": lambda item, where, known: bool(item.caption),
     "short": lambda item, where, known: is_short(item.caption),

@@ -2,8 +2,8 @@
 machine that were opened by their path.
 
     datasets.listing(language) -> [card]      for the page
-    datasets.find(id) -> Dataset              id -> name and path
-    datasets.contents(id) -> Contents         its images and captions (caption_store.py)
+    datasets.find(id) -> DatasetInfo              id -> name and path
+    datasets.store(id) -> CaptionStore         its images and captions (caption_store.py)
     datasets.workbench(id) -> Workbench       every change of them, and the way back (workbench.py)
     datasets.draft(id), .set_draft(...)       what is set for them and not trained yet
                                               (settings_draft.py)
@@ -43,7 +43,7 @@ from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.datasets import settings_draft
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.datasets.settings_draft import Draft
 from lora_trainer.webui.datasets.thumbnails import Thumbnails
@@ -54,7 +54,7 @@ _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
+class DatasetInfo:
     id: str
     name: str
     """What the user calls it."""
@@ -73,14 +73,14 @@ class Datasets:
         self._is_remote = is_remote
         self._registry = data.root / "datasets.json"
         self._lock = threading.RLock()
-        self._contents: dict[str, Contents] = {}
+        self._stores: dict[str, CaptionStore] = {}
         self._workbenches: dict[str, Workbench] = {}
         self.thumbnails = Thumbnails(data.folder("thumbnails"))
         self.converter = converter or Converter()
 
     # --- finding ----------------------------------------------------------------------------------
 
-    def all(self) -> list[Dataset]:
+    def all(self) -> list[DatasetInfo]:
         """Every dataset the visitor may see, in the order of their names."""
         registry = self._read()
         folders = [
@@ -96,7 +96,7 @@ class Datasets:
             key=lambda dataset: natural_order(dataset.name),
         )
 
-    def find(self, identity: str) -> Dataset:
+    def find(self, identity: str) -> DatasetInfo:
         """The dataset of an id. Raises NotFound."""
         registry = self._read()
         if identity in registry["folders"]:
@@ -111,24 +111,24 @@ class Datasets:
         """The folders that were opened by their path, whoever asks."""
         return [Path(folder) for folder in self._read()["folders"].values()]
 
-    def contents(self, identity: str) -> Contents:
+    def store(self, identity: str) -> CaptionStore:
         """What is in a dataset. Raises NotFound."""
         dataset = self.find(identity)
         with self._lock:
-            known = self._contents.get(identity)
+            known = self._stores.get(identity)
             if known is None or known.path != dataset.path:
-                known = self._contents[identity] = Contents(
+                known = self._stores[identity] = CaptionStore(
                     dataset.path, follow_links=dataset.external
                 )
             return known
 
     def workbench(self, identity: str) -> Workbench:
         """Where a dataset is worked on. Raises NotFound."""
-        contents = self.contents(identity)
+        store = self.store(identity)
         with self._lock:
             known = self._workbenches.get(identity)
-            if known is None or known.contents is not contents:
-                known = self._workbenches[identity] = Workbench(contents, converter=self.converter)
+            if known is None or known.store is not store:
+                known = self._workbenches[identity] = Workbench(store, converter=self.converter)
             return known
 
     def draft(self, identity: str) -> Draft:
@@ -139,15 +139,15 @@ class Datasets:
         """Raises NotFound, Conflict when somebody else changed it meanwhile, or DatasetError where
         it cannot be kept.
         """
-        contents = self.contents(identity)
-        with contents.lock:
-            return settings_draft.write(contents.path, values, was)
+        store = self.store(identity)
+        with store.lock:
+            return settings_draft.write(store.path, values, was)
 
     def listing(self, language: str) -> list[dict[str, Any]]:
         """The cards of all datasets, as JSON."""
         return [self.card(dataset, language) for dataset in self.all()]
 
-    def card(self, dataset: Dataset, language: str) -> dict[str, Any]:
+    def card(self, dataset: DatasetInfo, language: str) -> dict[str, Any]:
         """What the page shows of a dataset: GET /datasets. A folder that cannot be read says why,
         and the others are still there.
         """
@@ -165,7 +165,7 @@ class Datasets:
             "draft": settings_draft.read(dataset.path).to_json(),
         }
         try:
-            view = self.contents(dataset.id).view()
+            view = self.store(dataset.id).view()
         except LoraTrainerError as error:
             return {
                 **card,
@@ -191,7 +191,7 @@ class Datasets:
 
     # --- changing ---------------------------------------------------------------------------------
 
-    def create(self, name: str) -> Dataset:
+    def create(self, name: str) -> DatasetInfo:
         """A new, empty dataset, in a folder called like it as far as a folder can be. Raises
         DatasetError for a name that says nothing.
         """
@@ -216,7 +216,7 @@ class Datasets:
                 )
         return self.find(identity)
 
-    def open(self, folder: str) -> Dataset:
+    def open(self, folder: str) -> DatasetInfo:
         """A folder of this machine as a dataset, where it is. Raises DatasetError when it is not
         there. Only for the person at this machine.
         """
@@ -239,7 +239,7 @@ class Datasets:
         self._change(lambda registry: registry["folders"].update({identity: str(path)}))
         return self.find(identity)
 
-    def rename(self, identity: str, name: str) -> Dataset:
+    def rename(self, identity: str, name: str) -> DatasetInfo:
         """Another name for the user; the folder stays, because runs name it. Raises NotFound, or
         DatasetError for a name that says nothing.
         """
@@ -257,7 +257,7 @@ class Datasets:
         dataset, trashed = self.find(identity), ""
         with self._lock:
             if not dataset.external:
-                with self.contents(identity).lock:
+                with self.store(identity).lock:
                     title = dataset.name if dataset.name != identity else ""
                     trashed = trash.discard(
                         dataset.path,
@@ -266,7 +266,7 @@ class Datasets:
                         now=time.time(),
                         title=title,
                     ).id
-            self._contents.pop(identity, None)
+            self._stores.pop(identity, None)
             self._workbenches.pop(identity, None)
             try:
                 self._change(
@@ -282,7 +282,7 @@ class Datasets:
         """What of uploaded datasets lies in the trash, newest first, whoever deleted it."""
         return trash.contents(self._data.folder("trash"), "dataset")
 
-    def bring_back(self, trashed: str) -> Dataset:
+    def bring_back(self, trashed: str) -> DatasetInfo:
         """A deleted dataset out of the trash, with its name. Raises NotFound, or RunError when it
         cannot be moved.
         """
@@ -301,13 +301,13 @@ class Datasets:
 
     # --- the registry -----------------------------------------------------------------------------
 
-    def _own(self, identity: str, registry: dict[str, dict[str, str]]) -> Dataset | None:
+    def _own(self, identity: str, registry: dict[str, dict[str, str]]) -> DatasetInfo | None:
         try:
             path = self._data.child("datasets", identity)
         except NotFound:
             return None
         return (
-            Dataset(
+            DatasetInfo(
                 id=path.name,
                 name=registry["names"].get(path.name, path.name),
                 path=path,
@@ -318,9 +318,9 @@ class Datasets:
         )
 
     @staticmethod
-    def _external(identity: str, registry: dict[str, dict[str, str]]) -> Dataset:
+    def _external(identity: str, registry: dict[str, dict[str, str]]) -> DatasetInfo:
         path = Path(registry["folders"][identity])
-        return Dataset(
+        return DatasetInfo(
             id=identity,
             name=registry["names"].get(identity) or path.name or str(path),
             path=path,

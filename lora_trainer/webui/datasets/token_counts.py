@@ -1,7 +1,7 @@
 """Captions in CLIP's tokens, in the WebUI's process: counted once for each text.
 
-    length(caption, trigger, limit) -> Length     how long it is as training has it, and where it is
-                                                  cut
+    length(caption, trigger, limit) -> TokenCount    how long it is as training has it, and where it
+                                                     is cut
 
 The vocabulary is the host's own file (open_clip or clip), or the overlay's. Where there is none,
 `available` is False and nothing is long. Called by the workbench and the routes.
@@ -24,7 +24,7 @@ _REMEMBERED = 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Length:
+class TokenCount:
     """A caption's length in tokens, with the trigger word that training puts in front."""
 
     count: int
@@ -47,7 +47,7 @@ def count(text: str) -> int:
 
 
 @lru_cache(maxsize=_REMEMBERED)
-def length(caption: str, trigger: str, limit: int) -> Length:
+def length(caption: str, trigger: str, limit: int) -> TokenCount:
     """How much of a caption is read; of several captions in it, of the longest."""
     several = variants(caption)
     if len(several) > 1 or several != [caption]:
@@ -58,7 +58,7 @@ def length(caption: str, trigger: str, limit: int) -> Length:
         return replace(longest, kept_end=len(caption))
     clip = _clip()
     if clip is None:
-        return Length(count=0, limit=limit, kept_end=len(caption), over=False)
+        return TokenCount(count=0, limit=limit, kept_end=len(caption), over=False)
     text = with_trigger_word(caption, trigger)
     number = count(text)
     # where it is cut matters only where it is; a text that fits is counted in a fifth of the time
@@ -67,7 +67,7 @@ def length(caption: str, trigger: str, limit: int) -> Length:
         if number > limit - tokens.COMMA_BACKTRACK * (limit // tokens.PIECE)
         else len(text)
     )
-    return Length(
+    return TokenCount(
         count=number,
         limit=limit,
         kept_end=max(0, kept - (len(text) - len(caption))),

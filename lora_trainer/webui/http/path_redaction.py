@@ -1,7 +1,7 @@
 """Texts for visitors from elsewhere: the folders of this machine in them lose what lies above, so
 that a log or a run's settings tell no stranger whose computer this is.
 
-    without_folders(content, {Path("C:/Users/Ann/webui/models/Lora"): "Lora"})
+    redact(content, {Path("C:/Users/Ann/webui/models/Lora"): "Lora"})
         "C:/Users/Ann/webui/models/Lora/fox.png" -> "Lora/fox.png"
 
 Standard library only. Called by routing.py, for every answer to a visitor from elsewhere.
@@ -15,7 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 
-def without_folders(content: Any, folders: Mapping[PurePath, str]) -> Any:
+def redact(content: Any, folders: Mapping[PurePath, str]) -> Any:
     """JSON's values, or a text, in which every folder is written as it is to be shown. Of a folder
     inside another one, its own name counts.
     """

@@ -44,7 +44,7 @@ from lora_trainer.errors import ConfigError, LoraTrainerError
 from lora_trainer.webui import texts
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.http import visitors
-from lora_trainer.webui.http.path_redaction import without_folders
+from lora_trainer.webui.http.path_redaction import redact
 from lora_trainer.webui.lazy_app import PREFIX
 
 HEADER = "x-lora-trainer"
@@ -138,14 +138,14 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Entry:
+class RouteEntry:
     method: str
     path: str
     handler: Handler
     upload: bool
 
 
-ROUTES: list[Entry] = []
+ROUTES: list[RouteEntry] = []
 """Every route, in the order of definition; tests walk it."""
 
 
@@ -155,7 +155,7 @@ def route(method: str, path: str, *, upload: bool = False) -> Callable[[Handler]
     """
 
     def add(handler: Handler) -> Handler:
-        ROUTES.append(Entry(method, path, handler, upload))
+        ROUTES.append(RouteEntry(method, path, handler, upload))
         return handler
 
     return add
@@ -208,7 +208,7 @@ def _named(inner: ASGIApp, session: str) -> ASGIApp:
     return outer
 
 
-def _endpoint(entry: Entry, host_app: Any, app: Any) -> Callable[[StarletteRequest], Any]:
+def _endpoint(entry: RouteEntry, host_app: Any, app: Any) -> Callable[[StarletteRequest], Any]:
     async def endpoint(raw: StarletteRequest) -> Response:
         language = texts.choose(
             raw.headers.get(LANGUAGE_HEADER, ""),
@@ -235,11 +235,11 @@ def _endpoint(entry: Entry, host_app: Any, app: Any) -> Callable[[StarletteReque
                 answer = await entry.handler(app, request)
             else:
                 answer = await run_in_threadpool(entry.handler, app, request)
-            return _told(answer, await _own_folders(app, answer))
+            return _told(answer, await _redactions(app, answer))
         except ClientDisconnect:
             return Response(status_code=400)
         except LoraTrainerError as error:
-            return _problem(_status(error), error, language, await _own_folders(app))
+            return _problem(_status(error), error, language, await _redactions(app))
         except Exception as error:
             log.exception("%s %s", entry.method, entry.path)
             return _problem(500, _unexpected(error, app.host.is_remote()), language)
@@ -270,7 +270,7 @@ def _refuse_strangers(host_app: Any, raw: StarletteRequest, app: Any) -> None:
         app.host.expect_visitors()
 
 
-async def _own_folders(app: Any, answer: Any = None) -> Mapping[PurePath, str]:
+async def _redactions(app: Any, answer: Any = None) -> Mapping[PurePath, str]:
     """What is told instead of this machine's folders. Nothing unless others may be here, nor for a
     file, which goes out as it is: a page has many.
     """
@@ -279,11 +279,11 @@ async def _own_folders(app: Any, answer: Any = None) -> Mapping[PurePath, str]:
     ):
         return {}
     # a folder on a slow disk must not hold up the host
-    folders: Mapping[PurePath, str] = await run_in_threadpool(app.own_folders)
+    folders: Mapping[PurePath, str] = await run_in_threadpool(app.redactions)
     return folders
 
 
-async def _body(entry: Entry, raw: StarletteRequest) -> dict[str, Any]:
+async def _body(entry: RouteEntry, raw: StarletteRequest) -> dict[str, Any]:
     """The JSON of a request that changes something, once it is sure that a page of ours sent it.
     Raises Forbidden.
     """
@@ -378,20 +378,20 @@ def _status(error: LoraTrainerError) -> int:
     return {NotFound: 404, Conflict: 409, Forbidden: 403}.get(type(error), 400)
 
 
-def _told(answer: Any, own_folders: Mapping[PurePath, str]) -> Response:
+def _told(answer: Any, redactions: Mapping[PurePath, str]) -> Response:
     """A handler's answer as a response. Files go out as they are; of texts, what lies above
-    `own_folders` does not.
+    `redactions` does not.
     """
     if not isinstance(answer, Response):
-        return _json(without_folders(answer, own_folders))
-    if isinstance(answer, PlainTextResponse) and own_folders:
+        return _json(redact(answer, redactions))
+    if isinstance(answer, PlainTextResponse) and redactions:
         kept = {
             name: value
             for name, value in answer.headers.items()
             if name.lower() not in ("content-length", "content-type")
         }
         return PlainTextResponse(
-            without_folders(bytes(answer.body).decode(), own_folders), answer.status_code, kept
+            redact(bytes(answer.body).decode(), redactions), answer.status_code, kept
         )
     return answer
 
@@ -400,7 +400,7 @@ def _problem(
     status: int,
     error: LoraTrainerError,
     language: str,
-    own_folders: Mapping[PurePath, str] | None = None,
+    redactions: Mapping[PurePath, str] | None = None,
 ) -> Response:
     told: dict[str, Any] = {"kind": type(error).__name__, **texts.say_error(error, language)}
     if isinstance(error, ConfigError):
@@ -408,7 +408,7 @@ def _problem(
     answer: dict[str, Any] = {"error": told}
     if isinstance(error, Conflict):
         answer["current"] = error.current
-    return _json(without_folders(answer, own_folders or {}), status)
+    return _json(redact(answer, redactions or {}), status)
 
 
 def _json(content: Any, status: int = 200) -> Response:

@@ -17,10 +17,10 @@ from lora_trainer.errors import DatasetError, Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.captions import serialization
-from lora_trainer.webui.captions.image_facts import Known
+from lora_trainer.webui.captions.image_facts import ImageFacts
 from lora_trainer.webui.common import file_manager
 from lora_trainer.webui.datasets import image_query, token_counts
-from lora_trainer.webui.datasets.caption_store import Contents, Item, View
+from lora_trainer.webui.datasets.caption_store import CaptionStore, Item, View
 from lora_trainer.webui.datasets.registry import thumbnail_address
 from lora_trainer.webui.datasets.thumbnails import LARGE_SIDE
 from lora_trainer.webui.http.routing import Conflict, Request, route
@@ -107,9 +107,9 @@ def write_draft(app: App, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/upload", upload=True)
 async def upload(app: App, request: Request) -> dict[str, Any]:
-    contents = await run_in_threadpool(app.datasets.contents, request.path["id"])
+    store = await run_in_threadpool(app.datasets.store, request.path["id"])
     name = request.query.get("name", "")
-    incoming = await uploads.receive(request.stream(), contents, name, request.number("size", None))
+    incoming = await uploads.receive(request.stream(), store, name, request.number("size", None))
     accepted = await run_in_threadpool(_take, app, request, incoming, name)
     return _accepted(accepted, request.path["id"], request.language)
 
@@ -122,20 +122,20 @@ def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
     )
     if not uploads.may_hold_captions(name):
         return uploads.accept(
-            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+            bench.store, incoming, name, replace_captions=replace, converter=bench.converter
         )
     with bench.recording(
         Message("Imported: {name}", {"name": name}), also_new=not uploads.is_one_caption(name)
     ):
         return uploads.accept(
-            bench.contents, incoming, name, replace_captions=replace, converter=bench.converter
+            bench.store, incoming, name, replace_captions=replace, converter=bench.converter
         )
 
 
 @route("GET", "/datasets/{id}/items")
 def items(app: App, request: Request) -> dict[str, Any]:
-    contents = app.datasets.contents(request.path["id"])
-    bench, view = app.datasets.workbench(request.path["id"]), contents.view()
+    store = app.datasets.store(request.path["id"])
+    bench, view = app.datasets.workbench(request.path["id"]), store.view()
     revision = bench.revision(view)
     if request.query.get("known") == revision:
         return {"unchanged": True, "revision": revision}
@@ -150,7 +150,7 @@ def items(app: App, request: Request) -> dict[str, Any]:
         "captioned": sum(bool(item.caption) for item in view.items),
         "counts": image_query.counts(view.items, wish, known),
         "revision": revision,
-        "removed": len(contents.removed()),
+        "removed": len(store.removed()),
         "edits": serialization.edits_json(bench, request.language),
         "findings": serialization.sums_json(view.findings, request.language),
         "items": [_item(request.path["id"], item, known, request.language) for item in page.items],
@@ -159,13 +159,13 @@ def items(app: App, request: Request) -> dict[str, Any]:
 
 @route("GET", "/datasets/{id}/thumbnail/{key}.webp")
 def thumbnail(app: App, request: Request) -> Response:
-    path, version = _contents(app, request).image(request.path["key"])
+    path, version = _store(app, request).image(request.path["key"])
     return _picture(app.datasets.thumbnails.picture(path), "image/webp", version, request)
 
 
 @route("GET", "/datasets/{id}/picture/{key}")
 def picture(app: App, request: Request) -> Response:
-    path, version = _contents(app, request).image(request.path["key"])
+    path, version = _store(app, request).image(request.path["key"])
     kind = _SHOWN_BY_BROWSERS.get(path.suffix.lower())
     if kind is None:
         return _picture(
@@ -184,7 +184,7 @@ def remove(app: App, request: Request) -> dict[str, Any]:
     )
     return {
         **serialization.outcome_json(bench, bench.remove(keys), request.language),
-        **_counts(bench.contents.view()),
+        **_counts(bench.store.view()),
     }
 
 
@@ -196,13 +196,13 @@ def restore(app: App, request: Request) -> dict[str, Any]:
     )
     return {
         **serialization.outcome_json(bench, bench.restore(keys), request.language),
-        **_counts(bench.contents.view()),
+        **_counts(bench.store.view()),
     }
 
 
 @route("GET", "/datasets/{id}/removed")
 def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
-    removed = _contents(app, request).removed()
+    removed = _store(app, request).removed()
     return [
         {"key": entry.key, "name": entry.name, "caption": entry.caption, "time": entry.time}
         for entry in removed
@@ -216,7 +216,7 @@ def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
 def write_caption(app: App, request: Request) -> dict[str, Any]:
     bench, key = app.datasets.workbench(request.path["id"]), request.value("key", str)
     outcome = bench.save(key, request.value("caption", str), request.value("was", str))
-    view = bench.contents.latest()
+    view = bench.store.latest()
     item = view.item(key)
     if outcome.conflicts:
         raise Conflict(
@@ -241,11 +241,11 @@ def write_caption(app: App, request: Request) -> dict[str, Any]:
 # --- as JSON --------------------------------------------------------------------------------------
 
 
-def _contents(app: App, request: Request) -> Contents:
-    return app.datasets.contents(request.path["id"])
+def _store(app: App, request: Request) -> CaptionStore:
+    return app.datasets.store(request.path["id"])
 
 
-def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, Any]:
+def _item(identity: str, item: Item, known: ImageFacts, language: str) -> dict[str, Any]:
     findings = list(item.findings)
     width = height = 0
     try:
@@ -254,7 +254,7 @@ def _item(identity: str, item: Item, known: Known, language: str) -> dict[str, A
         # the check may have said it already
         if "unreadable-image" not in known.kinds(item):
             findings.append(from_error("unreadable-image", problem, item.path, item.name))
-    facts = serialization.item_facts(known.contents.path, item, known, language)
+    facts = serialization.item_facts(known.store.path, item, known, language)
     return {
         "key": item.key,
         "name": item.name,

@@ -1,8 +1,8 @@
 """Files from a browser -> images and captions of a dataset.
 
-    incoming = await receive(pieces, contents, size)    the raw body -> a file of its own, within
+    incoming = await receive(pieces, store, size)    the raw body -> a file of its own, within
                                                         limits
-    accept(contents, incoming, name) -> Accepted        what it held, and what was left out, each
+    accept(store, incoming, name) -> Accepted        what it held, and what was left out, each
                                                         with the reason
 
 An image is decoded before it is taken, and gets a safe name that no other image has. One that only
@@ -61,7 +61,7 @@ from lora_trainer.dataset.text import (
 from lora_trainer.dataset.unread_files import is_text_file
 from lora_trainer.errors import DatasetError, LoraTrainerError, Message
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
-from lora_trainer.webui.datasets.caption_store import Contents, key_of
+from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from lora_trainer.webui.datasets.image_conversion import Converter
 
 INCOMING = "incoming"
@@ -147,7 +147,7 @@ class Accepted:
 
 async def receive(
     pieces: AsyncIterator[bytes],
-    contents: Contents,
+    store: CaptionStore,
     name: str,
     size: int | None,
     free: Callable[[Path], int] | None = None,
@@ -160,7 +160,7 @@ async def receive(
     """
     free = free or (lambda path: shutil.disk_usage(path).free)
     limit = _limit(name)
-    folder = _incoming(contents)
+    folder = _incoming(store)
     _require_room(name, size or 0, limit, free(folder))
     target = folder / uuid.uuid4().hex
     received, checked = 0, 0
@@ -226,9 +226,9 @@ def _require_room(name: str, size: int, limit: int, free: int) -> None:
         )
 
 
-def _incoming(contents: Contents) -> Path:
+def _incoming(store: CaptionStore) -> Path:
     """The folder for what is on its way; what a crash left there a day ago goes."""
-    folder = contents.path / caption_provenance.FOLDER / INCOMING
+    folder = store.path / caption_provenance.FOLDER / INCOMING
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for old in folder.iterdir():
@@ -253,7 +253,7 @@ def _forget(file: Path) -> None:
 
 
 def accept(
-    contents: Contents,
+    store: CaptionStore,
     incoming: Path,
     name: str,
     *,
@@ -281,7 +281,7 @@ def accept(
             )
         if suffix == ".zip":
             _accept_archive(
-                contents,
+                store,
                 incoming,
                 accepted,
                 replace_captions,
@@ -289,12 +289,12 @@ def accept(
                 converter,
             )
         elif suffix in CAPTION_SUFFIXES or (
-            suffix == JSON_SUFFIX and _images_of(contents, name, kohya)
+            suffix == JSON_SUFFIX and _images_of(store, name, kohya)
         ):
-            captions = _of_text_file(contents, name, incoming.read_bytes(), kohya)
-            _write_captions(contents, captions, accepted, replace_captions)
+            captions = _of_text_file(store, name, incoming.read_bytes(), kohya)
+            _write_captions(store, captions, accepted, replace_captions)
         elif suffix in TABLE_SUFFIXES:
-            _accept_table(contents, name, incoming.read_bytes(), accepted, replace_captions)
+            _accept_table(store, name, incoming.read_bytes(), accepted, replace_captions)
         else:
             _require_picture_name(name)
             if suffix not in readable_suffixes() | OTHER_PICTURE_SUFFIXES and is_text_file(
@@ -308,13 +308,13 @@ def accept(
             form = foreign_form(incoming) if converter else ""
             if converter and form:
                 _place_foreign(
-                    contents,
+                    store,
                     [_Foreign(file=incoming, name=name, folder=kohya, form=form)],
                     accepted,
                     converter,
                 )
             else:
-                accepted.added.append(_place(contents, incoming, name, kohya))
+                accepted.added.append(_place(store, incoming, name, kohya))
     except DatasetError as problem:
         accepted.skip(name, problem)
     finally:
@@ -352,7 +352,7 @@ def _require_picture_name(name: str) -> None:
         )
 
 
-def _place(contents: Contents, incoming: Path, name: str, folder_name: str = "") -> Added:
+def _place(store: CaptionStore, incoming: Path, name: str, folder_name: str = "") -> Added:
     """A received picture, once it has been decoded -> its place. Raises DatasetError for what is no
     whole picture, and for one that is there.
     """
@@ -360,24 +360,24 @@ def _place(contents: Contents, incoming: Path, name: str, folder_name: str = "")
     suffix = _suffix(name)
     if suffix not in READABLE_SUFFIXES:
         suffix = suffix_of(incoming)
-    target = _put(contents, incoming, name, suffix, folder_name, examined.digest)
+    target = _put(store, incoming, name, suffix, folder_name, examined.digest)
     return Added(
         path=target,
-        name=target.relative_to(contents.path).as_posix(),
+        name=target.relative_to(store.path).as_posix(),
         width=examined.width,
         height=examined.height,
     )
 
 
 def _put(
-    contents: Contents, incoming: Path, name: str, suffix: str, folder_name: str, content: str
+    store: CaptionStore, incoming: Path, name: str, suffix: str, folder_name: str, content: str
 ) -> Path:
     """A picture of this digest -> the dataset, under a safe name that no other image has. Raises
     DatasetError for one that is there.
     """
     stem = _stem(name)
-    with contents.lock:
-        folder = contents.path / folder_name
+    with store.lock:
+        folder = store.path / folder_name
         folder.mkdir(parents=True, exist_ok=True)
         there = {folded(entry.name): entry for entry in folder.iterdir()}
         twin = there.get(folded(safe_name(stem, suffix)))
@@ -421,7 +421,7 @@ class _Foreign:
 
 
 def _place_foreign(
-    contents: Contents, foreign: Sequence[_Foreign], accepted: Accepted, converter: Converter
+    store: CaptionStore, foreign: Sequence[_Foreign], accepted: Accepted, converter: Converter
 ) -> list[Path | None]:
     """Converts and places pictures, or keeps them as they are where they cannot be converted yet;
     where each is now.
@@ -429,10 +429,8 @@ def _place_foreign(
     if not foreign:
         return []
     if not converter.is_ready:
-        return [
-            _attempt(one, accepted, lambda one: _keep(contents, one, accepted)) for one in foreign
-        ]
-    with contents.scratch() as folder:
+        return [_attempt(one, accepted, lambda one: _keep(store, one, accepted)) for one in foreign]
+    with store.scratch() as folder:
         made = dict(
             zip(
                 foreign,
@@ -443,7 +441,7 @@ def _place_foreign(
             )
         )
         return [
-            _attempt(one, accepted, lambda one: _place_copy(contents, one, made[one], accepted))
+            _attempt(one, accepted, lambda one: _place_copy(store, one, made[one], accepted))
             for one in foreign
         ]
 
@@ -456,20 +454,20 @@ def _attempt(one: _Foreign, accepted: Accepted, place: Callable[[_Foreign], Path
         return None
 
 
-def _keep(contents: Contents, one: _Foreign, accepted: Accepted) -> Path:
+def _keep(store: CaptionStore, one: _Foreign, accepted: Accepted) -> Path:
     suffix = _suffix(one.name)
     suffix = suffix if suffix in CONVERTIBLE_SUFFIXES else f".{one.form.lower()}"
-    target = _put(contents, one.file, one.name, suffix, one.folder, digest(one.file))
+    target = _put(store, one.file, one.name, suffix, one.folder, digest(one.file))
     accepted.waiting[one.form] += 1
     return target
 
 
 def _place_copy(
-    contents: Contents, one: _Foreign, copy: Path | DatasetError, accepted: Accepted
+    store: CaptionStore, one: _Foreign, copy: Path | DatasetError, accepted: Accepted
 ) -> Path:
     if isinstance(copy, DatasetError):
         raise copy
-    added = _place(contents, copy, _stem(one.name) + copy.suffix, one.folder)
+    added = _place(store, copy, _stem(one.name) + copy.suffix, one.folder)
     accepted.added.append(added)
     accepted.converted[one.form] += 1
     return added.path
@@ -502,30 +500,28 @@ def _in_class_folder(name: str, beside: Collection[str] = ()) -> bool:
     )
 
 
-def _of_text_file(contents: Contents, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
+def _of_text_file(store: CaptionStore, name: str, data: bytes, folder: str = "") -> dict[Path, str]:
     """A .txt -> {image: caption} for the images of its name, in whatever folder, where none is
     given. Raises DatasetError.
     """
     text = _caption(data, name)
-    images = _images_of(contents, name, folder)
+    images = _images_of(store, name, folder)
     if not images:
         raise DatasetError("{path} belongs to no image here", hint=_ADD_IMAGE, path=name)
     return dict.fromkeys(images, text)
 
 
-def _images_of(contents: Contents, name: str, folder: str = "") -> list[Path]:
+def _images_of(store: CaptionStore, name: str, folder: str = "") -> list[Path]:
     stem = folded(PurePosixPath(name).stem)
     # IMG_1.heic.txt, of a picture that is IMG_1.jpg by now
     stems = {stem, PurePosixPath(stem).stem} if _suffix(stem) in CONVERTIBLE_SUFFIXES else {stem}
-    images = [
-        path for path in _pictures(contents) if stems & {folded(path.stem), folded(path.name)}
-    ]
+    images = [path for path in _pictures(store) if stems & {folded(path.stem), folded(path.name)}]
     return [image for image in images if not folder or image.parent.name == folder]
 
 
-def _pictures(contents: Contents) -> list[Path]:
+def _pictures(store: CaptionStore) -> list[Path]:
     """The pictures that a caption may belong to: those that are waiting to be converted, too."""
-    return [*(item.path for item in contents.view().items), *contents.waiting()]
+    return [*(item.path for item in store.view().items), *store.waiting()]
 
 
 def _caption(data: bytes, name: str) -> str:
@@ -542,13 +538,13 @@ def _caption(data: bytes, name: str) -> str:
 
 
 def _accept_table(
-    contents: Contents, name: str, data: bytes, accepted: Accepted, replace: bool
+    store: CaptionStore, name: str, data: bytes, accepted: Accepted, replace: bool
 ) -> None:
-    index = NameIndex(_pictures(contents))
+    index = NameIndex(_pictures(store))
     captions = _of_table(
-        Path(name), data, lambda row_name: index.find(row_name, (contents.path,)).images, accepted
+        Path(name), data, lambda row_name: index.find(row_name, (store.path,)).images, accepted
     )
-    _write_captions(contents, captions, accepted, replace)
+    _write_captions(store, captions, accepted, replace)
 
 
 def _of_table(
@@ -582,20 +578,20 @@ def _of_table(
 
 
 def _write_captions(
-    contents: Contents, captions: Mapping[Path, str], accepted: Accepted, replace: bool
+    store: CaptionStore, captions: Mapping[Path, str], accepted: Accepted, replace: bool
 ) -> None:
     """Writes captions that are new; those that differ from one that is there only if they are to
     `replace` it.
     """
-    with contents.lock, caption_provenance.changing_captions(contents.path):
-        view, waiting = contents.view(), set(contents.waiting())
+    with store.lock, caption_provenance.changing_captions(store.path):
+        view, waiting = store.view(), set(store.waiting())
         writing = {}
         for image, caption in captions.items():
             if image in waiting:
                 _write_beside(
                     image,
                     edits.clean(caption),
-                    image.relative_to(contents.path).as_posix(),
+                    image.relative_to(store.path).as_posix(),
                     accepted,
                     replace,
                 )
@@ -610,7 +606,7 @@ def _write_captions(
                 accepted.skipped.append(_kept_caption(item.name))
                 continue
             writing[image] = new
-        contents.remember_author(writing)
+        store.remember_author(writing)
         edits.write_captions(view.listing, view.captions, writing)
         accepted.captions += len(writing)
 
@@ -659,7 +655,7 @@ class _Member:
 
 
 def _accept_archive(
-    contents: Contents,
+    store: CaptionStore,
     incoming: Path,
     accepted: Accepted,
     replace: bool,
@@ -683,9 +679,9 @@ def _accept_archive(
             )
         members = _members(archive, accepted)
         _require_sane(incoming, [member.info for member in members], free(incoming.parent))
-        placed = _place_pictures(contents, archive, members, accepted, converter)
-        captions = _captions_in(contents, archive, members, placed, accepted)
-    _write_captions(contents, captions, accepted, replace)
+        placed = _place_pictures(store, archive, members, accepted, converter)
+        captions = _captions_in(store, archive, members, placed, accepted)
+    _write_captions(store, captions, accepted, replace)
 
 
 def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
@@ -813,7 +809,7 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
 
 
 def _place_pictures(
-    contents: Contents,
+    store: CaptionStore,
     archive: zipfile.ZipFile,
     members: Sequence[_Member],
     accepted: Accepted,
@@ -823,29 +819,29 @@ def _place_pictures(
     now}.
     """
     placed, foreign = {}, {}
-    with contents.scratch() as scratch:
+    with store.scratch() as scratch:
         for member in members:
             if _suffix(member.name) not in readable_suffixes() | OTHER_PICTURE_SUFFIXES:
                 continue
             name, folder = PurePosixPath(member.name).name, _kohya_folder(member.name)
             try:
-                with _unpacked(contents, archive, member, LARGEST_IMAGE) as file:
+                with _unpacked(store, archive, member, LARGEST_IMAGE) as file:
                     form = foreign_form(file) if converter else ""
                     if form:
                         # all of them are converted at once
                         kept = file.replace(scratch / file.name)
-                        foreign[contents.path / member.name] = _Foreign(
+                        foreign[store.path / member.name] = _Foreign(
                             file=kept, name=name, folder=folder, form=form
                         )
                         continue
-                    added = _place(contents, file, name, folder)
+                    added = _place(store, file, name, folder)
             except DatasetError as problem:
                 accepted.skip(member.name, problem)
             else:
                 accepted.added.append(added)
-                placed[contents.path / member.name] = added.path
+                placed[store.path / member.name] = added.path
         if converter:
-            now = _place_foreign(contents, list(foreign.values()), accepted, converter)
+            now = _place_foreign(store, list(foreign.values()), accepted, converter)
             placed |= {
                 path: place for path, place in zip(foreign, now, strict=True) if place is not None
             }
@@ -854,7 +850,7 @@ def _place_pictures(
 
 @contextlib.contextmanager
 def _unpacked(
-    contents: Contents, archive: zipfile.ZipFile, member: _Member, limit: int
+    store: CaptionStore, archive: zipfile.ZipFile, member: _Member, limit: int
 ) -> Iterator[Path]:
     """A member as a file of its own, gone afterwards. Raises DatasetError."""
     if member.info.file_size > limit:
@@ -864,7 +860,7 @@ def _unpacked(
             name=member.name,
             limit=limit // 2**20,
         )
-    target = contents.path / caption_provenance.FOLDER / INCOMING / uuid.uuid4().hex
+    target = store.path / caption_provenance.FOLDER / INCOMING / uuid.uuid4().hex
     try:
         try:
             with archive.open(member.info) as source, target.open("xb") as file:
@@ -899,7 +895,7 @@ def _unpacked(
 
 
 def _captions_in(
-    contents: Contents,
+    store: CaptionStore,
     archive: zipfile.ZipFile,
     members: Sequence[_Member],
     placed: Mapping[Path, Path],
@@ -908,9 +904,9 @@ def _captions_in(
     """{image: caption} as the archive has it: the same rule as for a folder, a row goes before a
     .txt, a .txt before a .caption.
     """
-    root = contents.path
+    root = store.path
     in_archive = NameIndex(placed)
-    here = NameIndex(_pictures(contents))
+    here = NameIndex(_pictures(store))
     captions: dict[Path, str] = {}
     beside = {(path.parent, folded(name)) for path in placed for name in (path.stem, path.name)}
     of_one = {member.name for member in members if _suffix(member.name) in CAPTION_SUFFIXES}
@@ -933,10 +929,10 @@ def _captions_in(
     for member in [*texts, *tables]:
         place = root / member.name
         try:
-            with _unpacked(contents, archive, member, _limit(member.name)) as file:
+            with _unpacked(store, archive, member, _limit(member.name)) as file:
                 data = file.read_bytes()
             if member.name in of_one:
-                captions.update(_of_member(contents, member, data, place, placed))
+                captions.update(_of_member(store, member, data, place, placed))
                 continue
         except DatasetError as problem:
             accepted.skip(member.name, problem)
@@ -961,7 +957,7 @@ def _is_beside(place: Path, beside: Collection[tuple[Path, str]]) -> bool:
 
 
 def _of_member(
-    contents: Contents, member: _Member, data: bytes, place: Path, placed: Mapping[Path, Path]
+    store: CaptionStore, member: _Member, data: bytes, place: Path, placed: Mapping[Path, Path]
 ) -> dict[Path, str]:
     """A text file in an archive -> {image: caption}: the images beside it there, else those of its
     name in the dataset.
@@ -973,5 +969,5 @@ def _of_member(
         if path.parent == place.parent and stem in (folded(path.stem), folded(path.name))
     ]
     if not beside:
-        return _of_text_file(contents, PurePosixPath(member.name).name, data)
+        return _of_text_file(store, PurePosixPath(member.name).name, data)
     return dict.fromkeys(beside, _caption(data, member.name))

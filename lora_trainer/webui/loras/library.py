@@ -30,7 +30,7 @@ from lora_trainer.checkpoint.header import read_header
 from lora_trainer.errors import CheckpointError, LoraFileError
 from lora_trainer.families.base import Family
 from lora_trainer.hosts.base import Host
-from lora_trainer.jobs.history import Entry, History
+from lora_trainer.jobs.history import History, HistoryEntry
 from lora_trainer.lora.deliver import deliver
 from lora_trainer.webui.common.data_folder import NotFound
 from lora_trainer.webui.loras import sidecar
@@ -193,7 +193,7 @@ class Loras:
         self._host.refresh_loras()
         return self.find(_id(done.path))[0]
 
-    def _trainings(self) -> list[Entry]:
+    def _trainings(self) -> list[HistoryEntry]:
         return [
             entry
             for entry in self._history.listing()
@@ -220,7 +220,7 @@ class Loras:
                 if name.lower().endswith(".safetensors")
             )
 
-    def _delivered(self, entries: Iterable[Entry], paths: Iterable[Path]) -> list[Lora]:
+    def _delivered(self, entries: Iterable[HistoryEntry], paths: Iterable[Path]) -> list[Lora]:
         """Ours among the files of the LoRA folder, newest first."""
         entries = list(entries)
         runs = {
@@ -238,11 +238,13 @@ class Loras:
                     found.append(self._of_file(path, header, origin))
         return sorted(found, key=lambda lora: lora.changed, reverse=True)
 
-    def _saved_weights(self, entries: Iterable[Entry]) -> dict[str, tuple[Entry, int]]:
+    def _saved_weights(
+        self, entries: Iterable[HistoryEntry]
+    ) -> dict[str, tuple[HistoryEntry, int]]:
         """Weights -> the run and step that they are of: a saved step that was put into the LoRA
         folder by hand is known by them.
         """
-        found: dict[str, tuple[Entry, int]] = {}
+        found: dict[str, tuple[HistoryEntry, int]] = {}
         for entry in entries:
             with _alone(entry.folder.path):
                 paths = ((_file_of(entry, one.file), one.step) for one in entry.state.saved)
@@ -253,7 +255,9 @@ class Loras:
                 }
         return found
 
-    def _of_file(self, path: Path, header: _Header, origin: tuple[Entry, int] | None) -> Lora:
+    def _of_file(
+        self, path: Path, header: _Header, origin: tuple[HistoryEntry, int] | None
+    ) -> Lora:
         values = sidecar.read(path)
         return Lora(
             id=_id(path),
@@ -299,12 +303,12 @@ class Loras:
 
     # --- saved steps ------------------------------------------------------------------------------
 
-    def _saved_of(self, entry: Entry, there: Container[str]) -> list[Lora]:
+    def _saved_of(self, entry: HistoryEntry, there: Container[str]) -> list[Lora]:
         with _alone(entry.folder.path):
             return list(self._saved(entry, there))
         return []
 
-    def _saved(self, entry: Entry, there: Container[str]) -> Iterator[Lora]:
+    def _saved(self, entry: HistoryEntry, there: Container[str]) -> Iterator[Lora]:
         """What a run has saved, newest first, without what lies in the LoRA folder: `there` are the
         weights in it.
         """
@@ -419,7 +423,7 @@ def _weight_of(settings: Mapping[str, Any]) -> float:
     return sidecar.number(settings.get("preferred_weight")) or USUAL_WEIGHT
 
 
-def _file_of(entry: Entry, name: str) -> Path | None:
+def _file_of(entry: HistoryEntry, name: str) -> Path | None:
     """A file that a run names, if it is there and the run's own: a name that leads out of its
     folder is somebody's trap.
     """

@@ -42,7 +42,7 @@ log = logging.getLogger("lora_trainer.webui")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class CheckpointChoice:
     """A checkpoint to train on, with what the host uses along with it."""
 
     id: str
@@ -62,7 +62,7 @@ class Choice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
+class CheckpointFacts:
     """What a checkpoint's header says; with a `problem`, nothing else counts."""
 
     family: Family | None = None
@@ -73,7 +73,7 @@ class Facts:
     hint: Message = field(default_factory=lambda: Message(""))
 
     @classmethod
-    def refused(cls, error: CheckpointError) -> Facts:
+    def refused(cls, error: CheckpointError) -> CheckpointFacts:
         """Of a file that cannot be used. It is called by its name, not its path: the list may be
         read from elsewhere.
         """
@@ -92,7 +92,7 @@ class Facts:
             return None
         return self.stated_resolution or self.family.native_resolution(self.prediction_type)
 
-    def require(self) -> Facts:
+    def require(self) -> CheckpointFacts:
         """Itself; raises CheckpointError for one that cannot be trained on."""
         if self.problem is not None:
             raise CheckpointError(
@@ -114,12 +114,12 @@ class Checkpoints:
         self._kept: dict[str, dict[str, Any]] = _read(file)
         self._looking: threading.Thread | None = None
 
-    def choices(self) -> list[Choice]:
+    def choices(self) -> list[CheckpointChoice]:
         """What the host lists, in its order, and the practice model last."""
         loaded = self._host.loaded()
         now = loaded.path if loaded is not None else None
         found = [
-            Choice(
+            CheckpointChoice(
                 id=_id(entry.path), title=entry.title, path=entry.path, is_loaded=entry.path == now
             )
             for entry in self._host.checkpoints()
@@ -127,13 +127,17 @@ class Checkpoints:
         return [
             *found,
             *(
-                [Choice(id=PRACTICE, title=str(PRACTICE_TITLE), path=EMBEDDED, clip_skip=1)]
+                [
+                    CheckpointChoice(
+                        id=PRACTICE, title=str(PRACTICE_TITLE), path=EMBEDDED, clip_skip=1
+                    )
+                ]
                 if EMBEDDED.exists()
                 else []
             ),
         ]
 
-    def find(self, wanted: str) -> Choice:
+    def find(self, wanted: str) -> CheckpointChoice:
         """The checkpoint of an id. Raises CheckpointError when the host does not list it (any
         more), or has none loaded.
         """
@@ -157,12 +161,12 @@ class Checkpoints:
             else choice
         )
 
-    def facts(self, path: Path) -> Facts:
+    def facts(self, path: Path) -> CheckpointFacts:
         """What the checkpoint is: as found before, else from its header now."""
         try:
             mark = _mark(path)
         except OSError as error:
-            return Facts(
+            return CheckpointFacts(
                 problem=Message(
                     "{path} cannot be read: {reason}",
                     {"path": path.name, "reason": error.strerror or str(error)},
@@ -190,7 +194,9 @@ class Checkpoints:
                 "loaded": choice.is_loaded,
                 "practice": choice.is_practice,
             }
-            answer.append({**entry, **said(facts or Facts(), language), "seen": facts is not None})
+            answer.append(
+                {**entry, **said(facts or CheckpointFacts(), language), "seen": facts is not None}
+            )
         if unseen:
             self._look_in_a_thread(unseen)
         return answer
@@ -219,8 +225,8 @@ class Checkpoints:
         if thread is not None:
             thread.join()
 
-    def _as_loaded(self, identity: str, loaded: LoadedCheckpoint) -> Choice:
-        return Choice(
+    def _as_loaded(self, identity: str, loaded: LoadedCheckpoint) -> CheckpointChoice:
+        return CheckpointChoice(
             id=identity,
             title=loaded.title,
             path=loaded.path,
@@ -230,18 +236,18 @@ class Checkpoints:
             in_memory=loaded.in_memory,
         )
 
-    def _known_or_none(self, path: Path) -> Facts | None:
+    def _known_or_none(self, path: Path) -> CheckpointFacts | None:
         try:
             return self._known(path, _mark(path))
         except OSError:
             return self.facts(path)
 
-    def _known(self, path: Path, mark: list[int]) -> Facts | None:
+    def _known(self, path: Path, mark: list[int]) -> CheckpointFacts | None:
         with self._lock:
             entry = self._kept.get(str(path))
         return _from_entry(entry) if entry is not None and entry.get("mark") == mark else None
 
-    def _look(self, path: Path, mark: list[int], *, write: bool = True) -> Facts:
+    def _look(self, path: Path, mark: list[int], *, write: bool = True) -> CheckpointFacts:
         facts = look(path)
         with self._lock:
             self._kept[str(path)] = {"mark": mark, **_to_entry(facts)}
@@ -280,13 +286,13 @@ class Checkpoints:
                 log.warning("%s cannot be written: %s", self._file, error)
 
 
-def look(path: Path) -> Facts:
+def look(path: Path) -> CheckpointFacts:
     """What a file's header says."""
     try:
         found: Detected = detect_any(path)
     except CheckpointError as error:
-        return Facts.refused(error)
-    return Facts(
+        return CheckpointFacts.refused(error)
+    return CheckpointFacts(
         family=found.family,
         prediction_type=found.prediction_type,
         stated_resolution=found.resolution,
@@ -294,7 +300,7 @@ def look(path: Path) -> Facts:
     )
 
 
-def said(facts: Facts, language: str) -> dict[str, Any]:
+def said(facts: CheckpointFacts, language: str) -> dict[str, Any]:
     """Facts for the browser: {family, family_name, resolution, problem, hint}."""
     return {
         "family": facts.family.id if facts.family else None,
@@ -335,7 +341,7 @@ def _named(values: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _to_entry(facts: Facts) -> dict[str, Any]:
+def _to_entry(facts: CheckpointFacts) -> dict[str, Any]:
     if facts.problem is not None:
         return {
             "problem": facts.problem.template,
@@ -351,13 +357,13 @@ def _to_entry(facts: Facts) -> dict[str, Any]:
     }
 
 
-def _from_entry(entry: Mapping[str, Any]) -> Facts:
+def _from_entry(entry: Mapping[str, Any]) -> CheckpointFacts:
     if "problem" in entry:
-        return Facts(
+        return CheckpointFacts(
             problem=Message(entry["problem"], entry["values"]),
             hint=Message(entry["hint"], entry["hint_values"]),
         )
-    return Facts(
+    return CheckpointFacts(
         family=families.find(entry["family"]),
         prediction_type=entry["prediction_type"],
         stated_resolution=entry["stated_resolution"],

@@ -32,7 +32,7 @@ MOST_KEPT = 50_000
 log = logging.getLogger("lora_trainer.webui")
 
 
-class KnownImages:
+class ImageCache:
     """Thread-safe. `file`: where it is kept; a missing or damaged one costs a second look at the
     images and no more.
     """

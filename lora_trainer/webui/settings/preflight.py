@@ -3,7 +3,7 @@ will happen.
 
     run_config(app, wish) -> RunConfig   for POST /runs: complete but for the `auto`s that the
                                             worker settles; raises what is wrong
-    plan(app, wish)       -> Plan        for POST /plan: checkpoint, images, steps, time, disk,
+    plan(app, wish)       -> Preflight        for POST /plan: checkpoint, images, steps, time, disk,
                                             the file's name, and every problem, each with
                                             the field that mends it; never raises for what a user
                                             can choose
@@ -37,9 +37,14 @@ from lora_trainer.webui.common import form
 from lora_trainer.webui.common.data_folder import name_problem
 from lora_trainer.webui.common.units import duration, size_of
 from lora_trainer.webui.datasets import token_counts
-from lora_trainer.webui.settings.checkpoints import LOADED, PRACTICE_TITLE, Choice, Facts
-from lora_trainer.webui.settings.run_estimate import Forecast
-from lora_trainer.webui.settings.scan_cache import Scan
+from lora_trainer.webui.settings.checkpoints import (
+    LOADED,
+    PRACTICE_TITLE,
+    CheckpointChoice,
+    CheckpointFacts,
+)
+from lora_trainer.webui.settings.run_estimate import RunEstimate
+from lora_trainer.webui.settings.scan_cache import CachedScan
 
 if TYPE_CHECKING:
     from lora_trainer.webui.app import App
@@ -106,7 +111,7 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class Preflight:
     """What Start would do."""
 
     sentence: tuple[Message, ...] = ()
@@ -172,12 +177,12 @@ def run_config(app: App, wish: RunWish) -> RunConfig:
 
     `folders.begin(config.output.output_dir, ...)` makes it a run.
     """
-    draft = _Draft(app, wish)
+    draft = _Selection(app, wish)
     draft.facts.require()
     return settings.from_mapping(draft.values(), source="the settings")
 
 
-class _Draft:
+class _Selection:
     """A wish with its dataset, checkpoint and name looked up. Raises DatasetError,
     CheckpointError.
     """
@@ -186,8 +191,8 @@ class _Draft:
         self.app = app
         self.wish = wish
         self.dataset = _dataset(app, wish.dataset)
-        self.choice: Choice = app.checkpoints.find(wish.checkpoint)
-        self.facts: Facts = app.checkpoints.facts(self.choice.path)
+        self.choice: CheckpointChoice = app.checkpoints.find(wish.checkpoint)
+        self.facts: CheckpointFacts = app.checkpoints.facts(self.choice.path)
 
     @property
     def name(self) -> str:
@@ -232,7 +237,7 @@ def _free_run_folder(runs: Path, name: str) -> Path:
     return folders.free_name(runs / ("run" if name_problem(name) else name))
 
 
-def _usable_vae(choice: Choice) -> Path | None:
+def _usable_vae(choice: CheckpointChoice) -> Path | None:
     return (
         choice.vae
         if choice.vae is not None and choice.vae.suffix.lower() == ".safetensors"
@@ -243,13 +248,13 @@ def _usable_vae(choice: Choice) -> Path | None:
 # --- what will happen -----------------------------------------------------------------------------
 
 
-def plan(app: App, wish: RunWish) -> Plan:
+def plan(app: App, wish: RunWish) -> Preflight:
     """What Start would do with this wish, and everything that stands against it."""
     problems: list[Problem] = []
     try:
-        draft = _Draft(app, wish)
+        draft = _Selection(app, wish)
     except LoraTrainerError:
-        return Plan(problems=tuple(_without_a_choice(app, wish)))
+        return Preflight(problems=tuple(_without_a_choice(app, wish)))
     if draft.facts.problem is not None:
         problems.append(
             Problem(
@@ -263,8 +268,8 @@ def plan(app: App, wish: RunWish) -> Plan:
     problems += _host_problems(app, draft, asked)
     found = _scan(app, wish.dataset, asked, problems)
     if found is None or draft.facts.problem is not None:
-        return Plan(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
-    forecast = Forecast(asked, found.dataset, draft.choice.path, draft.facts)
+        return Preflight(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
+    forecast = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
     return _foretold(app, draft, found, forecast, problems)
 
 
@@ -346,7 +351,7 @@ def _setting_problem(error: ConfigError) -> Problem:
     )
 
 
-def _host_problems(app: App, draft: _Draft, asked: RunConfig) -> Iterator[Problem]:
+def _host_problems(app: App, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
     """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
     if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
         yield Problem(
@@ -406,7 +411,7 @@ def _host_problems(app: App, draft: _Draft, asked: RunConfig) -> Iterator[Proble
 # --- images ---------------------------------------------------------------------------------------
 
 
-def _scan(app: App, identity: str, asked: RunConfig, problems: list[Problem]) -> Scan | None:
+def _scan(app: App, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
     """The examples as the worker would find them; everything found is among the problems. None:
     there is nothing to train.
     """
@@ -415,7 +420,7 @@ def _scan(app: App, identity: str, asked: RunConfig, problems: list[Problem]) ->
         # worker's own check remains
         count = token_counts.count if token_counts.available() else None
         found = app.scans.scan(
-            app.datasets.contents(identity),
+            app.datasets.store(identity),
             asked.dataset,
             count,
             asked.checkpoint.max_token_length,
@@ -479,20 +484,20 @@ said.
 
 
 def _foretold(
-    app: App, draft: _Draft, found: Scan, forecast: Forecast, problems: list[Problem]
-) -> Plan:
+    app: App, draft: _Selection, found: CachedScan, forecast: RunEstimate, problems: list[Problem]
+) -> Preflight:
     """The plan of a run whose checkpoint and images are sound."""
     dataset, settled = found.dataset, forecast.settled
     of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
     problems += _sum_problems(of_buckets, settled)
     problems += _number_problems(draft, forecast)
     seconds, disk, target = (
-        forecast.seconds(app.pace),
+        forecast.seconds(app.throughput),
         forecast.disk_bytes,
         forecast.target(draft.name, app.runs.pending_names()),
     )
     problems += _disk_problems(app, disk)
-    return Plan(
+    return Preflight(
         sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
         facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
         problems=tuple(problems),
@@ -504,11 +509,11 @@ def _foretold(
         suggested={
             "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
         },
-        unchecked=app.images.unchecked(example.path for example in dataset.examples),
+        unchecked=app.image_cache.unchecked(example.path for example in dataset.examples),
     )
 
 
-def _number_problems(draft: _Draft, forecast: Forecast) -> Iterator[Problem]:
+def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Problem]:
     try:
         settings.require_warmup_fits(forecast.settled.training, forecast.steps)
     except ConfigError as error:
@@ -557,9 +562,9 @@ def _disk_problems(app: App, disk: int) -> Iterator[Problem]:
 
 
 def _sentence(
-    draft: _Draft,
+    draft: _Selection,
     dataset: Dataset,
-    forecast: Forecast,
+    forecast: RunEstimate,
     seconds: float | None,
     disk: int,
     target: str,
@@ -598,7 +603,7 @@ def _sentence(
 
 
 def _facts(
-    dataset: Dataset, forecast: Forecast, seconds: float | None, disk: int, target: str
+    dataset: Dataset, forecast: RunEstimate, seconds: float | None, disk: int, target: str
 ) -> Iterator[Fact]:
     yield Fact(label=FACTS["images"], value=_image_words(dataset, forecast.buckets))
     times = forecast.images / len(dataset.examples)
@@ -627,7 +632,7 @@ def _facts(
     yield Fact(label=FACTS["goes_to"], value=target)
 
 
-def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
+def _checkpoint_facts(draft: _Selection) -> Iterator[Fact]:
     if draft.facts.family is None:
         return
     name = _checkpoint_name(draft)
@@ -645,7 +650,7 @@ def _checkpoint_facts(draft: _Draft) -> Iterator[Fact]:
         yield Fact(label=FACTS["vae"], value=vae.name)
 
 
-def _checkpoint_name(draft: _Draft) -> Message | str:
+def _checkpoint_name(draft: _Selection) -> Message | str:
     family = draft.facts.family
     title = PRACTICE_TITLE if draft.choice.is_practice else draft.choice.path.stem
     return (

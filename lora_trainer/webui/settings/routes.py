@@ -10,7 +10,7 @@ from lora_trainer.errors import CheckpointError, Message
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.http.routing import Request, route
-from lora_trainer.webui.settings.checkpoints import PRACTICE_TITLE, Facts, said
+from lora_trainer.webui.settings.checkpoints import PRACTICE_TITLE, CheckpointFacts, said
 from lora_trainer.webui.settings.preflight import RunWish, plan
 
 PRACTICE_NOTE = Message(
@@ -40,7 +40,7 @@ def look_at_checkpoint(app: App, request: Request) -> dict[str, Any]:
             "clip_skip": None,
             "notes": [],
         }
-        return {**nothing, **said(Facts.refused(error), request.language)}
+        return {**nothing, **said(CheckpointFacts.refused(error), request.language)}
     facts = app.checkpoints.facts(choice.path)
     return {
         "id": choice.id,
@@ -69,7 +69,7 @@ def save_preset(app: App, request: Request) -> dict[str, Any]:
     """The settings as a preset of the visitor's own; the new listing, with the id of the new one as
     `saved`.
     """
-    own, replace = app.own_presets, request.value("replace", bool, False)
+    own, replace = app.user_presets, request.value("replace", bool, False)
     saved = own.save(
         request.value("title", str),
         request.value("why", str, ""),
@@ -81,8 +81,8 @@ def save_preset(app: App, request: Request) -> dict[str, Any]:
 
 @route("POST", "/presets/{name}/delete")
 def delete_preset(app: App, request: Request) -> dict[str, Any]:
-    app.own_presets.delete(request.path["name"])
-    answer: dict[str, Any] = app.own_presets.listing(request.language)
+    app.user_presets.delete(request.path["name"])
+    answer: dict[str, Any] = app.user_presets.listing(request.language)
     return answer
 
 

@@ -25,8 +25,8 @@ from lora_trainer.lora.deliver import clean_name, used_names
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui.settings import throughput
-from lora_trainer.webui.settings.checkpoints import Facts
-from lora_trainer.webui.settings.throughput import Pace
+from lora_trainer.webui.settings.checkpoints import CheckpointFacts
+from lora_trainer.webui.settings.throughput import Throughput
 
 STATE_BYTES = 12
 """Of a resume point, for each weight of the LoRA: float32 weights and AdamW's two averages. Two are
@@ -41,12 +41,14 @@ USUAL_RESOLUTION = 512
 """Of a checkpoint of which nothing is known."""
 
 
-class Forecast:
+class RunEstimate:
     """What a run with these settings comes to. `checkpoint` is its base model, `facts` what that
     one's header says.
     """
 
-    def __init__(self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: Facts) -> None:
+    def __init__(
+        self, asked: RunConfig, dataset: Dataset, checkpoint: Path, facts: CheckpointFacts
+    ) -> None:
         self._dataset, self._checkpoint, self._family = dataset, checkpoint, facts.family
         # SD2 tells 512 from 768 only when it is loaded: the smaller one's numbers are shown, and it
         # is said
@@ -65,7 +67,7 @@ class Forecast:
         self.settled = settings.settle(asked, self.resolution, self.steps)
         """The settings with every `auto` settled that follows from resolution and steps."""
 
-    def seconds(self, known: Pace) -> float | None:
+    def seconds(self, known: Throughput) -> float | None:
         """From its first word to its last, about. None: no earlier run on this machine says how
         fast it is.
         """

@@ -1,8 +1,8 @@
 """The scans of the datasets that the tab plans a run of, kept while nothing that they depend on
 changes. Of a form's fields only the trigger word, the repeats and max_token_length concern them.
 
-    scans.scan(contents, settings, count_tokens, token_limit) -> Scan     as dataset.scan has it
-    scan.bucket_sums(buckets, settings, resolution)                       as dataset.buckets has it
+    scans.scan(store, settings, count_tokens, token_limit)     as dataset.scan has it
+    scan.bucket_sums(buckets, settings, resolution)            as dataset.buckets has it
 
 Each call looks at the folder (dataset.index), so that what another program saved is in the plan.
 Called by preflight.py.
@@ -21,14 +21,14 @@ from lora_trainer.dataset.findings import Sum, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
-from lora_trainer.webui.datasets.caption_store import Contents
-from lora_trainer.webui.settings.image_cache import KnownImages
+from lora_trainer.webui.datasets.caption_store import CaptionStore
+from lora_trainer.webui.settings.image_cache import ImageCache
 
 MOST_KEPT = 3
 """Datasets."""
 
 
-class Scan:
+class CachedScan:
     """A dataset as it was scanned, with what was found put together once."""
 
     def __init__(self, dataset: Dataset) -> None:
@@ -50,26 +50,26 @@ class Scan:
         return known[1]
 
 
-class Scans:
+class ScanCache:
     """Thread-safe: of two who ask for one scan, the second waits for the first one's."""
 
-    def __init__(self, images: KnownImages) -> None:
+    def __init__(self, images: ImageCache) -> None:
         self._images = images
         self._lock = threading.Lock()
-        self._kept: OrderedDict[Path, tuple[Any, Scan | DatasetError]] = OrderedDict()
+        self._kept: OrderedDict[Path, tuple[Any, CachedScan | DatasetError]] = OrderedDict()
 
     def scan(
         self,
-        contents: Contents,
+        store: CaptionStore,
         settings: DatasetSettings,
         count_tokens: Callable[[str], int] | None,
         token_limit: int,
-    ) -> Scan:
+    ) -> CachedScan:
         """Raises DatasetError when nothing can be trained."""
-        reading, look = contents.reading(), self._images.look
+        reading, look = store.reading(), self._images.look
         if not reading.is_whole or settings.metadata_path is not None:
             # the worker follows links that the tab does not show
-            return Scan(scan(settings, count_tokens, token_limit, look=look))
+            return CachedScan(scan(settings, count_tokens, token_limit, look=look))
         with self._lock:
             key = (
                 reading.serial,
@@ -79,17 +79,17 @@ class Scans:
                 token_limit,
                 self._images.serial,
             )
-            known = self._kept.get(contents.path)
+            known = self._kept.get(store.path)
             if known is None or known[0] != key:
-                found: Scan | DatasetError
+                found: CachedScan | DatasetError
                 try:
-                    found = Scan(
+                    found = CachedScan(
                         scan(settings, count_tokens, token_limit, look=look, reading=reading)
                     )
                 except DatasetError as problem:
                     found = problem
-                known = self._kept[contents.path] = (key, found)
-            self._kept.move_to_end(contents.path)
+                known = self._kept[store.path] = (key, found)
+            self._kept.move_to_end(store.path)
             while len(self._kept) > MOST_KEPT:
                 self._kept.popitem(last=False)
         if isinstance(known[1], DatasetError):

@@ -28,7 +28,7 @@ FEWEST_STEPS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
-class Kind:
+class RunKind:
     """What decides the pace, and so must be alike for one run to speak for another."""
 
     family: str
@@ -42,8 +42,8 @@ class Kind:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
-    kind: Kind
+class ThroughputRecord:
+    kind: RunKind
     images_per_second: float
     changed: float
     before: float = 0.0
@@ -54,15 +54,15 @@ class Record:
     """
 
 
-class Pace:
+class Throughput:
     """Thread-safe. `runs`: the folder that holds the run folders."""
 
     def __init__(self, runs: Path) -> None:
         self._runs = runs
         self._lock = threading.Lock()
-        self._read: dict[Path, tuple[tuple[int, int], Record | None]] = {}
+        self._read: dict[Path, tuple[tuple[int, int], ThroughputRecord | None]] = {}
 
-    def seconds(self, kind: Kind, images: float, preview_rounds: int) -> float | None:
+    def seconds(self, kind: RunKind, images: float, preview_rounds: int) -> float | None:
         """How long a run takes that trains so many images and stops so often for previews; None if
         there was no run of its kind.
         """
@@ -71,14 +71,14 @@ class Pace:
             return None
         return known.before + images / known.images_per_second + known.after * (1 + preview_rounds)
 
-    def _newest(self, kind: Kind) -> Record | None:
+    def _newest(self, kind: RunKind) -> ThroughputRecord | None:
         """The newest run of this kind, of any size of batch if none had the same."""
         with self._lock:
             records = [record for record in self._records() if _alike(record.kind, kind)]
         same = [record for record in records if record.kind.batch_size == kind.batch_size]
         return max(same or records, key=lambda record: record.changed, default=None)
 
-    def _records(self) -> Iterator[Record]:
+    def _records(self) -> Iterator[ThroughputRecord]:
         try:
             folders = [path for path in self._runs.iterdir() if path.is_dir()]
         except OSError:
@@ -100,10 +100,10 @@ class Pace:
                 yield known[1]
 
 
-def kind_of(settings: RunConfig, family: str, resolution: int) -> Kind:
+def kind_of(settings: RunConfig, family: str, resolution: int) -> RunKind:
     """`resolution` in pixels: what `auto` came to."""
     training = settings.training
-    return Kind(
+    return RunKind(
         family=family,
         resolution=resolution,
         batch_size=training.batch_size,
@@ -114,7 +114,7 @@ def kind_of(settings: RunConfig, family: str, resolution: int) -> Kind:
     )
 
 
-def _alike(one: Kind, other: Kind) -> bool:
+def _alike(one: RunKind, other: RunKind) -> bool:
     return (
         one.family,
         one.resolution,
@@ -132,7 +132,7 @@ def _alike(one: Kind, other: Kind) -> bool:
     )
 
 
-def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
+def _record(folder: RunFolder, size: int, changed: float) -> ThroughputRecord | None:
     last = events.read_events(folder.events, max(0, size - END))[0]
     steps = [
         event for event in last if isinstance(event, events.Progress) and event.images_per_second
@@ -148,7 +148,7 @@ def _record(folder: RunFolder, size: int, changed: float) -> Record | None:
     if not family or resolution is None:
         return None
     after = last[-1].time - steps[-1].time if isinstance(last[-1], events.Finished) else 0.0
-    return Record(
+    return ThroughputRecord(
         kind=kind_of(settings, family, resolution),
         images_per_second=steps[-1].images_per_second or 0.0,
         changed=changed,

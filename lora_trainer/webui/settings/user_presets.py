@@ -43,7 +43,7 @@ OWN = "own:"
 log = logging.getLogger("lora_trainer.webui")
 
 
-class OwnPresets:
+class UserPresets:
     """`presets`: those that come with the extension, whose names are taken."""
 
     def __init__(self, data: DataFolder, presets: Presets) -> None:

@@ -66,7 +66,7 @@ def home(app: App, request: Request) -> dict[str, Any]:
         **part(request, "setup", lambda: app.setup.look(request.language)),
         **part(request, "checkpoints", lambda: app.checkpoints.listing(request.language)),
         **part(request, "presets", lambda: app.presets.listing(request.language)),
-        **part(request, "own_presets", lambda: app.own_presets.listing(request.language)),
+        **part(request, "own_presets", lambda: app.user_presets.listing(request.language)),
         "preset": app.options.preset,
         **part(request, "loaded", lambda: app.checkpoints.loaded(request.language)),
         **part(request, "form", lambda: form(request.language)),

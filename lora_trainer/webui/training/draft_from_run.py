@@ -17,7 +17,7 @@ from lora_trainer.errors import RunError
 from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui.common import form
-from lora_trainer.webui.settings.checkpoints import Facts
+from lora_trainer.webui.settings.checkpoints import CheckpointFacts
 
 if TYPE_CHECKING:
     from lora_trainer.webui.app import App
@@ -56,7 +56,9 @@ def draft_of(app: App, run_id: str) -> dict[str, Any]:
     }
 
 
-def _with_autos(done: RunConfig, facts: Facts | None, *, on_processor: bool) -> dict[str, Any]:
+def _with_autos(
+    done: RunConfig, facts: CheckpointFacts | None, *, on_processor: bool
+) -> dict[str, Any]:
     values = {key: value for key, value in training.to_mapping(done).items() if key in form.KEYS}
     # as the checkpoint asks, and as the device is good at: another one may ask and be good at
     # something else

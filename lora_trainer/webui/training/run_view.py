@@ -14,8 +14,8 @@ from typing import Any, Literal, TypedDict
 from urllib.parse import quote
 
 from lora_trainer.errors import Message
-from lora_trainer.jobs.history import Entry, Point
-from lora_trainer.jobs.queue import Line
+from lora_trainer.jobs.history import HistoryEntry, Point
+from lora_trainer.jobs.queue import QueueState
 from lora_trainer.runs.events import Previewed, Warned, message_of
 from lora_trainer.runs.requests import RequestKind
 from lora_trainer.runs.state import RunState
@@ -132,7 +132,7 @@ PHASES: Texts = {
 }
 
 
-def status_of(entry: Entry, line: Line, asked: RequestKind | None = None) -> Status:
+def status_of(entry: HistoryEntry, line: QueueState, asked: RequestKind | None = None) -> Status:
     """Where a run stands. `asked`: what the tab has asked of it and not yet seen happen; requests
     still in its folder count too.
     """
@@ -145,7 +145,7 @@ def status_of(entry: Entry, line: Line, asked: RequestKind | None = None) -> Sta
     return _status_of_past(entry)
 
 
-def _status_of_living(entry: Entry, asked: set[RequestKind]) -> Status:
+def _status_of_living(entry: HistoryEntry, asked: set[RequestKind]) -> Status:
     if "stop" in asked and not (entry.heard and entry.state.ended):
         return "stopping"
     if not entry.heard:
@@ -158,7 +158,7 @@ def _status_of_living(entry: Entry, asked: set[RequestKind]) -> Status:
     return "pausing" if "pause" in asked else "running"
 
 
-def _status_of_past(entry: Entry) -> Status:
+def _status_of_past(entry: HistoryEntry) -> Status:
     if entry.problem is not None:
         return "failed"
     match entry.state.status:
@@ -169,7 +169,7 @@ def _status_of_past(entry: Entry) -> Status:
     return "lost"
 
 
-def abilities(entry: Entry, status: Status) -> Abilities:
+def abilities(entry: HistoryEntry, status: Status) -> Abilities:
     """What can be asked of a run in this status."""
     training = entry.job == "train"
     working = status in ("running", "pausing")
@@ -195,8 +195,8 @@ def abilities(entry: Entry, status: Status) -> Abilities:
 
 
 def run(
-    entry: Entry,
-    line: Line,
+    entry: HistoryEntry,
+    line: QueueState,
     say: Say,
     *,
     asked: RequestKind | None = None,
@@ -250,7 +250,7 @@ def run(
     }
 
 
-def _waiting_state(entry: Entry) -> RunState:
+def _waiting_state(entry: HistoryEntry) -> RunState:
     return RunState(
         name=entry.state.name,
         family=entry.state.family,
@@ -259,7 +259,7 @@ def _waiting_state(entry: Entry) -> RunState:
     )
 
 
-def sentence(entry: Entry, status: Status, position: int | None, say: Say) -> Message:
+def sentence(entry: HistoryEntry, status: Status, position: int | None, say: Say) -> Message:
     """What a person would answer when asked how the run is."""
     state = entry.state
     match status:
@@ -346,7 +346,7 @@ def _progress(state: RunState, say: Say) -> Message:
     )
 
 
-def lost(entry: Entry) -> Message:
+def lost(entry: HistoryEntry) -> Message:
     """A run whose worker is gone without a word, and nobody was there to see it."""
     if entry.resume_step is None:
         return Message(
@@ -360,7 +360,7 @@ def lost(entry: Entry) -> Message:
     )
 
 
-def failure(entry: Entry, say: Say) -> Sentence:
+def failure(entry: HistoryEntry, say: Say) -> Sentence:
     """What went wrong and what to try."""
     failed = entry.state.failure
     if entry.problem is not None:
@@ -372,7 +372,7 @@ def failure(entry: Entry, say: Say) -> Sentence:
     return {"message": say(_cause(entry)), "hint": say(hint)}
 
 
-def _cause(entry: Entry) -> Message:
+def _cause(entry: HistoryEntry) -> Message:
     if entry.problem is not None:
         return entry.problem.message
     failed = entry.state.failure
@@ -417,7 +417,7 @@ def phase(name: str, say: Say) -> str:
     return say(Message(PHASES[name])) if name in PHASES else name
 
 
-def preview(entry: Entry, event: Previewed) -> PreviewView:
+def preview(entry: HistoryEntry, event: Previewed) -> PreviewView:
     return {
         "step": event.step,
         "strength": finite(event.strength),
@@ -431,7 +431,7 @@ def points(found: list[Point]) -> list[list[float | None]]:
     return [[step, finite(loss), finite(smoothed)] for step, loss, smoothed in found]
 
 
-def picture_address(entry: Entry) -> str | None:
+def picture_address(entry: HistoryEntry) -> str | None:
     """The newest preview, else the picture on the LoRA's card."""
     if entry.state.previews:
         newest = entry.state.previews[-1]
@@ -449,18 +449,18 @@ def address(run_id: str, picture: str, version: float) -> str:
     return f"lora-trainer/runs/{run}/picture/{name}?v={round(version * 1000)}"
 
 
-def title_of(entry: Entry, name: str) -> str:
+def title_of(entry: HistoryEntry, name: str) -> str:
     """What tells a run from others whose LoRA has the same name: "fox", "fox-2", "fox (run7)"."""
     if entry.id == name or re.fullmatch(re.escape(name) + r"-\d+", entry.id):
         return entry.id
     return f"{name} ({entry.id})"
 
 
-def name_of(entry: Entry) -> str:
+def name_of(entry: HistoryEntry) -> str:
     return str(entry.settings.get("name") or "") or entry.id
 
 
-def strength_of(entry: Entry) -> str:
+def strength_of(entry: HistoryEntry) -> str:
     strength = finite(entry.settings.get("preferred_weight"))
     return f"{0.7 if strength is None else strength:g}"
 

@@ -22,8 +22,8 @@ from lora_trainer import files
 from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs import resume, trash
-from lora_trainer.jobs.history import SETTINGS_FILES, Entry, History, thinned
-from lora_trainer.jobs.queue import Line, Queue
+from lora_trainer.jobs.history import SETTINGS_FILES, History, HistoryEntry, thinned
+from lora_trainer.jobs.queue import Queue, QueueState
 from lora_trainer.jobs.scheduler import Scheduler, SchedulerOptions, Start, start_apart
 from lora_trainer.jobs.start import last_lines
 from lora_trainer.runs import folder as folders
@@ -216,7 +216,7 @@ class Runs:
             "revision": self.revision(line, [(run["id"], run["status"]) for run in active]),
         }
 
-    def revision(self, line: Line, active: list[tuple[str, str]] | None = None) -> str:
+    def revision(self, line: QueueState, active: list[tuple[str, str]] | None = None) -> str:
         """Another text whenever the list of runs may look different."""
         if active is None:
             active = [
@@ -227,7 +227,7 @@ class Runs:
         seen = repr((active, line.waiting, line.starting, moments))
         return f"{zlib.crc32(seen.encode('utf-8', errors='replace')):08x}"
 
-    def _active_entries(self, line: Line) -> Iterator[Entry]:
+    def _active_entries(self, line: QueueState) -> Iterator[HistoryEntry]:
         ids = dict.fromkeys([*self._alive_ids(), *([line.starting] if line.starting else [])])
         for run_id in ids:
             if (self.history.runs / run_id).is_dir():
@@ -243,7 +243,7 @@ class Runs:
                 self._alive = (self._clock(), found)
             return found
 
-    def _shown(self, entry: Entry, line: Line, language: str) -> RunView:
+    def _shown(self, entry: HistoryEntry, line: QueueState, language: str) -> RunView:
         try:
             return self._presented(entry, line, language)
         except Exception as error:
@@ -253,7 +253,7 @@ class Runs:
             problem = entry.problem or RunError(
                 "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
             )
-            bare = Entry(
+            bare = HistoryEntry(
                 id=entry.id,
                 folder=entry.folder,
                 alive=entry.alive,
@@ -262,7 +262,7 @@ class Runs:
             )
             return self._presented(bare, line, language)
 
-    def _presented(self, entry: Entry, line: Line, language: str) -> RunView:
+    def _presented(self, entry: HistoryEntry, line: QueueState, language: str) -> RunView:
         waits = (
             self.scheduler.on_duty
             and entry.id == line.starting
@@ -300,7 +300,7 @@ class Runs:
         self._send(entry, line, what)  # type: ignore[arg-type]
         return self._shown(self._entry(run_id), self.queue.read(), language)
 
-    def _send(self, entry: Entry, line: Line, what: RequestKind) -> None:
+    def _send(self, entry: HistoryEntry, line: QueueState, what: RequestKind) -> None:
         if (
             what == "stop"
             and entry.id == line.starting
@@ -318,7 +318,7 @@ class Runs:
         elif what == "resume":
             self._asked.pop(entry.id, None)
 
-    def _asked_of(self, entry: Entry) -> RequestKind | None:
+    def _asked_of(self, entry: HistoryEntry) -> RequestKind | None:
         """What was asked of the run here and has not come true yet: the worker has taken it, and is
         at its step.
         """
@@ -435,14 +435,14 @@ class Runs:
             if entry.job == "train" and entry.problem is None and not entry.state.delivered
         ]
 
-    def entry(self, run_id: str) -> Entry:
+    def entry(self, run_id: str) -> HistoryEntry:
         """What lies in a run's folder. Raises NotFound."""
         return self._entry(run_id)
 
     def folder(self, run_id: str) -> Path:
         return self._entry(run_id).folder.path
 
-    def _entry(self, run_id: str) -> Entry:
+    def _entry(self, run_id: str) -> HistoryEntry:
         self.data.child("runs", run_id)
         return self.history.entry(run_id)
 
@@ -456,7 +456,7 @@ def _under_a_free_name(make: Callable[[], RunFolder]) -> RunFolder:
     )
 
 
-def _reachable(entry: Entry) -> Entry:
+def _reachable(entry: HistoryEntry) -> HistoryEntry:
     """A folder that somebody made by hand under a name that no address can hold is shown, and says
     so.
     """
@@ -468,14 +468,14 @@ def _reachable(entry: Entry) -> Entry:
     )
 
 
-def _card(entry: Entry) -> Path | None:
+def _card(entry: HistoryEntry) -> Path | None:
     if not entry.state.delivered:
         return None
     path = Path(entry.state.delivered).with_suffix(".png")
     return path if path.is_file() else None
 
 
-def _preview(entry: Entry, name: str) -> Path | None:
+def _preview(entry: HistoryEntry, name: str) -> Path | None:
     known = {run_view.last_part(event.file) for event in entry.state.previews}
     path = entry.folder.previews / name
     if (

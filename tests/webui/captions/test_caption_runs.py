@@ -18,7 +18,7 @@ from lora_trainer.webui.captions.caption_runs import (
     offers,
     settings_of,
 )
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.http.routing import Forbidden
 from tests.dataset.pictures import save
 
@@ -38,7 +38,11 @@ def wish(captioner="blip", **given) -> CaptionWish:
 
 def settings(folder: Path, asked: CaptionWish, *, remote=False):
     return settings_of(
-        asked, folder, Contents(folder, follow_links=True).view(), folder / "models", remote=remote
+        asked,
+        folder,
+        CaptionStore(folder, follow_links=True).view(),
+        folder / "models",
+        remote=remote,
     )
 
 
@@ -188,11 +192,11 @@ def test_visitors_from_elsewhere_are_not_asked_for_what_they_cannot_name(tmp_pat
 
 def test_captions_go_where_the_dataset_keeps_them(tmp_path):
     save(tmp_path / "a" / "a.png")
-    assert not keeps_texts(Contents(tmp_path / "a", follow_links=True).view())
+    assert not keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     (tmp_path / "a" / "a.txt").write_text("fox", encoding="utf-8")
-    assert keeps_texts(Contents(tmp_path / "a", follow_links=True).view())
+    assert keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     assert settings(tmp_path / "a", wish()).format == "txt"
     (tmp_path / "a" / "metadata.csv").write_text("a.png,fox\n", encoding="utf-8")
-    assert not keeps_texts(Contents(tmp_path / "a", follow_links=True).view())
+    assert not keeps_texts(CaptionStore(tmp_path / "a", follow_links=True).view())
     save(tmp_path / "b" / "10_fox" / "a.png")
-    assert keeps_texts(Contents(tmp_path / "b", follow_links=True).view())
+    assert keeps_texts(CaptionStore(tmp_path / "b", follow_links=True).view())

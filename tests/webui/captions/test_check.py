@@ -19,7 +19,7 @@ from lora_trainer.errors import LoraTrainerError
 from lora_trainer.webui.captions import check
 from lora_trainer.webui.captions.check import CheckSettings, clusters
 from lora_trainer.webui.captions.workbench import Workbench
-from lora_trainer.webui.datasets.caption_store import Contents, key_of
+from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from tests.dataset.pictures import noise
 
 
@@ -34,7 +34,7 @@ def folder(tmp_path):
 
 
 def again(folder: Path) -> Workbench:
-    return Workbench(Contents(folder, follow_links=True), clock=lambda: 1e9)
+    return Workbench(CaptionStore(folder, follow_links=True), clock=lambda: 1e9)
 
 
 def checked(folder: Path, **settings) -> Workbench:
@@ -45,42 +45,42 @@ def checked(folder: Path, **settings) -> Workbench:
 
 
 def kinds(bench: Workbench) -> dict[str, list[str]]:
-    found = bench.checker.findings(bench.contents.view()).of_images
+    found = bench.checker.findings(bench.store.view()).of_images
     return {path.name: sorted(told.finding.kind for told in some) for path, some in found.items()}
 
 
 def test_nothing_is_said_before_anybody_asked(folder):
     bench = again(folder)
     assert kinds(bench) == {}
-    assert bench.checker.status(bench.contents.view()).state == "none"
+    assert bench.checker.status(bench.store.view()).state == "none"
 
 
 def test_findings_stand_beside_their_image_and_go_when_the_caption_is_mended(folder):
     bench = checked(folder, resolution=768, trigger="sks")
-    status = bench.checker.status(bench.contents.view())
+    status = bench.checker.status(bench.store.view())
     assert (status.state, status.done, status.total, status.stale) == ("done", 3, 3, False)
     found = kinds(bench)
     # a caption without the trigger word is no fault: training adds it
     assert found["a.png"] == found["b.png"] == ["small-image"]
     # what the folder says already is not said twice
     assert "no-caption" not in found["c.png"]
-    serial, revision = bench.checker.serial, bench.revision(bench.contents.view())
+    serial, revision = bench.checker.serial, bench.revision(bench.store.view())
     bench.save(key_of("b.png"), "wolf " * 80, "wolf")
     assert kinds(bench)["b.png"] == ["long-caption", "small-image"]
     bench.save(key_of("b.png"), "sks wolf", ("wolf " * 80).strip())
     assert kinds(bench)["b.png"] == ["small-image"]
-    assert bench.checker.serial == serial and bench.revision(bench.contents.view()) != revision
+    assert bench.checker.serial == serial and bench.revision(bench.store.view()) != revision
 
 
 def test_the_vocabulary_is_asked_as_it_is_now(folder):
     bench = checked(folder)
     write_vocabulary(folder, Vocabulary(opening="lab"))
-    told = bench.checker.findings(bench.contents.view()).of_images[folder / "b.png"]
+    told = bench.checker.findings(bench.store.view()).of_images[folder / "b.png"]
     assert [dict(each.finding.mend) for each in told if each.finding.kind == "vocabulary"] == [
         {"mend": "set_caption", "caption": "lab, wolf"}
     ]
     bench.mend([each for each in told if each.finding.kind == "vocabulary"])
-    assert bench.contents.view().item(key_of("b.png")).caption == "lab, wolf"
+    assert bench.store.view().item(key_of("b.png")).caption == "lab, wolf"
     assert "vocabulary" not in kinds(bench).get("b.png", [])
 
 
@@ -95,13 +95,13 @@ def test_what_was_measured_is_remembered_over_a_restart_and_new_pictures_are_loo
     )
     noise((300, 260), 9).save(folder / "d.png")
     bench = again(folder)
-    view = bench.contents.view()
+    view = bench.store.view()
     assert bench.checker.status(view).stale
     bench.checker.keep_up(view)
     bench.checker.wait()
     assert opened == ["d.png"]
-    assert not bench.checker.status(bench.contents.view()).stale
-    bench.checker.keep_up(bench.contents.view())
+    assert not bench.checker.status(bench.store.view()).stale
+    bench.checker.keep_up(bench.store.view())
     bench.checker.wait()
     assert opened == ["d.png"]
 
@@ -111,7 +111,7 @@ def test_findings_of_a_picture_that_was_replaced_are_not_shown(folder):
     assert "small-image" in kinds(bench)["a.png"]
     noise((768, 768), 4).save(folder / "a.png")
     assert "small-image" not in kinds(bench).get("a.png", [])
-    assert bench.checker.status(bench.contents.view()).stale
+    assert bench.checker.status(bench.store.view()).stale
 
 
 def test_what_a_captioner_saw_is_looked_at_once_it_is_done(folder):
@@ -126,19 +126,19 @@ def test_what_a_captioner_saw_is_looked_at_once_it_is_done(folder):
     changed = (folder / ".lora_trainer" / "embeddings").stat().st_mtime
     for since, expected in ((5, []), (15, ["little-variety"])):
         bench.checker._clock = lambda now=changed + since: now
-        assert bench.checker.status(bench.contents.view()).stale == bool(expected)
-        bench.checker.keep_up(bench.contents.view())
+        assert bench.checker.status(bench.store.view()).stale == bool(expected)
+        bench.checker.keep_up(bench.store.view())
         bench.checker.wait()
         assert [
-            told.finding.kind for told in bench.checker.findings(bench.contents.view()).of_all
+            told.finding.kind for told in bench.checker.findings(bench.store.view()).of_all
         ] == expected
-    assert not bench.checker.status(bench.contents.view()).stale
+    assert not bench.checker.status(bench.store.view()).stale
 
 
 def test_near_duplicates_come_as_a_cluster_with_the_one_to_keep(folder):
     noise((300, 260), 1).save(folder / "e.jpg", quality=90)
     bench = checked(folder)
-    view = bench.contents.view()
+    view = bench.store.view()
     found = [
         ({path.name for path in paths}, best.name)
         for paths, best in clusters(bench.checker.findings(view), view)
@@ -166,14 +166,14 @@ def test_a_check_is_stopped_and_begun_again_with_other_settings(folder, monkeypa
     bench.checker.stop()
     go_on.set()
     bench.checker.wait()
-    assert bench.checker.status(bench.contents.view()).state == "stopped"
+    assert bench.checker.status(bench.store.view()).state == "stopped"
     begun.clear()
     go_on.clear()
     bench.checker.start(CheckSettings(resolution=256))
     bench.checker.start(CheckSettings(resolution=1024))
     go_on.set()
     bench.checker.wait()
-    status = bench.checker.status(bench.contents.view())
+    status = bench.checker.status(bench.store.view())
     assert (status.state, status.settings.resolution) == ("done", 1024)
     assert "small-image" in kinds(bench)["a.png"]
 
@@ -184,10 +184,10 @@ def test_a_check_that_fails_says_why(folder, monkeypatch):
 
     monkeypatch.setattr(check.check, "check", fail)
     bench = checked(folder)
-    status = bench.checker.status(bench.contents.view())
+    status = bench.checker.status(bench.store.view())
     assert (status.state, str(status.error)) == ("failed", "the disk is gone")
-    bench.checker.keep_up(bench.contents.view())
-    assert bench.checker.status(bench.contents.view()).state == "failed"
+    bench.checker.keep_up(bench.store.view())
+    assert bench.checker.status(bench.store.view()).state == "failed"
 
 
 @pytest.mark.parametrize(
@@ -209,6 +209,6 @@ def test_settings_of_a_check_that_are_none_are_begun_anew(folder, damage):
     (folder / ".lora_trainer").mkdir()
     (folder / ".lora_trainer" / "check.json").write_text(json.dumps(kept), encoding="utf-8")
     bench = again(folder)
-    view = bench.contents.view()
+    view = bench.store.view()
     assert bench.checker.status(view).settings == CheckSettings()
     assert bench.checker.findings(view).of_images == {}

@@ -13,7 +13,7 @@ from lora_trainer.webui.captions import cropped_copies
 from lora_trainer.webui.captions.caption_export import export
 from lora_trainer.webui.captions.cropped_copies import Copies, Copy
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.registry import Datasets
 from tests.dataset.pictures import save
 
@@ -76,6 +76,6 @@ def test_what_makes_no_sense_is_refused_before_there_is_a_dataset(datasets, tmp_
 def test_captions_of_pictures_whose_names_are_not_utf8_are_exported_all_the_same(tmp_path, kind):
     save(tmp_path / os.fsdecode(b"caf\xe9.png"))
     (tmp_path / os.fsdecode(b"caf\xe9.txt")).write_text("a fox\nA cat sits.", encoding="utf-8")
-    (item,) = Contents(tmp_path, follow_links=True).view().items
+    (item,) = CaptionStore(tmp_path, follow_links=True).view().items
     assert item.caption == "a fox\nA cat sits."
     assert b"caf?" in export([item], kind)

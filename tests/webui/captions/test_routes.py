@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from lora_trainer.dataset import caption_provenance, embeddings
-from lora_trainer.dataset.caption_provenance import Written
+from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.images import digest
 from lora_trainer.settings import captioning
 from lora_trainer.webui.captions import routes
@@ -61,7 +61,7 @@ def page(tmp_path):
             datasets=datasets,
             copies=Copies(datasets),
             options=Options(),
-            own_folders=dict,
+            redactions=dict,
         )
         host_app = Starlette()
         routing.mount(host_app, made.app)
@@ -611,7 +611,7 @@ def test_a_captioner_is_started_for_what_is_selected(page, desk):
 
 def test_what_a_captioner_wrote_is_told_from_what_a_person_wrote(page):
     caption_provenance.record(
-        page.folder, {digest(page.folder / "a.png"): Written(text="a fox", by="blip 0123")}
+        page.folder, {digest(page.folder / "a.png"): CaptionRecord(text="a fox", by="blip 0123")}
     )
     assert [item["author"] for item in page.items()] == ["machine", "person", "nobody"]
     assert [item["name"] for item in page.items(filter="machine")] == ["a.png"]

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from lora_trainer.dataset import caption_provenance
-from lora_trainer.dataset.caption_provenance import Written
+from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.findings import problem
 from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Vocabulary
@@ -22,10 +22,10 @@ from lora_trainer.errors import DatasetError, Message
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import begin_captioning
 from lora_trainer.webui.captions import journal
-from lora_trainer.webui.captions.check import CheckSettings, Told
+from lora_trainer.webui.captions.check import CheckSettings, IdentifiedFinding
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.datasets import image_query
-from lora_trainer.webui.datasets.caption_store import Contents, key_of
+from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from tests.dataset.pictures import corners, save
 from tests.jobs.logs import append
 
@@ -49,23 +49,23 @@ def make(folder: Path, captions: dict[str, str], name: str = "metadata.csv") -> 
 
 def again(folder: Path) -> Workbench:
     """As after a restart."""
-    return Workbench(Contents(folder, follow_links=True))
+    return Workbench(CaptionStore(folder, follow_links=True))
 
 
 def captions(bench: Workbench) -> dict[str, str]:
-    return {item.name: item.caption for item in bench.contents.view().items}
+    return {item.name: item.caption for item in bench.store.view().items}
 
 
 def keys(bench: Workbench) -> list[str]:
-    return [item.key for item in bench.contents.view().items]
+    return [item.key for item in bench.store.view().items]
 
 
 def bulk(bench: Workbench, **action):
     return bench.apply(bench.preview(keys(bench), action))
 
 
-def told(folder: Path, name: str, **mend) -> Told:
-    return Told(
+def told(folder: Path, name: str, **mend) -> IdentifiedFinding:
+    return IdentifiedFinding(
         id=name, finding=problem("wide-border", "{name}", path=folder / name, mend=mend, name=name)
     )
 
@@ -90,8 +90,8 @@ def test_a_saved_caption_lists_the_folder_at_most_once_and_reads_none_again(
         bench.save(key_of(f"{letter}.png"), f"a wolf {letter}", f"fox {letter}")
         assert listed.count(str(tmp_path)) <= 1
     monkeypatch.undo()
-    fresh = Contents(tmp_path, follow_links=True).view()
-    for view in (bench.contents.latest(), bench.contents.view()):
+    fresh = CaptionStore(tmp_path, follow_links=True).view()
+    for view in (bench.store.latest(), bench.store.view()):
         assert (view.items, view.findings) == (fresh.items, fresh.findings)
         assert view.captions.by_image == fresh.captions.by_image
 
@@ -104,15 +104,15 @@ def test_captions_written_for_the_first_time_are_what_a_fresh_look_finds(tmp_pat
         (tmp_path / "a.txt").write_text("fox", encoding="utf-8")
     for name in ("b.png", "d.png", "c.png"):
         assert bench.save(key_of(name), f"a wolf, {name}", "").changed == 1
-        fresh = Contents(tmp_path, follow_links=True).view()
-        view = bench.contents.latest()
+        fresh = CaptionStore(tmp_path, follow_links=True).view()
+        view = bench.store.latest()
         assert (view.items, view.findings) == (fresh.items, fresh.findings)
 
 
 def test_a_row_that_another_program_added_meanwhile_is_a_conflict(tmp_path):
     bench = make(tmp_path, {"a.png": "fox", "b.png": "wolf"})
     (tmp_path / "metadata.csv").write_text("a.png,fox\n", encoding="utf-8")
-    bench.contents.view()
+    bench.store.view()
     (tmp_path / "metadata.csv").write_text("a.png,fox\nb.png,theirs\n", encoding="utf-8")
     outcome = bench.save(key_of("b.png"), "mine", "")
     assert [conflict.current for conflict in outcome.conflicts] == ["theirs"]
@@ -267,7 +267,7 @@ def test_undoing_a_caption_where_the_folder_names_it_leaves_the_folders_name(tmp
     bulk(bench, do="add", text="ink", at="end")
     assert captions(bench) == {"10_red fox/a.png": "red fox, ink"}
     bench.undo()
-    item = bench.contents.view().items[0]
+    item = bench.store.view().items[0]
     assert (item.caption, item.source) == ("red fox", "folder_name")
     bench.redo()
     assert captions(bench) == {"10_red fox/a.png": "red fox, ink"}
@@ -362,14 +362,14 @@ def test_a_torn_journal_is_no_obstacle(tmp_path):
 
 def machine(bench: Workbench, **captions: str) -> None:
     news = {
-        digest(bench.root / f"{stem}.png"): Written(text=caption, by="blip 0123")
+        digest(bench.root / f"{stem}.png"): CaptionRecord(text=caption, by="blip 0123")
         for stem, caption in captions.items()
     }
     caption_provenance.record(bench.root, news)
 
 
 def by(bench: Workbench, name: str) -> str:
-    view = bench.contents.view()
+    view = bench.store.view()
     return bench.known(view).author(view.item(key_of(name)))
 
 
@@ -386,11 +386,11 @@ def test_a_captioners_words_are_a_captioners_again_after_undo(tmp_path):
 
 
 def reviewed(bench: Workbench) -> list[str]:
-    view = bench.contents.view()
+    view = bench.store.view()
     return [
         item.name
         for item in image_query.matching(
-            view.items, image_query.Where(which="reviewed"), bench.known(view)
+            view.items, image_query.ImageFilter(which="reviewed"), bench.known(view)
         )
     ]
 
@@ -418,8 +418,8 @@ def test_the_mark_stays_with_the_picture_and_goes_when_others_write(tmp_path):
 def found(
     bench: Workbench, trigger: str = "", tokens: int = 75, order: str = "name", **where
 ) -> list[str]:
-    view = bench.contents.view()
-    wish = image_query.Wish(trigger=trigger, order=order, **where)
+    view = bench.store.view()
+    wish = image_query.PageQuery(trigger=trigger, order=order, **where)
     return [
         item.name for item in image_query.page(view, wish, bench.known(view, trigger, tokens)).items
     ]
@@ -447,9 +447,9 @@ def test_every_filter_lets_pass_what_it_says(tmp_path):
     assert found(bench, which="findings") == ["a.png"] == found(bench, finding="no-caption")
     assert found(bench, which="person") == ["b.png", "c.png", "d.png"]
     assert found(bench, order="tokens") == ["a.png", "b.png", "d.png", "c.png"]
-    view = bench.contents.view()
+    view = bench.store.view()
     counts = image_query.counts(
-        view.items, image_query.Where(trigger="sks"), bench.known(view, "sks")
+        view.items, image_query.ImageFilter(trigger="sks"), bench.known(view, "sks")
     )
     assert counts == {
         "missing": 1,
@@ -607,7 +607,7 @@ def test_a_removed_image_takes_its_mask_along_and_brings_it_back(tmp_path, mask)
     bench.undo()
     assert captions(bench) == {"a.png": "fox", "b.png": "wolf"}
     assert (tmp_path / mask).read_bytes() == before
-    assert bench.contents.removed() == []
+    assert bench.store.removed() == []
 
 
 # --- vocabulary and template are undone, too ------------------------------------------------------
@@ -723,7 +723,7 @@ def test_a_name_that_is_no_text_can_be_worked_on(tmp_path):
     bench.mark(keys(bench), reviewed=True)
     bench.checker.start(CheckSettings(resolution=256))
     bench.checker.wait()
-    assert bench.checker.status(bench.contents.view()).state == "done"
+    assert bench.checker.status(bench.store.view()).state == "done"
     bench.remove(keys(bench))
     again(tmp_path).undo()
     assert list(captions(bench).values()) == ["a fox"] and len(reviewed(bench)) == 1

@@ -13,7 +13,7 @@ from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.webui.captions.caption_runs import CaptionWish, begin, settings_of
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder
-from lora_trainer.webui.datasets.caption_store import Contents, key_of
+from lora_trainer.webui.datasets.caption_store import CaptionStore, key_of
 from lora_trainer.webui.training.runs import Runs
 from tests.captioning.tiny_captioners import tiny_blip
 from tests.dataset.pictures import save
@@ -26,7 +26,7 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     save(folder / "a.png", colour="red")
     save(folder / "b.png", colour="blue")
     (folder / "metadata.csv").write_text("file_name,text\nb.png,mine\n", encoding="utf-8")
-    bench = Workbench(Contents(folder, follow_links=False))
+    bench = Workbench(CaptionStore(folder, follow_links=False))
     host = SimpleNamespace(device=lambda: HostDevice(kind="cpu", device_id=None, name="cpu"))
     gpu_lease = GpuLease(host, data.root / "handover.json")
     runs = Runs(
@@ -36,7 +36,7 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     wish = CaptionWish(
         captioner="blip", options=options, only_missing=False, overwrite=False, trigger="sks"
     )
-    settings = settings_of(wish, folder, bench.contents.view(), tmp_path / "models", remote=False)
+    settings = settings_of(wish, folder, bench.store.view(), tmp_path / "models", remote=False)
     title = Message("Captioned with {captioner}", {"captioner": "BLIP base"})
     expect = lambda made: bench.expect(made, title)  # noqa: E731
     run = begin(
@@ -53,7 +53,7 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
         "caption",
         "Finished: 1 image is captioned.",
     ), runs.log(run["id"])
-    view = bench.contents.view()
+    view = bench.store.view()
     assert (
         view.item(key_of("a.png")).caption.startswith("sks, ink, ")
         and view.item(key_of("b.png")).caption == "mine"
@@ -62,7 +62,7 @@ def test_a_captioner_of_the_tab_writes_what_is_missing_and_leaves_a_persons_word
     assert [known.author(item) for item in view.items] == ["machine", "person"]
     bench.settle()
     bench.undo()
-    assert {item.name: item.caption for item in bench.contents.view().items} == {
+    assert {item.name: item.caption for item in bench.store.view().items} == {
         "a.png": "",
         "b.png": "mine",
     }

@@ -16,8 +16,12 @@ from lora_trainer.hosts.base import HostError
 from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.comparing import generation
-from lora_trainer.webui.comparing.comparisons import TryError, Wanted, wanted_from
-from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.comparing.comparisons import (
+    ComparisonError,
+    ComparisonRequest,
+    request_from,
+)
+from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.loras.library import TRIES, Loras
 from tests.webui.lora_files import write_lora, write_run
 from tests.webui.painting_host import PaintingHost
@@ -44,7 +48,9 @@ def jobs(host, data):
 
 
 def make(host, data, family=SD1):
-    return TryJobs(host, data, Loras(host, History(data.folder("runs"))), lambda path: family)
+    return ComparisonJobs(
+        host, data, Loras(host, History(data.folder("runs"))), lambda path: family
+    )
 
 
 def lora_id(jobs, name):
@@ -62,7 +68,9 @@ def ask(jobs, *names, **values):
         "strengths": (),
         **values,
     }
-    return over(jobs.submit(Wanted(loras=tuple(lora_id(jobs, name) for name in names), **values)))
+    return over(
+        jobs.submit(ComparisonRequest(loras=tuple(lora_id(jobs, name) for name in names), **values))
+    )
 
 
 def over(job, seconds=20.0):
@@ -281,7 +289,7 @@ def test_a_lora_that_changes_nothing_is_told(jobs, host, folder):
 def test_a_lora_of_another_family_is_refused_at_once(host, data, folder):
     write_lora(folder / "ink.safetensors", family="sdxl")
     with pytest.raises(
-        TryError,
+        ComparisonError,
         match=(
             r"ink was trained for SDXL, and the WebUI's checkpoint base.safetensors \[0123\] is"
             r" SD1.5"
@@ -294,8 +302,8 @@ def test_a_lora_of_another_family_is_refused_at_once(host, data, folder):
 @pytest.mark.parametrize("number", [10**400, -(10**400), float("nan"), float("inf"), 2**40])
 @pytest.mark.parametrize("key", ["seed", "steps", "cfg", "width", "height", "strengths"])
 def test_a_number_of_no_use_is_a_sentence(key, number):
-    with pytest.raises(TryError):
-        wanted_from(
+    with pytest.raises(ComparisonError):
+        request_from(
             {
                 "kind": "grid",
                 "prompt": "a fox",
@@ -309,7 +317,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
     write_lora(folder / "ink.safetensors")
     host.gate = threading.Event()
     first = jobs.submit(
-        Wanted(
+        ComparisonRequest(
             kind="grid",
             prompt="a fox",
             loras=(lora_id(jobs, "ink"),),
@@ -319,7 +327,7 @@ def test_cancelling_interrupts_the_picture_and_gives_up_the_rest(jobs, host, fol
         )
     )
     second = jobs.submit(
-        Wanted(
+        ComparisonRequest(
             kind="pair",
             prompt="a fox",
             loras=(lora_id(jobs, "ink"),),
@@ -356,7 +364,7 @@ def test_pictures_outlive_a_restart_and_what_was_under_way_is_told(host, data, j
     done = ask(jobs, "ink")
     host.gate = threading.Event()
     cut = jobs.submit(
-        Wanted(
+        ComparisonRequest(
             kind="pair",
             prompt="a fox",
             loras=(lora_id(jobs, "ink"),),
@@ -376,7 +384,7 @@ def test_the_newest_twenty_are_kept(host, data, folder, monkeypatch):
     monkeypatch.setattr(generation, "KEPT", 3)
     write_lora(folder / "ink.safetensors")
     now = iter(range(1000, 2000))
-    jobs = TryJobs(
+    jobs = ComparisonJobs(
         host,
         data,
         Loras(host, History(data.folder("runs"))),
@@ -402,10 +410,10 @@ BODY = {"lora": "abc", "prompt": "a fox"}
 
 
 def test_a_request_has_the_usual_values():
-    assert wanted_from({**BODY, "strengths": [0.5]}) == Wanted(
+    assert request_from({**BODY, "strengths": [0.5]}) == ComparisonRequest(
         kind="pair", prompt="a fox", loras=("abc",), strengths=(0.5,)
     )
-    matrix = wanted_from({**BODY, "kind": "matrix", "loras": ["a", "b"], "width": 512.0, "cfg": 5})
+    matrix = request_from({**BODY, "kind": "matrix", "loras": ["a", "b"], "width": 512.0, "cfg": 5})
     assert (matrix.loras, matrix.width, matrix.cfg) == (("a", "b"), 512, 5.0)
 
 
@@ -437,8 +445,8 @@ def test_a_request_has_the_usual_values():
     ],
 )
 def test_a_wrong_request_is_refused_in_a_sentence(changes, sentence):
-    with pytest.raises(TryError) as refused:
-        wanted_from({**BODY, **changes})
+    with pytest.raises(ComparisonError) as refused:
+        request_from({**BODY, **changes})
     assert str(refused.value) == sentence
 
 
@@ -480,7 +488,7 @@ def test_what_is_still_being_made_is_not_deleted(jobs, host, folder):
     write_lora(folder / "ink.safetensors")
     host.gate = threading.Event()
     job = jobs.submit(
-        Wanted(
+        ComparisonRequest(
             kind="pair",
             prompt="a fox",
             loras=(lora_id(jobs, "ink"),),
@@ -489,7 +497,7 @@ def test_what_is_still_being_made_is_not_deleted(jobs, host, folder):
             height=64,
         )
     )
-    with pytest.raises(TryError, match="still being made"):
+    with pytest.raises(ComparisonError, match="still being made"):
         jobs.delete(job.id)
     host.gate.set()
     over(job)

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from lora_trainer.jobs.history import History
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.comparing import routes
-from lora_trainer.webui.comparing.generation import TryJobs
+from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.http import routing
 from lora_trainer.webui.loras.library import Loras
 from tests.webui.lora_files import write_lora, write_run
@@ -50,7 +50,7 @@ def client(host, data):
     assert routes
     loras = Loras(host, History(data.folder("runs")))
     app = SimpleNamespace(
-        host=host, loras=loras, tries=TryJobs(host, data, loras, lambda path: None)
+        host=host, loras=loras, tries=ComparisonJobs(host, data, loras, lambda path: None)
     )
     host_app = Starlette()
     routing.mount(host_app, app)

@@ -18,7 +18,7 @@ from PIL import Image
 from lora_trainer import environment
 from lora_trainer.errors import DatasetError
 from lora_trainer.webui.captions.workbench import Workbench
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.images.uploads import Accepted
@@ -56,19 +56,19 @@ class FakeConverter(Converter):
 
 
 @pytest.fixture
-def contents(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     without_decoder(monkeypatch)
     (tmp_path / "fox").mkdir()
-    return Contents(tmp_path / "fox", follow_links=False)
+    return CaptionStore(tmp_path / "fox", follow_links=False)
 
 
-def send(contents: Contents, name: str, data: bytes, converter: Converter | None) -> Accepted:
+def send(store: CaptionStore, name: str, data: bytes, converter: Converter | None) -> Accepted:
     async def pieces():
         yield data
 
-    incoming = asyncio.run(uploads.receive(pieces(), contents, name, len(data), PLENTY))
-    accepted = uploads.accept(contents, incoming, name, free=PLENTY, converter=converter)
-    hidden = contents.path / ".lora_trainer"
+    incoming = asyncio.run(uploads.receive(pieces(), store, name, len(data), PLENTY))
+    accepted = uploads.accept(store, incoming, name, free=PLENTY, converter=converter)
+    hidden = store.path / ".lora_trainer"
     assert [
         path
         for folder in ("incoming", "making")
@@ -86,8 +86,8 @@ def archive(members: dict[str, bytes]) -> bytes:
     return buffer.getvalue()
 
 
-def there(contents: Contents) -> dict[str, str]:
-    return {item.name: item.caption for item in contents.view().items}
+def there(store: CaptionStore) -> dict[str, str]:
+    return {item.name: item.caption for item in store.view().items}
 
 
 def names(folder: Path) -> list[str]:
@@ -163,25 +163,23 @@ def test_it_is_ready_when_the_workers_packages_are_there():
 # --- uploads --------------------------------------------------------------------------------------
 
 
-def test_an_uploaded_heic_becomes_a_jpeg_of_its_name(contents):
-    accepted = send(contents, "IMG 1.HEIC", heic("blue", (64, 48), orientation=6), Converter())
+def test_an_uploaded_heic_becomes_a_jpeg_of_its_name(store):
+    accepted = send(store, "IMG 1.HEIC", heic("blue", (64, 48), orientation=6), Converter())
     assert [(added.name, added.width, added.height) for added in accepted.added] == [
         ("IMG 1.jpg", 48, 64)
     ]
     assert (accepted.converted, accepted.waiting, accepted.skipped) == ({"HEIC": 1}, {}, [])
-    assert names(contents.path) == ["IMG 1.jpg"]
-    assert send(contents, "IMG 1.HEIC.txt", b"a fox", Converter()).captions == 1
-    assert there(contents) == {"IMG 1.jpg": "a fox"}
+    assert names(store.path) == ["IMG 1.jpg"]
+    assert send(store, "IMG 1.HEIC.txt", b"a fox", Converter()).captions == 1
+    assert there(store) == {"IMG 1.jpg": "a fox"}
 
 
 @pytest.mark.parametrize("name", ["fox.jpg", "fox", "fox.heif", "fox.hif"])
-def test_what_a_picture_is_tells_its_content(contents, name):
-    assert [added.name for added in send(contents, name, HEAD, FakeConverter()).added] == [
-        "fox.jpg"
-    ]
+def test_what_a_picture_is_tells_its_content(store, name):
+    assert [added.name for added in send(store, name, HEAD, FakeConverter()).added] == ["fox.jpg"]
 
 
-def test_a_zip_is_converted_at_once_and_keeps_its_captions(contents):
+def test_a_zip_is_converted_at_once_and_keeps_its_captions(store):
     converter = FakeConverter()
     members = {
         "10_fox/a.heic": HEAD,
@@ -191,9 +189,9 @@ def test_a_zip_is_converted_at_once_and_keeps_its_captions(contents):
         "d.png": png(),
         "metadata.csv": b"file_name,text\nc.heic,a cat\nd.png,a dog\n",
     }
-    accepted = send(contents, "set.zip", archive(members), converter)
+    accepted = send(store, "set.zip", archive(members), converter)
     assert (converter.asked, accepted.converted) == ([3], {"HEIC": 2})
-    assert there(contents) == {"10_fox/a.jpg": "a fox", "c.jpg": "a cat", "d.png": "a dog"}
+    assert there(store) == {"10_fox/a.jpg": "a fox", "c.jpg": "a cat", "d.png": "a dog"}
     assert [(skipped.name, str(skipped.message)) for skipped in accepted.skipped] == [
         ("b.heic", "b.heic is damaged (torn)")
     ]
@@ -205,40 +203,40 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later(contents):
+def test_what_cannot_be_converted_yet_is_kept_with_its_captions_and_converted_later(store):
     converter = FakeConverter(ready=False)
-    accepted = send(contents, "a.heic", HEAD, converter)
+    accepted = send(store, "a.heic", HEAD, converter)
     assert (accepted.added, accepted.waiting, accepted.skipped) == ([], {"HEIC": 1}, [])
-    accepted = send(contents, "a.heic", HEAD, converter)
+    accepted = send(store, "a.heic", HEAD, converter)
     assert [str(skipped.message) for skipped in accepted.skipped] == ["a.heic is here already"]
     members = {
         "b.heic": HEAD + b"b",
         "c.jpg": HEAD + b"c",
         "metadata.csv": b"file_name,text\nb.heic,a cat\nc.jpg,a dog\n",
     }
-    assert send(contents, "set.zip", archive(members), converter).waiting == {"HEIC": 2}
-    assert send(contents, "a.txt", b"a fox", converter).captions == 1
-    again = send(contents, "a.txt", b"a wolf", converter)
+    assert send(store, "set.zip", archive(members), converter).waiting == {"HEIC": 2}
+    assert send(store, "a.txt", b"a fox", converter).captions == 1
+    again = send(store, "a.txt", b"a wolf", converter)
     assert [str(skipped.message) for skipped in again.skipped] == [
         "a.heic has another caption already, which was kept"
     ]
     assert (
-        names(contents.path) == ["a.heic", "a.txt", "b.heic", "b.txt", "c.heic", "c.txt"]
-        and there(contents) == {}
+        names(store.path) == ["a.heic", "a.txt", "b.heic", "b.txt", "c.heic", "c.txt"]
+        and there(store) == {}
     )
-    bench = Workbench(contents, converter=converter)
+    bench = Workbench(store, converter=converter)
     with pytest.raises(DatasetError, match="not installed yet"):
         bench.convert()
     converter.ready = True
     assert bench.convert().changed == 3
-    assert there(contents) == {"a.jpg": "a fox", "b.jpg": "a cat", "c.jpg": "a dog"}
+    assert there(store) == {"a.jpg": "a fox", "b.jpg": "a cat", "c.jpg": "a dog"}
 
 
 # --- folders in place -----------------------------------------------------------------------------
 
 
 @pytest.fixture
-def folder(tmp_path, contents):
+def folder(tmp_path, store):
     """Opened in place: two phone pictures, one of them with a caption beside it, and the JPEG that
     a phone made of a third.
     """
@@ -248,12 +246,12 @@ def folder(tmp_path, contents):
         "3.heic": HEAD,
         "3.jpg": b"",
     }.items():
-        path = contents.path / name
+        path = store.path / name
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(data)
-    Image.new("RGB", (40, 30)).save(contents.path / "3.jpg")
-    (contents.path / "1.txt").write_text("a fox")
-    return contents
+    Image.new("RGB", (40, 30)).save(store.path / "3.jpg")
+    (store.path / "1.txt").write_text("a fox")
+    return store
 
 
 def test_a_folders_pictures_are_named_and_nothing_is_changed_unasked(folder):
@@ -288,9 +286,9 @@ def test_converting_a_folder_is_undone_and_done_again(folder):
     )
 
 
-def test_there_may_be_nothing_left_to_convert(contents):
+def test_there_may_be_nothing_left_to_convert(store):
     with pytest.raises(DatasetError, match="nothing left to convert"):
-        Workbench(contents, converter=FakeConverter()).convert()
+        Workbench(store, converter=FakeConverter()).convert()
 
 
 def test_what_cannot_be_converted_stays_and_is_named(folder):

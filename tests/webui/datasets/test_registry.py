@@ -12,29 +12,29 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.dataset import caption_provenance
-from lora_trainer.dataset.caption_provenance import Written
+from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.images import digest
 from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets import image_query
-from lora_trainer.webui.datasets.caption_store import CaptionChange, Contents, key_of
+from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, key_of
 from lora_trainer.webui.datasets.registry import Datasets
 from tests.dataset.pictures import save
 
 
 def make(
     folder: Path, files: dict[str, str], images: tuple[str, ...] = ("a.png", "b.png")
-) -> Contents:
+) -> CaptionStore:
     for name in images:
         save(folder / name, size=(40, 30))
     for name, content in files.items():
         (folder / name).write_text(content, encoding="utf-8")
-    return Contents(folder, follow_links=True)
+    return CaptionStore(folder, follow_links=True)
 
 
-def captions(contents: Contents) -> dict[str, str]:
-    return {item.name: item.caption for item in contents.view().items}
+def captions(store: CaptionStore) -> dict[str, str]:
+    return {item.name: item.caption for item in store.view().items}
 
 
 def change(name: str, caption: str, was: str) -> CaptionChange:
@@ -63,28 +63,28 @@ def test_the_caption_shown_is_the_one_that_is_trained(tmp_path):
 
 
 def test_images_come_in_the_natural_order_of_their_names_without_masks(tmp_path):
-    contents = make(
+    store = make(
         tmp_path,
         {"metadata.csv": "img2.png,a\n"},
         ("img10.png", "img2.png", "Img1.png", "img2_mask.png"),
     )
-    assert list(captions(contents)) == ["Img1.png", "img2.png", "img10.png"]
+    assert list(captions(store)) == ["Img1.png", "img2.png", "img10.png"]
 
 
 def test_a_caption_saved_by_another_program_is_seen_at_the_next_look(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\n", "b.txt": "two"})
-    before = contents.view().revision
-    assert contents.view() is contents.view()
+    store = make(tmp_path, {"metadata.csv": "a.png,one\n", "b.txt": "two"})
+    before = store.view().revision
+    assert store.view() is store.view()
     (tmp_path / "metadata.csv").write_text("a.png,another one\n", encoding="utf-8")
     (tmp_path / "b.txt").write_text("another two", encoding="utf-8")
-    assert captions(contents) == {"a.png": "another one", "b.png": "another two"}
-    assert contents.view().revision != before
+    assert captions(store) == {"a.png": "another one", "b.png": "another two"}
+    assert store.view().revision != before
 
 
 def test_an_empty_folder_is_an_empty_dataset_and_a_missing_one_is_said(tmp_path):
-    assert Contents(tmp_path, follow_links=True).view().items == ()
+    assert CaptionStore(tmp_path, follow_links=True).view().items == ()
     with pytest.raises(DatasetError, match="not there any more"):
-        Contents(tmp_path / "gone", follow_links=True).view()
+        CaptionStore(tmp_path / "gone", follow_links=True).view()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="links need a privilege on Windows")
@@ -95,8 +95,8 @@ def test_links_out_of_an_uploaded_dataset_are_left_out(tmp_path):
     (tmp_path / "own" / "link.png").symlink_to(tmp_path / "elsewhere" / "secret.png")
     (tmp_path / "own" / "folder").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "own" / "metadata.csv").symlink_to(tmp_path / "elsewhere" / "metadata.csv")
-    assert captions(Contents(tmp_path / "own", follow_links=False)) == {"a.png": ""}
-    assert len(captions(Contents(tmp_path / "own", follow_links=True))) == 3
+    assert captions(CaptionStore(tmp_path / "own", follow_links=False)) == {"a.png": ""}
+    assert len(captions(CaptionStore(tmp_path / "own", follow_links=True))) == 3
 
 
 @pytest.mark.parametrize(
@@ -111,44 +111,44 @@ def test_a_key_is_looked_up_and_never_a_path(tmp_path, key):
 
 
 def test_a_caption_is_written_where_it_stands(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\n", "b.txt": "two"})
+    store = make(tmp_path, {"metadata.csv": "a.png,one\n", "b.txt": "two"})
     assert (
-        contents.write_captions(
+        store.write_captions(
             [change("a.png", "first, new", "one"), change("b.png", "second", "two")]
         )
         == {}
     )
-    assert captions(contents) == {"a.png": "first, new", "b.png": "second"}
+    assert captions(store) == {"a.png": "first, new", "b.png": "second"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == 'a.png,"first, new"\n'
     assert (tmp_path / "b.txt").read_text("utf-8") == "second"
 
 
 def test_of_two_browsers_the_second_is_told_and_nothing_is_lost(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
-    assert contents.write_captions([change("a.png", "theirs", "one")]) == {}
-    conflicts = contents.write_captions(
+    store = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    assert store.write_captions([change("a.png", "theirs", "one")]) == {}
+    conflicts = store.write_captions(
         [change("a.png", "mine", "one"), change("b.png", "mine too", "two")]
     )
     assert conflicts == {key_of("a.png"): "theirs"}
-    assert captions(contents) == {"a.png": "theirs", "b.png": "mine too"}
+    assert captions(store) == {"a.png": "theirs", "b.png": "mine too"}
 
 
 def test_the_same_change_twice_is_no_conflict(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\n"})
+    store = make(tmp_path, {"metadata.csv": "a.png,one\n"})
     assert (
-        contents.write_captions([change("a.png", "new", "one")])
-        == contents.write_captions([change("a.png", "new", "one")])
+        store.write_captions([change("a.png", "new", "one")])
+        == store.write_captions([change("a.png", "new", "one")])
         == {}
     )
 
 
 def test_rows_changed_and_moved_in_a_spreadsheet_are_merged_row_by_row(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
-    contents.view()
+    store = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    store.view()
     (tmp_path / "metadata.csv").write_text(
         "file_name;text;note\nb.png;two, theirs;x\na.png;one;y\n", encoding="utf-8"
     )
-    assert contents.write_captions(
+    assert store.write_captions(
         [change("a.png", "mine", "one"), change("b.png", "mine", "two")]
     ) == {key_of("b.png"): "two, theirs"}
     assert (tmp_path / "metadata.csv").read_text(
@@ -157,28 +157,28 @@ def test_rows_changed_and_moved_in_a_spreadsheet_are_merged_row_by_row(tmp_path)
 
 
 def test_a_file_changed_unnoticed_in_its_size_and_time_is_not_clobbered(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\n"})
+    store = make(tmp_path, {"metadata.csv": "a.png,one\n"})
     # a file of this very moment would be read again
     os.utime(tmp_path / "metadata.csv", (1.7e9, 1.7e9))
     details = (tmp_path / "metadata.csv").stat()
-    contents.view()
+    store.view()
     (tmp_path / "metadata.csv").write_text("a.png,two\n", encoding="utf-8")
     os.utime(tmp_path / "metadata.csv", ns=(details.st_atime_ns, details.st_mtime_ns))
-    assert captions(contents) == {
+    assert captions(store) == {
         "a.png": "one",
         "b.png": "",
     }  # the stamp is the same: the view cannot know
-    assert contents.write_captions([change("a.png", "mine", "one")]) == {key_of("a.png"): "two"}
+    assert store.write_captions([change("a.png", "mine", "one")]) == {key_of("a.png"): "two"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == "a.png,two\n"
 
 
 def test_a_captioners_caption_edited_in_the_tab_is_a_persons_from_then_on(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,drafted\n"})
+    store = make(tmp_path, {"metadata.csv": "a.png,drafted\n"})
     caption_provenance.record(
-        tmp_path, {digest(tmp_path / "a.png"): Written(text="drafted", by="blip 1")}
+        tmp_path, {digest(tmp_path / "a.png"): CaptionRecord(text="drafted", by="blip 1")}
     )
-    contents.write_captions([change("a.png", "written", "drafted")])
-    contents.write_captions([change("a.png", "drafted", "written")])
+    store.write_captions([change("a.png", "written", "drafted")])
+    store.write_captions([change("a.png", "drafted", "written")])
     assert (
         caption_provenance.read_authors(tmp_path).author(digest(tmp_path / "a.png"), "drafted")
         == "person"
@@ -189,62 +189,62 @@ def test_a_captioners_caption_edited_in_the_tab_is_a_persons_from_then_on(tmp_pa
 
 
 def test_a_removed_image_leaves_with_its_captions_and_comes_back_with_them(tmp_path):
-    contents = make(
+    store = make(
         tmp_path,
         {"metadata.csv": "file_name,text,note\na.png,one,5\nb.png,two,6\n", "a.txt": "other"},
     )
-    contents.remove([key_of("a.png")])
-    assert captions(contents) == {"b.png": "two"}
+    store.remove([key_of("a.png")])
+    assert captions(store) == {"b.png": "two"}
     assert (tmp_path / "metadata.csv").read_text("utf-8") == "file_name,text,note\nb.png,two,6\n"
     assert not (tmp_path / "a.txt").exists()
-    assert [(entry.name, entry.caption, entry.image.exists()) for entry in contents.removed()] == [
+    assert [(entry.name, entry.caption, entry.image.exists()) for entry in store.removed()] == [
         ("a.png", "one", True)
     ]
-    assert contents.view().findings == ()
-    contents.restore([key_of("a.png")])
-    assert captions(contents) == {"a.png": "one", "b.png": "two"}
+    assert store.view().findings == ()
+    store.restore([key_of("a.png")])
+    assert captions(store) == {"a.png": "one", "b.png": "two"}
     assert (tmp_path / "metadata.csv").read_text(
         "utf-8"
     ) == "file_name,text,note\nb.png,two,6\na.png,one,5\n"
     assert (tmp_path / "a.txt").read_text("utf-8") == "other"
-    assert contents.removed() == []
+    assert store.removed() == []
 
 
 def test_a_text_file_that_another_image_uses_stays(tmp_path):
-    contents = make(tmp_path, {"a.txt": "shared"}, ("a.png", "a.jpg"))
-    contents.remove([key_of("a.png")])
-    assert captions(contents) == {"a.jpg": "shared"}
+    store = make(tmp_path, {"a.txt": "shared"}, ("a.png", "a.jpg"))
+    store.remove([key_of("a.png")])
+    assert captions(store) == {"a.jpg": "shared"}
 
 
 def test_restoring_does_not_overwrite_an_image_of_the_same_name(tmp_path):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
-    contents.remove([key_of("a.png")])
+    store = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    store.remove([key_of("a.png")])
     save(tmp_path / "a.png", colour="blue")
     with pytest.raises(DatasetError, match=r"another a\.png"):
-        contents.restore([key_of("a.png")])
+        store.restore([key_of("a.png")])
     (tmp_path / "a.png").unlink()
-    contents.restore([key_of("a.png")])
-    assert captions(contents)["a.png"] == "one"
+    store.restore([key_of("a.png")])
+    assert captions(store)["a.png"] == "one"
 
 
 def test_an_image_that_cannot_be_moved_keeps_its_caption(tmp_path, monkeypatch):
-    contents = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    store = make(tmp_path, {"metadata.csv": "a.png,one\nb.png,two\n"})
 
     def refuse(source, target):
         raise PermissionError(13, "in use")
 
     monkeypatch.setattr("lora_trainer.webui.datasets.image_trash.shutil.move", refuse)
     with pytest.raises(DatasetError, match=r"a\.png cannot be moved: in use"):
-        contents.remove([key_of("a.png")])
-    assert captions(contents) == {"a.png": "one", "b.png": "two"}
-    assert contents.removed() == []
+        store.remove([key_of("a.png")])
+    assert captions(store) == {"a.png": "one", "b.png": "two"}
+    assert store.removed() == []
 
 
 # --- pages ----------------------------------------------------------------------------------------
 
 
 def test_pages_filters_and_orders(tmp_path):
-    contents = make(
+    store = make(
         tmp_path,
         {"metadata.csv": "a.png,a Fox\nb.png,\nc.png,an apple\n"},
         ("a.png", "b.png", "c.png"),
@@ -253,7 +253,9 @@ def test_pages_filters_and_orders(tmp_path):
 
     def names(**wish):
         found = image_query.page(
-            contents.view(), image_query.Wish(**wish), Workbench(contents).known(contents.view())
+            store.view(),
+            image_query.PageQuery(**wish),
+            Workbench(store).known(store.view()),
         )
         return [item.name for item in found.items], found.matching
 
@@ -337,7 +339,7 @@ def test_visitors_from_elsewhere_see_no_folder_of_this_machine(datasets, tmp_pat
     assert datasets.listing("en")[0]["path"] == ""
     for ask in (
         datasets.find,
-        datasets.contents,
+        datasets.store,
         datasets.delete,
         lambda identity: datasets.rename(identity, "x"),
     ):
@@ -404,8 +406,8 @@ def test_a_dataset_is_deleted_on_a_full_disk_too(tmp_path, monkeypatch):
 @pytest.mark.parametrize("place", ["name", "mask", "row"])
 def test_what_the_trash_tells_leads_nowhere_outside_of_the_dataset(tmp_path, place):
     root = tmp_path / "set"
-    contents = make(root, {"metadata.csv": "a.png,one\nb.png,two\n"})
-    contents.remove([key_of("a.png")])
+    store = make(root, {"metadata.csv": "a.png,one\nb.png,two\n"})
+    store.remove([key_of("a.png")])
     (note,) = (root / ".lora_trainer" / "removed").glob("*/removed.json")
     told = json.loads(note.read_text("utf-8"))
     if place == "name":
@@ -416,7 +418,7 @@ def test_what_the_trash_tells_leads_nowhere_outside_of_the_dataset(tmp_path, pla
         told["rows"] = [{"file": "../evil.csv", "text": "a.png,x"}]
     note.write_text(json.dumps(told), encoding="utf-8")
     with pytest.raises(LoraTrainerError):
-        contents.restore([key_of("a.png")])
+        store.restore([key_of("a.png")])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
     assert not (tmp_path.parent / "a.png").exists()
-    assert list(captions(contents)) == ["b.png"]
+    assert list(captions(store)) == ["b.png"]

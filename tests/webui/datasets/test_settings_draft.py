@@ -38,7 +38,7 @@ def test_a_draft_belongs_to_its_dataset_and_is_on_its_card(datasets):
     cards = {card["id"]: card["draft"] for card in datasets.listing("en")}
     assert cards["fox"] == written.to_json() and cards["owl"]["values"] == {}
     # it is no image and no caption
-    assert datasets.contents(fox.id).view().items == ()
+    assert datasets.store(fox.id).view().items == ()
     assert datasets.draft(datasets.open(str(fox.path)).id).values == VALUES
 
 

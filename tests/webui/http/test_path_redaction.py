@@ -5,7 +5,7 @@ from pathlib import Path, PureWindowsPath
 
 import pytest
 
-from lora_trainer.webui.http.path_redaction import without_folders
+from lora_trainer.webui.http.path_redaction import redact
 
 FOLDERS = {
     Path("/home/ann"): "~",
@@ -28,7 +28,7 @@ FOLDERS = {
     ],
 )
 def test_folders_are_named_without_what_lies_above(text, told):
-    assert without_folders(text, FOLDERS) == told
+    assert redact(text, FOLDERS) == told
 
 
 @pytest.mark.parametrize(
@@ -41,7 +41,7 @@ def test_folders_are_named_without_what_lies_above(text, told):
     ],
 )
 def test_windows_paths_in_each_of_their_spellings(text):
-    told = without_folders(text, {PureWindowsPath(r"C:\Users\Ann\webui"): "webui"})
+    told = redact(text, {PureWindowsPath(r"C:\Users\Ann\webui"): "webui"})
     assert re.fullmatch(r"webui(/|\\{1,2})run", told)
 
 
@@ -52,7 +52,7 @@ def test_everything_in_an_answer_is_looked_at():
         "loss": 0.5,
         "on": True,
     }
-    assert without_folders(answer, FOLDERS) == {
+    assert redact(answer, FOLDERS) == {
         "log": ["~/a", 3, None],
         "deep": {"list": [["~/b"]]},
         "loss": 0.5,
@@ -61,5 +61,5 @@ def test_everything_in_an_answer_is_looked_at():
 
 
 def test_a_root_is_no_folder_to_hide():
-    assert without_folders("/a and/b", {Path("/"): "root"}) == "/a and/b"
-    assert without_folders("/a", {}) == "/a"
+    assert redact("/a and/b", {Path("/"): "root"}) == "/a and/b"
+    assert redact("/a", {}) == "/a"

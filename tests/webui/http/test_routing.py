@@ -88,7 +88,7 @@ def client(monkeypatch):
         routing.mount(
             host_app,
             SimpleNamespace(
-                host=host(**facts), own_folders=lambda: {Path("/home/ann/webui"): "webui"}
+                host=host(**facts), redactions=lambda: {Path("/home/ann/webui"): "webui"}
             ),
         )
         return TestClient(host_app, base_url="http://127.0.0.1", raise_server_exceptions=False)
@@ -427,12 +427,12 @@ def test_folders_are_looked_up_for_texts_only_and_not_in_the_hosts_own_thread(mo
     def words(app, request):
         return {"file": "/home/ann/webui/fox.png"}
 
-    def own_folders():
+    def redactions():
         asked.append(threading.get_ident())
         return {Path("/home/ann/webui"): "webui"}
 
     host_app = Starlette()
-    routing.mount(host_app, SimpleNamespace(host=host(remote=True), own_folders=own_folders))
+    routing.mount(host_app, SimpleNamespace(host=host(remote=True), redactions=redactions))
     with TestClient(host_app, base_url="http://127.0.0.1") as client:
         assert client.get("/lora-trainer/picture").content == b"\x89PNG" and asked == []
         assert client.get("/lora-trainer/words").json() == {"file": "webui/fox.png"}

@@ -35,7 +35,7 @@ def page(tmp_path, monkeypatch):
     )
     datasets = Datasets(DataFolder(tmp_path / "data folder"), host.is_remote)
     app = Starlette()
-    routing.mount(app, SimpleNamespace(host=host, datasets=datasets, own_folders=dict))
+    routing.mount(app, SimpleNamespace(host=host, datasets=datasets, redactions=dict))
     client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
     def upload(identity, name, data, **query):
@@ -358,7 +358,7 @@ def test_no_address_leads_out_of_the_data_folder(page, attempt, remote):
         )
         assert answer.status_code in (400, 404) or innocent, (path, answer.text)
     with pytest.raises(NotFound):
-        page.datasets.contents(unquote(attempt, errors="surrogateescape"))
+        page.datasets.store(unquote(attempt, errors="surrogateescape"))
     for body in ({"keys": [attempt]}, {"key": attempt, "caption": "x", "was": ""}):
         what = "remove" if "keys" in body else "caption"
         assert page.post("datasets/fox/" + what, body).status_code == 404

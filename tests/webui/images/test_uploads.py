@@ -19,7 +19,7 @@ from PIL import Image
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import KEPT_FREE
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.images import uploads
 from lora_trainer.webui.images.uploads import Accepted, accept, receive
 from tests.webui.heic import without_decoder
@@ -34,20 +34,20 @@ def picture(colour: str = "red", form: str = "PNG", size: tuple[int, int] = (40,
 
 
 @pytest.fixture
-def contents(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch):
     without_decoder(monkeypatch)
     (tmp_path / "fox").mkdir()
-    return Contents(tmp_path / "fox", follow_links=False)
+    return CaptionStore(tmp_path / "fox", follow_links=False)
 
 
-def send(contents: Contents, name: str, data: bytes, **options: object) -> Accepted:
+def send(store: CaptionStore, name: str, data: bytes, **options: object) -> Accepted:
     async def pieces():
         for start in range(0, len(data), 1000):
             yield data[start : start + 1000]
 
-    incoming = asyncio.run(receive(pieces(), contents, name, len(data), PLENTY))
-    accepted = accept(contents, incoming, name, free=PLENTY, **options)  # type: ignore[arg-type]
-    assert list((contents.path / ".lora_trainer" / "incoming").iterdir()) == []
+    incoming = asyncio.run(receive(pieces(), store, name, len(data), PLENTY))
+    accepted = accept(store, incoming, name, free=PLENTY, **options)  # type: ignore[arg-type]
+    assert list((store.path / ".lora_trainer" / "incoming").iterdir()) == []
     return accepted
 
 
@@ -63,20 +63,20 @@ def reasons(accepted: Accepted) -> list[str]:
     return [str(skipped.message) for skipped in accepted.skipped]
 
 
-def captions(contents: Contents) -> dict[str, str]:
-    return {item.name: item.caption for item in contents.view().items}
+def captions(store: CaptionStore) -> dict[str, str]:
+    return {item.name: item.caption for item in store.view().items}
 
 
 # --- pictures -------------------------------------------------------------------------------------
 
 
-def test_a_picture_is_taken_as_it_is(contents):
-    accepted = send(contents, "狐 狸.png", picture())
+def test_a_picture_is_taken_as_it_is(store):
+    accepted = send(store, "狐 狸.png", picture())
     assert [(added.name, added.width, added.height) for added in accepted.added] == [
         ("狐 狸.png", 40, 30)
     ]
-    assert (contents.path / "狐 狸.png").read_bytes() == picture()
-    assert contents.view().items[0].key == accepted.added[0].key
+    assert (store.path / "狐 狸.png").read_bytes() == picture()
+    assert store.view().items[0].key == accepted.added[0].key
 
 
 @pytest.mark.parametrize(
@@ -97,31 +97,27 @@ def test_a_picture_is_taken_as_it_is(contents):
         ("é" * 200 + ".png", "é" * 65 + ".png"),
     ],
 )
-def test_a_name_is_made_safe(contents, name, stored):
-    assert [added.name for added in send(contents, name, picture()).added] == [stored]
-    assert [path.name for path in contents.path.iterdir() if path.name != ".lora_trainer"] == [
-        stored
-    ]
-    assert not any(path.name in ("evil.png", "fox.png") for path in contents.path.parent.iterdir())
+def test_a_name_is_made_safe(store, name, stored):
+    assert [added.name for added in send(store, name, picture()).added] == [stored]
+    assert [path.name for path in store.path.iterdir() if path.name != ".lora_trainer"] == [stored]
+    assert not any(path.name in ("evil.png", "fox.png") for path in store.path.parent.iterdir())
 
 
-def test_of_a_dropped_folders_path_only_kohyas_folder_is_kept(contents):
-    send(contents, "train/10_fox/sub/1.png", picture("red"))
-    send(contents, "train/3_cat/1.png", picture("blue"))
-    send(contents, "train/10_fox/1.txt", b"a fox")
-    send(contents, "train/other/2.png", picture("green"))
-    assert captions(contents) == {"2.png": "", "3_cat/1.png": "cat", "10_fox/1.png": "a fox"}
+def test_of_a_dropped_folders_path_only_kohyas_folder_is_kept(store):
+    send(store, "train/10_fox/sub/1.png", picture("red"))
+    send(store, "train/3_cat/1.png", picture("blue"))
+    send(store, "train/10_fox/1.txt", b"a fox")
+    send(store, "train/other/2.png", picture("green"))
+    assert captions(store) == {"2.png": "", "3_cat/1.png": "cat", "10_fox/1.png": "a fox"}
 
 
-def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(contents):
-    send(contents, "fox.png", picture("red"))
-    again = send(contents, "FOX.png", picture("red"))
+def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(store):
+    send(store, "fox.png", picture("red"))
+    again = send(store, "FOX.png", picture("red"))
     assert (again.added, reasons(again)) == ([], ["FOX.png is here already"])
-    assert [added.name for added in send(contents, "Fox.PNG", picture("blue")).added] == [
-        "Fox-2.png"
-    ]
+    assert [added.name for added in send(store, "Fox.PNG", picture("blue")).added] == ["Fox-2.png"]
     # fox.png and fox.jpg would share one fox.txt
-    assert [added.name for added in send(contents, "fox.jpg", picture("red", "JPEG")).added] == [
+    assert [added.name for added in send(store, "fox.jpg", picture("red", "JPEG")).added] == [
         "fox-3.jpg"
     ]
 
@@ -144,21 +140,19 @@ def test_the_same_picture_twice_is_one_and_another_of_its_name_gets_a_number(con
         ("fox.zip", b"PK\3\4 nonsense", "fox.zip is damaged, or not a zip file"),
     ],
 )
-def test_what_is_no_picture_is_named_with_its_reason_and_leaves_nothing(
-    contents, name, data, reason
-):
-    accepted = send(contents, name, data)
+def test_what_is_no_picture_is_named_with_its_reason_and_leaves_nothing(store, name, data, reason):
+    accepted = send(store, name, data)
     assert accepted.added == []
     assert reasons(accepted)[0].startswith(reason)
     assert str(accepted.skipped[0].hint)
-    assert [path.name for path in contents.path.iterdir()] == [".lora_trainer"]
+    assert [path.name for path in store.path.iterdir()] == [".lora_trainer"]
 
 
 # --- receiving ------------------------------------------------------------------------------------
 
 
 def receiving(
-    contents: Contents, pieces, name: str = "fox.png", size: int | None = None, free=PLENTY
+    store: CaptionStore, pieces, name: str = "fox.png", size: int | None = None, free=PLENTY
 ) -> Path:
     async def stream():
         for piece in pieces:
@@ -166,14 +160,14 @@ def receiving(
                 raise piece
             yield piece
 
-    return asyncio.run(receive(stream(), contents, name, size, free))
+    return asyncio.run(receive(stream(), store, name, size, free))
 
 
 @pytest.mark.parametrize("trouble", [ConnectionError("gone"), asyncio.CancelledError()])
-def test_an_upload_that_breaks_off_leaves_nothing(contents, trouble):
+def test_an_upload_that_breaks_off_leaves_nothing(store, trouble):
     with pytest.raises((DatasetError, asyncio.CancelledError)):
-        receiving(contents, [b"x" * 10, trouble])
-    assert list((contents.path / ".lora_trainer" / "incoming").iterdir()) == []
+        receiving(store, [b"x" * 10, trouble])
+    assert list((store.path / ".lora_trainer" / "incoming").iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -193,38 +187,38 @@ def test_an_upload_that_breaks_off_leaves_nothing(contents, trouble):
     ],
 )
 def test_what_is_too_large_or_incomplete_is_refused_and_leaves_nothing(
-    contents, pieces, name, size, free, message
+    store, pieces, name, size, free, message
 ):
     with pytest.raises(DatasetError, match="^" + message):
-        receiving(contents, pieces, name, size, lambda path: free)
-    assert list((contents.path / ".lora_trainer" / "incoming").iterdir()) == []
+        receiving(store, pieces, name, size, lambda path: free)
+    assert list((store.path / ".lora_trainer" / "incoming").iterdir()) == []
 
 
-def test_a_disk_that_takes_its_time_does_not_hold_up_the_host(contents, monkeypatch):
+def test_a_disk_that_takes_its_time_does_not_hold_up_the_host(store, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(
         os, "fsync", lambda descriptor: synced.append(threading.get_ident()) or fsync(descriptor)
     )
-    assert receiving(contents, [b"x"]).read_bytes() == b"x"
+    assert receiving(store, [b"x"]).read_bytes() == b"x"
     assert len(synced) == 1 and threading.get_ident() not in synced
 
 
-def test_what_a_crash_left_is_cleared_away_after_a_day(contents):
-    folder = contents.path / ".lora_trainer" / "incoming"
+def test_what_a_crash_left_is_cleared_away_after_a_day(store):
+    folder = store.path / ".lora_trainer" / "incoming"
     folder.mkdir(parents=True)
     for name, age in (("old", 2 * 24 * 3600), ("recent", 60)):
         (folder / name).write_bytes(b"x")
 
         os.utime(folder / name, (time.time() - age, time.time() - age))
-    receiving(contents, [b"x"]).unlink()
+    receiving(store, [b"x"]).unlink()
     assert [path.name for path in folder.iterdir()] == ["recent"]
 
 
 # --- captions -------------------------------------------------------------------------------------
 
 
-def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(contents, monkeypatch):
-    incoming = contents.path / ".lora_trainer" / "incoming"
+def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(store, monkeypatch):
+    incoming = store.path / ".lora_trainer" / "incoming"
     incoming.mkdir(parents=True)
     listed = Path.iterdir
     # listed, and moved to its place by another upload before it is looked at
@@ -239,34 +233,32 @@ def test_an_upload_is_not_disturbed_by_another_that_takes_its_file_away(contents
     async def pieces():
         yield picture()
 
-    assert (
-        asyncio.run(receive(pieces(), contents, "fox.png", None, PLENTY)).read_bytes() == picture()
-    )
+    assert asyncio.run(receive(pieces(), store, "fox.png", None, PLENTY)).read_bytes() == picture()
 
 
-def test_a_text_file_is_the_caption_of_the_image_of_its_name(contents):
-    send(contents, "fox.png", picture())
-    assert send(contents, "Fox.txt", "一只红狐狸在雪地里".encode("gbk")).captions == 1
-    assert captions(contents) == {"fox.png": "一只红狐狸在雪地里"}
+def test_a_text_file_is_the_caption_of_the_image_of_its_name(store):
+    send(store, "fox.png", picture())
+    assert send(store, "Fox.txt", "一只红狐狸在雪地里".encode("gbk")).captions == 1
+    assert captions(store) == {"fox.png": "一只红狐狸在雪地里"}
     # one file for all captions, as the seeds have it
-    assert (contents.path / "metadata.csv").read_bytes().decode(
+    assert (store.path / "metadata.csv").read_bytes().decode(
         "utf-8"
     ) == "\ufefffile_name,text\nfox.png,一只红狐狸在雪地里\n"
-    assert reasons(send(contents, "cat.txt", b"a cat")) == ["cat.txt belongs to no image here"]
+    assert reasons(send(store, "cat.txt", b"a cat")) == ["cat.txt belongs to no image here"]
 
 
-def test_a_caption_that_is_there_is_kept_unless_replacing_is_asked_for(contents):
-    send(contents, "fox.png", picture())
-    send(contents, "fox.txt", b"by hand")
-    kept = send(contents, "fox.txt", b"another")
+def test_a_caption_that_is_there_is_kept_unless_replacing_is_asked_for(store):
+    send(store, "fox.png", picture())
+    send(store, "fox.txt", b"by hand")
+    kept = send(store, "fox.txt", b"another")
     assert (kept.captions, reasons(kept), kept.skipped[0].kept_caption) == (
         0,
         ["fox.png has another caption already, which was kept"],
         True,
     )
-    assert captions(contents) == {"fox.png": "by hand"}
-    assert send(contents, "fox.txt", b"another", replace_captions=True).captions == 1
-    assert captions(contents) == {"fox.png": "another"}
+    assert captions(store) == {"fox.png": "by hand"}
+    assert send(store, "fox.txt", b"another", replace_captions=True).captions == 1
+    assert captions(store) == {"fox.png": "another"}
 
 
 @pytest.mark.parametrize(
@@ -283,12 +275,12 @@ def test_a_caption_that_is_there_is_kept_unless_replacing_is_asked_for(contents)
         ),
     ],
 )
-def test_a_table_of_captions_is_merged(contents, name, data):
-    send(contents, "a.png", picture("red"))
-    send(contents, "b.png", picture("blue"))
-    send(contents, "b.txt", b"a cat")
-    accepted = send(contents, name, data)
-    assert captions(contents) == {"a.png": "a fox, snow", "b.png": "a cat"}
+def test_a_table_of_captions_is_merged(store, name, data):
+    send(store, "a.png", picture("red"))
+    send(store, "b.png", picture("blue"))
+    send(store, "b.txt", b"a cat")
+    accepted = send(store, name, data)
+    assert captions(store) == {"a.png": "a fox, snow", "b.png": "a cat"}
     assert accepted.captions == 1
     assert [reason.split(": ")[1] for reason in reasons(accepted)] == ["there is no image c.png"]
 
@@ -296,7 +288,7 @@ def test_a_table_of_captions_is_merged(contents, name, data):
 # --- zip ------------------------------------------------------------------------------------------
 
 
-def test_a_zip_brings_images_and_their_captions(contents):
+def test_a_zip_brings_images_and_their_captions(store):
     members = {
         "set/a.png": picture("red"),
         "set/a.txt": b"a red one",
@@ -307,8 +299,8 @@ def test_a_zip_brings_images_and_their_captions(contents):
         "set/.DS_Store": b"x",
         "set/Thumbs.db": b"x",
     }
-    accepted = send(contents, "set.zip", archive(members))
-    assert captions(contents) == {
+    accepted = send(store, "set.zip", archive(members))
+    assert captions(store) == {
         "a.png": "a red one",
         "b.png": "blue, plain",
         "c.jpg": "a green one",
@@ -317,7 +309,7 @@ def test_a_zip_brings_images_and_their_captions(contents):
     assert reasons(accepted) == ["hidden and system files are left out (3 of them)"]
 
 
-def test_folders_are_flattened_and_captions_follow_the_new_names(contents):
+def test_folders_are_flattened_and_captions_follow_the_new_names(store):
     members = {
         "x/1.png": picture("red"),
         "x/1.txt": b"red",
@@ -325,13 +317,13 @@ def test_folders_are_flattened_and_captions_follow_the_new_names(contents):
         "y/1.txt": b"blue",
         "metadata.csv": b"",
     }
-    send(contents, "set.zip", archive(members))
-    assert captions(contents) == {"1.png": "red", "1-2.png": "blue"}
+    send(store, "set.zip", archive(members))
+    assert captions(store) == {"1.png": "red", "1-2.png": "blue"}
 
 
-def test_kohyas_folders_stay(contents):
+def test_kohyas_folders_stay(store):
     send(
-        contents,
+        store,
         "set.zip",
         archive(
             {
@@ -341,8 +333,8 @@ def test_kohyas_folders_stay(contents):
             }
         ),
     )
-    assert captions(contents) == {"3_cat/1.png": "cat", "10_fox/1.png": "a fox"}
-    assert (contents.path / "10_fox" / "1.txt").read_text("utf-8") == "a fox\n"
+    assert captions(store) == {"3_cat/1.png": "cat", "10_fox/1.png": "a fox"}
+    assert (store.path / "10_fox" / "1.txt").read_text("utf-8") == "a fox\n"
 
 
 @pytest.mark.parametrize(
@@ -356,14 +348,14 @@ def test_kohyas_folders_stay(contents):
         "\\\\host\\share\\evil.png",
     ],
 )
-def test_a_member_that_points_out_of_the_archive_is_named_and_left_out(contents, name):
-    accepted = send(contents, "set.zip", archive({name: picture(), "good.png": picture("blue")}))
-    assert list(captions(contents)) == ["good.png"]
+def test_a_member_that_points_out_of_the_archive_is_named_and_left_out(store, name):
+    accepted = send(store, "set.zip", archive({name: picture(), "good.png": picture("blue")}))
+    assert list(captions(store)) == ["good.png"]
     assert reasons(accepted) == [f"{name.replace(chr(92), '/')} points out of the archive"]
-    assert not list(contents.path.parent.rglob("evil*"))
+    assert not list(store.path.parent.rglob("evil*"))
 
 
-def test_links_locked_members_and_other_files_are_named_and_left_out(contents):
+def test_links_locked_members_and_other_files_are_named_and_left_out(store):
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as file:
         link = zipfile.ZipInfo("link.png")
@@ -380,7 +372,7 @@ def test_links_locked_members_and_other_files_are_named_and_left_out(contents):
             at = start - 1
             if b"locked.png" in data[at : at + 60]:
                 data[at + flags] |= 1
-    assert sorted(reasons(send(contents, "set.zip", bytes(data)))) == [
+    assert sorted(reasons(send(store, "set.zip", bytes(data)))) == [
         "broken.png is not a picture in a format that is read here",
         "inner.zip is an archive in an archive",
         "link.png is a link, not a file",
@@ -389,36 +381,36 @@ def test_links_locked_members_and_other_files_are_named_and_left_out(contents):
     ]
 
 
-def test_a_member_damaged_in_the_archive_leaves_the_others_alone(contents):
+def test_a_member_damaged_in_the_archive_leaves_the_others_alone(store):
     data = bytearray(archive({"a.png": picture("red", size=(300, 300)), "b.png": picture("blue")}))
     at = data.find(b"a.png") + 5
     data[at + 30 : at + 60] = b"\xff" * 30
-    accepted = send(contents, "set.zip", bytes(data))
+    accepted = send(store, "set.zip", bytes(data))
     assert reasons(accepted) == ["a.png is damaged in the archive"]
-    assert list(captions(contents)) == ["b.png"]
+    assert list(captions(store)) == ["b.png"]
 
 
-def test_a_zip_bomb_is_refused_before_it_unpacks(contents, monkeypatch):
+def test_a_zip_bomb_is_refused_before_it_unpacks(store, monkeypatch):
     monkeypatch.setattr(uploads, "SMALL_ENOUGH", 2**20)
     bomb = archive({f"{number}.png": b"\0" * 2**20 for number in range(8)})
-    assert reasons(send(contents, "bomb.zip", bomb)) == [
+    assert reasons(send(store, "bomb.zip", bomb)) == [
         "bomb.zip would unpack to 8 MB, far more than pictures do"
     ]
 
 
-def test_a_zip_of_too_many_files_is_refused(contents, monkeypatch):
+def test_a_zip_of_too_many_files_is_refused(store, monkeypatch):
     monkeypatch.setattr(uploads, "MOST_MEMBERS", 3)
     assert reasons(
-        send(contents, "set.zip", archive({f"{number}.png": b"" for number in range(4)}))
+        send(store, "set.zip", archive({f"{number}.png": b"" for number in range(4)}))
     ) == ["set.zip holds more than 3 files"]
 
 
-def test_chinese_names_packed_on_windows_are_read(contents):
+def test_chinese_names_packed_on_windows_are_read(store):
     data = archive({"XXXX.png": picture(), "XXXX.txt": b"a fox"}).replace(
         b"XXXX", "狐狸".encode("gbk")
     )
-    send(contents, "set.zip", data)
-    assert captions(contents) == {"狐狸.png": "a fox"}
+    send(store, "set.zip", data)
+    assert captions(store) == {"狐狸.png": "a fox"}
 
 
 # --- names ----------------------------------------------------------------------------------------
@@ -452,17 +444,17 @@ def test_numbers_in_names_count_as_numbers():
 # --- other tools' files ---------------------------------------------------------------------------
 
 
-def test_captions_of_several_lines_stay_so_in_a_file_and_in_a_zip(contents):
-    send(contents, "a.png", picture())
-    send(contents, "a.txt", b"a red boat on a lake\r\nthe boat lies still\r\n")
+def test_captions_of_several_lines_stay_so_in_a_file_and_in_a_zip(store):
+    send(store, "a.png", picture())
+    send(store, "a.txt", b"a red boat on a lake\r\nthe boat lies still\r\n")
     send(
-        contents,
+        store,
         "pack.zip",
         archive({"b.png": picture("blue"), "b.txt": b"a blue boat sails.\nA boat, blue"}),
     )
-    send(contents, "c.png", picture("green"))
-    send(contents, "more.csv", b'file_name,text\nc.png,"a green boat.\nA boat at night"\n')
-    lines = {name: caption.split("\n") for name, caption in captions(contents).items()}
+    send(store, "c.png", picture("green"))
+    send(store, "more.csv", b'file_name,text\nc.png,"a green boat.\nA boat at night"\n')
+    lines = {name: caption.split("\n") for name, caption in captions(store).items()}
     assert lines == {
         "a.png": ["a red boat on a lake", "the boat lies still"],
         "b.png": ["a blue boat sails.", "A boat, blue"],
@@ -481,15 +473,13 @@ def test_captions_of_several_lines_stay_so_in_a_file_and_in_a_zip(contents):
     ],
 )
 @pytest.mark.parametrize("packed", [False, True], ids=["alone", "in a zip"])
-def test_other_tools_files_are_taken(contents, name, data, packed):
+def test_other_tools_files_are_taken(store, name, data, packed):
     if packed:
-        accepted = send(
-            contents, "pack.zip", archive({"set/a.png": picture(), f"set/{name}": data})
-        )
+        accepted = send(store, "pack.zip", archive({"set/a.png": picture(), f"set/{name}": data}))
     else:
-        send(contents, "a.png", picture())
-        accepted = send(contents, name, data)
-    assert (captions(contents), reasons(accepted)) == ({"a.png": "fox"}, [])
+        send(store, "a.png", picture())
+        accepted = send(store, name, data)
+    assert (captions(store), reasons(accepted)) == ({"a.png": "fox"}, [])
 
 
 @pytest.mark.parametrize(
@@ -509,18 +499,18 @@ def test_other_tools_files_are_taken(contents, name, data, packed):
         ("more.json", b'{"a.png": ' + b"9" * 5_000 + b"}", "more.json"),
     ],
 )
-def test_what_is_no_caption_is_told_what_it_is(contents, name, data, reason):
-    send(contents, "a.png", picture())
-    accepted = send(contents, name, data)
-    assert captions(contents) == {"a.png": ""}
+def test_what_is_no_caption_is_told_what_it_is(store, name, data, reason):
+    send(store, "a.png", picture())
+    accepted = send(store, name, data)
+    assert captions(store) == {"a.png": ""}
     assert reasons(accepted)[0].startswith(reason)
     assert all(str(skipped.hint) for skipped in accepted.skipped)
 
 
-def test_class_images_are_left_out_of_uploads_and_told(contents):
-    alone = send(contents, "set/reg/1_animal/z.png", picture("green"))
+def test_class_images_are_left_out_of_uploads_and_told(store):
+    alone = send(store, "set/reg/1_animal/z.png", picture("green"))
     packed = send(
-        contents,
+        store,
         "pack.zip",
         archive(
             {
@@ -530,7 +520,7 @@ def test_class_images_are_left_out_of_uploads_and_told(contents):
             }
         ),
     )
-    assert list(captions(contents)) == ["10_fox/a.png"]
+    assert list(captions(store)) == ["10_fox/a.png"]
     assert reasons(alone) == ["z.png is left out: it is among class images (regularisation images)"]
     assert reasons(packed) == ["class images (regularisation images) are left out (2 files)"]
 
@@ -539,16 +529,16 @@ def test_class_images_are_left_out_of_uploads_and_told(contents):
     ("name", "encoding"),
     [("猫耳の少女", "cp932"), ("café élan", "cp437"), ("狐狸", "gb18030"), ("狐狸 été", "utf-8")],
 )
-def test_names_in_a_zip_are_read_in_the_packers_encoding(contents, name, encoding):
+def test_names_in_a_zip_are_read_in_the_packers_encoding(store, name, encoding):
     data = archive({f"{'x' * len(name.encode(encoding))}.png": picture()})
     raw = name.encode(encoding)
-    accepted = send(contents, "pack.zip", data.replace(b"x" * len(raw) + b".png", raw + b".png"))
+    accepted = send(store, "pack.zip", data.replace(b"x" * len(raw) + b".png", raw + b".png"))
     assert ([added.name for added in accepted.added], reasons(accepted)) == ([f"{name}.png"], [])
 
 
-def test_a_number_of_five_thousand_digits_in_a_name_is_a_name_like_others(contents):
+def test_a_number_of_five_thousand_digits_in_a_name_is_a_name_like_others(store):
     accepted = send(
-        contents,
+        store,
         "pack.zip",
         archive({"img" + "7" * 5_000 + ".png": picture(), "img2.png": picture("blue")}),
     )

@@ -531,7 +531,7 @@ def test_two_thousand_images_hold_up_nobody(app, tmp_path):
     made = plan(app, wish(dataset="many"))
     first = time.thread_time() - begin
     assert made.unchecked > 0 and made.steps == 20_000
-    app.images.wait()
+    app.image_cache.wait()
     begin = time.thread_time()
     made = plan(app, wish(dataset="many", lora_rank=16))
     again = time.thread_time() - begin

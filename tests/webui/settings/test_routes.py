@@ -256,14 +256,14 @@ def test_a_preset_of_ones_own_is_saved_shown_and_deleted(client):
 def test_nonsense_is_no_preset(client, app, body):
     answer = post(client, "presets", body)
     assert answer.status_code == 400 and answer.json()["error"]["message"]
-    assert app.own_presets.listing("en") == {"presets": [], "problems": []}
+    assert app.user_presets.listing("en") == {"presets": [], "problems": []}
 
 
 def test_visitors_from_elsewhere_may_save_presets_as_they_may_train_and_read_no_folder_of_this_machine(
     client, app
 ):
     app.host.is_remote = lambda: True
-    app.own_folders = lambda: {app.data.root: "data"}
+    app.redactions = lambda: {app.data.root: "data"}
     post(client, "presets", {"title": "Mine", "values": {"lora_rank": 16}})
     (app.data.root / "presets" / "bad.yaml").write_text("- a\n", encoding="utf-8")
     answer = post(client, "presets", {"title": "Other", "values": {"lora_rank": 16}})

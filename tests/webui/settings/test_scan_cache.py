@@ -6,10 +6,10 @@ import pytest
 
 from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
-from lora_trainer.webui.datasets.caption_store import Contents
+from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.settings import scan_cache as module
-from lora_trainer.webui.settings.image_cache import KnownImages
-from lora_trainer.webui.settings.scan_cache import Scans
+from lora_trainer.webui.settings.image_cache import ImageCache
+from lora_trainer.webui.settings.scan_cache import ScanCache
 from tests.dataset.pictures import save
 
 
@@ -20,14 +20,14 @@ def scanned(tmp_path, monkeypatch):
     for name in ("a.png", "b.png"):
         save(folder / name, size=(64, 48))
         (folder / name).with_suffix(".txt").write_text(f"a fox, {name}", encoding="utf-8")
-    images, contents = KnownImages(tmp_path / "images.json"), Contents(folder, follow_links=True)
-    scans, counts = Scans(images), []
+    images, store = ImageCache(tmp_path / "images.json"), CaptionStore(folder, follow_links=True)
+    scans, counts = ScanCache(images), []
     scan = module.scan
     monkeypatch.setattr(module, "scan", lambda *a, **b: counts.append(1) or scan(*a, **b))
 
     def ask(**settings):
         asked = DatasetSettings(train_data_dir=folder, **settings)
-        found = scans.scan(contents, asked, None, 75)
+        found = scans.scan(store, asked, None, 75)
         images.wait()
         return found, len(counts)
 

@@ -8,7 +8,7 @@ import pytest
 
 from lora_trainer.runs import events
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.throughput import Pace, kind_of
+from lora_trainer.webui.settings.throughput import Throughput, kind_of
 from tests.jobs.logs import append, write_run
 
 FIRST_WORD = 5000.0
@@ -33,7 +33,7 @@ def run(tmp_path):
 
 
 def seconds(run, images=40.0, preview_rounds=0):
-    return Pace(run.path.parent).seconds(
+    return Throughput(run.path.parent).seconds(
         kind_of(training.read(run.config), "sd1", 64), images, preview_rounds
     )
 

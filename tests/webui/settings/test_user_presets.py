@@ -8,7 +8,7 @@ from lora_trainer.errors import ConfigError
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.http.routing import Conflict
 from lora_trainer.webui.settings.presets import Presets, read
-from lora_trainer.webui.settings.user_presets import OwnPresets
+from lora_trainer.webui.settings.user_presets import UserPresets
 
 
 @pytest.fixture
@@ -18,7 +18,7 @@ def data(tmp_path):
 
 @pytest.fixture
 def own(data):
-    return OwnPresets(data, Presets())
+    return UserPresets(data, Presets())
 
 
 def test_a_saved_preset_is_a_file_with_what_differs_from_the_defaults(own, data):

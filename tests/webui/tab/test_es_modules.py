@@ -33,7 +33,7 @@ def client(monkeypatch):
         language=lambda: "", is_remote=lambda: False, api_credentials=dict, names=frozenset
     )
     app = Starlette()
-    routing.mount(app, SimpleNamespace(host=host, own_folders=dict))
+    routing.mount(app, SimpleNamespace(host=host, redactions=dict))
     return TestClient(app, base_url="http://127.0.0.1")
 
 

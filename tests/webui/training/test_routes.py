@@ -33,7 +33,7 @@ def desk(tmp_path):
 def browser(desk, *, remote=False, app=None):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: remote, api_credentials=dict)
     app = app or Starlette()
-    routing.mount(app, SimpleNamespace(host=host, runs=desk.runs, own_folders=dict))
+    routing.mount(app, SimpleNamespace(host=host, runs=desk.runs, redactions=dict))
     return TestClient(
         app,
         base_url="http://127.0.0.1",

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from lora_trainer.errors import RunError
-from lora_trainer.jobs.history import Entry
-from lora_trainer.jobs.queue import Line
+from lora_trainer.jobs.history import HistoryEntry
+from lora_trainer.jobs.queue import QueueState
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.state import fold
@@ -26,13 +26,13 @@ SETTINGS = {
 
 
 def entry(*history, **facts):
-    return Entry(
+    return HistoryEntry(
         **{"id": "ink 水", "folder": FOLDER, "settings": SETTINGS, "state": fold(history), **facts}
     )
 
 
 def shown(found, line=None, **facts):
-    return run_view.run(found, line or Line(), str, **facts)
+    return run_view.run(found, line or QueueState(), str, **facts)
 
 
 PAUSED = (*TRAINED, events.Paused(step=10))
@@ -59,59 +59,74 @@ DELIVERED = (
 @pytest.mark.parametrize(
     ("found", "line", "status", "sentence"),
     [
-        (entry(), Line(waiting=("ink 水",)), "queued", "Starts as soon as nothing else trains."),
-        (entry(), Line(waiting=("a", "b", "ink 水")), "queued", "Waits: number 3 in the queue."),
-        (entry(), Line(starting="ink 水"), "starting", "The training process is starting."),
+        (
+            entry(),
+            QueueState(waiting=("ink 水",)),
+            "queued",
+            "Starts as soon as nothing else trains.",
+        ),
+        (
+            entry(),
+            QueueState(waiting=("a", "b", "ink 水")),
+            "queued",
+            "Waits: number 3 in the queue.",
+        ),
+        (entry(), QueueState(starting="ink 水"), "starting", "The training process is starting."),
         (
             entry(*STOPPED, alive=True, heard=False),
-            Line(starting="ink 水"),
+            QueueState(starting="ink 水"),
             "starting",
             "The training process is starting.",
         ),
-        (entry(*BEGUN, alive=True), Line(), "running", "Reading the settings ..."),
+        (entry(*BEGUN, alive=True), QueueState(), "running", "Reading the settings ..."),
         (
             entry(
                 *BEGUN, events.Phase(phase="encoding", total=5), events.Progress(step=2), alive=True
             ),
-            Line(),
+            QueueState(),
             "running",
             "Encoding images: 2 of 5",
         ),
-        (entry(*TRAINED, alive=True), Line(), "running", "Step 10 of 10"),
+        (entry(*TRAINED, alive=True), QueueState(), "running", "Step 10 of 10"),
         (
             entry(*TRAINED[:3], events.Progress(step=4, loss=0.1, seconds_left=300.0), alive=True),
-            Line(),
+            QueueState(),
             "running",
             "Step 4 of 10, about 5 minutes left",
         ),
         (
             entry(*TRAINED, alive=True, asked=("pause",)),
-            Line(),
+            QueueState(),
             "pausing",
             "Pauses after this step.",
         ),
-        (entry(*PAUSED, alive=True), Line(), "paused", "Paused at step 10."),
+        (entry(*PAUSED, alive=True), QueueState(), "paused", "Paused at step 10."),
         (
             entry(*PAUSED, alive=True, asked=("stop",)),
-            Line(),
+            QueueState(),
             "stopping",
             "Stops after this step and keeps what was learned.",
         ),
-        (entry(*FINISHED), Line(), "finished", "Finished after 10 steps."),
+        (entry(*FINISHED), QueueState(), "finished", "Finished after 10 steps."),
         (
             entry(*DELIVERED),
-            Line(),
+            QueueState(),
             "finished",
             "Finished after 10 steps. In a prompt: <lora:ink-2:0.7>",
         ),
-        (entry(*FINISHED, alive=True), Line(), "finished", "Finished after 10 steps."),
-        (entry(*STOPPED), Line(), "stopped", "Stopped at step 10. What was learned is kept."),
-        (entry(*BEGUN, events.Stopped()), Line(), "stopped", "Stopped before the first step."),
-        (entry(), Line(), "stopped", "Not started yet."),
-        (entry(*FAILED), Line(), "failed", "memory ran out at step 10"),
+        (entry(*FINISHED, alive=True), QueueState(), "finished", "Finished after 10 steps."),
+        (entry(*STOPPED), QueueState(), "stopped", "Stopped at step 10. What was learned is kept."),
+        (
+            entry(*BEGUN, events.Stopped()),
+            QueueState(),
+            "stopped",
+            "Stopped before the first step.",
+        ),
+        (entry(), QueueState(), "stopped", "Not started yet."),
+        (entry(*FAILED), QueueState(), "failed", "memory ran out at step 10"),
         (
             entry(*TRAINED, resume_step=8),
-            Line(),
+            QueueState(),
             "lost",
             (
                 "The training process is gone: the computer was switched off, or it was ended from"
@@ -120,13 +135,13 @@ DELIVERED = (
         ),
         (
             entry(*STOPPED),
-            Line(waiting=("ink 水",)),
+            QueueState(waiting=("ink 水",)),
             "queued",
             "Starts as soon as nothing else trains.",
         ),
         (
             entry(problem=RunError("{name} holds no config.yaml", name="x")),
-            Line(),
+            QueueState(),
             "failed",
             "x holds no config.yaml",
         ),
@@ -138,7 +153,7 @@ def test_where_a_run_stands_in_one_word_and_one_sentence(found, line, status, se
 
 
 def test_a_run_whose_turn_has_come_says_what_it_waits_for():
-    line = Line(starting="ink 水")
+    line = QueueState(starting="ink 水")
     assert (
         shown(entry(), line, waits_for_host=True)["sentence"]
         == "Starts as soon as the WebUI lets go of the graphics card."
@@ -159,8 +174,8 @@ def test_what_can_be_asked_of_a_run():
     assert able(entry(*PAUSED, alive=True)) == {"resume", "stop"}
     assert able(entry(*TRAINED, alive=True), asked="pause") == {"resume", "stop", "save", "preview"}
     assert able(entry(*TRAINED, alive=True), asked="stop") == set()
-    assert able(entry(), Line(waiting=("ink 水",))) == {"move", "unqueue"}
-    assert able(entry(), Line(starting="ink 水")) == {"stop"}
+    assert able(entry(), QueueState(waiting=("ink 水",))) == {"move", "unqueue"}
+    assert able(entry(), QueueState(starting="ink 水")) == {"stop"}
     assert (
         able(entry(*STOPPED))
         == able(entry(*FAILED))
@@ -228,7 +243,7 @@ def test_a_run_as_the_browser_gets_it():
 
 
 def test_a_run_that_waits_to_go_on_shows_no_numbers_of_the_past_but_its_step():
-    run = shown(entry(*FAILED), Line(waiting=("ink 水",)))
+    run = shown(entry(*FAILED), QueueState(waiting=("ink 水",)))
     assert (run["step"], run["loss"], run["failure"], run["position"]) == (10, None, None, 0)
 
 
@@ -288,9 +303,9 @@ def test_what_a_worker_said_is_translated_by_its_template_and_braces_of_others_s
             "Set batch_size to 1.": "把 batch_size 设为 1。",
         },
     )
-    failure = run_view.run(entry(*FAILED), Line(), lambda message: texts.say(message, "zh_CN"))[
-        "failure"
-    ]
+    failure = run_view.run(
+        entry(*FAILED), QueueState(), lambda message: texts.say(message, "zh_CN")
+    )["failure"]
     assert failure == {"message": "第 10 步内存不足", "hint": "把 batch_size 设为 1。"}
     odd = events.Failed(
         message="unexpected {brace} in {}", template="unexpected {brace} in {}", values={"other": 1}
@@ -390,7 +405,7 @@ def _phases(text):
     ],
 )
 def test_runs_of_one_name_are_told_apart(run_id, name, title):
-    assert run_view.title_of(Entry(id=run_id, folder=RunFolder(Path(run_id))), name) == title
+    assert run_view.title_of(HistoryEntry(id=run_id, folder=RunFolder(Path(run_id))), name) == title
 
 
 def test_a_warning_names_no_folder_of_this_machine():
