@@ -79,6 +79,12 @@ LIBRARY_SETTINGS = {
 already set stays.
 """
 
+UNUSED = ("scipy", "sklearn", "boto3")
+"""Packages that diffusers, transformers and accelerate import when they find them, for what is not
+done here. scipy alone takes a second of a worker's start, and one that was built for another numpy
+ends it.
+"""
+
 _held: list[IO[bytes]] = []
 
 
@@ -276,6 +282,9 @@ def activate(overlay: Overlay | None = None) -> Overlay:
     overlay = overlay or look()
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
+    for name in UNUSED:
+        # Python's own way to say that a module cannot be had
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     folder = overlay.folder
     first = [str(path) for path in (folder, ROOT) if path is not None]
     # a script's own folder comes with the script: its modules must not hide the standard library's

@@ -15,6 +15,7 @@ import os
 import runpy
 import subprocess
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -94,11 +95,20 @@ def run(tool: str, *arguments: str) -> int:
     goes.
     """
     print(f"== {tool} {' '.join(arguments)}", flush=True)
+    return subprocess.run(
+        command(tool, *arguments), cwd=ROOT, env=environ_for(arguments), check=False
+    ).returncode
+
+
+def environ_for(arguments: Sequence[str]) -> dict[str, str]:
+    """Our own environment, but for what would make each of the many processes of the tests slow."""
     environ = dict(os.environ)
+    # every process would compile all sources again
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if "-n" in arguments:
         # the processes share the cores; torch in each would use them all
         environ.setdefault("OMP_NUM_THREADS", "1")
-    return subprocess.run(command(tool, *arguments), cwd=ROOT, env=environ, check=False).returncode
+    return environ
 
 
 def look(tool: str, *arguments: str) -> int:

@@ -20,6 +20,15 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# nothing that is imported for the tests is ever garbage
+gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="module", autouse=True)
 def what_is_imported_is_not_searched_for_garbage() -> None:
     """The worker collects garbage between its phases, and a process of tests holds ten times as

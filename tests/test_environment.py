@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -179,6 +180,19 @@ def test_activating_puts_the_overlay_and_the_extension_first(
     assert (os.environ["USE_TF"], os.environ["USE_TORCH"]) == ("1", "1")
     activate(overlay)
     assert sys.path == [str(overlay.wanted), str(environment.ROOT), "/usr/lib/python"]
+
+
+def test_activating_hides_what_the_libraries_would_import_because_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "scipy.py").write_text("raise ImportError('built for another numpy')")
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    for name in environment.UNUSED:
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    assert importlib.util.find_spec("scipy") is not None
+    activate(look(tmp_path / "overlay", wanted=WANTED, folders=[]))
+    # what diffusers, transformers and accelerate ask
+    assert [importlib.util.find_spec(name) for name in environment.UNUSED] == [None, None, None]
 
 
 def test_activating_without_an_overlay_adds_the_extension_only(

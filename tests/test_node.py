@@ -58,6 +58,14 @@ def test_the_tools_versions_are_pinned():
     assert all(version[0].isdigit() for version in tools.values()), tools
 
 
+def test_processes_side_by_side_share_the_cores_and_what_was_compiled(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    assert "OMP_NUM_THREADS" not in tests_main.environ_for(["tests/dataset"])
+    environ = tests_main.environ_for(["-n", "3"])
+    assert environ["OMP_NUM_THREADS"] == "1" and "PYTHONDONTWRITEBYTECODE" not in environ
+
+
 def test_one_process_more_than_cores_runs_tests():
     assert tests_main.side_by_side(1) == []
     assert tests_main.side_by_side(2)[:2] == ["-n", "3"]

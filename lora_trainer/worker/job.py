@@ -5,6 +5,7 @@ hint.
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.metadata
 import logging
 import platform
@@ -71,7 +72,9 @@ def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
 
 def _do(folder: folders.RunFolder, report: Report) -> int:
     try:
-        return FINISHED if _run(base.find(folder), folder, report) == "finished" else STOPPED
+        task = base.find(folder)
+        _collect_garbage_from_here()
+        return FINISHED if _run(task, folder, report) == "finished" else STOPPED
     except LoraTrainerError:
         raise
     except Exception as error:
@@ -84,6 +87,13 @@ def _do(folder: folders.RunFolder, report: Report) -> int:
             detail=error,
             log=folder.log,
         ) from error
+
+
+def _collect_garbage_from_here() -> None:
+    """Of what the job makes, but not of what was imported: the entry file had turned it off."""
+    if not gc.isenabled():
+        gc.freeze()
+        gc.enable()
 
 
 def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Outcome:

@@ -1,11 +1,13 @@
 """Another task, and another hook: one file each, and nothing else changes."""
 
+import gc
 import json
 
 from lora_trainer import tasks
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import send_request
 from lora_trainer.tasks import hooks
+from lora_trainer.training.loop import Loop
 from lora_trainer.worker import job
 from tests.made import begin, losses
 
@@ -91,6 +93,19 @@ def test_another_task_is_one_module(tmp_path, monkeypatch):
     send_request(folder.requests, "stop")
     assert job.run(folder.path) == job.STOPPED
     assert folder.read_events()[-1].kind == "stopped"
+
+
+def test_garbage_is_collected_again_as_soon_as_the_task_is_imported(tmp_path, monkeypatch):
+    folder = counting(tmp_path, monkeypatch)
+    seen = []
+    monkeypatch.setattr(Loop, "run", lambda loop: seen.append(gc.isenabled()))
+    gc.disable()  # as the worker's entry file does
+    try:
+        job.run(folder.path)
+    finally:
+        gc.enable()
+        gc.unfreeze()
+    assert seen == [True]
 
 
 def test_memory_that_runs_out_is_told_in_the_tasks_own_words(tmp_path, monkeypatch):
