@@ -179,7 +179,7 @@ def _summary(overlay: environment.Overlay) -> str:
     )
     if not overlay.missing:
         return f"LoRA Trainer ({name}): this Python has everything that is needed."
-    return f"LoRA Trainer ({name}): ready, {len(overlay.missing)} packages in {overlay.wanted}"
+    return f"LoRA Trainer ({name}): ready, {len(overlay.missing)} packages in {overlay.folder}"
 
 
 def _refuse_to_replace_torch(overlay: environment.Overlay) -> None:

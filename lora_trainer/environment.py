@@ -32,14 +32,14 @@ import json
 import os
 import sys
 import sysconfig
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
 from lora_trainer import files, packages
 from lora_trainer.errors import SetupError
-from lora_trainer.packages import Package
+from lora_trainer.packages import Package, same_version
 
 ROOT = Path(__file__).resolve().parent.parent
 """The extension's folder."""
@@ -152,39 +152,49 @@ class Overlay:
 
     @property
     def folder(self) -> Path | None:
-        """The folder to import from: the wanted one, else the newest that has everything missing in
-        some version.
+        """The folder to import from: one that has everything missing in the versions wanted, else
+        the newest that has it in some version.
         """
         if not self.missing:
             return None
-        if complete(self.wanted):
-            return self.wanted
         needed = {package.key for package in self.missing}
-        stand_ins = [
+        return self._exact or _newest(
             folder
             for folder in sets(self.shelf)
             if complete(folder) and _can_stand_in(folder, needed)
-        ]
-        return max(stand_ins, key=lambda folder: folder.stat().st_mtime, default=None)
+        )
+
+    @property
+    def _exact(self) -> Path | None:
+        """The wanted set, or one that was built for this interpreter while it lacked more: other
+        extensions give it packages, and what is ours is not fetched again for that.
+        """
+        if complete(self.wanted):
+            return self.wanted
+        return _newest(
+            folder
+            for folder in sets(self.shelf)
+            if complete(folder) and _holds(folder, self.missing)
+        )
 
     @property
     def state(self) -> State:
         """ready; outdated: works, in other versions than wanted; missing: the worker cannot
         start.
         """
-        folder = self.folder
-        if not self.missing or folder == self.wanted:
+        if not self.missing or self._exact:
             return "ready"
-        return "outdated" if folder else "missing"
+        return "outdated" if self.folder else "missing"
 
     @property
     def is_checked(self) -> bool:
         """Whether the set was once imported successfully beside the packages that the interpreter
         has now.
         """
-        if not self.missing:
-            return True
-        stamp = read_stamp(self.wanted)
+        folder = self.folder
+        if folder is None:
+            return not self.missing
+        stamp = read_stamp(folder)
         return stamp is not None and self.surroundings in stamp.checked
 
     def require(self) -> Overlay:
@@ -379,10 +389,11 @@ def sets(shelf: Path) -> list[Path]:
 
 
 def has_leftovers(overlay: Overlay) -> bool:
-    """Whether something beside the wanted set lies on the shelf: another interpreter's set, an
+    """Whether something beside the set in use lies on the shelf: another interpreter's set, an
     older one, an interrupted installation.
     """
-    return any(folder != overlay.wanted for folder in _folders(overlay.shelf))
+    used = overlay.folder or overlay.wanted
+    return any(folder != used for folder in _folders(overlay.shelf))
 
 
 def complete(folder: Path) -> bool:
@@ -413,6 +424,29 @@ def _can_stand_in(folder: Path, needed: set[str]) -> bool:
         and stamp.platform == sysconfig.get_platform()
         and needed <= set(stamp.versions)
     )
+
+
+def _holds(folder: Path, missing: Iterable[Package]) -> bool:
+    """Whether the set was built for this interpreter and has all of these in exactly our versions.
+
+    A torch of its own is used only where the interpreter's is missing: it would hide one that was
+    built for the graphics card.
+    """
+    stamp = read_stamp(folder)
+    if stamp is None or stamp.platform != sysconfig.get_platform():
+        return False
+    wanted = {package.key: package.version for package in missing}
+    return (
+        stamp.interpreter == sys.prefix
+        and all(
+            same_version(stamp.versions.get(key, ""), version) for key, version in wanted.items()
+        )
+        and (packages.TORCH.key in wanted or packages.TORCH.key not in stamp.versions)
+    )
+
+
+def _newest(folders: Iterable[Path]) -> Path | None:
+    return max(folders, key=lambda folder: folder.stat().st_mtime, default=None)
 
 
 def _hold(folder: Path) -> None:

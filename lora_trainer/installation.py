@@ -157,13 +157,14 @@ def install(
         clear_leftovers(overlay)
         if overlay.state == "ready" and overlay.is_checked:
             return
-        if overlay.state == "ready":
+        folder = overlay.folder
+        if overlay.state == "ready" and folder is not None:
             say("Checking the packages beside the interpreter's new ones ...")
-            _try_imports(overlay.wanted, overlay.packages, environ)
-            stamp = read_stamp(overlay.wanted)
+            _try_imports(folder, overlay.packages, environ)
+            stamp = read_stamp(folder)
             if stamp is not None:
                 _write_stamp(
-                    overlay.wanted,
+                    folder,
                     dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)),
                 )
             return

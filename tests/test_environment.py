@@ -13,7 +13,7 @@ import pytest
 from lora_trainer import environment
 from lora_trainer.environment import Overlay, activate, look, worker_command, worker_environ
 from lora_trainer.errors import SetupError
-from lora_trainer.packages import Package
+from lora_trainer.packages import TORCH, Package
 from tests.wheels import copy_extension, make_wheel, unpack
 
 TRAINER = Package(name="trainer", version="1.0", modules=("trainer",))
@@ -118,6 +118,34 @@ def test_after_an_update_the_old_set_works_until_the_new_one_is_there(tmp_path: 
     )
     assert update.state == "outdated"
     assert update.require().folder == old.wanted
+
+
+def test_a_set_stays_the_right_one_when_another_extension_brings_a_part_of_it(
+    tmp_path: Path,
+) -> None:
+    before = look(tmp_path / "overlay", wanted=WANTED, folders=[])
+    put_set(before.wanted, {"trainer": "1.0", "numbers-lib": "2.2"})
+    after = look(tmp_path / "overlay", wanted=WANTED, folders=have(tmp_path, numbers_lib="1.5"))
+    assert after.wanted != before.wanted
+    assert (after.state, after.folder, after.is_checked) == ("ready", before.wanted, False)
+    assert not environment.has_leftovers(after)
+    # in another version than ours it is only better than nothing
+    update = look(
+        tmp_path / "overlay",
+        wanted=(Package(name="trainer", version="1.1"), NUMBERS),
+        folders=have(tmp_path, numbers_lib="1.5"),
+    )
+    assert update.state == "outdated"
+
+
+def test_a_set_with_a_torch_gives_way_when_the_interpreter_has_one_of_its_own(
+    tmp_path: Path,
+) -> None:
+    wanted = (TRAINER, TORCH)
+    before = look(tmp_path / "overlay", wanted=wanted, folders=[])
+    put_set(before.wanted, {"trainer": "1.0", "torch": TORCH.version})
+    after = look(tmp_path / "overlay", wanted=wanted, folders=have(tmp_path, torch="2.9.1"))
+    assert after.state == "outdated"
 
 
 def test_a_set_that_lacks_something_or_is_for_another_system_is_no_stand_in(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ NUMBERS = Package(
     name="numbers-lib", version="2.2", at_least="1.0", below="3", modules=("numbers_lib",)
 )
 WANTED = (TRAINER, NUMBERS)
+UPDATED = (replace(TRAINER, version="1.1"),)
 
 
 @pytest.fixture
@@ -495,6 +497,22 @@ def test_another_torch_is_tried_out_without_installing_anew(
     assert before.is_checked
 
 
+def test_what_another_extension_brings_is_tried_out_without_installing_anew(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    before = look(tmp_path / "overlay")
+    install(before, environ)
+    own = tmp_path / "own"
+    unpack(make_wheel(tmp_path, "numbers-lib", "1.26", {"numbers_lib.py": ""}), own)
+    after = look(tmp_path / "overlay", [str(own)])
+    assert (after.state, after.is_checked) == ("ready", False)
+    without_source = {**environ, "PIP_FIND_LINKS": str(own), "PYTHONPATH": str(own)}
+    assert install(after, without_source) == [
+        "Checking the packages beside the interpreter's new ones ..."
+    ]
+    assert (after.folder, after.is_checked) == (before.wanted, True)
+
+
 def test_the_remains_of_a_killed_installation_are_cleared_away(
     tmp_path: Path, environ: dict[str, str]
 ) -> None:
@@ -507,8 +525,9 @@ def test_the_remains_of_a_killed_installation_are_cleared_away(
 
 
 def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, environ: dict[str, str]
 ) -> None:
+    make_wheels(wheels, UPDATED)
     old = look(tmp_path / "overlay")
     install(old, environ)
     stamp = environment.read_stamp(old.wanted)
@@ -520,7 +539,7 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
         neighbour,
         installation.dataclasses.replace(stamp, interpreter=str(tmp_path / "their-python")),
     )
-    update = look(tmp_path / "overlay", wanted=(TRAINER,))
+    update = look(tmp_path / "overlay", wanted=UPDATED)
     install(update, environ)
     assert shelf_content(update) == sorted([update.wanted.name, "neighbour"])
     (tmp_path / "their-python").rmdir()
@@ -529,8 +548,9 @@ def test_a_new_set_replaces_the_old_one_but_not_another_interpreters(
 
 
 def test_a_set_in_use_is_kept_until_its_process_ends(
-    tmp_path: Path, environ: dict[str, str]
+    tmp_path: Path, wheels: Path, environ: dict[str, str]
 ) -> None:
+    make_wheels(wheels, UPDATED)
     old = look(tmp_path / "overlay")
     install(old, environ)
     code = (
@@ -544,7 +564,7 @@ def test_a_set_in_use_is_kept_until_its_process_ends(
     ) as worker:
         assert worker.stdout is not None
         assert worker.stdout.readline() == "holding\n"
-        update = look(tmp_path / "overlay", wanted=(TRAINER,))
+        update = look(tmp_path / "overlay", wanted=UPDATED)
         install(update, environ)
         assert old.state == "ready"
         worker.communicate()

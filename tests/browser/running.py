@@ -234,7 +234,11 @@ class RealHost(RunningHost):
 
     @property
     def flavour(self) -> str:
-        return "forge" if (self.folder / "modules_forge").is_dir() else "a1111"
+        """As our hosts/ name it: "a1111", "forge" or "neo"."""
+        version = self.folder / "modules_forge" / "forge_version.py"
+        if not version.is_file():
+            return "a1111"
+        return "neo" if '"neo"' in version.read_text(encoding="utf-8") else "forge"
 
     def working_folder(self) -> Path:
         return self.folder
@@ -264,14 +268,11 @@ class RealHost(RunningHost):
     @property
     def on_the_processor(self) -> list[str]:
         """Its flags for computing without a card. A WebUI ends at a flag that it does not know."""
-        if self.flavour == "a1111":
-            return ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"]
-        known = (self.folder / "backend" / "args.py").read_text(encoding="utf-8")
-        return (
-            ["--always-cpu", "--no-download-sd-model"]
-            if "--always-cpu" in known
-            else ["--cpu", "--skip-python-version-check"]
-        )  # Forge, Forge Neo
+        return {
+            "a1111": ["--use-cpu", "all", "--no-half", "--no-hashing", "--no-download-sd-model"],
+            "forge": ["--always-cpu", "--no-download-sd-model"],
+            "neo": ["--cpu", "--skip-python-version-check"],
+        }[self.flavour]
 
     def command(self) -> list[str]:
         return [
