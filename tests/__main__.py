@@ -51,12 +51,12 @@ def main(arguments: list[str]) -> int:
 
 
 def side_by_side(core_count: int) -> list[str]:
-    """pytest-xdist's arguments for that many cores: one process more, since a test in a browser
+    """pytest-xdist's arguments for that many cores: two processes more, since a test in a browser
     waits half of its time.
     """
     if core_count < 2:
         return []
-    return ["-n", str(min(core_count + 1, MOST_PROCESSES)), "--dist", "loadgroup"]
+    return ["-n", str(min(core_count + 2, MOST_PROCESSES)), "--dist", "loadgroup"]
 
 
 def look_at_sources() -> dict[str, str]:

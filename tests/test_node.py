@@ -66,7 +66,7 @@ def test_processes_side_by_side_share_the_cores_and_what_was_compiled(monkeypatc
     assert environ["OMP_NUM_THREADS"] == "1" and "PYTHONDONTWRITEBYTECODE" not in environ
 
 
-def test_one_process_more_than_cores_runs_tests():
+def test_two_processes_more_than_cores_run_tests():
     assert tests_main.side_by_side(1) == []
-    assert tests_main.side_by_side(2)[:2] == ["-n", "3"]
+    assert tests_main.side_by_side(2)[:2] == ["-n", "4"]
     assert tests_main.side_by_side(64)[:2] == ["-n", str(tests_main.MOST_PROCESSES)]

@@ -79,6 +79,33 @@ FOREIGN = r"""([root, known]) => {
     return [...new Set(foreign)];
 }"""
 
+STILL = r"""async milliseconds => {
+    const root = document.getElementById('lora_trainer_root');
+    if (!window.asking) {
+        const ask = window.fetch, asking = new Set();
+        window.asking = asking;
+        window.fetch = (...given) => {
+            const answer = ask(...given);
+            asking.add(answer);
+            return answer.finally(() => asking.delete(answer));
+        };
+    }
+    let changed = performance.now();
+    const touch = () => { changed = performance.now(); };
+    const changes = new MutationObserver(touch);
+    changes.observe(root, {subtree: true, childList: true, attributes: true, characterData: true});
+    const sizes = new ResizeObserver(touch);
+    sizes.observe(root);
+    // each answer and picture is an entry once it is there
+    const loads = new PerformanceObserver(touch);
+    loads.observe({type: 'resource'});
+    const moves = () => root.getAnimations({subtree: true}).some(one => one.playState === 'running' && one.effect.getComputedTiming().endTime < Infinity);
+    const loading = () => [...root.querySelectorAll('img')].some(image => image.checkVisibility() && image.loading !== 'lazy' && !image.complete);
+    const end = changed + 10000;
+    while ((performance.now() - changed < milliseconds || window.asking.size || moves() || loading()) && performance.now() < end) await new Promise(requestAnimationFrame);
+    changes.disconnect(); sizes.disconnect(); loads.disconnect();
+}"""
+
 
 def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
     """One of the questions above, asked of our tab."""
@@ -89,7 +116,10 @@ def complaints(page: Any, what: str, *arguments: Any) -> list[str]:
 def resize(page: Any, width: int, height: int = 900) -> None:
     """Another size of the window, drawn."""
     page.set_viewport_size({"width": width, "height": height})
-    page.evaluate(
-        "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
-    )
-    page.wait_for_timeout(200)
+    still(page, 50)
+
+
+def still(page: Any, milliseconds: int) -> None:
+    """Until our tab has not changed for that long, nothing in it is asked of the server or loaded,
+    and nothing moves."""
+    page.evaluate(STILL, milliseconds)

@@ -8,7 +8,16 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.browser.looks import FOREIGN, NAMELESS, PALE, TOO_WIDE, UNSEEN, complaints, resize
+from tests.browser.looks import (
+    FOREIGN,
+    NAMELESS,
+    PALE,
+    TOO_WIDE,
+    UNSEEN,
+    complaints,
+    resize,
+    still,
+)
 from tests.browser.tab import expect, open_step, open_tab, show_tab
 from tests.browser.test_journey import trained
 
@@ -97,9 +106,10 @@ SAID_EVERYWHERE = (
 
 
 def visit_all(page):
+    still(page, 0)
     for step in SECTIONS:
         open_step(page, step)
-        page.wait_for_timeout(700)
+        still(page, 200)
         yield step
 
 

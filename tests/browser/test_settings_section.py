@@ -15,7 +15,7 @@ from lora_trainer.settings import schema
 from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
 from tests.made import draw_images
 
-pytestmark = pytest.mark.webuis("forge")
+pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from tests.browser.pictures import picture
 from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab
 from tests.webui.lora_files import write_lora
 
-pytestmark = pytest.mark.webuis("forge")
+pytestmark = [pytest.mark.webuis("forge"), pytest.mark.xdist_group("sections")]
 
 
 class PlayedWorker:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 from PIL import Image, ImageDraw
 
-from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize
+from tests.browser.looks import NAMELESS, PALE, TOO_WIDE, complaints, resize, still
 from tests.browser.tab import ROOT, eventually, expect, open_step, open_tab, show_tab
 from tests.made import draw_images
 
@@ -728,7 +728,7 @@ def test_every_dialog_fits_and_can_be_read(host, visit, dataset, screenshots, sc
     problems = {}
 
     def look(name: str) -> None:
-        page.wait_for_timeout(300)
+        still(page, 100)
         for width in widths:
             resize(page, width)
             if screenshots is not None:
