@@ -76,6 +76,40 @@ def test_one_word_changes_and_not_one_byte_more(tmp_path, name, before):
 
 
 @pytest.mark.parametrize(
+    ("name", "before", "caption", "after"),
+    [
+        ("a.txt", "a  fox,\r\n\r\nred \r\n", "a grey wolf,\nred", "a  grey wolf,\r\n\r\nred \r\n"),
+        ("a.txt", "a  fox \n", "a fox, snow", "a  fox, snow \n"),
+        (
+            "metadata.csv",
+            'file_name,text\r\na.png,"a  fox\r\n\r\nred"\r\n',
+            "a fox\nred\nsnow",
+            'file_name,text\r\na.png,"a  fox\r\n\r\nred\r\nsnow"\r\n',
+        ),
+        (
+            "metadata.csv",
+            'file_name,text\na.png,"a  fox\n\nred"\n',
+            "a fox\nred\nsnow",
+            'file_name,text\na.png,"a  fox\n\nred\nsnow"\n',
+        ),
+        (
+            "metadata.csv",
+            'image,caption,note\na.png, a  fox, "x"\n',
+            "a fox, snow",
+            'image,caption,note\na.png, "a  fox, snow", "x"\n',
+        ),
+    ],
+    ids=["several words", "at the end", "a line, CRLF", "a line, LF", "a comma"],
+)
+def test_words_come_into_a_caption_and_the_rest_stays_byte_for_byte(
+    tmp_path, name, before, caption, after
+):
+    folder = dataset(tmp_path, {name: before}, ("a.png",))
+    write(folder, a=caption)
+    assert (folder / name).read_bytes().decode("utf-8") == after
+
+
+@pytest.mark.parametrize(
     ("before", "after"),
     [
         ('a.png,"a fox, snow"\nb.png,"a cat"\n', 'a.png,"a red fox, ice"\nb.png,"a cat"\n'),
@@ -265,6 +299,26 @@ def test_a_caption_is_text_that_a_file_can_hold(tmp_path):
     folder = dataset(tmp_path, {"metadata.csv": "b.png,a cat\n"})
     write(folder, a=' a "big"\tfox\0\ud800 \r\n\r\n and\ufeff a cat 👩‍🎨')
     assert shown(folder)["a.png"] == 'a "big" fox\nand a cat 👩‍🎨'
+
+
+@pytest.mark.parametrize("name", ["metadata.csv", "b.txt"])
+def test_what_is_too_long_to_be_a_caption_is_refused_and_nothing_is_written(tmp_path, name):
+    folder = dataset(tmp_path, {name: "b.png,a cat\n"})
+    with pytest.raises(DatasetError, match="has 20001 characters"):
+        write(folder, a="x" * 20_001, b="a dog")
+    assert [path.name for path in folder.iterdir() if path.suffix != ".png"] == [name]
+    assert (folder / name).read_text("utf-8") == "b.png,a cat\n"
+
+
+def test_all_rows_of_a_table_leave_it_and_come_back(tmp_path):
+    content = "file_name,text\na.png,a fox\nb.png,a cat\n"
+    folder = dataset(tmp_path, {"metadata.csv": content})
+    _, found = read(folder)
+    rows = rows_of(found, [folder / "a.png", folder / "b.png"])
+    remove_rows(found, rows)
+    assert (folder / "metadata.csv").read_text("utf-8") == "file_name,text\n"
+    restore_rows([row for one in rows.values() for row in one])
+    assert (folder / "metadata.csv").read_text("utf-8") == content
 
 
 def test_removed_rows_come_back_as_they_were(tmp_path):
