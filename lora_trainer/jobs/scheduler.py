@@ -258,17 +258,15 @@ class Scheduler:
         return True
 
     def _take_over(self) -> None:
-        """What an earlier scheduler was starting when it ended: it lives by now, or has ended, or
-        waits again.
+        """What an earlier scheduler was starting when it ended: where nothing was heard of it, the
+        queue gives it out once more.
         """
         line = self._queue.read()
-        if line.starting is None:
-            return
-        folder = RunFolder(self._history.runs / line.starting)
-        if not folder.path.is_dir() or folder.read_state().changed >= line.taken:
+        if (
+            line.starting is not None
+            and RunFolder(self._history.runs / line.starting).read_state().changed >= line.taken
+        ):
             self._drop(line.starting)
-        elif not folder.is_alive:
-            self._queue.put_back()
 
     # --- what is owed -----------------------------------------------------------------------------
 

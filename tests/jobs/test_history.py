@@ -46,7 +46,7 @@ def test_broken_folders_are_shown_with_a_sentence(tmp_path):
         b"\x00\xff{}\n[1]\n" + b'{"event":"progress","step":"x"}\n' * 3
     )
     (tmp_path / "empty").mkdir()
-    (tmp_path / ".hidden").mkdir()
+    write_run(tmp_path / ".hidden", *FINISHED)
     (tmp_path / "file").write_text("")
     found = {entry.id: entry for entry in History(tmp_path).listing()}
     assert set(found) == {"good", "torn", "list", "bytes", "stray", "folder as config", "noise"}

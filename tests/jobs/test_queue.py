@@ -84,6 +84,21 @@ def test_one_click_makes_one_run_however_often_its_request_arrives(tmp_path):
     assert waiting(Queue(tmp_path / "queue.json")) == ["run-1", "run-2"]
 
 
+def test_a_click_may_put_its_run_in_front(tmp_path):
+    queue = Queue(tmp_path / "queue.json")
+    queue.add("a")
+    queue.once("token", lambda: "b", first=True)
+    assert waiting(queue) == ["b", "a"]
+
+
+def test_a_run_that_leaves_the_line_while_it_is_being_taken_is_not_taken(tmp_path, monkeypatch):
+    queue = Queue(tmp_path / "queue.json")
+    looks = [Line(waiting=("a",))]
+    real = queue.read
+    monkeypatch.setattr(queue, "read", lambda: looks.pop() if looks else real())
+    assert queue.take(7.0) is None
+
+
 def test_a_click_that_failed_may_be_repeated(tmp_path):
     queue = Queue(tmp_path / "queue.json")
 

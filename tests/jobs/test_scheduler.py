@@ -135,6 +135,7 @@ def test_the_next_run_starts_after_an_end_of_any_kind(bench, last):
     bench.queued("a", "b")
     assert bench.tick() == ("a",)
     assert bench.tick() == ("a",) and list(bench.workers) == ["a"]
+    assert bench.queue.read().starting is None, "it runs"
     bench.workers["a"].end(last[0], *last[1])
     assert bench.tick() == ("b",)
     assert bench.gpu_lease.calls == [
@@ -384,6 +385,19 @@ def test_a_tick_that_goes_wrong_is_not_the_last(bench, monkeypatch):
     assert list(bench.workers) == ["a"] and failures == [1]
 
 
+def test_trouble_is_told_once_and_again_when_it_comes_back(bench, monkeypatch, caplog):
+    def trouble():
+        raise RuntimeError("CUDA error")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched:
+            patched.setattr(bench.gpu_lease, "tick", trouble)
+            bench.tick()
+            bench.tick()
+        bench.tick()
+    assert [record.message for record in caplog.records] == ["while lending the device"] * 2
+
+
 def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_not_for_anothers(
     bench,
 ):
@@ -392,7 +406,9 @@ def test_whether_a_worker_ends_with_the_webui_may_be_changed_while_it_works_but_
     worker = bench.workers["a"]
     bench.options = SchedulerOptions(keep_training=False)
     bench.tick()
-    assert worker.folder.host.exists()
+    written = worker.folder.host.stat().st_mtime_ns
+    bench.tick()
+    assert worker.folder.host.stat().st_mtime_ns == written, "once, not with every tick"
     bench.options = SchedulerOptions(keep_training=True)
     bench.tick()
     assert not worker.folder.host.exists()
