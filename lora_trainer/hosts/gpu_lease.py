@@ -183,7 +183,7 @@ class GpuLease:
         if any(run.is_over() for run in self._runs.values()):
             self._let_go()
         elif self.state in ("lent", "beside"):
-            if self._clock() - self._last_picture >= self._grace and not self.host.is_generating():
+            if self._clock() - self._last_picture >= self._grace:
                 self._take_back()
         elif (
             self.state == "training"
@@ -454,7 +454,7 @@ class GpuLease:
         with contextlib.suppress(OSError):
             if paths:
                 files.write_text(
-                    self._marker, json.dumps({"paused_for_a_picture": sorted(map(str, paths))})
+                    self._marker, json.dumps({"paused_for_a_picture": [*map(str, paths)]})
                 )
             else:
                 self._marker.unlink(missing_ok=True)

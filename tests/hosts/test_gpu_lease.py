@@ -258,6 +258,7 @@ def test_a_run_that_ends_while_it_is_paused_for_a_picture_leaves_the_card_to_the
         assert lease.state == "lent" and card.used == {"model": MODEL}
         worker.end = end
         assert until(lambda: not worker.is_alive())
+        assert until(lambda: scheduler.current is None), "its end waits for no picture"
     assert_all_is_well(card, lease)
 
 
@@ -387,14 +388,16 @@ def test_resume_pressed_while_a_picture_is_made_waits_for_it(
 
 
 def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_time(
-    card, host, tmp_path
+    card, host, tmp_path, monkeypatch
 ):
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.PICTURE_ROOM", PICTURE)
+    monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", MODEL + WORKER + PICTURE - 1)
     lease = make(host, tmp_path, patience=lambda: 0.05)
     scheduler = Scheduler(lease)
     worker = scheduler.start(Worker(folder(tmp_path), card, preparing=0.4))
     with pytest.raises(GpuLeaseError, match="still preparing and cannot pause yet"):
         host.generate()
-    assert host.pictures == 0 and lease.state == "training"
+    assert host.pictures == 0 and lease.state == "training" and not host.is_generating()
     # the pause that was asked for does not come true later
     assert until(
         lambda: (
@@ -427,6 +430,7 @@ def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for
 def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, tmp_path):
     host = GpuHost(card, kind="cpu")
     lease = make(host, tmp_path)
+    assert not host.queue.watched
     run = folder(tmp_path)
     assert lease.before_start(run)
     host.generate()
@@ -538,6 +542,26 @@ def test_a_host_that_starts_again_leaves_a_run_paused_that_its_user_had_paused(c
     assert_all_is_well(card, lease)
 
 
+def test_a_host_that_starts_again_knows_that_a_picture_was_long_made(
+    card, host, lease, scheduler, tmp_path
+):
+    worker = training(scheduler, tmp_path, card)
+    host.generate()
+    assert until(lambda: worker.status == "running" and lease.state == "training")
+    lease.ask(worker.folder, "pause")
+    assert until(lambda: worker.status == "paused")
+    scheduler.over.set()
+    scheduler.thread.join()
+    again = make(GpuHost(card), tmp_path)
+    assert again.adopt(worker.folder)
+    time.sleep(0.05)
+    assert worker.status == "paused"
+    worker.end = "stopped"
+    worker.join()
+    again.tick()
+    assert_all_is_well(card, again)
+
+
 def test_a_checkpoint_chosen_during_the_training_leaves_the_card_again(
     card, host, lease, scheduler, tmp_path
 ):
@@ -617,6 +641,16 @@ def test_memory_before_and_after_is_shown(card, host, lease, tmp_path):
     told = lease.status().to_mapping(str)
     assert told["state"] == "training"
     assert told["before"] == {"free": 4, "total": 8} and told["after"] == {"free": 8, "total": 8}
+
+
+def test_a_host_without_a_model_on_the_card_has_nothing_to_move(card, host, lease, tmp_path):
+    host.generate()
+    assert host.moves == [], "nor has one that was never asked to make room"
+    card.give("model")
+    lease.before_start(folder(tmp_path))
+    assert host.moves == []
+    told = lease.status().to_mapping(str)
+    assert told["before"] == told["after"] == {"free": 8, "total": 8}
 
 
 def test_a_host_whose_queue_cannot_be_watched_says_what_to_do(card, tmp_path):
@@ -738,17 +772,23 @@ def test_a_real_worker_makes_way_for_a_picture_and_goes_on_as_if_nothing_had_bee
     assert card.used == {"model": MODEL} and card.overflows == [] and lease.state == "idle"
 
 
-def test_pause_pressed_while_a_picture_waits_for_the_worker_to_start_comes_true(
-    card, host, lease, scheduler, tmp_path
+@pytest.mark.parametrize("first", ["pause", "picture"])
+def test_pause_pressed_before_or_while_a_picture_waits_for_the_worker_to_start_comes_true(
+    card, host, lease, scheduler, tmp_path, first
 ):
     run = folder(tmp_path)
     worker = scheduler.start(Worker(run, card, preparing=0.2))
+    if first == "pause":
+        lease.ask(run, "pause")
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate)
         assert until(lambda: lease.state == "asking")
-        lease.ask(run, "pause")
+        if first == "picture":
+            lease.ask(run, "pause")
         picture.result(timeout=20)
     assert until(lambda: lease.state == "training")
     assert until(lambda: worker.status == "paused")
+    time.sleep(0.05)
+    assert worker.status == "paused"
     worker.end = "stopped"
     assert_all_is_well(card, lease)

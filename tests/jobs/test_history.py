@@ -94,6 +94,23 @@ def test_a_folder_that_is_gone_is_no_longer_listed_and_its_successor_is_read_ane
     assert runs.entry("ink").state.status == "running" and runs.entry("ink").state.step == 0
 
 
+def test_a_longer_run_that_takes_the_folder_is_read_from_its_beginning(tmp_path):
+    runs = History(tmp_path)
+    write_run(tmp_path / "ink", *FINISHED)
+    assert (runs.entry("ink").state.step, len(runs.curve("ink").since(0)[0])) == (10, 10)
+    (tmp_path / "ink").rename(tmp_path / "elsewhere")
+    write_run(tmp_path / "ink", *BEGUN, *steps(1, 40))
+    assert (runs.entry("ink").state.status, runs.entry("ink").state.step) == ("running", 40)
+    assert [point[0] for point in runs.curve("ink").since(0)[0]] == list(range(1, 41))
+
+
+def test_a_torn_line_hides_no_step_before_it(tmp_path):
+    folder = write_run(tmp_path / "ink", *BEGUN, *steps(1, 5))
+    with folder.events.open("ab") as stream:
+        stream.write(b'{"event":"progress","step":6,"loss":0.\n')
+    assert EventLog(folder.events).read_on().step == 5
+
+
 def random_log(draw):
     """Anything a worker may write, and some things it does not."""
     made = []
@@ -212,6 +229,17 @@ def test_the_curve_of_a_resumed_run_goes_back_to_the_resume_point(tmp_path):
     ), "a browser in the middle is given all of it"
     assert curve.since(curve.offset) == ([], False)
     assert curve.since(10**9)[1] is True, "an offset of another file"
+
+
+def test_a_curve_tells_nothing_beyond_the_byte_up_to_which_it_was_read(tmp_path):
+    folder = write_run(tmp_path / "ink", *TRAINED)
+    curve = Curve(folder.events)
+    curve.read_on()
+    offset = curve.offset
+    append(folder, *steps(11, 12))
+    curve.read_on()
+    append(folder, *steps(13, 13))
+    assert [point[0] for point in curve.since(offset)[0]] == [11, 12]
 
 
 def test_a_curve_keeps_its_ends_when_it_is_thinned():

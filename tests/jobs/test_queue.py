@@ -93,7 +93,7 @@ def test_a_click_may_put_its_run_in_front(tmp_path):
 
 def test_a_run_that_leaves_the_line_while_it_is_being_taken_is_not_taken(tmp_path, monkeypatch):
     queue = Queue(tmp_path / "queue.json")
-    looks = [Line(waiting=("a",))]
+    looks = [QueueState(waiting=("a",))]
     real = queue.read
     monkeypatch.setattr(queue, "read", lambda: looks.pop() if looks else real())
     assert queue.take(7.0) is None

@@ -35,12 +35,34 @@ def test_a_finished_run_goes_on_only_with_more_steps(tmp_path):
     )
 
 
+def test_a_finished_run_goes_on_for_more_epochs_instead_of_the_steps_that_its_epochs_came_to(
+    tmp_path,
+):
+    folder = write_run(tmp_path / "ink", *FINISHED)
+    prepare(folder, {"epochs": 40})
+    assert (written(folder).training.epochs, written(folder).training.max_train_steps) == (40, None)
+    prepare(folder, {"epochs": 40, "max_train_steps": 15})
+    assert written(folder).training.max_train_steps == 15
+
+
+def test_a_stopped_run_may_end_where_it_is(tmp_path):
+    folder = write_run(tmp_path / "ink", *TRAINED, events.Stopped(step=10), max_train_steps=20)
+    prepare(folder, {"learning_rate": 1e-5})
+    assert written(folder).training.max_train_steps == 20
+    prepare(folder, {"max_train_steps": 10})
+    assert written(folder).training.max_train_steps == 10
+
+
 def test_the_shape_of_what_was_learned_stays(tmp_path):
     folder = write_run(tmp_path / "ink", *TRAINED)
+    prepare(folder, {"lora_rank": 4})
+    assert written(folder).lora.lora_rank == 4, "nothing was kept of what it learned"
     (folder.path / "state").mkdir()
     (folder.path / "state" / "step00000004.pt").write_bytes(b"")
     with pytest.raises(ConfigError, match="lora_rank cannot change any more"):
         prepare(folder, {"lora_rank": 64})
+    prepare(folder, {"max_train_steps": 20})
+    assert written(folder).training.max_train_steps == 20
 
 
 def test_a_run_at_work_is_left_alone(tmp_path):

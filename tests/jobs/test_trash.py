@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,22 +19,18 @@ from lora_trainer.jobs.trash import (
 from tests.jobs.logs import FINISHED, write_run
 
 
-def test_what_is_discarded_can_be_restored_as_it_was(tmp_path):
-    folder = write_run(tmp_path / "runs" / "水墨 ink", *FINISHED)
+@pytest.mark.parametrize("name", ["水墨 ink", "dataset=ink"])
+def test_what_is_discarded_can_be_restored_as_it_was(tmp_path, name):
+    runs, trash = tmp_path / "mine" / "runs", tmp_path / "data" / "trash"
+    folder = write_run(runs / name, *FINISHED)
     before = sorted(path.name for path in folder.path.iterdir())
-    found = discard(folder.path, tmp_path / "trash", kind="run", now=1000.0)
-    assert (
-        not folder.path.exists()
-        and found.path.parent == tmp_path / "trash"
-        and found.id.endswith("-水墨 ink")
-    )
-    assert (
-        contents(tmp_path / "trash", "run") == [found]
-        and contents(tmp_path / "trash", "dataset") == []
-    )
-    assert restore(found, tmp_path / "runs") == folder.path
+    found = discard(folder.path, trash, kind="run", now=1000.0, title="Ink, 水墨")
+    assert not folder.path.exists() and found.path.parent == trash and found.id.endswith("-" + name)
+    assert contents(trash, "run") == [found] and contents(trash, "dataset") == []
+    shutil.rmtree(runs.parent)
+    assert restore(found, runs) == folder.path
     assert sorted(path.name for path in folder.path.iterdir()) == before
-    assert contents(tmp_path / "trash", "run") == []
+    assert contents(trash, "run") == []
 
 
 def test_nothing_is_overwritten_in_the_trash_or_by_what_comes_out_of_it(tmp_path):
@@ -60,6 +57,7 @@ def test_a_forged_note_leads_nowhere_else(tmp_path, name):
         json.dumps({"kind": "run", "name": name, "time": 1}), encoding="utf-8"
     )
     (found,) = contents(tmp_path / "trash", "run")
+    assert found.title == ""
     assert restore(found, tmp_path / "runs").parent.resolve() == (tmp_path / "runs").resolve()
 
 
@@ -134,10 +132,12 @@ def test_what_a_link_in_the_trash_points_to_stays(tmp_path):
 
 
 def test_what_is_in_use_stays_and_is_told(tmp_path, monkeypatch):
-    (tmp_path / "trash" / "run").mkdir(parents=True)
-    (tmp_path / "trash" / "run" / "open.png").write_bytes(b"12")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "open.png").write_bytes(b"12")
+    discard(tmp_path / "run", tmp_path / "trash", kind="run", now=1000.0)
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
     assert empty(tmp_path / "trash") == Load(count=1, size=2)
+    assert contents(tmp_path / "trash", "run") == [], "half a run is nothing to restore"
 
 
 def test_a_name_that_no_folder_can_have_is_a_sentence(tmp_path):
