@@ -68,7 +68,7 @@ RULES: dict[str, tuple[set[str], set[str]]] = {
     ),
     "adapters": (
         TORCH_STACK,
-        BASICS | {"settings", "checkpoint", "families", "lora.names", "lora.file"},
+        BASICS | {"settings", "checkpoint", "families", "lora.names", "lora.file", "lora.changes"},
     ),
     "captioning": (
         TORCH_STACK | {"PIL", "onnxruntime"},

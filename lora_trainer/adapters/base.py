@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lora_trainer.families.base import Family, Shape
+from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.names import Part
-from lora_trainer.settings.training import LoraSettings
+from lora_trainer.settings.training import USUAL_RANK, LoraSettings
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +50,12 @@ class Adapter(ABC):
     @abstractmethod
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """What learns, float32, with names that begin with `name`."""
+
+    @abstractmethod
+    def begin_from(self, change: WeightChange) -> tuple[float, float]:
+        """Take over what a LoRA file changes in this layer. Returns (share of it that is kept, sum
+        of its squares). Raises LoraFileError for one of another shape.
+        """
 
     @abstractmethod
     def at_strength(self, value: float) -> AbstractContextManager[None]:
@@ -97,8 +104,8 @@ class LoraType(ABC):
 
     def size(self, shape: Shape, settings: LoraSettings) -> Size:
         """Of the adapter for a layer whose weight has this shape."""
-        alpha = settings.lora_rank if settings.lora_alpha is None else settings.lora_alpha
-        return Size(settings.lora_rank, float(alpha))
+        rank = settings.lora_rank or USUAL_RANK
+        return Size(rank, float(rank if settings.lora_alpha is None else settings.lora_alpha))
 
     def network_args(self, settings: LoraSettings) -> dict[str, Any]:
         """What ss_network_args says beside the targets."""

@@ -17,6 +17,8 @@ from peft import LoraConfig, inject_adapter_in_model
 
 from lora_trainer.adapters.base import Adapter, Size
 from lora_trainer.adapters.types.lora import DOWN, UP, A, B
+from lora_trainer.errors import LoraFileError
+from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.names import Part
 
 ADAPTER = "default"
@@ -37,6 +39,16 @@ class LowRankAdapter(Adapter):
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         return [(self.name + A, self.down), (self.name + B, self.up)]
+
+    def begin_from(self, change: WeightChange) -> tuple[float, float]:
+        scale = self.size.alpha / self.size.rank
+        base = tuple(self.layer.base_layer.weight.shape)
+        down, up, kept, energy = fitted(change, base, self.size.rank, scale)
+        rank = down.shape[0]
+        with torch.no_grad():
+            self.down[:rank] = down.reshape(rank, *self.down.shape[1:])
+            self.up[:, :rank] = up.reshape(-1, rank, *self.up.shape[2:])
+        return kept, energy
 
     @contextmanager
     def at_strength(self, value: float) -> Iterator[None]:
@@ -99,3 +111,52 @@ def inject(
             torch.zeros(up.weight.shape, dtype=torch.float32, device=device)
         )
         yield LowRankAdapter(part, path, layer, size)
+
+
+def fitted(
+    change: WeightChange, base: tuple[int, ...], rank: int, scale: float
+) -> tuple[torch.Tensor, torch.Tensor, float, float]:
+    """(down, up, share kept, energy): scale * up @ down is the change, or the nearest to it of this
+    rank. down (r, in * height * width), up (out, r), r at most `rank`. energy: the sum of the
+    squares of the change, of which `share` is kept. Raises LoraFileError when the change does not
+    fit a weight of shape `base`.
+    """
+    if change.down is not None and change.up is not None:
+        down, up = change.down.flatten(1), change.up
+        _require_shape((up.shape[0], down.shape[1]), base)
+        if down.shape[0] <= rank:
+            energy = float(((up.T @ up) * (down @ down.T)).sum()) * change.scale**2
+            # not multiplied where that would be by 1: it stays exact
+            return down, up if change.scale == scale else up * (change.scale / scale), 1.0, energy
+        left, upper = torch.linalg.qr(up.double())
+        right, lower = torch.linalg.qr(down.double().T)
+        core, factor = upper @ lower.T, change.scale
+    else:
+        assert change.whole is not None
+        core, factor = change.whole.flatten(1).double(), 1.0
+        # of a convolution, LoHa and full differences may be flat
+        _require_shape(tuple(core.shape), base)
+        left = right = None
+    values, vectors = torch.linalg.eigh(core @ core.T)
+    vectors = vectors[:, -rank:]
+    up, down = vectors, vectors.T @ core
+    lengths = down.norm(dim=1).clamp_min(torch.finfo(torch.float32).tiny).sqrt()
+    up, down = up * lengths * (factor / scale), down / lengths[:, None]
+    energy = float(values.sum())
+    kept = float(values[-rank:].sum()) / energy if energy > 0 else 1.0
+    return (
+        (down if right is None else down @ right.T).float(),
+        (up if left is None else left @ up).float(),
+        kept,
+        energy * factor**2,
+    )
+
+
+def _require_shape(shape: tuple[int, ...], base: tuple[int, ...]) -> None:
+    if shape != (base[0], math.prod(base[1:])):
+        raise LoraFileError(
+            "a layer of {theirs} does not fit the base's of {ours}",
+            hint="Choose a LoRA that was trained on a base of the same family.",
+            theirs=" x ".join(map(str, shape)),
+            ours=" x ".join(map(str, base)),
+        )

@@ -42,6 +42,7 @@ from lora_trainer.lora.layouts import (
 )
 from lora_trainer.lora.names import BaseLayers, fits
 from lora_trainer.lora.scales import Scales, scales_of
+from lora_trainer.lora.tensors import read_number, read_tensor
 
 PART_NAMES = {
     UNET: "denoiser",
@@ -343,48 +344,15 @@ class _Measure:
         self.unread = set[str]()
         """Types of numbers that this torch does not know."""
 
-    def tensor(self, info: TensorInfo, count: int | None = None) -> Any:
-        """The tensor, or its first `count` numbers, as float32; None for a type that this torch
-        does not know.
-        """
-        import torch
-
-        dtype = getattr(torch, DTYPES.get(info.dtype, ""), None)
-        if dtype is None:
+    def tensor(self, info: TensorInfo) -> Any:
+        """The tensor as float32; None for a type that this torch does not know."""
+        values = read_tensor(self.header, info)
+        if values is None:
             self.unread.add(info.dtype)
-            return None
-        length = (
-            info.end - info.start
-            if count is None
-            else min(info.end - info.start, count * dtype.itemsize)
-        )
-        try:
-            with self.header.path.open("rb") as stream:
-                stream.seek(self.header.data_start + info.start)
-                content = bytearray(stream.read(length))
-        except OSError as error:
-            raise LoraFileError(
-                "{path} cannot be read: {reason}",
-                hint="Check the permissions and the disk.",
-                path=self.header.path,
-                reason=error.strerror or error,
-            ) from error
-        if len(content) < length:
-            raise LoraFileError(
-                "{path} has changed while it was read",
-                hint="Wait until it is whole, then try again.",
-                path=self.header.path,
-            )
-        values = torch.frombuffer(content, dtype=dtype).float() if content else torch.zeros(0)
-        return values if count is not None else values.reshape(info.shape)
+        return values
 
     def number(self, info: TensorInfo) -> float | None:
-        values = self.tensor(info, 1)
-        # 2.7 in float32 is 2.7000000476...: seven digits are what it holds
-        number = (
-            float(f"{float(values[0]):.7g}") if values is not None and len(values) else math.nan
-        )
-        return number if math.isfinite(number) else None
+        return read_number(self.header, info)
 
     def size(self, layer: Layer) -> float | None:
         """Root mean square of up @ down; None where the layer is of another kind."""
@@ -412,23 +380,6 @@ class _Measure:
         )
 
 
-DTYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "F8_E4M3": "float8_e4m3fn",
-    "F8_E5M2": "float8_e5m2",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz",
-    "F8_E5M2FNUZ": "float8_e5m2fnuz",
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U8": "uint8",
-}
-
-
 def _part(names: list[str], sizes: Mapping[str, float | None], scales: Scales) -> PartDescription:
     effects = [
         abs(scale) * size
@@ -447,15 +398,15 @@ def _compare(
     layers: Mapping[str, Layer], base: BaseLayers
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Layers that the base lacks, and those whose shape differs."""
-    shapes = {
-        name: base.shape(layer.part, layer.path, flat=layer.layout.flat)
+    found = {
+        name: base.find(layer.part, layer.path, flat=layer.layout.flat)
         for name, layer in layers.items()
     }
-    unmatched = tuple(name for name, shape in shapes.items() if shape is None)
+    unmatched = tuple(name for name, its in found.items() if its is None)
     misshapen = tuple(
         name
-        for name, shape in shapes.items()
-        if shape is not None and not _fits(layers[name], shape)
+        for name, its in found.items()
+        if its is not None and not _fits(layers[name], its.shape)
     )
     return unmatched, misshapen
 

@@ -20,7 +20,7 @@ from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
-from lora_trainer.settings.training import RunConfig, TrainingSettings
+from lora_trainer.settings.training import USUAL_RANK, RunConfig, TrainingSettings
 from lora_trainer.training.optimizers import OPTIMIZERS, settled
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
@@ -110,16 +110,19 @@ def _model(facts: TrainingFacts) -> dict[str, Any]:
 
 def _network(facts: TrainingFacts) -> dict[str, Any]:
     lora = facts.config.lora
+    rank = lora.lora_rank or USUAL_RANK
+    begun = {"ss_network_weights": lora.init_lora.name} if lora.init_lora else {}
     targets: dict[str, Any] = {**facts.network_args, "target_modules": list(lora.target_modules)}
     if lora.train_text_encoder:
         targets["text_encoder_targets"] = list(lora.text_encoder_targets)
     return {
         "ss_output_name": facts.name,
         "ss_network_module": facts.network_module,
-        "ss_network_dim": lora.lora_rank,
-        "ss_network_alpha": _number(lora.lora_rank if lora.lora_alpha is None else lora.lora_alpha),
+        "ss_network_dim": rank,
+        "ss_network_alpha": _number(rank if lora.lora_alpha is None else lora.lora_alpha),
         "ss_network_dropout": lora.lora_dropout or None,
         "ss_network_args": json.dumps(targets),
+        **begun,
     }
 
 

@@ -88,19 +88,30 @@ def diffusers_names(parts: Parts) -> BaseModules:
 
 
 @dataclass(frozen=True)
+class BaseLayer:
+    """A layer that can hold a LoRA."""
+
+    part: Part
+    path: str
+    """diffusers'"""
+    shape: Shape
+    """Its weight's."""
+
+
+@dataclass(frozen=True)
 class BaseLayers:
     """Every layer of a base that can hold a LoRA, by part and flat path, under each set of names
     that LoRA files use.
     """
 
-    webui: Mapping[tuple[str, str], Shape]
+    webui: Mapping[tuple[str, str], BaseLayer]
     """By the checkpoint's own path, as A1111 translates diffusers'."""
-    diffusers: Mapping[tuple[str, str], Shape]
+    diffusers: Mapping[tuple[str, str], BaseLayer]
     native: NativePaths
 
-    def shape(self, part: str, path: str, *, flat: bool) -> Shape | None:
-        """The shape of a layer's weight, or None. flat: it is a WebUI's name, where diffusers'
-        paths are translated as A1111 does it.
+    def find(self, part: str, path: str, *, flat: bool) -> BaseLayer | None:
+        """The layer that a LoRA file names so. flat: it is a WebUI's name, where diffusers' paths
+        are translated as A1111 does it.
         """
         if flat:
             return self.webui.get((part, self.native.as_hosts_read(part, path)))
@@ -110,13 +121,13 @@ class BaseLayers:
 def base_layers(parts: Parts) -> BaseLayers:
     """The layers of the loaded models, under all their names."""
     native = parts.family.native_paths(parts)
-    webui: dict[tuple[str, str], Shape] = {}
-    diffusers: dict[tuple[str, str], Shape] = {}
+    webui: dict[tuple[str, str], BaseLayer] = {}
+    diffusers: dict[tuple[str, str], BaseLayer] = {}
     for part, model in part_models(parts):
         for path, layer in adaptable_layers(model, parts.family).items():
-            shape = tuple(layer.weight.shape)
-            diffusers[part, parts.family.flat_path(part, path)] = shape
-            webui[part, native.of_layer(part, path)] = shape
+            found = BaseLayer(part, path, tuple(layer.weight.shape))
+            diffusers[part, parts.family.flat_path(part, path)] = found
+            webui[part, native.of_layer(part, path)] = found
     return BaseLayers(webui=webui, diffusers=diffusers, native=native)
 
 

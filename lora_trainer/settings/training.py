@@ -52,6 +52,8 @@ RESERVED_ON_WINDOWS = {
     "NUL",
     *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
 }
+USUAL_RANK = 8
+"""What `lora_rank: auto` is for a LoRA that starts from nothing."""
 MOST_IN_MEMORY = 2 * 2**30
 """Bytes of encoded images that are kept in memory when cache_latents is auto."""
 LONGEST_NAME = 150
@@ -348,8 +350,21 @@ class LoraSettings(Settings):
         terms="locon lycoris",
     )
     """What learns."""
-    lora_rank: int = setting(
-        8,
+    init_lora: Path | None = setting(
+        None,
+        label="Start from a LoRA",
+        audience="elsewhere",
+        place="settings",
+        fixed_by_the_first_step=True,
+        other_names=("network_weights", "lora_model_name"),
+        terms="continue train further resume network_weights grow rank pretrained",
+    )
+    """A LoRA file of this kind of base, of this trainer's or another's: training goes on from what
+    it does. lora_rank may be higher than the file's: nothing is lost, and there is room for more.
+    auto: start from nothing.
+    """
+    lora_rank: int | None = setting(
+        None,
         label="Rank",
         at_least=1,
         at_most=1024,
@@ -361,7 +376,7 @@ class LoraSettings(Settings):
         terms="dimension dim",
     )
     """How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail,
-    in a larger file.
+    in a larger file. auto: 8, or the rank of init_lora.
     """
     lora_alpha: float | None = setting(
         None,
@@ -373,7 +388,9 @@ class LoraSettings(Settings):
         other_names=("network_alpha", "alpha"),
         terms="scale",
     )
-    """Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank."""
+    """Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank, or
+    in the same proportion to it as in init_lora.
+    """
     conv_rank: int | None = setting(
         None,
         label="Convolution rank",
@@ -896,6 +913,7 @@ def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
 
 
 SETTLED = (
+    "lora_rank",
     "lora_alpha",
     "learning_rate",
     "text_encoder_lr",
@@ -912,14 +930,12 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
     of steps.
     """
     training, samples = config.training, config.samples
+    rank = config.lora.lora_rank or USUAL_RANK
     save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
     return config.replace(
         resolution=resolution,
-        lora_alpha=(
-            float(config.lora.lora_rank)
-            if config.lora.lora_alpha is None
-            else config.lora.lora_alpha
-        ),
+        lora_rank=rank,
+        lora_alpha=float(rank if config.lora.lora_alpha is None else config.lora.lora_alpha),
         **settled_rates(training),
         max_train_steps=step_count,
         save_steps=save_steps,

@@ -10,6 +10,7 @@ encoders, then VAE, then UNet.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import shutil
@@ -21,6 +22,7 @@ from typing import ClassVar
 import torch
 
 from lora_trainer import files
+from lora_trainer.adapters.continued import Continuation, begin_from, continued, match
 from lora_trainer.adapters.injected import add_adapters, target_layers
 from lora_trainer.checkpoint.load import Checkpoint, open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
@@ -30,6 +32,7 @@ from lora_trainer.dataset.findings import Finding, refuse, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import Message, OutOfMemory
+from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training as settings
@@ -100,6 +103,8 @@ class DiffusionTask(Task):
         self.control.occupy(LoadedOptimizer(trainer.optimizer, prepared.device))
         if start.state:
             trainer.load_state_dict(start.state)
+        elif prepared.continuation is not None:
+            self._begin_from(prepared.continuation, trainer)
         with contextlib.closing(Scalars(self.folder.logs, trainer.step)) as scalars:
             run = TrainingRun(
                 folder=self.folder,
@@ -112,6 +117,13 @@ class DiffusionTask(Task):
                 trainer=trainer,
             )
             return self._train(run, start)
+
+    def _begin_from(self, continuation: Continuation, trainer: Trainer) -> None:
+        """Let the adapters begin with what a LoRA file does, and warn of what they cannot hold."""
+        beginning = begin_from(trainer.adapters, continuation)
+        log.info("training goes on from %s", beginning)
+        for note, hint in beginning.notes():
+            self.report.warn(note, hint)
 
     @classmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
@@ -232,6 +244,9 @@ class Preparation:
         checkpoint.require_vae()
         require_layers(checkpoint, requested)
         require_optimizer(requested.training, device)
+        continuation = self._continuation(requested, checkpoint)
+        if continuation is not None:
+            requested = requested.replace(**continued(requested.lora, continuation.changes))
         parts = Parts(
             family=checkpoint.family,
             schedule=checkpoint.schedule,
@@ -239,7 +254,10 @@ class Preparation:
         )
         self.control.occupy(LoadedParts(parts, device))
         dataset = self._scan(requested, parts)
-        prepared = self._plan_and_resolve(requested, checkpoint, parts, dataset, device)
+        prepared = dataclasses.replace(
+            self._plan_and_resolve(requested, checkpoint, parts, dataset, device),
+            continuation=continuation,
+        )
         checkpoint.require_usable(prepared.dtype)
         for note in checkpoint.notes:
             self.report.warn(note)
@@ -257,6 +275,15 @@ class Preparation:
             )
         )
         return prepared
+
+    def _continuation(self, config: RunConfig, checkpoint: Checkpoint) -> Continuation | None:
+        """The LoRA that training begins with. A run that is resumed has left it behind: the file
+        may be gone by then.
+        """
+        path = config.lora.init_lora
+        if path is None or self.start.state:
+            return None
+        return match(open_changes(path), checkpoint.outline(), config.lora)
 
     def _scan(self, config: RunConfig, parts: Parts) -> Dataset:
         dataset = scan(

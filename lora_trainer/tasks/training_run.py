@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lora_trainer.adapters.continued import Continuation
 from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
@@ -66,6 +67,8 @@ class Prepared:
     plan: BatchSchedule
     device: torch.device
     dtype: torch.dtype
+    continuation: Continuation | None = None
+    """The LoRA that the adapters begin with."""
 
     @property
     def name(self) -> str:

@@ -52,6 +52,14 @@ class FullMatrixAdapter(Adapter):
     def parameters(self):
         return [(f"{self.name}.diff", self.layer.diff)]
 
+    def begin_from(self, change):
+        import torch
+
+        whole = change.scale * change.up @ change.down if change.whole is None else change.whole
+        with torch.no_grad():
+            self.layer.diff.copy_(whole)
+        return 1.0, float((whole**2).sum())
+
     @contextmanager
     def at_strength(self, value):
         before, self.layer.strength = self.layer.strength, value

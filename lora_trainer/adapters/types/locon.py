@@ -14,7 +14,7 @@ from lora_trainer.adapters.base import Size
 from lora_trainer.adapters.types.lora import LowRank
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.names import Part
-from lora_trainer.settings.training import LoraSettings
+from lora_trainer.settings.training import USUAL_RANK, LoraSettings
 
 
 class LoCon(LowRank):
@@ -33,7 +33,7 @@ class LoCon(LowRank):
     def size(self, shape: Shape, settings: LoraSettings) -> Size:
         if prod(shape[2:]) == 1:
             return super().size(shape, settings)
-        rank = settings.conv_rank or settings.lora_rank
+        rank = settings.conv_rank or settings.lora_rank or USUAL_RANK
         return Size(rank, float(rank if settings.conv_alpha is None else settings.conv_alpha))
 
     def network_args(self, settings: LoraSettings) -> dict[str, Any]:

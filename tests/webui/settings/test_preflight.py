@@ -115,6 +115,7 @@ def test_every_auto_is_told(app):
     made = plan(app, wish(epochs=8, batch_size=2))
     assert made.resolved == {
         "resolution": 64,
+        "lora_rank": 8,
         "lora_alpha": 8.0,
         "learning_rate": 1e-4,
         "text_encoder_lr": 5e-5,

@@ -1,0 +1,190 @@
+"""What a LoRA file of another trainer, or of ours, changes in each layer: `LoraChanges`.
+
+In: a .safetensors file in any layout of `layouts`, of a kind that adds to the base's weights (LoRA,
+LoCon, LoHa, LoKr, full difference). Out: a `WeightChange` for each layer, as two factors or as the
+whole difference of the weight. adapters.continued puts them into the adapters of a new run.
+
+`open_changes` reads the header and the alphas only, without torch: the tab asks for ranks and
+family.
+
+Sources: LyCORIS' lycoris/functional (loha.py, lokr.py, general.py), A1111's
+extensions-builtin/Lora/network_*.py.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lora_trainer.checkpoint.header import Header
+from lora_trainer.errors import LoraFileError
+from lora_trainer.lora.file import find_in_folder, read_header
+from lora_trainer.lora.layouts import Layer, families_of, layers_in
+from lora_trainer.lora.scales import scales_of
+from lora_trainer.lora.tensors import read_number, read_tensor
+
+if TYPE_CHECKING:
+    import torch
+
+ADDED_KINDS = frozenset({"LoRA", "LoHa", "LoKr", "full difference", ""})
+"""Kinds whose effect is a difference that does not depend on the base's weights."""
+
+
+@dataclass(frozen=True)
+class WeightChange:
+    """What one layer's weight W becomes: W + scale * up @ down, or W + whole."""
+
+    scale: float = 1.0
+    down: torch.Tensor | None = None
+    """(rank, in) or (rank, in, height, width), float32"""
+    up: torch.Tensor | None = None
+    """(out, rank), float32"""
+    whole: torch.Tensor | None = None
+    """(out, in) or (out, in, height, width), float32"""
+
+
+@dataclass(frozen=True)
+class RankAndScale:
+    """The most usual of a file's layers."""
+
+    rank: int
+    scale: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraChanges:
+    """A LoRA file's layers, their weights still on the disk."""
+
+    header: Header
+    layers: Mapping[str, Layer]
+    scales: Mapping[str, float]
+    """Layers that have a rank: what strength 1 multiplies them by."""
+    families: tuple[str, ...]
+    """Which it may be for; empty: not known."""
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.header.path.name
+
+    def usual(self, *, convolutions: bool) -> RankAndScale | None:
+        """Of the 3 x 3 convolutions, or of everything else. None: there are none, or they have no
+        rank.
+        """
+        found = Counter(
+            (layer.rank, self.scales[name])
+            for name, layer in self.layers.items()
+            if layer.rank and name in self.scales
+            if (layer.kernel not in ((), (1, 1))) == convolutions
+        )
+        return RankAndScale(*found.most_common(1)[0][0]) if found else None
+
+    def read(self, name: str) -> WeightChange:
+        """One layer's change. Raises LoraFileError for weights that do not fit each other."""
+        layer = self.layers[name]
+        tensors = {}
+        for role, info in layer.roles.items():
+            tensor = read_tensor(self.header, info)
+            if tensor is None:
+                raise LoraFileError(
+                    "{path} holds numbers of type {dtype}, which are not known here",
+                    hint="Export it as float16.",
+                    path=self.header.path,
+                    dtype=info.dtype,
+                )
+            tensors[role] = tensor
+        try:
+            return _change(layer, tensors, self.scales.get(name, 1.0))
+        except (RuntimeError, LookupError) as error:
+            raise LoraFileError(
+                "{path}: the weights of {layer} do not fit each other",
+                hint="Download or export the file again.",
+                path=self.header.path,
+                layer=name,
+            ) from error
+
+
+def open_changes(path: Path) -> LoraChanges:
+    """The layers of a LoRA file, or of the one in a folder. Raises LoraFileError for anything that
+    cannot be trained further.
+    """
+    header = read_header(find_in_folder(path))
+    layers = layers_in(header)
+    if not layers:
+        raise LoraFileError(
+            "{path} is not a LoRA", hint="`inspect` says what it is.", path=header.path
+        )
+    others = sorted({kind for layer in layers.values() for kind in layer.kinds} - ADDED_KINDS)
+    if others:
+        raise LoraFileError(
+            "{path} cannot be trained further: it holds {kinds}",
+            hint="LoRA, LoCon, LoHa, LoKr and full differences can be.",
+            path=header.path,
+            kinds=", ".join(others),
+        )
+    found = scales_of(header, layers, lambda info: read_number(header, info)).by_layer
+    scales = {name: scale for name, scale in found.items() if scale is not None}
+    if len(scales) < len(found):
+        raise LoraFileError(
+            "{path} does not say its alpha, so it is not known how strong it is",
+            hint="Put the adapter_config.json that belongs to it beside it.",
+            path=header.path,
+        )
+    return LoraChanges(
+        header=header,
+        layers=layers,
+        scales=scales,
+        families=families_of(layers, header.metadata)[0],
+    )
+
+
+# --- kinds ----------------------------------------------------------------------------------------
+
+
+def _change(layer: Layer, tensors: Mapping[str, torch.Tensor], scale: float) -> WeightChange:
+    """From a layer's weights by their roles."""
+    if "diff" in tensors:
+        return WeightChange(whole=tensors["diff"])
+    if "LoHa" in layer.kinds:
+        return WeightChange(whole=scale * _half(tensors, "1") * _half(tensors, "2"))
+    if "LoKr" in layer.kinds:
+        small, large = _kronecker_factor(tensors, "1"), _kronecker_factor(tensors, "2")
+        import torch
+
+        while small.dim() < large.dim():
+            small = small.unsqueeze(-1)
+        return WeightChange(whole=scale * torch.kron(small, large))
+    down, up = tensors["down"], tensors["up"].flatten(1)
+    if "mid" in tensors:
+        # a convolution in three factors: 1 x 1, its kernel, 1 x 1
+        down = _einsum("rskl,si->rikl", tensors["mid"], down.flatten(1))
+    if up.shape[1] != down.shape[0]:
+        raise IndexError
+    return WeightChange(scale=scale, down=down, up=up)
+
+
+def _half(tensors: Mapping[str, torch.Tensor], number: str) -> torch.Tensor:
+    """One of the two matrices whose elementwise product is a LoHa's difference."""
+    a, b = tensors[f"w{number}_a"], tensors[f"w{number}_b"]
+    if f"t{number}" not in tensors:
+        return a @ b
+    return _einsum("rskl,si,ro->oikl", tensors[f"t{number}"], b, a)
+
+
+def _kronecker_factor(tensors: Mapping[str, torch.Tensor], number: str) -> torch.Tensor:
+    """One of the two matrices whose Kronecker product is a LoKr's difference."""
+    if f"w{number}" in tensors:
+        return tensors[f"w{number}"]
+    a, b = tensors[f"w{number}_a"], tensors[f"w{number}_b"]
+    if f"t{number}" in tensors:
+        return _einsum("rskl,si,ro->oikl", tensors[f"t{number}"], b, a)
+    return (a @ b.flatten(1)).reshape(a.shape[0], *b.shape[1:])
+
+
+def _einsum(equation: str, *tensors: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    return torch.einsum(equation, *tensors)
