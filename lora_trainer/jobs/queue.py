@@ -1,9 +1,9 @@
 """The runs that wait, in order, on disk: queue.json of the data folder. What a click has already
 begun is remembered here too.
 
-    Queue(path).add("ink")      the scheduler takes the first one as soon as nothing trains
-    queue.once(token, make)     make() at most once for one click, however often its request arrives
-                                and in whichever process
+    Queue(path).add("ink")             the scheduler takes the first one as soon as nothing trains
+    with queue.once(token) as click    one run for one click, however often its request arrives and
+                                       in whichever process
 
 Every change is made under a lock file and written whole, so that two WebUIs on one data folder, two
 browsers, or a crash at any moment lose nothing and start nothing twice. Entries are ids of run
@@ -32,6 +32,13 @@ folder.
 """
 
 log = logging.getLogger(__name__)
+
+
+@dataclass
+class Click:
+    """A click on Start. `run_id`: the run it has made; empty while there is none."""
+
+    run_id: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,18 +129,18 @@ class Queue:
 
         self._change(change)
 
-    def once(self, token: str, make: Callable[[], str], *, first: bool = False) -> str:
-        """The id of the run that the click `token` asked for: made and queued by the first call,
-        remembered for every later one.
+    @contextmanager
+    def once(self, token: str, *, first: bool = False) -> Iterator[Click]:
+        """The click `token`: while its run_id is empty, whoever holds it makes the run and says
+        which; that one is queued when the block ends, and known to every later call.
         """
         try:
             with files.lock(self.path.with_name("start.lock"), patience=START_PATIENCE):
-                known = self.read().clicks.get(token)
-                if known is not None:
-                    return known
-                run_id = make()
-                self.add(run_id, first=first, token=token)
-                return run_id
+                known = self.read().clicks.get(token, "")
+                click = Click(known)
+                yield click
+                if click.run_id != known:
+                    self.add(click.run_id, first=first, token=token)
         except files.Locked as error:
             raise RunError(
                 "another training is being prepared at this moment", hint="Try again in a moment."

@@ -16,21 +16,21 @@ from pathlib import Path, PurePath
 
 from lora_trainer import environment
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.families.base import Family
 from lora_trainer.hosts import find
 from lora_trainer.hosts.base import Host
 from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.scheduler import SchedulerOptions
 from lora_trainer.webui import texts
 from lora_trainer.webui.captions.cropped_copies import Copies
+from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.comparing.generation import ComparisonJobs
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.loras.library import Loras
 from lora_trainer.webui.options import Options
-from lora_trainer.webui.settings import preflight
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.image_cache import ImageCache
+from lora_trainer.webui.settings.preflight import Preflight
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.scan_cache import ScanCache
 from lora_trainer.webui.settings.setup import Setup
@@ -110,6 +110,10 @@ class App:
         return Datasets(self.data, self.host.is_remote)
 
     @cached_property
+    def workbenches(self) -> Workbenches:
+        return Workbenches(self.datasets)
+
+    @cached_property
     def copies(self) -> Copies:
         return Copies(self.datasets)
 
@@ -143,9 +147,20 @@ class App:
         return Runs(
             data=self.data,
             gpu_lease=self.gpu_lease,
-            settings_of=lambda wish: preflight.run_config(self, preflight.RunWish.of(wish)),
             delivered=self.host.refresh_loras,
             options=self._scheduler_options,
+        )
+
+    @cached_property
+    def preflight(self) -> Preflight:
+        return Preflight(
+            host=self.host,
+            data=self.data,
+            datasets=self.datasets,
+            checkpoints=self.checkpoints,
+            image_cache=self.image_cache,
+            scans=self.scans,
+            throughput=self.throughput,
         )
 
     @cached_property
@@ -154,7 +169,7 @@ class App:
 
     @cached_property
     def comparisons(self) -> ComparisonJobs:
-        return ComparisonJobs(self.host, self.data, self.loras, self._family_of)
+        return ComparisonJobs(self.host, self.data, self.loras, self.checkpoints.family_of)
 
     def _scheduler_options(self) -> SchedulerOptions:
         chosen = self.options
@@ -164,9 +179,6 @@ class App:
             device_id=self.host.device().device_id,
             environ=chosen.environ,
         )
-
-    def _family_of(self, checkpoint: Path) -> Family | None:
-        return self.checkpoints.facts(checkpoint).family
 
 
 _only: list[App] = []

@@ -12,6 +12,7 @@ listed (`os.scandir`) and how many files were asked for their size and time (`os
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import random
@@ -37,11 +38,12 @@ if __name__ == "__main__":
 from PIL import Image
 
 from lora_trainer.webui.captions import routes as caption_routes
+from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.registry import Datasets
 from lora_trainer.webui.http.routing import Request
 from lora_trainer.webui.images import routes as dataset_routes
-from lora_trainer.webui.settings.preflight import RunWish, plan
+from lora_trainer.webui.settings.preflight import RunWish
 from tests.made import tiny_checkpoint
 from tests.webui.drafts import app as make_app
 
@@ -71,13 +73,20 @@ def main() -> None:
                     )
 
 
+def open_anew(app: Any, data: DataFolder) -> None:
+    """As after a start: nothing is known of the datasets."""
+    app.datasets = Datasets(data, lambda: False)
+    app.workbenches = Workbenches(app.datasets)
+    app.preflight = dataclasses.replace(app.preflight, datasets=app.datasets)
+
+
 def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Counter[str]]]:
     """(request, milliseconds, calls to the system), for each kind of request."""
     app = make_app(root)
     app.host.list(tiny_checkpoint("sd1"))
     app.host.load(tiny_checkpoint("sd1"))
     data = DataFolder(root / "data")
-    app.datasets = Datasets(data, lambda: False)
+    open_anew(app, data)
     folder = data.folder("datasets") / "many"
     write_images(folder, count, kind)
 
@@ -90,7 +99,7 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
         return answer
 
     def opened() -> None:
-        app.datasets = Datasets(data, lambda: False)
+        open_anew(app, data)
         items()
 
     captions = {item["key"]: item["caption"] for item in items(limit="500")["items"]}
@@ -107,7 +116,7 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
 
     def foresee() -> None:
         wish = RunWish(dataset="many", settings={"lora_rank": 8 + next(news), "trigger_word": "q"})
-        json.dumps(plan(app, wish).to_json(""))
+        json.dumps(app.preflight.check(wish).to_json(""))
 
     revision = ""
 
@@ -128,7 +137,7 @@ def measured(root: Path, count: int, kind: str) -> Iterator[tuple[str, float, Co
     yield "a form's first plan", *first
     foresee()
     yield "a changed form field", *timed(foresee)
-    bench = app.datasets.workbench("many")
+    bench = app.workbenches.of("many")
     bench.checker.start(bench.checker.status(bench.store.view()).settings)
     bench.checker.wait()
     items()

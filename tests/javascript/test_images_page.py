@@ -16,6 +16,7 @@ pytest.importorskip("starlette")
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.common.form import form
 from lora_trainer.webui.datasets.registry import Datasets
@@ -68,7 +69,13 @@ class Tab:
         ]
         before = routing.ROUTES[:]
         routing.ROUTES[:] = [*entries, routing.RouteEntry("GET", "/home", self._home, False)]
-        routing.mount(host_app, SimpleNamespace(host=host, datasets=self.datasets, redactions=dict))
+        app = SimpleNamespace(
+            host=host,
+            datasets=self.datasets,
+            workbenches=Workbenches(self.datasets),
+            redactions=dict,
+        )
+        routing.mount(host_app, app)
         routing.ROUTES[:] = before
         self.client = TestClient(
             host_app, base_url="http://127.0.0.1", raise_server_exceptions=False

@@ -63,6 +63,12 @@ def test_a_run_that_is_taken_is_neither_waiting_nor_forgotten(tmp_path):
     assert queue.take(11.0) is None
 
 
+def once(queue, token, make):
+    with queue.once(token) as click:
+        click.run_id = click.run_id or make()
+    return click.run_id
+
+
 def test_one_click_makes_one_run_however_often_its_request_arrives(tmp_path):
     made = []
 
@@ -71,7 +77,7 @@ def test_one_click_makes_one_run_however_often_its_request_arrives(tmp_path):
         return f"run-{len(made)}"
 
     def click():
-        answers.append(Queue(tmp_path / "queue.json").once("token-1", make))
+        answers.append(once(Queue(tmp_path / "queue.json"), "token-1", make))
 
     answers = []
     threads = [threading.Thread(target=click) for _ in range(8)]
@@ -80,7 +86,7 @@ def test_one_click_makes_one_run_however_often_its_request_arrives(tmp_path):
     for thread in threads:
         thread.join()
     assert answers == ["run-1"] * 8 and made == [1]
-    assert Queue(tmp_path / "queue.json").once("token-2", make) == "run-2"
+    assert once(Queue(tmp_path / "queue.json"), "token-2", make) == "run-2"
     assert waiting(Queue(tmp_path / "queue.json")) == ["run-1", "run-2"]
 
 
@@ -106,22 +112,22 @@ def test_a_click_that_failed_may_be_repeated(tmp_path):
         raise RunError("no images")
 
     with pytest.raises(RunError, match="no images"):
-        queue.once("token", fail)
-    assert queue.once("token", lambda: "run") == "run"
+        once(queue, "token", fail)
+    assert once(queue, "token", lambda: "run") == "run"
 
 
 def test_a_click_is_remembered_when_its_run_has_long_ended(tmp_path):
     queue = Queue(tmp_path / "queue.json")
-    queue.once("token", lambda: "run")
+    once(queue, "token", lambda: "run")
     queue.drop("run")
-    assert queue.once("token", lambda: "another") == "run" and waiting(queue) == []
+    assert once(queue, "token", lambda: "another") == "run" and waiting(queue) == []
 
 
 def test_old_clicks_are_let_go(tmp_path, monkeypatch):
     monkeypatch.setattr("lora_trainer.jobs.queue.REMEMBERED_CLICKS", 3)
     queue = Queue(tmp_path / "queue.json")
     for number in range(5):
-        queue.once(f"token-{number}", lambda number=number: f"run-{number}")
+        once(queue, f"token-{number}", lambda number=number: f"run-{number}")
     assert list(queue.read().clicks) == ["token-2", "token-3", "token-4"]
     assert REMEMBERED_CLICKS >= 100
 

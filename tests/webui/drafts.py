@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostCheckpoint, HostDevice, HostPaths, LoadedCheckpoint
@@ -13,6 +14,7 @@ from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.settings.checkpoints import Checkpoints
 from lora_trainer.webui.settings.image_cache import ImageCache
+from lora_trainer.webui.settings.preflight import Preflight
 from lora_trainer.webui.settings.presets import Presets
 from lora_trainer.webui.settings.scan_cache import ScanCache
 from lora_trainer.webui.settings.throughput import Throughput
@@ -82,14 +84,18 @@ def app(root: Path) -> SimpleNamespace:
     """An app with an empty data folder under `root`; no checkpoint, no images."""
     host, data = FakeHost(root), DataFolder(root / "data")
     images = ImageCache(data.root / "images.json")
+    parts: dict[str, Any] = {
+        "host": host,
+        "data": data,
+        "datasets": FakeDatasets(),
+        "checkpoints": Checkpoints(host, data.root / "checkpoints.json"),
+        "image_cache": images,
+        "scans": ScanCache(images),
+        "throughput": Throughput(data.folder("runs")),
+    }
     return SimpleNamespace(
-        host=host,
-        data=data,
-        datasets=FakeDatasets(),
-        checkpoints=Checkpoints(host, data.root / "checkpoints.json"),
-        image_cache=images,
-        scans=ScanCache(images),
+        **parts,
+        preflight=Preflight(**parts),
         user_presets=UserPresets(data, Presets()),
-        throughput=Throughput(data.folder("runs")),
         runs=SimpleNamespace(pending_names=list),
     )

@@ -9,14 +9,11 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 from lora_trainer import files
-from lora_trainer.errors import DatasetError
 from lora_trainer.hosts.base import HostDevice
 from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs.scheduler import SchedulerOptions
-from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
 from lora_trainer.webui.common.data_folder import DataFolder
@@ -61,23 +58,20 @@ class Desk:
         return Runs(
             data=self.data,
             gpu_lease=gpu_lease,
-            settings_of=self.settings_of,
             delivered=self.refresh,
             options=lambda: self.options,
             start=self.start,
             clock=lambda: self.now,
         )
 
-    def settings_of(self, wish: Any) -> training.RunConfig:
-        if not wish.get("dataset"):
-            raise DatasetError("no images are chosen", hint="Add images first, under Images.")
-        target = folders.free_name(self.data.folder("runs") / wish["name"])
+    def asked(self, name: str) -> training.RunConfig:
+        """What a click asks for."""
         return training.from_mapping(
             {
                 "train_data_dir": "/images",
                 "base_model": "/base.safetensors",
-                "output_dir": str(target),
-                "name": wish["name"],
+                "output_dir": str(self.data.folder("runs") / name),
+                "name": name,
             }
         )
 
@@ -92,8 +86,8 @@ class Desk:
         return RunFolder(self.data.folder("runs") / run_id)
 
     def create(self, name: str, token: str = "", when: str = "queue") -> str:
-        wish = {"dataset": "ink", "checkpoint": "loaded", "name": name, "settings": {}}
-        return str(self.runs.create(wish, token or f"token-of-{name}", when, "en")["id"])
+        token = token or f"token-of-{name}"
+        return str(self.runs.create(self.asked(name), token, when, "en")["id"])
 
     def tick(self, seconds: float = 5.0) -> None:
         self.now += seconds

@@ -2,7 +2,7 @@
 
     offers(...)                  every captioner: what it writes, what it would download, whether
                                  its weights are on this disk
-    begin(runs, ..., wish)       a caption run: its folder in runs/, its place in the queue; the
+    begin(runs, bench, ...)      a caption run: its folder in runs/, its place in the queue; the
                                  scheduler starts the worker
 
 What a captioner wrote with the same settings is not written again, so a run that was stopped goes
@@ -13,7 +13,7 @@ is looked into here, and nothing is downloaded. Called by the routes.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,13 +22,12 @@ from lora_trainer import environment, packages
 from lora_trainer.captioning import captioners
 from lora_trainer.captioning.captioner import CaptionerInfo
 from lora_trainer.errors import ConfigError, Message
-from lora_trainer.runs import folder as folders
-from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import captioning, schema
 from lora_trainer.settings.captioning import CaptionSettings
 from lora_trainer.settings.schema import Settings, about
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
+from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common import form
 from lora_trainer.webui.common.safe_names import safe_name
 from lora_trainer.webui.common.units import size_of
@@ -217,24 +216,23 @@ def keeps_texts(view: View) -> bool:
 
 def begin(
     runs: Runs,
+    bench: Workbench,
     settings: CaptionSettings,
     name: str,
     *,
     token: str,
     when: str,
     language: str,
-    made: Callable[[RunFolder], object] = lambda _: None,
 ) -> RunView:
-    """A caption run in the queue, as /runs shows it. One token, one run; `made` hears of it before
-    it starts. Raises RunError.
+    """A caption run of a dataset in the queue, as /runs shows it. One token, one run. Raises
+    RunError.
     """
-    wish = runs.data.folder("runs") / safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
-
-    def make() -> RunFolder:
-        folder = folders.begin_captioning(
-            folders.free_name(wish), captioning.to_yaml(settings), new=True
-        )
-        made(folder)
-        return folder
-
-    return runs.begin(make, token, when, language)
+    folder_name = safe_name(f"captions-{name}", forbidden=FORBIDDEN_IN_NAMES)
+    title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
+    with runs.click(token, when) as click:
+        if not click.run_id:
+            folder = runs.make(folder_name, settings)
+            # before it starts: what it changes can be undone
+            bench.expect(folder, title)
+            click.run_id = folder.path.name
+    return runs.one(click.run_id, language)

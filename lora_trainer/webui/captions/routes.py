@@ -20,7 +20,7 @@ from lora_trainer.dataset.captions import (
     with_trigger_word,
 )
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, vocabulary_from
-from lora_trainer.errors import DatasetError, Message
+from lora_trainer.errors import DatasetError
 from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.captions import (
@@ -66,7 +66,7 @@ FIELD_EXAMPLES: Texts = {
 
 
 def _bench(app: App, request: Request) -> Workbench:
-    return app.datasets.workbench(request.path["id"])
+    return app.workbenches.of(request.path["id"])
 
 
 # --- bulk edits -----------------------------------------------------------------------------------
@@ -473,15 +473,14 @@ def caption_run(app: App, request: Request) -> RunView:
         wish, dataset.path, view, app.host.paths().models, remote=request.remote
     )
     when = request.value("when", str, "now")
-    title = Message("Captioned with {captioner}", {"captioner": settings.info.title})
     return caption_runs.begin(
         app.runs,
+        bench,
         settings,
         dataset.name,
         token=request.value("token", str),
         when=when,
         language=request.language,
-        made=lambda folder: bench.expect(folder, title),
     )
 
 

@@ -23,6 +23,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+import threading
 import time
 import uuid
 from collections import OrderedDict
@@ -59,6 +60,7 @@ from lora_trainer.webui.captions.journal import (
 )
 from lora_trainer.webui.datasets.caption_store import CaptionChange, CaptionStore, Item, View
 from lora_trainer.webui.datasets.image_conversion import Converter
+from lora_trainer.webui.datasets.registry import Datasets
 
 REVIEWED, TEMPLATE, EXPECTED = "reviewed.json", "template.json", "expected"
 """In the dataset's folder .lora_trainer."""
@@ -107,6 +109,27 @@ class _EditParts:
     changes: list[CaptionChange] = field(default_factory=list)
     conflicts: list[EditConflict] = field(default_factory=list)
     unchanged: int = 0
+
+
+class Workbenches:
+    """Where each dataset is worked on: one workbench a dataset. Thread-safe."""
+
+    def __init__(self, datasets: Datasets, converter: Converter | None = None) -> None:
+        self._datasets = datasets
+        self._converter = converter or Converter()
+        self._lock = threading.Lock()
+        self._known: dict[str, Workbench] = {}
+
+    def of(self, identity: str) -> Workbench:
+        """Raises NotFound when there is no such dataset."""
+        store = self._datasets.store(identity)
+        with self._lock:
+            known = self._known.get(identity)
+            if known is None or known.store is not store:
+                # those of datasets that were deleted go
+                self._known = {key: one for key, one in self._known.items() if one.root.is_dir()}
+                known = self._known[identity] = Workbench(store, converter=self._converter)
+            return known
 
 
 class Workbench:

@@ -4,7 +4,6 @@ machine that were opened by their path.
     datasets.listing(language) -> [card]      for the page
     datasets.find(id) -> DatasetInfo              id -> name and path
     datasets.store(id) -> CaptionStore         its images and captions (caption_store.py)
-    datasets.workbench(id) -> Workbench       every change of them, and the way back (workbench.py)
     datasets.draft(id), .set_draft(...)       what is set for them and not trained yet
                                               (settings_draft.py)
 
@@ -39,12 +38,10 @@ from lora_trainer.errors import DatasetError, LoraTrainerError
 from lora_trainer.jobs import trash
 from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 from lora_trainer.webui import texts
-from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound, name_problem
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.datasets import settings_draft
 from lora_trainer.webui.datasets.caption_store import CaptionStore
-from lora_trainer.webui.datasets.image_conversion import Converter
 from lora_trainer.webui.datasets.settings_draft import Draft
 from lora_trainer.webui.datasets.thumbnails import Thumbnails
 
@@ -66,17 +63,13 @@ class DatasetInfo:
 class Datasets:
     """Thread-safe. `is_remote` tells whether visitors from elsewhere may be here."""
 
-    def __init__(
-        self, data: DataFolder, is_remote: Callable[[], bool], converter: Converter | None = None
-    ) -> None:
+    def __init__(self, data: DataFolder, is_remote: Callable[[], bool]) -> None:
         self._data = data
         self._is_remote = is_remote
         self._registry = data.root / "datasets.json"
         self._lock = threading.RLock()
         self._stores: dict[str, CaptionStore] = {}
-        self._workbenches: dict[str, Workbench] = {}
         self.thumbnails = Thumbnails(data.folder("thumbnails"))
-        self.converter = converter or Converter()
 
     # --- finding ----------------------------------------------------------------------------------
 
@@ -120,15 +113,6 @@ class Datasets:
                 known = self._stores[identity] = CaptionStore(
                     dataset.path, follow_links=dataset.external
                 )
-            return known
-
-    def workbench(self, identity: str) -> Workbench:
-        """Where a dataset is worked on. Raises NotFound."""
-        store = self.store(identity)
-        with self._lock:
-            known = self._workbenches.get(identity)
-            if known is None or known.store is not store:
-                known = self._workbenches[identity] = Workbench(store, converter=self.converter)
             return known
 
     def draft(self, identity: str) -> Draft:
@@ -267,7 +251,6 @@ class Datasets:
                         title=title,
                     ).id
             self._stores.pop(identity, None)
-            self._workbenches.pop(identity, None)
             try:
                 self._change(
                     lambda registry: [registry[part].pop(identity, None) for part in registry]

@@ -117,7 +117,7 @@ async def upload(app: App, request: Request) -> dict[str, Any]:
 def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
     """An upload into its dataset; what it changes in captions that are there can be undone."""
     bench, replace = (
-        app.datasets.workbench(request.path["id"]),
+        app.workbenches.of(request.path["id"]),
         request.query.get("captions") == "replace",
     )
     if not uploads.may_hold_captions(name):
@@ -135,7 +135,7 @@ def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
 @route("GET", "/datasets/{id}/items")
 def items(app: App, request: Request) -> dict[str, Any]:
     store = app.datasets.store(request.path["id"])
-    bench, view = app.datasets.workbench(request.path["id"]), store.view()
+    bench, view = app.workbenches.of(request.path["id"]), store.view()
     revision = bench.revision(view)
     if request.query.get("known") == revision:
         return {"unchanged": True, "revision": revision}
@@ -176,7 +176,7 @@ def picture(app: App, request: Request) -> Response:
 
 @route("POST", "/datasets/{id}/remove")
 def remove(app: App, request: Request) -> dict[str, Any]:
-    bench = app.datasets.workbench(request.path["id"])
+    bench = app.workbenches.of(request.path["id"])
     keys = (
         serialization.chosen(bench, request)
         if "select" in request.body
@@ -191,7 +191,7 @@ def remove(app: App, request: Request) -> dict[str, Any]:
 @route("POST", "/datasets/{id}/restore")
 def restore(app: App, request: Request) -> dict[str, Any]:
     bench, keys = (
-        app.datasets.workbench(request.path["id"]),
+        app.workbenches.of(request.path["id"]),
         serialization.keys_of(request.value("keys", list)),
     )
     return {
@@ -214,7 +214,7 @@ def list_removed(app: App, request: Request) -> list[dict[str, Any]]:
 
 @route("POST", "/datasets/{id}/caption")
 def write_caption(app: App, request: Request) -> dict[str, Any]:
-    bench, key = app.datasets.workbench(request.path["id"]), request.value("key", str)
+    bench, key = app.workbenches.of(request.path["id"]), request.value("key", str)
     outcome = bench.save(key, request.value("caption", str), request.value("was", str))
     view = bench.store.latest()
     item = view.item(key)

@@ -161,6 +161,10 @@ class Checkpoints:
             else choice
         )
 
+    def family_of(self, path: Path) -> Family | None:
+        """None: it cannot be trained on."""
+        return self.facts(path).family
+
     def facts(self, path: Path) -> CheckpointFacts:
         """What the checkpoint is: as found before, else from its header now."""
         try:

@@ -1,12 +1,13 @@
 """What the tab's draft comes to: a wish goes in, a run's settings come out, and before that what
 will happen.
 
-    run_config(app, wish) -> RunConfig   for POST /runs: complete but for the `auto`s that the
-                                            worker settles; raises what is wrong
-    plan(app, wish)       -> Preflight        for POST /plan: checkpoint, images, steps, time, disk,
-                                            the file's name, and every problem, each with
-                                            the field that mends it; never raises for what a user
-                                            can choose
+    preflight.run_config(wish) -> RunConfig       for POST /runs: complete but for its folder, and
+                                                  the `auto`s that the worker settles; raises what
+                                                  is wrong
+    preflight.check(wish, pending) -> PreflightReport    for POST /plan: checkpoint, images, steps,
+                                                  time, disk, the file's name, and every problem,
+                                                  each with the field that mends it; never raises
+                                                  for what a user can choose
 
 The numbers are run_estimate.py's; images and captions are looked at as the worker does
 (scan_cache.py). Quick enough for each keystroke: nothing of a checkpoint but its header is read,
@@ -19,7 +20,7 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.captions import variants
@@ -27,27 +28,28 @@ from lora_trainer.dataset.findings import Severity, Sum, in_order, sums
 from lora_trainer.dataset.scan import Dataset
 from lora_trainer.dataset.syntax import prompt_syntax
 from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError, Message
+from lora_trainer.hosts.base import Host
 from lora_trainer.lora.deliver import clean_name
-from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.training.optimizers import OPTIMIZERS
 from lora_trainer.webui import texts
 from lora_trainer.webui.common import form
-from lora_trainer.webui.common.data_folder import name_problem
+from lora_trainer.webui.common.data_folder import DataFolder, name_problem
 from lora_trainer.webui.common.units import duration, size_of
 from lora_trainer.webui.datasets import token_counts
+from lora_trainer.webui.datasets.registry import DatasetInfo, Datasets
 from lora_trainer.webui.settings.checkpoints import (
     LOADED,
     PRACTICE_TITLE,
     CheckpointChoice,
     CheckpointFacts,
+    Checkpoints,
 )
+from lora_trainer.webui.settings.image_cache import ImageCache
 from lora_trainer.webui.settings.run_estimate import RunEstimate
-from lora_trainer.webui.settings.scan_cache import CachedScan
-
-if TYPE_CHECKING:
-    from lora_trainer.webui.app import App
+from lora_trainer.webui.settings.scan_cache import CachedScan, ScanCache
+from lora_trainer.webui.settings.throughput import Throughput
 
 NAMED_PER_KIND = 3
 """Findings of one kind that are named; the rest is counted."""
@@ -90,6 +92,11 @@ class RunWish:
         chosen = values.get("settings")
         return cls(**texts_given, settings=dict(chosen) if isinstance(chosen, dict) else {})
 
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The settings that are fields of the form."""
+        return {key: value for key, value in self.settings.items() if key in form.KEYS}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -111,7 +118,7 @@ class Fact:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preflight:
+class PreflightReport:
     """What Start would do."""
 
     sentence: tuple[Message, ...] = ()
@@ -168,31 +175,14 @@ class Preflight:
         }
 
 
-# --- a run's settings -----------------------------------------------------------------------------
-
-
-def run_config(app: App, wish: RunWish) -> RunConfig:
-    """The settings of the run that is wished for, in a run folder of a name that is free now.
-    Raises ConfigError, DatasetError, CheckpointError.
-
-    `folders.begin(config.output.output_dir, ...)` makes it a run.
-    """
-    draft = _Selection(app, wish)
-    draft.facts.require()
-    return settings.from_mapping(draft.values(), source="the settings")
-
-
+@dataclass(frozen=True, kw_only=True)
 class _Selection:
-    """A wish with its dataset, checkpoint and name looked up. Raises DatasetError,
-    CheckpointError.
-    """
+    """A wish with its dataset and checkpoint looked up."""
 
-    def __init__(self, app: App, wish: RunWish) -> None:
-        self.app = app
-        self.wish = wish
-        self.dataset = _dataset(app, wish.dataset)
-        self.choice: CheckpointChoice = app.checkpoints.find(wish.checkpoint)
-        self.facts: CheckpointFacts = app.checkpoints.facts(self.choice.path)
+    wish: RunWish
+    dataset: DatasetInfo
+    choice: CheckpointChoice
+    facts: CheckpointFacts
 
     @property
     def name(self) -> str:
@@ -201,40 +191,174 @@ class _Selection:
         """
         return self.wish.name.strip() or clean_name(self.dataset.name)
 
-    def values(self) -> dict[str, Any]:
+
+@dataclass(frozen=True, kw_only=True)
+class Preflight:
+    """Wishes looked at with what this WebUI has: its device and folders, its datasets and
+    checkpoints, and how fast it trains.
+    """
+
+    host: Host
+    data: DataFolder
+    datasets: Datasets
+    checkpoints: Checkpoints
+    image_cache: ImageCache
+    scans: ScanCache
+    throughput: Throughput
+
+    def run_config(self, wish: RunWish) -> RunConfig:
+        """The settings of the run that is wished for, in a folder named after its LoRA, which may
+        be taken. Raises ConfigError, DatasetError, CheckpointError.
+        """
+        draft = self._select(wish)
+        draft.facts.require()
+        return settings.from_mapping(self._values(draft), source="the settings")
+
+    def check(self, wish: RunWish, pending: Iterable[str] = ()) -> PreflightReport:
+        """What Start would do with this wish, and everything that stands against it. `pending`:
+        what the LoRAs of the runs before it are to be called.
+        """
+        problems: list[Problem] = []
+        try:
+            draft = self._select(wish)
+        except LoraTrainerError:
+            return PreflightReport(problems=tuple(self._without_a_choice(wish)))
+        if draft.facts.problem is not None:
+            problems.append(_checkpoint_problem(draft.facts))
+        asked = _settings(self._values(draft), problems)
+        problems += _host_problems(self.host, draft, asked)
+        found = self._scan(wish.dataset, asked, problems)
+        if found is None or draft.facts.problem is not None:
+            return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
+        forecast = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
+        return self._foretold(draft, found, forecast, pending, problems)
+
+    def _select(self, wish: RunWish) -> _Selection:
+        """Raises DatasetError, CheckpointError."""
+        dataset = self._dataset(wish.dataset)
+        choice = self.checkpoints.find(wish.checkpoint)
+        facts = self.checkpoints.facts(choice.path)
+        return _Selection(wish=wish, dataset=dataset, choice=choice, facts=facts)
+
+    def _dataset(self, identity: str) -> DatasetInfo:
+        """Raises DatasetError when none is chosen, or it is gone."""
+        if not identity:
+            raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+        dataset = self.datasets.find(identity)
+        if not dataset.path.is_dir():
+            hint = "It may have been moved, or lie on a disk that is not connected."
+            raise DatasetError(
+                "the folder {path} is not there any more", hint=hint, path=dataset.path
+            )
+        return dataset
+
+    def _values(self, draft: _Selection) -> dict[str, Any]:
         """Flat config keys. What is no field of the form is not taken from the browser: it could
         name any path.
         """
-        chosen = {key: value for key, value in self.wish.settings.items() if key in form.KEYS}
-        if "clip_skip" not in chosen and self.choice.clip_skip:
-            chosen["clip_skip"] = self.choice.clip_skip
+        chosen = draft.wish.chosen
+        if "clip_skip" not in chosen and draft.choice.clip_skip:
+            chosen["clip_skip"] = draft.choice.clip_skip
+        # a name that no folder can have is refused by the settings' own check, with a sentence
+        folder = "run" if name_problem(draft.name) else draft.name
         return {
             **chosen,
-            "train_data_dir": self.dataset.path,
-            "base_model": self.choice.path,
-            "vae": _usable_vae(self.choice),
-            "name": self.name,
-            "output_dir": _free_run_folder(self.app.data.folder("runs"), self.name),
-            "lora_dir": self.app.host.paths().lora_dir,
+            "train_data_dir": draft.dataset.path,
+            "base_model": draft.choice.path,
+            "vae": _usable_vae(draft.choice),
+            "name": draft.name,
+            "output_dir": self.data.folder("runs") / folder,
+            "lora_dir": self.host.paths().lora_dir,
         }
 
+    def _without_a_choice(self, wish: RunWish) -> list[Problem]:
+        """What is wrong when the images or the checkpoint are not chosen: that, and all that can be
+        told of the other and of the settings.
+        """
+        problems: list[Problem] = []
+        folder = None
+        try:
+            folder = self._dataset(wish.dataset).path
+        except LoraTrainerError as error:
+            problems.append(_problem("dataset", error))
+        try:
+            facts = self.checkpoints.facts(self.checkpoints.find(wish.checkpoint).path)
+            if facts.problem is not None:
+                problems.append(_checkpoint_problem(facts))
+        except LoraTrainerError as error:
+            problems.append(_problem("checkpoint", error))
+        asked = _settings(
+            {
+                **wish.chosen,
+                "name": wish.name.strip(),
+                "train_data_dir": folder or ".",
+                "base_model": ".",
+                "output_dir": "run",
+            },
+            problems,
+        )
+        if folder is not None:
+            self._scan(wish.dataset, asked, problems)
+        return problems
 
-def _dataset(app: App, identity: str) -> Any:
-    """The dataset of an id: something with `path` and `name`. Raises DatasetError when none is
-    chosen, or it is gone.
-    """
-    if not identity:
-        raise DatasetError("no images are chosen", hint="Add images first, under Images.")
-    dataset = app.datasets.find(identity)
-    if not dataset.path.is_dir():
-        hint = "It may have been moved, or lie on a disk that is not connected."
-        raise DatasetError("the folder {path} is not there any more", hint=hint, path=dataset.path)
-    return dataset
+    def _scan(self, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
+        """The examples as the worker would find them; everything found is among the problems. None:
+        there is nothing to train.
+        """
+        try:
+            # what training counts is counted here with the same vocabulary; where there is none,
+            # the worker's own check remains
+            count = token_counts.count if token_counts.available() else None
+            found = self.scans.scan(
+                self.datasets.store(identity),
+                asked.dataset,
+                count,
+                asked.checkpoint.max_token_length,
+            )
+        except DatasetError as error:
+            findings = error.message.values.get("findings")
+            if findings:
+                problems += _sum_problems(sums(findings), asked)
+            if not findings or not any(problem.severity == "error" for problem in problems):
+                problems.append(_problem("dataset", error))
+            return None
+        of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
+        problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
+        return found
 
-
-def _free_run_folder(runs: Path, name: str) -> Path:
-    # a name that no folder can have is refused by the settings' own check, with a sentence
-    return folders.free_name(runs / ("run" if name_problem(name) else name))
+    def _foretold(
+        self,
+        draft: _Selection,
+        found: CachedScan,
+        forecast: RunEstimate,
+        pending: Iterable[str],
+        problems: list[Problem],
+    ) -> PreflightReport:
+        """The plan of a run whose checkpoint and images are sound."""
+        dataset, settled = found.dataset, forecast.settled
+        of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
+        problems += _sum_problems(of_buckets, settled)
+        problems += _number_problems(draft, forecast)
+        seconds, disk, target = (
+            forecast.seconds(self.throughput),
+            forecast.disk_bytes,
+            forecast.target(draft.name, pending),
+        )
+        problems += _disk_problems(self.data.folder("runs"), disk)
+        return PreflightReport(
+            sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
+            facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
+            problems=tuple(problems),
+            target=target,
+            steps=forecast.steps,
+            seconds=seconds,
+            disk=disk,
+            resolved=forecast.resolved,
+            suggested={
+                "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
+            },
+            unchecked=self.image_cache.unchecked(example.path for example in dataset.examples),
+        )
 
 
 def _usable_vae(choice: CheckpointChoice) -> Path | None:
@@ -243,70 +367,6 @@ def _usable_vae(choice: CheckpointChoice) -> Path | None:
         if choice.vae is not None and choice.vae.suffix.lower() == ".safetensors"
         else None
     )
-
-
-# --- what will happen -----------------------------------------------------------------------------
-
-
-def plan(app: App, wish: RunWish) -> Preflight:
-    """What Start would do with this wish, and everything that stands against it."""
-    problems: list[Problem] = []
-    try:
-        draft = _Selection(app, wish)
-    except LoraTrainerError:
-        return Preflight(problems=tuple(_without_a_choice(app, wish)))
-    if draft.facts.problem is not None:
-        problems.append(
-            Problem(
-                field="checkpoint",
-                severity="error",
-                message=draft.facts.problem,
-                hint=draft.facts.hint,
-            )
-        )
-    asked = _settings(draft.values(), problems)
-    problems += _host_problems(app, draft, asked)
-    found = _scan(app, wish.dataset, asked, problems)
-    if found is None or draft.facts.problem is not None:
-        return Preflight(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
-    forecast = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
-    return _foretold(app, draft, found, forecast, problems)
-
-
-def _without_a_choice(app: App, wish: RunWish) -> list[Problem]:
-    """What is wrong when the images or the checkpoint are not chosen: that, and all that can be
-    told of the other and of the settings.
-    """
-    problems: list[Problem] = []
-    folder = None
-    try:
-        folder = _dataset(app, wish.dataset).path
-    except LoraTrainerError as error:
-        problems.append(_problem("dataset", error))
-    try:
-        facts = app.checkpoints.facts(app.checkpoints.find(wish.checkpoint).path)
-        if facts.problem is not None:
-            problems.append(
-                Problem(
-                    field="checkpoint", severity="error", message=facts.problem, hint=facts.hint
-                )
-            )
-    except LoraTrainerError as error:
-        problems.append(_problem("checkpoint", error))
-    chosen = {key: value for key, value in wish.settings.items() if key in form.KEYS}
-    asked = _settings(
-        {
-            **chosen,
-            "name": wish.name.strip(),
-            "train_data_dir": folder or ".",
-            "base_model": ".",
-            "output_dir": "run",
-        },
-        problems,
-    )
-    if folder is not None:
-        _scan(app, wish.dataset, asked, problems)
-    return problems
 
 
 def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
@@ -331,6 +391,11 @@ def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
         )
 
 
+def _checkpoint_problem(facts: CheckpointFacts) -> Problem:
+    assert facts.problem is not None
+    return Problem(field="checkpoint", severity="error", message=facts.problem, hint=facts.hint)
+
+
 def _setting_problem(error: ConfigError) -> Problem:
     """The field a ConfigError is about, which it names in its values or in its own words; there, in
     the field's human name.
@@ -351,7 +416,7 @@ def _setting_problem(error: ConfigError) -> Problem:
     )
 
 
-def _host_problems(app: App, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
+def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
     """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
     if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
         yield Problem(
@@ -364,7 +429,7 @@ def _host_problems(app: App, draft: _Selection, asked: RunConfig) -> Iterator[Pr
             hint=Message("Make this folder, or correct --lora-dir, and start the WebUI again."),
         )
     on_cpu = asked.training.device == "cpu" or (
-        asked.training.device == "auto" and app.host.device().kind == "cpu"
+        asked.training.device == "auto" and host.device().kind == "cpu"
     )
     optimizer = OPTIMIZERS[asked.training.optimizer]
     if on_cpu and optimizer.device == "cuda":
@@ -409,32 +474,6 @@ def _host_problems(app: App, draft: _Selection, asked: RunConfig) -> Iterator[Pr
 
 
 # --- images ---------------------------------------------------------------------------------------
-
-
-def _scan(app: App, identity: str, asked: RunConfig, problems: list[Problem]) -> CachedScan | None:
-    """The examples as the worker would find them; everything found is among the problems. None:
-    there is nothing to train.
-    """
-    try:
-        # what training counts is counted here with the same vocabulary; where there is none, the
-        # worker's own check remains
-        count = token_counts.count if token_counts.available() else None
-        found = app.scans.scan(
-            app.datasets.store(identity),
-            asked.dataset,
-            count,
-            asked.checkpoint.max_token_length,
-        )
-    except DatasetError as error:
-        findings = error.message.values.get("findings")
-        if findings:
-            problems += _sum_problems(sums(findings), asked)
-        if not findings or not any(problem.severity == "error" for problem in problems):
-            problems.append(_problem("dataset", error))
-        return None
-    of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
-    problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
-    return found
 
 
 def _sum_problems(summed: Iterable[Sum], asked: RunConfig) -> list[Problem]:
@@ -483,36 +522,6 @@ said.
 # --- in words -------------------------------------------------------------------------------------
 
 
-def _foretold(
-    app: App, draft: _Selection, found: CachedScan, forecast: RunEstimate, problems: list[Problem]
-) -> Preflight:
-    """The plan of a run whose checkpoint and images are sound."""
-    dataset, settled = found.dataset, forecast.settled
-    of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
-    problems += _sum_problems(of_buckets, settled)
-    problems += _number_problems(draft, forecast)
-    seconds, disk, target = (
-        forecast.seconds(app.throughput),
-        forecast.disk_bytes,
-        forecast.target(draft.name, app.runs.pending_names()),
-    )
-    problems += _disk_problems(app, disk)
-    return Preflight(
-        sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
-        facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
-        problems=tuple(problems),
-        target=target,
-        steps=forecast.steps,
-        seconds=seconds,
-        disk=disk,
-        resolved=forecast.resolved,
-        suggested={
-            "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
-        },
-        unchecked=app.image_cache.unchecked(example.path for example in dataset.examples),
-    )
-
-
 def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Problem]:
     try:
         settings.require_warmup_fits(forecast.settled.training, forecast.steps)
@@ -544,9 +553,9 @@ def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Probl
         )
 
 
-def _disk_problems(app: App, disk: int) -> Iterator[Problem]:
+def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
     try:
-        free = shutil.disk_usage(app.data.folder("runs")).free
+        free = shutil.disk_usage(runs).free
     except OSError:
         return
     if disk > free:

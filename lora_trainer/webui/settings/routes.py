@@ -11,7 +11,7 @@ from lora_trainer.webui import texts
 from lora_trainer.webui.app import App
 from lora_trainer.webui.http.routing import Request, route
 from lora_trainer.webui.settings.checkpoints import PRACTICE_TITLE, CheckpointFacts, said
-from lora_trainer.webui.settings.preflight import RunWish, plan
+from lora_trainer.webui.settings.preflight import RunWish
 
 PRACTICE_NOTE = Message(
     "It draws coloured shapes of 64 pixels and trains within minutes on any computer: for trying"
@@ -21,7 +21,8 @@ PRACTICE_NOTE = Message(
 
 @route("POST", "/plan")
 def foresee(app: App, request: Request) -> dict[str, Any]:
-    return plan(app, RunWish.of(request.body)).to_json(request.language)
+    report = app.preflight.check(RunWish.of(request.body), app.runs.pending_names())
+    return report.to_json(request.language)
 
 
 @route("POST", "/checkpoint")

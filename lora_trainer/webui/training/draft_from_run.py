@@ -1,7 +1,7 @@
 """An earlier run's settings as the tab's draft: what the form has to hold to train so again, on the
 same images or on others.
 
-    draft_of(app, run_id) -> {settings, name, dataset, checkpoint}
+    draft_of(entry, datasets, checkpoints) -> {settings, name, dataset, checkpoint}
 
 `settings` holds the form's keys; what `auto` comes to by itself is auto again, so that it follows
 when something else is changed. `dataset` and `checkpoint` are ids of what the run was trained on,
@@ -10,28 +10,28 @@ or None where that is not listed here any more. Called by the routes.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lora_trainer import files
 from lora_trainer.errors import RunError
+from lora_trainer.jobs.history import HistoryEntry
 from lora_trainer.settings import training
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui.common import form
-from lora_trainer.webui.settings.checkpoints import CheckpointFacts
-
-if TYPE_CHECKING:
-    from lora_trainer.webui.app import App
+from lora_trainer.webui.datasets.registry import Datasets
+from lora_trainer.webui.settings.checkpoints import CheckpointFacts, Checkpoints
 
 
-def draft_of(app: App, run_id: str) -> dict[str, Any]:
-    """The draft that would train this run again. Raises NotFound, ConfigError, or RunError for a
-    run that trains nothing.
+def draft_of(
+    entry: HistoryEntry, datasets: Datasets, checkpoints: Checkpoints, *, on_processor: bool
+) -> dict[str, Any]:
+    """The draft that would train this run again. Raises ConfigError, or RunError for a run that
+    trains nothing.
     """
-    entry = app.runs.entry(run_id)
     if entry.problem is not None:
         raise entry.problem
     if entry.job != "train":
-        raise RunError("{name} has no training settings", name=run_id)
+        raise RunError("{name} has no training settings", name=entry.id)
     # a config file of the command line may say where the run lies only there
     done = training.from_mapping(
         {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
@@ -40,16 +40,14 @@ def draft_of(app: App, run_id: str) -> dict[str, Any]:
         files.place(done.dataset.train_data_dir),
         files.place(done.checkpoint.base_model),
     )
-    dataset = next(
-        (found for found in app.datasets.all() if files.place(found.path) == images), None
-    )
+    dataset = next((found for found in datasets.all() if files.place(found.path) == images), None)
     checkpoint = next(
-        (choice for choice in app.checkpoints.choices() if files.place(choice.path) == model),
+        (choice for choice in checkpoints.choices() if files.place(choice.path) == model),
         None,
     )
-    facts = app.checkpoints.facts(checkpoint.path) if checkpoint else None
+    facts = checkpoints.facts(checkpoint.path) if checkpoint else None
     return {
-        "settings": _with_autos(done, facts, on_processor=app.host.device().kind == "cpu"),
+        "settings": _with_autos(done, facts, on_processor=on_processor),
         "name": done.lora.name,
         "dataset": dataset.id if dataset else None,
         "checkpoint": checkpoint.id if checkpoint else None,

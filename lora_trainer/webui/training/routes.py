@@ -9,6 +9,7 @@ from starlette.responses import FileResponse, PlainTextResponse, Response
 from lora_trainer.webui.app import App
 from lora_trainer.webui.common import file_manager
 from lora_trainer.webui.http.routing import Forbidden, Request, route
+from lora_trainer.webui.settings.preflight import RunWish
 from lora_trainer.webui.training import draft_from_run
 from lora_trainer.webui.training.run_view import RunView
 from lora_trainer.webui.training.runs import LiveView, RunList
@@ -17,7 +18,7 @@ from lora_trainer.webui.training.runs import LiveView, RunList
 @route("POST", "/runs")
 def create(app: App, request: Request) -> RunView:
     return app.runs.create(
-        request.body,
+        app.preflight.run_config(RunWish.of(request.body)),
         request.value("token", str),
         request.value("when", str, "now"),
         request.language,
@@ -106,7 +107,9 @@ def settings(app: App, request: Request) -> Response:
 
 @route("GET", "/runs/{id}/draft")
 def draft(app: App, request: Request) -> dict[str, Any]:
-    return draft_from_run.draft_of(app, request.path["id"])
+    on_processor = app.host.device().kind == "cpu"
+    run = app.runs.entry(request.path["id"])
+    return draft_from_run.draft_of(run, app.datasets, app.checkpoints, on_processor=on_processor)
 
 
 @route("GET", "/trash")

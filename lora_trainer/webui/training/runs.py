@@ -23,13 +23,14 @@ from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.hosts.gpu_lease import GpuLease
 from lora_trainer.jobs import resume, trash
 from lora_trainer.jobs.history import SETTINGS_FILES, History, HistoryEntry, thinned
-from lora_trainer.jobs.queue import Queue, QueueState
+from lora_trainer.jobs.queue import Click, Queue, QueueState
 from lora_trainer.jobs.scheduler import Scheduler, SchedulerOptions, Start, start_apart
 from lora_trainer.jobs.start import last_lines
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.runs.requests import RequestKind, send_request
-from lora_trainer.settings import training
+from lora_trainer.settings import captioning, training
+from lora_trainer.settings.captioning import CaptionSettings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.webui import texts
 from lora_trainer.webui.common import form
@@ -75,15 +76,12 @@ class Runs:
         *,
         data: DataFolder,
         gpu_lease: GpuLease,
-        settings_of: Callable[[Any], RunConfig],
         delivered: Callable[[], object],
         options: Callable[[], SchedulerOptions] = SchedulerOptions,
         start: Start = start_apart,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """settings_of: a wish from the browser -> the run's settings, under an output_dir that is
-        free. delivered: show a new LoRA in the host.
-        """
+        """delivered: show a new LoRA in the host."""
         self.data = data
         self.gpu_lease = gpu_lease
         self.queue = Queue(data.queue)
@@ -99,7 +97,6 @@ class Runs:
             start=start,
             clock=clock,
         )
-        self._settings_of = settings_of
         self._clock = clock
         self._asked: dict[str, tuple[RequestKind, float]] = {}
         self._alive: tuple[float, tuple[str, ...]] = (0.0, ())
@@ -108,16 +105,19 @@ class Runs:
 
     # --- beginning --------------------------------------------------------------------------------
 
-    def create(self, wish: Any, token: str, when: str, language: str) -> RunView:
-        """Begin the training that the browser wishes for: see `begin`."""
-        return self.begin(lambda: self._make(wish), token, when, language)
+    def create(self, asked: RunConfig, token: str, when: str, language: str) -> RunView:
+        """Begin a training, in a folder of the name that its output_dir has, or of the first one
+        after it that is free. One token, one run.
+        """
+        with self.click(token, when) as click:
+            if not click.run_id:
+                click.run_id = self.make(asked.output.output_dir.name, asked).path.name
+        return self.one(click.run_id, language)
 
-    def begin(self, make: Callable[[], RunFolder], token: str, when: str, language: str) -> RunView:
-        """Put the run that `make` makes into the line: at once if nothing trains, else next
-        (when="now") or last. One token, one run.
-
-        `make` raises Taken when another browser was quicker: it is called again, and finds a name
-        that is free. Raises RunError.
+    @contextlib.contextmanager
+    def click(self, token: str, when: str) -> Iterator[Click]:
+        """The click that bears this token: the run that is made within the block is put into the
+        line, at once if nothing trains, else next (when="now") or last. Raises RunError.
         """
         if not 8 <= len(token) <= LONGEST_TOKEN:
             raise RunError(
@@ -125,18 +125,25 @@ class Runs:
                 hint="Reload the page.",
                 count=len(token),
             )
-        run_id = self.queue.once(
-            token, lambda: _under_a_free_name(make).path.name, first=when == "now"
-        )
+        with self.queue.once(token, first=when == "now") as click:
+            yield click
         self.scheduler.wake()
-        return self.one(run_id, language)
 
-    def _make(self, wish: Any) -> RunFolder:
-        asked = self._settings_of(wish)
-        target = asked.output.output_dir
-        if target.parent.resolve() != self.history.runs.resolve():
-            raise RunError("the run would not lie in {folder}", folder=self.history.runs)
-        return folders.begin(target, training.to_yaml(asked), new=True)
+    def make(self, name: str, asked: RunConfig | CaptionSettings) -> RunFolder:
+        """The folder of a new run: `name`, or the first of name-2, name-3 ... that is free, also
+        when another browser is quicker. Raises RunError.
+        """
+        for _ in range(MOST_NAMES):
+            path = folders.free_name(self.history.runs / name)
+            with contextlib.suppress(folders.Taken):
+                if isinstance(asked, CaptionSettings):
+                    return folders.begin_captioning(path, captioning.to_yaml(asked), new=True)
+                return folders.begin(
+                    path, training.to_yaml(asked.replace(output_dir=path)), new=True
+                )
+        raise RunError(
+            "no free name for this run was found", hint="Delete some runs that are not needed."
+        )
 
     def go_on(
         self, run_id: str, changes: Mapping[str, Any], language: str, when: str = "now"
@@ -445,15 +452,6 @@ class Runs:
     def _entry(self, run_id: str) -> HistoryEntry:
         self.data.child("runs", run_id)
         return self.history.entry(run_id)
-
-
-def _under_a_free_name(make: Callable[[], RunFolder]) -> RunFolder:
-    for _ in range(MOST_NAMES):
-        with contextlib.suppress(folders.Taken):
-            return make()
-    raise RunError(
-        "no free name for this run was found", hint="Delete some runs that are not needed."
-    )
 
 
 def _reachable(entry: HistoryEntry) -> HistoryEntry:

@@ -21,6 +21,7 @@ from lora_trainer.dataset.images import digest
 from lora_trainer.settings import captioning
 from lora_trainer.webui.captions import routes
 from lora_trainer.webui.captions.cropped_copies import Copies
+from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.datasets.caption_store import key_of
 from lora_trainer.webui.datasets.registry import Datasets
@@ -59,6 +60,7 @@ def page(tmp_path):
         made.app = SimpleNamespace(
             host=host,
             datasets=datasets,
+            workbenches=Workbenches(datasets),
             copies=Copies(datasets),
             options=Options(),
             redactions=dict,

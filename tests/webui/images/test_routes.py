@@ -14,6 +14,7 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.webui.captions.workbench import Workbenches
 from lora_trainer.webui.common.data_folder import DataFolder, NotFound
 from lora_trainer.webui.datasets.caption_store import key_of
 from lora_trainer.webui.datasets.registry import Datasets
@@ -34,9 +35,12 @@ def page(tmp_path, monkeypatch):
         language=lambda: "", is_remote=lambda: facts["remote"], api_credentials=dict
     )
     datasets = Datasets(DataFolder(tmp_path / "data folder"), host.is_remote)
-    app = Starlette()
-    routing.mount(app, SimpleNamespace(host=host, datasets=datasets, redactions=dict))
-    client = TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False)
+    app = SimpleNamespace(
+        host=host, datasets=datasets, workbenches=Workbenches(datasets), redactions=dict
+    )
+    host_app = Starlette()
+    routing.mount(host_app, app)
+    client = TestClient(host_app, base_url="http://127.0.0.1", raise_server_exceptions=False)
 
     def upload(identity, name, data, **query):
         query = {"name": name, "size": len(data), **query}

@@ -10,11 +10,11 @@ from lora_trainer.errors import RunError
 from lora_trainer.jobs.history import History
 from lora_trainer.runs import folder as folders
 from lora_trainer.settings import training
-from lora_trainer.webui.settings.preflight import RunWish, plan, run_config
+from lora_trainer.webui.settings.preflight import RunWish
 from lora_trainer.webui.training.draft_from_run import draft_of
 from tests.jobs.logs import FINISHED, append
 from tests.made import draw_images, tiny_checkpoint
-from tests.webui.drafts import app as make_studio
+from tests.webui.drafts import app as make_app
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def app(tmp_path):
     """Five pictures, a tiny checkpoint, and a finished run "ink" of them whose settings are
     resolved as a worker leaves them.
     """
-    made = make_studio(tmp_path)
+    made = make_app(tmp_path)
     made.datasets.folders["discs"] = draw_images(tmp_path / "discs", 5)
     made.datasets.all = lambda: [
         SimpleNamespace(id=key, path=path) for key, path in made.datasets.folders.items()
@@ -30,9 +30,9 @@ def app(tmp_path):
     made.host.list(tiny_checkpoint("sd1"))
     made.host.load(tiny_checkpoint("sd1"))
     history = History(made.data.folder("runs"))
-    made.runs.entry = history.entry
+    made.entry = history.entry
     asked = {"max_train_steps": 40, "lora_rank": 4, "sample_size": 128, "trigger_word": "zrb"}
-    run = run_config(made, RunWish(dataset="discs", name="ink", settings=asked))
+    run = made.preflight.run_config(RunWish(dataset="discs", name="ink", settings=asked))
     done = training.settle(run, 64, 40).replace(
         prediction_type="epsilon", zero_terminal_snr=False, mixed_precision="no"
     )
@@ -41,8 +41,12 @@ def app(tmp_path):
     return made
 
 
+def draft_again(app):
+    return draft_of(app.entry("ink"), app.datasets, app.checkpoints, on_processor=True)
+
+
 def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
-    draft = draft_of(app, "ink")
+    draft = draft_again(app)
     shown = {
         key: draft["settings"][key]
         for key in (
@@ -72,29 +76,29 @@ def test_what_auto_came_to_is_auto_again_and_what_was_chosen_stays(app):
 
 
 def test_the_draft_can_be_planned_and_started_as_it_is(app):
-    draft = draft_of(app, "ink")
+    draft = draft_again(app)
     wish = RunWish(
         dataset=draft["dataset"],
         checkpoint=draft["checkpoint"],
         name=draft["name"],
         settings=draft["settings"],
     )
-    made = plan(app, wish)
+    made = app.preflight.check(wish)
     assert made.ok and made.steps == 40
-    assert run_config(app, wish).lora.lora_rank == 4
+    assert app.preflight.run_config(wish).lora.lora_rank == 4
 
 
 def test_images_and_checkpoint_that_are_gone_are_left_open(app):
     app.datasets.folders.clear()
     app.host.list()
     app.host.now = None
-    draft = draft_of(app, "ink")
+    draft = draft_again(app)
     assert (draft["dataset"], draft["checkpoint"]) == (None, None) and draft["settings"][
         "lora_rank"
     ] == 4
 
 
 def test_a_caption_run_has_none(app):
-    app.runs.entry = lambda run: SimpleNamespace(problem=None, job="caption")
+    app.entry = lambda run: SimpleNamespace(problem=None, job="caption")
     with pytest.raises(RunError, match="ink has no training settings"):
-        draft_of(app, "ink")
+        draft_again(app)

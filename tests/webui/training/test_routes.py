@@ -6,6 +6,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from lora_trainer.errors import DatasetError
 from lora_trainer.runs import events
 from lora_trainer.runs.requests import take_requests
 from lora_trainer.webui.common import file_manager
@@ -30,10 +31,19 @@ def desk(tmp_path):
         yield made
 
 
+def run_config(desk, wish):
+    if not wish.dataset:
+        raise DatasetError("no images are chosen", hint="Add images first, under Images.")
+    return desk.asked(wish.name)
+
+
 def browser(desk, *, remote=False, app=None):
     host = SimpleNamespace(language=lambda: "", is_remote=lambda: remote, api_credentials=dict)
     app = app or Starlette()
-    routing.mount(app, SimpleNamespace(host=host, runs=desk.runs, redactions=dict))
+    preflight = SimpleNamespace(run_config=lambda wish: run_config(desk, wish))
+    routing.mount(
+        app, SimpleNamespace(host=host, runs=desk.runs, preflight=preflight, redactions=dict)
+    )
     return TestClient(
         app,
         base_url="http://127.0.0.1",

@@ -5,16 +5,15 @@ a run's folder is shown.
 import json
 import os
 import threading
-from functools import partial
 from pathlib import Path
 
 import pytest
 
-from lora_trainer.errors import ConfigError, DatasetError, RunError
+from lora_trainer.errors import ConfigError, RunError
 from lora_trainer.runs import events
-from lora_trainer.runs.folder import begin_captioning
+from lora_trainer.runs import folder as folders
 from lora_trainer.runs.requests import take_requests
-from lora_trainer.settings import training
+from lora_trainer.settings import captioning, training
 from lora_trainer.webui.common.data_folder import NotFound
 from tests.jobs.logs import BEGUN, FINISHED, TRAINED, append, steps, write_run
 from tests.webui import made_runs
@@ -32,9 +31,7 @@ def test_one_click_is_one_run_in_many_threads_and_processes(desk):
 
     def click(number):
         answers.append(
-            windows[number % 2].create(
-                {"dataset": "ink", "name": "ink"}, "the-token-of-it", "now", "en"
-            )["id"]
+            windows[number % 2].create(desk.asked("ink"), "the-token-of-it", "now", "en")["id"]
         )
 
     threads = [threading.Thread(target=click, args=(number,)) for number in range(8)]
@@ -85,24 +82,22 @@ def test_the_names_to_come_are_those_at_work_and_in_the_queue(desk):
 
 
 def test_two_clicks_of_one_name_at_one_instant_are_two_runs(desk, monkeypatch):
-    real, first = desk.settings_of, []
+    real, first = folders.free_name, []
 
-    def settings_of(wish):
-        asked = real(wish)
+    def free_name(path):
+        free = real(path)
         if not first:
             first.append(1)
-            asked.output.output_dir.mkdir()  # another browser was quicker
-        return asked
+            free.mkdir()  # another browser was quicker
+        return free
 
-    monkeypatch.setattr(desk.runs, "_settings_of", settings_of)
+    monkeypatch.setattr(folders, "free_name", free_name)
     assert desk.create("ink") == "ink-2"
 
 
-def test_what_is_wrong_with_a_wish_is_said_and_nothing_is_begun(desk):
-    with pytest.raises(DatasetError, match="no images are chosen"):
-        desk.runs.create({"name": "ink"}, "token-of-it", "now", "en")
+def test_a_click_without_a_token_begins_nothing(desk):
     with pytest.raises(RunError, match="token is 0 characters"):
-        desk.runs.create({"dataset": "ink", "name": "ink"}, "", "now", "en")
+        desk.runs.create(desk.asked("ink"), "", "now", "en")
     assert desk.runs.listing("en")["runs"] == []
 
 
@@ -362,9 +357,9 @@ def test_the_newest_captioning_of_a_dataset_is_known_without_looking_through_all
     fox, ink = Path("/images/fox"), Path("/images/ink")
 
     def caption(name, dataset):
-        folder, settings = desk.data.folder("runs") / name, f"input: {dataset}\n"
-        make = partial(begin_captioning, folder, settings, new=True)
-        desk.runs.begin(make, f"token-of-{name}", "queue", "en")
+        settings = captioning.from_mapping({"captioner": "wd", "input": str(dataset)})
+        with desk.runs.click(f"token-of-{name}", "queue") as click:
+            click.run_id = desk.runs.make(name, settings).path.name
 
     assert desk.runs.newest_captioning(fox) is None
     caption("captions-fox", fox)
