@@ -236,6 +236,55 @@ def test_what_the_tab_offers_is_asked_without_torch(package):
 OTHERS_FAMILIES = {"lora/layouts.py"}
 
 
+# room of the tab -> what else of the tab it may import. Sections know shared rooms, and each other
+# only where what one shows is what another makes
+SHARED = {"texts", "common", "http", "datasets", "loras"}
+TAB: dict[str, set[str]] = {
+    "texts": set(),
+    "common": {"texts"},
+    "http": {"texts", "common", "lazy_app"},
+    "datasets": {"texts", "common", "http"},
+    "loras": {"common"},
+    "settings": SHARED,
+    # an earlier run fills the form again
+    "training": SHARED | {"settings"},
+    # a captioner's run stands in the queue with the trainings
+    "captions": SHARED | {"training"},
+    # what is uploaded or removed is undone in the workbench
+    "images": SHARED | {"captions"},
+    "comparing": SHARED,
+    "tab": SHARED,
+    "options": {"texts", "common", "settings"},
+    "callbacks": {"texts", "options", "lazy_app"},
+    "lazy_app": {"callbacks", "app", "http"},
+    "app": {"*"},
+}
+ROUTES_TOO = {"app", "http", "lazy_app"}
+"""What a routes.py may import besides: what it is given, and its address."""
+
+
+def broken_tab_rules(path: Path) -> list[str]:
+    room, *rest = path.relative_to(PACKAGE / "webui").with_suffix("").parts
+    allowed = TAB[room] | {room} | (ROUTES_TOO if rest == ["routes"] else set())
+    prefix = "lora_trainer.webui."
+    names = {name for name in imports_of(path) if name.startswith(prefix)}
+    others = {name.removeprefix(prefix).split(".")[0] for name in names} - allowed
+    return [] if "*" in allowed else [f"{room} imports {other}" for other in sorted(others)]
+
+
+def test_sections_of_the_tab_import_what_is_shared_and_not_each_other(monkeypatch):
+    paths = [path for path in sources() if place(path) == "webui" and path.name != "__init__.py"]
+    assert [problem for path in paths for problem in broken_tab_rules(path)] == []
+    strays = {"lora_trainer.webui.training.runs", "lora_trainer.webui.app.App", "json"}
+    monkeypatch.setattr(sys.modules[__name__], "imports_of", lambda path: strays)
+    comparing = PACKAGE / "webui" / "comparing"
+    assert broken_tab_rules(comparing / "generation.py") == [
+        "comparing imports app",
+        "comparing imports training",
+    ]
+    assert broken_tab_rules(comparing / "routes.py") == ["comparing imports training"]
+
+
 def families_named_in(path: Path) -> set[str]:
     """Texts in a file that are a family's word, for comparing or as a table's key."""
     words = set()
