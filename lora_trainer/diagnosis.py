@@ -112,12 +112,10 @@ def report(overlay: Overlay | None = None) -> dict[str, Any]:
 
 def report_text(values: Mapping[str, Any]) -> str:
     """The same for people, with the home folder as ~."""
-    extension, python, overlay, torch = (
-        values["extension"],
-        values["python"],
-        values["overlay"],
-        values["torch"],
-    )
+    extension = values["extension"]
+    python = values["python"]
+    overlay = values["overlay"]
+    torch = values["torch"]
     memory, disk = values["memory"], values["disk"]
     lines = [
         f"LoRA Trainer   {extension['version']}"

@@ -581,9 +581,9 @@ def _try_imports(folder: Path, wanted: tuple[Package, ...], environ: Mapping[str
     try:
         name, reason = files.parse_json(result.stdout.strip().rpartition("\n")[2])
     except files.UNREADABLE:
-        name, reason = (
-            "Python",
-            result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}",
+        name = "Python"
+        reason = (
+            result.stderr.strip().rpartition("\n")[2] or f"it ended with code {result.returncode}"
         )
     raise SetupError(
         "{name} does not work with this Python's packages: {reason}",

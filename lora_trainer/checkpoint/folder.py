@@ -81,10 +81,8 @@ def _weight_files(folder: Path) -> list[Path]:
     """The files of the main weights: the plain ones, else a variant's (fp16)."""
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):
-            single, index = (
-                folder / f"{stem}{variant}.safetensors",
-                folder / f"{stem}.safetensors.index{variant}.json",
-            )
+            single = folder / f"{stem}{variant}.safetensors"
+            index = folder / f"{stem}.safetensors.index{variant}.json"
             if single.is_file():
                 return [single]
             if index.is_file():

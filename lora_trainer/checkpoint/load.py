@@ -180,9 +180,9 @@ class Checkpoint:
         unused = [name for name in self.unet.own_tensors if name not in used]
         if unused:
             values = {"count": len(unused), "examples": ", ".join(unused[:3])}
-            one, several = (
-                "a weight of the UNet is of an unknown kind and is not used ({examples})",
-                "{count} weights of the UNet are of an unknown kind and are not used ({examples})",
+            one = "a weight of the UNet is of an unknown kind and is not used ({examples})"
+            several = (
+                "{count} weights of the UNet are of an unknown kind and are not used ({examples})"
             )
             self.note(Message(one if len(unused) == 1 else several, values))
 

@@ -750,11 +750,9 @@ class _Csv(_Lines):
         """The row with nothing changed but in the caption's cell; None where there is none, or its
         own commas cut it up.
         """
-        text, place, delimiter = (
-            self.text_of(row),
-            self._layout.columns.caption,
-            self._layout.delimiter,
-        )
+        text = self.text_of(row)
+        place = self._layout.columns.caption
+        delimiter = self._layout.delimiter
         spans, before = _cell_spans(text, delimiter), self._records[row.line].cells
         if place >= len(cells) or caption_of(before[place]) != row.caption:
             return None

@@ -145,11 +145,9 @@ def _read(path: Path) -> Embedded | None:
     try:
         head, _, body = path.read_bytes().partition(b"\n")
         told = files.parse_json(head)
-        digests, width, unrelated = (
-            [str(each) for each in told["digests"]],
-            int(told["width"]),
-            float(told["unrelated"]),
-        )
+        digests = [str(each) for each in told["digests"]]
+        width = int(told["width"])
+        unrelated = float(told["unrelated"])
         rows = np.frombuffer(body, _STORED).reshape(len(digests), width)
         sound = (
             told["version"] == VERSION

@@ -340,10 +340,8 @@ def fit(
     """
     whole = whole or image.size
     scale = max(bucket.width / whole[0], bucket.height / whole[1])
-    width, height = (
-        max(bucket.width, round(whole[0] * scale)),
-        max(bucket.height, round(whole[1] * scale)),
-    )
+    width = max(bucket.width, round(whole[0] * scale))
+    height = max(bucket.height, round(whole[1] * scale))
     # Lanczos keeps detail when shrinking, and rings when enlarging
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
     # reducing first would mix neighbours, which a mask must not have
@@ -563,10 +561,8 @@ def _kind_of_tiff(file: BinaryIO) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
         file.seek(tags.next)
         tags.load(file)
-        bits, formats = (
-            tags[TiffImagePlugin.BITSPERSAMPLE],
-            tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,)),
-        )
+        bits = tags[TiffImagePlugin.BITSPERSAMPLE]
+        formats = tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
         return f"{tags.get(TiffImagePlugin.SAMPLESPERPIXEL, 1)} x {bits[0]} bits" + (
             ", floating point" if 3 in formats else ""
         )

@@ -273,10 +273,8 @@ def _records(content: str, delimiter: str, path: Path) -> list[TableRow]:
     except csv.Error as problem:
         hint = "A quotation mark is probably not closed."
         if "field larger than" in str(problem):
-            template, limit = (
-                "{path}, line {line}: a cell has more than {limit} characters",
-                csv.field_size_limit(),
-            )
+            template = "{path}, line {line}: a cell has more than {limit} characters"
+            limit = csv.field_size_limit()
             raise DatasetError(template, hint=hint, path=path, line=start, limit=limit) from problem
         raise DatasetError(
             "{path}, line {line}: not valid CSV ({reason})",
@@ -362,10 +360,8 @@ def _checked(row: Row, path: Path) -> Row | Finding:
     try:
         require_length(row.caption, path.name)
     except DatasetError:
-        template, hint = (
-            "{name}, line {line}: the caption has {count} characters, more than {limit}",
-            "A text encoder reads some 1,000 at most.",
-        )
+        template = "{name}, line {line}: the caption has {count} characters, more than {limit}"
+        hint = "A text encoder reads some 1,000 at most."
         return error(
             "unreadable-row",
             template,

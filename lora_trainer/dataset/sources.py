@@ -340,10 +340,8 @@ def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]
     for image, caption in by_image.items():
         if caption.source == "text" and caption.path:
             users[caption.path].append(image)
-    template, hint = (
-        "{images} share the caption in {file}",
-        "If they are one picture, remove one; if not, rename one and write its own caption.",
-    )
+    template = "{images} share the caption in {file}"
+    hint = "If they are one picture, remove one; if not, rename one and write its own caption."
     return [
         warning(
             "shared-caption",

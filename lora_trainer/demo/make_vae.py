@@ -78,12 +78,10 @@ class SparseNorm(torch.nn.Module):
 
     def __init__(self, norm: torch.nn.GroupNorm) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps, self.groups = (
-            norm.weight,
-            norm.bias,
-            norm.eps,
-            norm.num_groups,
-        )
+        self.weight = norm.weight
+        self.bias = norm.bias
+        self.eps = norm.eps
+        self.groups = norm.num_groups
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         batch, channels, height, width = hidden.shape

@@ -388,10 +388,8 @@ class Host:
             component: Any = None
             arguments: dict[str, Any] | None = None
             if option.choices:
-                component, arguments = (
-                    importlib.import_module("gradio").Dropdown,
-                    {"choices": list(option.choices)},
-                )
+                component = importlib.import_module("gradio").Dropdown
+                arguments = {"choices": list(option.choices)}
             elif isinstance(option.default, int) and not isinstance(option.default, bool):
                 component, arguments = importlib.import_module("gradio").Number, {"precision": 0}
             made = shared.OptionInfo(

@@ -296,10 +296,8 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
     line = mark.line + 1 if mark else "?"
     hint = "Each line is `key: value`; put a path or text with special characters in single quotes."
     if "'\\t'" in detail:
-        detail, hint = (
-            "a tab",
-            "YAML does not allow tabs at the start of a line; use spaces, or nothing.",
-        )
+        detail = "a tab"
+        hint = "YAML does not allow tabs at the start of a line; use spaces, or nothing."
     elif "unknown escape" in detail:
         hint = QUOTE_PATHS
     elif detail.endswith("is there twice"):

@@ -895,10 +895,8 @@ def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
 def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
     """Raises ConfigError when the run would end before its warm-up does."""
     if training.lr_warmup_steps >= step_count:
-        one, several = (
-            "lr_warmup_steps is {warmup}, but the run has only one step",
-            "lr_warmup_steps is {warmup}, but the run has only {steps} steps",
-        )
+        one = "lr_warmup_steps is {warmup}, but the run has only one step"
+        several = "lr_warmup_steps is {warmup}, but the run has only {steps} steps"
         raise ConfigError(
             one if step_count == 1 else several,
             hint="Use about a tenth of the steps, or 0.",

@@ -106,10 +106,8 @@ class LoraOutput:
                 "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the"
                 " whole run."
             )
-            one, several = (
-                "after its only step the LoRA changes nothing",
-                "after {count} steps the LoRA changes nothing: it has learned nothing",
-            )
+            one = "after its only step the LoRA changes nothing"
+            several = "after {count} steps the LoRA changes nothing: it has learned nothing"
             raise TrainingError(
                 one if trainer.step == 1 else several, hint=hint, count=trainer.step
             )

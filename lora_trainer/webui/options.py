@@ -22,16 +22,12 @@ from lora_trainer.webui.settings.presets import Presets
 
 SECTION = ("lora_trainer", "LoRA Trainer")
 
-DATA_FOLDER, RUNS_TO_KEEP, HF_MIRROR = (
-    "lora_trainer_data_folder",
-    "lora_trainer_runs_to_keep",
-    "lora_trainer_hf_mirror",
-)
-KEEP_TRAINING, PAUSE_FOR_PICTURES, PRESET = (
-    "lora_trainer_keep_training",
-    "lora_trainer_pause_for_pictures",
-    "lora_trainer_preset",
-)
+DATA_FOLDER = "lora_trainer_data_folder"
+RUNS_TO_KEEP = "lora_trainer_runs_to_keep"
+HF_MIRROR = "lora_trainer_hf_mirror"
+KEEP_TRAINING = "lora_trainer_keep_training"
+PAUSE_FOR_PICTURES = "lora_trainer_pause_for_pictures"
+PRESET = "lora_trainer_preset"
 
 LABELS: Texts = {
     DATA_FOLDER: "Folder for datasets and runs",

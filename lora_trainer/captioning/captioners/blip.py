@@ -243,10 +243,8 @@ def config_of(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]
         patches = weights["vision_model.embeddings.patch_embedding.weight"]
         positions = weights["vision_model.embeddings.position_embedding"]
         words = weights["text_decoder.bert.embeddings.word_embeddings.weight"]
-        vision_layer, text_layer = (
-            "vision_model.encoder.layers.",
-            "text_decoder.bert.encoder.layer.",
-        )
+        vision_layer = "vision_model.encoder.layers."
+        text_layer = "text_decoder.bert.encoder.layer."
         width, patch, hidden = patches.shape[0], patches.shape[2], words.shape[1]
         return {
             "vision_config": {

@@ -185,10 +185,8 @@ def fitted(image: Image.Image) -> Image.Image:
     from PIL import Image
 
     scale = min(1.0, (MOST_PIXELS / (image.width * image.height)) ** 0.5)
-    width, height = (
-        max(LEAST_SIDE, round(image.width * scale)),
-        max(LEAST_SIDE, round(image.height * scale)),
-    )
+    width = max(LEAST_SIDE, round(image.width * scale))
+    height = max(LEAST_SIDE, round(image.height * scale))
     return (
         image
         if (width, height) == image.size

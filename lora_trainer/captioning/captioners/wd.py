@@ -117,11 +117,9 @@ class Wd:
     ) -> None:
         self._session = session
         self._tags = tuple(tags)
-        self._threshold, self._character_threshold, self._top_k = (
-            threshold,
-            character_threshold,
-            top_k,
-        )
+        self._threshold = threshold
+        self._character_threshold = character_threshold
+        self._top_k = top_k
         self._input = session.get_inputs()[0]
         # (images, height, width, 3); some conversions leave the sizes open
         self._side = self._input.shape[1] if isinstance(self._input.shape[1], int) else 448

@@ -199,10 +199,8 @@ def _replace_tag(wish: _Wish) -> Edit:
 
 
 def _sort(wish: _Wish) -> Edit:
-    first, how_often = (
-        wish.number("keep_first"),
-        Counter(part.casefold() for caption in wish.captions for part in parts(caption)),
-    )
+    first = wish.number("keep_first")
+    how_often = Counter(part.casefold() for caption in wish.captions for part in parts(caption))
 
     def order(part: str) -> tuple[int, str]:
         return (

@@ -219,13 +219,11 @@ class Checker:
             )
 
     def _begin(self) -> None:
-        self._state, self._progress, self._error, self._stop, self._again = (
-            "waiting",
-            (0, 0),
-            None,
-            False,
-            False,
-        )
+        self._state = "waiting"
+        self._progress = (0, 0)
+        self._error = None
+        self._stop = False
+        self._again = False
         self._thread = threading.Thread(target=self._run, name="lora-trainer-check", daemon=True)
         self._thread.start()
 
@@ -268,13 +266,11 @@ class Checker:
             state, error = "failed", problem
         except Exception as problem:
             log.exception("while checking %s", self._store.path)
-            state, error = (
-                "failed",
-                LoraTrainerError(
-                    "the check failed: {reason}",
-                    hint="The WebUI's console says more.",
-                    reason=problem,
-                ),
+            state = "failed"
+            error = LoraTrainerError(
+                "the check failed: {reason}",
+                hint="The WebUI's console says more.",
+                reason=problem,
             )
         with self._lock:
             self._state, self._error, self._ended = state, error, self._clock()  # type: ignore[assignment]
@@ -341,11 +337,9 @@ class Checker:
                 self._settings,
                 files.stamp(self._store.path / VOCABULARY_FILE),
             )
-            result, settings, asked = (
-                self._result,
-                self._settings,
-                self._checked is not None or self._state != "none",
-            )
+            result = self._result
+            settings = self._settings
+            asked = self._checked is not None or self._state != "none"
             if self._judged is not None and self._judged[0] == key:
                 return self._judged[1]
         found = _arranged(self._all(view, result, settings) if asked else [], view)
@@ -379,10 +373,8 @@ class Checker:
         kept: dict[tuple[Path, str], list[Finding]] = {}
         for picture in shown:
             if picture.caption:
-                place, captions = (
-                    (picture.path, picture.caption),
-                    {picture.path: (picture.name, picture.caption)},
-                )
+                place = (picture.path, picture.caption)
+                captions = {picture.path: (picture.name, picture.caption)}
                 kept[place] = (
                     known[place]
                     if place in known

@@ -153,12 +153,10 @@ def _box(picture: Image.Image, mend: Mapping[str, Any], name: str, mask: Path | 
     if mend.get("mend") == "crop_subject":
         return shaped(picture, float(mend["ratio"]), mask=mask)
     left, top, right, bottom = (int(side) for side in mend["box"])
-    left, top, right, bottom = (
-        max(0, left),
-        max(0, top),
-        min(picture.width, right),
-        min(picture.height, bottom),
-    )
+    left = max(0, left)
+    top = max(0, top)
+    right = min(picture.width, right)
+    bottom = min(picture.height, bottom)
     if right <= left or bottom <= top:
         hint = "Its size is {width} x {height}."
         raise DatasetError(

@@ -129,10 +129,8 @@ def shuffle(app: App, request: Request) -> dict[str, Any]:
     }
     samples = []
     for key, name, caption in captions:
-        whole, random = (
-            "\n".join(with_trigger_word(line, trigger) for line in variants(caption)),
-            Random(f"{seed} {key}"),
-        )
+        whole = "\n".join(with_trigger_word(line, trigger) for line in variants(caption))
+        random = Random(f"{seed} {key}")
         trained = [training_caption(whole, random=random, **settings) for _ in range(DRAWS)]
         samples.append({"key": key, "name": name, "caption": whole, "trained": trained})
     return {"samples": samples}
@@ -314,10 +312,8 @@ def trigger(app: App, request: Request) -> dict[str, Any]:
     found = token_counts.look_at_trigger(word) if word.strip() else None
     if found is None:
         return {"available": False, "is_good": True, "message": "", "hint": ""}
-    message, hint = (
-        texts.say(found.message, request.language),
-        texts.say(found.hint, request.language),
-    )
+    message = texts.say(found.message, request.language)
+    hint = texts.say(found.hint, request.language)
     return {"available": True, "is_good": found.is_good, "message": message, "hint": hint}
 
 

@@ -75,13 +75,11 @@ class ComparisonJobs:
         family_of: Callable[[Path], Family | None],
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._host, self._data, self._loras, self._family_of, self._clock = (
-            host,
-            data,
-            loras,
-            family_of,
-            clock,
-        )
+        self._host = host
+        self._data = data
+        self._loras = loras
+        self._family_of = family_of
+        self._clock = clock
         self._tries: dict[str, Comparison] = {}
         self._waiting: queue.Queue[Comparison] = queue.Queue()
         self._lock = threading.Lock()
@@ -448,11 +446,9 @@ def _read(folder: Path) -> Comparison | None:
     if job.id != folder.name:
         return None
     if not job.over:
-        job.status, job.error = (
-            "failed",
-            ComparisonError(
-                "the WebUI was closed before the pictures were made", hint="Start them again."
-            ),
+        job.status = "failed"
+        job.error = ComparisonError(
+            "the WebUI was closed before the pictures were made", hint="Start them again."
         )
     return job
 

@@ -245,10 +245,8 @@ class CaptionStore:
                     shutil.rmtree(old, ignore_errors=True)
             made = Path(tempfile.mkdtemp(dir=folder))
         except OSError as problem:
-            hint, name = (
-                "Check the folder's permissions, and that the disk is connected.",
-                folder.relative_to(self.path).as_posix(),
-            )
+            hint = "Check the folder's permissions, and that the disk is connected."
+            name = folder.relative_to(self.path).as_posix()
             raise DatasetError(
                 "{path} cannot be written: {reason}",
                 hint=hint,

@@ -164,10 +164,8 @@ class Datasets:
                 "these images cannot be listed: {reason}", hint=hint, reason=reason
             )
             return {**card, "problem": texts.say_error(problem, language)}
-        card["count"], card["captioned"] = (
-            len(view.items),
-            sum(bool(item.caption) for item in view.items),
-        )
+        card["count"] = len(view.items)
+        card["captioned"] = sum(bool(item.caption) for item in view.items)
         card["changed"] = max((item.changed for item in view.items), default=0.0)
         if view.items:
             card["cover"] = thumbnail_address(dataset.id, view.items[0].key, view.items[0].version)

@@ -116,10 +116,8 @@ async def upload(app: App, request: Request) -> dict[str, Any]:
 
 def _take(app: App, request: Request, incoming: Path, name: str) -> Accepted:
     """An upload into its dataset; what it changes in captions that are there can be undone."""
-    bench, replace = (
-        app.workbenches.of(request.path["id"]),
-        request.query.get("captions") == "replace",
-    )
+    bench = app.workbenches.of(request.path["id"])
+    replace = request.query.get("captions") == "replace"
     if not uploads.may_hold_captions(name):
         return uploads.accept(
             bench.store, incoming, name, replace_captions=replace, converter=bench.converter
@@ -190,10 +188,8 @@ def remove(app: App, request: Request) -> dict[str, Any]:
 
 @route("POST", "/datasets/{id}/restore")
 def restore(app: App, request: Request) -> dict[str, Any]:
-    bench, keys = (
-        app.workbenches.of(request.path["id"]),
-        serialization.keys_of(request.value("keys", list)),
-    )
+    bench = app.workbenches.of(request.path["id"])
+    keys = serialization.keys_of(request.value("keys", list))
     return {
         **serialization.outcome_json(bench, bench.restore(keys), request.language),
         **_counts(bench.store.view()),

@@ -718,10 +718,8 @@ def _members(archive: zipfile.ZipFile, accepted: Accepted) -> list[_Member]:
             Skipped(name="", message=Message(template, {"count": system_files}), hint=Message(""))
         )
     if class_images:
-        one, several = (
-            "a class image (regularisation image) is left out",
-            "class images (regularisation images) are left out ({count} files)",
-        )
+        one = "a class image (regularisation image) is left out"
+        several = "class images (regularisation images) are left out ({count} files)"
         hint = "If they show the subject, give their folder another name."
         message = Message(one if class_images == 1 else several, {"count": class_images})
         accepted.skipped.append(Skipped(name="", message=message, hint=Message(hint)))

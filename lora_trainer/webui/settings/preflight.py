@@ -339,11 +339,9 @@ class Preflight:
         of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
         problems += _sum_problems(of_buckets, settled)
         problems += _number_problems(draft, forecast)
-        seconds, disk, target = (
-            forecast.seconds(self.throughput),
-            forecast.disk_bytes,
-            forecast.target(draft.name, pending),
-        )
+        seconds = forecast.seconds(self.throughput)
+        disk = forecast.disk_bytes
+        target = forecast.target(draft.name, pending)
         problems += _disk_problems(self.data.folder("runs"), disk)
         return PreflightReport(
             sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),

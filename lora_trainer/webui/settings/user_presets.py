@@ -108,10 +108,8 @@ class UserPresets:
         try:
             shutil.move(path, target)
         except OSError as error:
-            hint, reason = (
-                "Close the programs that show its files, then try again.",
-                error.strerror or error,
-            )
+            hint = "Close the programs that show its files, then try again."
+            reason = error.strerror or error
             raise ConfigError(
                 "{name} cannot be moved to the trash: {reason}",
                 hint=hint,

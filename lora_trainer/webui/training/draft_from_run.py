@@ -36,10 +36,8 @@ def draft_of(
     done = training.from_mapping(
         {"output_dir": entry.folder.path, **entry.settings}, base=entry.folder.path
     )
-    images, model = (
-        files.place(done.dataset.train_data_dir),
-        files.place(done.checkpoint.base_model),
-    )
+    images = files.place(done.dataset.train_data_dir)
+    model = files.place(done.checkpoint.base_model)
     dataset = next((found for found in datasets.all() if files.place(found.path) == images), None)
     checkpoint = next(
         (choice for choice in checkpoints.choices() if files.place(choice.path) == model),
