@@ -280,13 +280,13 @@ class Preflight:
         try:
             folder = self._dataset(wish.dataset).path
         except LoraTrainerError as error:
-            problems.append(_problem("dataset", error))
+            problems.append(_problem_of("dataset", error))
         try:
             facts = self.checkpoints.facts(self.checkpoints.find(wish.checkpoint).path)
             if facts.problem is not None:
                 problems.append(_checkpoint_problem(facts))
         except LoraTrainerError as error:
-            problems.append(_problem("checkpoint", error))
+            problems.append(_problem_of("checkpoint", error))
         asked = _settings(
             {
                 **wish.chosen,
@@ -320,7 +320,7 @@ class Preflight:
             if findings:
                 problems += _sum_problems(sums(findings), asked)
             if not findings or not any(problem.severity == "error" for problem in problems):
-                problems.append(_problem("dataset", error))
+                problems.append(_problem_of("dataset", error))
             return None
         of_prompts = sums(prompt_syntax(asked.samples.sample_prompts))
         problems += _sum_problems(in_order([*found.sums, *of_prompts]), asked)
@@ -389,6 +389,14 @@ def _settings(values: Mapping[str, Any], problems: list[Problem]) -> RunConfig:
         )
 
 
+def _problem(
+    place: str | None, severity: Severity, template: str, *, hint: str, **values: Any
+) -> Problem:
+    return Problem(
+        field=place, severity=severity, message=Message(template, values), hint=Message(hint)
+    )
+
+
 def _checkpoint_problem(facts: CheckpointFacts) -> Problem:
     assert facts.problem is not None
     return Problem(field="checkpoint", severity="error", message=facts.problem, hint=facts.hint)
@@ -417,57 +425,48 @@ def _setting_problem(error: ConfigError) -> Problem:
 def _host_problems(host: Host, draft: _Selection, asked: RunConfig) -> Iterator[Problem]:
     """What does not fit this WebUI: its device, its LoRA folder, the VAE it uses."""
     if asked.output.lora_dir is not None and not asked.output.lora_dir.is_dir():
-        yield Problem(
-            field=None,
-            severity="error",
-            message=Message(
-                "the WebUI's LoRA folder {folder} is missing",
-                {"folder": asked.output.lora_dir.name},
-            ),
-            hint=Message("Make this folder, or correct --lora-dir, and start the WebUI again."),
+        yield _problem(
+            None,
+            "error",
+            "the WebUI's LoRA folder {folder} is missing",
+            hint="Make this folder, or correct --lora-dir, and start the WebUI again.",
+            folder=asked.output.lora_dir.name,
         )
     on_cpu = asked.training.device == "cpu" or (
         asked.training.device == "auto" and host.device().kind == "cpu"
     )
     optimizer = OPTIMIZERS[asked.training.optimizer]
     if on_cpu and optimizer.device == "cuda":
-        yield Problem(
-            field="optimizer",
-            severity="error",
-            message=Message(
-                "{optimizer} needs an NVIDIA card, and training runs on the CPU",
-                {"optimizer": optimizer.title},
-            ),
-            hint=Message("Use AdamW: a LoRA's optimizer is small."),
+        yield _problem(
+            "optimizer",
+            "error",
+            "{optimizer} needs an NVIDIA card, and training runs on the CPU",
+            hint="Use AdamW: a LoRA's optimizer is small.",
+            optimizer=optimizer.title,
         )
     if on_cpu and asked.checkpoint.mixed_precision == "fp16":
-        yield Problem(
-            field="mixed_precision",
-            severity="error",
-            message=Message("fp16 does not work on the CPU"),
-            hint=Message("Use auto, bf16 or no."),
+        yield _problem(
+            "mixed_precision",
+            "error",
+            "fp16 does not work on the CPU",
+            hint="Use auto, bf16 or no.",
         )
     choice = draft.choice
     if choice.vae is not None and _usable_vae(choice) is None:
-        yield Problem(
-            field="checkpoint",
-            severity="warning",
-            message=Message(
-                "the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead",
-                {"name": choice.vae.name},
-            ),
-            hint=Message(
-                "A pickle can run any program when opened. Use the VAE's .safetensors version."
-            ),
+        yield _problem(
+            "checkpoint",
+            "warning",
+            "the WebUI's VAE {name} is a pickle; the one inside the checkpoint is used instead",
+            hint="A pickle can run any program when opened. Use the VAE's .safetensors version.",
+            name=choice.vae.name,
         )
     if draft.facts.problem is None and not draft.facts.has_vae and _usable_vae(choice) is None:
-        yield Problem(
-            field="checkpoint",
-            severity="error",
-            message=Message("{name} has no VAE inside", {"name": choice.path.name}),
-            hint=Message(
-                "Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one."
-            ),
+        yield _problem(
+            "checkpoint",
+            "error",
+            "{name} has no VAE inside",
+            hint="Choose a VAE in the WebUI's settings, then this checkpoint as the loaded one.",
+            name=choice.path.name,
         )
 
 
@@ -527,27 +526,20 @@ def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Probl
         yield _setting_problem(error)
     native, resolution = draft.facts.resolution, forecast.resolution
     if native is not None and resolution < native * 3 // 4:
-        yield Problem(
-            field="resolution",
-            severity="warning",
-            message=Message(
-                "this checkpoint was made for {native} pixels; at {resolution} it learns less"
-                " detail",
-                {
-                    "native": native,
-                    "resolution": resolution,
-                },
-            ),
-            hint=Message("Leave it at auto, unless memory is short."),
+        yield _problem(
+            "resolution",
+            "warning",
+            "this checkpoint was made for {native} pixels; at {resolution} it learns less detail",
+            hint="Leave it at auto, unless memory is short.",
+            native=native,
+            resolution=resolution,
         )
     if forecast.weights == 0:
-        yield Problem(
-            field="target_modules",
-            severity="error",
-            message=Message(
-                "no layer of the checkpoint bears these names, so nothing would be trained"
-            ),
-            hint=Message("Use the default, or: to_q, to_k, to_v, to_out.0"),
+        yield _problem(
+            "target_modules",
+            "error",
+            "no layer of the checkpoint bears these names, so nothing would be trained",
+            hint="Use the default, or: to_q, to_k, to_v, to_out.0",
         )
 
 
@@ -557,14 +549,13 @@ def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
     except OSError:
         return
     if disk > free:
-        yield Problem(
-            field=None,
-            severity="error",
-            message=Message(
-                "the run needs about {needed}, and the disk has {free} left",
-                {"needed": size_of(disk), "free": size_of(free)},
-            ),
-            hint=Message("Free some space, or keep fewer saved steps (Keep last N saves)."),
+        yield _problem(
+            None,
+            "error",
+            "the run needs about {needed}, and the disk has {free} left",
+            hint="Free some space, or keep fewer saved steps (Keep last N saves).",
+            needed=size_of(disk),
+            free=size_of(free),
         )
 
 
@@ -689,7 +680,7 @@ def _said(text: Message | str, language: str) -> str:
     return text if isinstance(text, str) else texts.say(text, language)
 
 
-def _problem(place: str, error: LoraTrainerError) -> Problem:
+def _problem_of(place: str, error: LoraTrainerError) -> Problem:
     return Problem(
         field=place,
         severity="error",
