@@ -180,7 +180,7 @@ CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
             megabytes=60,
         ),
         next(package for package in WORKER_PACKAGES if package.name == "numpy"),
-    ),
+    )
 }
 
 TEST_PACKAGES: tuple[Package, ...] = (

@@ -175,11 +175,7 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 
 
 def verify(
-    path: Path,
-    modules: BaseModules,
-    lora_type: LoraType | None = None,
-    *,
-    form: Form = "webui",
+    path: Path, modules: BaseModules, lora_type: LoraType | None = None, *, form: Form = "webui"
 ) -> ExportReport:
     """Read a LoRA file back and compare every key with the base's layers: each must exist, have
     all its tensors, the right shapes and finite values.

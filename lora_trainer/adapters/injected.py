@@ -29,11 +29,7 @@ class Adapters:
     """
 
     def __init__(
-        self,
-        *,
-        lora_type: LoraType,
-        layers: Sequence[Adapter],
-        models: Mapping[Part, Any],
+        self, *, lora_type: LoraType, layers: Sequence[Adapter], models: Mapping[Part, Any]
     ) -> None:
         self.type = lora_type
         self.layers = tuple(layers)
@@ -197,11 +193,7 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
 
 
 def matching_layers(
-    model: Any,
-    family: Family,
-    setting: str,
-    targets: Sequence[str],
-    default: Sequence[str],
+    model: Any, family: Family, setting: str, targets: Sequence[str], default: Sequence[str]
 ) -> list[str]:
     """Paths of the Linear and Conv2d layers whose path is a target or ends with `.` and a target,
     in the model's order.

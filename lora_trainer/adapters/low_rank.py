@@ -75,11 +75,7 @@ class LowRankAdapter(Adapter):
 
 
 def inject(
-    part: Part,
-    model: Any,
-    sizes: Mapping[str, Size],
-    dropout: float,
-    generator: torch.Generator,
+    part: Part, model: Any, sizes: Mapping[str, Size], dropout: float, generator: torch.Generator
 ) -> Iterator[Adapter]:
     """Down is drawn uniform, as kaiming for sqrt(5); up is zero."""
     usual = Counter(sizes.values()).most_common(1)[0][0]

@@ -48,12 +48,7 @@ from lora_trainer.dataset.metadata import (
     row_of_line,
     take_apart,
 )
-from lora_trainer.dataset.sources import (
-    Caption,
-    Captions,
-    caption_in_file,
-    read_caption_file,
-)
+from lora_trainer.dataset.sources import Caption, Captions, caption_in_file, read_caption_file
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
 from lora_trainer.errors import DatasetError
 from lora_trainer.files import NotJson

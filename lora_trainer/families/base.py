@@ -21,13 +21,7 @@ if TYPE_CHECKING:
     from lora_trainer.checkpoint.folder import Folder
     from lora_trainer.checkpoint.header import Header
     from lora_trainer.checkpoint.load import Checkpoint
-    from lora_trainer.checkpoint.parts import (
-        Component,
-        Components,
-        Parts,
-        PredictionType,
-        Schedule,
-    )
+    from lora_trainer.checkpoint.parts import Component, Components, Parts, PredictionType, Schedule
 
 Shape = tuple[int, ...]
 

@@ -329,10 +329,7 @@ class Host:
         )
         return frozenset(
             name
-            for name in (
-                *map(host_of, known),
-                *(host_of(name.split("/")[0]) for name in wished),
-            )
+            for name in (*map(host_of, known), *(host_of(name.split("/")[0]) for name in wished))
             if name
         )
 

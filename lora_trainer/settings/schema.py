@@ -312,10 +312,7 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
 
 
 def groups_from_mapping(
-    groups: Groups,
-    values: Mapping[str, Any],
-    source: str,
-    base: Path | None = None,
+    groups: Groups, values: Mapping[str, Any], source: str, base: Path | None = None
 ) -> dict[str, Settings]:
     """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all
     problems. A key that several groups have is the first one's.

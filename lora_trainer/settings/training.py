@@ -78,11 +78,7 @@ class DatasetSettings(Settings):
     understood.
     """
     metadata_path: Path | None = setting(
-        None,
-        label="Caption table",
-        audience="elsewhere",
-        place="dataset",
-        affects_result=False,
+        None, label="Caption table", audience="elsewhere", place="dataset", affects_result=False
     )
     """A table of captions: .csv, .tsv, .jsonl or .json. auto: metadata.csv or metadata.jsonl in
     train_data_dir, else the texts beside the images, else a table by another name.
@@ -579,10 +575,7 @@ class TrainingSettings(Settings):
     one.
     """
     gradient_checkpointing: bool = setting(
-        False,
-        label="Gradient checkpointing",
-        terms="save memory vram",
-        affects_result=False,
+        False, label="Gradient checkpointing", terms="save memory vram", affects_result=False
     )
     """Saves memory by computing parts twice: about a quarter slower, about half the memory."""
     optimizer: str = setting(
@@ -664,10 +657,7 @@ class TrainingSettings(Settings):
     )
     """How much each noise level counts."""
     loss_type: str = setting(
-        "l2",
-        label="Loss type",
-        among=lambda: _choices(LOSSES),
-        terms="mse huber smooth l1",
+        "l2", label="Loss type", among=lambda: _choices(LOSSES), terms="mse huber smooth l1"
     )
     """How much an error counts."""
     huber_c: float = setting(
@@ -684,11 +674,7 @@ class TrainingSettings(Settings):
     huber_schedule: Literal["snr", "exponential", "constant"] = setting(
         "snr",
         label="Huber schedule",
-        choices={
-            "snr": ProperName("SNR"),
-            "exponential": "exponential",
-            "constant": "constant",
-        },
+        choices={"snr": ProperName("SNR"), "exponential": "exponential", "constant": "constant"},
         terms="huber",
     )
     """How the threshold of Huber and Smooth L1 falls from 1 near the picture to huber_c in pure

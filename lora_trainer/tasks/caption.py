@@ -438,11 +438,7 @@ class CaptionWriter:
     """Keeps captions, and what the image encoder saw, until they are written into the dataset."""
 
     def __init__(
-        self,
-        settings: CaptionSettings,
-        selection: Selection,
-        named: ImageWarnings,
-        report: Report,
+        self, settings: CaptionSettings, selection: Selection, named: ImageWarnings, report: Report
     ) -> None:
         self.settings = settings
         self.selection = selection

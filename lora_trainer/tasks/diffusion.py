@@ -427,11 +427,7 @@ def _encode_captions(
 
 
 def _encode_images(
-    prepared: Prepared,
-    store: batches.TensorStore,
-    report: Report,
-    control: Control,
-    start: Start,
+    prepared: Prepared, store: batches.TensorStore, report: Report, control: Control, start: Start
 ) -> batches.EncodedImages:
     images = batches.EncodedImages(store)
     base = prepared.config.checkpoint

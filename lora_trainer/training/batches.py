@@ -236,8 +236,7 @@ class CaptionEncoder:
                 ["", *(one for text in captions for one in variants(text))]
             ):
                 if not self._store.holds(
-                    self._key(caption),
-                    dict.fromkeys(self._parts.family.text_tensors),
+                    self._key(caption), dict.fromkeys(self._parts.family.text_tensors)
                 ):
                     states = self._encode([caption])
                     if not bool(states.hidden.isfinite().all()):

@@ -144,11 +144,7 @@ def write_picture(picture: PreviewImage, target: Path) -> None:
 
 
 def _predict_rows(
-    parts: Parts,
-    scaled: torch.Tensor,
-    time: torch.Tensor,
-    text: TextStates,
-    sizes: torch.Tensor,
+    parts: Parts, scaled: torch.Tensor, time: torch.Tensor, text: TextStates, sizes: torch.Tensor
 ) -> torch.Tensor:
     """The prediction for one picture under each row of `text`."""
     count = len(text.hidden)

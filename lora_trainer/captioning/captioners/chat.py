@@ -142,12 +142,7 @@ class Chat:
 
 
 def load(
-    folder: Path,
-    own: ChatSettings,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    listener: Listener,
+    folder: Path, own: ChatSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Chat:
     """A folder as the hub holds it -> a Chat. Raises CaptionerError, also for a model that cannot
     be asked.

@@ -179,12 +179,7 @@ class Clip:
 
 
 def load(
-    folder: Path,
-    own: ClipSettings,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    listener: Listener,
+    folder: Path, own: ClipSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Clip:
     """A folder as the hub holds it -> a Clip. Raises CaptionerError."""
     from transformers import CLIPModel, CLIPProcessor

@@ -159,12 +159,7 @@ class Wd:
 
 
 def load(
-    folder: Path,
-    own: WdSettings,
-    *,
-    device: torch.device,
-    dtype: torch.dtype,
-    listener: Listener,
+    folder: Path, own: WdSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Wd:
     """A folder with model.onnx and selected_tags.csv -> a Wd. Raises CaptionerError; onnxruntime
     must be importable.

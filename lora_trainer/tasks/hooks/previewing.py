@@ -52,11 +52,7 @@ class Previewing(TrainingHook):
         made: list[events.Previewed] = []
         side = config.samples.sample_size or 512
         try:
-            with (
-                self.run.prepared.vae(),
-                trainer.precision(),
-                weights_to_use(trainer.optimizer),
-            ):
+            with self.run.prepared.vae(), trainer.precision(), weights_to_use(trainer.optimizer):
                 pictures = preview.make_pictures(
                     self.run.prepared.parts,
                     trainer.adapters,

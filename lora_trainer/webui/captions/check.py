@@ -268,9 +268,7 @@ class Checker:
             log.exception("while checking %s", self._store.path)
             state = "failed"
             error = LoraTrainerError(
-                "the check failed: {reason}",
-                hint="The WebUI's console says more.",
-                reason=problem,
+                "the check failed: {reason}", hint="The WebUI's console says more.", reason=problem
             )
         with self._lock:
             self._state, self._error, self._ended = state, error, self._clock()  # type: ignore[assignment]

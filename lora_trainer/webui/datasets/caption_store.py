@@ -461,9 +461,7 @@ def _read(reading: Reading, name: str, before: View | None) -> View:
         else tuple(unsupported(listing))
     )
     about, rest = _by_image(
-        [*listing.findings, *captions.findings, *mask_findings, *left_out],
-        images,
-        captions,
+        [*listing.findings, *captions.findings, *mask_findings, *left_out], images, captions
     )
     items = [
         _item(image, reading, captions, tuple(about.get(image, ())), before) for image in images

@@ -37,10 +37,7 @@ class CachedScan:
         self._of_buckets: tuple[Any, tuple[Sum, ...]] = (None, ())
 
     def bucket_sums(
-        self,
-        buckets: Mapping[Bucket, Sequence[int]],
-        settings: DatasetSettings,
-        resolution: int,
+        self, buckets: Mapping[Bucket, Sequence[int]], settings: DatasetSettings, resolution: int
     ) -> tuple[Sum, ...]:
         """What is said of these images in these buckets."""
         key, known = (settings, resolution), self._of_buckets

@@ -40,8 +40,7 @@ def draft_of(
     model = files.place(done.checkpoint.base_model)
     dataset = next((found for found in datasets.all() if files.place(found.path) == images), None)
     checkpoint = next(
-        (choice for choice in checkpoints.choices() if files.place(choice.path) == model),
-        None,
+        (choice for choice in checkpoints.choices() if files.place(choice.path) == model), None
     )
     facts = checkpoints.facts(checkpoint.path) if checkpoint else None
     return {
