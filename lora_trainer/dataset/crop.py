@@ -26,7 +26,7 @@ from PIL import Image, ImageFilter
 
 from lora_trainer import files
 from lora_trainer.dataset.buckets import Bucket, bucket_for, enlargement
-from lora_trainer.dataset.check.judge import WANTED_SHARE, grown, mask_box
+from lora_trainer.dataset.check.image_findings import WANTED_SHARE, grown, mask_box
 from lora_trainer.dataset.findings import Finding, from_error, problem
 from lora_trainer.dataset.images import fit, image_size, read_image
 from lora_trainer.dataset.listing import Listing, folded, list_folder

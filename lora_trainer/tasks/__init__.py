@@ -13,5 +13,5 @@ from then on; what is done around the steps of the loop (training.loop) is a hoo
     training_run.py  the values of a training: Prepared, Encoded, TrainingRun
     lora_output.py   the LoRA file, the resume point, the delivery
     hooks/           one module a hook of the training's loop
-    facts.py, provenance.py, resolve.py
+    lora_metadata.py, provenance.py, resolve.py
 """

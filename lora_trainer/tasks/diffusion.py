@@ -39,9 +39,9 @@ from lora_trainer.settings import training as settings
 from lora_trainer.settings.training import RunConfig
 from lora_trainer.tasks.base import Task
 from lora_trainer.tasks.control import Control, Requests
-from lora_trainer.tasks.facts import Hashes
 from lora_trainer.tasks.hooks import hooks_of
 from lora_trainer.tasks.hooks.previewing import Previewing
+from lora_trainer.tasks.lora_metadata import Hashes
 from lora_trainer.tasks.lora_output import LoraOutput, keep_earlier_result
 from lora_trainer.tasks.provenance import Provenance, differences
 from lora_trainer.tasks.report import Report

@@ -21,7 +21,7 @@ from lora_trainer.lora.metadata import build as metadata_of
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings.training import RunConfig
-from lora_trainer.tasks.facts import Hashes, training_facts
+from lora_trainer.tasks.lora_metadata import Hashes, training_facts
 from lora_trainer.tasks.provenance import Provenance
 from lora_trainer.tasks.report import Report
 from lora_trainer.training import resume

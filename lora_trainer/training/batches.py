@@ -28,7 +28,7 @@ from lora_trainer.settings.training import (
     DatasetSettings,
     keeps_encoded_on_disk,
 )
-from lora_trainer.training import stored
+from lora_trainer.training import checksummed
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
 
@@ -60,7 +60,7 @@ class TensorStore:
         if self._folder is None:
             self._kept[key] = tensors
         else:
-            stored.write_tensors(self._file(key), tensors)
+            checksummed.write_tensors(self._file(key), tensors)
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
         """What was put under the key. Raises TrainingError when it is not there any more, or was
@@ -69,8 +69,8 @@ class TensorStore:
         if self._folder is None:
             return self._kept[key]
         try:
-            return stored.read_tensors(self._file(key))
-        except stored.Damaged as damage:
+            return checksummed.read_tensors(self._file(key))
+        except checksummed.Damaged as damage:
             hint = (
                 "Continue the run with `resume`: it is encoded again. If this happens again, check"
                 " the disk."
@@ -88,13 +88,13 @@ class TensorStore:
         if self._folder is None:
             return key in self._kept
         try:
-            tensors = stored.read_tensors(self._file(key))
-        except stored.Damaged:
+            tensors = checksummed.read_tensors(self._file(key))
+        except checksummed.Damaged:
             return False
         shaped = tensors.keys() == shapes.keys() and all(
             shape in (None, tuple(tensors[name].shape)) for name, shape in shapes.items()
         )
-        return shaped and stored.is_finite(tensors)
+        return shaped and checksummed.is_finite(tensors)
 
     def _file(self, key: str) -> Path:
         assert self._folder is not None

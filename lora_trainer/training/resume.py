@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lora_trainer.errors import Message, RunError
-from lora_trainer.training import stored
-from lora_trainer.training.stored import Damaged
+from lora_trainer.training import checksummed
+from lora_trainer.training.checksummed import Damaged
 
 FORMAT = 1
 KEPT = 2
@@ -38,7 +38,7 @@ class Found(NamedTuple):
 def write_state(folder: Path, state: dict[str, Any]) -> Path:
     """Keep `state` (its "step" names the file) and let the oldest go."""
     target = folder / f"step{state['step']:08d}.pt"
-    stored.write_state(target, {"format": FORMAT, **state})
+    checksummed.write_state(target, {"format": FORMAT, **state})
     for old in _newest_first(folder)[KEPT:]:
         with contextlib.suppress(OSError):
             old.unlink()
@@ -56,7 +56,7 @@ def read_state(folder: Path) -> Found:
     reasons: dict[Path, str] = {}
     for path in _newest_first(folder):
         try:
-            state = _checked(stored.read_state(path))
+            state = _checked(checksummed.read_state(path))
         except Damaged as damage:
             reasons[path] = str(damage)
             continue
@@ -85,7 +85,7 @@ def _checked(state: dict[str, Any]) -> dict[str, Any]:
     lacking = [key for key, kinds in NEEDED.items() if not isinstance(state.get(key, ...), kinds)]
     if lacking:
         raise Damaged(f"it lacks {', '.join(lacking)}")
-    if not stored.is_finite([state["adapters"], state["optimizer"]]):
+    if not checksummed.is_finite([state["adapters"], state["optimizer"]]):
         raise Damaged("it holds numbers that are not finite")
     return state
 

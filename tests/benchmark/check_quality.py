@@ -38,7 +38,7 @@ if __name__ == "__main__":
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageFont, ImageOps
 
-from lora_trainer.dataset.check.judge import CheckedImage, picture_findings
+from lora_trainer.dataset.check.image_findings import CheckedImage, picture_findings
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world

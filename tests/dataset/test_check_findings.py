@@ -13,10 +13,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter, ImageOps
 
 from lora_trainer.dataset.check import CheckedImage, check, check_folder, measure
-from lora_trainer.dataset.check.judge import grown
+from lora_trainer.dataset.check.caption_findings import caption_findings
+from lora_trainer.dataset.check.image_findings import grown
 from lora_trainer.dataset.check.similarity import variety
 from lora_trainer.dataset.check.store import VERSION
-from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.embeddings import Embedded
 from lora_trainer.dataset.embeddings import add as add_embeddings
 from lora_trainer.dataset.images import digest

@@ -16,7 +16,7 @@ from lora_trainer.dataset.check.fingerprint import (
     palette,
     vectors,
 )
-from lora_trainer.dataset.check.judge import CheckedImage, picture_findings
+from lora_trainer.dataset.check.image_findings import CheckedImage, picture_findings
 from lora_trainer.dataset.check.measure import measure, measure_all
 from lora_trainer.dataset.check.sharpness import edge_width, smooth
 from lora_trainer.dataset.check.store import Store

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from lora_trainer.dataset.check.judge import CheckedImage
-from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.check.caption_findings import caption_findings
+from lora_trainer.dataset.check.image_findings import CheckedImage
 from lora_trainer.dataset.syntax import foreign, prompt_syntax, unescaped
 from tests.dataset.test_scan import draw, look, told, write
 

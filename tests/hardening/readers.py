@@ -49,7 +49,7 @@ from lora_trainer.runs.requests import send_request, take_requests
 from lora_trainer.settings import captioning, training
 from lora_trainer.settings.training import DatasetSettings
 from lora_trainer.tasks.report import is_orphan
-from lora_trainer.training import resume, stored
+from lora_trainer.training import checksummed, resume
 from lora_trainer.webui.captions.workbench import Workbench
 from lora_trainer.webui.common.data_folder import DataFolder
 from lora_trainer.webui.comparing import comparisons
@@ -671,7 +671,7 @@ def _see_again(folder: Path, path: Path) -> None:
 
 
 def _encoded(folder: Path) -> Path:
-    stored.write_tensors(
+    checksummed.write_tensors(
         folder / "latents.safetensors", {"latents": torch.arange(64.0).reshape(4, 4, 4)}
     )
     return folder / "latents.safetensors"
@@ -679,9 +679,9 @@ def _encoded(folder: Path) -> Path:
 
 def _read_encoded(folder: Path, path: Path) -> None:
     """It is what was written, or counts as not encoded."""
-    with contextlib.suppress(stored.Damaged):
+    with contextlib.suppress(checksummed.Damaged):
         if not torch.equal(
-            stored.read_tensors(path)["latents"], torch.arange(64.0).reshape(4, 4, 4)
+            checksummed.read_tensors(path)["latents"], torch.arange(64.0).reshape(4, 4, 4)
         ):
             raise AssertionError("other latents than were written, without a word")
 

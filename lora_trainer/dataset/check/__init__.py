@@ -58,11 +58,16 @@ from pathlib import Path
 from typing import Any
 
 from lora_trainer.dataset import findings as reporting
-from lora_trainer.dataset.check.judge import CheckedImage, is_blurred, picture_findings, unreadable
+from lora_trainer.dataset.check.caption_findings import caption_findings
+from lora_trainer.dataset.check.image_findings import (
+    CheckedImage,
+    is_blurred,
+    picture_findings,
+    unreadable,
+)
 from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates, variety
 from lora_trainer.dataset.check.store import Store
-from lora_trainer.dataset.check.words import caption_findings
 from lora_trainer.dataset.embeddings import Embedded, read_all
 from lora_trainer.dataset.findings import Finding, problem
 from lora_trainer.dataset.listing import list_folder

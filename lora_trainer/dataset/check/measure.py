@@ -5,8 +5,8 @@ time.
     measure_all(paths)   -> {path: Measures, or the DatasetError}, with a Store that remembers what
                          was measured before
 
-What is measured does not depend on the training's settings; check.judge compares it with them.
-Pillow and numpy only, so that it runs in the WebUI's process as well. Called by `check`.
+What is measured does not depend on the training's settings; check.image_findings compares it with
+them. Pillow and numpy only, so that it runs in the WebUI's process as well. Called by `check`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lora_trainer.dataset.check.fingerprint import colour_distance, colours, vectors
-from lora_trainer.dataset.check.judge import CheckedImage, border_share
+from lora_trainer.dataset.check.image_findings import CheckedImage, border_share
 from lora_trainer.dataset.check.measure import Measures
 from lora_trainer.dataset.embeddings import Embedded, covering, spread
 from lora_trainer.dataset.findings import Finding, problem

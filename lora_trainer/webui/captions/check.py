@@ -28,7 +28,7 @@ from typing import Any, Literal
 from lora_trainer import files
 from lora_trainer.dataset import caption_provenance, check
 from lora_trainer.dataset.check import CheckedImage
-from lora_trainer.dataset.check.words import caption_findings
+from lora_trainer.dataset.check.caption_findings import caption_findings
 from lora_trainer.dataset.embeddings import FOLDER as EMBEDDINGS
 from lora_trainer.dataset.embeddings import read_all
 from lora_trainer.dataset.findings import Finding, Sum, sums

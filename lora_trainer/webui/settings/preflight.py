@@ -230,8 +230,8 @@ class Preflight:
         found = self._scan(wish.dataset, asked, problems)
         if found is None or draft.facts.problem is not None:
             return PreflightReport(problems=tuple(problems), facts=tuple(_checkpoint_facts(draft)))
-        forecast = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
-        return self._foretold(draft, found, forecast, pending, problems)
+        estimate = RunEstimate(asked, found.dataset, draft.choice.path, draft.facts)
+        return self._foretold(draft, found, estimate, pending, problems)
 
     def _select(self, wish: RunWish) -> _Selection:
         """Raises DatasetError, CheckpointError."""
@@ -330,28 +330,28 @@ class Preflight:
         self,
         draft: _Selection,
         found: CachedScan,
-        forecast: RunEstimate,
+        estimate: RunEstimate,
         pending: Iterable[str],
         problems: list[Problem],
     ) -> PreflightReport:
         """The plan of a run whose checkpoint and images are sound."""
-        dataset, settled = found.dataset, forecast.settled
-        of_buckets = found.bucket_sums(forecast.buckets, settled.dataset, forecast.resolution)
+        dataset, settled = found.dataset, estimate.settled
+        of_buckets = found.bucket_sums(estimate.buckets, settled.dataset, estimate.resolution)
         problems += _sum_problems(of_buckets, settled)
-        problems += _number_problems(draft, forecast)
-        seconds = forecast.seconds(self.throughput)
-        disk = forecast.disk_bytes
-        target = forecast.target(draft.name, pending)
+        problems += _number_problems(draft, estimate)
+        seconds = estimate.seconds(self.throughput)
+        disk = estimate.disk_bytes
+        target = estimate.target(draft.name, pending)
         problems += _disk_problems(self.data.folder("runs"), disk)
         return PreflightReport(
-            sentence=tuple(_sentence(draft, dataset, forecast, seconds, disk, target)),
-            facts=(*_checkpoint_facts(draft), *_facts(dataset, forecast, seconds, disk, target)),
+            sentence=tuple(_sentence(draft, dataset, estimate, seconds, disk, target)),
+            facts=(*_checkpoint_facts(draft), *_facts(dataset, estimate, seconds, disk, target)),
             problems=tuple(problems),
             target=target,
-            steps=forecast.steps,
+            steps=estimate.steps,
             seconds=seconds,
             disk=disk,
-            resolved=forecast.resolved,
+            resolved=estimate.resolved,
             suggested={
                 "sample_prompts": [variants(example.caption)[0] for example in dataset.examples[:1]]
             },
@@ -519,12 +519,12 @@ said.
 # --- in words -------------------------------------------------------------------------------------
 
 
-def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Problem]:
+def _number_problems(draft: _Selection, estimate: RunEstimate) -> Iterator[Problem]:
     try:
-        settings.require_warmup_fits(forecast.settled.training, forecast.steps)
+        settings.require_warmup_fits(estimate.settled.training, estimate.steps)
     except ConfigError as error:
         yield _setting_problem(error)
-    native, resolution = draft.facts.resolution, forecast.resolution
+    native, resolution = draft.facts.resolution, estimate.resolution
     if native is not None and resolution < native * 3 // 4:
         yield _problem(
             "resolution",
@@ -534,7 +534,7 @@ def _number_problems(draft: _Selection, forecast: RunEstimate) -> Iterator[Probl
             native=native,
             resolution=resolution,
         )
-    if forecast.weights == 0:
+    if estimate.weights == 0:
         yield _problem(
             "target_modules",
             "error",
@@ -562,18 +562,18 @@ def _disk_problems(runs: Path, disk: int) -> Iterator[Problem]:
 def _sentence(
     draft: _Selection,
     dataset: Dataset,
-    forecast: RunEstimate,
+    estimate: RunEstimate,
     seconds: float | None,
     disk: int,
     target: str,
 ) -> Iterator[Message]:
     values = {
         "count": len(dataset.examples),
-        "sizes": len(forecast.buckets),
-        "steps": forecast.steps,
+        "sizes": len(estimate.buckets),
+        "steps": estimate.steps,
         "checkpoint": _checkpoint_name(draft),
     }
-    if len(forecast.buckets) > 1:
+    if len(estimate.buckets) > 1:
         yield Message(
             "Trains {steps} steps on {count} images in {sizes} sizes, with {checkpoint}.", values
         )
@@ -601,25 +601,25 @@ def _sentence(
 
 
 def _facts(
-    dataset: Dataset, forecast: RunEstimate, seconds: float | None, disk: int, target: str
+    dataset: Dataset, estimate: RunEstimate, seconds: float | None, disk: int, target: str
 ) -> Iterator[Fact]:
-    yield Fact(label=FACTS["images"], value=_image_words(dataset, forecast.buckets))
-    times = forecast.images / len(dataset.examples)
-    values = {"steps": forecast.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
+    yield Fact(label=FACTS["images"], value=_image_words(dataset, estimate.buckets))
+    times = estimate.images / len(dataset.examples)
+    values = {"steps": estimate.steps, "times": f"{times:.0f}" if times >= 10 else f"{times:.2g}"}
     yield Fact(
         label=FACTS["steps"], value=Message("{steps}: each image is seen {times} times", values)
     )
-    if not forecast.is_certain:
+    if not estimate.is_certain:
         yield Fact(
             label=FACTS["resolution"],
             value=Message("512 or 768: found when the checkpoint is loaded"),
         )
     else:
         yield Fact(
-            label=FACTS["resolution"], value=Message("{side} pixels", {"side": forecast.resolution})
+            label=FACTS["resolution"], value=Message("{side} pixels", {"side": estimate.resolution})
         )
-    if forecast.weights:
-        yield Fact(label=FACTS["lora"], value=_lora_words(forecast.weights, forecast.file_bytes))
+    if estimate.weights:
+        yield Fact(label=FACTS["lora"], value=_lora_words(estimate.weights, estimate.file_bytes))
     time_words = (
         Message("known after the first steps")
         if seconds is None

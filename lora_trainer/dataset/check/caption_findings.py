@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 
 from lora_trainer.dataset.captions import variants, with_trigger_word
-from lora_trainer.dataset.check.judge import CheckedImage
+from lora_trainer.dataset.check.image_findings import CheckedImage
 from lora_trainer.dataset.findings import Finding, error, problem
 from lora_trainer.dataset.syntax import caption_syntax
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lora_trainer.errors import RunError, TrainingError
-from lora_trainer.training import resume, stored
+from lora_trainer.training import checksummed, resume
 from lora_trainer.training.batches import TensorStore
 from tests.hardening.harness import in_child
 
@@ -33,15 +33,15 @@ def write_states(folder, *states):
 
 def test_no_wrong_bit_of_a_state_is_ever_read(tmp_path):
     file = tmp_path / "a.pt"
-    stored.write_state(file, state(1))
+    checksummed.write_state(file, state(1))
     whole = file.read_bytes()
-    end = len(whole) - stored.SEAL_SIZE
+    end = len(whole) - checksummed.SEAL_SIZE
     for place in [*range(0, end, 7), *range(end, len(whole))]:
         file.write_bytes(
             whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
         )
-        with pytest.raises(stored.Damaged):
-            stored.read_state(file)
+        with pytest.raises(checksummed.Damaged):
+            checksummed.read_state(file)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="processes are forked")
@@ -52,7 +52,7 @@ def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of
     def write():
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
         with pytest.raises(OSError) as raised:
-            stored.write_state(tmp_path / "a.pt", {"a": torch.ones(2500)})
+            checksummed.write_state(tmp_path / "a.pt", {"a": torch.ones(2500)})
         return raised.value.errno
 
     outcome = in_child(write)
@@ -60,22 +60,22 @@ def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, -stored.SEAL_SIZE - 1])
+@pytest.mark.parametrize("length", [0, 1, 100, -checksummed.SEAL_SIZE - 1])
 def test_a_cut_state_is_damaged(tmp_path, length):
     file = tmp_path / "a.pt"
-    stored.write_state(file, state(1))
+    checksummed.write_state(file, state(1))
     file.write_bytes(file.read_bytes()[:length])
-    with pytest.raises(stored.Damaged):
-        stored.read_state(file)
+    with pytest.raises(checksummed.Damaged):
+        checksummed.read_state(file)
 
 
-@pytest.mark.parametrize("behind", [b"x", b"PK", stored.MARK])
+@pytest.mark.parametrize("behind", [b"x", b"PK", checksummed.MARK])
 def test_a_hash_that_is_not_in_its_place_does_not_pass_for_none(tmp_path, behind):
     file = tmp_path / "a.pt"
-    stored.write_state(file, state(1))
+    checksummed.write_state(file, state(1))
     file.write_bytes(file.read_bytes() + behind)
-    with pytest.raises(stored.Damaged, match="not as it was written"):
-        stored.read_state(file)
+    with pytest.raises(checksummed.Damaged, match="not as it was written"):
+        checksummed.read_state(file)
 
 
 def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path):
@@ -112,7 +112,7 @@ def test_a_damaged_newest_state_gives_way_to_the_one_before_and_is_told(tmp_path
 )
 def test_a_state_that_no_run_can_go_on_from_is_a_sentence(tmp_path, changes, reason):
     values = {"format": resume.FORMAT, **state(20), **changes}
-    stored.write_state(
+    checksummed.write_state(
         tmp_path / "step00000020.pt",
         {key: value for key, value in values.items() if value is not ...},
     )
