@@ -235,7 +235,7 @@ def test_tries(tmp_path, breaking):
     routing.mount(
         app,
         SimpleNamespace(
-            host=host, loras=loras, tries=ComparisonJobs(host, data, loras, lambda path: None)
+            host=host, loras=loras, comparisons=ComparisonJobs(host, data, loras, lambda path: None)
         ),
     )
     answer = TestClient(app, base_url="http://127.0.0.1").get("/lora-trainer/tries")

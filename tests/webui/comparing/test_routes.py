@@ -50,7 +50,7 @@ def client(host, data):
     assert routes
     loras = Loras(host, History(data.folder("runs")))
     app = SimpleNamespace(
-        host=host, loras=loras, tries=ComparisonJobs(host, data, loras, lambda path: None)
+        host=host, loras=loras, comparisons=ComparisonJobs(host, data, loras, lambda path: None)
     )
     host_app = Starlette()
     routing.mount(host_app, app)

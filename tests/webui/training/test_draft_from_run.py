@@ -99,6 +99,6 @@ def test_images_and_checkpoint_that_are_gone_are_left_open(app):
 
 
 def test_a_caption_run_has_none(app):
-    app.entry = lambda run: SimpleNamespace(problem=None, job="caption")
+    app.entry = lambda run: SimpleNamespace(id=run, problem=None, job="caption")
     with pytest.raises(RunError, match="ink has no training settings"):
         draft_again(app)
