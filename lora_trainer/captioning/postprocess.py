@@ -1,4 +1,4 @@
-"""A Caption -> the text that is written into the dataset."""
+"""What a captioner says -> the text that is written into the dataset."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from lora_trainer.dataset.edits import clean
 from lora_trainer.settings.captioning import CaptionSettings
 
 
-def finish(caption: CaptionerOutput, settings: CaptionSettings) -> str:
+def postprocess(caption: CaptionerOutput, settings: CaptionSettings) -> str:
     """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty
     when the captioner had nothing to say.
 

@@ -32,7 +32,7 @@ from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import Captioner, CaptionerOutput
 from lora_trainer.captioning.encoder import ImageEncoder, unrelated_spread
 from lora_trainer.captioning.load import files_content, load
-from lora_trainer.captioning.postprocess import finish
+from lora_trainer.captioning.postprocess import postprocess
 from lora_trainer.dataset import caption_provenance, embeddings
 from lora_trainer.dataset.caption_provenance import CaptionRecord
 from lora_trainer.dataset.caption_targets import CaptionPlaces, Standing
@@ -662,7 +662,7 @@ class Captioning:
         captions = self.captioner.caption([image for _, image in part])
         self.writer.look(self.captioner, [item for item, _ in part], captions)
         for (item, _), caption in zip(part, captions, strict=True):
-            text = finish(caption, self.settings)
+            text = postprocess(caption, self.settings)
             if text:
                 self.writer.keep(item, text)
                 continue

@@ -1,5 +1,5 @@
-"""A try: what is wanted, what became of it, and both as JSON. Pure; the pictures are made by
-generation.py.
+"""A comparison of LoRAs: what is wanted, what became of it, and both as JSON. Pure; the pictures
+are made by generation.py.
 
     request_from(body) -> ComparisonRequest    pair: without and with;  grid: strengths in a
         row;  matrix: LoRAs x strengths, on one labelled sheet
@@ -167,7 +167,7 @@ class Comparison:
         self, say: Callable[[Message], str], address: Callable[[str], str]
     ) -> dict[str, Any]:
         """As JSON. `say` puts a sentence into the visitor's language, `address` says where a file
-        of the try is served.
+        of the comparison is served.
         """
         error = (
             {"message": say(self.error.message), "hint": say(self.error.hint)}
@@ -207,7 +207,7 @@ class Comparison:
 
 
 def request_from(body: Mapping[str, Any]) -> ComparisonRequest:
-    """A request's JSON, checked. Raises TryError for what is missing or of another kind."""
+    """A request's JSON, checked. Raises ComparisonError for what is missing or of another kind."""
     kind = body.get("kind", "pair")
     if kind not in get_args(Kind):
         raise ComparisonError(
@@ -325,7 +325,9 @@ def to_file(job: Comparison, status: Status) -> dict[str, Any]:
 
 
 def from_file(values: Mapping[str, Any]) -> Comparison:
-    """A job as try.json has it. Raises TryError, or one of files.UNREADABLE, for what is none."""
+    """A job as try.json has it. Raises ComparisonError, or one of files.UNREADABLE, for what is
+    none.
+    """
     wanted = dict(values["wanted"])
     wanted |= {"loras": tuple(wanted["loras"]), "strengths": tuple(wanted["strengths"])}
     status = values["status"]

@@ -1,7 +1,7 @@
 """Try it: pictures with and without a LoRA, made by the host's own pipeline, one after the other in
 a thread.
 
-    jobs.submit(wanted) -> Comparison      comparisons.py says what a Try is
+    jobs.submit(wanted) -> Comparison   comparisons.py says what that is
     jobs.find(id), jobs.recent(), jobs.cancel(id), jobs.file(id, name)
     jobs.delete(id), jobs.restore(id)   its folder to the trash, and back
 
@@ -12,7 +12,7 @@ these is removed at the next start.
     <data folder>/tries/ID/    try.json, 00.png ... (with the host's parameters inside), sheet.png;
                                the newest 20 are kept
 
-GeneratedImage by app, called by comparing/routes.py.
+Made by app.py, called by comparing/routes.py.
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ class ComparisonJobs:
         return job
 
     def delete(self, try_id: str) -> None:
-        """Its pictures and their sheet go to the trash. Raises NotFound, TryError for what is still
-        being made, RunError when it cannot be moved.
+        """Its pictures and their sheet go to the trash. Raises NotFound, ComparisonError for what
+        is still being made, RunError when it cannot be moved.
         """
         with self._lock:
             job = self._known(try_id)
@@ -276,7 +276,9 @@ class ComparisonJobs:
         return made.image
 
     def _judge(self, job: Comparison, lora: Lora, name: str, made: GeneratedImage) -> None:
-        """What the host said of the LoRA. Raises TryError when the picture was made without it."""
+        """What the host said of the LoRA. Raises ComparisonError when the picture was made without
+        it.
+        """
         for comment in made.comments:
             if any(words in comment.lower() for words in NOT_FOUND) and name in comment:
                 raise ComparisonError(
@@ -374,8 +376,8 @@ class ComparisonJobs:
             pass
 
     def _require_family(self, loras: list[Lora]) -> None:
-        """Raises TryError for a LoRA of another family than the checkpoint in use: hosts make a
-        picture without it, and say so nowhere.
+        """Raises ComparisonError for a LoRA of another family than the checkpoint in use: hosts
+        make a picture without it, and say so nowhere.
         """
         loaded = self._host.loaded()
         family = self._family_of(loaded.path) if loaded else None

@@ -89,6 +89,7 @@ class Runs:
         self.scheduler = Scheduler(
             history=self.history,
             queue=self.queue,
+            # WebUIs with other versions of the extension take the same lock
             lock=data.root / "keeper.lock",
             trash=data.folder("trash"),
             gpu_lease=gpu_lease,

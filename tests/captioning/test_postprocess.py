@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from lora_trainer.captioning.captioner import CaptionerOutput, Tag
-from lora_trainer.captioning.postprocess import finish
+from lora_trainer.captioning.postprocess import postprocess
 from lora_trainer.settings.captioning import from_mapping
 
 TAGS = CaptionerOutput(
@@ -43,4 +43,4 @@ TAGS = CaptionerOutput(
     ],
 )
 def test_the_text_that_is_written(caption, settings, text):
-    assert finish(caption, from_mapping({"input": "x", "captioner": "wd", **settings})) == text
+    assert postprocess(caption, from_mapping({"input": "x", "captioner": "wd", **settings})) == text
