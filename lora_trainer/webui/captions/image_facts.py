@@ -1,8 +1,8 @@
 """What is known of each image of a dataset at one moment: its length in tokens, whether somebody
 has looked at it, who wrote it, what the check says.
 
-Known is pages.Knowledge, and what the page shows beside each image. Made by workbench.py; asked by
-image_query.py and serialization.py.
+ImageFacts is image_query.Knowledge, and what the page shows beside each image. Made by
+workbench.py; asked by image_query.py and serialization.py.
 """
 
 from __future__ import annotations

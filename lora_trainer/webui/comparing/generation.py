@@ -80,7 +80,7 @@ class ComparisonJobs:
         self._loras = loras
         self._family_of = family_of
         self._clock = clock
-        self._tries: dict[str, Comparison] = {}
+        self._jobs: dict[str, Comparison] = {}
         self._waiting: queue.Queue[Comparison] = queue.Queue()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -105,7 +105,7 @@ class ComparisonJobs:
                 id=self._new_id(), wanted=wanted, total=picture_count(wanted), started=self._clock()
             )
             self._data.new("tries", job.id).mkdir()
-            self._tries[job.id] = job
+            self._jobs[job.id] = job
             self._forget_old()
             if self._thread is None or not self._thread.is_alive():
                 self._thread = threading.Thread(
@@ -116,37 +116,37 @@ class ComparisonJobs:
         self._waiting.put(job)
         return job
 
-    def find(self, try_id: str) -> Comparison:
+    def find(self, comparison_id: str) -> Comparison:
         """Raises NotFound."""
         with self._lock:
-            return self._known(try_id)
+            return self._known(comparison_id)
 
-    def _known(self, try_id: str) -> Comparison:
-        if try_id not in self._tries:
+    def _known(self, comparison_id: str) -> Comparison:
+        if comparison_id not in self._jobs:
             raise NotFound(
                 "these pictures are no longer there",
                 hint="Only the newest {kept} tries are kept.",
                 kept=KEPT,
             )
-        return self._tries[try_id]
+        return self._jobs[comparison_id]
 
     def recent(self) -> list[Comparison]:
         """Newest first."""
         with self._lock:
-            return sorted(self._tries.values(), key=lambda job: (job.started, job.id), reverse=True)
+            return sorted(self._jobs.values(), key=lambda job: (job.started, job.id), reverse=True)
 
-    def cancel(self, try_id: str) -> Comparison:
+    def cancel(self, comparison_id: str) -> Comparison:
         """Give up what is not made yet; the picture in the making is interrupted."""
-        job = self.find(try_id)
+        job = self.find(comparison_id)
         job.stop.set()
         return job
 
-    def delete(self, try_id: str) -> None:
+    def delete(self, comparison_id: str) -> None:
         """Its pictures and their sheet go to the trash. Raises NotFound, ComparisonError for what
         is still being made, RunError when it cannot be moved.
         """
         with self._lock:
-            job = self._known(try_id)
+            job = self._known(comparison_id)
             if not job.over:
                 raise ComparisonError(
                     "these pictures are still being made", hint="Cancel them first."
@@ -155,20 +155,20 @@ class ComparisonJobs:
             # whoever has removed the folder by hand wants to be rid of it, too
             if folder.is_dir():
                 trash.discard(folder, self._data.folder("trash"), kind="try", now=self._clock())
-            del self._tries[try_id]
+            del self._jobs[comparison_id]
 
-    def restore(self, try_id: str) -> Comparison:
+    def restore(self, comparison_id: str) -> Comparison:
         """Out of the trash again. Raises NotFound, or RunError when it cannot be moved."""
         with self._lock:
             found = next(
                 (
                     found
                     for found in trash.contents(self._data.folder("trash"), "try")
-                    if found.name == try_id
+                    if found.name == comparison_id
                 ),
                 None,
             )
-            if found is None or try_id in self._tries:
+            if found is None or comparison_id in self._jobs:
                 raise NotFound(
                     "these pictures are no longer there",
                     hint="They may have been restored already. Reload the page.",
@@ -176,12 +176,12 @@ class ComparisonJobs:
             job = _read(trash.restore(found, self._data.folder("tries")))
             if job is None:
                 raise NotFound("these pictures are no longer there", hint="Reload the page.")
-            self._tries[job.id] = job
+            self._jobs[job.id] = job
             return job
 
-    def file(self, try_id: str, name: str) -> Path:
+    def file(self, comparison_id: str, name: str) -> Path:
         """One of a try's pictures. Raises NotFound for any other name."""
-        job = self.find(try_id)
+        job = self.find(comparison_id)
         if name not in {job.sheet, *(picture.file for picture in job.pictures)} - {""}:
             raise NotFound("there is no picture {name}", name=name[:40])
         return self._data.child("tries", job.id) / name
@@ -414,17 +414,17 @@ class ComparisonJobs:
             # an empty one is just being made
             job = _read(folder) if os.path.lexists(folder / "try.json") else None
             if job is not None:
-                self._tries[job.id] = job
+                self._jobs[job.id] = job
         self._forget_old()
 
     def _forget_old(self) -> None:
         over = sorted(
-            (job for job in self._tries.values() if job.over),
+            (job for job in self._jobs.values() if job.over),
             key=lambda job: (job.started, job.id),
             reverse=True,
         )
-        for job in over[max(0, KEPT - (len(self._tries) - len(over))) :]:
-            del self._tries[job.id]
+        for job in over[max(0, KEPT - (len(self._jobs) - len(over))) :]:
+            del self._jobs[job.id]
             shutil.rmtree(self._data.folder("tries") / job.id, ignore_errors=True)
 
     def _open(self, job: Comparison, picture: ComparisonImage) -> Image.Image:

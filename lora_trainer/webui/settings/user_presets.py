@@ -1,7 +1,7 @@
 """The visitor's own presets: YAML files in the data folder's presets/, of the same form as those
 that come with the extension.
 
-    own = OwnPresets(data, presets)
+    own = UserPresets(data, presets)
     own.listing(language)                        -> {presets, problems}, read anew each time: the
                                                  files may be changed by hand
     own.save(title, why, values, replace=False)  -> id       the settings that differ from their
