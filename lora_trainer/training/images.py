@@ -34,7 +34,7 @@ def load_pixels(example: Example, bucket: Bucket, background: str) -> Pixels:
 
 def to_tensor(image: Image.Image) -> torch.Tensor:
     """RGB image -> (3, H, W) float32 in [-1, 1]."""
-    values = numpy.array(image.convert("RGB"), dtype=numpy.float32)
+    values = numpy.array(image.convert("RGB"))
     return torch.from_numpy(values).permute(2, 0, 1).contiguous() / 127.5 - 1
 
 

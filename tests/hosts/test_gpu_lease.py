@@ -641,6 +641,8 @@ def test_memory_before_and_after_is_shown(card, host, lease, tmp_path):
     told = lease.status().to_mapping(str)
     assert told["state"] == "training"
     assert told["before"] == {"free": 4, "total": 8} and told["after"] == {"free": 8, "total": 8}
+    lease.before_start(folder(tmp_path, "second"))
+    assert lease.status().to_mapping(str) == told, "the model left for the first"
 
 
 def test_a_host_without_a_model_on_the_card_has_nothing_to_move(card, host, lease, tmp_path):

@@ -13,6 +13,14 @@ def test_a_device_that_is_not_there_gets_a_sentence():
     assert devices.choose_device("cpu").type == "cpu"
 
 
+def test_a_graphics_card_beyond_those_there_are_gets_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert [devices.choose_device(name).index for name in ("cuda", "cuda:1")] == [None, 1]
+    with pytest.raises(ConfigError, match="device is cuda:2, but this PyTorch"):
+        devices.choose_device("cuda:2")
+
+
 def test_precision_is_what_was_asked_and_fp16_is_refused_on_a_cpu():
     cpu = torch.device("cpu")
     assert devices.choose_precision("bf16", cpu, 10) == torch.bfloat16
@@ -56,6 +64,7 @@ def test_peak_memory_grows_with_what_is_held():
         ),
         (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), True),
         (RuntimeError("shapes do not match"), False),
+        (ValueError("no such file: out of memory.png"), False),
     ],
 )
 def test_running_out_of_memory_is_recognised(error, expected):

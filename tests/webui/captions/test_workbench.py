@@ -545,7 +545,7 @@ def test_a_mask_is_cropped_with_its_picture_and_goes_back_with_it(tmp_path, mask
     save(tmp_path / "a.png", size=(9, 9), colour="black")
     assert [conflict.name for conflict in bench.undo().conflicts] == ["a.png"]
     with Image.open(tmp_path / mask) as cut:
-        assert cut.size == (32, 16)
+        assert (cut.size, cut.getcolors()) == ((32, 16), [(512, 255)])
 
 
 def test_a_strip_is_cut_where_its_mask_says(tmp_path):
