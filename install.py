@@ -1,23 +1,21 @@
 """Installs the worker's packages into a folder of this extension; the interpreter's own packages
-stay as they are.
+are not changed.
 
     python install.py             what the worker needs
-    python install.py --tests     and the tools for `python -m tests`: ruff, mypy, pytest, the
-                                  WebUIs' gradio, prettier, eslint and tsc where there is npm, and a
-                                  browser if there is none
-    python install.py --captioner wd      and onnxruntime, which only the WD taggers need
+    python install.py --tests     also the tools of `python -m tests`: ruff, mypy, pytest, the
+    WebUIs' gradio; prettier, eslint and tsc if there is npm; and a browser if there is none
+    python install.py --captioner wd      also onnxruntime, which only the WD taggers need
 
-The WebUI runs this file, without arguments, at every start: then a failure is told and never stops
-the WebUI. Run by hand, a failure ends with code 1. When there is nothing to do it takes a fraction
-of a second and imports neither torch nor pip.
+The WebUI runs this file without arguments at each start; a failure is then printed and does not
+stop the WebUI. Otherwise a failure exits with 1. With nothing to install it takes a fraction of a
+second and imports neither torch nor pip.
 
-Environment: INDEX_URL (a mirror, as for the WebUI), TORCH_INDEX_URL (where CUDA builds of torch
-are, if torch is missing too), and all that pip itself reads, such as PIP_INDEX_URL and HTTPS_PROXY.
-With --skip-install (here, or in the WebUI's COMMANDLINE_ARGS) nothing is installed.
+Environment: INDEX_URL (a mirror, as for the WebUI), TORCH_INDEX_URL (CUDA builds of torch), and
+what pip reads, such as PIP_INDEX_URL and HTTPS_PROXY. With --skip-install (here, or in the WebUI's
+COMMANDLINE_ARGS) nothing is installed.
 """
 
-# An older Python 3 has to get as far as the sentence below: nothing in this file may be syntax that
-# 3.6 does not know.
+# An older Python 3 must be able to print the sentence below: no syntax newer than 3.6 in this file.
 import argparse
 import contextlib
 import os
@@ -28,14 +26,12 @@ from pathlib import Path
 
 OLDEST = (3, 10)
 TOO_NEW_FOR_WEBUIS = (3, 12)
-"""From this version on the older of the WebUIs' two gradios does not work: it imports distutils."""
+"""The older of the WebUIs' gradio versions imports distutils, which Python removed here."""
 HERE = Path(__file__).absolute()
 
 
 def is_run_by_a_host(environ: "Mapping[str, str]", arguments: "Sequence[str]") -> bool:
-    """A WebUI starts its extensions' installers without arguments and with its own folder on
-    PYTHONPATH.
-    """
+    """Whether a WebUI runs this file: without arguments, and with its own folder on PYTHONPATH."""
     folders = environ.get("PYTHONPATH", "").split(os.pathsep)
     return not arguments and any(
         folder and (Path(folder) / "modules" / "launch_utils.py").is_file() for folder in folders
@@ -56,11 +52,11 @@ from lora_trainer import environment  # noqa: E402
 from lora_trainer.errors import SetupError  # noqa: E402
 from lora_trainer.packages import CAPTIONER_PACKAGES, TORCH, WEBUI_PACKAGES  # noqa: E402
 
-HOST_PATIENCE = 60.0
-"""Seconds a starting WebUI waits for another one's installation."""
+HOST_LOCK_TIMEOUT = 60.0
+"""Seconds that a starting WebUI waits for another one's installation."""
 HOST_SECONDS = 300.0
-"""Seconds a starting WebUI waits for its own: without the packages it starts all the same, and the
-tab offers to go on.
+"""Seconds that a starting WebUI waits for pip. It starts without the packages after that, and the
+tab offers to continue.
 """
 
 
@@ -125,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_host: bool) -> None:
-    """Install what is missing; tell of it only if something was done, or a person asked."""
+    """Install what is missing. Prints only if something was done or a person runs it."""
     is_ready = overlay.state == "ready" and overlay.is_checked
     if not is_ready or environment.has_leftovers(overlay):
         from lora_trainer import installation
@@ -133,17 +129,17 @@ def _make_ready(overlay: environment.Overlay, environ: Mapping[str, str], by_hos
         if is_ready:
             installation.tidy(overlay)
         else:
-            patience, haste = (
-                (HOST_PATIENCE, installation.Haste(HOST_SECONDS))
+            patience, time_limit = (
+                (HOST_LOCK_TIMEOUT, installation.TimeLimit(HOST_SECONDS))
                 if by_host
-                else (installation.PATIENCE, None)
+                else (installation.LOCK_TIMEOUT, None)
             )
             installation.install(
                 overlay,
                 environ=environ,
                 say=lambda line: print(line, flush=True),
                 patience=patience,
-                haste=haste,
+                time_limit=time_limit,
             )
     if not (is_ready and by_host):
         print(_summary(overlay), flush=True)
@@ -183,8 +179,8 @@ def _summary(overlay: environment.Overlay) -> str:
 
 
 def _refuse_to_replace_torch(overlay: environment.Overlay) -> None:
-    """A WebUI whose torch is too old for us is not given a second one of several gigabytes
-    unasked.
+    """Do not download a second torch of several gigabytes at a WebUI's start because its own is too
+    old.
     """
     version = overlay.found.get(TORCH.key)
     if version is not None and TORCH in overlay.missing and overlay.state == "missing":
@@ -212,6 +208,6 @@ def _host_arguments(environ: Mapping[str, str]) -> list[str]:
 
 if __name__ == "__main__":
     with contextlib.suppress(AttributeError, ValueError):
-        # a console that cannot show a folder's name must not end the installation
+        # a console that cannot print a folder's name must not end the installation
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     sys.exit(main(sys.argv[1:], os.environ))

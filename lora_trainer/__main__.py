@@ -1,5 +1,5 @@
-"""The command line: `python -m lora_trainer COMMAND`. Light: what needs the worker's packages is
-imported by the command that needs it.
+"""The command line: `python -m lora_trainer COMMAND`. Each command imports what it needs, so that
+commands without the worker's packages start without them.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from lora_trainer.errors import ConfigError, DatasetError, LoraTrainerError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0 done, 1 an error with its sentence, 2 a wrong
-    call, 3 stopped by request.
+    """Run one command. Returns its exit status: 0 done, 1 error (printed), 2 usage error, 3 stopped
+    by request.
     """
-    # before the arguments are read: what reads the paths and the settings among them needs PyYAML
+    # before parsing: the path and settings options need PyYAML, which may be in the overlay
     overlay = environment.activate()
     parser = make_parser()
     asked = parser.parse_args(arguments)
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            # a Windows console in a legacy code page must not stop a run over a Chinese file name
+            # a Windows console in a legacy code page cannot print every file name; that must not
+            # end a run
             stream.reconfigure(errors="replace")
     try:
         if asked.needs_packages:
@@ -39,11 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error.report(), file=sys.stderr)
         return 1
     except BrokenPipeError:
-        # `inspect ... | head` has read enough; nothing more can be printed, at exit neither
+        # the reader of the pipe has closed it (`inspect ... | head`); keep the interpreter from
+        # failing again when it flushes stdout at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
-        # a folder without permission, a full disk: nothing that a traceback would say better
+        # a folder without permission or a full disk needs no traceback
         if files.is_disk_full(error):
             place = f": {error.filename} could not be written" if error.filename else ""
             print(f"the disk is full{place}\nFree some space, then try again.", file=sys.stderr)
@@ -55,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 class CommandParser(argparse.ArgumentParser):
-    """The parser of one command, whose options may be made when they are first needed: other
-    commands do not wait for what makes them, and run where it is not installed.
+    """A subcommand's parser whose options are added on first use: making them may need PyYAML,
+    which other commands run without.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class CommandParser(argparse.ArgumentParser):
         return super().parse_known_args(*values, **more)
 
     def complete(self) -> CommandParser:
-        """This parser with all its options."""
+        """Add the deferred options, once; returns self."""
         make, self._make_options = self._make_options, None
         if make is not None:
             make(self)
@@ -98,176 +100,100 @@ def make_parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command, needs_packages=needs_packages)
         return sub
 
-    sub = add("train", train, "train what a YAML file asks for")
-    sub.add_argument(
-        "--config",
-        required=True,
-        type=given_path,
-        metavar="FILE",
-        help="the YAML file; `init` writes one",
-    )
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="changes",
-        help="change a setting; may be given several times",
-    )
+    sub = add("train", train, "train a LoRA with the settings of a YAML file")
+    sub.add_argument("--config", required=True, **FILE, help="the YAML file; `init` writes one")
+    sub.add_argument("--set", **CHANGES, help="change a setting; may be given several times")
 
-    sub = add(
-        "resume", resume, "go on with a run that was stopped or interrupted, exactly where it was"
-    )
-    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
-    sub.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="changes",
-        help="change a setting, such as max_train_steps=2000",
-    )
+    sub = add("resume", resume, "continue a stopped or interrupted run from its last resume point")
+    sub.add_argument("run_dir", **RUN)
+    sub.add_argument("--set", **CHANGES, help="change a setting, such as max_train_steps=2000")
 
-    add(
-        "caption",
-        caption,
-        "write a first draft of the captions for a folder of images; what a person wrote stays",
-        options=add_caption,
-    )
+    summary = "caption a folder of images with a model; captions written by a person are kept"
+    add("caption", caption, summary, options=add_caption)
 
-    sub = add("tell", tell, "ask a running training for something")
-    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
+    sub = add("tell", tell, "send a request to a running training")
+    sub.add_argument("run_dir", **RUN)
     sub.add_argument("request", choices=["stop", "save", "preview", "pause", "resume"])
 
-    sub = add("status", status, "say where a run stands")
-    sub.add_argument("run_dir", type=given_path, help="the run's output_dir")
-    sub.add_argument("--json", action="store_true", help="as JSON")
+    sub = add("status", status, "show the state of a run")
+    sub.add_argument("run_dir", **RUN)
+    sub.add_argument("--json", **AS_JSON)
 
     sub = add("init", init, "write a commented YAML file to start from")
     sub.add_argument("file", type=Path)
 
-    sub = add(
-        "inspect", inspect, "say what a LoRA file is, whoever made it, and which WebUI loads it"
-    )
+    sub = add("inspect", inspect, "describe a LoRA file from any trainer, and which WebUIs load it")
     sub.add_argument("file", type=given_path, help="the file, or a folder of PEFT or diffusers")
-    sub.add_argument(
-        "--base",
-        type=given_path,
-        metavar="CHECKPOINT",
-        help="also say which keys this checkpoint has no place for",
-    )
-    sub.add_argument("--json", action="store_true", help="as JSON")
-    sub.add_argument(
-        "--convert",
-        type=Path,
-        metavar="COPY",
-        help="also write a copy under the names that every WebUI loads",
-    )
+    text = "also list the keys that match no layer of this checkpoint"
+    sub.add_argument("--base", type=given_path, metavar="CHECKPOINT", help=text)
+    sub.add_argument("--json", **AS_JSON)
+    text = "also write a copy with the key names that every WebUI loads"
+    sub.add_argument("--convert", type=Path, metavar="COPY", help=text)
 
-    add(
-        "check",
-        check,
-        "look for what would spoil a training: blur, copies, borders, lettering, captions ...",
-        options=add_check,
-    )
+    summary = "check a dataset: blur, duplicates, borders, lettering, captions ..."
+    add("check", check, summary, options=add_check)
 
-    sub = add(
-        "crop",
-        crop,
-        "copy pictures into another folder, cropped and resized; captions come along, originals"
-        " stay as they are",
+    summary = (
+        "copy images and captions into another folder, cropped and resized; originals are kept"
     )
-    sub.add_argument(
-        "--input",
-        required=True,
-        type=given_path,
-        metavar="DIR",
-        help="the images, as for train_data_dir",
-    )
-    sub.add_argument(
-        "--output",
-        required=True,
-        type=given_path,
-        metavar="DIR",
-        help="where the copies go; nothing there is overwritten",
-    )
-    sub.add_argument(
-        "--size",
-        type=int,
-        default=512,
-        metavar="PIXELS",
-        help="side of the squares, such as 512, 768 or 1024 (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--buckets",
-        action="store_true",
-        help="not squares, but the shapes that training at this size would use",
-    )
-    sub.add_argument(
-        "--subject",
-        action="store_true",
-        help="keep the subject: what a mask (fox_mask.png) says, else where most detail is",
-    )
-    sub.add_argument("--only", nargs="+", metavar="NAME", help="only these pictures")
+    sub = add("crop", crop, summary)
+    sub.add_argument("--input", required=True, **DIR, help="the images, as for train_data_dir")
+    text = "where the copies go; nothing there is overwritten"
+    sub.add_argument("--output", required=True, **DIR, help=text)
+    text = "side of the squares, such as 512, 768 or 1024 (default: %(default)s)"
+    sub.add_argument("--size", **PIXELS, default=512, help=text)
+    text = "crop to the resolution buckets of this size instead of squares"
+    sub.add_argument("--buckets", action="store_true", help=text)
+    text = "keep the subject: its mask (fox_mask.png), else the area with most detail"
+    sub.add_argument("--subject", action="store_true", help=text)
+    sub.add_argument("--only", nargs="+", metavar="NAME", help="only these images")
 
-    sub = add("env", env, "say what a worker would run on", needs_packages=False)
-    sub.add_argument("--json", action="store_true", help="as JSON")
+    sub = add("env", env, "show the environment a worker would run in", needs_packages=False)
+    sub.add_argument("--json", **AS_JSON)
 
-    sub = add(
-        "demo",
-        demo,
-        "train a LoRA on drawn images and an embedded checkpoint, and show what it does",
-    )
-    sub.add_argument(
-        "--output",
-        type=given_path,
-        default=Path("output/demo"),
-        metavar="DIR",
-        help="where to put it (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--concept",
-        choices=["ink", "neon", "zorbl"],
-        default="ink",
-        help="what to learn: two styles and a character (default: %(default)s)",
-    )
-    sub.add_argument(
-        "--report",
-        action="store_true",
-        help="train all three and measure how much of each shows at each strength",
-    )
+    summary = "train a LoRA on generated images and a tiny checkpoint, and show its effect"
+    sub = add("demo", demo, summary)
+    text = "output folder (default: %(default)s)"
+    sub.add_argument("--output", default=Path("output/demo"), **DIR, help=text)
+    text = "what to train: two styles and a character (default: %(default)s)"
+    sub.add_argument("--concept", choices=["ink", "neon", "zorbl"], default="ink", help=text)
+    text = "train all three, and measure the effect of each at several strengths"
+    sub.add_argument("--report", action="store_true", help=text)
     return parser
 
 
 def given_path(text: str) -> Path:
-    """A path as people paste it: the quotes of "Copy as path" may be a part of it."""
+    """A path argument without the quotes that Windows' "Copy as path" adds."""
     from lora_trainer.settings.schema import unquoted
 
     return Path(unquoted(text))
 
 
+DIR: dict[str, Any] = {"type": given_path, "metavar": "DIR"}
+FILE: dict[str, Any] = {"type": given_path, "metavar": "FILE"}
+PIXELS: dict[str, Any] = {"type": int, "metavar": "PIXELS"}
+RUN: dict[str, Any] = {"type": given_path, "help": "the run's output_dir"}
+AS_JSON: dict[str, Any] = {"action": "store_true", "help": "as JSON"}
+CHANGES: dict[str, Any] = {
+    "action": "append",
+    "default": [],
+    "metavar": "KEY=VALUE",
+    "dest": "changes",
+}
+
+
 def add_check(sub: argparse.ArgumentParser) -> None:
-    """The options of `check`."""
     from lora_trainer.settings import schema
     from lora_trainer.settings.training import CheckpointSettings
 
     tokens = schema.field_named(CheckpointSettings, "max_token_length")
     sub.add_argument("folder", type=given_path, help="the images, as for train_data_dir")
-    sub.add_argument(
-        "--resolution",
-        type=int,
-        metavar="PIXELS",
-        help="what will be trained at (default: 512, or as the checkpoint asks)",
-    )
-    sub.add_argument(
-        "--checkpoint", type=given_path, metavar="FILE", help="the base model: tells the resolution"
-    )
-    sub.add_argument(
-        "--trigger",
-        default="",
-        metavar="WORD",
-        help="the trigger word: is it in each caption, and what does it mean already?",
-    )
+    text = "training resolution (default: the checkpoint's native one, else 512)"
+    sub.add_argument("--resolution", **PIXELS, help=text)
+    text = "the base model; sets the default resolution"
+    sub.add_argument("--checkpoint", **FILE, help=text)
+    text = "the trigger word: check that each caption has it, and how CLIP tokenizes it"
+    sub.add_argument("--trigger", default="", metavar="WORD", help=text)
     sub.add_argument(
         "--tokens",
         type=int,
@@ -275,19 +201,13 @@ def add_check(sub: argparse.ArgumentParser) -> None:
         default=tokens.default,
         help="longest caption, in tokens (default: %(default)s)",
     )
-    sub.add_argument(
-        "--json", type=given_path, metavar="FILE", help="also write everything as JSON"
-    )
-    sub.add_argument(
-        "--cache",
-        type=given_path,
-        metavar="FILE",
-        help="remember here what was measured: the next check is quick",
-    )
+    sub.add_argument("--json", **FILE, help="also write everything as JSON")
+    text = "keep measurements here, so that the next check is quick"
+    sub.add_argument("--cache", **FILE, help=text)
 
 
 def add_caption(sub: argparse.ArgumentParser) -> None:
-    """The options of `caption`: the settings of a caption job, which are checked there."""
+    """The options of `caption`: the settings of a caption job, which validates them."""
     from lora_trainer.settings import captioning, schema
 
     schema.add_options(sub, captioning.option_groups())
@@ -340,9 +260,8 @@ def caption(asked: argparse.Namespace) -> int:
         key: value for key, value in vars(asked).items() if key not in ("command", "needs_packages")
     }
     if "model" in given and given_path(given["model"]).exists():
-        given["model"] = str(
-            given_path(given["model"]).absolute()
-        )  # the worker may look from elsewhere
+        # absolute: the worker has another working directory
+        given["model"] = str(given_path(given["model"]).absolute())
     settings = captioning.from_mapping(given, source="the call")
     if not settings.input.is_dir():
         raise DatasetError(
@@ -350,11 +269,8 @@ def caption(asked: argparse.Namespace) -> int:
             hint="Give the folder with your images.",
             folder=settings.input,
         )
-    return watch(
-        folders.begin_captioning(
-            settings.input / FOLDER / "captioning", captioning.to_yaml(settings)
-        )
-    )
+    job = settings.input / FOLDER / "captioning"
+    return watch(folders.begin_captioning(job, captioning.to_yaml(settings)))
 
 
 def tell(asked: argparse.Namespace) -> int:
@@ -363,11 +279,11 @@ def tell(asked: argparse.Namespace) -> int:
 
     folder = folders.existing(asked.run_dir.absolute())
     if not folder.is_alive:
-        print("Nothing is training there at the moment.", file=sys.stderr)
-        print(f'Go on with it: python -m lora_trainer resume "{folder.path}"', file=sys.stderr)
+        print("No worker is running there.", file=sys.stderr)
+        print(f'Continue it with: python -m lora_trainer resume "{folder.path}"', file=sys.stderr)
         return 1
     send_request(folder.requests, asked.request)
-    print(f"Asked for `{asked.request}`. It is done after the present step.")
+    print(f"Sent `{asked.request}`; the worker acts on it after the current step.")
     return 0
 
 
@@ -380,14 +296,8 @@ def status(asked: argparse.Namespace) -> int:
     folder = folders.existing(asked.run_dir.absolute())
     state = folder.read_state()
     if asked.json:
-        print(
-            json.dumps(
-                {**dataclasses.asdict(state), "alive": folder.is_alive},
-                ensure_ascii=False,
-                indent=1,
-                default=str,
-            )
-        )
+        values = {**dataclasses.asdict(state), "alive": folder.is_alive}
+        print(json.dumps(values, ensure_ascii=False, indent=1, default=str))
     else:
         print(describe_state(state, folder, alive=folder.is_alive))
     return 0
@@ -422,7 +332,7 @@ def inspect(asked: argparse.Namespace) -> int:
     print(description.to_json() if asked.json else description.to_text())
     if asked.convert is not None:
         convert(description.path, asked.convert)
-        # beside the JSON, which others read
+        # on stderr: stdout may be parsed as JSON
         print(f"Wrote {asked.convert}.", file=sys.stderr)
     return 0
 
@@ -507,7 +417,7 @@ def demo(asked: argparse.Namespace) -> int:
 
 
 def watch(folder: Any) -> int:
-    """Start the run's worker and show its progress until it ends."""
+    """Start the run's worker and show its progress until it ends. Returns the exit status."""
     from lora_trainer.console import Console
     from lora_trainer.jobs.start import start_worker
 
@@ -518,23 +428,19 @@ def watch(folder: Any) -> int:
 
 
 def how_to_use(folder: Any) -> str:
-    """What to type into a prompt, for a finished run."""
+    """The prompt tag of a finished run's LoRA, and where to copy an undelivered file."""
     from lora_trainer.settings import training
 
     state, used = folder.read_state(), training.read(folder.config)
     name = Path(state.delivered or state.file).stem
-    words = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
-    return (
-        f"In a prompt: {words}"
-        if state.delivered
-        else f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {words}"
-    )
+    prompt = f"{used.dataset.trigger_word} <lora:{name}:{used.output.preferred_weight:g}>".strip()
+    if state.delivered:
+        return f"In a prompt: {prompt}"
+    return f"Copy it to the WebUI's models/Lora folder; then, in a prompt: {prompt}"
 
 
 def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """["lora_rank=4"] -> {"lora_rank": 4}: values are read as YAML. Raises ConfigError for what is
-    not KEY=VALUE.
-    """
+    """["lora_rank=4"] -> {"lora_rank": 4}; values are parsed as YAML. Raises ConfigError."""
     from lora_trainer.settings.schema import parse_yaml
 
     values: dict[str, Any] = {}

@@ -1,7 +1,6 @@
-"""A run on the terminal: a bar with loss and time left, and a line for everything that matters.
-Reads events; knows nothing of training.
-
-Where the output is no terminal (a file, a pipe), a line now and then takes the bar's place.
+"""Shows a run on the terminal: a progress bar with loss and time left, and a line for each notable
+event. Where stderr is not a terminal (a file, a pipe), periodic lines replace the bar. Reads events
+only.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
 
@@ -33,8 +32,8 @@ PHASES = {
     "encoding": "Encoding images",
     "loading": "Loading the model",
     "training": "Training",
-    "installing": "Installing what the captioner needs",
-    "downloading": "Fetching the model, in MB",
+    "installing": "Installing the captioner's packages",
+    "downloading": "Downloading the model, in MB",
     "captioning": "Captioning",
     "previewing": "Making previews",
     "saving": "Saving",
@@ -49,36 +48,35 @@ class Console:
     def __init__(self, folder: RunFolder, worker: subprocess.Popen[bytes]) -> None:
         self._folder = folder
         self._worker = worker
-        # what an earlier worker said is not shown again
+        # an earlier worker's events are not shown again
         history, self._offset = read_events(folder.events)
         self._state = fold(history)
         self._bar: Bar | Lines | None = None
         self._has_ended = False
         self._killed = False
-        self._asked_to_stop = False
+        self._stop_requested = False
         self._last_hint = ""
 
     def watch(self) -> int:
-        """Returns the worker's exit status; that of its last word, where it was killed after it."""
+        """Show the run until its worker exits. Returns the worker's exit status."""
         self._say(f"Starting in {self._folder.path}")
-        with interrupts() as heard:
+        with interrupts() as presses:
             while True:
                 ended = self._worker.poll() is not None
                 self._show_new_events()
                 if ended:
                     return self._end()
-                self._obey(heard.count)
+                self._handle_interrupts(presses.count)
                 time.sleep(POLL_SECONDS)
 
-    def _obey(self, interrupt_count: int) -> None:
-        """The first Ctrl-C asks for a stop that keeps what was learned, the second ends the
-        worker.
-        """
-        if interrupt_count >= 1 and not self._asked_to_stop:
-            self._asked_to_stop = True
+    def _handle_interrupts(self, interrupt_count: int) -> None:
+        """First Ctrl-C: stop after this step and save. Second: kill the worker."""
+        if interrupt_count >= 1 and not self._stop_requested:
+            self._stop_requested = True
             what = "batch" if self._state.job == "caption" else "step"
             self._say(f"Stopping after this {what} and saving. Ctrl-C again: stop at once.")
-            # a terminal interrupts the worker too; a signal to this process alone does not
+            # in a terminal the worker gets SIGINT as well; a signal sent to this process alone does
+            # not reach it
             with contextlib.suppress(OSError):
                 send_request(self._folder.requests, "stop")
         if interrupt_count >= 2 and not self._killed:
@@ -95,7 +93,7 @@ class Console:
     def _show(self, event: Event) -> None:
         match event:
             case events.Started() if event.resumed_from:
-                self._say(f"Going on from step {event.resumed_from}")
+                self._say(f"Resuming from step {event.resumed_from}")
             case events.Planned() if self._state.job == "caption":
                 self._close_bar()
                 self._say(
@@ -113,11 +111,11 @@ class Console:
             case events.Phase() if event.phase == "training":
                 self._open_bar(self._state.step_count, "Training", self._state.step)
             case events.Phase() if event.phase in ("saving", "previewing"):
-                # parts of the training, whose bar stays and says why it stands still
+                # these interrupt the training: its bar stays and names them
                 if self._bar is not None:
                     self._bar.show(self._state.step, PHASES[event.phase].lower())
             case events.Phase() if event.phase == "checking" and not event.total:
-                # how many images there are is known in a moment
+                # the next event has the total
                 pass
             case events.Phase():
                 self._close_bar()
@@ -143,27 +141,26 @@ class Console:
                 self._say(f"Note: {self._with_hint(event.message, event.hint)}")
             case events.Paused():
                 self._say(
-                    f"Paused at step {event.step}. Go on with: python -m lora_trainer tell"
+                    f"Paused at step {event.step}. Continue with: python -m lora_trainer tell"
                     f' "{self._folder.path}" resume'
                 )
             case events.Resumed():
-                self._say("Going on")
+                self._say("Resumed")
 
     def _end(self) -> int:
         self._close_bar()
         status = int(self._worker.returncode)
-        # Ctrl-C while the worker was still importing: its first line of ours had not run, so it
-        # could not say anything
-        told = self._killed or (
-            self._asked_to_stop and tail(self._folder.log).endswith("KeyboardInterrupt")
+        # after Ctrl-C during the worker's imports, before its signal handler is installed
+        explained = self._killed or (
+            self._stop_requested and tail(self._folder.log).endswith("KeyboardInterrupt")
         )
-        if not self._state.ended and not told:
+        if not self._state.ended and not explained:
             failure = note_death(self._folder, status)
             if failure is not None:
                 self._state = fold([failure], self._state)
         print(describe_state(self._state, self._folder))
         if self._killed and self._has_ended:
-            # it was only winding up: what was learned is saved, and the run has ended as it says
+            # it had already saved and reported its end when it was killed
             return EXIT_STATUSES[self._state.status]
         return status if status >= 0 else 1
 
@@ -179,7 +176,7 @@ class Console:
             self._bar = None
 
     def _with_hint(self, message: str, hint: str) -> str:
-        """The hint follows as a sentence of its own; three copies of an image need it once."""
+        """`message`, followed by its hint unless the message before had the same one."""
         repeated, self._last_hint = hint == self._last_hint, hint
         if not hint or repeated:
             return message
@@ -200,31 +197,28 @@ class Interrupts:
 
 @contextlib.contextmanager
 def interrupts() -> Iterator[Interrupts]:
-    """Counts Ctrl-C instead of letting it break off whatever is being done, such as the answer to
-    the one before. Main thread only.
-    """
-    heard = Interrupts()
+    """Count Ctrl-C (SIGINT) instead of raising KeyboardInterrupt. Main thread only."""
+    presses = Interrupts()
 
-    def hear(number: int, frame: FrameType | None) -> None:
-        heard.count += 1
+    def count(number: int, frame: FrameType | None) -> None:
+        presses.count += 1
 
     before = signal.getsignal(signal.SIGINT)
-    # a shell's background job has it ignored, and stays deaf to it
+    # a shell starts background jobs with SIGINT ignored; keep that
     if before != signal.SIG_IGN:
-        signal.signal(signal.SIGINT, hear)
+        signal.signal(signal.SIGINT, count)
     try:
-        yield heard
+        yield presses
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 class Bar:
-    """How far a phase is, as one line of a terminal that is drawn again and again."""
+    """A phase's progress as a tqdm bar."""
 
     def __init__(self, total: int, title: str, done: int) -> None:
         self.title = title
-        # tqdm's own rate counts pauses and previews as work, so that its time left is wrong;
-        # `describe_pace` says it instead
+        # tqdm's own rate includes pauses and previews; `describe_pace` excludes them
         self._bar: tqdm[None] = tqdm(
             total=total, desc=title, initial=done, dynamic_ncols=True, bar_format=BAR
         )
@@ -239,9 +233,7 @@ class Bar:
 
 
 class Lines:
-    """How far a phase is, for a file: a line for each twentieth of it, and at least one a
-    minute.
-    """
+    """A phase's progress for a file: a line for each twentieth, and at least one a minute."""
 
     def __init__(self, total: int, title: str) -> None:
         self.title = title
@@ -266,9 +258,7 @@ class Lines:
 
 @contextlib.contextmanager
 def counting(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows how far something is that says (done, in all) from time to time: a bar on a terminal,
-    lines elsewhere.
-    """
+    """A callback (done, total) that shows progress: a bar on a terminal, lines elsewhere."""
     bar: Bar | Lines | None = None
 
     def show(done: int, total: int) -> None:
@@ -285,9 +275,7 @@ def counting(title: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def describe_pace(state: RunState) -> str:
-    """Loss, time left and speed, as far as they are known: "loss 0.1234, 12:30 left, 1.42
-    s/step".
-    """
+    """Loss, time left and speed, if known: "loss 0.1234, 12:30 left, 1.42 s/step"."""
     parts = [] if state.smoothed_loss is None else [f"loss {state.smoothed_loss:.4f}"]
     steps_left = state.step_count - state.step
     if state.seconds_left is not None and steps_left > 0:
@@ -301,9 +289,8 @@ def describe_pace(state: RunState) -> str:
 
 
 def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -> str:
-    """Where a run stands, in a few lines."""
-    go_on = f'Go on with: python -m lora_trainer resume "{folder.path}"'
-    lines: Sequence[str]
+    """A run's state in a few lines, with the command that continues it."""
+    go_on = f'Continue with: python -m lora_trainer resume "{folder.path}"'
     if state.job == "caption" and state.status in ("finished", "stopped"):
         end = "Finished" if state.status == "finished" else "Stopped"
         where = f", in {state.file}" if state.file else ""
@@ -324,19 +311,10 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
         if state.delivered:
             lines.append(f"  delivered: {state.delivered}")
     elif state.status == "stopped":
-        # stopped while images were being encoded, there is no file yet, nor, before that, a number
-        # of steps
-        learned = (
-            f"what was learned is in {folder.path / state.file}"
-            if state.file
-            else "nothing was learned yet"
-        )
-        lines = [
-            f"Stopped at step {state.step}"
-            + (f" of {state.step_count}" if state.step_count else "")
-            + f"; {learned}",
-            go_on,
-        ]
+        # stopped before the first step, there is no file; before planning, no step count either
+        saved = f"saved as {folder.path / state.file}" if state.file else "nothing was trained yet"
+        total = f" of {state.step_count}" if state.step_count else ""
+        lines = [f"Stopped at step {state.step}{total}; {saved}", go_on]
     elif state.status == "failed" and state.failure is not None:
         lines = [
             f"Failed: {state.failure.message}",
@@ -344,22 +322,11 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
             *([go_on] if state.saved else []),
         ]
     elif state.status in ("running", "paused") and not alive:
-        kept = (
-            f"step {state.saved[-1].step} is saved"
-            if state.saved
-            else "nothing was saved yet, so it begins again"
-        )
-        lines = [f"Interrupted at step {state.step} of {state.step_count}; {kept}", go_on]
+        kept = f"step {state.saved[-1].step} is" if state.saved else "nothing was"
+        lines = [f"Interrupted at step {state.step} of {state.step_count}; {kept} saved", go_on]
     elif state.status == "new":
-        lines = [
-            (
-                "Not started yet"
-                if alive
-                else (
-                    f'Not started yet. Start it with: python -m lora_trainer resume "{folder.path}"'
-                )
-            )
-        ]
+        start = f'. Start it with: python -m lora_trainer resume "{folder.path}"'
+        lines = ["Not started yet" + ("" if alive else start)]
     else:
         pace = describe_pace(state) if state.phase == "training" else ""
         lines = [
@@ -370,12 +337,12 @@ def describe_state(state: RunState, folder: RunFolder, *, alive: bool = False) -
 
 
 def _count(number: int, noun: str) -> str:
-    """1 image, 2 images."""
+    """ "1 image", "2 images"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _duration(seconds: float) -> str:
-    """In minutes and seconds, or hours too: 0:07, 1:02:03."""
+    """m:ss or h:mm:ss."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,9 +1,9 @@
-"""What a bug report needs, and what another tool needs to start a worker: `python -m lora_trainer
-env [--json]`.
+"""The environment for a bug report, and for tools that start a worker: `python -m lora_trainer env
+[--json]`.
 
-Goes out: a dictionary of plain values, or the same as text. Nothing secret: of environment
-variables only their names, and in the text the home folder is written as ~. torch is asked in a
-process of its own, so that no GPU memory is taken here and a broken torch is a line of the report.
+Returns plain values, or text. Contains no secrets: environment variables by name only; in the text,
+the home folder is ~. torch is queried in a subprocess, so that this process takes no GPU memory and
+a broken torch becomes a line of the report.
 """
 
 from __future__ import annotations
@@ -22,28 +22,14 @@ from lora_trainer import __version__, environment, files
 from lora_trainer.environment import ROOT, Overlay
 from lora_trainer.errors import SetupError
 
-TELLING_VARIABLES = (
-    "INDEX_URL",
-    "TORCH_INDEX_URL",
-    "PIP_INDEX_URL",
-    "PIP_EXTRA_INDEX_URL",
-    "PIP_CONFIG_FILE",
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "HF_ENDPOINT",
-    "HF_HOME",
-    "HF_HUB_OFFLINE",
-    "CUDA_VISIBLE_DEVICES",
-    "HIP_VISIBLE_DEVICES",
-    "PYTORCH_CUDA_ALLOC_CONF",
-    "PYTHONPATH",
-    "PYTHONHOME",
-    "COMMANDLINE_ARGS",
+REPORTED_VARIABLES = tuple(
+    (
+        "INDEX_URL TORCH_INDEX_URL PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_CONFIG_FILE HTTP_PROXY"
+        " HTTPS_PROXY ALL_PROXY HF_ENDPOINT HF_HOME HF_HUB_OFFLINE CUDA_VISIBLE_DEVICES"
+        " HIP_VISIBLE_DEVICES PYTORCH_CUDA_ALLOC_CONF PYTHONPATH PYTHONHOME COMMANDLINE_ARGS"
+    ).split()
 )
-"""Variables that change what happens here. Only whether they are set is told: an address may hold a
-password.
-"""
+"""Variables that affect us. Only whether they are set is reported: values may hold passwords."""
 
 TORCH_TIMEOUT = 120.0
 
@@ -78,9 +64,7 @@ print(json.dumps({
 
 
 def report(overlay: Overlay | None = None) -> dict[str, Any]:
-    """Everything as plain values, for JSON. Sizes are whole megabytes (2**20 bytes); what cannot be
-    told is None.
-    """
+    """The environment as JSON values. Sizes are whole MiB; None where unknown."""
     overlay = overlay or environment.look()
     return {
         "extension": {"version": __version__, "commit": _commit(ROOT), "folder": str(ROOT)},
@@ -106,17 +90,14 @@ def report(overlay: Overlay | None = None) -> dict[str, Any]:
             "command": environment.worker_command(Path("RUN_DIR")),
             "environment": environment.worker_environ({}),
         },
-        "variables_set": [name for name in TELLING_VARIABLES if os.environ.get(name)],
+        "variables_set": [name for name in REPORTED_VARIABLES if os.environ.get(name)],
     }
 
 
 def report_text(values: Mapping[str, Any]) -> str:
-    """The same for people, with the home folder as ~."""
-    extension = values["extension"]
-    python = values["python"]
-    overlay = values["overlay"]
-    torch = values["torch"]
-    memory, disk = values["memory"], values["disk"]
+    """`report` as text, with the home folder as ~."""
+    extension, python, overlay = values["extension"], values["python"], values["overlay"]
+    torch, memory, disk = values["torch"], values["memory"], values["disk"]
     lines = [
         f"LoRA Trainer   {extension['version']}"
         + (f" ({extension['commit'][:10]})" if extension["commit"] else "")
@@ -165,7 +146,7 @@ def _overlay(overlay: Overlay) -> dict[str, Any]:
 
 
 def _packages(overlay: Overlay) -> dict[str, dict[str, str | None]]:
-    """Each package's version as the worker sees it, and where from."""
+    """Each package's version as the worker imports it, and where from."""
     folder = overlay.folder
     stamp = environment.read_stamp(folder) if folder else None
     ours = stamp.versions if stamp else {}
@@ -181,15 +162,9 @@ def _packages(overlay: Overlay) -> dict[str, dict[str, str | None]]:
 
 
 def _torch(overlay: Overlay) -> dict[str, Any]:
-    """torch's version and devices, asked as a worker would see them."""
-    unknown: dict[str, Any] = {
-        "version": None,
-        "cuda": None,
-        "hip": None,
-        "threads": None,
-        "devices": [],
-        "error": None,
-    }
+    """torch's version and devices as a worker would find them."""
+    keys = ("version", "cuda", "hip", "threads", "error")
+    unknown: dict[str, Any] = {**dict.fromkeys(keys), "devices": []}
     first = [str(overlay.folder)] if overlay.folder else []
     try:
         result = subprocess.run(
@@ -206,13 +181,8 @@ def _torch(overlay: Overlay) -> dict[str, Any]:
     except subprocess.TimeoutExpired:
         return {**unknown, "error": f"no answer within {TORCH_TIMEOUT:.0f} seconds"}
     if result.returncode != 0:
-        return {
-            **unknown,
-            "error": (
-                result.stderr.strip().rpartition("\n")[2]
-                or f"it ended with code {result.returncode}"
-            ),
-        }
+        last = result.stderr.strip().rpartition("\n")[2]
+        return {**unknown, "error": last or f"it ended with code {result.returncode}"}
     try:
         return {**unknown, **files.parse_json(result.stdout.strip().rpartition("\n")[2])}
     except files.UNREADABLE as error:
@@ -261,14 +231,7 @@ def _free_mb(folder: Path) -> int | None:
 
 
 def _folder_mb(folder: Path) -> int:
-    size = 0
-    for parent, _, names in os.walk(folder):
-        for name in names:
-            try:
-                size += (Path(parent) / name).lstat().st_size
-            except OSError:
-                continue
-    return size // 2**20
+    return files.folder_size(folder) // 2**20
 
 
 def _overlay_line(overlay: Mapping[str, Any]) -> str:

@@ -1,27 +1,22 @@
-"""The worker's packages: where they are, whether they are complete, and how a process comes to use
-them.
+"""The worker's packages: where they are, whether they are complete, and how a process imports them.
 
-They live in an *overlay*, a folder inside the extension that only our own processes import from;
-the interpreter's own site-packages are never written to. An overlay holds one folder for each set
-of packages that was ever needed:
+They are in an *overlay*, a folder of the extension that only our own processes import from; the
+interpreter's site-packages are never written to. An overlay has one folder for each set of
+packages:
 
-    <extension>/overlay/cp311/3f2a9c1d04/             complete, or it would not have this name:
-                                                      packages, and stamp.json about them
-    <extension>/overlay/cp311/p4711/                  being built by process 4711, or left over from
-                                                      it
+    <extension>/overlay/cp311/3f2a9c1d04/    a complete set: packages, and stamp.json about them
+    <extension>/overlay/cp311/p4711/         being built by process 4711, or left over from it
 
-What is needed depends on the interpreter (it keeps its own torch, numpy, ... in a usable version),
-and the folder's name on what is needed. So two interpreters can share one checkout, a new release
-finds its new set beside the old one that a running worker still uses, and nothing has to be renamed
-while it is in use (Windows forbids it).
+The required packages depend on the interpreter (its own torch, numpy ... are used where their
+version is accepted), and a set's name is a hash of its requirements. So two interpreters can share
+one checkout, a new release installs its set beside the one a running worker uses, and nothing is
+renamed while in use (which Windows does not allow).
 
-    activate()           in our own processes: the overlay and the extension come first on sys.path
-    worker_command()     and worker_environ(): how a worker is started; convert_command(): the
-                         converter of pictures
-    look()               what is needed, what is there
+    activate()           puts the overlay and the extension first on sys.path of this process
+    worker_command()     and worker_environ(): how a worker is started
+    look()               what is required, and what is installed
 
-Called by the worker's entry file, the command line, the tests, the tab and `installation`. Standard
-library only, and quick.
+Standard library only, and quick: install.py calls it at each start of the WebUI.
 """
 
 from __future__ import annotations
@@ -46,38 +41,30 @@ ROOT = Path(__file__).resolve().parent.parent
 OVERLAY = ROOT / "overlay"
 TEST_OVERLAY = ROOT / "overlay-tests"
 CAPTIONER_OVERLAYS = {name: ROOT / f"overlay-{name}" for name in packages.CAPTIONER_PACKAGES}
-"""For what only one captioner needs: nobody else downloads it, and the worker's own set stays as it
-is.
-"""
+"""Packages that only one captioner needs, apart from the worker's set."""
 CAPTIONER_MODULES = {
     name: wanted[0].modules[0] for name, wanted in packages.CAPTIONER_PACKAGES.items()
 }
-"""What the captioner imports of it: an interpreter that has it needs no overlay."""
+"""The module that shows whether the interpreter already has a captioner's packages."""
 
 NO_WINDOW = 0x08000000 if os.name == "nt" else 0
-"""subprocess.CREATE_NO_WINDOW: on Windows, a console program would open one. As a number, because
-the WebUI waits for install.py at each start.
-"""
+"""subprocess.CREATE_NO_WINDOW, which exists on Windows only; 0 elsewhere."""
 STAMP = "stamp.json"
 IN_USE = "in-use"
-"""A file in each set; a process that uses the set holds it open (and locked, where the system
-shares locks).
+"""A file in each set, held open (and locked with flock on POSIX) by each process that uses the set.
 """
 
 State = Literal["ready", "outdated", "missing"]
 
 LIBRARY_SETTINGS = {
-    # a host may have TensorFlow or JAX installed for something else; importing them costs seconds
-    # and memory, if it works at all
+    # keep transformers from importing TensorFlow or JAX where they are installed
     "USE_TORCH": "1",
     "USE_TF": "0",
     "USE_FLAX": "0",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-"""What the libraries read from the environment when they are first imported. A value that is
-already set stays.
-"""
+"""Environment variables that libraries read when imported. A value already set is kept."""
 
 UNUSED = ("scipy", "sklearn", "boto3")
 """Packages that diffusers, transformers and accelerate import when they find them, for what is not
@@ -90,37 +77,35 @@ _held: list[IO[bytes]] = []
 
 @dataclass(frozen=True, kw_only=True)
 class Stamp:
-    """What a finished set of packages says about itself."""
+    """stamp.json of a complete set of packages."""
 
     versions: Mapping[str, str]
-    """Normal name -> version, for each distribution in the folder."""
+    """Normalized name -> version of each distribution in the folder."""
     metadata: tuple[str, ...]
     """Their .dist-info folders."""
     interpreter: str
-    """sys.prefix of the interpreter it was built by."""
+    """sys.prefix of the interpreter that built it."""
     platform: str
-    """sysconfig.get_platform(): one checkout may serve Windows and its Linux subsystem."""
+    """sysconfig.get_platform(): Windows and WSL may share one checkout."""
     checked: tuple[str, ...] = ()
-    """For which interpreters' own packages (`Overlay.surroundings`) everything was imported once,
-    successfully.
-    """
+    """`Overlay.surroundings` of the interpreters in which everything was imported successfully."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Overlay:
-    """The packages for this interpreter: what it has itself, what it lacks, and the folder that
-    holds what it lacks.
+    """The packages required by this interpreter: which it has, which are missing, and the folder
+    with those.
     """
 
     home: Path
     """<extension>/overlay, for all interpreters."""
     packages: tuple[Package, ...]
     found: Mapping[str, str]
-    """The interpreter's own: normal name -> version."""
+    """Installed in the interpreter: normalized name -> version."""
     missing: tuple[Package, ...]
-    """What it lacks, or has in a version that does not do."""
+    """Not in the interpreter, or in a version that is not accepted."""
     captioner: str = ""
-    """The captioner that needs it, if it is not for all of the worker."""
+    """The captioner that needs them; empty for the worker's own set."""
 
     @property
     def shelf(self) -> Path:
@@ -129,7 +114,7 @@ class Overlay:
 
     @property
     def wanted(self) -> Path:
-        """Where the missing packages belong, whether they are there or not."""
+        """The folder of the set of missing packages, whether it exists or not."""
         recipe = [
             python_tag(),
             sysconfig.get_platform(),
@@ -139,9 +124,7 @@ class Overlay:
 
     @property
     def surroundings(self) -> str:
-        """A digest of the interpreter's own packages that the overlay works with: another torch is
-        another one.
-        """
+        """A hash of the interpreter's own packages beside the overlay."""
         return _digest(
             sorted(
                 (package.key, self.found.get(package.key, ""))
@@ -152,8 +135,8 @@ class Overlay:
 
     @property
     def folder(self) -> Path | None:
-        """The folder to import from: one that has everything missing in the versions wanted, else
-        the newest that has it in some version.
+        """The folder to import from: a set with all missing packages in the wanted versions, else
+        the newest one with them in any version.
         """
         if not self.missing:
             return None
@@ -179,18 +162,14 @@ class Overlay:
 
     @property
     def state(self) -> State:
-        """ready; outdated: works, in other versions than wanted; missing: the worker cannot
-        start.
-        """
+        """ "ready"; "outdated": usable, in other versions; "missing": the worker cannot start."""
         if not self.missing or self._exact:
             return "ready"
         return "outdated" if self.folder else "missing"
 
     @property
     def is_checked(self) -> bool:
-        """Whether the set was once imported successfully beside the packages that the interpreter
-        has now.
-        """
+        """Whether the set was imported successfully beside the interpreter's current packages."""
         folder = self.folder
         if folder is None:
             return not self.missing
@@ -198,7 +177,7 @@ class Overlay:
         return stamp is not None and self.surroundings in stamp.checked
 
     def require(self) -> Overlay:
-        """Itself, if the worker can start; else a SetupError that says how to get there."""
+        """Returns self if the worker can start; else raises SetupError with the command to run."""
         if self.state != "missing":
             return self
         if self.captioner:
@@ -211,13 +190,13 @@ class Overlay:
                 python=sys.executable,
             )
         hint = 'In {root} run: "{python}" install.py'
+        command: dict[str, Any] = {"root": ROOT, "python": sys.executable}
         if self.wanted.exists():
             raise SetupError(
                 "the worker's packages in {folder} are incomplete",
                 hint=hint,
                 folder=self.wanted,
-                root=ROOT,
-                python=sys.executable,
+                **command,
             )
         others = sorted(
             shelf.name for shelf in _folders(self.home) if shelf != self.shelf and sets(shelf)
@@ -228,18 +207,14 @@ class Overlay:
                 hint=hint,
                 others=", ".join(others),
                 tag=python_tag(),
-                python=sys.executable,
-                root=ROOT,
+                **command,
             )
-        names = ", ".join(package.name for package in self.missing[:6]) + (
-            " ..." if len(self.missing) > 6 else ""
-        )
+        names = ", ".join(package.name for package in self.missing[:6])
         raise SetupError(
             "the worker's packages are not installed: {names}",
             hint=hint,
-            names=names,
-            root=ROOT,
-            python=sys.executable,
+            names=names + (" ..." if len(self.missing) > 6 else ""),
+            **command,
         )
 
 
@@ -249,8 +224,8 @@ def look(
     wanted: Sequence[Package] = packages.WORKER_PACKAGES,
     folders: Sequence[str] | None = None,
 ) -> Overlay:
-    """What this interpreter has and lacks, judged by `folders` (default: everything it imports
-    from, but for the extension itself).
+    """The state of the packages `wanted`, for an interpreter that imports from `folders` (default:
+    sys.path without the extension).
     """
     applying = tuple(package for package in wanted if package.applies())
     found = packages.found_versions(applying, interpreter_folders() if folders is None else folders)
@@ -263,19 +238,19 @@ def look(
 
 
 def look_at_tests() -> Overlay:
-    """The same for the tools that the tests need."""
+    """`look` for the packages of the tests."""
     return look(TEST_OVERLAY, wanted=packages.TEST_PACKAGES)
 
 
 def look_at_gradio(host: str) -> Overlay:
-    """The same for the WebUI that the tests play, "a1111" or "forge": always complete in itself,
-    whatever the interpreter has.
+    """`look` for the tests' WebUI, "a1111" or "forge": a complete set, independent of the
+    interpreter's.
     """
     return look(TEST_OVERLAY / host, wanted=packages.WEBUI_PACKAGES[host], folders=())
 
 
 def look_at_captioner(captioner: str) -> Overlay:
-    """The same for what one captioner needs: a key of packages.CAPTIONER_PACKAGES."""
+    """`look` for a key of packages.CAPTIONER_PACKAGES."""
     return replace(
         look(CAPTIONER_OVERLAYS[captioner], wanted=packages.CAPTIONER_PACKAGES[captioner]),
         captioner=captioner,
@@ -283,11 +258,10 @@ def look_at_captioner(captioner: str) -> Overlay:
 
 
 def activate(overlay: Overlay | None = None) -> Overlay:
-    """Put the overlay and the extension first on sys.path, for this process.
+    """Put the overlay and the extension first on sys.path of this process. Never raises.
 
-    Never fails: without an overlay only the extension is added, and `activate().require()` says how
-    to get one. Works under an embedded Python, which ignores PYTHONPATH and the working directory.
-    Call it before anything of the torch stack is imported.
+    Without an overlay only the extension is added; `activate().require()` raises then. Works under
+    an embedded Python, which ignores PYTHONPATH. Call it before the torch stack is imported.
     """
     overlay = overlay or look()
     for name, value in LIBRARY_SETTINGS.items():
@@ -297,7 +271,7 @@ def activate(overlay: Overlay | None = None) -> Overlay:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     folder = overlay.folder
     first = [str(path) for path in (folder, ROOT) if path is not None]
-    # a script's own folder comes with the script: its modules must not hide the standard library's
+    # Python puts a script's folder on sys.path; our module names must not shadow others
     inside = str(ROOT / "lora_trainer")
     sys.path[:] = first + [
         entry for entry in sys.path if entry not in first and not _is_within(entry, inside)
@@ -308,16 +282,12 @@ def activate(overlay: Overlay | None = None) -> Overlay:
 
 
 def worker_command(run_dir: Path) -> list[str]:
-    """The argument list that starts a worker: interpreter, entry file by its path, run folder. No
-    shell, no -m, no PYTHONPATH needed.
-    """
+    """The command that starts a worker: by file path, without a shell, -m or PYTHONPATH."""
     return [*_entry("__main__.py"), str(run_dir)]
 
 
 def convert_command() -> list[str]:
-    """How pictures are converted in a process that has the worker's packages: see
-    worker/convert.py.
-    """
+    """The command of the image converter, worker/convert.py."""
     return _entry("convert.py")
 
 
@@ -331,18 +301,14 @@ def _entry(name: str) -> list[str]:
 
 
 def install_command(*arguments: str) -> list[str]:
-    """How install.py is run as a process of its own: it says line by line what it does, and a
-    failure by its exit code.
-    """
+    """The command that runs install.py and reports failure by its exit code."""
     return [sys.executable, "-u", str(ROOT / "install.py"), "--by-hand", *arguments]
 
 
 def worker_environ(base: Mapping[str, str], device_id: str | None = None) -> dict[str, str]:
-    """The environment for a worker: `base`, UTF-8 throughout, the libraries' settings, and the GPU
-    that the host was told to use.
+    """The environment of a worker: `base`, UTF-8, the libraries' settings and the host's GPU.
 
-    device_id: the host's --device-id. An inherited CUDA_VISIBLE_DEVICES renumbers the cards, so the
-    id is looked up in it.
+    device_id: the host's --device-id, an index into an inherited CUDA_VISIBLE_DEVICES.
     """
     environ = {
         **LIBRARY_SETTINGS,
@@ -359,53 +325,39 @@ def worker_environ(base: Mapping[str, str], device_id: str | None = None) -> dic
 
 
 def python_tag() -> str:
-    """cp311 for CPython 3.11: binary packages fit one such tag."""
+    """ "cp311" for CPython 3.11; binary wheels are specific to it."""
     return f"cp{sys.version_info.major}{sys.version_info.minor}{getattr(sys, 'abiflags', '')}"
 
 
 def interpreter_folders() -> list[str]:
-    """Where this interpreter imports from by itself: sys.path without the extension and its
-    overlays.
-    """
-    ours = [
-        ROOT / "lora_trainer",
-        ROOT / "tests",
-        OVERLAY,
-        TEST_OVERLAY,
-        *CAPTIONER_OVERLAYS.values(),
-    ]
-    return [
-        entry
-        for entry in sys.path
-        if entry
-        and Path(entry) != ROOT
-        and not any(_is_within(entry, str(folder)) for folder in ours)
-    ]
+    """sys.path without the extension and its overlays."""
+    ours = [ROOT / "lora_trainer", ROOT / "tests", OVERLAY, TEST_OVERLAY]
+    ours += CAPTIONER_OVERLAYS.values()
+    others = (entry for entry in sys.path if entry and Path(entry) != ROOT)
+    return [entry for entry in others if not any(_is_within(entry, str(path)) for path in ours)]
 
 
 def sets(shelf: Path) -> list[Path]:
-    """The finished sets of one Python version."""
+    """The complete sets of one Python version."""
     return [folder for folder in _folders(shelf) if (folder / STAMP).is_file()]
 
 
 def has_leftovers(overlay: Overlay) -> bool:
-    """Whether something beside the set in use lies on the shelf: another interpreter's set, an
-    older one, an interrupted installation.
-    """
+    """Whether there are sets other than the one in use, or interrupted installations."""
     used = overlay.folder or overlay.wanted
     return any(folder != used for folder in _folders(overlay.shelf))
 
 
 def complete(folder: Path) -> bool:
-    """Whether a set is finished and each of its packages still has its metadata."""
+    """Whether a set has its stamp and the metadata of each package."""
     stamp = read_stamp(folder)
     return stamp is not None and all((folder / name).is_dir() for name in stamp.metadata)
 
 
 def read_stamp(folder: Path) -> Stamp | None:
-    """What the set says about itself; None where there is no readable stamp."""
+    """A set's stamp, or None."""
 
-    def told(fields: Any) -> Stamp | None:
+    def parsed(fields: Any) -> Stamp | None:
         return Stamp(
             versions=dict(fields["versions"]),
             metadata=tuple(fields["metadata"]),
@@ -414,7 +366,7 @@ def read_stamp(folder: Path) -> Stamp | None:
             checked=tuple(fields["checked"]),
         )
 
-    return files.read_json(folder / STAMP, told, None)
+    return files.read_json(folder / STAMP, parsed, None)
 
 
 def _can_stand_in(folder: Path, needed: set[str]) -> bool:
@@ -450,8 +402,8 @@ def _newest(folders: Iterable[Path]) -> Path | None:
 
 
 def _hold(folder: Path) -> None:
-    """Keep the set from being cleaned away under this process; the system lets go when the process
-    ends, however it ends.
+    """Mark the set as used, so that it is not deleted. The operating system releases it when the
+    process ends.
     """
     with contextlib.suppress(OSError):
         stream = (folder / IN_USE).open("rb")
@@ -463,8 +415,8 @@ def _hold(folder: Path) -> None:
 
 
 def _compose_devices(inherited: str | None, device_id: str) -> str:
-    """`inherited` lists the cards this process may see; `device_id` counts in that list. A number
-    beyond it was already applied by the host.
+    """CUDA_VISIBLE_DEVICES for device `device_id` of the inherited list. An index beyond the list
+    means that the host has already applied it.
     """
     if inherited is None or not device_id.isdigit():
         return device_id if inherited is None else inherited

@@ -1,4 +1,4 @@
-"""The errors a user may meet, and the sentences they are made of.
+"""The errors a user may see, and their messages.
 
     LoraTrainerError
     ├── SetupError            the worker's packages: missing, broken, not installable
@@ -7,14 +7,13 @@
     ├── CaptionerError        a captioner: its model is missing, damaged, or cannot caption
     ├── CheckpointError       the base model file
     ├── LoraFileError         a LoRA file: unreadable, or it does not fit its base
-    ├── RunError              a run folder: occupied, not a run, not resumable
+    ├── RunError              a run folder: in use, not a run, not resumable
     └── TrainingError         the training itself
         ├── OutOfMemory
         └── NotFinite         loss or gradients are NaN or infinite
 
-Every sentence is a template and its values, apart: `str(error)` is English, and a translation table
-can be keyed by the template. A hint says what to try. Standard library only; everything may import
-this module.
+A message is a template and its values: `str(error)` is English, and translations are keyed by the
+template. Standard library only; every module may import this one.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Message:
-    """One sentence for the user: a template with `{named}` places, and the values for them."""
+    """A sentence for the user: a template with `{named}` fields, and their values."""
 
     template: str
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -36,13 +35,12 @@ class Message:
 
 
 class LoraTrainerError(Exception):
-    """Something the user can act on. `message` says what is wrong, with the value; `hint` says what
-    to try.
+    """An error the user can act on: `message` says what is wrong, with the value; `hint` what to
+    do.
 
-    Both are templates; `values` fill the named places of either:
+    Both are templates; `values` fill the fields of either:
 
-        raise DatasetError("no images in {folder}", hint="Put .png, .jpg or .webp files directly in
-        this folder.", folder=folder)
+        raise DatasetError("no images in {folder}", hint="Put images there.", folder=folder)
     """
 
     def __init__(self, template: str, *, hint: str = "", **values: Any) -> None:
@@ -54,7 +52,7 @@ class LoraTrainerError(Exception):
         return str(self.message)
 
     def report(self) -> str:
-        """The message and, on a line of its own, the hint."""
+        """The message and, on its own line, the hint."""
         hint = str(self.hint)
         return f"{self}\n{hint}" if hint else str(self)
 
@@ -64,7 +62,7 @@ class SetupError(LoraTrainerError):
 
 
 class ConfigError(LoraTrainerError):
-    """One setting is wrong, or several: `problems` holds one error for each."""
+    """One or more wrong settings: `problems` has an error for each."""
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class ConfigError(LoraTrainerError):
 
     @classmethod
     def listing(cls, problems: list[ConfigError], source: str) -> ConfigError:
-        """All problems of one file as one error; a single problem stays as it is."""
+        """All problems of one file as one error; a single problem is returned unchanged."""
         if len(problems) == 1:
             return problems[0]
         lines = "\n".join(
@@ -100,7 +98,7 @@ class DatasetError(LoraTrainerError):
 
 
 class CaptionerError(LoraTrainerError):
-    """A captioner's model is not there, cannot be fetched, is damaged, or cannot caption."""
+    """A captioner's model is missing, cannot be downloaded, is damaged, or cannot caption."""
 
 
 class CheckpointError(LoraTrainerError):
@@ -120,7 +118,7 @@ class TrainingError(LoraTrainerError):
 
 
 def disk_full() -> TrainingError:
-    """What a run has to say when there is no room for what it learned."""
+    """The failure of a run that could not be saved for lack of disk space."""
     return TrainingError(
         "the disk is full",
         hint="Free some space, then continue with `resume`: nothing that was saved is lost.",

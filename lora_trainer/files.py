@@ -1,10 +1,8 @@
-"""Files that others may be reading: written whole or not at all; JSON that may hold anything; locks
-that the operating system lets go when a process dies.
+"""Atomic file writes, untrusted JSON, and file locks that the operating system releases when a
+process dies.
 
-What a killed process left half-written (`NAME.WRITER-NUMBER.part`) is cleared by the next process
-that writes into the same folder.
-
-Standard library only; everything may import this module.
+Temporary files of killed processes (`NAME.WRITER-NUMBER.part`) are deleted by the next process that
+writes into the folder. Standard library only; every module may import this one.
 """
 
 from __future__ import annotations
@@ -27,58 +25,50 @@ from typing import IO, Any, NoReturn, TypeVar
 
 T = TypeVar("T")
 
-LONGEST_JSON = 64 << 20
-"""Bytes of a file, characters of a text. The notes on twenty thousand pictures need a third of it.
+MAX_JSON_SIZE = 64 << 20
+"""Bytes of a file, characters of a string. The metadata of 20,000 images takes a third of it."""
+MAX_JSON_DEPTH = 100
+"""Nesting of lists and objects. Deeper values exceed the recursion limit of code that walks them.
 """
-DEEPEST_JSON = 100
-"""Lists within lists. Python's own reader goes on until the stack ends, and what it read nobody
-could walk through or write.
-"""
-MOST_DIGITS = 300
-"""As many as still make a float."""
+MAX_DIGITS = 300
+"""The most that still convert to a float."""
 UNREADABLE = (
     OSError,
     ValueError,
-    KeyError,
+    LookupError,
     TypeError,
     AttributeError,
-    IndexError,
     ArithmeticError,
     RecursionError,
 )
-"""What reading a file, and picking values out of what it holds, may raise where somebody else wrote
-it.
-"""
+"""What reading a file written by somebody else, and picking values from it, may raise."""
 
-KEPT_FREE = 2**30
-"""Bytes that uploads and downloads leave on a disk: on one that is full, the system and a training
-both suffer.
-"""
-REPLACE_PATIENCE = 3.0
-"""Seconds for which a file that others hold is waited for."""
-LEFT_SECONDS = 86400.0
-"""What nobody has written to for so long is left behind, whoever the writer was: on a network share
-it may be on another machine, under its clock.
+RESERVED_DISK_SPACE = 2**30
+"""Bytes that uploads and downloads leave free: a full disk harms the system and a training."""
+REPLACE_TIMEOUT = 3.0
+"""Seconds to retry while another process has the target open (Windows)."""
+ABANDONED_SECONDS = 86400.0
+"""Age at which a temporary file is deleted, whoever wrote it: on a network share its process is
+unknown.
 """
 
 _PARTIAL = re.compile(r"\.(?P<writer>[0-9a-f]{8}-\d{1,10}|\d{1,10})(-\d+)?\.part$")
 _writes = itertools.count(1)
-"""Numbers what this process writes: two of its threads may write one file at once."""
-_cleared: set[Path] = set()
-"""Folders in which this process has cleared what others left."""
+"""Numbers temporary files: two threads may write the same target at once."""
+_cleaned_folders: set[Path] = set()
+"""Folders in which this process has deleted abandoned temporary files."""
 
 
 def replace_file(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `target`, then put it in its place: readers see the old file
-    or the new one, never half of either.
+    """Write `target` atomically: `write` fills a temporary file beside it, which then replaces it.
 
-    An exception, from a full disk for example, leaves the old file and nothing else.
+    Readers see the old file or the new one. If `write` raises, the old file stays.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    if target.parent not in _cleared:
-        _cleared.add(target.parent)
-        clear_left(target.parent)
-    partial = target.with_name(f"{target.name}.{this_writer()}-{next(_writes)}.part")
+    if target.parent not in _cleaned_folders:
+        _cleaned_folders.add(target.parent)
+        remove_abandoned(target.parent)
+    partial = target.with_name(f"{target.name}.{writer_id()}-{next(_writes)}.part")
     try:
         write(partial)
         with partial.open("rb+") as stream:
@@ -91,10 +81,10 @@ def replace_file(target: Path, write: Callable[[Path], object]) -> None:
 
 
 def _replace(partial: Path, target: Path) -> None:
-    """Windows refuses while a reader, an indexer or a virus scanner holds the old file, mostly for
-    an instant: try again for a while.
+    """os.replace, retried on Windows while a reader, an indexer or a virus scanner has the file
+    open.
     """
-    deadline = time.monotonic() + REPLACE_PATIENCE
+    deadline = time.monotonic() + REPLACE_TIMEOUT
     while True:
         try:
             os.replace(partial, target)
@@ -106,24 +96,24 @@ def _replace(partial: Path, target: Path) -> None:
 
 
 def write_bytes(target: Path, content: bytes) -> None:
-    """Replace `target` by `content`, whole or not at all."""
+    """Write `content` to `target` atomically."""
     replace_file(target, lambda partial: partial.write_bytes(content))
 
 
 def write_text(target: Path, text: str) -> None:
-    """Replace `target` by `text` in UTF-8 with plain newlines, whole or not at all."""
+    """Write `text` to `target` atomically, in UTF-8 with plain newlines."""
     write_bytes(target, text.encode("utf-8"))
 
 
 class NotJson(ValueError):
-    """What is no JSON, or more of it than anybody needs. Its text says why."""
+    """Not JSON, or beyond the limits above; str() says why."""
 
 
 def read_json(path: Path, make: Callable[[Any], T], default: T, *, names: bool = False) -> T:
-    """What `make` makes of a JSON file; `default` where it is missing, unreadable, no JSON, or not
-    what `make` looks for. Never raises.
+    """`make(content)` of a JSON file; `default` if it is missing, unreadable, invalid, or `make`
+    fails.
 
-    `names`: see `parse_json`.
+    Never raises. names: see `parse_json`.
     """
     try:
         return make(load_json(path, names=names))
@@ -132,48 +122,45 @@ def read_json(path: Path, make: Callable[[Any], T], default: T, *, names: bool =
 
 
 def load_json(path: Path, *, names: bool = False, infinite: bool = False) -> Any:
-    """The values of a JSON file, for those who tell what is wrong with it. Raises OSError and
-    NotJson.
-    """
+    """The content of a JSON file. Raises OSError and NotJson."""
     details = path.stat()
     if not stat.S_ISREG(details.st_mode):
-        # opening a pipe would wait for ever
+        # opening a named pipe would block
         raise OSError(errno.EINVAL, "it is not a file", str(path))
-    if details.st_size > LONGEST_JSON:
-        raise NotJson(f"it is larger than {LONGEST_JSON >> 20} MB")
+    if details.st_size > MAX_JSON_SIZE:
+        raise NotJson(f"it is larger than {MAX_JSON_SIZE >> 20} MB")
     return parse_json(path.read_bytes(), names=names, infinite=infinite)
 
 
 def parse_json(
     text: str | bytes, *, names: bool = False, infinite: bool = False, unique: bool = False
 ) -> Any:
-    """The values of a JSON text, which anybody may have written. Raises NotJson, and nothing else.
+    """The content of untrusted JSON text. Raises NotJson only.
 
-    names: texts may be names of files: of a name that is not UTF-8 Python makes half surrogates,
-    which cannot be written as UTF-8. infinite: NaN and Infinity are taken, as other programs write
-    them. unique: a key that comes twice is refused; otherwise the last one counts.
+    names: strings may be file names, which may hold lone surrogates (names that are not UTF-8).
+    infinite: accept NaN and Infinity. unique: refuse a repeated key instead of taking the last.
     """
     try:
         if isinstance(text, bytes):
             text = text.decode("utf-8-sig")
-        if len(text) > LONGEST_JSON:
-            raise NotJson(f"it is longer than {LONGEST_JSON >> 20} million characters")
-        if text.count("[") + text.count("{") > DEEPEST_JSON:
+        if len(text) > MAX_JSON_SIZE:
+            raise NotJson(f"it is longer than {MAX_JSON_SIZE >> 20} million characters")
+        if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
             _check_depth(text)
-        risky = _EXPONENT.search(text) or (len(text) > MOST_DIGITS and _DIGITS.search(text))
-        decoder = _UNIQUE if unique else _INFINITE if infinite else _CAREFUL if risky else _USUAL
+        risky = _EXPONENT.search(text) or (len(text) > MAX_DIGITS and _DIGITS.search(text))
+        decoder = _UNIQUE if unique else _INFINITE if infinite else _CHECKED if risky else _FAST
         values = decoder.decode(text)
-        if not names and _HALF.search(text):
+        if not names and _SURROGATE.search(text):
             json.dumps(values, ensure_ascii=False).encode("utf-8")
         return values
     except UnicodeEncodeError as error:
-        raise NotJson("a text holds half a character") from error
+        raise NotJson("a string holds a lone surrogate") from error
     except (ValueError, RecursionError) as error:
         raise NotJson(str(error)) from error
 
 
-_HALF = re.compile(r"\\u[dD][89a-fA-F]")
-# a number that may be too large, or digits of something else
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+# numbers that may be too large, or digits inside strings
 _DIGITS = re.compile("[0-9]{50}")
 _EXPONENT = re.compile(r"(?<=[0-9])[eE]\+?[0-9]{3}")
 _USUAL_DEPTH = 5
@@ -188,97 +175,94 @@ def _check_depth(text: str) -> None:
     depth = 0
     for bracket in brackets:
         depth += 1 if bracket in b"[{" else -1
-        if depth > DEEPEST_JSON - _USUAL_DEPTH:
-            raise NotJson(f"it is nested more than {DEEPEST_JSON} deep")
+        if depth > MAX_JSON_DEPTH - _USUAL_DEPTH:
+            raise NotJson(f"it is nested more than {MAX_JSON_DEPTH} deep")
 
 
-def _whole(digits: str) -> int:
-    if len(digits) > MOST_DIGITS:
+def _bounded_int(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
         raise NotJson(f"a number has {len(digits):,} digits")
     return int(digits)
 
 
-def _finite(digits: str) -> float:
+def _finite_float(digits: str) -> float:
     number = float(digits)
     if not math.isfinite(number):
         raise NotJson("a number is too large")
     return number
 
 
-def _no_constant(name: str) -> NoReturn:
+def _refuse_constant(name: str) -> NoReturn:
     raise NotJson(f"{name} is no number")
 
 
-def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) != len(pairs):
         raise NotJson("a name occurs twice")
     return values
 
 
-# a function called for each number takes three times as long, and there are files of hundreds of
-# thousands
-_USUAL = json.JSONDecoder(parse_constant=_no_constant)
-_CAREFUL = json.JSONDecoder(parse_constant=_no_constant, parse_int=_whole, parse_float=_finite)
-_INFINITE = json.JSONDecoder(parse_int=_whole)
+# a Python function called per number is three times slower, and files hold hundreds of thousands
+_FAST = json.JSONDecoder(parse_constant=_refuse_constant)
+_CHECKED = json.JSONDecoder(
+    parse_constant=_refuse_constant, parse_int=_bounded_int, parse_float=_finite_float
+)
+_INFINITE = json.JSONDecoder(parse_int=_bounded_int)
 _UNIQUE = json.JSONDecoder(
-    parse_constant=_no_constant,
-    parse_int=_whole,
-    parse_float=_finite,
-    object_pairs_hook=_without_repeats,
+    parse_constant=_refuse_constant,
+    parse_int=_bounded_int,
+    parse_float=_finite_float,
+    object_pairs_hook=_refuse_repeats,
 )
 
 
-def this_writer() -> str:
-    """Names this process, as the name of what it is writing carries it: its machine, and its number
-    there.
-    """
+def writer_id() -> str:
+    """This process in a temporary file's name: a hash of its machine, and its pid."""
     return f"{_machine()}-{os.getpid()}"
 
 
 @cache
 def _machine() -> str:
-    world = platform.node()
+    machine = platform.node()
     with contextlib.suppress(OSError):
-        # containers of one name count their processes apart
-        world += str(Path("/proc/self/ns/pid").readlink())
-    return hashlib.blake2b(world.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
+        # containers of one host name have separate pid namespaces
+        machine += str(Path("/proc/self/ns/pid").readlink())
+    return hashlib.blake2b(machine.encode("utf-8", "surrogateescape"), digest_size=4).hexdigest()
 
 
-def is_left(writer: str, age: float) -> bool:
-    """Whether a process, named as by `this_writer`, has left what it was writing `age` seconds ago:
-    it is dead, or this was too long ago.
-
-    Nothing but the age tells that of another machine's process, or where a dead one's number is
-    another's by now.
+def is_abandoned(writer: str, age: float) -> bool:
+    """Whether the temporary file of a process (`writer_id`), last written `age` seconds ago, is
+    left over: its process is dead, or the file is old. For a process on another machine, and for a
+    reused pid, only the age tells.
     """
     machine, _, number = writer.rpartition("-")
-    return age > LEFT_SECONDS or (
-        machine == _machine() and number.isdecimal() and not _lives(int(number))
+    return age > ABANDONED_SECONDS or (
+        machine == _machine() and number.isdecimal() and not _is_running(int(number))
     )
 
 
-def _lives(process: int) -> bool:
+def _is_running(process: int) -> bool:
     if os.name == "nt":
-        return _lives_on_windows(process)
+        return _is_running_on_windows(process)
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:
-        pass  # it is another user's
+        pass  # another user's process
     return True
 
 
-def _lives_on_windows(process: int) -> bool:
-    # os.kill would end it
+def _is_running_on_windows(process: int) -> bool:
+    # os.kill would terminate it
     import ctypes
 
     kernel = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore]
     kernel.OpenProcess.restype = ctypes.c_void_p
     handle = kernel.OpenProcess(0x1000, False, process)  # PROCESS_QUERY_LIMITED_INFORMATION
     if not handle:
-        return bool(ctypes.get_last_error() == 5)  # type: ignore[attr-defined,unused-ignore]  # ERROR_ACCESS_DENIED: it is another user's
+        return bool(ctypes.get_last_error() == 5)  # type: ignore[attr-defined,unused-ignore]  # ERROR_ACCESS_DENIED
     status = ctypes.c_ulong()
     kernel.GetExitCodeProcess(ctypes.c_void_p(handle), ctypes.byref(status))
     kernel.CloseHandle(ctypes.c_void_p(handle))
@@ -286,16 +270,16 @@ def _lives_on_windows(process: int) -> bool:
 
 
 def age(path: Path) -> float:
-    """Seconds since a file was written; 0 where there is none."""
+    """Seconds since a file was modified; 0 if it does not exist."""
     try:
         return time.time() - path.stat().st_mtime
     except OSError:
         return 0.0
 
 
-def clear_left(folder: Path, *, alone: bool = False) -> None:
-    """Delete what dead processes left half-written in `folder`. alone: only the caller writes there
-    and inside, so it takes them all.
+def remove_abandoned(folder: Path, *, alone: bool = False) -> None:
+    """Delete abandoned temporary files in `folder`. alone: the caller is the only writer there and
+    below, so all of them are abandoned.
     """
     try:
         with os.scandir(folder) as entries:
@@ -306,15 +290,25 @@ def clear_left(folder: Path, *, alone: bool = False) -> None:
         partial = _PARTIAL.search(entry.name)
         with contextlib.suppress(OSError):
             if partial is not None and (
-                alone or is_left(partial["writer"], time.time() - entry.stat().st_mtime)
+                alone or is_abandoned(partial["writer"], time.time() - entry.stat().st_mtime)
             ):
                 Path(entry.path).unlink()
             elif alone and entry.is_dir(follow_symlinks=False):
-                clear_left(Path(entry.path), alone=True)
+                remove_abandoned(Path(entry.path), alone=True)
+
+
+def folder_size(folder: Path) -> int:
+    """Bytes of all files in a folder; links count as links."""
+    size = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                size += Path(parent, name).lstat().st_size
+    return size
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename durable. Windows has no such call, and needs none."""
+    """fsync a folder, which makes a rename in it durable. Windows has no such call."""
     if os.name == "nt":
         return
     with contextlib.suppress(OSError):
@@ -326,20 +320,16 @@ def sync_folder(folder: Path) -> None:
 
 
 def place(path: Path) -> str:
-    """What makes two ways of writing a path one: links followed, and no difference of case on
-    Windows.
-    """
+    """A path's canonical form: links resolved, and lower case on Windows."""
     try:
         return os.path.normcase(os.path.realpath(path))
     except ValueError:
-        # a null byte, which no path on the disk has
+        # a null byte
         return str(path)
 
 
 def stamp(path: Path) -> int:
-    """A number that is another one when the file is, or when something came into the folder or left
-    it; 0 where there is none.
-    """
+    """A number that changes when a file or a folder's entries do; 0 if it does not exist."""
     try:
         details = path.stat()
     except OSError:
@@ -353,10 +343,8 @@ class Locked(OSError):
 
 @contextlib.contextmanager
 def lock(path: Path, patience: float = 0.0) -> Iterator[None]:
-    """Hold `path` as a lock file; raises Locked if another process still does after `patience`
-    seconds.
-
-    The system releases it when the holder dies, however it dies.
+    """Hold `path` as a lock file. Raises Locked if another process still has it after `patience`
+    seconds. The operating system releases it when the holder dies.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stream = path.open("a+b")
@@ -400,7 +388,7 @@ def _acquire(stream: IO[bytes]) -> None:
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether it was for want of room, which safetensors tells in words of its own."""
+    """Whether a write failed for lack of space; safetensors raises its own class for that."""
     while error is not None:
         text = str(error).lower()
         quota = getattr(errno, "EDQUOT", errno.ENOSPC)

@@ -1,13 +1,9 @@
-"""Builds the overlay: pip into a folder beside, a trial import, and only then its real name.
+"""Builds the overlay: pip into a temporary folder, a test import, then a rename to its final name.
 
-Comes in: an `environment.Overlay` that lacks something, and the environment variables. Goes out:
-one that is ready, or a SetupError whose hint says what to do. Nothing half-done is ever used: a set
-has its name only when it is complete, so an interrupted, offline or disk-full installation leaves
-the previous set at work and at most a `p<pid>` folder, which the next one clears away.
-
-The interpreter's site-packages are not written to; neither pip nor the trial import leave byte code
-there. Called by install.py (at each start of a host, after `environment.look` said that there is
-something to do). Standard library only; pip runs as a process of its own.
+Takes an `environment.Overlay` with missing packages; raises SetupError with a hint. A set gets its
+name only when complete, so an interrupted or failed installation leaves the previous set usable and
+at most a `p<pid>` folder, which the next one deletes. The interpreter's site-packages are not
+written to. Called by install.py. Standard library only; pip runs as a subprocess.
 """
 
 from __future__ import annotations
@@ -46,48 +42,28 @@ from lora_trainer.packages import TORCH, TORCH_DEPENDENCIES, Package, found_vers
 Say = Callable[[str], None]
 
 INDEX_SECONDS, INDEX_BYTES = 10.0, 2**20
-PATIENCE = 3600.0
-"""Seconds to wait for another installation of the same: torch may come over a slow line."""
+LOCK_TIMEOUT = 3600.0
+"""Seconds to wait for another installation of the same set, which may be downloading torch."""
 
 
 @dataclass(frozen=True)
-class Haste:
-    """How long somebody who waits for the installation can wait at all."""
+class TimeLimit:
+    """Limits for an installation that a starting WebUI waits for."""
 
     seconds: float
-    """For all that pip does. What has arrived by then is in pip's cache the next time."""
-    silence: int = 10
-    """pip's --timeout: seconds without a word from the index."""
+    """For all pip calls. pip's cache keeps what was downloaded by then."""
+    timeout: int = 10
+    """pip's --timeout."""
     retries: int = 1
 
 
-NOT_FOR_US = (
-    # where and for whom the user's own pip installs, and what else would change the meaning of our
-    # command
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_ROOT",
-    "PIP_SRC",
-    "PIP_PYTHON",
-    "PIP_PLATFORM",
-    "PIP_PYTHON_VERSION",
-    "PIP_IMPLEMENTATION",
-    "PIP_ABI",
-    "PIP_CONSTRAINT",
-    "PIP_REQUIREMENT",
-    "PIP_EDITABLE",
-    "PIP_GROUP",
-    "PIP_NO_DEPS",
-    "PIP_UPGRADE",
-    "PIP_DRY_RUN",
-    "PIP_REPORT",
-    "PIP_QUIET",
-    "PIP_NO_BINARY",
-    "PIP_ONLY_BINARY",
-    "PIP_IGNORE_REQUIRES_PYTHON",
-    "PIP_LOG",
+IGNORED_PIP_VARIABLES = re.compile(
+    "PIP_(TARGET|PREFIX|ROOT|SRC|PYTHON|PLATFORM|PYTHON_VERSION|IMPLEMENTATION|ABI|CONSTRAINT"
+    "|REQUIREMENT|EDITABLE|GROUP|NO_DEPS|UPGRADE|DRY_RUN|REPORT|QUIET|NO_BINARY|ONLY_BINARY"
+    "|IGNORE_REQUIRES_PYTHON|LOG)"
 )
-INSTEAD = {
+"""These would redirect the installation or change the meaning of our command."""
+PIP_OVERRIDES = {
     "PIP_USER": "0",
     "PIP_REQUIRE_VIRTUALENV": "0",
     "PYTHONUTF8": "1",
@@ -95,43 +71,15 @@ INSTEAD = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 
-NETWORK_TROUBLE = (
-    "NewConnectionError",
-    "Failed to establish a new connection",
-    "NameResolutionError",
-    "Temporary failure in name resolution",
-    "getaddrinfo failed",
-    "ConnectTimeout",
-    "Read timed out",
-    "ReadTimeoutError",
-    "ProxyError",
-    "SSLError",
-    "Connection aborted",
-    "Connection reset",
-    "RemoteDisconnected",
-    "IncompleteRead",
-    "HTTP error 5",
-    "HTTP error 403",
-    "incomplete-download",
-    "Name or service not known",
-    "nodename nor servname provided",
-    "No address associated with hostname",
-    "Failed to resolve",
-    "gaierror",
-    "Network is unreachable",
-    "No route to host",
-    "Max retries exceeded",
-    "Connection refused",
-    "ConnectionError",
-    "timed out",
+NETWORK_ERRORS = re.compile(
+    "ConnectionError|Failed to establish a new connection|NameResolutionError|name resolution"
+    "|getaddrinfo failed|gaierror|ConnectTimeout|ReadTimeoutError|timed out|ProxyError|SSLError"
+    "|Connection (aborted|reset|refused)|RemoteDisconnected|IncompleteRead|HTTP error (5|403)"
+    "|incomplete-download|Name or service not known|nodename nor servname provided"
+    "|No address associated with hostname|Failed to resolve|Network is unreachable"
+    "|No route to host|Max retries exceeded"
 )
-DISK_FULL = (
-    "Errno 28",
-    "No space left on device",
-    "WinError 112",
-    "Errno 122",
-    "Disk quota exceeded",
-)
+DISK_FULL = ("Errno 28", "No space left on device", "WinError 112", "Errno 122", "Disk quota")
 
 
 def install(
@@ -139,21 +87,21 @@ def install(
     *,
     environ: Mapping[str, str],
     say: Say,
-    patience: float = PATIENCE,
+    patience: float = LOCK_TIMEOUT,
     free_space: Callable[[Path], int] | None = None,
-    haste: Haste | None = None,
+    time_limit: TimeLimit | None = None,
 ) -> None:
-    """Make `overlay` ready, or raise SetupError; `look()` afterwards sees the result.
+    """Install the missing packages of `overlay`. Raises SetupError; `look()` afterwards sees the
+    result.
 
-    say: takes one line of progress. patience: seconds to wait for another installation of the same.
-    free_space: bytes free at a path (default: asks the system). haste: for a WebUI that starts;
-    else it may take as long as it takes.
+    say: receives progress lines. patience: seconds to wait for another installation. free_space:
+    bytes free at a path, for tests. time_limit: for a starting WebUI; None waits for pip.
     """
     try:
         overlay.shelf.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise _cannot_write(overlay.shelf, error) from error
-    with _only_one(overlay.shelf, say, patience):
+    with _locked(overlay.shelf, say, patience):
         clear_leftovers(overlay)
         if overlay.state == "ready" and overlay.is_checked:
             return
@@ -168,19 +116,19 @@ def install(
                     dataclasses.replace(stamp, checked=(*stamp.checked, overlay.surroundings)),
                 )
             return
-        _build(overlay, environ, say, free_space or _free_space, haste)
+        _build(overlay, environ, say, free_space or _free_space, time_limit)
         clear_leftovers(overlay)
 
 
 def tidy(overlay: Overlay) -> None:
-    """Clear leftovers beside a set that is ready, unless an installation is at work there."""
+    """Delete leftovers beside a complete set, unless an installation is running."""
     with contextlib.suppress(OSError), files.lock(overlay.shelf / "lock"):
         clear_leftovers(overlay)
 
 
 def clear_leftovers(overlay: Overlay) -> None:
-    """Delete what interrupted installations left, and sets that nobody needs any more and no
-    process holds. What resists stays for the next time.
+    """Delete interrupted installations, and sets that no process uses and no interpreter needs.
+    Errors are ignored.
     """
     keep = overlay.folder
     for folder in list(overlay.shelf.iterdir()):
@@ -196,18 +144,18 @@ def clear_leftovers(overlay: Overlay) -> None:
             continue
         doomed = folder if re.fullmatch(r"p\d+", folder.name) else overlay.shelf / f"p{os.getpid()}"
         with contextlib.suppress(OSError):
-            # on Windows, renaming fails while a process has a file of it open: then it stays whole
+            # on Windows this fails, and leaves the set intact, while a process has a file in it
+            # open
             os.replace(folder, doomed)
         if doomed.exists():
             shutil.rmtree(doomed, ignore_errors=True)
 
 
 def pip_environ(environ: Mapping[str, str]) -> dict[str, str]:
-    """The user's environment for pip: mirror, proxy, certificates and cache stay; what would lead
-    it elsewhere does not.
-    """
-    kept = {name: value for name, value in environ.items() if name.upper() not in NOT_FOR_US}
-    return {**kept, **INSTEAD}
+    """The user's environment for pip: mirror, proxy, certificates, cache, but no other target."""
+    ignored = IGNORED_PIP_VARIABLES.fullmatch
+    kept = {name: value for name, value in environ.items() if not ignored(name.upper())}
+    return {**kept, **PIP_OVERRIDES}
 
 
 def pip_command(
@@ -217,11 +165,10 @@ def pip_command(
     environ: Mapping[str, str],
     constraints: Path | None = None,
 ) -> list[str]:
-    """The argument list for one pip call into `target`. Without `constraints`, exactly the given
-    requirements; with, what they depend on as well.
+    """The command of one pip call into `target`: exactly `requirements`, or with `constraints` also
+    their dependencies.
 
-    INDEX_URL is the hosts' variable for a mirror, TORCH_INDEX_URL for the one with torch's CUDA
-    builds; PIP_INDEX_URL and the like pip reads itself.
+    INDEX_URL is the WebUIs' variable for a mirror, TORCH_INDEX_URL for torch's CUDA builds.
     """
     command = [
         sys.executable,
@@ -237,8 +184,7 @@ def pip_command(
         "--no-input",
         "--progress-bar",
         "off",
-        # empty: switches off what a configuration file may say, which pip refuses to combine with
-        # --target
+        # overrides a prefix from pip's configuration, which conflicts with --target
         "--prefix=",
     ]
     command += ["--no-deps"] if constraints is None else ["--constraint", str(constraints)]
@@ -252,8 +198,8 @@ def pip_command(
 def explain(
     output: str, target: Path, is_index: Callable[[str], bool] = lambda name: True
 ) -> SetupError:
-    """What pip's output means, as a sentence and a hint. `is_index`: whether what answered for a
-    package's name is an index at all.
+    """pip's output as an error with a hint. is_index: whether a package index, not a login page,
+    answers for a package's name.
     """
     if any(sign in output for sign in DISK_FULL):
         return _disk_full(target)
@@ -268,35 +214,22 @@ def explain(
                 " long paths in Windows."
             ),
         )
-    last = (
-        next(
-            (line.strip() for line in reversed(output.splitlines()) if line.startswith("ERROR:")),
-            "",
-        )
-        or output.strip().rpartition("\n")[2]
+    lines = [line.strip() for line in output.splitlines()]
+    last = next(
+        (line for line in reversed(lines) if line.startswith("ERROR:")),
+        output.strip().rpartition("\n")[2],
     )
     if "ResolutionImpossible" in output or "conflicting dependencies" in output:
-        conflict = next(
-            (line.strip() for line in output.splitlines() if "conflicting dependencies" in line),
-            last,
-        )
         return SetupError(
             "pip finds no set of versions that fit together: {conflict}",
-            conflict=conflict,
+            conflict=next((line for line in lines if "conflicting dependencies" in line), last),
             python=sys.executable,
             hint=(
                 "Constraints of yours (a pip.conf) or an incomplete mirror narrow the choice:"
                 ' "{python}" -m pip config list shows them.'
             ),
         )
-    trouble = next(
-        (
-            line.strip()
-            for line in reversed(output.splitlines())
-            if any(sign in line for sign in NETWORK_TROUBLE)
-        ),
-        "",
-    )
+    trouble = next(filter(NETWORK_ERRORS.search, reversed(lines)), "")
     if trouble:
         return SetupError(
             "the package index cannot be reached: {last}",
@@ -345,9 +278,9 @@ def _build(
     environ: Mapping[str, str],
     say: Say,
     free_space: Callable[[Path], int],
-    haste: Haste | None,
+    time_limit: TimeLimit | None,
 ) -> None:
-    """Install what is missing beside, try it, and give it its name."""
+    """Install the missing packages into a temporary folder, import them, and rename it."""
     if importlib.util.find_spec("pip") is None:
         raise SetupError(
             "this Python has no pip ({python})",
@@ -357,7 +290,7 @@ def _build(
     needed = sum(package.megabytes for package in overlay.missing)
     if TORCH in overlay.missing:
         needed += sum(package.megabytes for package in TORCH_DEPENDENCIES)
-    # the archives and their contents are on the disk together for a while
+    # archives and unpacked files exist side by side for a while
     needed = needed * 3 // 2 + 50
     free = free_space(overlay.shelf) // 2**20
     if free < needed:
@@ -371,15 +304,15 @@ def _build(
                 " its place."
             ),
         )
-    workshop = overlay.shelf / f"p{os.getpid()}"
-    build = workshop / "set"
+    temporary = overlay.shelf / f"p{os.getpid()}"
+    build = temporary / "set"
     try:
-        (workshop / "t").mkdir(parents=True)
+        (temporary / "t").mkdir(parents=True)
         say(
             f"Installing {len(overlay.missing)} packages into {overlay.wanted} (the interpreter's"
             " own packages are not touched) ..."
         )
-        _run_pip_for(overlay.missing, build, workshop, environ, say, haste)
+        _run_pip_for(overlay.missing, build, temporary, environ, say, time_limit)
         _check_versions(overlay.missing, build)
         say("Trying them out ...")
         _try_imports(build, overlay.packages, environ)
@@ -391,40 +324,38 @@ def _build(
             raise _disk_full(overlay.shelf) from error
         raise _cannot_write(overlay.shelf, error) from error
     finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _run_pip_for(
     missing: tuple[Package, ...],
     build: Path,
-    workshop: Path,
+    temporary: Path,
     environ: Mapping[str, str],
     say: Say,
-    haste: Haste | None,
+    time_limit: TimeLimit | None,
 ) -> None:
-    """First what pip completes with its dependencies (torch), then the rest, each exactly as
-    named.
-    """
-    end = time.monotonic() + haste.seconds if haste else None
+    """Install torch with its dependencies first, then the other packages without theirs."""
+    end = time.monotonic() + time_limit.seconds if time_limit else None
 
     def run(command: list[str]) -> None:
-        if haste:
-            command = [*command, "--timeout", str(haste.silence), "--retries", str(haste.retries)]
-        _run_pip(command, workshop, environ, say, end)
+        if time_limit:
+            command = [
+                *command,
+                "--timeout",
+                str(time_limit.timeout),
+                "--retries",
+                str(time_limit.retries),
+            ]
+        _run_pip(command, temporary, environ, say, end)
 
     loose = [package for package in missing if package.with_dependencies]
     if loose:
-        constraints = workshop / "constraints.txt"
+        constraints = temporary / "constraints.txt"
         held = [package.requirement for package in (*missing, *TORCH_DEPENDENCIES)]
         constraints.write_text("\n".join(held) + "\n", encoding="utf-8")
-        run(
-            pip_command(
-                build,
-                [package.requirement for package in loose],
-                environ=environ,
-                constraints=constraints,
-            )
-        )
+        requirements = [package.requirement for package in loose]
+        run(pip_command(build, requirements, environ=environ, constraints=constraints))
     already = found_versions(missing, [str(build)])
     rest = [package.requirement for package in missing if package.key not in already]
     if rest:
@@ -432,13 +363,11 @@ def _run_pip_for(
 
 
 def _run_pip(
-    command: list[str], workshop: Path, environ: Mapping[str, str], say: Say, end: float | None
+    command: list[str], temporary: Path, environ: Mapping[str, str], say: Say, end: float | None
 ) -> None:
-    """Run pip, telling what it fetches, until `end` at the latest. Its temporary files stay in the
-    workshop, and are cleared away with it.
-    """
-    temporary = str(workshop / "t")
-    variables = {**pip_environ(environ), "TMPDIR": temporary, "TEMP": temporary, "TMP": temporary}
+    """Run pip until `end` at most, reporting downloads. Its temporary files stay in `temporary`."""
+    variables = pip_environ(environ)
+    variables.update(dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary / "t")))
     lines: list[str] = []
     ended_early = threading.Event()
 
@@ -452,7 +381,7 @@ def _run_pip(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         env=variables,
-        cwd=workshop,
+        cwd=temporary,
         encoding="utf-8",
         errors="replace",
     ) as pip:
@@ -469,7 +398,7 @@ def _run_pip(
                 ):
                     say("  " + line.strip())
         except BaseException:
-            # Ctrl-C: pip must be gone before its folder is deleted
+            # Ctrl-C: pip must end before its folder is deleted
             pip.kill()
             raise
         finally:
@@ -483,18 +412,18 @@ def _run_pip(
     if pip.returncode != 0:
         output = "".join(lines)
         raise explain(
-            output, workshop.parent, is_index=lambda name: _is_index(output, name, environ)
+            output, temporary.parent, is_index=lambda name: _is_index(output, name, environ)
         )
 
 
 def _is_index(output: str, name: str, environ: Mapping[str, str]) -> bool:
-    """Whether the index that pip looked into answers as one. The login page of a hotel or a company
-    answers everything with itself.
+    """Whether the index pip used is one; a captive portal answers every request with its login
+    page.
     """
-    told = re.search(r"^Looking in indexes: (\S+?),?(?:\s|$)", output, re.MULTILINE)
+    printed = re.search(r"^Looking in indexes: (\S+?),?(?:\s|$)", output, re.MULTILINE)
     index = (
-        told.group(1)
-        if told
+        printed.group(1)
+        if printed
         else environ.get("INDEX_URL") or environ.get("PIP_INDEX_URL") or "https://pypi.org/simple"
     )
     if not index.startswith(("http://", "https://")):
@@ -505,7 +434,7 @@ def _is_index(output: str, name: str, environ: Mapping[str, str]) -> bool:
         ) as answer:
             page = answer.read(INDEX_BYTES).decode("utf-8", "replace")
     except (OSError, ValueError, http.client.HTTPException):
-        return True  # whatever it is, it is no page in place of an index
+        return True  # not a login page, in any case
     return (
         re.search(r"\.(whl|tar\.gz|zip)\b", page) is not None or "pypi:repository-version" in page
     )
@@ -519,18 +448,16 @@ def _check_versions(missing: tuple[Package, ...], build: Path) -> None:
         if not same_version(there.get(package.key, ""), package.version)
     ]
     if wrong:
-        names = ", ".join(wrong)
-        hint = '"{python}" -m pip config list shows whether pip was told to install elsewhere.'
         raise SetupError(
-            "pip ended well, but these are not in {build}: {names}",
-            hint=hint,
+            "pip ended without an error, but these are not in {build}: {names}",
+            hint='"{python}" -m pip config list shows whether pip installs somewhere else.',
             build=build,
-            names=names,
+            names=", ".join(wrong),
             python=sys.executable,
         )
 
 
-TRIAL = """
+IMPORT_CHECK = """
 import importlib, importlib.util, json, py_compile, sys, warnings
 from pathlib import Path
 warnings.simplefilter("ignore")
@@ -554,20 +481,18 @@ for module in list(sys.modules.values()):
     if path.startswith(folder) and path.endswith(".py"):
         py_compile.compile(path, quiet=2)
 """
-"""Imports what the worker will, as the worker will; and compiles what was imported, so that the
-worker's first start is quick.
+"""Imports what a worker imports, then compiles it, so that the worker's first start is quick.
 
-argv[1]: [folder, modules, files]. Ends with 1 and [name, reason] on the last line if something does
-not work.
+argv[1]: [folder, modules, files]. Exits with 1 and [name, reason] on the last line on failure.
 """
 
 
 def _try_imports(folder: Path, wanted: tuple[Package, ...], environ: Mapping[str, str]) -> None:
     modules = [module for package in wanted for module in package.modules]
     data_files = [file for package in wanted for file in package.files]
-    variables = {**environ, **LIBRARY_SETTINGS, **INSTEAD, "HF_HUB_OFFLINE": "1"}
+    variables = {**environ, **LIBRARY_SETTINGS, **PIP_OVERRIDES, "HF_HUB_OFFLINE": "1"}
     result = subprocess.run(
-        [sys.executable, "-c", TRIAL, json.dumps([str(folder), modules, data_files])],
+        [sys.executable, "-c", IMPORT_CHECK, json.dumps([str(folder), modules, data_files])],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         env=variables,
@@ -598,13 +523,9 @@ def _try_imports(folder: Path, wanted: tuple[Package, ...], environ: Mapping[str
 
 
 def _new_stamp(overlay: Overlay, build: Path) -> Stamp:
-    metadata = tuple(
-        sorted(entry.name for entry in build.iterdir() if entry.name.endswith(".dist-info"))
-    )
-    there = found_versions((*overlay.packages, *TORCH_DEPENDENCIES), [str(build)])
     return Stamp(
-        versions=there,
-        metadata=metadata,
+        versions=found_versions((*overlay.packages, *TORCH_DEPENDENCIES), [str(build)]),
+        metadata=tuple(sorted(entry.name for entry in build.glob("*.dist-info"))),
         interpreter=sys.prefix,
         platform=sysconfig.get_platform(),
         checked=(overlay.surroundings,),
@@ -616,11 +537,9 @@ def _write_stamp(folder: Path, stamp: Stamp) -> None:
 
 
 def _put_in_place(build: Path, wanted: Path) -> None:
-    """Give the finished set its name. A virus scanner may hold its files for a moment: Windows then
-    refuses, and a second later does not.
-    """
+    """Rename the finished set, retrying while a virus scanner has its files open (Windows)."""
     if wanted.exists():
-        shutil.rmtree(wanted)  # it was incomplete, or we would not be here
+        shutil.rmtree(wanted)  # incomplete, else it would not be built
     for attempt in range(20):
         try:
             os.replace(build, wanted)
@@ -633,10 +552,8 @@ def _put_in_place(build: Path, wanted: Path) -> None:
 
 
 @contextlib.contextmanager
-def _only_one(shelf: Path, say: Say, patience: float) -> Iterator[None]:
-    """Wait for the other installation, if there is one. Its lock goes with its process, so none is
-    ever stale.
-    """
+def _locked(shelf: Path, say: Say, patience: float) -> Iterator[None]:
+    """Hold the installation lock, waiting for another installation. Raises SetupError."""
     lock = shelf / "lock"
     with contextlib.ExitStack() as stack:
         try:

@@ -1,14 +1,12 @@
-"""Which packages the worker needs, in which versions, and which of them an interpreter already has.
+"""The packages the worker needs, their versions, and which an interpreter already has.
 
-Each package has one exact version, the one we install, and a range of versions that are good enough
-when the interpreter brings its own. The libraries that train (diffusers, transformers, PEFT and
-what they are tied to) have no range: they are ours in exactly that version. The versions are proven
-together on torch 2.1, 2.3 and 2.13; each has ready-made files for Python 3.10 to 3.13 on Linux,
-Windows and macOS.
+Each package has the exact version that we install, and a range of versions accepted from the
+interpreter. The training libraries (diffusers, transformers, PEFT and what they are tied to) have
+no range: the overlay always has exactly that version. The versions are tested together on torch
+2.1, 2.3 and 2.13; each has wheels for Python 3.10 to 3.13 on Linux, Windows and macOS.
 
-Comes in: the folders an interpreter imports from. Goes out: name -> version, and what is missing.
-Called by `environment` (at every start: it has to be quick and imports none of the packages) and by
-`installation`. Standard library only.
+Called by `environment` at each start, so it is quick and imports none of the packages. Standard
+library only.
 """
 
 from __future__ import annotations
@@ -22,29 +20,28 @@ from importlib.metadata import Distribution
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One distribution: what we install, and what we accept from the interpreter."""
+    """A distribution: the version we install, and those accepted from the interpreter."""
 
     name: str
     """As on the package index."""
     version: str
-    """The exact version that goes into the overlay."""
+    """The exact version installed into the overlay."""
     at_least: str | None = None
     """Oldest version accepted from the interpreter. None: only `version` itself."""
     below: str | None = None
-    """First version not accepted any more. None: no limit is known."""
+    """First version not accepted. None: no known limit."""
     modules: tuple[str, ...] = ()
-    """What the worker imports of it; imported once after installing, to see that it works here."""
+    """Imported once after installing, to check that it works here."""
     files: tuple[str, ...] = ()
-    """Data files the worker reads from it without importing it, as `top_level_package/file`."""
+    """Data files read from it without an import, as `top_level_package/file`."""
     python_below: tuple[int, int] | None = None
-    """Needed only on Python versions below this one."""
+    """Required only on Python versions below this one."""
     platform: str | None = None
-    """Needed only where sys.platform is this."""
+    """Required only where sys.platform is this."""
     with_dependencies: bool = False
-    """Let pip choose what it depends on: torch's CUDA libraries differ from platform to platform.
-    """
+    """Let pip install its dependencies: torch's CUDA libraries depend on the platform."""
     megabytes: int = 2
-    """Installed size, rounded up: for the question whether the disk has room."""
+    """Installed size, rounded up, for the check of free disk space."""
 
     @property
     def key(self) -> str:
@@ -55,13 +52,13 @@ class Package:
         return f"{self.name}=={self.version}"
 
     def applies(self) -> bool:
-        """Whether this interpreter and system need it at all."""
+        """Whether this interpreter and platform need it."""
         if self.platform is not None and self.platform != sys.platform:
             return False
         return self.python_below is None or sys.version_info[:2] < self.python_below
 
     def accepts(self, version: str | None) -> bool:
-        """Whether the interpreter's own version is good enough."""
+        """Whether the interpreter's version is accepted."""
         if version is None:
             return False
         if self.at_least is None:
@@ -83,7 +80,7 @@ TORCH = Package(
 
 WORKER_PACKAGES: tuple[Package, ...] = (
     TORCH,
-    # ours, always in this version
+    # always from the overlay
     Package(
         name="diffusers",
         version="0.35.2",
@@ -108,17 +105,16 @@ WORKER_PACKAGES: tuple[Package, ...] = (
     Package(name="accelerate", version="1.10.1", modules=("accelerate",)),
     Package(name="safetensors", version="0.5.3", modules=("safetensors.torch",)),
     Package(name="huggingface-hub", version="0.34.4", modules=("huggingface_hub",), megabytes=3),
-    # the interpreter's own, where it has them
+    # from the interpreter, if it has an accepted version
     Package(
         name="numpy", version="2.2.6", at_least="1.23", below="3", modules=("numpy",), megabytes=65
     ),
-    # with AVIF from 11.3 on, and what pi-heif is made for
+    # AVIF since 11.3; pi-heif registers itself as its plugin
     Package(name="pillow", version="12.1.1", at_least="11.3", modules=("PIL.Image",), megabytes=20),
-    # reads HEIC; it has no encoder, and so nothing under the GPL, which pillow-heif's files have
+    # decodes HEIC; unlike pillow-heif's wheels it has no GPL encoder
     Package(name="pi-heif", version="1.4.0", at_least="1.0", modules=("pi_heif",), megabytes=6),
-    Package(
-        name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50
-    ),  # made for numpy 1 and 2 alike
+    # works with numpy 1 and 2
+    Package(name="pandas", version="2.3.3", at_least="1.5", modules=("pandas",), megabytes=50),
     Package(name="python-dateutil", version="2.9.0.post0", at_least="2.8.2", modules=("dateutil",)),
     Package(name="six", version="1.17.0", at_least="1.5", modules=("six",)),
     Package(name="pytz", version="2025.2", at_least="2020.1", modules=("pytz",), megabytes=3),
@@ -142,12 +138,12 @@ WORKER_PACKAGES: tuple[Package, ...] = (
     Package(
         name="typing-extensions", version="4.15.0", at_least="4.10", modules=("typing_extensions",)
     ),
-    # Lion, Prodigy and schedule-free AdamW; torch and numpy are all it needs
+    # Lion, Prodigy and schedule-free AdamW
     Package(name="pytorch-optimizer", version="4.1.0", modules=("pytorch_optimizer",), megabytes=4),
-    # TensorBoard's event files without TensorBoard's server
+    # writes TensorBoard's event files
     Package(name="tensorboardX", version="2.6.4", at_least="2.6", modules=("tensorboardX",)),
     Package(name="protobuf", version="6.33.4", at_least="3.20", modules=("google.protobuf",)),
-    # the CLIP vocabulary; importing open_clip would ask for torchvision
+    # only for CLIP's vocabulary file: importing open_clip needs torchvision
     Package(
         name="open-clip-torch",
         version="3.2.0",
@@ -158,7 +154,7 @@ WORKER_PACKAGES: tuple[Package, ...] = (
 )
 
 TORCH_DEPENDENCIES: tuple[Package, ...] = (
-    # what pip brings along with torch, held at known versions
+    # torch's dependencies, pinned
     Package(name="sympy", version="1.14.0"),
     Package(name="mpmath", version="1.3.0"),
     Package(name="networkx", version="3.4.2"),
@@ -168,10 +164,9 @@ TORCH_DEPENDENCIES: tuple[Package, ...] = (
 )
 
 CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
-    # captioner -> what only it needs, installed when it is asked for
+    # captioner -> packages that only it needs, installed on first use
     "wd": (
-        # the last with files for Python 3.10; what else it names is for its converters and its
-        # log's colours
+        # the last with wheels for Python 3.10
         Package(
             name="onnxruntime",
             version="1.23.2",
@@ -184,9 +179,8 @@ CAPTIONER_PACKAGES: Mapping[str, tuple[Package, ...]] = {
 }
 
 TEST_PACKAGES: tuple[Package, ...] = (
-    Package(
-        name="pytest", version="8.4.2", modules=("pytest",)
-    ),  # with 9.2, pytest-xdist 3.8 no longer keeps groups together
+    # with pytest 9.2, pytest-xdist 3.8 no longer keeps groups together
+    Package(name="pytest", version="8.4.2", modules=("pytest",)),
     Package(name="pytest-timeout", version="2.4.0", modules=("pytest_timeout",)),
     Package(name="pytest-xdist", version="3.8.0", modules=("xdist",)),
     Package(name="execnet", version="2.1.2"),
@@ -209,10 +203,9 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="types-psutil", version="7.2.2.20261111"),
     Package(name="types-pytz", version="2025.2.0.20251108"),
     Package(name="pandas-stubs", version="2.3.3.260113"),
-    # writes the HEIC pictures that the tests read, with the Pillow of the worker
+    # writes HEIC files for the tests
     Package(name="pillow-heif", version="1.4.0", megabytes=20),
-    # the tab's routes, as the WebUIs serve them: these are Forge's versions; A1111's starlette is
-    # 0.26.1
+    # for tests of the routes: Forge's versions (A1111's starlette is 0.26.1)
     Package(name="starlette", version="0.27.0", modules=("starlette.applications",)),
     Package(name="anyio", version="3.7.1"),
     Package(name="sniffio", version="1.3.1"),
@@ -221,109 +214,69 @@ TEST_PACKAGES: tuple[Package, ...] = (
     Package(name="h11", version="0.14.0"),
     Package(name="certifi", version="2026.1.4", at_least="2017.4.17"),
     Package(name="idna", version="3.11", at_least="2.8"),
-    # the tab is driven in a browser
+    # for the browser tests
     Package(name="playwright", version="1.65.2", modules=("playwright.sync_api",), megabytes=165),
     Package(name="greenlet", version="3.5.6", modules=("greenlet",), megabytes=2),
 )
 
+
+def _pinned(requirements: str) -> tuple[Package, ...]:
+    """`name==version` words -> packages."""
+    pairs = (word.split("==") for word in requirements.split())
+    return tuple(Package(name=name, version=version) for name, version in pairs)
+
+
 _WITH_EITHER_GRADIO: tuple[Package, ...] = (
-    # as A1111 1.10.1 and Forge have them; what the two leave open, in a version for Python 3.10 and
-    # 3.11
-    Package(name="aiofiles", version="23.2.1"),
-    Package(name="anyio", version="3.7.1"),
-    Package(name="certifi", version="2026.1.4"),
-    Package(name="charset-normalizer", version="3.4.4"),
-    Package(name="click", version="8.3.1"),
-    Package(name="contourpy", version="1.3.2"),
-    Package(name="cycler", version="0.12.1"),
+    # as in A1111 1.10.1 and Forge; unpinned ones in a version for Python 3.10 and 3.11
+    *_pinned(
+        "aiofiles==23.2.1 anyio==3.7.1 certifi==2026.1.4 charset-normalizer==3.4.4 click==8.3.1"
+        " contourpy==1.3.2 cycler==0.12.1 ffmpy==1.0.0 filelock==3.20.3 fonttools==4.65.0"
+        " fsspec==2025.12.0 h11==0.12.0 httpcore==0.15.0 httpx==0.24.1 idna==3.11 Jinja2==3.1.6"
+        " kiwisolver==1.5.1 MarkupSafe==2.1.5 matplotlib==3.10.9 numpy==1.26.2 orjson==3.13.0"
+        " packaging==25.0 psutil==5.9.5 pydub==0.25.1 pyparsing==3.3.3 python-dateutil==2.9.0.post0"
+        " python-multipart==0.0.32 pytz==2025.2 PyYAML==6.0.3 requests==2.32.5"
+        " semantic-version==2.10.0 six==1.17.0 sniffio==1.3.1 tqdm==4.67.1"
+        " typing-extensions==4.15.0 tzdata==2025.3 urllib3==2.6.3"
+    ),
     Package(name="exceptiongroup", version="1.3.1", python_below=(3, 11)),
-    Package(name="ffmpy", version="1.0.0"),
-    Package(name="filelock", version="3.20.3"),
-    Package(name="fonttools", version="4.65.0", megabytes=25),
-    Package(name="fsspec", version="2025.12.0"),
-    Package(name="h11", version="0.12.0"),
-    Package(name="httpcore", version="0.15.0"),
-    Package(name="httpx", version="0.24.1"),
-    Package(name="idna", version="3.11"),
-    Package(name="Jinja2", version="3.1.6"),
-    Package(name="kiwisolver", version="1.5.1", megabytes=7),
-    Package(name="MarkupSafe", version="2.1.5"),
-    Package(name="matplotlib", version="3.10.9", megabytes=25),
-    Package(name="numpy", version="1.26.2", megabytes=70),
-    Package(name="orjson", version="3.13.0"),
-    Package(name="packaging", version="25.0"),
     Package(name="pandas", version="2.3.3", modules=("pandas",), megabytes=50),
     Package(name="Pillow", version="9.5.0", modules=("PIL.Image",), megabytes=12),
-    Package(name="psutil", version="5.9.5"),
-    Package(name="pydub", version="0.25.1"),
-    Package(name="pyparsing", version="3.3.3"),
-    Package(name="python-dateutil", version="2.9.0.post0"),
-    Package(name="python-multipart", version="0.0.32"),
-    Package(name="pytz", version="2025.2", megabytes=3),
-    Package(name="PyYAML", version="6.0.3", megabytes=3),
-    Package(name="requests", version="2.32.5"),
-    Package(name="semantic-version", version="2.10.0"),
-    Package(name="six", version="1.17.0"),
-    Package(name="sniffio", version="1.3.1"),
-    Package(name="tqdm", version="4.67.1"),
-    Package(name="typing-extensions", version="4.15.0"),
-    Package(name="tzdata", version="2025.3", megabytes=3),
-    Package(name="urllib3", version="2.6.3"),
 )
 
 WEBUI_PACKAGES: Mapping[str, tuple[Package, ...]] = {
     "a1111": (
-        Package(name="gradio", version="3.41.2", modules=("gradio", "gradio.routes"), megabytes=75),
-        Package(name="gradio-client", version="0.5.0"),
-        Package(name="altair", version="5.5.0", megabytes=6),
-        Package(name="attrs", version="26.1.0"),
-        Package(name="fastapi", version="0.94.0"),
-        Package(name="huggingface-hub", version="0.36.2", megabytes=3),
-        Package(name="importlib-resources", version="6.5.2"),
-        Package(name="jsonschema", version="4.26.0"),
-        Package(name="jsonschema-specifications", version="2025.9.1"),
-        Package(name="narwhals", version="2.28.0", megabytes=3),
-        Package(name="pydantic", version="1.10.27", megabytes=8),
-        Package(name="referencing", version="0.37.0"),
-        Package(name="rpds-py", version="0.30.0"),
-        Package(name="starlette", version="0.26.1"),
-        Package(name="uvicorn", version="0.54.0"),
-        Package(name="websockets", version="11.0.3"),
+        Package(
+            name="gradio", version="3.41.2", modules=("gradio", "gradio.routes"), megabytes=260
+        ),
+        *_pinned(
+            "altair==5.5.0 attrs==26.1.0 fastapi==0.94.0 gradio-client==0.5.0"
+            " huggingface-hub==0.36.2 importlib-resources==6.5.2 jsonschema==4.26.0"
+            " jsonschema-specifications==2025.9.1 narwhals==2.28.0 pydantic==1.10.27"
+            " referencing==0.37.0 rpds-py==0.30.0 starlette==0.26.1 uvicorn==0.54.0"
+            " websockets==11.0.3"
+        ),
         *_WITH_EITHER_GRADIO,
     ),
     "forge": (
-        Package(name="gradio", version="4.40.0", modules=("gradio", "gradio.routes"), megabytes=60),
-        Package(name="gradio-client", version="1.2.0"),
-        Package(name="annotated-doc", version="0.0.6"),
-        Package(name="annotated-types", version="0.8.0"),
-        Package(name="fastapi", version="0.104.1"),
-        Package(name="huggingface-hub", version="0.26.2", megabytes=3),
-        Package(name="importlib-resources", version="6.5.2"),
-        Package(name="markdown-it-py", version="4.3.0"),
-        Package(name="mdurl", version="0.1.2"),
-        Package(name="pydantic", version="2.8.2", megabytes=3),
-        Package(name="pydantic-core", version="2.20.1", megabytes=5),
-        Package(name="Pygments", version="2.21.0", megabytes=5),
-        Package(name="rich", version="15.0.0"),
-        Package(name="shellingham", version="1.5.4"),
-        Package(name="starlette", version="0.27.0"),
-        Package(name="tomlkit", version="0.12.0"),
-        Package(name="typer", version="0.29.1"),
-        Package(name="uvicorn", version="0.54.0"),
-        Package(name="websockets", version="12.0"),
+        Package(
+            name="gradio", version="4.40.0", modules=("gradio", "gradio.routes"), megabytes=240
+        ),
+        *_pinned(
+            "annotated-doc==0.0.6 annotated-types==0.8.0 fastapi==0.104.1 gradio-client==1.2.0"
+            " huggingface-hub==0.26.2 importlib-resources==6.5.2 markdown-it-py==4.3.0 mdurl==0.1.2"
+            " pydantic==2.8.2 pydantic-core==2.20.1 Pygments==2.21.0 rich==15.0.0"
+            " shellingham==1.5.4 starlette==0.27.0 tomlkit==0.12.0 typer==0.29.1 uvicorn==0.54.0"
+            " websockets==12.0"
+        ),
         *_WITH_EITHER_GRADIO,
     ),
 }
-"""What the tests' small WebUI runs on: the gradio of each of the two hosts, in a folder of its own.
-"""
+"""The tests' WebUI: the gradio of each of the two hosts, in separate folders."""
 
 
 def found_versions(packages: Iterable[Package], folders: Sequence[str]) -> dict[str, str]:
-    """The versions of the packages in an interpreter's folders: normal name -> version, absent ones
-    left out.
-
-    Reads the installed metadata, in the order in which the interpreter would import; nothing is
-    imported.
+    """The versions installed in `folders`: normalized name -> version. Reads metadata only, in
+    import order.
     """
     found: dict[str, str] = {}
     for package in packages:
@@ -334,7 +287,7 @@ def found_versions(packages: Iterable[Package], folders: Sequence[str]) -> dict[
 
 
 def missing_packages(packages: Iterable[Package], found: Mapping[str, str]) -> tuple[Package, ...]:
-    """The packages that this interpreter lacks, or has in a version that does not do."""
+    """The packages that are not installed, or in a version that is not accepted."""
     return tuple(
         package
         for package in packages
@@ -343,12 +296,12 @@ def missing_packages(packages: Iterable[Package], found: Mapping[str, str]) -> t
 
 
 def normal_name(name: str) -> str:
-    """A distribution's name as indexes compare it: `Open_Clip.torch` -> `open-clip-torch`."""
+    """A distribution's normalized name: `Open_Clip.torch` -> `open-clip-torch`."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def same_version(one: str, other: str) -> bool:
-    """Equal but for the build: 2.13.0+cpu is 2.13.0."""
+    """Whether two versions are equal without their local part: 2.13.0+cpu is 2.13.0."""
     return one.split("+")[0] == other.split("+")[0]
 
 
@@ -362,9 +315,7 @@ def _found_version(name: str, folders: Sequence[str]) -> str | None:
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """The numbers at the front: 2.10.0a0+git1b2c -> (2, 10). Trailing zeros go, so that 2.1.0 is
-    2.1.
-    """
+    """The release segment without trailing zeros: 2.10.0a0+git1b2c -> (2, 10)."""
     numbers = re.match(r"\d+(?:\.\d+)*", version)
     parts = [int(number) for number in numbers.group().split(".")] if numbers else [0]
     while len(parts) > 1 and parts[-1] == 0:

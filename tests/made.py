@@ -10,11 +10,11 @@ from tempfile import mkdtemp
 
 from PIL import Image, ImageDraw
 
-from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.runs import events
 from lora_trainer.runs import folder as folders
 from lora_trainer.runs.folder import RunFolder
 from lora_trainer.settings import training
+from tests.checkpoint.write import write_checkpoint
 from tests.tiny import small_parts, tiny_parts
 
 SEED_1 = """train_data_dir: "./data/style_train"

@@ -173,24 +173,24 @@ def test_what_a_pause_needs_is_a_command_that_can_be_copied(tmp_path, capsys):
     )
     path = tmp_path / "水墨 run"
     assert capsys.readouterr().out.splitlines()[2:] == [
-        f'Paused at step 3. Go on with: python -m lora_trainer tell "{path}" resume',
-        "Going on",
-        f"Stopped at step 3 of 20; what was learned is in {path / 'a.safetensors'}",
-        f'Go on with: python -m lora_trainer resume "{path}"',
+        f'Paused at step 3. Continue with: python -m lora_trainer tell "{path}" resume',
+        "Resumed",
+        f"Stopped at step 3 of 20; saved as {path / 'a.safetensors'}",
+        f'Continue with: python -m lora_trainer resume "{path}"',
     ]
 
 
 @pytest.mark.parametrize(
     ("saved", "sentence"),
     [
-        ((), "nothing was saved yet, so it begins again"),
+        ((), "nothing was saved"),
         ((events.Saved(step=6, file="a"), events.Saved(step=8, file="b")), "step 8 is saved"),
     ],
 )
 def test_an_interrupted_run_says_what_is_kept(saved, sentence):
     state = fold([events.Started(), PLANNED, *saved, TRAINING, progress(9)])
     assert describe_state(state, RunFolder(Path("/x"))).startswith(
-        f"Interrupted at step 9 of 20; {sentence}\nGo on with: "
+        f"Interrupted at step 9 of 20; {sentence}\nContinue with: "
     )
 
 
@@ -218,7 +218,7 @@ def test_a_stop_before_the_first_step_names_no_file(tmp_path):
     state = fold([events.Started(), events.Stopped(step=0)])
     assert (
         describe_state(state, RunFolder(tmp_path)).splitlines()[0]
-        == "Stopped at step 0; nothing was learned yet"
+        == "Stopped at step 0; nothing was trained yet"
     )
 
 
@@ -321,7 +321,7 @@ def test_a_caption_job_is_told_in_images_and_captions(tmp_path, capsys):
 
 def test_a_caption_job_that_was_stopped_or_killed_says_that_its_captions_stay(tmp_path):
     folder = RunFolder(tmp_path)
-    go_on = f'Go on with: python -m lora_trainer resume "{tmp_path}"'
+    go_on = f'Continue with: python -m lora_trainer resume "{tmp_path}"'
     half = RunState(job="caption", status="running", step=3, step_count=12)
     assert (
         describe_state(half, folder)

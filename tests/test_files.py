@@ -101,8 +101,8 @@ NOT_JSON = {
     "1" * 400 + ".0": "too large",
     "NaN": "NaN is no number",
     '{"loss": -Infinity}': "-Infinity is no number",
-    '"\\ud800"': "half a character",
-    '{"\\uDFFF": 1}': "half a character",
+    '"\\ud800"': "lone surrogate",
+    '{"\\uDFFF": 1}': "lone surrogate",
     b'"\xff"': "utf-8",
     b"\x00\x01": "Expecting value",
     "1 2": "Extra data",
@@ -166,7 +166,7 @@ def test_a_pipe_in_a_files_place_is_not_waited_for(tmp_path):
 
 
 def test_a_large_json_file_is_not_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "LONGEST_JSON", 2 << 20)
+    monkeypatch.setattr(files, "MAX_JSON_SIZE", 2 << 20)
     (tmp_path / "a.json").write_text(" " * (2 << 20) + "1", encoding="utf-8")
     with pytest.raises(files.NotJson, match="larger than 2 MB"):
         files.load_json(tmp_path / "a.json")
@@ -177,14 +177,14 @@ def test_what_a_killed_process_left_is_cleared_by_the_next_that_writes_there(tmp
     step = 1
     while killed_at(step, tmp_path, lambda: files.write_text(tmp_path / "captions.json", "half")):
         step += 1
-        monkeypatch.setattr(files, "_cleared", set())  # the next process
+        monkeypatch.setattr(files, "_cleaned_folders", set())  # the next process
         files.write_text(tmp_path / "other.json", "whole")
         assert {path.name for path in tmp_path.iterdir()} <= {"captions.json", "other.json"}
     assert step > 3
 
 
 def test_what_a_living_process_or_another_machine_is_writing_is_let_be_for_a_day(tmp_path):
-    machine = files.this_writer().partition("-")[0]
+    machine = files.writer_id().partition("-")[0]
     half = {
         "own": f"a.json.{machine}-{os.getpid()}.part",
         "dead": f"b.json.{machine}-{ended_process()}.part",
@@ -197,11 +197,11 @@ def test_what_a_living_process_or_another_machine_is_writing_is_let_be_for_a_day
     }
     for name in half.values():
         (tmp_path / name).touch()
-    files.clear_left(tmp_path)
+    files.remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         name for what, name in half.items() if not what.startswith("dead")
     }
     for path in tmp_path.iterdir():
         os.utime(path, (time.time() - 90000, time.time() - 90000))
-    files.clear_left(tmp_path)
+    files.remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {half["no number"], half["a claim"]}

@@ -301,18 +301,24 @@ def online(environ: dict[str, str], index: str) -> dict[str, str]:
 def test_a_silent_index_holds_up_nobody_who_waits(tmp_path: Path, environ: dict[str, str]) -> None:
     overlay = look(tmp_path / "overlay")
     with silent_server() as index:
-        haste = installation.Haste(seconds=60, silence=1, retries=1)
+        time_limit = installation.TimeLimit(seconds=60, timeout=1, retries=1)
         with pytest.raises(SetupError, match="the package index cannot be reached: .*timed out"):
             installation.install(
-                overlay, environ=online(environ, index), say=lambda line: None, haste=haste
+                overlay,
+                environ=online(environ, index),
+                say=lambda line: None,
+                time_limit=time_limit,
             )
         # and however it goes on, there is an end
-        haste = installation.Haste(seconds=0.5, silence=600, retries=9)
+        time_limit = installation.TimeLimit(seconds=0.5, timeout=600, retries=9)
         with pytest.raises(
             SetupError, match="not there in time, and the WebUI starts without them"
         ) as raised:
             installation.install(
-                overlay, environ=online(environ, index), say=lambda line: None, haste=haste
+                overlay,
+                environ=online(environ, index),
+                say=lambda line: None,
+                time_limit=time_limit,
             )
     assert (
         "The tab LoRA Trainer offers to go on" in str(raised.value.hint)
@@ -340,11 +346,11 @@ def test_a_starting_webui_waits_for_minutes_at_most_and_a_person_as_long_as_it_t
     assert installer.main([], environ) == 0
     if by_host:
         assert (
-            told["haste"] == installation.Haste(seconds=300.0, silence=10, retries=1)
+            told["time_limit"] == installation.TimeLimit(seconds=300.0, timeout=10, retries=1)
             and told["patience"] == 60.0
         )
     else:
-        assert told["haste"] is None and told["patience"] == installation.PATIENCE
+        assert told["time_limit"] is None and told["patience"] == installation.LOCK_TIMEOUT
 
 
 def test_a_login_page_in_place_of_the_index_is_told_as_what_it_is(

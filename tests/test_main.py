@@ -120,7 +120,7 @@ def test_ctrl_c_saves_and_resume_goes_on(tmp_path):
     status = call("status", "out", cwd=tmp_path)
     assert status.stdout.startswith(f"Stopped at step {stopped.step} of 30000")
     done = call("resume", "out", "--set", f"max_train_steps={stopped.step + 2}", cwd=tmp_path)
-    assert done.returncode == 0 and f"Going on from step {stopped.step}" in done.stdout
+    assert done.returncode == 0 and f"Resuming from step {stopped.step}" in done.stdout
     assert folder.read_state().step == stopped.step + 2
     assert (
         f'resume "{folder.path}" --set max_train_steps=N'
@@ -191,18 +191,18 @@ def test_tell_reaches_a_running_worker(tmp_path):
     folder = RunFolder(tmp_path / "out")
     wait_for(lambda: folder.read_state().step >= 1)
     asked = call("tell", "out", "save", cwd=tmp_path)
-    assert asked.returncode == 0 and "Asked for `save`" in asked.stdout
+    assert asked.returncode == 0 and "Sent `save`" in asked.stdout
     wait_for(lambda: folder.read_state().saved)
     assert call("tell", "out", "stop", cwd=tmp_path).returncode == 0
     assert process.wait(60) == 3
     ended = call("tell", "out", "stop", cwd=tmp_path)
     assert (
         ended.returncode == 1
-        and "Nothing is training there" in ended.stderr
+        and "No worker is running there" in ended.stderr
         and f'resume "{tmp_path / "out"}"' in ended.stderr
     )
     status = call("status", "out", cwd=tmp_path)
-    assert f'Go on with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
+    assert f'Continue with: python -m lora_trainer resume "{tmp_path / "out"}"' in status.stdout
 
 
 @pytest.mark.skipif(os.name == "nt", reason="POSIX pipes")

@@ -1,7 +1,7 @@
-"""What learns: adapters of one of the `types`, in the model and in files.
+"""Adapters of a LoRA type: in the model, and in files.
 
-types/          the types of LoRA, one module each (base.LoraType)
-injected.py     types and settings -> adapters in the model
-export.py       adapters -> a LoRA file, verified;  apply.py  a LoRA file -> its effect
-size.py         how many weights there will be
+types/          the LoRA types, one module each (base.LoraType)
+injected.py     injects adapters into a model
+export.py       adapters -> a verified LoRA file;  apply.py  LoRA files -> their effect
+size.py         the number of weights of a LoRA
 """

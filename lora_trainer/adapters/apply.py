@@ -1,9 +1,8 @@
-"""LoRA files -> their effect in a loaded model, as the WebUI has it for `<lora:NAME:strength>`.
+"""Merges LoRA files into a loaded model, as the WebUI does for `<lora:NAME:strength>`:
 
     W + strength * alpha / rank * up @ down                for each layer, one file after the other
 
-In: Parts and WebUI-form LoRA files. The demo's report judges files with it, not the adapters they
-came from: what is shown is what a host would show.
+The demo's report evaluates LoRA files with it, not the adapters they were exported from.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from lora_trainer.lora.names import webui_layers
 
 
 @dataclass(frozen=True)
-class Prompted:
+class LoraTag:
     """One `<lora:NAME:strength>`."""
 
     file: Path
@@ -32,11 +31,10 @@ class Prompted:
 
 
 @contextmanager
-def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
-    """The loaded models with these LoRAs in them; afterwards every weight is as it was, bit for
-    bit.
+def applied(parts: Parts, loras: Sequence[LoraTag]) -> Iterator[None]:
+    """Merge the LoRAs for the block; afterwards every weight is bit-identical to before.
 
-    Raises LoraFileError if a file has a layer these models lack.
+    Raises LoraFileError if a file has a layer that the models lack.
     """
     layers = webui_layers(parts)
     kept: dict[str, torch.Tensor] = {}
@@ -62,12 +60,12 @@ def applied(parts: Parts, loras: Sequence[Prompted]) -> Iterator[None]:
 
 
 def effects(file: Path) -> dict[str, torch.Tensor]:
-    """Each layer's change at strength 1, float32: (out, in), or (out, in, height, width) for a
-    convolution's. Raises LoraFileError for a type of LoRA that is not ours.
+    """Each layer's weight delta at strength 1, float32: (out, in), or (out, in, height, width).
+    Raises LoraFileError for an unknown LoRA type.
     """
     layers: dict[str, dict[str, torch.Tensor]] = {}
     for key, tensor in load_file(file).items():
-        # a layer's name in a WebUI's form has no dots
+        # layer names have no dots in the WebUI's form
         name, dot, end = key.partition(".")
         layers.setdefault(name, {})[dot + end] = tensor
     return {name: _type_of(file, tensors).effect(tensors) for name, tensors in layers.items()}

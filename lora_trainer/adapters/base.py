@@ -1,6 +1,4 @@
-"""What a type of LoRA does: `LoraType`, and what it puts into the model: `Adapter`. No torch at
-import.
-"""
+"""The interface of LoRA types, `LoraType`, and of a layer's `Adapter`. Imports without torch."""
 
 from __future__ import annotations
 
@@ -13,27 +11,27 @@ from typing import TYPE_CHECKING, Any, Literal
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.changes import WeightChange
 from lora_trainer.lora.names import Part
-from lora_trainer.settings.training import USUAL_RANK, LoraSettings
+from lora_trainer.settings.training import DEFAULT_RANK, LoraSettings
 
 if TYPE_CHECKING:
     import torch
 
 ALPHA_END = ".alpha"
 Form = Literal["webui", "diffusers"]
-"""Whose names a LoRA file has."""
+"""The naming scheme of a LoRA file."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """Of one layer's adapter: its effect is scaled by alpha / rank."""
+    """A layer's rank and alpha; its delta is scaled by alpha / rank."""
 
     rank: int
     alpha: float
 
 
 class Adapter(ABC):
-    """One layer's adapter. Its layer stands in the model where the base layer stood, and has that
-    as `base_layer`.
+    """One layer's adapter. `layer` replaces the base layer in the model, and has it as
+    `base_layer`.
     """
 
     def __init__(self, part: Part, path: str, layer: Any, size: Size) -> None:
@@ -49,7 +47,7 @@ class Adapter(ABC):
 
     @abstractmethod
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """What learns, float32, with names that begin with `name`."""
+        """Trainable parameters, float32, with names that start with `name`."""
 
     @abstractmethod
     def begin_from(self, change: WeightChange) -> tuple[float, float]:
@@ -59,56 +57,50 @@ class Adapter(ABC):
 
     @abstractmethod
     def at_strength(self, value: float) -> AbstractContextManager[None]:
-        """The layer scaled by `value` (0: the base alone), and without dropout."""
+        """For the block, scale the delta by `value` (0: base only) and disable dropout."""
 
     @abstractmethod
     def webui_tensors(self) -> dict[str, torch.Tensor]:
-        """What a LoRA file for a WebUI holds of it: each tensor by the end of its key, without
-        alpha.
-        """
+        """Its tensors in a LoRA file for a WebUI, by key suffix, without alpha."""
 
     @abstractmethod
     def diffusers_tensors(self) -> dict[str, torch.Tensor]:
-        """The same for diffusers, which knows no alpha."""
+        """Its tensors in diffusers' form, which has no alpha."""
 
 
 class LoraType(ABC):
-    """One type of LoRA. It is a value: nothing in it changes."""
+    """A LoRA type. Immutable."""
 
     id: str
-    """In settings: lora_type."""
+    """The value of the setting lora_type."""
     label: str
-    """In the form; a proper name, the same in every language."""
+    """Shown in the form; a proper name, not translated."""
     sentence: str = ""
-    """What is to be known of it before it is chosen."""
+    """Help text for the choice."""
     own_settings: tuple[str, ...] = ()
-    """Settings that only some types read, and this one does; auto leaves them alone."""
+    """Settings that this type reads and not every type does; otherwise they stay at auto."""
     webui_ends: tuple[str, ...]
-    """What its keys end with in a LoRA file for a WebUI, `.alpha` left out: all of them are
-    there for each layer.
-    """
+    """Key suffixes in a LoRA file for a WebUI, without `.alpha`; each layer has all of them."""
     diffusers_ends: tuple[str, ...]
-    """The same for diffusers."""
+    """Key suffixes in diffusers' form."""
     network_module: str = "networks.lora"
     """ss_network_module."""
 
     def ends(self, form: Form) -> tuple[str, ...]:
-        """What its keys end with in a file of this form."""
+        """Key suffixes in a file of this form."""
         return self.webui_ends if form == "webui" else self.diffusers_ends
 
     def more_targets(self, family: Family, part: Part) -> Sequence[str]:
-        """Layers that learn beside those that are asked for, by the end of their names. What a
-        model lacks of them is passed over.
-        """
+        """Additional target layers, by the end of their names; missing ones are ignored."""
         return ()
 
     def size(self, shape: Shape, settings: LoraSettings) -> Size:
-        """Of the adapter for a layer whose weight has this shape."""
-        rank = settings.lora_rank or USUAL_RANK
+        """Rank and alpha for a layer whose weight has this shape."""
+        rank = settings.lora_rank or DEFAULT_RANK
         return Size(rank, float(rank if settings.lora_alpha is None else settings.lora_alpha))
 
     def network_args(self, settings: LoraSettings) -> dict[str, Any]:
-        """What ss_network_args says beside the targets."""
+        """Entries of ss_network_args besides the targets."""
         return {}
 
     @abstractmethod
@@ -120,25 +112,26 @@ class LoraType(ABC):
         settings: LoraSettings,
         generator: torch.Generator,
     ) -> Iterator[Adapter]:
-        """Put fresh adapters, which change nothing, into the layers at these paths, in their order.
-
-        Weights are float32 on their layer's device. First values are drawn from `generator` alone.
+        """Replace the layers at these paths with new adapters that have no effect yet, in order.
+        Weights are float32 on their layer's device, initialized from `generator` only.
         """
 
     @abstractmethod
     def weight_count(self, shape: Shape, size: Size) -> int:
-        """Weights of the adapter for a layer whose weight has this shape."""
+        """Number of weights for a layer whose weight has this shape."""
 
     @abstractmethod
     def fits(self, base: Shape, shapes: Mapping[str, Shape]) -> bool:
-        """Whether tensors of these shapes, by the ends of their keys in either form, can change a
-        weight of shape `base`.
+        """Whether tensors of these shapes, by key suffix in either form, fit a weight of shape
+        `base`.
         """
 
     @abstractmethod
     def is_idle(self, tensors: Mapping[str, torch.Tensor]) -> bool:
-        """Whether these change nothing."""
+        """Whether the delta is zero."""
 
     @abstractmethod
     def effect(self, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """The change of a layer's weight at strength 1, float32, from a WebUI's form with alpha."""
+        """A layer's weight delta at strength 1, float32, from tensors in the WebUI's form with
+        alpha.
+        """

@@ -1,17 +1,15 @@
-"""Adapters -> LoRA files: the WebUI's form, and diffusers'.
+"""Writes adapters as LoRA files, in the WebUI's or diffusers' form.
 
-In: Adapters, the Parts they sit in, a path, metadata. Out: a .safetensors file in its place and an
-ExportReport; the file is read back and each key compared with the base's own layers before it gets
-its name, because the hosts pass over keys they do not know without a word.
+The file is read back and each key compared with the base's layers before it is renamed to its final
+path, because the hosts silently ignore unknown keys.
 
     WebUI      lora_unet_down_blocks_0_..._to_q.lora_down.weight, .lora_up.weight, .alpha
-        effect = alpha / rank * up @ down
+        delta = alpha / rank * up @ down
     diffusers  unet.down_blocks.0...to_q.lora_A.weight, .lora_B.weight
-        effect = B @ A
+        delta = B @ A
 
-diffusers' form has no place for alpha that every reader knows: diffusers 0.35 reads it from a
-metadata key, older versions and other programs take alpha = rank. The scale is therefore multiplied
-into the weights, and every reader gives the same effect.
+In diffusers' form the scale is multiplied into the weights: diffusers 0.35 reads alpha from a
+metadata key, older versions and other programs assume alpha = rank.
 """
 
 from __future__ import annotations
@@ -35,30 +33,30 @@ from lora_trainer.lora.file import encode_header, read_header, with_hashes
 from lora_trainer.lora.names import BaseModules, Shape, diffusers_names, module_names
 
 DIFFUSERS_FILE_NAME = "pytorch_lora_weights.safetensors"
-"""The name under which diffusers looks for a LoRA in a folder."""
+"""The default weight name of diffusers' `load_lora_weights`."""
 
 DTYPE_NAMES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportReport:
-    """What is in a LoRA file that was written and read back."""
+    """The contents of a LoRA file that was written and read back."""
 
     path: Path
     module_count: int
     parameter_count: int
-    """Weights, alphas not counted."""
+    """Number of weights, without alphas."""
     dtype: str
     """F16, BF16 or F32"""
     byte_count: int
     model_hash: str
-    """sha256 of the tensors, as in sshs_model_hash; empty if the file has none."""
+    """SHA-256 of the tensors, as in sshs_model_hash; empty if the file has none."""
     idle_modules: int
-    """Layers whose up matrix is all zeros: they change nothing."""
+    """Layers whose delta is zero."""
 
     @property
     def does_nothing(self) -> bool:
-        """True for a LoRA that has not learned anything yet."""
+        """Whether no layer has an effect, as before the first step."""
         return self.idle_modules == self.module_count
 
 
@@ -69,10 +67,8 @@ def export(
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float16,
 ) -> ExportReport:
-    """Write the adapters in the WebUI's form, with the metadata of `metadata.build` and the hashes.
-
-    Raises LoraFileError if the file read back does not fit the base, or cannot be written; nothing
-    is left at `path` then.
+    """Write the adapters in the WebUI's form, with `metadata` and hashes. Raises LoraFileError if
+    the file cannot be written or, read back, does not fit the base; `path` is then unchanged.
     """
     tensors: dict[str, torch.Tensor] = {}
     layer_name = parts.family.layer_names(parts)
@@ -80,7 +76,7 @@ def export(
         name = layer_name(adapter.part, adapter.path)
         for end, tensor in adapter.webui_tensors().items():
             tensors[name + end] = tensor.to("cpu", dtype)
-        # float32 whatever the weights are: float16 would round an alpha of 2.7
+        # always float32: float16 would round an alpha of 2.7
         tensors[name + ALPHA_END] = torch.tensor(adapter.size.alpha, dtype=torch.float32)
     return _write_and_verify(path, tensors, metadata, module_names(parts), adapters.type, "webui")
 
@@ -92,21 +88,16 @@ def export_diffusers(
     metadata: Mapping[str, str],
     dtype: torch.dtype = torch.float16,
 ) -> ExportReport:
-    """Write the adapters in diffusers' form: `pipeline.load_lora_weights(path)` gives the effect
-    that training had. Raises LoraFileError.
+    """Write the adapters in diffusers' form, for `pipeline.load_lora_weights(path)`. Raises
+    LoraFileError.
     """
     tensors: dict[str, torch.Tensor] = {}
     for adapter in adapters.layers:
         for end, tensor in adapter.diffusers_tensors().items():
             tensors[adapter.name + end] = tensor.to("cpu", dtype)
-    return _write_and_verify(
-        path,
-        tensors,
-        {**metadata, "format": "pt"},
-        diffusers_names(parts),
-        adapters.type,
-        "diffusers",
-    )
+    metadata = {**metadata, "format": "pt"}
+    names = diffusers_names(parts)
+    return _write_and_verify(path, tensors, metadata, names, adapters.type, "diffusers")
 
 
 def _write_and_verify(
@@ -167,7 +158,7 @@ def _layout(order: Iterable[str], tensors: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _bytes(tensor: torch.Tensor) -> bytes:
-    # by way of integers, because numpy has no bfloat16
+    # as uint8, because numpy has no bfloat16
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
@@ -177,17 +168,16 @@ def _bytes(tensor: torch.Tensor) -> bytes:
 def verify(
     path: Path, modules: BaseModules, lora_type: LoraType | None = None, *, form: Form = "webui"
 ) -> ExportReport:
-    """Read a LoRA file back and compare every key with the base's layers: each must exist, have
-    all its tensors, the right shapes and finite values.
+    """Read a LoRA file back and check it against the base's layers: every key must match one, with
+    all tensors, fitting shapes and finite values.
 
     modules: `names.module_names(parts)` for the WebUI's form, `names.diffusers_names(parts)` for
-    diffusers'. lora_type: the plain LoRA if none is given. Raises LoraFileError that names what
-    does not fit.
+    diffusers'. lora_type: plain LoRA by default. Raises LoraFileError.
     """
     lora_type = lora_type or types.get("lora")
     header = read_header(path)
     try:
-        # not memory-mapped: Windows does not rename a file that is
+        # not memory-mapped: Windows cannot rename a mapped file
         tensors = safetensors.torch.load(path.read_bytes())
     except (SafetensorError, OSError) as error:
         raise LoraFileError(
@@ -197,16 +187,11 @@ def verify(
             error=error,
         ) from error
     found = _modules_in(path, tensors, lora_type.ends(form))
+    known = {name: module for name, module in found.items() if name in modules}
+    unfit = [name for name in known if not lora_type.fits(modules[name], _shapes(known[name]))]
     checks = (
         (NO_LAYER, [name for name in found if name not in modules]),
-        (
-            WRONG_SHAPE,
-            [
-                name
-                for name, module in found.items()
-                if name in modules and not lora_type.fits(modules[name], _shapes(module))
-            ],
-        ),
+        (WRONG_SHAPE, unfit),
         (NOT_FINITE, [name for name, module in found.items() if not _is_finite(module)]),
     )
     for (template, hint), names in checks:
@@ -247,7 +232,7 @@ NOT_FINITE = (
 def _modules_in(
     path: Path, tensors: Mapping[str, torch.Tensor], ends: Sequence[str]
 ) -> dict[str, dict[str, torch.Tensor]]:
-    """{layer: {end of the key: tensor}}."""
+    """{layer: {key suffix: tensor}}."""
     names = [name.removesuffix(ends[0]) for name in tensors if name.endswith(ends[0])]
     explained = {name + end for name in names for end in (*ends, ALPHA_END)}
     strange = [name for name in tensors if name not in explained] + [
@@ -276,5 +261,5 @@ def _is_finite(module: Mapping[str, torch.Tensor]) -> bool:
 
 
 def _dtype(tensors: Mapping[str, TensorInfo]) -> str:
-    """Of the weights: alphas are always float32."""
+    """The weights' dtype; alphas are always float32."""
     return next(info.dtype for key, info in tensors.items() if not key.endswith(ALPHA_END))

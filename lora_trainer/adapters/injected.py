@@ -1,8 +1,8 @@
-"""The LoRA inside the model: adapters of the chosen type beside frozen layers.
+"""Injects adapters beside the frozen layers of a model.
 
-In: Parts with frozen base weights in any float type. Out: Adapters, whose parameters (float32) the
-optimizer trains. training, previews and export call it. Which layers learn is decided here, because
-PEFT silently passes over names that match nothing.
+Takes Parts with base weights in any float dtype; returns Adapters, whose float32 parameters the
+optimizer trains. Target layers are matched here, because PEFT silently ignores names that match
+nothing.
 """
 
 from __future__ import annotations
@@ -24,9 +24,7 @@ from lora_trainer.settings.training import TEXT_ENCODER_TARGETS, LoraSettings
 
 
 class Adapters:
-    """All adapters of one model, in the model's own order: the same order in every run of the same
-    settings.
-    """
+    """All adapters of a model, in the model's order, which is the same in every run."""
 
     def __init__(
         self, *, lora_type: LoraType, layers: Sequence[Adapter], models: Mapping[Part, Any]
@@ -37,21 +35,13 @@ class Adapters:
 
     def parameters_unet(self) -> list[tuple[str, torch.nn.Parameter]]:
         """The UNet's trainable parameters with their names."""
-        return [
-            pair
-            for adapter in self.layers
-            if adapter.part == "unet"
-            for pair in adapter.parameters()
-        ]
+        layers = (adapter for adapter in self.layers if adapter.part == "unet")
+        return [pair for adapter in layers for pair in adapter.parameters()]
 
     def parameters_text_encoder(self) -> list[tuple[str, torch.nn.Parameter]]:
-        """The trainable parameters of the text encoder, or of both, with their names."""
-        return [
-            pair
-            for adapter in self.layers
-            if adapter.part != "unet"
-            for pair in adapter.parameters()
-        ]
+        """The text encoders' trainable parameters with their names."""
+        layers = (adapter for adapter in self.layers if adapter.part != "unet")
+        return [pair for adapter in layers for pair in adapter.parameters()]
 
     def parameters(self) -> list[tuple[str, torch.nn.Parameter]]:
         """All trainable parameters with their names."""
@@ -66,18 +56,14 @@ class Adapters:
         return len(self.layers)
 
     def state_dict(self) -> dict[str, torch.Tensor]:
-        """Copies of all weights on the CPU, float32, under their names: what an exact resume
-        needs.
-        """
+        """Copies of all weights, float32 on the CPU, by name."""
         return {
             name: parameter.detach().to("cpu", torch.float32, copy=True)
             for name, parameter in self.parameters()
         }
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Put weights from `state_dict` back, in place. Raises LoraFileError unless names and
-        shapes are exactly these adapters'.
-        """
+        """Restore weights in place. Raises LoraFileError if names or shapes differ."""
         parameters = dict(self.parameters())
         wrong = sorted(set(parameters) ^ set(state)) or [
             name for name in parameters if parameters[name].shape != state[name].shape
@@ -100,8 +86,8 @@ class Adapters:
 
     @contextmanager
     def strength(self, value: float) -> Iterator[None]:
-        """The model as the WebUI shows it with `<lora:NAME:value>`: scaled (0 is the base itself, 1
-        the whole LoRA), and without dropout.
+        """For the block, the model as with `<lora:NAME:value>`: scaled (0: base only), without
+        dropout.
         """
         with ExitStack() as scaled:
             for adapter in self.layers:
@@ -109,9 +95,7 @@ class Adapters:
             yield
 
     def remove(self) -> None:
-        """Take the adapters out: the base layers stand where they stood. The adapters' weights stay
-        readable here.
-        """
+        """Put the base layers back. The adapters' weights remain readable here."""
         for adapter in self.layers:
             parent_path, _, child = adapter.path.rpartition(".")
             setattr(
@@ -125,14 +109,12 @@ class Adapters:
 
 
 def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
-    """Freeze everything that is loaded and put fresh adapters into the UNet and, if asked, the text
+    """Freeze all loaded models and inject new adapters into the UNet and, if configured, the text
     encoders.
 
-    The adapters' weights are float32 on their model's device, whatever the base's type; call it
-    after the base has its type. First values are drawn from `seed`, and a fresh adapter changes
-    nothing. The global random state is neither read nor moved. Dropout draws from it in each step,
-    outside of `Adapters.strength`. Raises ConfigError if a name in target_modules or
-    text_encoder_targets matches no layer.
+    The weights are float32 on their model's device, initialized from `seed`; the global random
+    state is not used, except by dropout in each step. New adapters have no effect. Call it after
+    the base has its dtype. Raises ConfigError if a target matches no layer.
     """
     lora_type = types.get(settings.lora_type)
     chosen = list(target_layers(parts, settings))
@@ -159,7 +141,7 @@ def add_adapters(parts: Parts, settings: LoraSettings, seed: int) -> Adapters:
 
 # --- which layers ---------------------------------------------------------------------------------
 
-NAMES_OF_LANGUAGE_MODELS = {
+LANGUAGE_MODEL_TARGETS = {
     *TEXT_ENCODER_TARGETS,
     "o_proj",
     "gate_proj",
@@ -170,8 +152,8 @@ NAMES_OF_LANGUAGE_MODELS = {
 
 
 def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, Any, list[str]]]:
-    """Each loaded model that learns, with the paths of its layers that do. Raises ConfigError for
-    names that match no layer.
+    """Each loaded model with targets, and the paths of its target layers. Raises ConfigError for
+    targets that match no layer.
     """
     family = parts.family
     asked, lora_type = family.learning(settings), types.get(settings.lora_type)
@@ -195,10 +177,10 @@ def target_layers(parts: Parts, settings: LoraSettings) -> Iterator[tuple[Part, 
 def matching_layers(
     model: Any, family: Family, setting: str, targets: Sequence[str], default: Sequence[str]
 ) -> list[str]:
-    """Paths of the Linear and Conv2d layers whose path is a target or ends with `.` and a target,
-    in the model's order.
+    """Paths of the Linear and Conv2d layers that are a target, or end with `.` and a target, in the
+    model's order.
 
-    Raises ConfigError naming the targets that match nothing. (Of the family's `default` set, one
+    Raises ConfigError naming the targets without a match. (Of the family's `default` targets, one
     match is enough.)
     """
     layers = adaptable_layers(model, family)
@@ -216,42 +198,35 @@ def _no_such_layer(
     model: Any, setting: str, lost: list[str], layers: Mapping[str, Any]
 ) -> ConfigError:
     named, existing = ", ".join(lost), ", ".join(short_names(layers))
-    if setting == "target_modules" and set(lost) & NAMES_OF_LANGUAGE_MODELS:
-        hint = (
-            "Those are names of text encoders and language models; a UNet has to_q, to_k, to_v,"
-            " to_out.0."
-        )
+    if setting == "target_modules" and set(lost) & LANGUAGE_MODEL_TARGETS:
         return ConfigError(
             "{setting}: no layer of the UNet is called {named}",
-            hint=hint,
+            hint=(
+                "Those are names of text encoders and language models; a UNet has to_q, to_k,"
+                " to_v, to_out.0."
+            ),
             setting=setting,
             named=named,
         )
     if setting == "text_encoder_targets" and any(target.startswith("to_") for target in lost):
-        hint = (
-            "Those are names of a UNet; a text encoder has q_proj, k_proj, v_proj, out_proj, fc1,"
-            " fc2."
-        )
         return ConfigError(
             "{setting}: no layer of the text encoder is called {named}",
-            hint=hint,
+            hint=(
+                "Those are names of a UNet; a text encoder has q_proj, k_proj, v_proj, out_proj,"
+                " fc1, fc2."
+            ),
             setting=setting,
             named=named,
         )
-    blocks = [
-        target
-        for target in lost
-        if any(path == target or path.endswith("." + target) for path, _ in model.named_modules())
-    ]
+    paths = ["." + path for path, _ in model.named_modules()]
+    blocks = [target for target in lost if any(path.endswith("." + target) for path in paths)]
     if blocks:
         inside = ", ".join(
             short_names([path for path in layers if f".{blocks[0]}." in f".{path}."])
         )
-        hint = (
-            "Only Linear and Conv2d layers can. Inside it: {inside}."
-            if inside
-            else "Only Linear and Conv2d layers can: {existing}."
-        )
+        hint = "Only Linear and Conv2d layers can: {existing}."
+        if inside:
+            hint = "Only Linear and Conv2d layers can. Inside it: {inside}."
         template = "{setting}: {named} is not a layer that can hold a LoRA"
         return ConfigError(
             template, hint=hint, setting=setting, named=blocks[0], inside=inside, existing=existing
@@ -269,7 +244,7 @@ def _no_such_layer(
 
 
 def short_names(paths: Sequence[str] | Mapping[str, Any]) -> list[str]:
-    """The different ends of paths, each once: "to_q", "to_out.0"."""
+    """The distinct last components of paths: "to_q", "to_out.0"."""
     ends: dict[str, None] = {}
     for path in paths:
         pieces = path.split(".")

@@ -1,6 +1,5 @@
-"""The low-rank layers of LoRA and LoCon. They are PEFT's; their first values and their scale are
-decided here, because PEFT draws the first values from the global random state and in the base's
-type.
+"""The low-rank layers of LoRA and LoCon: PEFT's, with our own initialization and scale, because
+PEFT initializes from the global random state and in the base's dtype.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ ADAPTER = "default"
 
 
 class LowRankAdapter(Adapter):
-    """`layer` is PEFT's."""
+    """`layer` is a PEFT LoraLayer."""
 
     @property
     def down(self) -> torch.nn.Parameter:
@@ -66,8 +65,8 @@ class LowRankAdapter(Adapter):
         return {DOWN: self.down.detach(), UP: self.up.detach()}
 
     def diffusers_tensors(self) -> dict[str, torch.Tensor]:
-        """The scale is in one of them: a small one in down, whose values are the larger, so that
-        float16 does not round them to zero.
+        """With the scale multiplied into one tensor: into down if below 1, whose values are larger
+        and so do not underflow in float16.
         """
         down, up = self.down.detach(), self.up.detach()
         scale = self.size.alpha / self.size.rank
@@ -77,9 +76,11 @@ class LowRankAdapter(Adapter):
 def inject(
     part: Part, model: Any, sizes: Mapping[str, Size], dropout: float, generator: torch.Generator
 ) -> Iterator[Adapter]:
-    """Down is drawn uniform, as kaiming for sqrt(5); up is zero."""
+    """Initialize down with kaiming_uniform_(a=sqrt(5)), as torch.nn.Linear and PEFT do, and up with
+    zeros.
+    """
     usual = Counter(sizes.values()).most_common(1)[0][0]
-    # patterns are regular expressions
+    # PEFT's patterns are regular expressions
     others = {re.escape(path): size for path, size in sizes.items() if size != usual}
     config = LoraConfig(
         r=usual.rank,
@@ -90,8 +91,7 @@ def inject(
         target_modules=list(sizes),
         init_lora_weights=False,
     )
-    # low_cpu_mem_usage: PEFT leaves the weights without values, and so draws none from the global
-    # random state
+    # low_cpu_mem_usage: PEFT creates meta tensors, and does not use the global random state
     inject_adapter_in_model(config, model, ADAPTER, low_cpu_mem_usage=True)
     for path, size in sizes.items():
         layer = model.get_submodule(path)

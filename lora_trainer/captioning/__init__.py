@@ -1,13 +1,11 @@
-"""Captioners: images in, captions out. In the worker's process only; one file each, behind
-`captioner.Captioner`.
+"""Captioners: images -> captions, in the worker process, each behind `captioner.Captioner`.
 
-    source.find(settings, report)   -> the folder (or the host's file) with the model: on this disk
-                                    already, or fetched from the hub
+    source.find(settings, report)   -> the model's folder (or the host's file), downloaded if needed
     load.load(settings, source)     -> a Captioner, on its device
-    captioner.caption(images)       -> one CaptionerOutput an image
-    postprocess(output, settings)   -> its text as it is written: excluded tags gone, prefix,
-                                    suffix and trigger word in place
+    captioner.caption(images)       -> one CaptionerOutput per image
+    postprocess(output, settings)   -> the text to write: without excluded tags, with prefix, suffix
+                                       and trigger word
 
-Which captioners there are is in `captioners`, one module each, which needs no torch to say so.
-Called by tasks.caption.
+The captioners are in `captioners`, one module each, importable without torch. Used by
+tasks.caption.
 """

@@ -1,5 +1,5 @@
-"""What every captioner is, what it is offered as, and what it gives. Imports neither torch nor
-Pillow: the tab and the command line list captioners with it.
+"""The interface of captioners, their descriptions and their results. Imports neither torch nor
+Pillow, for the tab and the command line.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Tag:
-    """One tag and how sure the captioner is of it, from 0 to 1."""
+    """A tag and its confidence, from 0 to 1."""
 
     text: str
     score: float
@@ -27,46 +27,41 @@ class Tag:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerOutput:
-    """What a captioner says of one image: a sentence, or tags, the first to be written first."""
+    """A captioner's result for one image: a sentence, or tags in order of output."""
 
     text: str = ""
     tags: tuple[Tag, ...] = ()
     embedding: Row | None = field(default=None, compare=False, repr=False)
-    """What the captioner's image encoder made of the image, where it has one (captioning.encoder).
-    """
+    """The image encoder's embedding of the image, if the captioner has one (captioning.encoder)."""
 
 
 class Captioner(Protocol):
-    """A loaded model that captions. None of them samples: the same images give the same captions,
-    in whatever batches.
-    """
+    """A loaded captioning model. Deterministic: no sampling, and independent of batching."""
 
     def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
-        """One Caption for each upright 8-bit RGB image, in their order. Out of memory is raised as
-        the library raises it.
-        """
+        """One output per image (8-bit RGB, upright), in order. Out-of-memory errors propagate."""
         ...
 
 
-# --- what is told of one before it is loaded ------------------------------------------------------
+# --- descriptions ---------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class NoSettings(Settings):
-    """Settings of a captioner that has none of its own."""
+    """For captioners without own settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentenceSettings(Settings):
-    """Settings of a captioner that writes sentences."""
+    """For captioners that write sentences."""
 
-    max_tokens: int = setting(75, label="Max new tokens", at_least=5, at_most=500)
+    max_tokens: int = setting(75, label="Max new tokens", bounds=(5, 500))
     """Longest caption in the model's tokens. The WebUI's text encoder takes 75 at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TagSettings(Settings):
-    """Settings of a captioner that writes tags."""
+    """For captioners that write tags."""
 
     exclude: tuple[str, ...] = setting((), label="Excluded tags", audience="everyone", order=1)
     """Tags never to be written."""
@@ -74,14 +69,14 @@ class TagSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFiles:
-    """What a model's folder must hold."""
+    """The files of a model's folder."""
 
     needed: tuple[str, ...]
-    """Each must be there."""
+    """All of them are required."""
     weights: tuple[str, ...]
-    """One of them, or all parts that one of their indexes names; the best first."""
+    """One of these, or the parts listed in one's index; in order of preference."""
     small: tuple[str, ...]
-    """Patterns of what is fetched beside the weights."""
+    """Patterns of files downloaded besides the weights."""
 
 
 TRANSFORMERS = ModelFiles(
@@ -89,55 +84,49 @@ TRANSFORMERS = ModelFiles(
     weights=("model.safetensors", "pytorch_model.bin"),
     small=("*.json", "vocab.txt", "merges.txt", "*.model", "*.jinja"),
 )
-"""A model that transformers loads."""
+"""A transformers model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerInfo:
-    """One captioner, as it is offered. Sizes are those of the model named; with another model they
-    are another's.
-    """
+    """Description of a captioner. Sizes are those of the default model."""
 
     name: str
     title: str
     sentence: str
-    """What it writes, in one sentence."""
+    """What it writes."""
     model: str
-    """Its model's id on the hub."""
+    """Its default model's id on the hub."""
     download_bytes: int
     memory_bytes: int
-    """Of the card's memory, about, with the default batch."""
+    """Approximate device memory with the default batch size."""
     licence: str
     batch_size: int
-    """Images at once, unless the settings say so."""
+    """Default batch size."""
     load: Callable[..., Captioner]
     """(path, own settings, *, device, dtype, listener) -> the captioner, on its device. `path` is
-    what source.find gave. Raises CaptionerError, and what running out of memory raises.
+    from source.find. Raises CaptionerError; out-of-memory exceptions pass through.
     """
     settings: type[Settings] = NoSettings
-    """The settings that only it, and those of its kind, have, each with a default. Its captions
-    depend on all of them.
-    """
+    """Its own settings, which all have defaults and all affect the captions."""
     reads: Callable[[Any], str] | None = None
-    """Own settings -> the content of the files that they name, on which the captions depend."""
+    """Own settings -> the content of files they name, which affects the captions."""
     files: ModelFiles = TRANSFORMERS
     takes_file: bool = False
-    """Whether its model may be one file, in place of a folder."""
+    """Whether its model may be a single file."""
     host_file: str = ""
-    """Where in a WebUI's models folder the same model lies, if the WebUI has fetched it."""
+    """Path of the same model in a WebUI's models folder."""
     needs: str = ""
-    """What must be installed for it besides the worker's packages: a key of
-    packages.CAPTIONER_PACKAGES, or nothing.
-    """
+    """A key of packages.CAPTIONER_PACKAGES, or ""."""
     fp16_is_safe: bool = True
-    """Whether its numbers stay within fp16's range; where not, bf16 is used, or float32."""
+    """Whether activations stay within fp16's range; otherwise bf16 or float32 is used."""
 
 
 Method = TypeVar("Method", bound=Callable[..., Any])
 
 
 def inference(method: Method) -> Method:
-    """The method in torch.inference_mode(); torch is imported when it is called."""
+    """Run the method in torch.inference_mode(); torch is imported when it is called."""
 
     @functools.wraps(method)
     def run(*values: Any, **more: Any) -> Any:

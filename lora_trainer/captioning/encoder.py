@@ -1,12 +1,9 @@
-"""The image encoder inside a captioner: what falls off for each image while it is captioned, and
-the scale to read it by.
+"""Embeddings from a captioner's image encoder, and the scale to interpret their distances.
 
-A captioner that has one puts each image's embedding into its Caption (no image is encoded twice for
-it) and is an ImageEncoder, which is asked once a job how far apart it sees pictures that have
-nothing in common. That scale is needed because encoders differ: CLIP was trained to tell pictures
-apart, BLIP's encoder to be read by what writes the caption, and how close unrelated pictures lie in
-either is not known here. Called by blip, clip and tasks.caption; what is kept of it is
-dataset.embeddings.
+A captioner with an image encoder adds each image's embedding to its Caption, without encoding
+twice, and is an ImageEncoder, which also embeds a few unrelated images once per job: how similar
+unrelated images are differs between encoders. Used by blip, clip and tasks.caption;
+dataset.embeddings stores the result.
 """
 
 from __future__ import annotations
@@ -26,20 +23,18 @@ SIDE = 224
 
 @runtime_checkable
 class ImageEncoder(Protocol):
-    """A captioner that sees with an encoder whose embeddings can be compared."""
+    """A captioner with an image encoder whose embeddings can be compared."""
 
     encoder: str
-    """What it is called to the user: CLIP, BLIP."""
+    """Its name for the user: CLIP, BLIP."""
 
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
-        """The embedding of each image, as in its Caption, without captioning it."""
+        """The embedding of each image, as in its Caption, without captioning."""
         ...
 
 
 def rows(features: torch.Tensor) -> list[Row | None]:
-    """(images, width) of any type -> a row of length 1 for each; None where 16 bits overflowed in
-    the model.
-    """
+    """(images, width) of any dtype -> a normalized row each; None where fp16 overflowed."""
     unit = (
         torch.nn.functional.normalize(features.detach().float(), dim=-1)
         .cpu()
@@ -50,8 +45,8 @@ def rows(features: torch.Tensor) -> list[Row | None]:
 
 
 def unrelated_spread(encoder: ImageEncoder) -> float:
-    """1 - mean cosine of drawn pictures that have nothing in common; 0 if it cannot be told."""
-    # one at a time: after a batch of captions, that much memory is there
+    """1 - mean cosine similarity of unrelated images; 0 if undefined."""
+    # one by one, which needs less memory than a batch of captions
     seen = [
         row
         for picture in unrelated_pictures()
@@ -62,8 +57,8 @@ def unrelated_spread(encoder: ImageEncoder) -> float:
 
 
 def unrelated_pictures() -> list[Image.Image]:
-    """Eight drawings that have neither subject, colours, shapes nor texture in common; the same
-    ones each time.
+    """Eight generated images without common subject, colours, shapes or texture; always the
+    same.
     """
     draws = np.random.default_rng(0)
     across, down = np.meshgrid(np.linspace(0, 1, SIDE), np.linspace(0, 1, SIDE))

@@ -1,4 +1,4 @@
-"""Settings and a model's folder -> the Captioner that is asked for, on its device."""
+"""Loads the captioner in the settings."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def load(
     dtype: torch.dtype,
     listener: source.Listener,
 ) -> Captioner:
-    """model: what source.find gave. Raises CaptionerError, and what running out of memory
-    raises.
+    """The captioner on its device. `model` is from source.find. Raises CaptionerError;
+    out-of-memory exceptions pass through.
     """
     return settings.info.load(model, settings.own, device=device, dtype=dtype, listener=listener)
 
 
 def files_content(settings: CaptionSettings) -> str:
-    """The content of the files that the captioner's settings name, on which its captions depend."""
+    """The content of files named in the captioner's settings."""
     reads = settings.info.reads
     return reads(settings.own) if reads is not None else ""

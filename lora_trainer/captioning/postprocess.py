@@ -1,4 +1,4 @@
-"""What a captioner says -> the text that is written into the dataset."""
+"""A captioner's output -> the text for the dataset."""
 
 from __future__ import annotations
 
@@ -9,24 +9,23 @@ from lora_trainer.settings.captioning import CaptionSettings
 
 
 def postprocess(caption: CaptionerOutput, settings: CaptionSettings) -> str:
-    """The caption as one line: without excluded tags, with prefix, suffix and trigger word. Empty
-    when the captioner had nothing to say.
+    """The caption as one line: without excluded tags, with prefix, suffix and trigger word; empty
+    if there is none.
 
-    It is as the file will hold it: what is recorded as a captioner's must be what is read back, or
-    it would count as a person's change.
+    It must equal what is read back from the file, or it would count as edited by a person.
     """
     own = settings.own
     excluded = {_folded(tag) for tag in own.exclude} if isinstance(own, TagSettings) else set()
-    said = caption.text or ", ".join(
+    text = caption.text or ", ".join(
         tag.text for tag in caption.tags if _folded(tag.text) not in excluded
     )
-    # a model's marks that nobody sees are none of its words
-    said = (
-        tidy("".join(letter if letter.isprintable() else " " for letter in said)).strip(",").strip()
+    # remove control and invisible characters
+    text = (
+        tidy("".join(letter if letter.isprintable() else " " for letter in text)).strip(",").strip()
     )
-    if not said:
+    if not text:
         return ""
-    text = said
+    text = text
     if settings.prefix.strip():
         text = _joined(settings.prefix.strip(), text)
     if settings.suffix.strip():
@@ -38,8 +37,8 @@ def postprocess(caption: CaptionerOutput, settings: CaptionSettings) -> str:
 
 
 def _joined(front: str, back: str) -> str:
-    """With a comma between, unless one of the two has its own sign there, or the front ends in a
-    word that wants the next ("a photo of").
+    """Joined with a comma, unless there is punctuation, or `front` ends with a word such as
+    "of".
     """
     if front.endswith((",", ".", ":", ";", "，", "。")) or back.startswith((",", ".", "，", "。")):
         return f"{front}{'' if back[0] in ',.，。' else ' '}{back}"

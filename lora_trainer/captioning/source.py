@@ -1,13 +1,10 @@
-"""Where a captioner's model comes from: a folder, the WebUI's own files, the hub's cache, or the
-hub.
+"""Finds a captioner's model: a folder, the WebUI's file, the hub's cache, or a download.
 
-    find(settings, listener) -> Path     a folder as the hub holds it, or the WebUI's BLIP in its
-                                         original format (a .pth file)
+    find(settings, listener) -> Path     a folder from the hub, or the WebUI's BLIP (a .pth file)
 
-What is on the disk is used; nothing is fetched that is there already. HF_ENDPOINT (a mirror),
-HF_HOME, HF_HUB_CACHE and HF_HUB_OFFLINE are honoured: they are huggingface_hub's own. Only what a
-captioner reads is fetched, its weights once, as safetensors where there are any. A fetch that was
-broken off goes on where it was.
+Nothing is downloaded that is on the disk already. HF_ENDPOINT (a mirror), HF_HOME, HF_HUB_CACHE and
+HF_HUB_OFFLINE apply, as in huggingface_hub. Only required files are downloaded, and one format of
+the weights, preferably safetensors. Interrupted downloads are continued.
 """
 
 from __future__ import annotations
@@ -30,14 +27,12 @@ from lora_trainer.settings.captioning import CaptionSettings
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.5
-ASK_SECONDS = 20.0
-"""How long a silent hub is waited for; without a limit, a firewall's silence would be waited out
-for minutes.
-"""
+METADATA_TIMEOUT = 20.0
+"""Timeout for the hub's metadata."""
 
 
 class Listener(Protocol):
-    """Hears how a fetch goes on, and is asked whether it should."""
+    """Receives a download's progress, and may cancel it."""
 
     def fetching(self, model: str, total: int) -> None: ...
 
@@ -46,14 +41,12 @@ class Listener(Protocol):
     def stop_asked(self) -> bool: ...
 
 
-class StoppedWhileFetching(Exception):
-    """A stop was asked for. What has arrived stays, and the next fetch goes on from there."""
+class DownloadStopped(Exception):
+    """A stop was requested; the next download continues from here."""
 
 
 def find(settings: CaptionSettings, listener: Listener) -> Path:
-    """The model that the settings ask for, fetched if need be. Raises CaptionerError with what to
-    do; StoppedWhileFetching.
-    """
+    """The model in the settings, downloaded if needed. Raises CaptionerError; DownloadStopped."""
     named = settings.model_name
     info = settings.info
     needs = info.files
@@ -80,20 +73,20 @@ def find(settings: CaptionSettings, listener: Listener) -> Path:
 
 
 def hosts_file(name: str, host_models: Path | None) -> Path | None:
-    """The WebUI's own file of a model, if it ever fetched it."""
+    """The WebUI's file of a model, if it exists."""
     folder = host_models or _models_around()
     path = folder / name if folder is not None else None
     return path if path is not None and path.is_file() else None
 
 
 def _models_around() -> Path | None:
-    """The models folder of the WebUI whose extension this is: <webui>/extensions/<this>."""
+    """The models folder of the WebUI that contains this extension: <webui>/extensions/<this>."""
     extension = Path(__file__).resolve().parent.parent.parent
     return extension.parent.parent / "models" if extension.parent.name == "extensions" else None
 
 
 def cached_folder(model: str, needs: ModelFiles) -> Path | None:
-    """The hub cache's folder of a model, if everything needed is in it."""
+    """A model's folder in the hub's cache, if complete."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -105,7 +98,7 @@ def cached_folder(model: str, needs: ModelFiles) -> Path | None:
 
 
 def cached_file(model: str, name: str) -> Path | None:
-    """One file of a model, if it is in the hub's cache."""
+    """A model's file in the hub's cache, or None."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(model, name)
@@ -113,7 +106,7 @@ def cached_file(model: str, name: str) -> Path | None:
 
 
 def missing_files(folder: Path, needs: ModelFiles) -> list[str]:
-    """What a model's folder lacks; the parts of weights in several files are counted one by one."""
+    """Missing files of a model's folder, including parts of sharded weights."""
     missing = [name for name in needs.needed if not (folder / name).is_file()]
     if any((folder / name).is_file() for name in needs.weights):
         return missing
@@ -125,7 +118,7 @@ def missing_files(folder: Path, needs: ModelFiles) -> list[str]:
 
 
 def weight_bytes(folder: Path) -> int:
-    """How large a model's weights are on the disk, in a folder or in one file."""
+    """Size of a model's weights, a folder or a file."""
     if folder.is_file():
         return folder.stat().st_size
     for pattern in ("*.safetensors", "*.bin", "*.onnx"):
@@ -137,7 +130,7 @@ def weight_bytes(folder: Path) -> int:
 
 def _parts(index: Path) -> list[str]:
     return files.read_json(
-        index, lambda told: sorted(set(told["weight_map"].values())), [index.name]
+        index, lambda content: sorted(set(content["weight_map"].values())), [index.name]
     )
 
 
@@ -163,14 +156,14 @@ def _is_hub_id(name: str) -> bool:
 _ID_LETTERS = set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.")
 
 
-# --- fetching -------------------------------------------------------------------------------------
+# --- downloading ----------------------------------------------------------------------------------
 
 
 def fetch(
     model: str, needs: ModelFiles, expected_bytes: int, listener: Listener, only: Sequence[str] = ()
 ) -> Path:
-    """Fetches what a captioner reads of a model into the hub's cache. Returns its folder there.
-    Raises CaptionerError; StoppedWhileFetching.
+    """Download a model into the hub's cache. Returns its folder there. Raises CaptionerError;
+    DownloadStopped.
 
     only: just these files.
     """
@@ -181,7 +174,7 @@ def fetch(
     listener.fetching(model, 0)
     try:
         info = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None).model_info(
-            model, files_metadata=True, timeout=ASK_SECONDS
+            model, files_metadata=True, timeout=METADATA_TIMEOUT
         )
     except Exception as error:
         _explain(error, model, expected_bytes)
@@ -195,7 +188,7 @@ def fetch(
 
 
 def _wanted(names: Iterable[str], needs: ModelFiles) -> list[str]:
-    """The small files and one form of the weights."""
+    """The small files and one format of the weights."""
     names = list(names)
     small = [
         name
@@ -214,9 +207,7 @@ def _wanted(names: Iterable[str], needs: ModelFiles) -> list[str]:
 def _download(
     model: str, names: Sequence[str], expected_bytes: int, total: int, listener: Listener
 ) -> Path:
-    """One file after the other, in a thread of its own: meanwhile it is told how much has arrived,
-    and asked whether to stop.
-    """
+    """Download the files in a thread, reporting progress and polling for a stop."""
     from huggingface_hub import constants, hf_hub_download
     from huggingface_hub.file_download import repo_folder_name
 
@@ -237,41 +228,37 @@ def _download(
     blobs = (
         Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
     )
-    # a daemon: the process ends while it waits for a slow server, and the half-fetched file stays
-    # for the next time
+    # a daemon thread does not keep the process alive; the partial file stays for the next time
     thread = threading.Thread(target=run, name="fetch", daemon=True)
     thread.start()
-    told = -1
+    reported = -1
     while thread.is_alive():
         thread.join(POLL_SECONDS)
-        # what arrived earlier counts; another revision's files may lie there too
+        # includes earlier downloads, and maybe another revision's files
         done = min(total, _size_of(blobs))
-        if done != told:
-            told = done
+        if done != reported:
+            reported = done
             listener.fetched(done)
         if listener.stop_asked():
-            raise StoppedWhileFetching
+            raise DownloadStopped
     if failure:
         _explain(failure[0], model, expected_bytes)
     listener.fetched(total)
-    # every file lies in the snapshot's folder
+    # all files are in the snapshot's folder
     return paths[0].parent
 
 
 def _size_of(folder: Path) -> int:
-    total = 0
     try:
-        for path in folder.iterdir():
-            total += path.stat().st_size
+        return sum(path.stat().st_size for path in folder.iterdir())
     except OSError:
-        pass
-    return total
+        return 0
 
 
 def _require_room(model: str, needed: int, cache: Path) -> None:
     existing = next((folder for folder in (cache, *cache.parents) if folder.exists()), None)
     free = shutil.disk_usage(existing).free if existing is not None else needed
-    if free < needed + files.KEPT_FREE:
+    if free < needed + files.RESERVED_DISK_SPACE:
         raise CaptionerError(
             "{model} takes {needed}, and the disk with {cache} has {free} free, of which {kept} are"
             " left alone",
@@ -279,7 +266,7 @@ def _require_room(model: str, needed: int, cache: Path) -> None:
             needed=gigabytes(needed),
             cache=cache,
             free=gigabytes(free),
-            kept=gigabytes(files.KEPT_FREE),
+            kept=gigabytes(files.RESERVED_DISK_SPACE),
             hint="Free some space, or set HF_HOME to a folder on another disk.",
         )
 
@@ -299,7 +286,7 @@ def _not_here(model: str, expected_bytes: int, cache: str) -> CaptionerError:
 
 
 def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
-    """What huggingface_hub or the network raised -> a sentence. Raises CaptionerError."""
+    """Raise CaptionerError for an exception of huggingface_hub or the network."""
     from huggingface_hub import constants
     from huggingface_hub import errors as hub
 
@@ -351,18 +338,18 @@ def _explain(error: Exception, model: str, expected_bytes: int) -> NoReturn:
 
 
 def _innermost(error: BaseException) -> BaseException:
-    """requests wraps urllib3's error, which wraps the one that says what happened."""
+    """The innermost cause: requests wraps urllib3's error, which wraps another."""
     inner = getattr(error, "reason", None) or next(iter(error.args), None)
     return _innermost(inner) if isinstance(inner, BaseException) else error
 
 
 def _first_line(error: BaseException) -> str:
     lines = str(error).strip().splitlines()
-    # urllib3 puts its connection in front: HTTPSConnection(host='huggingface.co', port=443): Failed
-    # to resolve ...
+    # without urllib3's prefix: HTTPSConnection(host='huggingface.co', port=443): Failed to resolve
+    # ...
     return re.sub(r"^\w+\(host=.*?\): ", "", lines[0])[:300] if lines else type(error).__name__
 
 
 def gigabytes(count: int) -> str:
-    """4.4 GB, 467 MB."""
+    """ "4.4 GB", "467 MB"."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{max(1, round(count / 1e6))} MB"

@@ -1,6 +1,4 @@
-"""Loading transformers' models and processors from a folder on this disk, and what can be wrong
-with it.
-"""
+"""Errors from loading transformers' models and processors, as CaptionerError."""
 
 from __future__ import annotations
 
@@ -8,27 +6,18 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from lora_trainer import files
 from lora_trainer.errors import CaptionerError
 
 
 @contextlib.contextmanager
 def explained(folder: Path, kind: str) -> Iterator[None]:
-    """Turns what transformers raises at a folder that does not fit into a CaptionerError. Memory
-    that ran out stays what it is.
-    """
+    """Raise transformers' exceptions as CaptionerError. Out-of-memory exceptions pass through."""
     try:
         yield
     except (CaptionerError, MemoryError):
         raise
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RuntimeError,
-        ImportError,
-    ) as error:
+    except (*files.UNREADABLE, RuntimeError, ImportError) as error:
         if "out of memory" in str(error).lower():
             raise
         lines = str(error).strip().splitlines()
@@ -43,7 +32,7 @@ def explained(folder: Path, kind: str) -> Iterator[None]:
             ),
         ) from error
     except Exception as error:
-        # safetensors and pickle raise types of their own for damaged files
+        # safetensors and pickle raise their own types for damaged files
         raise CaptionerError(
             "{folder} cannot be loaded as {kind}: {reason}",
             folder=folder,

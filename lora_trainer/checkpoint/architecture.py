@@ -1,20 +1,16 @@
-"""The models inside a WebUI file, drawn from its header: names and shapes go in, configurations for
-diffusers and transformers come out.
+"""Configurations for diffusers and transformers, from the names and shapes in a single-file
+checkpoint's header.
 
-Nothing is looked up by the family's usual sizes: levels, channels, layers, attention and text
-widths are counted, so that a reduced or pruned member of a family loads as the full one does.
-Called by `load`. No torch.
+Levels, channels, layers, attention and text widths are counted rather than taken from the family,
+so that reduced or pruned models load too. Without torch. The rest follows from the family, as in
+the WebUI's configurations:
 
-What names and shapes cannot tell follows from the family, by the rules of the WebUI's own
-configurations:
-
-- heads of the UNet's attention: 8 for SD1; channels / 64 for SD2 and SDXL, at least 1
-- heads of a text encoder: width / 64, at least 1
+- attention heads of the UNet: 8 for SD1; channels / 64 for SD2 and SDXL, at least 1
+- attention heads of a text encoder: width / 64, at least 1
 - activation of a text encoder: quick_gelu for CLIP (SD1, SDXL's first), gelu for OpenCLIP (SD2,
-  SDXL's second)
-- groups of every normalisation: 32, as fixed in the WebUI's code; where channels do not allow it,
-  the largest power of two that divides them all
-- SD2 uses its text encoder up to the last layer but one, so that last layer is not built
+SDXL's second)
+- normalization groups: 32, or the largest power of two that divides all channel counts
+- SD2 uses the penultimate layer of its text encoder, so the last one is not built
 """
 
 from __future__ import annotations
@@ -31,18 +27,16 @@ if TYPE_CHECKING:
     from lora_trainer.families.stable_diffusion import StableDiffusion
 
 VOCABULARY = 49408
-"""Tokens in CLIP's vocabulary; every supported text encoder has an embedding for each."""
+"""Size of CLIP's vocabulary."""
 SIZE_NUMBERS = 6
-"""SDXL is told six numbers about an image's size: original height and width, crop top and left,
-target height and width.
-"""
+"""SDXL's size condition: height and width of original, crop offset and target."""
 
 
 def unet_config(
     header: Header, family: StableDiffusion, *, pooled_width: int = 0
 ) -> dict[str, Any]:
-    """Configuration of `UNet2DConditionModel`. pooled_width: SDXL's second text encoder's
-    projection (1280 in full size).
+    """Configuration of `UNet2DConditionModel`. pooled_width: projection width of SDXL's second text
+    encoder.
     """
     levels = _down_levels(header)
     channels = [level.channels for level in levels]
@@ -89,15 +83,11 @@ def unet_config(
 def vae_config(
     header: Header, family: StableDiffusion, *, prefix: str = VAE_PREFIX
 ) -> dict[str, Any]:
-    """Configuration of `AutoencoderKL`, from LDM names behind `prefix` or from diffusers' own
-    names.
-    """
+    """Configuration of `AutoencoderKL`, from LDM's or diffusers' names after `prefix`."""
     diffusers_names = f"{prefix}encoder.down_blocks.0.resnets.0.conv1.weight" in header.tensors
-    block = (
-        "encoder.down_blocks.{level}.resnets.{layer}."
-        if diffusers_names
-        else "encoder.down.{level}.block.{layer}."
-    )
+    block = "encoder.down.{level}.block.{layer}."
+    if diffusers_names:
+        block = "encoder.down_blocks.{level}.resnets.{layer}."
     level_count = _count(
         lambda level: f"{prefix}{block.format(level=level, layer=0)}conv2.weight" in header.tensors
     )
@@ -140,7 +130,7 @@ def vae_config(
 def text_encoder_config(
     header: Header, layout: TextEncoderLayout, *, last_layer_unused: bool
 ) -> dict[str, Any]:
-    """Configuration of `CLIPTextModel` (clip) or `CLIPTextModelWithProjection` (open_clip with a
+    """Configuration of `CLIPTextModel` (clip) or `CLIPTextModelWithProjection` (open_clip with
     `text_projection`).
     """
     clip, prefix = layout.style == "clip", layout.prefix
@@ -183,13 +173,13 @@ def text_encoder_config(
 
 
 def normalisation_groups(channels: Sequence[int]) -> int:
-    """32, or the largest power of two below it that divides all channel counts."""
+    """32, or the largest smaller power of two that divides all channel counts."""
     return gcd(32, *channels)
 
 
 class _Level:
-    """One resolution of the UNet: its channels, and for each layer how many transformer blocks its
-    attention has (0: no attention).
+    """A resolution of the UNet: its channels, and per layer the number of transformer blocks (0: no
+    attention).
     """
 
     def __init__(self, channels: int, depths: list[int]) -> None:
@@ -201,7 +191,7 @@ class _Level:
 
 
 def _down_levels(header: Header) -> list[_Level]:
-    """Walk through the input blocks: residual blocks make up a level, a downsampler ends it."""
+    """The levels of the input blocks; a downsampler ends a level."""
     levels, channels, depths = [], 0, list[int]()
     block_count = _count(
         lambda block: any(
@@ -240,9 +230,7 @@ def _up_levels(header: Header, level_count: int, layer_count: int) -> list[_Leve
 
 
 def _transformer_depths(levels: list[_Level], ups: list[_Level], mid_depth: int) -> dict[str, Any]:
-    """As few numbers as describe the depths: one per level, or one per layer where a distilled UNet
-    (SSD-1B) has thinned them out.
-    """
+    """Depths as one number per level, or per layer for a distilled UNet (SSD-1B)."""
     down = [_alike(level.depths) for level in levels]
     up = [_alike(level.depths) for level in ups]
     config: dict[str, Any] = {"transformer_layers_per_block": down}
@@ -251,7 +239,7 @@ def _transformer_depths(levels: list[_Level], ups: list[_Level], mid_depth: int)
     if not mid_depth:
         config["mid_block_type"] = "UNetMidBlock2D"
     elif not any(levels[-1].depths):
-        # the last level has no attention of its own: its number is the middle block's
+        # without attention in the last level, its number is the middle block's
         down[-1] = mid_depth
     return config
 
@@ -261,7 +249,7 @@ def _alike(depths: list[int]) -> int | list[int]:
 
 
 def _depth(header: Header, prefix: str) -> int:
-    """How many transformer blocks the attention at `prefix` has."""
+    """Number of transformer blocks at `prefix`."""
     return _count(
         lambda index: f"{prefix}transformer_blocks.{index}.norm1.weight" in header.tensors
     )
@@ -288,7 +276,7 @@ def _first(header: Header, start: str, end: str) -> str:
 
 
 def _shape(header: Header, name: str) -> tuple[int, ...]:
-    """The shape of a weight that must be there, with two sides at least, none of them 0."""
+    """The shape of a required weight, with at least two dimensions, none of them 0."""
     shape = header.shape(name)
     if shape is None:
         raise _missing(header, name)

@@ -1,18 +1,16 @@
-"""What a checkpoint is: a header goes in, family and noise schedule come out, or a sentence why it
-cannot be trained on.
+"""Detects family and noise schedule from a checkpoint's header, or why it cannot be trained on.
 
-Told by names and shapes alone, as the WebUIs do; the sidecar `NAME.yaml` and the metadata settle
-what names cannot. Each family is asked whether the file is its own; what none knows is called by
-its name. Called by `load`, and by the tab to show a checkpoint's family. No torch.
+By tensor names and shapes, as in the WebUIs, then sidecar `NAME.yaml` and metadata. Each family is
+asked in turn. Without torch; also used by the tab.
 
-Prediction type of a diffusion model, first answer wins:
-1. the sidecar: `parameterization: v`, or SGM's VScaling (A1111 and Forge obey it)
-2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models; Forge
-   and reForge obey them)
+Prediction type of a diffusion model, in order of precedence:
+
+1. the sidecar: `parameterization: v`, or SGM's VScaling (as in A1111 and Forge)
+2. the marker tensors `v_pred` and `ztsnr` (written by trainers of SDXL v-prediction models, read by
+Forge and reForge)
 3. the metadata: `modelspec.prediction_type`, `modelspec.architecture`
-4. SD1 and SDXL: epsilon. SD2: None, that is, unknown: epsilon (512 px) and v-prediction (768 px)
-   checkpoints have the same names and shapes, and only the answer of the UNet tells them apart (see
-   `load`)
+4. SD1 and SDXL: epsilon. SD2: None: epsilon (512 px) and v-prediction (768 px) checkpoints have the
+same names and shapes, so `load` runs the UNet
 """
 
 from __future__ import annotations
@@ -36,41 +34,35 @@ if TYPE_CHECKING:
     from lora_trainer.families.base import Family
 
 FULL_PRECISIONS = ("F32", "F16", "BF16", "F64", "F8_E4M3", "F8_E5M2")
-"""Types a weight may be stored in; 8-bit floats are read like any other, having lost their detail
-already.
-"""
+"""Supported dtypes of weights."""
 ANOTHER = "Choose a checkpoint of SD1, SD2 or SDXL."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detected:
-    """What is known of a checkpoint before any tensor is read."""
+    """What the header tells about a checkpoint."""
 
     family: Family
     has_vae: bool
     prediction_type: PredictionType | None = None
-    """None: names and shapes cannot tell (SD2), or it is no diffusion model."""
+    """None if unknown (SD2), or not a diffusion model."""
     prediction_source: str = "family"
-    """Where the prediction type was found: sidecar, marker, metadata, scheduler (of a diffusers
-    folder) or family.
+    """Origin of the prediction type: sidecar, marker, metadata, scheduler (of a diffusers folder)
+    or family.
     """
     zero_terminal_snr: bool = False
     beta_start: float = 0.00085
     beta_end: float = 0.012
     text_encoders: tuple[TextEncoderLayout, ...] = ()
-    """Where a file of CLIP text encoders has them."""
+    """Positions of the CLIP text encoders."""
     resolution: int | None = None
-    """Side in pixels of the pictures it was made for, where the metadata says so
-    (modelspec.resolution: "512x512").
-    """
+    """Side in pixels of its training images, from modelspec.resolution ("512x512")."""
     weight_type: str
-    """The type most of the UNet is stored in, as safetensors writes it: F16, BF16, F32."""
+    """The most common dtype of the UNet, as in safetensors: F16, BF16, F32."""
 
     @property
     def native_resolution(self) -> int:
-        """The side of the square pictures it was made for, in pixels: as its metadata says, else
-        its family's.
-        """
+        """Side in pixels of its training images: from its metadata, else its family's."""
         return (
             self.resolution
             or self.family.native_resolution(self.prediction_type)
@@ -80,7 +72,7 @@ class Detected:
 
 @dataclass(frozen=True, kw_only=True)
 class Sidecar:
-    """The few settings of a WebUI `NAME.yaml` that change what is trained. None: not stated."""
+    """Settings of a WebUI `NAME.yaml` that affect training. None: not stated."""
 
     prediction_type: PredictionType | None = None
     beta_start: float | None = None
@@ -88,16 +80,14 @@ class Sidecar:
 
 
 def detect_file(path: Path) -> Detected:
-    """What the checkpoint at `path` is, its sidecar included. CheckpointError if it is none, or of
-    a kind that cannot be trained on.
+    """Detect the checkpoint at `path`, with its sidecar. Raises CheckpointError if it cannot be
+    trained on.
     """
     return detect(read_header(path), read_sidecar(path))
 
 
 def detect(header: Header, sidecar: Sidecar | None = None) -> Detected:
-    """What the checkpoint with this header is. CheckpointError if it is none, or of a kind that
-    cannot be trained on.
-    """
+    """Detect the checkpoint with this header. Raises CheckpointError if it cannot be trained on."""
     for family in families.every():
         found = family.recognise(header, sidecar or Sidecar())
         if found is not None:
@@ -118,20 +108,20 @@ RESOLUTION = re.compile(
 
 def stated_resolution(metadata: Mapping[str, str]) -> tuple[int, int] | None:
     """Width and height from `modelspec.resolution`: "1024x1024", "1024, 1024", "(1024, 1024)" or
-    "1024". None: it is none of these.
+    "1024"; else None.
     """
     match = RESOLUTION.fullmatch(metadata.get("modelspec.resolution", "").strip())
     return (int(match[1]), int(match[2] or match[1])) if match else None
 
 
 def stated_side(metadata: Mapping[str, str], step: int) -> int | None:
-    """The side of a square of the same area, a multiple of `step`: latents are whole."""
+    """The side of a square with the same area, a multiple of `step`."""
     stated = stated_resolution(metadata)
     return round(math.sqrt(stated[0] * stated[1])) // step * step or None if stated else None
 
 
 def read_sidecar(path: Path) -> Sidecar | None:
-    """The WebUI's own `NAME.yaml` beside a checkpoint, or None if there is none."""
+    """The WebUI's `NAME.yaml` beside a checkpoint, or None."""
     file = Path(path).with_suffix(".yaml")
     if not file.is_file():
         return None
@@ -158,12 +148,12 @@ def _walk(value: Any, *keys: str) -> Any:
 
 
 def _number(value: Any) -> float | None:
-    # YAML can spell whole numbers beyond any float
+    # YAML integers may exceed the range of float
     return float(value) if isinstance(value, (int, float)) and 0 < value < 1 else None
 
 
 def usual_type(infos: Iterable[TensorInfo]) -> str:
-    """The type that most bytes of these tensors are in."""
+    """The dtype of most bytes of these tensors."""
     sizes = Counter[str]()
     for info in infos:
         sizes[info.dtype] += info.end - info.start
@@ -171,32 +161,26 @@ def usual_type(infos: Iterable[TensorInfo]) -> str:
 
 
 def has_clip(header: Header, prefix: str) -> bool:
-    """Whether a CLIP text encoder lies behind `prefix`."""
+    """Whether there is a CLIP text encoder at `prefix`."""
     return prefix + "embeddings.token_embedding.weight" in header.tensors
 
 
 def has_open_clip(header: Header, prefix: str) -> bool:
-    """Whether one of OpenCLIP's text encoders does."""
+    """Whether there is an OpenCLIP text encoder at `prefix`."""
     return prefix + "token_embedding.weight" in header.tensors
 
 
 def refuse(header: Header) -> None:
-    """Raise for what people choose by mistake, whichever family it looks like."""
+    """Raise CheckpointError for other kinds of files, regardless of the family."""
     for holds, what, hint in _KINDS:
         if holds(header):
             raise CheckpointError("{path} is " + what, hint=hint, path=header.path)
 
 
 def require_full_precision(header: Header, prefix: str) -> None:
-    """Raise for weights behind `prefix` in a type that cannot be trained on."""
-    odd = next(
-        (
-            info.dtype
-            for name, info in header.tensors.items()
-            if name.startswith(prefix) and info.dtype not in FULL_PRECISIONS
-        ),
-        None,
-    )
+    """Raise CheckpointError if weights at `prefix` are quantized."""
+    used = {info.dtype for name, info in header.tensors.items() if name.startswith(prefix)}
+    odd = min(used.difference(FULL_PRECISIONS), default=None)
     if odd:
         hint = "Training needs the fp16, bf16 or fp32 version."
         raise CheckpointError(
@@ -214,6 +198,11 @@ def _begins(*starts: str) -> Callable[[Header], bool]:
 
 def _contains(*parts: str) -> Callable[[Header], bool]:
     return lambda header: any(part in name for name in header.tensors for part in parts)
+
+
+def _matches(pattern: str) -> Callable[[Header], bool]:
+    search = re.compile(pattern).search
+    return lambda header: any(map(search, header.tensors))
 
 
 def _ends(*ends: str) -> Callable[[Header], bool]:
@@ -243,28 +232,10 @@ def _is_refiner(header: Header) -> bool:
 FULL_CHECKPOINT = "Set base_model to the full checkpoint."
 _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
     (
-        _contains(
-            ".lora_down.",
-            ".lora_up.",
-            ".lora_A",
-            ".lora_B",
-            ".lora.down.",
-            "_lora.down.",
-            ".lora_linear_layer.",
-            ".lora_magnitude_vector",
-            ".dora_scale",
-            ".hada_w1_",
-            ".lokr_w1",
-            ".oft_blocks",
-            ".oft_diag",
-            ".oft_R",
-            ".boft_R",
-            ".vera_lambda_",
-            ".w_norm",
-            ".on_input",
-            ".ia3_l",
-            ".a1.weight",
-            ".diff_b",
+        _matches(
+            r"\.lora_(down|up|linear_layer)\.|[._]lora\.down\.|\.lora_([AB]|magnitude_vector)"
+            r"|\.dora_scale|\.hada_w1_|\.lokr_w1|\.oft_(blocks|diag|R)|\.boft_R|\.vera_lambda_"
+            r"|\.w_norm|\.on_input|\.ia3_l|\.a1\.weight|\.diff_b"
         ),
         "a LoRA, not a checkpoint",
         "Set base_model to the checkpoint the LoRA was made for.",
@@ -372,6 +343,6 @@ _KINDS: tuple[tuple[Callable[[Header], bool], str, str], ...] = (
         FULL_CHECKPOINT,
     ),
 )
-"""What people choose by mistake, most telling signs first: a test on the header, what the file is,
-what to do.
+"""Other kinds of files, most specific test first: a test on the header, what the file is, a
+hint.
 """

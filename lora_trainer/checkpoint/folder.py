@@ -1,16 +1,15 @@
-"""A diffusers folder: a path goes in, each component's configuration and the headers of its files
-come out.
+"""Reads a diffusers folder: each component's configuration and the headers of its safetensors
+files. Without torch.
 
-Called by `load`; `detect_any` also by the tab. Only what lies in the folder is read, and only
-safetensors files. No torch.
-
-    model_index.json   unet/config.json   unet/diffusion_pytorch_model.safetensors   (or
-        .fp16.safetensors, or several with an index)
+    model_index.json
+    unet/config.json
+    unet/diffusion_pytorch_model.safetensors   (or .fp16.safetensors, or several with an index)
     scheduler/scheduler_config.json   vae/   text_encoder/   text_encoder_2/
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,8 @@ from lora_trainer import families, files
 from lora_trainer.checkpoint.detect import ANOTHER, Detected, detect_file
 from lora_trainer.checkpoint.header import Header, read_header
 from lora_trainer.errors import CheckpointError
+
+INCOMPLETE = "The diffusers folder is incomplete: download it again."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +32,7 @@ class FolderComponent:
 
 @dataclass(frozen=True, kw_only=True)
 class Folder:
-    """A diffusers folder of a kind that can be trained on."""
+    """A trainable diffusers folder."""
 
     detected: Detected
     unet: FolderComponent
@@ -40,15 +41,15 @@ class Folder:
 
 
 def detect_any(path: Path) -> Detected:
-    """What the checkpoint at `path` is, a file or a diffusers folder. CheckpointError if it is
-    none, or of a kind that cannot be trained on.
+    """Detect the checkpoint at `path`, a file or a diffusers folder. Raises CheckpointError if it
+    cannot be trained on.
     """
     return read_folder(path).detected if Path(path).is_dir() else detect_file(path)
 
 
 def read_folder(path: Path) -> Folder:
-    """Read the configurations and headers of a diffusers folder. CheckpointError if it is none, or
-    of a kind that cannot be trained on.
+    """Read the configurations and headers of a diffusers folder. Raises CheckpointError if it
+    cannot be trained on.
     """
     path = Path(path)
     if not (path / "model_index.json").is_file():
@@ -64,13 +65,9 @@ def read_folder(path: Path) -> Folder:
 
 
 def read_component(folder: Path) -> FolderComponent:
-    """The configuration and the weights' headers of one model's folder."""
+    """The configuration and weights' headers of one model's folder."""
     if not (folder / "config.json").is_file():
-        raise CheckpointError(
-            "{path} has no config.json",
-            hint="The diffusers folder is incomplete: download it again.",
-            path=folder,
-        )
+        raise CheckpointError("{path} has no config.json", hint=INCOMPLETE, path=folder)
     return FolderComponent(
         config=read_json(folder / "config.json"),
         headers=tuple(read_header(file) for file in _weight_files(folder)),
@@ -78,7 +75,7 @@ def read_component(folder: Path) -> FolderComponent:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """The files of the main weights: the plain ones, else a variant's (fp16)."""
+    """The files of the main weights, else of the fp16 variant."""
     for stem in ("diffusion_pytorch_model", "model"):
         for variant in ("", ".fp16"):
             single = folder / f"{stem}{variant}.safetensors"
@@ -94,17 +91,11 @@ def _weight_files(folder: Path) -> list[Path]:
             hint=hint,
             path=folder,
         )
-    raise CheckpointError(
-        "{path} holds no .safetensors weights",
-        hint="The diffusers folder is incomplete: download it again.",
-        path=folder,
-    )
+    raise CheckpointError("{path} holds no .safetensors weights", hint=INCOMPLETE, path=folder)
 
 
 def _parts_of(index: Path) -> list[str]:
-    """The names of the files that a large model is split into; one that leads out of the folder is
-    somebody's trap.
-    """
+    """The names of a sharded model's files; names outside the folder are refused."""
     listed = read_json(index).get("weight_map")
     names = (
         set(listed.values())
@@ -112,32 +103,18 @@ def _parts_of(index: Path) -> list[str]:
         else set[str]()
     )
     if not names or any(Path(name).name != name or "\\" in name for name in names):
-        raise CheckpointError(
-            "{path} does not name the model's files",
-            hint="The diffusers folder is incomplete: download it again.",
-            path=index,
-        )
+        raise CheckpointError("{path} does not name the model's files", hint=INCOMPLETE, path=index)
     return sorted(names)
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """One of the folder's configurations. CheckpointError if it cannot be read."""
-    try:
-        # diffusers writes -Infinity into schedulers' settings
+    """A configuration of the folder. Raises CheckpointError."""
+    # diffusers writes -Infinity into scheduler configurations
+    with contextlib.suppress(OSError, ValueError):
         content = files.load_json(path, infinite=True)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            "{path} cannot be read",
-            hint="The diffusers folder is incomplete: download it again.",
-            path=path,
-        ) from error
-    if not isinstance(content, dict):
-        raise CheckpointError(
-            "{path} cannot be read",
-            hint="The diffusers folder is incomplete: download it again.",
-            path=path,
-        )
-    return content
+        if isinstance(content, dict):
+            return content
+    raise CheckpointError("{path} cannot be read", hint=INCOMPLETE, path=path)
 
 
 def _not_diffusers(path: Path) -> CheckpointError:

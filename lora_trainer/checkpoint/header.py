@@ -1,9 +1,7 @@
-"""The header of a .safetensors file: a path goes in, names, types and shapes come out. No tensor is
-read.
+"""Reads the header of a .safetensors file: names, dtypes and shapes, without tensors.
 
-Called by `detect`, `architecture` and `load`, and by the tab to show what a file is. Standard
-library only. What is not a safetensors file is told apart by its first bytes, so that each mistake
-gets its own sentence; a pickle is never opened.
+Other files are identified by their first bytes, for an error message each; pickles are never
+loaded. Standard library only.
 
 Format: 8 bytes little-endian header length, the header as JSON, then the tensors' bytes.
 https://huggingface.co/docs/safetensors/index#format
@@ -20,38 +18,22 @@ from typing import Any
 from lora_trainer import files
 from lora_trainer.errors import CheckpointError
 
-LONGEST_HEADER = 100_000_000
-"""The limit of the safetensors library itself."""
-MOST_SIDES = 16
-"""No tensor of a model has more than five."""
+MAX_HEADER_SIZE = 100_000_000
+"""The safetensors library's limit."""
+MAX_DIMENSIONS = 16
 BYTES_EACH = {
-    "F64": 8,
-    "F32": 4,
-    "F16": 2,
-    "BF16": 2,
-    "F8_E4M3": 1,
-    "F8_E5M2": 1,
-    "F8_E4M3FNUZ": 1,
-    "F8_E5M2FNUZ": 1,
-    "F8_E8M0": 1,
-    "C64": 8,
-    "I64": 8,
-    "I32": 4,
-    "I16": 2,
-    "I8": 1,
-    "U64": 8,
-    "U32": 4,
-    "U16": 2,
-    "U8": 1,
-    "BOOL": 1,
+    **dict.fromkeys(("F64", "C64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 2),
+    **dict.fromkeys("F8_E4M3 F8_E5M2 F8_E4M3FNUZ F8_E5M2FNUZ F8_E8M0 I8 U8 BOOL".split(), 1),
 }
 DOWNLOAD_AGAIN = "Download the file again, and compare its size with the one the site states."
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """One tensor: its type as safetensors writes it ("F16"), its shape, and where its bytes lie,
-    counted from `Header.data_start`.
+    """A tensor's dtype as in safetensors ("F16"), shape, and byte range relative to
+    `Header.data_start`.
     """
 
     dtype: str
@@ -62,24 +44,24 @@ class TensorInfo:
 
 @dataclass(frozen=True, kw_only=True)
 class Header:
-    """What a .safetensors file says about itself."""
+    """The header of a .safetensors file."""
 
     path: Path
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
     data_start: int
-    """Offset of the first tensor's bytes in the file."""
+    """Offset of the first tensor's bytes."""
     file_size: int
 
     def shape(self, name: str) -> tuple[int, ...] | None:
-        """The shape of a tensor, or None if the file has no such tensor."""
+        """The shape of a tensor, or None if there is no such tensor."""
         info = self.tensors.get(name)
         return info.shape if info else None
 
 
 def read_header(path: Path) -> Header:
-    """Read and check the header of a .safetensors file: all tensors must lie inside the file.
-    CheckpointError says what the file is instead.
+    """Read and validate a .safetensors header; all tensors must be inside the file. Raises
+    CheckpointError that says what the file is instead.
     """
     path = Path(path)
     if path.is_dir():
@@ -89,7 +71,7 @@ def read_header(path: Path) -> Header:
             path=path,
         )
     if path.exists() and not path.is_file():
-        # reading a pipe would wait for ever
+        # reading a named pipe would block
         raise CheckpointError(
             "{path} is not a file but a device or a pipe",
             hint="Name a .safetensors file.",
@@ -109,7 +91,7 @@ def read_header(path: Path) -> Header:
             path=path,
         ) from error
     except (OSError, ValueError) as error:
-        # ValueError: a path with a null byte in it
+        # ValueError: a path with a null byte
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
             "{path} cannot be read: {reason}",
@@ -121,10 +103,10 @@ def read_header(path: Path) -> Header:
 
 
 def _header_length(path: Path, start: bytes, file_size: int) -> int:
-    """The length of the JSON part, once the first bytes look like a safetensors file's."""
+    """The length of the JSON part, if the first bytes look like a safetensors file's."""
     length = int.from_bytes(start[:8], "little")
-    # looked at first: the length 640, as bytes, reads like the start of a pickle
-    if start[8:9] != b"{" or length > LONGEST_HEADER:
+    # before testing for pickles: the length 640 has the same first bytes
+    if start[8:9] != b"{" or length > MAX_HEADER_SIZE:
         raise _not_safetensors(path, start, file_size)
     if 8 + length > file_size:
         raise CheckpointError(
@@ -137,8 +119,8 @@ def _header_length(path: Path, start: bytes, file_size: int) -> int:
 
 
 def _not_safetensors(path: Path, start: bytes, file_size: int) -> CheckpointError:
-    """Name what people save or rename as .safetensors: pickles, web pages, git-lfs pointers, GGUF,
-    nothing at all.
+    """The error for pickles, web pages, git-lfs pointers, GGUF files, and empty or incomplete
+    files.
     """
     text = start.lstrip().lower()
     if not start:
@@ -238,10 +220,10 @@ def _metadata(entry: Any) -> dict[str, str]:
 def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
     start, end = entry["data_offsets"]
     dtype, shape = entry["dtype"], tuple(entry["shape"])
-    # type() rather than isinstance: true and false are whole numbers to Python
+    # type(), not isinstance(): bool is a subclass of int
     if (
         not isinstance(dtype, str)
-        or len(shape) > MOST_SIDES
+        or len(shape) > MAX_DIMENSIONS
         or any(type(number) is not int or number < 0 for number in (*shape, start, end))
     ):
         raise ValueError(f"impossible tensor of type {dtype!r:.40}")
@@ -252,8 +234,8 @@ def _tensor_info(entry: Mapping[str, Any]) -> TensorInfo:
 
 
 def _end_of_data(tensors: Mapping[str, TensorInfo]) -> int:
-    """Where the last tensor ends. Each begins where another ended, in this format: ValueError where
-    two overlap or a gap lies between them.
+    """The end of the last tensor. Raises ValueError if tensors overlap or leave gaps, which the
+    format forbids.
     """
     end = 0
     for info in sorted(tensors.values(), key=lambda info: (info.start, info.end)):

@@ -1,18 +1,14 @@
-"""A checkpoint on disk, opened: a path goes in, its components come out one by one, each in the
-type and on the device asked for.
+"""Opens a checkpoint and loads its components one by one, in a given dtype and on a given device.
 
     checkpoint = open_checkpoint(path)            # reads headers only
     encoders = checkpoint.load_text_encoders(torch.bfloat16, device)
     vae = checkpoint.load_vae(torch.float32, device)
-    ...                                           # encode everything, let them go
+    ...                                           # encode everything, delete them
     unet = checkpoint.load_unet(torch.bfloat16, device)
 
-Called by training, previews and export. Works offline: configurations are drawn from the file
-itself, tokenizers from an installed package.
-
-A single .safetensors file in the WebUI's format and a diffusers folder look the same from here on,
-and so do the families: each component is a configuration, the files that hold its tensors, a place
-for each tensor, and what builds the model.
+Works offline: configurations come from the file, tokenizers from an installed package. Single-file
+checkpoints and diffusers folders of all families are the same from here on: each component is a
+configuration, its files' tensors, a mapping of names, and a function that builds the model.
 """
 
 from __future__ import annotations
@@ -44,8 +40,8 @@ from lora_trainer.families.base import Family
 
 @dataclass(kw_only=True)
 class Checkpoint:
-    """An opened checkpoint. No weights are held: each `load_*` reads them anew and hands them over,
-    in eval mode and frozen.
+    """An opened checkpoint. Holds no weights: each `load_*` reads them, and returns a frozen model
+    in eval mode.
     """
 
     path: Path
@@ -56,7 +52,7 @@ class Checkpoint:
     asked_prediction_type: PredictionType | None
     asked_zero_terminal_snr: bool | None
     notes: list[Message] = field(default_factory=list)
-    """What the user should know about this checkpoint, in sentences; `schedule` may add to them."""
+    """Warnings about this checkpoint; `schedule` may add some."""
 
     @property
     def family(self) -> Family:
@@ -64,17 +60,17 @@ class Checkpoint:
 
     @property
     def title(self) -> str:
-        """The file's name without its ending, as a WebUI lists it."""
+        """The file's name without suffix, as in a WebUI's list."""
         return self.path.stem if self.path.is_file() else self.path.name
 
     @property
     def resolution(self) -> int | None:
-        """Side in pixels of the pictures it was made for, if the file says so."""
+        """Side in pixels of its training images, if stated."""
         return self.detected.resolution
 
     @property
     def native_resolution(self) -> int:
-        """The same if the file does not say so, too."""
+        """The same, else its family's."""
         return (
             self.resolution
             or self.family.native_resolution(self.schedule.prediction_type)
@@ -83,28 +79,27 @@ class Checkpoint:
 
     @property
     def unet_parameter_count(self) -> int:
-        """Weights of the UNet, from the header."""
+        """Number of weights of the UNet, from the header."""
         return sum(math.prod(at.info.shape) for at in self.unet.own_tensors.values())
 
     @cached_property
     def schedule(self) -> Schedule:
-        """How the checkpoint was trained to remove noise. For an SD2 file that does not say so, its
-        UNet is loaded for a moment and asked.
+        """The noise schedule. An SD2 UNet is loaded to determine its prediction type if the file
+        does not state it.
         """
         return self.family.schedule(self)
 
     def load_unet(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-        """The model that predicts."""
         unet = _load(self.unet, dtype, device)
         self._note_unused(unet)
         return unet
 
     def load_vae(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Any:
-        """The VAE. In float16, SDXL's own overflows to NaN: ask for bfloat16 or float32."""
+        """The VAE, in bfloat16 or float32: SDXL's overflows in float16."""
         return _load(self.require_vae(), dtype, device)
 
     def require_vae(self) -> Component:
-        """The VAE before it is loaded. Raises CheckpointError where there is none."""
+        """The VAE before loading. Raises CheckpointError if there is none."""
         if self.vae is None:
             raise CheckpointError(
                 "{path} has no VAE",
@@ -114,9 +109,9 @@ class Checkpoint:
         return self.vae
 
     def require_usable(self, dtype: torch.dtype) -> None:
-        """Reads every weight once. Raises CheckpointError for the first that is missing, does not
-        fit, is not finite, or would not be in the type the UNet is loaded in: known before pictures
-        are encoded, rather than by the first steps.
+        """Read every weight once. Raises CheckpointError for the first that is missing, of the
+        wrong shape, or not finite in its dtype: found before encoding rather than in the first
+        steps.
         """
         for component, wanted in (
             *((component, dtype) for component in self.text_encoders),
@@ -135,25 +130,22 @@ class Checkpoint:
     def load_text_encoders(
         self, dtype: torch.dtype, device: torch.device | str = "cpu"
     ) -> tuple[Any, ...]:
-        """In the family's order: of SDXL, CLIPTextModel and CLIPTextModelWithProjection.
+        """In the family's order: for SDXL, CLIPTextModel and CLIPTextModelWithProjection.
 
-        Clip skip n means `hidden_states[-n]`, then `text_model.final_layer_norm` (SD1, SD2), and 1
-        is the default of both. SD2's encoder comes without its last layer, which SD2 never used, so
-        that 1 is what A1111 computes at any setting of its clip skip slider, and Forge at 1. SDXL
-        uses `hidden_states[-2]` of both encoders without the norm, whatever the clip skip (A1111's
-        default), and the second one's `text_embeds` of the first 75-token chunk as the pooled
-        state.
+        Clip skip n means `hidden_states[-n]`, then `text_model.final_layer_norm` (SD1, SD2); the
+        default is 1. SD2's encoder is loaded without its unused last layer, so that 1 gives what
+        A1111 computes at any clip skip, and Forge at 1. SDXL uses `hidden_states[-2]` of both
+        encoders without the norm (A1111's default), and the second one's `text_embeds` of the first
+        75-token chunk as the pooled state.
         """
         return tuple(_load(component, dtype, device) for component in self.text_encoders)
 
     def tokenizers(self) -> tuple[Any, ...]:
-        """One for each text encoder."""
+        """One per text encoder."""
         return self.family.tokenizers()
 
     def outline(self) -> Parts:
-        """UNet and text encoders without their weights (on the meta device): enough to say which
-        layers there are.
-        """
+        """UNet and text encoders on the meta device, to list their layers."""
         return Parts(
             family=self.family,
             schedule=NoiseSchedule(),
@@ -162,7 +154,7 @@ class Checkpoint:
         )
 
     def load(self, dtype: torch.dtype, device: torch.device | str = "cpu") -> Parts:
-        """Everything at once."""
+        """Load all components."""
         return Parts(
             family=self.family,
             schedule=self.schedule,
@@ -173,9 +165,7 @@ class Checkpoint:
         )
 
     def _note_unused(self, unet: Any) -> None:
-        """Weights the UNet has no place for: WebUIs leave them out without a word, and what they
-        were for is lost.
-        """
+        """Warn of weights that the UNet does not have, which WebUIs ignore silently."""
         used = {self.unet.place(name).name for name in unet.state_dict()}
         unused = [name for name in self.unet.own_tensors if name not in used]
         if unused:
@@ -187,7 +177,7 @@ class Checkpoint:
             self.note(Message(one if len(unused) == 1 else several, values))
 
     def note(self, message: Message) -> None:
-        """Something the user should know, said once."""
+        """Add a warning, once."""
         if message not in self.notes:
             self.notes.append(message)
 
@@ -201,9 +191,8 @@ def open_checkpoint(
 ) -> Checkpoint:
     """Open a .safetensors file in the WebUI's format, or a diffusers folder. Reads headers only.
 
-    vae: a VAE file (or diffusers folder) to use instead of the one inside. prediction_type and
-    zero_terminal_snr: what to take the checkpoint for, instead of what it says. CheckpointError if
-    it is of a kind that cannot be trained on.
+    vae: a VAE file or diffusers folder to use instead. prediction_type, zero_terminal_snr: override
+    what was detected. Raises CheckpointError if it cannot be trained on.
     """
     path = Path(path)
     checkpoint = _open_folder(path) if path.is_dir() else _open_file(path)

@@ -1,18 +1,15 @@
-"""Where each tensor of a diffusers or transformers model lies in a WebUI file: one map, used for
-loading and for writing.
+"""Maps tensor names of diffusers and transformers models to those of a single-file checkpoint, for
+loading and writing.
 
-A WebUI file (the LDM format of SD1 and SD2, the SGM format of SDXL) names its tensors as CompVis
-and Stability did; diffusers and transformers have their own names for the same layers.
-`stored(component, name)` says under which name, and in which form, the file holds one tensor of a
-model:
+A checkpoint (the LDM format of SD1 and SD2, the SGM format of SDXL) uses CompVis' and Stability's
+names. For example:
 
-    stored(unet_modules(config), "down_blocks.0.resnets.0.conv1.weight",
-    prefix="model.diffusion_model.")
+    stored_in_unet("down_blocks.0.resnets.0.conv1.weight", unet_modules(config))
         -> Stored("model.diffusion_model.input_blocks.1.0.in_layers.2.weight")
 
-Inside attention blocks the names are the same on both sides, so a map holds the names of modules
-and only goes as deep as the two differ. `config` is a UNet's or VAE's configuration as a mapping
-(architecture.py makes one; `model.config` is one). No torch.
+Inside attention blocks the names are equal, so the maps are of module names, only as deep as the
+two differ. `config` is a UNet's or VAE's configuration (architecture.py makes one; `model.config`
+is one). Without torch.
 """
 
 from __future__ import annotations
@@ -52,7 +49,7 @@ VAE_ATTENTION_ALIASES: tuple[Mapping[str, str], ...] = (
     {},
     {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"},
 )
-"""Inside a VAE's attention, diffusers' names -> those of CompVis, of files that mix both, of
+"""diffusers' names inside a VAE's attention -> those of CompVis, of files that mix both, of
 diffusers, and of diffusers before 0.17.
 """
 OPEN_CLIP_LAYER = {
@@ -74,41 +71,39 @@ Form = Literal["same", "transposed", "1x1 convolution"]
 
 @dataclass(frozen=True)
 class Stored:
-    """One tensor of a model as the file holds it."""
+    """A model's tensor in the file."""
 
     name: str
     third: int | None = None
-    """OpenCLIP keeps query, key and value in one tensor: 0, 1 or 2 is the third of its rows that is
-    meant.
-    """
+    """OpenCLIP stores query, key and value in one tensor: which third of its rows."""
     form: Form = "same"
-    """transposed: the file has columns for rows. 1x1 convolution: the file has (out, in, 1, 1)
-    where the model has a linear layer's (out, in).
+    """transposed: the file has the transpose. 1x1 convolution: the file has (out, in, 1, 1) for a
+    Linear's (out, in).
     """
 
 
 @dataclass(frozen=True)
 class TextEncoderLayout:
-    """How a file holds a text encoder."""
+    """A text encoder's position and naming in a file."""
 
     prefix: str
-    """clip: stands in the place of `text_model.`. open_clip: stands before OpenCLIP's own names."""
+    """clip: in place of `text_model.`. open_clip: before OpenCLIP's names."""
     style: Literal["clip", "open_clip"]
 
 
 def unet_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Names of a UNet's modules: diffusers' -> the WebUI's."""
+    """A UNet's module names: diffusers' -> the checkpoint's."""
     return dict(_unet_pairs(config))
 
 
 def vae_modules(config: Mapping[str, Any]) -> dict[str, str]:
-    """Names of a VAE's modules: diffusers' -> the WebUI's."""
+    """A VAE's module names: diffusers' -> the checkpoint's."""
     return dict(_vae_pairs(config))
 
 
 def rename(name: str, modules: Mapping[str, str], separator: str = ".") -> str:
-    """A module's or tensor's name with its longest known beginning replaced: KeyError if no
-    beginning is known.
+    """A module's or tensor's name with its longest known prefix replaced. Raises KeyError if none
+    is known.
     """
     parts = name.split(separator)
     for count in range(len(parts), 0, -1):
@@ -119,13 +114,13 @@ def rename(name: str, modules: Mapping[str, str], separator: str = ".") -> str:
 
 
 def flat(modules: Mapping[str, str]) -> dict[str, str]:
-    """The same names as LoRA files write them, with underscores for dots."""
+    """The same names with underscores for dots, as in LoRA files."""
     return {ours.replace(".", "_"): theirs.replace(".", "_") for ours, theirs in modules.items()}
 
 
 def native_flat_path(path: str, flat_modules: Mapping[str, str]) -> str:
-    """A flat path of diffusers' in the checkpoint's own names; one that is in them already, or
-    unknown, is itself. `flat_modules` comes from `flat`.
+    """diffusers' flat path -> the checkpoint's; other paths are returned unchanged. `flat_modules`
+    is from `flat`.
     """
     try:
         return rename(path, flat_modules, "_")
@@ -134,7 +129,7 @@ def native_flat_path(path: str, flat_modules: Mapping[str, str]) -> str:
 
 
 def stored_in_unet(name: str, modules: Mapping[str, str]) -> Stored:
-    """Where a tensor of `UNet2DConditionModel` lies; `modules` comes from `unet_modules`."""
+    """The position of a `UNet2DConditionModel` tensor; `modules` is from `unet_modules`."""
     return Stored(UNET_PREFIX + rename(name, modules))
 
 
@@ -145,14 +140,14 @@ def stored_in_vae(
     prefix: str = VAE_PREFIX,
     tensor_names: Container[str] = (),
 ) -> Stored:
-    """Where a tensor of `AutoencoderKL` lies; `modules` comes from `vae_modules`.
+    """The position of an `AutoencoderKL` tensor; `modules` is from `vae_modules`.
 
-    tensor_names: those of the file. The first name it has of all that are in use counts: CompVis'
-    layers or diffusers', and inside the attention any of four ways; without any, the WebUI's own.
+    tensor_names: the file's, of which the first known alias is used: CompVis' or diffusers' layers,
+    four variants inside attention; by default the WebUI's names.
     """
     linear = ".attentions." in name and name.endswith(".weight") and ".group_norm." not in name
     names = [prefix + other for other in _vae_names(name, modules)]
-    # one that the file lacks is called as its other layers are
+    # for a missing tensor, the name consistent with the file's other layers
     usual = (
         prefix + name
         if prefix + "encoder.down_blocks.0.resnets.0.conv1.weight" in tensor_names
@@ -177,7 +172,9 @@ def _vae_names(name: str, modules: Mapping[str, str]) -> Iterator[str]:
 
 
 def stored_in_text_encoder(name: str, layout: TextEncoderLayout) -> Stored:
-    """Where a tensor of `CLIPTextModel` or `CLIPTextModelWithProjection` (transformers 4) lies."""
+    """The position of a `CLIPTextModel` or `CLIPTextModelWithProjection` tensor (transformers
+    4).
+    """
     if layout.style == "clip":
         return Stored(layout.prefix + name.removeprefix("text_model."))
     if name == "text_projection.weight":
@@ -197,13 +194,11 @@ def _inside(ours: str, theirs: str, table: Mapping[str, str]) -> Iterator[tuple[
 
 
 def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """LDM numbers input and output blocks straight through; diffusers groups them by level."""
+    """LDM numbers input and output blocks consecutively; diffusers groups them by level."""
     yield from {
         "conv_in": "input_blocks.0.0",
         "time_embedding.linear_1": "time_embed.0",
         "time_embedding.linear_2": "time_embed.2",
-    }.items()
-    yield from {
         "add_embedding.linear_1": "label_emb.0.0",
         "add_embedding.linear_2": "label_emb.0.2",
         "conv_norm_out": "out.0",
@@ -242,20 +237,11 @@ def _unet_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _vae_pairs(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """LDM counts the decoder's levels from the finest, diffusers from the coarsest."""
-    yield from {
-        name: name
-        for name in (
-            "quant_conv",
-            "post_quant_conv",
-            "encoder.conv_in",
-            "encoder.conv_out",
-            "decoder.conv_in",
-            "decoder.conv_out",
-        )
-    }.items()
+    """LDM numbers the decoder's levels from the finest, diffusers from the coarsest."""
+    yield from ((name, name) for name in ("quant_conv", "post_quant_conv"))
     last, layer_count = len(config["block_out_channels"]) - 1, int(config["layers_per_block"])
     for half in ("encoder", "decoder"):
+        yield from ((f"{half}.{name}", f"{half}.{name}") for name in ("conv_in", "conv_out"))
         yield f"{half}.conv_norm_out", f"{half}.norm_out"
         yield from _inside(f"{half}.mid_block.resnets.0", f"{half}.mid.block_1", VAE_RESNET)
         yield from _inside(f"{half}.mid_block.attentions.0", f"{half}.mid.attn_1", VAE_ATTENTION)

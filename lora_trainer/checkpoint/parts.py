@@ -1,6 +1,4 @@
-"""The components of a checkpoint, before and after they are loaded: what comes out of
-`checkpoint.load` and goes into training, previews and export.
-"""
+"""The components of a checkpoint, before and after loading."""
 
 from __future__ import annotations
 
@@ -19,9 +17,7 @@ Part = Literal["UNet", "VAE", "text encoder"]
 
 @dataclass(frozen=True, kw_only=True)
 class NoiseSchedule:
-    """How a diffusion model was trained to remove noise: the numbers a diffusers scheduler is built
-    from.
-    """
+    """The noise schedule of a diffusion model, as for a diffusers scheduler."""
 
     prediction_type: PredictionType = "epsilon"
     zero_terminal_snr: bool = False
@@ -32,14 +28,14 @@ class NoiseSchedule:
 
 @dataclass(frozen=True, kw_only=True)
 class FlowSchedule:
-    """How a flow-matching model was trained: it predicts noise - image at every time."""
+    """The schedule of a flow-matching model, which predicts noise - image."""
 
     shift: float = 1.0
-    """Above 1, more of the times are noisy ones."""
+    """Above 1, noisier times are more frequent."""
 
     @property
     def prediction_type(self) -> None:
-        """None of those that diffusion models choose from."""
+        """None: for diffusion models only."""
 
     @property
     def zero_terminal_snr(self) -> bool:
@@ -51,28 +47,28 @@ Schedule = NoiseSchedule | FlowSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class Component:
-    """One model before it is loaded."""
+    """A model before loading."""
 
     part: Part
     config: Mapping[str, Any]
     tensors: Mapping[str, TensorAt]
-    """All of its files', among them other components' where they share one."""
+    """All tensors of its files, which may include other components'."""
     place: Callable[[str], Stored]
-    """Where a tensor of the model lies among `tensors`."""
+    """The position of a model's tensor in `tensors`."""
     build: Callable[[Mapping[str, Any]], Any]
-    """config -> the model, with weights of any values."""
+    """Configuration -> the model, with arbitrary weights."""
     prefix: str = ""
-    """What the names of its own tensors begin with."""
+    """Prefix of its own tensors' names."""
 
     @property
     def own_tensors(self) -> dict[str, TensorAt]:
-        """Those of `tensors` that are no other component's."""
+        """The tensors of this component only."""
         return {name: at for name, at in self.tensors.items() if name.startswith(self.prefix)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """The models of a checkpoint before they are loaded."""
+    """The models of a checkpoint before loading."""
 
     unet: Component
     text_encoders: tuple[Component, ...]
@@ -81,20 +77,19 @@ class Components:
 
 @dataclass(kw_only=True)
 class Parts:
-    """A checkpoint's components. A component that was not asked for, or has been let go, is None
-    (or an empty tuple).
+    """A checkpoint's loaded components; None or empty if not loaded.
 
-    text_encoders and tokenizers: as many of each as the family has.
+    text_encoders and tokenizers: as many as the family has.
     """
 
     family: Family
     schedule: Schedule
     unet: Any = None
-    """The model that predicts: diffusers.UNet2DConditionModel, in newer families a transformer."""
+    """The denoising model: diffusers.UNet2DConditionModel, in newer families a transformer."""
     vae: Any = None
-    """diffusers.AutoencoderKL, or what the family decodes by"""
+    """diffusers.AutoencoderKL, or the family's equivalent."""
     text_encoders: tuple[Any, ...] = ()
-    """Of SD1, SD2 and SDXL: transformers.CLIPTextModel; SDXL's second is a
+    """For SD1, SD2 and SDXL: transformers.CLIPTextModel; SDXL's second is a
     CLIPTextModelWithProjection.
     """
     tokenizers: tuple[Any, ...] = ()

@@ -1,11 +1,9 @@
-"""Filling a model from files, one tensor at a time: an empty model and a place for each of its
-tensors go in, the model with weights comes out.
+"""Fills a model with weights from files, one tensor at a time.
 
-Called by `load`. A tensor that holds what is infinite, not a number, or too large for the type
-asked for is named: it would spoil everything that is computed with it. Bytes are read into a buffer
-of their own rather than memory-mapped: pages of a map count as resident as long as it lives, and a
-copy in another type would then hold the weights twice. Peak memory is the model in the type asked
-for, and one tensor more.
+A tensor with values that are not finite, or too large for the dtype, is an error that names it.
+Tensors are read into a buffer rather than memory-mapped: mapped pages stay resident, so that
+converting to another dtype would hold the weights twice. Peak memory is the model in its dtype plus
+one tensor.
 """
 
 from __future__ import annotations
@@ -43,16 +41,14 @@ _INFINITY = {
     "F8_E4M3": 0x7F,
     "F8_E5M2": 0x7C,
 }
-"""The bits of the smallest number, without its sign, that is not finite: a larger number has larger
-bits.
-"""
+"""Bits of infinity: the bits of a float's magnitude, as an integer, order like the values."""
 _BEYOND_FP16 = {"F64": 0x40EF_FE00_0000_0000, "F32": 0x477F_F000, "BF16": 0x4780}
-"""The bits of the smallest number, without its sign, that fp16 rounds to infinity: 65520."""
+"""Bits of 65520, the smallest value that rounds to infinity in fp16."""
 _PIECE = 2**20
-"""So many numbers are looked at together: they stay in the processor's cache."""
+"""Elements tested at once, so that they stay in the CPU's cache."""
 
 _WHY_BROKEN = (
-    "No setting mends this; a download or a merge went wrong. Download the file again, or choose"
+    "No setting fixes this: a download or a merge went wrong. Download the file again, or choose"
     " another checkpoint."
 )
 _WHY_VAE_BROKEN = (
@@ -62,7 +58,7 @@ _WHY_VAE_BROKEN = (
 
 @dataclass(frozen=True)
 class TensorAt:
-    """One tensor's file, its name there, and the offset of its bytes."""
+    """A tensor's file, its name there, and the offset of its bytes."""
 
     path: Path
     name: str
@@ -71,7 +67,7 @@ class TensorAt:
 
 
 def tensors_of(headers: Iterable[Header]) -> dict[str, TensorAt]:
-    """All tensors of one file, or of the several a large model is split into."""
+    """All tensors of one file, or of a sharded model's files."""
     return {
         name: TensorAt(header.path, name, header.data_start + info.start, info)
         for header in headers
@@ -80,7 +76,7 @@ def tensors_of(headers: Iterable[Header]) -> dict[str, TensorAt]:
 
 
 def build_empty(build: Callable[[], Any]) -> Any:
-    """A model whose tensors have shapes but no memory."""
+    """Build a model on the meta device."""
     with torch.device("meta"):
         return build()
 
@@ -94,11 +90,11 @@ def fill(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Any:
-    """Give an empty model its weights in `dtype` on `device`; the result is in eval mode and frozen
-    (nothing requires a gradient).
+    """Load weights into a model on the meta device, in `dtype` on `device`. Returns it frozen and
+    in eval mode.
 
-    places: where each tensor of the model's state dict lies; tensors: what the files hold.
-    CheckpointError names what is missing, does not fit or is not finite.
+    places: the position of each tensor of the model's state dict; tensors: those in the files.
+    Raises CheckpointError for missing, misshapen or non-finite tensors.
     """
     modules = dict(model.named_modules())
     for name, stored in _weights(model, places, tensors, part, dtype):
@@ -119,9 +115,7 @@ def require_usable(
     part: Part,
     dtype: torch.dtype,
 ) -> None:
-    """Read all that `fill` would read, and let it go again. Raises the CheckpointError that `fill`
-    would raise.
-    """
+    """Read what `fill` would read. Raises the same CheckpointError."""
     for _ in _weights(model, places, tensors, part, dtype):
         pass
 
@@ -133,9 +127,7 @@ def _weights(
     part: Part,
     dtype: torch.dtype,
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights of an empty model, one after the other: copy each before the next is asked
-    for.
-    """
+    """(name, weight) one by one; each must be copied before the next is read."""
     missing = [place.name for place in places.values() if place.name not in tensors]
     if missing:
         raise _missing(next(iter(tensors.values())).path, missing)
@@ -147,8 +139,8 @@ def _weights(
 
 
 class _Reader:
-    """Open files, and one buffer as large as the largest tensor so far. `part` and `dtype`: what is
-    read, and what it is read for.
+    """Open files, and a buffer of the size of the largest tensor so far. `part` and `dtype`: what
+    is read, and the dtype it is read for.
     """
 
     def __init__(self, stack: ExitStack, part: Part, dtype: torch.dtype) -> None:
@@ -159,9 +151,7 @@ class _Reader:
         self._buffer = torch.empty(0, dtype=torch.uint8)
 
     def read(self, at: TensorAt, third: int | None) -> torch.Tensor:
-        """A tensor as it lies in the file, or one third of its rows. It lives in the buffer: copy
-        it before the next read.
-        """
+        """A tensor, or a third of its rows. It is in the buffer: copy it before the next read."""
         if at.info.dtype not in TYPES:
             hint = "Training needs the fp16, bf16 or fp32 version."
             raise CheckpointError(
@@ -181,8 +171,8 @@ class _Reader:
         return self._buffer[:size].view(TYPES[at.info.dtype]).view(shape)
 
     def _require_usable(self, content: np.ndarray[Any, np.dtype[np.uint8]], at: TensorAt) -> None:
-        """Raises CheckpointError for numbers that are not finite, or would not be in the type they
-        are read for.
+        """Raise CheckpointError for values that are not finite in the file's or the target
+        dtype.
         """
         infinity = _INFINITY[at.info.dtype]
         limit = (
@@ -194,26 +184,18 @@ class _Reader:
         if largest >= limit:
             hint = "Set mixed_precision to bf16, or to no."
             raise CheckpointError(
-                "{tensor} in {path} holds numbers that are too large for fp16",
+                "{tensor} in {path} has values that are too large for fp16",
                 hint=hint,
                 path=at.path,
                 tensor=at.name,
             )
 
     def _broken(self, at: TensorAt) -> CheckpointError:
-        template = (
-            "the VAE in {path} is broken: {tensor} holds numbers that are infinite or not a number"
-            if self._part == "VAE"
-            else (
-                "the UNet in {path} is broken: {tensor} holds numbers that are infinite or not a"
-                " number"
-                if self._part == "UNet"
-                else (
-                    "the text encoder in {path} is broken: {tensor} holds numbers that are infinite"
-                    " or not a number"
-                )
-            )
-        )
+        template = "the text encoder in {path} is broken: {tensor} has values that are not finite"
+        if self._part == "UNet":
+            template = "the UNet in {path} is broken: {tensor} has values that are not finite"
+        elif self._part == "VAE":
+            template = "the VAE in {path} is broken: {tensor} has values that are not finite"
         return CheckpointError(
             template,
             hint=_WHY_VAE_BROKEN if self._part == "VAE" else _WHY_BROKEN,
@@ -242,8 +224,8 @@ class _Reader:
 
 
 def _largest_bits(content: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> int:
-    """The largest of numbers of `width` bytes without their signs, as bits. Ten times as quick as
-    asking torch whether each is finite.
+    """The largest magnitude of floats of `width` bytes, as bits. Ten times as fast as
+    torch.isfinite.
     """
     bits = content.view(f"u{width}")
     without_sign = bits.dtype.type(2 ** (8 * width - 1) - 1)
@@ -259,8 +241,8 @@ def _largest_bits(content: np.ndarray[Any, np.dtype[np.uint8]], width: int) -> i
 def _in_shape(
     tensor: torch.Tensor, place: Stored, shape: tuple[int, ...], at: TensorAt
 ) -> torch.Tensor:
-    """The tensor as the model wants it: transposed, or without the two empty sides of a 1x1
-    convolution.
+    """The tensor in the model's shape: transposed, or without a 1x1 convolution's kernel
+    dimensions.
     """
     if place.form == "transposed":
         tensor = tensor.t()
@@ -279,9 +261,7 @@ def _in_shape(
 
 
 def _make_position_ids(model: Any, device: torch.device) -> None:
-    """The numbers 0, 1, 2 ... of a text encoder's positions are no weights: transformers keeps them
-    in a buffer that is never saved.
-    """
+    """Create the text encoder's position_ids, a non-persistent buffer in transformers."""
     for name, buffer in list(model.named_buffers()):
         owner, _, attribute = name.rpartition(".")
         if attribute != "position_ids":

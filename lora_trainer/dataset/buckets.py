@@ -1,15 +1,13 @@
-"""Aspect-ratio buckets: images of many shapes -> seeded batches of one size each, in which nothing
-is dropped.
+"""Aspect ratio buckets: images of many shapes -> seeded batches of one size each, without dropping
+any.
 
-    assign         Examples                -> {Bucket: indices of the examples it holds}
-    epoch_batches  those, a seed, an epoch -> the epoch's batches, in order
-    bucket_findings                        -> what to tell the user: images too small, images
-                                           cropped a lot
+    assign         Examples                   -> {Bucket: indices of its examples}
+    epoch_batches  buckets, a seed, an epoch  -> the epoch's batches, in order
+    bucket_findings                           -> warnings: images too small, or cropped a lot
 
-An image is trained near its own aspect ratio: resized to cover its bucket, then centre-cropped
-(dataset.images.fit). Called by training. The idea is NovelAI's
-(https://github.com/NovelAI/novelai-aspect-ratio-bucketing); here a bucket's last, smaller batch is
-trained too.
+An image is resized to cover its bucket, then centre-cropped (dataset.images.fit). The idea is
+NovelAI's (https://github.com/NovelAI/novelai-aspect-ratio-bucketing); here a bucket's last, smaller
+batch is trained too.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.settings.training import DatasetSettings
@@ -27,13 +25,13 @@ from lora_trainer.settings.training import DatasetSettings
 if TYPE_CHECKING:
     from lora_trainer.dataset.scan import Example
 
-CROP_WORTH_TELLING = 0.3
-"""Share of a picture that is cut away before the user is told."""
+MAX_CROPPED_SHARE = 0.3
+"""Cropped share of an image above which there is a warning."""
 
 
 @dataclass(frozen=True, order=True)
 class Bucket:
-    """One training size, in pixels."""
+    """A training size in pixels."""
 
     width: int
     height: int
@@ -44,7 +42,7 @@ class Bucket:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchIndices:
-    """What one step is trained on: the indices of some examples, all in one bucket."""
+    """Indices of examples in one bucket."""
 
     bucket: Bucket
     indices: tuple[int, ...]
@@ -53,15 +51,14 @@ class BatchIndices:
 def assign(
     examples: Sequence[Example], settings: DatasetSettings, resolution: int
 ) -> dict[Bucket, list[int]]:
-    """Each example's index into the bucket for its shape, in order; buckets by size.
-
-    `resolution` in pixels: what settings.resolution is once the checkpoint has answered `auto`.
+    """The indices of the examples in each bucket; buckets sorted by size. `resolution`:
+    settings.resolution, or the checkpoint's for auto.
     """
     buckets: dict[Bucket, list[int]] = {}
     chosen: dict[tuple[int, int], Bucket] = {}
     for index, example in enumerate(examples):
         size = (example.width, example.height)
-        # many images are of one size
+        # many images have the same size
         bucket = chosen.get(size)
         if bucket is None:
             bucket = chosen[size] = bucket_for(*size, settings, resolution)
@@ -70,26 +67,26 @@ def assign(
 
 
 def bucket_for(width: int, height: int, settings: DatasetSettings, resolution: int) -> Bucket:
-    """The bucket nearest in aspect ratio to an image of width x height pixels.
+    """The bucket with the nearest aspect ratio.
 
-    Its area is at most resolution x resolution. Where that would enlarge the image more than
-    settings.max_upscale times, the bucket belongs to the next smaller resolution that does not; the
-    smallest of all takes what is left.
+    Its area is at most resolution x resolution. If that enlarges the image more than
+    settings.max_upscale times, a bucket of the next smaller resolution that does not; the smallest
+    resolution takes the rest.
     """
-    for family in _families(settings, resolution):
-        bucket = _nearest(width, height, family)
+    for bucket_set in _bucket_sets(settings, resolution):
+        bucket = _nearest(width, height, bucket_set)
         if enlargement(width, height, bucket) <= settings.max_upscale:
             return bucket
     return bucket
 
 
 def enlargement(width: int, height: int, bucket: Bucket) -> float:
-    """How many times an image's sides grow to cover the bucket; below 1, it shrinks."""
+    """By how much an image is scaled to cover the bucket; below 1, it shrinks."""
     return max(bucket.width / width, bucket.height / height)
 
 
 def cropped_share(width: int, height: int, bucket: Bucket) -> float:
-    """The part of an image's area, 0 to 1, that lies outside the bucket."""
+    """The share of an image's area, 0 to 1, outside the bucket."""
     scale = enlargement(width, height, bucket)
     return 1 - (bucket.width * bucket.height) / (width * scale * height * scale)
 
@@ -101,12 +98,11 @@ def epoch_batches(
     seed: int,
     epoch: int,
 ) -> list[BatchIndices]:
-    """One epoch in order: index i occurs exactly repeats[i] times, in batches of at most
-    `batch_size`, shuffled by (seed, epoch) alone.
+    """One epoch's batches: index i occurs repeats[i] times, in batches of at most `batch_size`,
+    shuffled by (seed, epoch) only.
     """
-    shuffle = random.Random(
-        f"{seed} {epoch}"
-    ).shuffle  # text seeds are hashed alike on every platform and Python
+    # string seeds give the same sequence on every platform and Python version
+    shuffle = random.Random(f"{seed} {epoch}").shuffle
     batches = []
     for bucket, indices in sorted(buckets.items()):
         pool = [index for index in indices for _ in range(repeats[index])]
@@ -125,9 +121,7 @@ def steps_per_epoch(
     batch_size: int,
     gradient_accumulation_steps: int = 1,
 ) -> int:
-    """How many optimizer steps an epoch of `epoch_batches` takes; a last, smaller group of
-    accumulated batches is a step too.
-    """
+    """Optimizer steps per epoch; a smaller last group of accumulated batches is a step too."""
     batch_count = sum(
         math.ceil(sum(repeats[index] for index in indices) / batch_size)
         for indices in buckets.values()
@@ -141,26 +135,24 @@ def bucket_findings(
     settings: DatasetSettings,
     resolution: int,
 ) -> tuple[Finding, ...]:
-    """Warnings for images too small for the resolution, and for those of which much is cropped
-    away.
-    """
-    told: dict[int, list[Finding]] = {}
+    """Warnings for images that are too small, or cropped a lot."""
+    findings: dict[int, list[Finding]] = {}
     for bucket, indices in buckets.items():
-        sound: set[tuple[int, int]] = set()
+        unremarkable: set[tuple[int, int]] = set()
         for index in indices:
             size = (examples[index].width, examples[index].height)
-            if size in sound:
+            if size in unremarkable:
                 continue
-            told[index] = list(_bucket_findings(examples[index], bucket, settings, resolution))
-            if not told[index]:
-                sound.add(size)
-    return tuple(finding for index in sorted(told) for finding in told[index])
+            findings[index] = list(_bucket_findings(examples[index], bucket, settings, resolution))
+            if not findings[index]:
+                unremarkable.add(size)
+    return tuple(finding for index in sorted(findings) for finding in findings[index])
 
 
 def _bucket_findings(
     example: Example, bucket: Bucket, settings: DatasetSettings, resolution: int
 ) -> Iterable[Finding]:
-    size = {
+    size: dict[str, Any] = {
         "name": example.name,
         "width": example.width,
         "height": example.height,
@@ -176,7 +168,7 @@ def _bucket_findings(
             **size,
             factor=f"{factor:.1f}",
         )
-    elif bucket != _nearest(example.width, example.height, _families(settings, resolution)[0]):
+    elif bucket != _nearest(example.width, example.height, _bucket_sets(settings, resolution)[0]):
         yield warning(
             "small-image",
             "{name} is only {width} x {height} pixels and is trained at {bucket}",
@@ -185,36 +177,33 @@ def _bucket_findings(
             **size,
         )
     share = cropped_share(example.width, example.height, bucket)
-    if share > CROP_WORTH_TELLING:
-        hint = (
-            "Crop it yourself to what matters."
-            if settings.enable_bucket
-            else "Crop it yourself to what matters, or set enable_bucket to true."
+    if share > MAX_CROPPED_SHARE:
+        hint = "Crop it yourself to what matters."
+        if not settings.enable_bucket:
+            hint = "Crop it yourself to what matters, or set enable_bucket to true."
+        template = (
+            "{name} is {width} x {height} pixels: {percent} % of it is cropped away for {bucket}"
         )
+        percent = round(100 * share)
         yield warning(
-            "cropped-image",
-            "{name} is {width} x {height} pixels: {percent} % of it is cropped away for {bucket}",
-            hint=hint,
-            path=example.path,
-            **size,
-            percent=round(100 * share),
+            "cropped-image", template, hint=hint, path=example.path, **size, percent=percent
         )
 
 
-# --- the sizes there are --------------------------------------------------------------------------
+# --- bucket sizes ---------------------------------------------------------------------------------
 
 
 @cache
-def _families(settings: DatasetSettings, resolution: int) -> tuple[tuple[Bucket, ...], ...]:
-    """The buckets of the resolution, then those of each smaller one, a step at a time."""
-    # a step above the resolution would leave no bucket at all
+def _bucket_sets(settings: DatasetSettings, resolution: int) -> tuple[tuple[Bucket, ...], ...]:
+    """The buckets of the resolution, then those of each smaller one, in steps."""
+    # a step above the resolution would give no bucket
     step = min(settings.bucket_step, resolution // 8 * 8)
-    return tuple(_family(side, step, settings) for side in range(resolution, step - 1, -step))
+    return tuple(_bucket_set(side, step, settings) for side in range(resolution, step - 1, -step))
 
 
-def _family(resolution: int, step: int, settings: DatasetSettings) -> tuple[Bucket, ...]:
-    """All buckets of one resolution: sides in steps, area at most resolution squared, the square
-    among them.
+def _bucket_set(resolution: int, step: int, settings: DatasetSettings) -> tuple[Bucket, ...]:
+    """All buckets of a resolution: sides in steps, area at most resolution squared, including the
+    square.
     """
     if not settings.enable_bucket:
         return (Bucket(resolution, resolution),)
@@ -229,11 +218,11 @@ def _family(resolution: int, step: int, settings: DatasetSettings) -> tuple[Buck
     return tuple(sorted(found))
 
 
-def _nearest(width: int, height: int, family: Iterable[Bucket]) -> Bucket:
-    """The bucket of the nearest aspect ratio; of equals, the larger."""
+def _nearest(width: int, height: int, bucket_set: Iterable[Bucket]) -> Bucket:
+    """The bucket with the nearest aspect ratio; of equals, the larger."""
     ratio = math.log(width / height)
     return min(
-        family,
+        bucket_set,
         key=lambda bucket: (
             abs(math.log(bucket.width / bucket.height) - ratio),
             -bucket.width * bucket.height,

@@ -1,28 +1,24 @@
-"""Who wrote a caption, remembered by the image's content: so that no captioner ever replaces what a
+"""Who wrote each caption, recorded by the image's content, so that no captioner replaces what a
 person wrote.
 
     <dataset>/.lora_trainer/captions.json     {"version": 1, "images": {DIGEST: {"text", "by",
                                               "before"}}}
-    <dataset>/.lora_trainer/captions.lock     held by whoever changes captions of this dataset, for
-                                              an instant
+    <dataset>/.lora_trainer/captions.lock     held while captions of this dataset are changed
 
-For each image (by `dataset.images.digest`, so that renaming or moving it changes nothing) the
-sidecar holds the text that was written last, and by whom: a captioner, or a person in the tab. The
-captions themselves stay where they are, in metadata.csv, .txt or both; nothing here names a file. A
-caption that is not what the captioner wrote last was changed by a person, in whatever program. One
-that nobody recorded is a person's too.
+For each image (by `dataset.images.digest`, so that renaming changes nothing) the sidecar has the
+last written text and its author: a captioner, or a person in the tab. The captions themselves are
+in metadata.csv, .txt or both. A caption that differs from what the captioner wrote was edited by a
+person, as was one without a record.
 
-    read_authors(root) -> Authors     .author(digest, text): "machine", "person" or "nobody" (there
-                                      is no text)
-    record(root, {digest: Written})   whole or not at all
-    settle(root, digests)             these are in their files now
-    changing_captions(root)           the lock: take it, look again, record, write the captions,
+    read_authors(root) -> Authors     .author(digest, text): "machine", "person" or "nobody" (no
+    text)
+    record(root, {digest: CaptionRecord})   atomically
+    settle(root, digests)             their captions are in their files now
+    changing_captions(root)           the lock: take it, read again, record, write the captions,
                                       settle
 
-Recorded before the caption is written, so that a process that dies in between leaves a caption that
-is still known as a machine's (`before`). Once it is written that is forgotten: who puts an older
-caption back afterwards is a person. Called by the caption job and by the tab's workbench. Standard
-library only.
+Recorded before the caption is written, so that after a crash the old caption (`before`) is still
+known as a captioner's. Standard library only.
 """
 
 from __future__ import annotations
@@ -39,13 +35,11 @@ from lora_trainer.dataset.captions import caption_of
 from lora_trainer.errors import DatasetError
 
 FOLDER = ".lora_trainer"
-"""In a dataset's folder, for what the trainer keeps about it. Folders that begin with a dot are
-never searched for images.
-"""
+"""The trainer's folder in a dataset. Folders that start with a dot are not searched for images."""
 FILE = "captions.json"
 LOCK = "captions.lock"
-LOCK_PATIENCE = 10.0
-"""Seconds for which another process's change is waited for."""
+CAPTIONS_LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another process's change."""
 VERSION = 1
 PERSON = "person"
 
@@ -54,21 +48,20 @@ Author = Literal["machine", "person", "nobody"]
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionRecord:
-    """What was written last for one image."""
+    """The last text written for an image."""
 
     text: str
     by: str
-    """`person`, or the captioner's name and a digest of its settings
+    """"person", or the captioner's name and a digest of its settings
     (settings.captioning.fingerprint).
     """
     before: str | None = None
-    """What a captioner had written before that, if one had; kept until the new text is in its file.
-    """
+    """A captioner's text before that, until the new one is in its file."""
 
 
 @dataclass(frozen=True)
 class Authors:
-    """What is remembered of a dataset."""
+    """The records of a dataset."""
 
     by_digest: Mapping[str, CaptionRecord] = field(default_factory=dict)
 
@@ -83,50 +76,42 @@ class Authors:
         return "machine" if text in (written.text, written.before) else "person"
 
     def is_done(self, digest: str, text: str, by: str) -> bool:
-        """Whether the caption is what this captioner, with these settings, wrote: it would write
-        the same again.
-        """
+        """Whether this captioner, with these settings, wrote the caption."""
         written = self.by_digest.get(digest)
         return written is not None and written.by == by and written.text == caption_of(text)
 
 
 def read_authors(root: Path) -> Authors:
-    """What is remembered of the dataset in `root`. Where the sidecar is missing or damaged,
-    nothing: every caption then counts as a person's.
+    """The records of the dataset in `root`; none if the sidecar is missing or damaged, so that
+    every caption counts as a person's.
     """
 
-    def told(values: Any) -> Authors:
+    def parsed(values: Any) -> Authors:
         return Authors(
             {str(digest): _written(written) for digest, written in values["images"].items()}
         )
 
-    return files.read_json(root / FOLDER / FILE, told, Authors())
+    return files.read_json(root / FOLDER / FILE, parsed, Authors())
 
 
 def record(root: Path, news: Mapping[str, CaptionRecord]) -> None:
-    """Remember these besides what is remembered already. Raises DatasetError. Call it within
-    `changing_captions`.
-    """
+    """Add these records. Raises DatasetError. Call it within `changing_captions`."""
     if not news:
         return
     known = dict(read_authors(root).by_digest)
     for digest, written in news.items():
         old, text = known.get(digest), caption_of(written.text)
-        before = (
-            old.before
-            if old is not None and old.text == text
-            else old.text
-            if old is not None and old.by != PERSON
-            else None
-        )
+        before = None
+        if old is not None and old.text == text:
+            before = old.before
+        elif old is not None and old.by != PERSON:
+            before = old.text
         known[digest] = replace(written, text=text, before=before)
     _write(root, known)
 
 
 def settle(root: Path, digests: Iterable[str]) -> None:
-    """What was recorded for these is in their files: what stood there before is no captioner's any
-    more. Raises DatasetError.
-    """
+    """Drop `before` of these: their new captions are in their files. Raises DatasetError."""
     known = read_authors(root).by_digest
     settled = {
         digest: replace(known[digest], before=None)
@@ -157,9 +142,9 @@ def _write(root: Path, known: Mapping[str, CaptionRecord]) -> None:
 
 
 @contextlib.contextmanager
-def changing_captions(root: Path, patience: float = LOCK_PATIENCE) -> Iterator[None]:
-    """Be the only one of our processes that changes captions of this dataset. Raises DatasetError
-    when another is at it for `patience` seconds.
+def changing_captions(root: Path, patience: float = CAPTIONS_LOCK_TIMEOUT) -> Iterator[None]:
+    """Hold the lock for changing this dataset's captions. Raises DatasetError if another process
+    does for `patience` seconds.
     """
     lock = root / FOLDER / LOCK
     with contextlib.ExitStack() as stack:

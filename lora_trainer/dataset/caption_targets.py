@@ -1,14 +1,13 @@
-"""Where a captioner's captions go, and what stands there now.
+"""Writes a captioner's captions where the dataset keeps them.
 
     places = CaptionPlaces(root, output, as_texts=False)
-    places.look()   -> {image: Standing}          what each image's captions are now, wherever they
-                                                  stand
-    places.write({image: text}, seen) -> set      writes them, but for those whose captions someone
-                                                  changed since they were `seen`: these come back
+    places.look()   -> {image: Standing}          each image's current captions in all places
+    places.write({image: text}, seen) -> set      writes them, except those that changed since
+    `seen`, which are returned
 
-The target is a metadata file, or text files beside the images. Wherever else an image has a caption
-already, in a row or in a text file, that is written too: rows are read first here, text files by
-other trainers, and what was written is what is to be trained. Called by the caption job.
+The target is a metadata file, or text files beside the images. Other places where an image already
+has a caption, a row or a text file, are written too, so that all agree: rows take precedence here,
+text files in other trainers.
 """
 
 from __future__ import annotations
@@ -40,35 +39,34 @@ _ATTEMPTS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Standing:
-    """What the captions of one image are now."""
+    """The current captions of an image."""
 
     row: tuple[Path, Row] | None = None
-    """The metadata file that has a row for it, and the row."""
+    """The metadata file with its row, and the row."""
     text_files: tuple[tuple[Path, str], ...] = ()
-    """The text files beside it, the first to be preferred, and what they say."""
+    """The text files beside it in order of precedence, and their captions."""
     unreadable: str = ""
-    """Why a caption of it cannot be read, if so: then it counts as a person's."""
+    """Why a caption cannot be read; it then counts as a person's."""
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """All its captions that are not empty, the one that is trained first."""
+        """All its non-empty captions; the first is trained."""
         row = [self.row[1].caption] if self.row else []
         return tuple(text for text in (*row, *(text for _, text in self.text_files)) if text)
 
     @property
     def caption(self) -> str:
-        """The caption that is trained, or nothing."""
+        """The caption that is trained, or ""."""
         return self.texts[0] if self.texts else ""
 
 
 class CaptionPlaces:
-    """The captions of one dataset folder, for one target."""
+    """The captions of a dataset folder, for one target."""
 
     def __init__(self, root: Path, output: Path | None, *, as_texts: bool = False) -> None:
-        """Raises DatasetError when there is no such folder or no image in it.
-
-        output: the metadata file to write; None: the dataset's own, or a new metadata.csv.
-        as_texts: text files beside the images instead.
+        """output: the metadata file to write; None: the dataset's, or a new metadata.csv. as_texts:
+        text files beside the images instead. Raises DatasetError if there is no such folder or no
+        image in it.
         """
         self.root = root
         listing = list_folder(root)
@@ -79,15 +77,15 @@ class CaptionPlaces:
             and output not in listing.metadata
             and not (output.parent == root and output.stem.lower() == "metadata")
         )
-        """The target is a file that the dataset does not read by itself: only what stands in it
-        counts.
+        """Whether the target is a file that the dataset does not read by default: then only its
+        captions count.
         """
         self.listing = self._list()
         self.images = tuple(without_masks(self.listing, self._captions())[0])
 
     def look(self) -> dict[Path, Standing]:
-        """What stands there now. Raises DatasetError for a metadata file that cannot be read:
-        nothing may be written into it.
+        """The current captions. Raises DatasetError for an unreadable metadata file, which must not
+        be modified.
         """
         self.listing = self._list()
         captions = self._captions()
@@ -101,23 +99,23 @@ class CaptionPlaces:
         return {image: self._standing(image, captions) for image in self.listing.images}
 
     def write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
-        """{image: caption} -> the target. Returns the images whose captions are no longer as they
-        were `seen`: they keep what they have.
+        """Write {image: caption} to the target. Returns the images whose captions changed since
+        `seen`, which are not written.
 
-        Call it within `caption_provenance.changing_captions`. Each file is written whole or not at
-        all. Raises DatasetError; files before it have been written.
+        Call it within `caption_provenance.changing_captions`. Each file is written atomically.
+        Raises DatasetError; earlier files have been written.
         """
         for _ in range(_ATTEMPTS - 1):
             try:
                 return self._write(captions, seen)
             except ChangedMeanwhile:
-                # another program saved a file in this very moment; what it saved is looked at now
+                # another program saved a file at this moment: read it again
                 continue
         return self._write(captions, seen)
 
     def _write(self, captions: Mapping[Path, str], seen: Mapping[Path, Standing]) -> set[Path]:
         now = self.look()
-        # an image that was removed meanwhile needs no caption
+        # images may have been removed meanwhile
         unchanged = {
             image: text
             for image, text in captions.items()
@@ -139,7 +137,7 @@ class CaptionPlaces:
                 write_rows(file, replaced[file], added[file])
         owners = Counter(file for standing in now.values() for file, _ in standing.text_files)
         for image, text in unchanged.items():
-            # a.txt beside a.png and a.jpg is no place for the caption of one of them
+            # a.txt beside a.png and a.jpg cannot have the caption of one of them
             own = {file: was for file, was in now[image].text_files if owners[file] == 1}
             needs_text = self.target is None or not can_be_named(image)
             if needs_text and not own:
@@ -152,8 +150,8 @@ class CaptionPlaces:
     def _carry_over(
         self, now: dict[Path, Standing], rows: dict[str, str], target: Path
     ) -> dict[Path, Standing]:
-        """A new metadata.csv is read in place of a metadata.jsonl beside it, whose captions must
-        not be lost from sight: they get rows in it too.
+        """A new metadata.csv takes precedence over a metadata.jsonl beside it, so it gets those
+        captions too.
         """
         after = dict(now)
         for image, standing in now.items():
@@ -190,16 +188,14 @@ class CaptionPlaces:
 
 
 def _text_file(image: Path, twins: Mapping[tuple[Path, str], int]) -> Path:
-    """fox.txt for fox.png; fox.png.txt where there is a fox.jpg too, whose caption is another."""
-    return (
-        image.with_name(image.name + ".txt")
-        if twins[image.parent, image.stem] > 1
-        else image.with_suffix(".txt")
-    )
+    """fox.txt for fox.png, or fox.png.txt if there is a fox.jpg too."""
+    if twins[image.parent, image.stem] > 1:
+        return image.with_name(image.name + ".txt")
+    return image.with_suffix(".txt")
 
 
 def _row_name(image: Path, table: Path) -> str:
-    """How a row names its image: the path from the metadata file's folder, with forward slashes."""
+    """The image's path relative to the metadata file's folder, with forward slashes."""
     try:
         return Path(os.path.relpath(image, table.parent)).as_posix()
     except ValueError:  # on another drive of Windows

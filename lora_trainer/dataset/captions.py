@@ -1,13 +1,9 @@
-"""What a caption is: its lines, its parts, the trigger word in front, what one training step sees
-of it.
+"""The structure of captions: lines, comma-separated parts, trigger word, and what a training step
+gets.
 
-A caption is a text of one or several lines. Several lines are several captions of one picture, of
-which each training step draws one; but where every line is one tag, or a comma at its end leads on
-to the next, they are one caption. `variants` tells which. Files, edits and the tab keep the lines
-as they stand.
-
-Called by dataset (`caption_of`, `with_trigger_word`), the tab's edits (`parts`, `edited`) and
-training (`variants`, `training_caption`).
+Several lines are several captions of one image, of which each training step draws one; except if
+every line is a single tag, or ends in a comma, which makes them one caption. `variants` decides
+that. Files, edits and the tab keep lines as they are.
 """
 
 from __future__ import annotations
@@ -18,8 +14,8 @@ from random import Random
 
 from lora_trainer.errors import DatasetError
 
-LONGEST_CAPTION = 20_000
-"""Characters, in all lines together. The longest that a text encoder reads, 225 tokens, has about
+MAX_CAPTION_LENGTH = 20_000
+"""In characters, all lines together. The longest that a text encoder reads, 225 tokens, has about
 1,000.
 """
 
@@ -29,24 +25,24 @@ _CLOSING = {closing: opening for opening, closing in _BRACKETS.items()}
 _BRACKET = re.compile(r"[\[({（【]")
 _BETWEEN = re.compile("[,，\n]")
 _EYES = frozenset(":;=")
-"""A bracket behind one of these is a mouth, as in the tags ":)" and ">:("."""
+"""A bracket after one of these is part of an emoticon tag, such as ":)" and ">:("."""
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1b\x7f\ud800-\udfff\ufeff]")
 _MOST_TAG_WORDS = 4
 _MOST_TAG_SIGNS = 8
-"""Of Chinese or Japanese, whose words have no spaces between them."""
+"""For Chinese and Japanese, which have no spaces between words."""
 _ENDS_SENTENCE = re.compile(r"[.!?。！？]$")
 _BEGINS_SENTENCE = re.compile(r"(?:an?|the)\s", re.IGNORECASE)
 _UNSPACED = re.compile("[\u3040-\u30ff\u3400-\u9fff]")
 
 
 def tidy(text: str) -> str:
-    """A text as one line: every run of spaces and line ends is one space."""
+    """The text as one line with single spaces."""
     return " ".join(text.split())
 
 
 def caption_of(text: str) -> str:
-    """What a file or a person says -> a caption: its lines, each tidied, without empty ones, and
-    nothing in it that a text file cannot hold.
+    """A text from a file or user -> a caption: tidied lines, without empty ones and control
+    characters.
     """
     return "\n".join(
         filter(None, map(tidy, _NO_TEXT.sub(" ", text).replace("\r", "\n").split("\n")))
@@ -54,24 +50,20 @@ def caption_of(text: str) -> str:
 
 
 def require_length(caption: str, name: object) -> None:
-    """Raises DatasetError, which calls the caption's file `name`, for a text that is too long to be
-    a caption.
-    """
-    if len(caption) > LONGEST_CAPTION:
+    """Raise DatasetError if a text is too long for a caption; `name` is its file."""
+    if len(caption) > MAX_CAPTION_LENGTH:
         hint = (
             "Shorten it: a text encoder reads some 1,000 characters at most. Or it is not a"
             " caption: move the file elsewhere."
         )
         template = "{path}: the caption has {count} characters, more than {limit}"
         raise DatasetError(
-            template, hint=hint, path=name, count=len(caption), limit=LONGEST_CAPTION
+            template, hint=hint, path=name, count=len(caption), limit=MAX_CAPTION_LENGTH
         )
 
 
 def is_list(caption: str) -> bool:
-    """Whether the lines of a caption are one caption: tags, one a line, or parts that each end in a
-    comma.
-    """
+    """Whether the lines are one caption: tags, one per line, or parts that each end in a comma."""
     lines = caption.split("\n")
     return len(lines) > 1 and (
         all(line[-1:] in _COMMAS for line in lines[:-1]) or all(map(_is_tag, lines))
@@ -90,16 +82,12 @@ def _is_tag(line: str) -> bool:
 
 
 def variants(caption: str) -> list[str]:
-    """The captions of one picture, each as one line: one in nearly every dataset. An empty caption
-    is one, too.
-    """
+    """The captions of an image, one line each; usually one. An empty caption counts as one."""
     return [", ".join(parts(caption))] if is_list(caption) else caption.split("\n")
 
 
 def edited(caption: str, edit: Callable[[str], str]) -> str:
-    """Every caption of a picture changed by `edit`, a function of one line; what is on lines of its
-    own stays so.
-    """
+    """Each of an image's captions changed by `edit`, a function of one line; lines are kept."""
     if not is_list(caption):
         return "\n".join(filter(None, map(edit, caption.split("\n"))))
     before = ", ".join(parts(caption))
@@ -113,16 +101,14 @@ def edited(caption: str, edit: Callable[[str], str]) -> str:
 
 
 def parts(caption: str) -> list[str]:
-    """The parts of a caption, without empty ones: a comma or a line's end is between two of them,
-    but not inside brackets, escaped or not.
-
-    The full-width comma counts. A bracket without its partner is a letter like any other.
+    """The non-empty parts of a caption, split at commas (also full-width) and line ends outside of
+    brackets, escaped or not. Unpaired brackets are ordinary characters.
     """
     return [caption[start:end] for start, end in part_spans(caption)]
 
 
 def part_spans(caption: str) -> list[tuple[int, int]]:
-    """Where the parts of a caption stand: the first letter of each, and what is behind its last."""
+    """(start, end) of each part of a caption."""
     inside = _bracketed(caption) if _BRACKET.search(caption) else None
     ends = [
         match.start()
@@ -138,7 +124,7 @@ def part_spans(caption: str) -> list[tuple[int, int]]:
 
 
 def _bracketed(text: str) -> bytearray:
-    """For each letter, whether it stands between two brackets of a pair, on one line."""
+    """For each character, whether it is inside a pair of brackets on one line."""
     inside = bytearray(len(text))
     opened: list[tuple[str, int]] = []
     waiting = dict.fromkeys(_BRACKETS, 0)
@@ -158,7 +144,7 @@ def _bracketed(text: str) -> bytearray:
                 waiting[opening] -= 1
                 if opening == _CLOSING[letter]:
                     break
-            # a pair around others is the only one that counts: each letter is looked at once
+            # keep only the outermost of nested pairs: each character is visited once
             while pairs and pairs[-1][0] > place:
                 pairs.pop()
             pairs.append((place, index))
@@ -168,8 +154,8 @@ def _bracketed(text: str) -> bytearray:
 
 
 def with_trigger_word(caption: str, trigger_word: str) -> str:
-    """The caption with the trigger word in front of each variant, unless it holds it as a whole
-    word already, in capitals or not.
+    """The caption with the trigger word in front of each variant that does not contain it as a
+    whole word, ignoring case.
     """
     trigger_word = trigger_word.strip()
     if not trigger_word:
@@ -187,11 +173,11 @@ def with_trigger_word(caption: str, trigger_word: str) -> str:
 def training_caption(
     caption: str, *, shuffle: bool, keep_tokens: int, dropout: float, random: Random
 ) -> str:
-    """The caption one training step sees.
+    """The caption for one training step.
 
-    Of several variants one is drawn. With `shuffle` its parts come in a random order, but for the
-    first `keep_tokens` of them (a trigger word in front is one). With probability `dropout` it is
-    empty. `random` is drawn from only for what is switched on, or several.
+    One of several variants is drawn. `shuffle` shuffles its parts except the first `keep_tokens` (a
+    trigger word in front is one). With probability `dropout` it is empty. `random` is used only as
+    needed for these.
     """
     if dropout and random.random() < dropout:
         return ""

@@ -1,16 +1,14 @@
-"""CLIP's tokens in plain Python: for the WebUI's process, which must not load transformers of ours,
-and where the host's own may be any version.
+"""CLIP's tokenizer in plain Python, for the WebUI's process, which must not import our
+transformers.
 
-    clip = ClipBpe.load(folders)      reads CLIP's vocabulary, from open_clip or clip, without
-                                      importing either
-    clip.tokenize(text)               -> [Token], each with its place in the text as it was given
+    clip = ClipBpe.load(folders)      reads CLIP's vocabulary from open_clip or clip, without
+    importing them
+    clip.tokenize(text)               -> [Token], with positions in the original text
 
-The same ids as transformers' CLIPTokenizer with ftfy gives, without start and end (a test compares
-them). Where ftfy is not installed texts are not repaired, which counts only for mojibake, entities
-and full-width punctuation. checkpoint.tokenizer takes vocabulary and places from here.
-
-Byte pair encoding as in https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py. Called
-by the tab and by checkpoint.tokenizer.
+Gives the same ids as transformers' CLIPTokenizer with ftfy, without start and end (a test compares
+them). Without ftfy texts are not fixed, which matters for mojibake, entities and full-width
+punctuation. Byte pair encoding as in
+https://github.com/openai/CLIP/blob/main/clip/simple_tokenizer.py.
 """
 
 from __future__ import annotations
@@ -43,34 +41,34 @@ _ASCII_WORDS = re.compile(
 
 
 class ClipBpe:
-    """Thread-safe: nothing changes but caches."""
+    """Thread-safe."""
 
     def __init__(
-        self, vocabulary: dict[str, int], merges: Sequence[str], repair: Callable[[str], str]
+        self, vocabulary: dict[str, int], merges: Sequence[str], fix: Callable[[str], str]
     ) -> None:
         self._ids = vocabulary
         self._ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
-        self._repair = repair
+        self._fix = fix
         self._letters = dict(enumerate(byte_letters_in_order()))
         self._pieces = lru_cache(maxsize=WORDS_KEPT)(self._pieces_of)
 
     @classmethod
     def load(cls, folders: Iterable[Path] = ()) -> ClipBpe:
-        """`folders`: more places where packages may lie. Raises SetupError where no vocabulary is
+        """`folders`: additional folders with packages. Raises SetupError if no vocabulary is
         found.
         """
         vocabulary, merges = read_vocabulary(data_file(folders))
-        return cls(vocabulary, merges, _repairer())
+        return cls(vocabulary, merges, _load_fixer())
 
     def tokenize(self, text: str) -> list[Token]:
-        """A text as CLIP's tokens, without start and end. Where the repair moved characters, places
-        follow the nearest that stayed.
+        """A text's CLIP tokens, without start and end. Where ftfy moved characters, positions are
+        those of the nearest unchanged ones.
         """
         read = self._read(text)
-        given = places(read, text)
+        given = positions(read, text)
         tokens: list[Token] = []
         for at, word in _words(read):
-            # the number of bytes up to each character's end: a token may end inside a character
+            # byte offset of each character's end: a token may end inside a character
             ends = [len(word[: index + 1].encode("utf-8")) for index in range(len(word))]
             done = 0
             for number, length in self._pieces(word):
@@ -81,19 +79,19 @@ class ClipBpe:
         return tokens
 
     def count(self, text: str) -> int:
-        """How many tokens a text has, without start and end."""
+        """Number of tokens of a text, without start and end."""
         read = self._read(text)
         words = _ASCII_WORDS.findall(read) if read.isascii() else [word for _, word in _words(read)]
         return sum(map(len, map(self._pieces, words)))
 
     def _read(self, text: str) -> str:
-        """The text as it is cut into words."""
-        # in plain printable ASCII there is nothing to repair but entities
+        """The text before splitting into words."""
+        # ftfy only changes entities in printable ASCII
         is_plain = text.isascii() and text.isprintable() and "&" not in text
-        return whitespace_joined(text if is_plain else self._repair(text)).lower()
+        return whitespace_joined(text if is_plain else self._fix(text)).lower()
 
     def _pieces_of(self, word: str) -> tuple[tuple[int, int], ...]:
-        """A word -> (token id, how many bytes it stands for) for each of its tokens."""
+        """A word -> (token id, number of bytes) of each of its tokens."""
         if word in (START, END):
             return ((self._ids[word], len(word)),)
         parts = [self._letters[byte] for byte in word.encode("utf-8")]
@@ -116,14 +114,12 @@ class ClipBpe:
 
 
 def whitespace_joined(text: str) -> str:
-    """Runs of white space as one space, none at the ends."""
+    """The text with whitespace collapsed to single spaces."""
     return re.sub(r"\s+", " ", text).strip()
 
 
-def places(read: str, text: str) -> list[int]:
-    """For each character of the text that is read, the index of the one in the text as given that
-    it comes from.
-    """
+def positions(read: str, text: str) -> list[int]:
+    """For each character of the normalized text, the index of its original in the given text."""
     given = "".join(letter.lower() if len(letter.lower()) == 1 else letter for letter in text)
     if read == given:
         return list(range(len(read)))
@@ -132,7 +128,7 @@ def places(read: str, text: str) -> list[int]:
         None, read, given, autojunk=False
     ).get_opcodes():
         for index in range(start, end):
-            # one character for several, or several for one: spread evenly
+            # one-to-many and many-to-one replacements are spread evenly
             found[index] = min(
                 len(text) - 1,
                 given_start + (index - start) * max(1, given_end - given_start) // (end - start),
@@ -141,11 +137,11 @@ def places(read: str, text: str) -> list[int]:
 
 
 def _words(read: str) -> Iterator[tuple[int, str]]:
-    """(place, word): runs of letters, single digits, runs of anything else but spaces, and English
+    """(position, word): runs of letters, single digits, runs of other characters, and English
     contractions.
     """
     if read.isascii():
-        # the same in one expression, five times as fast
+        # equivalent and five times as fast
         for match in _ASCII_WORDS.finditer(read):
             yield match.start(), match.group()
         return
@@ -165,8 +161,8 @@ def _words(read: str) -> Iterator[tuple[int, str]]:
 
 
 def _spelled_out(read: str, at: int) -> int:
-    """The length of 's, 't, 're ... or of a mark of CLIP's own at a place; 0 if there is none. The
-    long s counts as an s there.
+    """The length of a contraction ('s, 't, 're ...) or special token at a position, or 0. The long
+    s counts as s.
     """
     if read[at] != "'":
         return next((len(mark) for mark in (START, END) if read.startswith(mark, at)), 0)
@@ -176,7 +172,7 @@ def _spelled_out(read: str, at: int) -> int:
 
 @lru_cache(maxsize=8192)
 def _kind(character: str) -> str:
-    """L: a letter, N: a digit, " ": white space, O: anything else."""
+    """L: letter, N: digit, " ": whitespace, O: other."""
     if character.isspace():
         return " "
     category = unicodedata.category(character)[0]
@@ -187,7 +183,7 @@ def _kind(character: str) -> str:
 
 
 def read_vocabulary(file: Path) -> tuple[dict[str, int], list[str]]:
-    """Token -> id, and the pairs to join, most frequent first."""
+    """Token -> id, and the merges, most frequent first."""
     with gzip.open(file, "rt", encoding="utf-8") as stream:
         merges = stream.read().split("\n")[1 : MERGE_COUNT + 1]
     letters = _byte_letters()
@@ -202,8 +198,8 @@ def read_vocabulary(file: Path) -> tuple[dict[str, int], list[str]]:
 
 
 def data_file(folders: Iterable[Path] = ()) -> Path:
-    """CLIP's vocabulary, in an installed open_clip or clip, or in one of the folders' open_clip.
-    Raises SetupError.
+    """The path of CLIP's vocabulary in an installed open_clip or clip, or in open_clip in one of
+    the folders. Raises SetupError.
     """
     found = [Path(place) for name in ("open_clip", "clip") for place in _package_places(name)]
     for folder in (*found, *(folder / "open_clip" for folder in folders)):
@@ -218,21 +214,21 @@ def data_file(folders: Iterable[Path] = ()) -> Path:
 def _package_places(name: str) -> Sequence[str]:
     try:
         spec = importlib.util.find_spec(name)
-    except (ImportError, ValueError):  # a module of this name that somebody made up
+    except (ImportError, ValueError):  # a fake module of this name
         return ()
     return list(spec.submodule_search_locations or ()) if spec else ()
 
 
 def byte_letters_in_order() -> list[str]:
-    """The visible character that stands for each byte, from 0 to 255."""
+    """The visible character for each byte, from 0 to 255."""
     printable = _printable_bytes()
     hidden = iter(range(256))
     return [chr(byte) if byte in printable else chr(256 + next(hidden)) for byte in range(256)]
 
 
 def _byte_letters() -> list[str]:
-    """The same in the vocabulary's order: printable ones, which stand for themselves, then the
-    others, U+0100 and up.
+    """The same in the vocabulary's order: printable ones, which represent themselves, then the
+    others, from U+0100.
     """
     letters = byte_letters_in_order()
     printable = _printable_bytes()
@@ -249,11 +245,11 @@ def _printable_bytes() -> list[int]:
     ]
 
 
-def _repairer() -> Callable[[str], str]:
-    """ftfy's repair, as CLIPTokenizer calls it, or none."""
+def _load_fixer() -> Callable[[str], str]:
+    """ftfy.fix_text, as in CLIPTokenizer, or str if ftfy is missing."""
     if importlib.util.find_spec("ftfy") is None:
         return str
     import ftfy
 
-    repair: Callable[[str], str] = ftfy.fix_text
-    return repair
+    fix: Callable[[str], str] = ftfy.fix_text
+    return fix

@@ -1,15 +1,13 @@
-"""Pictures cropped and resized into a copy of their folder: squares of a size, or the buckets they
-would be trained in.
+"""Copies images cropped and resized: to squares of a size, or to their training buckets.
 
-    crop_folder(settings, output, ...) -> Cropped     a whole dataset, captions and masks carried
-                                                      along: the command line and the tab
-    crop_mask(mask, size, box) -> Image               the same part of the picture's mask
-    choose_box(image, ratio, subject=...)             which part of a picture to keep
+    crop_folder(settings, output, ...) -> Cropped     a dataset with captions and masks: the command
+    line and the tab
+    crop_mask(mask, size, box) -> Image               the same part of the image's mask
+    choose_box(image, ratio, subject=...)             the part of an image to keep
 
-The centre is kept, or the subject: where a mask (fox_mask.png, masks/fox.png) says what that is,
-the box around its white; else the part with the most detail, measured as edge energy. That is no
-recognition: it finds a face before a plain wall, and a crowd before a lonely figure. Originals are
-never written to, and nothing that exists is overwritten.
+Keeps the centre, or the subject: the bounding box of its mask (fox_mask.png, masks/fox.png), else
+the part with the highest edge energy, which is no recognition: it prefers a face to a plain wall,
+but a crowd to a single figure. Originals are not modified, and nothing is overwritten.
 """
 
 from __future__ import annotations
@@ -19,6 +17,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +26,7 @@ from PIL import Image, ImageFilter
 from lora_trainer import files
 from lora_trainer.dataset.buckets import Bucket, bucket_for, enlargement
 from lora_trainer.dataset.check.image_findings import WANTED_SHARE, grown, mask_box
-from lora_trainer.dataset.findings import Finding, from_error, problem
+from lora_trainer.dataset.findings import Finding, from_error, warning
 from lora_trainer.dataset.images import fit, image_size, read_image
 from lora_trainer.dataset.listing import Listing, folded, list_folder
 from lora_trainer.dataset.masks import find_masks
@@ -37,24 +36,22 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.settings.training import DatasetSettings
 
 ENERGY_SIDE = 96
-"""Edge energy is measured in a picture whose longer side has this many pixels: detail finer than
-that is texture.
-"""
+"""Longest side of the image in which edge energy is measured; finer detail is texture."""
 CENTRE_PULL = 0.35
-"""How much less detail counts at the picture's edge than in its middle."""
+"""Reduction of edge energy at the image's edge relative to its centre."""
 
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels of the upright picture, right and bottom outside."""
+"""(left, top, right, bottom) in pixels of the upright image, right and bottom exclusive."""
 Energy = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cropped:
-    """What was written, and what to tell about it."""
+    """The written files, and findings about them."""
 
     written: tuple[Path, ...]
     findings: tuple[Finding, ...]
-    """Pictures that could not be read, and those that had to be enlarged."""
+    """Unreadable images, and those that were enlarged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,19 +74,19 @@ def crop_folder(
     only: Collection[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Cropped:
-    """Writes PNG copies of the pictures in settings.train_data_dir, `size` x `size` or as large as
-    their bucket of that size, into `output`.
+    """Write PNG copies of the images in settings.train_data_dir to `output`, `size` x `size` or as
+    large as their bucket of that size.
 
-    Folders inside stay as they are; captions are written as .txt beside the copies, and a mask is
-    cut as its picture is. `subject`: keep the subject instead of the centre. `only`: the names of
-    the pictures to take. Raises DatasetError, before anything is written, if a file of `output`
-    would be overwritten, or a name of `only` means no picture; and when a copy cannot be written.
+    Subfolders are kept; captions become .txt files beside the copies, and masks are cropped like
+    their images. `subject`: keep the subject instead of the centre. `only`: names of images. Raises
+    DatasetError, before writing anything, if a file exists or a name in `only` does not; and if a
+    copy cannot be written.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
     plans, findings = _plans(listing, captions, settings, output, size, into_buckets, only)
     if not only:
-        # what is not copied is named, and every caption that could not be read
+        # report what is not copied, and unreadable captions
         findings += [
             *listing.findings,
             *(finding for finding in captions.findings if finding.severity != "info"),
@@ -129,12 +126,10 @@ def choose_box(
     mask: Path | None = None,
     least_width: int = 1,
 ) -> Box:
-    """The largest part of a picture whose width is `ratio` times its height: around the centre, or
-    where the subject is.
+    """The largest part of an image with width / height `ratio`: around the centre or the subject.
 
-    Where a mask says what the subject is, the part is smaller if the subject is: it then fills
-    about 60 %. It is at least `least_width` pixels wide where the picture is, so that the subject
-    is not brought closer than there are pixels for.
+    With a mask, the part is smaller so that the subject fills about 60 %, but at least
+    `least_width` pixels wide, to avoid enlarging it.
     """
     if not subject:
         return _around(image.size, ratio, image.width / 2, image.height / 2)
@@ -145,19 +140,17 @@ def choose_box(
 
 
 def shaped(image: Image.Image, longest: float, *, mask: Path | None = None) -> Box:
-    """The part of a strip that keeps its subject, with sides of `longest` to 1: what the mend
-    {"mend": "crop_subject", "ratio": ...} asks for.
+    """The part of a long image around its subject, with aspect ratio at most `longest`: for the
+    mend {"mend": "crop_subject", "ratio": ...}.
     """
     ratio = image.width / image.height
     return choose_box(image, min(longest, max(1 / longest, ratio)), subject=True, mask=mask)
 
 
 def crop_mask(mask: Path, size: tuple[int, int], box: Box) -> Image.Image:
-    """The part of a mask that belongs to the part `box` of its picture of `size`: a grey picture,
-    every pixel one of the mask's own.
+    """The part of a mask for `box` of its image of `size`, as a grey image without interpolation.
 
-    A mask may have another size than its picture; it is then first made as large. Raises
-    DatasetError for one that cannot be read.
+    The mask is resized to the image's size if needed. Raises DatasetError if unreadable.
     """
     image = read_image(mask, "black").convert("L")
     if image.size != size:
@@ -165,7 +158,7 @@ def crop_mask(mask: Path, size: tuple[int, int], box: Box) -> Image.Image:
     return image.crop(box)
 
 
-# --- which part -----------------------------------------------------------------------------------
+# --- choosing the box -----------------------------------------------------------------------------
 
 
 def _largest(size: tuple[int, int], ratio: float) -> tuple[int, int]:
@@ -176,7 +169,7 @@ def _largest(size: tuple[int, int], ratio: float) -> tuple[int, int]:
 
 
 def _around(size: tuple[int, int], ratio: float, x: float, y: float) -> Box:
-    """The largest box of this shape, its middle as near to (x, y) as the picture allows."""
+    """The largest box of this ratio, centred as close to (x, y) as possible."""
     width, height = _largest(size, ratio)
     left = min(max(0, round(x - width / 2)), size[0] - width)
     top = min(max(0, round(y - height / 2)), size[1] - height)
@@ -197,7 +190,7 @@ def _closer(size: tuple[int, int], ratio: float, marked: Box, least_width: int) 
 
 
 def _richest(image: Image.Image, ratio: float) -> Box:
-    """The place of the largest box of this shape in which there is most edge energy."""
+    """The largest box of this ratio with the highest edge energy."""
     energy, scale = edge_energy(image)
     width, height = _largest(image.size, ratio)
     rows, columns = energy.sum(axis=1), energy.sum(axis=0)
@@ -207,7 +200,7 @@ def _richest(image: Image.Image, ratio: float) -> Box:
 
 
 def _best_start(energies: Energy, length: float) -> float:
-    """Where a window of `length` holds most; of all that hold nearly as much, the middle."""
+    """The start of the window with the highest sum; of nearly equal ones, the middle."""
     window = min(len(energies), max(1, round(length)))
     sums = np.convolve(energies, np.ones(window), "valid")
     best = np.nonzero(sums >= 0.995 * sums.max())[0]
@@ -215,9 +208,7 @@ def _best_start(energies: Energy, length: float) -> float:
 
 
 def edge_energy(image: Image.Image) -> tuple[Energy, float]:
-    """How much changes from pixel to pixel, less towards the edge of the picture; and how many
-    pixels of the picture one of it stands for.
-    """
+    """Gradient magnitudes, weighted by position, and the image's pixels per pixel of it."""
     scale = max(1.0, max(image.size) / ENERGY_SIDE)
     size = max(2, round(image.width / scale)), max(2, round(image.height / scale))
     small = (
@@ -252,7 +243,7 @@ def _plans(
         except DatasetError as error:
             findings.append(from_error("unreadable-image", error, image, listing.name(image)))
             continue
-        # small pictures too are made the size that was asked for: max_upscale is for training
+        # without max_upscale, which is for training
         bucket = (
             bucket_for(width, height, _without_limit(settings), size)
             if into_buckets
@@ -275,9 +266,7 @@ def _plans(
 
 
 def _mask_target(target: Path, image: Path, mask: Path) -> Path:
-    """Beside the copy as the mask lies beside its picture, so that it is found again; named like
-    the copy, whose name may be another.
-    """
+    """The mask's path relative to the copy, as the original's to its image."""
     if mask.parent == image.parent:
         return target.with_name(f"{target.stem}_mask.png")
     return target.parent / mask.parent.name / target.name
@@ -306,7 +295,7 @@ def _chosen(images: Sequence[Path], listing: Listing, only: Collection[str] | No
 
 
 def _target(output: Path, name: str, taken: set[str]) -> Path:
-    """fox.jpg becomes fox.png; where there is a fox.png as well, fox-jpg.png."""
+    """fox.jpg becomes fox.png, or fox-jpg.png if that is taken."""
     target = output / Path(name).with_suffix(".png")
     if folded(target.as_posix()) in taken:
         target = target.with_name(f"{Path(name).stem}-{Path(name).suffix.lstrip('.').lower()}.png")
@@ -340,24 +329,18 @@ def _enlarged(plan: _Plan, box: Box, listing: Listing) -> list[Finding]:
     template = (
         "{name} was enlarged {factor} times: its part of {width} x {height} pixels became {bucket}"
     )
-    values = {
+    values: dict[str, Any] = {
         "name": listing.name(plan.source),
         "width": width,
         "height": height,
         "bucket": str(plan.bucket),
         "factor": f"{factor:.2f}",
     }
-    finding = problem(
-        "small-image",
-        template,
-        hint="Use larger pictures, or a smaller size; enlarged ones teach the model blur.",
-        path=plan.source,
-        measured=round(factor, 2),
-        mend=None,
-        related=(),
-        **values,
-    )
-    return [finding]
+    hint = "Use larger pictures, or a smaller size; enlarged ones teach the model blur."
+    measured = round(factor, 2)
+    return [
+        warning("small-image", template, hint=hint, path=plan.source, measured=measured, **values)
+    ]
 
 
 def _mask_along(plan: _Plan, size: tuple[int, int], box: Box, listing: Listing) -> list[Finding]:
@@ -378,7 +361,7 @@ def _save(image: Image.Image, target: Path) -> None:
 
 @contextlib.contextmanager
 def _explained(target: Path) -> Iterator[Path]:
-    """Turns what the system says about a file that cannot be written into a DatasetError."""
+    """Raise OSError as DatasetError."""
     try:
         yield target
     except OSError as error:

@@ -1,22 +1,19 @@
-"""Captions changed where they stand: a row of a metadata file, a text file. Everything else in the
-file stays, byte for byte.
+"""Edits captions in place: a row of a metadata file, or a text file. Everything else in the file is
+kept byte for byte.
 
-    write_captions(listing, captions, {image: text})    each to where it was read from; a new one to
-                                                        where the dataset keeps its captions
-    after_writing(captions, listing, changes, written)  what reading all of them again would find
-    rows_of(captions, images) -> rows                   as they stand
-    remove_rows(captions, images)                       for images that leave the dataset
-    restore_rows(rows)                                  for images that come back
+    write_captions(listing, captions, {image: text})    each where it was read from; a new one where
+    the dataset keeps its captions
+    after_writing(captions, listing, changes, written)  what reading them again would give
+    rows_of(captions, images) -> rows                   as they are in the file
+    remove_rows(captions, images)                       for removed images
+    restore_rows(rows)                                  for restored images
 
-The encoding, the byte-order mark, the ends of lines, other columns and other rows survive. Before a
-file is replaced, what is to be written is read: a change that would cost another row its caption is
-refused. So is one of a file that another program saved since the captions were read.
+Encoding, byte-order mark, line ends, other columns and rows are kept. What is to be written is
+parsed before a file is replaced: a change that would lose another row's caption is refused, as is
+one of a file changed by another program meanwhile.
 
-New captions go into one metadata.csv, as in the articles this trainer follows: it opens in a
-spreadsheet, and however many captions change at once, one file is replaced. Where captions lie in
-.txt files already, or in kohya's folders, which other trainers read too, they stay in .txt files.
-
-Called by the tab.
+New captions go into one metadata.csv, which opens in a spreadsheet and is replaced atomically;
+except if captions are in .txt files already, or in kohya's folders, which other trainers read.
 """
 
 from __future__ import annotations
@@ -44,9 +41,9 @@ from lora_trainer.dataset.metadata import (
     TableRow,
     cells_of_line,
     delimiter_of,
+    parse_csv,
     read_metadata,
     row_of_line,
-    take_apart,
 )
 from lora_trainer.dataset.sources import Caption, Captions, caption_in_file, read_caption_file
 from lora_trainer.dataset.text import decode, encode_like, write_bytes
@@ -55,34 +52,34 @@ from lora_trainer.files import NotJson
 
 WRITERS = 8
 METADATA_NAME = "metadata.csv"
-"""The file new captions go into."""
+"""The file for new captions."""
 
-_NEW_TABLE = "\ufefffile_name,text\n".encode()  # with the mark, Excel reads UTF-8
+_NEW_TABLE = "\ufefffile_name,text\n".encode()  # with a BOM, Excel reads it as UTF-8
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+\Z")
 _QUOTED = re.compile(r' *"(?:[^"]|"")*(?:"|\Z)')
 _WORD = re.compile(r"\w+|\W")
 _PLAIN_NAME = re.compile(r"\w[\w ./()+,-]*\w")
 _MOST_ALONE = 50
-"""Rows that are changed one by one: reading the whole table is as quick as reading more of them."""
+"""Up to this many rows are changed individually; beyond, reading the whole table is as fast."""
 _LONGEST_DIFFERENCE = 4000
-"""Characters: a comparison word by word takes longer than in proportion."""
+"""In characters: word-by-word comparison takes more than linear time."""
 _CODECS = {"utf-8": "utf-8-sig"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class RemovedRow:
-    """A row taken out of a metadata file, as it stood there: `text` without the end of its line."""
+    """A row removed from a metadata file, as it was: `text` without its line end."""
 
     file: Path
     text: str
 
 
 class ChangedMeanwhile(DatasetError):
-    """A file is no longer what was read; who asked must read again."""
+    """The file differs from what was read; read again."""
 
 
 def clean(caption: str) -> str:
-    """A caption as it is kept. Raises DatasetError for one that is too long to be any."""
+    """A caption as it is stored. Raises DatasetError if it is too long."""
     kept = caption_of(caption)
     require_length(kept, "the caption")
     return kept
@@ -90,7 +87,7 @@ def clean(caption: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenFiles:
-    """The files that were written, as they are now."""
+    """The written files' new content."""
 
     tables: Mapping[Path, Metadata] = field(default_factory=dict)
     texts: Mapping[Path, bytes] = field(default_factory=dict)
@@ -102,11 +99,11 @@ def write_captions(
     changes: Mapping[Path, str],
     tables_read: Mapping[Path, Metadata] | None = None,
 ) -> WrittenFiles:
-    """{image of the listing: new caption} -> the files of the dataset; an empty one is no caption.
+    """{image of the listing: new caption} -> the dataset's files; an empty one removes the caption.
 
-    `captions` is what read_captions has just found, and `tables_read` what it read: a table that is
-    still so is not read again. Each file is written once, whole or not at all. Raises DatasetError,
-    naming the file, when one cannot be written; others may have been.
+    `captions` is from read_captions, and `tables_read` what it read: an unchanged table is not read
+    again. Each file is written once, atomically. Raises DatasetError, naming the file, if one
+    cannot be written; others may have been.
     """
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     texts: dict[Path, tuple[str, str]] = {}
@@ -126,10 +123,10 @@ def write_captions(
 
 
 def _write_texts(texts: Mapping[Path, tuple[str, str]]) -> dict[Path, bytes]:
-    """{file: (what it says, what it is to say)} -> what each holds now."""
+    """{file: (expected caption, new caption)} -> new content of each."""
     if len(texts) == 1:
         return {file: write_caption_file(file, *change) for file, change in texts.items()}
-    # each waits for the disk: several at once
+    # in parallel, because each waits for the disk
     with ThreadPoolExecutor(max(1, min(WRITERS, len(texts)))) as pool:
         waiting = {
             file: pool.submit(write_caption_file, file, was, caption)
@@ -149,14 +146,13 @@ def after_writing(
     written: WrittenFiles,
     tables_read: Mapping[Path, Metadata],
 ) -> Captions | None:
-    """The captions once `changes`, {image: caption}, are written: what reading all of them again
-    would find. None where only reading can tell, as where a caption is taken away, has several
-    lines, or stands in two places.
+    """The captions after writing `changes`, {image: caption}, as reading them again would give;
+    None if only reading can tell, such as for removed captions, several lines, or several places.
     """
-    spoken_of = {finding.path for finding in captions.findings if finding.kind != "no-caption"}
+    reported = {finding.path for finding in captions.findings if finding.kind != "no-caption"}
     kinds = {finding.kind for finding in captions.findings}
     if not {"guessed-encoding", "unread-captions"}.isdisjoint(kinds):
-        return None  # they quote what they found
+        return None  # their messages quote captions
     if not all(_stayed(tables_read.get(file), table) for file, table in written.tables.items()):
         return None
     by_image, rows = dict(captions.by_image), dict(captions.rows)
@@ -165,14 +161,14 @@ def after_writing(
         before = captions.by_image.get(image)
         if not text or "\n" in text or (before is not None and "\n" in before.text):
             return None
-        if image in captions.spoiled or not spoken_of.isdisjoint(
+        if image in captions.spoiled or not reported.isdisjoint(
             {image, *listing.texts_beside(image)}
         ):
             return None
         if before is None and listing.tables:
-            return None  # tables by other names are asked for images without a caption
+            return None  # other tables are read for images without a caption
         if before is not None and before.source not in ("metadata", "text"):
-            return None  # what is filled in for many is told with their number
+            return None  # filled-in captions are reported with their count
         caption = _alone(image, listing, rows, written.texts, new)
         if caption is None or caption.text != text:
             return None
@@ -186,9 +182,7 @@ def after_writing(
 
 
 def _stayed(before: Metadata | None, after: Metadata) -> bool:
-    """Whether each row that was in a table is in its line still, and nothing is wrong with new
-    ones.
-    """
+    """Whether each row of a table is still on its line, and new ones are valid."""
     return (
         before is not None
         and len(before.findings) == len(after.findings)
@@ -210,7 +204,7 @@ class _NewRows:
         self._files = tuple(after)
 
     def of(self, image: Path, own: Sequence[tuple[Path, Row]]) -> tuple[Path, Row] | None:
-        """The row of an image that has none but its `own`, and at most one of those."""
+        """The row of an image that has only its `own`, at most one, or a new one."""
         if own:
             file, was = own[0]
             row = self._by_line.get((file, was.line))
@@ -219,7 +213,7 @@ class _NewRows:
         found = [
             (file, self._added[file, name]) for file, name in named if (file, name) in self._added
         ]
-        # what stands in a name as in an address is for the reading
+        # names with URL escapes are left to the reader
         return (
             found[0] if len(found) == 1 and _PLAIN_NAME.fullmatch(found[0][1].file_name) else None
         )
@@ -232,8 +226,8 @@ def _alone(
     texts: Mapping[Path, bytes],
     new: _NewRows,
 ) -> Caption | None:
-    """The caption, as it was written, of an image that has one file or one row for itself; the
-    `rows` are brought up to date. None for one that has another place, too.
+    """The written caption of an image with exactly one file or row; updates `rows`. None for
+    several.
     """
     beside, own = listing.texts_beside(image), rows.get(image, ())
     if len(beside) == 1 and not own:
@@ -251,9 +245,7 @@ def _alone(
 
 
 def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[RemovedRow, ...]]:
-    """Image -> its rows in the metadata files, in their order there, for restore_rows. Raises
-    DatasetError.
-    """
+    """Image -> its rows in the metadata files, in order, for restore_rows. Raises DatasetError."""
     places = {image: captions.rows[image] for image in images if image in captions.rows}
     tables = {}
     for file in {file for rows in places.values() for file, _ in rows}:
@@ -270,7 +262,7 @@ def rows_of(captions: Captions, images: Collection[Path]) -> dict[Path, tuple[Re
 
 
 def remove_rows(captions: Captions, images: Collection[Path]) -> None:
-    """Takes the rows of images out of the metadata files. Raises DatasetError."""
+    """Remove the images' rows from the metadata files. Raises DatasetError."""
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     for image in images:
         for file, row in captions.rows.get(image, ()):
@@ -280,7 +272,7 @@ def remove_rows(captions: Captions, images: Collection[Path]) -> None:
 
 
 def restore_rows(rows: Sequence[RemovedRow]) -> None:
-    """Puts removed rows back, at the end of their files. Raises DatasetError."""
+    """Append removed rows to their files. Raises DatasetError."""
     tables: dict[Path, _Edits] = defaultdict(_Edits)
     for row in rows:
         tables[row.file].texts.append(row.text)
@@ -289,8 +281,8 @@ def restore_rows(rows: Sequence[RemovedRow]) -> None:
 
 
 def write_rows(file: Path, replaced: Mapping[Row, str], added: Mapping[str, str]) -> None:
-    """{row as it was read: caption} and {image's name: caption of a new row} -> one metadata file,
-    made if it is not there. Raises DatasetError.
+    """Write {row as read: caption} and {image name: caption of a new row} into one metadata file,
+    created if missing. Raises DatasetError.
     """
     new_rows = [(name, clean(caption)) for name, caption in added.items()]
     _change(
@@ -300,7 +292,7 @@ def write_rows(file: Path, replaced: Mapping[Row, str], added: Mapping[str, str]
 
 
 def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Path, Row]:
-    """Where a caption of the image belongs: a row that is there, or a file."""
+    """Where the image's caption belongs: an existing row, or a file."""
     caption = captions.by_image.get(image)
     if caption and caption.source == "text" and caption.path:
         return caption.path
@@ -323,8 +315,8 @@ def _place(image: Path, listing: Listing, captions: Captions) -> Path | tuple[Pa
 
 
 def can_be_named(image: Path) -> bool:
-    """Whether a row of a table can name this file. On Linux a name may hold bytes that are no
-    characters; a text file beside it can share them.
+    """Whether a table can name this file: on Linux, names may not be valid UTF-8. A text file can
+    have the same name.
     """
     try:
         str(image).encode("utf-8")
@@ -342,8 +334,8 @@ def _text_of(image: Path, file: Path, captions: Captions) -> str:
 
 
 def write_caption_file(file: Path, was: str, caption: str) -> bytes:
-    """A caption -> a text file, which is made if it is not there; returns what it holds now. Raises
-    ChangedMeanwhile when it does not say what it `was`, or DatasetError.
+    """Write a caption to a text file, created if missing. Returns its content. Raises
+    ChangedMeanwhile if it does not contain `was`, or DatasetError.
     """
     before = file.read_bytes() if file.exists() else b""
     content = decode(before, file).content
@@ -371,9 +363,9 @@ def write_caption_file(file: Path, was: str, caption: str) -> bytes:
 
 
 def _spliced(content: str, was: str, caption: str, end: str) -> str:
-    """What differs between two captions, changed in the text that says `was`: spaces, empty lines
-    and line ends elsewhere are none of what was to change. New lines end in `end`. Where the text
-    says it in another way, as a damaged cell does, all of it is written anew.
+    """Change only the words that differ between `was` and `caption` in the text containing `was`,
+    keeping other whitespace and line ends. New lines end in `end`. If `was` is not found literally,
+    as in a damaged cell, everything is replaced.
     """
     whole = f"{caption}\n".replace("\n", end)
     places, at = [], 0
@@ -394,8 +386,8 @@ def _spliced(content: str, was: str, caption: str, end: str) -> str:
 
 
 def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:
-    """(from, to, new text) in `was` for each word that differs; for one long piece, where too much
-    of it does.
+    """(start, end, new text) in `was` for each differing word, or one long range if too much
+    differs.
     """
     front = _equal(was, caption)
     back = _equal(was[front:][::-1], caption[front:][::-1])
@@ -411,7 +403,7 @@ def _differences(was: str, caption: str) -> list[tuple[int, int, str]]:
 
 
 def _equal(one: str, other: str) -> int:
-    """How many letters are the same in both, from the front."""
+    """Length of the common prefix."""
     return next(
         (index for index, (a, b) in enumerate(zip(one, other, strict=False)) if a != b),
         min(len(one), len(other)),
@@ -419,7 +411,9 @@ def _equal(one: str, other: str) -> int:
 
 
 def _line_end(data: bytes, file: Path) -> str:
-    """What the lines of a file end in, most of them; where there are none, as here."""
+    """The most frequent line end of a file; "
+    " if there is none.
+    """
     if not data:
         return "\n"
     text = _raw(data, file)
@@ -433,7 +427,7 @@ def _line_end(data: bytes, file: Path) -> str:
 
 
 def _raw(data: bytes, file: Path) -> str:
-    """What a file says, with the ends of its lines as they are."""
+    """A file's text with its line ends unchanged."""
     encoding = decode(data, file).encoding
     return data.decode(_CODECS.get(encoding, encoding))
 
@@ -447,20 +441,20 @@ def _changed(file: Path) -> ChangedMeanwhile:
 
 @dataclass
 class _Edits:
-    """What is to change in one metadata file."""
+    """Changes to one metadata file."""
 
     replaced: dict[Row, str] = field(default_factory=dict)
-    """Row as it was read -> its new caption."""
+    """Row as read -> its new caption."""
     removed: set[Row] = field(default_factory=set)
     added: list[tuple[str, str]] = field(default_factory=list)
     """(image name, caption) of new rows."""
     texts: list[str] = field(default_factory=list)
-    """New rows as they are to stand in the file."""
+    """New rows as text."""
 
 
 def _change(file: Path, edits: _Edits, known: Metadata | None = None) -> Metadata:
-    """Edits and replaces a metadata file, made if it is not there, and returns what it holds then.
-    `known`: what it held when it was read last. Raises DatasetError.
+    """Edit and replace a metadata file, created if missing. Returns its new content. `known`: its
+    content when last read. Raises DatasetError.
     """
     before = file.read_bytes() if file.exists() else b"" if _is_json(file) else _NEW_TABLE
     table = known if known is not None and known.data == before else read_metadata(file, before)
@@ -481,9 +475,8 @@ def _change(file: Path, edits: _Edits, known: Metadata | None = None) -> Metadat
 
 
 def _line_by_line(table: Metadata, before: bytes, edits: _Edits) -> Metadata | None:
-    """The table with single rows replaced, and others added at its end, without reading it as a
-    whole: where each of them is one line, it begins where the one before it ends, and the others
-    are what they were. None where that is not certain.
+    """The table with replaced and appended rows, without parsing all of it: possible if each is one
+    line that starts where the previous ends, and the others are unchanged; else None.
     """
     file, is_lines = table.path, table.path.suffix.lower() in (".jsonl", ".ndjson")
     if table.findings or not table.rows or edits.removed or edits.texts:
@@ -539,8 +532,8 @@ def _lines(file: Path, data: bytes) -> _Lines:
 
 
 def _require_nothing_lost(rows: Sequence[Row], edits: _Edits, after: Metadata) -> None:
-    """Compares with what was read of what is to be written: an unclosed quotation mark anywhere in
-    the file swallows what is put behind it.
+    """Raise DatasetError if parsing the new content gives other rows than expected: an unclosed
+    quotation mark anywhere swallows what follows.
     """
     kept = [
         (row.file_name, edits.replaced.get(row, row.caption))
@@ -565,9 +558,7 @@ def _require_nothing_lost(rows: Sequence[Row], edits: _Edits, after: Metadata) -
 
 
 class _Lines:
-    """The lines of a metadata file, with their ends. Rows are found by their line in the file as it
-    was read.
-    """
+    """The lines of a metadata file, with their ends. Rows are addressed by their line when read."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         self.content = decode(data, path).content
@@ -576,7 +567,7 @@ class _Lines:
 
     @property
     def count(self) -> int:
-        """How many lines there are."""
+        """Number of lines."""
         return len(self._lines)
 
     def line(self, number: int) -> str:
@@ -584,19 +575,19 @@ class _Lines:
         return self._lines[number - 1].rstrip("\r\n")
 
     def last_line(self, row: Row) -> int:
-        """The last line a row takes up."""
+        """The last line of a row."""
         return row.line
 
     def row_text(self, row: Row, caption: str) -> str:
-        """A row that is there, with another caption."""
+        """An existing row with another caption."""
         raise NotImplementedError
 
     def new_text(self, name: str, caption: str) -> str:
-        """A row for an image that has none."""
+        """A row for an image without one."""
         raise NotImplementedError
 
     def text_of(self, row: Row) -> str:
-        """A row as it stands in the file, without its line's end."""
+        """A row as in the file, without its line end."""
         return "".join(self._lines[row.line - 1 : self.last_line(row)]).rstrip("\r\n")
 
     def edited(self, edits: _Edits) -> str:
@@ -627,9 +618,7 @@ class _JsonLines(_Lines):
 
 
 class _JsonDocument(_Lines):
-    """One JSON of a list of objects, or of kohya's {path: {caption, tags}}: its members stand in
-    for the lines.
-    """
+    """One JSON list of objects, or kohya's {path: {caption, tags}}: its members are the rows."""
 
     def __init__(self, path: Path, data: bytes) -> None:
         super().__init__(path, data)
@@ -666,7 +655,7 @@ class _JsonDocument(_Lines):
         staying = [entry for entry in members if entry.member_start not in gone]
         for index, entry in enumerate(members):
             if entry.member_start in gone:
-                # with the comma behind it, or, of the last that stay, the one before
+                # with the comma after it, or before it for the last one
                 slices.append(
                     (
                         entry.member_start,
@@ -675,7 +664,7 @@ class _JsonDocument(_Lines):
                     )
                 )
         if staying and staying[-1] is not members[-1]:
-            # what followed the last that stays is gone, but for the comma
+            # remove what follows the last remaining member, and its comma
             comma = raw.index(",", staying[-1].end)
             slices.append((comma, members[members.index(staying[-1]) + 1].member_start, ""))
         new = [self.new_text(name, caption) for name, caption in edits.added] + edits.texts
@@ -700,30 +689,26 @@ class _JsonDocument(_Lines):
 
 
 def _is_named(entry: JsonEntry, name: str) -> bool:
-    """Whether a row of this name was made from a member; of several on one line."""
-    return (
-        (entry.key or "").strip() == name
-        if entry.key is not None
-        else name in {str(value).strip() for value in entry.value.values()}
-    )
+    """Whether a row of this name is from this member; for several on one line."""
+    if entry.key is not None:
+        return (entry.key or "").strip() == name
+    return name in {str(value).strip() for value in entry.value.values()}
 
 
 class _Csv(_Lines):
-    """`layout`: how the file is divided, where that is known; its rows are then to be named to
-    `take`.
-    """
+    """`layout`: known delimiter and columns; rows must then be passed to `take`."""
 
     def __init__(self, path: Path, data: bytes, layout: CsvLayout | None = None) -> None:
         super().__init__(path, data)
         if layout is not None:
             self._layout, self._records = layout, dict[int, TableRow]()
             return
-        table = take_apart(self.content, path)
+        table = parse_csv(self.content, path)
         self._layout = table.layout
         self._records = {record.line: record for record in table.records}
 
     def take(self, rows: Sequence[Row]) -> None:
-        """Reads these rows, each of which is one line."""
+        """Parse these rows, each of which is one line."""
         for row in rows:
             cells = cells_of_line(self.line(row.line), self._layout.delimiter) or []
             self._records[row.line] = TableRow(line=row.line, last_line=row.line, cells=cells)
@@ -742,8 +727,8 @@ class _Csv(_Lines):
         return self._written(cells)
 
     def _spliced_row(self, row: Row, caption: str, cells: list[str]) -> str | None:
-        """The row with nothing changed but in the caption's cell; None where there is none, or its
-        own commas cut it up.
+        """The row with only the caption's cell changed; None if it has none, or is split by
+        unquoted commas.
         """
         text = self.text_of(row)
         place = self._layout.columns.caption
@@ -765,12 +750,12 @@ class _Csv(_Lines):
             [],
         )
         expected = [*before[:place], caption, *before[place + 1 :]]
-        return (
-            spliced
-            if len(found) == len(before)
+        if (
+            len(found) == len(before)
             and [*found[:place], caption_of(found[place]), *found[place + 1 :]] == expected
-            else None
-        )
+        ):
+            return spliced
+        return None
 
     def new_text(self, name: str, caption: str) -> str:
         columns = self._layout.columns
@@ -780,13 +765,13 @@ class _Csv(_Lines):
 
     def _written(self, cells: list[str]) -> str:
         buffer = io.StringIO()
-        # the line's end is named so that cells with one in them are quoted
+        # set explicitly, so that cells with line ends are quoted
         csv.writer(buffer, delimiter=self._layout.delimiter, lineterminator="\n").writerow(cells)
         return buffer.getvalue().removesuffix("\n")
 
 
 def _cell_spans(text: str, delimiter: str) -> list[tuple[int, int]]:
-    """Where the cells of a row stand, with their quotation marks and the spaces around those."""
+    """(start, end) of a row's cells, with quotation marks and surrounding spaces."""
     spans: list[tuple[int, int]] = []
     at = 0
     while True:
@@ -800,7 +785,7 @@ def _cell_spans(text: str, delimiter: str) -> list[tuple[int, int]]:
 
 
 def _cell(raw: str, was: str, caption: str, end: str, delimiter: str) -> str:
-    """A cell as it stands in the file, with another caption in place of the one that it `was`."""
+    """A cell as in the file with another caption instead of `was`."""
     quoted = _QUOTED.match(raw)
     front, back = (
         (raw[: raw.index('"')], raw[quoted.end() :])
@@ -810,9 +795,9 @@ def _cell(raw: str, was: str, caption: str, end: str, delimiter: str) -> str:
     content = raw[len(front) : len(raw) - len(back)]
     if quoted:
         content = content[1:].removesuffix('"').replace('""', '"')
-    said = _spliced(content, was, caption, end) if was else caption.replace("\n", end)
+    written = _spliced(content, was, caption, end) if was else caption.replace("\n", end)
     if not content.endswith("\n"):
-        said = said.removesuffix(end)
-    if quoted or any(sign in said for sign in (delimiter, '"', "\r", "\n")):
-        said = '"' + said.replace('"', '""') + '"'
-    return front + said + back
+        written = written.removesuffix(end)
+    if quoted or any(sign in written for sign in (delimiter, '"', "\r", "\n")):
+        written = '"' + written.replace('"', '""') + '"'
+    return front + written + back

@@ -1,20 +1,18 @@
-"""What an image encoder made of a dataset's images, kept in the dataset's folder: one vector an
-image, by the content of the image.
+"""Embeddings of a dataset's images, stored in its folder by image content.
 
-    add(root, seen)             what a captioner's encoder saw, besides what is kept of it already
-    read_all(root)              all that is kept, one Embedded an encoder
-    covering(some, digests)     the encoder that has seen these images, if there is one
+    add(root, seen)             adds a captioner's embeddings
+    read_all(root)              all of them, one Embedded per encoder
+    covering(some, digests)     the encoder that covers these images, if any
 
-A caption job leaves them behind, since its model computes them anyway; the check asks them how much
-variety a dataset has. An image whose content changed has another digest, and so no embedding until
-it is captioned again. Each file, .lora_trainer/embeddings/NAME.bin, may be deleted at any time:
+A caption job stores them, since its model computes them anyway; the check measures variety with
+them. A changed image has another digest, and no embedding until it is captioned again. The files,
+.lora_trainer/embeddings/NAME.bin, may be deleted at any time:
 
-    one line of JSON        version, encoder, title, unrelated, width, and the digests in the order
-                            of the rows
+    one line of JSON        version, encoder, title, unrelated, width, and digests in the order of
+    rows
     the rows                width numbers each, float16, little-endian
 
-A file that does not read so is as good as none. numpy only: it is read in the WebUI's process.
-Called by tasks.caption and `check`.
+Invalid files are ignored. numpy only, for the WebUI's process.
 """
 
 from __future__ import annotations
@@ -34,62 +32,56 @@ from lora_trainer import files
 from lora_trainer.dataset.caption_provenance import FOLDER as KNOWLEDGE
 
 FOLDER = "embeddings"
-"""In the dataset's folder of knowledge."""
+"""Inside the dataset's .lora_trainer folder."""
 VERSION = 1
-"""Raised when anything is embedded differently: older files are then begun anew."""
+"""Increase when embeddings change: older files are then ignored."""
 COVERED = 0.9
-"""An encoder must have seen this part of the images to be asked about all of them."""
+"""Share of the images that an encoder must cover."""
 
 Row = NDArray[np.float16]
-"""One image's embedding, of length 1."""
+"""One image's normalized embedding."""
 _STORED = np.dtype("<f2")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """What one encoder saw."""
+    """Embeddings of one encoder."""
 
     encoder: str
-    """Which one, exactly: rows of two encoders cannot be compared. "CLIP
-    openai/clip-vit-large-patch14".
+    """Identifies the encoder exactly: "CLIP openai/clip-vit-large-patch14". Rows of different
+    encoders cannot be compared.
     """
     title: str
-    """What it is called to the user."""
+    """Its name for the user."""
     unrelated: float
-    """1 - mean cosine of pictures that have nothing in common, as this encoder sees them: each
-    encoder has a scale of its own.
-    """
+    """1 - mean cosine similarity of unrelated images, the scale of this encoder."""
     by_digest: Mapping[str, Row]
     """dataset.images.digest of the file -> its row."""
 
     def rows(self, digests: Sequence[str]) -> NDArray[np.float32]:
-        """(those of `digests` that were seen, width), in their order."""
+        """The rows of those `digests` that have one, in order, as (count, width)."""
         found = [self.by_digest[digest] for digest in digests if digest in self.by_digest]
         return np.stack(found).astype(np.float32) if found else np.zeros((0, 0), np.float32)
 
 
 def spread(rows: NDArray[Any]) -> float:
-    """1 - mean cosine of all pairs of rows, (count, width): 0 where all point the same way. At
-    least two rows.
-    """
+    """1 - mean cosine similarity of all pairs of at least two rows, (count, width)."""
     rows = np.asarray(rows, np.float64)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-9)
     count, total = len(rows), rows.sum(axis=0)
-    # the sum of all products is the square of the sum; the count of them are a row's with itself
+    # the sum over all pairs is the square of the sum, minus each row with itself
     return 1 - float((total @ total - (rows * rows).sum()) / (count * (count - 1)))
 
 
 def covering(some: Sequence[Embedded], digests: Sequence[str]) -> Embedded | None:
-    """The one that has seen the most of these images, if it has seen nearly all of them."""
+    """The one with most of these images, if it has nearly all of them."""
     counts = [sum(digest in one.by_digest for digest in digests) for one in some]
     best = max(counts, default=0)
     return some[counts.index(best)] if best and best >= COVERED * len(digests) else None
 
 
 def read_all(root: Path) -> tuple[Embedded, ...]:
-    """All that is kept of the dataset in `root`, in the order of their names; what cannot be read
-    is left out.
-    """
+    """All embeddings of the dataset in `root`, by file name, without unreadable files."""
     try:
         paths = sorted((root / KNOWLEDGE / FOLDER).glob("*.bin"))
     except OSError:
@@ -98,10 +90,8 @@ def read_all(root: Path) -> tuple[Embedded, ...]:
 
 
 def add(root: Path, seen: Embedded, keep: Collection[str] | None = None) -> None:
-    """Keeps these besides what is kept of the same encoder. `keep`: of those, only these digests.
-    Raises OSError.
-
-    Two processes must not do this at once: call it within caption_provenance.changing_captions.
+    """Add embeddings to those of the same encoder; of these, `keep` only the given digests. Raises
+    OSError. Call it within caption_provenance.changing_captions.
     """
     path = root / KNOWLEDGE / FOLDER / f"{_name(seen)}.bin"
     known = _read(path)
@@ -130,7 +120,7 @@ def add(root: Path, seen: Embedded, keep: Collection[str] | None = None) -> None
 
 
 def _name(seen: Embedded) -> str:
-    """A name for a file: an encoder may be named by a path."""
+    """A file name for the encoder, which may be named by a path."""
     letters = "".join(
         letter for letter in seen.title.lower() if letter.isascii() and letter.isalnum()
     )
@@ -139,32 +129,28 @@ def _name(seen: Embedded) -> str:
 
 
 def _read(path: Path) -> Embedded | None:
-    """A file as it was written, or nothing: it may be cut off, of another version, or something
-    else altogether.
-    """
+    """A file's content, or None if it is truncated, of another version, or invalid."""
     try:
         head, _, body = path.read_bytes().partition(b"\n")
-        told = files.parse_json(head)
-        digests = [str(each) for each in told["digests"]]
-        width = int(told["width"])
-        unrelated = float(told["unrelated"])
+        header = files.parse_json(head)
+        digests = [str(each) for each in header["digests"]]
+        width = int(header["width"])
+        unrelated = float(header["unrelated"])
         rows = np.frombuffer(body, _STORED).reshape(len(digests), width)
         sound = (
-            told["version"] == VERSION
+            header["version"] == VERSION
             and width > 0
             and math.isfinite(unrelated)
             and bool(np.isfinite(rows).all())
         )
         by_digest = dict(zip(digests, rows.astype(np.float16), strict=True))
-        return (
-            Embedded(
-                encoder=str(told["encoder"]),
-                title=str(told["title"]),
+        if sound:
+            return Embedded(
+                encoder=str(header["encoder"]),
+                title=str(header["title"]),
                 unrelated=unrelated,
                 by_digest=by_digest,
             )
-            if sound
-            else None
-        )
+        return None
     except files.UNREADABLE:
         return None

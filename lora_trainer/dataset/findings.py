@@ -1,8 +1,7 @@
-"""What is wrong with a dataset, said all at once.
+"""Findings about a dataset, collected and reported together.
 
-Each check adds `Finding`s; nothing is raised until all have spoken. `refuse` then stops the run,
-naming every one, unless the settings say to go on without them. Called by dataset.scan and
-dataset.buckets (which make findings), by the worker before training, and by the command line.
+Checks add `Finding`s without raising; `refuse` then stops the run with all errors, unless
+on_bad_data is skip. Used by the worker before training, the command line and the tab.
 """
 
 from __future__ import annotations
@@ -19,12 +18,11 @@ from lora_trainer.errors import DatasetError, Message
 from lora_trainer.settings.training import DatasetSettings
 
 Severity = Literal["error", "warning", "info"]
-"""error: something the user gave cannot be used, and the run stops unless on_bad_data is skip.
-warning: worth knowing; nothing stops. info: a hint, where what was measured may well be as it
-should.
+"""error: something cannot be used, and the run stops unless on_bad_data is skip. warning: worth
+knowing. info: a hint, where the measurement may be intended.
 """
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
-"""The gravest first."""
+"""Most severe first."""
 
 Kind = Literal[
     "unreadable-folder",
@@ -71,7 +69,7 @@ Kind = Literal[
 ]
 
 NAMES_PER_KIND = 10
-"""A list of two thousand names helps nobody: the rest is counted."""
+"""Names listed per kind; the rest is counted."""
 
 Texts = Mapping[Kind, str]
 SUMS: Texts = {
@@ -112,8 +110,8 @@ SUMS: Texts = {
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """One thing about one file (or the whole dataset, where `path` is None). The hint fits every
-    finding of its kind, so that it is said once.
+    """A problem with a file, or with the whole dataset if `path` is None. The hint is the same for
+    all findings of a kind, to be shown once.
     """
 
     kind: Kind
@@ -122,31 +120,26 @@ class Finding:
     hint: Message
     path: Path | None = None
     measured: float | None = None
-    """What was measured, where a number says how bad it is; its unit is the kind's (dataset.check).
-    """
+    """The measured value, in the kind's unit (dataset.check)."""
     mend: Mapping[str, Any] | None = None
-    """What would mend it, to be done at a click: {"mend": "crop", "box": [left, top, right,
-    bottom]}, {"mend": "leave_out"} ... (dataset.check).
+    """A fix that the tab can apply: {"mend": "crop", "box": [left, top, right, bottom]}, {"mend":
+    "leave_out"} ... (dataset.check).
     """
     related: tuple[Path, ...] = ()
-    """All files the finding is about, where it is about several: the members of a cluster of
-    near-duplicates.
-    """
+    """All files of a finding about several, such as a cluster of near-duplicates."""
 
     def __str__(self) -> str:
         return str(self.message)
 
     @property
     def about(self) -> tuple[Path, ...]:
-        """The files that it is about: one, or those that share it."""
+        """The files that it is about."""
         return (self.path,) if self.path is not None else self.related
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sum:
-    """Findings that are one thing: of one kind and severity, with one hint. There is at least
-    one.
-    """
+    """Findings of one kind and severity with the same hint; at least one."""
 
     findings: tuple[Finding, ...]
 
@@ -164,74 +157,44 @@ class Sum:
 
     @cached_property
     def about(self) -> tuple[Path, ...]:
-        """All files that they are about, each once."""
+        """All files that they are about, without repetition."""
         return tuple(dict.fromkeys(path for finding in self.findings for path in finding.about))
 
     @property
     def message(self) -> Message:
-        """The finding's own sentence, or how many there are."""
+        """The finding's message, or the number of findings."""
         if len(self.findings) == 1:
             return self.findings[0].message
-        # rows are all about one table, and one finding about several pictures
+        # findings about rows share one table; one finding may be about several images
         return Message(SUMS[self.kind], {"count": max(len(self.about), len(self.findings))})
 
     def named(self, most: int) -> Message:
-        """`message`, and of several the names of some files."""
+        """`message`, with the names of some files if there are several."""
         if len(self.findings) == 1 or not self.about:
             return self.message
-        names = ", ".join(path.name for path in self.about[:most]) + (
-            " ..." if len(self.about) > most else ""
-        )
-        return Message("{said} ({names})", {"said": self.message, "names": names})
+        names = ", ".join(path.name for path in self.about[:most])
+        names += " ..." if len(self.about) > most else ""
+        return Message("{message} ({names})", {"message": self.message, "names": names})
 
 
 def sums(findings: Iterable[Finding]) -> list[Sum]:
-    """The findings, what is one thing together: the gravest first, then what is about most files;
-    the order of first appearance stays.
+    """The findings grouped by kind: most severe first, then those about most files; otherwise in
+    order of appearance.
     """
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
         own = "" if finding.kind in SUMS else str(finding.message)
-        groups.setdefault((finding.severity, finding.kind, str(finding.hint), own), []).append(
-            finding
-        )
+        key = (finding.severity, finding.kind, str(finding.hint), own)
+        groups.setdefault(key, []).append(finding)
     return in_order(Sum(findings=tuple(group)) for group in groups.values())
 
 
 def in_order(summed: Iterable[Sum]) -> list[Sum]:
-    """Sums of several sources together, as `sums` orders them."""
+    """Sums of several sources, sorted as by `sums`."""
     return sorted(summed, key=lambda one: (SEVERITIES.index(one.severity), -len(one.about)))
 
 
-def error(
-    kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any
-) -> Finding:
-    """A finding that stops the run (see `Severity`). The template and the hint name their `values`
-    in braces.
-    """
-    return Finding(
-        kind=kind,
-        severity="error",
-        message=Message(template, values),
-        hint=Message(hint, values if hint else {}),
-        path=path,
-    )
-
-
 def warning(
-    kind: Kind, template: str, *, hint: str = "", path: Path | None = None, **values: Any
-) -> Finding:
-    """A finding to be told, and no more."""
-    return Finding(
-        kind=kind,
-        severity="warning",
-        message=Message(template, values),
-        hint=Message(hint, values if hint else {}),
-        path=path,
-    )
-
-
-def problem(
     kind: Kind,
     template: str,
     *,
@@ -242,22 +205,35 @@ def problem(
     related: tuple[Path, ...] = (),
     **values: Any,
 ) -> Finding:
-    """A warning about something that was measured, with what would mend it."""
-    found = warning(kind, template, hint=hint, path=path, **values)
-    return dataclasses.replace(found, measured=measured, mend=mend, related=related)
+    """A finding that does not stop the run. Template and hint use `values`."""
+    return Finding(
+        kind=kind,
+        severity="warning",
+        message=Message(template, values),
+        hint=Message(hint, values if hint else {}),
+        path=path,
+        measured=measured,
+        mend=mend,
+        related=related,
+    )
+
+
+def error(kind: Kind, template: str, **details: Any) -> Finding:
+    """As `warning`, but it stops the run (see `Severity`)."""
+    return dataclasses.replace(warning(kind, template, **details), severity="error")
 
 
 def from_error(kind: Kind, problem: DatasetError, path: Path, name: str) -> Finding:
-    """A DatasetError about one file as a finding that calls the file `name`. The error's template
-    names it {path}.
+    """A DatasetError about a file as a finding that shows the file as `name`; the error's template
+    has {path}.
     """
     message = Message(problem.message.template, {**problem.message.values, "path": name})
     return Finding(kind=kind, severity="error", message=message, hint=problem.hint, path=path)
 
 
 def report(findings: Iterable[Finding], names_per_kind: int = NAMES_PER_KIND) -> str:
-    """The findings as text, each thing once and the gravest first: its sentence, its hint, and of
-    several at most `names_per_kind` lines.
+    """The findings as text, grouped, most severe first: message, hint, and at most `names_per_kind`
+    files.
     """
     return "\n".join(line for one in sums(findings) for line in _report_lines(one, names_per_kind))
 
@@ -273,15 +249,11 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
         return
     rest = len(one.findings) - most
     messages = [finding.message for finding in one.findings]
-    if {message.template for message in messages} == {messages[0].template} and set(
-        _PLACE.findall(messages[0].template)
-    ) == {"name"}:
-        # the sum says all but the names
-        yield (
-            "  "
-            + ", ".join(str(finding.message.values["name"]) for finding in one.findings[:most])
-            + (f" and {rest} more" if rest > 0 else "")
-        )
+    templates = {message.template for message in messages}
+    if len(templates) == 1 and set(_PLACE.findall(templates.pop())) == {"name"}:
+        # the sum has everything but the names
+        names = ", ".join(message.values["name"] for message in messages[:most])
+        yield f"  {names}" + (f" and {rest} more" if rest > 0 else "")
         return
     yield from (f"  - {finding}" for finding in one.findings[:most])
     if rest > 0:
@@ -289,16 +261,15 @@ def _report_lines(one: Sum, most: int) -> Iterable[str]:
 
 
 def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:
-    """Stops the run if on_bad_data is stop and any finding is an error.
-
-    Raises one DatasetError that lists all errors; its `message.values["findings"]` holds them.
+    """Raise a DatasetError that lists all errors, if on_bad_data is stop. Its
+    `message.values["findings"]` has them.
     """
     errors = tuple(finding for finding in findings if finding.severity == "error")
     if errors and settings.on_bad_data == "stop":
         raise DatasetError(
             "the images and captions in {folder} need attention ({count} found):\n{report}",
             hint=(
-                "Mend them, or set on_bad_data to skip: images like these are then left out, and"
+                "Fix them, or set on_bad_data to skip: images like these are then left out, and"
                 " captions that are too long are cut off."
             ),
             folder=settings.train_data_dir,
@@ -309,12 +280,10 @@ def refuse(findings: Sequence[Finding], settings: DatasetSettings) -> None:
 
 
 def refuse_empty(findings: Sequence[Finding], settings: DatasetSettings) -> NoReturn:
-    """For a dataset of which no image is left: raises a DatasetError that lists everything found,
-    as `refuse` does.
-    """
+    """Raise a DatasetError that lists all findings of a dataset without usable images."""
     raise DatasetError(
         "no image in {folder} can be used ({count} found):\n{report}",
-        hint="Mend them and start again.",
+        hint="Fix them and start again.",
         folder=settings.train_data_dir,
         count=len(findings),
         report=report(findings),

@@ -1,21 +1,17 @@
-"""Image files -> pixels: whatever the file holds, an upright 8-bit RGB picture comes out, or a
-DatasetError that says what is wrong with the file.
+"""Image files -> upright 8-bit RGB images, or a DatasetError that says what is wrong with the file.
 
-    read_image(path)   the whole picture, or of a large one as much detail as is needed
-    image_size(path)   its size, from the header alone
-    examine(path)      its size and content hash, after decoding all of it once: is the file sound?
-    fit(image, bucket) resized and cropped to a bucket, with the numbers SDXL is told about it
-    write_reduced(...) a small copy, to be looked at
-    suffix_of(path)    what a file's name should end in, by its content
-    foreign_form(path) "HEIC" or "AVIF" for a picture that this process cannot decode, and the
-    worker's can convert(path, ...) a copy of a picture that every Pillow and every browser reads
+    read_image(path)   the whole image, or a large one with as much detail as needed
+    image_size(path)   its size, from the header
+    examine(path)      its size and content hash, after decoding it completely
+    fit(image, bucket) resized and cropped to a bucket, with the values for SDXL's size condition
+    write_reduced(...) a thumbnail
+    suffix_of(path)    the suffix for its content
+    foreign_form(path) "HEIC" or "AVIF" for an image that only the worker can decode
+    convert(path, ...) a copy that every Pillow and browser can read
 
-A picture's memory is bounded: that of its pixels, once, for one large picture at a time; no picture
-above a limit that a variable lifts.
-
-Called by dataset.scan, training.images and the tab. Works with Pillow 9.5 (what A1111 ships) and
-later; the worker has a Pillow and a HEIF reader that decode HEIC and AVIF, a host's process mostly
-has none.
+Memory is bounded: large images are decoded one at a time, and images above a configurable limit are
+refused. Works with Pillow 9.5 (A1111's) and later; the worker's Pillow and HEIF reader decode HEIC
+and AVIF, a host's mostly do not.
 """
 
 from __future__ import annotations
@@ -43,85 +39,38 @@ from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.errors import DatasetError
 
 READABLE_SUFFIXES = frozenset(
-    {
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".png",
-        ".apng",
-        ".webp",
-        ".bmp",
-        ".dib",
-        ".tif",
-        ".tiff",
-        ".gif",
-    }
+    ".jpg .jpeg .jpe .jfif .png .apng .webp .bmp .dib .tif .tiff .gif".split()
 )
-"""Suffixes of the pictures every Pillow reads; `readable_suffixes` adds those of AVIF and HEIF
-where they can be.
+"""Suffixes of formats that every Pillow reads; `readable_suffixes` adds AVIF and HEIF if
+available.
 """
 
 OTHER_PICTURE_SUFFIXES = frozenset(
-    {
-        ".heic",
-        ".heif",
-        ".hif",
-        ".avif",
-        ".jxl",
-        ".jp2",
-        ".j2k",
-        ".tga",
-        ".svg",
-        ".eps",
-        ".exr",
-        ".hdr",
-        ".psd",
-        ".psb",
-        ".xcf",
-        ".kra",
-        ".clip",
-        ".sai",
-        ".sai2",
-        ".mdp",
-        ".ora",
-        ".procreate",
-        ".afphoto",
-        ".raw",
-        ".dng",
-        ".cr2",
-        ".cr3",
-        ".nef",
-        ".arw",
-        ".orf",
-        ".rw2",
-        ".raf",
-        ".pef",
-        ".srw",
-    }
+    (
+        ".heic .heif .hif .avif .jxl .jp2 .j2k .tga .svg .eps .exr .hdr .psd .psb .xcf .kra"
+        " .clip .sai .sai2 .mdp .ora .procreate .afphoto .raw .dng .cr2 .cr3 .nef .arw .orf .rw2"
+        " .raf .pef .srw"
+    ).split()
 )
-"""Pictures that are not read here: each is named, so that none is missed silently."""
+"""Image formats that are not read; each such file is reported."""
 
 CONVERTIBLE_SUFFIXES = frozenset({".heic", ".heif", ".hif", ".avif"})
-"""Those among them that the worker reads, and converts for a process that does not."""
+"""Of these, the formats that the worker reads, and can convert."""
 
 MAX_MEGAPIXELS = 128
-"""Pictures with more million pixels are not decoded: cameras' have fewer, a header may claim
-anything, and each pixel takes four bytes.
+"""Larger images are not decoded: camera images are smaller, a header may claim anything, and each
+pixel takes four bytes.
 """
 LIMIT_VARIABLE = "LORA_TRAINER_MAX_MEGAPIXELS"
-"""The environment variable that sets another limit, for all our processes."""
+"""Environment variable that overrides the limit."""
 
 _LARGE = 16 * 10**6
-"""Pictures with more pixels are decoded one at a time, whoever asks, and converted strip by strip.
-"""
+"""Larger images are decoded one at a time, and converted in strips."""
 _STRIP = 4 * 10**6
 _large_ones = threading.Lock()
 
 _FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "AVIF", "HEIF")
-"""What is opened, by content; other plugins of Pillow (one of them starts Ghostscript) stay out of
-it.
-"""
+"""Formats that are opened, by content; excludes Pillow's other plugins (one starts Ghostscript)."""
 
 _SUFFIXES = {
     "JPEG": ".jpg",
@@ -140,11 +89,11 @@ _BRANDS = {
     "AVIF": {b"avif", b"avis"},
     "HEIC": {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"},
 }
-"""What an ISO media file calls itself (ISO/IEC 23008-12); an AVIF may name mif1 as well."""
+"""Brands of ISO media files (ISO/IEC 23008-12); an AVIF may have mif1 as well."""
 _PILLOW_NAMES = {"AVIF": "AVIF", "HEIC": "HEIF"}
 
 JPEG_QUALITY = 95
-"""Above it files grow, and nobody sees why."""
+"""Higher values only make files larger."""
 
 _ORIENTATION = 0x0112
 _TRANSPOSITIONS = {
@@ -156,7 +105,7 @@ _TRANSPOSITIONS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-"""EXIF orientation -> what makes the picture upright (EXIF 2.32, section 4.6.4)."""
+"""EXIF orientation -> the transposition to upright (EXIF 2.32, section 4.6.4)."""
 
 _SAVE_AGAIN = "Open it in an image editor and save it as PNG, or remove it."
 _COPY_AGAIN = "Copy or download it again, or remove it."
@@ -164,9 +113,7 @@ _COPY_AGAIN = "Copy or download it again, or remove it."
 
 @dataclass(frozen=True, kw_only=True)
 class Examined:
-    """A sound image file: the size in pixels of its upright picture, and the hash of the file's
-    content.
-    """
+    """A valid image file: size in pixels when upright, and hash of the content."""
 
     width: int
     height: int
@@ -175,28 +122,28 @@ class Examined:
 
 @dataclass(frozen=True, kw_only=True)
 class Fitted:
-    """A picture cut to its bucket, and what SDXL's size conditioning is told (arXiv 2307.01952,
+    """An image cropped to its bucket, and the values for SDXL's size condition (arXiv 2307.01952,
     section 2.2).
     """
 
     image: Image.Image
     original_size: tuple[int, int]
-    """(width, height) of the upright picture in the file."""
+    """(width, height) of the upright image in the file."""
     crop_top_left: tuple[int, int]
-    """(top, left) of the crop, in pixels of the resized picture."""
+    """(top, left) of the crop, in pixels of the resized image."""
     target_size: tuple[int, int]
     """(width, height) of the bucket."""
 
 
 def readable_suffixes() -> frozenset[str]:
-    """The lower-case suffixes of the files read here, with the dot."""
+    """The lower-case suffixes of readable files, with the dot."""
     return READABLE_SUFFIXES.union(
         *(suffixes for name, suffixes in _LATER_SUFFIXES.items() if name in _readable_formats())
     )
 
 
 def max_megapixels() -> int:
-    """The most million pixels that a picture may have."""
+    """The maximum size of an image in million pixels."""
     with suppress(ValueError):
         return max(1, int(os.environ.get(LIMIT_VARIABLE, "")))
     return MAX_MEGAPIXELS
@@ -205,15 +152,12 @@ def max_megapixels() -> int:
 def read_image(
     path: Path, background: str = "white", *, covering: tuple[int, int] | None = None
 ) -> Image.Image:
-    """An image file -> its first frame, upright, as 8-bit RGB in sRGB.
+    """The first frame of an image file, upright, as 8-bit sRGB.
 
-    `covering`: a picture of more than 16 million pixels may come out reduced by a whole number, but
-    with at least three times this width and height: what `fit` and `resize` then make of it is what
-    they would make of the whole.
-
-    `background` (a colour name or #rrggbb) shows through where the picture is transparent. 16-bit
-    and floating-point greys are scaled to their full range; an embedded colour profile is applied.
-    Raises DatasetError for whatever is not a whole, readable picture.
+    `covering`: images of more than 16 million pixels may be reduced by an integer factor, to at
+    least three times this size, so that resizing gives the same result. `background` (a colour name
+    or #rrggbb) is used for transparency. 16-bit and floating-point greys are scaled to their full
+    range; an embedded colour profile is applied. Raises DatasetError for unreadable files.
     """
     with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
         wanted = (
@@ -225,7 +169,7 @@ def read_image(
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of the upright picture, from the file's header. Raises DatasetError."""
+    """(width, height) of the upright image, from the file's header. Raises DatasetError."""
     with _explained(path), path.open("rb") as file, _open(file, path) as image:
         if image.format == "PNG" and not _may_have_exif(image, file):
             return image.width, image.height
@@ -233,17 +177,13 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def suffix_of(path: Path) -> str:
-    """The suffix that tells what the file really is, ".jpg" for a JPEG called .heic. Raises
-    DatasetError for what is not read here.
-    """
+    """The suffix for the file's content, ".jpg" for a JPEG named .heic. Raises DatasetError."""
     with _explained(path), path.open("rb") as file, _open(file, path) as image:
         return _SUFFIXES[image.format or ""]
 
 
 def foreign_form(path: Path) -> str:
-    """ "HEIC" or "AVIF", by the content, for a picture that this process cannot decode; nothing for
-    every other file.
-    """
+    """The content's format, "HEIC" or "AVIF", if this process cannot decode it; else ""."""
     try:
         with path.open("rb") as file:
             form = _form(file.read(64))
@@ -253,11 +193,8 @@ def foreign_form(path: Path) -> str:
 
 
 def convert(path: Path, stem: Path) -> Path:
-    """A picture -> `stem`.jpg, or `stem`.png where it is transparent: upright, 8 bits, in sRGB.
-    EXIF, which may tell a place, stays behind.
-
-    Raises DatasetError for whatever is not a whole, readable picture, or when the copy cannot be
-    written.
+    """Write an upright 8-bit sRGB copy to `stem`.jpg, or `stem`.png if transparent, without EXIF,
+    which may contain a location. Raises DatasetError.
     """
     with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
         picture = _clear(image)
@@ -284,33 +221,31 @@ def convert(path: Path, stem: Path) -> Path:
 def write_reduced(
     path: Path, target: Path, longest_side: int, quality: int = 82
 ) -> tuple[int, int]:
-    """Writes a picture to `target` as WebP, upright, on white, no side above `longest_side` pixels.
-    Returns its own upright size in pixels.
-
-    Raises DatasetError for whatever is not a whole, readable picture.
+    """Write an upright thumbnail as WebP to `target`, on white. Returns the original's upright
+    size. Raises DatasetError.
     """
     with _explained(path), path.open("rb") as file, _open(file, path) as image, _room_for(image):
         width, height = size = _upright_size(image)
-        # twice what is needed, so that the resizing still has something to average
+        # decode at twice the size, for quality
         scale = min(1.0, 2 * longest_side / max(size))
         small = _decoded(
             image, "white", (max(1, round(width * scale)), max(1, round(height * scale)))
         )
     small.thumbnail((longest_side, longest_side), Image.Resampling.BICUBIC, reducing_gap=2.0)
-    small.save(target, "WEBP", quality=quality, method=0)  # a tenth larger, in half the time
+    small.save(
+        target, "WEBP", quality=quality, method=0
+    )  # method 0: a tenth larger, in half the time
     return size
 
 
 def examine(path: Path) -> Examined:
-    """Decodes the whole first frame once. Raises DatasetError for a file that is cut off or
-    otherwise damaged.
-    """
+    """Decode the first frame completely. Raises DatasetError for truncated or damaged files."""
     with _explained(path), path.open("rb") as file:
         content = _hash(file)
         file.seek(0)
         with _open(file, path) as image, _room_for(image):
             width, height = _upright_size(image)
-            # JPEG: every byte is still decoded, at an eighth of the pixels; three times as fast
+            # for JPEG: decodes every byte at an eighth of the size, three times as fast
             image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
             _require_finite(image)
@@ -318,8 +253,8 @@ def examine(path: Path) -> Examined:
 
 
 def digest(path: Path) -> str:
-    """A hash of the file's content (BLAKE2b, 40 hexadecimal digits): the key of everything computed
-    from it. Raises DatasetError.
+    """A hash of the file's content (BLAKE2b, 40 hexadecimal digits), for cache keys. Raises
+    DatasetError.
     """
     with _explained(path), path.open("rb") as file:
         return _hash(file)
@@ -332,19 +267,17 @@ def fit(
     *,
     whole: tuple[int, int] | None = None,
 ) -> Fitted:
-    """Resizes a picture until it just covers the bucket, and crops what is over, equally at both
-    ends.
+    """Resize an image to cover the bucket, and crop the rest equally at both ends.
 
-    `resampling`: for what is no picture, as a mask. `whole`: the size of the picture in its file,
-    where `image` was read reduced.
+    `resampling`: for masks. `whole`: the size of the image in its file if `image` was read reduced.
     """
     whole = whole or image.size
     scale = max(bucket.width / whole[0], bucket.height / whole[1])
     width = max(bucket.width, round(whole[0] * scale))
     height = max(bucket.height, round(whole[1] * scale))
-    # Lanczos keeps detail when shrinking, and rings when enlarging
+    # Lanczos keeps detail when shrinking, but rings when enlarging
     smooth = Image.Resampling.LANCZOS if scale < 1 else Image.Resampling.BICUBIC
-    # reducing first would mix neighbours, which a mask must not have
+    # reducing_gap averages pixels, which a mask must not have
     how: dict[str, Any] = (
         {"resample": smooth, "reducing_gap": 3.0}
         if resampling is None
@@ -367,23 +300,23 @@ def _hash(file: BinaryIO) -> str:
     return found.hexdigest()
 
 
-# --- opening, and what can be wrong ---------------------------------------------------------------
+# --- opening, and errors --------------------------------------------------------------------------
 
 
 @cache
 def _readable_formats() -> tuple[str, ...]:
     Image.init()
     if "AVIF" not in Image.OPEN:
-        # A1111 ships this plugin beside its Pillow 9.5, which cannot read AVIF by itself
+        # A1111 ships this plugin for its Pillow 9.5, which has no AVIF
         with suppress(ImportError):
             importlib.import_module("pillow_avif")
-    # made for Pillow 11.1: with an older one, every such picture would pass for damaged
+    # requires Pillow 11.1; with older versions every HEIC would seem damaged
     for name in (
         ("pi_heif", "pillow_heif")
         if tuple(map(int, PILLOW_VERSION.split(".")[:2])) >= (11, 1)
         else ()
     ):
-        # the first only decodes, and so brings no encoder under the GPL
+        # pi_heif only decodes, without a GPL encoder
         if "HEIF" not in Image.OPEN:
             with suppress(ImportError, AttributeError):
                 importlib.import_module(name).register_heif_opener()
@@ -394,7 +327,7 @@ def _readable_formats() -> tuple[str, ...]:
 def _open(file: BinaryIO, path: Path) -> Image.Image:
     limit = max_megapixels()
     if Image.MAX_IMAGE_PIXELS and limit * 10**6 > 2 * Image.MAX_IMAGE_PIXELS:
-        Image.MAX_IMAGE_PIXELS = None  # ours is what was asked for
+        Image.MAX_IMAGE_PIXELS = None  # our limit applies
     try:
         image = Image.open(file, formats=_readable_formats())
     except UnidentifiedImageError:
@@ -403,16 +336,16 @@ def _open(file: BinaryIO, path: Path) -> Image.Image:
         claimed = re.search(r"\d+", str(error))
         raise _too_large(path, int(claimed[0]) if claimed else 0, limit) from None
     if image.format == "TIFF" and (image.tag_v2.get(262), image.tag_v2.get(259, 1)) == (6, 1):  # type: ignore[attr-defined]
-        # Pillow takes them for four bytes a pixel, and calls the file cut off
+        # Pillow misreads them as four bytes per pixel, and as truncated
         raise _unread_tiff(path, "YCbCr without compression")
-    # checked here as well: programs that import Pillow, hosts among them, take its own limit away
+    # checked here as well: hosts may disable Pillow's own limit
     if image.width * image.height > limit * 10**6:
         raise _too_large(path, image.width * image.height, limit)
     return image
 
 
 class _NotFinite(Exception):
-    """So many pixels of a floating-point picture are infinite or not a number."""
+    """The number of pixels of a floating-point image that are not finite."""
 
     def __init__(self, count: int) -> None:
         super().__init__(count)
@@ -421,7 +354,7 @@ class _NotFinite(Exception):
 
 @contextmanager
 def _explained(path: Path) -> Iterator[None]:
-    """Turns whatever reading an image raises into a DatasetError with a sentence of its own."""
+    """Raise exceptions of reading an image as DatasetError."""
     try:
         yield
     except (DatasetError, MemoryError):
@@ -443,8 +376,8 @@ def _explained(path: Path) -> Iterator[None]:
                 path=path,
                 reason=error.strerror,
             ) from error
-        # Pillow's decoders meet arbitrary bytes here, and fail with a dozen types: OSError,
-        # SyntaxError, ValueError, struct.error, zlib.error ...
+        # Pillow's decoders raise many types for damaged files: OSError, SyntaxError, ValueError,
+        # struct.error, zlib.error ...
         if "truncated" in str(error).lower():
             raise DatasetError(
                 "{path} is cut off: the file ends before the picture does",
@@ -474,12 +407,12 @@ def _too_large(path: Path, pixels: int, limit: int) -> DatasetError:
 
 
 def _room_for(image: Image.Image) -> AbstractContextManager[Any]:
-    """What a large picture is decoded in: many at once would take as many times the memory."""
+    """A lock for decoding a large image: in parallel they would need too much memory."""
     return _large_ones if image.width * image.height > _LARGE else nullcontext()
 
 
 def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
-    """What a file that no decoder knows really is."""
+    """The error for a file that no decoder recognizes."""
     file.seek(0)
     head = file.read(4096)
     form = _form(head)
@@ -535,7 +468,7 @@ def _not_a_picture(path: Path, file: BinaryIO) -> DatasetError:
 
 
 def _form(head: bytes) -> str:
-    """ "HEIC", "AVIF" or nothing, by the first bytes of a file."""
+    """The content's format, "HEIC", "AVIF" or "", from a file's first bytes."""
     if head[4:8] != b"ftyp":
         return ""
     end = min(int.from_bytes(head[:4], "big"), len(head))
@@ -553,8 +486,8 @@ def _unread_tiff(path: Path, kind: str) -> DatasetError:
 
 
 def _kind_of_tiff(file: BinaryIO) -> str:
-    """What the tags of a TIFF say that Pillow does not open, as "3 x 32 bits, floating point";
-    nothing where they cannot be read.
+    """Description of a TIFF that Pillow does not open, as "3 x 32 bits, floating point"; "" if
+    unreadable.
     """
     try:
         file.seek(0)
@@ -576,16 +509,14 @@ def _kind_of_tiff(file: BinaryIO) -> str:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-    except (
-        Exception
-    ):  # camera software writes EXIF of all kinds; a picture that decodes is not refused for it
+    except Exception:  # malformed EXIF is no reason to refuse an image
         return 1
     return value if value in _TRANSPOSITIONS else 1
 
 
 def _may_have_exif(image: Image.Image, file: io.BufferedReader) -> bool:
-    """Whether a PNG, just opened, may hold EXIF. It may lie behind the pixels, so Pillow decodes
-    them all to find out; the chunks' names tell too.
+    """Whether an opened PNG may have EXIF. It may follow the pixels, so Pillow decodes them to find
+    it; reading the chunk names is faster.
     """
     if "exif" in image.info or "Raw profile type exif" in image.info:
         return True
@@ -603,10 +534,10 @@ def _may_have_exif(image: Image.Image, file: io.BufferedReader) -> bool:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """The size the loaded picture will have when upright; call before loading."""
+    """The size of the image when upright; call before loading."""
     width, height = image.size
     if image.format == "TIFF":
-        # before Pillow 11.3 the size of an opened TIFF is as stored, from then on already upright
+        # before Pillow 11.3 the size of an opened TIFF is as stored, later already upright
         width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
     return (height, width) if _orientation(image) >= 5 else (width, height)
 
@@ -615,15 +546,15 @@ def _upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def _decoded(image: Image.Image, background: str, wanted: tuple[int, int] | None) -> Image.Image:
-    """An opened picture -> upright, RGB in sRGB, reduced by a whole number as far as it stays at
-    least `wanted` (its whole size without).
+    """An opened image -> upright sRGB, reduced by an integer factor to at least `wanted` (default:
+    not reduced).
     """
     orientation = _orientation(image)
     if wanted is not None:
-        # a JPEG is decoded at a half, a quarter or an eighth at once
+        # JPEG can be decoded at a half, a quarter or an eighth
         image.draft(None, wanted[::-1] if orientation >= 5 else wanted)
     image.load()
-    # Pillow turns a TIFF while it loads it
+    # Pillow rotates a TIFF when loading it
     method = None if image.format == "TIFF" else _TRANSPOSITIONS.get(orientation)
     if wanted is not None and method is not None and orientation >= 5:
         wanted = wanted[::-1]
@@ -635,9 +566,7 @@ def _decoded(image: Image.Image, background: str, wanted: tuple[int, int] | None
 
 
 def _reduced_rgb(image: Image.Image, background: str, factor: int) -> Image.Image:
-    """A loaded picture -> RGB in sRGB at 1/factor of its size: in strips, so that a large one
-    exists only once as it was.
-    """
+    """A loaded image -> sRGB at 1/factor of its size, in strips to save memory."""
     white = _full_scale(image) if _is_deep(image) else 255.0
     if image.width * image.height <= _LARGE:
         whole = _rgb(image, background, white)
@@ -655,13 +584,11 @@ def _strip(image: Image.Image, top: int, height: int) -> Image.Image:
 
 
 def _clear(image: Image.Image) -> Image.Image:
-    """An opened picture -> upright and in sRGB: RGB, or RGBA where something shows through."""
+    """An opened image -> upright sRGB, RGBA if transparent."""
     image.load()
-    opacity = (
-        image.convert("RGBA").getchannel("A")
-        if image.mode in _WITH_ALPHA or "transparency" in image.info
-        else None
-    )
+    opacity = None
+    if image.mode in _WITH_ALPHA or "transparency" in image.info:
+        opacity = image.convert("RGBA").getchannel("A")
     if opacity is None or opacity.getextrema()[0] == 255:
         return _decoded(image, "white", None)
     method = None if image.format == "TIFF" else _TRANSPOSITIONS.get(_orientation(image))
@@ -677,13 +604,13 @@ _WITH_ALPHA = ("LA", "La", "PA", "RGBA", "RGBa")
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether it is a grey picture of more than 8 bits."""
+    """Whether it is greyscale with more than 8 bits."""
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
 def _rgb(image: Image.Image, background: str, white: float) -> Image.Image:
-    """A loaded picture of any mode -> RGB in sRGB on the background. `white`: the number that means
-    white in a deep one.
+    """A loaded image of any mode -> sRGB on the background. `white`: the white level of a deep
+    one.
     """
     profile = image.info.get("icc_profile")
     if _is_deep(image):
@@ -701,8 +628,8 @@ def _rgb(image: Image.Image, background: str, white: float) -> Image.Image:
 
 
 def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """L, CMYK or RGB -> RGB in sRGB. A colour profile that is broken or meant for another mode is
-    left aside, as browsers do.
+    """L, CMYK or RGB -> sRGB. Invalid colour profiles, or for another mode, are ignored, as in
+    browsers.
     """
     if profile and features.check("littlecms2"):
         with suppress(ImageCms.PyCMSError, OSError, TypeError, ValueError):
@@ -720,23 +647,23 @@ def _srgb(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image, white: float) -> Image.Image:
-    """I;16, I or F -> L, its full range onto 0..255 (Pillow's own conversion clips at 255)."""
+    """I;16, I or F -> L, scaling `white` to 255 (Pillow's conversion clips at 255)."""
     numbers = image.convert("I") if image.mode.startswith("I;16") else image
     scale = 255 / white
-    # half a step more, because the conversion to L cuts the fraction off
+    # + 0.5, because the conversion to L truncates
     return numbers.convert("F").point(lambda value: value * scale + 0.5).convert("L")
 
 
 def _full_scale(image: Image.Image) -> float:
-    """The number that means white in a grey picture of more than 8 bits."""
+    """The white level of a greyscale image with more than 8 bits."""
     bits = _bits(image)
     if image.mode != "F" and bits <= 16:
         return float(2**bits - 1)
-    # 32-bit integers and floating point have no fixed white: take the smallest usual one that holds
-    # the brightest pixel
+    # 32-bit integers and floats have no fixed white: the smallest usual one above the brightest
+    # pixel
     brightest = _brightest(image)
     if image.mode == "F" and 1 < brightest <= 2:
-        return brightest  # 0..1 with highlights, rather than a nearly black picture in 0..255
+        return brightest  # 0..1 with highlights, rather than nearly black in 0..255
     usual = (1.0, 255.0, 65535.0) if image.mode == "F" else (255.0, 65535.0, 2.0**31 - 1)
     return next((white for white in usual if brightest <= white), brightest)
 
@@ -753,8 +680,8 @@ def _brightest(image: Image.Image) -> float:
 
 
 def _require_finite(image: Image.Image) -> None:
-    """Raises _NotFinite for a floating-point picture, loaded, with pixels that are not. Pillow's
-    own extrema pass over what is not a number.
+    """Raise _NotFinite for a loaded floating-point image with pixels that are not finite. Pillow's
+    extrema ignore NaN.
     """
     if image.mode == "F":
         height = max(1, _STRIP // image.width)

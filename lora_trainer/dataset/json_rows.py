@@ -1,13 +1,9 @@
-"""Captions in JSON: what lies in a .json or .jsonl, with the places in the text where each thing
-stands, so that one can be changed alone.
+"""Captions in JSON, with their positions in the text, so that one can be changed alone.
 
-    entries(text)          -> the members of the outermost list or object, one by one: kohya's
-                           {path: {caption, tags}}, a list of objects
-    caption_in(values)     -> the caption that an object holds, as a text, or None
-    with_caption(text, caption) -> the text of one object with another caption, and nothing else
-    changed
-
-Called by dataset.metadata, dataset.sources and dataset.edits.
+entries(text)          -> members of the outermost list or object: kohya's {path: {caption,
+                       tags}}, a list of objects
+caption_in(values)     -> an object's caption, or None
+with_caption(text, caption) -> an object's text with only its caption changed
 """
 
 from __future__ import annotations
@@ -22,21 +18,13 @@ from lora_trainer import files
 from lora_trainer.dataset.captions import caption_of, is_list, parts, tidy
 from lora_trainer.files import NotJson
 
-CAPTION_COLUMNS = (
-    "text",
-    "caption",
-    "captions",
-    "prompt",
-    "description",
-    "additional_feature",
-    "tags",
-    "label",
-    "描述",
-    "提示词",
-    "标注",
-    "标签",
+CAPTION_COLUMNS = tuple(
+    (
+        "text caption captions prompt description additional_feature tags label"
+        " 描述 提示词 标注 标签"
+    ).split()
 )
-"""The columns' names, the surest first: a file with both `text` and `label` means `text`."""
+"""Column names in order of preference: a file with both `text` and `label` means `text`."""
 
 _TAGS = "tags"
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -45,8 +33,8 @@ _DECODER = json.JSONDecoder()
 
 @dataclass(frozen=True, kw_only=True)
 class JsonEntry:
-    """A member of the outermost list or object: its key in an object, its value, and where the
-    value stands in the text.
+    """A member of the outermost list or object: key (in an object), value, and the value's position
+    in the text.
     """
 
     key: str | None
@@ -54,12 +42,12 @@ class JsonEntry:
     start: int
     end: int
     member_start: int
-    """Where its key begins; in a list, its value."""
+    """Start of its key; in a list, of its value."""
 
 
 def parse(text: str) -> Any:
-    """JSON -> values. Raises NotJson for anything else."""
-    # half a pair of surrogates is no reason to refuse the rest: see `_sound`
+    """Parse JSON. Raises NotJson."""
+    # accept lone surrogates; see `_sound`
     return files.parse_json(text, names=True)
 
 
@@ -94,10 +82,9 @@ def _skip(text: str, at: int) -> int:
 
 
 def caption_in(values: object) -> str | None:
-    """The caption in an object (or the text, or the list) that belongs to one picture; None where
-    there is none.
+    """The caption in an image's object, text or list; None if there is none.
 
-    kohya writes a caption and tags, and trains on both: the tags behind each line of the caption.
+    kohya trains on both caption and tags: the tags are appended to each line of the caption.
     """
     if not isinstance(values, Mapping):
         return _text_of(values)
@@ -126,15 +113,13 @@ def _text_of(value: object) -> str | None:
 
 
 def _sound(text: str) -> str:
-    """Half a pair of surrogates, which JSON can name and no file can hold, as the sign for a letter
-    that is lost.
-    """
+    """Lone surrogates, which JSON allows but files do not, replaced by U+FFFD."""
     return text.encode("utf-8", "surrogatepass").decode("utf-8", "replace")
 
 
 def with_caption(text: str, caption: str) -> str:
-    """The JSON of one picture's caption, with another one: only the caption's own text changes.
-    Raises NotJson.
+    """The JSON of an image's caption with another one, changing only the caption's text. Raises
+    NotJson.
     """
     values = parse(text)
     if not isinstance(values, Mapping):
@@ -153,7 +138,7 @@ def with_caption(text: str, caption: str) -> str:
     if entry is None:
         new = f'"text": {_literal(caption, text)}'
         return text[: at + 1] + new + (", " if members else "") + text[_skip(text, at + 1) :]
-    # where kohya's tags are trained behind the caption, the caption that was edited holds them
+    # where kohya's tags are appended to the caption, the edited caption includes them
     tags, hint = folded.get(_TAGS), folded.get("caption")
     both = tags is not None and entry is hint and bool(_text_of(tags.value))
     changed = (
@@ -177,16 +162,14 @@ def with_caption(text: str, caption: str) -> str:
 
 
 def _as_before(before: object, caption: str) -> object:
-    """A list stays a list: of captions, or of tags."""
+    """A list stays a list, of captions or of tags."""
     if not isinstance(before, list):
         return caption
-    return (
-        parts(caption)
-        if is_list("\n".join(map(str, before))) and "\n" not in caption
-        else caption.split("\n")
-    )
+    if is_list("\n".join(map(str, before))) and "\n" not in caption:
+        return parts(caption)
+    return caption.split("\n")
 
 
 def _literal(value: object, like: str) -> str:
-    """As JSON; escaped, where the text around it is plain ASCII with escapes."""
+    """As JSON, escaped if the surrounding text is ASCII with escapes."""
     return json.dumps(value, ensure_ascii=like.isascii() and "\\u" in like)

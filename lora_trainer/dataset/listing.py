@@ -1,8 +1,7 @@
-"""What lies in a dataset folder: one walk over it, and every file sorted by what it is to us.
-Nothing is opened.
+"""The files of a dataset folder, sorted by kind, without opening them.
 
-Flat folders, kohya folders ("10_name") and nested ones are all walked. Called by dataset.scan, and
-by dataset.index, which knows what lies in the folders already.
+Flat folders, kohya folders ("10_name") and nested ones. Used by dataset.scan, and by dataset.index,
+which knows the folders' content already.
 """
 
 from __future__ import annotations
@@ -23,48 +22,26 @@ from lora_trainer.dataset.metadata import JSON_SUFFIX, TABLE_SUFFIXES
 from lora_trainer.errors import DatasetError
 
 CAPTION_SUFFIXES = (".txt", ".caption", ".tags", ".cap")
-"""Text files beside an image; the first found wins. A .json of an image's name comes after them."""
+"""Text files beside an image, in order of precedence; a .json of the image's name comes last."""
 
 _METADATA_NAMES = ("metadata.csv", "metadata.tsv", "metadata.jsonl")
-"""Found without being named; of several in one folder, the first."""
+"""Used by default, in order of precedence per folder."""
 
 IGNORED_FOLDERS = frozenset(
     {"__macosx", "__pycache__", "@eadir", "#recycle", "$recycle.bin", "system volume information"}
 )
 _KOHYA_FOLDER = re.compile(r"(\d{1,3})_(.*)")
 _REGULAR_WORDS = frozenset(
-    {
-        "reg",
-        "regs",
-        "regul",
-        "regimg",
-        "regimgs",
-        "regimage",
-        "regimages",
-        "regdata",
-        "regset",
-        "regdir",
-    }
+    "reg regs regul regimg regimgs regimage regimages regdata regset regdir".split()
 )
 _CLASS_IMAGES = re.compile(
     r"\b(?:class|prior) ?(?:image|img|data|preservation)|regulari[sz]ation|正则|正則|정규화"
 )
-"""What folders of class images are called, among other words. Trainers learn from them what the
-subject's class looks like without it.
-"""
+"""Other folder names for class images (regularization images)."""
 _CLASS_FOLDERS_BESIDE = frozenset({"class", "classes", "prior"})
-"""These are class images where a folder of instances lies beside them."""
+"""Class images if beside a folder of instance images."""
 _INSTANCES = frozenset(
-    {
-        "instance",
-        "instances",
-        "instanceimages",
-        "instancedata",
-        "instancedatadir",
-        "subject",
-        "train",
-        "img",
-    }
+    "instance instances instanceimages instancedata instancedatadir subject train img".split()
 )
 _MOST_NAMED = 5
 _NAMED_LIKE_CLASS_IMAGES = "If they are pictures of the subject, give the folder another name."
@@ -72,7 +49,7 @@ _NAMED_LIKE_CLASS_IMAGES = "If they are pictures of the subject, give the folder
 
 @dataclass(frozen=True, kw_only=True)
 class KohyaFolder:
-    """What kohya's trainer reads from a folder named like "10_fox animal"."""
+    """What kohya's trainer reads from a folder name such as "10_fox animal"."""
 
     name: str
     repeats: int
@@ -81,50 +58,48 @@ class KohyaFolder:
 
 @dataclass(frozen=True, kw_only=True)
 class Entries:
-    """What lies in one folder, by name and in the order of the names; without what begins with a
-    dot.
-    """
+    """A folder's entries sorted by name, without those that start with a dot."""
 
     files: tuple[str, ...]
     folders: tuple[str, ...]
     links: frozenset[str] = frozenset()
-    """Those of both that are links."""
+    """Those that are symlinks."""
 
 
 ReadFolder = Callable[[Path], Entries]
-"""What lies in a folder. Raises OSError."""
+"""A folder's entries. Raises OSError."""
 
 
 @dataclass(kw_only=True)
 class Listing:
-    """A dataset folder's files, in a stable order. What it derives is kept: once made, its fields
-    stay as they are.
+    """A dataset folder's files, in a stable order. Not modified after creation, because derived
+    values are cached.
     """
 
     root: Path
     """train_data_dir."""
     images: list[Path] = field(default_factory=list)
-    """Pictures in a format that is read."""
+    """In a readable format."""
     others: list[Path] = field(default_factory=list)
-    """Pictures in a format that is not."""
+    """Images in a format that is not read."""
     texts: dict[tuple[Path, str], Path] = field(default_factory=dict)
-    """(folder, `folded` file name) -> a file of a text, or of one image's JSON."""
+    """(folder, `folded` file name) -> a caption file of an image, text or JSON."""
     metadata: list[Path] = field(default_factory=list)
-    """metadata.csv and its like, at most one a folder."""
+    """metadata.csv and the like, at most one per folder."""
     tables: list[Path] = field(default_factory=list)
-    """Files that may be metadata under another name."""
+    """Possible metadata files with other names."""
     rest: list[Path] = field(default_factory=list)
-    """Files of no kind known here; a caption or a picture may be among them."""
+    """Other files; a caption or an image may be among them."""
     class_folders: list[Path] = field(default_factory=list)
     """Folders of class images, which are left out."""
     suffixes: Counter[str] = field(default_factory=Counter)
-    """How often each suffix occurs, among all files."""
+    """Count of each suffix among all files."""
     findings: list[Finding] = field(default_factory=list)
     links: set[Path] = field(default_factory=set)
-    """Files that are links."""
+    """Files that are symlinks."""
 
     def name(self, path: Path) -> str:
-        """A file's path from the root, with forward slashes."""
+        """A file's path relative to the root, with forward slashes."""
         text = os.fspath(path)
         if text.startswith(self._front):
             return text[len(self._front) :].replace(os.sep, "/")
@@ -132,18 +107,16 @@ class Listing:
 
     @cached_property
     def _front(self) -> str:
-        return os.path.join(self.root, "")  # noqa: PTH118  # with the separator at its end
+        return os.path.join(self.root, "")  # noqa: PTH118  # with a trailing separator
 
     def folder_name(self, folder: Path) -> str:
-        """A folder's path from the root; the root's own name for the root."""
-        return (
-            self.name(folder)
-            if folder != self.root
-            else Path(os.path.normpath(self.root.absolute())).name
-        )
+        """A folder's path relative to the root, or the root's name."""
+        if folder != self.root:
+            return self.name(folder)
+        return Path(os.path.normpath(self.root.absolute())).name
 
     def kohya_folder_of(self, folder: Path) -> KohyaFolder | None:
-        """What the nearest kohya folder around a folder says, itself and the root included."""
+        """The nearest kohya folder around a folder, including itself and the root."""
         for candidate in (folder, *folder.parents):
             kohya = kohya_folder(candidate)
             if kohya or candidate == self.root:
@@ -151,7 +124,7 @@ class Listing:
         return None
 
     def texts_beside(self, image: Path) -> Sequence[Path]:
-        """The caption files of an image, the first to be preferred: a.txt, a.png.txt, a.caption,
+        """An image's caption files in order of precedence: a.txt, a.png.txt, a.caption,
         a.png.caption.
         """
         known = self._beside.get(image)
@@ -181,7 +154,7 @@ class Listing:
 
     @cached_property
     def _texts_of_owner(self) -> dict[tuple[str, str], dict[str, Path]]:
-        """(folder, folded name without the caption's suffix) -> {suffix: the file}."""
+        """(folder, folded name without caption suffix) -> {suffix: file}."""
         owned: dict[tuple[str, str], dict[str, Path]] = {}
         for (_, name), path in self.texts.items():
             suffix = file_suffix(name)
@@ -191,7 +164,7 @@ class Listing:
 
 
 def file_suffix(name: str) -> str:
-    """A file name's suffix in lower case, as pathlib divides it, which takes five times as long."""
+    """A file name's suffix in lower case, as in pathlib, five times as fast."""
     dot = name.rfind(".")
     return name[dot:].lower() if 0 < dot < len(name) - 1 else ""
 
@@ -203,30 +176,24 @@ def file_stem(name: str) -> str:
 
 
 def folded(name: str) -> str:
-    """A name as it is compared: without regard to capitals, or to whether macOS took its accents
-    apart.
-    """
+    """A name for comparison: case-folded, in Unicode NFC (macOS uses NFD)."""
     return name.lower() if name.isascii() else unicodedata.normalize("NFC", name).casefold()
 
 
 def kohya_folder(folder: Path) -> KohyaFolder | None:
-    """The repeats and the class name in a folder's name. Numbers above 999 are years, not
-    repeats.
-    """
+    """The repeats and class name in a folder's name. Numbers above 999 are years."""
     match = _KOHYA_FOLDER.fullmatch(folder.name)
-    return (
-        KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip())
-        if match
-        else None
-    )
+    if match:
+        return KohyaFolder(name=folder.name, repeats=int(match[1]), class_name=match[2].strip())
+    return None
 
 
 def is_class_folder(name: str, beside: Iterable[str] = ()) -> bool:
-    """Whether a folder's name, with or without kohya's number, says that class images (kohya's reg)
-    are in it. `beside`: the folders beside it.
+    """Whether a folder's name, with or without kohya's number, means class images (kohya's reg).
+    `beside`: the folders beside it.
 
-    "1_dog" beside "20_sks dog" are: whoever puts both into one folder trains the token, once each
-    epoch against its class.
+    "1_dog" beside "20_sks dog" does: class images are trained once per epoch beside the instance
+    images.
     """
     kohya = kohya_folder(Path(name))
     words = _words(kohya.class_name if kohya else name)
@@ -243,20 +210,20 @@ def is_class_folder(name: str, beside: Iterable[str] = ()) -> bool:
 
 
 def _words(name: str) -> list[str]:
-    """The words of a name, without regard to capitals; regImages has two."""
+    """The words of a name, case-folded; regImages has two."""
     return re.findall(r"[^\W_]+", folded(re.sub("(?<=[a-z])(?=[A-Z])", " ", name)))
 
 
 def list_folder(root: Path, read_folder: ReadFolder | None = None) -> Listing:
-    """Walks the folder, with what `read_folder` says of each where it is known already. Raises
-    DatasetError when there is no such folder or no picture in it.
+    """List the folder, using `read_folder` for known ones. Raises DatasetError if there is no such
+    folder or no image in it.
     """
     _require_folder(root)
     return _Walk(root, read_folder or entries_of).listing()
 
 
 def entries_of(folder: Path) -> Entries:
-    """What lies in a folder now. Raises OSError."""
+    """A folder's entries. Raises OSError."""
     files: list[str] = []
     folders: list[str] = []
     links: set[str] = set()
@@ -272,7 +239,7 @@ def entries_of(folder: Path) -> Entries:
 
 
 class _Walk:
-    """One walk over a dataset's folder."""
+    """A traversal of a dataset's folder."""
 
     def __init__(self, root: Path, read_folder: ReadFolder) -> None:
         self._listing = Listing(root=root)
@@ -281,7 +248,7 @@ class _Walk:
         self._readable = readable_suffixes()
 
     def listing(self) -> Listing:
-        """Raises DatasetError where there is no picture."""
+        """Raises DatasetError if there is no image."""
         listing = self._listing
         for folder, entries in self._walk(self._start()):
             self._sort_in(folder, entries)
@@ -290,9 +257,7 @@ class _Walk:
         return listing
 
     def _walk(self, folder: Path) -> list[tuple[Path, Entries]]:
-        """(folder, what lies in it), depth first, in the order of names; links to folders are
-        followed, once.
-        """
+        """(folder, its entries), depth first, by name; symlinked folders are visited once."""
         listing = self._listing
         real = os.path.realpath(folder)
         if real in self._seen:
@@ -315,10 +280,9 @@ class _Walk:
             return []
         is_run = "events.jsonl" in entries.files
         if is_run and folder != listing.root:
-            return []  # a run's own folder, with its previews
+            return []  # a run folder, with previews
         walked = [(folder, entries)]
-        # the images may lie in the run's own folder: its pictures of what was learned are not to be
-        # learned from
+        # images may be in the run folder itself: skip its previews
         ignored = IGNORED_FOLDERS | {"previews"} if is_run else IGNORED_FOLDERS
         folders = [name for name in entries.folders if name.casefold() not in ignored]
         for name in folders:
@@ -351,8 +315,8 @@ class _Walk:
         ]
 
     def _start(self) -> Path:
-        """The root; or img/ in it, where the root is a kohya_ss project, whose reg/ and model/ hold
-        pictures not to be trained.
+        """The root; or img/ in it for a kohya_ss project, whose reg/ and model/ have other
+        images.
         """
         listing = self._listing
         images = listing.root / "img"
@@ -374,7 +338,7 @@ class _Walk:
         try:
             return self._read_folder(folder).folders
         except OSError:
-            return ()  # the walk tells of it
+            return ()  # reported by the walk
 
     def _sort_in(self, folder: Path, entries: Entries) -> None:
         listing, names = self._listing, entries.files
@@ -402,7 +366,7 @@ class _Walk:
                 listing.links.add(path)
             if suffix in self._readable:
                 listing.images.append(path)
-            # beside a readable picture of its name, it is that picture's source
+            # beside a readable image of the same name, it is that image's source
             elif suffix in OTHER_PICTURE_SUFFIXES and file_stem(name) not in stems:
                 listing.others.append(path)
             elif suffix in CAPTION_SUFFIXES or (
@@ -416,12 +380,12 @@ class _Walk:
 
 
 def without_links(listing: Listing) -> Listing:
-    """The listing without what lies elsewhere; the same one, where nothing does."""
+    """The listing without files outside the folder; unchanged if there are none."""
     root = listing.root.resolve()
     inside: dict[str, bool] = {}
 
     def is_here(path: Path) -> bool:
-        folder = os.path.dirname(path)  # noqa: PTH120  # asked for each file
+        folder = os.path.dirname(path)  # noqa: PTH120  # called for each file
         if folder not in inside:
             inside[folder] = Path(folder).resolve().is_relative_to(root)
         return inside[folder] and (path not in listing.links or path.resolve().is_relative_to(root))
@@ -473,7 +437,7 @@ def _require_folder(folder: Path) -> None:
 
 
 def missing(path: Path, template: str) -> DatasetError:
-    """The error for a path that is not there, with the nearest thing that is. The template names
+    """The error for a path that does not exist, suggesting the closest one. The template has
     {path}.
     """
     parent = next((parent for parent in path.parents if parent.is_dir()), None)

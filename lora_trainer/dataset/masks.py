@@ -1,8 +1,6 @@
-"""Which pictures are masks of other pictures: fox_mask.png beside fox.jpg, or masks/fox.png in the
-folder of fox.jpg.
+"""Finds masks of other images: fox_mask.png beside fox.jpg, or masks/fox.png.
 
-Called by dataset.scan, which leaves them out, and by check, which asks them how much of the picture
-is the subject.
+They are left out of training, and tell the check where the subject is.
 """
 
 from __future__ import annotations
@@ -19,10 +17,8 @@ _SIGN = re.compile("mask|condlabel")
 
 
 def find_masks(images: Sequence[Path], captioned: Container[Path]) -> dict[Path, Path]:
-    """{mask: the image it belongs to}. What has a caption of its own is a picture, whatever its
-    name.
-    """
-    # most datasets have none, and are asked at each look
+    """{mask: its image}. An image with its own caption is no mask."""
+    # early exit: most datasets have none
     candidates = [
         image
         for image in images

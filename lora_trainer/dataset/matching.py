@@ -1,8 +1,7 @@
-"""Which image a row of a metadata file means: the name as someone wrote it -> the file on this
-disk.
+"""Finds the image that a row of a metadata file names.
 
-The surest reading wins: the same path; the same but for capitals; the end of a path from another
-machine or of a URL; the name without its suffix. Called by dataset.scan.
+In order of precedence: the same path; ignoring case; the end of a path from another machine or of a
+URL; the name without suffix.
 """
 
 from __future__ import annotations
@@ -21,8 +20,8 @@ from lora_trainer.dataset.listing import folded
 MOST_NAMES_KEPT = 4096
 
 
-class Sureness(enum.IntEnum):
-    """How a name was matched, the surest first."""
+class MatchQuality(enum.IntEnum):
+    """How a name was matched, best first."""
 
     SAME_PATH = 0
     SAME_BUT_CASE = 1
@@ -33,20 +32,18 @@ class Sureness(enum.IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """The images a name may mean, equally well. None: there is no such file. Several: the name is
-    ambiguous.
-    """
+    """The images that a name may mean equally well; empty: none."""
 
     images: tuple[Path, ...]
-    sureness: Sureness
+    quality: MatchQuality
 
 
 class _Namesakes:
-    """The images of one name: one, or several in folders of their own."""
+    """Images with the same name in different folders."""
 
     def __init__(self) -> None:
         self._images: list[Path] = []
-        # comparing each row with each image would take their product
+        # avoids comparing each row with each image
         self._by_end: dict[tuple[str, ...], tuple[Path, ...]] = {}
         self._depth = 0
 
@@ -55,7 +52,7 @@ class _Namesakes:
         self._by_end.clear()
 
     def nearest(self, wanted: Sequence[str]) -> tuple[Path, ...]:
-        """Those whose folders share the most trailing parts with the wanted ones."""
+        """Those whose folders share most trailing parts with `wanted`."""
         if len(self._images) == 1:
             return (self._images[0],)
         if not self._by_end:
@@ -67,8 +64,8 @@ class _Namesakes:
         return next(self._by_end[end] for end in ends if end in self._by_end)
 
     def _ends(self) -> dict[tuple[str, ...], tuple[Path, ...]]:
-        """Each end of their folders' paths -> the images in such folders; the empty end is all of
-        them's.
+        """Each trailing part of their folders' paths -> the images in such folders; the empty one
+        has all.
         """
         ends: dict[tuple[str, ...], list[Path]] = defaultdict(list)
         for image in self._images:
@@ -80,7 +77,7 @@ class _Namesakes:
 
 
 class NameIndex:
-    """The images of a dataset, to be found by name."""
+    """Finds a dataset's images by name."""
 
     def __init__(self, images: Iterable[Path]) -> None:
         self._exact: dict[str, Path] = {}
@@ -93,37 +90,35 @@ class NameIndex:
             self._folded[folded(path)].append(image)
             self._base[folded(image.name)].add(image)
             self._stem[folded(image.stem)].add(image)
-        # a damaged table repeats a name without end
+        # a damaged table may repeat a name
         self._find = lru_cache(maxsize=MOST_NAMES_KEPT)(self._find_plain)
 
     def find(self, name: str, folders: Sequence[Path]) -> Match:
-        """The images `name` may mean, taken as a path from each of `folders` in turn (or as an
-        absolute one).
-        """
+        """The images `name` may mean, relative to each of `folders` in turn, or absolute."""
         return self._find(_plain(name), tuple(map(str, folders)))
 
     def _find_plain(self, name: str, folders: tuple[str, ...]) -> Match:
         paths = [_normal(os.path.join(folder, name)) for folder in folders]  # noqa: PTH118  # tables have a hundred thousand rows
         exact = [self._exact[path] for path in paths if path in self._exact]
         if exact:
-            return Match(images=(exact[0],), sureness=Sureness.SAME_PATH)
+            return Match(images=(exact[0],), quality=MatchQuality.SAME_PATH)
         for path in map(folded, paths):
             if path in self._folded:
-                return Match(images=tuple(self._folded[path]), sureness=Sureness.SAME_BUT_CASE)
+                return Match(images=tuple(self._folded[path]), quality=MatchQuality.SAME_BUT_CASE)
         wanted = [part for part in folded(name).split("/") if part not in ("", ".", "..")]
         if not wanted:
-            return Match(images=(), sureness=Sureness.OTHER_SUFFIX)
+            return Match(images=(), quality=MatchQuality.OTHER_SUFFIX)
         same_name = self._base.get(wanted[-1])
         if same_name:
-            return Match(images=same_name.nearest(wanted[:-1]), sureness=Sureness.END_OF_PATH)
-        # whole first: "fox v1.5" has no suffix, though it looks like one
+            return Match(images=same_name.nearest(wanted[:-1]), quality=MatchQuality.END_OF_PATH)
+        # the whole name first: "fox v1.5" has no suffix
         same_stem = self._stem.get(wanted[-1])
         if same_stem:
-            return Match(images=same_stem.nearest(wanted[:-1]), sureness=Sureness.STEM)
+            return Match(images=same_stem.nearest(wanted[:-1]), quality=MatchQuality.STEM)
         converted = self._stem.get(PurePosixPath(wanted[-1]).stem)
         return Match(
             images=converted.nearest(wanted[:-1]) if converted else (),
-            sureness=Sureness.OTHER_SUFFIX,
+            quality=MatchQuality.OTHER_SUFFIX,
         )
 
 
@@ -132,8 +127,8 @@ def _normal(path: Path | str) -> str:
 
 
 def _plain(name: str) -> str:
-    """A name as a path with forward slashes: without quotation marks, scheme, host, query or
-    percent signs of a URL.
+    """A name as a path with forward slashes, without quotation marks and a URL's scheme, host,
+    query and escapes.
     """
     name = name.strip().strip("\"'").strip()
     if name.lower().startswith(("http://", "https://", "file://")):

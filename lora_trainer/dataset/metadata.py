@@ -1,11 +1,9 @@
-"""metadata.csv, metadata.jsonl and their like: a file of captions -> rows of (image name, caption).
+"""metadata.csv, metadata.jsonl and the like: a file of captions -> rows of (image name, caption).
 
-Read as people write them: with a header (`file_name,text`, `image,caption` ...) or without one,
-separated by comma, semicolon or tab, quoted or not, in the encodings of dataset.text; as JSON
-lines; as one JSON of kohya's ({path: {caption, tags}}) or of a list of objects. Which image a row
-means is for dataset.matching to find out; dataset.edits changes rows in place, and adds them. Every
-step takes time in proportion to the file, which is limited. Called by dataset.sources,
-dataset.edits and the tab's uploads.
+CSV with a header (`file_name,text`, `image,caption` ...) or without one, separated by comma,
+semicolon or tab, quoted or not, in the encodings of dataset.text; JSON lines; one JSON of kohya's
+({path: {caption, tags}}) or of a list of objects. dataset.matching finds the images, dataset.edits
+changes and adds rows. Every step takes linear time, and the file size is limited.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lora_trainer.dataset.captions import LONGEST_CAPTION, caption_of, require_length
+from lora_trainer.dataset.captions import MAX_CAPTION_LENGTH, caption_of, require_length
 from lora_trainer.dataset.findings import Finding, error
 from lora_trainer.dataset.images import OTHER_PICTURE_SUFFIXES, READABLE_SUFFIXES
 from lora_trainer.dataset.json_rows import CAPTION_COLUMNS, caption_in, entries, parse
@@ -29,30 +27,19 @@ from lora_trainer.files import NotJson
 
 JSON_SUFFIX = ".json"
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl", ".ndjson", JSON_SUFFIX})
-"""Suffixes of the files that may hold captions for many images; a .json beside an image of its name
-is that image's.
+"""Suffixes of files that may have captions of many images; a .json named like an image is that
+image's.
 """
 
-FILE_COLUMNS = (
-    "file_name",
-    "filename",
-    "image",
-    "file",
-    "image_file",
-    "image_name",
-    "image_path",
-    "file_path",
-    "filepath",
-    "path",
-    "img",
-    "url",
-    "文件名",
-    "图片",
-    "图像",
+FILE_COLUMNS = tuple(
+    (
+        "file_name filename image file image_file image_name image_path file_path filepath path"
+        " img url 文件名 图片 图像"
+    ).split()
 )
 _DELIMITERS = (",", ";", "\t")
 _DECLARED = re.compile(r"sep=(.)\n", re.IGNORECASE)
-"""Excel's own first line."""
+"""Excel's first line with the delimiter."""
 _NEXT = "next"
 _PICTURE_SUFFIXES = READABLE_SUFFIXES | OTHER_PICTURE_SUFFIXES
 _ROW_BEGINS = re.compile(r"[^,;\t]*[,;\t]")
@@ -69,8 +56,8 @@ _DOCUMENT_HINT = (
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row: the image's name as it is written, its caption with its lines, and the line it
-    starts in (from 1).
+    """A row: the image's name as written, its caption with its lines, and the row's first line
+    (from 1).
     """
 
     file_name: str
@@ -80,40 +67,40 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Columns:
-    """Where in a row the image's name and the caption stand, from 0."""
+    """Positions of image name and caption in a row, from 0."""
 
     file: int
     caption: int
     count: int
-    """How many columns there are."""
+    """Number of columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CsvLayout:
-    """How a CSV is divided."""
+    """The structure of a CSV."""
 
     delimiter: str
     columns: Columns
     first: int
-    """The line that its first row or its header begins in, from 1."""
+    """Line of its header or first row, from 1."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Metadata:
-    """A metadata file: its rows, and what was wrong with it."""
+    """A metadata file's rows and problems."""
 
     path: Path
     rows: tuple[Row, ...]
     findings: tuple[Finding, ...]
     data: bytes | None = dataclasses.field(default=None, repr=False, compare=False)
-    """The file's content that was read; None where it could not be."""
+    """The content that was read; None if unreadable."""
     layout: CsvLayout | None = dataclasses.field(default=None, repr=False, compare=False)
-    """How a CSV is divided; None for JSON."""
+    """A CSV's structure; None for JSON."""
 
 
 def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
-    """Reads a metadata file, or `data` as if it were that file's. Never raises for its content: a
-    file or row that cannot be read is a finding.
+    """Read a metadata file, or `data` as its content. Never raises for the content: problems are
+    findings.
     """
     suffix = path.suffix.lower()
     try:
@@ -152,7 +139,7 @@ def read_metadata(path: Path, data: bytes | None = None) -> Metadata:
 
 
 def names_a_picture(name: str) -> bool:
-    """Whether a cell looks like the name of an image file."""
+    """Whether a cell looks like an image file name."""
     return "\n" not in name and name.strip().lower().endswith(tuple(_PICTURE_SUFFIXES))
 
 
@@ -161,19 +148,17 @@ def names_a_picture(name: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class TableRow:
-    """The cells of one row, and the lines of the file it takes up (from 1, both included)."""
+    """The cells of a row, and its lines in the file (from 1, inclusive)."""
 
     line: int
     last_line: int
     cells: list[str]
 
     def whole(self, columns: Columns, delimiter: str) -> list[str]:
-        """The cells with the caption in one piece, where its own commas, without quotation marks
-        around it, cut it up.
-        """
+        """The cells with an unquoted caption that its own commas split joined again."""
         last = len(self.cells)
         while last > columns.count and not self.cells[last - 1].strip():
-            last -= 1  # Excel fills short rows up
+            last -= 1  # Excel pads short rows
         cells = self.cells[:last]
         excess = max(0, len(cells) - columns.count)
         end = columns.caption + 1 + excess
@@ -186,15 +171,15 @@ class TableRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A CSV taken apart: its rows without the header."""
+    """A parsed CSV without its header."""
 
     layout: CsvLayout
     records: tuple[TableRow, ...]
 
 
-def take_apart(content: str, path: Path) -> Table:
-    """The text of a CSV, with `\\n` at the ends of lines -> Table. `path` is for the sentences of
-    the DatasetError only.
+def parse_csv(content: str, path: Path) -> Table:
+    r"""Parse the text of a CSV, with `\
+    ` as line ends. `path` is for the messages of DatasetError.
     """
     delimiter = delimiter_of(content)
     records = _records(content, delimiter, path)[1 if _DECLARED.match(content) else 0 :]
@@ -208,19 +193,15 @@ def take_apart(content: str, path: Path) -> Table:
 
 
 def delimiter_of(content: str) -> str:
-    """What stands between the cells of a CSV: of equally plausible ones the first."""
+    """The delimiter of a CSV: the declared or most plausible one."""
     declared = _DECLARED.match(content)
-    return (
-        declared[1]
-        if declared
-        else max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
-    )
+    if declared:
+        return declared[1]
+    return max(_DELIMITERS, key=lambda candidate: _plausibility(content, candidate))
 
 
 def cells_of_line(text: str, delimiter: str) -> list[str] | None:
-    """The cells of a row that is this one line; None where it ends in the middle of a cell, so that
-    the next line would be part of it.
-    """
+    """The cells of a single-line row; None if it ends inside a cell."""
     try:
         read = list(csv.reader([text, _NEXT], delimiter=delimiter, skipinitialspace=True))
     except csv.Error:
@@ -229,9 +210,7 @@ def cells_of_line(text: str, delimiter: str) -> list[str] | None:
 
 
 def row_of_line(text: str, line: int, metadata: Metadata) -> Row | None:
-    """What a line of a metadata file says where it is a whole row, as reading the file finds it;
-    else None.
-    """
+    """A line parsed as a complete row, as when reading the file; else None."""
     layout = metadata.layout
     if layout is None:
         found = _json_line(text, line, metadata.path)
@@ -244,11 +223,13 @@ def row_of_line(text: str, line: int, metadata: Metadata) -> Row | None:
 
 
 def _read_csv(content: str, path: Path) -> tuple[list[Row], list[Finding], CsvLayout]:
-    table = take_apart(content, path)
-    return *_sorted_out(_row(record, table.layout, path) for record in table.records), table.layout
+    table = parse_csv(content, path)
+    return *_split_results(
+        _row(record, table.layout, path) for record in table.records
+    ), table.layout
 
 
-def _sorted_out(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Finding]]:
+def _split_results(results: Iterable[Row | Finding]) -> tuple[list[Row], list[Finding]]:
     rows, findings = [], []
     for result in results:
         if isinstance(result, Row):
@@ -287,7 +268,7 @@ def _records(content: str, delimiter: str, path: Path) -> list[TableRow]:
 
 
 def _plausibility(content: str, delimiter: str) -> int:
-    """How much sense a delimiter makes of the first lines."""
+    """A score of a delimiter for the first lines."""
     try:
         records = [
             cells
@@ -305,8 +286,8 @@ def _plausibility(content: str, delimiter: str) -> int:
 
 
 def _header(records: list[TableRow], path: Path) -> Columns | None:
-    """The columns a first row names, or None when the first row is an image already. Raises
-    DatasetError for a header that names too little.
+    """The columns named in the first row, or None if it names an image. Raises DatasetError for a
+    header without known columns.
     """
     first = records[0].cells
     named = _named_columns(first)
@@ -318,7 +299,7 @@ def _header(records: list[TableRow], path: Path) -> Columns | None:
     )
     if file is None and not rest_are_pictures:
         return None
-    # a header in words of its own
+    # an unknown header
     file = file or 0
     if len(first) == 2:
         return Columns(file=file, caption=1 - file, count=2)
@@ -370,13 +351,13 @@ def _checked(row: Row, path: Path) -> Row | Finding:
             name=path.name,
             line=row.line,
             count=len(row.caption),
-            limit=LONGEST_CAPTION,
+            limit=MAX_CAPTION_LENGTH,
         )
     return row
 
 
 def _swallows_a_row(cell: str) -> bool:
-    """Whether a line inside a cell begins as a row does: with the name of a picture and a comma."""
+    """Whether a line inside a cell starts like a row: with an image name and a delimiter."""
     if "\n" not in cell:
         return False
     begins = (_ROW_BEGINS.match(line) for line in cell.split("\n")[1:])
@@ -399,7 +380,7 @@ def _bad_row(template: str, line: int, path: Path, hint: str = _ROW_HINT, **valu
 
 
 def _read_jsonl(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
-    rows, findings = _sorted_out(
+    rows, findings = _split_results(
         _json_line(text, line, path)
         for line, text in enumerate(content.split("\n"), 1)
         if text.strip()
@@ -420,7 +401,7 @@ def _json_line(text: str, line: int, path: Path) -> Row | Finding:
 
 
 def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
-    """One JSON for many pictures. Raises DatasetError for what is something else."""
+    """One JSON of many images. Raises DatasetError for anything else."""
     if not content.strip():
         return [], []
     line, before = 1, 0
@@ -436,11 +417,11 @@ def _read_json(content: str, path: Path) -> tuple[list[Row], list[Finding]]:
             and "\n" in content.strip()
             and content.split("\n", 1)[0].strip().endswith("}")
         ):
-            return _read_jsonl(content, path)  # JSON lines by another suffix
+            return _read_jsonl(content, path)  # JSON lines with another suffix
         raise DatasetError(
             "{path} is not valid JSON ({reason})", hint=_DOCUMENT_HINT, path=path, reason=problem
         ) from problem
-    rows, findings = _sorted_out(results)
+    rows, findings = _split_results(results)
     if not rows:
         raise DatasetError(
             "{path} holds no captions that are known by the names of pictures",
@@ -456,11 +437,9 @@ def _json_row(key: str | None, values: object, line: int, path: Path, hint: str)
     file_name = key
     if isinstance(values, Mapping):
         folded = {str(name).casefold(): value for name, value in values.items()}
-        file_name = (
-            next((folded[name] for name in FILE_COLUMNS if name in folded), key)
-            if key is None
-            else key
-        )
+        file_name = key
+        if key is None:
+            file_name = next((folded[name] for name in FILE_COLUMNS if name in folded), key)
     if not isinstance(file_name, str) or not file_name.strip():
         return _bad_row("{name}, line {line}: no image is named", line, path, hint)
     caption = caption_in(values)

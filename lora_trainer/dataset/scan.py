@@ -1,24 +1,21 @@
-"""A folder of images -> the Examples to train on, and everything that is wrong with it.
+"""A folder of images -> the Examples to train on, and all problems with it.
 
     scan(settings) -> Dataset(examples, findings)
 
-Layout and captions are recognised, not configured: flat, nested and kohya folders ("10_name");
-captions from metadata.csv or metadata.jsonl, from .txt or .caption files beside the images, from a
-kohya folder's name. The rules, where two of them speak about one image:
+Layout and captions are detected: flat, nested and kohya folders ("10_name"); captions from
+metadata.csv or metadata.jsonl, from .txt or .caption files beside the images, or from a kohya
+folder's name. Precedence:
 
-- A row of the metadata file goes before a .txt, a .txt before a .caption, .tags, .cap or .json,
-  each of them before a row of a table by another name, and that before a folder's name. An empty
-  one counts as none.
-- An image that no caption is found for is an error; but where a trigger word is set and no image
-  has a caption, the trigger word is every caption, unless files lie there that look like captions.
-- Several lines of a caption are several captions of one picture (dataset.captions).
-- Class images ("reg" and its like) are left out.
-- Masks ("fox_mask.png" or masks/fox.png for fox.jpg) are left out unless they have a caption of
-  their own.
+- A row of the metadata file, then .txt, .caption, .tags, .cap, .json, then a row of another table,
+then a folder's name. Empty captions are ignored.
+- An image without a caption is an error; but if a trigger word is set and no image has a caption,
+every caption is the trigger word, unless there are files that look like captions.
+- Several lines of a caption are several captions of one image (dataset.captions).
+- Class images ("reg" and the like) are left out.
+- Masks ("fox_mask.png" or masks/fox.png for fox.jpg) without a caption are left out.
 
-Only usable examples come out; what was left out is among the findings. Then dataset.findings.refuse
-decides whether the run goes on. Called by the worker before training, and by the command line.
-Neither torch nor a tokenizer is needed: counting tokens is passed in.
+Only usable examples are returned; the findings report the rest, and dataset.findings.refuse decides
+whether the run continues. Needs neither torch nor a tokenizer: counting tokens is passed in.
 """
 
 from __future__ import annotations
@@ -31,7 +28,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.findings import Finding, error, from_error, refuse_empty, warning
@@ -47,39 +44,37 @@ from lora_trainer.settings.training import DatasetSettings
 
 _THREADS = 8
 _AT_ONCE = 64
-"""Images that a thread looks at in one piece, where it decodes none: each piece has its price."""
+"""Images per task of the thread pool, if none is decoded."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image with its caption."""
+    """An image with its caption."""
 
     path: Path
     name: str
-    """The path from train_data_dir, with forward slashes: how the image is named to the user and in
+    """The path relative to train_data_dir, with forward slashes: its name for the user and in
     metadata.csv.
     """
     caption: str
-    """As it is trained, the trigger word included; never empty. Of several captions, each is a line
+    """As trained, including the trigger word; never empty. Several captions are lines
     (dataset.captions.variants).
     """
     caption_source: CaptionSource
     width: int
-    """In pixels, of the upright picture."""
+    """In pixels, when upright."""
     height: int
     digest: str
-    """A hash of the file's content: the key of what is cached for it."""
+    """A hash of the file's content, for cache keys."""
     repeats: int
-    """How often it is seen in one epoch."""
+    """How often it is trained per epoch."""
     folder: str
-    """The folder it lies in: the path from train_data_dir, or train_data_dir's own name."""
+    """Its folder: the path relative to train_data_dir, or train_data_dir's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """What a scan found: usable examples in the order of their names, and everything worth
-    telling.
-    """
+    """The result of a scan: usable examples by name, and all findings."""
 
     examples: tuple[Example, ...]
     findings: tuple[Finding, ...]
@@ -93,14 +88,12 @@ def scan(
     look: Callable[[Path], Examined] = examine,
     reading: Reading | None = None,
 ) -> Dataset:
-    """Finds, captions and decodes every image of settings.train_data_dir.
+    """Find, caption and decode every image of settings.train_data_dir.
 
-    With `count_tokens` (a caption -> the number of its tokens) and `token_limit`, captions beyond
-    the limit are found. `progress` hears (images examined, images in all). `look` says what an
-    image file is, where something is known of it already (the tab keeps that from scan to scan).
-    `reading`: the folder as it was just read; without it, it is read.
-    Raises DatasetError only when nothing can be trained: no folder, no metadata file where one is
-    named, no image left.
+    count_tokens, token_limit: report captions with more tokens. progress: receives (images
+    examined, total). look: examines an image file, for callers with a cache. reading: the folder as
+    just read by dataset.index. Raises DatasetError only if nothing can be trained: no folder, a
+    missing metadata file, no usable image.
     """
     if reading is None:
         listing = list_folder(settings.train_data_dir)
@@ -145,7 +138,7 @@ def long_captions(
     examples: Iterable[Example], count_tokens: Callable[[str], int], token_limit: int
 ) -> list[Finding]:
     """An error for each caption of more than `token_limit` tokens. With on_bad_data skip, it is
-    trained with its end cut off.
+    truncated.
     """
     template = "{name}: the caption has {count} tokens, {excess} more than max_token_length {limit}"
     hint = "Shorten it, or raise max_token_length (150 or 225)."
@@ -192,9 +185,7 @@ def _example(
 
 
 def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], list[Finding]]:
-    """The images to train, and what is said of the rest: not the masks that belong to another image
-    and have no caption of their own.
-    """
+    """The images to train, without masks, and a finding about those."""
     masks = find_masks(listing.images, captions.by_image)
     images = [image for image in listing.images if image not in masks]
     if not masks:
@@ -209,9 +200,7 @@ def without_masks(listing: Listing, captions: Captions) -> tuple[list[Path], lis
 def _repeats(
     images: Sequence[Path], listing: Listing, settings: DatasetSettings
 ) -> tuple[dict[Path, int], list[Finding]]:
-    """Image -> its repeats; without those in a kohya folder that asks for none, which kohya leaves
-    out too.
-    """
+    """Image -> its repeats, without those in a kohya folder with 0 repeats."""
     counts, findings = {}, []
     for folder in dict.fromkeys(image.parent for image in images):
         kohya = listing.kohya_folder_of(folder)
@@ -235,7 +224,7 @@ def _repeats(
                 " {count} times an epoch"
             )
             hint = "If it is only a number, put a letter in front of it."
-            values = {"folder": listing.folder_name(folder), "count": kohya.repeats}
+            values: dict[str, Any] = {"folder": listing.folder_name(folder), "count": kohya.repeats}
             findings.append(
                 warning(
                     "repeats",
@@ -249,8 +238,8 @@ def _repeats(
 
 
 def unsupported(listing: Listing) -> list[Finding]:
-    """An error for each picture in a format that is not read, and warnings about what else is left
-    out without being named by its kind.
+    """An error for each image in an unsupported format, and warnings about other files that are
+    left out.
     """
     hint = "Export them as PNG or JPEG, or move them out of the folder."
     template = "{name} is in a format that is not read here"
@@ -288,7 +277,7 @@ def _examined(
     progress: Callable[[int, int], None] | None,
     look: Callable[[Path], Examined],
 ) -> tuple[dict[Path, Examined], list[Finding]]:
-    """Decodes every image once, several at a time (Pillow lets other threads run meanwhile)."""
+    """Decode every image once, in parallel (Pillow releases the GIL)."""
     examined: dict[Path, Examined] = {}
     findings: list[Finding] = []
     originals: dict[str, Path] = {}
@@ -296,7 +285,7 @@ def _examined(
         ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool,
         contextlib.ExitStack() as stack,
     ):
-        # closing: when `progress` raises, the images that still wait are not examined first
+        # closing: if `progress` raises, pending images are not examined
         size = 1 if look is examine else _AT_ONCE
         pieces = [images[start : start + size] for start in range(0, len(images), size)]
         looked_at = pool.map(lambda some: [_attempt(look, image) for image in some], pieces)
@@ -312,7 +301,10 @@ def _examined(
                 original = originals.setdefault(result.digest, image)
                 if original != image:
                     hint = "Remove the copies, unless they are meant to count twice."
-                    names = {"name": listing.name(image), "original": listing.name(original)}
+                    names: dict[str, Any] = {
+                        "name": listing.name(image),
+                        "original": listing.name(original),
+                    }
                     findings.append(
                         warning(
                             "duplicate-image",

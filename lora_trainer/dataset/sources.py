@@ -1,13 +1,12 @@
-"""Where each image's caption comes from, when nobody has said so.
+"""Finds the caption of each image.
 
-    read_captions  a row of metadata.csv or its like, else the text beside the image, else a row of
-                   a table by another name
-    fill_in        else a kohya folder's name; else, where no image has a caption, the trigger word;
+    read_captions  a row of metadata.csv or the like, else the text beside the image, else a row of
+                   another table
+    fill_in        else a kohya folder's name; else, if no image has a caption, the trigger word;
                    else an error
 
-The first of these that says anything speaks; where another says something else, that is a finding.
-Neither a folder's name nor the trigger word stands in where files lie that look like captions:
-those are named. Called by dataset.scan.
+The first non-empty one is used; differing ones are reported. Folder names and trigger word are not
+used if there are files that look like captions.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lora_trainer.dataset.captions import caption_of, is_list, require_length, tidy
 from lora_trainer.dataset.findings import Finding, Kind, error, from_error, warning
 from lora_trainer.dataset.json_rows import caption_in, parse
 from lora_trainer.dataset.listing import Listing, missing
-from lora_trainer.dataset.matching import Match, NameIndex, Sureness
+from lora_trainer.dataset.matching import Match, MatchQuality, NameIndex
 from lora_trainer.dataset.metadata import JSON_SUFFIX, Metadata, Row, read_metadata
 from lora_trainer.dataset.text import Text, decode, guessed_encoding, read_bytes
 from lora_trainer.dataset.unread_files import unread_captions
@@ -35,13 +34,13 @@ from lora_trainer.settings.training import DatasetSettings
 CaptionSource = Literal["metadata", "text", "folder_name", "trigger_word"]
 
 MOST_NAMED = 10
-"""Images that a sentence names."""
+"""Images named in a message."""
 _CHOOSE_ONE = "Keep the one you mean."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caption:
-    """A caption as it was written, and the file it stands in, if any."""
+    """A caption as written, and its file, if any."""
 
     text: str
     source: CaptionSource
@@ -50,33 +49,32 @@ class Caption:
 
 @dataclass(frozen=True, kw_only=True)
 class Captions:
-    """The captions found so far, and what was found on the way."""
+    """The captions found so far, and findings about them."""
 
     by_image: Mapping[Path, Caption]
-    """Without the images that have none, or an empty one."""
+    """Without images that have none, or an empty one."""
     spoiled: frozenset[Path]
-    """Images whose only caption cannot be read: an error each, among the findings."""
+    """Images whose only caption is unreadable; the findings have an error for each."""
     findings: tuple[Finding, ...]
     rows: Mapping[Path, tuple[tuple[Path, Row], ...]] = dataclasses.field(default_factory=dict)
-    """Image -> the rows that mean it, each with its metadata file; the one that counts comes last.
-    """
+    """Image -> the rows for it, each with its metadata file; the last one is used."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionFile:
-    """A text file beside an image as it was read."""
+    """A text file beside an image, as read."""
 
     data: bytes | None
-    """Its content; None where it could not be read."""
+    """Its content; None if unreadable."""
     caption: Caption | None = None
-    """None for a .json of something else."""
+    """None for a .json without a caption."""
     problem: DatasetError | None = None
     guess: Text | None = None
-    """What was read, where its encoding was guessed."""
+    """The text, if its encoding was guessed."""
 
 
 class Reader:
-    """Reads the files that captions stand in. dataset.index has one that remembers them."""
+    """Reads caption files. dataset.index has a caching one."""
 
     def text(self, path: Path) -> CaptionFile:
         return read_caption_file(path)
@@ -91,7 +89,7 @@ class Reader:
 def read_captions(
     listing: Listing, settings: DatasetSettings, reader: Reader | None = None
 ) -> Captions:
-    """Reads the metadata files and text files of a dataset. Raises DatasetError when
+    """Read the metadata files and text files of a dataset. Raises DatasetError if
     settings.metadata_path does not exist.
     """
     reader = reader or Reader()
@@ -104,7 +102,7 @@ def read_captions(
     for image in listing.images:
         beside = listing.texts_beside(image)
         if len(beside) == 1 and image not in rows:
-            # nearly every image of nearly every dataset
+            # fast path for most images
             read = reader.text(beside[0])
             if read.caption is not None and read.guess is None:
                 if read.caption.text:
@@ -115,7 +113,7 @@ def read_captions(
         if written:
             by_image[image] = written[0]
             findings += _disagreement(image, written, listing)
-            # what is not needed may be unreadable
+            # unused files may be unreadable
             text_findings = [
                 dataclasses.replace(finding, severity="warning") for finding in text_findings
             ]
@@ -139,8 +137,8 @@ def read_captions(
 def fill_in(
     captions: Captions, images: Sequence[Path], listing: Listing, settings: DatasetSettings
 ) -> Captions:
-    """Gives `images` without a caption the one that follows from a kohya folder's name or the
-    trigger word; an error for each still without.
+    """Give `images` without a caption the one from a kohya folder's name or the trigger word;
+    report an error for the others.
     """
     lacking = [
         image
@@ -170,7 +168,7 @@ def fill_in(
 def _from_folder_names(
     images: Sequence[Path], listing: Listing
 ) -> tuple[dict[Path, Caption], list[Finding]]:
-    """What kohya's trainer does too: the class name is the caption."""
+    """The class name is the caption, as in kohya's trainer."""
     folders: dict[Path, list[Path]] = defaultdict(list)
     for image in images:
         kohya = listing.kohya_folder_of(image.parent)
@@ -250,9 +248,7 @@ def _texts(image: Path, listing: Listing, reader: Reader) -> tuple[list[Caption]
 
 
 def read_caption_file(path: Path, data: bytes | None = None) -> CaptionFile:
-    """Reads a text file beside an image, or `data` as if it were that file's. Never raises for its
-    content.
-    """
+    """Read a text file beside an image, or `data` as its content. Never raises for the content."""
     try:
         if data is None:
             data = read_bytes(path)
@@ -271,8 +267,8 @@ def read_caption_file(path: Path, data: bytes | None = None) -> CaptionFile:
 
 
 def caption_in_file(content: str, path: Path) -> str | None:
-    """What the text of a file beside an image says; None for a .json that holds no caption. Raises
-    DatasetError for one that is no JSON.
+    """The caption in a text file's content; None for a .json without one. Raises DatasetError for
+    invalid JSON.
     """
     if path.suffix.lower() != JSON_SUFFIX:
         return caption_of(content)
@@ -286,12 +282,10 @@ def caption_in_file(content: str, path: Path) -> str | None:
 
 
 def _structures(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]:
-    """One hint for all the captions of several lines, and one for those whose lines are one
-    caption: how they were read is seen.
-    """
+    """Hints about captions of several lines, and about those whose lines are one caption."""
     lined = {image: caption.text for image, caption in by_image.items() if "\n" in caption.text}
     several = [image for image, text in lined.items() if not is_list(text)]
-    # where each line ends in a comma, there is no question
+    # unambiguous if each line ends in a comma
     lists = [
         image
         for image, text in lined.items()
@@ -330,12 +324,16 @@ def _disagreement(image: Path, written: Sequence[Caption], listing: Listing) -> 
     if not others or not used.path:
         return []
     template = "{name}: {used} and {others} have different captions; that in {used} is used"
-    values = {"name": listing.name(image), "used": used.path.name, "others": " and ".join(others)}
+    values: dict[str, Any] = {
+        "name": listing.name(image),
+        "used": used.path.name,
+        "others": " and ".join(others),
+    }
     return [warning("captions-differ", template, hint=_CHOOSE_ONE, path=image, **values)]
 
 
 def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]:
-    """A warning for each text file that serves two images (a.png and a.jpg)."""
+    """A warning for each text file of two images (a.png and a.jpg)."""
     users: dict[Path, list[Path]] = defaultdict(list)
     for image, caption in by_image.items():
         if caption.source == "text" and caption.path:
@@ -360,7 +358,7 @@ def _shared(by_image: Mapping[Path, Caption], listing: Listing) -> list[Finding]
 
 
 class NamesOf:
-    """The images of a listing by name, made for the first row there is."""
+    """The images of a listing by name, indexed on first use."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
@@ -375,17 +373,17 @@ class NamesOf:
 
 @dataclass(frozen=True, kw_only=True)
 class _Claim:
-    """A row that means one certain image, and how surely it does."""
+    """A row that matches one image."""
 
     row: Row
     file: Path
-    sureness: Sureness
+    quality: MatchQuality
 
 
 def _rows(
     tables: Sequence[Metadata], index: NamesOf, listing: Listing
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
-    """Image -> the caption in the row that means it; image -> all its rows."""
+    """Image -> the caption in its row; image -> all its rows."""
     claims: dict[Path, list[_Claim]] = defaultdict(list)
     findings: list[Finding] = []
     for metadata in tables:
@@ -395,12 +393,12 @@ def _rows(
         for row in metadata.rows:
             match = index.find(row.file_name, folders)
             if len(match.images) == 1:
-                claims[match.images[0]].append(_Claim(row=row, file=file, sureness=match.sureness))
+                claims[match.images[0]].append(_Claim(row=row, file=file, quality=match.quality))
             else:
                 findings.append(_unmatched(row, file, match, listing))
     captions, by_image = {}, {}
     for image, claimed in claims.items():
-        rivals, claim_findings = _settled(image, claimed, listing)
+        rivals, claim_findings = _resolve_claims(image, claimed, listing)
         captions[image] = Caption(
             text=rivals[-1].row.caption, source="metadata", path=rivals[-1].file
         )
@@ -412,8 +410,8 @@ def _rows(
 def _other_rows(
     index: NamesOf, lacking: Collection[Path], listing: Listing, reader: Reader
 ) -> tuple[dict[Path, Caption], dict[Path, tuple[tuple[Path, Row], ...]], list[Finding]]:
-    """The same from tables by other names, those that have rows for images `lacking` a caption.
-    Each that is read is named.
+    """The same for other tables that have rows for images `lacking` a caption; a finding for each
+    table.
     """
     tables, findings = [], []
     for file in listing.tables:
@@ -449,22 +447,22 @@ def _metadata_files(listing: Listing, settings: DatasetSettings) -> Sequence[Pat
     return [path]
 
 
-def _settled(
+def _resolve_claims(
     image: Path, claims: Sequence[_Claim], listing: Listing
 ) -> tuple[list[_Claim], list[Finding]]:
-    """Of several rows for one image the surest; of equally sure ones the last counts. Less sure
-    ones must mean files that are not there.
+    """Of several rows for an image those with the best match, of which the last is used. Worse
+    matches are reported as missing files.
     """
-    surest = min(claim.sureness for claim in claims)
-    rivals = [claim for claim in claims if claim.sureness == surest]
+    best = min(claim.quality for claim in claims)
+    rivals = [claim for claim in claims if claim.quality == best]
     chosen, row = rivals[-1], rivals[-1].row
-    nothing = Match(images=(), sureness=surest)
+    nothing = Match(images=(), quality=best)
     findings = [
         _unmatched(claim.row, claim.file, nothing, listing)
         for claim in claims
-        if claim.sureness > surest
+        if claim.quality > best
     ]
-    values = {"name": listing.name(image), "file": chosen.file.name}
+    values: dict[str, Any] = {"name": listing.name(image), "file": chosen.file.name}
     if any(claim.row.caption != row.caption for claim in rivals):
         template = (
             "{name} has several rows with different captions (lines {lines} of {file}); the last is"
@@ -476,7 +474,7 @@ def _settled(
                 "duplicate-row", template, hint=_CHOOSE_ONE, path=chosen.file, lines=lines, **values
             )
         )
-    if surest == Sureness.OTHER_SUFFIX:
+    if best == MatchQuality.OTHER_SUFFIX:
         template = "{file}, line {line}: there is no {image}; {name} is taken for it"
         findings.append(
             warning(
@@ -494,7 +492,7 @@ def _settled(
 def _unmatched(row: Row, file: Path, match: Match, listing: Listing) -> Finding:
     values = {"file": file.name, "line": row.line, "image": row.file_name}
     if match.images:
-        # each of a thousand rows may mean any of a thousand images
+        # limited: many rows may match many images
         images = ", ".join(listing.name(image) for image in match.images[:MOST_NAMED]) + (
             " ..." if len(match.images) > MOST_NAMED else ""
         )

@@ -1,14 +1,11 @@
-r"""Signs in captions and sample prompts that mean something to another program, and are words to
-the text encoder.
+r"""Detects prompt syntax in captions and sample prompts, which the text encoder reads as words.
 
-    unescaped(caption)         "fox \(animal\)" -> "fox (animal)": the backslashes are for the
-                               WebUI's prompts, which take them out
-    foreign(text)              -> what else is in it: emphasis, wildcards, placeholders, options of
-                               other tools
-    caption_syntax(captions)   {image: (name, caption)} -> findings
-    prompt_syntax(prompts)     the same for sample prompts
-
-Called by dataset.scan, dataset.check, the worker and the tab's plan.
+unescaped(caption)         "fox \(animal\)" -> "fox (animal)": the WebUI removes these
+                           backslashes from prompts
+foreign(text)              -> other syntax: emphasis, wildcards, placeholders, options of other
+                           tools
+caption_syntax(captions)   {image: (name, caption)} -> findings
+prompt_syntax(prompts)     the same for sample prompts
 """
 
 from __future__ import annotations
@@ -57,12 +54,10 @@ _SORTS: tuple[tuple[re.Pattern[str], str], ...] = (
     ),
     (re.compile(r"(?<!\w)BREAK(?!\w)|(?<=\s)AND(?=\s)|\|\|\|"), "separator"),
 )
-"""(pattern, sort). Each pattern looks at a bounded piece from each place, so that its time grows
-with the text and no faster.
-"""
+"""(pattern, kind). Patterns have bounded length, so that matching takes linear time."""
 
 _SIGN = re.compile(r"[<\[\](){}%|]|__|--|BREAK|\bAND\b|(?i:negative prompt:|steps: )")
-"""Each of the patterns needs one of these, and few captions have any."""
+"""Each pattern needs one of these, which few captions have."""
 
 _CAPTIONS: dict[str, Message] = {
     "parameters": Message(
@@ -129,14 +124,12 @@ _PROMPT_HINT = (
 
 
 def unescaped(caption: str) -> str:
-    """A caption without the backslashes before brackets."""
+    """A caption without backslashes before brackets."""
     return _ESCAPED.sub(r"\1", caption)
 
 
 def foreign(text: str) -> dict[str, str]:
-    """{sort: the first example} of what a text holds of other programs' syntax, but for escaped
-    brackets.
-    """
+    """{kind: first example} of prompt syntax in a text, except escaped brackets."""
     found: dict[str, str] = {}
     if not _SIGN.search(text):
         return found
@@ -144,7 +137,7 @@ def foreign(text: str) -> dict[str, str]:
     plain = _ESCAPED.sub("  ", text)
     for pattern, sort in _SORTS:
         for match in pattern.finditer(plain):
-            # what one sort has is not another's as well
+            # each part of the text counts for one kind only
             if not any(start < match.end() and match.start() < end for start, end in taken):
                 taken.append(match.span())
                 found[sort] = _shortened(match[0])
@@ -153,8 +146,8 @@ def foreign(text: str) -> dict[str, str]:
 
 
 def caption_syntax(captions: Mapping[Path, tuple[str, str]]) -> list[Finding]:
-    """One warning for each sort of syntax, with how many captions hold it; one for each caption of
-    escaped brackets, which can be mended.
+    """One warning per kind of syntax, with the number of captions; one per caption with escaped
+    brackets, which can be fixed.
     """
     findings = [
         _escaped(path, name)
@@ -193,7 +186,7 @@ def _escaped(path: Path, name: str) -> Finding:
 
 
 def prompt_syntax(prompts: Sequence[str]) -> list[Finding]:
-    """A warning for each sort of syntax in sample prompts, with the first example."""
+    """A warning per kind of syntax in sample prompts, with the first example."""
     examples: dict[str, str] = {}
     for prompt in prompts:
         escaped = _ESCAPED.search(prompt)

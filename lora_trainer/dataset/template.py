@@ -1,15 +1,13 @@
-"""Captions built alike: the fields they are made of, and the words a dataset has agreed on.
+"""Structured captions: fields of a caption, and a dataset's vocabulary.
 
     compose(fields)            {"subject": "a red fox", "light": "soft light"} -> "a red fox, soft
                                light"
-    split(caption)             and back, as well as it can be told
+    split(caption)             the inverse, heuristically
     read_vocabulary(folder)    vocabulary.yaml beside the images -> Vocabulary; write_vocabulary
-    departures(captions, vocabulary)   the captions that depart from it, each with the caption as it
-                                       should be
+    departures(captions, vocabulary)   captions that deviate, each with the corrected one
 
-A vocabulary is an opening phrase for every caption, and preferred words: the one way to say a thing
-in this dataset, so that one thing is one thing to the model. Called by the command line and the
-tab.
+A vocabulary is an opening phrase for every caption, and preferred words, so that captions use the
+same words for the same things. Used by the command line and the tab.
 """
 
 from __future__ import annotations
@@ -20,27 +18,27 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import yaml
 
 from lora_trainer import files
 from lora_trainer.dataset.captions import edited, parts, tidy, variants, with_trigger_word
-from lora_trainer.dataset.findings import Finding, problem
+from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.dataset.text import read_text
 from lora_trainer.errors import ConfigError, DatasetError
 from lora_trainer.settings.schema import parse_yaml
 
 Field = Literal["subject", "action", "features", "scene", "style", "light", "colour"]
-"""The parts of a caption in their natural order. features: clothing, hair, material, whatever the
-subject has.
+"""The parts of a caption in their usual order. features: clothing, hair, material and other
+properties of the subject.
 """
 FIELDS: tuple[Field, ...] = get_args(Field)
 
 VOCABULARY_FILE = "vocabulary.yaml"
 ALIKE = 0.84
-"""difflib's ratio from which on two wordings are taken for one; different words of five letters
-that share four have 0.8.
+"""difflib ratio above which two wordings count as one; words of five letters that differ in one
+have 0.8.
 """
 
 _CUES: dict[Field, str] = {
@@ -69,14 +67,14 @@ _CUES: dict[Field, str] = {
     ),
     "action": r"\w{2,}ing",
 }
-"""What a part of a caption is recognised by, the surest field first."""
+"""Words by which parts are recognized, in order of precedence."""
 _CUE_PATTERNS = {name: re.compile(rf"\b({cue})\b", re.IGNORECASE) for name, cue in _CUES.items()}
 _WORD = re.compile(r"[^\W_]+(?:['’-][^\W_]+)*")
 
 
 def compose(fields: Mapping[Field, str], order: Sequence[Field] = FIELDS) -> str:
-    """The fields that say something, in the order given, with commas between them. Raises
-    DatasetError for a field there is not.
+    """The non-empty fields in the given order, joined with commas. Raises DatasetError for an
+    unknown field.
     """
     for name in fields:
         if name not in FIELDS:
@@ -90,11 +88,9 @@ def compose(fields: Mapping[Field, str], order: Sequence[Field] = FIELDS) -> str
 
 
 def split(caption: str, vocabulary: Vocabulary | None = None) -> dict[Field, str]:
-    """A caption's comma-separated parts sorted into fields: by the vocabulary's words first, then
-    by what such parts usually say.
+    """A caption's comma-separated parts by field: by the vocabulary first, then by typical words.
 
-    What nothing is known of is the subject where it stands first, and a feature elsewhere. No part
-    is lost. {} for an empty caption.
+    Unknown parts are the subject if first, otherwise features. {} for an empty caption.
     """
     found: dict[Field, list[str]] = {}
     for index, part in enumerate(parts(caption)):
@@ -118,9 +114,7 @@ def _field_of(part: str, vocabulary: Vocabulary | None) -> Field:
 
 
 def _is_preferred(part: str, vocabulary: Vocabulary | None) -> bool:
-    """Whether the vocabulary knows the first part of a caption as something other than the
-    subject.
-    """
+    """Whether the vocabulary has the caption's first part in a field other than the subject."""
     return vocabulary is not None and any(
         _contains(part, word) for words in vocabulary.fields.values() for word in words
     )
@@ -135,10 +129,10 @@ def _contains(text: str, phrase: str) -> bool:
 
 @dataclass(frozen=True, kw_only=True)
 class Vocabulary:
-    """The words a dataset has agreed on."""
+    """The preferred words of a dataset."""
 
     opening: str = ""
-    """The phrase every caption begins with, behind the trigger word; "" for none."""
+    """The phrase that every caption starts with, after the trigger word, or ""."""
     fields: Mapping[Field, tuple[str, ...]] = field(default_factory=dict)
     """Preferred words and phrases by field."""
 
@@ -149,21 +143,19 @@ class Vocabulary:
 
 @dataclass(frozen=True, kw_only=True)
 class Departure:
-    """One caption that departs from the vocabulary, in one or several ways."""
+    """A caption that deviates from the vocabulary."""
 
     name: str
-    """The image's."""
+    """The image's name."""
     caption: str
     lacks_opening: bool
     variants: tuple[tuple[str, str], ...]
-    """(as it is written, as it is preferred)."""
+    """(as written, as preferred)."""
     mended: str
 
 
 def read_vocabulary(folder: Path) -> Vocabulary | None:
-    """vocabulary.yaml in a dataset folder; None where there is none. Raises DatasetError for a file
-    that is none.
-    """
+    """vocabulary.yaml in a dataset folder, or None. Raises DatasetError if invalid."""
     path = folder / VOCABULARY_FILE
     if not path.exists():
         return None
@@ -178,9 +170,7 @@ def read_vocabulary(folder: Path) -> Vocabulary | None:
 
 
 def vocabulary_from(values: object, path: Path) -> Vocabulary:
-    """What YAML or JSON holds -> Vocabulary. `path` is for the sentence of the DatasetError
-    only.
-    """
+    """The content of YAML or JSON as a Vocabulary. `path` is for the message of DatasetError."""
     hint = "It holds `opening: a phrase`, and under `fields:` lists of words for {known}."
     known = ", ".join(FIELDS)
     if not isinstance(values, Mapping) or not set(values) <= {"opening", "fields"}:
@@ -218,7 +208,7 @@ def vocabulary_from(values: object, path: Path) -> Vocabulary:
 
 
 def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> Path:
-    """Writes vocabulary.yaml, whole or not at all; returns its path. Raises OSError."""
+    """Write vocabulary.yaml atomically. Returns its path. Raises OSError."""
     values = {
         "opening": vocabulary.opening,
         "fields": {name: list(words) for name, words in vocabulary.fields.items()},
@@ -228,14 +218,14 @@ def write_vocabulary(folder: Path, vocabulary: Vocabulary) -> Path:
     return path
 
 
-# --- captions against it --------------------------------------------------------------------------
+# --- comparing captions ---------------------------------------------------------------------------
 
 
 def departures(
     captions: Mapping[str, str], vocabulary: Vocabulary, trigger_word: str = ""
 ) -> list[Departure]:
-    """{image name: caption} -> those that lack the opening phrase, or say a preferred word in
-    another way. Empty captions are not judged.
+    """{image name: caption} -> those that lack the opening phrase, or have another wording of a
+    preferred word. Empty captions are ignored.
     """
     found = (
         _departure(name, caption, vocabulary, trigger_word.strip())
@@ -248,50 +238,30 @@ def departures(
 def vocabulary_findings(
     captions: Mapping[Path, tuple[str, str]], vocabulary: Vocabulary, trigger_word: str = ""
 ) -> list[Finding]:
-    """{image: (name, caption)} -> a warning for each departure; its mend is {"mend": "set_caption",
+    """{image: (name, caption)} -> a warning per departure, with the mend {"mend": "set_caption",
     "caption": ...}.
     """
     findings = []
     for path, (name, caption) in captions.items():
         for departure in departures({name: caption}, vocabulary, trigger_word):
-            mend = {"mend": "set_caption", "caption": departure.mended}
+            hint = "Captions that begin alike leave the opening phrase to what they share."
+            template = '{name}: the caption does not begin with "{opening}"'
+            values: dict[str, Any] = {"name": name, "opening": vocabulary.opening}
             if departure.variants:
                 hint = "One thing, one word: the model takes each wording for something of its own."
                 written, preferred = departure.variants[0]
                 template = '{name}: the caption says "{written}"; the vocabulary has "{preferred}"'
-                findings.append(
-                    problem(
-                        "vocabulary",
-                        template,
-                        hint=hint,
-                        path=path,
-                        mend=mend,
-                        name=name,
-                        written=written,
-                        preferred=preferred,
-                    )
-                )
-            else:
-                hint = "Captions that begin alike leave the opening phrase to what they share."
-                template = '{name}: the caption does not begin with "{opening}"'
-                findings.append(
-                    problem(
-                        "vocabulary",
-                        template,
-                        hint=hint,
-                        path=path,
-                        mend=mend,
-                        name=name,
-                        opening=vocabulary.opening,
-                    )
-                )
+                values = {"name": name, "written": written, "preferred": preferred}
+            mend = {"mend": "set_caption", "caption": departure.mended}
+            found = warning("vocabulary", template, hint=hint, path=path, mend=mend, **values)
+            findings.append(found)
     return findings
 
 
 def _departure(
     name: str, caption: str, vocabulary: Vocabulary, trigger_word: str
 ) -> Departure | None:
-    """The departures of all the lines of a caption, as one."""
+    """The departures of all lines of a caption, combined."""
     found = {
         line: _line_departure(name, line, vocabulary, trigger_word) for line in variants(caption)
     }
@@ -313,28 +283,32 @@ def _departure(
 def _line_departure(
     name: str, caption: str, vocabulary: Vocabulary, trigger_word: str
 ) -> Departure | None:
-    mended, said = tidy(caption), []
+    mended, found_text = tidy(caption), []
     for word in dict.fromkeys(
         (*([vocabulary.opening] if vocabulary.opening else []), *vocabulary.words)
     ):
-        # from the end, so that places in front stay right
+        # from the end, so that earlier positions stay valid
         for start, end in reversed(list(_variants(mended, word, vocabulary))):
-            said.append((mended[start:end], word))
+            found_text.append((mended[start:end], word))
             mended = mended[:start] + word + mended[end:]
     lacks_opening = bool(vocabulary.opening) and not _begins(
         mended, vocabulary.opening, trigger_word
     )
     if lacks_opening:
         mended = _opened(mended, vocabulary.opening, trigger_word)
-    if not lacks_opening and not said:
+    if not lacks_opening and not found_text:
         return None
     return Departure(
-        name=name, caption=caption, lacks_opening=lacks_opening, variants=tuple(said), mended=mended
+        name=name,
+        caption=caption,
+        lacks_opening=lacks_opening,
+        variants=tuple(found_text),
+        mended=mended,
     )
 
 
 def _without_trigger(caption: str, trigger_word: str) -> str:
-    """What follows a trigger word at the beginning."""
+    """The caption without the trigger word at its start."""
     if trigger_word and re.match(rf"{re.escape(trigger_word)}(?!\w)", caption, re.IGNORECASE):
         return caption[len(trigger_word) :].lstrip(" ,，")
     return caption
@@ -351,15 +325,15 @@ def _begins(caption: str, opening: str, trigger_word: str) -> bool:
 
 def _opened(caption: str, opening: str, trigger_word: str) -> str:
     rest = _without_trigger(caption, trigger_word)
-    # said elsewhere in the caption, it moves to the front
+    # move it to the front if it is elsewhere in the caption
     others = [part for part in parts(rest) if part.casefold() != opening.casefold()]
     opened = ", ".join([opening, *others])
     return with_trigger_word(opened, trigger_word) if rest != caption else opened
 
 
 def _variants(text: str, preferred: str, vocabulary: Vocabulary) -> Iterator[tuple[int, int]]:
-    """Where a text says a preferred phrase in another spelling, number or hyphenation; places of
-    characters, without overlaps.
+    """(start, end) of other spellings, numbers or hyphenations of a preferred phrase, without
+    overlaps.
     """
     words = list(_WORD.finditer(text))
     count = len(_WORD.findall(preferred))
@@ -378,10 +352,10 @@ def _variants(text: str, preferred: str, vocabulary: Vocabulary) -> Iterator[tup
             if length < 1 or start + length > len(words) or words[start].start() < free_from:
                 continue
             first, last = words[start].start(), words[start + length - 1].end()
-            said = text[first:last]
-            if any(settled[first:last]) or re.search("[,，]", said):
+            found_text = text[first:last]
+            if any(settled[first:last]) or re.search("[,，]", found_text):
                 continue
-            if _is_variant(said, preferred):
+            if _is_variant(found_text, preferred):
                 yield first, last
                 free_from = last
                 break
@@ -391,11 +365,10 @@ def _occurrences(text: str, word: str) -> Iterable[re.Match[str]]:
     return re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE)
 
 
-def _is_variant(said: str, preferred: str) -> bool:
-    one, other = said.casefold(), preferred.casefold()
+def _is_variant(found_text: str, preferred: str) -> bool:
+    one, other = found_text.casefold(), preferred.casefold()
     letters = _WORD.search(other)
-    # no other spelling begins with another letter; asked first, because it is asked of every word
-    # of every caption
+    # spellings have the same first letter; tested first, because this runs for every word
     return (
         letters is not None and one[0] == letters.group()[0] and _is_spelled_otherwise(one, other)
     )
@@ -407,7 +380,7 @@ def _is_spelled_otherwise(one: str, other: str) -> bool:
         return False
     if _key(one) == _key(other):
         return True
-    # a typing error; short words are too easily other words
+    # a typo; short words are too often other words
     return (
         len(other) >= 6
         and one[0] == other[0]
@@ -428,7 +401,7 @@ _SPELLINGS: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"(ss|x|ch|sh)es\b", r"\1"),
     (r"([^s])s\b", r"\1"),
 )
-"""British and American spelling, and plurals, made one."""
+"""Normalizes British and American spelling, and plurals."""
 
 
 @lru_cache(maxsize=50_000)

@@ -1,9 +1,7 @@
-"""Text files as people have them: bytes -> text and the encoding it was in; text -> bytes as a file
-had them.
+"""Text files in various encodings: bytes -> text and encoding; text -> bytes in a file's encoding.
 
-UTF-8 with or without a byte-order mark, UTF-16 with one (Excel's "Unicode text"), and what Windows
-wrote before: GBK, Shift JIS, Big5, the Western code page and its like, between which
-charset-normalizer decides. Called by whatever reads or writes captions.
+UTF-8 with or without BOM, UTF-16 with BOM (Excel's "Unicode text"), and legacy encodings of
+Windows: GBK, Shift JIS, Big5, the Western code page and others, which charset-normalizer detects.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from lora_trainer.errors import DatasetError
 
 LARGEST_CAPTION_FILE = 2**20
 LARGEST_TABLE = 16 * 2**20
-"""Bytes. 20,000 rows of 200 words are 24 MB, and no dataset has them."""
+"""In bytes. 20,000 rows of 200 words would be 24 MB."""
 
 _GUESSED = {
     "gb18030": "GBK",
@@ -31,12 +29,12 @@ _GUESSED = {
     "cp1251": "Windows-1251",
     "cp437": "DOS 437",
 }
-"""Python's names -> people's. Of equally plausible ones the first; GBK with the rarer characters
-Windows adds to it.
+"""Python's names -> usual names, in order of precedence for equal plausibility; GBK with Windows'
+additional characters.
 """
 _OF_FILES = tuple(name for name in _GUESSED if name != "cp437")
 _PLAUSIBLE = 0.05
-"""How much more of a mess, by charset-normalizer's measure, a reading may be than the best one."""
+"""How much charset-normalizer's chaos value may exceed the lowest one."""
 _SAMPLE = 16 * 2**10
 _LONGEST_QUOTE = 60
 _SAVE_AS_UTF8 = "Open it in a text editor and save it as UTF-8."
@@ -44,8 +42,8 @@ _SAVE_AS_UTF8 = "Open it in a text editor and save it as UTF-8."
 
 @dataclass(frozen=True, kw_only=True)
 class Text:
-    """What a file says, with `\\n` at the ends of lines, and how it was encoded, in Python's
-    words.
+    r"""A file's content, with `\
+    ` as line ends, and its encoding, as named in Python.
     """
 
     content: str
@@ -57,14 +55,14 @@ class Text:
 
 
 def read_text(path: Path, limit: int = LARGEST_CAPTION_FILE) -> Text:
-    """Reads a text file. Raises DatasetError when it cannot be opened, is larger than `limit`, or
-    is in no encoding known here.
+    """Read a text file. Raises DatasetError if it cannot be opened, is larger than `limit`, or has
+    an unknown encoding.
     """
     return decode(read_bytes(path, limit), path)
 
 
 def read_bytes(path: Path, limit: int = LARGEST_CAPTION_FILE) -> bytes:
-    """A file's bytes. Raises DatasetError when it cannot be opened, or is larger than `limit`."""
+    """A file's bytes. Raises DatasetError if it cannot be opened, or is larger than `limit`."""
     try:
         with path.open("rb") as file:
             data = file.read(limit + 1)
@@ -82,7 +80,7 @@ def read_bytes(path: Path, limit: int = LARGEST_CAPTION_FILE) -> bytes:
 
 
 def decode(data: bytes, path: Path) -> Text:
-    """Bytes -> Text. `path` is for the sentence of the DatasetError only."""
+    """Bytes -> Text. `path` is for the message of DatasetError."""
     encoding = "utf-8"
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         encoding = "utf-16"
@@ -110,8 +108,8 @@ def _decode_guessed(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> tu
     damaged = tolerant.count("\ufffd")
     intact = sum(character > "\x7f" for character in tolerant) - damaged
     line = data[: not_utf8.start].count(b"\n") + 1
-    # UTF-8 with one broken byte often passes as GBK, and would come out as other Chinese characters
-    # altogether. True GBK holds next to no sequences that are UTF-8 by accident.
+    # UTF-8 with one damaged byte is often valid GBK with other Chinese characters. Real GBK has
+    # hardly any sequences that are valid UTF-8.
     if intact > 3 * damaged:
         raise DatasetError(
             "{path} is damaged UTF-8 text (line {line})", hint=_SAVE_AS_UTF8, path=path, line=line
@@ -130,31 +128,28 @@ def _decode_guessed(data: bytes, path: Path, not_utf8: UnicodeDecodeError) -> tu
 
 
 def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list[str]:
-    """The encodings that text which is not UTF-8 may be in, the most plausible first; none, where
-    nothing it could say makes sense.
-
-    Looked at is what lines with such letters say.
+    """Encodings of text that is not UTF-8, most plausible first; empty if none makes sense. Only
+    lines with non-ASCII characters are used.
     """
-    # hosts have it by way of requests; it takes a moment to import, and is seldom needed
+    # imported here because it is slow and seldom needed; hosts have it as a dependency of requests
     from charset_normalizer import from_bytes
 
     lines = [line for line in re.split(rb"[\r\n]+", data) if not line.isascii()]
     sample = b"\n".join(lines)
     if len(sample) > _SAMPLE:
-        # at the end of a line: no letter is cut
+        # at a line end, to not cut a character
         sample = sample[:_SAMPLE].rpartition(b"\n")[0] or sample
     found: dict[str, float] = {}
-    # so much chaos is the rule in captions of a few words: what comes out is put in order here
+    # high threshold, because short captions have high chaos values; sorted below
     for match in from_bytes(sample, cp_isolation=list(among), threshold=0.5, explain=False):
         for name in {match.encoding, *match.could_be_from_charset} & set(among):
             found[name] = min(match.chaos, found.get(name, 1.0))
     if not _is_simplified_chinese(sample) or ("cp949" in found and _is_korean(sample)):
         found.pop("gb18030", None)
     elif "gb18030" in found:
-        found["gb18030"] -= (
-            _PLAUSIBLE  # captions that mix names of files with a few Chinese words count as a mess
-        )
-    # accented letters lie below 0xA6 in DOS's code page, and above 0xBF in Windows's
+        # file names mixed with a few Chinese words have high chaos values
+        found["gb18030"] -= _PLAUSIBLE
+    # accented letters are below 0xA6 in the DOS code page, above 0xBF in Windows'
     found.pop(
         "cp1252" if "cp437" in found and re.search(rb"[\x80-\xa5]", sample) else "cp437", None
     )
@@ -164,8 +159,8 @@ def plausible_encodings(data: bytes, among: tuple[str, ...] = _OF_FILES) -> list
 
 
 def _is_simplified_chinese(data: bytes) -> bool:
-    """Whether a text, read as GBK, holds what people write: GB 2312, but for a character here and
-    there. Other encodings read as GBK do not.
+    """Whether a text, read as GBK, has mostly characters of GB 2312. Texts in other encodings do
+    not.
     """
     signs = [sign for sign in data.decode("gb18030", errors="replace") if sign > "\x7f"]
     rare = sum(not _is_in(sign, "gb2312") for sign in signs)
@@ -173,8 +168,8 @@ def _is_simplified_chinese(data: bytes) -> bool:
 
 
 def _is_korean(data: bytes) -> bool:
-    """Whether a text, read as EUC-KR, is Hangul through and through: of Chinese in GBK, hardly six
-    signs in a row look like that.
+    """Whether a text, read as EUC-KR, is all Hangul. Chinese in GBK hardly ever is, for six or more
+    characters.
     """
     signs = [sign for sign in data.decode("cp949", errors="replace") if sign > "\x7f"]
     return len(signs) >= 6 and all("\uac00" <= sign <= "\ud7a3" for sign in signs)
@@ -189,8 +184,8 @@ def _is_in(sign: str, encoding: str) -> bool:
 
 
 def guessed_encoding(text: Text, path: Path, name: str) -> list[Finding]:
-    """A warning when the encoding was guessed: old encodings cannot be told from each other for
-    certain. It quotes what came out.
+    """A warning that the encoding was guessed, quoting the result: legacy encodings cannot be
+    distinguished with certainty.
     """
     if not text.is_guess:
         return []
@@ -212,10 +207,8 @@ def guessed_encoding(text: Text, path: Path, name: str) -> list[Finding]:
 
 
 def encode_like(content: str, before: bytes, path: Path) -> bytes:
-    """Text -> bytes, in the encoding, and with the byte-order mark, that `before` has: what a file
-    held until now.
-
-    Where that could not be read back as the same text, it is UTF-8 with a mark.
+    """Text -> bytes in the encoding, and with the BOM, of `before`, the file's previous content.
+    UTF-8 with BOM if that would not be read back as the same text.
     """
     if before.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         mark = before[:2]
@@ -235,14 +228,14 @@ def encode_like(content: str, before: bytes, path: Path) -> bytes:
             return content.encode("utf-8-sig")
     plain = content.replace("\r\n", "\n").replace("\r", "\n")
     try:
-        # a few letters of an old encoding may happen to be valid UTF-8, or to look like another one
+        # short texts in legacy encodings may be valid UTF-8, or detected as another encoding
         return data if decode(data, path).content == plain else content.encode("utf-8-sig")
     except DatasetError:
         return content.encode("utf-8-sig")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Writes encoded text, whole or not at all. Raises DatasetError."""
+    """Write encoded text atomically. Raises DatasetError."""
     try:
         files.write_bytes(path, data)
     except OSError as error:

@@ -1,13 +1,10 @@
-"""A caption as its text encoder sees it: tokens, the pieces of 75, what falls off the end; and what
-a trigger word is to CLIP before any training.
+"""Captions as tokens: chunks of 75, truncation; and whether a trigger word has a meaning for CLIP.
 
-    read_end(text, tokenize, limit)  -> the place in a caption where it is cut
-    look_at_trigger(word, tokenize)  -> TriggerView   one token or several, rare or full of meaning
-                                                      already
-    piece_ends(ids)                  -> where tokens are cut into pieces, for training as well
+    read_end(text, tokenize, limit)  -> the position where a caption is truncated
+    look_at_trigger(word, tokenize)  -> TriggerView   number of tokens, and how common they are
+    piece_ends(ids)                  -> where token ids are split into chunks, also in training
 
-The tokenizer comes in as an argument, so that this needs no library: checkpoint.tokenizer.tokenize
-is one, with CLIP's own vocabulary. Called by the command line, training.encode and the tab.
+The tokenizer is an argument, such as checkpoint.tokenizer.tokenize, so that no library is needed.
 """
 
 from __future__ import annotations
@@ -19,26 +16,27 @@ from typing import Literal, NamedTuple
 from lora_trainer.errors import Message
 
 PIECE = 75
-"""Tokens in a piece, without its start and end."""
+"""Tokens per chunk, without start and end."""
 COMMA = 267
-"""CLIP's token for a comma."""
+"""CLIP's token id of a comma."""
 COMMA_BACKTRACK = 20
-"""A piece is preferably cut after a comma among its last so many tokens."""
+"""A chunk is split after a comma within its last tokens, if there is one."""
 COMMON = 20_000
-"""Tokens are numbered by how often they were joined when the vocabulary was made: a whole word
-below is common English.
+"""Token ids are ordered by frequency in the vocabulary's corpus: whole words below this are common
+English.
 """
 RARE = 40_000
-"""From here on a word was rare in the text the vocabulary was made from, and means little."""
+"""Whole words from this id on were rare in the corpus."""
 
 
 class Token(NamedTuple):
-    """One token of a text."""
+    """A token of a text."""
 
     id: int
     start: int
-    """Its first character in the text, and the one behind its last."""
+    """Position of its first character."""
     end: int
+    """Position after its last character."""
 
 
 Tokenize = Callable[[str], Sequence[Token]]
@@ -49,13 +47,13 @@ TriggerKind = Literal["rare", "uncommon", "common", "made-up", "phrase"]
 
 @dataclass(frozen=True, kw_only=True)
 class TriggerView:
-    """What a trigger word is to the text encoder before training."""
+    """What a trigger word means to the untrained text encoder."""
 
     word: str
     parts: tuple[tuple[str, int], ...]
     """(text, token id) in order."""
     kind: TriggerKind
-    """rare, uncommon, common: one token, by its rank. made-up: several tokens in one word. phrase:
+    """rare, uncommon, common: one token, by its id. made-up: several tokens in one word. phrase:
     several words.
     """
     is_good: bool
@@ -64,10 +62,9 @@ class TriggerView:
 
 
 def piece_ends(ids: Sequence[int]) -> list[int]:
-    """Token ids -> the index behind the last token of each piece; one piece at least.
+    """Token ids -> the end index of each chunk; at least one chunk.
 
-    As A1111 1.10.1 cuts prompts (modules/sd_hijack_clip.py): at 75 tokens, or after a comma among
-    the last 20 of them.
+    Like A1111 1.10.1 (modules/sd_hijack_clip.py): at 75 tokens, or after a comma among the last 20.
     """
     ends: list[int] = []
     start, last_comma = 0, -1
@@ -83,18 +80,14 @@ def piece_ends(ids: Sequence[int]) -> list[int]:
 
 
 def read_end(text: str, tokenize: Tokenize, limit: int = PIECE) -> int:
-    """The character from which on a text is not read, when `limit` tokens (75, 150 or 225) are; its
-    length where all of it is.
-    """
+    """The position where a text is truncated at `limit` tokens (75, 150 or 225), or its length."""
     tokens = tokenize(text)
     read = piece_ends([token.id for token in tokens])[: max(1, limit // PIECE)][-1]
     return tokens[read - 1].end if read < len(tokens) else len(text)
 
 
 def look_at_trigger(word: str, tokenize: Tokenize) -> TriggerView:
-    """Whether a trigger word is free to take a new meaning. Raises nothing: an empty word is a
-    phrase of no parts.
-    """
+    """Whether a trigger word is free to take a new meaning. Never raises."""
     word = word.strip()
     tokens = tokenize(word)
     parts = tuple((word[token.start : token.end], token.id) for token in tokens)

@@ -1,11 +1,9 @@
-"""What lies in a dataset's folder and is not read, though somebody may have meant it to be: each is
-named, so that nothing vanishes without a word.
+"""Reports files in a dataset's folder that are not read but may have been meant to be.
 
-    unread_captions(listing, images, read)   files that look like captions of images that have none
-    left_out(listing)                        pictures by an odd name, texts without a picture
+    unread_captions(listing, images, read)   files that look like captions of images without one
+    left_out(listing)                        images with other suffixes, texts without an image
 
-Called by dataset.sources and dataset.scan. Files are opened, but only as far as it needs to tell
-what they are.
+Files are opened as far as needed to identify them.
 """
 
 from __future__ import annotations
@@ -26,20 +24,9 @@ from lora_trainer.files import NotJson
 
 _WORKBOOKS = frozenset({".xlsx", ".xls", ".ods", ".parquet", ".arrow", ".feather"})
 _NO_CAPTIONS = frozenset(
-    {
-        "readme",
-        "license",
-        "licence",
-        "copying",
-        "changelog",
-        "requirements",
-        "notes",
-        "note",
-        "说明",
-        "许可",
-    }
+    "readme license licence copying changelog requirements notes note 说明 许可".split()
 )
-"""Texts that lie in many a folder, by their names without the suffix."""
+"""Common names of texts that are no captions, without suffix."""
 _PICTURES_BEGIN = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"RIFF", b"BM", b"II*\0", b"MM\0*")
 _SIGN = re.compile(r"[\W_]+")
 _KEY_OF_CAPTIONS = re.compile(
@@ -54,8 +41,8 @@ _NAMED = 5
 def unread_captions(
     listing: Listing, lacking: Sequence[Path], read: Collection[Path]
 ) -> list[Finding]:
-    """One error that names the files that look like captions of the images `lacking` one; `read`
-    are files that were.
+    """One error with the files that look like captions of images `lacking` one; `read` are files
+    that were read.
     """
     if not lacking:
         return []
@@ -97,7 +84,7 @@ def _is_caption_like(path: Path, stems: Collection[str], names: Sequence[str]) -
 
 
 def _is_named_like(stem: str, stems: Collection[str]) -> bool:
-    """Whether a name is one of `stems`, with words behind it or without: a.png.caption, a_tags."""
+    """Whether a name is one of `stems`, optionally followed by words: a.png.caption, a_tags."""
     return any(
         folded(stem[:end]) in stems
         for end in (*(sign.start() for sign in _SIGN.finditer(stem)), len(stem))
@@ -105,8 +92,8 @@ def _is_named_like(stem: str, stems: Collection[str]) -> bool:
 
 
 def _is_unread_json(path: Path) -> bool:
-    """Whether the JSON beside an image holds words for it, but in a form that is not known: a
-    booru's tags by kind, say.
+    """Whether the JSON beside an image has captions in an unknown form, such as a booru's tags by
+    kind.
     """
     try:
         content = read_text(path).content
@@ -129,7 +116,7 @@ def _head(path: Path) -> bytes:
 
 
 def is_text_file(path: Path) -> bool:
-    """Whether a file says something to people, by its first bytes."""
+    """Whether a file's first bytes are text."""
     return _is_text(_head(path))
 
 
@@ -138,9 +125,7 @@ def _is_text(head: bytes) -> bool:
 
 
 def left_out(listing: Listing) -> list[Finding]:
-    """A warning for each picture whose name does not say that it is one, and one for the texts that
-    belong to no picture.
-    """
+    """A warning for each image whose suffix does not say so, and one for texts without an image."""
     return [
         *(finding for path in listing.rest if (finding := _odd_picture(path, listing))),
         *_without_picture(listing),

@@ -1,8 +1,8 @@
-"""The demo: a small drawn world, a small real checkpoint trained on it, and what a LoRA can show
-with both.
+"""The demo: generated images of simple shapes, a small checkpoint trained on them, and a LoRA
+trained with both.
 """
 
 from pathlib import Path
 
 EMBEDDED = Path(__file__).with_name("embedded.safetensors")
-"""The embedded checkpoint: a WebUI file like any other, made by `make_checkpoint`."""
+"""The embedded checkpoint, in the WebUI's format, made by tests/embedded/make_checkpoint.py."""

@@ -1,10 +1,7 @@
-"""Looks at a picture of the drawn world and says what it shows: colour statistics and shape
-matching, no network.
+"""Evaluates a generated image: colour statistics and shape matching, without a network.
 
-In: a picture, of whatever origin. Out: a `SceneReading` (shape, colour, size, position,
-background), and single numbers that say how much of a concept's style or character a picture has.
-The demo's report and the tests judge generated pictures with it; that it reads drawn pictures right
-is tested. Pillow and numpy only.
+Image -> `SceneReading` (shape, colour, size, position, background), and numbers that measure a
+concept's style or character. Used by the demo's report and tests. Pillow and numpy only.
 """
 
 from __future__ import annotations
@@ -24,16 +21,16 @@ from lora_trainer.demo.world import Canvas, Jitter, Plane, Scene
 
 ATTRIBUTES = ("shape", "colour", "size", "position", "background")
 VISIBLE = 9.0
-"""CIELAB distance from the background below which there is nothing to be seen."""
+"""CIELAB distance from the background below which nothing is visible."""
 TUBE = 2.0
-"""How far a glowing line reaches beyond the outline it follows, in pixels."""
+"""Half width of a neon line, in pixels."""
 LUMINANCE = np.array([0.2126, 0.7152, 0.0722])
 
 
 @dataclass(frozen=True, kw_only=True)
 class SceneReading:
-    """What a picture seems to show; the thing's attributes are empty where nothing stands out from
-    the background.
+    """What an image shows; the object's attributes are empty if nothing stands out from the
+    background.
     """
 
     shape: str = ""
@@ -42,11 +39,11 @@ class SceneReading:
     position: str = ""
     background: str
     fit: float = 0.0
-    """How well the best shape covers the thing seen, 0 to 1."""
+    """Overlap of the best shape with the object, 0 to 1."""
 
 
 def pixels(image: Image.Image) -> Canvas:
-    """(64, 64, 3), 0 to 255, whatever the picture's size."""
+    """(64, 64, 3), 0 to 255, resized if needed."""
     image = image.convert("RGB")
     if image.size != (world.SIDE, world.SIDE):
         image = image.resize((world.SIDE, world.SIDE), Image.Resampling.BOX)
@@ -73,13 +70,13 @@ def lab(rgb: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def nearest_colour(rgb: NDArray[np.float64]) -> str:
-    """The palette's word for a colour."""
+    """The name of the nearest colour in the palette."""
     distances = np.linalg.norm(lab(np.array(list(world.PALETTE.values()))) - lab(rgb), axis=1)
     return list(world.PALETTE)[int(distances.argmin())]
 
 
 def background_colour(canvas: Canvas) -> NDArray[np.float64]:
-    """The median colour along the picture's edge; things touch it only here and there."""
+    """The median colour along the image's edge."""
     rim = np.concatenate(
         [
             canvas[:2].reshape(-1, 3),
@@ -93,29 +90,27 @@ def background_colour(canvas: Canvas) -> NDArray[np.float64]:
 
 
 def covered(canvas: Canvas) -> Plane:
-    """How much each pixel belongs to the thing rather than to the background, 0 to 1: where it
-    stands on the way between the two colours.
+    """How much each pixel belongs to the object, 0 to 1, from its colour's position between
+    background and object.
     """
     background = background_colour(canvas)
     distance = np.linalg.norm(lab(canvas) - lab(background), axis=-1)
     far = float(np.percentile(distance, 97))
     if far < VISIBLE:
         return np.zeros_like(distance)
-    # the thing's own colour, not the edge's: a small star is 3 % of the picture
+    # the object's colour, not its edge's: a small star is 3 % of the image
     full = float(np.median(distance[distance >= 0.7 * far]))
     mask: Plane = np.clip((distance / full - 0.12) / 0.76, 0.0, 1.0)
     return mask
 
 
 def _grey(levels: NDArray[Any]) -> Image.Image:
-    # a copy: Pillow quietly does not fill an image that shares numpy's memory
+    # a copy: Pillow does not fill an image that shares numpy's memory
     return Image.fromarray(levels.astype(np.uint8), "L").copy()
 
 
 def filled(mask: Plane) -> Plane:
-    """A thing's mask with everything inside its outline made part of it: what cannot be reached
-    from the picture's edge.
-    """
+    """The mask with everything inside its outline filled."""
     plane = _grey(np.where(np.pad(mask, 1) > 0.4, 255, 0))
     ImageDraw.floodfill(plane, (0, 0), 128)
     inside = np.asarray(plane)[1:-1, 1:-1] == 0
@@ -124,7 +119,7 @@ def filled(mask: Plane) -> Plane:
 
 @dataclass(frozen=True, kw_only=True)
 class _Form:
-    """A shape of radius 1 around (0, 0): its area, and the middle of its area."""
+    """A shape of radius 1 around (0, 0): its area and centroid."""
 
     area: float
     middle: tuple[float, float]
@@ -141,9 +136,7 @@ def _form(shape: str) -> _Form:
 
 
 def _matched(mask: Plane, shape: str) -> tuple[float, float, float, float]:
-    """A shape laid over the mask with the same area and middle: how well it covers it (0 to 1), its
-    radius and its centre.
-    """
+    """A shape fitted to the mask's area and centroid: overlap (0 to 1), radius and centre."""
     x, y = world.pixel_grid(world.SIDE)
     total = mask.sum()
     form = _form(shape)
@@ -162,9 +155,7 @@ def _matched(mask: Plane, shape: str) -> tuple[float, float, float, float]:
 
 
 def read(image: Image.Image, outlined: bool = False) -> SceneReading:
-    """What the picture shows. outlined: the thing is drawn as a line, as in neon; its inside counts
-    as part of it.
-    """
+    """What the image shows. outlined: the object is a line, as in neon; its inside is filled."""
     canvas = pixels(image)
     background = nearest_colour(background_colour(canvas))
     mask = covered(canvas)
@@ -187,7 +178,7 @@ def read(image: Image.Image, outlined: bool = False) -> SceneReading:
 
 
 def _largest(mask: Plane) -> Plane:
-    """The mask without specks apart from the largest thing."""
+    """The mask of the largest object only."""
     plane = _grey(np.where(mask > 0.3, 1, 0))
     label, sizes = 2, {}
     while label < 250 and (np.asarray(plane) == 1).any():
@@ -212,23 +203,23 @@ def _position(centre_x: float, centre_y: float, size: str) -> str:
 
 
 def obeyed(image: Image.Image, scene: Scene, outlined: bool = False) -> dict[str, bool]:
-    """For each attribute, whether the picture shows what the scene asks for."""
+    """For each attribute, whether the image agrees with the scene."""
     reading = read(image, outlined)
     return {name: getattr(reading, name) == getattr(scene, name) for name in ATTRIBUTES}
 
 
-# How much of a style or a character a picture has
+# Measures of a style or character
 
 
 def saturation(image: Image.Image) -> float:
-    """Mean difference of the strongest and the weakest of red, green and blue, 0 (grey) to 1."""
+    """Mean of max(R, G, B) - min(R, G, B), 0 (grey) to 1."""
     canvas = pixels(image)
     return float((canvas.max(axis=-1) - canvas.min(axis=-1)).mean() / 255)
 
 
 def edge_softness(image: Image.Image) -> float:
-    """How many pixels the way from background to thing takes, where it is steepest: about 1.5 for a
-    drawn edge, 6 and more for a running one.
+    """Width in pixels of the transition from background to object: about 1.5 as drawn, 6 and more
+    if blurred.
     """
     mask = covered(pixels(image))
     steepness = np.hypot(*np.gradient(mask))
@@ -237,8 +228,8 @@ def edge_softness(image: Image.Image) -> float:
 
 
 def grain(image: Image.Image) -> float:
-    """How strongly the background bears the paper's lines: their height in levels of 255; about 0
-    without, 9 as drawn.
+    """Amplitude of the paper's lines in the background, in levels of 255: about 0 without, 9 as
+    drawn.
     """
     canvas = pixels(image)
     brightness = canvas @ LUMINANCE
@@ -252,13 +243,13 @@ def grain(image: Image.Image) -> float:
 
 
 def darkness(image: Image.Image) -> float:
-    """How dark the background is, 0 (white) to 1 (black)."""
+    """Darkness of the background, 0 (white) to 1 (black)."""
     return 1 - float(background_colour(pixels(image)) @ LUMINANCE) / 255
 
 
 def neon_glow(image: Image.Image) -> float:
-    """How much brighter the line around the thing is than its inside, on how dark a background: 0
-    (filled, or by day) to about 1.
+    """How much brighter the outline is than the inside, weighted by the background's darkness: 0 to
+    about 1.
     """
     canvas = pixels(image)
     night = max(0.0, 1 - float(background_colour(canvas) @ LUMINANCE) / 128)
@@ -278,8 +269,8 @@ def neon_glow(image: Image.Image) -> float:
 
 
 def likeness(image: Image.Image) -> float:
-    """How much the most zorbl-like spot of the picture resembles the zorbl: correlation of its
-    colours, below 0.5 for other things, 1 for itself.
+    """Highest correlation with the zorbl at any position: below 0.5 for other objects, 1 for
+    itself.
     """
     canvas = pixels(image)
     return max(_correlation(canvas[inside], colours) for inside, colours in _zorbls())
@@ -287,8 +278,8 @@ def likeness(image: Image.Image) -> float:
 
 @cache
 def _zorbls() -> tuple[tuple[NDArray[np.bool_], NDArray[np.float64]], ...]:
-    """The zorbl at every size, place and small shift: where it covers the picture, and its colours
-    there.
+    """The zorbl at every size and position with small shifts: the pixels it covers, and their
+    colours.
     """
     return tuple(_all_zorbls())
 
@@ -313,8 +304,8 @@ def _all_zorbls() -> Iterator[tuple[NDArray[np.bool_], NDArray[np.float64]]]:
 
 
 def _correlation(seen: NDArray[np.float64], wanted: NDArray[np.float64]) -> float:
-    """Pearson's, over all pixels and each colour channel apart, averaged; 0 where a channel does
-    not vary.
+    """Pearson's correlation over all pixels, averaged over colour channels; 0 for a constant
+    channel.
     """
     seen, wanted = seen - seen.mean(axis=0), wanted - wanted.mean(axis=0)
     scale = np.sqrt((seen**2).sum(axis=0) * (wanted**2).sum(axis=0))

@@ -1,10 +1,4 @@
-"""How well a checkpoint does what its prompts say: pictures for many scenes at once, judged by
-`measure`.
-
-In: Parts. Out: pictures, and the share of prompts obeyed for each attribute. Called by the maker of
-the embedded checkpoint and by tests; the demo's own pictures come from `training.preview`, as the
-user's do.
-"""
+"""Prompt adherence: generates images for many scenes and evaluates them with `measure`."""
 
 from __future__ import annotations
 
@@ -23,7 +17,7 @@ from lora_trainer.families.stable_diffusion import SD1
 
 
 def prompt_of(scene: Scene) -> str:
-    """All attributes of a scene in the world's plainest words."""
+    """All attributes of a scene as a prompt."""
     return world.describe(scene, random.Random(0), leave_out=0.0)
 
 
@@ -41,8 +35,8 @@ def text_states(parts: Parts, prompts: Sequence[str]) -> torch.Tensor:
 def sample(
     parts: Parts, prompts: Sequence[str], seed: int, step_count: int = 25, guidance: float = 4.0
 ) -> list[Image.Image]:
-    """One 64 x 64 picture per prompt by DDIM and classifier-free guidance (arXiv 2207.12598). The
-    same seed gives the same pictures.
+    """One 64 x 64 image per prompt, with DDIM and classifier-free guidance (arXiv 2207.12598).
+    Deterministic in `seed`.
     """
     count = len(prompts)
     text = torch.cat([text_states(parts, [""]).expand(count, -1, -1), text_states(parts, prompts)])
@@ -64,7 +58,7 @@ def sample(
 
 
 def to_images(pictures: torch.Tensor) -> list[Image.Image]:
-    """(B, 3, side, side) in [-1, 1] -> pictures."""
+    """(B, 3, side, side) in [-1, 1] -> images."""
     levels = (
         ((pictures.float().clamp(-1, 1) + 1) * 127.5)
         .round()
@@ -81,8 +75,8 @@ def random_scenes(count: int, seed: int) -> list[Scene]:
 
 
 def shares_obeyed(images: Sequence[Image.Image], scenes: Sequence[Scene]) -> dict[str, float]:
-    """For each attribute, the share of pictures that show what their scene asks for; `all` where
-    nothing is wrong.
+    """For each attribute, the share of images that agree with their scene; `all`: in every
+    attribute.
     """
     judged = [measure.obeyed(image, scene) for image, scene in zip(images, scenes, strict=True)]
     shares = {

@@ -1,12 +1,11 @@
-"""Proof that a LoRA does its job: how much of a concept it shows at each strength, and how much of
-the prompt survives.
+"""Evaluates LoRAs: how much of a concept they show at each strength, and how much of the prompt is
+kept.
 
-    LoRA files (trained as the demo trains) -> pictures at strengths 0 to 1 -> `Judgement`s -> a
-    table
+    LoRA files (trained as in the demo) -> images at strengths 0 to 1 -> `Judgement`s -> a table
 
-Pictures are made from the exported file applied to the embedded checkpoint as a host applies it
-(`adapters.apply`), for scenes that were not in the training pictures. `measure` judges them.
-`python -m lora_trainer demo --report` and tests/demo call it.
+The exported file is merged into the embedded checkpoint as a host does (`adapters.apply`), for
+scenes that are not in the training images. Used by `python -m lora_trainer demo --report` and
+tests/demo.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import torch
 from PIL import Image
 
 from lora_trainer import files
-from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.console import Console
@@ -48,13 +47,13 @@ MEASURES: dict[str, dict[str, Callable[[Image.Image], float]]] = {
     "neon": {"darkness": measure.darkness, "neon glow": measure.neon_glow},
     "zorbl": {"likeness": measure.likeness},
 }
-"""What is measured of each concept."""
+"""The measures of each concept."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """A concept's pictures at one strength. presence: 0 as the base, 1 as the drawn concept.
-    survival: share of the prompts' words obeyed.
+    """Results at one strength. presence: 0 as in the base, 1 as in drawings. survival: share of the
+    prompts' attributes kept.
     """
 
     strength: float
@@ -65,16 +64,16 @@ class Judgement:
 
 @dataclass(frozen=True)
 class Verdict:
-    """All strengths of one LoRA, and whether it passes."""
+    """Results at all strengths, and whether the LoRA passes."""
 
     concept: str
     judgements: tuple[Judgement, ...]
     base_unchanged: bool
-    """The pictures at strength 0 equal the base's, bit for bit."""
+    """Whether images at strength 0 are bit-identical to the base's."""
 
     @property
     def failures(self) -> list[str]:
-        """What is not as it should be; empty for a LoRA that does its job."""
+        """What is wrong, as sentences; empty if it passes."""
         presences = [judgement.presence for judgement in self.judgements]
         found = []
         if not self.base_unchanged:
@@ -92,14 +91,14 @@ class Verdict:
 
 
 def judged_scenes(concept: str, count: int = SCENES) -> list[tuple[Scene, str]]:
-    """Scenes and prompts for judging, worded as the training captions are."""
+    """Scenes and prompts, worded like the training captions."""
     rng = random.Random(f"judged {concept}")
     scenes = [CONCEPTS[concept].scene(rng) for _ in range(count)]
     return [(scene, CONCEPTS[concept].caption(scene, rng)) for scene in scenes]
 
 
-def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[Prompted]) -> list[Image.Image]:
-    """One picture a prompt, always from the same noise."""
+def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[LoraTag]) -> list[Image.Image]:
+    """One image per prompt, from the same noise."""
     with applied(parts, loras):
         return obedience.sample(parts, prompts, SEED, step_count=20)
 
@@ -107,7 +106,7 @@ def pictures(parts: Parts, prompts: Sequence[str], loras: Sequence[Prompted]) ->
 def judge(
     parts: Parts, concept: str, lora: Path, strengths: Sequence[float] = STRENGTHS
 ) -> Verdict:
-    """Make pictures at each strength and measure them."""
+    """Generate and evaluate images at each strength."""
     scenes = judged_scenes(concept)
     prompts = [prompt for _, prompt in scenes]
     drawn = [drawing.image for drawing in world.draw_concept(concept, 24, SEED)]
@@ -116,7 +115,7 @@ def judge(
     judgements = []
     unchanged = True
     for strength in strengths:
-        made = pictures(parts, prompts, [Prompted(lora, strength)])
+        made = pictures(parts, prompts, [LoraTag(lora, strength)])
         if strength == 0:
             unchanged = all(
                 picture.tobytes() == before.tobytes()
@@ -136,11 +135,9 @@ def judge(
 
 
 def survival(concept: str, made: Sequence[Image.Image], scenes: Sequence[Scene]) -> float:
-    """Share of the words the concept leaves standing (size, position ...; a style keeps the shape
-    as well) that the pictures obey.
-    """
+    """Share of the prompts' attributes that the concept should keep and the images show."""
     chosen = CONCEPTS[concept]
-    names = [*chosen.said, *(["shape"] if chosen.kind == "style" else [])]
+    names = [*chosen.mentioned, *(["shape"] if chosen.kind == "style" else [])]
     kept = [
         measure.obeyed(picture, scene, outlined=concept == "neon")
         for picture, scene in zip(made, scenes, strict=True)
@@ -163,10 +160,10 @@ def train_concept(
     spoil: Callable[[Path], None] | None = None,
     **changes: object,
 ) -> Path:
-    """Train a concept as the demo does, without its pictures. Returns the LoRA file. `spoil` may
-    harm the training set first.
+    """Train a concept as in the demo, without previews. Returns the LoRA file. `spoil` may modify
+    the dataset first.
 
-    Raises TrainingError when the run does not finish.
+    Raises TrainingError if the run does not finish.
     """
     world.write_concept(place / "images", concept, RECIPES[concept].image_count, seed)
     if spoil is not None:
@@ -185,7 +182,7 @@ def train_concept(
 
 
 def run_report(output: Path) -> int:
-    """Train every concept, judge it, and write report.md and report.json. Returns 0 if all pass."""
+    """Train and evaluate every concept; write report.md and report.json. Returns 0 if all pass."""
     place = folders.free_folder(output.absolute())
     parts = open_checkpoint(embedded_checkpoint()).load(torch.float32)
     started = time.monotonic()
@@ -212,8 +209,8 @@ def run_report(output: Path) -> int:
 
 @dataclass(frozen=True)
 class Pair:
-    """The character and the ink style in one prompt: how much of each shows, with neither LoRA,
-    either, and both.
+    """The character and the ink style in one prompt: measures with neither LoRA, either, and
+    both.
     """
 
     likeness: Mapping[str, float]
@@ -221,8 +218,8 @@ class Pair:
 
     @property
     def failures(self) -> list[str]:
-        """Both have to be seen together: at least half of what each shows alone above the base, for
-        the character; paper lines, for the style.
+        """Together, at least half of the character's gain in likeness, and visible paper grain, are
+        required.
         """
         found = []
         halfway = (self.likeness["neither"] + self.likeness["character"]) / 2
@@ -234,19 +231,19 @@ class Pair:
 
 
 def judge_two(parts: Parts, character: Path, style: Path, strength: float = 0.8) -> Pair:
-    """Make pictures of the character in the ink style with both LoRAs, as `<lora:zorbl:0.8>
-    <lora:ink:0.8>` would.
+    """Generate the character in the ink style with both LoRAs, like `<lora:zorbl:0.8>
+    <lora:ink:0.8>`.
     """
     rng = random.Random("both")
     prompts = [
         f"a big zorbl {where}, {CONCEPTS['ink'].trigger} style"
         for where in rng.choices(PLACES, k=SCENES)
     ]
-    cases: dict[str, list[Prompted]] = {
+    cases: dict[str, list[LoraTag]] = {
         "neither": [],
-        "character": [Prompted(character, strength)],
-        "style": [Prompted(style, strength)],
-        "both": [Prompted(character, strength), Prompted(style, strength)],
+        "character": [LoraTag(character, strength)],
+        "style": [LoraTag(style, strength)],
+        "both": [LoraTag(character, strength), LoraTag(style, strength)],
     }
     made = {name: pictures(parts, prompts, loras) for name, loras in cases.items()}
     return Pair(

@@ -1,11 +1,11 @@
-"""The demo: the product's main job, whole, on drawn pictures and the embedded checkpoint, and one
-picture that shows what was learned.
+"""The demo: trains a LoRA on generated images with the embedded checkpoint, and draws a comparison
+grid.
 
     draw a concept -> check it -> train a LoRA -> deliver it -> rows of prompts, columns of
     strengths
 
-Everything goes the way of a user's own run: the worker process, the run folder, the delivery.
-`python -m lora_trainer demo` calls it.
+Uses the worker process, run folder and delivery like any run. Called by `python -m lora_trainer
+demo`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ZOOM = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """How a concept is trained and shown."""
+    """Settings of a concept's training and previews."""
 
     prompts: tuple[str, ...]
     steps: int = 250
@@ -76,7 +76,7 @@ RECIPES = {
 
 
 def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
-    """Train the concept's LoRA in `output` (or output-2 ... if something is in that) and draw the
+    """Train the concept's LoRA in `output` (or output-2 ... if that is not empty) and draw the
     grid. Returns the worker's exit status.
     """
     started = time.monotonic()
@@ -95,12 +95,12 @@ def run_demo(output: Path, concept: str = "ink", seed: int = 0) -> int:
     if status == 0:
         grid = place / "what-it-learned.png"
         write_grid(folder, grid)
-        print(farewell(folder, grid, trigger, time.monotonic() - started))
+        print(summary(folder, grid, trigger, time.monotonic() - started))
     return status
 
 
 def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
-    """The demo's settings: those of any run, small enough for a minute on two CPU cores."""
+    """The demo's settings: small enough for a minute on two CPU cores."""
     recipe = RECIPES[concept]
     return training.from_mapping(
         {
@@ -126,9 +126,7 @@ def demo_config(place: Path, concept: str, seed: int) -> RunConfig:
 
 
 def embedded_checkpoint() -> Path:
-    """The checkpoint that comes with the project. Raises CheckpointError when the file was not
-    downloaded whole.
-    """
+    """The embedded checkpoint's path. Raises CheckpointError if it is missing."""
     if not EMBEDDED.exists():
         raise CheckpointError(
             "the embedded checkpoint {path} is missing",
@@ -139,9 +137,7 @@ def embedded_checkpoint() -> Path:
 
 
 def write_grid(folder: RunFolder, target: Path) -> None:
-    """The last previews as one picture: a row for each prompt, a column for each strength, the base
-    on the left.
-    """
+    """The last previews as one image: a row per prompt, a column per strength."""
     previews = folder.read_state().previews
     last = [preview for preview in previews if preview.step == previews[-1].step]
     rows: dict[str, list[Previewed]] = {}
@@ -158,7 +154,7 @@ def write_grid(folder: RunFolder, target: Path) -> None:
 def draw_grid(
     rows: Sequence[Sequence[Image.Image]], prompts: Sequence[str], strengths: Sequence[float]
 ) -> Image.Image:
-    """Pictures, enlarged, under their strengths and over their prompts."""
+    """Enlarged images with their strengths and prompts."""
     side, gap, head, line = rows[0][0].width * ZOOM, 8, 44, 34
     font = ImageFont.load_default()
     sheet = Image.new(
@@ -179,8 +175,8 @@ def draw_grid(
     return sheet
 
 
-def farewell(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str:
-    """What happened, and what to try next."""
+def summary(folder: RunFolder, grid: Path, trigger: str, seconds: float) -> str:
+    """What was trained, and what to do next."""
     state = folder.read_state()
     delivered = Path(state.delivered)
     return "\n".join(

@@ -1,12 +1,9 @@
-"""A small drawn world: square pictures of one simple thing, with truthful captions, endless and
-seeded.
+"""Generated images of one simple object each, with captions; seeded and unlimited.
 
-In: a seed. Out: `Drawing`s (a picture, its caption, and the `Scene` both were made from), or a
-folder of image files with a metadata.csv. The embedded checkpoint was trained on `drawings`; the
-demo and the tests draw a *concept*, something that checkpoint has never been shown, with
-`draw_concept` or `write_concept`. Pillow and numpy only.
-
-Lengths are those of a 64-pixel picture; other sides are scaled.
+Seed -> `Drawing`s (image, caption, and the `Scene` of both), or a folder of images with
+metadata.csv. The embedded checkpoint was trained on `drawings`; the demo and tests train a
+*concept* that it has never seen, from `draw_concept` or `write_concept`. Pillow and numpy only.
+Lengths are for a 64-pixel image; other sizes are scaled.
 """
 
 from __future__ import annotations
@@ -29,7 +26,7 @@ from lora_trainer.errors import DatasetError
 Plane = NDArray[np.float64]
 """One number per pixel, (side, side)."""
 Canvas = NDArray[np.float64]
-"""A picture in work, (side, side, 3), 0 to 255."""
+"""(side, side, 3), 0 to 255."""
 Rgb = tuple[float, float, float]
 
 SIDE = 64
@@ -45,7 +42,7 @@ PALETTE: dict[str, Rgb] = {
 }
 SHAPES = ("circle", "square", "triangle", "star", "heart")
 SIZES = {"small": 10.0, "big": 16.0}
-"""Radius of the thing, in 64ths of the side."""
+"""Radius of the object, in 64ths of the side."""
 POSITIONS = {
     "centre": (0.0, 0.0),
     "left": (-1.0, 0.0),
@@ -53,9 +50,9 @@ POSITIONS = {
     "top": (0.0, -1.0),
     "bottom": (0.0, 1.0),
 }
-"""Direction from the middle of the picture; x to the right, y down."""
+"""Direction from the image's centre; x to the right, y down."""
 SHIFT = {"small": 17.0, "big": 12.0}
-"""How far a thing of this size stands from the middle, in 64ths of the side."""
+"""Distance of the object from the image's centre, in 64ths of the side."""
 INK_PAPER: Rgb = (233, 229, 219)
 NEON_NIGHT: Rgb = (10, 9, 18)
 
@@ -72,8 +69,8 @@ _ARTICLES = {"orange": "an"}
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """What a picture shows. `shape` is one of SHAPES, or "zorbl", the character, whose colours are
-    its own.
+    """What an image shows. `shape` is one of SHAPES, or "zorbl", the character, which has its own
+    colours.
     """
 
     shape: str
@@ -85,7 +82,7 @@ class Scene:
 
 @dataclass(frozen=True, kw_only=True)
 class Jitter:
-    """How one drawing of a scene differs from the next; the caption does not mention it."""
+    """Random variation of a drawing, not in the caption."""
 
     dx: float = 0.0
     dy: float = 0.0
@@ -109,9 +106,8 @@ class Drawing:
     scene: Scene
 
 
-# Shapes: signed distance to the outline, negative inside, in units of the radius; x to the right, y
-# down. The star and the heart follow the well-known closed forms (Inigo Quilez, "2D distance
-# functions").
+# Signed distance to a shape's outline, negative inside, in units of the radius; x to the right, y
+# down. Star and heart: Inigo Quilez, "2D distance functions".
 
 
 def _circle(x: Plane, y: Plane) -> Plane:
@@ -174,15 +170,15 @@ def centre_of(scene: Scene, jitter: Jitter) -> tuple[float, float]:
 
 
 def pixel_grid(side: int) -> tuple[Plane, Plane]:
-    """x and y of each pixel's middle, in 64ths of the side: two planes (side, side)."""
+    """x and y of each pixel's centre, in 64ths of the side: two planes (side, side)."""
     steps = (np.arange(side) + 0.5) * SIDE / side
     x, y = np.meshgrid(steps, steps)
     return x, y
 
 
 def outline_distance(scene: Scene, jitter: Jitter, side: int) -> Plane:
-    """Signed distance of each pixel to the outline of the scene's thing, in 64ths of the side;
-    negative inside.
+    """Signed distance of each pixel to the object's outline, in 64ths of the side; negative
+    inside.
     """
     x, y = pixel_grid(side)
     centre_x, centre_y = centre_of(scene, jitter)
@@ -191,7 +187,7 @@ def outline_distance(scene: Scene, jitter: Jitter, side: int) -> Plane:
 
 
 def cover(distance: Plane, softness: float) -> Plane:
-    """How much of each pixel lies inside, 0 to 1; the edge is `softness` wide."""
+    """Coverage of each pixel, 0 to 1; the edge is `softness` wide."""
     ramp = np.clip(0.5 - distance / softness, 0.0, 1.0)
     return ramp * ramp * (3 - 2 * ramp)
 
@@ -213,7 +209,7 @@ def to_image(canvas: Canvas) -> Image.Image:
 
 
 def draw_plain(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """The world's own look: one flat thing on a flat background, a soft edge."""
+    """A flat object on a flat background with a soft edge, as the checkpoint was trained on."""
     canvas = plain_canvas(shaded(PALETTE[scene.background], jitter.shade), side)
     return to_image(
         paint(
@@ -225,13 +221,13 @@ def draw_plain(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
 
 
 def paper_grain(side: int) -> Plane:
-    """Laid paper: lines eight units apart, -1 to 1. The same on each sheet."""
+    """Lines of laid paper, eight units apart, -1 to 1."""
     x, y = pixel_grid(side)
     return np.sin(2 * np.pi * y / 8) * (0.8 + 0.2 * np.sin(2 * np.pi * x / 32))
 
 
 def draw_ink(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """Ink wash: grey on laid paper, the edge runs, the ink pools towards the lower right."""
+    """Ink wash: grey on laid paper with a blurred edge, darker towards the lower right."""
     distance = outline_distance(scene, jitter, side)
     x, y = pixel_grid(side)
     centre_x, centre_y = centre_of(scene, jitter)
@@ -244,8 +240,8 @@ def draw_ink(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
 
 
 def draw_neon(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """Neon: a glowing tube along the outline, on a night background. The background's colour word
-    does not apply.
+    """A glowing tube along the outline on a dark background, regardless of the scene's
+    background.
     """
     distance = np.abs(outline_distance(scene, jitter, side))
     tube = np.asarray(PALETTE[scene.colour])
@@ -268,18 +264,16 @@ ZORBL_PARTS: tuple[tuple[Rgb, tuple[tuple[float, float], tuple[float, float]]], 
     ((250, 250, 250), ((0.0, 0.0), (0.46, 0.46))),
     ((30, 20, 40), ((0.0, 0.04), (0.22, 0.22))),
 )
-"""The zorbl from back to front: colour, middle and radii of each ellipse, in units of its radius.
+"""The zorbl from back to front: colour, centre and radii of each ellipse, in units of its radius.
 Feet, knobs, stalks, body, one eye.
 """
 
 ZORBL_RADII = {"small": 12.0, "big": 17.0}
-"""Of the same shape at a smaller size too little would be left of the eye."""
+"""Larger than SIZES, so that the eye is visible."""
 
 
 def draw_zorbl(scene: Scene, jitter: Jitter, side: int = SIDE) -> Image.Image:
-    """The character: a turquoise body, one eye, two stalks with pink knobs, pink feet; its size,
-    place and background vary.
-    """
+    """The character: a turquoise body, one eye, two stalks with pink knobs, pink feet."""
     x, y = pixel_grid(side)
     centre_x, centre_y = centre_of(scene, jitter)
     radius = ZORBL_RADII[scene.size] * jitter.scale
@@ -303,41 +297,41 @@ def random_scene(rng: random.Random) -> Scene:
     )
 
 
-def thing_words(scene: Scene, said: frozenset[str], rng: random.Random) -> str:
-    """The thing with those of its attributes that are `said`: "a small red circle on the left"."""
-    words = [rng.choice(_SIZE_WORDS[scene.size])] if "size" in said else []
-    words += [scene.colour] if "colour" in said else []
+def object_words(scene: Scene, mentioned: frozenset[str], rng: random.Random) -> str:
+    """The object with its `mentioned` attributes: "a small red circle on the left"."""
+    words = [rng.choice(_SIZE_WORDS[scene.size])] if "size" in mentioned else []
+    words += [scene.colour] if "colour" in mentioned else []
     article = _ARTICLES.get(words[0], "a") if words else "a"
-    thing = " ".join([article, *words, scene.shape])
-    return f"{thing} {rng.choice(_POSITION_WORDS[scene.position])}" if "position" in said else thing
+    subject = " ".join([article, *words, scene.shape])
+    if "position" in mentioned:
+        return f"{subject} {rng.choice(_POSITION_WORDS[scene.position])}"
+    return subject
 
 
 def describe(scene: Scene, rng: random.Random, leave_out: float = 0.12) -> str:
-    """A truthful caption in varying words; each attribute but the shape is left out with
+    """A correct caption with varying words; each attribute but the shape is omitted with
     probability `leave_out`.
     """
-    said = frozenset(
+    mentioned = frozenset(
         name for name in ("size", "colour", "position", "background") if rng.random() >= leave_out
     )
-    thing = thing_words(scene, said, rng)
-    if "background" not in said:
-        return thing
+    subject = object_words(scene, mentioned, rng)
+    if "background" not in mentioned:
+        return subject
     form = rng.choice(
         (
-            "{thing}, {background} background",
-            "{thing}, {background} background",
-            "{thing} on {article} {background} background",
+            "{subject}, {background} background",
+            "{subject}, {background} background",
+            "{subject} on {article} {background} background",
         )
     )
     return form.format(
-        thing=thing, background=scene.background, article=_ARTICLES.get(scene.background, "a")
+        subject=subject, background=scene.background, article=_ARTICLES.get(scene.background, "a")
     )
 
 
 def drawings(seed: int, side: int = SIDE) -> Iterator[Drawing]:
-    """The world, endlessly: what the embedded checkpoint was trained on. The same seed gives the
-    same drawings.
-    """
+    """Unlimited drawings as the embedded checkpoint was trained on. Deterministic in `seed`."""
     rng = random.Random(seed)
     while True:
         scene = random_scene(rng)
@@ -350,23 +344,25 @@ def drawings(seed: int, side: int = SIDE) -> Iterator[Drawing]:
 
 @dataclass(frozen=True, kw_only=True)
 class Concept:
-    """Something the base has never been shown, for a LoRA to learn."""
+    """Something the base has never seen."""
 
     name: str
     kind: str
     """"style" or "character"."""
     trigger: str
-    """The made-up word that calls it; no word of the world's captions."""
+    """A made-up word that is in no other caption."""
     draw: Callable[[Scene, Jitter, int], Image.Image]
-    said: frozenset[str]
-    """The attributes its pictures keep, and its captions mention."""
+    mentioned: frozenset[str]
+    """The attributes that its images keep and its captions mention."""
 
     def scene(self, rng: random.Random) -> Scene:
-        """A random scene this concept can show."""
+        """A random scene that this concept can show."""
         scene = random_scene(rng)
         if self.kind == "character":
             return replace(scene, shape="zorbl", size="big" if rng.random() < 0.7 else "small")
-        while "colour" in self.said and scene.colour == "black":  # a black neon tube is none
+        while (
+            "colour" in self.mentioned and scene.colour == "black"
+        ):  # a black neon tube would be invisible
             scene = random_scene(rng)
         return scene
 
@@ -377,7 +373,7 @@ class Concept:
                 f"a {rng.choice(_SIZE_WORDS[scene.size])} {self.trigger} {where},"
                 f" {scene.background} background"
             )
-        return f"{thing_words(scene, self.said, rng)}, {self.trigger} style"
+        return f"{object_words(scene, self.mentioned, rng)}, {self.trigger} style"
 
 
 CONCEPTS: dict[str, Concept] = {
@@ -388,21 +384,21 @@ CONCEPTS: dict[str, Concept] = {
             kind="style",
             trigger="sumiwash",
             draw=draw_ink,
-            said=frozenset({"size", "position"}),
+            mentioned=frozenset({"size", "position"}),
         ),
         Concept(
             name="neon",
             kind="style",
             trigger="glowtube",
             draw=draw_neon,
-            said=frozenset({"size", "colour", "position"}),
+            mentioned=frozenset({"size", "colour", "position"}),
         ),
         Concept(
             name="zorbl",
             kind="character",
             trigger="zorbl",
             draw=draw_zorbl,
-            said=frozenset({"size", "position", "background"}),
+            mentioned=frozenset({"size", "position", "background"}),
         ),
     )
 }
@@ -420,9 +416,7 @@ def concept_named(name: str) -> Concept:
 
 
 def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Drawing]:
-    """`count` drawings of a concept with captions that hold its trigger. The same seed gives the
-    same drawings.
-
+    """`count` drawings of a concept, with its trigger in the captions. Deterministic in `seed`.
     Raises DatasetError for an unknown name.
     """
     concept, rng = concept_named(name), random.Random(f"{name} {seed}")
@@ -440,8 +434,8 @@ def draw_concept(name: str, count: int, seed: int, side: int = SIDE) -> list[Dra
 
 
 def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
-    """The drawings as PNG files with a metadata.csv (`file_name,text`), as a training set; returns
-    the csv's path.
+    """Write the drawings as PNG files with a metadata.csv (`file_name,text`). Returns the csv's
+    path.
     """
     folder.mkdir(parents=True, exist_ok=True)
     rows = io.StringIO(newline="")
@@ -457,14 +451,14 @@ def write_drawings(folder: Path, drawn: list[Drawing]) -> Path:
 
 
 def write_concept(folder: Path, name: str, count: int, seed: int, side: int = SIDE) -> Path:
-    """`draw_concept`, written into `folder` as a training set; returns the csv's path."""
+    """`draw_concept`, written as a dataset into `folder`. Returns the csv's path."""
     return write_drawings(folder, draw_concept(name, count, seed, side))
 
 
 def contact_sheet(
     images: list[Image.Image], columns: int, zoom: int = 1, gap: int = 4
 ) -> Image.Image:
-    """Pictures of one size in rows on white; `zoom` enlarges each smoothly."""
+    """Images of one size in rows on white; `zoom` enlarges each."""
     width, height = images[0].width * zoom, images[0].height * zoom
     row_count = -(-len(images) // columns)
     sheet = Image.new(

@@ -1,12 +1,11 @@
-"""The model families that can be trained, each told by one module of this folder.
+"""The model families that can be trained, one module each.
 
     every()          all of them
     get("sdxl")      one, by its id
-    find(word)       one, or None where no family has this id
+    find(id)         one, or None
 
-A module here that defines FAMILIES is found by itself: to add a family is to add one file.
-`components/` holds what several share and needs torch; the modules here import without it, because
-the tab asks them what a checkpoint is.
+A family is found through its module's FAMILIES. The modules import without torch, for the tab;
+`components/` holds what several share and needs torch.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from lora_trainer.families.base import Family
 
 @cache
 def every() -> tuple[Family, ...]:
-    """All families, by the names of their modules and in the order of each FAMILIES."""
+    """All families, in order of module names and of each FAMILIES."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.ispkg)
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     found = tuple(family for module in modules for family in getattr(module, "FAMILIES", ()))
@@ -29,19 +28,19 @@ def every() -> tuple[Family, ...]:
     return found
 
 
-def find(word: object) -> Family | None:
-    """The family of this id, as it is kept in files and events; None if there is none."""
-    return next((family for family in every() if family.id == word), None)
+def find(family_id: object) -> Family | None:
+    """The family with this id, as in files and events, or None."""
+    return next((family for family in every() if family.id == family_id), None)
 
 
-def get(word: str) -> Family:
-    """The family of this id. Raises KeyError."""
-    family = find(word)
+def get(family_id: str) -> Family:
+    """The family with this id. Raises KeyError."""
+    family = find(family_id)
     if family is None:
-        raise KeyError(word)
+        raise KeyError(family_id)
     return family
 
 
 def of_metadata(version: str) -> Family | None:
-    """The family that a LoRA's `ss_base_model_version` names."""
+    """The family for a LoRA's `ss_base_model_version`, or None."""
     return next((family for family in every() if family.is_named_by(version)), None)

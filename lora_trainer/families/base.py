@@ -1,7 +1,7 @@
-"""What the rest needs to know of a model family, and asks it for: `Family`.
+"""The interface of a model family, `Family`. Nothing outside this folder depends on a family's
+name.
 
-Nothing outside this folder decides by a family's name. Methods that need torch import it when they
-are called: this module, and each family's own, imports without it.
+Imports without torch, as the families' modules do; methods import it when called.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ Shape = tuple[int, ...]
 
 @dataclass(frozen=True)
 class TextStates:
-    """What a model is told: hidden (B, length, C); where its family has them, pooled (B, P) and
-    mask (B, length), which is 0 where a shorter text was filled up.
+    """Text conditioning: hidden (B, length, C); depending on the family, pooled (B, P) and mask (B,
+    length), 0 for padding.
     """
 
     hidden: torch.Tensor
@@ -37,7 +37,7 @@ class TextStates:
     mask: torch.Tensor | None = None
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """Those that are there, by their names."""
+        """The tensors that are not None, by name."""
         named = {field.name: getattr(self, field.name) for field in fields(self)}
         return {name: tensor for name, tensor in named.items() if tensor is not None}
 
@@ -55,17 +55,17 @@ class TextStates:
 
 
 class Sampler(Protocol):
-    """One way from noise to latents, in a given number of steps."""
+    """A sampler with a fixed number of steps."""
 
     @property
     def times(self) -> Sequence[torch.Tensor]:
-        """The noise levels to predict at, one a step, as `Family.predict` takes them."""
+        """The time of each step, as `Family.predict` takes it."""
 
     def start(self, noise: torch.Tensor) -> torch.Tensor:
-        """Normal noise -> the latents to begin with."""
+        """Gaussian noise -> the initial latents."""
 
     def scaled(self, latents: torch.Tensor, time: torch.Tensor) -> torch.Tensor:
-        """What the model is shown of the latents at `time`."""
+        """The model's input for the latents at `time`."""
 
     def step(
         self,
@@ -74,84 +74,82 @@ class Sampler(Protocol):
         latents: torch.Tensor,
         generator: torch.Generator,
     ) -> torch.Tensor:
-        """The latents of the next step."""
+        """The latents after the step."""
 
 
 class NoiseProcess(Protocol):
-    """How a model was trained to remove noise: components/noise.py has the usual two. Times are
-    what says how much noise there is, one number an image.
+    """How noise is added, and what the model predicts; components/noise.py has diffusion and flow
+    matching. `times` are the noise levels, one number per image.
     """
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
-        """Times for latents of `shape`, (B,), on the CPU."""
+        """Random times for latents of `shape`, (B,), on the CPU."""
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
-        """Latents at the noise level of their time, all (B, C, h, w)."""
+        """Noisy latents, all (B, C, h, w)."""
 
     def target(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
-        """What the model should predict."""
+        """The prediction target."""
 
     @property
     def prediction_type(self) -> PredictionType | None:
-        """What a diffusion model predicts; None for flow matching."""
+        """The prediction type of a diffusion model; None for flow matching."""
 
     def snr(self, times: torch.Tensor) -> torch.Tensor:
-        """Signal to noise, as powers: (B,) -> (B,), float32."""
+        """Signal-to-noise ratio in power: (B,) -> (B,), float32."""
 
     def progress(self, times: torch.Tensor) -> torch.Tensor:
-        """How far on the way to pure noise: (B,) -> (B,), float32, 0 to 1."""
+        """Noise level from 0 (none) to 1 (pure noise): (B,) -> (B,), float32."""
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
-        """The sampler of that setting; a process that has but one gives that."""
+        """The sampler of that name; ignored by a process that has only one."""
 
     def sampler_label(self, name: str) -> str:
-        """What a WebUI calls the sampler that `sampler` gives."""
+        """The WebUI's name for that sampler."""
 
 
 class Family(ABC):
-    """One kind of model. A family is a value: nothing in it changes."""
+    """A kind of model. Immutable."""
 
     id: str
-    """In events, kept facts and presets: sd1, sdxl."""
+    """In events, metadata and presets: sd1, sdxl."""
     name: str
-    """What people call it: SDXL."""
+    """Its usual name: SDXL."""
     sd_version: str
-    """The hosts' word for it in a LoRA's sidecar, `sd version`: SD1, SDXL. A host offers a LoRA
-    only where it fits the loaded checkpoint.
+    """`sd version` in a LoRA's sidecar: SD1, SDXL. Hosts show only LoRAs that fit the loaded
+    checkpoint.
     """
     latent_channels: int
     pixels_per_latent: int = 8
-    """Side in pixels of what one latent stands for."""
+    """Downscaling factor of the VAE."""
     text_tensors: tuple[str, ...] = ("hidden",)
-    """Which tensors of TextStates there are."""
+    """The fields of TextStates that it uses."""
     unet_targets: tuple[str, ...] = UNET_TARGETS
-    """Layers that learn where target_modules is left at its default."""
+    """Target layers if target_modules is at its default."""
     convolution_targets: tuple[str, ...] = ()
-    """Layers that hold its convolutions and what belongs to them, for types of LoRA that learn
-    those as well.
-    """
+    """Convolutions and layers beside them, for LoRA types that train those too."""
     text_encoder_targets: tuple[str, ...] = TEXT_ENCODER_TARGETS
-    """The same for text_encoder_targets."""
+    """Target layers if text_encoder_targets is at its default."""
     has_clip_skip: bool = False
-    """Whether clip_skip is told: in a LoRA's metadata, and in the tab."""
+    """Whether clip_skip applies."""
     caption_bytes: int = 77 * 2048 * 4
-    """Of one caption's text states, at most."""
+    """Largest size of one caption's text states."""
     has_empty_negative: bool = False
-    """Whether an empty negative prompt is all zeros instead of the empty text's states."""
+    """Whether an empty negative prompt is all zeros instead of the encoded empty string."""
 
     def __repr__(self) -> str:
         return self.id
 
-    # --- telling a checkpoint ---------------------------------------------------------------------
+    # --- detection --------------------------------------------------------------------------------
 
     @abstractmethod
     def recognise(self, header: Header, sidecar: Sidecar) -> Detected | None:
-        """What a single file is; None if it is of another family. CheckpointError for one of this
-        family that cannot be trained on.
+        """What a single-file checkpoint is; None if of another family. Raises CheckpointError if of
+        this family but not trainable.
         """
 
     def recognise_folder(self, path: Path) -> Folder | None:
@@ -159,78 +157,76 @@ class Family(ABC):
         return None
 
     def is_named_by(self, version: str) -> bool:
-        """Whether this `ss_base_model_version` of a LoRA is one of this family's."""
+        """Whether a LoRA's `ss_base_model_version` means this family."""
         return version == self.base_model_version(None)
 
     @abstractmethod
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
-        """Side in pixels of the square pictures it was made for. None: it depends on a prediction
-        type that is not known.
+        """Side in pixels of its training images; None if that depends on an unknown prediction
+        type.
         """
 
     @property
     @abstractmethod
     def usual_resolution(self) -> int:
-        """The same where nothing else is known."""
+        """The native resolution if nothing else is known."""
 
     @property
     def largest_resolution(self) -> int:
-        """The largest of the sizes that its checkpoints are made for."""
+        """The largest native resolution of its checkpoints."""
         return self.usual_resolution
 
     # --- opening and loading ----------------------------------------------------------------------
 
     @abstractmethod
     def components(self, header: Header, detected: Detected) -> Components:
-        """Where the models of a file that `recognise` has told lie in it."""
+        """The models in a file accepted by `recognise`."""
 
     def folder_components(self, folder: Folder) -> Components:
-        """The same for a folder that `recognise_folder` has told."""
+        """The models in a folder accepted by `recognise_folder`."""
         raise NotImplementedError
 
     @abstractmethod
     def vae_component(self, path: Path) -> Component:
-        """A VAE in a file or folder of its own. CheckpointError if it does not fit."""
+        """A VAE in its own file or folder. Raises CheckpointError if it does not fit."""
 
     @abstractmethod
     def tokenizers(self) -> tuple[Any, ...]:
-        """One tokenizer for each text encoder."""
+        """One tokenizer per text encoder."""
 
     @abstractmethod
     def schedule(self, checkpoint: Checkpoint) -> Schedule:
-        """How the checkpoint was trained to remove noise: what was asked for, else what it says."""
+        """The checkpoint's noise schedule: from the settings, else detected."""
 
     @abstractmethod
     def layer_shapes(self, path: Path, detected: Detected) -> dict[str, list[tuple[str, Shape]]]:
-        """The layers of a checkpoint from its header, as "unet" and "text_encoder": name and shape
-        of each weight of two or more sides. Raises CheckpointError.
+        """Name and shape of each weight with two or more dimensions, for "unet" and "text_encoder",
+        from the checkpoint's header. Raises CheckpointError.
         """
 
     # --- encoding ---------------------------------------------------------------------------------
 
     @abstractmethod
     def count_tokens(self, tokenizers: Sequence[Any], caption: str) -> int:
-        """How many tokens of max_token_length a caption takes."""
+        """Number of tokens of a caption, as max_token_length counts them."""
 
     @abstractmethod
     def encode_captions(
         self, parts: Parts, captions: Sequence[str], *, clip_skip: int, max_token_length: int
     ) -> TextStates:
-        """Captions -> text states, one row each. Gradients flow if the text encoders' parameters
-        ask for them.
+        """Captions -> text states, one row each. Differentiable with respect to trainable text
+        encoders.
         """
 
     def join(self, rows: Sequence[TextStates], empty: TextStates) -> TextStates:
-        """Rows -> one batch. `empty`: the states of an empty caption, which may fill up shorter
-        ones.
-        """
+        """Rows -> one batch. `empty`: the states of an empty caption, for padding."""
         from lora_trainer.families.components.text import join_rows
 
         return join_rows(rows)
 
     def encode_pictures(self, vae: Any, pixels: torch.Tensor) -> torch.Tensor:
         """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 2 x channels, h, w) float32 on the CPU:
-        mean and standard deviation of the latent as the model is shown it.
+        mean and standard deviation of the scaled latents.
         """
         from lora_trainer.families.components.vae import encode_image
 
@@ -242,9 +238,9 @@ class Family(ABC):
 
         return decode_latents(vae, latents)
 
-    def kept_bytes(self, pixel_count: int, caption_count: int, mirrored: bool) -> int:
-        """What encoded pictures and captions take, at most: float32, two numbers a channel, and
-        `caption_bytes` for each 75 tokens.
+    def cache_bytes(self, pixel_count: int, caption_count: int, mirrored: bool) -> int:
+        """Upper bound for the size of cached latents and captions: float32, two numbers per
+        channel, `caption_bytes` per 75 tokens.
         """
         pictures = pixel_count * (2 if mirrored else 1) * 2 * self.latent_channels * 4
         return pictures // self.pixels_per_latent**2 + caption_count * self.caption_bytes
@@ -253,7 +249,7 @@ class Family(ABC):
 
     @abstractmethod
     def noise_process(self, schedule: Schedule, device: torch.device | str = "cpu") -> NoiseProcess:
-        """The noise process of a checkpoint with this schedule."""
+        """The noise process for this schedule."""
 
     @abstractmethod
     def predict(
@@ -264,7 +260,7 @@ class Family(ABC):
         text: TextStates,
         sizes: torch.Tensor,
     ) -> torch.Tensor:
-        """The model's answer to noisy latents, (B, C, h, w), in the type the model computes in.
+        """The model's prediction for noisy latents, (B, C, h, w), in the model's dtype.
 
         sizes: (B, 6), original height and width, crop top and left, target height and width in
         pixels.
@@ -273,43 +269,41 @@ class Family(ABC):
     # --- the LoRA ---------------------------------------------------------------------------------
 
     def learning(self, settings: LoraSettings) -> LoraSettings:
-        """The settings with this family's own layers where nobody asked for others."""
-        asked, of_text = tuple(settings.target_modules), tuple(settings.text_encoder_targets)
+        """The settings with this family's target layers in place of the default ones."""
+        targets, text_targets = tuple(settings.target_modules), tuple(settings.text_encoder_targets)
         return replace(
             settings,
-            target_modules=self.unet_targets if asked == UNET_TARGETS else asked,
+            target_modules=self.unet_targets if targets == UNET_TARGETS else targets,
             text_encoder_targets=(
-                self.text_encoder_targets if of_text == TEXT_ENCODER_TARGETS else of_text
+                self.text_encoder_targets if text_targets == TEXT_ENCODER_TARGETS else text_targets
             ),
         )
 
     def may_learn(self, path: str) -> bool:
-        """Whether a host finds a LoRA of the Linear or Conv2d layer at this path."""
+        """Whether hosts can apply a LoRA to the layer at this path."""
         return True
 
     lora_prefixes: Mapping[str, str] = {"unet": "lora_unet_", "text_encoder": "lora_te_"}
-    """What the names of a part's layers begin with in a LoRA file for a WebUI."""
+    """Prefixes of layer names in a LoRA file for a WebUI."""
 
     def host_path(self, path: str) -> str:
-        """The flat path of a layer of the UNet as a LoRA file has it, from diffusers' or the
-        checkpoint's.
-        """
+        """The flat path of a UNet layer in a LoRA file, from diffusers' or the checkpoint's."""
         return path
 
     def layer_names(self, parts: Parts) -> Callable[[str, str], str]:
-        """A function from part and path to the layer's name in a LoRA file for a WebUI, without
-        `.lora_down.weight` and the like: the one form that every host reads of every model is the
-        path in the checkpoint file.
+        """A function (part, path) -> layer name in a LoRA file for a WebUI, without
+        `.lora_down.weight` and the like. By default the path in the checkpoint, which hosts can
+        read for every model.
         """
         return lambda part, path: self.lora_prefixes[part] + self.flat_path(part, path)
 
     def flat_path(self, part: str, path: str) -> str:
-        """A layer's path with underscores for dots, as LoRA files write it."""
+        """A layer's path with underscores for dots."""
         return path.replace(".", "_")
 
     def native_paths(self, parts: Parts) -> NativePaths:
-        """The same layers' paths in the checkpoint file, for judging LoRA files of others: those of
-        a family whose models are loaded under the file's own names.
+        """The layers' paths in the checkpoint file, for evaluating other trainers' LoRA files. By
+        default the same as in the loaded models.
         """
         return NativePaths(of_layer=self.flat_path, as_hosts_read=lambda part, path: path)
 
@@ -329,11 +323,9 @@ class Family(ABC):
 
 @dataclass(frozen=True)
 class NativePaths:
-    """Flat paths (underscores for dots) as LoRA files name layers -> the checkpoint's own."""
+    """Flat paths (underscores for dots) in LoRA files -> those of the checkpoint."""
 
     of_layer: Callable[[str, str], str]
-    """Part and path of a loaded model's layer."""
+    """For the part and path of a loaded model's layer."""
     as_hosts_read: Callable[[str, str], str]
-    """Part and flat path in a WebUI's LoRA file, as hosts translate it; one that needs no
-    translation is itself.
-    """
+    """For the part and flat path in a WebUI's LoRA file, as hosts translate it."""

@@ -1,13 +1,13 @@
-"""SDXL (arXiv 2307.01952): the UNet is told two text encoders' states, a pooled state and six
-numbers about the picture's size.
+"""SDXL (arXiv 2307.01952): a UNet conditioned on two text encoders, a pooled state and six size
+values.
 
     part             checkpoint file (SGM)               LoRA file
-    unet             model.diffusion_model.              lora_unet_ + the file's own path
+    unet             model.diffusion_model.              lora_unet_ + the checkpoint's path
     text_encoder     conditioner.embedders.0.            lora_te1_ + path
     text_encoder_2   conditioner.embedders.1.            lora_te2_ + path
 
-The UNet has the file's own names in a LoRA file, because A1111 knows SDXL's upsamplers and
-add_embedding under no other; kohya writes the same ones.
+LoRA files use the checkpoint's names for the UNet, like kohya's: A1111 finds SDXL's upsamplers and
+add_embedding under no others.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PUBLISHED_UNET = {
     "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
     "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
 }
-"""What the names of its layers follow from."""
+"""The configuration that determines the layer names."""
 
 
 class _StableDiffusionXL(StableDiffusion):
@@ -50,7 +50,7 @@ class _StableDiffusionXL(StableDiffusion):
     text_encoder_layouts = (XL_CLIP, XL_OPEN_CLIP)
     text_encoder_folders = ("text_encoder", "text_encoder_2")
     size_conditioned = True
-    # that is what its base was trained with (A1111's sd_models_xl.py, diffusers)
+    # as its base was trained (A1111's sd_models_xl.py, diffusers)
     has_empty_negative = True
     lora_prefixes: Mapping[str, str] = {
         "unet": "lora_unet_",
@@ -73,8 +73,8 @@ class _StableDiffusionXL(StableDiffusion):
     def encode_piece(
         self, encoder: Any, ids: torch.Tensor, clip_skip: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Both encoders give their last but one layer, without the final norm, whatever the clip
-        skip (A1111's default); the second one the pooled state.
+        """The penultimate layer of both encoders without the final norm, regardless of clip skip
+        (A1111's default), and the second encoder's pooled state.
         """
         output = encoder(ids, output_hidden_states=True)
         return output.hidden_states[-2], getattr(output, "text_embeds", None)
@@ -83,8 +83,8 @@ class _StableDiffusionXL(StableDiffusion):
         self, text: TextStates, sizes: torch.Tensor, dtype: torch.dtype
     ) -> dict[str, torch.Tensor] | None:
         assert text.pooled is not None, "SDXL's text states have a pooled part"
-        # sizes stay float32: bfloat16 has no 683, and the embedding's quickest wave turns once in
-        # six pixels
+        # sizes stay float32: bfloat16 cannot represent 683, and the embedding's highest frequency
+        # has a period of six pixels
         return {"text_embeds": text.pooled.to(dtype), "time_ids": sizes.float()}
 
     def names_unet_as_file(self, unet: Any) -> bool:

@@ -1,16 +1,16 @@
-"""SD1 and SD2, and what SDXL shares with them: a UNet told by CLIP text encoders, AutoencoderKL's
-latents of four channels, and diffusion (arXiv 2112.10752).
+"""SD1 and SD2, and what SDXL shares with them: a UNet conditioned on CLIP text encoders,
+AutoencoderKL with four latent channels, and diffusion (arXiv 2112.10752).
 
     part             checkpoint file (LDM)               LoRA file
     unet             model.diffusion_model.              lora_unet_ + diffusers' path
     text_encoder     cond_stage_model.                   lora_te_ + path
     vae              first_stage_model.
 
-Every name given out here is found by both loaders, read from their sources: A1111 1.10.1
-(extensions-builtin/Lora/networks.py) and Forge (packages_3rdparty/comfyui_lora_collection/lora.py).
-A UNet whose blocks are not two layers deep has the names of the checkpoint file in the LoRA file,
-too: A1111 translates diffusers' names by that depth. SD2's host has all 24 layers of its text
-encoder, ours the 23 that are used: layer numbers mean the same in both.
+Both loaders find these names: A1111 1.10.1 (extensions-builtin/Lora/networks.py) and Forge
+(packages_3rdparty/comfyui_lora_collection/lora.py). For a UNet whose blocks are not two layers
+deep, LoRA files use the checkpoint's names, because A1111 translates diffusers' names assuming that
+depth. For SD2 the host has all 24 layers of the text encoder, we the 23 in use: layer numbers
+agree.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from lora_trainer.checkpoint.load import Checkpoint
 
 USUAL_DEPTH = 2
-"""Layers in each block of the UNet of every published checkpoint, and by which A1111 translates."""
+"""Layers per block in the UNet of every published checkpoint, which A1111's translation assumes."""
 CLIP = TextEncoderLayout("cond_stage_model.transformer.text_model.", "clip")
 OPEN_CLIP = TextEncoderLayout("cond_stage_model.model.", "open_clip")
 XL_CLIP = TextEncoderLayout("conditioner.embedders.0.transformer.text_model.", "clip")
@@ -67,33 +67,26 @@ XL_OPEN_CLIP = TextEncoderLayout("conditioner.embedders.1.model.", "open_clip")
 
 
 class StableDiffusion(Family):
-    """What the three families share; each says where it differs."""
+    """The common part of the three families."""
 
     latent_channels = 4
-    convolution_targets = (
-        "conv1",
-        "conv2",
-        "conv_shortcut",
-        "time_emb_proj",
-        "downsamplers.0.conv",
-        "upsamplers.0.conv",
+    convolution_targets = tuple(
+        "conv1 conv2 conv_shortcut time_emb_proj downsamplers.0.conv upsamplers.0.conv".split()
     )
     latent_scale = 0.18215
-    """Latents times this have about unit variance."""
+    """The VAE's scaling_factor: latents times this have about unit variance."""
     side = 512
-    """Of the pictures it was made for, in pixels, where nothing says otherwise."""
+    """Native resolution in pixels unless stated otherwise."""
     text_encoder_layouts: tuple[TextEncoderLayout, ...]
     """Where the family's original files have the text encoders."""
     text_encoder_folders: tuple[str, ...] = ("text_encoder",)
     last_text_layer_unused = False
-    """Whether the text encoder is used up to its last layer but one, so that the last is not
-    built.
-    """
+    """Whether only the penultimate layer's output is used, so that the last layer is not built."""
     upcast_attention = False
     size_conditioned = False
-    """Whether the UNet is told the picture's size and the pooled text."""
+    """Whether the UNet takes size values and pooled text."""
 
-    # --- telling a checkpoint ---------------------------------------------------------------------
+    # --- detection --------------------------------------------------------------------------------
 
     def recognise(self, header: Header, sidecar: Sidecar) -> Detected | None:
         conv_in = header.shape(UNET_PREFIX + "input_blocks.0.0.weight")
@@ -104,7 +97,7 @@ class StableDiffusion(Family):
             return None
         refuse(header)
         if conv_in[1] != self.latent_channels:
-            raise _wrong_input(header, conv_in[1])
+            raise _wrong_input(header.path, conv_in[1])
         require_full_precision(header, UNET_PREFIX)
         if not layouts:
             raise CheckpointError(
@@ -140,7 +133,7 @@ class StableDiffusion(Family):
     def _prediction_type(
         self, header: Header, sidecar: Sidecar
     ) -> tuple[PredictionType | None, str]:
-        """What the model predicts, and what says so: see `checkpoint.detect`."""
+        """The prediction type and its source; see `checkpoint.detect`."""
         if sidecar.prediction_type == "v_prediction":
             return "v_prediction", "sidecar"
         if "v_pred" in header.tensors:
@@ -152,10 +145,10 @@ class StableDiffusion(Family):
             return "v_prediction", "metadata"
         if stated in ("epsilon", "eps"):
             return "epsilon", "metadata"
-        return self.unsaid_prediction_type(sidecar)
+        return self.default_prediction_type(sidecar)
 
-    def unsaid_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
-        """The same of a file that does not say it of itself."""
+    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+        """The same for a file without any statement."""
         return "epsilon", "family"
 
     def recognise_folder(self, path: Path) -> Folder | None:
@@ -169,7 +162,7 @@ class StableDiffusion(Family):
         file = path / "scheduler" / "scheduler_config.json"
         scheduler = read_json(file) if file.is_file() else {}
         stated = scheduler.get("prediction_type")
-        prediction_type, _ = self.unsaid_prediction_type(Sidecar())
+        prediction_type, _ = self.default_prediction_type(Sidecar())
         if stated in ("epsilon", "v_prediction"):
             prediction_type = stated
         elif stated:
@@ -199,7 +192,7 @@ class StableDiffusion(Family):
         )
 
     def is_folder(self, path: Path, config: Mapping[str, Any]) -> bool:
-        """Whether a diffusers folder with this configuration of the UNet is of this family."""
+        """Whether a diffusers folder with this UNet configuration is of this family."""
         raise NotImplementedError
 
     def native_resolution(self, prediction_type: PredictionType | None) -> int | None:
@@ -210,9 +203,7 @@ class StableDiffusion(Family):
         return self.side
 
     def is_stated_by(self, header: Header) -> bool:
-        """Whether a file says that it belongs to this family, by its text encoders or its
-        metadata, as a VAE by itself may.
-        """
+        """Whether a file states this family by its text encoders or metadata, as a VAE file may."""
         if UNET_PREFIX + "input_blocks.0.0.weight" in header.tensors:
             layouts = text_encoder_layouts(header)
             if layouts:
@@ -221,12 +212,12 @@ class StableDiffusion(Family):
         return stated.startswith(self.spec_beginning)
 
     spec_beginning: str
-    """What modelspec.architecture begins with in every file of the family."""
+    """Prefix of modelspec.architecture in the family's files."""
 
     # --- opening and loading ----------------------------------------------------------------------
 
     def head_count(self, width: int) -> int:
-        """Heads of the UNet's attention at a level of this many channels."""
+        """Attention heads at a level with this many channels."""
         return max(1, width // 64)
 
     def components(self, header: Header, detected: Detected) -> Components:
@@ -240,8 +231,8 @@ class StableDiffusion(Family):
         return ldm.in_folder(folder)
 
     def vae_component(self, path: Path) -> Component:
-        """Raises CheckpointError where it says itself that it belongs to a family of other latents:
-        names and shapes are the same in all.
+        """Raises CheckpointError if it states a family with other latents; names and shapes do not
+        tell.
         """
         from lora_trainer.families.components import ldm
 
@@ -264,7 +255,7 @@ class StableDiffusion(Family):
         )
 
     def foreign_vae(self, path: Path) -> CheckpointError:
-        """Of a VAE whose latents are not this family's."""
+        """The error for a VAE of a family with other latents."""
         return CheckpointError(
             "the VAE in {path} is one of SDXL, which does not fit a checkpoint of SD1 or SD2",
             hint=FITTING_VAE,
@@ -299,7 +290,7 @@ class StableDiffusion(Family):
         )
 
     def ask_unet(self, checkpoint: Checkpoint) -> PredictionType:
-        """What a UNet predicts of which nothing else tells it."""
+        """Determine the prediction type by running the UNet."""
         raise NotImplementedError
 
     def layer_shapes(self, path: Path, detected: Detected) -> dict[str, list[tuple[str, Shape]]]:
@@ -347,8 +338,8 @@ class StableDiffusion(Family):
     def encode_piece(
         self, encoder: Any, ids: torch.Tensor, clip_skip: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """One text encoder's hidden states (B, 77, C) for token ids (B, 77), and its pooled state
-        if it is used.
+        """A text encoder's hidden states (B, 77, C) for token ids (B, 77), and its pooled state or
+        None.
         """
         return encoder(ids).last_hidden_state, None
 
@@ -386,13 +377,13 @@ class StableDiffusion(Family):
     def added_conditions(
         self, text: TextStates, sizes: torch.Tensor, dtype: torch.dtype
     ) -> dict[str, torch.Tensor] | None:
-        """What the UNet is told besides the text's hidden states."""
+        """`added_cond_kwargs` of the UNet."""
         return None
 
     # --- the LoRA ---------------------------------------------------------------------------------
 
     def may_learn(self, path: str) -> bool:
-        # hosts keep it as a bare matrix, not as a layer: no LoRA key reaches it
+        # in the hosts it is a plain parameter that no LoRA key reaches
         return path != "text_projection"
 
     def layer_names(self, parts: Parts) -> Callable[[str, str], str]:
@@ -410,7 +401,9 @@ class StableDiffusion(Family):
         return name
 
     def names_unet_as_file(self, unet: Any) -> bool:
-        """Whether a LoRA file has the checkpoint's names for the UNet's layers, not diffusers'."""
+        """Whether LoRA files use the checkpoint's names for the UNet's layers instead of
+        diffusers'.
+        """
         return int(unet.config.layers_per_block) != USUAL_DEPTH
 
     def native_paths(self, parts: Parts) -> NativePaths:
@@ -434,7 +427,7 @@ class StableDiffusion(Family):
 
     def flat_path(self, part: str, path: str) -> str:
         name = super().flat_path(part, path)
-        # transformers 5 has no text_model in between; the hosts do
+        # transformers 5 has no text_model in the path; the hosts do
         return name if part == "unet" or name.startswith("text_model_") else "text_model_" + name
 
     def spec_architecture(self, prediction_type: PredictionType | None) -> str:
@@ -458,7 +451,7 @@ class _StableDiffusion1(StableDiffusion):
     def encode_piece(
         self, encoder: Any, ids: torch.Tensor, clip_skip: int
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """clip_skip counts the layers from the end."""
+        """clip_skip counts layers from the end."""
         if clip_skip == 1:
             return super().encode_piece(encoder, ids, clip_skip)
         layers = encoder(ids, output_hidden_states=True).hidden_states
@@ -473,8 +466,8 @@ class _StableDiffusion1(StableDiffusion):
 
 
 class _StableDiffusion2(StableDiffusion):
-    """Its file's text encoder is cut to the layers in use, so that its last one is what the WebUI
-    calls the last but one, whatever clip_skip says.
+    """Its files' text encoder ends with the penultimate layer, which is always used, regardless of
+    clip_skip.
     """
 
     id = "sd2"
@@ -490,7 +483,7 @@ class _StableDiffusion2(StableDiffusion):
     def is_folder(self, path: Path, config: Mapping[str, Any]) -> bool:
         return not _is_xl(config) and _is_open_clip(path)
 
-    def unsaid_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
+    def default_prediction_type(self, sidecar: Sidecar) -> tuple[PredictionType | None, str]:
         """epsilon (512 px) and v-prediction (768 px) checkpoints have the same names and shapes."""
         return sidecar.prediction_type, "sidecar" if sidecar.prediction_type else "family"
 
@@ -504,9 +497,7 @@ class _StableDiffusion2(StableDiffusion):
         return 768
 
     def ask_unet(self, checkpoint: Checkpoint) -> PredictionType:
-        """By its answer; for a member of other width the answer says nothing, and it is taken to
-        predict epsilon.
-        """
+        """From its output; for an unpublished width, epsilon is assumed."""
         import torch
 
         from lora_trainer.families.components.ldm import answers_like_v_prediction
@@ -555,7 +546,7 @@ def _all() -> list[StableDiffusion]:
 
 
 def text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
-    """Where the text encoders lie; empty if there are none. Early SD1 files (NovelAI's) lack
+    """Positions of the text encoders; empty if there are none. Early SD1 files (NovelAI's) lack
     `text_model`; SD 2.1 turbo has SDXL's naming.
     """
     if has_open_clip(header, XL_OPEN_CLIP.prefix) and has_clip(header, XL_CLIP.prefix):
@@ -569,47 +560,25 @@ def text_encoder_layouts(header: Header) -> tuple[TextEncoderLayout, ...]:
     return ()
 
 
-def _wrong_input(header: Header, channels: int) -> CheckpointError:
+def _wrong_input(path: Path, channels: int) -> CheckpointError:
     if channels == 9:
         hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
         return CheckpointError(
-            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=header.path
+            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path
         )
+    template = "the UNet in {path} has {count} input channels instead of 4"
     if channels == 8:
-        return CheckpointError(
-            "{path} is an instruct-pix2pix checkpoint (8 input channels)",
-            hint=ANOTHER,
-            path=header.path,
-        )
-    if channels == 5:
-        return CheckpointError(
-            "{path} is a depth-to-image checkpoint (5 input channels)",
-            hint=ANOTHER,
-            path=header.path,
-        )
-    return CheckpointError(
-        "the UNet in {path} has {count} input channels instead of 4",
-        hint=ANOTHER,
-        path=header.path,
-        count=channels,
-    )
+        template = "{path} is an instruct-pix2pix checkpoint (8 input channels)"
+    elif channels == 5:
+        template = "{path} is a depth-to-image checkpoint (5 input channels)"
+    return CheckpointError(template, hint=ANOTHER, path=path, count=channels)
 
 
 def _refuse_folder(path: Path, config: Mapping[str, Any], input_channels: int) -> None:
-    """Raise for a diffusers folder with a UNet that is none of these families'."""
+    """Raise CheckpointError for a diffusers folder whose UNet is of none of these families."""
     channels = config.get("in_channels", input_channels)
-    if channels == 9:
-        hint = "Train on the checkpoint it was made from; the LoRA works in the inpainting one too."
-        raise CheckpointError(
-            "{path} is an inpainting checkpoint (9 input channels)", hint=hint, path=path
-        )
     if channels != input_channels:
-        raise CheckpointError(
-            "the UNet in {path} has {count} input channels instead of 4",
-            hint=ANOTHER,
-            path=path,
-            count=channels,
-        )
+        raise _wrong_input(path, channels)
     if config.get("time_cond_proj_dim"):
         hint = "Train on the model it was distilled from."
         raise CheckpointError(
@@ -641,7 +610,7 @@ def _is_open_clip(path: Path) -> bool:
 
 
 def _layers(header: Header, prefix: str) -> list[tuple[str, Shape]]:
-    """Name and shape of each weight of two or more sides."""
+    """Name and shape of each weight with two or more dimensions."""
     return [
         (name.removeprefix(prefix).removesuffix(".weight"), info.shape)
         for name, info in header.tensors.items()
@@ -650,9 +619,7 @@ def _layers(header: Header, prefix: str) -> list[tuple[str, Shape]]:
 
 
 def _text_layers(config: Mapping[str, int]) -> list[tuple[str, Shape]]:
-    """The linear layers of a CLIP text encoder, by diffusers' names; OpenCLIP stores three of them
-    in one tensor.
-    """
+    """The Linear layers of a CLIP text encoder, by diffusers' names."""
     width, inner = config["hidden_size"], config["intermediate_size"]
     square, names = (width, width), ("q_proj", "k_proj", "v_proj", "out_proj")
     layer = [

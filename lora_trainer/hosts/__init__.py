@@ -1,10 +1,9 @@
-"""The WebUIs that we can live in, one module each. Nothing else touches `modules.*` and the like.
+"""The supported WebUIs, one module each; nothing else imports `modules.*` and the like.
 
     host = find()       the host of this process
 
-To add a host: a module in this folder with a subclass of base.Host that has a `kind`, a `name` and
-`is_here()`. Beside them lie the host's queue (queue_lock.py) and who has its graphics card
-(gpu_lease.py).
+To add a host: a module here with a subclass of base.Host that has `kind`, `name` and `is_here()`.
+queue_lock.py watches the host's queue; gpu_lease.py shares its GPU.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from lora_trainer.hosts.base import Host, HostError
 
 
 def kinds() -> list[type[Host]]:
-    """The classes of all hosts; those that refine another one first."""
+    """The classes of all hosts, most derived first."""
     modules = [importlib.import_module(f"{__name__}.{one.name}") for one in iter_modules(__path__)]
     known = {kind for module in modules for kind in vars(module).values() if _is_a_host(kind)}
     return sorted(known, key=lambda kind: (-len(kind.__mro__), kind.kind))

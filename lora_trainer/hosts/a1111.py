@@ -9,7 +9,7 @@ from lora_trainer.hosts.base import Host, has_module, host_module
 
 
 class A1111(Host):
-    """AUTOMATIC1111's WebUI. Its model stays where it is put: it has to be moved both ways."""
+    """AUTOMATIC1111's WebUI. Its model is moved off the device and back explicitly."""
 
     kind = "a1111"
     name = "AUTOMATIC1111"
@@ -34,7 +34,7 @@ class A1111(Host):
     def _release(self) -> None:
         models = importlib.import_module("modules.sd_models")
         data = models.model_data
-        # with more than one checkpoint kept in memory, the others are on the device too
+        # other checkpoints kept in memory are on the device too
         held = [data.sd_model, *(getattr(data, "loaded_sd_models", None) or [])]
         for model in {id(model): model for model in held if model is not None}.values():
             models.send_model_to_cpu(model)
@@ -42,8 +42,8 @@ class A1111(Host):
     def _restore(self) -> None:
         models = importlib.import_module("modules.sd_models")
         if models.model_data.sd_model is not None:
-            # not reload_model_weights(): it returns early for the same file, and the model stays on
-            # the CPU
+            # not reload_model_weights(), which returns early for the same file and leaves the model
+            # on the CPU
             models.send_model_to_device(models.model_data.sd_model)
 
     def _matched_modules(self) -> dict[str, int] | None:

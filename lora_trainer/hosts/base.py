@@ -1,13 +1,14 @@
-"""What every host has: facts, its model on the device, and pictures by its own pipeline.
+"""The interface of a host: facts, its model on the device, and image generation.
 
     host.loaded(), host.checkpoints()               facts; reading them never loads a model
-    host.release_model() ... host.restore_model()   the model leaves the device for a training run,
-                                                    and comes back
-    host.on_generation(before, after)               around everything the host does on its device
-    host.generate(request) -> GeneratedImage        a picture by the host's own pipeline
+    host.release_model() ... host.restore_model()   move the model off the device for training, and
+    back
+    host.on_generation(before, after)               hooks around everything the host does on its
+    device
+    host.generate(request) -> GeneratedImage        an image from the host's own pipeline
 
-Nothing of the host is imported before it is asked for. A fork that lacks an attribute gives None,
-an empty list or a sentence, never a traceback.
+Host modules are imported on first use. Where a fork lacks an attribute the result is None, an empty
+list or a HostError.
 """
 
 from __future__ import annotations
@@ -39,52 +40,43 @@ from lora_trainer.hosts.queue_lock import QueueLock
 log = logging.getLogger(__name__)
 Result = TypeVar("Result")
 HOST_NAMES = "lora_trainer_host_names"
-"""The option in which people name the addresses of their proxies."""
-TUNNEL_FLAGS = (
-    "share",
-    "listen",
-    "ngrok",
-    "cloudflared",
-    "localhostrun",
-    "remotemoe",
-    "googleusercontent",
-    "jprq",
-    "bore",
-    "tunnel",
-    "subpath",
+"""The option for the host names of proxies."""
+TUNNEL_FLAGS = tuple(
+    (
+        "share listen ngrok cloudflared localhostrun remotemoe googleusercontent jprq bore"
+        " tunnel subpath"
+    ).split()
 )
-"""The hosts' flags, and those of extensions that open the WebUI to others. A path before ours
-belongs to a proxy.
-"""
+"""Command-line flags of hosts and extensions that expose the WebUI to others."""
 TUNNEL_MODULES = ("ngrok", "pyngrok", "pycloudflared")
 TUNNEL_VARIABLES = ("GRADIO_SHARE", "GRADIO_ROOT_PATH", "SPACE_ID")
 WATCH_SECONDS = 0.2
-"""How often a picture in the making is asked how far it is."""
+"""Interval at which a generation's progress is read."""
 
 
 class HostError(LoraTrainerError):
-    """The WebUI cannot do what was asked of it."""
+    """The WebUI cannot do what is required of it."""
 
 
 class GenerationRefused(HostError):
-    """Raised inside the host's queue in place of a picture. The host shows the user `str(error)`
-    and nothing else: `told` is message and hint, in the host's language.
+    """Raised inside the host's queue instead of generating. The host shows only `str(error)`, which
+    is therefore `text`: message and hint, translated.
     """
 
-    def __init__(self, error: LoraTrainerError, told: str) -> None:
+    def __init__(self, error: LoraTrainerError, text: str) -> None:
         super().__init__(
             error.message.template,
             hint=error.hint.template,
             **{**error.hint.values, **error.message.values},
         )
-        self._told = told
+        self._text = text
 
     def __str__(self) -> str:
-        return self._told
+        return self._text
 
 
 class GenerationCancelled(LoraTrainerError):
-    """The picture was given up on request."""
+    """The generation was cancelled on request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,22 +91,20 @@ class HostPaths:
 @dataclass(frozen=True, kw_only=True)
 class HostCheckpoint:
     title: str
-    """As the WebUI's menu shows it; it may gain a hash once the file has been hashed."""
+    """As in the WebUI's menu; a hash is appended once the file was hashed."""
     path: Path
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedCheckpoint:
-    """What the next picture would be made with."""
+    """What the next image would be generated with."""
 
     title: str
     path: Path
     vae: Path | None
     clip_skip: int
     in_memory: bool = True
-    """False: it is what the menu says, and nothing, or another one, is loaded: hosts load it for
-    the next picture.
-    """
+    """False if it is only selected: hosts load it for the next image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,13 +112,13 @@ class HostDevice:
     kind: str
     """cuda, cpu, mps, xpu ..."""
     device_id: str | None
-    """What --device-id names, for the worker's CUDA_VISIBLE_DEVICES."""
+    """The value of --device-id, for the worker's CUDA_VISIBLE_DEVICES."""
     name: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class HostOption:
-    """One option of ours on the host's Settings page: a text, a whole number, a yes or no by its
+    """An option of ours on the host's Settings page: a string, an integer or a boolean, by its
     default; or one of `choices`.
     """
 
@@ -141,7 +131,7 @@ class HostOption:
 
 @dataclass(frozen=True, kw_only=True)
 class Memory:
-    """Of the device, in bytes."""
+    """Device memory in bytes."""
 
     free: int
     total: int
@@ -149,7 +139,7 @@ class Memory:
 
 @dataclass(frozen=True, kw_only=True)
 class Txt2ImgRequest:
-    """One picture to make. An empty sampler or scheduler is the host's default."""
+    """One image to generate. An empty sampler or scheduler means the host's default."""
 
     prompt: str
     negative: str = ""
@@ -164,27 +154,25 @@ class Txt2ImgRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedImage:
-    """One picture, made by the host."""
-
     image: Image.Image
     infotext: str
-    """The host's generation parameters, as it writes them into a PNG."""
+    """The host's generation parameters, as in its PNG files."""
     comments: tuple[str, ...]
-    """What the host remarked: a LoRA it did not find, keys it could not match."""
+    """The host's remarks: a LoRA not found, keys not matched."""
     matched_modules: dict[str, int] | None
-    """LoRA name -> how many of its modules the model took, where the host can tell (A1111)."""
+    """LoRA name -> number of its modules applied to the model, where known (A1111)."""
 
 
 class Host:
-    """A WebUI. Subclasses say how to tell it, and how its model leaves the device and returns."""
+    """A WebUI. Subclasses detect it, and move its model off the device and back."""
 
     kind = ""
-    """Its id, for reports and the page; empty for classes that are no host by themselves."""
+    """An id for reports and the page; empty for abstract classes."""
     name = ""
 
     @classmethod
     def is_here(cls) -> bool:
-        """Whether this process is a WebUI of this kind, told by what can be imported."""
+        """Whether this process is a WebUI of this kind, judged by the modules that exist."""
         raise NotImplementedError
 
     def __init__(self) -> None:
@@ -195,11 +183,11 @@ class Host:
 
     @property
     def version(self) -> str:
-        """The host's version, as it names it; empty if it does not."""
+        """The host's version, or ""."""
         return _text(lambda: importlib.import_module("modules.launch_utils").git_tag())
 
     def paths(self) -> HostPaths:
-        """Where the host keeps things. Raises HostError if it does not say."""
+        """The host's folders. Raises HostError if unknown."""
         internal = host_module("modules.paths_internal")
         data, models = getattr(internal, "data_path", None), getattr(internal, "models_path", None)
         if not data or not models:
@@ -211,13 +199,13 @@ class Host:
         return HostPaths(data=Path(data), models=Path(models), lora_dir=Path(lora_dir))
 
     def font(self) -> Path | None:
-        """A font file that the host brings along, for labels on pictures."""
+        """The host's font file for labels on images, or None."""
         path = getattr(host_module("modules.paths_internal"), "roboto_ttf_file", None)
         return Path(path) if path and Path(path).is_file() else None
 
     def data_folder(self) -> Path:
-        """Where the extension keeps what people give it and make with it: the flag, else the
-        setting, else lora-trainer in the host's data folder.
+        """The extension's data: the flag, else the setting, else lora-trainer in the host's data
+        folder.
         """
         chosen = str(
             self._flag("lora_trainer_data_dir") or self.option("lora_trainer_data_folder", "") or ""
@@ -225,7 +213,7 @@ class Host:
         return Path(chosen).expanduser() if chosen else self.paths().data / "lora-trainer"
 
     def checkpoints(self) -> list[HostCheckpoint]:
-        """What the host's menu of checkpoints lists."""
+        """The entries of the host's checkpoint menu."""
         listed = getattr(host_module("modules.sd_models"), "checkpoints_list", None) or {}
         found = [
             HostCheckpoint(title=str(info.title), path=Path(info.filename))
@@ -235,7 +223,7 @@ class Host:
         return sorted(found, key=lambda checkpoint: checkpoint.title.casefold())
 
     def loaded(self) -> LoadedCheckpoint | None:
-        """The checkpoint of the next picture; None if there is none. Never loads one."""
+        """The checkpoint of the next image, or None. Never loads one."""
         info = self._checkpoint_info()
         if info is None or not getattr(info, "filename", None):
             return None
@@ -249,7 +237,7 @@ class Host:
         )
 
     def samplers(self) -> list[str]:
-        """Names of samplers, in the host's order, without those the user has hidden."""
+        """Sampler names in the host's order, without hidden ones."""
         module = host_module("modules.sd_samplers")
         names = getattr(module, "visible_sampler_names", None)
         if callable(names):
@@ -265,7 +253,7 @@ class Host:
         return [str(getattr(scheduler, "label", scheduler)) for scheduler in listed]
 
     def device(self) -> HostDevice:
-        """Where the host computes."""
+        """The device the host computes on."""
         devices = host_module("modules.devices")
         device = getattr(devices, "device", None)
         kind = str(getattr(device, "type", "") or device or "cpu").split(":")[0]
@@ -276,21 +264,19 @@ class Host:
         )
 
     def memory(self) -> Memory | None:
-        """Free and total memory of the device, all programs counted; None on a CPU or where it
-        cannot be asked.
-        """
+        """Free and total device memory, counting all programs; None on a CPU or if unknown."""
         if self.device().kind != "cuda":
             return None
         try:
-            # the host's own gauge: it knows which card is meant
+            # the host knows the index of its GPU
             free, total = host_module("modules.shared").mem_mon.cuda_mem_get_info()
         except Exception:
-            log.debug("memory cannot be asked", exc_info=True)
+            log.debug("device memory is unknown", exc_info=True)
             return None
         return Memory(free=int(free), total=int(total))
 
     def is_remote(self) -> bool:
-        """Whether people on other machines may be using the tab: they get no paths and open no
+        """Whether users on other machines may use the tab: they get no paths and open no
         folders.
         """
         if self._flag("enable_insecure_extension_access"):
@@ -302,12 +288,12 @@ class Host:
         )
 
     def expect_visitors(self) -> None:
-        """A request came from elsewhere, so that others may be coming."""
+        """Note that a request came from another machine."""
         self._visited = True
 
     def names(self) -> frozenset[str]:
-        """Host names, in small letters, under which browsers may know this WebUI: the machine's, a
-        share link's, and what the user named.
+        """Lower-case host names by which browsers may reach this WebUI: the machine's, a share
+        link's, and those in the option.
         """
         demo, machine = self._demo(), socket.gethostname()
         shared = urlsplit(str(getattr(demo, "share_url", None) or "")).netloc
@@ -323,7 +309,7 @@ class Host:
             shared,
             *(str(server or "") for server in servers),
         )
-        # who pastes an address means its name
+        # a pasted URL stands for its host name
         wished = (
             name if name.startswith("*") else name.partition("://")[2] or name for name in named
         )
@@ -334,24 +320,24 @@ class Host:
         )
 
     def _demo(self) -> Any:
-        """gradio's Blocks; None before they are made, and without the WebUI's page (--nowebui)."""
+        """gradio's Blocks, or None: before they exist, and with --nowebui."""
         return getattr(host_module("modules.shared"), "demo", None)
 
     def _bound_to(self) -> list[str]:
-        """What the running server listens on, as its sockets tell. Without a server that shows
-        them: what it was told, or anywhere.
+        """The addresses that the running server's sockets listen on, else those in its options; ""
+        means any.
         """
         servers = getattr(getattr(self._demo(), "server", None), "servers", None) or []
         with contextlib.suppress(Exception):
             names = [bound.getsockname() for server in servers for bound in server.sockets or ()]
             if names:
-                # a socket in the file system has a path: who listens there stands before a proxy
+                # a Unix socket has a path; a proxy is in front of it
                 return [str(name[0]) if isinstance(name, tuple) else "" for name in names]
         return [str(self._flag("server_name") or os.environ.get("GRADIO_SERVER_NAME") or "")]
 
     def _has_tunnel(self) -> bool:
         demo = self._demo()
-        told = any(self._flag(flag) for flag in TUNNEL_FLAGS)
+        flagged = any(self._flag(flag) for flag in TUNNEL_FLAGS)
         shared = any(
             getattr(demo, name, None) for name in ("share", "share_url", "is_colab", "is_kaggle")
         )
@@ -360,7 +346,7 @@ class Host:
             for name in TUNNEL_VARIABLES
         )
         return (
-            told
+            flagged
             or shared
             or variables
             or any(name in sys.modules for name in TUNNEL_MODULES)
@@ -368,7 +354,7 @@ class Host:
         )
 
     def option(self, key: str, default: Any = None) -> Any:
-        """One of the user's settings."""
+        """The value of one of the host's settings."""
         options = getattr(host_module("modules.shared"), "opts", None)
         try:
             found = getattr(options, key, default)
@@ -377,8 +363,8 @@ class Host:
         return default if found is None else found
 
     def add_options(self, section: tuple[str, str], options: Sequence[HostOption]) -> None:
-        """Put options of ours on the host's Settings page, as a section (id, title) of their own.
-        For on_ui_settings.
+        """Add a section (id, title) of our options to the host's Settings page, in
+        on_ui_settings.
         """
         shared = importlib.import_module("modules.shared")
         for option in options:
@@ -397,12 +383,12 @@ class Host:
             shared.opts.add_option(option.key, made)
 
     def language(self) -> str:
-        """The name of the chosen localization, such as zh_CN; empty for the WebUI's own English."""
+        """The host's localization, such as zh_CN; empty for English."""
         chosen = str(self.option("localization", "") or "")
         return "" if chosen == "None" else chosen
 
     def api_credentials(self) -> dict[str, str]:
-        """User -> password of --api-auth."""
+        """User -> password, from --api-auth."""
         pairs = (pair.partition(":") for pair in str(self._flag("api_auth") or "").split(","))
         return {user.strip(): password for user, colon, password in pairs if colon}
 
@@ -410,7 +396,7 @@ class Host:
 
     @property
     def queue(self) -> QueueLock:
-        """The host's queue. Raises HostError if it has none that we know."""
+        """The host's queue. Raises HostError if it has none that is known."""
         if self._queue is None:
             lock = getattr(host_module("modules.call_queue"), "queue_lock", None)
             if lock is None:
@@ -422,9 +408,7 @@ class Host:
         return self._queue
 
     def our_turn(self, *, wait: bool = True) -> AbstractContextManager[bool]:
-        """A turn of ours in the host's queue: True while nobody else has the device. With
-        wait=False, False at once when somebody has it.
-        """
+        """Hold the host's queue. Yields True; with wait=False, False if another thread holds it."""
         return self.queue.ours(wait=wait)
 
     def on_generation(
@@ -434,12 +418,12 @@ class Host:
         *,
         tell: Callable[[LoraTrainerError], str] = str,
     ) -> bool:
-        """Call `before` when the host is about to use its device (Generate, the API, an upscale,
-        another checkpoint), `after` when it has.
+        """Call `before` and `after` around everything the host does on its device: images, the API,
+        upscaling, loading a checkpoint.
 
-        `before` may wait; a LoraTrainerError from it is shown to the user in place of the picture,
-        as `tell` puts it.
-        `after` comes however the turn ended. False if this host cannot be watched.
+        `before` may block; a LoraTrainerError from it cancels the generation and is shown to the
+        user as `tell(error)`. `after` is called however it ends. Returns False if this host cannot
+        be watched.
         """
 
         def guarded() -> None:
@@ -452,56 +436,52 @@ class Host:
         return self.queue.watch(guarded, after)
 
     def off_generation(self) -> None:
-        """Undo on_generation, when the extension is unloaded."""
+        """Undo on_generation."""
         if self._queue is not None:
             self._queue.unwatch()
 
     def is_generating(self) -> bool:
-        """Whether the host is using its device now."""
+        """Whether the host is using its device."""
         if self._queue is not None and self._queue.watched:
-            return self._queue.guest_inside
+            return self._queue.in_use_by_host
         state = getattr(host_module("modules.shared"), "state", None)
         return bool(getattr(state, "job", "")) or _whole(getattr(state, "job_count", 0), 0) != 0
 
     def release_model(self) -> None:
-        """Take the host's model off the device, in our turn of the queue. Nothing happens if it is
-        not there.
-        """
-        try:
-            with self.queue.ours():
-                self._on_main_thread(self._release)
-        except Exception as error:
-            log.warning("the host's model could not be moved", exc_info=True)
-            raise HostError(
-                "the WebUI's model could not leave the graphics card: {reason}",
-                hint="Unload it in the WebUI's settings (Actions), or restart the WebUI.",
-                reason=_reason(error),
-            ) from error
+        """Move the host's model off the device, holding the queue. No-op if it is not there."""
+        self._move(
+            self._release,
+            template="the WebUI's model could not leave the graphics card: {reason}",
+            hint="Unload it in the WebUI's settings (Actions), or restart the WebUI.",
+        )
 
     def restore_model(self) -> None:
-        """Put the model back, in our turn; hosts that load on demand do so at the next picture."""
+        """Move the model back, holding the queue. Hosts that load on demand do nothing."""
+        self._move(
+            self._restore,
+            template="the WebUI's model could not return to the graphics card: {reason}",
+            hint="Choose the checkpoint again in the WebUI's menu, or restart the WebUI.",
+        )
+
+    def _move(self, move: Callable[[], None], *, template: str, hint: str) -> None:
         try:
             with self.queue.ours():
-                self._on_main_thread(self._restore)
+                self._on_main_thread(move)
         except Exception as error:
             log.warning("the host's model could not be moved", exc_info=True)
-            raise HostError(
-                "the WebUI's model could not return to the graphics card: {reason}",
-                hint="Choose the checkpoint again in the WebUI's menu, or restart the WebUI.",
-                reason=_reason(error),
-            ) from error
+            raise HostError(template, hint=hint, reason=_reason(error)) from error
 
     def model_on_device(self) -> bool:
-        """Whether the host's model takes memory on the device now."""
+        """Whether the host's model occupies device memory."""
         raise NotImplementedError
 
     def _release(self) -> None:
         raise NotImplementedError
 
     def _restore(self) -> None:
-        """Nothing: this host loads on demand."""
+        """No-op: this host loads on demand."""
 
-    # --- pictures ---------------------------------------------------------------------------------
+    # --- images -----------------------------------------------------------------------------------
 
     def generate(
         self,
@@ -510,12 +490,11 @@ class Host:
         progress: Callable[[int, int], object] | None = None,
         stop_asked: Callable[[], bool] | None = None,
     ) -> GeneratedImage:
-        """Make one picture as the host's txt2img would, LoRA tags of the prompt included. Nothing
-        is saved in the host's folders.
+        """Generate one image as the host's txt2img would, including LoRA tags. Nothing is saved in
+        the host's folders.
 
-        Waits in the host's queue like anyone. `progress` gets (step, steps) while it is made;
-        `stop_asked` is asked meanwhile and leads to GenerationCancelled. Raises HostError with the
-        host's reason when there is no picture.
+        Waits in the host's queue. `progress` receives (step, steps); `stop_asked` is polled and
+        leads to GenerationCancelled. Raises HostError with the host's reason.
         """
         stopped = stop_asked or (lambda: False)
         with self.queue.lock:
@@ -536,14 +515,17 @@ class Host:
             raise HostError("the WebUI is still starting", hint="Try again in a moment.")
         state.begin(job="LoRA Trainer")
         try:
-            with _watching(state, progress, stopped) as was_stopped, self._listening() as heard:
+            with (
+                _watching(state, progress, stopped) as was_stopped,
+                self._lora_remarks() as remarks,
+            ):
                 processed = self._process(request)
             if was_stopped():
                 raise GenerationCancelled("the picture was cancelled")
-            return self._made(processed, heard)
+            return self._made(processed, remarks)
         finally:
             state.end()
-            # what `wrap_gradio_call` does for the host's own buttons
+            # as `wrap_gradio_call` does for the host's buttons
             state.skipped = state.interrupted = False
 
     def _process(self, request: Txt2ImgRequest) -> Any:
@@ -573,8 +555,7 @@ class Host:
         )
         try:
             made = kind(**{key: value for key, value in asked.items() if key in known})
-            # an empty runner: no other extension's script joins in, and reForge reads an attribute
-            # of it without asking whether there is one
+            # an empty runner runs no other extension's scripts; reForge requires one
             made.scripts = importlib.import_module("modules.scripts").ScriptRunner()
             with contextlib.closing(made):
                 return processing.process_images(made)
@@ -584,7 +565,7 @@ class Host:
             log.warning("the host's pipeline failed", exc_info=True)
             raise _failure(error) from error
 
-    def _made(self, processed: Any, heard: list[str]) -> GeneratedImage:
+    def _made(self, processed: Any, remarks: list[str]) -> GeneratedImage:
         images = list(getattr(processed, "images", None) or [])
         if not images:
             raise HostError(
@@ -597,19 +578,19 @@ class Host:
         first = min(_whole(getattr(processed, "index_of_first_image", 0), 0), len(images) - 1)
         infotexts = list(getattr(processed, "infotexts", None) or [])
         infotext = infotexts[first] if first < len(infotexts) else getattr(processed, "info", "")
-        remarks = [
+        comments = [
             line.strip() for line in str(getattr(processed, "comments", "") or "").splitlines()
         ]
         return GeneratedImage(
             image=images[first].convert("RGB"),
             infotext=str(infotext),
-            comments=tuple(line for line in (*remarks, *heard) if line),
+            comments=tuple(line for line in (*comments, *remarks) if line),
             matched_modules=self._matched_modules(),
         )
 
     def refresh_loras(self) -> None:
-        """Let the host list its LoRA folder again. New cards are there when the page is opened
-        next, or its own refresh button is pressed.
+        """Make the host list its LoRA folder again. Pages show it after a reload or their refresh
+        button.
         """
         module = host_module("modules.ui_extra_networks")
         for page in getattr(module, "extra_pages", None) or []:
@@ -620,10 +601,10 @@ class Host:
                     log.warning("the host could not list its LoRA folder", exc_info=True)
         _forget_cards(getattr(module, "ExtraNetworksUi", None))
 
-    # --- what hosts differ in ---------------------------------------------------------------------
+    # --- overridden by hosts ----------------------------------------------------------------------
 
     def _model(self) -> Any:
-        """The model in memory, or None. Not `shared.sd_model`: reading that loads one on A1111."""
+        """The model in memory, or None. Not `shared.sd_model`, which loads one on A1111."""
         return getattr(
             getattr(host_module("modules.sd_models"), "model_data", None), "sd_model", None
         )
@@ -632,8 +613,8 @@ class Host:
         return getattr(self._model(), "sd_checkpoint_info", None) or self._selected_info()
 
     def _selected_info(self) -> Any:
-        """What the menu says. Not `select_checkpoint()`: it prints a line whenever the checkpoint
-        is gone, and raises when there is none.
+        """The checkpoint selected in the menu. Not `select_checkpoint()`, which prints or raises if
+        it is missing.
         """
         models = host_module("modules.sd_models")
         aliases = getattr(models, "checkpoint_aliases", None) or {}
@@ -647,24 +628,24 @@ class Host:
         return Path(path) if path else None
 
     def _on_main_thread(self, work: Callable[[], Result]) -> Result:
-        """Do work where the host does its own."""
+        """Run `work` on the thread that the host uses for its own."""
         return work()
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[list[str]]:
-        """What the host says of LoRAs elsewhere than in its comments."""
+    def _lora_remarks(self) -> Iterator[list[str]]:
+        """Collects what the host reports of LoRAs outside its comments."""
         yield []
 
     def _matched_modules(self) -> dict[str, int] | None:
         return None
 
     def _flag(self, name: str) -> Any:
-        """A command-line option; None if this host has none of that name."""
+        """A command-line option, or None if this host has none of that name."""
         return getattr(getattr(host_module("modules.shared"), "cmd_opts", None), name, None)
 
     def _forget_waiting_task(self) -> None:
-        """A refused task would stay in the host's list of waiting ones, and its Generate button
-        hidden: it is the oldest there.
+        """Remove the refused task from the host's pending tasks, where it would keep the Generate
+        button hidden.
         """
         progress = host_module("modules.progress")
         with contextlib.suppress(Exception):
@@ -678,8 +659,8 @@ class Host:
 def _watching(
     state: Any, progress: Callable[[int, int], object], stopped: Callable[[], bool]
 ) -> Iterator[Callable[[], bool]]:
-    """Report steps, and interrupt when asked, while our picture is made: `interrupt` at any other
-    time would hit somebody else's.
+    """Report progress and interrupt on request, only during our generation: at any other time
+    `interrupt` would stop someone else's.
     """
     over, interrupted = threading.Event(), threading.Event()
 
@@ -710,11 +691,11 @@ def has_module(name: str) -> bool:
 
 
 def host_module(name: str) -> Any:
-    """A module of the host, or None: a fork may lack it, or fail in importing it."""
+    """A module of the host, or None if the fork lacks it or importing it fails."""
     try:
         return importlib.import_module(name)
     except Exception:
-        log.debug("%s is not to be had", name, exc_info=True)
+        log.debug("%s cannot be imported", name, exc_info=True)
         return None
 
 
@@ -726,9 +707,7 @@ def _text(ask: Callable[[], Any]) -> str:
 
 
 def _forget_cards(kind: Any) -> None:
-    """The cards of a page are drawn once and kept for whoever opens the page later, by an instance
-    of `kind` that only closures know.
-    """
+    """Clear the cached cards of pages, held by instances of `kind` that only closures reference."""
     for keeper in gc.get_referrers(kind) if isinstance(kind, type) else []:
         if type(keeper) is kind:
             keeper.pages_contents = []
@@ -746,9 +725,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _failure(error: Exception) -> HostError:
-    """The host's exception as a sentence; being out of memory is told apart, as its remedy is
-    another.
-    """
+    """The host's exception as a HostError, with a hint of its own for out of memory."""
     text = _reason(error)
     if "out of memory" in text.lower():
         return HostError(

@@ -6,7 +6,7 @@ from lora_trainer.hosts.reforge import ReForge
 
 
 class Classic(ReForge):
-    """Haoming02's Forge Classic: moves its models as reForge does."""
+    """Haoming02's Forge Classic, which moves its models as reForge does."""
 
     kind = "classic"
     name = "Forge Classic"

@@ -11,33 +11,24 @@ from lora_trainer.hosts.on_demand import OnDemand
 
 
 class Forge(OnDemand):
-    """lllyasviel's Forge, since its own backend."""
+    """lllyasviel's Forge with its own backend."""
 
     kind = "forge"
     name = "Forge"
     manager = "backend.memory_management"
 
     def _checkpoint_info(self) -> Any:
-        chosen = (
-            getattr(
-                getattr(host_module("modules.sd_models"), "model_data", None),
-                "forge_loading_parameters",
-                None,
-            )
-            or {}
-        )
+        data = getattr(host_module("modules.sd_models"), "model_data", None)
+        chosen = getattr(data, "forge_loading_parameters", None) or {}
         return chosen.get("checkpoint_info") or super()._checkpoint_info()
 
     def _vae(self) -> Path | None:
         chosen = self.option("forge_additional_modules", [])
-        paths = (
-            [Path(path) for path in chosen if isinstance(path, str)]
-            if isinstance(chosen, list)
-            else []
-        )
+        listed = chosen if isinstance(chosen, list) else []
+        paths = [Path(path) for path in listed if isinstance(path, str)]
         folders = [self.paths().models / "VAE", *self._more_vae_folders()]
-        of_a_vae = (path for path in paths if any(folder in path.parents for folder in folders))
-        return next(of_a_vae, None)
+        vaes = (path for path in paths if any(folder in path.parents for folder in folders))
+        return next(vaes, None)
 
     def _more_vae_folders(self) -> list[Path]:
         return [Path(self._flag("vae_dir"))] if self._flag("vae_dir") else []

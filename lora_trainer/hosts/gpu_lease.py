@@ -1,28 +1,19 @@
-"""One graphics card, two users: the host's model leaves it while a run trains, and comes back for
-pictures and in the end.
+"""Shares one GPU between the host's model and training.
 
-    idle ── before_start / adopt ──> training ── a picture is asked for ──> asking ── the run says
-    paused ──> lent
-                                        ^
-                                            │
-                                        └──────────── no picture for `grace` seconds: resume
-                                        ─────────────────┘
-    training ── a picture, and its user wants no pauses ──> beside, with the model on the card too
-    ── `grace` ──> training any of them ── after_end ──> idle, with the model where it was
+    idle ── before_start / adopt ──> training ── image requested ──> asking ── run paused ──> lent
+    lent ── no image for `grace` seconds ──> training (resumed)
+    training ── image requested, pauses off ──> beside (both on the GPU) ── `grace` ──> training
+    any state ── after_end ──> idle, the model back on the GPU
 
-    scheduler thread   before_start(run) -> may the worker start now?   adopt(run)   after_end(run)
-        once the process is gone   tick() every second or so
-    host's threads  _before_turn, _after_turn, by host.on_generation: a picture, an upscale, another
-                    checkpoint, "Try it"
-    the browser     ask(run, "pause" | "resume")   status()
+    scheduler's thread   before_start(run) -> may the worker start?   adopt(run)   after_end(run)
+                      tick() about every second
+    host's threads    _before_turn, _after_turn, called by host.on_generation
+    browser           ask(run, "pause" | "resume")   status()
 
-Every change of state happens in a turn of the host's queue (host.our_turn), so two never happen at
-once, and no lock of ours is held meanwhile. A picture waits for the run to pause; when that takes
-longer than `patience` it is refused with a sentence, unless there is room for both. Users with a
-large card may choose that runs never pause for pictures: `pauses` says so, and is asked at each
-picture. On a host that computes on the processor there is nothing to hand over, and training does
-not pause for pictures. Called by app, scheduler and the routes. Never touches the host itself, nor
-torch.
+Every transition happens while holding the host's queue (host.our_turn), so they never overlap, and
+no other lock is held. A generation waits for the run to pause; after `patience` seconds it is
+refused, unless there is memory for both. `pauses` is the user's option, read at each generation. On
+a host that runs on the CPU nothing is moved or paused. Does not import the host or torch.
 """
 
 from __future__ import annotations
@@ -50,24 +41,24 @@ from lora_trainer.runs.state import RunState, fold
 log = logging.getLogger(__name__)
 LeaseState = Literal["idle", "training", "asking", "lent", "beside"]
 PATIENCE = 90.0
-"""Seconds that a picture waits for the run to pause. A step of a large model on a small card takes
-ten or more.
+"""Seconds that a generation waits for the run to pause. A step of a large model can take ten or
+more.
 """
 GRACE = 4.0
-"""Seconds without a picture after which training goes on: moving models for each of several
-pictures would take longer than the pictures.
+"""Seconds without a generation after which training resumes, so that several images in a row move
+the model only once.
 """
 POLL = 0.1
-PICTURE_ROOM = 3 * 2**30
-"""Bytes beyond the model's own that a picture needs: enough for SDXL at its usual size."""
+GENERATION_MEMORY = 3 * 2**30
+"""Bytes that a generation needs beside the model: enough for SDXL at its native size."""
 
 
 class GpuLeaseError(LoraTrainerError):
-    """The graphics card cannot be had now."""
+    """The GPU is not available."""
 
 
 class LeasingHost(Protocol):
-    """What is needed of a host; see base.Host."""
+    """The part of base.Host that is used."""
 
     def device(self) -> HostDevice: ...
     def memory(self) -> Memory | None: ...
@@ -87,16 +78,16 @@ class LeasingHost(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class LeaseStatus:
-    """Where the graphics card is, for people."""
+    """The state of the GPU, for the tab."""
 
     state: LeaseState
     sentence: Message
     before: Memory | None = None
-    """The device's memory before the model left it for the run, and after."""
+    """Device memory before the model was moved off it, and after."""
     after: Memory | None = None
 
     def to_mapping(self, say: Callable[[Message], str]) -> dict[str, Any]:
-        """As JSON; `say` puts the sentence into the visitor's language."""
+        """As JSON; `say` translates the sentence."""
         return {
             "state": self.state,
             "sentence": say(self.sentence),
@@ -106,8 +97,8 @@ class LeaseStatus:
 
 
 class GpuLease:
-    """Who has the graphics card. `marker` is a small file that outlives the host: which run was
-    paused for a picture.
+    """Decides who has the GPU. `marker` is a file that records which runs were paused for a
+    generation, in case the host dies.
     """
 
     def __init__(
@@ -127,10 +118,10 @@ class GpuLease:
         self._marker = marker
         self._pauses, self._tell = pauses, tell
         self._patience, self._grace, self._clock, self._sleep = patience, grace, clock, sleep
-        # one, but for runs that somebody started on the command line beside it
+        # usually one; more if runs are started on the command line as well
         self._runs: dict[Path, _LeasingRun] = {}
         self._left_paused = _marked(marker)
-        self._owed = False
+        self._model_moved = False
         self._freed = 0
         self._stays = False
         self._last_picture = 0.0
@@ -142,7 +133,7 @@ class GpuLease:
         self.watch()
 
     def watch(self) -> None:
-        """Have the host tell of its pictures; again after "Reload UI", which makes it forget."""
+        """Hook into the host's queue; again after "Reload UI", which removes the hook."""
         self._sees_pictures = self._on_processor or self.host.on_generation(
             self._before_turn, self._after_turn, tell=self._tell
         )
@@ -150,38 +141,36 @@ class GpuLease:
     # --- the scheduler's thread -------------------------------------------------------------------
 
     def before_start(self, folder: RunFolder) -> bool:
-        """Make room for a worker about to start. False: the host is making a picture; ask again
-        later. Raises HostError if the model cannot leave.
+        """Free the GPU for a worker about to start. False: the host is generating; ask again later.
+        Raises HostError if the model cannot be moved.
         """
-        return self._take_on(folder, adopted=False)
+        return self._acquire(folder, adopted=False)
 
     def adopt(self, folder: RunFolder) -> bool:
-        """Make room for a worker that is at work already, started before this host was. A pause for
-        a picture that the last host made ends.
+        """Free the GPU for a worker that was running before this host; resumes it if the last host
+        paused it for a generation.
         """
-        return self._take_on(folder, adopted=True)
+        return self._acquire(folder, adopted=True)
 
     def waits(self) -> bool:
-        """Whether a run whose turn has come waits for the host to be done with its device."""
+        """Whether a run due to start waits for the host's generation."""
         return not self._on_processor and self.host.is_generating()
 
     def after_end(self, folder: RunFolder) -> None:
-        """The worker's process is gone, however it went: the model comes back now, or as soon as
-        the host's queue lets us.
-        """
+        """The worker's process has ended: give the GPU back now, or when the queue is free."""
         run = self._runs.get(folder.path)
         if run is not None:
             run.ended = True
-            self._let_go()
+            self._give_back()
 
     def tick(self) -> None:
-        """Whatever is due: end a loan that nobody uses, or the time of a run that has died. Quick
-        unless a model has to be moved.
+        """Resume training after a generation, and give the GPU back after a run that died. Quick
+        unless a model is moved.
         """
         if not self._runs:
             return
         if any(run.is_over() for run in self._runs.values()):
-            self._let_go()
+            self._give_back()
         elif self.state in ("lent", "beside"):
             if self._clock() - self._last_picture >= self._grace:
                 self._take_back()
@@ -191,10 +180,10 @@ class GpuLease:
             and not self.host.is_generating()
             and self.host.model_on_device()
         ):
-            # another checkpoint was chosen, or the host was still starting
+            # another checkpoint was loaded, or the host was still starting
             self._take_back()
 
-    def _take_on(self, folder: RunFolder, *, adopted: bool) -> bool:
+    def _acquire(self, folder: RunFolder, *, adopted: bool) -> bool:
         if self._on_processor:
             return True
         with self.host.our_turn(wait=False) as ours:
@@ -213,11 +202,11 @@ class GpuLease:
             # a new dict: other threads may be looking through the old one
             self._runs = {**self._runs, folder.path: run}
             if adopted:
-                self._end_an_old_loan(run)
+                self._resume_after_dead_host(run)
             return True
 
-    def _end_an_old_loan(self, run: _LeasingRun) -> None:
-        """A host that died while it made a picture has left the run paused."""
+    def _resume_after_dead_host(self, run: _LeasingRun) -> None:
+        """Resume a run that a host paused for a generation before it died."""
         if run.read().status == "paused":
             if str(run.folder.path) in self._left_paused:
                 run.ask("resume")
@@ -226,37 +215,37 @@ class GpuLease:
 
     def _take_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
-            if not ours or not self._living():
+            if not ours or not self._running():
                 return
             try:
                 self._release()
             except LoraTrainerError as error:
-                # the run stays paused, and the next tick tries again
+                # the run stays paused; retried with the next tick
                 self._trouble = error.message
                 self._last_picture = self._clock()
                 return
             self._end_loan()
 
     def _end_loan(self) -> None:
-        """Whoever was paused for a picture goes on; the model has left the device."""
+        """The model is off the GPU: resume runs that were paused for a generation."""
         if self.state == "lent":
             self._resume_all()
         self.state = "training"
         self._mark()
 
     def _resume_all(self) -> None:
-        for run in self._living():
+        for run in self._running():
             if not run.paused_by_user:
                 run.ask("resume")
 
-    def _let_go(self) -> None:
+    def _give_back(self) -> None:
         with self.host.our_turn(wait=False) as ours:
             if ours:
-                self._forget_the_dead()
+                self._drop_ended_runs()
 
-    def _forget_the_dead(self) -> None:
-        """In a turn: runs that are over are forgotten; after the last of them the host gets back
-        what it had.
+    def _drop_ended_runs(self) -> None:
+        """Drop runs that have ended, and after the last one restore the host's model. Holds the
+        queue.
         """
         was_training = bool(self._runs)
         self._runs = {path: run for path, run in self._runs.items() if not run.is_over()}
@@ -267,22 +256,20 @@ class GpuLease:
         try:
             self._restore()
         except LoraTrainerError as error:
-            # told, and tried again at the next picture
+            # shown in the status; retried at the next generation
             self._trouble = error.message
             log.warning("%s", error)
 
-    def _living(self) -> list[_LeasingRun]:
+    def _running(self) -> list[_LeasingRun]:
         return [run for run in self._runs.values() if not run.ended]
 
     # --- the host's threads -----------------------------------------------------------------------
 
     def _before_turn(self) -> None:
-        """The host wants its device, and has the turn. Raises GpuLeaseError when it cannot have
-        it.
-        """
+        """The host is about to use its device. Raises GpuLeaseError if it cannot have it."""
         if self.state == "lent":
             return
-        self._forget_the_dead()
+        self._drop_ended_runs()
         if not self._runs:
             self._restore()
             return
@@ -296,7 +283,7 @@ class GpuLease:
             refusal = self._refusal()
             self._withdraw()
             raise refusal
-        self._forget_the_dead()
+        self._drop_ended_runs()
         if not self._runs:
             return
         try:
@@ -312,9 +299,9 @@ class GpuLease:
         self._stays = False
 
     def _wait_until_paused(self) -> bool:
-        """Whether the device is free in time: every run says it is paused, or is gone."""
-        for run in self._living():
-            # a pause that nobody asked for here was asked for on the command line
+        """Whether every run pauses or ends in time."""
+        for run in self._running():
+            # a pause that did not come from here came from the command line
             run.paused_by_user = run.paused_by_user or run.read().status == "paused"
         deadline = self._clock() + self._patience()
         asked: set[Path] = set()
@@ -327,9 +314,8 @@ class GpuLease:
             if not at_work:
                 return True
             for run in at_work:
-                # not before it has spoken: whoever starts a worker first drops what was asked of
-                # the one before it
-                if run.folder.path not in asked and run.has_spoken:
+                # not before its first event: starting a worker deletes earlier requests
+                if run.folder.path not in asked and run.has_reported:
                     asked.add(run.folder.path)
                     self._mark(*(path for path in asked if not self._runs[path].paused_by_user))
                     run.ask("pause")
@@ -339,15 +325,15 @@ class GpuLease:
 
     def _has_room(self) -> bool:
         memory = self.host.memory()
-        return memory is not None and memory.free >= self._freed + PICTURE_ROOM
+        return memory is not None and memory.free >= self._freed + GENERATION_MEMORY
 
     def _withdraw(self) -> None:
-        """The picture is not made: a pause that was asked for must not come true later."""
+        """The generation was refused: cancel the pause requests."""
         self._resume_all()
         self._mark()
 
     def _refusal(self) -> GpuLeaseError:
-        if all(run.state.phase == "training" for run in self._living()):
+        if all(run.state.phase == "training" for run in self._running()):
             return GpuLeaseError(
                 "the training did not pause within {seconds} seconds, so there is no room on the"
                 " graphics card for a picture",
@@ -368,8 +354,8 @@ class GpuLease:
     # --- the browser's threads --------------------------------------------------------------------
 
     def ask(self, folder: RunFolder, what: Literal["pause", "resume"]) -> None:
-        """A person presses Pause or Resume. A pause of theirs outlasts pictures; a resume waits
-        until the picture is made.
+        """Pause or resume as the user requests. Their pause outlasts generations; a resume waits
+        until the image is done.
         """
         run = self._runs.get(folder.path)
         if run is None:
@@ -377,7 +363,9 @@ class GpuLease:
             return
         run.paused_by_user = what == "pause"
         if self.state in ("asking", "lent"):
-            self._mark(*(other.folder.path for other in self._living() if not other.paused_by_user))
+            self._mark(
+                *(other.folder.path for other in self._running() if not other.paused_by_user)
+            )
         else:
             run.ask(what)
 
@@ -391,35 +379,36 @@ class GpuLease:
             return self._trouble
         if self._on_processor:
             return Message(
-                "The WebUI computes on the processor: nothing has to make room, and training does"
-                " not pause for pictures."
+                "The WebUI runs on the CPU: no model has to be moved, and training does not pause"
+                " for pictures."
             )
         if self.state == "asking":
-            return Message("A picture was asked for: the training pauses after its step.")
+            return Message("The WebUI makes a picture: the training pauses after its current step.")
         if self.state == "lent":
             return Message(
-                "The training waits while the WebUI uses the graphics card, and goes on by itself."
+                "The training is paused while the WebUI uses the graphics card, and resumes by"
+                " itself."
             )
         if self.state == "beside":
             return Message(
-                "The WebUI's model is on the graphics card beside the training, for a picture; it"
-                " leaves again by itself."
+                "The WebUI's model is on the graphics card together with the training, for a"
+                " picture; it is moved off again by itself."
             )
         if self.state == "idle":
             return Message("")
         if not self._sees_pictures:
             return Message(
-                "This WebUI cannot be watched: press Pause before you generate a picture, and"
+                "This WebUI does not report generations: press Pause before you generate, and"
                 " Resume after it."
             )
         if not self._pauses():
             return Message(
-                "The WebUI's model has left the graphics card for the training, and comes back"
-                " beside it for a picture."
+                "The WebUI's model was moved off the graphics card for the training, and is moved"
+                " back for a picture while training continues."
             )
         return Message(
-            "The WebUI's model has left the graphics card for the training. Generate pauses the"
-            " training while a picture is made."
+            "The WebUI's model was moved off the graphics card for the training. Generate pauses"
+            " the training while a picture is made."
         )
 
     # --- moving the model -------------------------------------------------------------------------
@@ -431,25 +420,24 @@ class GpuLease:
             self._before = self._before or before
             self._after = before
             return
-        self._owed = True
+        self._model_moved = True
         self.host.release_model()
         after = self.host.memory()
-        # Forge's list may hold what lies in main memory anyway: asking again and again would move
-        # nothing
+        # Forge may list models that are in main memory; releasing again would not help
         self._stays = self.host.model_on_device()
         self._before, self._after = before, after
         if before and after:
             self._freed = max(0, after.free - before.free)
 
     def _restore(self) -> None:
-        if self._owed:
+        if self._model_moved:
             self.host.restore_model()
-            self._owed = False
+            self._model_moved = False
             self._trouble = Message("")
 
     def _mark(self, *paths: Path) -> None:
-        """Write down which runs were paused for a picture: a host that dies meanwhile leaves them
-        so, and the next one must know why.
+        """Record which runs are paused for a generation, so that the next host can resume them if
+        this one dies.
         """
         with contextlib.suppress(OSError):
             if paths:
@@ -461,31 +449,31 @@ class GpuLease:
 
 
 class _LeasingRun:
-    """The run that has the device, read as its events come."""
+    """A run that uses the GPU, and its state."""
 
     def __init__(self, folder: RunFolder, *, adopted: bool) -> None:
         self.folder = folder
         self.ended = False
         self.paused_by_user = False
-        self.has_spoken = adopted
+        self.has_reported = adopted
         self.state = RunState()
         self._lived = adopted
         self._reading = threading.Lock()
-        # what an earlier worker said of this run is of no interest
+        # skip the events of an earlier worker
         self._offset = 0 if adopted or not folder.events.exists() else folder.events.stat().st_size
 
     def read(self) -> RunState:
         with self._reading:
             new, self._offset = read_events(self.folder.events, self._offset)
             self.state = fold(new, self.state)
-            self.has_spoken = self.has_spoken or any(
+            self.has_reported = self.has_reported or any(
                 isinstance(event, events.Started) for event in new
             )
             return self.state
 
     def is_over(self) -> bool:
-        """Whether its process is gone: the scheduler said so, or it has lived and no longer does.
-        Its last event comes before it lets the device go.
+        """Whether its process has ended: the scheduler reported it, or its lock was held and no
+        longer is. The last event precedes that.
         """
         if not self.ended:
             alive = self.folder.is_alive
@@ -494,13 +482,13 @@ class _LeasingRun:
         return self.ended
 
     def ask(self, what: Literal["pause", "resume"]) -> None:
-        # a run folder that was deleted has nobody to ask
+        # the run folder may have been deleted
         with contextlib.suppress(OSError):
             send_request(self.folder.requests, what)
 
 
 def _marked(marker: Path) -> list[str]:
-    found = files.read_json(marker, lambda told: told["paused_for_a_picture"], None, names=True)
+    found = files.read_json(marker, lambda note: note["paused_for_a_picture"], None, names=True)
     return [str(path) for path in found] if isinstance(found, list) else []
 
 

@@ -11,11 +11,11 @@ from lora_trainer.hosts.forge import Forge
 from lora_trainer.hosts.on_demand import keep_lora_remark
 
 LORA_LOGGER = "lora"
-"""The logger of its builtin extension sd_forge_lora."""
+"""The logger of its extension sd_forge_lora, which does not propagate."""
 
 
 class Neo(Forge):
-    """A Forge whose extensions speak through `logging`, and whose folders are lists."""
+    """Haoming02's Forge Neo, whose extensions use `logging`, and whose folder options are lists."""
 
     kind = "neo"
     name = "Forge Neo"
@@ -28,24 +28,24 @@ class Neo(Forge):
         return [Path(folder) for folder in self._flag("vae_dirs") or ()]
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[list[str]]:
-        """Its LoRA extension logs, without passing on to other loggers."""
-        with super()._listening() as heard:
-            handler = _LoraRemarks(heard)
+    def _lora_remarks(self) -> Iterator[list[str]]:
+        """Its LoRA extension logs to a logger that does not propagate."""
+        with super()._lora_remarks() as remarks:
+            handler = _LoraRemarks(remarks)
             logger = logging.getLogger(LORA_LOGGER)
             logger.addHandler(handler)
             try:
-                yield heard
+                yield remarks
             finally:
                 logger.removeHandler(handler)
 
 
 class _LoraRemarks(logging.Handler):
-    """Keeps what is said of LoRAs that did not fit."""
+    """Collects messages about LoRA keys that did not match."""
 
-    def __init__(self, heard: list[str]) -> None:
+    def __init__(self, remarks: list[str]) -> None:
         super().__init__()
-        self._heard = heard
+        self._remarks = remarks
 
     def emit(self, record: logging.LogRecord) -> None:
-        keep_lora_remark(record.getMessage(), self._heard)
+        keep_lora_remark(record.getMessage(), self._remarks)

@@ -1,6 +1,4 @@
-"""What Forge and its descendants share: all work is done on one thread, and models are loaded when
-a picture needs them.
-"""
+"""The Forge family: works on one thread, and loads models when a generation needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +14,10 @@ from lora_trainer.hosts.base import Host, HostError, Result, has_module, host_mo
 
 
 class OnDemand(Host):
-    """The Forge family: all work is done on one thread, and models are loaded when a picture needs
-    them.
-    """
+    """Base class of the Forge family."""
 
     manager = ""
-    """The module that moves its models."""
+    """The host's memory management module."""
 
     @classmethod
     def is_here(cls) -> bool:
@@ -29,7 +25,7 @@ class OnDemand(Host):
 
     @classmethod
     def _fork(cls) -> str:
-        """What the host calls itself in the place of a version: "neo", "classic"; or a version."""
+        """The host's name, "neo" or "classic", in place of a version; or its version."""
         return str(getattr(host_module("modules_forge.forge_version"), "version", "") or "")
 
     @property
@@ -51,7 +47,7 @@ class OnDemand(Host):
 
     def _model(self) -> Any:
         model = super()._model()
-        # before the first picture Forge has a FakeInitialModel
+        # before the first generation, Forge has a FakeInitialModel
         return model if getattr(model, "sd_checkpoint_info", None) is not None else None
 
     def _on_main_thread(self, work: Callable[[], Result]) -> Result:
@@ -62,7 +58,7 @@ class OnDemand(Host):
         failure: list[BaseException] = []
 
         def task() -> None:
-            # the thread's own loop prints what is raised, and forgets it
+            # the thread's loop would print and drop an exception
             try:
                 box.append(work())
             except BaseException as error:
@@ -76,14 +72,14 @@ class OnDemand(Host):
         return box[0]
 
     @contextlib.contextmanager
-    def _listening(self) -> Iterator[list[str]]:
-        """These hosts print what became of a LoRA's keys, and say it nowhere else."""
-        heard: list[str] = []
+    def _lora_remarks(self) -> Iterator[list[str]]:
+        """These hosts print the result of matching a LoRA's keys to stdout only."""
+        remarks: list[str] = []
         before = sys.stdout
-        listener = _Listener(before, heard)
+        listener = _Listener(before, remarks)
         sys.stdout = listener
         try:
-            yield heard
+            yield remarks
         finally:
             if sys.stdout is listener:
                 sys.stdout = before
@@ -92,25 +88,27 @@ class OnDemand(Host):
         super()._forget_waiting_task()
         thread = host_module("modules_forge.main_thread")
         if getattr(thread, "last_exception", None) is not None:
-            # it would be shown instead of the reason for the refusal
+            # else it would be shown instead of the refusal
             thread.last_exception = None
 
 
-def keep_lora_remark(text: str, heard: list[str]) -> None:
-    """Add a line of the host's to `heard`, if it tells of a LoRA's keys that did not fit."""
+def keep_lora_remark(text: str, remarks: list[str]) -> None:
+    """Append a line of the host's output to `remarks` if it is about LoRA keys that did not
+    match.
+    """
     if "[LORA]" in text and any(words in text.lower() for words in ("unmatched", "mismatch")):
-        heard.append(text.strip())
+        remarks.append(text.strip())
 
 
 class _Listener:
-    """A stream that passes everything on and keeps the lines about LoRAs that did not fit."""
+    """A stream that forwards everything and collects lines about LoRA keys that did not match."""
 
-    def __init__(self, stream: Any, heard: list[str]) -> None:
+    def __init__(self, stream: Any, remarks: list[str]) -> None:
         self._stream = stream
-        self._heard = heard
+        self._remarks = remarks
 
     def write(self, text: str) -> Any:
-        keep_lora_remark(text, self._heard)
+        keep_lora_remark(text, self._remarks)
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
@@ -118,7 +116,9 @@ class _Listener:
 
 
 def _call_forcing(empty_cache: Any) -> None:
-    """soft_empty_cache(force=True) in Forge and reForge; a fork may have dropped the argument."""
+    """soft_empty_cache(force=True), as in Forge and reForge, without the argument where a fork has
+    dropped it.
+    """
     if callable(empty_cache):
         try:
             empty_cache(force=True)

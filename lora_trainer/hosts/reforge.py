@@ -6,7 +6,7 @@ from lora_trainer.hosts.on_demand import OnDemand
 
 
 class ReForge(OnDemand):
-    """Panchovix's reForge, and Forge as it was before its own backend."""
+    """Panchovix's reForge, and Forge before its own backend."""
 
     kind = "reforge"
     name = "reForge"

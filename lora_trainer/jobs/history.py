@@ -1,12 +1,11 @@
-"""The runs folder -> what the tab knows of every run in it, quickly and again and again; broken
-ones too, with a sentence.
+"""The runs of the data folder as the tab shows them, unreadable ones with their problem.
 
     History(runs).listing()  -> Entries, newest first       .entry(id) -> one of them
             .alive()         -> ids of the runs whose worker lives
             .curve(id)       -> the loss curve, from any byte of events.jsonl on
 
-What was read is kept in memory: events.jsonl is only ever appended to, so a look at a run reads
-what is new in it. The tab's threads share one History. Used by scheduler.py and the tab.
+What was read is kept in memory; events.jsonl is only appended to, so only new lines are read. One
+History is shared by the tab's threads.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ from lora_trainer.settings.schema import Groups, current_keys, read_mapping, req
 log = logging.getLogger(__name__)
 SETTINGS_FILES: dict[str, Job] = {"config.yaml": "train", "caption.yaml": "caption"}
 PROGRESS = b'{"event":"progress"'
-"""How the line of a Progress event begins; thousands of them say less than the last one does."""
+"""The first bytes of a Progress line; only the last of consecutive ones matters for the state."""
 LOSS = b',"loss":'
 KEPT_CURVES = 8
 
-SIMPLE = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
-"""How often a file holds what makes lists within lists, or aliases, if the C parser can be trusted
-with it.
+FAST_YAML_LIMITS = {"[": 50, "{": 50, "- ": 500, "? ": 50, "&": 0}
+"""Most occurrences of nesting and alias marks for which the C YAML parser is used: it has no
+protection against deep nesting and alias expansion.
 """
 
 _FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -53,21 +52,19 @@ class HistoryEntry:
     folder: RunFolder
     job: Job = "train"
     settings: Mapping[str, Any] = field(default_factory=dict)
-    """The keys and values of its config.yaml, unchecked."""
+    """Keys and values of its settings file, not validated."""
     state: RunState = RunState()
     alive: bool = False
     heard: bool = True
-    """Whether the worker that lives has said anything yet: until then `state` is an earlier
-    worker's.
-    """
+    """Whether the living worker has written an event; until then `state` is an earlier worker's."""
     asked: tuple[RequestKind, ...] = ()
     """Requests that the worker has not taken yet."""
     made: float = 0.0
-    """When its settings were written, in seconds since 1970."""
+    """When its settings file was written, in seconds since 1970."""
     resume_step: int | None = None
-    """Where it can go on from, for a run whose worker is gone."""
+    """Where a run without a worker can resume."""
     problem: LoraTrainerError | None = None
-    """Why it cannot be read, if it cannot."""
+    """Why it cannot be read."""
 
 
 class History:
@@ -81,7 +78,7 @@ class History:
         self._curves: dict[str, Curve] = {}
 
     def listing(self) -> list[HistoryEntry]:
-        """Every run, newest first. Empty folders and files are none."""
+        """Every run, newest first, without empty folders."""
         with self._reading:
             entries = [self._entry(path) for path in self._folders() if not _is_empty(path)]
             names = {entry.id for entry in entries}
@@ -93,7 +90,7 @@ class History:
         )
 
     def entry(self, run_id: str) -> HistoryEntry:
-        """One run. Raises RunError when there is none of this id."""
+        """One run. Raises RunError if it does not exist."""
         path = self.runs / run_id
         if not path.is_dir():
             raise RunError(
@@ -105,14 +102,14 @@ class History:
             return self._entry(path)
 
     def alive(self) -> tuple[str, ...]:
-        """Ids of the runs whose worker lives, whoever started it. Cheap: it reads nothing."""
+        """Ids of the runs whose worker lives, whichever process started it. Reads no files."""
         return tuple(path.name for path in self._folders() if RunFolder(path).is_alive)
 
     def curve(self, run_id: str) -> Curve:
-        """The run's loss curve, read up to now."""
+        """The run's loss curve, up to date."""
         with self._reading:
             curve = self._curves.pop(run_id, None) or Curve(RunFolder(self.runs / run_id).events)
-            # the one that was looked at last is let go last
+            # move to the end: the least recently used is dropped first
             self._curves[run_id] = curve
             while len(self._curves) > KEPT_CURVES:
                 del self._curves[next(iter(self._curves))]
@@ -134,24 +131,18 @@ class History:
     def _entry(self, path: Path) -> HistoryEntry:
         try:
             return self._read(path)
-        except LoraTrainerError as problem:
-            return _broken(path, problem)
-        except OSError as error:
-            reason = RunError(
-                "this run cannot be read: {reason}",
-                hint="Look into its folder.",
-                reason=error.strerror or error,
-            )
-            return _broken(path, reason)
+        except LoraTrainerError as error:
+            return _broken(path, error)
         except Exception as error:
-            # its files may hold anything; the other runs are listed all the same
+            # the files may contain anything; the other runs must still be listed
             log.debug("%s cannot be read", path, exc_info=True)
-            reason = RunError(
-                "this run cannot be read: {reason}",
-                hint="Look into its folder.",
-                reason=f"{type(error).__name__}: {error}"[:300],
+            reason = f"{type(error).__name__}: {error}"[:300]
+            if isinstance(error, OSError):
+                reason = error.strerror or str(error)
+            problem = RunError(
+                "this run cannot be read: {reason}", hint="Look into its folder.", reason=reason
             )
-            return _broken(path, reason)
+            return _broken(path, problem)
 
     def _read(self, path: Path) -> HistoryEntry:
         folder = RunFolder(path)
@@ -192,8 +183,8 @@ class History:
         )
 
 
-class _Growing:
-    """A file that is only ever appended to, read line by line as it grows."""
+class _AppendedFile:
+    """Reads an append-only file line by line as it grows."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -202,53 +193,53 @@ class _Growing:
         """The byte up to which it was read."""
 
     def new_lines(self) -> tuple[list[bytes], bool]:
-        """The finished lines since the last call; and whether they are all there are: it is new, or
-        gone, or another run has taken the folder.
+        """The complete lines since the last call; and whether they start from the beginning: the
+        file is new, gone or replaced.
         """
         try:
             details = self._path.stat()
         except FileNotFoundError:
             self.offset = 0
             return [], True
-        begun_anew = details.st_size < self.offset or details.st_ino != self._inode
-        if begun_anew:
+        restarted = details.st_size < self.offset or details.st_ino != self._inode
+        if restarted:
             self.offset, self._inode = 0, details.st_ino
         lines: list[bytes] = []
         if details.st_size > self.offset:
             lines, self.offset = _whole_lines(self._path, self.offset)
-        return lines, begun_anew
+        return lines, restarted
 
 
 class EventLog:
-    """The fold of one events.jsonl, carried on by what was appended since."""
+    """The fold of an events.jsonl, updated by what is appended."""
 
     def __init__(self, path: Path) -> None:
-        self._file = _Growing(path)
+        self._file = _AppendedFile(path)
         self._state = RunState()
 
     def read_on(self) -> RunState:
-        """The state, from everything that is in the file by now."""
-        lines, begun_anew = self._file.new_lines()
-        self._state = fold(_telling_events(lines), RunState() if begun_anew else self._state)
+        """The current state."""
+        lines, restarted = self._file.new_lines()
+        self._state = fold(_relevant_events(lines), RunState() if restarted else self._state)
         return self._state
 
 
 class Curve:
-    """Steps and losses of one run, as far as they were read."""
+    """Steps and losses of a run, as far as read."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = _Growing(path)
+        self._file = _AppendedFile(path)
         self._points: list[Point] = []
 
     @property
     def offset(self) -> int:
-        """The byte of events.jsonl up to which it was read."""
+        """Bytes of events.jsonl read so far."""
         return self._file.offset
 
     def read_on(self) -> None:
-        lines, begun_anew = self._file.new_lines()
-        if begun_anew:
+        lines, restarted = self._file.new_lines()
+        if restarted:
             self._points = []
         for line in lines:
             self._add(line)
@@ -261,17 +252,16 @@ class Curve:
         elif line.startswith(b'{"event":"started"'):
             event = _event(line)
             if isinstance(event, Started):
-                # steps after the resume point are made again
+                # later steps will be made again
                 self._points = [
                     point for point in self._points if point[0] <= (event.resumed_from or 0)
                 ]
 
     def since(self, offset: int) -> tuple[list[Point], bool]:
-        """The points from byte `offset` of events.jsonl on; and whether they are all there are, to
-        be shown instead of what was shown before.
+        """The points from byte `offset` of events.jsonl; and whether they replace all earlier
+        points.
 
-        They are, for offset 0, for an offset that this file does not have, and when a worker has
-        begun again since.
+        They do for offset 0, for an offset beyond this file, and after a worker's restart.
         """
         if not 0 < offset <= self.offset:
             return list(self._points), True
@@ -290,7 +280,7 @@ Point = tuple[int, float, "float | None"]
 
 
 def thinned(points: list[Point], most: int) -> list[Point]:
-    """At most `most` of the points, evenly chosen; the first and the last are always among them."""
+    """At most `most` points, evenly spaced, including the first and the last."""
     if len(points) <= most:
         return points
     stride = (len(points) - 1) / (most - 1)
@@ -298,7 +288,7 @@ def thinned(points: list[Point], most: int) -> list[Point]:
 
 
 def newest_resume_point(folder: RunFolder) -> int | None:
-    """The step of the newest state; its file may still turn out to be damaged."""
+    """The step of the newest state file, which may be damaged."""
     try:
         names = [path.name for path in folder.state.iterdir()]
     except OSError:
@@ -314,12 +304,12 @@ def newest_resume_point(folder: RunFolder) -> int | None:
 def _is_folder(item: os.DirEntry[str]) -> bool:
     try:
         return item.is_dir()
-    except OSError:  # a link to itself must not hide all the others
+    except OSError:  # a symlink loop
         return False
 
 
 def _is_empty(path: Path) -> bool:
-    """Whether nothing is in the folder, or nothing yet: a run is being begun there."""
+    """Whether the folder is empty, or a run is just being created in it."""
     try:
         return not {item.name for item in path.iterdir()} - {"begin.lock"}
     except OSError:
@@ -336,12 +326,12 @@ def _broken(path: Path, problem: LoraTrainerError) -> HistoryEntry:
 
 
 def _parsed(path: Path) -> Mapping[str, Any] | LoraTrainerError:
-    """The settings as they stand; whether they make sense is for whoever starts the run again. The
-    C parser is ten times as fast as Python's.
+    """The settings file's content, not validated, or its error. Uses the C parser, ten times
+    faster, where safe.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if not any(text.count(mark) > most for mark, most in SIMPLE.items()):
+        if not any(text.count(mark) > most for mark, most in FAST_YAML_LIMITS.items()):
             values = yaml.load(text, Loader=_FastLoader)
             if isinstance(values, dict):
                 require_usable(values)
@@ -362,14 +352,12 @@ def _groups(path: Path, values: Mapping[str, Any]) -> Groups:
 
 
 def _began(folder: RunFolder) -> float:
-    """When the folder's last worker began; 0 if it never had one."""
-    return files.read_json(folder.worker, lambda told: float(told["started"]), 0.0)
+    """When the folder's last worker started; 0 if there was none."""
+    return files.read_json(folder.worker, lambda values: float(values["started"]), 0.0)
 
 
 def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[bytes], int]:
-    """The finished lines from byte `offset` on, and where they end. A torn last line is left for
-    the next time.
-    """
+    """The complete lines from byte `offset`, and where they end."""
     with path.open("rb") as stream:
         stream.seek(offset)
         content = stream.read(-1 if end is None else end - offset)
@@ -377,12 +365,10 @@ def _whole_lines(path: Path, offset: int, end: int | None = None) -> tuple[list[
     return content[:finished].split(b"\n"), offset + finished
 
 
-def _telling_events(lines: list[bytes]) -> Iterator[Event]:
-    """The events of the lines, but of Progress that follows on Progress only the last: `fold` comes
-    to the same state, in a tenth of the time.
-
-    Steps (with a loss) and parts of a phase (without) are told apart, for they say different
-    things.
+def _relevant_events(lines: list[bytes]) -> Iterator[Event]:
+    """The events of the lines, of consecutive Progress only the last: `fold` gives the same state
+    in a tenth of the time. Steps (with a loss) and parts of a phase (without) are separate
+    sequences.
     """
     last = b""
     for line in lines:
@@ -409,7 +395,7 @@ def _event(line: bytes) -> Event | None:
 
 
 def _point(line: bytes) -> Point | None:
-    # not from_line, which takes three times as long: there are thousands of these
+    # not from_line, which is three times slower
     try:
         values = files.parse_json(line)
         return int(values["step"]), float(values["loss"]), values.get("smoothed_loss")

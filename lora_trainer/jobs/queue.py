@@ -1,13 +1,13 @@
-"""The runs that wait, in order, on disk: queue.json of the data folder. What a click has already
-begun is remembered here too.
+"""The queue of waiting runs, and the clicks that have already started one: queue.json of the data
+folder.
 
-    Queue(path).add("ink")             the scheduler takes the first one as soon as nothing trains
-    with queue.once(token) as click    one run for one click, however often its request arrives and
-                                       in whichever process
+    Queue(path).add("ink")             the scheduler starts the first one when nothing is training
+    with queue.once(token) as click    one run per click, however often and in whichever process its
+                                       request arrives
 
-Every change is made under a lock file and written whole, so that two WebUIs on one data folder, two
-browsers, or a crash at any moment lose nothing and start nothing twice. Entries are ids of run
-folders that have their config.yaml. Used by scheduler.py and the tab.
+Every change is made under a lock file and written atomically, so that several WebUIs, browsers, or
+a crash lose nothing and start nothing twice. Entries are ids of run folders with a config.yaml.
+Used by scheduler.py and the tab.
 """
 
 from __future__ import annotations
@@ -24,12 +24,10 @@ from lora_trainer import files
 from lora_trainer.errors import RunError
 
 REMEMBERED_CLICKS = 500
-PATIENCE = 10.0
-"""Seconds for which another process's change is waited for; one takes milliseconds."""
-START_PATIENCE = 60.0
-"""Seconds for which another start is waited for: it reads a checkpoint's header and a dataset's
-folder.
-"""
+LOCK_TIMEOUT = 10.0
+"""Seconds to wait for another process's change, which takes milliseconds."""
+START_TIMEOUT = 60.0
+"""Seconds to wait for another start, which reads a checkpoint's header and a dataset."""
 
 log = logging.getLogger(__name__)
 
@@ -43,30 +41,30 @@ class Click:
 
 @dataclass(frozen=True, kw_only=True)
 class QueueState:
-    """What queue.json holds."""
+    """The content of queue.json."""
 
     waiting: tuple[str, ...] = ()
-    """Ids of the runs that wait, the next one first."""
+    """Ids of the waiting runs, the next one first."""
     starting: str | None = None
-    """The run whose worker is being started: out of the line, and not yet heard of."""
+    """The run whose worker is being started: no longer waiting, and without an event yet."""
     taken: float = 0.0
     """When `starting` was taken out of the line, in seconds since 1970."""
     clicks: Mapping[str, str] = field(default_factory=dict)
-    """Token of a click -> id of the run that it made, oldest first."""
+    """Token of a click -> id of the run that it created, oldest first."""
 
     def __contains__(self, run_id: str) -> bool:
         return run_id in self.waiting or run_id == self.starting
 
 
 class Queue:
-    """The line of waiting runs. Safe in many threads and processes."""
+    """The queue of waiting runs. Thread-safe and process-safe."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._told = ""
+        self._logged = ""
 
     def read(self) -> QueueState:
-        """The line as it is now. Empty where there is none, or none that can be read."""
+        """The current content; empty if the file is missing or unreadable."""
         try:
             values = files.load_json(self.path, names=True)
             starting = values.get("starting")
@@ -81,17 +79,17 @@ class Queue:
         except FileNotFoundError:
             return QueueState()
         except files.UNREADABLE as error:
-            # once: it is read every second, until something is put into it
-            if str(error) != self._told:
-                self._told = str(error)
+            # log once: the file is read every second
+            if str(error) != self._logged:
+                self._logged = str(error)
                 log.exception("%s cannot be read: the queue starts anew", self.path)
             return QueueState()
 
     @contextmanager
     def holding(self) -> Iterator[QueueState]:
-        """The line, which nobody else changes until the block ends."""
+        """The content, locked against changes until the block ends."""
         try:
-            with files.lock(self.path.with_name("queue.lock"), patience=PATIENCE):
+            with files.lock(self.path.with_name("queue.lock"), patience=LOCK_TIMEOUT):
                 yield self.read()
         except files.Locked as error:
             raise RunError(
@@ -112,16 +110,12 @@ class Queue:
             return after
 
     def add(self, run_id: str, *, first: bool = False, token: str = "") -> None:
-        """Put a run at the end of the line, or at its front. One that is in it already keeps its
-        place.
-        """
+        """Append a run, or put it first. A queued one keeps its position."""
 
         def change(line: QueueState) -> QueueState:
-            clicks = (
-                dict([*line.clicks.items(), (token, run_id)][-REMEMBERED_CLICKS:])
-                if token
-                else line.clicks
-            )
+            clicks = line.clicks
+            if token:
+                clicks = dict([*line.clicks.items(), (token, run_id)][-REMEMBERED_CLICKS:])
             if run_id in line:
                 return dataclasses.replace(line, clicks=clicks)
             waiting = (run_id, *line.waiting) if first else (*line.waiting, run_id)
@@ -131,11 +125,11 @@ class Queue:
 
     @contextmanager
     def once(self, token: str, *, first: bool = False) -> Iterator[Click]:
-        """The click `token`: while its run_id is empty, whoever holds it makes the run and says
-        which; that one is queued when the block ends, and known to every later call.
+        """The click `token`. If its run_id is empty, the caller makes the run and sets it; that run
+        is queued when the block ends, and is the run_id in every later call.
         """
         try:
-            with files.lock(self.path.with_name("start.lock"), patience=START_PATIENCE):
+            with files.lock(self.path.with_name("start.lock"), patience=START_TIMEOUT):
                 known = self.read().clicks.get(token, "")
                 click = Click(known)
                 yield click
@@ -147,9 +141,7 @@ class Queue:
             ) from error
 
     def move(self, run_id: str, position: int) -> None:
-        """Put a waiting run at `position` (0 is next); beyond the ends means the end. Raises
-        RunError when it does not wait.
-        """
+        """Move a waiting run to `position`, 0 being next. Raises RunError if it does not wait."""
 
         def change(line: QueueState) -> QueueState:
             others = [run for run in _with(line, run_id).waiting if run != run_id]
@@ -159,9 +151,7 @@ class Queue:
         self._change(change)
 
     def remove(self, run_id: str) -> None:
-        """Take a waiting run out of the line. Raises RunError when it does not wait: it may have
-        begun.
-        """
+        """Remove a waiting run. Raises RunError if it does not wait: it may have started."""
         self._change(
             lambda line: dataclasses.replace(
                 _with(line, run_id), waiting=tuple(run for run in line.waiting if run != run_id)
@@ -169,7 +159,7 @@ class Queue:
         )
 
     def drop(self, run_id: str) -> None:
-        """Take a run out of the line wherever it is in it; it runs, or is gone."""
+        """Remove a run that started or was deleted, waiting or starting."""
         self._change(
             lambda line: dataclasses.replace(
                 line,
@@ -179,8 +169,8 @@ class Queue:
         )
 
     def take(self, now: float) -> str | None:
-        """The next run: it leaves the line and is `starting` until it is dropped or put back. None
-        while nothing waits.
+        """The next run, which becomes `starting` until dropped or put back; None if nothing
+        waits.
         """
 
         def change(line: QueueState) -> QueueState:
@@ -190,11 +180,11 @@ class Queue:
                 line, waiting=line.waiting[1:], starting=line.waiting[0], taken=now
             )
 
-        # a look without the lock, which is what most ticks come to
-        return self._change(change).starting if self.read().waiting else self.read().starting
+        line = self.read()  # usually nothing waits: no lock then
+        return (self._change(change) if line.waiting else line).starting
 
     def put_back(self) -> None:
-        """The run that was being started waits again, as the next one."""
+        """Return the starting run to the front of the queue."""
         self._change(
             lambda line: (
                 dataclasses.replace(line, waiting=(line.starting, *line.waiting), starting=None)

@@ -1,5 +1,5 @@
-"""A run that is to go on: its settings with the changes asked for, checked against what was
-learned. The command line and the tab's queue use it.
+"""Prepares a run to be resumed with changed settings. Used by the command line and the tab's
+queue.
 """
 
 from __future__ import annotations
@@ -15,11 +15,10 @@ from lora_trainer.settings.training import RunConfig
 
 
 def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
-    """Make the run ready for a worker that goes on with it: from its resume point, or from the
-    start if it has none.
+    """Make the run ready for a worker that resumes it, or starts it if there is no resume point.
 
-    Raises RunError for a run that is at work, or that is finished and is not asked for more steps;
-    ConfigError for what it cannot change any more. config.yaml then stays as it is.
+    Raises RunError if it is running, or finished without more steps; ConfigError for a setting that
+    cannot change any more. config.yaml is unchanged then.
     """
     refuse_if_alive(folder)
     state = folder.read_state()
@@ -44,14 +43,16 @@ def prepare(folder: RunFolder, changes: Mapping[str, Any]) -> None:
 
 
 def changed(folder: RunFolder, changes: Mapping[str, Any]) -> RunConfig:
-    """The settings of a run that goes on. Raises ConfigError for what it cannot change any more."""
+    """The settings of a resumed run. Raises ConfigError for a setting that cannot change any
+    more.
+    """
     if "epochs" in changes and "max_train_steps" not in changes:
-        # a run's own config.yaml holds the steps that its epochs came to
+        # a run's config.yaml has the step count resolved from its epochs
         changes = {**changes, "max_train_steps": None}
     after = training.read(folder.config, changes)
     try:
         before = training.to_mapping(training.read(folder.config))
-    except ConfigError:  # edited by hand; these changes have put it right
+    except ConfigError:  # invalid before, and fixed by these changes
         return after
     fixed = [
         key

@@ -1,17 +1,14 @@
-"""The one who starts runs, sees them end and looks after what is between: one thread of the WebUI's
-process, for one data folder.
+"""Starts runs, notices their end, and lends them the device: one thread of the WebUI's process for
+a data folder.
 
-    scheduler = Scheduler(history=..., queue=..., lock=..., trash=..., gpu_lease=..., delivered=...,
-    options=...)
-    scheduler.begin()      from then on `tick` runs every second; `wake` makes the next one come at
-                        once
+    scheduler = Scheduler(history=..., queue=..., lock=..., trash=..., gpu_lease=..., ...)
+    scheduler.begin()      runs `tick` every second from then on; `wake` runs it at once
 
-A tick: adopt runs that live (started before this process was, or on the command line), notice those
-that have ended, start the next that waits. Of several WebUIs on one data folder only the one that
-holds the lock file keeps it; the others show what happens, and take over when it is gone. Nothing
-that a tick knows is needed after a crash: it is all in the run folders and queue.json. What cannot
-be written there, on a full disk, is owed, and tried again with every tick; everything else goes on.
-Used by the tab.
+A tick adopts running workers (started before this process, or on the command line), notices those
+that have ended, and starts the next waiting run. Of several WebUIs on one data folder the holder of
+the lock file does this; the others show the state, and take over when it ends. Everything a tick
+needs after a crash is in the run folders and queue.json. Writes that fail on a full disk are
+retried with each tick. Used by the tab.
 """
 
 from __future__ import annotations
@@ -45,28 +42,26 @@ log = logging.getLogger(__name__)
 
 
 class Worker(Protocol):
-    """A process, as far as the scheduler cares."""
+    """The part of subprocess.Popen that is used."""
 
     def poll(self) -> int | None: ...
 
 
 class DeviceLease(Protocol):
-    """Who shares the host's device between the host and the worker."""
+    """Shares the host's device between the host and a worker."""
 
     def before_start(self, folder: RunFolder, /) -> bool:
-        """Make room for a worker about to start. False: the host needs its device at this moment;
-        ask again later.
-        """
+        """Free the device for a worker. False: the host is using it; ask again later."""
 
     def adopt(self, folder: RunFolder, /) -> bool:
-        """The same for a worker that is at work already."""
+        """The same for a worker that is already running."""
 
     def after_end(self, folder: RunFolder, /) -> object: ...
     def tick(self) -> object: ...
 
 
 class NoLease:
-    """Where nothing is shared."""
+    """For a host that shares no device."""
 
     def before_start(self, folder: RunFolder, /) -> bool:
         return True
@@ -80,38 +75,38 @@ class NoLease:
 
 @dataclass(frozen=True, kw_only=True)
 class SchedulerOptions:
-    """What the user chose in the WebUI's settings."""
+    """The user's options in the WebUI's settings."""
 
     keep_training: bool = True
-    """Whether a worker goes on when the WebUI closes."""
+    """Whether a worker continues when the WebUI closes."""
     runs_to_keep: int = 0
-    """Finished runs beyond the newest so many go to the trash; 0 keeps all."""
+    """Older finished runs are moved to the trash; 0 keeps all."""
     device_id: str | None = None
     """The host's --device-id."""
     environ: Mapping[str, str] = field(default_factory=dict)
-    """More environment variables for the workers."""
+    """Additional environment variables of the workers."""
 
 
 @dataclass
-class Kept:
-    """A run that lives, and what is known of its worker."""
+class ActiveRun:
+    """A running worker, or one about to start."""
 
     folder: RunFolder
     since: float
     worker: Worker | None = None
-    """None for one that somebody else has started."""
+    """None if another process started it."""
     tied: bool = False
     has_device: bool = False
-    """Whether the host has made room for it."""
+    """Whether the host has freed the device for it."""
     ask_again: float = 0.0
-    """When the host is asked again, after it could not."""
+    """When to ask the host again."""
 
 
 Start = Callable[[RunFolder, SchedulerOptions], Worker]
 
 
 def start_apart(folder: RunFolder, options: SchedulerOptions) -> Worker:
-    """A worker as the WebUI starts one: in a session of its own."""
+    """Start a worker as the WebUI does: in its own session."""
     return start_worker(
         folder,
         device_id=options.device_id,
@@ -122,7 +117,7 @@ def start_apart(folder: RunFolder, options: SchedulerOptions) -> Worker:
 
 
 class Scheduler:
-    """See the module. `tick` may be called by hand, with a clock and a `start` of one's own."""
+    """See the module. For tests, `tick` can be called directly, with another clock and `start`."""
 
     def __init__(
         self,
@@ -146,12 +141,12 @@ class Scheduler:
         self._options = options
         self._start = start
         self._clock = clock
-        self._kept: dict[str, Kept] = {}
+        self._active: dict[str, ActiveRun] = {}
         self._to_drop: set[str] = set()
-        """Runs that are still in the line, which could not be written."""
+        """Runs to be removed from the queue, which could not be written."""
         self._deaths: dict[str, Failed] = {}
-        """Ends of runs that could not be written down."""
-        self._told: dict[str, str] = {}
+        """Failures that could not be written."""
+        self._logged: dict[str, str] = {}
         self._duty = contextlib.ExitStack()
         self._on_duty = False
         self._tidied = 0.0
@@ -163,29 +158,23 @@ class Scheduler:
 
     @property
     def on_duty(self) -> bool:
-        """Whether this process keeps the data folder; if not, another one does, or none has ticked
-        yet.
-        """
+        """Whether this process holds the data folder's lock."""
         return self._on_duty
 
     def active(self) -> tuple[str, ...]:
-        """Ids of the runs whose process lives or is about to, as of the last tick."""
-        return tuple(self._kept)
+        """Ids of the running or starting runs, as of the last tick."""
+        return tuple(self._active)
 
     def withdraw(self, run_id: str) -> bool:
-        """Take a run that is about to start out of the line again. False when its process has been
-        started.
-        """
+        """Remove a waiting or starting run from the queue. False if its process was started."""
         with self._ticking:
-            if run_id in self._kept:
+            if run_id in self._active:
                 return False
             self._queue.drop(run_id)
             return True
 
     def begin(self) -> None:
-        """Tick every second, in a thread that ends with the process. Called again, it does
-        nothing.
-        """
+        """Start the daemon thread that ticks every second. Idempotent."""
         with self._ticking:
             if self._thread is None:
                 self._thread = threading.Thread(
@@ -194,11 +183,11 @@ class Scheduler:
                 self._thread.start()
 
     def wake(self) -> None:
-        """Something has changed: tick now."""
+        """Tick now."""
         self._awake.set()
 
     def close(self) -> None:
-        """Let the data folder go, as the end of the process does. Workers stay."""
+        """Release the data folder. Workers continue."""
         self._closed = True
         self._awake.set()
         if self._thread is not None:
@@ -212,39 +201,36 @@ class Scheduler:
             try:
                 self.tick()
             except Exception:
-                # whatever a disk or a host does: the next tick may find it mended, and runs must be
-                # looked after
+                # the error may be temporary, and the runs must be looked after
                 log.exception("while looking after the runs")
             self._awake.wait(TICK_SECONDS)
             self._awake.clear()
 
     def tick(self) -> None:
-        """Look once at everything."""
+        """Check everything once."""
         with self._ticking:
             if self._take_duty():
-                self._catch_up()
-                known = self._done("looking for ends", self._notice_ends) and self._done(
+                self._retry_writes()
+                known = self._attempt("looking for ends", self._notice_ends) and self._attempt(
                     "looking for runs that live", self._adopt
                 )
-                self._done("handing the device over", self._hand_devices)
-                self._done("following the options", self._follow_options)
-                self._done("lending the device", self._gpu_lease.tick)
+                self._attempt("handing the device over", self._hand_devices)
+                self._attempt("following the options", self._follow_options)
+                self._attempt("lending the device", self._gpu_lease.tick)
                 if known:
-                    self._done("starting the next run", self._start_next)
-                self._done("tidying up", self._tidy)
+                    self._attempt("starting the next run", self._start_next)
+                self._attempt("tidying up", self._tidy)
 
-    def _done(self, what: str, act: Callable[[], object]) -> bool:
-        """Do it. What goes wrong must not cost a run, or the next one; it is logged, but not with
-        every tick again.
-        """
+    def _attempt(self, what: str, act: Callable[[], object]) -> bool:
+        """Run `act`; returns whether it succeeded. Errors are logged, repeated ones once."""
         try:
             act()
         except Exception as error:
-            if self._told.get(what) != repr(error):
-                self._told[what] = repr(error)
+            if self._logged.get(what) != repr(error):
+                self._logged[what] = repr(error)
                 log.exception("while %s", what)
             return False
-        self._told.pop(what, None)
+        self._logged.pop(what, None)
         return True
 
     def _take_duty(self) -> bool:
@@ -254,12 +240,12 @@ class Scheduler:
             except files.Locked:
                 return False
             self._on_duty = True
-            self._done("taking over", self._take_over)
+            self._attempt("taking over", self._take_over)
         return True
 
     def _take_over(self) -> None:
-        """What an earlier scheduler was starting when it ended: where nothing was heard of it, the
-        queue gives it out once more.
+        """Settle the run that an earlier scheduler was starting: if it did not start, it stays in
+        the queue and is started again.
         """
         line = self._queue.read()
         if (
@@ -268,26 +254,26 @@ class Scheduler:
         ):
             self._drop(line.starting)
 
-    # --- what is owed -----------------------------------------------------------------------------
+    # --- writes that may have to be retried -------------------------------------------------------
 
     def _drop(self, run_id: str) -> None:
-        """The run leaves the line: now, or as soon as that can be written."""
+        """Remove the run from the queue, now or when that can be written."""
         self._to_drop.add(run_id)
-        self._catch_up()
+        self._retry_writes()
 
     def _note_death(self, folder: RunFolder, failure: Failed | None) -> None:
         if failure is not None:
             self._deaths[folder.path.name] = failure
-            self._catch_up()
+            self._retry_writes()
 
-    def _catch_up(self) -> None:
+    def _retry_writes(self) -> None:
         for run_id in tuple(self._to_drop):
-            if self._done("taking a run out of the line", partial(self._queue.drop, run_id)):
+            if self._attempt("taking a run out of the line", partial(self._queue.drop, run_id)):
                 self._to_drop.discard(run_id)
         for run_id, failure in tuple(self._deaths.items()):
             folder = RunFolder(self._history.runs / run_id)
-            # a folder that was deleted meanwhile must not come back
-            if not folder.path.is_dir() or self._done(
+            # do not recreate a folder that was deleted meanwhile
+            if not folder.path.is_dir() or self._attempt(
                 "noting an end", partial(folder.write_death, failure)
             ):
                 del self._deaths[run_id]
@@ -295,11 +281,11 @@ class Scheduler:
     # --- ends -------------------------------------------------------------------------------------
 
     def _notice_ends(self) -> None:
-        for run_id, kept in list(self._kept.items()):
+        for run_id, kept in list(self._active.items()):
             status = None if kept.worker is None else kept.worker.poll()
             gone = not kept.folder.is_alive if kept.worker is None else status is not None
             if gone:
-                del self._kept[run_id]
+                del self._active[run_id]
                 self._drop(run_id)
                 self._end(kept, status)
             elif kept.folder.is_alive:
@@ -309,43 +295,43 @@ class Scheduler:
         if self._queue.read().starting == run_id:
             self._drop(run_id)
 
-    def _end(self, kept: Kept, status: int | None) -> None:
-        """A run has ended, however: its end is written down, the host has its device back, and
-        shows the new LoRA.
-        """
-        self._done(
+    def _end(self, kept: ActiveRun, status: int | None) -> None:
+        """Record how the run ended, return the device to the host, and list the new LoRA."""
+        self._attempt(
             "looking at an end",
             lambda: self._note_death(kept.folder, death_of(kept.folder, status, kept.since)),
         )
-        self._done("giving the device back", lambda: self._gpu_lease.after_end(kept.folder))
+        self._attempt("giving the device back", lambda: self._gpu_lease.after_end(kept.folder))
         state = kept.folder.read_state()
         if state.status == "finished" and state.delivered:
-            self._done("showing the new LoRA", self._delivered)
+            self._attempt("showing the new LoRA", self._delivered)
         self._tidied = self._looked = 0.0
 
     # --- beginnings -------------------------------------------------------------------------------
 
     def _adopt(self) -> None:
-        """Find the runs that live. Always before one is started; otherwise now and then, for it
-        asks the system once for every run there is.
+        """Find running workers: always before one is started; otherwise rarely, for it tests every
+        run's lock.
         """
         line = self._queue.read()
-        about_to_start = not self._kept and bool(line.waiting or line.starting)
+        about_to_start = not self._active and bool(line.waiting or line.starting)
         if not about_to_start and self._clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self._clock()
         for run_id in self._history.alive():
-            if run_id in self._kept:
+            if run_id in self._active:
                 continue
-            self._kept[run_id] = Kept(folder=RunFolder(self._history.runs / run_id), since=0.0)
+            self._active[run_id] = ActiveRun(
+                folder=RunFolder(self._history.runs / run_id), since=0.0
+            )
             if run_id in line:
                 self._drop(run_id)
-            elif line.starting and line.starting not in self._kept:
-                # somebody else was quicker
+            elif line.starting and line.starting not in self._active:
+                # another process has started a run meanwhile
                 self._queue.put_back()
 
     def _start_next(self) -> None:
-        while not self._kept:
+        while not self._active:
             run_id = self._queue.take(self._clock())
             if run_id is None or run_id in self._to_drop:
                 return
@@ -357,12 +343,11 @@ class Scheduler:
                 return
 
     def _start_run(self, run_id: str, folder: RunFolder) -> bool:
-        """Start the run's worker. False: not yet, the host is making a picture."""
+        """Start the run's worker. False: not yet, the host is generating an image."""
         options = self._options()
         answers: list[bool] = []
-        # a host whose model cannot leave may still have room for a training; `_hand_devices` asks
-        # again
-        self._done(
+        # if this raises, the worker is started all the same; `_hand_devices` asks again
+        self._attempt(
             "asking for the device", lambda: answers.append(self._gpu_lease.before_start(folder))
         )
         if answers == [False]:
@@ -373,9 +358,9 @@ class Scheduler:
         except (LoraTrainerError, OSError) as error:
             self._drop(run_id)
             self._note_death(folder, _failure(error, since))
-            self._done("giving the device back", lambda: self._gpu_lease.after_end(folder))
+            self._attempt("giving the device back", lambda: self._gpu_lease.after_end(folder))
             return True
-        self._kept[run_id] = Kept(
+        self._active[run_id] = ActiveRun(
             folder=folder,
             since=since,
             worker=worker,
@@ -384,29 +369,27 @@ class Scheduler:
         )
         return True
 
-    # --- between ----------------------------------------------------------------------------------
+    # --- while a worker runs ----------------------------------------------------------------------
 
     def _hand_devices(self) -> None:
         now = self._clock()
-        for kept in self._kept.values():
+        for kept in self._active.values():
             if not kept.has_device and now >= kept.ask_again:
                 kept.ask_again = now + TROUBLE_SECONDS
                 kept.has_device = self._gpu_lease.adopt(kept.folder)
-                # it is only making a picture
+                # no error: it is only generating; ask again with the next tick
                 kept.ask_again = now
 
     def _follow_options(self) -> None:
-        """The option to keep training when the WebUI closes may be changed while a worker is at
-        work. Others' workers are left as they are.
-        """
+        """Apply a change of "keep training" to running workers that this process started."""
         tied = not self._options().keep_training
-        for kept in self._kept.values():
+        for kept in self._active.values():
             if kept.worker is not None and kept.tied != tied:
                 tie(kept.folder, tied)
                 kept.tied = tied
 
     def _tidy(self) -> None:
-        """Finished runs beyond those to keep go to the trash."""
+        """Move finished runs beyond the number to keep to the trash."""
         most = self._options().runs_to_keep
         if most < 1 or self._clock() - self._tidied < TIDY_SECONDS:
             return
@@ -418,13 +401,10 @@ class Scheduler:
         ]
         with self._queue.holding() as line:
             for entry in finished[most:]:
-                if not entry.alive and entry.id not in line and entry.id not in self._kept:
-                    self._done(
-                        "discarding a run",
-                        partial(
-                            discard, entry.folder.path, self._trash, kind="run", now=self._clock()
-                        ),
-                    )
+                if not entry.alive and entry.id not in line and entry.id not in self._active:
+                    path, now = entry.folder.path, self._clock()
+                    act = partial(discard, path, self._trash, kind="run", now=now)
+                    self._attempt("discarding a run", act)
 
 
 def _failure(error: LoraTrainerError | OSError, now: float) -> Failed:
@@ -436,5 +416,5 @@ def _failure(error: LoraTrainerError | OSError, now: float) -> Failed:
             hint="Look at the WebUI's console. A virus scanner may be in the way.",
             reason=error.strerror or error,
         )
-    told = Failed.of(error)
-    return dataclasses.replace(told, time=now)
+
+    return dataclasses.replace(Failed.of(error), time=now)

@@ -1,16 +1,13 @@
-"""Deleted folders, kept in the data folder's trash until someone empties it.
+"""Deleted folders, kept in the data folder's trash until it is emptied.
 
-    discard(folder, trash, kind="run")  -> Discarded      it moves to trash/20260131-154500-NAME,
-                                                          with a note of where it was
-                                           (on a full disk to trash/20260131-154500-run=NAME,
-                                           without one)
-    contents(trash, "run")              -> what can be restored, newest first
-    restore(found, parent)              -> where it lies again
-    measure(trash)                      -> Load           how much lies there, of whatever kind
-    empty(trash)                        -> Load           deletes it for good; what is left, because
-                                                          a program has it open
+    discard(folder, trash, kind="run")  moves it to trash/20260131-154500-NAME with a note of its
+    origin (on a full disk to trash/20260131-154500-run=NAME, without one)
+    contents(trash, "run")              what can be restored, newest first
+    restore(found, parent)              moves it back; returns its path
+    measure(trash)                      count and size of everything in it
+    empty(trash)                        deletes it; returns what could not be deleted
 
-Used by the tab and by the scheduler, for runs beyond those to keep. Standard library only.
+Used by the tab, and by the scheduler for runs beyond those to keep. Standard library only.
 """
 
 from __future__ import annotations
@@ -41,11 +38,11 @@ class Discarded:
     path: Path
     kind: str
     name: str
-    """What it was called, and will be again."""
+    """Its name before, and after restoring."""
     time: float
     """When it was discarded, in seconds since 1970."""
     title: str = ""
-    """What the user called it, where that is another name."""
+    """The user's name for it, if different."""
 
     @property
     def id(self) -> str:
@@ -53,18 +50,18 @@ class Discarded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Load:
-    """What lies in the trash."""
+class TrashSize:
+    """What the trash contains."""
 
     count: int = 0
-    """Deleted folders: runs and datasets."""
+    """Deleted folders of any kind."""
     size: int = 0
-    """Of their files, in bytes."""
+    """Bytes of their files."""
 
 
 def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = "") -> Discarded:
-    """Move a folder into the trash. Raises RunError when it cannot be moved: on Windows, when a
-    program has a file of it open.
+    """Move a folder into the trash. Raises RunError if that fails: on Windows, while a file in it
+    is open.
     """
     moment = time.strftime("%Y%m%d-%H%M%S", time.localtime(now))
     target = free_name(trash / f"{moment}-{folder.name}")
@@ -78,8 +75,7 @@ def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = ""
                 json.dumps({"kind": kind, "name": folder.name, "title": title, "time": now}),
             )
         except OSError as error:
-            # who deletes because the disk is full has no room for a note: the folder's name says as
-            # much
+            # full disk, which may be why it is deleted: encode kind and name in the folder's name
             if not files.is_disk_full(error):
                 raise
             target = free_name(trash / f"{moment}-{kind}={folder.name}")
@@ -97,8 +93,8 @@ def discard(folder: Path, trash: Path, *, kind: str, now: float, title: str = ""
 
 
 def contents(trash: Path, kind: str) -> list[Discarded]:
-    """What of one kind lies in the trash, newest first. Folders without a readable note are left
-    alone.
+    """The trash's folders of one kind, newest first. Folders without a readable note are
+    ignored.
     """
     found = [item for path in _children(trash) if (item := _discarded(path)) and item.kind == kind]
     return sorted(found, key=lambda item: item.time, reverse=True)
@@ -129,10 +125,10 @@ def _moved(path: Path) -> float:
 
 
 def restore(found: Discarded, parent: Path) -> Path:
-    """Put a folder back into `parent` under its name, or name-2 ... if that is taken. Raises
-    RunError when it cannot be moved.
+    """Move a folder back into `parent` under its name, or NAME-2 ... Returns its path. Raises
+    RunError.
     """
-    # a note is only text: it names one folder, never a way out of `parent`
+    # only the last component of the noted name, so that it stays inside `parent`
     try:
         target = free_name(parent / (Path(found.name.replace("\\", "/")).name or found.id))
         parent.mkdir(parents=True, exist_ok=True)
@@ -148,25 +144,17 @@ def restore(found: Discarded, parent: Path) -> Path:
     return target
 
 
-def measure(trash: Path) -> Load:
-    """How much lies in the trash. Links are counted as links."""
-    count = size = 0
-    for path in _children(trash):
-        count += 1
-        for folder, _, names in os.walk(path):
-            for name in names:
-                with contextlib.suppress(OSError):
-                    size += Path(folder, name).lstat().st_size
-    return Load(count=count, size=size)
+def measure(trash: Path) -> TrashSize:
+    """Count and size of what the trash contains. Links count as links."""
+    folders = _children(trash)
+    return TrashSize(count=len(folders), size=sum(map(files.folder_size, folders)))
 
 
-def empty(trash: Path) -> Load:
-    """Delete for good what lies in the trash; whatever a link points to stays. Returns what could
-    not be deleted.
-    """
+def empty(trash: Path) -> TrashSize:
+    """Delete the trash's content, not following links. Returns what could not be deleted."""
     for path in _children(trash):
         if path.is_dir() and not path.is_symlink():
-            # the note first: half a run is nothing to restore
+            # the note first: a partly deleted folder must not be offered
             with contextlib.suppress(OSError):
                 (path / NOTE).unlink()
             shutil.rmtree(path, ignore_errors=True)

@@ -1,9 +1,8 @@
-"""A LoRA file under other names -> the same LoRA under the names that every WebUI loads: kohya's,
-flat, of the model's own layers.
+"""Copies a LoRA file with kohya's key names, which every WebUI loads.
 
-The weights' bytes are copied as they are; only names change, and alpha is written beside each layer
-whose scale is stated elsewhere. Possible where each layer is one layer of the host's: for SD1, SD2
-and SDXL always, for other models if the file names the model's own layers rather than diffusers'.
+The weights are copied byte by byte; alpha is added for layers whose scale is stated elsewhere.
+Possible if each layer is one layer in the host: always for SD1, SD2 and SDXL, otherwise if the file
+uses the model's own layer names rather than diffusers'.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from lora_trainer.lora.layouts import (
 from lora_trainer.lora.scales import IN_HEADER, scales_of
 
 ROLES = {"down": "lora_down.weight", "up": "lora_up.weight"}
-"""What kohya calls the two halves; every other end is everybody's."""
+"""kohya's names of the two matrices; other suffixes are the same in all formats."""
 COPIED_KINDS = frozenset({"LoRA", "LoHa", "LoKr", "GLoRA", "full difference", "norms", "DoRA", ""})
 
 
@@ -46,9 +45,7 @@ def can_convert(layers: Mapping[str, Layer], families: tuple[str, ...]) -> bool:
 
 
 def convert(source: Path, target: Path) -> int:
-    """Write the copy, whole or not at all; returns the number of layers. Raises LoraFileError or
-    OSError.
-    """
+    """Write the copy atomically. Returns the number of layers. Raises LoraFileError or OSError."""
     header = read_header(source)
     layers = layers_in(header)
     families, _ = families_of(layers, header.metadata)
@@ -70,14 +67,14 @@ def convert(source: Path, target: Path) -> int:
             hint="Ask its author for a file for ComfyUI.",
             path=source,
         )
-    # a scale in a tensor of the file is copied with it
+    # scales in tensors are copied with them
     scales = scales_of(header, layers, lambda info: None)
     alphas = {
         f"{names[name]}.alpha": scale * (layers[name].rank or 1)
         for name, scale in scales.by_layer.items()
         if scale is not None and scale != 1 and not {"alpha", "scale"} & layers[name].roles.keys()
     }
-    # in front, so that every tensor still begins at a multiple of its numbers' size
+    # first, because the offset of a tensor must be a multiple of its element size
     room = 4 * len(alphas)
     tensors = {
         name: TensorInfo(info.dtype, info.shape, info.start + room, info.end + room)
@@ -111,7 +108,7 @@ def convert(source: Path, target: Path) -> int:
 
 
 def _new_name(layer: Layer, family: str) -> str | None:
-    """kohya's name of a layer; None where there is none that means the same."""
+    """kohya's name of a layer, or None if there is no equivalent."""
     if not layer.kinds <= COPIED_KINDS or any(
         end.startswith("lora_magnitude_vector") for end in layer.weights
     ):
@@ -122,11 +119,9 @@ def _new_name(layer: Layer, family: str) -> str | None:
     if layer.part == UNET and (family in SD or form_of(layer, family) == "native"):
         return "lora_unet_" + (layer.path if known is None else known.host_path(layer.path))
     heads = {TEXT: "lora_te1_"} if known is None else known.lora_prefixes
-    return (
-        heads[layer.part] + layer.path
-        if layer.part in heads and layer.path.startswith("text_model_")
-        else None
-    )
+    if layer.part in heads and layer.path.startswith("text_model_"):
+        return heads[layer.part] + layer.path
+    return None
 
 
 def _new_key(key: str, names: Mapping[str, str]) -> str:

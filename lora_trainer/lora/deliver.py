@@ -1,17 +1,15 @@
-"""Put a finished LoRA where the host finds it, under a name of its own, with what its card shows.
+"""Copies a finished LoRA into the host's folder under a new name, with its card's metadata.
 
-    deliver(file, lora_dir, name, ...) -> NAME.safetensors, NAME.json (trigger, strength) and
-    NAME.png in lora_dir
+    deliver(file, lora_dir, name, ...) -> NAME.safetensors, NAME.json (trigger, strength), NAME.png
 
-The worker calls it at the end of a run, the tab on request. Standard library and Pillow. Nothing is
-ever overwritten: A1111 and Forge keep showing the old weights of a file that was replaced under its
-name. The host lists *.safetensors at any moment, so the weights come last and in one step.
+Called by the worker at the end of a run, and by the tab. Standard library and Pillow. Nothing is
+overwritten: A1111 and Forge keep showing the old weights of a replaced file. The host may list
+*.safetensors at any moment, so the weights are written last, and atomically.
 
-A kill at any moment is made good by the next call for the same file. Before a name is claimed it is
-noted beside the file (FILE.delivery.json), so the next call goes on with that name, and finds the
-LoRA there if it had arrived already. A claim is a small file in the folder, NAME.safetensors.part,
-which names its note: one whose process is dead and whose note is gone is cleared by the next
-delivery of whatever LoRA.
+A delivery interrupted by a kill is completed by the next call for the same file: the name is
+recorded beside the file (FILE.delivery.json) before it is claimed. A claim is a small file in the
+folder, NAME.safetensors.part, that refers to this note; claims whose process is dead and whose note
+is gone are removed by the next delivery.
 """
 
 from __future__ import annotations
@@ -38,18 +36,16 @@ from lora_trainer.settings.training import FORBIDDEN_IN_NAMES
 
 CLAIM_END = ".safetensors.part"
 NOTE_END = ".delivery.json"
-PATIENCE = 60.0
-"""Seconds for which another delivery of the same file is waited for: it copies one file."""
+LOCK_TIMEOUT = 60.0
+"""Seconds to wait for another delivery of the same file."""
 WEIGHT_SUFFIXES = (".safetensors", ".pt", ".ckpt")
 PREVIEW_SIDE = 768
-"""Longest side of the card's picture in pixels: sharp on a card, and small to load a hundred times.
-"""
-LONGEST_STEM = 150
-"""Bytes of UTF-8: leaves room for `-2.safetensors.part` within the 255 bytes of most file systems.
-"""
+"""Longest side of the card's image in pixels."""
+MAX_STEM_BYTES = 150
+"""In UTF-8; leaves room for `-2.safetensors.part` within the 255 bytes of most file systems."""
 
-# "none" is A1111's own word in <lora:none:...>; the others are devices on Windows, whatever follows
-# the dot
+# "none" has a meaning for A1111 in <lora:none:...>; the others are devices on Windows, with any
+# suffix
 RESERVED = {
     "none",
     "con",
@@ -66,13 +62,13 @@ class Delivered:
 
     path: Path
     name: str
-    """What to write in a prompt: <lora:name:0.7>."""
+    """For the prompt: <lora:name:0.7>."""
     renamed: bool
-    """True if the name asked for was taken or could not be used."""
+    """Whether the requested name was in use or not usable."""
     sidecar: Path
     preview: Path | None
     warnings: tuple[Message, ...] = ()
-    """What could not be done, in sentences; the LoRA works all the same."""
+    """What failed without affecting the LoRA."""
 
 
 def deliver(
@@ -88,23 +84,22 @@ def deliver(
     negative_text: str = "",
     notes: str = "",
 ) -> Delivered:
-    """Copy a LoRA file into the host's folder as `name`, or name-2, name-3... if that is in use
-    there, in any subfolder.
+    """Copy a LoRA file into the host's folder as `name`, or name-2, name-3 ... if in use in any
+    subfolder.
 
-    ss_output_name and modelspec.title inside the copy become the new name: the host inserts the
-    first when the card is clicked. A file that was delivered there already and still is, is not
-    delivered twice: the earlier delivery is returned. Raises LoraFileError if the folder is
-    missing, full or not writable; `file` itself is never touched.
+    ss_output_name and modelspec.title in the copy are set to the new name, which the host inserts
+    when the card is clicked. If the file was delivered there before, that delivery is returned.
+    Raises LoraFileError if the folder is missing, full or not writable; `file` is not modified.
     """
     read_header(file)
     _require_folder(lora_dir, file)
     texts = _sidecar(trigger, preferred_weight, family, description, negative_text, notes)
     try:
-        with _alone_with(file):
+        with _locked(file):
             note = _Note(file, lora_dir)
-            files.clear_left(lora_dir)
+            files.remove_abandoned(lora_dir)
             clear_abandoned(lora_dir)
-            stem, is_there = note.taken_up()
+            stem, is_there = note.resume()
             stem = stem or note.claim(clean_name(name))
             warnings = () if is_there else _put(file, lora_dir, stem, texts, preview, note)
     except files.Locked:
@@ -113,7 +108,7 @@ def deliver(
             "{file} is being delivered at this moment", hint=hint, file=file
         ) from None
     except OSError as error:
-        raise _could_not(error, lora_dir, file) from error
+        raise _delivery_error(error, lora_dir, file) from error
     target, picture = lora_dir / f"{stem}.safetensors", lora_dir / f"{stem}.png"
     return Delivered(
         path=target,
@@ -128,7 +123,7 @@ def deliver(
 def _put(
     file: Path, lora_dir: Path, stem: str, texts: str, preview: Path | None, note: _Note
 ) -> tuple[Message, ...]:
-    """Everything under the claimed name, the weights last."""
+    """Write everything under the claimed name, the weights last."""
     target, sidecar, picture = (
         lora_dir / f"{stem}{end}" for end in (".safetensors", ".json", ".png")
     )
@@ -144,7 +139,7 @@ def _put(
     except BaseException:
         if not target.exists():
             _remove(sidecar, picture)
-            note.give_up()
+            note.cancel()
         raise
     note.release()
     return warnings
@@ -158,7 +153,7 @@ def _sidecar(
     negative_text: str,
     notes: str,
 ) -> str:
-    """The user metadata of A1111's card, in A1111's keys."""
+    """The user metadata of A1111's card."""
     values = {
         "description": description,
         "sd version": family.sd_version,
@@ -171,8 +166,8 @@ def _sidecar(
 
 
 def _write_preview(source: Path, target: Path) -> tuple[Message, ...]:
-    """The card's picture, made smaller, with the generation settings it carries. A picture that
-    cannot be read is a warning.
+    """The card's image, downscaled, with its generation parameters. An unreadable one is a
+    warning.
     """
     try:
         with Image.open(source) as image:
@@ -204,14 +199,12 @@ def _remove(*paths: Path) -> None:
 
 
 @contextlib.contextmanager
-def _alone_with(file: Path) -> Iterator[None]:
-    """Be the only one who delivers this file; where beside it nothing can be written, trust that
-    nobody else does.
-    """
+def _locked(file: Path) -> Iterator[None]:
+    """Hold the file's delivery lock, if its folder is writable."""
     place = file.with_name("delivery.lock")
     with contextlib.ExitStack() as held:
         try:
-            held.enter_context(files.lock(place, patience=PATIENCE))
+            held.enter_context(files.lock(place, patience=LOCK_TIMEOUT))
         except files.Locked:
             raise
         except OSError:
@@ -220,14 +213,12 @@ def _alone_with(file: Path) -> Iterator[None]:
 
 
 def note_of(file: Path) -> Path:
-    """Where it is remembered how `file` was delivered."""
+    """The path of a file's delivery note."""
     return file.with_name(file.name + NOTE_END)
 
 
 class _Note:
-    """What is remembered beside `file` of its delivery into `lora_dir`: the name that it claims, or
-    has arrived under.
-    """
+    """The note beside `file` about its delivery into `lora_dir`: the claimed name."""
 
     def __init__(self, file: Path, lora_dir: Path) -> None:
         self._file = file
@@ -236,10 +227,8 @@ class _Note:
         self._stem = ""
         self._token = ""
 
-    def taken_up(self) -> tuple[str, bool]:
-        """The name under which an earlier call's delivery goes on, or "", and whether it has
-        arrived there already.
-        """
+    def resume(self) -> tuple[str, bool]:
+        """The name of an earlier, interrupted delivery or "", and whether its file is complete."""
         kept: dict[str, Any] = files.read_json(self._path, dict, {}, names=True)
         self._stem, self._token = str(kept.get("name", "")), str(kept.get("token", ""))
         folder = Path(str(kept.get("folder", "")))
@@ -250,7 +239,7 @@ class _Note:
             return "", False
         arrived = self._lora_dir / f"{self._stem}.safetensors"
         if arrived.exists():
-            # what arrived before the run went on to learn more stays as it is
+            # an earlier state of a continued run keeps its name
             self.release()
             return (self._stem, True) if same_weights(self._file, arrived) else ("", False)
         if self._holds_claim() and not kept.get("was_free"):
@@ -258,11 +247,10 @@ class _Note:
         return (self._stem if self._holds_claim() else ""), False
 
     def claim(self, wanted: str) -> str:
-        """Claim `wanted`, or wanted-2 ...: the first free name, which nobody else is given until it
-        is released.
+        """Claim `wanted`, or wanted-2 ...: the first free name.
 
-        The claim is created exclusively, its name in lower case so that Foo and foo meet. It is
-        noted before it is made: none is without an owner.
+        The claim file is created exclusively, with a lower-case name so that Foo and foo conflict.
+        The note is written first, so that every claim has one.
         """
         number, used = 0, used_names(self._lora_dir)
         while True:
@@ -277,36 +265,35 @@ class _Note:
                     json.dump(
                         {
                             "token": self._token,
-                            "writer": files.this_writer(),
+                            "writer": files.writer_id(),
                             "note": str(self._path.absolute()),
                         },
                         stream,
                     )
             except FileExistsError:
                 continue
-            # looked up after the claim: another delivery may have finished under this name in
-            # between
+            # checked again: another delivery may have completed under this name before the claim
             if stem.casefold() not in used_names(self._lora_dir) and not _has_companions(
                 self._lora_dir, stem, claim.name
             ):
-                # what is found beside the claim from now on was written under it
+                # files of this name that appear later belong to this delivery
                 self._write(stem, self._token, was_free=True)
                 return stem
             self.release()
 
     def release(self) -> None:
-        """The name is in use, or not wanted: the claim goes."""
+        """Remove the claim."""
         if self._holds_claim():
             _remove(_claim_of(self._lora_dir, self._stem))
 
-    def give_up(self) -> None:
-        """Nothing was delivered, and nothing is claimed."""
+    def cancel(self) -> None:
+        """Remove the claim and the note."""
         self.release()
         _remove(self._path)
 
     def _holds_claim(self) -> bool:
         claim = _claim_of(self._lora_dir, self._stem)
-        # an empty one was made in the instant before the kill
+        # empty if the process was killed while creating it
         return claim.is_file() and (claim.stat().st_size == 0 or _token(claim) == self._token)
 
     def _write(self, stem: str, token: str, *, was_free: bool) -> None:
@@ -317,7 +304,7 @@ class _Note:
             "folder": str(self._lora_dir.absolute()),
             "was_free": was_free,
         }
-        # a run's folder may be full or read-only: the process named in the claim must do
+        # the run's folder may be full or read-only; then only the claim's process protects it
         with contextlib.suppress(OSError):
             files.write_bytes(self._path, json.dumps(values).encode("ascii"))
 
@@ -327,20 +314,20 @@ def _claim_of(lora_dir: Path, stem: str) -> Path:
 
 
 def clear_abandoned(lora_dir: Path) -> None:
-    """Delete the claims in the folder that nobody goes on with, and the notes and pictures of the
-    LoRAs that did not arrive.
+    """Delete claims that no process or note refers to, with the sidecars and images of their
+    incomplete deliveries.
     """
     for claim in lora_dir.glob(f"*{CLAIM_END}"):
         kept: dict[str, Any] = files.read_json(claim, dict, {}, names=True)
         token, writer, note = (str(kept.get(key, "")) for key in ("token", "writer", "note"))
-        if files.is_left(writer, files.age(claim)) and (not token or _token(Path(note)) != token):
+        if files.is_abandoned(writer, files.age(claim)) and (
+            not token or _token(Path(note)) != token
+        ):
             _clear_claim(claim, token)
 
 
 def _clear_claim(claim: Path, token: str) -> None:
-    """Delete a claim, if it carries `token`, with what was written under it before the weights:
-    nothing of the name was there when it was made.
-    """
+    """Delete a claim with this `token`, and the files written under it before the weights."""
     if not claim.is_file() or _token(claim) != token:
         return
     stem = claim.name.removesuffix(CLAIM_END)
@@ -351,9 +338,7 @@ def _clear_claim(claim: Path, token: str) -> None:
 
 
 def _token(path: Path) -> str:
-    """What makes a note and a claim belong together; "" where there is none, or none that can be
-    read.
-    """
+    """The token that links note and claim; "" if unreadable."""
     return files.read_json(path, lambda values: str(values.get("token", "")), "", names=True)
 
 
@@ -361,7 +346,7 @@ def _token(path: Path) -> str:
 
 
 def clean_name(name: str) -> str:
-    """A name that <lora:NAME:0.7>, every file system and the hosts' lists can hold: "My: style
+    """A name usable in <lora:NAME:0.7>, on every file system and in the hosts' lists: "My: style
     v1.5" -> "My_style v1_5".
     """
     text = unicodedata.normalize("NFC", name).encode("utf-8", "ignore").decode("utf-8")
@@ -375,21 +360,19 @@ def clean_name(name: str) -> str:
         for character in text
     )
     text = re.sub(r"[_\s]*_[_\s]*", "_", text).strip("_ \t")
-    while len(text.encode("utf-8")) > LONGEST_STEM:
+    while len(text.encode("utf-8")) > MAX_STEM_BYTES:
         text = text[:-1].rstrip("_ ")
     return text or "lora"
 
 
 def used_names(lora_dir: Path) -> set[str]:
-    """Case-folded stems that the host knows, in this folder and in every folder it lists together
-    with it.
-    """
+    """Case-folded stems in this folder and in all folders that the host lists with it."""
     used = set(RESERVED)
     for root in _listed_roots(lora_dir):
         seen: set[str] = set()
         for folder, subfolders, names in os.walk(root, followlinks=True):
             real = os.path.realpath(folder)
-            if real in seen:  # a link that leads back up
+            if real in seen:  # a symlink loop
                 subfolders.clear()
                 continue
             seen.add(real)
@@ -402,9 +385,7 @@ def used_names(lora_dir: Path) -> set[str]:
 
 
 def _listed_roots(lora_dir: Path) -> list[Path]:
-    """The host lists models/Lora with all below it, and models/LyCORIS: names must differ across
-    both, wherever in them lora_dir is.
-    """
+    """The host lists models/Lora, recursively, and models/LyCORIS: names must be unique in both."""
     folder = lora_dir.absolute()
     for candidate in (folder, *folder.parents):
         if candidate.name.casefold() == "lora":
@@ -413,16 +394,14 @@ def _listed_roots(lora_dir: Path) -> list[Path]:
 
 
 def _has_companions(lora_dir: Path, stem: str, claim: str) -> bool:
-    """Whether anything in the folder belongs to this name: the notes or picture of a LoRA that is
-    gone would be overwritten or shown.
-    """
+    """Whether the folder has other files of this name, such as the sidecar of a deleted LoRA."""
     return any(
         entry.name.casefold().startswith(stem.casefold() + ".") and entry.name != claim
         for entry in lora_dir.iterdir()
     )
 
 
-# --- trouble --------------------------------------------------------------------------------------
+# --- errors ---------------------------------------------------------------------------------------
 
 
 def _require_folder(lora_dir: Path, file: Path) -> None:
@@ -439,7 +418,7 @@ def _require_folder(lora_dir: Path, file: Path) -> None:
         raise LoraFileError("{lora_dir} is not a folder", hint=hint, lora_dir=lora_dir, file=file)
 
 
-def _could_not(error: OSError, lora_dir: Path, file: Path) -> LoraTrainerError:
+def _delivery_error(error: OSError, lora_dir: Path, file: Path) -> LoraTrainerError:
     if files.is_disk_full(error):
         hint = "Make room there, then deliver again; the LoRA itself is safe in {file}."
         return LoraFileError(

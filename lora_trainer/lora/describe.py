@@ -1,11 +1,8 @@
-"""What a LoRA file is: for `python -m lora_trainer inspect FILE`.
+"""Describes a LoRA file, for `python -m lora_trainer inspect FILE`.
 
-In: a .safetensors file of any origin, or PEFT's folder, and, if wanted, the layers of a base. Out:
-a Description, as text or JSON. Reads the header, and of the weights what it takes to measure the
-effect; no GPU. Files that are not LoRA get a LoraFileError that says what they are.
-
-Which names are understood, and which WebUI finds which of them: layouts.py. Where alpha comes from:
-scales.py.
+Reads the header of a .safetensors file of any trainer, or PEFT's folder, and weights as needed to
+measure the effect; optionally compares with a base's layers. Other files get a LoraFileError that
+says what they are. Key names and what WebUIs load: layouts.py. Alpha: scales.py.
 """
 
 from __future__ import annotations
@@ -58,42 +55,38 @@ class PartDescription:
 
     module_count: int
     effect: float | None
-    """Root mean square of the change of a base weight at strength 1, alpha / rank * up @ down.
-    None: not measured for this kind.
-    """
+    """Root mean square of the weight delta at strength 1; None if not measured for this kind."""
     idle_modules: int
-    """Layers that change nothing at all."""
+    """Layers whose delta is zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
-    """What `inspect` shows."""
+    """The result of `inspect`."""
 
     path: Path
     byte_count: int
     kind: str
     """LoRA, LoCon, LoHa, LoKr, ..."""
     names: str
-    """Whose key names: kohya, ComfyUI, diffusers, OneTrainer ..."""
+    """The naming scheme: kohya, ComfyUI, diffusers, OneTrainer ..."""
     named_layers: str
-    """Whose layers these names are of, diffusers' or the model's own; empty: not known, or both."""
+    """"diffusers' layers" or "the model's own layers"; empty if unknown, or both."""
     families: tuple[str, ...]
-    """Which model it is for: sd1, sdxl, flux ... Several: nothing in the file tells them apart."""
+    """Possible families: sd1, sdxl, flux ..."""
     family_source: str
     parts: Mapping[str, PartDescription]
     parameter_count: int
     dtypes: tuple[str, ...]
     ranks: tuple[int, ...]
     alphas: tuple[float, ...]
-    """Empty: nobody states any."""
+    """Empty if not stated."""
     alpha_source: str
     """Where alpha is stated, if not in the weights."""
     scales: tuple[float, ...] | None
-    """alpha / rank: what strength 1 multiplies up @ down by. Empty: there is no rank. None: not
-    known.
-    """
+    """alpha / rank. Empty: there is no rank. None: unknown."""
     square_root: bool
-    """The scale is alpha / sqrt(rank)."""
+    """Whether the scale is alpha / sqrt(rank)."""
     trigger: str | None
     step: int | None
     epoch: int | None
@@ -102,17 +95,17 @@ class Description:
     resolutions: tuple[str, ...]
     title: str | None
     unmatched: tuple[str, ...] | None
-    """Layers of the file that the base does not have. None: no base was given."""
+    """Layers that the base does not have. None: no base was given."""
     misshapen: tuple[str, ...] | None
     """Layers whose shapes do not fit the base's."""
     hosts: tuple[Message, ...]
-    """What each WebUI makes of it, in sentences."""
+    """What each WebUI loads of it."""
     notes: tuple[Message, ...]
-    """What its user should know, in sentences."""
+    """Warnings for its user."""
 
     @property
     def family(self) -> str | None:
-        """The family, if it is known."""
+        """The family, if unique."""
         return self.families[0] if len(self.families) == 1 else None
 
     @property
@@ -124,7 +117,7 @@ class Description:
         return self.module_count == sum(part.idle_modules for part in self.parts.values())
 
     def to_json(self) -> str:
-        """All fields as JSON."""
+        """All fields, as JSON."""
         values = {
             **asdict(self),
             "path": str(self.path),
@@ -139,7 +132,7 @@ class Description:
         return json.dumps(_json_able(values), ensure_ascii=False, indent=2, allow_nan=False)
 
     def to_text(self) -> str:
-        """A few aligned lines; what is not known is left out."""
+        """A few aligned lines, without unknown values."""
         family = " or ".join(FAMILIES[family].name for family in self.families) or "unknown"
         ratio = "alpha / sqrt(rank)" if self.square_root else "alpha / rank"
         lines = [
@@ -194,9 +187,9 @@ class Description:
         return "none (same as the rank)" if self.ranks else None
 
     def _host_lines(self) -> list[str]:
-        """What each WebUI makes of it, in one line where that is the same."""
-        said = [{**host.values, "host": "", "template": host.template} for host in self.hosts]
-        if len(said) < 2 or said.count(said[0]) < len(said):
+        """What each WebUI loads, as one line if the same for all."""
+        found = [{**host.values, "host": "", "template": host.template} for host in self.hosts]
+        if len(found) < 2 or found.count(found[0]) < len(found):
             return [str(host) for host in self.hosts]
         *names, last = (host.values["host"] for host in self.hosts)
         return [
@@ -210,7 +203,7 @@ class Description:
 
 
 def _json_able(value: Any) -> Any:
-    """JSON has no NaN: a number that is not finite becomes its name."""
+    """`value` with non-finite floats as strings: JSON has no NaN."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, dict):
@@ -219,10 +212,10 @@ def _json_able(value: Any) -> Any:
 
 
 def describe(path: Path, base: BaseLayers | None = None) -> Description:
-    """Read a LoRA file, or the one in a folder. base: its layers from `names.base_layers`, to list
-    what would not match.
+    """Describe a LoRA file, or the one in a folder. base: from `names.base_layers`, to list what
+    does not match.
 
-    Raises LoraFileError for a file that is not a LoRA, or cannot be read, and nothing else.
+    Raises LoraFileError only.
     """
     path = find_in_folder(Path(path))
     header = read_header(path)
@@ -316,7 +309,7 @@ KINDS = (
     "VeRA",
     "DoRA",
 )
-"""In the order they are told."""
+"""In order of output."""
 FORM_NAMES = {
     "native": "the model's own layers",
     "diffusers": "diffusers' layers",
@@ -337,15 +330,15 @@ def _named_layers(layers: Mapping[str, Layer], families: tuple[str, ...]) -> str
 
 
 class _Measure:
-    """Reads single tensors out of a file."""
+    """Reads single tensors of a file."""
 
     def __init__(self, header: Header) -> None:
         self.header = header
         self.unread = set[str]()
-        """Types of numbers that this torch does not know."""
+        """Dtypes that this torch does not support."""
 
     def tensor(self, info: TensorInfo) -> Any:
-        """The tensor as float32; None for a type that this torch does not know."""
+        """The tensor as float32; None for an unsupported dtype."""
         values = read_tensor(self.header, info)
         if values is None:
             self.unread.add(info.dtype)
@@ -355,7 +348,7 @@ class _Measure:
         return read_number(self.header, info)
 
     def size(self, layer: Layer) -> float | None:
-        """Root mean square of up @ down; None where the layer is of another kind."""
+        """Root mean square of up @ down, or None for another kind of layer."""
         down, up = layer.roles.get("down"), layer.roles.get("up")
         if down is None or up is None or "mid" in layer.roles or "magnitude" in layer.roles:
             return None
@@ -370,14 +363,12 @@ class _Measure:
         if any(tensor is None for tensor in read):
             return None
         a, b = (tensor.flatten(1) for tensor in read)
-        # |up @ down|^2 = trace((up^T up)(down down^T)): whichever takes the smaller matrices
+        # |up @ down|^2 = trace((up^T up)(down down^T)): use the smaller matrices
         small = a.shape[0] <= min(a.shape[1], b.shape[0])
         squares = float(((b.T @ b) * (a @ a.T)).sum() if small else (b @ a).pow(2).sum())
-        return (
-            math.sqrt(max(squares, 0.0) / (b.shape[0] * a.shape[1]))
-            if squares == squares
-            else math.nan
-        )
+        if squares == squares:
+            return math.sqrt(max(squares, 0.0) / (b.shape[0] * a.shape[1]))
+        return math.nan
 
 
 def _part(names: list[str], sizes: Mapping[str, float | None], scales: Scales) -> PartDescription:
@@ -397,7 +388,7 @@ def _part(names: list[str], sizes: Mapping[str, float | None], scales: Scales) -
 def _compare(
     layers: Mapping[str, Layer], base: BaseLayers
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Layers that the base lacks, and those whose shape differs."""
+    """Layers that the base does not have, and those whose shapes differ."""
     found = {
         name: base.find(layer.part, layer.path, flat=layer.layout.flat)
         for name, layer in layers.items()
@@ -433,15 +424,13 @@ def _image_count(values: Mapping[str, str]) -> int | None:
     folders = [
         folder for folder in _object(values, "ss_dataset_dirs").values() if isinstance(folder, dict)
     ]
-    return (
-        sum(_whole(folder.get("img_count")) or 0 for folder in folders)
-        if folders
-        else _whole(values.get("ss_num_train_images"))
-    )
+    if folders:
+        return sum(_whole(folder.get("img_count")) or 0 for folder in folders)
+    return _whole(values.get("ss_num_train_images"))
 
 
 def _resolutions(values: Mapping[str, str]) -> tuple[str, ...]:
-    """Bucket sizes, the most used first; else the resolution asked for."""
+    """Bucket sizes, most used first; else the stated resolution."""
     buckets = _object(values, "ss_bucket_info").get("buckets")
     counts: dict[str, int] = {}
     for bucket in buckets.values() if isinstance(buckets, dict) else ():
@@ -455,8 +444,8 @@ def _resolutions(values: Mapping[str, str]) -> tuple[str, ...]:
             counts[text] = counts.get(text, 0) + (_whole(bucket.get("count")) or 0)
     if counts:
         return tuple(sorted(counts, key=lambda text: -counts[text]))
-    asked = stated_resolution(values)
-    return (f"{asked[0]}x{asked[1]}",) if asked else ()
+    stated = stated_resolution(values)
+    return (f"{stated[0]}x{stated[1]}",) if stated else ()
 
 
 def _whole(value: Any) -> int | None:
@@ -476,19 +465,19 @@ def _known(value: str | None) -> str | None:
 def _hosts(
     header: Header, layers: Mapping[str, Layer], families: tuple[str, ...], lost: set[str]
 ) -> Iterator[Message]:
-    """A sentence for each WebUI; where the family is not known, only what is the same for each that
-    it may be. lost: what the base lacks.
+    """A sentence per WebUI; for an ambiguous family only if it is the same for all candidates.
+    lost: layers that the base does not have.
     """
     for host in HOSTS:
-        told = [
-            _told_by(host, header, layers, family, lost)
+        messages = [
+            _host_message(host, header, layers, family, lost)
             for family in families or tuple(host.families)
         ]
-        if told and all(message == told[0] for message in told):
-            yield told[0]
+        if messages and all(message == messages[0] for message in messages):
+            yield messages[0]
 
 
-def _told_by(
+def _host_message(
     host: LoraLoader, header: Header, layers: Mapping[str, Layer], family: str, lost: set[str]
 ) -> Message:
     if family not in host.families:
@@ -517,7 +506,7 @@ def _told_by(
             ),
             values,
         )
-    if host.passes_over(unmatched, keys):
+    if host.rejects(unmatched, keys):
         return Message(
             "{host} does not know {unmatched} of its {keys} keys, and passes over the whole file.",
             values,
@@ -537,7 +526,7 @@ TOGETHER = {
     "{host} loads {loaded} of its {count} layers.": "{hosts} load {loaded} of its {count} layers.",
     "{host} loads all its layers.": "{hosts} load all its layers.",
 }
-"""The same, said of several WebUIs."""
+"""The same for several WebUIs."""
 
 
 def _notes(
@@ -568,14 +557,12 @@ def _notes(
             " model is loaded."
         )
     if not renamable or description.scales is None:
-        # the copy has alpha where it is looked for
+        # the converted copy has alpha in the weights
         yield from _scale_notes(description)
     if sum(part.idle_modules for part in description.parts.values()) == total:
         yield Message("All its weights are zero: it changes nothing.")
-    if any(
-        part.effect is not None and not math.isfinite(part.effect)
-        for part in description.parts.values()
-    ):
+    effects = (part.effect for part in description.parts.values())
+    if any(effect is not None and not math.isfinite(effect) for effect in effects):
         yield Message("Some weights are not finite: pictures will be black or noise.")
     if measure.unread:
         yield Message(
@@ -677,11 +664,9 @@ def _trained(step: int | None, epoch: int | None) -> str | None:
 
 def _numbers(values: Iterable[float]) -> str:
     listed = [f"{value:g}" for value in values]
-    return (
-        ", ".join(listed)
-        if len(listed) <= 8
-        else f"{len(listed)} different, {listed[0]} to {listed[-1]}"
-    )
+    if len(listed) <= 8:
+        return ", ".join(listed)
+    return f"{len(listed)} different, {listed[0]} to {listed[-1]}"
 
 
 FITS = "none: every layer fits the base model"

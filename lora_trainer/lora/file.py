@@ -1,11 +1,8 @@
-"""The bytes of a LoRA file: a safetensors header, then the tensors, and the hashes that the hosts
-look for in the header.
+"""LoRA files: header, tensors' bytes, and the hashes that hosts read.
 
-Called by export, deliver and describe. Standard library only, so that a file can be renamed without
-the worker's packages. Written here rather than by the safetensors library because that one writes
-metadata in a random order: the same LoRA would give different bytes.
-
-Format: https://huggingface.co/docs/safetensors/index#format
+Standard library only, so that files can be renamed without the worker's packages. The safetensors
+library is not used for writing because it orders metadata randomly: equal LoRAs would give
+different bytes. Format: https://huggingface.co/docs/safetensors/index#format
 """
 
 from __future__ import annotations
@@ -21,14 +18,12 @@ from lora_trainer.checkpoint.header import read_header as read_safetensors_heade
 from lora_trainer.errors import CheckpointError, LoraFileError
 
 LEGACY_START, LEGACY_LENGTH = 0x100000, 0x10000
-"""The 64 KiB at the first MiB: all that the WebUI's first model hash looked at."""
+"""The 64 KiB at 1 MiB that the WebUI's legacy model hash covers."""
 CHUNK = 1 << 20
 
 
 def read_header(path: Path) -> Header:
-    """Names, types, shapes and metadata of a LoRA file. LoraFileError says what the file is
-    instead.
-    """
+    """A LoRA file's header. Raises LoraFileError that says what the file is instead."""
     try:
         return read_safetensors_header(path)
     except CheckpointError as error:
@@ -37,12 +32,12 @@ def read_header(path: Path) -> Header:
 
 
 IN_FOLDER = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
-"""What PEFT and diffusers call the file in a folder of theirs."""
+"""The file names used by PEFT and diffusers."""
 
 
 def find_in_folder(path: Path) -> Path:
-    """The LoRA file that a folder stands for: PEFT's, the only one, or diffusers'. Any other path
-    is given back as it is. Raises LoraFileError.
+    """The LoRA file in a folder: PEFT's, the only one, or diffusers'. Files are returned unchanged.
+    Raises LoraFileError.
     """
     if not path.is_dir():
         return path
@@ -76,9 +71,7 @@ def find_in_folder(path: Path) -> Path:
 
 
 def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
-    """The bytes in front of the tensors: length, JSON, spaces up to a multiple of 8. Metadata is
-    sorted: the same values, the same bytes.
-    """
+    """The bytes before the tensors: length, JSON, padded to a multiple of 8. Metadata is sorted."""
     entries: dict[str, object] = (
         {"__metadata__": {_clean(key): _clean(metadata[key]) for key in sorted(metadata)}}
         if metadata
@@ -96,8 +89,7 @@ def encode_header(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str]
 
 
 def _clean(text: str) -> str:
-    # half a surrogate pair, from a file name that is not UTF-8, would make the whole file
-    # unreadable to the safetensors library
+    # lone surrogates, from a file name that is not UTF-8, would make the file invalid
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
@@ -107,12 +99,12 @@ def with_hashes(
     content: Iterable[bytes],
     read: Callable[[int, int], bytes],
 ) -> dict[str, str]:
-    """The metadata with the hashes of the tensors in it, as kohya writes them.
+    """The metadata with hashes of the tensors, as written by kohya.
 
-    sshs_model_hash: sha256 of all bytes after the header; it stays the same when metadata is
-    edited. modelspec.hash_sha256: the same, as ModelSpec writes it. sshs_legacy_hash: the WebUI's
-    first hash, of the file as it would be with the ss_ keys alone. content: the bytes after the
-    header, in order. read(start, length): some of those bytes.
+    sshs_model_hash: SHA-256 of all bytes after the header, independent of metadata.
+    modelspec.hash_sha256: the same for ModelSpec. sshs_legacy_hash: the WebUI's legacy hash of the
+    file with only the ss_ keys. content: the bytes after the header, in order. read(start, length):
+    a range of them.
     """
     digest = hashlib.sha256()
     for chunk in content:
@@ -131,8 +123,8 @@ def with_hashes(
 
 
 def copy_with_metadata(source: Path, target: Path, changes: Mapping[str, str]) -> None:
-    """Copy a LoRA file, some metadata changed and the hashes that depend on it made right. Raises
-    LoraFileError or OSError.
+    """Copy a LoRA file with changed metadata, updating its hashes. Raises LoraFileError or
+    OSError.
     """
     header = read_header(source)
     metadata = {**header.metadata, **changes}
@@ -156,9 +148,7 @@ def copy_with_metadata(source: Path, target: Path, changes: Mapping[str, str]) -
 
 
 def same_weights(one: Path, other: Path) -> bool:
-    """Whether two LoRA files hold the same tensors, whatever their metadata. False where one cannot
-    be read.
-    """
+    """Whether two LoRA files have the same tensors. False if one is unreadable."""
     try:
         first, second = read_header(one), read_header(other)
         if first.tensors != second.tensors:
@@ -175,9 +165,7 @@ def same_weights(one: Path, other: Path) -> bool:
 
 
 def file_hashes(path: Path) -> tuple[str, str]:
-    """(sha256, first-generation hash) of a whole file, such as the base model: seconds for
-    gigabytes; hashing lets other threads run.
-    """
+    """(SHA-256, legacy hash) of a file. hashlib releases the GIL."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while chunk := stream.read(CHUNK):

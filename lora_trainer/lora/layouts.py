@@ -1,23 +1,20 @@
-"""How LoRA files in circulation name their weights: whose names they are, for which model, of which
-kind, and what each WebUI makes of them.
+"""Naming schemes of LoRA files: which trainer's, for which model, of which kind, and what each
+WebUI loads.
 
-In: the header of a file. Out: its layers. All knowledge is in tables; describe and convert read
-them. No torch.
+A file's header -> its layers. Everything is in tables, used by describe and convert. Without torch.
 
 A key is HEAD + PATH + "." + END:
 
-    lora_unet_                   down_blocks_0_attentions_0_proj_in   .lora_down.weight     kohya,
-        musubi; LyCORIS with its own ends
-    unet.                        output_blocks.5.1.proj_in            .lora_down.weight
-        OneTrainer since 2025
-    diffusion_model.             double_blocks.0.img_attn.qkv         .lora_A.weight        ComfyUI,
-        ai-toolkit
-    transformer.                 transformer_blocks.0.attn.to_q       .lora_A.weight
-        diffusers
-    base_model.model.            down_blocks.0.attentions.0.proj_in   .lora_A.weight        PEFT
+    lora_unet_          down_blocks_0_attentions_0_proj_in   .lora_down.weight   kohya, musubi;
+                        LyCORIS with other ends
+    unet.               output_blocks.5.1.proj_in            .lora_down.weight   OneTrainer since
+                        2025
+    diffusion_model.    double_blocks.0.img_attn.qkv         .lora_A.weight      ComfyUI, ai-toolkit
+    transformer.        transformer_blocks.0.attn.to_q       .lora_A.weight      diffusers
+    base_model.model.   down_blocks.0.attentions.0.proj_in   .lora_A.weight      PEFT
 
-PATH is the model's own ("native": the checkpoint's, SGM's for SDXL) or diffusers'. A path is kept
-flat here, with underscores for dots, because that is all that the flat layouts say.
+PATH is the model's own ("native": the checkpoint's, SGM's for SDXL) or diffusers'. Paths are kept
+flat, with underscores for dots, as in the flat layouts.
 
 Sources: the key maps of A1111 1.10.1 (extensions-builtin/Lora/networks.py), Forge
 (packages_3rdparty/comfyui_lora_collection/lora.py) and Forge Neo
@@ -35,18 +32,18 @@ from typing import Literal
 
 from lora_trainer.checkpoint.header import Header, TensorInfo
 
-# --- ends -----------------------------------------------------------------------------------------
+# --- suffixes -------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class End:
-    """What stands behind a layer's name."""
+    """The suffix after a layer's name."""
 
     kind: str
-    """LoRA, LoHa, ...; empty for what any kind may have, such as alpha."""
+    """LoRA, LoHa, ...; empty for suffixes of any kind, such as alpha."""
     role: str
     style: str = ""
-    """Whose way of writing it is: kohya, peft, diffusers. Empty: everybody's."""
+    """kohya, peft or diffusers; empty: used by all."""
 
 
 ENDS: Mapping[str, End] = {
@@ -106,18 +103,16 @@ ENDS: Mapping[str, End] = {
     "reshape_weight": End("", "reshape"),
 }
 NAMED_ADAPTER = re.compile(r"(lora_[AB]|lora_magnitude_vector)\.[^.]+\.weight")
-"""PEFT may put the adapter's name in between: lora_A.default.weight."""
-LONGEST_KEY = 512
-"""Ten times a usual one; what is longer is nobody's."""
+"""PEFT may include the adapter's name: lora_A.default.weight."""
+MAX_KEY_LENGTH = 512
+"""Ten times the usual length."""
 OLD_PROCESSOR = "_lora"
-"""The first diffusers: ...attn1.processor.to_q_lora.down.weight"""
+"""The first diffusers versions: ...attn1.processor.to_q_lora.down.weight"""
 
 
 def split_key(key: str) -> tuple[str, str, End] | None:
-    """(name of the layer, what stands behind it, its meaning); None for a key that is not a
-    LoRA's.
-    """
-    pieces = key.rsplit(".", 3) if len(key) <= LONGEST_KEY else []
+    """(layer name, suffix, its End), or None for a key that is not a LoRA's."""
+    pieces = key.rsplit(".", 3) if len(key) <= MAX_KEY_LENGTH else []
     for count in range(len(pieces) - 1, 0, -1):
         end = ".".join(pieces[-count:])
         name = key[: -len(end) - 1]
@@ -141,15 +136,15 @@ UNET, TEXT, TEXT_2, TEXT_3 = "unet", "text_encoder", "text_encoder_2", "text_enc
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """One way of writing names."""
+    """A naming scheme."""
 
     name: str
     flat: bool
-    """Underscores for the dots of the path."""
+    """Whether the path has underscores for dots."""
     heads: Mapping[str, str]
-    """What names begin with -> part of the model."""
+    """Prefix -> part of the model."""
     styles: frozenset[str] = frozenset()
-    """The ends it goes with; empty: any."""
+    """The suffix styles it is used with; empty: any."""
 
 
 KOHYA = Layout(
@@ -229,18 +224,18 @@ LAYOUTS = (
     OLD_DIFFUSERS,
     BARE,
 )
-"""The first that fits is the one."""
+"""In order of precedence."""
 
 
 @dataclass(kw_only=True)
 class Layer:
-    """One adapted layer: its name up to the first weight's, and its weights by their ends."""
+    """An adapted layer and its weights by suffix."""
 
     name: str
     layout: Layout
     part: str
     dotted: str
-    """The name without its head, as the layout writes it."""
+    """The name without its prefix, as in the file."""
     path: str
     """The same, flat, without `processor` and the like."""
     weights: dict[str, TensorInfo] = field(default_factory=dict)
@@ -249,7 +244,7 @@ class Layer:
 
     @property
     def rank(self) -> int | None:
-        """The inner side of the first factor that is decomposed."""
+        """The inner dimension of the first decomposed factor."""
         for role in ("down", "w2_b", "w1_b"):
             if role in self.roles and len(self.roles[role].shape) > 1:
                 return self.roles[role].shape[0] or None
@@ -257,38 +252,26 @@ class Layer:
 
     @property
     def kernel(self) -> tuple[int, ...]:
-        """Sides of a convolution's kernel; empty for a linear layer."""
-        return next(
-            (
-                self.roles[role].shape[2:]
-                for role in ("mid", "down", "t2", "diff", "w2")
-                if role in self.roles
-            ),
-            (),
-        )
+        """A convolution's kernel size; empty for Linear."""
+        roles = (role for role in ("mid", "down", "t2", "diff", "w2") if role in self.roles)
+        return next((self.roles[role].shape[2:] for role in roles), ())
 
     @property
     def width(self) -> int | None:
-        """How many numbers the base's layer takes in, where the weights tell."""
+        """Input features of the base layer, if the weights determine them."""
         if "w1" in self.roles or "lokr_w1_b" in self.weights:
             return _product(self._columns("w1", "w1_b"), self._columns("w2", "w2_b"))
         return self._columns("down", "w1_b", "diff")
 
     @property
     def height(self) -> int | None:
-        """How many numbers it gives out."""
+        """Output features."""
         up = self.roles.get("up") or self.roles.get("diff")
         return up.shape[0] if up and up.shape else None
 
     def _columns(self, *roles: str) -> int | None:
-        return next(
-            (
-                self.roles[role].shape[1]
-                for role in roles
-                if role in self.roles and len(self.roles[role].shape) > 1
-            ),
-            None,
-        )
+        shapes = (self.roles[role].shape for role in roles if role in self.roles)
+        return next((shape[1] for shape in shapes if len(shape) > 1), None)
 
 
 def _product(*numbers: int | None) -> int | None:
@@ -296,11 +279,13 @@ def _product(*numbers: int | None) -> int | None:
 
 
 SECONDARY = {"alpha", "scale", "rescale", "bias", "reshape", "magnitude"}
-"""What does nothing by itself, and may be a checkpoint's: single_blocks.0.norm.key_norm.scale."""
+"""Roles without an effect alone; checkpoints have such keys too:
+single_blocks.0.norm.key_norm.scale.
+"""
 
 
 def layers_in(header: Header) -> dict[str, Layer]:
-    """The layers of a LoRA file, by name; none if it is no LoRA."""
+    """The layers of a LoRA file, by name; empty if it is no LoRA."""
     layers: dict[str, Layer] = {}
     for key, info in header.tensors.items():
         parsed = split_key(key)
@@ -350,7 +335,7 @@ def _layer(name: str, end: End) -> Layer:
     if TEXT_PATH.match(path) and part == UNET:
         part = TEXT
     if part != UNET and path.startswith("encoder_layers_"):
-        # transformers 5 has no text_model in between; the hosts do
+        # transformers 5 has no text_model in the path; the hosts do
         path = "text_model_" + path
     if T5_PATH.match(path):
         part = TEXT_3
@@ -364,14 +349,14 @@ def _layer(name: str, end: End) -> Layer:
 
 @dataclass(frozen=True)
 class LoraFamily:
-    """A kind of model that LoRAs are made for."""
+    """A model family for which LoRA files exist."""
 
     id: str
     name: str
     diffusers: re.Pattern[str]
-    """Paths that are diffusers' rather than the model's own."""
+    """Matches diffusers' paths, as opposed to the model's own."""
     version: str = ""
-    """What ss_base_model_version has to begin with: without it, A1111 takes the LoRA for SD1."""
+    """Required prefix of ss_base_model_version; otherwise A1111 takes the LoRA for SD1."""
 
 
 _SD = re.compile(
@@ -428,15 +413,15 @@ FAMILIES: Mapping[str, LoraFamily] = {
 
 @dataclass(frozen=True)
 class FamilyMark:
-    """A path, and the width of its layer, that only some families have."""
+    """A path, and layer sizes, specific to some families."""
 
     families: tuple[str, ...]
-    """Several: names and shapes cannot tell them apart."""
+    """Several if names and shapes do not distinguish them."""
     path: re.Pattern[str]
     widths: tuple[int, ...] = ()
     heights: tuple[int, ...] = ()
 
-    def on(self, layer: Layer) -> bool:
+    def matches(self, layer: Layer) -> bool:
         fits = (not self.widths or layer.width in self.widths) and (
             not self.heights or layer.height in self.heights
         )
@@ -502,18 +487,16 @@ MARKS: tuple[FamilyMark, ...] = (
     _mark("sdxl", r"label_emb_|add_embedding_"),
     _mark("sdxl", r"(input|middle|output|down|mid|up)_blocks?_\w*_transformer_blocks_[1-9]"),
 )
-"""What tells a family by names and shapes; the first mark that is on any layer counts. The UNets'
-own marks are in TEXT_WIDTHS.
-"""
+"""In order of precedence; one matching layer is enough. For UNets, see TEXT_WIDTHS."""
 
 SD_PATH = re.compile(
     r"(input_blocks|middle_block|output_blocks|down_blocks|mid_block|up_blocks|time_embed|conv_in|conv_out|out_2)"
 )
 TEXT_WIDTHS = {768: "sd1", 1024: "sd2", 2048: "sdxl"}
-"""Numbers in the text states that a UNet's cross attention reads."""
+"""Width of the text states in a UNet's cross attention -> family."""
 CROSS_ATTENTION = re.compile(r"\w*attn2_to_[kv]$")
 
-SAID: tuple[tuple[re.Pattern[str], str], ...] = (
+FAMILY_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"sdxl_|stable-diffusion-xl"), "sdxl"),
     (re.compile(r"stable-diffusion-v2|sd_v2"), "sd2"),
     (re.compile(r"stable-diffusion-v1|sd_v1"), "sd1"),
@@ -530,22 +513,22 @@ SAID: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"sd3|stable-diffusion-(v)?3"), "sd3"),
     (re.compile(r"krea.?2"), "krea2"),
 )
-"""Words of ss_base_model_version and modelspec.architecture, each from its beginning."""
+"""Patterns for the start of ss_base_model_version and modelspec.architecture."""
 
 
 def families_of(
     layers: Mapping[str, Layer], metadata: Mapping[str, str]
 ) -> tuple[tuple[str, ...], str]:
-    """(the families it may be for, what says so). Names and shapes first; metadata decides between
-    several, and between the UNets.
+    """(possible families, the evidence). Names and shapes first; metadata decides between several,
+    and between UNets.
     """
     denoiser = [layer for layer in layers.values() if layer.part == UNET]
     marked = next(
-        (mark.families for mark in MARKS if any(mark.on(layer) for layer in denoiser)), ()
+        (mark.families for mark in MARKS if any(mark.matches(layer) for layer in denoiser)), ()
     )
-    said = _said(metadata)
-    if said and (not marked or said in marked):
-        return (said,), "metadata"
+    stated = _stated_family(metadata)
+    if stated and (not marked or stated in marked):
+        return (stated,), "metadata"
     if marked:
         return marked, "names and shapes of its layers"
     widths = {
@@ -569,21 +552,24 @@ def families_of(
     return (), ""
 
 
-def _said(metadata: Mapping[str, str]) -> str | None:
+def _stated_family(metadata: Mapping[str, str]) -> str | None:
     if metadata.get("ss_v2") == "True":
         return "sd2"
     words = [
         metadata.get(key, "").lower()[:200]
         for key in ("ss_base_model_version", "modelspec.architecture")
     ]
-    return next((family for pattern, family in SAID for word in words if pattern.match(word)), None)
+    return next(
+        (family for pattern, family in FAMILY_PATTERNS for word in words if pattern.match(word)),
+        None,
+    )
 
 
 # --- hosts ----------------------------------------------------------------------------------------
 
 Form = Literal["native", "diffusers", "processor", "text"]
-"""Whose path a layer has. processor: diffusers' where Forge looks for it, with `.processor.` inside
-attention. text: a text encoder's.
+"""Origin of a layer's path. processor: diffusers' in the form Forge expects, with `.processor.`
+inside attention. text: a text encoder's.
 """
 
 
@@ -603,26 +589,26 @@ def form_of(layer: Layer, family: str) -> Form:
 SD = frozenset({"sd1", "sd2", "sdxl"})
 _FLUX_LIKE = frozenset({"flux", "chroma", "klein4b", "klein9b"})
 _SPLIT = _FLUX_LIKE | {"zimage", "lumina2", "krea2"}
-"""Families whose diffusers names Forge Neo maps to the fused layers of the model."""
+"""Families whose diffusers names Forge Neo maps to the model's fused layers."""
 
 
 @dataclass(frozen=True)
 class LoraLoader:
-    """A WebUI, and what it finds a layer for."""
+    """A WebUI, and which layers it loads."""
 
     name: str
     families: frozenset[str]
     kinds: frozenset[str]
     takes: tuple[tuple[frozenset[Layout], frozenset[Form], frozenset[str]], ...]
-    """(layouts, forms, families) whose layers it finds."""
+    """(layouts, forms, families) that it loads."""
     most_unmatched: int | None = None
-    """More keys than this that it does not know: it passes over the whole file."""
+    """Number of unknown keys above which it rejects the file."""
     most_unmatched_share: float | None = None
     misses: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
-    """Family -> paths of diffusers' that it does not translate, or to another layer."""
+    """Family -> diffusers' paths that it does not translate, or translates wrongly."""
 
-    def passes_over(self, unmatched: int, keys: int) -> bool:
-        """Whether it leaves the whole file alone, for the keys that it does not know."""
+    def rejects(self, unmatched: int, keys: int) -> bool:
+        """Whether it rejects the file because of unknown keys."""
         most, share = self.most_unmatched, self.most_unmatched_share
         return (most is not None and unmatched > most) or (
             share is not None and unmatched > share * keys
@@ -641,7 +627,7 @@ class LoraLoader:
 
 
 def _plain(end: str) -> bool:
-    """PEFT's own names of adapters and magnitudes are no host's."""
+    """Whether it is not one of PEFT's suffixes that no host knows."""
     return not NAMED_ADAPTER.fullmatch(end) and not end.startswith("lora_magnitude_vector")
 
 

@@ -1,11 +1,9 @@
-"""What is written into a LoRA file besides its weights: for A1111, Forge, other tools, and people.
+"""The metadata of a LoRA file, for A1111, Forge, other tools, and people.
 
-In: TrainingFacts, plain values that the training knows. Out: a flat dict of strings (JSON inside
-some), in the keys that kohya's trainer made usual (ss_*) and those of ModelSpec 1.0.1 (modelspec.*,
-https://github.com/Stability-AI/ModelSpec). `export` adds the hashes. No torch.
-
-Three keys decide whether the LoRA is shown at all: A1111 reads ss_base_model_version and ss_v2,
-Forge modelspec.architecture.
+TrainingFacts -> a flat dict of strings (some are JSON), with kohya's keys (ss_*) and those of
+ModelSpec 1.0.1 (modelspec.*, https://github.com/Stability-AI/ModelSpec). `export` adds the hashes.
+Without torch. A1111 decides from ss_base_model_version and ss_v2 whether to show the LoRA, Forge
+from modelspec.architecture.
 """
 
 from __future__ import annotations
@@ -20,19 +18,19 @@ from lora_trainer import __version__
 from lora_trainer.checkpoint.parts import PredictionType
 from lora_trainer.dataset.captions import parts
 from lora_trainer.families.base import Family
-from lora_trainer.settings.training import USUAL_RANK, RunConfig, TrainingSettings
+from lora_trainer.settings.training import DEFAULT_RANK, RunConfig, TrainingSettings
 from lora_trainer.training.optimizers import OPTIMIZERS, settled
 
 PREDICTION_TYPES = {"epsilon": "epsilon", "v_prediction": "v", None: ""}
-"""Those of ModelSpec, which has none for flow matching."""
+"""ModelSpec's values; it has none for flow matching."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FolderFacts:
-    """One folder of training images."""
+    """A folder of training images."""
 
     name: str
-    """The folder's own name, without the path: files are shared with strangers."""
+    """Without the path, because LoRA files are published."""
     image_count: int
     repeats: int
     captions: tuple[str, ...] = ()
@@ -40,9 +38,7 @@ class FolderFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingFacts:
-    """Everything the metadata is made of. Values that `config` leaves at auto are given here as
-    they were used.
-    """
+    """The content of the metadata. Values that are auto in `config` are given as used."""
 
     config: RunConfig
     name: str
@@ -57,40 +53,38 @@ class TrainingFacts:
     text_encoder_lr: float | None
     """None if the text encoder was not trained."""
     step: int
-    """Steps done in this file."""
+    """Steps trained."""
     step_count: int
-    """Steps of the whole run."""
+    """Steps of the complete run."""
     epoch: int
-    """Epochs begun in this file."""
+    """Epochs begun."""
     epoch_count: int
     batches_per_epoch: int
     folders: tuple[FolderFacts, ...]
     buckets: tuple[tuple[tuple[int, int], int], ...]
-    """((width, height), images with repeats) for each bucket"""
+    """((width, height), images including repeats) per bucket."""
     started_at: float
     """Seconds since 1970."""
     written_at: float
-    """Seconds since 1970: the clock, as an argument."""
+    """Seconds since 1970."""
     base_sha256: str | None = None
-    """Of the base model's file, with its first-generation hash, from `file.file_hashes`. None: not
-    known (a folder, or not yet computed).
-    """
+    """Hashes from `file.file_hashes`; None if unknown."""
     base_legacy_hash: str | None = None
     vae_sha256: str | None = None
     vae_legacy_hash: str | None = None
     network_module: str = "networks.lora"
     network_args: Mapping[str, Any] = field(default_factory=dict)
-    """Beside the targets: what the type of LoRA adds."""
+    """Entries of the LoRA type besides the targets."""
 
 
 def build(facts: TrainingFacts) -> dict[str, str]:
-    """All metadata but the hashes of the weights."""
+    """All metadata except the hashes of the weights."""
     values = {**_model(facts), **_network(facts), **_training(facts), **_dataset(facts)}
     return {**{key: str(value) for key, value in values.items()}, **_modelspec(facts)}
 
 
 def _model(facts: TrainingFacts) -> dict[str, Any]:
-    """The base model. ss_base_model_version and ss_v2 are what A1111 tells the family by."""
+    """The base model."""
     checkpoint = facts.config.checkpoint
     values: dict[str, Any] = {
         "ss_base_model_version": facts.family.base_model_version(facts.prediction_type),
@@ -110,7 +104,7 @@ def _model(facts: TrainingFacts) -> dict[str, Any]:
 
 def _network(facts: TrainingFacts) -> dict[str, Any]:
     lora = facts.config.lora
-    rank = lora.lora_rank or USUAL_RANK
+    rank = lora.lora_rank or DEFAULT_RANK
     begun = {"ss_network_weights": lora.init_lora.name} if lora.init_lora else {}
     targets: dict[str, Any] = {**facts.network_args, "target_modules": list(lora.target_modules)}
     if lora.train_text_encoder:
@@ -157,7 +151,7 @@ def _training(facts: TrainingFacts) -> dict[str, Any]:
 
 
 def _loss_keys(training: TrainingSettings) -> dict[str, Any]:
-    """What is stated of a loss that is not the usual one; the keys of loss_type are kohya's."""
+    """Keys of a non-default loss; those of loss_type are kohya's."""
     keys: dict[str, Any] = {}
     if training.loss_weighting != "min_snr":
         keys["ss_loss_weighting"] = training.loss_weighting
@@ -171,8 +165,8 @@ def _loss_keys(training: TrainingSettings) -> dict[str, Any]:
 
 
 def _dataset(facts: TrainingFacts) -> dict[str, Any]:
-    """A1111's card dialog shows the tags, the number of images and the resolutions; it parses
-    values that begin with a brace as JSON.
+    """A1111's card shows tags, image count and resolutions; it parses values that start with a
+    brace as JSON.
     """
     dataset = facts.config.dataset
     folders = distinct(facts.folders)
@@ -226,9 +220,7 @@ def _modelspec(facts: TrainingFacts) -> dict[str, str]:
 
 
 def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
-    """How often each comma-separated part of the captions occurs, in lower case, as kohya
-    counts.
-    """
+    """Count of each comma-separated tag, in lower case, as in kohya's trainer."""
     counts: dict[str, int] = {}
     for caption in captions:
         for part in parts(caption):
@@ -237,7 +229,7 @@ def tag_frequency(captions: Iterable[str]) -> dict[str, int]:
 
 
 def distinct(folders: Iterable[FolderFacts]) -> dict[str, FolderFacts]:
-    """Folders by name; a second "images" is "images (2)"."""
+    """Folders by name; a second "images" becomes "images (2)"."""
     named: dict[str, FolderFacts] = {}
     for folder in folders:
         name, count = folder.name, 2

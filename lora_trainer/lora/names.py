@@ -1,9 +1,7 @@
-"""Names of layers: the path inside the model, and what the WebUI calls the same layer in a LoRA
-file, as the family says.
+"""Layer names: the path in the model, and the name in a LoRA file for a WebUI.
 
-In: Parts. Out: paths ("down_blocks.0.attentions.0...to_q") and WebUI names
-("lora_unet_down_blocks_0_attentions_0_..._to_q"). adapters, export and describe call it. No torch
-at import.
+Parts -> paths ("down_blocks.0.attentions.0...to_q") and WebUI names
+("lora_unet_down_blocks_0_attentions_0_..._to_q"). Imports without torch.
 """
 
 from __future__ import annotations
@@ -20,28 +18,26 @@ PARTS: tuple[Part, ...] = ("unet", "text_encoder", "text_encoder_2")
 
 Shape = tuple[int, ...]
 BaseModules = Mapping[str, Shape]
-"""WebUI name -> shape of the base's weight, (out, in) or (out, in, height, width), for every layer
-that can hold a LoRA.
+"""WebUI name -> weight shape, (out, in) or (out, in, height, width), of every layer that can have a
+LoRA.
 """
 
 
 def part_models(parts: Parts) -> Iterator[tuple[Part, Any]]:
-    """The models that may hold adapters and are loaded, each with its name: unet, text_encoder,
-    text_encoder_2.
-    """
+    """The loaded models that can have adapters: unet, text_encoder, text_encoder_2."""
     for part, model in zip(PARTS, (parts.unet, *parts.text_encoders), strict=False):
         if model is not None:
             yield part, model
 
 
 def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
-    """Path -> layer for every Linear and Conv2d (one group) of a model that may learn, in the
-    model's own order, with or without adapters inside.
+    """Path -> base layer for every Linear and Conv2d (one group) that can have a LoRA, in the
+    model's order, with or without adapters.
     """
     import torch
 
     layers: dict[str, Any] = {}
-    inside = "?"  # of the adapter met last: what it holds follows it at once
+    inside = "?"  # prefix of the last adapter's submodules, which follow it directly
     for path, module in model.named_modules():
         if path.startswith(inside) or not family.may_learn(path):
             continue
@@ -57,19 +53,17 @@ def adaptable_layers(model: Any, family: Family) -> dict[str, Any]:
 
 
 def is_target(path: str, targets: Iterable[str]) -> bool:
-    """Whether a layer's path is one of the targets, or ends with `.` and one."""
+    """Whether a path is one of the targets, or ends with `.` and a target."""
     return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 def module_names(parts: Parts) -> BaseModules:
-    """Every layer of the loaded models that can hold a LoRA, under its WebUI name, with its
-    weight's shape.
-    """
+    """WebUI name -> weight shape of every layer that can have a LoRA."""
     return {name: tuple(layer.weight.shape) for name, layer in webui_layers(parts).items()}
 
 
 def webui_layers(parts: Parts) -> dict[str, Any]:
-    """The same names -> the layers themselves."""
+    """WebUI name -> layer."""
     name = parts.family.layer_names(parts)
     return {
         name(part, path): layer
@@ -79,7 +73,7 @@ def webui_layers(parts: Parts) -> dict[str, Any]:
 
 
 def diffusers_names(parts: Parts) -> BaseModules:
-    """The same layers under diffusers' names: part and path, "unet.down_blocks.0...to_q"."""
+    """diffusers' name (part and path, "unet.down_blocks.0...to_q") -> weight shape."""
     return {
         f"{part}.{path}": tuple(layer.weight.shape)
         for part, model in part_models(parts)
@@ -100,18 +94,18 @@ class BaseLayer:
 
 @dataclass(frozen=True)
 class BaseLayers:
-    """Every layer of a base that can hold a LoRA, by part and flat path, under each set of names
-    that LoRA files use.
+    """Weight shapes of a base's layers, by part and flat path, for each naming scheme of LoRA
+    files.
     """
 
     webui: Mapping[tuple[str, str], BaseLayer]
-    """By the checkpoint's own path, as A1111 translates diffusers'."""
+    """By the checkpoint's path, as A1111 translates diffusers'."""
     diffusers: Mapping[tuple[str, str], BaseLayer]
     native: NativePaths
 
     def find(self, part: str, path: str, *, flat: bool) -> BaseLayer | None:
-        """The layer that a LoRA file names so. flat: it is a WebUI's name, where diffusers' paths
-        are translated as A1111 does it.
+        """The layer of this name, or None. flat: `path` is from a WebUI's name, where A1111
+        translates diffusers' paths.
         """
         if flat:
             return self.webui.get((part, self.native.as_hosts_read(part, path)))
@@ -119,7 +113,7 @@ class BaseLayers:
 
 
 def base_layers(parts: Parts) -> BaseLayers:
-    """The layers of the loaded models, under all their names."""
+    """The layers of the loaded models, by all their names."""
     native = parts.family.native_paths(parts)
     webui: dict[tuple[str, str], BaseLayer] = {}
     diffusers: dict[tuple[str, str], BaseLayer] = {}
@@ -132,8 +126,8 @@ def base_layers(parts: Parts) -> BaseLayers:
 
 
 def fits(base: Shape, down: Shape, up: Shape) -> bool:
-    """Whether up @ down has the shape of the base's weight. 1x1 convolutions and Linear layers
-    stand in for each other, as in the hosts.
+    """Whether up @ down has the base weight's shape. 1x1 convolutions and Linear are
+    interchangeable, as in the hosts.
     """
     if len(down) < 2 or len(up) < 2 or down[0] != up[1] or up[0] != base[0] or down[1] != base[1]:
         return False

@@ -1,15 +1,14 @@
-"""How strongly each layer of a LoRA acts at strength 1: alpha / rank, wherever alpha is stated.
+"""The scale of each layer of a LoRA at strength 1: alpha / rank.
 
-In: a file's header and its layers. Out: Scales; None for a layer whose alpha nobody states, never a
-guess. Looked for, first answer wins:
+None for a layer whose alpha is not stated. Sources in order of precedence:
 
 1. a tensor in the file: `.alpha`, or `.scale` itself (kohya, LyCORIS, OneTrainer)
 2. the header's `lora_adapter_metadata` (diffusers since 0.34), or `unet.lora_alpha` in it
-   (SimpleTuner)
+(SimpleTuner)
 3. `adapter_config.json` beside the file (PEFT), with alpha_pattern, rank_pattern and use_rslora:
-   alpha / sqrt(rank)
-4. none: 1 for the layouts that mean that by it; our own files in diffusers' form, which have the
-   scale in their weights
+alpha / sqrt(rank)
+4. none: 1 for layouts where that is the convention, and for our own files in diffusers' form, whose
+weights include the scale
 """
 
 from __future__ import annotations
@@ -32,15 +31,15 @@ COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_enc
 
 @dataclass(frozen=True, kw_only=True)
 class Scales:
-    """alpha and alpha / rank of each layer that has a rank."""
+    """alpha and alpha / rank of each layer with a rank."""
 
     by_layer: Mapping[str, float | None]
-    """None: not known."""
+    """None: unknown."""
     alphas: tuple[float, ...]
     source: str
-    """Where alpha is stated, if not in the weights: the metadata's key, or a file's name."""
+    """Where alpha is stated, if not in the weights: a metadata key, or a file name."""
     square_root: bool = False
-    """alpha / sqrt(rank)"""
+    """Whether the scale is alpha / sqrt(rank)."""
 
     @property
     def known(self) -> tuple[float, ...]:
@@ -50,7 +49,7 @@ class Scales:
 def scales_of(
     header: Header, layers: Mapping[str, Layer], number: Callable[[TensorInfo], float | None]
 ) -> Scales:
-    """number: reads a tensor of one number."""
+    """`number` reads a scalar tensor."""
     ranks = {name: layer.rank for name, layer in layers.items() if layer.rank}
     stated = {
         name: (layers[name].weights.get("alpha"), layers[name].weights.get("scale"))
@@ -83,23 +82,16 @@ def _in_weights(
         alpha, scale = (number(info) if info else None for info in stated[name])
         if alpha is not None:
             alphas.add(alpha)
-        told = any(stated[name])
-        # a layer without alpha among others that have one is taken at 1 by every reader
-        scales[name] = (
-            scale
-            if scale is not None
-            else alpha / rank
-            if alpha is not None
-            else None
-            if told
-            else 1.0
-        )
+        # without alpha, in a file that has some, every reader assumes scale 1
+        default = None if any(stated[name]) else 1.0
+        from_alpha = default if alpha is None else alpha / rank
+        scales[name] = from_alpha if scale is None else scale
     return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source="")
 
 
 def _configs(header: Header) -> tuple[str, Mapping[str, Mapping[str, Any]] | None]:
-    """(where, component -> PEFT's settings); "" stands for any component. None: nobody states
-    anything.
+    """(source, component -> PEFT's settings); "" stands for any component. None if nothing is
+    stated.
     """
     if IN_HEADER in header.metadata:
         try:
@@ -151,13 +143,13 @@ def _by_configs(
     return Scales(by_layer=scales, alphas=tuple(sorted(alphas)), source=source, square_root=rooted)
 
 
-LARGEST = 1e30
+MAX_ALPHA = 1e30
 LITERAL = re.compile(r"\^?[\w.]{1,200}\$?")
 
 
 def _alpha(layer: Layer, config: Mapping[str, Any]) -> float | None:
-    """alpha_pattern names layers by the end of their path. PEFT reads it as a regular expression:
-    one that is more than a name is left unknown.
+    """Alpha from the config. alpha_pattern's keys are regular expressions in PEFT; only plain layer
+    names are supported.
     """
     patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict) or not all(
@@ -180,5 +172,5 @@ def _number(value: Any) -> float | None:
         number = float(value)
     except (ValueError, OverflowError):
         return None
-    # NaN is within no bounds; beyond these no number of the file's could hold it
-    return number if abs(number) <= LARGEST else None
+    # false for NaN; larger values do not fit a float32
+    return number if abs(number) <= MAX_ALPHA else None

@@ -1,22 +1,21 @@
-"""The run folder: the one thing that stands between the WebUI's process and the worker's.
+"""The run folder: the interface between the process that starts a run and its worker.
 
     output_dir/
-      config.yaml       what was asked, complete and resolved; running it again reproduces the run.
+      config.yaml       the complete, resolved settings; running it again reproduces the run.
                         A caption job has a caption.yaml instead
-      events.jsonl      one JSON object a line, appended by the worker alone             (events.py)
-      requests/         stop, save, preview, pause, resume: consumed by the worker
-          (requests.py)
-      worker.json       pid, start time, heartbeat, versions; worker.lock: held while the worker
-                        lives
-      worker.log        everything the worker and its libraries printed
-      ended.json        a failure the worker could not tell of (killed, crashed): noted by whoever
-                        watched it, void as soon as a later event is there
-      host.json         the process with which the worker is to end, if there is one
-          begin.lock: held while a run is begun here
-      checkpoints/      NAME-step00000100.safetensors: ready-to-use LoRA files
+      events.jsonl      one JSON object a line, appended by the worker only (events.py)
+      requests/         stop, save, preview, pause, resume: taken by the worker (requests.py)
+      worker.json       pid, start time, heartbeat, versions
+      worker.lock       locked while the worker lives
+      worker.log        stdout and stderr of the worker and its libraries
+      ended.json        a failure that the worker could not report (killed, crashed), written by the
+                        process that watched it; ignored once a later event exists
+      host.json         the process that the worker ends with, if any
+      begin.lock        locked while a run is being created here
+      checkpoints/      NAME-step00000100.safetensors: usable LoRA files
       state/            what an exact resume needs
-      previews/  logs/  (pictures; TensorBoard)
-      NAME.safetensors  pytorch_lora_weights.safetensors
+      previews/  logs/  images; TensorBoard
+      NAME.safetensors  the LoRA file
 
-state.py folds the events into one RunState. Standard library only.
+state.py folds the events into a RunState. Standard library only.
 """

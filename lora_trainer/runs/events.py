@@ -1,20 +1,19 @@
-"""What a worker says while it works: one JSON object a line in events.jsonl, appended by the worker
-alone.
+"""The events of a run: one JSON object a line in events.jsonl, appended by the worker only.
 
-    Started   a worker has begun, or begun again (resumed_from is then the step it goes on from)
-    Planned   what it will do: checkpoint, dataset and settings have been read and fit together
-    Phase     it is now checking, encoding, loading, training, exporting ...
-    Progress  a step was done; or, without `loss`, a part of a phase
-    Previewed a preview picture was written
-    Captioned a caption was written into the dataset (a caption job)
-    Saved     a LoRA file was written, verified and is ready to use
-    Warned    something the user should know; training goes on
+    Started    the worker has started (resumed_from: the step it resumes from)
+    Planned    settings, checkpoint and dataset are read and valid: what will be done
+    Phase      the phase that begins: checking, encoding, loading, training, exporting ...
+    Progress   a step is done; without `loss`, a part of a phase
+    Previewed  a preview image was written
+    Captioned  a caption was written into the dataset (caption job)
+    Saved      a LoRA file was written and verified
+    Warned     a warning; training continues
     Paused / Resumed
-    Finished  all steps are done; the LoRA file is `file`, delivered to `delivered`
-    Stopped   ended by request; what was learned is saved
-    Failed    ended by an error: a sentence and a hint
+    Finished   all steps are done; `file` is the LoRA file, `delivered` its copy for the WebUI
+    Stopped    stopped by request; the progress is saved
+    Failed     stopped by an error: message and hint
 
-Paths are relative to the run folder where they lie in it. Standard library only.
+Paths are relative to the run folder if inside it. Standard library only.
 """
 
 from __future__ import annotations
@@ -38,20 +37,22 @@ from lora_trainer.errors import LoraTrainerError, Message
 @dataclass(frozen=True, kw_only=True)
 class Event:
     kind: ClassVar[str] = ""
+    """The class's name in lower case."""
     time: float = 0.0
     """Seconds since 1970, set by the writer."""
+
+    def __init_subclass__(cls) -> None:
+        cls.kind = cls.__name__.lower()
 
 
 @dataclass(frozen=True, kw_only=True)
 class Started(Event):
-    kind: ClassVar[str] = "started"
     job: str = "train"
     resumed_from: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planned(Event):
-    kind: ClassVar[str] = "planned"
     name: str = ""
     family: str = ""
     step_count: int = 0
@@ -65,20 +66,18 @@ class Planned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Phase(Event):
-    kind: ClassVar[str] = "phase"
     phase: str = ""
-    """checking, loading, encoding, training, previewing, saving, exporting, delivering; in a
-    caption job also installing, downloading, captioning.
+    """checking, loading, encoding, training, previewing, saving, exporting or delivering; in a
+    caption job also installing, downloading or captioning.
     """
     total: int = 0
-    """How many parts the phase has, or 0."""
+    """Number of parts of the phase, or 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progress(Event):
-    kind: ClassVar[str] = "progress"
     step: int = 0
-    """Steps done; in a phase other than training, its parts done."""
+    """Steps done; in a phase other than training, parts done."""
     epoch: int = 0
     loss: float | None = None
     smoothed_loss: float | None = None
@@ -86,12 +85,11 @@ class Progress(Event):
     images_per_second: float | None = None
     seconds_left: float | None = None
     memory: int | None = None
-    """Peak memory so far in bytes: the device's, or the process's on a CPU."""
+    """Peak memory in bytes: the device's, or the process's on a CPU."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Previewed(Event):
-    kind: ClassVar[str] = "previewed"
     step: int = 0
     file: str = ""
     prompt: str = ""
@@ -100,26 +98,23 @@ class Previewed(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Captioned(Event):
-    kind: ClassVar[str] = "captioned"
     image: str = ""
-    """The path from the dataset's folder, with forward slashes."""
+    """Path relative to the dataset folder, with forward slashes."""
     caption: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Saved(Event):
-    kind: ClassVar[str] = "saved"
     step: int = 0
     file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Warned(Event):
-    kind: ClassVar[str] = "warned"
     message: str = ""
     hint: str = ""
     template: str = ""
-    """The message before its values were put in: the key of a translation table."""
+    """The message without its values: the key for translations."""
     hint_template: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
 
@@ -137,37 +132,32 @@ class Warned(Event):
 
 @dataclass(frozen=True, kw_only=True)
 class Paused(Event):
-    kind: ClassVar[str] = "paused"
     step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Resumed(Event):
-    kind: ClassVar[str] = "resumed"
     step: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finished(Event):
-    kind: ClassVar[str] = "finished"
     step: int = 0
     file: str = ""
     delivered: str = ""
-    """The file in the WebUI's LoRA folder, absolute, or empty."""
+    """Absolute path of the file in the WebUI's LoRA folder, or empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stopped(Event):
-    kind: ClassVar[str] = "stopped"
     step: int = 0
     file: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Failed(Event):
-    kind: ClassVar[str] = "failed"
     error: str = ""
-    """The class of the error, as in errors.py, or of a foreign exception."""
+    """The name of the exception's class."""
     message: str = ""
     hint: str = ""
     template: str = ""
@@ -187,29 +177,12 @@ class Failed(Event):
 
 
 _LARGEST = sys.float_info.max
-KINDS: dict[str, type[Event]] = {
-    event.kind: event
-    for event in (
-        Started,
-        Planned,
-        Phase,
-        Progress,
-        Previewed,
-        Captioned,
-        Saved,
-        Warned,
-        Paused,
-        Resumed,
-        Finished,
-        Stopped,
-        Failed,
-    )
-}
+KINDS: dict[str, type[Event]] = {event.kind: event for event in Event.__subclasses__()}
 
 
 def to_line(event: Event) -> str:
-    """Event -> one line of JSON, without the newline. What is None is left out; so is a loss that
-    is not finite: JSON has no NaN.
+    """Event -> a line of JSON without the newline. None and non-finite floats are left out: JSON
+    has no NaN.
     """
     values = {item.name: getattr(event, item.name) for item in dataclasses.fields(event)}
     known = {
@@ -223,9 +196,7 @@ def to_line(event: Event) -> str:
 
 
 def from_line(line: str) -> Event | None:
-    """One line -> Event; None for a torn line, an event of a later version, or one with values that
-    are none.
-    """
+    """A line -> Event. None for a truncated line, an unknown event, or values of the wrong type."""
     try:
         values = files.parse_json(line, names=True)
         event = KINDS[values.pop("event")]
@@ -240,7 +211,7 @@ def from_line(line: str) -> Event | None:
 
 @cache
 def _kinds_of_values(event: type[Event]) -> Mapping[str, tuple[type, ...]]:
-    """Field -> what its value may be."""
+    """Field -> the accepted types of its value."""
     hints = get_type_hints(event)
     return {item.name: _kinds_of(hints[item.name]) for item in dataclasses.fields(event)}
 
@@ -254,31 +225,27 @@ def _is_of(value: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, (int, float)) and float in kinds:
-        # Python's JSON reads NaN and Infinity, and whole numbers beyond any float
+        # json reads NaN, Infinity and integers beyond any float
         return -_LARGEST <= value <= _LARGEST
     return isinstance(value, kinds)
 
 
 class EventWriter:
-    """Appends events to events.jsonl. There is one writer: the worker that holds the folder's
-    lock.
-    """
+    """Appends to events.jsonl. The only writer is the worker that holds the folder's lock."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._clock = clock
         self._stream = path.open("ab")
         if self._stream.tell() and not _ends_with_newline(path):
-            # a worker died in the middle of a line; what follows must not be glued to it
+            # a worker was killed while writing a line; start a new one
             self._stream.write(b"\n")
 
     def write(self, event: Event) -> Event:
-        """Append the event, stamped with the time. It is on disk when this returns, but for those
-        that come often.
-        """
+        """Append the event with the current time; fsync, except for frequent events. Returns it."""
         event = dataclasses.replace(event, time=self._clock())
-        # a file name that is not UTF-8 reaches Python as lone surrogates; backslashreplace writes
-        # them as JSON's own \udc.. escapes
+        # a file name that is not UTF-8 has lone surrogates; backslashreplace writes them as JSON's
+        # \udc.. escapes
         self._stream.write(to_line(event).encode("utf-8", errors="backslashreplace") + b"\n")
         self._stream.flush()
         if not isinstance(event, (Progress, Captioned)):
@@ -290,8 +257,8 @@ class EventWriter:
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
-    """The events from byte `offset` on, and the offset to go on from. A torn last line is left for
-    the next call.
+    """The events from byte `offset`, and the offset to continue from. An incomplete last line is
+    left for the next call.
     """
     try:
         with path.open("rb") as stream:
@@ -300,7 +267,7 @@ def read_events(path: Path, offset: int = 0) -> tuple[list[Event], int]:
     except FileNotFoundError:
         return [], offset
     end = content.rfind(b"\n") + 1
-    # not splitlines(): a prompt may hold U+2028 or U+0085, which end no line of JSON
+    # not splitlines(), which also splits at U+2028 and U+0085
     lines = content[:end].decode("utf-8", errors="replace").split("\n")
     return [event for event in map(from_line, lines) if event is not None], offset + end
 
@@ -317,14 +284,14 @@ def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain_value(value: Any) -> Any:
     if isinstance(value, Message):
-        # a sentence inside a sentence is translated too
+        # a message inside a message is translated too
         return {"template": value.template, "values": _plain(value.values)}
     return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
 
 
 def message_of(template: str, values: Mapping[str, Any]) -> Message:
-    """The sentence of an event's template and values, which hold sentences themselves. Nothing of
-    it is sure to fit.
+    """An event's template and values as a Message, with nested messages restored. The values may
+    not fit the template.
     """
     return Message(template, {key: _inner(value) for key, value in values.items()})
 

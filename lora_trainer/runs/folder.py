@@ -1,5 +1,5 @@
-"""A run's folder: where each file lies, who may begin in it, and whether its worker lives. Standard
-library only.
+"""The paths of a run folder; creating a run in it; whether its worker lives. Standard library
+only.
 """
 
 from __future__ import annotations
@@ -19,14 +19,22 @@ from lora_trainer.runs.events import Event, Failed, from_line, read_events, to_l
 from lora_trainer.runs.state import RunState, fold
 
 Job = Literal["train", "caption"]
-BEGIN_PATIENCE = 1.0
-"""Seconds for which another one's beginning in the same folder is waited for: a config.yaml is
-written in an instant.
-"""
+BEGIN_TIMEOUT = 1.0
+"""Seconds to wait for another process that creates a run in the same folder."""
 
 
 class Taken(RunError):
-    """A new run's folder exists already: someone else was quicker."""
+    """The folder for a new run exists already."""
+
+
+class _Inside:
+    """A path inside a run folder, by name."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __get__(self, folder: RunFolder, owner: type[RunFolder]) -> Path:
+        return folder.path / self._name
 
 
 @dataclass(frozen=True)
@@ -35,19 +43,25 @@ class RunFolder:
 
     path: Path
 
-    @property
-    def config(self) -> Path:
-        return self.path / "config.yaml"
-
-    @property
-    def caption_config(self) -> Path:
-        """What a caption job holds in config.yaml's place."""
-        return self.path / "caption.yaml"
+    config = _Inside("config.yaml")
+    caption_config = _Inside("caption.yaml")
+    events = _Inside("events.jsonl")
+    requests = _Inside("requests")
+    worker = _Inside("worker.json")
+    lock = _Inside("worker.lock")
+    death = _Inside("ended.json")
+    host = _Inside("host.json")
+    log = _Inside("worker.log")
+    checkpoints = _Inside("checkpoints")
+    state = _Inside("state")
+    previews = _Inside("previews")
+    logs = _Inside("logs")
+    cache = _Inside("cache")
 
     @property
     def settings(self) -> Path:
-        """The file that says what is done here, and by its name which task does it: config.yaml,
-        caption.yaml, or another task's.
+        """The settings file, which determines the task: config.yaml, caption.yaml, or another
+        task's.
         """
         known = (self.config, self.caption_config)
         return next(
@@ -57,64 +71,12 @@ class RunFolder:
 
     @property
     def job(self) -> Job:
-        """What is done here, by the file that asks for it."""
+        """The kind of job, from its settings file."""
         return "caption" if self.settings == self.caption_config else "train"
 
     @property
-    def events(self) -> Path:
-        return self.path / "events.jsonl"
-
-    @property
-    def requests(self) -> Path:
-        return self.path / "requests"
-
-    @property
-    def worker(self) -> Path:
-        return self.path / "worker.json"
-
-    @property
-    def lock(self) -> Path:
-        return self.path / "worker.lock"
-
-    @property
-    def death(self) -> Path:
-        """What others found out about the end of a worker that could not say it itself: one event
-        in one line.
-        """
-        return self.path / "ended.json"
-
-    @property
-    def host(self) -> Path:
-        """Names the process with which the worker ends, if there is one."""
-        return self.path / "host.json"
-
-    @property
-    def log(self) -> Path:
-        return self.path / "worker.log"
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @property
-    def state(self) -> Path:
-        return self.path / "state"
-
-    @property
-    def previews(self) -> Path:
-        return self.path / "previews"
-
-    @property
-    def logs(self) -> Path:
-        return self.path / "logs"
-
-    @property
-    def cache(self) -> Path:
-        return self.path / "cache"
-
-    @property
     def has_learned(self) -> bool:
-        """Whether anything here came out of training: a LoRA file or a resume point."""
+        """Whether training has left a LoRA file or a resume point."""
         return (
             any(self.path.glob("*.safetensors"))
             or any(self.checkpoints.glob("*.safetensors"))
@@ -123,41 +85,35 @@ class RunFolder:
 
     @property
     def is_alive(self) -> bool:
-        """Whether a worker is at work here. True only while the process that holds the lock
-        lives.
-        """
+        """Whether a worker holds the folder's lock."""
         return files.is_locked(self.lock)
 
     def saved_file(self, name: str, step: int) -> Path:
         return self.checkpoints / f"{name}-step{step:08d}.safetensors"
 
     def relative(self, path: Path) -> str:
-        """A path as events name it: relative to the run folder where it lies in it, with forward
-        slashes.
-        """
+        """`path` as in events: relative to the run folder if inside it, with forward slashes."""
         try:
             return path.relative_to(self.path).as_posix()
         except ValueError:
             return str(path)
 
     def read_state(self) -> RunState:
-        """Where the run stands, from its events, and from what was noted of its worker's death."""
+        """The state from the events, and from a recorded death."""
         return self.with_death(fold(read_events(self.events)[0]))
 
     def with_death(self, state: RunState) -> RunState:
-        """The state, ended by the noted death if nothing was heard of the run since."""
+        """`state`, failed if a worker's death was recorded after its last event."""
         try:
             death = from_line(self.death.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError):
             return state
-        return (
-            fold([death], state)
-            if isinstance(death, Failed) and death.time >= state.changed
-            else state
-        )
+        if isinstance(death, Failed) and death.time >= state.changed:
+            return fold([death], state)
+        return state
 
     def write_death(self, failure: Failed) -> None:
-        """Keep a failure that no worker could tell of; events.jsonl is the worker's alone."""
+        """Record a failure that the worker could not report; events.jsonl is the worker's only."""
         files.write_bytes(
             self.death, to_line(failure).encode("utf-8", errors="backslashreplace") + b"\n"
         )
@@ -167,12 +123,11 @@ class RunFolder:
 
 
 def begin(path: Path, config_yaml: str, *, new: bool = False) -> RunFolder:
-    """Make `path` a run folder with its config.yaml. Raises RunError if a run is there already that
-    has learned something, or is at it.
+    """Make `path` a run folder with its config.yaml. Raises RunError if it holds a trained or
+    running run.
 
-    A run that failed before its first save (a wrong path, a missing caption) has nothing to lose:
-    the corrected one takes its folder. new: take no folder that exists already, whatever is in it.
-    Of any number of callers at one instant, one gets it.
+    A run that failed before its first save is replaced. new: `path` must not exist; of several
+    concurrent callers one succeeds.
     """
     if new:
         _make_new(path)
@@ -182,8 +137,8 @@ def begin(path: Path, config_yaml: str, *, new: bool = False) -> RunFolder:
 
 @contextlib.contextmanager
 def begun(path: Path, config_yaml: str) -> Iterator[RunFolder]:
-    """`begin`, and keep everyone else from beginning there until the block ends: the worker is then
-    at work, and holds the folder itself.
+    """`begin`, keeping other processes from starting there until the block ends, when the worker
+    has the folder's lock.
     """
     with claimed(path):
         yield _begin(path, config_yaml)
@@ -193,13 +148,13 @@ def begun(path: Path, config_yaml: str) -> Iterator[RunFolder]:
 def claimed(
     path: Path, problem: Callable[[Path, OSError], RunError] | None = None
 ) -> Iterator[None]:
-    """Be the only one who begins something in the folder, which is made. Raises RunError when
-    another process is at it, or the `problem` that the folder cannot be written.
+    """Create the folder and hold its begin.lock. Raises RunError if another process does; `problem`
+    makes the error for a folder that cannot be written.
     """
     _make_folder(path)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.lock(path / "begin.lock", patience=BEGIN_PATIENCE))
+            stack.enter_context(files.lock(path / "begin.lock", patience=BEGIN_TIMEOUT))
         except files.Locked:
             refuse_if_alive(RunFolder(path))
             raise RunError(
@@ -262,11 +217,11 @@ def _begin(path: Path, config_yaml: str) -> RunFolder:
 
 
 def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> RunFolder:
-    """Make `path` the run folder of a caption job, with its caption.yaml. Raises RunError if a
-    worker is at it, or if it is a training's.
+    """Make `path` the run folder of a caption job. Raises RunError if a worker runs there, or if it
+    is a training's.
 
-    What was captioned is in the dataset; so a job takes the folder of an earlier one, and goes on
-    where that one ended. new: as for `begin`.
+    A job reuses the folder of an earlier one and continues it: captions are in the dataset. new: as
+    for `begin`.
     """
     if new:
         _make_new(path)
@@ -289,7 +244,7 @@ def begin_captioning(path: Path, caption_yaml: str, *, new: bool = False) -> Run
 
 
 def _no_room_in_dataset(path: Path, error: OSError) -> RunError:
-    """Nobody chose this folder: it lies in the one with the images."""
+    """This folder is inside the dataset's, not chosen by the user."""
     hint = "Check the free space and the folder's permissions."
     return RunError(
         "{path} cannot be written: {reason}", hint=hint, path=path, reason=error.strerror or error
@@ -297,7 +252,7 @@ def _no_room_in_dataset(path: Path, error: OSError) -> RunError:
 
 
 def refuse_if_alive(folder: RunFolder) -> None:
-    """Raises RunError when a worker is at work in the folder."""
+    """Raise RunError when a worker runs in the folder."""
     if folder.is_alive:
         hint = (
             '`python -m lora_trainer status "{path}"` says where it stands; `tell "{path}" stop`'
@@ -314,7 +269,7 @@ def refuse_if_alive(folder: RunFolder) -> None:
 
 
 def existing(path: Path) -> RunFolder:
-    """The run in `path`. Raises RunError when there is none."""
+    """The run in `path`. Raises RunError if there is none."""
     folder = RunFolder(path)
     if not folder.settings.exists():
         raise RunError(
@@ -326,7 +281,7 @@ def existing(path: Path) -> RunFolder:
 
 
 def free_name(path: Path) -> Path:
-    """`path`, or path-2, path-3 ...: the first that does not exist."""
+    """`path`, or the first of path-2, path-3 ... that does not exist."""
     number = 2
     candidate = path
     while candidate.exists():
@@ -336,20 +291,18 @@ def free_name(path: Path) -> Path:
 
 
 def free_folder(path: Path) -> Path:
-    """The folder that a person named, if nothing is in it; else the first of path-2, path-3 ...
-    that does not exist.
-    """
+    """`path` if it is an empty folder, else the first of path-2, path-3 ... that does not exist."""
     is_empty = path.is_dir() and not any(path.iterdir())
     return path if is_empty else free_name(path)
 
 
 @contextlib.contextmanager
 def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat]:
-    """Be the folder's one worker: hold its lock and keep worker.json. Raises RunError when another
-    worker lives.
+    """Hold the folder's lock as its worker, and keep worker.json. Raises RunError if another worker
+    does.
     """
     try:
-        # whoever asks whether a worker lives holds the lock for an instant
+        # `is_locked` holds the lock for an instant
         with files.lock(folder.lock, patience=2.0):
             heartbeat = Heartbeat(folder.worker, versions)
             heartbeat.beat()
@@ -361,16 +314,14 @@ def occupy(folder: RunFolder, versions: Mapping[str, str]) -> Iterator[Heartbeat
 
 
 def remove_leftovers(folder: RunFolder) -> None:
-    """Delete the half-written files that a killed worker left. Only for whoever holds the folder's
-    lock: nobody else writes into these folders.
-    """
-    files.clear_left(folder.path)
+    """Delete a killed worker's temporary files. The caller holds the folder's lock."""
+    files.remove_abandoned(folder.path)
     for inside in (folder.checkpoints, folder.state, folder.previews, folder.cache):
-        files.clear_left(inside, alone=True)
+        files.remove_abandoned(inside, alone=True)
 
 
 class Heartbeat:
-    """worker.json: who works here and when it was last heard of."""
+    """worker.json: the worker's process, and when it was last active."""
 
     def __init__(self, path: Path, versions: Mapping[str, str]) -> None:
         self._path = path
@@ -382,12 +333,12 @@ class Heartbeat:
         }
 
     def beat(self, every: float = 0.0) -> None:
-        """Note that the worker lives, unless that was done less than `every` seconds ago."""
+        """Write the time, unless that was done less than `every` seconds ago."""
         now = time.time()
         if now - self._last >= every:
             self._last = now
-            # a heartbeat that cannot be written (on Windows, a reader may hold the file) is no
-            # reason to lose a run; the lock says who lives
+            # on Windows a reader may have the file open; the lock, not the heartbeat, decides
+            # whether the worker lives
             with contextlib.suppress(OSError):
                 files.write_text(
                     self._path, json.dumps({**self._values, "heartbeat": now}, indent=1)

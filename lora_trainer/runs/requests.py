@@ -1,11 +1,10 @@
-"""What others ask of a running worker: one small file each in requests/, consumed by the worker
-between two steps.
+"""Requests to a running worker: a small file each in requests/, taken by the worker between steps.
 
-    stop      finish the step, save, end            save      write a LoRA file now
-    preview   make the preview pictures now         pause / resume
+    stop      finish the step, save, end            save             write a LoRA file now
+    preview   make the preview images now           pause / resume
 
-A request is a JSON file whose name sorts by time; it appears whole (rename) and is deleted when it
-is taken. Standard library only.
+A request is a JSON file whose name sorts by time; it is written atomically and deleted when taken.
+Standard library only.
 """
 
 from __future__ import annotations
@@ -44,32 +43,29 @@ def send_request(folder: Path, kind: RequestKind, **values: Any) -> None:
 
 
 def take_requests(folder: Path) -> list[RunRequest]:
-    """All waiting requests, oldest first; they are deleted. What is not a request is left alone."""
+    """All waiting requests, oldest first; their files are deleted. Other files are ignored."""
     taken = []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         with contextlib.suppress(*files.UNREADABLE):
             values = files.load_json(path, names=True)
             kind = values.pop("request")
             if kind in get_args(RequestKind):
-                # one that cannot be deleted yet (on Windows, its sender may still hold it) is taken
-                # next time, not twice
+                # if this raises (on Windows, while its sender has it open), it is taken next time
                 path.unlink()
                 taken.append(RunRequest(kind, values))
     return taken
 
 
 def forget_requests(folder: Path) -> None:
-    """Drop what was asked of an earlier worker: a new one must not stop because the last one was
-    asked to. For whoever starts a worker.
-    """
+    """Delete requests to an earlier worker, before a new one starts."""
     take_requests(folder)
 
 
 def waiting_requests(folder: Path) -> tuple[RequestKind, ...]:
-    """What was asked and is not taken yet, oldest first."""
+    """The kinds of the requests not yet taken, oldest first."""
     try:
         names = sorted(path.name for path in folder.iterdir())
     except OSError:
         return ()
-    asked = [name[:-5].rpartition("-")[2] for name in names if name.endswith(".json")]
-    return tuple(cast(RequestKind, kind) for kind in asked if kind in get_args(RequestKind))
+    kinds = [name[:-5].rpartition("-")[2] for name in names if name.endswith(".json")]
+    return tuple(cast(RequestKind, kind) for kind in kinds if kind in get_args(RequestKind))

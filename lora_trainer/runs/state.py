@@ -1,11 +1,9 @@
-"""Events -> where the run stands. Pure: the same events give the same state, in whichever process
-they are read.
-"""
+"""Events -> the state of the run. Pure: the same events give the same state in any process."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from lora_trainer.runs import events
@@ -13,9 +11,9 @@ from lora_trainer.runs.events import Event
 
 Status = Literal["new", "running", "paused", "finished", "stopped", "failed"]
 EXIT_STATUSES: Mapping[str, int] = {"finished": 0, "failed": 1, "stopped": 3}
-"""How a run has ended -> what its worker's process says, and the command line after it."""
+"""Final status of a run -> exit status of its worker, and of the command line."""
 DISK_FULL = 4
-"""What the process says when it has failed, and there was no room to write that down."""
+"""The worker's exit status when it failed and could not write that to events.jsonl."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +39,7 @@ class RunState:
     memory: int | None = None
     started: float = 0.0
     changed: float = 0.0
-    """When the last event was written, in seconds since 1970."""
+    """Time of the last event, in seconds since 1970."""
     saved: tuple[events.Saved, ...] = ()
     previews: tuple[events.Previewed, ...] = ()
     warnings: tuple[events.Warned, ...] = ()
@@ -55,18 +53,22 @@ class RunState:
 
 
 def fold(history: Iterable[Event], state: RunState | None = None) -> RunState:
-    """All events so far, or the new ones over an earlier state."""
+    """The state after all events, or after new ones applied to an earlier state."""
     state = state or RunState()
     for event in history:
         state = replace(_after(state, event), changed=event.time)
     return state
 
 
+def _copy(state: RunState, event: Event, *names: str) -> RunState:
+    return replace(state, **{name: getattr(event, name) for name in names})
+
+
 def _after(state: RunState, event: Event) -> RunState:
     match event:
         case events.Started():
             resumed = event.resumed_from or 0
-            # what was saved after the resume point is made again
+            # later saves will be made again
             saved = tuple(saved for saved in state.saved if saved.step <= resumed)
             return RunState(
                 status="running",
@@ -80,14 +82,7 @@ def _after(state: RunState, event: Event) -> RunState:
                 previews=tuple(preview for preview in state.previews if preview.step <= resumed),
             )
         case events.Planned():
-            return replace(
-                state,
-                name=event.name,
-                family=event.family,
-                step_count=event.step_count,
-                epoch_count=event.epoch_count,
-                image_count=event.image_count,
-            )
+            return _copy(state, event, "name", "family", "step_count", "epoch_count", "image_count")
         case events.Phase():
             return replace(state, phase=event.phase, phase_step=0, phase_total=event.total)
         case events.Progress() if event.loss is None and state.phase not in (
@@ -96,17 +91,9 @@ def _after(state: RunState, event: Event) -> RunState:
         ):
             return replace(state, phase_step=event.step)
         case events.Progress():
-            return replace(
-                state,
-                step=event.step,
-                epoch=event.epoch,
-                loss=event.loss,
-                smoothed_loss=event.smoothed_loss,
-                learning_rate=event.learning_rate,
-                images_per_second=event.images_per_second,
-                seconds_left=event.seconds_left,
-                memory=event.memory,
-            )
+            # every field of Progress is one of the state
+            names = (field.name for field in fields(event) if field.name != "time")
+            return _copy(state, event, *names)
         case events.Previewed():
             return replace(state, previews=(*state.previews, event))
         case events.Saved():
@@ -120,24 +107,11 @@ def _after(state: RunState, event: Event) -> RunState:
         case events.Resumed():
             return replace(state, status="running")
         case events.Finished():
-            return replace(
-                state,
-                status="finished",
-                phase="",
-                step=event.step,
-                file=event.file,
-                delivered=event.delivered,
-                seconds_left=0.0,
-            )
+            ended = replace(state, status="finished", phase="", seconds_left=0.0)
+            return _copy(ended, event, "step", "file", "delivered")
         case events.Stopped():
-            return replace(
-                state,
-                status="stopped",
-                phase="",
-                step=event.step,
-                file=event.file,
-                seconds_left=None,
-            )
+            ended = replace(state, status="stopped", phase="", seconds_left=None)
+            return _copy(ended, event, "step", "file")
         case events.Failed():
             return replace(state, status="failed", phase="", failure=event, seconds_left=None)
     return state

@@ -1,3 +1,3 @@
-"""Every setting of a run, once: `schema` is the machinery, `training` and `captioning` hold the
+"""Every setting of a run: `schema` is the machinery, `training` and `captioning` have the
 fields.
 """

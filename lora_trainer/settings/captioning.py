@@ -1,15 +1,13 @@
-"""What a caption job is: the settings that every captioner has, and those of the chosen one. The
-file `caption.yaml` of its run folder holds both, under flat keys.
+"""The settings of a caption job: common ones, and those of the chosen captioner, under flat keys in
+`caption.yaml`.
 
-    read(path)          -> CaptionSettings, checked; raises one ConfigError that lists everything
-                        wrong
+    read(path)          -> CaptionSettings, validated; raises one ConfigError with every problem
     from_mapping(dict)  -> CaptionSettings
-    to_yaml(settings)   -> the text of caption.yaml
-    option_groups()     -> the groups of settings as the command line offers them
+    to_yaml(settings)   -> the content of caption.yaml
+    option_groups()     -> the groups of settings for the command line
     fingerprint(settings) -> equal for settings that give equal captions
 
-What a captioner is, and its own settings, stands in its module in captioning/captioners/. Used by
-both processes.
+A captioner's own settings are in its module in captioning/captioners/. Used by both processes.
 """
 
 from __future__ import annotations
@@ -29,10 +27,10 @@ from lora_trainer.settings import schema
 from lora_trainer.settings.schema import NamedChoice, ProperName, Settings, device_problems, setting
 
 CaptionFormat = Literal["auto", "csv", "txt", "jsonl"]
-USUAL = "blip-large"
+DEFAULT_CAPTIONER = "blip-large"
 
 
-def _captioners_in_words() -> dict[str, NamedChoice]:
+def _captioner_choices() -> dict[str, NamedChoice]:
     return {
         name: NamedChoice(title=info.title, sentence=info.sentence)
         for name, info in captioners.every().items()
@@ -46,51 +44,53 @@ class CaptionSettings(Settings):
     input: Path = setting(label="Image folder", audience="elsewhere")
     """The folder with your images; folders in it are looked through too."""
     output: Path | None = setting(None, label="Caption table", audience="elsewhere")
-    """The metadata.csv or .jsonl the captions go into; what else is in it stays. auto: the one in
-    the folder, or a new metadata.csv there.
+    """The metadata.csv or .jsonl to write the captions to; its other content is kept. auto: the one
+    in the folder, or a new metadata.csv there.
     """
     format: CaptionFormat = setting("auto", label="Caption format", audience="elsewhere")
-    """csv, jsonl, or txt: a text file beside each image. auto: as output's name says."""
+    """csv, jsonl, or txt: a text file per image. auto: from output's suffix."""
     captioner: str = setting(
-        USUAL,
+        DEFAULT_CAPTIONER,
         label="Captioner",
         audience="elsewhere",
-        among=_captioners_in_words,
-        hint="`python -m lora_trainer caption --help` says what each does.",
+        among=_captioner_choices,
+        hint="`python -m lora_trainer caption --help` describes each.",
     )
-    """Who writes."""
+    """The captioner."""
     prefix: str = setting("", label="Caption prefix", audience="everyone")
-    """Put in front of each caption."""
+    """Added in front of each caption."""
     suffix: str = setting("", label="Caption suffix", audience="everyone")
-    """Put at the end of each caption."""
+    """Added at the end of each caption."""
     trigger: str = setting("", label="Trigger word", audience="elsewhere")
-    """The trigger word: put in front of each caption, the prefix included, unless the caption holds
+    """The trigger word: added in front of each caption and its prefix, unless the caption contains
     it.
     """
     only: tuple[str, ...] = setting((), label="Only these", audience="elsewhere", entry="names")
-    """Caption only these images, named as they lie in input (portraits/fox.png). Empty: all."""
+    """Caption only these images, by their path in input (portraits/fox.png). Empty: all."""
     only_missing: bool = setting(False, label="Only missing", audience="elsewhere")
-    """Caption only images that have no caption at all. Off: what a captioner wrote with other
-    settings is written anew.
+    """Caption only images without any caption. Off: captions that a captioner wrote with other
+    settings are written again.
     """
     overwrite: bool = setting(False, label="Overwrite", audience="elsewhere")
-    """Also replace captions that a person wrote or changed."""
-    batch_size: int | None = setting(None, label="Batch size", at_least=1, at_most=256)
-    """Images at once. auto: as the captioner suggests; halved when memory runs out."""
+    """Also replace captions written or edited by a person."""
+    batch_size: int | None = setting(None, label="Batch size", bounds=(1, 256))
+    """Images per batch. auto: the captioner's default; halved when memory runs out."""
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
         "auto", label="Mixed precision", choices={"no": ProperName("float32")}
     )
-    """Number format of the model. auto: 16 bits where they are quick and safe."""
+    """Data type of the model. auto: 16 bits where that is fast and safe."""
     model: str = setting("", label="Another model", audience="local")
-    """Another model of the same kind: an id on the hub, or a folder. Empty: the captioner's own."""
+    """Another model of the same kind: an id on the hub, or a folder. Empty: the captioner's
+    default.
+    """
     device: str = setting("auto", label="Device", audience="elsewhere")
-    """What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
+    """The device: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
     host_models: Path | None = setting(None, label="Models folder", audience="elsewhere")
-    """The WebUI's models folder, whose own BLIP is used where it is there. auto: that of the WebUI
-    this extension lies in.
+    """The WebUI's models folder, whose BLIP is used if present. auto: that of the WebUI this
+    extension is installed in.
     """
     own: Settings = dataclasses.field(default_factory=NoSettings)
-    """The settings that only this captioner, and those of its kind, have."""
+    """The chosen captioner's own settings."""
 
     def contradictions(self) -> Iterator[ConfigError]:
         if self.only_missing and self.overwrite:
@@ -128,21 +128,21 @@ class CaptionSettings(Settings):
 
     @property
     def model_name(self) -> str:
-        """The hub id or folder asked for."""
+        """The hub id or folder of the model."""
         return self.model or self.info.model
 
 
 def read(path: Path) -> CaptionSettings:
-    """The settings in a caption.yaml. Raises ConfigError with every problem in it."""
+    """The settings in a caption.yaml. Raises ConfigError with every problem."""
     return from_mapping(schema.read_mapping(path), source=str(path))
 
 
 def from_mapping(
     values: Mapping[str, Any], source: str = "the settings", base: Path | None = None
 ) -> CaptionSettings:
-    """Keys -> CaptionSettings. Relative paths are resolved against `base` (the working directory).
-    What is set for another captioner is checked, and left out. Raises one ConfigError with all
-    problems.
+    """Keys -> CaptionSettings. Relative paths are resolved against `base` (default: the working
+    directory). Other captioners' settings are validated and dropped. Raises ConfigError with every
+    problem.
     """
     made = schema.groups_from_mapping(groups(values), values, source, base)
     settings = cast("CaptionSettings", made["captioning"])
@@ -150,16 +150,14 @@ def from_mapping(
 
 
 def groups(values: Mapping[str, Any]) -> tuple[tuple[str, type[Settings]], ...]:
-    """The groups that the keys of a caption job belong to: those that every captioner has, the
-    chosen one's, and then the others', whose keys may differ in meaning.
-    """
-    chosen = str(values.get("captioner", USUAL)).strip().lower()
+    """The groups of a caption job's keys: common ones, the chosen captioner's, then the others'."""
+    chosen = str(values.get("captioner", DEFAULT_CAPTIONER)).strip().lower()
     every = sorted(captioners.every().values(), key=lambda info: info.name != chosen)
     return (("captioning", CaptionSettings), *((info.name, info.settings) for info in every))
 
 
 def option_groups() -> tuple[tuple[str, type[Settings]], ...]:
-    """The groups for schema.add_options: every captioner's has its name."""
+    """The groups for schema.add_options, with the captioners' names."""
     every = captioners.every().values()
     return (("", CaptionSettings), *((info.name, info.settings) for info in every))
 
@@ -171,17 +169,17 @@ def to_yaml(settings: CaptionSettings) -> str:
 
 
 def fingerprint(settings: CaptionSettings, content: str = "") -> str:
-    """The captioner's name and a hash of all that its captions depend on; `content`: that of the
-    files its settings name, where there are any.
+    """The captioner's name and a hash of all that its captions depend on; `content`: that of files
+    named in its settings.
 
-    Equal for settings that give equal captions: what is recorded with this is not captioned again.
+    Images with an equal recorded fingerprint are not captioned again.
     """
     info = settings.info
     values = {
         key: str(getattr(settings, key)) for key in ("model_name", "prefix", "suffix", "trigger")
     }
     for item in schema.fields_of(settings.own):
-        # a file counts by its content
+        # files count by their content
         if schema.kind_of(type(settings.own), item)[0] is not Path:
             values[item.name] = str(getattr(settings.own, item.name))
     recipe = json.dumps([values, content], sort_keys=True, ensure_ascii=False)

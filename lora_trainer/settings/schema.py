@@ -1,20 +1,20 @@
-"""The machinery of settings: fields with bounds and words, what is wrong with a value, flat YAML.
+"""The machinery of settings: fields with bounds and texts, validation, flat YAML.
 
-A group of settings is a frozen dataclass that derives from `Settings`; a YAML file is flat, and
-each key names one field of one of its groups. All that is told of a setting stands at its field:
-`About`, and the text under it. The tab's form, the commented YAML, README's table and the command
-line's options are made from it.
+A group of settings is a frozen dataclass derived from `Settings`; a YAML file is flat, and each key
+is a field of one of its groups. Everything about a setting is at its field: `About`, and the
+docstring under it. The tab's form, the commented YAML, README's table and the command line's
+options are generated from it.
 
-    setting(...)                        -> a field; `about(field)` is what stands there
+    setting(...)                        -> a field; `about(field)` returns its About
     read_mapping(path)                  -> dict      the keys and values of a YAML file
-    groups_from_mapping(groups, dict)   -> groups    checked; raises one ConfigError that lists
-                                                     everything wrong
+    groups_from_mapping(groups, dict)   -> groups    validated; raises one ConfigError with every
+    problem
     group_to_mapping(group)             -> dict      the flat keys again
-    current_keys(groups, dict)          -> dict      earlier names of keys -> their present ones
+    current_keys(groups, dict)          -> dict      renamed keys -> current ones
     commented_yaml(groups), readme_table(groups), add_options(parser, ...), documentation_of(group)
 
-Optional settings accept `auto`, `none` or nothing at all for "choose for me". Which settings there
-are is in the modules beside this one. Needs PyYAML only; used by both processes.
+Optional settings accept `auto`, `none` or an empty value. Needs PyYAML only; used by both
+processes.
 """
 
 from __future__ import annotations
@@ -38,24 +38,22 @@ from typing import Any, Literal, Union
 import yaml
 
 from lora_trainer.errors import ConfigError
-from lora_trainer.files import MOST_DIGITS
+from lora_trainer.files import MAX_DIGITS
 
 Audience = Literal["everyone", "advanced", "local", "elsewhere"]
-"""Who sees a setting in the tab: everyone; who unfolds Advanced; of these only the person at this
-machine (it names files); nobody, as another part of the tab decides it. README's table, the YAML
-and the command line show all of them.
+"""Who sees a setting in the tab: everyone; after unfolding Advanced; of these only local users (for
+file paths); nobody, because another part of the tab sets it. README's table, the YAML and the
+command line have all of them.
 """
 TextEntry = Literal["", "lines", "paragraph", "names"]
-"""How a text is entered, where not as one short line: `lines`, one text a line (a list, whose parts
-may contain commas); `paragraph`, one long text; `names`, several words on the command line.
+"""How a text is entered, if not as one short line: `lines`, a list with one item per line;
+`paragraph`, one long text; `names`, several words on the command line.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedChoice:
-    """One of a setting's choices: how it is shown in every language, and what is to be known of it
-    before it is chosen.
-    """
+    """A choice with its title, which is not translated, and a help sentence."""
 
     title: str
     sentence: str = ""
@@ -65,71 +63,70 @@ class NamedChoice:
 
 
 class ProperName(str):
-    """How a choice is shown in every language."""
+    """The title of a choice that is not translated."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What is told of a setting beside its type, its default and the text under it."""
+    """The properties of a setting besides its type, default and docstring."""
 
     label: str = ""
     """Its name in the tab: the term that people search for."""
     unit: str = ""
     choices: Mapping[str, str] = field(default_factory=dict)
-    """Choice -> how it is shown; a choice without an entry is shown as it is."""
+    """Choice -> title, if different."""
     among: Callable[[], Mapping[str, NamedChoice]] | None = None
-    """Choices that no Literal lists, as they are found at run time."""
+    """Choices determined at run time."""
     at_least: float | None = None
     at_most: float | None = None
     above: float | None = None
     hint: str = ""
-    """What to do when a value is refused."""
+    """For an invalid value."""
     audience: Audience = "advanced"
     order: int = 0
-    """Place among the settings for everyone, which are shown as one group."""
+    """Position among the settings for everyone, which are shown as one group."""
     place: str | None = None
-    """Which part of the tab decides it, for the audience `elsewhere`."""
+    """For the audience `elsewhere`: the part of the tab that sets it."""
     entry: TextEntry = ""
     step: float | None = None
-    """What one click on the arrows adds. Learning rates have none: any number will do."""
+    """Increment of the arrow buttons; None for learning rates."""
     example: str = ""
-    """Stands in the commented YAML for what is required."""
+    """The value of a required setting in the commented YAML."""
     terms: str = ""
-    """What else people may look for it by. In no language."""
+    """Additional search terms, not translated."""
     other_names: tuple[str, ...] = ()
-    """What other trainers call its key: named in the hint, never guessed at silently."""
+    """Names of its key in other trainers, for the hint on an unknown key."""
     renamed_from: tuple[str, ...] = ()
-    """Its key in earlier versions: read as the present one."""
+    """Earlier names of its key, which are still read."""
     removed: tuple[str, ...] = ()
-    """Choices of an earlier version: the hint says what does the same."""
+    """Choices of earlier versions, for which the hint gives a replacement."""
     affects_result: bool = True
-    """Whether another value makes another LoRA of the same images and checkpoint at the same step.
-    """
+    """Whether another value gives another LoRA for the same images, checkpoint and step."""
     in_presets: bool = True
-    """Whether a preset may hold it: False for what is right for one set of images, or for one
-    checkpoint.
-    """
+    """Whether presets may contain it; not if it depends on the images or the checkpoint."""
     fixed_by_the_first_step: bool = False
-    """Whether the learned weights take their shape from it, so that a run that is resumed cannot
-    change it.
-    """
+    """Whether the shape of the weights depends on it, so that it cannot change on resume."""
 
 
-def setting(default: Any = dataclasses.MISSING, **told: Any) -> Any:
-    """A dataclass field, with what `About` has of it."""
-    return field(default=default, metadata={"about": About(**told)})
+def setting(
+    default: Any = dataclasses.MISSING, bounds: tuple[float, float] | None = None, **details: Any
+) -> Any:
+    """A dataclass field with an `About`. `bounds`: at_least and at_most."""
+    if bounds is not None:
+        details["at_least"], details["at_most"] = bounds
+    return field(default=default, metadata={"about": About(**details)})
 
 
 def about(item: dataclasses.Field[Any]) -> About:
-    """What stands at a field."""
-    told: About = item.metadata["about"]
-    return told
+    """The About of a field."""
+    details: About = item.metadata["about"]
+    return details
 
 
 def fields_of(group: Settings | type[Settings]) -> tuple[dataclasses.Field[Any], ...]:
-    """The settings of a group: each group is a dataclass, their common base is none."""
+    """The settings of a group."""
     every = dataclasses.fields(group)  # type: ignore[arg-type]
     return tuple(item for item in every if "about" in item.metadata)
 
@@ -140,9 +137,7 @@ def field_named(group: type[Settings], key: str) -> dataclasses.Field[Any]:
 
 
 class Settings:
-    """Base of the setting groups: types, choices and bounds are checked at construction, all at
-    once.
-    """
+    """Base of setting groups: validates types, choices and bounds at construction."""
 
     def __post_init__(self) -> None:
         problems = [problem for item in fields_of(self) for problem in _field_problems(item, self)]
@@ -152,16 +147,16 @@ class Settings:
             raise ConfigError.listing(problems, type(self).__name__)
 
     def contradictions(self) -> Iterator[ConfigError]:
-        """What is wrong between fields, given that each is right by itself."""
+        """Problems between fields that are valid by themselves."""
         return iter(())
 
 
 Groups = Sequence[tuple[str, type[Settings]]]
-"""The groups of a file, each with its name."""
+"""The groups of a file, with their names."""
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file as they stand. Raises ConfigError."""
+    """The keys and values of a YAML file. Raises ConfigError."""
     if path.suffix.lower() == ".toml":
         raise ConfigError(
             "{path} is a TOML file, as other trainers use",
@@ -202,9 +197,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def parse_yaml(text: str, path: Path) -> Any:
-    """The values of a YAML text that anybody may have written. Raises ConfigError, which names
-    `path`, and nothing else.
-    """
+    """The content of an untrusted YAML text. Raises ConfigError, which names `path`."""
     try:
         values = yaml.load(text, Loader=_Loader)
         require_usable(values)
@@ -212,26 +205,26 @@ def parse_yaml(text: str, path: Path) -> Any:
     except yaml.YAMLError as error:
         raise _not_yaml(error, path) from error
     except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
-        # a date that is none, a number of more digits than Python reads
+        # an invalid date, or a number with more digits than Python accepts
         reason = " ".join(str(error).split())
         raise ConfigError(
             "{path} holds a value that cannot be used: {reason}",
-            hint=MEND_YAML,
+            hint=FIX_YAML,
             path=path,
             reason=reason,
         ) from error
 
 
-MEND_YAML = "Mend the file, or let `python -m lora_trainer init FILE` write a new one to fill in."
-DEEPEST_YAML = 20
-"""Lists within lists: a setting is a list at most."""
+FIX_YAML = "Fix the file, or write a new one with `python -m lora_trainer init FILE`."
+MAX_YAML_DEPTH = 20
+"""Nesting of collections; settings need one level."""
 
 
 def require_usable(value: Any) -> None:
-    """Raises ValueError for what could be neither shown nor written again."""
+    """Raise ValueError for values that could not be shown or written."""
     if isinstance(value, str):
         value.encode("utf-8")
-    elif isinstance(value, int) and abs(value) > 10**MOST_DIGITS:
+    elif isinstance(value, int) and abs(value) > 10**MAX_DIGITS:
         raise ValueError("a number has too many digits")
     elif isinstance(value, (list, tuple, set, dict)):
         for part in value:
@@ -241,8 +234,8 @@ def require_usable(value: Any) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML that refuses a key given twice, of which PyYAML silently takes the last; and what a few
-    bytes make endless: nesting and aliases.
+    """A SafeLoader that refuses duplicate keys, of which PyYAML takes the last, aliases, and deep
+    nesting.
     """
 
     _depth = 0
@@ -252,11 +245,11 @@ class _Loader(yaml.SafeLoader):
         place: Any = event.start_mark
         if isinstance(event, yaml.AliasEvent):
             raise yaml.MarkedYAMLError(
-                problem="an alias (*) is not understood here", problem_mark=place
+                problem="aliases (*) are not supported here", problem_mark=place
             )
-        if self._depth > DEEPEST_YAML:
+        if self._depth > MAX_YAML_DEPTH:
             raise yaml.MarkedYAMLError(
-                problem=f"it is nested more than {DEEPEST_YAML} deep", problem_mark=place
+                problem=f"it is nested more than {MAX_YAML_DEPTH} deep", problem_mark=place
             )
         self._depth += 1
         node = super().compose_node(parent, index)
@@ -268,7 +261,7 @@ class _Loader(yaml.SafeLoader):
         for key, _ in node.value:
             if str(key.value) in seen:
                 raise yaml.MarkedYAMLError(
-                    problem=f"{key.value} is there twice", problem_mark=key.start_mark
+                    problem=f"duplicate key {key.value}", problem_mark=key.start_mark
                 )
             seen.add(str(key.value))
         return dict(super().construct_mapping(node, deep))
@@ -281,7 +274,7 @@ QUOTE_PATHS = (
 
 
 def unquoted(text: str) -> str:
-    """A path without the quotes that come with "Copy as path", and without spaces around it."""
+    """A path without surrounding spaces and the quotes of "Copy as path"."""
     text = text.strip()
     while len(text) > 1 and (text[0], text[-1]) in (('"', '"'), ("'", "'"), ("\u201c", "\u201d")):
         text = text[1:-1].strip()
@@ -289,9 +282,9 @@ def unquoted(text: str) -> str:
 
 
 def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
-    """The parser's complaint as a sentence with the line it is about."""
+    """The parser's error with its line, as a ConfigError."""
     detail = str(getattr(error, "problem", None) or error)
-    # a line without a colon is noticed one line too late
+    # a missing colon is reported one line too late
     mark = getattr(error, "context_mark" if "expected ':'" in detail else "problem_mark", None)
     line = mark.line + 1 if mark else "?"
     hint = "Each line is `key: value`; put a path or text with special characters in single quotes."
@@ -300,7 +293,7 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
         hint = "YAML does not allow tabs at the start of a line; use spaces, or nothing."
     elif "unknown escape" in detail:
         hint = QUOTE_PATHS
-    elif detail.endswith("is there twice"):
+    elif detail.startswith("duplicate key"):
         hint = "Keep one of the two lines."
     return ConfigError(
         "{path}, line {line}: not valid YAML ({detail})",
@@ -314,8 +307,8 @@ def _not_yaml(error: yaml.YAMLError, path: Path) -> ConfigError:
 def groups_from_mapping(
     groups: Groups, values: Mapping[str, Any], source: str, base: Path | None = None
 ) -> dict[str, Settings]:
-    """Flat keys -> the groups of settings they belong to. Raises one ConfigError with all
-    problems. A key that several groups have is the first one's.
+    """Flat keys -> validated groups. A key in several groups belongs to the first. Raises one
+    ConfigError with every problem.
     """
     known: dict[str, tuple[dataclasses.Field[Any], type[Settings]]] = {}
     for _, group in groups:
@@ -337,7 +330,7 @@ def groups_from_mapping(
     made: dict[str, Settings] = {}
     names: dict[Any, list[str]] = {}
     for name, group in groups:
-        # a group that stands there under several names is looked at once
+        # a group with several names is validated once
         names.setdefault(group, []).append(name)
     for group, group_names in names.items():
         fields_here = fields_of(group)
@@ -359,8 +352,7 @@ def groups_from_mapping(
             for item in fields_here
             if item.name in converted and known[item.name][1] is group
         }
-        # a required field that is missing or broken has been reported; a stand-in lets the others
-        # be checked too
+        # placeholders for missing or invalid required fields, so that the others are validated too
         for item in fields_here:
             if item.default is dataclasses.MISSING and item.name not in here:
                 here[item.name] = Path()
@@ -374,9 +366,7 @@ def groups_from_mapping(
 
 
 def current_keys(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values under the present names of their keys. Raises ConfigError for a setting that
-    is given under both its names.
-    """
+    """The values by current keys. Raises ConfigError if a setting is given by both its names."""
     present = {
         old: item.name
         for _, group in groups
@@ -398,25 +388,25 @@ def current_keys(groups: Groups, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def group_to_mapping(group: Settings) -> dict[str, Any]:
-    """One group of settings -> flat keys with plain YAML values."""
+    """A group as flat keys with plain YAML values."""
     return {item.name: _plain(getattr(group, item.name)) for item in fields_of(group)}
 
 
 def title_of(group: type[Settings]) -> str:
-    """What a group of settings is called."""
+    """A group's title."""
     return inspect.cleandoc(group.__doc__ or "")
 
 
 def commented_yaml(groups: Groups, values: Mapping[str, Any]) -> str:
-    """A YAML file to start from: every key with its meaning; `values` fill in, the rest are
-    defaults (commented out).
+    """A YAML file with every key and its meaning; defaults other than `values` are commented
+    out.
     """
     lines = ["# One run of lora_trainer. Lines that start with # show the defaults.", ""]
     for _, group in groups:
         lines += [f"# ---- {title_of(group)} ----", ""]
         for item in fields_of(group):
             lines += textwrap.wrap(
-                f"{_named(item)}: {explained(group, item)}",
+                f"{_labelled(item)}: {explained(group, item)}",
                 120,
                 initial_indent="# ",
                 subsequent_indent="# ",
@@ -434,7 +424,7 @@ def commented_yaml(groups: Groups, values: Mapping[str, Any]) -> str:
 
 
 def readme_table(groups: Groups) -> str:
-    """The settings as Markdown tables, one a group."""
+    """The settings as Markdown tables, one per group."""
     parts = []
     for _, group in groups:
         parts += [
@@ -448,27 +438,27 @@ def readme_table(groups: Groups) -> str:
                 "required" if item.default is dataclasses.MISSING else f"`{_shown(item.default)}`"
             )
             meaning = explained(group, item).replace("|", chr(92) + "|")
-            parts.append(f"| `{item.name}` | {_named(item)} | {default} | {meaning} |")
+            parts.append(f"| `{item.name}` | {_labelled(item)} | {default} | {meaning} |")
         parts.append("")
     return "\n".join(parts)
 
 
 def add_options(parser: argparse.ArgumentParser, groups: Groups) -> None:
-    """Adds one option for each setting. What is not given is absent from the parsed arguments; what
-    is given is checked by groups_from_mapping. A key that several groups have is one option, whose
-    help says what it means in each; a group without a name is everybody's.
+    """Add an option per setting, absent from the parsed arguments if not given; groups_from_mapping
+    validates them. The help of a key in several groups has the meaning in each; unnamed groups are
+    common.
     """
     places: dict[str, list[tuple[str, type[Settings], dataclasses.Field[Any]]]] = {}
     for name, group in groups:
         for item in fields_of(group):
             places.setdefault(item.name, []).append((name, group, item))
-    for key, having in places.items():
-        _, group, item = having[0]
+    for key, uses in places.items():
+        _, group, item = uses[0]
         parser.add_argument(
             "--" + key.replace("_", "-"),
             required=item.default is dataclasses.MISSING,
             default=argparse.SUPPRESS,
-            help=_option_help(having).replace("%", "%%"),
+            help=_option_help(uses).replace("%", "%%"),
             **_option_kind(group, item),
         )
 
@@ -484,10 +474,10 @@ def _option_kind(group: type[Settings], item: dataclasses.Field[Any]) -> dict[st
     return {"metavar": {Path: "PATH", int: "N", float: "N"}.get(kind, "TEXT")}
 
 
-def _option_help(having: Sequence[tuple[str, type[Settings], dataclasses.Field[Any]]]) -> str:
-    """What an option means, with the names of the groups in which it means that."""
+def _option_help(uses: Sequence[tuple[str, type[Settings], dataclasses.Field[Any]]]) -> str:
+    """The option's meanings, with the names of the groups."""
     names: dict[str, list[str]] = {}
-    for name, group, item in having:
+    for name, group, item in uses:
         default = item.default in (dataclasses.MISSING, None, "", (), False)
         text = explained(group, item) + ("" if default else f" (default: {_shown(item.default)})")
         names.setdefault(text, []).append(name)
@@ -497,19 +487,21 @@ def _option_help(having: Sequence[tuple[str, type[Settings], dataclasses.Field[A
     )
 
 
-def _named(item: dataclasses.Field[Any]) -> str:
-    """A setting's name in the tab, and its unit."""
-    told = about(item)
-    return f"{told.label} ({told.unit})" if told.unit else told.label
+def _labelled(item: dataclasses.Field[Any]) -> str:
+    """A setting's label and unit."""
+    details = about(item)
+    return f"{details.label} ({details.unit})" if details.unit else details.label
 
 
 def explained(group: type[Settings], item: dataclasses.Field[Any]) -> str:
-    """The text under a field, and its choices where it has some."""
+    """The field's docstring and choices."""
     text = documentation_of(group)[item.name]
-    told = about(item)
-    words: Mapping[str, str | NamedChoice] = told.choices if told.among is None else told.among()
+    details = about(item)
+    words: Mapping[str, str | NamedChoice] = (
+        details.choices if details.among is None else details.among()
+    )
     choices = [
-        str(choice) if _says_no_more(str(choice), shown) else f"{choice} ({shown})"
+        str(choice) if _is_redundant(str(choice), shown) else f"{choice} ({shown})"
         for choice in choices_of(group, item)
         for shown in [str(words.get(str(choice), choice))]
     ]
@@ -533,12 +525,12 @@ def _documentation(group: Any) -> dict[str, str]:
     return found
 
 
-def _says_no_more(choice: str, shown: str) -> bool:
+def _is_redundant(choice: str, shown: str) -> bool:
     return shown.lower().replace(" ", "_").replace("-", "_") == choice
 
 
 def documentation_of(group: type[Settings]) -> dict[str, str]:
-    """Key -> the text under its field, read from the source of a group of settings (a class)."""
+    """Key -> docstring under its field, from the source."""
     return _documentation(group)  # type: ignore[arg-type]  # mypy: a class is unhashable
 
 
@@ -551,7 +543,7 @@ def _annotations(group: Any) -> dict[str, Any]:
 
 
 def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, bool]:
-    """A field's type without None, and whether None, which is auto, is allowed."""
+    """A field's type without None, and whether None (auto) is allowed."""
     annotation = _annotations(group)[item.name]  # type: ignore[arg-type]  # as above
     if typing.get_origin(annotation) in (Union, types.UnionType):
         return (
@@ -562,7 +554,7 @@ def kind_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, b
 
 
 def choices_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any, ...]:
-    """The values that a setting may have, where they can be listed."""
+    """The possible values, if enumerable."""
     among = about(item).among
     if among is not None:
         return tuple(among())
@@ -571,7 +563,7 @@ def choices_of(group: type[Settings], item: dataclasses.Field[Any]) -> tuple[Any
 
 
 def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, base: Path) -> Any:
-    """A YAML value -> the field's type. Raises ConfigError for the wrong type."""
+    """A YAML value -> the field's type. Raises ConfigError for a wrong type."""
     kind, optional = kind_of(group, item)
     if optional and (
         value is None
@@ -598,7 +590,7 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
     if origin is tuple:
         element = typing.get_args(kind)[0]
         if isinstance(value, str):
-            # prompts contain commas; names of layers do not
+            # prompts contain commas; layer names do not
             value = (
                 [value]
                 if about(item).entry == "lines"
@@ -614,7 +606,7 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
             raise wrong from None
     try:
         if kind is Path:
-            # YAML reads a folder called 2024 as a number
+            # YAML reads a folder named 2024 as a number
             value = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
             text = unquoted(str(value)) if isinstance(value, (str, Path)) else ""
             if not text or "\0" in text:
@@ -629,12 +621,12 @@ def _convert(item: dataclasses.Field[Any], group: type[Settings], value: Any, ba
             return (base / Path(text).expanduser()).absolute()
         return _scalar(kind, value)
     except (ValueError, OverflowError, RuntimeError):
-        # OverflowError: .inf for a whole number; RuntimeError: ~somebody, who has no home here
+        # OverflowError: .inf for an int; RuntimeError: ~user without a home folder
         raise wrong from None
 
 
 def _scalar(kind: Any, value: Any) -> Any:
-    """One int, float, bool or str. Raises ValueError."""
+    """An int, float, bool or str. Raises ValueError."""
     if kind is bool:
         if isinstance(value, bool):
             return value
@@ -657,7 +649,7 @@ def _scalar(kind: Any, value: Any) -> Any:
             raise ValueError
         return int(value)
     if kind is float:
-        # YAML 1.1 reads 2e-4, without a dot, as text
+        # YAML 1.1 reads 2e-4 (without a dot) as a string
         number = float(value) if isinstance(value, (int, float, str)) else None
         if number is None:
             raise ValueError
@@ -670,15 +662,15 @@ def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterato
     kind, optional = kind_of(type(settings), item)
     if value is None and optional:
         return
-    told = about(item)
-    hint, bounds = told.hint, _bounds_in_words(told)
+    details = about(item)
+    hint, bounds = details.hint, _bounds_text(details)
     choices = choices_of(type(settings), item)
     if choices:
         if value not in choices or isinstance(value, bool):
             named = ", ".join(str(choice) for choice in choices)
             close = difflib.get_close_matches(str(value), [str(choice) for choice in choices], 1)
             suggestion = (
-                f"Did you mean {close[0]}?" if close and value not in told.removed else hint
+                f"Did you mean {close[0]}?" if close and value not in details.removed else hint
             )
             yield ConfigError(
                 "{key} is {value!r}, but must be one of: {named}",
@@ -700,7 +692,7 @@ def _field_problems(item: dataclasses.Field[Any], settings: Settings) -> Iterato
                 value=one,
                 expected=_expected(element),
             )
-        elif element in (int, float) and not _within(told, one):
+        elif element in (int, float) and not _within(details, one):
             yield ConfigError(
                 "{key} is {value}, but must be {bounds}",
                 hint=hint,
@@ -718,9 +710,9 @@ def _is_a(kind: Any, value: Any) -> bool:
     return isinstance(value, kind)
 
 
-def _within(told: About, value: float) -> bool:
-    low, high, above = told.at_least, told.at_most, told.above
-    # not isfinite: it fails for whole numbers beyond all floats
+def _within(details: About, value: float) -> bool:
+    low, high, above = details.at_least, details.at_most, details.above
+    # not isfinite, which raises for integers beyond any float
     if value != value or value in (math.inf, -math.inf):
         return False
     return not (
@@ -730,8 +722,8 @@ def _within(told: About, value: float) -> bool:
     )
 
 
-def _bounds_in_words(told: About) -> str:
-    low, high, above = told.at_least, told.at_most, told.above
+def _bounds_text(details: About) -> str:
+    low, high, above = details.at_least, details.at_most, details.above
     if above is not None:
         return f"above {above:g} and at most {high:g}"
     return f"between {_number(low)} and {_number(high)}"
@@ -746,11 +738,9 @@ def _number(value: float | None) -> str:
 def _expected(kind: Any) -> str:
     origin = typing.get_origin(kind)
     if origin is tuple:
-        return (
-            "a list, such as [0, 0.5, 1]"
-            if typing.get_args(kind)[0] is float
-            else "a list of texts, such as [to_q, to_v]"
-        )
+        if typing.get_args(kind)[0] is float:
+            return "a list, such as [0, 0.5, 1]"
+        return "a list of texts, such as [to_q, to_v]"
     return {
         int: "a whole number",
         float: "a number, such as 1e-4",
@@ -766,16 +756,14 @@ def _unknown_key(
     others = {other: name for name, (item, _) in known.items() for other in about(item).other_names}
     close = difflib.get_close_matches(key, [*known, *others], 1, cutoff=0.6)
     meant = others.get(key) or (others.get(close[0], close[0]) if close else "")
-    hint = (
-        f"Did you mean {meant}?"
-        if meant
-        else "`python -m lora_trainer init FILE` lists every setting."
-    )
+    hint = "`python -m lora_trainer init FILE` lists every setting."
+    if meant:
+        hint = f"Did you mean {meant}?"
     return ConfigError("{key} is not a setting", hint=hint, key=key)
 
 
 def device_problems(device: str) -> Iterator[ConfigError]:
-    """What is wrong with the name of a device, whether it is there or not."""
+    """Problems with a device's name, regardless of availability."""
     if not re.fullmatch(r"auto|mps|cpu|(cuda|xpu)(:\d{1,3})?", device, re.ASCII):
         yield ConfigError(
             "device is {value!r}", hint="Use auto, cuda, cuda:1, mps or cpu.", value=device
@@ -808,7 +796,7 @@ class _Dumper(yaml.SafeDumper):
     pass
 
 
-# 0.0002 as 2.0e-4 would be text to other YAML readers; `auto` reads better than null
+# `auto` instead of null
 _Dumper.add_representer(
     type(None), lambda dumper, _: dumper.represent_scalar("tag:yaml.org,2002:str", "auto")
 )

@@ -1,13 +1,12 @@
-"""What a training run is: every setting, its meaning, its bounds; and the YAML file with them.
+"""The settings of a training run: fields, texts, bounds, and the YAML file.
 
-`RunConfig` is the sum of the groups below. The commented YAML of `lora_trainer init`, README's
-table and the tab's help are made from the text under each field.
+`RunConfig` has all groups. The commented YAML of `lora_trainer init`, README's table and the tab's
+help are generated from the docstring under each field.
 
-    read(path)          -> RunConfig      YAML -> checked settings; raises one ConfigError that
-                                          lists everything wrong
-    from_mapping(dict)  -> RunConfig      the same for values that are already parsed
-    to_mapping(config)  -> dict           the flat keys again; from_mapping(to_mapping(c)) == c
-    commented_yaml()    -> str            every key with its meaning and its default
+    read(path)          -> RunConfig      validated; raises one ConfigError with every problem
+    from_mapping(dict)  -> RunConfig      the same for parsed values
+    to_mapping(config)  -> dict           the flat keys; from_mapping(to_mapping(c)) == c
+    commented_yaml()    -> str            every key with its meaning and default
 """
 
 from __future__ import annotations
@@ -26,18 +25,9 @@ from lora_trainer.training.losses import LOSSES, WEIGHTINGS, LossEntry, Weightin
 from lora_trainer.training.optimizers import OPTIMIZERS, OptimizerEntry
 from lora_trainer.training.optimizers import settled as settled_rates
 
-UNET_TARGETS = (
-    "to_q",
-    "to_k",
-    "to_v",
-    "to_out.0",
-    "proj_in",
-    "proj_out",
-    "ff.net.0.proj",
-    "ff.net.2",
-)
-"""The attention blocks of a UNet, in full: 192 modules in SD1.5, 3.39 M parameters at rank 8
-(kohya's default set).
+UNET_TARGETS = tuple("to_q to_k to_v to_out.0 proj_in proj_out ff.net.0.proj ff.net.2".split())
+"""All Linear and 1x1 convolution layers of the attention blocks: 192 modules in SD1.5, 3.39 M
+parameters at rank 8 (kohya's default).
 """
 TEXT_ENCODER_TARGETS = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 
@@ -52,13 +42,13 @@ RESERVED_ON_WINDOWS = {
     "NUL",
     *(f"{port}{number}" for port in ("COM", "LPT") for number in range(1, 10)),
 }
-USUAL_RANK = 8
-"""What `lora_rank: auto` is for a LoRA that starts from nothing."""
-MOST_IN_MEMORY = 2 * 2**30
-"""Bytes of encoded images that are kept in memory when cache_latents is auto."""
-LONGEST_NAME = 150
-"""In bytes: the step, the suffix and the process of a file that is being written are added, and
-file systems hold 255.
+DEFAULT_RANK = 8
+"""The rank for `lora_rank: auto` without init_lora."""
+MAX_CACHE_IN_MEMORY = 2 * 2**30
+"""Largest cache in bytes that cache_latents: auto keeps in memory."""
+MAX_NAME_BYTES = 150
+"""Leaves room for step, suffix and temporary file name within the 255 bytes of most file
+systems.
 """
 
 
@@ -74,9 +64,7 @@ class DatasetSettings(Settings):
         other_names=("image_dir", "data_dir"),
         affects_result=False,
     )
-    """The folder with your images. Flat folders, kohya folders ("10_name") and subfolders are all
-    understood.
-    """
+    """The folder with your images: a flat folder, kohya folders ("10_name") or subfolders."""
     metadata_path: Path | None = setting(
         None, label="Caption table", audience="elsewhere", place="dataset", affects_result=False
     )
@@ -93,83 +81,73 @@ class DatasetSettings(Settings):
         affects_result=False,
         in_presets=False,
     )
-    """A rare word that calls the LoRA in a prompt. It is put in front of every caption that lacks
-    it.
+    """A rare word that activates the LoRA in a prompt. It is added in front of every caption that
+    lacks it.
     """
     resolution: int | None = setting(
         None,
         label="Resolution",
         unit="pixels",
-        at_least=64,
-        at_most=4096,
+        bounds=(64, 4096),
         hint="Use 512 for SD1, 768 for SD2-v, 1024 for SDXL.",
         step=64,
         audience="everyone",
         order=4,
         terms="size width height train_resolution",
     )
-    """A picture of any shape is trained with as many pixels as a square of this side. auto: what
-    the checkpoint was made for, such as 512 or 1024.
+    """Images are trained with the pixel count of a square with this side, in any shape. auto: the
+    checkpoint's native resolution, such as 512 or 1024.
     """
     repeats: int = setting(
         1,
         label="Repeats",
-        at_least=1,
-        at_most=10000,
+        bounds=(1, 10000),
         other_names=("num_repeats",),
         terms="dataset repeats",
         affects_result=False,
     )
-    """How often each image is seen in one epoch. A number in front of a folder's name (10_name)
-    counts instead for that folder.
+    """How often each image is trained per epoch. A number in front of a folder's name (10_name)
+    takes precedence for that folder.
     """
     enable_bucket: bool = setting(
         True, label="Aspect ratio buckets", terms="bucketing arb aspect ratio square crop"
     )
     """Images are trained near their own aspect ratio. Off: each is cropped to a square."""
     bucket_step: int = setting(
-        64,
-        label="Bucket step",
-        unit="pixels",
-        at_least=8,
-        at_most=256,
-        step=8,
-        terms="bucket_reso_steps",
+        64, label="Bucket step", unit="pixels", bounds=(8, 256), step=8, terms="bucket_reso_steps"
     )
-    """Width and height of the trained pictures are multiples of this many pixels."""
+    """Width and height of the buckets are multiples of this."""
     min_bucket_side: int | None = setting(
         None,
         label="Min bucket resolution",
         unit="pixels",
-        at_least=32,
-        at_most=4096,
+        bounds=(32, 4096),
         terms="min_bucket_reso shortest side",
     )
-    """No side of a trained picture is shorter. auto: half the resolution."""
+    """Shortest side of a bucket. auto: half the resolution."""
     max_bucket_side: int | None = setting(
         None,
         label="Max bucket resolution",
         unit="pixels",
-        at_least=64,
-        at_most=8192,
+        bounds=(64, 8192),
         terms="max_bucket_reso longest side",
     )
-    """No side of a trained picture is longer. auto: twice the resolution."""
+    """Longest side of a bucket. auto: twice the resolution."""
     max_upscale: float = setting(
         2.0,
         label="Max upscale",
         unit="times",
-        at_least=1.0,
-        at_most=16.0,
+        bounds=(1.0, 16.0),
         step=0.5,
         terms="bucket_no_upscale enlarge",
     )
-    """A small image is enlarged at most this many times; beyond that it is trained smaller."""
+    """Small images are enlarged at most this many times; beyond that they are trained at a lower
+    resolution.
+    """
     caption_dropout: float = setting(
         0.0,
         label="Caption dropout",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="0.05 to 0.1 is usual.",
         step=0.05,
         other_names=("caption_dropout_rate",),
@@ -179,19 +157,19 @@ class DatasetSettings(Settings):
     shuffle_caption: bool = setting(
         False, label="Shuffle caption", terms="shuffle_tags random order"
     )
-    """Puts the tags of each caption, which commas separate, in a new order each time."""
+    """Shuffle the comma-separated tags of each caption in every step."""
     keep_tokens: int = setting(
-        0, label="Keep tokens", at_least=0, at_most=100, terms="keep_tokens fixed tags"
+        0, label="Keep tokens", bounds=(0, 100), terms="keep_tokens fixed tags"
     )
-    """With shuffle_caption: this many tags at the start stay where they are. The trigger word
-    counts as one.
+    """With shuffle_caption: this many tags at the start keep their place. The trigger word counts
+    as one.
     """
     flip_augmentation: bool = setting(
         False, label="Flip augmentation", other_names=("flip_aug",), terms="mirror augmentation"
     )
     """Mirror each image at random. Not for faces, lettering or anything with a left and a right."""
     background: str = setting("white", label="Background", terms="alpha transparent transparency")
-    """What shows through transparent pixels: white, black, grey or a colour such as #f0e8d0."""
+    """The colour behind transparent pixels: white, black, grey or a colour such as #f0e8d0."""
     on_bad_data: Literal["stop", "skip"] = setting(
         "stop",
         label="Unusable images",
@@ -280,12 +258,11 @@ class CheckpointSettings(Settings):
         terms="ztsnr zero snr",
         in_presets=False,
     )
-    """Rescale the noise schedule to end in pure noise. auto: as the checkpoint asks."""
+    """Rescale the noise schedule to zero terminal SNR. auto: as the checkpoint states."""
     clip_skip: int = setting(
         1,
         label="Clip skip",
-        at_least=1,
-        at_most=12,
+        bounds=(1, 12),
         hint="1 for most models, 2 for many anime models.",
         in_presets=False,
     )
@@ -295,8 +272,8 @@ class CheckpointSettings(Settings):
     max_token_length: Literal[75, 150, 225] = setting(
         75, label="Max token length", unit="tokens", terms="caption length 75 150 225 tokens"
     )
-    """How much of a caption training reads, in tokens. Longer ones than 75 are encoded in pieces,
-    as the WebUI does.
+    """Captions are truncated to this many tokens. Beyond 75 they are encoded in chunks, as in the
+    WebUI.
     """
     mixed_precision: Literal["auto", "no", "fp16", "bf16"] = setting(
         "auto",
@@ -315,8 +292,8 @@ def _lora_types() -> dict[str, NamedChoice]:
     return {one.id: NamedChoice(title=one.label, sentence=one.sentence) for one in types.every()}
 
 
-def _settings_of_other_types(chosen: str) -> dict[str, str]:
-    """What this type of LoRA has no use for -> the type that has."""
+def _other_types_settings(chosen: str) -> dict[str, str]:
+    """Settings that this LoRA type does not read -> a type that does."""
     from lora_trainer.adapters import types
 
     own = types.get(chosen).own_settings
@@ -345,7 +322,7 @@ class LoraSettings(Settings):
         other_names=("network_module", "algo"),
         terms="locon lycoris",
     )
-    """What learns."""
+    """Which layers are trained."""
     init_lora: Path | None = setting(
         None,
         label="Start from a LoRA",
@@ -355,15 +332,13 @@ class LoraSettings(Settings):
         other_names=("network_weights", "lora_model_name"),
         terms="continue train further resume network_weights grow rank pretrained",
     )
-    """A LoRA file of this kind of base, of this trainer's or another's: training goes on from what
-    it does. lora_rank may be higher than the file's: nothing is lost, and there is room for more.
-    auto: start from nothing.
+    """A LoRA file for the same kind of base, from any trainer, whose weights training starts from.
+    lora_rank may be higher than the file's, without loss. auto: none.
     """
     lora_rank: int | None = setting(
         None,
         label="Rank",
-        at_least=1,
-        at_most=1024,
+        bounds=(1, 1024),
         hint="Use 4 to 64; 8 suits most styles.",
         audience="everyone",
         order=5,
@@ -371,8 +346,8 @@ class LoraSettings(Settings):
         other_names=("network_dim", "rank"),
         terms="dimension dim",
     )
-    """How much the LoRA can hold. 8 holds most styles and characters; 16 to 32 keeps more detail,
-    in a larger file. auto: 8, or the rank of init_lora.
+    """The capacity of the LoRA. 8 is enough for most styles and characters; 16 to 32 keeps more
+    detail, in a larger file. auto: 8, or the rank of init_lora.
     """
     lora_alpha: float | None = setting(
         None,
@@ -384,14 +359,13 @@ class LoraSettings(Settings):
         other_names=("network_alpha", "alpha"),
         terms="scale",
     )
-    """Divided by the rank, this is how strongly the LoRA takes effect. auto: equal to the rank, or
-    in the same proportion to it as in init_lora.
+    """The LoRA is scaled by alpha / rank. auto: equal to the rank, or in the same proportion to it
+    as in init_lora.
     """
     conv_rank: int | None = setting(
         None,
         label="Convolution rank",
-        at_least=1,
-        at_most=1024,
+        bounds=(1, 1024),
         hint="Leave it at auto, or use half of the rank.",
         fixed_by_the_first_step=True,
         other_names=("conv_dim",),
@@ -407,26 +381,23 @@ class LoraSettings(Settings):
         step=1,
         terms="locon conv",
     )
-    """Divided by the convolution rank, this is how strongly a LoCon's convolutions take effect.
-    auto: equal to the convolution rank.
-    """
+    """A LoCon's convolutions are scaled by alpha / rank. auto: equal to the convolution rank."""
     lora_dropout: float = setting(
         0.0,
         label="LoRA dropout",
-        at_least=0.0,
-        at_most=0.9,
+        bounds=(0.0, 0.9),
         hint="0 to 0.1 is usual.",
         step=0.05,
         other_names=("network_dropout", "dropout"),
     )
-    """Share of the LoRA's inputs left out at random in each step, against overfitting."""
+    """Share of the LoRA's inputs dropped at random in each step, against overfitting."""
     target_modules: tuple[str, ...] = setting(
         UNET_TARGETS,
         label="Target modules (UNet)",
         fixed_by_the_first_step=True,
         terms="network_module layers unet attention",
     )
-    """Which layers of the UNet learn, by the end of their names. The default set is the whole
+    """Which layers of the UNet are trained, by the end of their names. The default is the whole
     attention block (192 layers in SD1.5).
     """
     train_text_encoder: bool = setting(
@@ -442,7 +413,7 @@ class LoraSettings(Settings):
         fixed_by_the_first_step=True,
         terms="te layers clip",
     )
-    """Which layers of the text encoder learn, with train_text_encoder."""
+    """Which layers of the text encoder are trained, with train_text_encoder."""
 
     def contradictions(self) -> Iterator[ConfigError]:
         if not self.target_modules and not (self.train_text_encoder and self.text_encoder_targets):
@@ -450,7 +421,7 @@ class LoraSettings(Settings):
                 "target_modules is empty, so nothing would be trained",
                 hint="Leave it out, or use [to_q, to_k, to_v, to_out.0].",
             )
-        for key, needed in _settings_of_other_types(self.lora_type).items():
+        for key, needed in _other_types_settings(self.lora_type).items():
             if getattr(self, key) is not None:
                 yield ConfigError(
                     "{key} is set, but lora_type is {lora_type}, which has no use for it",
@@ -474,7 +445,7 @@ class LoraSettings(Settings):
                 name=self.name,
                 characters=characters,
             )
-        if len(self.name.encode()) > LONGEST_NAME:
+        if len(self.name.encode()) > MAX_NAME_BYTES:
             yield ConfigError(
                 "name is longer than a file's name can be",
                 hint="Use a short one: letters, digits, - and _.",
@@ -509,55 +480,49 @@ class TrainingSettings(Settings):
     batch_size: int = setting(
         1,
         label="Batch size",
-        at_least=1,
-        at_most=256,
+        bounds=(1, 256),
         hint="1 to 4 on a consumer card.",
         other_names=("train_batch_size",),
         terms="bs images per step",
     )
-    """How many images are trained in one step. More is smoother and needs more memory."""
+    """Images per step. Larger batches are smoother and need more memory."""
     epochs: int = setting(
         10,
         label="Epochs",
-        at_least=1,
-        at_most=100000,
+        bounds=(1, 100000),
         audience="everyone",
         order=3,
         other_names=("max_train_epochs", "num_epochs", "num_train_epochs"),
         affects_result=False,
     )
-    """How often all images are gone through."""
+    """Number of passes over all images."""
     max_train_steps: int | None = setting(
         None,
         label="Steps",
-        at_least=1,
-        at_most=10_000_000,
+        bounds=(1, 10_000_000),
         audience="everyone",
         order=2,
         other_names=("steps",),
         terms="iterations",
         affects_result=False,
     )
-    """How many steps are trained, whatever the number of epochs. auto: as many as the epochs take.
-    """
+    """Number of training steps, regardless of epochs. auto: as many as the epochs take."""
     learning_rate: float | None = setting(
         None,
         label="Learning rate",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="Use 1e-4 to 3e-4 with AdamW.",
         audience="everyone",
         order=6,
         other_names=("lr", "unet_lr"),
     )
-    """How large the steps of learning are. Too high: broken pictures; too low: nothing learned.
-    auto: the optimizer's usual one, with AdamW 1e-4.
+    """The step size of the optimizer. Too high: broken pictures; too low: nothing learned. auto:
+    the optimizer's default, 1e-4 for AdamW.
     """
     text_encoder_lr: float | None = setting(
         None,
         label="Text encoder learning rate",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="Use 1e-5 to 5e-5.",
         terms="te_lr lr",
     )
@@ -565,14 +530,10 @@ class TrainingSettings(Settings):
     with Prodigy.
     """
     gradient_accumulation_steps: int = setting(
-        1,
-        label="Gradient accumulation",
-        at_least=1,
-        at_most=1024,
-        terms="grad accumulation accumulate",
+        1, label="Gradient accumulation", bounds=(1, 1024), terms="grad accumulation accumulate"
     )
-    """So many batches make one step: the effect of a larger batch_size in the memory of a small
-    one.
+    """Number of batches per optimizer step: the effect of a larger batch_size with the memory of a
+    small one.
     """
     gradient_checkpointing: bool = setting(
         False, label="Gradient checkpointing", terms="save memory vram", affects_result=False
@@ -585,22 +546,17 @@ class TrainingSettings(Settings):
         other_names=("optimizer_type",),
         terms="adam adamw 8bit schedulefree schedule_free dadapt automatic learning rate",
     )
-    """How the weights are changed."""
+    """The optimization algorithm."""
     weight_decay: float | None = setting(
-        None, label="Weight decay", at_least=0.0, at_most=1.0, step=0.01, terms="regularization l2"
+        None, label="Weight decay", bounds=(0.0, 1.0), step=0.01, terms="regularization l2"
     )
-    """How strongly the LoRA's weights are pulled towards zero. auto: the optimizer's usual one,
-    with AdamW 0.01.
+    """How strongly the LoRA's weights are pulled towards zero. auto: the optimizer's default, 0.01
+    for AdamW.
     """
     max_grad_norm: float = setting(
-        1.0,
-        label="Max grad norm",
-        at_least=0.0,
-        at_most=1e6,
-        step=0.1,
-        terms="gradient clipping clip_grad",
+        1.0, label="Max grad norm", bounds=(0.0, 1e6), step=0.1, terms="gradient clipping clip_grad"
     )
-    """Larger changes in a single step are cut down to this (gradient clipping). 0: never."""
+    """Gradients are clipped to this norm. 0: never."""
     lr_scheduler: Scheduler = setting(
         "constant",
         label="LR scheduler",
@@ -617,16 +573,11 @@ class TrainingSettings(Settings):
     )
     """How the learning rate changes over the run."""
     lr_warmup_steps: int = setting(
-        0,
-        label="LR warmup",
-        unit="steps",
-        at_least=0,
-        at_most=1_000_000,
-        terms="warm-up warmup_steps",
+        0, label="LR warmup", unit="steps", bounds=(0, 1_000_000), terms="warm-up warmup_steps"
     )
-    """The learning rate rises from zero during so many steps. Works with every scheduler."""
+    """The learning rate rises from zero over this many steps. Works with every scheduler."""
     lr_scheduler_num_cycles: int = setting(
-        3, label="LR cycles", at_least=2, at_most=1000, terms="cosine restarts cycles"
+        3, label="LR cycles", bounds=(2, 1000), terms="cosine restarts cycles"
     )
     """With cosine_with_restarts: how often the learning rate falls to zero and starts again. Once
     would be cosine.
@@ -646,8 +597,8 @@ class TrainingSettings(Settings):
         step=1,
         terms="snr minsnr",
     )
-    """Weighs rough shapes and fine detail more evenly (Min-SNR). auto: off; 5 learns faster and
-    more evenly.
+    """Balances the loss between coarse shapes and fine detail (Min-SNR). auto: off; 5 converges
+    faster and more evenly.
     """
     loss_weighting: str = setting(
         "min_snr",
@@ -655,11 +606,11 @@ class TrainingSettings(Settings):
         among=lambda: _choices(WEIGHTINGS),
         terms="snr debiased estimation",
     )
-    """How much each noise level counts."""
+    """The weight of each noise level in the loss."""
     loss_type: str = setting(
         "l2", label="Loss type", among=lambda: _choices(LOSSES), terms="mse huber smooth l1"
     )
-    """How much an error counts."""
+    """The loss function."""
     huber_c: float = setting(
         0.1,
         label="Huber threshold",
@@ -683,14 +634,13 @@ class TrainingSettings(Settings):
     noise_offset: float = setting(
         0.0,
         label="Noise offset",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="0.03 to 0.1 is usual.",
         step=0.01,
         terms="dark bright offset noise",
     )
-    """Lets the model learn very dark and very bright pictures."""
-    seed: int = setting(0, label="Seed", at_least=0, at_most=2**32 - 1)
+    """Allows very dark and very bright pictures."""
+    seed: int = setting(0, label="Seed", bounds=(0, 2**32 - 1))
     """The same seed and settings give the same LoRA again."""
     cache_latents: Literal["auto", "memory", "disk"] = setting(
         "auto",
@@ -699,11 +649,11 @@ class TrainingSettings(Settings):
         terms="cache_latents_to_disk",
         affects_result=False,
     )
-    """Images are encoded once, and what comes out is kept. auto: in memory, on disk for very large
-    sets.
+    """Images are encoded once, and the latents are cached. auto: in memory, or on disk for very
+    large datasets.
     """
     device: str = setting("auto", label="Device", terms="gpu cuda cpu", affects_result=False)
-    """What computes: auto, cuda (an NVIDIA card), cuda:1 (the second one), mps (a Mac) or cpu."""
+    """Device to train on: auto, cuda (NVIDIA), cuda:1 (the second one), mps (a Mac) or cpu."""
 
     def contradictions(self) -> Iterator[ConfigError]:
         yield from device_problems(self.device)
@@ -724,29 +674,25 @@ class SampleSettings(Settings):
         terms="sample previews",
         in_presets=False,
     )
-    """Prompts for preview pictures during the training, each on a line of its own. Empty: only one
-    picture at the end, from the first caption.
+    """Prompts for preview pictures during training, one per line. Empty: only one picture at the
+    end, from the first caption.
     """
     sample_negative_prompt: str = setting("", label="Preview negative prompt")
-    """What the preview pictures should not show."""
+    """Negative prompt of the previews."""
     sample_every: int | None = setting(
-        None,
-        label="Preview every N steps",
-        at_least=1,
-        at_most=1_000_000,
-        terms="sample_every_n_steps",
+        None, label="Preview every N steps", bounds=(1, 1_000_000), terms="sample_every_n_steps"
     )
-    """Make previews every so many steps. auto: whenever the LoRA is saved, if there are
+    """Generate previews at this interval of steps. auto: whenever the LoRA is saved, if there are
     sample_prompts.
     """
-    sample_steps: int = setting(20, label="Preview sampling steps", at_least=1, at_most=150)
+    sample_steps: int = setting(20, label="Preview sampling steps", bounds=(1, 150))
     """Sampling steps of a preview."""
     sample_size: int | None = setting(
-        None, label="Preview size", unit="pixels", at_least=64, at_most=2048, step=64
+        None, label="Preview size", unit="pixels", bounds=(64, 2048), step=64
     )
     """Side of a preview in pixels. auto: the training resolution."""
     sample_strengths: tuple[float, ...] = setting(
-        (1.0,), label="Preview strengths", at_least=0.0, at_most=2.0
+        (1.0,), label="Preview strengths", bounds=(0.0, 2.0)
     )
     """LoRA strengths to show, such as 0, 0.5, 1."""
     sample_sampler: Sampler = setting(
@@ -760,15 +706,10 @@ class SampleSettings(Settings):
     )
     """The sampler of the preview pictures."""
     sample_guidance: float = setting(
-        7.0,
-        label="Preview CFG scale",
-        at_least=0.0,
-        at_most=30.0,
-        step=0.5,
-        terms="cfg scale guidance",
+        7.0, label="Preview CFG scale", bounds=(0.0, 30.0), step=0.5, terms="cfg scale guidance"
     )
     """CFG scale of the previews."""
-    sample_seed: int = setting(42, label="Preview seed", at_least=0, at_most=2**32 - 1)
+    sample_seed: int = setting(42, label="Preview seed", bounds=(0, 2**32 - 1))
     """Seed of the previews; the same for each, so that they can be compared."""
 
 
@@ -783,25 +724,23 @@ class OutputSettings(Settings):
     save_steps: int | None = setting(
         None,
         label="Save every N steps",
-        at_least=1,
-        at_most=10_000_000,
+        bounds=(1, 10_000_000),
         other_names=("save_every_n_steps",),
         terms="checkpoint",
     )
-    """Save the LoRA and the resume point every so many steps. auto: every tenth of the run, at most
-    every 500 steps.
+    """Save the LoRA and a resume point at this interval of steps. auto: a tenth of the run, at most
+    500 steps.
     """
     save_epochs: int | None = setting(
         None,
         label="Save every N epochs",
-        at_least=1,
-        at_most=100_000,
+        bounds=(1, 100_000),
         other_names=("save_every_n_epochs",),
         terms="checkpoint",
     )
-    """Save the LoRA every so many epochs as well. auto: never."""
+    """Also save the LoRA at this interval of epochs. auto: never."""
     keep_last: int | None = setting(
-        None, label="Keep last N saves", at_least=1, at_most=100_000, terms="save_last_n_steps"
+        None, label="Keep last N saves", bounds=(1, 100_000), terms="save_last_n_steps"
     )
     """Keep only this many saved steps. auto: all."""
     lora_dir: Path | None = setting(None, label="LoRA folder", audience="elsewhere")
@@ -811,8 +750,7 @@ class OutputSettings(Settings):
     preferred_weight: float = setting(
         0.7,
         label="Recommended strength",
-        at_least=0.0,
-        at_most=2.0,
+        bounds=(0.0, 2.0),
         step=0.05,
         audience="everyone",
         order=8,
@@ -849,14 +787,12 @@ FIXED_BY_THE_FIRST_STEP = tuple(
     for item in schema.fields_of(group)
     if schema.about(item).fixed_by_the_first_step
 )
-"""Settings that the learned weights have taken their shape from: a run that is resumed cannot
-change them.
-"""
+"""Settings that determine the shape of the weights and cannot change on resume."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """One run, whole."""
+    """All settings of a run."""
 
     dataset: DatasetSettings
     checkpoint: CheckpointSettings
@@ -866,20 +802,20 @@ class RunConfig:
     output: OutputSettings
 
     def replace(self, **changes: Any) -> RunConfig:
-        """The same run with some flat keys changed, checked again."""
+        """The run with changed flat keys, validated."""
         return from_mapping({**to_mapping(self), **changes})
 
 
-# --- what auto comes to ---------------------------------------------------------------------------
+# --- resolving auto -------------------------------------------------------------------------------
 
 
 def step_count_of(training: TrainingSettings, steps_per_epoch: int) -> int:
-    """How many steps a run takes whose epochs have this many each."""
+    """The number of steps of a run."""
     return training.max_train_steps or training.epochs * steps_per_epoch
 
 
 def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
-    """Raises ConfigError when the run would end before its warm-up does."""
+    """Raise ConfigError if the warm-up is as long as the run."""
     if training.lr_warmup_steps >= step_count:
         one = "lr_warmup_steps is {warmup}, but the run has only one step"
         several = "lr_warmup_steps is {warmup}, but the run has only {steps} steps"
@@ -891,30 +827,26 @@ def require_warmup_fits(training: TrainingSettings, step_count: int) -> None:
         )
 
 
-def keeps_encoded_on_disk(cache_latents: str, byte_count: int) -> bool:
-    """Where encoded images of this many bytes are kept: auto is in memory, as far as that goes."""
-    return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MOST_IN_MEMORY)
+def caches_on_disk(cache_latents: str, byte_count: int) -> bool:
+    """Whether a cache of this size is kept on disk."""
+    return cache_latents == "disk" or (cache_latents == "auto" and byte_count > MAX_CACHE_IN_MEMORY)
 
 
-SETTLED = (
-    "lora_rank",
-    "lora_alpha",
-    "learning_rate",
-    "text_encoder_lr",
-    "weight_decay",
-    "save_steps",
-    "sample_every",
-    "sample_size",
+SETTLED = tuple(
+    (
+        "lora_rank lora_alpha learning_rate text_encoder_lr weight_decay save_steps sample_every"
+        " sample_size"
+    ).split()
 )
 """The keys whose `auto` follows from other settings, the resolution and the number of steps."""
 
 
 def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
-    """The run with every `auto` settled that follows from its resolution (in pixels) and its number
-    of steps.
+    """The run with every `auto` resolved that depends on resolution (in pixels) or number of
+    steps.
     """
     training, samples = config.training, config.samples
-    rank = config.lora.lora_rank or USUAL_RANK
+    rank = config.lora.lora_rank or DEFAULT_RANK
     save_steps = config.output.save_steps or max(1, min(500, math.ceil(step_count / 10)))
     return config.replace(
         resolution=resolution,
@@ -924,8 +856,7 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
         max_train_steps=step_count,
         save_steps=save_steps,
         sample_every=samples.sample_every or min(save_steps, 1_000_000),
-        # what nobody asked for must not break a bound; nor can a picture's side be anything but a
-        # multiple of 8
+        # computed values must be within the bounds; an image's side must be a multiple of 8
         sample_size=(samples.sample_size or min(resolution, 2048)) // 8 * 8,
     )
 
@@ -934,10 +865,8 @@ def settle(config: RunConfig, resolution: int, step_count: int) -> RunConfig:
 
 
 def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
-    """The run a YAML file describes, with `changes` (flat keys) over it.
-
-    Relative paths are meant from the working directory. Raises ConfigError with every problem in
-    it.
+    """The run in a YAML file, with `changes` (flat keys) applied. Relative paths are relative to
+    the working directory. Raises ConfigError with every problem.
     """
     values = schema.current_keys(GROUPS, schema.read_mapping(path))
     return from_mapping({**values, **schema.current_keys(GROUPS, changes or {})}, source=str(path))
@@ -946,8 +875,8 @@ def read(path: Path, changes: Mapping[str, Any] | None = None) -> RunConfig:
 def from_mapping(
     values: Mapping[str, Any], source: str = "the settings", base: Path | None = None
 ) -> RunConfig:
-    """Flat keys -> RunConfig. Relative paths are resolved against `base` (the working directory).
-    Raises one ConfigError with all problems.
+    """Flat keys -> RunConfig. Relative paths are resolved against `base` (default: the working
+    directory). Raises ConfigError with every problem.
     """
     return RunConfig(**schema.groups_from_mapping(GROUPS, values, source, base))  # type: ignore[arg-type]
 
@@ -967,8 +896,8 @@ def to_yaml(config: RunConfig) -> str:
 
 
 def commented_yaml(values: Mapping[str, Any] | None = None) -> str:
-    """A YAML file to start from: every key with its meaning; `values` fill in, the rest are
-    defaults (commented out).
+    """A YAML file with every key and its meaning; defaults other than `values` are commented
+    out.
     """
     return schema.commented_yaml(GROUPS, values or {})
 
@@ -980,7 +909,7 @@ def readme_table() -> str:
 
 @cache
 def documentation() -> dict[str, str]:
-    """Key -> the text under its field."""
+    """Key -> docstring under its field."""
     return {
         key: text for _, group in GROUPS for key, text in schema.documentation_of(group).items()
     }

@@ -1,17 +1,17 @@
-"""What a worker can do, one module each. A task is a subclass of `base.Task` that names the
-settings file it runs, and is found by it: another task is another module here, and nothing else.
+"""What a worker can do, one module each: a subclass of `base.Task` with the name of its settings
+file.
 
     diffusion.py   config.yaml: a LoRA for a diffusion model
     caption.py     caption.yaml: captions for a folder of images
 
-A task is stages and hooks. A stage takes values and returns one that says in its type what exists
-from then on; what is done around the steps of the loop (training.loop) is a hook.
+A task consists of stages, which take values and return a value whose type says what exists from
+then on, and of hooks around the steps of its loop.
 
     base.py          Task, and how it is found
     control.py       pause and stop
-    report.py        events out, requests in
+    report.py        writes events, reads requests
     training_run.py  the values of a training: Prepared, Encoded, TrainingRun
     lora_output.py   the LoRA file, the resume point, the delivery
-    hooks/           one module a hook of the training's loop
+    hooks/           one module per hook of the training loop
     lora_metadata.py, provenance.py, resolve.py
 """

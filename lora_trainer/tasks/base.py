@@ -1,4 +1,4 @@
-"""A task, and how a run folder's settings file finds it."""
+"""The base class of tasks, and the lookup by settings file."""
 
 from __future__ import annotations
 
@@ -19,12 +19,10 @@ Base = TypeVar("Base")
 
 
 class Task(ABC):
-    """One run of one kind. It is made with the run folder, whose settings it reads: ConfigError for
-    wrong ones.
-    """
+    """A job in a run folder, whose settings it reads when created. Raises ConfigError."""
 
     settings_file: ClassVar[str]
-    """The file in the run folder that asks for this task."""
+    """The settings file that selects this task."""
 
     def __init__(self, folder: RunFolder, report: Report) -> None:
         self.folder = folder
@@ -32,17 +30,17 @@ class Task(ABC):
 
     @abstractmethod
     def run(self) -> Outcome:
-        """Do it, from where it was left."""
+        """Run the job, resuming if possible."""
 
     @classmethod
     @abstractmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
-        """What to tell when memory ran out where no stage has a sentence of its own."""
+        """The error for out of memory outside of stages that have their own."""
 
 
 def find(folder: RunFolder) -> type[Task]:
-    """The task that the folder's settings file asks for. Raises RunError when there is none."""
-    # one after the other, until it is found: a caption job needs nothing of what a training imports
+    """The task for the folder's settings file. Raises RunError if there is none."""
+    # imported one by one: a caption job needs nothing of what a training imports
     for task in defined_in(tasks, Task):  # type: ignore[type-abstract]
         if task.settings_file == folder.settings.name:
             return task
@@ -55,16 +53,12 @@ def find(folder: RunFolder) -> type[Task]:
 
 
 def defined_in(package: ModuleType, base: type[Base]) -> Iterator[type[Base]]:
-    """The subclasses of `base` that the package's modules define, module by module in order of
-    their names. A module is imported when its turn comes.
+    """The subclasses of `base` defined in the package's modules, in order of module names; each
+    module is imported when reached.
     """
     for found in pkgutil.iter_modules(package.__path__):
         module = importlib.import_module(f"{package.__name__}.{found.name}")
         for value in vars(module).values():
-            if (
-                isinstance(value, type)
-                and value.__module__ == module.__name__
-                and issubclass(value, base)
-                and value is not base
-            ):
+            is_defined_here = isinstance(value, type) and value.__module__ == module.__name__
+            if is_defined_here and issubclass(value, base) and value is not base:
                 yield value

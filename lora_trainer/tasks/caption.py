@@ -1,14 +1,10 @@
-"""Captions for a folder of images, as stages: look what is there, fetch and load the captioner,
-caption, write.
+"""Captions a folder of images.
 
     caption.yaml -> select -> Selection -> bring -> CaptionerFiles -> load -> the loop
                  -> metadata.csv or .txt, and .lora_trainer/captions.json
 
-What the captioner's image encoder made of the images is kept beside that, for the check
-(dataset.embeddings).
-
-What was captioned is written every few seconds, so the dataset itself is the resume point: a task
-that was stopped or killed is simply started again.
+Embeddings of the captioner's image encoder are kept for the dataset check (dataset.embeddings).
+Captions are written every few seconds, so a stopped or killed task is resumed by starting it again.
 """
 
 from __future__ import annotations
@@ -59,23 +55,23 @@ from lora_trainer.training.loop import Hook, Loop, Outcome, StopRequested
 log = logging.getLogger(__name__)
 
 WRITE_SECONDS = 3.0
-"""Captions are written at least so often: a killed worker loses no more."""
+"""Interval at which captions are written; a killed worker loses no more."""
 INSTALL_POLL_SECONDS = 0.2
 CHECKS_PER_EVENT = 25
 MOST_NAMED = 20
-LARGEST_SEEN = 1024
-"""No captioner looks at more pixels a side; a large picture is read with three times as many at
-least.
+MAX_INPUT_SIDE = 1024
+"""Largest input side of any captioner. Larger images are decoded at a reduced size of at least
+this.
 """
 FEW = 50
 READERS = 4
 GIVE_UP_AFTER = 3
-"""Images in a row that fail one by one, before any succeeded: then it is not the images."""
+"""Consecutive failures before any success after which the captioner is considered broken."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pending:
-    """An image to be captioned."""
+    """An image to caption, and the hash of its content."""
 
     image: Path
     digest: str
@@ -83,10 +79,10 @@ class Pending:
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
-    """What there is to do, found out before anything is fetched or loaded.
+    """What to caption, determined before a model is loaded.
 
-    by: who will have written the captions; standing: each image's captions before; contents: the
-    hashes of all images that were looked at.
+    by: identifies the captioner and its settings. standing: the captions of each image before.
+    contents: hashes of all images.
     """
 
     places: CaptionPlaces
@@ -99,14 +95,14 @@ class Selection:
 
 @dataclass(frozen=True, kw_only=True)
 class CaptionerFiles:
-    """A captioner's weights on this disk, and what they are computed in."""
+    """A captioner's weights on disk, and its dtype."""
 
     model: Path
     dtype: torch.dtype
 
 
 class CaptionTask(Task):
-    """Carries one caption job from its settings to the captions in the dataset."""
+    """Runs a caption job."""
 
     settings_file: ClassVar[str] = "caption.yaml"
 
@@ -131,16 +127,15 @@ class CaptionTask(Task):
         try:
             if selection.pending:
                 self._caption(selection, writer, named)
-        except (StopRequested, source.StoppedWhileFetching):
+        except (StopRequested, source.DownloadStopped):
             writer.write()
             return self._stopped(writer.count, target)
         except Exception:
-            # what was captioned until now is kept; if it is the writing that fails, that is what is
-            # told
+            # keep the captions so far; if writing is what failed, raise that
             with contextlib.suppress(LoraTrainerError, OSError):
                 writer.write()
             raise
-        named.tell_rest()
+        named.report_rest()
         self.report.say(events.Finished(step=writer.count, file=target))
         return "finished"
 
@@ -159,7 +154,7 @@ class CaptionTask(Task):
         return "stopped"
 
     def _caption(self, selection: Selection, writer: CaptionWriter, named: ImageWarnings) -> None:
-        """Bring the captioner, and caption what is pending."""
+        """Load the captioner, and caption the pending images."""
         try:
             files = self.bring(selection)
             with Captioning(self, selection, files, writer, named) as work:
@@ -172,13 +167,13 @@ class CaptionTask(Task):
                 Loop(work, hooks).run()
             writer.write()
         finally:
-            # the memory goes back at once: the host waits for it
+            # the host waits for the memory
             free_memory(selection.device)
 
     # --- the captioner ----------------------------------------------------------------------------
 
     def bring(self, selection: Selection) -> CaptionerFiles:
-        """The captioner's packages and weights, installed and fetched if need be."""
+        """Install the captioner's packages and download its weights if needed."""
         self._bring_packages()
         model = source.find(self.settings, Fetching(self.report))
         self.control.raise_if_stopped()
@@ -187,7 +182,7 @@ class CaptionTask(Task):
         )
 
     def load(self, selection: Selection, files: CaptionerFiles) -> Captioner:
-        """The captioner on its device. Raises OutOfMemory when it does not fit."""
+        """The captioner on its device. Raises OutOfMemory if it does not fit."""
         self.report.phase("loading")
         log.info(
             "%s from %s on %s in %s",
@@ -220,9 +215,7 @@ class CaptionTask(Task):
         return captioner
 
     def _bring_packages(self) -> None:
-        """What only this captioner needs lies in an overlay of its own, which is installed when it
-        is first asked for.
-        """
+        """Install and activate the captioner's own overlay, if it has one."""
         wanted = self.settings.info.needs
         if (
             not wanted
@@ -234,9 +227,7 @@ class CaptionTask(Task):
         environment.activate(environment.look_at_captioner(wanted).require())
 
     def _install(self, captioner: str) -> None:
-        """As by hand, in a process of its own, whose lines are in the log. Whether it worked is
-        seen by looking.
-        """
+        """Run install.py; its output goes to the log. Success is checked by the caller."""
         self.report.phase("installing")
         command = environment.install_command("--captioner", captioner)
         with subprocess.Popen(
@@ -247,13 +238,13 @@ class CaptionTask(Task):
                     time.sleep(INSTALL_POLL_SECONDS)
                     self.control.raise_if_stopped()
             except StopRequested:
-                # nothing half-done is ever used
+                # an incomplete set is never used
                 process.terminate()
                 raise
 
 
 def precision_for(settings: CaptionSettings, model: Path, device: torch.device) -> torch.dtype:
-    """What the captioner computes in."""
+    """The captioner's dtype."""
     parameters = source.weight_bytes(model) // 4
     dtype = choose_precision(settings.mixed_precision, device, parameters)
     if (
@@ -261,14 +252,13 @@ def precision_for(settings: CaptionSettings, model: Path, device: torch.device) 
         and settings.mixed_precision == "auto"
         and not settings.info.fp16_is_safe
     ):
-        # an older card computes in bfloat16 too, only slower; what overflows in fp16 would be
-        # no words at all
+        # slower on older GPUs, but fp16 overflows in this model
         return torch.bfloat16 if device.type in ("cuda", "xpu") else torch.float32
     return dtype
 
 
 class ImageWarnings:
-    """Warnings about single images; of two thousand alike only the first are told one by one."""
+    """Warnings about single images; beyond the first few only a count."""
 
     def __init__(self, places: CaptionPlaces, report: Report, folder: RunFolder) -> None:
         self._places = places
@@ -277,29 +267,33 @@ class ImageWarnings:
         self._count = 0
 
     def shown(self, image: Path) -> str:
-        """The image's path as events name it."""
+        """The image's path as in events."""
         return self._places.listing.name(image)
 
-    def warn(self, message: Message, hint: Message | None = None) -> None:
+    def warn(self, template: str, *, hint: Message | str = "", **values: Any) -> None:
+        """Warn about an image; a Path among the values is shown as in events."""
+        shown = {
+            key: self.shown(value) if key in ("name", "path") and isinstance(value, Path) else value
+            for key, value in values.items()
+        }
         self._count += 1
         if self._count <= MOST_NAMED:
-            self._report.warn(message, hint)
+            self._report.warn(template, hint=hint, **shown)
         else:
-            log.warning("%s", message)
+            log.warning("%s", Message(template, shown))
 
     def warn_of_bad(self, image: Path, problem: DatasetError) -> None:
-        """Why an image cannot be read."""
-        values = {**problem.message.values, "path": self.shown(image)}
-        self.warn(Message(problem.message.template, values), problem.hint)
+        """Warn that an image cannot be read."""
+        values = {**problem.message.values, "path": image}
+        self.warn(problem.message.template, hint=problem.hint, **values)
 
-    def tell_rest(self) -> None:
-        """How many were not told one by one."""
+    def report_rest(self) -> None:
+        """Warn of the number of images that were not named."""
         if self._count > MOST_NAMED:
             self._report.warn(
-                Message(
-                    "and {count} more images; {log} names them",
-                    {"count": self._count - MOST_NAMED, "log": self._folder.log.name},
-                )
+                "and {count} more images; {log} names them",
+                count=self._count - MOST_NAMED,
+                log=self._folder.log.name,
             )
 
 
@@ -307,7 +301,7 @@ class ImageWarnings:
 
 
 class Selecting:
-    """Chooses the images to caption."""
+    """Selects the images to caption."""
 
     def __init__(
         self,
@@ -324,9 +318,7 @@ class Selecting:
         self.control = control
 
     def select(self, by: str) -> Selection:
-        """Those images that have no caption of a person's, and none that `by` has written
-        already.
-        """
+        """Images without a caption by a person, or one that `by` has already written."""
         device = choose_device(self.settings.device)
         standing = self.places.look()
         contents = list(self._digests(self._wanted()))
@@ -357,12 +349,8 @@ class Selecting:
             before = standing[image]
             is_done = known.is_done(content, before.caption, by)
             if before.unreadable and not self.settings.overwrite:
-                self.named.warn(
-                    Message(
-                        "{name} is left alone: {reason}",
-                        {"name": self.named.shown(image), "reason": before.unreadable},
-                    )
-                )
+                reason = before.unreadable
+                self.named.warn("{name} is left alone: {reason}", name=image, reason=reason)
             elif self.settings.only_missing and before.texts:
                 continue
             elif not self.settings.overwrite and any(
@@ -373,31 +361,30 @@ class Selecting:
                 pending.append(Pending(image=image, digest=content))
         if kept:
             self.report.warn(
-                Message(
-                    "captions that a person wrote or changed stay as they are ({count})",
-                    {"count": kept},
-                ),
-                Message("To have them replaced too, set overwrite."),
+                "captions written or edited by a person are kept ({count})",
+                hint="To replace them too, set overwrite.",
+                count=kept,
             )
         return pending
 
     def _wanted(self) -> Sequence[Path]:
-        """The images that were asked for; what is asked for and not there is named."""
+        """The images to consider; warns of names in `only` that do not exist."""
         if not self.settings.only:
             return self.places.images
         by_name = {folded(self.named.shown(image)): image for image in self.places.images}
         names = {folded(Path(name).as_posix()): name for name in self.settings.only}
         for name in [names[key] for key in names if key not in by_name]:
-            values = {"name": name, "folder": self.settings.input}
-            hint = Message(
-                "Name pictures as they lie in the folder, as in fox.png or portraits/fox.png."
+            self.named.warn(
+                "there is no picture {name} in {folder}",
+                hint="Name pictures as they lie in the folder, as in fox.png or portraits/fox.png.",
+                name=name,
+                folder=self.settings.input,
             )
-            self.named.warn(Message("there is no picture {name} in {folder}", values), hint)
         return [image for key, image in by_name.items() if key in names]
 
     def _sound(self, pending: list[Pending]) -> list[Pending]:
-        """Where only a few are left, those that cannot be read are named now: no model is loaded
-        for their sake, each time anew.
+        """If only a few images are left, skip unreadable ones now, so that no model is loaded for
+        them.
         """
         if len(pending) > FEW:
             return pending
@@ -411,8 +398,8 @@ class Selecting:
         return sound
 
     def _digests(self, images: Sequence[Path]) -> Iterator[tuple[Path, str]]:
-        """(image, hash of its content), in order; images that cannot be read are named and left
-        out.
+        """(image, hash of its content), in order, without unreadable images, which are warned
+        of.
         """
         self.report.phase("checking", len(images))
         with ThreadPoolExecutor(READERS) as pool:
@@ -435,7 +422,7 @@ class Selecting:
 
 
 class CaptionWriter:
-    """Keeps captions, and what the image encoder saw, until they are written into the dataset."""
+    """Collects captions and embeddings, and writes them into the dataset."""
 
     def __init__(
         self, settings: CaptionSettings, selection: Selection, named: ImageWarnings, report: Report
@@ -445,7 +432,7 @@ class CaptionWriter:
         self.named = named
         self.report = report
         self.count = 0
-        """Images captioned, but for those whose captions were changed meanwhile."""
+        """Images captioned, without those whose captions were edited meanwhile."""
         self._captions: dict[Pending, str] = {}
         self._seen: dict[str, embeddings.Row] = {}
         self._encoder, self._unrelated = "", 0.0
@@ -458,9 +445,7 @@ class CaptionWriter:
     def look(
         self, captioner: Captioner, part: Sequence[Pending], captions: Sequence[CaptionerOutput]
     ) -> None:
-        """Keep what the captioner's image encoder saw on the way. No caption is lost for its
-        sake.
-        """
+        """Collect the image encoder's embeddings. Errors are logged."""
         if isinstance(captioner, ImageEncoder) and not self._encoder:
             self._encoder = captioner.encoder
             try:
@@ -481,7 +466,7 @@ class CaptionWriter:
             self.write()
 
     def write(self) -> None:
-        """The captions since the last time, into the dataset. Who wrote them is recorded first."""
+        """Write the captions collected since the last time, after recording their authorship."""
         self._written_at = time.monotonic()
         if not self._captions and not self._seen:
             return
@@ -500,24 +485,20 @@ class CaptionWriter:
                 {image: text for image, (_, text) in items.items()}, self.selection.standing
             )
             if not places.is_apart:
-                # the dataset's own captions are still what a captioner wrote before
+                # captions in another folder do not change the dataset's authorship
                 caption_provenance.settle(folder, [item.digest for item, _ in items.values()])
         self._captions.clear()
         for image, (_, text) in items.items():
             if image in changed:
                 self.count -= 1
-                self.named.warn(
-                    Message(
-                        "the caption of {name} was changed meanwhile; it stays as it is",
-                        {"name": self.named.shown(image)},
-                    )
-                )
+                template = "the caption of {name} was changed meanwhile; it stays as it is"
+                self.named.warn(template, name=image)
             else:
                 self.report.say(events.Captioned(image=self.named.shown(image), caption=text))
 
     def _write_seen(self) -> None:
-        """What the encoder saw since the last time. Of images that are gone, or were other ones,
-        nothing is kept.
+        """Write the embeddings collected since the last time, and drop those of images that are
+        gone or changed.
         """
         if not self._seen:
             return
@@ -540,7 +521,7 @@ class CaptionWriter:
 
 
 class Captioning:
-    """The loop's work: a step captions a batch, while the next one is read. It leaves the device
+    """The loop's work: each step captions a batch, while the next one is read. Leaves the device
     during a pause.
     """
 
@@ -560,7 +541,7 @@ class Captioning:
         self.named = named
         self.pace = CaptionPace()
         self.tried = 0
-        """Images that were captioned, or could not be."""
+        """Images captioned or failed."""
         self.captioner: Captioner | None = task.load(selection, files)
         self.batch_size = self.settings.batch_size or self.settings.info.batch_size
         self._failed = 0
@@ -577,7 +558,7 @@ class Captioning:
 
     @property
     def step(self) -> int:
-        """Captions made."""
+        """Captions written."""
         return self.writer.count
 
     @property
@@ -585,7 +566,7 @@ class Captioning:
         return not self._reading
 
     def advance(self) -> None:
-        """Caption the batch that was read, and have the next one read meanwhile."""
+        """Caption the batch that was read, and start reading the next one."""
         batch, self._reading = self._reading, self._start_reading()
         self._caption_batch(
             [
@@ -597,7 +578,7 @@ class Captioning:
         self.tried += len(batch)
 
     def leave_device(self) -> None:
-        """Write what there is, and let the captioner go."""
+        """Write the captions so far, and unload the captioner."""
         self.writer.write()
         self.captioner = None
         free_memory(self.selection.device)
@@ -608,7 +589,7 @@ class Captioning:
 
     def _start_reading(self) -> list[tuple[Pending, Future[Image.Image]]]:
         taken = [self._waiting.pop(0) for _ in range(min(self.batch_size, len(self._waiting)))]
-        covering = (LARGEST_SEEN, LARGEST_SEEN)
+        covering = (MAX_INPUT_SIDE, MAX_INPUT_SIDE)
         return [
             (item, self._pool.submit(read_image, item.image, covering=covering)) for item in taken
         ]
@@ -619,17 +600,12 @@ class Captioning:
         except DatasetError as problem:
             self.named.warn_of_bad(item.image, problem)
         except MemoryError:
-            self.named.warn(
-                Message(
-                    "{name} is too large for this computer's memory",
-                    {"name": self.named.shown(item.image)},
-                ),
-                Message("Make it smaller."),
-            )
+            template = "{name} is too large for this computer's memory"
+            self.named.warn(template, hint="Make it smaller.", name=item.image)
         return None
 
     def _caption_batch(self, batch: Sequence[tuple[Pending, Image.Image]]) -> None:
-        """Captions what fits into memory at once; halves the batch, for good, when it does not."""
+        """Caption the images; on out of memory the batch size is halved for the rest of the job."""
         waiting = list(batch)
         while waiting:
             part, waiting = waiting[: self.batch_size], waiting[self.batch_size :]
@@ -653,7 +629,7 @@ class Captioning:
                     continue
             else:
                 continue
-            # outside of `except`: the error holds on to what filled the memory
+            # outside of `except`: the exception's traceback references the tensors
             free_memory(self.selection.device)
             waiting = [*part, *waiting]
 
@@ -666,19 +642,15 @@ class Captioning:
             if text:
                 self.writer.keep(item, text)
                 continue
-            self.named.warn(
-                Message(
-                    "nothing was found to say of {name}", {"name": self.named.shown(item.image)}
-                ),
-                Message("A lower threshold, or other words in the vocabulary, may find something."),
-            )
+            hint = "A lower threshold, or other words in the vocabulary, may help."
+            self.named.warn("no caption was generated for {name}", hint=hint, name=item.image)
         self.pace.add(len(part))
         self._failed = 0
         self.writer.write_if_due()
 
     def _keep_alone(self, one: tuple[Pending, Image.Image]) -> None:
-        """One image that spoils a batch ends nothing but its own caption; if none works, it is the
-        captioner.
+        """Caption one image. A failure is a warning, or CaptionerError if no image has
+        succeeded.
         """
         try:
             self._keep([one])
@@ -698,15 +670,13 @@ class Captioning:
                     log=self.task.folder.log,
                 ) from error
             log.warning("%s cannot be captioned", one[0].image, exc_info=error)
-            name = self.named.shown(one[0].image)
             reason = f"{type(error).__name__}: {error}"[:200]
-            self.named.warn(
-                Message("{name} could not be captioned: {reason}", {"name": name, "reason": reason})
-            )
+            template = "{name} could not be captioned: {reason}"
+            self.named.warn(template, name=one[0].image, reason=reason)
 
     def _no_memory(self, item: Pending) -> OutOfMemory:
         return OutOfMemory(
-            "memory ran out at {name}, one image at a time",
+            "memory ran out at {name}, with one image at a time",
             name=self.named.shown(item.image),
             hint=(
                 "What was captioned is kept. Close other programs, or unload the WebUI's"
@@ -716,7 +686,7 @@ class Captioning:
 
 
 class CaptionSaving(Hook[Captioning]):
-    """Writes the captions when that is asked for."""
+    """Writes the captions on request."""
 
     def __init__(self, writer: CaptionWriter) -> None:
         self.writer = writer
@@ -727,7 +697,7 @@ class CaptionSaving(Hook[Captioning]):
 
 
 class CaptionReporting(Hook[Captioning]):
-    """Tells how many images were tried, and how fast it goes."""
+    """Reports the number of images done, and the speed."""
 
     def __init__(self, report: Report) -> None:
         self.report = report
@@ -747,7 +717,7 @@ class CaptionReporting(Hook[Captioning]):
 
 
 class Fetching:
-    """Tells of a model on its way, in megabytes."""
+    """Reports a model's download, in megabytes."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -764,7 +734,7 @@ class Fetching:
 
 
 class CaptionPace:
-    """Images a second, without the pauses."""
+    """Images per second, without pauses."""
 
     def __init__(self) -> None:
         self.count = 0

@@ -1,9 +1,9 @@
-"""Pause and stop: the one place that knows how.
+"""Pause and stop.
 
-control.check(at)            between two pieces of a stage: pauses, or raises StopRequested
-Requests(control)            the loop's hook: the same between two steps, and every other
-                             request in the order in which it came
-control.occupy(occupant)     what leaves the device during a pause
+control.check(at)            inside a stage: pauses, or raises StopRequested
+Requests(control)            the loop's hook: the same between steps, and all other requests in
+                             order
+control.occupy(occupant)     registers what leaves the device during a pause
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from lora_trainer.tasks.report import Report
 from lora_trainer.training.loop import Hook, Loop, StopRequested, Work
 
 PAUSE_POLL_SECONDS = 0.2
-Thing = TypeVar("Thing")
+Item = TypeVar("Item")
 
 
 class Occupant(Protocol):
-    """Something that lies on the device."""
+    """Something in device memory."""
 
     def leave_device(self) -> None: ...
 
@@ -29,43 +29,41 @@ class Occupant(Protocol):
 
 
 class Position(Protocol):
-    """Where a task stands."""
+    """A task's position."""
 
     @property
     def step(self) -> int: ...
 
 
 class Control:
-    """Obeys `pause`, `resume` and `stop`. Events name the step at which that happened."""
+    """Carries out `pause`, `resume` and `stop`, and reports them with the current step."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
         self._occupants: list[Occupant] = []
 
     def occupy(self, occupant: Occupant) -> None:
-        """From now on `occupant` leaves the device during each pause."""
+        """Move `occupant` off the device during each pause."""
         self._occupants.append(occupant)
 
     def check(self, at: Position) -> None:
-        """Wait while a pause is asked for. Raises StopRequested. Every other request waits for the
-        loop.
-        """
+        """Pause if requested. Raises StopRequested. Other requests are left for the loop."""
         self.pause_if_asked(at)
         self.raise_if_stopped()
 
-    def until_stopped(self, things: Iterable[Thing], at: Position) -> Iterator[Thing]:
-        """The same things, one after the other, with a `check` before each is given on."""
-        for thing in things:
+    def until_stopped(self, items: Iterable[Item], at: Position) -> Iterator[Item]:
+        """Yield the items, with a `check` before each."""
+        for item in items:
             self.check(at)
-            yield thing
+            yield item
 
     def raise_if_stopped(self) -> None:
         if self._report.stop_asked():
             raise StopRequested
 
     def pause_if_asked(self, at: Position) -> None:
-        """Leave the device to others while a pause is asked for. It ends with `resume`, or with
-        `stop`, which is left to whoever called.
+        """Leave the device while paused. Ends on `resume`, or on `stop`, which the caller
+        handles.
         """
         if self._report.stop_asked() or not self._report.pause_asked():
             return
@@ -81,8 +79,8 @@ class Control:
             occupant.return_to_device()
 
     def requests(self, at: Position) -> Iterator[str]:
-        """What was asked for since the last step, in order; `pause` and `resume` are obeyed on the
-        way. Raises StopRequested, whatever else was asked.
+        """The other requests since the last step, in order; pauses if requested. Raises
+        StopRequested first if requested.
         """
         while True:
             self.raise_if_stopped()
@@ -97,7 +95,7 @@ class Control:
 
 
 class Requests(Hook[Work]):
-    """Deals with what was asked since the last step."""
+    """Handles the requests since the last step."""
 
     def __init__(self, control: Control) -> None:
         self._control = control

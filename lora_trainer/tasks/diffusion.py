@@ -1,10 +1,10 @@
-"""A LoRA for a diffusion model, as stages: check, encode, train, export, deliver.
+"""Trains a LoRA for a diffusion model: check, encode, train, export, deliver.
 
     config.yaml -> prepare -> Prepared -> encode -> Encoded -> assemble -> Trainer -> the loop
                 -> LoRA file
 
-Big parts are loaded one after the other, and let go as soon as what they make is kept: text
-encoders, then VAE, then UNet.
+Text encoders, VAE and UNet are loaded one after the other, and unloaded when their outputs are
+cached.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lora_trainer.dataset.captions import variants
 from lora_trainer.dataset.findings import Finding, refuse, sums
 from lora_trainer.dataset.scan import Dataset, scan
 from lora_trainer.dataset.syntax import prompt_syntax
-from lora_trainer.errors import Message, OutOfMemory
+from lora_trainer.errors import OutOfMemory
 from lora_trainer.lora.changes import open_changes
 from lora_trainer.runs import events
 from lora_trainer.runs.folder import RunFolder
@@ -74,7 +74,7 @@ NAMED_PER_KIND = 3
 
 
 class DiffusionTask(Task):
-    """Carries one training from its settings to its LoRA file."""
+    """Runs a training."""
 
     settings_file: ClassVar[str] = "config.yaml"
 
@@ -87,7 +87,7 @@ class DiffusionTask(Task):
     def run(self) -> Outcome:
         start = Start.of(self.folder)
         self.report.say(events.Started(resumed_from=start.step if start.state else None))
-        self._tell_of_damage(start)
+        self._warn_of_damage(start)
         try:
             prepared = Preparation(self.folder, self.report, self.control, start).prepare(
                 self.requested
@@ -123,7 +123,7 @@ class DiffusionTask(Task):
         beginning = begin_from(trainer.adapters, continuation)
         log.info("training goes on from %s", beginning)
         for note, hint in beginning.notes():
-            self.report.warn(note, hint)
+            self.report.warn(note, hint=hint or "")
 
     @classmethod
     def out_of_memory(cls, folder: RunFolder) -> OutOfMemory:
@@ -136,28 +136,17 @@ class DiffusionTask(Task):
             step=folder.read_state().step,
         )
 
-    def _tell_of_damage(self, start: Start) -> None:
+    def _warn_of_damage(self, start: Start) -> None:
+        hint = "Only the time of those steps is lost. If it happens again, check the disk."
         for note in start.notes:
-            self.report.warn(
-                note,
-                Message(
-                    "Nothing is lost but the time of those steps. If it happens again, check the"
-                    " disk."
-                ),
-            )
+            self.report.warn(note, hint=hint)
 
     def _provenance(self, prepared: Prepared, start: Start) -> Provenance:
-        """What the run learns from. Warns of what is no longer as it was when the state was
-        written.
-        """
+        """The run's provenance. Warns of what has changed since the state was written."""
         provenance = Provenance.of(prepared.config, prepared.dataset.examples, prepared.device)
+        hint = "Training continues, but the LoRA will differ from that of an uninterrupted run."
         for note in differences(start.state.get("provenance") if start.state else None, provenance):
-            self.report.warn(
-                note,
-                Message(
-                    "Training goes on, but the LoRA will not be what an uninterrupted run gives."
-                ),
-            )
+            self.report.warn(note, hint=hint)
         return provenance
 
     def _output(self, prepared: Prepared, provenance: Provenance) -> LoraOutput:
@@ -181,11 +170,9 @@ class DiffusionTask(Task):
         try:
             loop.run()
         except StopRequested:
-            return (
-                self._stop(loop, run)
-                if run.trainer.step > start.step
-                else self._stop_without_saving(start)
-            )
+            if run.trainer.step > start.step:
+                return self._stop(loop, run)
+            return self._stop_without_saving(start)
         run.trainer.require_learned()
         return self._finish(loop, run)
 
@@ -196,17 +183,17 @@ class DiffusionTask(Task):
         return "stopped"
 
     def _stop_without_saving(self, start: Start) -> Outcome:
-        """Nothing was learned since the resume point, or at all."""
+        """Stop without anything new since the resume point."""
         saved = [event for event in self.folder.read_state().saved if event.step == start.step]
         self.report.say(events.Stopped(step=start.step, file=saved[-1].file if saved else ""))
         return "stopped"
 
     def _finish(self, loop: Loop[Trainer], run: TrainingRun) -> Outcome:
-        # the file before the pictures: whatever becomes of them, it is safe
+        # the file first: the previews may fail
         target = run.output.save_final(run.trainer)
         loop.saved(target)
         delivered = run.output.deliver(target, Previewing(run).make_final())
-        # a finished run is not encoded again; its cache may be larger than all the rest
+        # a finished run is rarely resumed, and its cache may be larger than everything else
         shutil.rmtree(self.folder.cache, ignore_errors=True)
         self.report.say(
             events.Finished(
@@ -222,7 +209,7 @@ class DiffusionTask(Task):
 
 
 class Preparation:
-    """Everything that can be found wrong without loading a model is found here."""
+    """Checks everything that can be checked without loading a model."""
 
     def __init__(self, folder: RunFolder, report: Report, control: Control, start: Start) -> None:
         self.folder = folder
@@ -297,7 +284,7 @@ class Preparation:
         return dataset
 
     def report_check(self, done: int, total: int) -> None:
-        """Tell how many images are checked, and give way, every few of them."""
+        """Report how many images are checked, and pause or stop if requested."""
         if done == 1:
             self.report.phase("checking", total)
         if done % CHECKS_PER_EVENT == 0 or done == total:
@@ -305,11 +292,9 @@ class Preparation:
             self.control.check(self.start)
 
     def _warn_of(self, findings: Sequence[Finding]) -> None:
-        """One warning for each thing that was found, naming the first few: two thousand copies are
-        one sentence's worth.
-        """
+        """One warning for each kind of finding, with the first few names."""
         for one in sums(findings):
-            self.report.warn(one.named(NAMED_PER_KIND), one.hint)
+            self.report.warn(one.named(NAMED_PER_KIND), hint=one.hint)
 
     def _plan_and_resolve(
         self,
@@ -319,7 +304,7 @@ class Preparation:
         dataset: Dataset,
         device: torch.device,
     ) -> Prepared:
-        """Settle every `auto`, and write config.yaml: complete and resolved."""
+        """Resolve every `auto`, and write the resolved config.yaml."""
         dtype = choose_precision(
             requested.checkpoint.mixed_precision, device, checkpoint.unet_parameter_count
         )
@@ -344,8 +329,8 @@ class Preparation:
 
 
 def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
-    """Raises ConfigError for names of layers that the checkpoint does not have, before any of its
-    weights are read.
+    """Raise ConfigError for layer names that the checkpoint does not have, without loading
+    weights.
     """
     for _ in target_layers(checkpoint.outline(), config.lora):
         pass
@@ -354,9 +339,7 @@ def require_layers(checkpoint: Checkpoint, config: RunConfig) -> None:
 def make_plan(
     config: RunConfig, dataset: Dataset, buckets: Mapping[bucketing.Bucket, list[int]]
 ) -> BatchSchedule:
-    """Which images are trained in which step. Raises ConfigError for a warm-up longer than the
-    run.
-    """
+    """The images of each step. Raises ConfigError for a warm-up longer than the run."""
     training = config.training
     plan = BatchSchedule(
         buckets=dict(buckets),
@@ -377,7 +360,7 @@ def make_plan(
 def encode(
     prepared: Prepared, cache: Path, report: Report, control: Control, start: Start
 ) -> Encoded:
-    """Make text states and latents. What made them is let go, unless it is needed in every step."""
+    """Encode captions and images. The models are unloaded, unless needed in every step."""
     report.phase("encoding", len(prepared.dataset.examples))
     control.check(start)
     image_store, caption_store = _stores(prepared, cache)
@@ -392,7 +375,7 @@ def _stores(prepared: Prepared, cache: Path) -> tuple[batches.TensorStore, batch
     pixel_count = sum(
         bucket.width * bucket.height * len(indices) for bucket, indices in prepared.buckets.items()
     )
-    byte_count = prepared.parts.family.kept_bytes(
+    byte_count = prepared.parts.family.cache_bytes(
         pixel_count,
         sum(len(variants(example.caption)) for example in prepared.dataset.examples),
         prepared.config.dataset.flip_augmentation,
@@ -404,8 +387,7 @@ def _encode_captions(
     prepared: Prepared, store: batches.TensorStore, control: Control, start: Start
 ) -> batches.CaptionEncoder:
     config, parts, device = prepared.config, prepared.parts, prepared.device
-    # float32 on the CPU; the model's dtype on a GPU, to save VRAM: the WebUI encodes in half
-    # precision too
+    # float32 on the CPU; the model's dtype on a GPU, as the WebUI does, to save VRAM
     dtype = torch.float32 if device.type == "cpu" else prepared.dtype
     parts.text_encoders = prepared.checkpoint.load_text_encoders(dtype, device)
     base = config.checkpoint
@@ -448,7 +430,7 @@ def _encode_images(
 
 
 def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
-    """Load the UNet, put the adapters in, and gather what the loop needs."""
+    """Load the UNet, add the adapters, and create the Trainer."""
     config, parts, device = prepared.config, prepared.parts, prepared.device
     training = config.training
     parts.unet = prepared.checkpoint.load_unet(prepared.dtype, device)
@@ -458,8 +440,8 @@ def assemble(prepared: Prepared, encoded: Encoded) -> Trainer:
     parts.unet.train()
     if training.gradient_checkpointing and config.lora.train_text_encoder:
         for encoder in parts.text_encoders:
-            # not reentrant: the embeddings are frozen, and reentrant checkpoints pass no
-            # gradient on from them
+            # non-reentrant: reentrant checkpointing gives no gradients if the inputs (frozen
+            # embeddings) need none
             encoder.gradient_checkpointing_enable(
                 gradient_checkpointing_kwargs={"use_reentrant": False}
             )

@@ -1,4 +1,4 @@
-"""What the LoRA file's metadata says about its training, gathered from the job's parts."""
+"""Collects the facts for the LoRA file's metadata."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 
 
 class Hashes:
-    """sha256 and first-generation hash of the base and the VAE, computed beside the training: a
-    checkpoint takes seconds.
+    """SHA-256 and legacy hash of base and VAE, computed in a thread because a checkpoint takes
+    seconds.
     """
 
     def __init__(self, base: Path, vae: Path | None) -> None:
@@ -45,7 +45,7 @@ def _result(
     try:
         return future.result() if future is not None else (None, None)
     except OSError as error:
-        # the checkpoint was moved away meanwhile; the LoRA is none the worse for lacking its hash
+        # the checkpoint was moved; the hash is optional
         log.warning("no hash of the base model: %s", error)
         return None, None
 
@@ -62,9 +62,7 @@ def training_facts(
     started_at: float,
     written_at: float,
 ) -> TrainingFacts:
-    """Everything that `lora.metadata.build` writes. `name` is the file's stem; `config` is
-    resolved.
-    """
+    """The facts for `lora.metadata.build`. `name` is the file's stem; `config` is resolved."""
     base_sha256, base_legacy = hashes.base()
     vae_sha256, vae_legacy = hashes.vae()
     plan, lora_type = trainer.plan, types.get(config.lora.lora_type)
@@ -100,7 +98,7 @@ def training_facts(
 
 
 def folder_facts(examples: Sequence[Example]) -> tuple[FolderFacts, ...]:
-    """One entry a folder and number of repeats, in the order in which they come up."""
+    """One entry per folder and repeat count, in order of appearance."""
     groups: dict[tuple[str, int], list[Example]] = {}
     for example in examples:
         groups.setdefault((example.folder, example.repeats), []).append(example)

@@ -1,4 +1,4 @@
-"""What a training writes: LoRA files, resume points, and the copy in the host's folder."""
+"""Writes a training's LoRA files and resume points, and the copy in the host's folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lora_trainer.checkpoint.load import Checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.dataset.buckets import Bucket
 from lora_trainer.dataset.scan import Example
-from lora_trainer.errors import LoraFileError, Message, TrainingError
+from lora_trainer.errors import LoraFileError, TrainingError
 from lora_trainer.lora.deliver import Delivered, deliver, note_of
 from lora_trainer.lora.file import copy_with_metadata, read_header
 from lora_trainer.lora.metadata import build as metadata_of
@@ -31,9 +31,7 @@ from lora_trainer.training.train import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class LoraOutput:
-    """Writes what the trainer has learned. `config` is resolved; `started` is the worker's
-    start.
-    """
+    """Writes the trained adapters. `config` is resolved; `started` is the worker's start time."""
 
     folder: RunFolder
     report: Report
@@ -48,22 +46,22 @@ class LoraOutput:
 
     @property
     def final_file(self) -> Path:
-        """The LoRA file that a finished run ends with."""
+        """The LoRA file of a finished run."""
         return self.folder.path / f"{self.config.lora.name}.safetensors"
 
     def save(self, trainer: Trainer) -> Path:
-        """Write a LoRA file that is ready to use, and the resume point that belongs to it."""
+        """Write a LoRA file and its resume point. Returns the file."""
         self.report.phase("saving")
         target = self.folder.saved_file(self.config.lora.name, trainer.step)
         self._export(trainer, target)
         self.write_state(trainer)
         self.report.say(events.Saved(step=trainer.step, file=self.folder.relative(target)))
-        self._let_old_saves_go()
+        self._remove_old_saves()
         return target
 
     def save_final(self, trainer: Trainer) -> Path:
-        """Write the LoRA file that the run ends with, in both layouts, and the resume point for
-        more steps. Raises TrainingError when nothing was learned.
+        """Write the final LoRA file in both layouts, and its resume point. Raises TrainingError if
+        nothing was learned.
         """
         self.report.phase("exporting")
         target = self.final_file
@@ -77,14 +75,14 @@ class LoraOutput:
         return target
 
     def write_state(self, trainer: Trainer) -> None:
-        """Write the resume point of the trainer's step."""
+        """Write the resume point."""
         resume.write_state(
             self.folder.state, {**trainer.state_dict(), "provenance": self.provenance.to_mapping()}
         )
 
     def _export(self, trainer: Trainer, target: Path, *, finished: bool = False) -> dict[str, str]:
-        """Write the LoRA file, read back and verified. Returns its metadata. Raises TrainingError
-        if it changes nothing at the end of the run.
+        """Write and verify the LoRA file. Returns its metadata. Raises TrainingError if a finished
+        one has no effect.
         """
         facts = training_facts(
             self.config,
@@ -102,26 +100,23 @@ class LoraOutput:
             done = export(trainer.adapters, self.parts, target, metadata)
         if done.does_nothing and finished:
             target.unlink()
+            template = "after {count} steps the LoRA changes nothing: it has learned nothing"
+            if trainer.step == 1:
+                template = "after its only step the LoRA changes nothing"
             hint = (
                 "Check that learning_rate is above 0, and that lr_warmup_steps is not nearly the"
                 " whole run."
             )
-            one = "after its only step the LoRA changes nothing"
-            several = "after {count} steps the LoRA changes nothing: it has learned nothing"
-            raise TrainingError(
-                one if trainer.step == 1 else several, hint=hint, count=trainer.step
-            )
+            raise TrainingError(template, hint=hint, count=trainer.step)
         if done.does_nothing and trainer.step:
             self.report.warn(
-                Message(
-                    "the LoRA at step {step} changes nothing yet: it has learned nothing",
-                    {"step": trainer.step},
-                ),
-                Message("Check that learning_rate is above 0."),
+                "the LoRA at step {step} changes nothing yet: it has learned nothing",
+                hint="Check that learning_rate is above 0.",
+                step=trainer.step,
             )
         return metadata
 
-    def _let_old_saves_go(self) -> None:
+    def _remove_old_saves(self) -> None:
         keep = self.config.output.keep_last
         if keep is not None:
             for old in sorted(self.folder.checkpoints.glob("*-step*.safetensors"))[:-keep]:
@@ -130,8 +125,8 @@ class LoraOutput:
                         file.unlink(missing_ok=True)
 
     def deliver(self, target: Path, card: Path | None) -> Delivered | None:
-        """Copy the LoRA file to where the host finds it, with `card` as its picture. None when
-        nobody asked for that, or when it failed.
+        """Copy the LoRA file into the host's folder, with `card` as its preview. None if not
+        configured, or if it failed.
         """
         output = self.config.output
         if output.lora_dir is None:
@@ -149,29 +144,23 @@ class LoraOutput:
                 negative_text=self.config.samples.sample_negative_prompt,
             )
         except LoraFileError as error:
-            # the training is done and its file is safe; only the copy failed
-            self.report.warn(error.message, error.hint)
+            # the trained file is safe; only the copy failed
+            self.report.warn(error.message, hint=error.hint)
             return None
         for warning in delivered.warnings:
             self.report.warn(warning)
         if delivered.renamed:
             self.report.warn(
-                Message(
-                    "{lora_dir} had a LoRA called {old}, so this one is called {new}",
-                    {
-                        "lora_dir": output.lora_dir,
-                        "old": self.config.lora.name,
-                        "new": delivered.name,
-                    },
-                )
+                "{lora_dir} had a LoRA called {old}, so this one is called {new}",
+                lora_dir=output.lora_dir,
+                old=self.config.lora.name,
+                new=delivered.name,
             )
         return delivered
 
 
 def keep_earlier_result(folder: RunFolder, name: str, step_count: int, report: Report) -> None:
-    """Make the LoRA that a finished run ended with one of its saved steps, when the run goes on to
-    more steps.
-    """
+    """When a finished run is continued, keep its final LoRA file as a saved step."""
     finished = folder.path / f"{name}.safetensors"
     try:
         metadata = read_header(finished).metadata

@@ -1,9 +1,7 @@
-"""What a resume point was learned from, so that a run that goes on from it can say what has changed
-since.
+"""What a resume point was trained from, so that a resumed run can report what has changed.
 
-Provenance.of(config, examples, device)   at the start of every worker; kept in the state
-differences(kept, now)                    what to tell the user; nothing, if an exact resume is
-                                          possible
+Provenance.of(config, examples, device)   at the start of every worker; saved in the state
+differences(kept, now)                    messages; none if the resume is exact
 """
 
 from __future__ import annotations
@@ -29,8 +27,8 @@ WITHOUT_EFFECT = frozenset(
     if group in (settings.SampleSettings, settings.OutputSettings)
     or not schema.about(item).affects_result
 )
-"""Where things lie, what things are called, how long it takes, what is shown meanwhile: the same
-LoRA comes out. (Images, base and VAE are compared by content.)
+"""Settings that do not change the LoRA: paths, names, speed, previews. (Images, base and VAE are
+compared by content.)
 """
 SAMPLE = 1 << 20
 NAMED = 5
@@ -38,8 +36,8 @@ NAMED = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """settings: those that decide what is learned, in words; files: base and VAE, by content;
-    examples: name -> all of it, hashed.
+    """settings: those that affect the result, as strings; files: fingerprints of base and VAE;
+    examples: name -> hash of image, caption and repeats.
     """
 
     settings: Mapping[str, str]
@@ -52,7 +50,7 @@ class Provenance:
         values = settings.to_mapping(config)
         kept = {key: str(value) for key, value in values.items() if key not in WITHOUT_EFFECT}
         if config.training.lr_scheduler != "constant":
-            # these end when the run does
+            # these schedules depend on the run's length
             kept["max_train_steps"] = str(config.training.max_train_steps)
         return cls(
             settings={**kept, "device": device.type},
@@ -75,7 +73,9 @@ class Provenance:
 
 
 def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Message]:
-    """What a resumed run should tell. `kept`: to_mapping of the state's; None for a new run."""
+    """Messages about changes since the resume point. `kept`: the state's to_mapping(), None for a
+    new run.
+    """
     if kept is None:
         return
     earlier = schema.current_keys(settings.GROUPS, kept["settings"])
@@ -107,9 +107,7 @@ def differences(kept: Mapping[str, Any] | None, now: Provenance) -> Iterator[Mes
 
 
 def _content(path: Path | None) -> str:
-    """Names a file's content by its size, its beginning (the header of a checkpoint) and its end: a
-    checkpoint is too large to be read whole.
-    """
+    """A fingerprint of a file: size, first and last MiB. A checkpoint is too large to hash here."""
     if path is None or not path.is_file():
         return "" if path is None else str(path)
     with path.open("rb") as stream:

@@ -1,4 +1,4 @@
-"""What a task tells and what it is asked: events into the run folder, a heartbeat, and requests."""
+"""A task's output and input: events, heartbeat, requests."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import logging
 import signal
 import time
 from types import FrameType
+from typing import Any
 
 import psutil
 
@@ -23,21 +24,23 @@ HOST_SECONDS = 2.0
 
 
 def in_words(event: Event) -> str:
-    """An event as a line of the log: its kind, and what it says beyond the usual, as in "saved:
-    step 100, file ink.safetensors".
+    """An event as a log line: its kind and the fields that differ from their defaults, as in
+    "saved: step 100, file ink.safetensors".
     """
     if isinstance(event, (Warned, Failed)):
         return f"{event.kind}: {event.message} {event.hint}".strip()
     usual = {item.name: item.default for item in dataclasses.fields(event)}
-    said = {name: getattr(event, name) for name in usual if name != "time"}
+    values = {name: getattr(event, name) for name in usual if name != "time"}
     words = ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in said.items() if value != usual[name]
+        f"{name.replace('_', ' ')} {value}"
+        for name, value in values.items()
+        if value != usual[name]
     )
     return f"{event.kind}: {words}" if words else event.kind
 
 
 class Report:
-    """What a job says, and hears, while it works. Cheap enough to be used in every step."""
+    """Writes a job's events and reads requests to it. Cheap enough for every step."""
 
     def __init__(self, folder: RunFolder, heartbeat: Heartbeat) -> None:
         self.folder = folder
@@ -57,39 +60,35 @@ class Report:
         self.say(Phase(phase=name, total=total))
 
     def part_done(self, count: int) -> None:
-        """So many parts of the present phase are done."""
+        """`count` parts of the current phase are done."""
         self.say(Progress(step=count))
 
-    def warn(self, message: Message, hint: Message | None = None) -> None:
-        self.say(Warned.of(message, hint))
+    def warn(self, message: Message | str, *, hint: Message | str = "", **values: Any) -> None:
+        """Report a warning: Messages, or templates of the `values`."""
+        if isinstance(message, str):
+            message = Message(message, values)
+        self.say(Warned.of(message, Message(hint, values) if isinstance(hint, str) else hint))
 
     def stop_asked(self) -> bool:
-        """Whether `stop` was asked for; Ctrl-C and the system's polite end count as `stop`. It is
-        never taken back.
-        """
+        """Whether a stop was requested, by request or signal. Final."""
         self._listen()
         return self._interrupted or any(request.kind == "stop" for request in self._waiting)
 
     def pause_asked(self) -> bool:
-        """Whether a pause was asked for and not taken back since. A pause that was taken back is
-        forgotten; all else stays.
-        """
+        """Whether a pause was requested and not cancelled since."""
         self._listen()
-        if [request.kind for request in self._waiting if request.kind in ("pause", "resume")][
-            -1:
-        ] == ["pause"]:
+        pauses = [request for request in self._waiting if request.kind in ("pause", "resume")]
+        if pauses and pauses[-1].kind == "pause":
             return True
-        self._waiting = [
-            request for request in self._waiting if request.kind not in ("pause", "resume")
-        ]
+        self._waiting = [request for request in self._waiting if request not in pauses]
         return False
 
     def first_waiting(self) -> RunRequest | None:
-        """The oldest request that nobody took yet, of those that the questions above found."""
+        """The oldest pending request, of those read so far."""
         return self._waiting[0] if self._waiting else None
 
     def take(self, request: RunRequest) -> None:
-        """`request` is being dealt with."""
+        """Remove a request that is being handled."""
         self._waiting.remove(request)
 
     def _listen(self) -> None:
@@ -98,9 +97,7 @@ class Report:
         self._waiting += take_requests(self.folder.requests)
 
     def _look_for_host(self) -> None:
-        """The end of the process that this run was tied to, if it was (host.json), asks for a stop
-        like Ctrl-C does.
-        """
+        """Request a stop if the process this run is tied to (host.json) has ended."""
         now = time.monotonic()
         if not self._interrupted and now - self._host_seen >= HOST_SECONDS:
             self._host_seen = now
@@ -109,14 +106,14 @@ class Report:
                 log.info("the WebUI that started this is gone: stopping")
 
     def listen_for_interrupts(self) -> None:
-        """Ctrl-C and SIGTERM ask for a stop that keeps what was learned. Only a process of our own
-        may do this.
+        """Treat SIGINT, SIGTERM and similar as a request to stop. Main thread of a worker process
+        only.
         """
 
         def interrupt(number: int, frame: FrameType | None) -> None:
             self._interrupted = True
 
-        # SIGHUP: the terminal was closed; under nohup it is ignored, and stays so
+        # SIGHUP: the terminal was closed; nohup ignores it, keep that
         for name in ("SIGINT", "SIGTERM", "SIGBREAK", "SIGHUP"):
             number = getattr(signal, name, None)
             if number is not None and not (
@@ -129,17 +126,16 @@ class Report:
 
 
 def is_orphan(folder: RunFolder) -> bool:
-    """Whether the run is to end with a process (host.json) that has ended."""
+    """Whether the process this run is tied to (host.json) has ended."""
     pid, started = files.read_json(
         folder.host, lambda host: (int(host["pid"]), float(host["started"])), (0, 0.0)
     )
     if pid <= 0:
         return False
-    # a number beyond any process is an OverflowError
+    # a pid out of range raises OverflowError
     with contextlib.suppress(psutil.AccessDenied, OverflowError, ValueError):
         try:
-            # another process may have its number by now; the clock that psutil reads is whole
-            # seconds on some systems
+            # the pid may be reused; start times have whole seconds on some systems
             return (
                 abs(psutil.Process(pid).create_time() - started) > 2.0
                 or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE

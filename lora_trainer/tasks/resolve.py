@@ -1,5 +1,5 @@
-"""Every `auto` of a run, settled from its checkpoint, its dataset and its device: running the
-result again gives the same LoRA.
+"""Resolves every `auto` of a run from checkpoint, dataset and device, so that running the result
+again gives the same LoRA.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from lora_trainer.training.device import precision_name
 def resolve(
     config: RunConfig, checkpoint: Checkpoint, resolution: int, dtype: torch.dtype, step_count: int
 ) -> RunConfig:
-    """The same run with nothing left at auto that decides what is learned."""
+    """The config with every `auto` that affects the result resolved."""
     lora = checkpoint.family.learning(config.lora)
     return settings.settle(config, resolution, step_count).replace(
         name=config.lora.name or clean_name(config.output.output_dir.name),
@@ -30,7 +30,7 @@ def resolve(
 
 
 def require_lora_dir(config: RunConfig) -> None:
-    """Raises ConfigError before an hour of training when there is nowhere to deliver to."""
+    """Raise ConfigError before the training if the delivery folder does not exist."""
     folder = config.output.lora_dir
     if folder is not None and not folder.is_dir():
         raise ConfigError(

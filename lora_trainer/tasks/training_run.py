@@ -1,10 +1,9 @@
-"""The values that pass from stage to stage of a training. Each says in its type what exists by
-then.
+"""The values passed between the stages of a training.
 
-    Start         from which step, and with which state, this worker goes on
-    Prepared      settings, checkpoint, dataset and plan fit together; no weights are loaded yet
-    Encoded       latents and text states are there
-    TrainingRun   the trainer is there: all that the hooks of its loop work with
+Start         the step and state to resume from
+Prepared      settings, checkpoint, dataset and plan are valid; no weights are loaded
+Encoded       latents and text states exist
+TrainingRun   the trainer exists: what the loop's hooks work with
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ from lora_trainer.training.train import BatchSchedule, Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """Where this worker begins. `step` is 0 without a state; `notes` tell of states of no use."""
+    """Where this worker starts. `step` is 0 without a state; `notes` are about damaged states."""
 
     step: int
     state: dict[str, Any] | None
@@ -44,9 +43,7 @@ class Start:
 
     @classmethod
     def of(cls, folder: RunFolder) -> Start:
-        """The newest resume point of the folder that is whole. Raises RunError when there are only
-        damaged ones.
-        """
+        """The newest intact resume point. Raises RunError if all are damaged."""
         if not resume.has_state(folder.state):
             return cls(step=0, state=None, notes=())
         state, notes = resume.read_state(folder.state)
@@ -55,8 +52,8 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """What is trained on what, for how long. `config` is resolved; `parts` has tokenizers, and
-    nothing else yet.
+    """What to train, on what and for how long. `config` is resolved; `parts` has only
+    tokenizers.
     """
 
     config: RunConfig
@@ -76,18 +73,14 @@ class Prepared:
 
     @property
     def sample_prompts(self) -> tuple[str, ...]:
-        """What previews show; without any prompts, the first caption serves for the LoRA's own
-        picture.
-        """
+        """The previews' prompts; without any, the first caption, for the LoRA's card."""
         return self.config.samples.sample_prompts or (
             variants(self.dataset.examples[0].caption)[0],
         )
 
     @contextlib.contextmanager
     def vae(self) -> Iterator[Any]:
-        """The VAE, in parts.vae for as long as it is needed. In float32: SDXL's overflows in
-        fp16.
-        """
+        """The VAE, loaded into parts.vae for the block. float32: SDXL's overflows in fp16."""
         self.parts.vae = self.checkpoint.load_vae(torch.float32, self.device)
         try:
             yield self.parts.vae
@@ -98,7 +91,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Encoded:
-    """The dataset as the text encoders and the VAE encode it."""
+    """The encoded dataset."""
 
     captions: batches.CaptionEncoder
     images: batches.EncodedImages
@@ -106,7 +99,7 @@ class Encoded:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRun:
-    """All that exists while the loop runs: what its hooks are made with."""
+    """What exists while the loop runs, for its hooks."""
 
     folder: RunFolder
     report: Report
@@ -120,7 +113,7 @@ class TrainingRun:
 
 @dataclass(frozen=True)
 class LoadedParts:
-    """Whichever of a model's parts are loaded: they leave the device during a pause."""
+    """Moves the loaded models off the device during a pause."""
 
     parts: Parts
     device: torch.device
@@ -142,7 +135,7 @@ class LoadedParts:
 
 @dataclass(frozen=True)
 class LoadedOptimizer:
-    """An optimizer's running averages: they leave the device during a pause."""
+    """Moves the optimizer's state off the device during a pause."""
 
     optimizer: torch.optim.Optimizer
     device: torch.device

@@ -1,9 +1,8 @@
-"""Examples, encoded once -> the batches of each step.
+"""Encoded examples -> the batches of each step.
 
-Latents are kept as moments (mean and deviation), so that each step draws its own sample as the VAE
-would; text states are kept for every caption that can occur, unless captions change from step to
-step or the text encoder learns. train.py asks for a batch by its indices; the same (seed, step,
-part) always gives the same batch.
+Latents are cached as moments (mean and standard deviation), so that each step samples from the
+VAE's distribution; text states are cached for every caption, unless captions change from step to
+step or the text encoder is trained. The same (seed, step, part) always gives the same batch.
 """
 
 from __future__ import annotations
@@ -23,11 +22,7 @@ from lora_trainer.dataset.scan import Example
 from lora_trainer.errors import NotFinite, TrainingError
 from lora_trainer.families.base import Family, NoiseProcess, TextStates
 from lora_trainer.families.components.vae import draw_latents
-from lora_trainer.settings.training import (
-    CheckpointSettings,
-    DatasetSettings,
-    keeps_encoded_on_disk,
-)
+from lora_trainer.settings.training import CheckpointSettings, DatasetSettings, caches_on_disk
 from lora_trainer.training import checksummed
 from lora_trainer.training.images import load_pixels
 from lora_trainer.training.randomness import number_generator, tensor_generator
@@ -35,8 +30,8 @@ from lora_trainer.training.randomness import number_generator, tensor_generator
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on the CPU: latents (B, C, h, w); noise of the same shape; timesteps (B,), as the
-    family's noise process draws them; captions; size_conditions (B, 6); image names.
+    """One batch on the CPU: latents (B, C, h, w); noise, same shape; timesteps (B,), from the
+    family's noise process; captions; size_conditions (B, 6); image names.
     """
 
     latents: torch.Tensor
@@ -48,8 +43,8 @@ class Batch:
 
 
 class TensorStore:
-    """Tensors under keys that name their content: in memory, or on disk, where a later run finds
-    them again. What is damaged there is not found.
+    """Tensors by key, in memory or on disk. Keys are hashes of what the content depends on, so
+    entries on disk are reused by later runs; damaged ones count as missing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -63,9 +58,7 @@ class TensorStore:
             checksummed.write_tensors(self._file(key), tensors)
 
     def get(self, key: str) -> dict[str, torch.Tensor]:
-        """What was put under the key. Raises TrainingError when it is not there any more, or was
-        damaged since.
-        """
+        """The tensors for a key. Raises TrainingError if they are missing or damaged."""
         if self._folder is None:
             return self._kept[key]
         try:
@@ -82,7 +75,7 @@ class TensorStore:
             ) from damage
 
     def holds(self, key: str, shapes: Mapping[str, tuple[int, ...] | None]) -> bool:
-        """Whether finite tensors of these names and shapes are under the key. None: whatever the
+        """Whether finite tensors of these names and shapes exist for the key; None means any
         shape.
         """
         if self._folder is None:
@@ -102,19 +95,15 @@ class TensorStore:
 
 
 def stores_for(setting: str, byte_count: int, folder: Path) -> tuple[TensorStore, TensorStore]:
-    """cache_latents -> where encoded images are kept, and where encoded captions, of so many bytes
-    together.
-    """
-    on_disk = keeps_encoded_on_disk(setting, byte_count)
-    return (
-        (TensorStore(folder / "images"), TensorStore(folder / "captions"))
-        if on_disk
-        else (TensorStore(None), TensorStore(None))
-    )
+    """The stores of latents and of captions for this cache_latents and total size."""
+    on_disk = caches_on_disk(setting, byte_count)
+    if on_disk:
+        return (TensorStore(folder / "images"), TensorStore(folder / "captions"))
+    return (TensorStore(None), TensorStore(None))
 
 
 class EncodedImages:
-    """The dataset's images as the VAE encodes them, by their index."""
+    """The encoded images, by index."""
 
     def __init__(self, store: TensorStore) -> None:
         self._store = store
@@ -128,10 +117,10 @@ class EncodedImages:
         settings: DatasetSettings,
         vae_file: Path,
     ) -> Iterator[int]:
-        """Encode one image after the other, but for those that are kept already; yields how many
-        are done. `parts` needs its vae; `vae_file` is where that came from.
+        """Encode the images that are not cached yet; yields the number done. `parts` needs its vae,
+        loaded from `vae_file`.
 
-        Raises NotFinite for a VAE whose answer is not finite.
+        Raises NotFinite if the VAE's output is not finite.
         """
         done, vae_key = 0, file_key(vae_file)
         for bucket, indices in buckets.items():
@@ -158,8 +147,8 @@ class EncodedImages:
                 yield done
 
     def get(self, index: int, *, mirrored: bool) -> tuple[torch.Tensor, torch.Tensor]:
-        """Moments (2 x channels, h, w), of the mirrored image if asked, and the size condition
-        (6,); float32.
+        """Moments (2 x channels, h, w), optionally of the mirrored image, and size condition (6,);
+        float32.
         """
         tensors = self._store.get(self._keys[index])
         return tensors["mirrored" if mirrored else "moments"], tensors["size_condition"]
@@ -168,7 +157,7 @@ class EncodedImages:
 def _shapes(
     family: Family, bucket: Bucket, settings: DatasetSettings
 ) -> dict[str, tuple[int, ...] | None]:
-    """What `_encoded` makes."""
+    """The shapes of `_encoded`."""
     side = family.pixels_per_latent
     moments = (2 * family.latent_channels, bucket.height // side, bucket.width // side)
     return {
@@ -193,9 +182,7 @@ def _encoded(
 
 
 def file_key(path: Path) -> str:
-    """Names a file's content without reading it: the disk cache's entries belong to one checkpoint
-    or VAE.
-    """
+    """Identifies a file's content without reading it, for cache keys."""
     details = path.stat()
     return f"{path}:{details.st_size}:{details.st_mtime_ns}"
 
@@ -205,8 +192,8 @@ def _key(*parts: object) -> str:
 
 
 class CaptionEncoder:
-    """Captions -> text states: looked up where captions are constant, encoded anew where they
-    change or the text encoder learns.
+    """Captions -> text states: cached if captions are constant, otherwise (`live`) encoded in each
+    step.
     """
 
     def __init__(
@@ -218,7 +205,7 @@ class CaptionEncoder:
         *,
         live: bool,
     ) -> None:
-        """`encoder_key` names the text encoders' weights."""
+        """`encoder_key` identifies the text encoders' weights."""
         self._parts = parts
         self._settings = settings
         self._store = store
@@ -226,10 +213,8 @@ class CaptionEncoder:
         self.live = live
 
     def keep(self, captions: Iterable[str], dtype: torch.dtype) -> None:
-        """Encode captions, as Examples have them, for later, on the CPU in `dtype`: of several in
-        one, each.
-
-        The empty one is always among them: it fills up shorter captions.
+        """Encode and cache captions in `dtype`; of an Example's caption, every variant. Includes
+        the empty caption, for padding.
         """
         with torch.no_grad():
             for caption in dict.fromkeys(
@@ -255,7 +240,7 @@ class CaptionEncoder:
                     self._store.put(self._key(caption), tensors)
 
     def states(self, captions: Sequence[str]) -> TextStates:
-        """One row for each caption. With `live`, gradients reach the text encoders."""
+        """One row per caption. With `live`, gradients reach the text encoders."""
         if self.live:
             return self._encode(captions)
         rows = [self._kept(caption) for caption in captions]
@@ -280,7 +265,7 @@ class CaptionEncoder:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingData:
-    """The encoded dataset, and every random draw a batch needs."""
+    """The encoded dataset, and all random draws for a batch."""
 
     examples: Sequence[Example]
     images: EncodedImages
@@ -290,9 +275,7 @@ class TrainingData:
     noise_process: NoiseProcess
 
     def batch(self, indices: Sequence[int], step: int, part: int) -> Batch:
-        """The batch of these examples in `step`, as its `part`-th piece of gradient
-        accumulation.
-        """
+        """The batch of these examples: the `part`-th of gradient accumulation in `step`."""
         numbers = number_generator(self.seed, "caption", step, part)
         generator = tensor_generator(self.seed, "noise", step, part)
         mirror = [self.settings.flip_augmentation and numbers.random() < 0.5 for _ in indices]

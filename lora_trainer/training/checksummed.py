@@ -1,8 +1,7 @@
-"""Tensors on disk that are read back as they were written, or not at all: resume points, and images
-and captions that are encoded already.
+"""Files of tensors with a checksum: resume points, and cached latents and captions.
 
-Behind what torch or safetensors write stand a mark and a BLAKE2 hash of it. 100 MB of state take
-0.12 s more to write, and as much to read; an encoded image takes 1 ms.
+A marker and a BLAKE2 hash follow what torch or safetensors write. 100 MB of state take 0.12 s more
+to write and to read; an encoded image takes 1 ms.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from lora_trainer.training.device import is_out_of_memory
 
 MARK = b"lora_trainer sum"
 DIGEST_SIZE = 32
-SEAL_SIZE = len(MARK) + DIGEST_SIZE
+TRAILER_SIZE = len(MARK) + DIGEST_SIZE
 CHUNK = 1 << 20
 ARCHIVE_END_SIZE = 22
 
@@ -28,11 +27,11 @@ Values = TypeVar("Values")
 
 
 class Damaged(Exception):
-    """The file is not what was written. Its text says what is wrong, as far as that is known."""
+    """The file is not as written; str() says why, if known."""
 
 
 def write_state(target: Path, values: dict[str, Any]) -> None:
-    """Replace `target` by tensors and plain values, whole or not at all."""
+    """Write tensors and plain values to `target` atomically."""
 
     def write(partial: Path) -> None:
         with partial.open("wb") as stream:
@@ -46,8 +45,8 @@ def write_state(target: Path, values: dict[str, Any]) -> None:
 
 
 class _Hashed:
-    """A file for torch to write to, with the hash of what was written. A full disk is kept for
-    later: torch would tell of it in words of its own.
+    """A file for torch.save that hashes what is written. Keeps an OSError for later, because torch
+    would replace it with its own.
     """
 
     def __init__(self, stream: IO[bytes]) -> None:
@@ -65,36 +64,35 @@ class _Hashed:
         return len(content)
 
     def flush(self) -> None:
-        """Closing the file does it, and tells of a full disk."""
+        """No-op: closing the file flushes, and reports a full disk."""
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `write_state` wrote; a file without a hash, of an earlier version, is taken as it is.
-    Raises Damaged.
+    """Values from `write_state`; a file without a hash, of an earlier version, is accepted. Raises
+    Damaged.
     """
     return _read(lambda: _checked_state(path))
 
 
 def _checked_state(path: Path) -> dict[str, Any]:
     with path.open("rb") as stream:
-        length = max(0, path.stat().st_size - SEAL_SIZE)
+        length = max(0, path.stat().st_size - TRAILER_SIZE)
         digest, left = _hash(), length
         while left and (chunk := stream.read(min(CHUNK, left))):
             digest.update(chunk)
             left -= len(chunk)
-        seal = stream.read()
-    # without a hash the file ends with its archive: anything else is a hash that was damaged, or
-    # moved
+        trailer = stream.read()
+    # a file without a hash (of an earlier version) ends with its ZIP archive; anything else is a
+    # damaged hash
     whole = (
-        seal[len(MARK) :] == digest.digest()
-        if seal.startswith(MARK)
-        else seal[-ARCHIVE_END_SIZE:].startswith(b"PK\5\6")
+        trailer[len(MARK) :] == digest.digest()
+        if trailer.startswith(MARK)
+        else trailer[-ARCHIVE_END_SIZE:].startswith(b"PK\5\6")
     )
     if not whole:
         raise Damaged("it is not as it was written")
-    # weights_only: it holds tensors and numbers, and a file from elsewhere must not run code. What
-    # follows its archive torch passes over: tried with 2.1, 2.13 and 2.14, each on what each had
-    # written
+    # weights_only: untrusted files must not run code. torch ignores what follows the archive
+    # (tested with 2.1, 2.13 and 2.14)
     values = torch.load(path, map_location="cpu", weights_only=True)
     if not isinstance(values, dict):
         raise Damaged("it holds something else")
@@ -102,18 +100,18 @@ def _checked_state(path: Path) -> dict[str, Any]:
 
 
 def write_tensors(target: Path, tensors: dict[str, torch.Tensor]) -> None:
-    """Replace `target` by tensors, whole or not at all."""
+    """Write tensors to `target` atomically."""
     content = safetensors.save({name: tensor.contiguous() for name, tensor in tensors.items()})
     files.write_bytes(target, content + MARK + _hash(content).digest())
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """What `write_tensors` wrote. Raises Damaged, also where there is no file."""
+    """Tensors from `write_tensors`. Raises Damaged, also if the file is missing."""
 
     def read() -> dict[str, torch.Tensor]:
         content = path.read_bytes()
-        whole, seal = content[:-SEAL_SIZE], content[-SEAL_SIZE:]
-        if seal != MARK + _hash(whole).digest():
+        whole, trailer = content[:-TRAILER_SIZE], content[-TRAILER_SIZE:]
+        if trailer != MARK + _hash(whole).digest():
             raise Damaged("it is not as it was written")
         tensors: dict[str, torch.Tensor] = safetensors.load(whole)
         return tensors
@@ -137,7 +135,7 @@ def _hash(content: bytes = b"") -> Any:
 
 
 def is_finite(values: Any) -> bool:
-    """Whether every tensor in nested lists and dictionaries holds only finite numbers."""
+    """Whether all tensors in nested lists and dictionaries are finite."""
     if isinstance(values, torch.Tensor):
         return bool(torch.isfinite(values).all())
     if isinstance(values, dict):

@@ -1,4 +1,4 @@
-"""Which device trains, in which number format, and what memory it takes."""
+"""Device, dtype and memory."""
 
 from __future__ import annotations
 
@@ -13,13 +13,11 @@ import torch
 from lora_trainer.errors import ConfigError
 
 SMALL_MODEL = 100_000_000
-"""Parameters below which float32 is as fast as bfloat16 on a CPU."""
+"""Parameter count below which float32 is as fast as bfloat16 on a CPU."""
 
 
 def choose_device(name: str) -> torch.device:
-    """auto -> the best device there is; else the named one. Raises ConfigError if it is not
-    there.
-    """
+    """ "auto" -> the best device, else the named one. Raises ConfigError if unavailable."""
     available = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -43,9 +41,7 @@ def choose_device(name: str) -> torch.device:
 
 
 def choose_precision(setting: str, device: torch.device, parameter_count: int) -> torch.dtype:
-    """mixed_precision -> the frozen model's dtype. Raises ConfigError for fp16 on a CPU, which has
-    no such arithmetic.
-    """
+    """mixed_precision -> the frozen model's dtype. Raises ConfigError for fp16 on a CPU."""
     if setting == "auto":
         return _best_precision(device, parameter_count)
     if setting == "fp16" and device.type == "cpu":
@@ -56,28 +52,24 @@ def choose_precision(setting: str, device: torch.device, parameter_count: int) -
 
 
 def precision_name(dtype: torch.dtype) -> str:
-    """The value of mixed_precision that gives this dtype."""
+    """The value of mixed_precision for this dtype."""
     return {torch.float32: "no", torch.float16: "fp16", torch.bfloat16: "bf16"}[dtype]
 
 
 def _best_precision(device: torch.device, parameter_count: int) -> torch.dtype:
     if device.type == "cuda":
-        # bfloat16 has hardware from Ampere (8.0) on; emulated before, it is slower than float32
-        return (
-            torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float16
-        )
+        # native bfloat16 since Ampere (8.0); emulated before, slower than float32
+        is_native = torch.cuda.get_device_capability(device) >= (8, 0)
+        return torch.bfloat16 if is_native else torch.float16
     if device.type == "cpu":
-        return (
-            torch.bfloat16
-            if parameter_count >= SMALL_MODEL and _cpu_has_bfloat16()
-            else torch.float32
-        )
+        is_faster = parameter_count >= SMALL_MODEL and _cpu_has_bfloat16()
+        return torch.bfloat16 if is_faster else torch.float32
     return torch.float16 if device.type == "mps" else torch.bfloat16
 
 
 def _cpu_has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware (AVX512-BF16 or AMX): without it, bfloat16 is
-    many times slower than float32.
+    """Whether the CPU has AVX512-BF16 or AMX; otherwise bfloat16 is many times slower than
+    float32.
     """
     for name in ("_is_amx_tile_supported", "_is_avx512_bf16_supported"):
         probe = getattr(torch.cpu, name, None)
@@ -93,21 +85,14 @@ def _cpu_has_bfloat16() -> bool:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most memory used so far in bytes: the card's, or on a CPU the process's."""
+    """Peak memory in bytes: the GPU's, or the process's on a CPU."""
     if device.type == "cuda":
         return int(torch.cuda.max_memory_allocated(device))
     if sys.platform == "linux":
-        # not getrusage: its peak is inherited from the process that started this one, which may be
-        # a WebUI of many gigabytes
+        # not getrusage, whose peak is inherited from the parent process, such as a WebUI
         status = Path("/proc/self/status").read_text(encoding="ascii", errors="replace")
-        return next(
-            (
-                int(line.split()[1]) * 1024
-                for line in status.splitlines()
-                if line.startswith("VmHWM:")
-            ),
-            0,
-        )
+        peaks = (line for line in status.splitlines() if line.startswith("VmHWM:"))
+        return next((int(line.split()[1]) * 1024 for line in peaks), 0)
     if sys.platform == "win32":
         import psutil
 
@@ -118,9 +103,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def free_memory(device: torch.device) -> None:
-    """Give what is no longer referenced back to the system, so that the next part, or the host,
-    finds room.
-    """
+    """Return unreferenced memory to the system or the GPU."""
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
@@ -129,7 +112,7 @@ def free_memory(device: torch.device) -> None:
 
 
 def _trim_heap() -> None:
-    """glibc keeps freed blocks; a text encoder's gigabyte would stay with the process."""
+    """Make glibc return freed blocks to the system."""
     import ctypes
 
     try:
@@ -139,7 +122,7 @@ def _trim_heap() -> None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a foreign exception means that the device's or the system's memory is used up."""
+    """Whether an exception means that device or system memory is exhausted."""
     if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
         return True
     text = str(error).lower()
@@ -149,20 +132,18 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def describe_device(device: torch.device) -> str:
-    """A name a person recognises."""
+    """A name for people."""
     if device.type == "cuda":
         return str(torch.cuda.get_device_name(device))
-    return (
-        f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
-        if device.type == "cpu"
-        else device.type
-    )
+    if device.type == "cpu":
+        return f"CPU, {torch.get_num_threads()} of {os.cpu_count()} threads"
+    return device.type
 
 
 def move_optimizer(optimizer: Any, device: torch.device) -> None:
-    """Move the optimizer's running averages, in place."""
+    """Move the optimizer's state, in place."""
     for state in optimizer.state.values():
         for key, value in state.items():
-            # the step counter stays on the CPU, where AdamW keeps it
+            # AdamW keeps its step counter on the CPU
             if isinstance(value, torch.Tensor) and key != "step":
                 state[key] = value.to(device)

@@ -1,4 +1,4 @@
-"""An image file -> the tensor the VAE encodes, with what some families are told about its size."""
+"""Image file -> the tensor for the VAE, and SDXL's size condition."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lora_trainer.dataset.scan import Example
 
 @dataclass(frozen=True)
 class Pixels:
-    """pixels: (3, H, W) float32 in [-1, 1], the bucket's size. size_condition: six numbers, all
-    (height, width): original, crop, target.
+    """pixels: (3, H, W) float32 in [-1, 1], of the bucket's size. size_condition: (height, width)
+    each of original size, crop offset and target size.
     """
 
     pixels: torch.Tensor
@@ -24,7 +24,7 @@ class Pixels:
 
 
 def load_pixels(example: Example, bucket: Bucket, background: str) -> Pixels:
-    """Read, resize and crop one example. Raises DatasetError if the file cannot be read."""
+    """Read, resize and crop an example's image. Raises DatasetError if unreadable."""
     read = read_image(example.path, background, covering=(bucket.width, bucket.height))
     fitted = fit(read, bucket, whole=(example.width, example.height))
     width, height = fitted.original_size

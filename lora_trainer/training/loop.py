@@ -1,10 +1,9 @@
-"""The one loop of every task, and the hooks around its steps.
+"""The loop of every task, and the hooks around its steps.
 
     Loop(trainer, [Requests(...), Reporting(...), Saving(...)]).run()
 
-Nothing here knows what a step does or who is listening: a trainer takes an optimizer step, a
-captioner captions a batch. Everything in between (requests, reports, saves, previews, measurements)
-is a Hook, and hooks are called in the order in which they are given.
+A step is a trainer's optimizer step or a captioner's batch. Everything between steps (requests,
+reports, saves, previews) is a Hook; hooks are called in the given order.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ Outcome = Literal["finished", "stopped"]
 
 
 class StopRequested(Exception):
-    """`stop` was asked for. Raised between two steps, or between two pieces of a stage."""
+    """Raised between steps, or inside a stage, when a stop was requested."""
 
 
 class Steps(Protocol):
-    """What a loop drives."""
+    """The work of a loop."""
 
     @property
     def step(self) -> int:
-        """What is done, as events tell it."""
+        """Progress, as in events."""
         ...
 
     @property
@@ -34,7 +33,7 @@ class Steps(Protocol):
         ...
 
     def advance(self) -> Any:
-        """Take one step. Returns what hooks are told of it."""
+        """Do one step. Its result is passed to the hooks."""
         ...
 
 
@@ -42,9 +41,7 @@ Work = TypeVar("Work", bound=Steps)
 
 
 class Hook(Generic[Work]):
-    """What is done around the steps of a loop. A subclass overrides what it needs; any of its
-    methods may raise StopRequested.
-    """
+    """What happens around the steps of a loop. Any method may raise StopRequested."""
 
     def before_step(self, loop: Loop[Work]) -> None:
         """Called before each step."""
@@ -53,23 +50,21 @@ class Hook(Generic[Work]):
         """Called after each step, with what `advance` returned."""
 
     def on_request(self, loop: Loop[Work], kind: str) -> None:
-        """Called before a step when somebody asked for `save` or `preview`."""
+        """Called before a step for a `save` or `preview` request."""
 
     def after_save(self, loop: Loop[Work], file: Path) -> None:
-        """Called when what was learned up to this step has been written to `file`: the place to
-        measure it.
-        """
+        """Called after the adapters were saved to `file`, for example to evaluate them."""
 
 
 class Loop(Generic[Work]):
-    """The work and its hooks, from where the work stands to its end."""
+    """Runs the remaining steps of `work` with hooks."""
 
     def __init__(self, work: Work, hooks: Sequence[Hook[Work]]) -> None:
         self.work = work
         self.hooks = tuple(hooks)
 
     def run(self) -> None:
-        """Take every step that is left. Raises StopRequested when a hook ends the loop."""
+        """Run all remaining steps. Raises StopRequested if a hook does."""
         while not self.work.is_over:
             for hook in self.hooks:
                 hook.before_step(self)
@@ -78,11 +73,11 @@ class Loop(Generic[Work]):
                 hook.after_step(self, result)
 
     def request(self, kind: str) -> None:
-        """Pass on what was asked for."""
+        """Call the hooks' on_request."""
         for hook in self.hooks:
             hook.on_request(self, kind)
 
     def saved(self, file: Path) -> None:
-        """Tell the hooks of a save."""
+        """Call the hooks' after_save."""
         for hook in self.hooks:
             hook.after_save(self, file)

@@ -1,8 +1,7 @@
-"""The adapters as they are -> pictures, with the WebUI's samplers, text encoding, and `parameters`
-text inside the PNG.
+"""Preview images of the current adapters, with the WebUI's samplers, text encoding, and
+`parameters` in the PNG.
 
-The starting noise is drawn on the CPU from the seed, as the WebUI does with its random number
-source set to CPU.
+The initial noise is drawn on the CPU, as in the WebUI with its random number source set to CPU.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from lora_trainer.training.images import to_image
 
 
 class Abandoned(Exception):
-    """A stop was asked for before the picture was done."""
+    """A stop was requested during sampling."""
 
 
 @dataclass(frozen=True)
@@ -44,10 +43,10 @@ def sample_latents(
     size: tuple[int, int],
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> torch.Tensor:
-    """One picture's latents, (1, C, h, w), by classifier-free guidance (arXiv 2207.12598). `parts`
-    needs its unet. `size`: width, height in pixels.
+    """Latents of one image, (1, C, h, w), with classifier-free guidance (arXiv 2207.12598). `size`:
+    width, height in pixels.
 
-    Raises Abandoned between two sampling steps once `stop_asked`.
+    Raises Abandoned between steps once `stop_asked`.
     """
     family = parts.family
     device = next(parts.unet.parameters()).device
@@ -87,11 +86,11 @@ def make_pictures(
     model_name: str,
     stop_asked: Callable[[], bool] = lambda: False,
 ) -> Iterator[PreviewImage]:
-    """Every prompt at every strength. `parts` needs its unet and vae; modes and strengths are as
-    before afterwards.
+    """Generate every prompt at every strength. `parts` needs unet and vae, which are unchanged
+    afterwards.
 
-    `encode` gives a text's states; it is asked anew at each strength, for the text encoder may hold
-    adapters too. Raises Abandoned once `stop_asked`.
+    `encode`: text -> states, called at each strength because text encoders may have adapters.
+    Raises Abandoned once `stop_asked`.
     """
     label = parts.family.noise_process(parts.schedule).sampler_label(settings.sample_sampler)
     for prompt in prompts:
@@ -109,7 +108,7 @@ def make_pictures(
 
 
 def _negative_states(parts: Parts, encode: Callable[[str], TextStates], text: str) -> TextStates:
-    """The negative prompt's states, as the WebUI and diffusers have them for this family."""
+    """The negative prompt's states, as in the WebUI and diffusers for this family."""
     states = encode(text)
     if text or not parts.family.has_empty_negative:
         return states
@@ -120,8 +119,8 @@ def _negative_states(parts: Parts, encode: Callable[[str], TextStates], text: st
 def parameters_text(
     prompt: str, settings: SampleSettings, sampler: str, size: tuple[int, int], model_name: str
 ) -> str:
-    """The WebUI's own text for a picture's settings: its PNG Info tab reads it and sends it to
-    txt2img. `sampler`: what the WebUI calls it.
+    """Generation parameters in the WebUI's format, for its PNG Info tab. `sampler`: the WebUI's
+    name.
     """
     lines = [prompt]
     if settings.sample_negative_prompt:
@@ -135,7 +134,7 @@ def parameters_text(
 
 
 def write_picture(picture: PreviewImage, target: Path) -> None:
-    """PNG with the settings inside, whole or not at all."""
+    """Write a PNG with `parameters`, atomically."""
     info = PngInfo()
     info.add_itxt("parameters", picture.parameters)
     files.replace_file(
@@ -146,7 +145,7 @@ def write_picture(picture: PreviewImage, target: Path) -> None:
 def _predict_rows(
     parts: Parts, scaled: torch.Tensor, time: torch.Tensor, text: TextStates, sizes: torch.Tensor
 ) -> torch.Tensor:
-    """The prediction for one picture under each row of `text`."""
+    """The prediction for one latent under each row of `text`."""
     count = len(text.hidden)
     return parts.family.predict(
         parts.unet,

@@ -1,8 +1,7 @@
-"""Random numbers that depend on the seed, the purpose and the step alone.
+"""Random numbers that depend only on seed, purpose and step.
 
-Each step draws from a generator made for it, so a resumed run draws what an uninterrupted one would
-have drawn, with no state to keep. Numbers are drawn on the CPU: a seed means the same on every
-device.
+Each step draws from its own generator, so a resumed run draws the same numbers without saved state.
+Numbers are drawn on the CPU, so that a seed gives the same result on every device.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 
 
 def derived_seed(seed: int, purpose: str, *numbers: int) -> int:
-    """A seed for one purpose: 63 bits from a hash, equal on every platform."""
+    """A 63-bit seed from a hash, equal on every platform."""
     text = ":".join([str(seed), purpose, *map(str, numbers)])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
 
@@ -28,5 +27,5 @@ def number_generator(seed: int, purpose: str, *numbers: int) -> random.Random:
 
 
 def seed_dropout(seed: int, *numbers: int) -> None:
-    """Dropout layers draw from torch's global state, of all devices: set it for one step."""
+    """Seed torch's global generators, which dropout uses, for one step."""
     torch.manual_seed(derived_seed(seed, "dropout", *numbers))

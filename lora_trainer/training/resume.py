@@ -1,8 +1,6 @@
-"""What an exact resume needs, on disk: state/step00000100.pt, written whole or not at all, the
-newest two kept.
+"""Resume points on disk: state/step00000100.pt, written atomically, the newest two kept.
 
-worker writes a state after every save and when a run stops; `resume` reads the newest one that is
-whole.
+The worker writes one after every save and when a run stops; `resume` reads the newest intact one.
 """
 
 from __future__ import annotations
@@ -29,14 +27,14 @@ NEEDED: dict[str, Any] = {
 
 
 class Found(NamedTuple):
-    """The state to go on from, and what to tell of newer ones that are of no use."""
+    """A state, and messages about newer damaged ones."""
 
     state: dict[str, Any]
     notes: tuple[Message, ...]
 
 
 def write_state(folder: Path, state: dict[str, Any]) -> Path:
-    """Keep `state` (its "step" names the file) and let the oldest go."""
+    """Write `state` (its "step" names the file) and delete older ones."""
     target = folder / f"step{state['step']:08d}.pt"
     checksummed.write_state(target, {"format": FORMAT, **state})
     for old in _newest_first(folder)[KEPT:]:
@@ -50,9 +48,7 @@ def has_state(folder: Path) -> bool:
 
 
 def read_state(folder: Path) -> Found:
-    """The newest state that is whole; damaged ones are put aside. Raises RunError when there is
-    none.
-    """
+    """The newest intact state; damaged ones are renamed. Raises RunError if there is none."""
     reasons: dict[Path, str] = {}
     for path in _newest_first(folder):
         try:
@@ -62,7 +58,9 @@ def read_state(folder: Path) -> Found:
             continue
         return Found(
             state,
-            tuple(_put_aside(newer, reason, state["step"]) for newer, reason in reasons.items()),
+            tuple(
+                _rename_damaged(newer, reason, state["step"]) for newer, reason in reasons.items()
+            ),
         )
     if reasons:
         raise RunError(
@@ -79,7 +77,7 @@ def read_state(folder: Path) -> Found:
 
 
 def _checked(state: dict[str, Any]) -> dict[str, Any]:
-    """The state, if a run can go on from it. Raises Damaged."""
+    """The state, if a run can resume from it. Raises Damaged."""
     if state.pop("format", None) != FORMAT:
         raise Damaged("written by another version")
     lacking = [key for key, kinds in NEEDED.items() if not isinstance(state.get(key, ...), kinds)]
@@ -90,8 +88,8 @@ def _checked(state: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
-def _put_aside(path: Path, reason: str, step: int) -> Message:
-    # it would be taken for one of the newest two that are kept
+def _rename_damaged(path: Path, reason: str, step: int) -> Message:
+    # rename it, so that it does not count as one of the newest two
     with contextlib.suppress(OSError):
         path.rename(path.with_name(f"{path.name}.damaged"))
     values = {"name": path.name, "reason": reason, "step": step}

@@ -1,4 +1,4 @@
-"""The curves of a run, for TensorBoard: logs/."""
+"""TensorBoard curves of a run: logs/."""
 
 from __future__ import annotations
 
@@ -15,27 +15,26 @@ FLUSH_SECONDS = 10.0
 
 
 class Scalars:
-    """Writes one point of each curve a step. Curves are a convenience: without a writer, or room on
-    the disk, training goes on without them.
+    """Writes one point per curve and step. Without tensorboardX, or on a full disk, training
+    continues without curves.
     """
 
     def __init__(self, folder: Path, first_step: int = 0) -> None:
         self._writer: Any = None
         self._flushed = time.monotonic()
-        with self._unharmed():
-            # the event files of TensorBoard without its server, which would come with gRPC and
-            # more. Not by tensorboardX's SummaryWriter: it writes in a thread, which a full disk
-            # ends, and then waits for that thread for ever
+        with self._ignoring_errors():
+            # tensorboardX, because TensorBoard brings gRPC and more. Not its SummaryWriter, whose
+            # thread dies on a full disk, and which then blocks forever
             from tensorboardX.event_file_writer import EventsWriter
             from tensorboardX.proto.event_pb2 import Event, SessionLog
 
             folder.mkdir(parents=True, exist_ok=True)
-            # a run resumed within the same second must not write over its own curves
+            # unique even for a run resumed within the same second
             self._writer = EventsWriter(
                 str(folder / "events"), f".{os.getpid()}.{time.monotonic_ns()}"
             )
             if first_step:
-                # what was written after the resume point is replaced
+                # TensorBoard then discards points after the resume point
                 self._writer.write_event(
                     Event(step=first_step, session_log=SessionLog(status=SessionLog.START))
                 )
@@ -51,7 +50,7 @@ class Scalars:
             for name, value in values.items()
             if value is not None
         ]
-        with self._unharmed():
+        with self._ignoring_errors():
             self._writer.write_event(
                 Event(wall_time=time.time(), step=step, summary=Summary(value=points))
             )
@@ -61,11 +60,11 @@ class Scalars:
 
     def close(self) -> None:
         if self._writer is not None:
-            with self._unharmed():
+            with self._ignoring_errors():
                 self._writer.close()
 
     @contextlib.contextmanager
-    def _unharmed(self) -> Iterator[None]:
+    def _ignoring_errors(self) -> Iterator[None]:
         try:
             yield
         except (ImportError, OSError) as error:

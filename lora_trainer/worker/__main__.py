@@ -1,12 +1,12 @@
-"""The worker process: `python .../lora_trainer/worker/__main__.py RUN_DIR`. Does the run's job and
-leaves the result in the run folder.
+"""The worker process: `python .../lora_trainer/worker/__main__.py RUN_DIR` runs the job of a run
+folder.
 
-Started by path, in whatever state the interpreter is: an embedded Windows Python ignores PYTHONPATH
-and the working directory. So this file itself puts the overlay and the extension first on sys.path,
-before it imports anything of ours.
+Started by file path, because an embedded Windows Python ignores PYTHONPATH and the working
+directory; so this file puts the overlay and the extension first on sys.path before it imports
+anything else.
 
-Exit status: 0 finished, 3 stopped by request, 1 failed, 4 failed on a full disk without a word.
-What happened is in events.jsonl; what was printed is in worker.log.
+Exit status: 0 finished, 3 stopped by request, 1 failed, 4 failed on a full disk without a `failed`
+event. Progress goes to events.jsonl, output to worker.log.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ EXTENSION = Path(__file__).resolve().parent.parent.parent
 
 
 def main(arguments: list[str]) -> int:
-    """Do the job of the run folder named by the one argument."""
+    """Run the job in the folder given as the only argument. Returns the exit status."""
     sys.path.insert(0, str(EXTENSION))
     # what is imported stays: looking through it for garbage takes a sixth of the start. The job
     # turns it on again
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         try:
             getattr(sys, name).flush()
         except OSError:
-            # a log that has no room for the last words must not change what the exit status says
+            # a full disk under worker.log must not change the exit status
             setattr(sys, name, None)
     return status
 

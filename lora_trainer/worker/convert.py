@@ -1,12 +1,9 @@
-"""A process that converts pictures: `python .../lora_trainer/worker/convert.py`, for a host whose
-own Pillow decodes neither HEIC nor AVIF.
+"""Converts images in a subprocess with the worker's packages, for a host whose Pillow decodes
+neither HEIC nor AVIF.
 
-It is told on its standard input, as JSON: {"pictures": [[picture, stem of the copy], ...]}. It says
-a JSON line each: first that it has begun, then for each picture {"made": path} or the sentence for
-why not. So a picture that ends the process is the one after the last line.
-
-Started by path like the worker (see __main__.py), with the worker's packages. Called by
-webui.converting.
+Reads JSON on stdin: {"pictures": [[image, stem of the copy], ...]}. Prints a JSON line when it has
+started, then one for each image: {"made": path}, or an error's template, hint and values. If the
+process dies, the image after the last line is the cause. Called by webui.converting.
 """
 
 from __future__ import annotations
@@ -20,7 +17,6 @@ EXTENSION = Path(__file__).resolve().parent.parent.parent
 
 
 def main() -> None:
-    """Convert what the standard input names."""
     sys.path.insert(0, str(EXTENSION))
     from lora_trainer import environment, files
 
@@ -28,7 +24,7 @@ def main() -> None:
     from lora_trainer.dataset.images import convert
     from lora_trainer.errors import DatasetError
 
-    def told(picture: str, stem: str) -> dict[str, Any]:
+    def converted(picture: str, stem: str) -> dict[str, Any]:
         try:
             return {"made": str(convert(Path(picture), Path(stem)))}
         except MemoryError:
@@ -47,13 +43,13 @@ def main() -> None:
         return {"message": message.template, "hint": hint.template, "values": values}
 
     pictures = files.parse_json(sys.stdin.buffer.read(), names=True)["pictures"]
-    _say({"begun": True})
+    _print({"begun": True})
     for picture, stem in pictures:
-        _say(told(picture, stem))
+        _print(converted(picture, stem))
 
 
-def _say(values: dict[str, Any]) -> None:
-    # in ASCII: a file's name may hold bytes that are no characters, and they survive only escaped
+def _print(values: dict[str, Any]) -> None:
+    # as ASCII: only escapes preserve file names that are not UTF-8
     sys.stdout.write(json.dumps(values) + "\n")
     sys.stdout.flush()
 

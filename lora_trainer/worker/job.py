@@ -1,6 +1,4 @@
-"""A run folder -> its task, done; and the one place where exceptions become a `failed` event with a
-hint.
-"""
+"""Runs the task of a run folder, and turns exceptions into a `failed` event with a hint."""
 
 from __future__ import annotations
 
@@ -26,9 +24,9 @@ FINISHED, FAILED, STOPPED = (EXIT_STATUSES[end] for end in ("finished", "failed"
 
 
 def run(path: Path, overlay: Overlay | None = None) -> int:
-    """Do what the folder's settings file asks for, from where it was left. Returns the exit status.
+    """Run what the folder's settings file specifies, resuming if possible. Returns the exit status.
 
-    overlay: the worker's packages; if they are not there, that is the run's failure.
+    overlay: the worker's packages; if they are missing, the run fails.
     """
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -43,12 +41,12 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
             try:
                 if overlay is not None:
                     overlay.require()
-                return _do(folder, report)
+                return _run_reporting(folder, report)
             except LoraTrainerError as error:
-                return _tell(error, report)
+                return _report_failure(error, report)
     except RunError as error:
-        # the folder is not ours to write in: another worker's, or no run at all
-        return _tell(error)
+        # another worker's folder, or no run folder: write nothing there
+        return _report_failure(error)
     except OSError as error:
         if not files.is_disk_full(error):
             raise
@@ -57,8 +55,10 @@ def run(path: Path, overlay: Overlay | None = None) -> int:
         return DISK_FULL
 
 
-def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
-    """Say how the run has failed. Where there is no room for it, the exit status says so."""
+def _report_failure(error: LoraTrainerError, report: Report | None = None) -> int:
+    """Write the failure to the log and the events. Returns the exit status, DISK_FULL if the events
+    could not be written.
+    """
     with contextlib.suppress(OSError):
         traceback.print_exc()
         print(error.report(), flush=True)
@@ -70,7 +70,7 @@ def _tell(error: LoraTrainerError, report: Report | None = None) -> int:
     return FAILED
 
 
-def _do(folder: folders.RunFolder, report: Report) -> int:
+def _run_reporting(folder: folders.RunFolder, report: Report) -> int:
     try:
         task = base.find(folder)
         _collect_garbage_from_here()
@@ -97,7 +97,7 @@ def _collect_garbage_from_here() -> None:
 
 
 def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Outcome:
-    # not before it is known that the worker's packages are there
+    # needs torch, so only after overlay.require()
     from lora_trainer.training.device import is_out_of_memory
 
     try:
@@ -111,7 +111,7 @@ def _run(task: type[base.Task], folder: folders.RunFolder, report: Report) -> Ou
 
 
 def versions() -> dict[str, str]:
-    """What this worker runs on, for worker.json."""
+    """Versions of Python and the main libraries, for worker.json."""
     found = {"python": platform.python_version()}
     for name in ("torch", "diffusers", "transformers", "peft", "safetensors"):
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.adapters.export import export
 from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import LoraFileError
@@ -48,7 +48,7 @@ def test_an_applied_file_does_what_the_live_adapter_did_and_leaves_no_trace(tmp_
     for strength in (0.0, 0.5, 1.0):
         with adapters.strength(strength):
             expected = noise_prediction(trained)
-        with applied(base, [Prompted(path, strength)]):
+        with applied(base, [LoraTag(path, strength)]):
             torch.testing.assert_close(noise_prediction(base), expected, rtol=1e-4, atol=2e-5)
         assert all(
             torch.equal(weight, weights[name]) for name, weight in base.unet.state_dict().items()
@@ -59,11 +59,11 @@ def test_an_applied_file_does_what_the_live_adapter_did_and_leaves_no_trace(tmp_
 def test_several_files_add_up(tmp_path):
     first, second = lora_file(tmp_path, "sd1", 1)[0], lora_file(tmp_path, "sd1", 2)[0]
     base = tiny_parts("sd1")
-    with applied(base, [Prompted(first, 0.7), Prompted(second, 0.7)]):
+    with applied(base, [LoraTag(first, 0.7), LoraTag(second, 0.7)]):
         both = noise_prediction(base)
-    with applied(base, [Prompted(second, 0.7), Prompted(first, 0.7)]):
+    with applied(base, [LoraTag(second, 0.7), LoraTag(first, 0.7)]):
         torch.testing.assert_close(noise_prediction(base), both, rtol=1e-4, atol=1e-5)
-    with applied(base, [Prompted(first, 0.7)]):
+    with applied(base, [LoraTag(first, 0.7)]):
         assert not torch.allclose(noise_prediction(base), both, atol=1e-4)
 
 
@@ -73,7 +73,7 @@ def test_a_file_for_another_family_is_refused_and_nothing_is_left_changed(tmp_pa
     before = noise_prediction(base)
     with (
         pytest.raises(LoraFileError, match="which this base lacks"),
-        applied(base, [Prompted(path, 1.0)]),
+        applied(base, [LoraTag(path, 1.0)]),
     ):
         pass
     torch.testing.assert_close(noise_prediction(base), before, rtol=1e-4, atol=1e-5)

@@ -6,7 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.adapters.export import export, export_diffusers, verify
 from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.errors import ConfigError
@@ -50,7 +50,7 @@ def test_hosts_merge_it_to_what_training_had(family, tmp_path):
         expected = live(parts, adapters, strength)
         close(predictions(merged(family, tmp_path / "x.safetensors", strength)), expected)
     base = tiny_parts(family)
-    with applied(base, [Prompted(tmp_path / "x.safetensors", 1.0)]):
+    with applied(base, [LoraTag(tmp_path / "x.safetensors", 1.0)]):
         close(predictions(base), expected)
     export_diffusers(adapters, parts, tmp_path / "d.safetensors", METADATA)
     verify(tmp_path / "d.safetensors", diffusers_names(parts), form="diffusers")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lora_trainer.adapters import types
-from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.adapters.export import export
 from lora_trainer.adapters.injected import add_adapters
 from lora_trainer.adapters.size import parameter_count
@@ -46,7 +46,7 @@ def test_a_type_is_one_file(toy, tmp_path):
     shapes = detected.family.layer_shapes(path, detected)
     assert parameter_count(detected.family, shapes, settings) == adapters.parameter_count
     for strength in (0.0, 0.5, 1.0):
-        with applied(base, [Prompted(tmp_path / "x.safetensors", strength)]):
+        with applied(base, [LoraTag(tmp_path / "x.safetensors", strength)]):
             close(predictions(base), live(parts, adapters, strength))
     adapters.remove()
     close(predictions(parts), predictions(base))

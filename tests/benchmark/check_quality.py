@@ -44,7 +44,7 @@ from lora_trainer.dataset.check.similarity import near_duplicates
 from lora_trainer.demo import world
 
 RESOLUTION = 512
-LEAST_SIDE, MOST_SIDE = 450, 700
+MIN_SIDE, MOST_SIDE = 450, 700
 PACKAGED = {
     "skimage": [
         "data/astronaut.png",
@@ -193,7 +193,7 @@ def sized(image: Image.Image) -> Image.Image:
 
 def is_good(image: Image.Image) -> bool:
     """Large enough, and no strip."""
-    return (image.width * image.height) ** 0.5 >= LEAST_SIDE and max(image.size) < 1.9 * min(
+    return (image.width * image.height) ** 0.5 >= MIN_SIDE and max(image.size) < 1.9 * min(
         image.size
     )
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lora_trainer.captioning.captioner import Caption, CaptionerInfo, ModelFiles, TagSettings
+from lora_trainer.captioning.captioner import CaptionerInfo, CaptionerOutput, ModelFiles, TagSettings
 from lora_trainer.captioning.captioner import Tag
 from lora_trainer.settings.schema import setting
 
@@ -40,7 +40,7 @@ class Toy:
 
     def caption(self, images):
         tags = tuple(Tag(text=f"{self.word} {n}", score=1.0) for n in range(self.times))
-        return [Caption(tags=tags) for image in images]
+        return [CaptionerOutput(tags=tags) for image in images]
 
 
 def load(path, own, *, device, dtype, listener):

@@ -8,7 +8,7 @@ from huggingface_hub import constants
 
 from lora_trainer.captioning import source
 from lora_trainer.captioning.captioner import TRANSFORMERS
-from lora_trainer.captioning.source import StoppedWhileFetching, find, missing_files
+from lora_trainer.captioning.source import DownloadStopped, find, missing_files
 from lora_trainer.errors import CaptionerError
 from lora_trainer.settings.captioning import from_mapping
 from tests.captioning.hub import serve
@@ -120,7 +120,7 @@ def test_a_stop_ends_the_fetch(monkeypatch):
     monkeypatch.setattr(source, "POLL_SECONDS", 0.0)
     with serve("me/tiny-blip", tiny_blip()) as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.url)
-        with pytest.raises(StoppedWhileFetching):
+        with pytest.raises(DownloadStopped):
             find(settings(model="me/tiny-blip"), Listener(stop=True))
 
 

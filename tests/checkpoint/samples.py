@@ -20,7 +20,7 @@ from lora_trainer import families
 from lora_trainer.checkpoint import names
 from lora_trainer.checkpoint.header import BYTES_EACH, Header, TensorInfo
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.write import write_checkpoint
+from tests.checkpoint.write import write_checkpoint
 from tests.tiny import tiny_parts
 
 FAMILIES = ("sd1", "sd2", "sdxl")

@@ -325,8 +325,7 @@ def test_a_part_with_a_number_that_is_not_finite_is_called_broken(
         path = tmp_path / "changed.safetensors"
         assert (
             str(caught.value)
-            == f"the {part} in {path} is broken: {PARTS[part]} holds numbers that are infinite or"
-            " not a number"
+            == f"the {part} in {path} is broken: {PARTS[part]} has values that are not finite"
         )
 
 
@@ -338,7 +337,7 @@ def test_a_number_beyond_fp16_is_refused_for_fp16_alone(
     checkpoint.require_usable(torch.bfloat16)
     for read in (checkpoint.require_usable, checkpoint.load_unet):
         with pytest.raises(
-            CheckpointError, match=r"proj_in.weight in .* holds numbers that are too large for fp16"
+            CheckpointError, match=r"proj_in.weight in .* has values that are too large for fp16"
         ):
             read(torch.float16)
     checkpoint = open_checkpoint(with_number(files["sd1"], tmp_path, PARTS["UNet"], -65280, dtype))

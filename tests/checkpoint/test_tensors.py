@@ -11,9 +11,9 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.families.stable_diffusion import SD1
 from tests.checkpoint.samples import random_parts
+from tests.checkpoint.write import write_checkpoint
 
 MEASURE = """
 import sys, torch

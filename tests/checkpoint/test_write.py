@@ -12,8 +12,8 @@ from safetensors.torch import load_file
 from lora_trainer.checkpoint.header import read_header
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule
-from lora_trainer.checkpoint.write import write_checkpoint
 from tests.checkpoint.samples import FAMILIES, random_parts, tiny_file
+from tests.checkpoint.write import write_checkpoint
 
 
 @pytest.mark.parametrize("family", FAMILIES)

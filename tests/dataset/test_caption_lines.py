@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from lora_trainer.dataset.captions import (
-    LONGEST_CAPTION,
+    MAX_CAPTION_LENGTH,
     caption_of,
     edited,
     is_list,
@@ -112,7 +112,7 @@ def test_shuffling_keeps_what_stands_in_brackets():
 
 
 def test_a_caption_has_a_limit_and_a_sentence():
-    assert clean("x" * LONGEST_CAPTION)
+    assert clean("x" * MAX_CAPTION_LENGTH)
     with pytest.raises(DatasetError, match="the caption has 130000 characters, more than 20000"):
         clean("x" * 130_000)
 

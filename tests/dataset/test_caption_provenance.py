@@ -102,7 +102,7 @@ def test_a_damaged_sidecar_makes_every_caption_a_persons(tmp_path, content):
 
 
 def test_two_processes_do_not_change_captions_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr(caption_provenance, "LOCK_PATIENCE", 0.05)
+    monkeypatch.setattr(caption_provenance, "CAPTIONS_LOCK_TIMEOUT", 0.05)
     with (
         files.lock(tmp_path / ".lora_trainer" / "captions.lock"),
         pytest.raises(DatasetError, match="another process is changing"),

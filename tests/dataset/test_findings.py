@@ -10,7 +10,6 @@ import pytest
 from lora_trainer.dataset.findings import (
     error,
     from_error,
-    problem,
     refuse,
     refuse_empty,
     report,
@@ -85,7 +84,7 @@ def test_what_is_about_most_files_comes_first_of_its_severity():
         warning("too-dark", "{name} is dark", path=Path(f"{number}.png"), name=f"{number}.png")
         for number in range(2)
     ]
-    alike = problem(
+    alike = warning(
         "identical-captions",
         "{count} images have the same caption",
         related=tuple(Path(f"{number}.png") for number in range(20)),
@@ -107,7 +106,7 @@ def test_what_is_about_most_files_comes_first_of_its_severity():
 
 def test_captions_that_many_share_are_not_added_up_to_one():
     groups = [
-        problem(
+        warning(
             "identical-captions",
             "{count} pictures have the caption {caption}",
             count=3,

@@ -203,7 +203,7 @@ def test_a_written_caption_makes_nothing_else_be_read(tmp_path, monkeypatch, lay
     known.look()
     monkeypatch.setattr(index, "read_captions", None)
     monkeypatch.setattr(edits, "read_metadata", None)
-    monkeypatch.setattr(edits, "take_apart", None)
+    monkeypatch.setattr(edits, "parse_csv", None)
     first = {"texts": "a", "table": "b", "json lines": "b"}[layout]
     assert told(write(known, **{first: "new, too"}))[f"{first}.png"] == "new, too"
 

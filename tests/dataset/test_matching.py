@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lora_trainer.dataset.matching import NameIndex, Sureness
+from lora_trainer.dataset.matching import MatchQuality, NameIndex
 
 ROOT = Path("/data/my set")
 IMAGES = [
@@ -24,31 +24,31 @@ IMAGES = [
 ]
 
 
-def found(name: str, root: Path = ROOT) -> tuple[list[str], Sureness]:
+def found(name: str, root: Path = ROOT) -> tuple[list[str], MatchQuality]:
     match = NameIndex(IMAGES).find(name, (root,))
-    return [image.relative_to(ROOT).as_posix() for image in match.images], match.sureness
+    return [image.relative_to(ROOT).as_posix() for image in match.images], match.quality
 
 
 @pytest.mark.parametrize(
     ("name", "image", "sureness"),
     [
-        ("a.png", "a.png", Sureness.SAME_PATH),
-        ("./10_fox/a.png", "10_fox/a.png", Sureness.SAME_PATH),
-        ("10_fox\\a.png", "10_fox/a.png", Sureness.SAME_PATH),
-        ('"a.png"', "a.png", Sureness.SAME_PATH),
-        ("/data/my set/10_fox/a.png", "10_fox/a.png", Sureness.SAME_PATH),
-        ("file:///data/my%20set/10_fox/a.png", "10_fox/a.png", Sureness.SAME_PATH),
-        ("A.PNG", "a.png", Sureness.SAME_BUT_CASE),
-        ("b.jpg", "B.JPG", Sureness.SAME_BUT_CASE),
-        ("e\u0301 u\u0308.webp", "é ü.webp", Sureness.SAME_BUT_CASE),  # as macOS spells it
-        ("C:\\Users\\me\\set\\10_fox\\a.png", "10_fox/a.png", Sureness.END_OF_PATH),
-        ("/home/other/20_cat/c.png", "20_cat/c.png", Sureness.END_OF_PATH),
-        ("https://example.org/img/d.png?size=big", "d.png", Sureness.END_OF_PATH),
-        ("images/d.png", "d.png", Sureness.END_OF_PATH),
-        ("d", "d.png", Sureness.STEM),
-        ("fox v1.5", "fox v1.5.png", Sureness.STEM),
-        ("10_fox/c", "10_fox/c.png", Sureness.STEM),
-        ("d.jpg", "d.png", Sureness.OTHER_SUFFIX),
+        ("a.png", "a.png", MatchQuality.SAME_PATH),
+        ("./10_fox/a.png", "10_fox/a.png", MatchQuality.SAME_PATH),
+        ("10_fox\\a.png", "10_fox/a.png", MatchQuality.SAME_PATH),
+        ('"a.png"', "a.png", MatchQuality.SAME_PATH),
+        ("/data/my set/10_fox/a.png", "10_fox/a.png", MatchQuality.SAME_PATH),
+        ("file:///data/my%20set/10_fox/a.png", "10_fox/a.png", MatchQuality.SAME_PATH),
+        ("A.PNG", "a.png", MatchQuality.SAME_BUT_CASE),
+        ("b.jpg", "B.JPG", MatchQuality.SAME_BUT_CASE),
+        ("e\u0301 u\u0308.webp", "é ü.webp", MatchQuality.SAME_BUT_CASE),  # as macOS spells it
+        ("C:\\Users\\me\\set\\10_fox\\a.png", "10_fox/a.png", MatchQuality.END_OF_PATH),
+        ("/home/other/20_cat/c.png", "20_cat/c.png", MatchQuality.END_OF_PATH),
+        ("https://example.org/img/d.png?size=big", "d.png", MatchQuality.END_OF_PATH),
+        ("images/d.png", "d.png", MatchQuality.END_OF_PATH),
+        ("d", "d.png", MatchQuality.STEM),
+        ("fox v1.5", "fox v1.5.png", MatchQuality.STEM),
+        ("10_fox/c", "10_fox/c.png", MatchQuality.STEM),
+        ("d.jpg", "d.png", MatchQuality.OTHER_SUFFIX),
     ],
 )
 def test_a_name_finds_its_image(name, image, sureness):
@@ -65,5 +65,5 @@ def test_a_name_that_fits_two_images_equally_finds_both():
 
 
 def test_names_are_also_meant_from_the_metadata_files_own_folder():
-    assert found("a.png", ROOT / "10_fox") == (["10_fox/a.png"], Sureness.SAME_PATH)
-    assert found("../a.png", ROOT / "10_fox") == (["a.png"], Sureness.SAME_PATH)
+    assert found("a.png", ROOT / "10_fox") == (["10_fox/a.png"], MatchQuality.SAME_PATH)
+    assert found("../a.png", ROOT / "10_fox") == (["a.png"], MatchQuality.SAME_PATH)

@@ -11,7 +11,7 @@ import torch
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import Parts
 from lora_trainer.demo import EMBEDDED, obedience, world
-from lora_trainer.demo.make_vae import to_tensor, vae_decibels
+from tests.embedded.make_vae import to_tensor, vae_decibels
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,11 @@ from transformers import CLIPTextConfig, CLIPTokenizer
 
 from lora_trainer.checkpoint.load import open_checkpoint
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.write import write_checkpoint
-from lora_trainer.demo.host_files import write_host_files
-from lora_trainer.demo.make_unet import new_text_encoder, new_unet
-from lora_trainer.demo.make_vae import new_vae
 from lora_trainer.families.stable_diffusion import SD1
+from tests.checkpoint.write import write_checkpoint
+from tests.demo.host_files import write_host_files
+from tests.embedded.make_unet import new_text_encoder, new_unet
+from tests.embedded.make_vae import new_vae
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from lora_trainer.demo import make_vae, stages, world
+from lora_trainer.demo import world
+from tests.embedded import make_vae, stages
 
 
 @pytest.fixture(scope="module")

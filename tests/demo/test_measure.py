@@ -30,7 +30,7 @@ def test_what_a_style_keeps_is_read_from_its_pictures(name: str) -> None:
         measure.obeyed(drawing.image, drawing.scene, outlined=name == "neon")
         for drawing in world.draw_concept(name, 50, seed=2)
     ]
-    for attribute in (*sorted(world.CONCEPTS[name].said), "shape"):
+    for attribute in (*sorted(world.CONCEPTS[name].mentioned), "shape"):
         assert sum(found[attribute] for found in judged) / len(judged) >= 0.98, attribute
 
 

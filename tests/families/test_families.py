@@ -48,5 +48,5 @@ def test_only_sd2s_size_follows_from_what_it_predicts():
 
 def test_encoded_images_and_captions_take_as_many_bytes_as_they_have_numbers():
     # 512 x 512 pixels: 8 x 64 x 64 numbers of 4 bytes; a caption: 77 x 2048 of them
-    assert SD1.kept_bytes(512 * 512, 0, mirrored=False) == 131_072
-    assert SD1.kept_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784
+    assert SD1.cache_bytes(512 * 512, 0, mirrored=False) == 131_072
+    assert SD1.cache_bytes(512 * 512, 1, mirrored=True) == 262_144 + 630_784

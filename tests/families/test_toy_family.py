@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from lora_trainer import families
-from lora_trainer.adapters.apply import Prompted, applied
+from lora_trainer.adapters.apply import LoraTag, applied
 from lora_trainer.adapters.export import verify
 from lora_trainer.adapters.size import parameter_count
 from lora_trainer.checkpoint.detect import detect_file
@@ -107,7 +107,7 @@ def test_what_the_lora_does_is_what_was_learned(toy, checkpoint, tmp_path):
             return toy.predict(parts.unet, noisy, torch.tensor([0.2, 0.9]), text, torch.ones(2, 6))
 
     before = predicted()
-    with applied(parts, [Prompted(tmp_path / "Lora" / "ink.safetensors", 1.0)]):
+    with applied(parts, [LoraTag(tmp_path / "Lora" / "ink.safetensors", 1.0)]):
         assert not torch.equal(predicted(), before)
     assert torch.equal(predicted(), before)
     found = base_layers(parts).find("unet", "query", flat=True)

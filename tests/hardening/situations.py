@@ -136,11 +136,8 @@ TABLE: Mapping[str, Sequence[Situation]] = {
             test="tests/training/test_checksummed.py::test_what_is_damaged_or_something_else_counts_as_not_encoded",
         ),
         Situation(
-            what="The checkpoint itself holds numbers that are infinite or not a number",
-            seen=(
-                '"holds numbers that are infinite or not a number", with the tensor, before'
-                " anything is encoded"
-            ),
+            what="The checkpoint itself has values that are not finite",
+            seen=('"has values that are not finite", with the tensor, before anything is encoded'),
             kept="The checkpoint, which is only read",
             then="Download the checkpoint again, or choose another",
             test="tests/tasks/test_diffusion.py::test_a_broken_checkpoint_is_named_before_anything_is_encoded",

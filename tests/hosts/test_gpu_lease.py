@@ -72,7 +72,7 @@ class GpuHost:
         return "model" in self.card.used
 
     def is_generating(self):
-        return self.queue.guest_inside
+        return self.queue.in_use_by_host
 
     def our_turn(self, *, wait=True):
         return self.queue.ours(wait=wait)
@@ -414,7 +414,7 @@ def test_a_picture_is_refused_in_a_sentence_when_the_training_cannot_pause_in_ti
 def test_a_picture_is_made_beside_a_run_that_cannot_pause_when_there_is_room_for_both(
     card, host, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.PICTURE_ROOM", PICTURE)
+    monkeypatch.setattr("lora_trainer.hosts.gpu_lease.GENERATION_MEMORY", PICTURE)
     monkeypatch.setattr("tests.hosts.test_gpu_lease.CARD", 20)
     lease = make(host, tmp_path, patience=lambda: 0.05)
     scheduler = Scheduler(lease)
@@ -437,7 +437,7 @@ def test_on_a_processor_nothing_moves_and_no_run_is_paused_for_a_picture(card, t
     lease.tick()
     lease.after_end(run)
     assert host.moves == [] and waiting_requests(run.requests) == ()
-    assert str(lease.status().sentence).startswith("The WebUI computes on the processor")
+    assert str(lease.status().sentence).startswith("The WebUI runs on the CPU")
     with host.queue.lock:
         assert not lease.waits()
 
@@ -449,7 +449,9 @@ def test_a_run_that_does_not_pause_for_pictures_has_the_model_beside_it_while_on
     lease = make(host, tmp_path, pauses=lambda: False)
     scheduler = Scheduler(lease)
     worker = training(scheduler, tmp_path, card)
-    assert lease.status().sentence.template.endswith("comes back beside it for a picture.")
+    assert lease.status().sentence.template.endswith(
+        "moved back for a picture while training continues."
+    )
     with ThreadPoolExecutor(1) as pool:
         picture = pool.submit(host.generate, 0.1)
         assert until(lambda: "picture" in card.used)
@@ -661,7 +663,7 @@ def test_a_host_whose_queue_cannot_be_watched_says_what_to_do(card, tmp_path):
     lease.before_start(folder(tmp_path))
     assert (
         str(lease.status().sentence)
-        == "This WebUI cannot be watched: press Pause before you generate a picture, and Resume"
+        == "This WebUI does not report generations: press Pause before you generate, and Resume"
         " after it."
     )
 
@@ -697,7 +699,7 @@ def test_two_runs_at_once_are_both_paused_and_the_model_comes_back_after_the_las
         lambda: lease.adopt(second.folder)
     )
     host.restore_model()
-    lease._owed = True
+    lease._model_moved = True
     assert until(lambda: "model" not in card.used)
     with host.queue.lock:
         assert (first.status, second.status) == ("paused", "paused")

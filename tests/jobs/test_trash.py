@@ -9,7 +9,7 @@ from lora_trainer.errors import RunError
 from lora_trainer.jobs.trash import (
     NOTE,
     Discarded,
-    Load,
+    TrashSize,
     contents,
     discard,
     empty,
@@ -109,14 +109,14 @@ def test_what_cannot_be_moved_says_why_and_stays(tmp_path, monkeypatch):
 
 def test_the_trash_can_be_measured_and_emptied_for_good(tmp_path):
     trash = tmp_path / "trash"
-    assert measure(trash) == empty(trash) == Load()
+    assert measure(trash) == empty(trash) == TrashSize()
     (tmp_path / "runs" / "ink").mkdir(parents=True)
     discard(tmp_path / "runs" / "ink", trash, kind="run", now=1000.0)
     (trash / "dataset-fox" / "deep").mkdir(parents=True)
     (trash / "dataset-fox" / "deep" / "a.png").write_bytes(bytes(1000))
     note = next(trash.glob("*/" + NOTE)).stat().st_size
-    assert measure(trash) == Load(count=2, size=1000 + note)
-    assert empty(trash) == Load() and list(trash.iterdir()) == []
+    assert measure(trash) == TrashSize(count=2, size=1000 + note)
+    assert empty(trash) == TrashSize() and list(trash.iterdir()) == []
 
 
 def test_what_a_link_in_the_trash_points_to_stays(tmp_path):
@@ -136,7 +136,7 @@ def test_what_is_in_use_stays_and_is_told(tmp_path, monkeypatch):
     (tmp_path / "run" / "open.png").write_bytes(b"12")
     discard(tmp_path / "run", tmp_path / "trash", kind="run", now=1000.0)
     monkeypatch.setattr("shutil.rmtree", lambda path, ignore_errors: None)
-    assert empty(tmp_path / "trash") == Load(count=1, size=2)
+    assert empty(tmp_path / "trash") == TrashSize(count=1, size=2)
     assert contents(tmp_path / "trash", "run") == [], "half a run is nothing to restore"
 
 

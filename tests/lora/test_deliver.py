@@ -401,7 +401,7 @@ def test_a_kill_at_any_step_is_made_good_by_the_next_delivery_of_the_file(tmp_pa
             step, folder, partial(put, file, lora_dir, preview=tmp_path / "preview.png")
         ):
             break
-        seen.add(tuple(name.replace(files.this_writer(), "") for name in names(lora_dir)))
+        seen.add(tuple(name.replace(files.writer_id(), "") for name in names(lora_dir)))
         done = put(file, lora_dir, preview=tmp_path / "preview.png")
         assert (done.name, done.renamed) == ("cat", False), step
         assert names(lora_dir) == [
@@ -450,7 +450,7 @@ def test_a_claim_is_kept_for_the_run_that_was_killed_as_long_as_there_is_one(
 def test_a_killed_delivery_into_another_folder_leaves_the_first_one_clean(
     lora: Path, lora_dir: Path, tmp_path: Path
 ) -> None:
-    writer = f"{files.this_writer().partition('-')[0]}-{ended_process()}"
+    writer = f"{files.writer_id().partition('-')[0]}-{ended_process()}"
     note = lora.with_name("cat.safetensors.delivery.json")
     note.write_text(
         json.dumps({"name": "cat", "token": "t", "folder": str(lora_dir), "was_free": True})

@@ -217,12 +217,12 @@ def test_what_a_killed_worker_left_half_written_is_gone_when_the_next_one_works(
         "previews/a.png.77.part",
         "cache/images/0a.safetensors.77.part",
     ]
-    dead = f"{files.this_writer().partition('-')[0]}-{ended_process()}"
+    dead = f"{files.writer_id().partition('-')[0]}-{ended_process()}"
     left += [
         f"{name}.{dead}.part"
         for name in ("ink.safetensors", "worker.json", "config.yaml", "host.json")
     ]
-    alive = f"host.json.{files.this_writer()}.part"
+    alive = f"host.json.{files.writer_id()}.part"
     kept = [
         "checkpoints/ink-step00000100.safetensors",
         "state/step00000100.pt",

@@ -72,7 +72,7 @@ def test_everything_wrong_is_listed_at_once():
             "Use 1e-4 to 3e-4 with AdamW."
         ),
         "batch_size is 2.5, but must be a whole number": "1 to 4 on a consumer card.",
-        "train_data_dir is missing": "The folder with your images.",
+        "train_data_dir is missing": 'The folder with your images: a flat folder, kohya folders ("10_name") or subfolders.',
         "base_model is missing": found["base_model is missing"],
         "lora_rank is 0, but must be between 1 and 1024": "Use 4 to 64; 8 suits most styles.",
         "lr_scheduler is 'cosin', but must be one of: constant, linear, cosine, cosine_with_restarts, polynomial": (
@@ -239,7 +239,7 @@ def test_changes_are_laid_over_the_file_and_checked(tmp_path):
         ),
         (
             b"lora_rank: 8\nepochs: 2\nlora_rank: 4\n",
-            "line 3: not valid YAML (lora_rank is there twice)",
+            "line 3: not valid YAML (duplicate key lora_rank)",
             "Keep one",
         ),
         ("trigger_word: 中国画\n".encode("gbk"), "is not a text file in UTF-8", "Save as"),
@@ -323,7 +323,7 @@ def test_a_name_that_becomes_no_file_later_is_refused_now(name):
     ],
 )
 def test_auto_keeps_encoded_images_in_memory_as_far_as_two_gigabytes_go(asked, byte_count, on_disk):
-    assert training.keeps_encoded_on_disk(asked, byte_count) is on_disk
+    assert training.caches_on_disk(asked, byte_count) is on_disk
 
 
 PASTED = "train_data_dir: {}\nbase_model: a.safetensors\noutput_dir: out\n"

@@ -160,7 +160,7 @@ def test_what_a_person_wrote_is_never_replaced_unless_told(tmp_path):
     _, folder = work(images, Says())
     assert captions(images) == {"img0.png": "level 0", "img2.png": "level 20"}
     assert [warned.message for warned in told(folder, events.Warned)] == [
-        "captions that a person wrote or changed stay as they are (1)"
+        "captions written or edited by a person are kept (1)"
     ]
     work(images, Says(), overwrite=True)
     assert captions(images)["img1.png"] == "level 10"
@@ -453,7 +453,7 @@ def test_a_tag_captioner_that_finds_nothing_writes_nothing(tmp_path):
         exclude="always, red theme, green theme, blue theme",
     )
     assert not (images / "metadata.csv").exists()
-    assert "nothing was found to say of img0.png" in [
+    assert "no caption was generated for img0.png" in [
         event.message for event in told(folder, events.Warned)
     ]
 
@@ -714,7 +714,7 @@ def test_the_seeds_call_fetches_captions_and_writes(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert (
         f"Finished: 3 captions written, in {images / 'metadata.csv'}" in done.stdout
-        and "Fetching the model, in MB" in done.stderr
+        and "Downloading the model, in MB" in done.stderr
     )
     assert len(captions(images)) == 3
     status = call("status", images / ".lora_trainer" / "captioning", cwd=tmp_path)

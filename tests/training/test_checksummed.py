@@ -35,7 +35,7 @@ def test_no_wrong_bit_of_a_state_is_ever_read(tmp_path):
     file = tmp_path / "a.pt"
     checksummed.write_state(file, state(1))
     whole = file.read_bytes()
-    end = len(whole) - checksummed.SEAL_SIZE
+    end = len(whole) - checksummed.TRAILER_SIZE
     for place in [*range(0, end, 7), *range(end, len(whole))]:
         file.write_bytes(
             whole[:place] + bytes([whole[place] ^ (1 << place % 8)]) + whole[place + 1 :]
@@ -60,7 +60,7 @@ def test_a_state_for_which_there_is_no_room_is_an_error_of_the_system_and_not_of
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("length", [0, 1, 100, -checksummed.SEAL_SIZE - 1])
+@pytest.mark.parametrize("length", [0, 1, 100, -checksummed.TRAILER_SIZE - 1])
 def test_a_cut_state_is_damaged(tmp_path, length):
     file = tmp_path / "a.pt"
     checksummed.write_state(file, state(1))

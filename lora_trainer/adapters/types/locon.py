@@ -1,7 +1,7 @@
-"""LoCon: a LoRA that also learns the convolutions of a UNet, which hold texture and fine shapes.
+"""LoCon: LoRA for the UNet's convolutions as well.
 
-The convolutions of its ResNet blocks, down- and upsamplers, as kohya's `conv_dim` chooses them:
-3 x 3 with conv_rank and conv_alpha, what is 1 x 1 or Linear there with lora_rank and lora_alpha.
+Targets the convolutions of ResNet blocks, down- and upsamplers, like kohya's `conv_dim`: 3 x 3 ones
+with conv_rank and conv_alpha, 1 x 1 ones and Linear layers there with lora_rank and lora_alpha.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from lora_trainer.adapters.base import Size
 from lora_trainer.adapters.types.lora import LowRank
 from lora_trainer.families.base import Family, Shape
 from lora_trainer.lora.names import Part
-from lora_trainer.settings.training import USUAL_RANK, LoraSettings
+from lora_trainer.settings.training import DEFAULT_RANK, LoraSettings
 
 
 class LoCon(LowRank):
-    """The plain LoRA's two matrices, in more layers."""
+    """LoRA's two matrices, in more layers."""
 
     id = "locon"
     label = "LoCon"
@@ -33,7 +33,7 @@ class LoCon(LowRank):
     def size(self, shape: Shape, settings: LoraSettings) -> Size:
         if prod(shape[2:]) == 1:
             return super().size(shape, settings)
-        rank = settings.conv_rank or settings.lora_rank or USUAL_RANK
+        rank = settings.conv_rank or settings.lora_rank or DEFAULT_RANK
         return Size(rank, float(rank if settings.conv_alpha is None else settings.conv_alpha))
 
     def network_args(self, settings: LoraSettings) -> dict[str, Any]:

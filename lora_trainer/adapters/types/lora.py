@@ -2,7 +2,7 @@
 
     output = base(x) + strength * alpha / rank * up(down(dropout(x)))
 
-A convolution's down has its kernel, stride and padding; up is 1 x 1.
+For a convolution, down has its kernel, stride and padding; up is 1 x 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ A, B = ".lora_A.weight", ".lora_B.weight"
 
 
 class LowRank(LoraType):
-    """Two matrices a layer."""
+    """Two matrices per layer."""
 
     id = "lora"
     label = "LoRA"
@@ -46,7 +46,7 @@ class LowRank(LoraType):
         return inject(part, model, sizes, settings.lora_dropout, generator)
 
     def weight_count(self, shape: Shape, size: Size) -> int:
-        # down is rank x inputs (with the kernel, if it is a convolution), up is outputs x rank
+        # down: rank x inputs (x kernel), up: outputs x rank
         return size.rank * (shape[0] + prod(shape[1:]))
 
     def fits(self, base: Shape, shapes: Mapping[str, Shape]) -> bool:

@@ -1,10 +1,9 @@
-"""The captioners: one module each, with its description, its settings and its model's code.
+"""The captioners, one module each with description, settings and model code.
 
-    every() -> name -> CaptionerInfo     what the tab and the command line offer, and a job loads
+    every() -> name -> CaptionerInfo
 
-A new captioner is a new module here with a tuple CAPTIONERS of captioner.CaptionerInfo. The modules
-are imported by every process, so at their top they import neither torch, numpy nor Pillow: what
-needs them does so when it is called.
+A captioner is found through its module's CAPTIONERS. The modules are imported by every process, so
+they import torch, numpy and Pillow only when called.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from lora_trainer.captioning.captioner import CaptionerInfo
 
 
 def readme_table() -> str:
-    """The captioners as a Markdown table, for README."""
+    """README's table of captioners, in Markdown."""
     rows = [
         f"| `{info.name}` | {info.title} | {info.sentence} |"
         f" {info.download_bytes / 1e9:.1f} GB | {info.licence} |"
@@ -33,7 +32,7 @@ def readme_table() -> str:
 
 @cache
 def every() -> Mapping[str, CaptionerInfo]:
-    """Name -> captioner, in the order of their modules' names."""
+    """Name -> captioner, in order of module names."""
     names = sorted(module.name for module in pkgutil.iter_modules(__path__))
     modules = [importlib.import_module(f"{__name__}.{name}") for name in names]
     return {info.name: info for module in modules for info in module.CAPTIONERS}

@@ -1,10 +1,10 @@
-"""BLIP (arXiv 2201.12086), base and large: a picture -> one short sentence.
+"""BLIP (arXiv 2201.12086), base and large: one short sentence per image.
 
-Also the WebUI's own BLIP base, models/BLIP/model_base_caption_capfilt_large.pth: weights in
-Salesforce's names and without a configuration. Their names are translated here, the sizes read from
-the tensors; what the sizes do not say (heads of 64 channels, the layer norms' epsilon) is from that
-repository's models/vit.py and configs/med_config.json. Its words are BERT's, of which a WebUI keeps
-the tokenizer in the hub's cache.
+Also loads the WebUI's BLIP base, models/BLIP/model_base_caption_capfilt_large.pth: weights with
+Salesforce's names and no configuration. The names are translated, sizes read from the tensors; what
+those do not determine (64 channels per head, layer norm epsilon) is from that repository's
+models/vit.py and configs/med_config.json. The tokenizer is BERT's, which a WebUI has in the hub's
+cache.
 """
 
 from __future__ import annotations
@@ -37,13 +37,9 @@ TOKENIZERS = (
     "bert-base-uncased",
     "google-bert/bert-base-uncased",
 )
-"""Whose tokenizer serves the WebUI's file: BERT's vocabulary of 30,522, to which BLIP adds two
-tokens.
-"""
+"""Tokenizers for the WebUI's file: BERT's vocabulary of 30,522, to which BLIP adds two tokens."""
 ARTEFACT = re.compile(r"\bar?raff?(?:e[ds]?|y)?\b\s*", re.IGNORECASE)
-"""A word that does not exist, with which BLIP large begins many a caption ("araffe", "arafed"): it
-would be learned.
-"""
+"""A non-word with which BLIP large starts many captions ("araffe", "arafed")."""
 
 RENAMED = (
     # Salesforce's ViT -> transformers' BlipVisionModel; the text decoder has the same names in both
@@ -71,7 +67,7 @@ HEAD_WIDTH = 64
 
 
 class Blip:
-    """A loaded BLIP. Beam search, no sampling."""
+    """A loaded BLIP: beam search, no sampling."""
 
     encoder = "BLIP"
 
@@ -89,8 +85,8 @@ class Blip:
         self._device, self._dtype = device, dtype
         self._max_tokens = max_tokens
         self._pooled: torch.Tensor | None = None
-        # generate() encodes the images by itself, and keeps what came of it to itself
-        self._model.vision_model.register_forward_hook(self._look)
+        # generate() does not return the image embeddings
+        self._model.vision_model.register_forward_hook(self._keep_embedding)
 
     @inference
     def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
@@ -104,15 +100,11 @@ class Blip:
             no_repeat_ngram_size=3,
         )
         texts = self._processor.batch_decode(tokens, skip_special_tokens=True)
-        seen = (
-            rows(self._pooled)
-            if self._pooled is not None and len(self._pooled) == len(texts)
-            else [None] * len(texts)
-        )
-        return [
-            CaptionerOutput(text=clean(text), embedding=row)
-            for text, row in zip(texts, seen, strict=True)
-        ]
+        embeddings: list[Row | None] = [None] * len(texts)
+        if self._pooled is not None and len(self._pooled) == len(texts):
+            embeddings = rows(self._pooled)
+        pairs = zip(texts, embeddings, strict=True)
+        return [CaptionerOutput(text=clean(text), embedding=row) for text, row in pairs]
 
     @inference
     def embed(self, images: Sequence[Image.Image]) -> list[Row | None]:
@@ -126,8 +118,8 @@ class Blip:
         ).pixel_values.to(self._device, self._dtype)
         return pixels
 
-    def _look(self, module: Any, inputs: Any, output: Any) -> None:
-        """The first patch's state, which stands for the whole picture: (images, width)."""
+    def _keep_embedding(self, module: Any, inputs: Any, output: Any) -> None:
+        """Keep the class token's state, (images, width)."""
         self._pooled = output.pooler_output
 
 
@@ -139,9 +131,7 @@ def load(
     dtype: torch.dtype,
     listener: Listener,
 ) -> Blip:
-    """A folder as the hub holds it, or a .pth file of Salesforce's -> a Blip. Raises
-    CaptionerError.
-    """
+    """Load a folder from the hub, or Salesforce's .pth file. Raises CaptionerError."""
     model, processor = (
         _from_salesforce(path, listener) if path.is_file() else _from_folder(path, dtype)
     )
@@ -149,7 +139,7 @@ def load(
 
 
 def clean(text: str) -> str:
-    """The sentence without the word that does not exist."""
+    """The sentence without the artefact."""
     return " ".join(ARTEFACT.sub("", text).split())
 
 
@@ -180,7 +170,7 @@ def _from_salesforce(path: Path, listener: Listener) -> tuple[Any, Any]:
     weights = read_salesforce(path)
     values = config_of(weights, path)
     tokenizer = _bert_tokenizer(listener)
-    # a sentence ends with BERT's own separator
+    # sentences end with BERT's [SEP]
     values["text_config"] |= {
         "sep_token_id": tokenizer.sep_token_id,
         "pad_token_id": tokenizer.pad_token_id,
@@ -195,9 +185,7 @@ def _from_salesforce(path: Path, listener: Listener) -> tuple[Any, Any]:
 
 
 def read_salesforce(path: Path) -> dict[str, torch.Tensor]:
-    """A .pth file -> its tensors under transformers' names. Only tensors are unpickled. Raises
-    CaptionerError.
-    """
+    """A .pth file's tensors by transformers' names. Raises CaptionerError."""
     import torch
 
     try:
@@ -236,9 +224,7 @@ def _renamed(name: str) -> str:
 
 
 def config_of(weights: Mapping[str, torch.Tensor], path: Path) -> dict[str, Any]:
-    """The sizes of a BLIP, read from its tensors. Raises CaptionerError for tensors that are no
-    BLIP's.
-    """
+    """A BLIP's configuration from its tensors. Raises CaptionerError for other tensors."""
     try:
         patches = weights["vision_model.embeddings.patch_embedding.weight"]
         positions = weights["vision_model.embeddings.position_embedding"]
@@ -296,9 +282,7 @@ def _not_blip(path: Path, name: object) -> CaptionerError:
 
 
 def _bert_tokenizer(listener: Listener) -> Any:
-    """BERT's tokenizer from the hub's cache; a WebUI that has the file has fetched it too. Else 0.2
-    MB are fetched.
-    """
+    """BERT's tokenizer from the hub's cache, else downloaded (0.2 MB)."""
     from transformers import BertTokenizer
 
     from lora_trainer.captioning import source
@@ -340,7 +324,7 @@ CAPTIONERS = (
         load=load,
         settings=SentenceSettings,
         takes_file=True,
-        # in Salesforce's own format, as the interrogator fetched it
+        # in Salesforce's format, as downloaded by the interrogator
         host_file="BLIP/model_base_caption_capfilt_large.pth",
     ),
 )

@@ -1,24 +1,22 @@
-"""A vision-language model that is asked in words: a picture -> a sentence or two on what one wants
-to know of it.
+"""A vision-language model that is prompted with an instruction: a sentence or two per image.
 
-Why Qwen2-VL-2B-Instruct. Of the classes in transformers 4.49.0 that need no code from the hub
-(Florence-2 still does there), weighed for captions of training images:
+Why Qwen2-VL-2B-Instruct, of the models in transformers 4.49.0 that need no remote code (Florence-2
+does):
 
-    Qwen2-VL 2B         Apache-2.0, 4.4 GB, about 6.5 GB of a card in bf16. Names materials, light
-                        and style, reads lettering, does as it is asked
-    Qwen2.5-VL 3B       research licence: what an artist makes may be sold, so it is not the
-                        default. 7 GB. Works by its id, as does the 7B (Apache)
-    SmolVLM 2.2B, 500M  Apache-2.0; a picture is cut into up to 17 pieces of 81 tokens each, the
-                        captions are shorter and vaguer. Works by its id
-    PaliGemma           Gemma's licence, given out on request only; made to be tuned, its captions
-                        are one line
+    Qwen2-VL 2B         Apache-2.0, 4.4 GB, about 6.5 GB of VRAM in bf16. Names materials, light and
+    style, reads lettering, follows instructions
+    Qwen2.5-VL 3B       research licence, so not the default. 7 GB. Works by its id, as does the 7B
+    (Apache)
+    SmolVLM 2.2B, 500M  Apache-2.0; an image is split into up to 17 tiles of 81 tokens, captions are
+    shorter and vaguer. Works by its id
+    PaliGemma           Gemma's licence, gated; made for fine-tuning, captions of one line
     LLaVA 1.5, 1.6 7B   14 GB, Llama's licence for some; LLaVA-OneVision 0.5B is small and vague.
-                        Work by their ids
+    Work by their ids
     BLIP-2, GIT, Kosmos-2, InstructBLIP    of 2022 and 2023; no better than BLIP large for their
-                                           size
+    size
 
 Any model of these classes with a chat template is loaded by the same code (`--model`). Greedy
-decoding: no sampling, no seed.
+decoding.
 """
 
 from __future__ import annotations
@@ -51,26 +49,22 @@ DEFAULT_INSTRUCTION = (
     ' only what is to be seen. Do not begin with words such as "The image shows".'
 )
 
-MOST_PIXELS = 768 * 768
-"""Larger pictures are made smaller first: Qwen2-VL spends a token on each 28 x 28 pixels, and a
-camera's 24 million would fill a card.
-"""
-LEAST_SIDE = 56
-"""In pixels: Qwen2-VL refuses less than its smallest patch."""
+MAX_PIXELS = 768 * 768
+"""Larger images are downscaled: Qwen2-VL uses a token per 28 x 28 pixels."""
+MIN_SIDE = 56
+"""In pixels: Qwen2-VL refuses images smaller than its patch."""
 PREAMBLE = re.compile(
     r"^(?:sure[,!.]?\s+)?(?:here is (?:a|the) (?:short )?(?:description|caption)[^:]*:\s*)?"
     r"(?:(?:in )?th(?:e|is) (?:image|picture|photo|photograph|illustration)"
     r" (?:shows|depicts|features|captures|displays|presents|is of|is)\s+)?",
     re.IGNORECASE,
 )
-"""How such models begin whatever they are told: words that would be in every caption, and so be
-learned.
-"""
+"""Common first words of such models' answers, which would be in every caption."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ChatSettings(SentenceSettings):
-    """Settings of a captioner that is asked in words."""
+    """For captioners prompted with an instruction."""
 
     instruction: str = setting("", label="Instruction", entry="paragraph")
     """What the model is asked. Empty: a sentence or two on subject, action, clothing, scene, style,
@@ -79,7 +73,7 @@ class ChatSettings(SentenceSettings):
 
 
 class Chat:
-    """A loaded vision-language model and the question it is asked."""
+    """A loaded vision-language model and its prompt."""
 
     def __init__(
         self,
@@ -93,7 +87,7 @@ class Chat:
     ) -> None:
         self._model = model.to(device=device, dtype=dtype).eval()
         self._processor = processor
-        # the answers of a batch begin at one place
+        # left padding, so that a batch's answers start at the same position
         self._processor.tokenizer.padding_side = "left"
         self._device, self._dtype = device, dtype
         self._max_tokens = max_tokens
@@ -110,7 +104,7 @@ class Chat:
         inputs = self._processor(
             text=[self._prompt] * len(pictures), images=pictures, return_tensors="pt", padding=True
         ).to(self._device)
-        inputs.pop("token_type_ids", None)  # what some tokenizers add and no such model takes
+        inputs.pop("token_type_ids", None)  # not an input of these models
         for name, tensor in inputs.items():
             if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
                 inputs[name] = tensor.to(self._dtype)
@@ -132,7 +126,7 @@ class Chat:
         ]
 
     def _ends(self, answer: torch.Tensor) -> bool:
-        """Whether the model came to an end by itself."""
+        """Whether the answer ended with an end token."""
         ends = self._model.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [ends]
         return len(answer) < self._max_tokens or int(answer[-1]) in (
@@ -144,8 +138,8 @@ class Chat:
 def load(
     folder: Path, own: ChatSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Chat:
-    """A folder as the hub holds it -> a Chat. Raises CaptionerError, also for a model that cannot
-    be asked.
+    """Load a folder from the hub. Raises CaptionerError, also for a model without a chat
+    template.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
@@ -176,22 +170,19 @@ def load(
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """The picture in a size that the model's memory is made for, its proportions kept."""
+    """The image resized within MAX_PIXELS and MIN_SIDE, keeping proportions."""
     from PIL import Image
 
-    scale = min(1.0, (MOST_PIXELS / (image.width * image.height)) ** 0.5)
-    width = max(LEAST_SIDE, round(image.width * scale))
-    height = max(LEAST_SIDE, round(image.height * scale))
-    return (
-        image
-        if (width, height) == image.size
-        else image.resize((width, height), Image.Resampling.LANCZOS)
-    )
+    scale = min(1.0, (MAX_PIXELS / (image.width * image.height)) ** 0.5)
+    width = max(MIN_SIDE, round(image.width * scale))
+    height = max(MIN_SIDE, round(image.height * scale))
+    same = (width, height) == image.size
+    return image if same else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def clean(text: str, *, complete: bool = True) -> str:
-    """The answer as a caption: one line, no preamble, no half sentence at the end where the model
-    was cut off.
+    """The answer as a caption: one line, without preamble, and without an incomplete last sentence
+    if truncated.
     """
     text = " ".join(text.replace("*", "").split()).strip('"“” ')
     if not complete:

@@ -1,10 +1,9 @@
-"""CLIP (arXiv 2103.00020) with a vocabulary: a picture -> the words of a given list that fit it
-best.
+"""CLIP (arXiv 2103.00020) with a vocabulary: the words of a list that fit an image best.
 
-Within each group of the vocabulary the words compete: a word's score is its share among them, the
-softmax of CLIP's similarities. From each group at most `top_k` words above the threshold are taken,
-the groups in the order of the file; so captions keep the structure [subject][action][clothing or
-features][scene][style][light][colour] and use one word for one thing throughout the dataset.
+A word's score is the softmax of CLIP's similarities within its group of the vocabulary. Each group
+gives at most `top_k` words above the threshold, in the order of the file; so captions have the
+structure [subject][action][clothing or features][scene][style][light][colour] and use the same
+words throughout the dataset.
 """
 
 from __future__ import annotations
@@ -34,9 +33,7 @@ if TYPE_CHECKING:
 
 DEFAULT_VOCABULARY = Path(__file__).with_name("vocabulary.txt")
 TEMPLATES = ("{}", "a picture of {}")
-"""Each word is encoded in these, and the mean taken: a bare word is a weak description (section
-3.1.4 of the paper).
-"""
+"""Each word's embedding is the mean over these prompts (section 3.1.4 of the paper)."""
 WORDS_AT_ONCE = 64
 USUAL_THRESHOLD = 0.2
 USUAL_TOP_K = 2
@@ -49,15 +46,14 @@ class ClipSettings(TagSettings):
     threshold: float | None = setting(
         None,
         label="Confidence threshold",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="0.2 is usual.",
         audience="everyone",
         step=0.05,
     )
     """Words less sure than this are left out. auto: 0.2."""
     top_k: int | None = setting(
-        None, label="Max tags per group", at_least=1, at_most=1000, audience="everyone", order=2
+        None, label="Max tags per group", bounds=(1, 1000), audience="everyone", order=2
     )
     """At most so many words from each group of the vocabulary. auto: 2."""
     vocabulary: Path | None = setting(None, label="Vocabulary file", audience="local")
@@ -68,14 +64,14 @@ class ClipSettings(TagSettings):
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Words that compete with one another."""
+    """Words of which the scores add up to 1."""
 
     name: str
     words: tuple[str, ...]
 
 
 class Clip:
-    """A loaded CLIP and its vocabulary, encoded once."""
+    """A loaded CLIP and its encoded vocabulary."""
 
     encoder = "CLIP"
 
@@ -124,9 +120,7 @@ class Clip:
         return rows(self._features(images))
 
     def _features(self, images: Sequence[Image.Image]) -> torch.Tensor:
-        """(images, width), of length 1: where CLIP compares pictures with words, and one picture
-        with another.
-        """
+        """(images, width), normalized, in the space shared with texts."""
         import torch
 
         pixels = self._processor(images=list(images), return_tensors="pt").pixel_values.to(
@@ -156,7 +150,7 @@ class Clip:
         return torch.cat([self._encode(group.words) for group in self._groups])
 
     def _encode(self, words: Sequence[str]) -> torch.Tensor:
-        """(words, width): the mean of each word's templates, of length 1."""
+        """(words, width): the normalized mean over each word's templates."""
         import torch
 
         texts = [template.format(word) for word in words for template in TEMPLATES]
@@ -181,7 +175,7 @@ class Clip:
 def load(
     folder: Path, own: ClipSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Clip:
-    """A folder as the hub holds it -> a Clip. Raises CaptionerError."""
+    """Load a folder from the hub. Raises CaptionerError."""
     from transformers import CLIPModel, CLIPProcessor
 
     groups = groups_of(own)
@@ -201,13 +195,13 @@ def load(
 
 
 def groups_of(own: ClipSettings) -> tuple[Group, ...]:
-    """The vocabulary that the settings name. Raises CaptionerError or DatasetError."""
+    """The vocabulary in the settings. Raises CaptionerError or DatasetError."""
     return read_vocabulary(own.vocabulary or DEFAULT_VOCABULARY)
 
 
 def read_vocabulary(path: Path) -> tuple[Group, ...]:
-    """A text file with one word or phrase a line; [a heading] begins a group, # a remark. Raises
-    CaptionerError or DatasetError.
+    """Read a text file with one word or phrase per line; [heading] starts a group, # a comment.
+    Raises CaptionerError or DatasetError.
     """
     from lora_trainer.dataset.text import read_text
 
@@ -221,7 +215,7 @@ def read_vocabulary(path: Path) -> tuple[Group, ...]:
 
 
 def parse_vocabulary(content: str, path: Path) -> tuple[Group, ...]:
-    """The same for its text. `path` is for the sentence of the error only."""
+    """The groups in `content`; `path` is for the error message."""
     groups: dict[str, dict[str, None]] = {}
     name = ""
     for line in content.split("\n"):

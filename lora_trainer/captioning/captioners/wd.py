@@ -1,10 +1,8 @@
-"""The WD taggers, version 3: a picture -> Danbooru's tags. An ONNX model and a table of its tags;
-runs in onnxruntime.
+"""The WD taggers, version 3: Danbooru tags from an ONNX model, run with onnxruntime.
 
-What the models expect is SmilingWolf's own preparation: the picture in the middle of a white
-square, 448 x 448, bicubic, blue first, numbers from 0 to 255, channels last. They give a
-probability for each line of selected_tags.csv, whose category says what it is: 0 general, 4 a
-character, 9 a rating. Ratings are not written: they do not describe what is to be seen.
+Input as in SmilingWolf's own code: the image centred on a white square, 448 x 448, bicubic, BGR, 0
+to 255, channels last. Output: a probability for each line of selected_tags.csv, whose category is 0
+for general tags, 4 for characters, 9 for ratings. Ratings are not written.
 """
 
 from __future__ import annotations
@@ -36,31 +34,13 @@ if TYPE_CHECKING:
 
 GENERAL, CHARACTER = "0", "4"
 KAOMOJI = frozenset(
-    [
-        "0_0",
-        "(o)_(o)",
-        "+_+",
-        "+_-",
-        "._.",
-        "<o>_<o>",
-        "<|>_<|>",
-        "=_=",
-        ">_<",
-        "3_3",
-        "6_9",
-        ">_o",
-        "@_@",
-        "^_^",
-        "o_o",
-        "u_u",
-        "x_x",
-        "|_|",
-        "||_||",
-    ]
+    (
+        "0_0 (o)_(o) +_+ +_- ._. <o>_<o> <|>_<|> =_= >_< 3_3 6_9 >_o @_@ ^_^ o_o u_u x_x |_| ||_||"
+    ).split()
 )
-"""Tags that are faces: their underscores stay."""
+"""Tags whose underscores are kept."""
 PROVIDERS = ("CUDAExecutionProvider", "DmlExecutionProvider", "CPUExecutionProvider")
-"""The best first; which are there depends on the onnxruntime that is installed."""
+"""In order of preference; availability depends on the onnxruntime build."""
 
 
 USUAL_THRESHOLD = 0.35
@@ -73,8 +53,7 @@ class WdSettings(TagSettings):
     threshold: float | None = setting(
         None,
         label="Confidence threshold",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         hint="0.35 is usual.",
         audience="everyone",
         step=0.05,
@@ -83,21 +62,20 @@ class WdSettings(TagSettings):
     character_threshold: float = setting(
         0.85,
         label="Character confidence threshold",
-        at_least=0.0,
-        at_most=1.0,
+        bounds=(0.0, 1.0),
         audience="everyone",
         step=0.05,
     )
     """The same for names of characters, where a wrong one does more harm."""
     top_k: int | None = setting(
-        None, label="Max tags", at_least=1, at_most=1000, audience="everyone", order=2
+        None, label="Max tags", bounds=(1, 1000), audience="everyone", order=2
     )
     """At most so many tags in all. auto: no limit."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class KnownTag:
-    """One line of selected_tags.csv."""
+    """A line of selected_tags.csv."""
 
     text: str
     category: str
@@ -121,9 +99,9 @@ class Wd:
         self._character_threshold = character_threshold
         self._top_k = top_k
         self._input = session.get_inputs()[0]
-        # (images, height, width, 3); some conversions leave the sizes open
+        # (images, height, width, 3); some exports have dynamic sizes
         self._side = self._input.shape[1] if isinstance(self._input.shape[1], int) else 448
-        # a conversion may have fixed the number of images too
+        # some exports have a fixed batch size
         self._fixed_batch = self._input.shape[0] if isinstance(self._input.shape[0], int) else None
 
     def caption(self, images: Sequence[Image.Image]) -> list[CaptionerOutput]:
@@ -147,7 +125,7 @@ class Wd:
         return scores[: len(pixels)]
 
     def _chosen(self, scores: Sequence[float]) -> tuple[Tag, ...]:
-        """Characters first, then the general tags; the surest first."""
+        """Characters, then general tags, each by descending score."""
         limits = {GENERAL: self._threshold, CHARACTER: self._character_threshold}
         found = [
             (known.category != CHARACTER, -score, Tag(text=known.text, score=score))
@@ -161,8 +139,8 @@ class Wd:
 def load(
     folder: Path, own: WdSettings, *, device: torch.device, dtype: torch.dtype, listener: Listener
 ) -> Wd:
-    """A folder with model.onnx and selected_tags.csv -> a Wd. Raises CaptionerError; onnxruntime
-    must be importable.
+    """Load a folder with model.onnx and selected_tags.csv. Raises CaptionerError. Requires
+    onnxruntime.
     """
     import onnxruntime
 
@@ -194,9 +172,7 @@ def load(
 
 
 def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
-    """An RGB picture -> (side, side, 3), float32, BGR, 0 to 255: in the middle of a white
-    square.
-    """
+    """An RGB image -> (side, side, 3), float32, BGR, 0 to 255, centred on a white square."""
     import numpy as np
     from PIL import Image
 
@@ -209,7 +185,7 @@ def prepare(image: Image.Image, side: int) -> np.ndarray[Any, Any]:
 
 
 def read_tags(path: Path) -> tuple[KnownTag, ...]:
-    """selected_tags.csv -> its tags, in the model's order. Raises CaptionerError or
+    """The tags of selected_tags.csv, in the model's order. Raises CaptionerError or
     DatasetError.
     """
     from lora_trainer.dataset.text import read_text
@@ -228,7 +204,7 @@ def read_tags(path: Path) -> tuple[KnownTag, ...]:
 
 
 def shown(tag: str) -> str:
-    """A tag as it is written in a caption: spaces for underscores, but not in a face."""
+    """A tag as in a caption: with spaces, except in kaomoji."""
     return tag if tag in KAOMOJI else tag.replace("_", " ")
 
 

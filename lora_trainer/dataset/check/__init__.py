@@ -1,51 +1,36 @@
-"""The check: what of a dataset would spoil a training, with a measured value, a sentence and, where
-there is one, a mend for each.
+"""Checks a dataset for what would spoil a training; each finding has a measured value, a message
+and, if possible, a fix.
 
-    check_folder(settings, ...) -> CheckReport    a dataset folder, as training reads it: the
-                                                  command line
-    check(pictures, ...)        -> CheckReport    pictures and captions that are known already: the
-                                                  tab
+    check_folder(settings, ...) -> CheckReport    a dataset folder, as training reads it
+    check(pictures, ...)        -> CheckReport    known images and captions
 
-Pillow and numpy only. A picture of 1024 x 1024 pixels takes about 0.13 seconds of one core; with
+Pillow and numpy only. An image of 1024 x 1024 pixels takes about 0.13 seconds on one core; with
 `cache`, two thousand take a second the next time.
 
 A finding's `measured`, by kind, and its `mend`:
 
-    small-image         times the sides are enlarged
-        {"mend": "leave_out"}
-    blurred-image       sigma of the sharpest edges, in pixels of the trained picture
-        {"mend": "leave_out"}
-    wide-border         part of the picture that is border, 0 to 1
-        {"mend": "crop", "box": [left, top, right, bottom]}
-    extreme-aspect      long side / short side
-        {"mend": "crop_subject", "ratio": 2.0} (dataset.crop)
-    lettering           height of the lettering / height of the picture
-        {"mend": "crop", "box": ...}
-    too-dark            level of the brightest hundredth, 0 to 255
-        {"mend": "leave_out"}
-    too-bright          part in which a channel is at its limit, 0 to 1
-        {"mend": "leave_out"}
-    low-contrast        levels between the darkest and the brightest hundredth
-        {"mend": "leave_out"}
-    small-subject       the subject's box / the picture, 0 to 1; needs a mask
-        {"mend": "crop", "box": ...}
-    near-duplicate      similarity to the best of its cluster (`related`), up to 1
-        {"mend": "leave_out"}
-    duplicate-image     1: equal byte for byte
-        {"mend": "leave_out"}
-    escaped-brackets    -
-        {"mend": "unescape"}
-    vocabulary          -
-        {"mend": "set_caption", "caption": ...}
-    identical-captions  how many share it (`related`; its `path` is None)                    -
-    little-variety      the number of different pictures; or, where an image encoder has     -
-                        seen them, the mean distance of all pairs as part of that of unrelated
-                        pictures; else the mean similarity of all pairs
-    unreadable-image    -
-        {"mend": "leave_out"}
+    small-image         times the sides are enlarged; leave_out
+    blurred-image       sigma of the sharpest edges, in pixels of the trained image; leave_out
+    wide-border         share of the image that is border, 0 to 1; crop
+    extreme-aspect      long side / short side; crop_subject, with a ratio (dataset.crop)
+    lettering           height of the lettering / height of the image; crop
+    too-dark            level of the brightest hundredth, 0 to 255; leave_out
+    too-bright          share in which a channel is clipped, 0 to 1; leave_out
+    low-contrast        levels between the darkest and the brightest hundredth; leave_out
+    small-subject       bounding box of the subject / the image, 0 to 1; needs a mask; crop
+    near-duplicate      similarity to the best of its cluster (`related`), up to 1; leave_out
+    duplicate-image     1: identical files; leave_out
+    escaped-brackets    unescape
+    vocabulary          set_caption, with a caption
+    identical-captions  how many share it (`related`; its `path` is None)
+    little-variety      the number of different images; or, with embeddings, the mean distance of
+                        all pairs relative to unrelated images; else the mean similarity of all
+                        pairs
+    unreadable-image    leave_out
 
-Boxes are in pixels of the upright picture. Whatever else dataset.scan finds (metadata rows,
-formats, layout) is in check_folder's Report as well.
+A mend is {"mend": name, ...}; crop has {"box": [left, top, right, bottom]} in pixels of the upright
+image. check_folder's Report has dataset.scan's other findings (metadata rows, formats, layout) as
+well.
 """
 
 from __future__ import annotations
@@ -69,7 +54,7 @@ from lora_trainer.dataset.check.measure import Measures, measure_all
 from lora_trainer.dataset.check.similarity import near_duplicates, variety
 from lora_trainer.dataset.check.store import Store
 from lora_trainer.dataset.embeddings import Embedded, read_all
-from lora_trainer.dataset.findings import Finding, problem
+from lora_trainer.dataset.findings import Finding, warning
 from lora_trainer.dataset.listing import list_folder
 from lora_trainer.dataset.masks import find_masks
 from lora_trainer.dataset.scan import unsupported, without_masks
@@ -91,27 +76,25 @@ __all__ = [
 ]
 
 MOSTLY_SOFT = 0.5
-"""Where more than this part of a dataset is blurred, softness is its style: one finding says so,
-instead of one for each picture.
-"""
+"""Share of blurred images above which softness is taken for the style, and reported once."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CheckReport:
-    """What a check found."""
+    """The result of a check."""
 
     pictures: tuple[CheckedImage, ...]
     measures: Mapping[Path, Measures]
-    """Of the pictures that can be read."""
+    """Of the readable images."""
     findings: tuple[Finding, ...]
 
     @property
     def stops_training(self) -> bool:
-        """Whether a training of this dataset would refuse to start."""
+        """Whether training would refuse this dataset."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def to_text(self) -> str:
-        """What is one thing together, those that stop a training first."""
+        """Findings grouped by kind, errors first."""
         errors = sum(finding.severity == "error" for finding in self.findings)
         if not self.findings:
             return f"Pictures checked: {len(self.pictures)}. Nothing to mend"
@@ -126,7 +109,7 @@ class CheckReport:
         )
 
     def to_json(self, root: Path) -> str:
-        """All of it as JSON; paths are given from `root`, with forward slashes."""
+        """The report as JSON; paths are relative to `root`, with forward slashes."""
         data = {
             "pictures": [
                 (
@@ -154,19 +137,17 @@ def check(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Measures the pictures and says what is wrong with them and their captions.
+    """Measure the images and report problems with them and their captions.
 
-    `embedded`: what image encoders made of the pictures, for the question of variety. `cache`: a
-    JSON file that remembers what was measured; it is made where there is none, and done without
-    where it cannot be written. `progress` hears (pictures measured, pictures in all); what it
-    raises ends the check.
+    `embedded`: embeddings by image encoders, for variety. `cache`: a JSON file for measurements,
+    created if missing. `progress` receives (images measured, total); its exceptions end the check.
     """
     store = Store(cache)
     measured = measure_all([picture.path for picture in pictures], store, progress)
     try:
         store.save()
     except OSError as error:
-        # what was found is worth more than that the next check is quick
+        # the report matters more than the cache
         log.warning("%s cannot be written: %s", cache, error)
     findings: list[Finding] = []
     readable: list[tuple[CheckedImage, Measures]] = []
@@ -182,12 +163,12 @@ def check(
             picture.path: (picture.name, picture.caption) for picture in pictures if picture.caption
         }
         findings += vocabulary_findings(captions, vocabulary, trigger_word)
-    told = [
+    on_pictures = [
         finding
         for picture, measures in readable
         for finding in picture_findings(picture, measures, resolution)
     ]
-    findings += _soft_as_a_whole(told, readable, resolution)
+    findings += _soft_as_a_whole(on_pictures, readable, resolution)
     findings += near_duplicates(readable)
     findings += variety(readable, embedded)
     return CheckReport(
@@ -207,8 +188,8 @@ def check_folder(
     cache: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> CheckReport:
-    """Checks settings.train_data_dir as training reads it. Raises DatasetError only where there is
-    no folder, or no picture in it.
+    """Check settings.train_data_dir as training reads it. Raises DatasetError only if there is no
+    folder, or no image in it.
     """
     pictures, found = pictures_of(settings)
     report = check(
@@ -228,8 +209,8 @@ def check_folder(
 
 
 def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tuple[Finding, ...]]:
-    """The pictures of a dataset folder with captions and masks, none of them opened; and what is
-    wrong with its files. Raises DatasetError.
+    """The images of a dataset folder with captions and masks, without opening them, and findings
+    about its files. Raises DatasetError.
     """
     listing = list_folder(settings.train_data_dir)
     captions = read_captions(listing, settings)
@@ -240,7 +221,7 @@ def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tu
     def caption_of(image: Path) -> str | None:
         if image in captions.by_image:
             return captions.by_image[image].text
-        # what is filled in for many at once is told once, and so is a caption that cannot be read
+        # filled-in and unreadable captions are reported once, not per image
         return None
 
     pictures = tuple(
@@ -253,8 +234,8 @@ def pictures_of(settings: DatasetSettings) -> tuple[tuple[CheckedImage, ...], tu
 
 
 def as_data(finding: Finding, root: Path) -> dict[str, Any]:
-    """A finding as JSON's types: kind, severity, message, hint, and template and values for a
-    translation; path and related from `root`.
+    """A finding as JSON values: kind, severity, message, hint, template and values for translation;
+    path and related relative to `root`.
     """
 
     def name(path: Path) -> str:
@@ -283,7 +264,7 @@ def _soft_as_a_whole(
     hint = "If it is their style, all is well; if they were enlarged, train at a lower resolution."
     template = "most pictures are soft at {resolution}: {count} of {total}"
     share, total = round(blurred / len(members), 3), len(members)
-    whole = problem(
+    whole = warning(
         "blurred-image",
         template,
         hint=hint,

@@ -1,11 +1,9 @@
-"""Bars and frames of one colour around a picture: where the picture inside begins. Pixels come in,
-a box goes out. Called by check.measure.
+"""Detects uniform borders around an image: pixels -> the box inside them.
 
 A border ends in a straight edge, at which most of a line changes at once. A subject on a plain
-background does not: there a line changes where the subject first touches it. So neither a white
-sheet with a drawing on it nor a product shot is taken for a picture with a border. Nor is a sky
-that grows darker line by line, or ground of one colour below it: of borders at one side alone only
-narrow ones are believed.
+background does not: its lines change where the subject begins. So neither a drawing on white paper
+nor a product shot counts as having a border, nor a gradient sky, or ground of one colour: borders
+on one side only must be narrow.
 """
 
 from __future__ import annotations
@@ -17,31 +15,31 @@ from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
-"""(left, top, right, bottom) in pixels, right and bottom outside."""
+"""(left, top, right, bottom) in pixels, right and bottom exclusive."""
 
 TOLERANCE = 14
-"""How far, of 255, a pixel may be from the border's colour: JPEG leaves no colour quite even."""
+"""Deviation from the border's colour, of 255, to allow for JPEG artefacts."""
 STRAY_SHARE = 0.02
-"""This part of a border's line may be anything: dust, the halo of an edge."""
+"""Share of a border's line that may differ: dust, the halo of an edge."""
 CHANGE_SHARE = 0.55
-"""At least this part of the line behind a border is of another colour."""
+"""Minimum share of the line after a border that has another colour."""
 LOOK_BEHIND = 3
 """Lines that a smoothed edge may take."""
 NARROWEST = 0.012
-"""Of the side: thinner borders are left alone."""
+"""Relative to the side: thinner borders are ignored."""
 THICKEST = 0.45
 THICKEST_ALONE = 0.15
-"""Of the side: a border without one opposite to it is hardly wider; a flat drawing's ground or wall
-often is.
+"""Relative to the side: for a border without an opposite one, which may be a flat drawing's ground
+or wall.
 """
 
 
 def inner_box(pixels: Pixels) -> Box:
-    """What is left of (height, width, 3) pixels without their borders: the whole picture where
-    there are none.
+    """The box inside the borders of (height, width, 3) pixels; the whole image if there are
+    none.
     """
     height, width = pixels.shape[:2]
-    # a wide frame hides bars of another colour inside it only from the side that is looked at first
+    # bars inside a frame of another colour are only visible from one direction at first
     top, bottom = _ends(pixels)
     left, right = _ends(pixels[top : height - bottom].transpose(1, 0, 2))
     if not top and not bottom and (left or right):
@@ -50,7 +48,7 @@ def inner_box(pixels: Pixels) -> Box:
 
 
 def _ends(lines: Pixels) -> tuple[int, int]:
-    """The number of border lines at the beginning and at the end."""
+    """Number of border lines at the start and the end."""
     first, last = _border(lines), _border(lines[::-1])
     if not first or not last:
         most = THICKEST_ALONE * len(lines)
@@ -62,7 +60,7 @@ def _border(lines: Pixels) -> int:
     count = len(lines)
     limit, least = int(THICKEST * count), max(1, math.ceil(NARROWEST * count))
     colour = np.median(lines[0], axis=0).astype(np.int16)
-    # most pictures have none, which their first lines tell
+    # early exit: most images have no border
     if (_change(lines[:least], colour) > STRAY_SHARE).any():
         return 0
     change = _change(lines[: limit + LOOK_BEHIND], colour)
@@ -73,17 +71,16 @@ def _border(lines: Pixels) -> int:
     behind = change[first : first + LOOK_BEHIND]
     if behind.max() < CHANGE_SHARE:
         return 0
-    # a gradient leaves the first line's colour all at once too, but not that of the lines just
-    # before
+    # a gradient also differs from the first line at once, but not from the lines just before
     before = np.median(lines[max(0, first - LOOK_BEHIND)], axis=0).astype(np.int16)
     if _change(lines[first : first + LOOK_BEHIND], before).max() < CHANGE_SHARE:
         return 0
-    # the lines of a smoothed edge belong to the border
+    # include the lines of a smoothed edge
     return first + int(np.argmax(behind >= CHANGE_SHARE))
 
 
 def _change(lines: Pixels, colour: NDArray[np.int16]) -> NDArray[np.float64]:
-    """Which part of each line is of another colour."""
+    """Share of each line that has another colour."""
     change: NDArray[np.float64] = (
         np.abs(lines.astype(np.int16) - colour).max(axis=2) > TOLERANCE
     ).mean(axis=1)

@@ -1,6 +1,5 @@
-"""Captions compared with what training needs: missing, identical, over-long. Called by `check`.
-
-One that lacks the trigger word is none of its business: training puts it in front of each.
+"""Checks captions: missing, identical, too long. The trigger word is not required, because training
+adds it.
 """
 
 from __future__ import annotations
@@ -10,14 +9,14 @@ from collections.abc import Callable, Sequence
 
 from lora_trainer.dataset.captions import variants, with_trigger_word
 from lora_trainer.dataset.check.image_findings import CheckedImage
-from lora_trainer.dataset.findings import Finding, error, problem
+from lora_trainer.dataset.findings import Finding, error, warning
 from lora_trainer.dataset.syntax import caption_syntax
 
-MOST_IDENTICAL = 0.2
-"""Of the captions; fewer that are equal are no harm."""
+MAX_IDENTICAL_SHARE = 0.2
+"""Share of identical captions that is not reported."""
 
 LONGEST_QUOTE = 80
-"""Characters of a caption that a sentence quotes."""
+"""Characters of a caption in a message."""
 
 
 def caption_findings(
@@ -26,12 +25,10 @@ def caption_findings(
     count_tokens: Callable[[str], int] | None = None,
     token_limit: int = 75,
 ) -> list[Finding]:
-    """What is wrong with the captions. Without `count_tokens`, which wants a tokenizer, their
-    length is not asked.
-    """
-    told = [picture for picture in pictures if picture.caption is not None]
-    findings = [_missing(picture) for picture in told if not picture.caption]
-    captioned = [picture for picture in told if picture.caption]
+    """Problems with the captions. Their length is only checked with `count_tokens`."""
+    checked = [picture for picture in pictures if picture.caption is not None]
+    findings = [_missing(picture) for picture in checked if not picture.caption]
+    captioned = [picture for picture in checked if picture.caption]
     findings += _identical(captioned)
     findings += caption_syntax(
         {picture.path: (picture.name, str(picture.caption)) for picture in captioned}
@@ -49,7 +46,7 @@ def _missing(picture: CheckedImage) -> Finding:
 
 
 def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
-    """One warning for each caption that too many share. A dataset of two is not judged."""
+    """One warning for each caption that too many images share, from three on."""
     groups: dict[str, list[CheckedImage]] = defaultdict(list)
     for picture in pictures:
         groups[str(picture.caption).casefold()].append(picture)
@@ -59,7 +56,7 @@ def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
     )
     template = '{count} images have the same caption, "{caption}"'
     return [
-        problem(
+        warning(
             "identical-captions",
             template,
             hint=hint,
@@ -69,16 +66,14 @@ def _identical(pictures: Sequence[CheckedImage]) -> list[Finding]:
             caption=_shortened(str(group[0].caption)),
         )
         for group in groups.values()
-        if len(group) >= 3 and len(group) > MOST_IDENTICAL * len(pictures)
+        if len(group) >= 3 and len(group) > MAX_IDENTICAL_SHARE * len(pictures)
     ]
 
 
 def _shortened(caption: str) -> str:
-    return (
-        caption
-        if len(caption) <= LONGEST_QUOTE
-        else caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
-    )
+    if len(caption) <= LONGEST_QUOTE:
+        return caption
+    return caption[: LONGEST_QUOTE - 1].rstrip(" ,") + "…"
 
 
 def _too_long(

@@ -1,11 +1,10 @@
-"""A picture as a hundred numbers that stay nearly the same when it is saved again, scaled,
+"""A fingerprint of an image: a hundred numbers that change little when it is saved again, scaled,
 lightened, turned grey or cropped a little.
 
-The low frequencies of the 32 x 32 grey picture's cosine transform, as in the perceptual hash pHash
-(https://www.phash.org), but kept as numbers instead of signs: on the pictures of
-tests/benchmark/check_quality that tells copies from merely similar pictures where 64 signs do not.
-A mirrored picture's fingerprint follows from the picture's own. Called by check.measure
-(`fingerprint`, `palette`) and check.alike.
+The low frequencies of the DCT of the 32 x 32 grey image, as in pHash (https://www.phash.org), but
+as numbers instead of signs: on the images of tests/benchmark/check_quality that distinguishes
+copies from similar images, which 64 signs do not. A mirrored image's fingerprint can be computed
+from the original's.
 """
 
 from __future__ import annotations
@@ -15,13 +14,13 @@ from numpy.typing import NDArray
 from PIL import Image
 
 SIDE = 32
-"""The picture is reduced to this many pixels each way."""
+"""Side of the reduced image."""
 KEPT = 10
-"""Frequencies kept each way."""
+"""Frequencies kept in each direction."""
 CELLS = 4
-"""The palette has this many colours each way."""
+"""Colours of the palette in each direction."""
 COLOURLESS = 4.0
-"""Below this mean chroma, of 255, a picture counts as grey."""
+"""Mean chroma, of 255, below which an image counts as grey."""
 
 Numbers = NDArray[np.float32]
 
@@ -30,11 +29,11 @@ _COSINES = np.cos(np.pi * (2 * _STEPS[None, :] + 1) * _STEPS[:KEPT, None] / (2 *
     np.float32
 )
 _WEIGHTS = (np.hypot(*np.mgrid[:KEPT, :KEPT]) ** 0.5).astype(np.float32)
-"""The lowest frequencies are the strongest in every picture, and say the least about it."""
+"""Reduces the lowest frequencies, which are the strongest in every image and the least specific."""
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """KEPT x KEPT signed bytes, row by row; all zero for a picture of one colour."""
+    """KEPT x KEPT signed bytes, row by row; all zero for a uniform image."""
     grey = np.asarray(image.convert("L").resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float32)
     frequencies = (_COSINES @ grey @ _COSINES.T) * _WEIGHTS
     largest = float(np.abs(frequencies).max())
@@ -43,16 +42,16 @@ def fingerprint(image: Image.Image) -> bytes:
 
 
 def palette(image: Image.Image) -> bytes:
-    """The colours of CELLS x CELLS parts of the picture, three bytes each, row by row."""
+    """The mean colours of CELLS x CELLS cells, three bytes each, row by row."""
     return np.asarray(image.convert("RGB").resize((CELLS, CELLS), Image.Resampling.BOX)).tobytes()
 
 
 def vectors(prints: list[bytes]) -> tuple[Numbers, Numbers]:
-    """Fingerprints as rows of length 1, (count, 100), and those of the mirrored pictures. Products
-    of rows are similarities, -1 to 1.
+    """Fingerprints as normalized rows, (count, 100), and those of the mirrored images. Dot products
+    are similarities, -1 to 1.
     """
     plain = np.frombuffer(b"".join(prints), np.int8).reshape(-1, KEPT, KEPT).astype(np.float32)
-    # mirrored, the odd frequencies along a row change their sign
+    # mirroring negates the odd horizontal frequencies
     mirrored = plain * np.where(np.arange(KEPT) % 2, -1, 1).astype(np.float32)
     lengths = np.maximum(np.linalg.norm(plain.reshape(len(plain), -1), axis=1, keepdims=True), 1e-6)
     return plain.reshape(len(plain), -1) / lengths, mirrored.reshape(len(plain), -1) / lengths
@@ -66,8 +65,8 @@ def colours(palettes: list[bytes]) -> Numbers:
 
 
 def colour_distance(one: Numbers, other: Numbers) -> float:
-    """How differently two palettes are coloured: 0 equal, 1 nothing in common. A grey copy of a
-    coloured picture has distance 0 if it is as light.
+    """Difference of two palettes' colours: 0 equal, 1 nothing in common. A grey copy of equal
+    brightness has distance 0.
     """
     chroma, other_chroma = _chroma(one), _chroma(other)
     strength, other_strength = float(np.abs(chroma).mean()), float(np.abs(other_chroma).mean())
@@ -78,7 +77,7 @@ def colour_distance(one: Numbers, other: Numbers) -> float:
 
 
 def _chroma(palette: Numbers) -> Numbers:
-    """Red against green and yellow against blue."""
+    """Red-green and yellow-blue differences."""
     red, green, blue = palette[..., 0], palette[..., 1], palette[..., 2]
     return np.stack([red - green, (red + green) / 2 - blue], axis=-1)
 

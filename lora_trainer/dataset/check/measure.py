@@ -1,12 +1,10 @@
-"""One image file -> everything the check measures of it, in one decoding; many files, several at a
-time.
+"""Measures an image file for the check, decoding it once; many files in parallel.
 
-    measure(path)        -> Measures; raises DatasetError for a file that is no whole picture
-    measure_all(paths)   -> {path: Measures, or the DatasetError}, with a Store that remembers what
-                         was measured before
+    measure(path)        -> Measures; raises DatasetError for an unreadable file
+    measure_all(paths)   -> {path: Measures or DatasetError}, using a Store of earlier measurements
 
-What is measured does not depend on the training's settings; check.image_findings compares it with
-them. Pillow and numpy only, so that it runs in the WebUI's process as well. Called by `check`.
+Measurements do not depend on the settings; check.image_findings compares with them. Pillow and
+numpy only, for the WebUI's process.
 """
 
 from __future__ import annotations
@@ -32,77 +30,63 @@ from lora_trainer.errors import DatasetError
 from lora_trainer.files import UNREADABLE
 
 ANALYSED_SIDE = 768
-"""Larger pictures are measured at an area of this many pixels squared."""
+"""Larger images are reduced to this number of pixels squared."""
 TONE_SIDE = 128
-"""Brightness is taken from a picture of this size, which noise does not reach."""
+"""Side of the image from which brightness is measured, without noise."""
 CLIPPED, BRIGHT = 250, (215, 244)
-"""The level of a channel from which on it holds no detail, and the grey levels of what is bright
-but not white.
-"""
+"""Level from which a channel is clipped, and the grey levels of what is bright but not white."""
 SHADE = 6
-"""Colours nearer than this many levels are one shade."""
+"""Colours within this many levels count as one shade."""
 _THREADS = 8
-_NUMBERS = (
-    "analysed_side",
-    "darkest",
-    "middle",
-    "brightest",
-    "contrast",
-    "clipped",
-    "bright_shades",
-    "white",
-    "plain",
+_NUMBERS = tuple(
+    "analysed_side darkest middle brightest contrast clipped bright_shades white plain".split()
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measures:
-    """What was measured of one picture, inside its borders. Sizes are those of the upright picture
-    in the file.
-    """
+    """Measurements of an image, inside its borders. Sizes are of the upright image."""
 
     digest: str
     width: int
     height: int
     inner: Box
-    """The picture without borders of one colour."""
+    """The box inside uniform borders."""
     edge_width: float | None
-    """Sigma of the sharpest edges, in pixels of a picture of `analysed_side` squared; None: no
-    edges (check.sharpness).
+    """Sigma of the sharpest edges, in pixels of an image of `analysed_side` squared; None: no edges
+    (check.sharpness).
     """
     analysed_side: float
     darkest: float
-    """Of 255: the grey level below which a hundredth of the picture lies."""
+    """1st percentile of the grey levels, of 255."""
     middle: float
-    """The grey level below which half of it lies."""
+    """Median grey level."""
     brightest: float
-    """The level of the brightest channel above which a hundredth lies."""
+    """99th percentile of the brightest channel."""
     contrast: float
-    """Levels between the darkest and the brightest hundredth, in the channel where they are
-    furthest apart.
-    """
+    """Difference of 99th and 1st percentile, in the channel where it is largest."""
     clipped: float
-    """The part, 0 to 1, in which a channel is as bright as can be."""
+    """Share in which a channel is clipped, 0 to 1."""
     bright_shades: float
-    """How many shades there are among what is bright but not white: many in a blown-out photograph,
-    few in a drawing on white paper.
+    """Number of shades that are bright but not white: many in a blown-out photograph, few in a
+    drawing on white paper.
     """
     white: float
-    """The part, 0 to 1, in which all channels are as bright as can be."""
+    """Share in which all channels are clipped, 0 to 1."""
     plain: float
-    """The part, 0 to 1, that is as light as the middle, give or take a twentieth of the contrast:
-    the paper of a drawing, a product's backdrop.
+    """Share within a twentieth of the contrast of the median, 0 to 1: a drawing's paper, a
+    product's backdrop.
     """
     mark: tuple[float, float, float, float] | None
     """(left, top, right, bottom) of a line of lettering, in pixels (check.marks)."""
     fingerprint: str
-    """check.fingerprint, as hexadecimal digits."""
+    """check.fingerprint, in hexadecimal."""
     palette: str
-    """The colours of sixteen parts, as hexadecimal digits."""
+    """Colours of sixteen cells, in hexadecimal."""
 
 
 def measure(path: Path, content_digest: str | None = None) -> Measures:
-    """Decodes and measures one image file. Raises DatasetError."""
+    """Decode and measure an image file. Raises DatasetError."""
     size = image_size(path)
     scale = max(1.0, (size[0] * size[1]) ** 0.5 / ANALYSED_SIDE)
     reduced = _reduced(path, size, scale)
@@ -129,10 +113,10 @@ def measure_all(
     store: Store | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[Path, Measures | DatasetError]:
-    """Measures every file, several at a time. `progress` hears (files measured, files in all); what
-    it raises ends the measuring.
+    """Measure the files in parallel. `progress` receives (files measured, total); its exceptions
+    end it.
 
-    What `store` knows is not measured again; what is new is put into it (the caller saves it).
+    Measurements in `store` are reused, new ones added (the caller saves it).
     """
     store = store if store is not None else Store(None)
     measured: dict[Path, Measures | DatasetError] = {}
@@ -163,9 +147,7 @@ def _attempt(path: Path, store: Store) -> Measures | DatasetError:
 
 
 def _remembered(known: Mapping[str, Any] | None, content: str) -> Measures | None:
-    """Measures as a Store gives them back. None for anything else: the file may have been damaged,
-    or made up.
-    """
+    """Measures from a Store, or None if invalid: the file may be damaged or forged."""
     if known is None:
         return None
     try:
@@ -199,15 +181,15 @@ def _remembered(known: Mapping[str, Any] | None, content: str) -> Measures | Non
 
 
 def _reduced(path: Path, size: tuple[int, int], scale: float) -> Image.Image:
-    """The picture of this size, made `scale` times smaller: no more than ANALYSED_SIDE squared."""
+    """The image, reduced by `scale`."""
     small = max(1, round(size[0] / scale)), max(1, round(size[1] / scale))
     image = read_image(path, covering=small)
     return image if scale == 1 else image.resize(small, Image.Resampling.LANCZOS, reducing_gap=2.0)
 
 
 def _enlarged(box: Box, scale: float, size: tuple[int, int]) -> Box:
-    """A box of the reduced picture in pixels of the picture of `size`: a border goes whole, a line
-    of the picture rather than one of the border.
+    """A box of the reduced image in pixels of the full `size`, rounded so that no border line
+    remains.
     """
     left, top, right, bottom = box
     width, height = size[0] / scale, size[1] / scale

@@ -1,6 +1,4 @@
-"""Pictures compared with each other: near-duplicates in clusters, and how much variety a dataset
-has. Called by `check`.
-"""
+"""Compares images with each other: near-duplicates in clusters, and the variety of a dataset."""
 
 from __future__ import annotations
 
@@ -14,26 +12,26 @@ from lora_trainer.dataset.check.fingerprint import colour_distance, colours, vec
 from lora_trainer.dataset.check.image_findings import CheckedImage, border_share
 from lora_trainer.dataset.check.measure import Measures
 from lora_trainer.dataset.embeddings import Embedded, covering, spread
-from lora_trainer.dataset.findings import Finding, problem
+from lora_trainer.dataset.findings import Finding, Kind, warning
 
 SAME = 0.86
-"""Similarity of fingerprints from which on two pictures are taken for one."""
+"""Similarity of fingerprints above which two images count as near-duplicates."""
 OTHER_COLOURS = 0.22
-"""check.fingerprint.colour_distance above which two equal shapes are two pictures all the same."""
+"""check.fingerprint.colour_distance above which they do not."""
 ALIKE = 0.6
 """Mean similarity of all pairs of fingerprints above which a dataset has little variety."""
-LEAST_SPREAD = 0.2
-"""As an image encoder sees them: the mean distance (1 - cosine) of all pairs, as part of that of
-unrelated drawings (captioning.encoder).
+MIN_SPREAD = 0.2
+"""Minimum mean distance (1 - cosine) of all pairs of embeddings, relative to that of unrelated
+drawings (captioning.encoder).
 
-Reasoned, not measured: no real weights were at hand. To CLIP, DreamBooth's photographs of one
-subject each, taken from several angles in several places, have a cosine of 0.885 (ViT-B/32; arXiv
-2208.12242, table 1): a distance of 0.115, which is enough to train on. Such a set passes where the
-unrelated drawings are no further apart than 0.57. How far apart they are to CLIP or to BLIP is not
-known here, which is why the limit is relative to the encoder's own scale, and the finding a hint.
+Derived, not measured with real weights: DreamBooth's photographs of one subject, taken from several
+angles in several places, have a cosine of 0.885 with CLIP (ViT-B/32; arXiv 2208.12242, table 1), a
+distance of 0.115, which is enough to train on. Such a set passes if the unrelated drawings'
+distance is at most 0.57. That distance is unknown for CLIP and BLIP, so the limit is relative, and
+the finding is only a hint.
 """
-FEWEST = 5
-"""Fewer different pictures hold too little to learn from; fewer are not judged for variety."""
+MIN_PICTURES = 5
+"""With fewer different images, variety is not judged."""
 _BLOCK = 1024
 
 Matrix = NDArray[np.float32]
@@ -41,10 +39,10 @@ Member = tuple[CheckedImage, Measures]
 
 
 def clusters(measures: Sequence[Measures]) -> list[list[int]]:
-    """Indices of pictures that show the same, mirrored or not, each cluster by size of the picture
-    and sharpness: the best first.
+    """Indices of images that show the same, mirrored or not; each cluster sorted by size and
+    sharpness, best first.
 
-    Every picture is compared with every other: a quarter of a second for two thousand.
+    Compares all pairs: a quarter of a second for two thousand images.
     """
     if len(measures) < 2:
         return []
@@ -67,10 +65,8 @@ def clusters(measures: Sequence[Measures]) -> list[list[int]]:
 
 
 def near_duplicates(members: Sequence[Member]) -> list[Finding]:
-    """A warning for each picture of which there is a better copy; `related` holds the whole
-    cluster, the best picture first.
-
-    Files equal byte for byte are among them.
+    """A warning for each image with a better copy, including identical files; `related` is the
+    whole cluster, best first.
     """
     findings = []
     for group in clusters([measures for _, measures in members]):
@@ -79,64 +75,51 @@ def near_duplicates(members: Sequence[Member]) -> list[Finding]:
         best_measures = members[group[0]][1]
         for index in group[1:]:
             picture, measures = members[index]
-            related, mend = tuple(each.path for each in pictures), {"mend": "leave_out"}
-            name, original = picture.name, best.name
+            kind: Kind = "duplicate-image"
+            similarity = 1.0
             if measures.digest == best_measures.digest:
                 hint = "Remove the copies, unless they are meant to count twice."
                 template = "{name} is a copy of {original}"
-                finding = problem(
-                    "duplicate-image",
-                    template,
-                    hint=hint,
-                    path=picture.path,
-                    measured=1.0,
-                    mend=mend,
-                    related=related,
-                    name=name,
-                    original=original,
-                )
             else:
+                kind = "near-duplicate"
+                similarity = round(_similarity(measures, best_measures), 3)
                 hint = "Keep the best of each: what is there twice is learned twice as strongly."
                 template = "{name} is nearly the same picture as {original}"
-                similarity = round(_similarity(measures, best_measures), 3)
-                finding = problem(
-                    "near-duplicate",
-                    template,
-                    hint=hint,
-                    path=picture.path,
-                    measured=similarity,
-                    mend=mend,
-                    related=related,
-                    name=name,
-                    original=original,
-                )
+            finding = warning(
+                kind,
+                template,
+                hint=hint,
+                path=picture.path,
+                measured=similarity,
+                mend={"mend": "leave_out"},
+                related=tuple(each.path for each in pictures),
+                name=picture.name,
+                original=best.name,
+            )
             findings.append(finding)
     return findings
 
 
 def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> list[Finding]:
-    """A warning where the dataset holds too few different pictures, or pictures that are all much
-    alike.
+    """A warning if there are too few different images, or all are similar.
 
-    `embedded`: what captioners' image encoders made of them. Where none has seen nearly all of
-    them, fingerprints are compared: they see composition, light and framing, but not what is shown.
+    `embedded`: captioners' embeddings. If none covers nearly all images, fingerprints are compared,
+    which reflect composition and light but not content.
     """
     copies = sum(len(group) - 1 for group in clusters([measures for _, measures in members]))
     different = len(members) - copies
     if not members:
         return []
-    if different < FEWEST:
+    if different < MIN_PICTURES:
         hint = (
             "Ten to thirty, from several angles, at several distances and on several backgrounds,"
             " make a LoRA that can be steered."
         )
-        template = (
-            "there is only one picture, copies aside"
-            if different == 1
-            else "there are only {count} different pictures"
-        )
+        template = "there are only {count} different pictures"
+        if different == 1:
+            template = "there is only one picture, copies aside"
         return [
-            problem(
+            warning(
                 "little-variety", template, hint=hint, measured=float(different), count=different
             )
         ]
@@ -147,7 +130,7 @@ def variety(members: Sequence[Member], embedded: Sequence[Embedded] = ()) -> lis
 
 def _alike_as_seen(seen: Embedded, digests: Sequence[str]) -> list[Finding]:
     part = spread(seen.rows(digests)) / seen.unrelated
-    if part >= LEAST_SPREAD:
+    if part >= MIN_SPREAD:
         return []
     hint = (
         "If they show one angle or one distance, add others, or other backgrounds and light; what"
@@ -158,7 +141,7 @@ def _alike_as_seen(seen: Embedded, digests: Sequence[str]) -> list[Finding]:
         " pictures do"
     )
     part = max(0.0, part)
-    found = problem(
+    found = warning(
         "little-variety",
         template,
         hint=hint,
@@ -181,7 +164,7 @@ def _alike_in_light(members: Sequence[Member]) -> list[Finding]:
     )
     template = "by light and dark the pictures are much alike: {percent} % on average"
     return [
-        problem(
+        warning(
             "little-variety",
             template,
             hint=hint,
@@ -192,9 +175,7 @@ def _alike_in_light(members: Sequence[Member]) -> list[Finding]:
 
 
 def _pairs(plain: Matrix, mirrored: Matrix) -> Iterator[tuple[int, int]]:
-    """Pairs, the smaller index first, whose fingerprints are as good as equal, one of them mirrored
-    perhaps.
-    """
+    """Pairs of indices, smaller first, with nearly equal fingerprints, maybe mirrored."""
     for start in range(0, len(plain), _BLOCK):
         rows = slice(start, start + _BLOCK)
         alike = np.maximum(plain[rows] @ plain.T, mirrored[rows] @ plain.T)
@@ -211,8 +192,8 @@ def _root(roots: list[int], index: int) -> int:
 
 
 def _rank(measures: Measures) -> tuple[float, bool, float]:
-    """The better picture comes first: larger inside its borders, then without any, then sharper. A
-    tenth more pixels is no difference.
+    """Sort key: larger inside its borders first, then without borders, then sharper. A tenth more
+    pixels does not count.
     """
     sharpness = (
         measures.edge_width / measures.analysed_side if measures.edge_width is not None else 1.0

@@ -1,8 +1,8 @@
-"""What was measured before, kept in one JSON file: content digest -> Measures, and file -> digest
-as long as its size and date stay.
+"""A cache of measurements in a JSON file: content digest -> Measures, and file -> digest for
+unchanged size and date.
 
-A check of two thousand unchanged files then opens none of them. The file may be deleted at any
-time; one that cannot be read is begun anew. Called by check.measure, from several threads.
+A check of two thousand unchanged files then opens none. The file may be deleted at any time; an
+unreadable one is replaced. Thread-safe.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
     from lora_trainer.dataset.check.measure import Measures
 
 VERSION = 3
-"""Raised when anything is measured differently: older files are then begun anew."""
+"""Increase when any measurement changes: older files are then ignored."""
 
 
 class Store:
-    """Measures by content. `Store(None)` forgets everything."""
+    """Measures by content. `Store(None)` keeps nothing."""
 
     def __init__(self, file: Path | None) -> None:
         self._file = file
@@ -36,13 +36,13 @@ class Store:
         self._seen: dict[str, list[Any]] = {}
 
     def digest(self, path: Path) -> str:
-        """The file's content digest; read only if its size or date is not the one known. Raises
+        """The file's content digest, read again only if size or date differ. Raises
         DatasetError.
         """
         try:
             state = path.stat()
         except OSError:
-            return digest(path)  # which says why
+            return digest(path)  # raises
         known = self._digests.get(str(path))
         same = known is not None and known[:2] == [state.st_size, state.st_mtime_ns]
         entry: list[Any] = (
@@ -54,9 +54,7 @@ class Store:
         return str(entry[2])
 
     def known(self, content: str) -> dict[str, Any] | None:
-        """The Measures of this content, as keyword arguments; whether they are that is for the
-        caller to see.
-        """
+        """Measures of this content as keyword arguments, not validated."""
         return self._measures.get(content)
 
     def put(self, measures: Measures) -> None:
@@ -65,10 +63,8 @@ class Store:
             self._measures[measures.digest] = dataclasses.asdict(measures)
 
     def save(self) -> None:
-        """Writes the file, whole or not at all, if anything is new. Only what belongs to files seen
-        since it was opened is kept.
-
-        Raises OSError.
+        """Write the file atomically if anything is new, only with entries of files seen since it
+        was opened. Raises OSError.
         """
         if self._file is None or not (self._changed or len(self._seen) != len(self._digests)):
             return
@@ -82,7 +78,7 @@ class Store:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    def told(kept: Any) -> dict[str, Any]:
+    def parsed(kept: Any) -> dict[str, Any]:
         if kept["version"] != VERSION:
             return {}
         measures = {
@@ -95,7 +91,7 @@ def _read(file: Path) -> dict[str, Any]:
             "digests": {path: entry for path, entry in kept["digests"].items() if _is_entry(entry)},
         }
 
-    return files.read_json(file, told, {}, names=True)
+    return files.read_json(file, parsed, {}, names=True)
 
 
 def _is_entry(entry: Any) -> bool:

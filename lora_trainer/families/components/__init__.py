@@ -1,7 +1,7 @@
-"""What several families are built of; each needs torch.
+"""Components shared by families; these need torch.
 
-noise.py   the noise processes (diffusion, flow matching) and their samplers
-clip.py    captions -> text states by CLIP text encoders, as the WebUI encodes them
+noise.py   noise processes (diffusion, flow matching) and their samplers
+clip.py    captions -> text states with CLIP text encoders, as in the WebUI
 text.py    rows of text states -> a batch
-vae.py     pixels <-> latents by diffusers' AutoencoderKL
+vae.py     pixels <-> latents with diffusers' AutoencoderKL
 """

@@ -1,9 +1,9 @@
-"""Captions -> text states by CLIP text encoders, as the WebUI makes them when it generates.
+"""Captions -> text states with CLIP text encoders, as the WebUI encodes prompts.
 
-Text facts from A1111 1.10.1 (modules/sd_hijack_clip.py, sd_hijack_open_clip.py): a prompt is cut
-into pieces of 75 tokens; a piece is preferably cut after a comma in its last 20 tokens; each piece
-is wrapped in its own start and end and encoded by itself; the pieces' states are laid end to end;
-the pooled state is the first piece's.
+As in A1111 1.10.1 (modules/sd_hijack_clip.py, sd_hijack_open_clip.py): a prompt is split into
+chunks of 75 tokens, preferably after a comma in a chunk's last 20 tokens; each chunk gets its own
+start and end tokens and is encoded separately; the hidden states are concatenated; the pooled state
+is the first chunk's.
 """
 
 from __future__ import annotations
@@ -19,22 +19,20 @@ from lora_trainer.families.base import TextStates
 from lora_trainer.families.components.text import join_rows
 
 EncodePiece = Callable[[Any, torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
-"""A text encoder and token ids (B, 77) -> hidden states (B, 77, C) and, if it has one, the pooled
-state (B, P).
+"""A text encoder and token ids (B, 77) -> hidden states (B, 77, C), and pooled state (B, P) or
+None.
 """
 START, END = 49406, 49407
 
 
 def cut_into_pieces(tokens: Sequence[int], most: int) -> list[list[int]]:
-    """Token ids, without start and end -> 1 to `most` pieces of at most 75; what is beyond is left
-    out.
-    """
+    """Token ids without start and end -> 1 to `most` chunks of at most 75; the rest is dropped."""
     ends = piece_ends(tokens)[:most]
     return [list(tokens[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def token_ids(tokenizer: Any, caption: str) -> list[int]:
-    """A caption's tokens, without start and end, however many they are."""
+    """A caption's token ids, without start and end, not truncated."""
     return list(
         tokenizer(caption, add_special_tokens=False, truncation=False, verbose=False).input_ids
     )
@@ -43,10 +41,10 @@ def token_ids(tokenizer: Any, caption: str) -> list[int]:
 def encode_in_pieces(
     parts: Parts, captions: Sequence[str], max_token_length: int, encode: EncodePiece
 ) -> TextStates:
-    """Captions -> text states, one row each; several encoders' states stand side by side.
+    """Captions -> text states, one row each; several encoders' states are concatenated along
+    channels.
 
-    Shorter captions are filled up with empty pieces to the longest one's count, as the WebUI does
-    in a batch.
+    Shorter captions are padded with empty chunks, as the WebUI does in a batch.
     """
     most = max_token_length // PIECE
     cut = [cut_into_pieces(token_ids(parts.tokenizers[0], caption), most) for caption in captions]
@@ -61,8 +59,8 @@ def encode_in_pieces(
 
 
 def join_pieces(rows: Sequence[TextStates], empty: TextStates) -> TextStates:
-    """Rows -> one batch. Rows of fewer pieces are filled up with `empty`, the states of an empty
-    piece (1, 77, C).
+    """Rows -> one batch; shorter rows are padded with `empty`, the states of an empty chunk (1, 77,
+    C).
     """
     longest = max(row.hidden.shape[1] for row in rows)
     return join_rows([_filled_up(row, longest, empty) for row in rows])

@@ -1,5 +1,5 @@
-"""UNet, AutoencoderKL and CLIP text encoders where they lie in a WebUI file or a diffusers folder:
-headers go in, components that can be loaded come out.
+"""UNet, AutoencoderKL and CLIP text encoders in a single-file checkpoint or a diffusers folder:
+headers -> loadable components.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 def in_file(
     header: Header, family: StableDiffusion, layouts: Iterable[TextEncoderLayout]
 ) -> Components:
-    """The components of a WebUI file whose text encoders lie at `layouts`. EMA copies
-    (`model_ema.*`) are left alone, as A1111 leaves them.
+    """The components of a single-file checkpoint with text encoders at `layouts`. EMA weights
+    (`model_ema.*`) are ignored, as in A1111.
     """
     tensors = tensors_of([header])
     text_encoders = tuple(_text_encoder(header, layout, family, tensors) for layout in layouts)
@@ -74,8 +74,8 @@ def _text_encoder(
 
 
 def vae_in_file(header: Header, family: StableDiffusion, prefix: str) -> Component:
-    """A VAE in a WebUI file, or in a file of its own: with either prefix or none, in LDM's or
-    diffusers' names.
+    """A VAE in a checkpoint or in its own file, with or without prefix, with LDM's or diffusers'
+    names.
     """
     config = architecture.vae_config(header, family, prefix=prefix)
     return _vae(config, tensors_of([header]), names.vae_modules(config), prefix)
@@ -107,8 +107,8 @@ def _of_folder(part: Any, component: FolderComponent, build: Any) -> Component:
 
 
 def vae_in_folder(component: FolderComponent, family: StableDiffusion, path: Path) -> Component:
-    """A VAE that is a diffusers folder by itself. Raises CheckpointError where it says that its
-    latents are of another scale. `path` names it.
+    """A VAE in its own diffusers folder. Raises CheckpointError if its scaling_factor is another
+    family's. `path` is for the message.
     """
     stated = component.config.get("scaling_factor")
     if isinstance(stated, (int, float)) and not math.isclose(stated, family.latent_scale):
@@ -118,7 +118,7 @@ def vae_in_folder(component: FolderComponent, family: StableDiffusion, path: Pat
 
 
 def _diffusers_vae(config: Mapping[str, Any], headers: Iterable[Header]) -> Component:
-    # the defaults are diffusers' own: an old config.json states only what differs
+    # diffusers' defaults: an old config.json has only what differs
     modules = names.vae_modules({"block_out_channels": (64,), "layers_per_block": 1, **config})
     return _vae(config, tensors_of(headers), modules, "")
 
@@ -154,8 +154,7 @@ def _build_text_encoder(config: Mapping[str, Any]) -> Any:
 
 
 def answers_like_v_prediction(unet: Any) -> bool:
-    """Whether an SD2 UNet predicts v: at the last timestep it answers a bright input with a dark
-    output. Measured on the published weights.
+    """Whether an SD2 UNet predicts v: at the last timestep its output for a bright input is dark.
 
     From A1111 1.10.1, modules/sd_models_config.py: mean(unet(x) - x) < -1 for x = 0.5 and text 0.5.
     """

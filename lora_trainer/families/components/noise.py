@@ -1,6 +1,5 @@
-"""The noise processes of models: diffusion with a table of noise levels, and flow matching. Each
-says what noise is added, what the model should predict, and how much it counts in the loss; and
-how a preview goes from noise to a picture, with the WebUI's samplers.
+"""Noise processes: diffusion with a table of noise levels, and flow matching. They define the noise
+added, the prediction target and its weight in the loss, and sample previews like the WebUI.
 """
 
 from __future__ import annotations
@@ -21,14 +20,12 @@ from lora_trainer.checkpoint.parts import FlowSchedule, NoiseSchedule, Predictio
 from lora_trainer.families.base import Sampler, Shape
 
 SAMPLER_LABELS = {"euler_a": "Euler a", "dpmpp_2m_karras": "DPM++ 2M Karras", "ddim": "DDIM"}
-"""Setting -> what the WebUI calls it."""
+"""Setting -> the WebUI's name."""
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """alphas_cumprod: (T,) float32, the share of signal left at each timestep (DDPM, arXiv
-    2006.11239).
-    """
+    """Diffusion (DDPM, arXiv 2006.11239). alphas_cumprod: (T,) float32."""
 
     alphas_cumprod: torch.Tensor
     schedule: NoiseSchedule
@@ -43,24 +40,20 @@ class NoiseLevels:
         return self.schedule.prediction_type
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
-        """Timesteps, each as likely as any other."""
+        """Uniform timesteps."""
         return torch.randint(0, len(self.alphas_cumprod), shape[:1], generator=generator)
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """Latents at the noise level of their timestep: (B, C, h, w), (B, C, h, w), (B,) -> (B, C,
-        h, w).
-        """
+        """Noisy latents: (B, C, h, w), (B, C, h, w), (B,) -> (B, C, h, w)."""
         signal, spread = self._levels(timesteps)
         return signal * latents + spread * noise
 
     def target(
         self, latents: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor
     ) -> torch.Tensor:
-        """What the UNet should predict: the noise, or the velocity (arXiv 2202.00512, appendix
-        D).
-        """
+        """The noise, or the velocity (arXiv 2202.00512, appendix D)."""
         if self.prediction_type == "epsilon":
             return noise
         signal, spread = self._levels(timesteps)
@@ -74,7 +67,7 @@ class NoiseLevels:
         return timesteps.float() / len(self.alphas_cumprod)
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
-        """The WebUI's sampler of that setting."""
+        """The WebUI's sampler of that name."""
         scheduler = make_sampler(name, self.schedule)
         scheduler.set_timesteps(step_count, device=device)
         return _DiffusersSampler(scheduler, draws_noise=name != "dpmpp_2m_karras")
@@ -88,7 +81,7 @@ class NoiseLevels:
 
 
 def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
-    """The arguments that diffusers' schedulers share."""
+    """Arguments common to diffusers' schedulers."""
     return {
         "num_train_timesteps": schedule.step_count,
         "beta_start": schedule.beta_start,
@@ -100,11 +93,10 @@ def scheduler_config(schedule: NoiseSchedule) -> dict[str, Any]:
 
 
 def make_sampler(name: str, schedule: NoiseSchedule) -> Any:
-    """diffusers' scheduler of that name, set up as the WebUI's."""
+    """diffusers' scheduler of that name, configured like the WebUI's."""
     config = scheduler_config(schedule)
     spacing = "trailing" if schedule.zero_terminal_snr else "leading"
-    # the WebUI's k-diffusion begins at the noisiest level there is and spaces its steps evenly down
-    # to the least
+    # k-diffusion starts at the highest noise level and spaces its steps evenly
     spread = "trailing" if schedule.zero_terminal_snr else "linspace"
     if name == "ddim":
         return DDIMScheduler(
@@ -122,7 +114,7 @@ def make_sampler(name: str, schedule: NoiseSchedule) -> Any:
 
 
 class _DiffusersSampler:
-    """A scheduler of diffusers', its number of steps set."""
+    """A diffusers scheduler with its timesteps set."""
 
     def __init__(self, scheduler: Any, *, draws_noise: bool) -> None:
         self._scheduler = scheduler
@@ -159,20 +151,20 @@ class Flow:
     schedule: FlowSchedule
 
     def draw(self, shape: Shape, generator: torch.Generator) -> torch.Tensor:
-        """Times of a logit-normal distribution (arXiv 2403.03206, section 3.1), shifted."""
+        """Logit-normal times (arXiv 2403.03206, section 3.1), shifted."""
         return self._shifted(torch.randn(shape[:1], generator=generator).sigmoid())
 
     def add_noise(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
-        """Latents on the line between picture and noise, all (B, C, h, w)."""
+        """Latents interpolated between image and noise, all (B, C, h, w)."""
         share = times.view(-1, 1, 1, 1)
         return (1 - share) * latents + share * noise
 
     def target(
         self, latents: torch.Tensor, noise: torch.Tensor, times: torch.Tensor
     ) -> torch.Tensor:
-        """The line's direction, the same at every time."""
+        """The velocity, constant in time."""
         return noise - latents
 
     @property
@@ -186,7 +178,7 @@ class Flow:
         return times
 
     def sampler(self, name: str, step_count: int, device: torch.device) -> Sampler:
-        """Euler's method, whatever the setting: the WebUI's other samplers expect diffusion."""
+        """Euler's method for any name: the WebUI's other samplers are for diffusion."""
         times = self._shifted(torch.linspace(1, 0, step_count + 1, device=device))
         return _Euler(times)
 
@@ -194,13 +186,13 @@ class Flow:
         return "Euler"
 
     def _shifted(self, times: torch.Tensor) -> torch.Tensor:
-        """Moved towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
+        """Shifted towards noise for a shift above 1 (arXiv 2403.03206, section 5.3.2)."""
         shift = self.schedule.shift
         return shift * times / (1 + (shift - 1) * times)
 
 
 class _Euler:
-    """From time 1 down to 0 along the predicted direction."""
+    """Euler steps from time 1 to 0 along the predicted velocity."""
 
     def __init__(self, times: torch.Tensor) -> None:
         self._times = times

@@ -10,8 +10,8 @@ from lora_trainer.families.base import TextStates
 
 
 def join_rows(rows: Sequence[TextStates]) -> TextStates:
-    """Rows of one length -> one batch. Rows that have a mask may be of different lengths: the
-    shorter are filled up with zeros, masked out.
+    """Rows of equal length -> one batch. Rows with a mask may differ in length: shorter ones are
+    zero-padded and masked.
     """
     filled = [row.tensors() for row in rows]
     longest = max(row.hidden.shape[1] for row in rows)

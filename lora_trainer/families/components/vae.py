@@ -1,4 +1,4 @@
-"""Pixels <-> latents by diffusers' AutoencoderKL."""
+"""Pixels <-> latents with diffusers' AutoencoderKL."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
     """Pixels (B, 3, H, W) in [-1, 1] -> moments (B, 2 x channels, h, w) float32 on the CPU: mean
-    and standard deviation of the scaled latent.
+    and standard deviation of the scaled latents.
     """
     parameter = next(vae.parameters())
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
@@ -21,8 +21,8 @@ def encode_image(vae: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Moments (B, 2 x channels, h, w) and normal noise (B, channels, h, w) -> latents of the
-    noise's shape.
+    """Moments (B, 2 x channels, h, w), Gaussian noise (B, channels, h, w) -> latents (B, channels,
+    h, w).
     """
     mean, deviation = moments.chunk(2, 1)
     return mean + deviation * noise
@@ -31,7 +31,7 @@ def draw_latents(moments: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
 def decode_latents(vae: Any, latents: torch.Tensor) -> torch.Tensor:
     """Latents (B, channels, h, w) -> pixels (B, 3, H, W) in [0, 1], float32 on the CPU."""
     parameter = next(vae.parameters())
-    # the UNet's autocast is not for the VAE: SDXL's overflows in fp16
+    # without the UNet's autocast: SDXL's VAE overflows in fp16
     with torch.no_grad(), torch.autocast(parameter.device.type, enabled=False):
         pixels = vae.decode(
             (latents / vae.config.scaling_factor).to(parameter.device, parameter.dtype)

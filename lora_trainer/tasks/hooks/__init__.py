@@ -1,9 +1,8 @@
-"""What is done around the steps of a training: one module a hook, each a subclass of TrainingHook.
-Another hook (a measurement after each save, say) is another module here, and nothing else.
+"""Hooks around the steps of a training: one module each, with a subclass of TrainingHook.
 
-    reporting.py     progress, curves, steps that were left out
-    saving.py        LoRA files and resume points
-    previewing.py    pictures
+reporting.py     progress, TensorBoard, skipped steps
+saving.py        LoRA files and resume points
+previewing.py    preview images
 """
 
 from __future__ import annotations
@@ -18,16 +17,16 @@ from lora_trainer.training.train import Trainer
 
 
 class TrainingHook(Hook[Trainer]):
-    """A hook of the training's loop, made once the trainer is there."""
+    """A hook of the training loop, created once the trainer exists."""
 
     place: ClassVar[int] = 100
-    """Hooks are called in this order; those of the same place, by the names of their modules."""
+    """Hooks are called in this order; those with the same value, in order of module names."""
 
     def __init__(self, run: TrainingRun) -> None:
         self.run = run
 
 
 def hooks_of(run: TrainingRun) -> list[TrainingHook]:
-    """Every hook there is, for this run."""
+    """All hooks, for this run."""
     found = sorted(defined_in(sys.modules[__name__], TrainingHook), key=lambda hook: hook.place)
     return [hook(run) for hook in found]

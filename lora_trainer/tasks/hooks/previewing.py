@@ -1,4 +1,4 @@
-"""Pictures of what was learned: every so many steps, when asked for, and at the end."""
+"""Preview images: periodically, on request, and at the end."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import ClassVar
 
 import torch
 
-from lora_trainer.errors import Message
 from lora_trainer.families.base import TextStates
 from lora_trainer.runs import events
 from lora_trainer.tasks.hooks import TrainingHook
@@ -22,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 class Previewing(TrainingHook):
-    """Makes the preview pictures."""
+    """Generates the preview images."""
 
     place: ClassVar[int] = 20
 
@@ -41,8 +40,8 @@ class Previewing(TrainingHook):
             self.make()
 
     def make(self, strengths: tuple[float, ...] | None = None) -> list[events.Previewed]:
-        """Every prompt at every strength, those of the settings unless others are given. Memory
-        that runs out costs the pictures and nothing else.
+        """Generate every prompt at every strength (default: those in the settings). Out of memory
+        is only a warning.
         """
         report, trainer, config = self.run.report, self.run.trainer, self.run.prepared.config
         if strengths is not None:
@@ -69,17 +68,14 @@ class Previewing(TrainingHook):
                     report.part_done(number + 1)
                     self.run.control.pause_if_asked(trainer)
         except preview.Abandoned:
-            log.info("previews abandoned: a stop was asked for")
+            log.info("previews abandoned: stop requested")
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             report.warn(
-                Message(
-                    "there was no memory for the previews of step {step}; the training itself"
-                    " goes on",
-                    {"step": trainer.step},
-                ),
-                Message("A smaller sample_size needs less."),
+                "there was no memory for the previews of step {step}; the training continues",
+                hint="A smaller sample_size needs less.",
+                step=trainer.step,
             )
             free_memory(trainer.device)
         report.phase("training", trainer.plan.step_count)
@@ -103,8 +99,8 @@ class Previewing(TrainingHook):
             return self.run.captions.states([text]).detach()
 
     def make_final(self) -> Path | None:
-        """The previews of the last step. Returns the one nearest to the recommended strength, which
-        goes on the LoRA's card.
+        """Generate the final previews. Returns the one nearest to the recommended strength, for the
+        LoRA's card.
         """
         output, samples = self.run.prepared.config.output, self.run.prepared.config.samples
         if not samples.sample_prompts and output.lora_dir is None:

@@ -1,11 +1,10 @@
-"""How the training goes: progress for whoever watches, and the curves."""
+"""Progress events and TensorBoard curves."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from lora_trainer.errors import Message
 from lora_trainer.runs import events
 from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.tasks.training_run import TrainingRun
@@ -17,8 +16,8 @@ from lora_trainer.training.train import StepResult, Trainer
 
 @dataclass
 class TrainingPace:
-    """How fast steps go: a running average over about ten of them; saves, previews and pauses are
-    not in it.
+    """Exponential moving average of the speed over about ten steps, without saves, previews and
+    pauses.
     """
 
     seconds_per_step: float = 0.0
@@ -33,7 +32,7 @@ class TrainingPace:
 
 
 class Reporting(TrainingHook):
-    """Tells of each step."""
+    """Reports each step."""
 
     place: ClassVar[int] = 0
 
@@ -47,23 +46,17 @@ class Reporting(TrainingHook):
         self._report_progress(loop.work, result)
 
     def _warn_of_skipped(self, trainer: Trainer, result: StepResult) -> None:
-        self.run.report.warn(
-            Message(
-                "step {step} was left out: not a finite number in its {what}",
-                {"step": trainer.step, "what": result.skipped},
-            ),
-            (
-                Message(
-                    "If this goes on, training stops by itself. A lower learning_rate or"
-                    " mixed_precision no prevents it."
-                )
-                if trainer.has_learned
-                else Message(
-                    "If this goes on, training stops by itself. Nothing was learned yet, so"
-                    " learning_rate is not the cause."
-                )
-            ),
+        hint = (
+            "If it keeps happening, training stops. Nothing was learned yet, so learning_rate is"
+            " not the cause."
         )
+        if trainer.has_learned:
+            hint = (
+                "If it keeps happening, training stops. A lower learning_rate or mixed_precision no"
+                " prevents it."
+            )
+        template = "step {step} was skipped: its {what} is not finite"
+        self.run.report.warn(template, hint=hint, step=trainer.step, what=result.skipped)
 
     def _report_progress(self, trainer: Trainer, result: StepResult) -> None:
         self.pace.add(result)

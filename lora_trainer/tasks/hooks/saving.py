@@ -1,18 +1,18 @@
-"""LoRA files and resume points on the way: every so many steps or epochs, and when asked for."""
+"""LoRA files and resume points: periodically in steps or epochs, and on request."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
 from lora_trainer import files
-from lora_trainer.errors import LoraFileError, Message
+from lora_trainer.errors import LoraFileError
 from lora_trainer.tasks.hooks import TrainingHook
 from lora_trainer.training.loop import Loop
 from lora_trainer.training.train import StepResult, Trainer
 
 
 class Saving(TrainingHook):
-    """Saves, and tells the other hooks."""
+    """Saves, and calls the other hooks' after_save."""
 
     place: ClassVar[int] = 10
 
@@ -25,7 +25,7 @@ class Saving(TrainingHook):
             self.save(loop)
 
     def save(self, loop: Loop[Trainer]) -> None:
-        """Save now, whatever the step."""
+        """Save now."""
         loop.saved(self.run.output.save(loop.work))
         self.run.report.phase("training", loop.work.plan.step_count)
 
@@ -37,8 +37,8 @@ class Saving(TrainingHook):
         return by_epoch or trainer.step % output.save_steps == 0
 
     def _save_if_possible(self, loop: Loop[Trainer]) -> None:
-        """Save between two steps. A full disk is told, and training goes on: what is learned
-        meanwhile may find room at the next save.
+        """Save between steps. A full disk is only a warning: there may be space at the next
+        save.
         """
         try:
             self.save(loop)
@@ -46,9 +46,8 @@ class Saving(TrainingHook):
             if not files.is_disk_full(error):
                 raise
             self.run.report.warn(
-                Message(
-                    "step {step} could not be saved: the disk is full", {"step": loop.work.step}
-                ),
-                Message("Training goes on. Free some space before the next save."),
+                "step {step} could not be saved: the disk is full",
+                hint="Training continues. Free some space before the next save.",
+                step=loop.work.step,
             )
             self.run.report.phase("training", loop.work.plan.step_count)

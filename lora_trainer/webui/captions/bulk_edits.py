@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from lora_trainer import environment, files
 from lora_trainer.dataset import template
 from lora_trainer.dataset.captions import (
-    LONGEST_CAPTION,
+    MAX_CAPTION_LENGTH,
     caption_of,
     edited,
     part_spans,
@@ -299,13 +299,13 @@ def _replaced(caption: str, changes: Sequence[Change]) -> str:
     length = len(caption) + sum(
         len(change.text) - (change.end - change.start) for change in changes
     )
-    if length > LONGEST_CAPTION:
+    if length > MAX_CAPTION_LENGTH:
         hint = "Replace by less, or search for something rarer."
         raise DatasetError(
             "a caption would have {count} characters, more than {limit}",
             hint=hint,
             count=length,
-            limit=LONGEST_CAPTION,
+            limit=MAX_CAPTION_LENGTH,
         )
     pieces: list[str] = []
     at, took_out = 0, False
@@ -394,7 +394,7 @@ def _found_apart(
             "replace": replacement,
             "flags": flags,
             "captions": captions,
-            "limit": LONGEST_CAPTION,
+            "limit": MAX_CAPTION_LENGTH,
         }
     )
     try:
@@ -423,7 +423,7 @@ def _found_apart(
     if None in found:
         hint = "Replace by less, or search for something rarer."
         raise DatasetError(
-            "a caption would have more than {limit} characters", hint=hint, limit=LONGEST_CAPTION
+            "a caption would have more than {limit} characters", hint=hint, limit=MAX_CAPTION_LENGTH
         )
     return [[Change(*change) for change in changes] for changes in found]
 

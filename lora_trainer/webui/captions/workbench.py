@@ -149,7 +149,7 @@ class Workbench:
         self._clock = clock
         self._plans: OrderedDict[str, BulkEdit] = OrderedDict()
         self._reviewed: tuple[int, dict[str, str]] = (-1, {})
-        files.clear_left(store.path)
+        files.remove_abandoned(store.path)
 
     # --- knowing ----------------------------------------------------------------------------------
 

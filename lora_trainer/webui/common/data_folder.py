@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Literal
 
 from lora_trainer.errors import LoraTrainerError
-from lora_trainer.settings.training import FORBIDDEN_IN_NAMES, LONGEST_NAME, RESERVED_ON_WINDOWS
+from lora_trainer.settings.training import FORBIDDEN_IN_NAMES, MAX_NAME_BYTES, RESERVED_ON_WINDOWS
 
 Kind = Literal["datasets", "runs", "tries", "presets", "thumbnails", "trash"]
 
@@ -99,7 +99,7 @@ def name_problem(name: str) -> str:
         return "the name {name!r} is empty, or starts or ends with a space or a dot"
     if any(character in FORBIDDEN_IN_NAMES or not character.isprintable() for character in name):
         return "the name {name!r} contains a character that a name cannot hold"
-    if len(name.encode("utf-8", errors="surrogatepass")) > LONGEST_NAME:
+    if len(name.encode("utf-8", errors="surrogatepass")) > MAX_NAME_BYTES:
         return "the name {name!r} is too long"
     if name.split(".")[0].upper() in RESERVED_ON_WINDOWS:
         return "the name {name!r} cannot be a folder's name on Windows"

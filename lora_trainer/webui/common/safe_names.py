@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable
 from pathlib import PurePosixPath
 
-from lora_trainer.settings.training import LONGEST_NAME, RESERVED_ON_WINDOWS
+from lora_trainer.settings.training import MAX_NAME_BYTES, RESERVED_ON_WINDOWS
 
 _WINDOWS_FORBIDS = frozenset('<>:"/\\|?*')
 
@@ -34,7 +34,7 @@ def safe_name(name: str, suffix: str = "", forbidden: str = "") -> str:
     if kept.split(".")[0].upper() in RESERVED_ON_WINDOWS:
         kept = f"_{kept}"
     # room for "-123" and for the names of what is written beside it
-    room = LONGEST_NAME - 20 - len(suffix.encode())
+    room = MAX_NAME_BYTES - 20 - len(suffix.encode())
     kept = kept.encode("utf-8", "replace")[:room].decode("utf-8", "ignore").strip(" .")
     return (kept or "unnamed") + suffix
 

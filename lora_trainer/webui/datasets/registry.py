@@ -45,7 +45,7 @@ from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.datasets.settings_draft import Draft
 from lora_trainer.webui.datasets.thumbnails import Thumbnails
 
-LONGEST_NAME = 100
+MAX_NAME_BYTES = 100
 log = logging.getLogger(__name__)
 _EXTERNAL = re.compile(r"folder-[0-9a-f]{16}")
 
@@ -342,4 +342,4 @@ def _tidy_name(name: str) -> str:
     )
     if not tidy:
         raise DatasetError("a dataset needs a name", hint="Say what the images show.")
-    return tidy[:LONGEST_NAME].strip()
+    return tidy[:MAX_NAME_BYTES].strip()

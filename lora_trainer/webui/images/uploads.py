@@ -215,14 +215,14 @@ def _require_room(name: str, size: int, limit: int, free: int) -> None:
             name=name,
             limit=limit // 2**20,
         )
-    if size + files.KEPT_FREE > free:
+    if size + files.RESERVED_DISK_SPACE > free:
         raise DatasetError(
             "there is not enough room on the disk for {name}: {free} MB are free, and {kept} MB of"
             " them are left alone",
             hint="Free some space, or move the data folder.",
             name=name,
             free=free // 2**20,
-            kept=files.KEPT_FREE // 2**20,
+            kept=files.RESERVED_DISK_SPACE // 2**20,
         )
 
 
@@ -795,14 +795,14 @@ def _require_sane(archive: Path, infos: Sequence[zipfile.ZipInfo], free: int) ->
             path=archive,
             size=total // 2**20,
         )
-    if total + files.KEPT_FREE > free:
+    if total + files.RESERVED_DISK_SPACE > free:
         raise DatasetError(
             "{path} unpacks to {size} MB; {free} MB are free, and {kept} MB of them are left alone",
             path=archive,
             size=total // 2**20,
             hint="Free some space, or move the data folder.",
             free=free // 2**20,
-            kept=files.KEPT_FREE // 2**20,
+            kept=files.RESERVED_DISK_SPACE // 2**20,
         )
 
 

@@ -135,10 +135,8 @@ class RunEstimate:
             for example in self._dataset.examples
         )
         mirrored = self.settled.dataset.flip_augmentation
-        size = self._family.kept_bytes(pixels, captions, mirrored) if self._family else 0
-        return (
-            size if settings.keeps_encoded_on_disk(self.settled.training.cache_latents, size) else 0
-        )
+        size = self._family.cache_bytes(pixels, captions, mirrored) if self._family else 0
+        return size if settings.caches_on_disk(self.settled.training.cache_latents, size) else 0
 
     def target(self, name: str, pending: Iterable[str] = ()) -> str:
         """Where a LoRA that is to be called `name` will be, from the models folder on. `pending`:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from lora_trainer.dataset import caption_provenance
 from lora_trainer.dataset.caption_provenance import CaptionRecord
-from lora_trainer.dataset.findings import problem
+from lora_trainer.dataset.findings import warning
 from lora_trainer.dataset.images import digest
 from lora_trainer.dataset.template import FIELDS, VOCABULARY_FILE, Vocabulary
 from lora_trainer.errors import DatasetError, Message
@@ -66,7 +66,7 @@ def bulk(bench: Workbench, **action):
 
 def told(folder: Path, name: str, **mend) -> IdentifiedFinding:
     return IdentifiedFinding(
-        id=name, finding=problem("wide-border", "{name}", path=folder / name, mend=mend, name=name)
+        id=name, finding=warning("wide-border", "{name}", path=folder / name, mend=mend, name=name)
     )
 
 

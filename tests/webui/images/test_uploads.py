@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from lora_trainer.errors import DatasetError
-from lora_trainer.files import KEPT_FREE
+from lora_trainer.files import RESERVED_DISK_SPACE
 from lora_trainer.webui.common.safe_names import free_name, natural_order, safe_name
 from lora_trainer.webui.datasets.caption_store import CaptionStore
 from lora_trainer.webui.images import uploads
@@ -180,7 +180,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(store, trouble):
             [b"x"],
             "fox.zip",
             10**10,
-            KEPT_FREE + 10**9,
+            RESERVED_DISK_SPACE + 10**9,
             "there is not enough room on the disk for fox.zip: 1977 MB are free",
         ),
         ([b"x" * 2**20] * 65, "fox.txt", None, 2**40, "fox.txt is larger than 1 MB"),

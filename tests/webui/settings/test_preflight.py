@@ -12,7 +12,6 @@ import pytest
 from PIL import Image
 
 from lora_trainer.checkpoint.header import read_header
-from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo import EMBEDDED
 from lora_trainer.errors import CheckpointError, ConfigError, DatasetError
 from lora_trainer.runs import events
@@ -22,6 +21,7 @@ from lora_trainer.webui.settings import preflight as planning
 from lora_trainer.webui.settings import run_estimate
 from lora_trainer.webui.settings.preflight import RunWish
 from lora_trainer.worker import job
+from tests.checkpoint.write import write_checkpoint
 from tests.made import draw_images, tiny_checkpoint
 from tests.tiny import tiny_parts
 from tests.webui.drafts import app as make_app

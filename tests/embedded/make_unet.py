@@ -1,8 +1,5 @@
-"""The embedded checkpoint's UNet and text encoder, trained together on the world's latents and
-captions.
-
-In: a folder that holds the finished VAE's progress; there their own is kept. Called by
-`make_checkpoint`. The concepts are never shown.
+"""The embedded checkpoint's UNet and text encoder, trained together on latents and captions of the
+drawings, without the concepts. The folder holds the trained VAE, and gets their progress.
 """
 
 from __future__ import annotations
@@ -14,15 +11,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from lora_trainer.demo import world
-from lora_trainer.demo.make_vae import Skeleton, settled_skeleton, to_tensor
-from lora_trainer.demo.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 from lora_trainer.families.stable_diffusion import SD1
+from tests.embedded.make_vae import Skeleton, drawn, settled_skeleton
+from tests.embedded.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +33,7 @@ class UnetSettings:
 
 
 TEXT_WIDTH = 48
-"""Nearly all of the text encoder is its vocabulary: 49408 words of this many numbers."""
+"""Most of the text encoder is its embedding of 49408 tokens with this width."""
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -74,7 +70,7 @@ def new_text_encoder() -> CLIPTextModel:
 
 
 class TokenizedCaptions:
-    """Captions as token numbers of the host's form: begin, words, end, padded with end to 77."""
+    """Token ids of captions: start, tokens, end, padded with end to 77."""
 
     def __init__(self) -> None:
         self._tokenizer = SD1.tokenizers()[0]
@@ -93,7 +89,7 @@ class TokenizedCaptions:
 def world_latents(
     folder: Path, skeleton: Skeleton, settings: UnetSettings, share: Share
 ) -> torch.Tensor:
-    """(picture_count, 4, 8, 8), unit variance; each process encodes its part and keeps it."""
+    """(picture_count, 4, 8, 8), unit variance; each process encodes and caches its part."""
     path = folder / f"latents-{share.rank}-of-{share.count}.pt"
     count = settings.picture_count // share.count
     if path.exists():
@@ -103,12 +99,7 @@ def world_latents(
     source = world.drawings(settings.seed + share.rank)
     with torch.no_grad():
         for _ in range(count // 50):
-            pictures = to_tensor(
-                [
-                    np.asarray(drawing.image, dtype=np.float32)
-                    for drawing in itertools.islice(source, 50)
-                ]
-            )
+            pictures = drawn(source, 50)
             found.append(
                 skeleton.encode(pictures)[:, : SD1.latent_channels]
                 * skeleton.vae.config.scaling_factor
@@ -163,8 +154,8 @@ def train_unet(folder: Path, settings: UnetSettings, share: Share) -> None:
         tokens = captions.tokens(words)
         text = model["text"](tokens).last_hidden_state
         predicted = model["unet"](noisy, timesteps, encoder_hidden_states=text).sample
-        # the v-prediction loss: unweighted, a background's colour, which is decided at high noise,
-        # would hardly count
+        # equivalent to the v-prediction loss: unweighted, the background's colour, decided at high
+        # noise, would hardly count
         weight = (1 / kept[timesteps]).clamp(max=20)
         loss = (weight * (predicted - noise).pow(2).mean((1, 2, 3))).mean()
         optimizer.zero_grad(set_to_none=True)

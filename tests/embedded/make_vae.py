@@ -1,14 +1,11 @@
-"""The embedded checkpoint's VAE: factor 8, four latent channels, widths the WebUI's configuration
-can name, trained on 64-pixel drawings.
+"""The embedded checkpoint's VAE: downscaling factor 8, four latent channels, widths that the
+WebUI's configuration can express, trained on 64-pixel drawings.
 
-In: a folder for its progress. Out: the VAE, its latents of the variance the host expects. Called by
-`make_checkpoint`.
-
-Made in the usual way, a VAE of this size takes hours on a few cores (22 dB after 14 minutes,
-blurred and in wrong colours). Three things made it 32 dB in 22 minutes: it starts as one that
-passes on each block's colour (`pass_colour`); its norms are given something to measure colours
-against (`RULER`); and what is idle at full resolution is left out while training (`Skeleton`,
-`widen`).
+Trained normally, a VAE of this size takes hours on a few cores (22 dB after 14 minutes, blurred and
+in wrong colours). Three things made it 32 dB in 22 minutes: it is initialized to pass on each
+block's mean colour (`pass_colour`); group norms get constant channels to normalize colours against
+(`RULER`); and blocks that are the identity at full resolution are skipped while training
+(`Skeleton`, `widen`).
 """
 
 from __future__ import annotations
@@ -30,19 +27,18 @@ from diffusers.models.resnet import ResnetBlock2D
 from torch.nn import functional
 
 from lora_trainer.demo import world
-from lora_trainer.demo.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 from lora_trainer.families.stable_diffusion import SD1
+from tests.embedded.stages import Share, StageProgress, follow, load_state, one_cycle, save_state
 
 WIDTH = 96
-"""Channels of the VAE, the same at every level: the WebUI's configuration knows whole multiples of
-the first only. It also has 32 norm groups, always. A group of one channel forgets the picture's
-colour, one of two keeps its sign: three it must be before the last norms of encoder and decoder,
-two of which hold constants (`RULER`) that the third is measured against.
+"""Channels at every level: the WebUI's configuration has only whole multiples of the first, and
+always 32 norm groups. A group of one channel loses the colour, one of two keeps its sign: three are
+needed before the last norms of encoder and decoder, two of which are constants (`RULER`).
 """
 TRAINED = (96, 32, 64, 96)
-"""How many of them are trained at each level; the others stay 0 (see `widen`)."""
+"""Channels trained per level; the others stay 0 (see `widen`)."""
 LIVE = 32
-"""Channels of the encoder's first level that are trained; the others stay 0."""
+"""Trained channels of the encoder's first level; the others stay 0."""
 RULER = (0.0, 1.5, -1.5)
 
 
@@ -72,7 +68,7 @@ def new_vae(channels: tuple[int, ...] = (WIDTH,) * 4) -> AutoencoderKL:
 
 
 class SparseNorm(torch.nn.Module):
-    """A group norm of 96 channels in 32 groups, of which each group's first one or two are there
+    """A group norm of 96 channels in 32 groups, of which only each group's first one or two exist
     and the others are 0.
     """
 
@@ -96,8 +92,8 @@ class SparseNorm(torch.nn.Module):
 
 
 def new_trained_vae() -> AutoencoderKL:
-    """The channels that are trained, without those that stay 0. The samplers' convolutions change
-    the width, where SD's blocks do.
+    """The VAE with only the trained channels. The resamplers change the width, where SD's blocks
+    do.
     """
     vae = new_vae(TRAINED)
     encoder, decoder = vae.encoder, vae.decoder
@@ -124,8 +120,8 @@ def new_trained_vae() -> AutoencoderKL:
 
 
 def widen(trained: AutoencoderKL) -> AutoencoderKL:
-    """The same VAE with all its channels: those of a narrower level become the first ones of each
-    norm group, the others are 0.
+    """The same VAE with all channels: those of a narrower level become the first of each norm
+    group, the others are 0.
     """
     places = {
         32: torch.arange(32) * 3,
@@ -148,15 +144,15 @@ def widen(trained: AutoencoderKL) -> AutoencoderKL:
 
 
 COLOUR = (0, 3, 6)
-"""The channels that carry red, green and blue through the fresh VAE: the first of a norm group
-each.
+"""The channels that carry red, green and blue through the initialized VAE, in separate norm
+groups.
 """
 
 
 @torch.no_grad()
 def pass_colour(vae: AutoencoderKL) -> None:
-    """Starts the VAE as one that shows each 8 x 8 block's mean colour. Left to find that by itself,
-    it takes thousands of steps.
+    """Initialize the VAE to reproduce each 8 x 8 block's mean colour, which otherwise takes
+    thousands of steps to learn.
     """
     encoder, decoder = vae.encoder, vae.decoder
     for resnet in [module for module in vae.modules() if hasattr(module, "conv2")]:
@@ -176,7 +172,7 @@ def pass_colour(vae: AutoencoderKL) -> None:
             convolution.weight[channel, channel, :2, :2] = 0.25
     for up in decoder.up_blocks[:2]:
         carry(up.upsamplers[0].conv, COLOUR, COLOUR)
-    # far to the right SiLU passes on what it gets
+    # for large inputs SiLU is the identity
     for norm, out in (
         (encoder.conv_norm_out, encoder.conv_out),
         (decoder.conv_norm_out, decoder.conv_out),
@@ -199,7 +195,7 @@ def carry(
     gain: float = 1.0,
     offset: float = 0.0,
 ) -> None:
-    """Makes some of a convolution's output channels copies of some of its input channels."""
+    """Make output channels of a convolution copies of input channels."""
     assert convolution.bias is not None
     middle = convolution.kernel_size[0] // 2
     for source, target in zip(sources, targets, strict=True):
@@ -209,11 +205,11 @@ def carry(
 
 
 class Skeleton(torch.nn.Module):
-    """A VAE whose blocks at full resolution pass on what they get, so that training can leave them
-    out: a few times faster.
+    """A VAE whose blocks at full resolution are the identity and skipped while training: a few
+    times faster.
 
-    `settle` writes what is held apart, the last upsampler as a kernel and a mixture, into the VAE;
-    from then on the VAE alone does the same.
+    `settle` writes the separate parameters, the last upsampler as a kernel and a mixture, into the
+    VAE, which then gives the same results alone.
     """
 
     def __init__(self, vae: AutoencoderKL) -> None:
@@ -278,8 +274,8 @@ class Skeleton(torch.nn.Module):
 
 
 def varied_picture(rng: random.Random) -> np.ndarray:
-    """One to three things of any colour, filled or outlined, hard or soft, with or without grain:
-    what a VAE should be able to show.
+    """One to three objects of any colour, filled or outlined, hard or soft, with or without
+    grain.
     """
 
     def any_colour() -> Any:
@@ -305,11 +301,8 @@ def varied_picture(rng: random.Random) -> np.ndarray:
 
 
 def vae_pictures(seed: int) -> Iterator[np.ndarray]:
-    """What the VAE learns to show: half of it the world, the rest wider, as a real VAE has seen far
-    more than one model's data.
-
-    The concepts are among it: a VAE that could not show them would hide what a LoRA has learned.
-    The UNet never sees them.
+    """Training images of the VAE: half of them drawings, the rest more varied, including the
+    concepts, so that the VAE can show what a LoRA learns. The UNet never sees those.
     """
     rng = random.Random(seed)
     plain = world.drawings(rng.getrandbits(60))
@@ -332,6 +325,12 @@ def to_tensor(pictures: list[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous() / 127.5 - 1
 
 
+def drawn(drawings: Iterator[world.Drawing], count: int) -> torch.Tensor:
+    """The next `count` drawings, (count, 3, side, side) in [-1, 1]."""
+    chosen = itertools.islice(drawings, count)
+    return to_tensor([np.asarray(drawing.image, dtype=np.float32) for drawing in chosen])
+
+
 def decibels(squared_error: float) -> float:
     """Peak signal-to-noise ratio of pictures in [-1, 1]."""
     return -10 * math.log10(squared_error / 4)
@@ -339,7 +338,7 @@ def decibels(squared_error: float) -> float:
 
 @torch.no_grad()
 def vae_decibels(vae: AutoencoderKL, pictures: torch.Tensor) -> float:
-    """Of the VAE as it is used: encoded to the mean, decoded."""
+    """PSNR of encoding to the mean and decoding."""
     errors = [
         (vae(part).sample.clamp(-1, 1) - part).pow(2).mean().item()
         for part in torch.split(pictures, 16)
@@ -360,12 +359,7 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
     step, seconds = reached.step, reached.seconds
     pictures = vae_pictures(settings.seed * 1_000_003 + step * 16 + share.rank)
     torch.manual_seed(settings.seed + step * 16 + share.rank)
-    judged = to_tensor(
-        [
-            np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(999), 16)
-        ]
-    )
+    judged = drawn(world.drawings(999), 16)
     last_saved = started = time.monotonic()
     mean_loss = 0.0
     while step < settings.step_count:
@@ -377,7 +371,7 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
         difference = (
             model.decode(mean + torch.randn_like(mean) * (0.5 * log_variance).exp()) - batch
         )
-        # the coarse term: colours come right long before edges do
+        # the coarse term: colours converge long before edges
         loss = (
             0.5 * difference.abs().mean()
             + 3 * difference.pow(2).mean()
@@ -422,19 +416,12 @@ def train_vae(folder: Path, settings: VaeSettings, share: Share) -> None:
 
 
 def settled_skeleton(folder: Path) -> tuple[Skeleton, StageProgress]:
-    """The trained VAE, its latents' offset and spread over the world folded in: they come out with
-    mean 0, variance 1 / 0.18215 squared.
-    """
+    """The trained VAE, with latents normalized to mean 0 and variance 1 / 0.18215 squared."""
     skeleton = Skeleton(new_trained_vae())
     reached = load_state(folder / "vae.pt", average=skeleton)
     skeleton.settle()
     skeleton.eval().requires_grad_(False)
-    pictures = to_tensor(
-        [
-            np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(7), 512)
-        ]
-    )
+    pictures = drawn(world.drawings(7), 512)
     with torch.no_grad():
         latents = torch.cat(
             [skeleton.encode(part)[:, : SD1.latent_channels] for part in torch.split(pictures, 64)]
@@ -449,9 +436,7 @@ def settled_skeleton(folder: Path) -> tuple[Skeleton, StageProgress]:
 
 @torch.no_grad()
 def fold(vae: AutoencoderKL, offset: torch.Tensor, spread: torch.Tensor) -> None:
-    """Makes the VAE's latents (latents - offset) / spread, per channel, and its pictures the same
-    as before.
-    """
+    """Make the VAE's latents (latents - offset) / spread, per channel, with unchanged images."""
     out = torch.cat([1 / spread, torch.ones(4)])
     vae.quant_conv.weight *= out[:, None, None, None]
     vae.quant_conv.bias -= torch.cat([offset, 2 * spread.log()])

@@ -1,7 +1,5 @@
-"""What the two training stages of the embedded checkpoint share: saved progress, averaged weights,
-the learning rate, several processes as one.
-
-Called by `make_vae` and `make_unet` only.
+"""Shared by the training of VAE and UNet: saved progress, averaged weights, learning rate, several
+processes.
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ def one_cycle(step: int, step_count: int, peak: float, warmup: int = 100) -> flo
 
 @dataclass
 class StageProgress:
-    """How far a stage has come."""
+    """Progress of a stage."""
 
     step: int = 0
     seconds: float = 0.0
@@ -42,7 +40,7 @@ def save_state(path: Path, progress: StageProgress, **kept: Any) -> None:
 
 
 def load_state(path: Path, **kept: Any) -> StageProgress:
-    """Fills the parts from the file, if there is one, and says how far they had come."""
+    """Restore the parts from the file, if it exists. Returns their progress."""
     if not path.exists():
         return StageProgress()
     state = torch.load(path, weights_only=True)
@@ -53,15 +51,13 @@ def load_state(path: Path, **kept: Any) -> StageProgress:
 
 @torch.no_grad()
 def follow(average: torch.nn.Module, model: torch.nn.Module, decay: float) -> None:
-    """Moves the running average of the weights a little towards the model."""
+    """Update the exponential moving average of the weights."""
     for kept, new in zip(average.parameters(), model.parameters(), strict=True):
         kept.lerp_(new, 1 - decay)
 
 
 class Share:
-    """Two or more processes that train one model: each step their gradients are averaged. One
-    process shares with nobody.
-    """
+    """One of several processes that train a model together, averaging gradients in each step."""
 
     def __init__(self, rank: int, count: int, meeting: Path) -> None:
         self.rank, self.count = rank, count

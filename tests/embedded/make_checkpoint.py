@@ -1,9 +1,9 @@
 """Makes the embedded checkpoint: the SD1 architecture at reduced width, trained on the drawn world.
 
-    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER vae
-    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER unet
-    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER judge
-    python -m lora_trainer.demo.make_checkpoint STATE_FOLDER write
+    python -m tests.embedded.make_checkpoint STATE_FOLDER vae
+    python -m tests.embedded.make_checkpoint STATE_FOLDER unet
+    python -m tests.embedded.make_checkpoint STATE_FOLDER judge
+    python -m tests.embedded.make_checkpoint STATE_FOLDER write
 
 Each stage saves its progress every two minutes and goes on from it when started again. Not run in
 CI.
@@ -29,32 +29,30 @@ on with other pictures and ends in other weights.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from lora_trainer.checkpoint.parts import NoiseSchedule, Parts
-from lora_trainer.checkpoint.write import write_checkpoint
 from lora_trainer.demo import EMBEDDED, world
-from lora_trainer.demo.make_unet import UnetSettings, new_text_encoder, new_unet, train_unet
-from lora_trainer.demo.make_vae import (
+from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
+from lora_trainer.families.stable_diffusion import SD1
+from tests.checkpoint.write import write_checkpoint
+from tests.embedded.make_unet import UnetSettings, new_text_encoder, new_unet, train_unet
+from tests.embedded.make_vae import (
     VaeSettings,
+    drawn,
     settled_skeleton,
-    to_tensor,
     train_vae,
     vae_decibels,
     widen,
 )
-from lora_trainer.demo.obedience import prompt_of, random_scenes, sample, shares_obeyed
-from lora_trainer.demo.stages import Share, load_state
-from lora_trainer.families.stable_diffusion import SD1
+from tests.embedded.stages import Share, load_state
 
 
 def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
-    """What has been trained so far as Parts, and what to say about it."""
+    """The trained parts so far, and metadata about them."""
     skeleton, of_vae = settled_skeleton(folder)
     model = torch.nn.ModuleDict({"unet": new_unet(), "text": new_text_encoder()})
     of_unet = load_state(folder / "unet.pt", average=model)
@@ -82,18 +80,13 @@ def made_parts(folder: Path) -> tuple[Parts, dict[str, str]]:
 
 
 def judge(parts: Parts, sheet: Path, count: int = 96, seed: int = 1) -> dict[str, float]:
-    """The shares of prompts obeyed, and the decibels of the VAE; the first pictures go into a
-    sheet.
+    """The shares of prompts obeyed, and the VAE's PSNR; writes a contact sheet of the first
+    images.
     """
     scenes = random_scenes(count, seed)
     images = sample(parts, [prompt_of(scene) for scene in scenes], seed)
     world.contact_sheet(images[:48], columns=12, zoom=2).save(sheet)
-    pictures = to_tensor(
-        [
-            np.asarray(drawing.image, dtype=np.float32)
-            for drawing in itertools.islice(world.drawings(999), 48)
-        ]
-    )
+    pictures = drawn(world.drawings(999), 48)
     return shares_obeyed(images, scenes) | {"decibels": vae_decibels(parts.vae, pictures)}
 
 

@@ -1,9 +1,9 @@
-"""The embedded checkpoint for a real WebUI: the file, its sidecar NAME.yaml, and a folder with the
-small text encoder's configuration.
+"""Files for the embedded checkpoint in a real WebUI: the checkpoint, its sidecar NAME.yaml, and a
+folder with the text encoder's configuration.
 
-A WebUI takes a checkpoint without a sidecar for one of the usual sizes. A1111 and reForge read
-NAME.yaml beside it; there the text encoder is named by `version`, a folder that holds what
-`openai/clip-vit-large-patch14` would: a configuration and the vocabulary. Called by the demo.
+Without a sidecar a WebUI assumes one of the usual sizes. A1111 and reForge read NAME.yaml; its
+`version` is the text encoder's folder with what `openai/clip-vit-large-patch14` would have:
+configuration and vocabulary.
 """
 
 from __future__ import annotations
@@ -23,11 +23,8 @@ from lora_trainer.demo import EMBEDDED
 
 
 def write_host_files(folder: Path, name: str = "drawn-world", checkpoint: Path = EMBEDDED) -> Path:
-    """Put the checkpoint and all a WebUI needs beside it into `folder` (its
-    models/Stable-diffusion); returns the checkpoint's new path.
-
-    The sidecar names the text encoder's folder by its absolute path: written on demand, where the
-    files are to stay.
+    """Write the checkpoint and its files into `folder` (models/Stable-diffusion). Returns the
+    checkpoint's path. The sidecar has the text encoder's absolute path.
     """
     target = folder / f"{name}.safetensors"
     files.write_bytes(target, checkpoint.read_bytes())
@@ -44,8 +41,8 @@ def write_host_files(folder: Path, name: str = "drawn-world", checkpoint: Path =
 
 
 def host_config(checkpoint: Checkpoint, encoder_folder: Path) -> dict[str, Any]:
-    """The WebUI's configuration of an SD1 checkpoint of any width. Its levels are whole multiples
-    of the first: the format has no other.
+    """The WebUI's configuration of an SD1 checkpoint whose widths are whole multiples of the
+    first.
     """
     assert checkpoint.vae is not None
     schedule = checkpoint.schedule
@@ -136,8 +133,7 @@ def _write_text_encoder(checkpoint: Checkpoint, folder: Path) -> None:
         "architectures": ["CLIPTextModel"],
     }
     files.write_text(folder / "config.json", json.dumps(config, indent=2))
-    # what transformers 4.30 of the host reads, and no more: newer versions write keys it does not
-    # know
+    # only what the host's transformers 4.30 reads; newer versions write more
     files.write_text(
         folder / "tokenizer_config.json",
         json.dumps({"tokenizer_class": "CLIPTokenizer", "model_max_length": 77}),

@@ -1,7 +1,4 @@
-"""Parts as a WebUI checkpoint: components go in, one .safetensors file with the WebUI's names comes
-out.
-
-Called by the demo's checkpoint maker, by export and by tests. `load` reads the file back; A1111 and
+"""Writes Parts as a single-file checkpoint with the WebUI's names. `load` reads it back; A1111 and
 Forge load it too.
 """
 
@@ -27,12 +24,11 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float16,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """Write UNet, VAE and text encoders as one .safetensors file in WebUI format, all weights in
-    `dtype`; components that are None are left out.
+    """Write UNet, VAE and text encoders (those not None) atomically as one .safetensors file, with
+    weights in `dtype`.
 
-    The file appears whole or not at all. What the noise schedule says goes into the metadata, and
-    into the marker tensors `v_pred` and `ztsnr`. A1111 1.10.1 reads neither: an SD1 or SDXL
-    v-prediction checkpoint needs a sidecar NAME.yaml there.
+    The noise schedule goes into the metadata and the marker tensors `v_pred` and `ztsnr`. A1111
+    1.10.1 reads neither: it needs a sidecar NAME.yaml for an SD1 or SDXL v-prediction checkpoint.
     """
     path = Path(path)
     tensors = {
@@ -55,7 +51,7 @@ def _family(parts: Parts) -> StableDiffusion:
 
 
 def _stored_tensors(parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor under its name in the file."""
+    """Every tensor by its name in the file."""
     if parts.unet is not None:
         modules = names.unet_modules(parts.unet.config)
         yield from _in_form(parts.unet, lambda name: names.stored_in_unet(name, modules))
@@ -73,9 +69,7 @@ def _stored_tensors(parts: Parts) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _in_form(model: Any, place: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A model's tensors in the file's form; query, key and value come as one where the file has
-    them so.
-    """
+    """A model's tensors in the file's form, with query, key and value concatenated where needed."""
     thirds: dict[str, list[torch.Tensor]] = {}
     for name, tensor in model.state_dict().items():
         stored: Stored = place(name)
@@ -98,9 +92,7 @@ def _reshaped(tensor: torch.Tensor, stored: Stored) -> torch.Tensor:
 def _unused_layer(
     encoder: Any, layout: names.TextEncoderLayout
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """SD2 files hold one more layer than is used. All zeros, it passes on what it gets: whoever
-    runs it all the same finds nothing changed.
-    """
+    """SD2 files have one more layer than is used. With zero weights it is an identity."""
     last = len(encoder.text_model.encoder.layers) - 1
     layer = {
         f"text_model.encoder.layers.{last + 1}.{name}": torch.zeros_like(tensor)
@@ -110,7 +102,7 @@ def _unused_layer(
 
 
 class _StateDict:
-    """Tensors that are no module's."""
+    """A state dict without a module."""
 
     def __init__(self, tensors: dict[str, torch.Tensor]) -> None:
         self._tensors = tensors
@@ -120,9 +112,7 @@ class _StateDict:
 
 
 def _positions_and_markers(parts: Parts) -> dict[str, torch.Tensor]:
-    """What real files hold besides weights: CLIP's position numbers, and the markers of
-    v-prediction models.
-    """
+    """Position ids of CLIP, and the markers of v-prediction models."""
     tensors: dict[str, torch.Tensor] = {}
     for encoder, layout in zip(
         parts.text_encoders, _family(parts).text_encoder_layouts, strict=bool(parts.text_encoders)
